@@ -1,0 +1,151 @@
+"""Typed, documented, validated configuration: the one place where every knob of the project has its name.
+
+For: the dataclasses that the other rooms take as arguments, reading them from YAML (with ``extends``), and laying flags
+on top.  Not for: anything that a knob *does*; this file imports nothing else of the package.  Easy to get wrong: field
+names are unique across sections, because each is also a command-line flag of the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key, what was given and what is allowed."""
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its documentation and its range (``low`` and ``high`` inclusive) or its choices."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Which formal language, and the shape of its strings."""
+
+    language: str = knob("arithmetic", "name of the language", choices=("arithmetic",))
+    notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))
+    operators: str = knob("+*", "operator symbols, each of + - *")
+    min_int: int = knob(0, "smallest operand", low=0)
+    max_int: int = knob(10, "largest operand", low=0, high=10**6)
+    min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
+    max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
+    max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
+    separator: str = knob("", "symbol between two operands; required where the notation is ambiguous without", choices=("", ",", "_"))
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How clean strings become canvases to train on."""
+
+    sigma_min: float = knob(0.1, "lowest noise level", low=0.0, high=1.0)
+    sigma_max: float = knob(0.9, "highest noise level", low=0.0, high=1.0)
+    high_noise_bias: float = knob(0.0, "share of the draws taken from [0.8, sigma_max]", low=0.0, high=1.0)
+    low_discrepancy: bool = knob(True, "stratify noise levels across the batch (2406.07524)")
+    corruption_mode: str = knob("mixed", "corruption of repair batches", choices=("mixed", "mask_only"))
+    mask_share: float = knob(0.5, "share of masks in the mixed corruption", low=0.0, high=1.0)
+    replace_share: float = knob(0.2, "share of replacements in the mixed corruption", low=0.0, high=1.0)
+    swap_share: float = knob(0.15, "share of swaps with the next token in the mixed corruption", low=0.0, high=1.0)
+    delete_share: float = knob(0.075, "share of deletions in the mixed corruption", low=0.0, high=1.0)
+    insert_share: float = knob(0.075, "share of insertions in the mixed corruption", low=0.0, high=1.0)
+    ar_prefix_ratio: float = knob(0.0, "share of masked strings that keep a clean prefix, the rest masked", low=0.0, high=1.0)
+    ar_prefix_len: int = knob(3, "longest clean prefix in symbols; 0 draws it uniformly over the string", low=0, high=1024)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a ``UniversalDenoiser``."""
+
+    vocab_size: int = knob(20, "number of token ids", low=5)
+    block_size: int = knob(64, "longest string in tokens, BOS and EOS included", low=5, high=1024)
+    n_layer: int = knob(2, "distinct transformer blocks", low=1, high=64)
+    k_iter: int = knob(2, "times that the stack of blocks is applied", low=1, high=64)
+    n_head: int = knob(4, "attention heads", low=1, high=64)
+    n_embd: int = knob(128, "width of the residual stream", low=8, high=4096)
+    mlp_ratio: float = knob(4.0, "width of the hidden layer of the MLP, in units of n_embd", low=0.5, high=16.0)
+    positions: str = knob("rotary", "rotary, or learned absolute positions only", choices=("rotary", "learned"))
+    end_positions: bool = knob(True, "also embed the distance to both ends, which tells the length")
+    head: str = knob("next", "row i of the raw output predicts token i+1 (next) or token i (aligned)", choices=("next", "aligned"))
+    use_self_cond: bool = knob(False, "embed the previous prediction at masked positions (2208.04202)")
+    dropout: float = knob(0.0, "dropout of the embeddings and residual branches while training", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, mixture of modes, data and bookkeeping of one training run."""
+
+    num_samples: int = knob(20000, "distinct draws of the training set; 0 draws afresh for ever", low=0)
+    length_tilt: float = knob(0.0, "draw length n with weight p(n)^(1-tilt): 1 makes all lengths alike", low=0.0, high=1.0)
+    batch_size: int = knob(64, "strings in a step, over all processes", low=1)
+    max_iters: int = knob(2000, "optimiser steps", low=0)
+    causal_share: float = knob(0.3, "share of strings trained to predict the next token", low=0.0, high=1.0)
+    repair_share: float = knob(0.15, "share of strings under the mixed corruption", low=0.0, high=1.0)
+    skeleton_share: float = knob(0.05, "share of strings trained as skeletons or to fill a skeleton", low=0.0, high=1.0)
+    loss_weight: str = knob("elbo", "weights of masked positions: the ELBO's or uniform", choices=("elbo", "uniform"))
+    self_cond_prob: float = knob(0.5, "share of steps that self-condition, with use_self_cond", low=0.0, high=1.0)
+    optimizer: str = knob("muon", "muon on the block matrices (adamw on the rest), or adamw", choices=("muon", "adamw"))
+    lr: float = knob(3e-3, "peak learning rate of AdamW", low=0.0)
+    muon_lr: float = knob(0.02, "peak learning rate of Muon", low=0.0)
+    weight_decay: float = knob(0.01, "decoupled weight decay of matrices", low=0.0)
+    grad_clip: float = knob(1.0, "largest global gradient norm; 0 is off", low=0.0)
+    warmup_iters: int = knob(100, "steps of linear warm-up", low=0)
+    decay_share: float = knob(0.6, "last share of the steps in which the rate falls", low=0.0, high=1.0)
+    decay: str = knob("linear", "shape of the fall", choices=("linear", "cosine"))
+    min_lr_ratio: float = knob(0.0, "rate at the end, in units of the peak", low=0.0, high=1.0)
+    ema: float = knob(0.999, "decay of the weights' moving average that is validated and kept; 0 is off", low=0.0, high=0.999999)
+    amp: bool = knob(False, "autocast to bf16 (pays on a GPU, not on a CPU that emulates it)")
+    compile: bool = knob(False, "torch.compile the training step")
+    faithful: bool = knob(False, "reproduce the reference: rows padded to max_len, pads attended to, loss on every position")
+    log_interval: int = knob(50, "steps between logged losses", low=1)
+    eval_interval: int = knob(500, "steps between validations", low=1)
+    eval_samples: int = knob(512, "held-out strings in a validation", low=1)
+    live_samples: int = knob(64, "strings sampled and parsed at a validation; 0 is none", low=0)
+    save_interval: int = knob(500, "steps between saves of last.pt", low=1)
+    checkpoint_dir: str = knob("", "where best.pt, last.pt, config.yaml and TensorBoard go; empty means runs/NAME")
+    name: str = knob("run", "name of the run")
+    seed: int = knob(0, "seed of everything random", low=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    threads: int = knob(0, "CPU threads; 0 is all cores", low=0)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """One way of filling canvases; see ``maskdiff.sampling`` for what each setting does."""
+
+    sampler: str = knob("maskgit", "preset that the other settings refine")
+    steps: int = knob(12, "evaluations of the parallel part; 0 is one token an evaluation", low=0)
+    num_ar_tokens: int = knob(3, "causal tokens before the parallel part of the hybrid", low=0)
+    temperature: float = knob(1.0, "of the token distribution; 0 is argmax", low=0.0, high=100.0)
+    top_p: float = knob(1.0, "smallest set of tokens with this mass is kept", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a training run is made from."""
+
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "LanguageConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "SamplerConfig",
+    "TrainConfig",
+    "fields",
+    "is_dataclass",
+    "knob",
+]

@@ -1,0 +1,68 @@
+"""Errors that a user can cause and mend: every one is a single line.
+
+The line says what was given, what is allowed and what to do. The doors (the command-line programs) print it on the error
+stream and exit with status 2; a traceback always means a bug. Not for internal invariants: those are plain assertions and
+ValueErrors. Easy to get wrong: a message of several lines breaks every reader that takes one line per failure, so the
+constructor folds white space and shortens what is too long.
+"""
+
+from __future__ import annotations
+
+MAX_MESSAGE = 400
+
+
+def one_line(message: str, limit: int = MAX_MESSAGE) -> str:
+    """`message` with every run of white space folded to one space and its middle cut out beyond `limit` characters."""
+    # Cut before folding too: a message that quotes a gigabyte of input should not be split word by word first.
+    if len(message) > 16 * limit:
+        message = message[: 8 * limit] + " ... " + message[-8 * limit :]
+    text = " ".join(message.split())
+    if len(text) <= limit:
+        return text
+    head = limit * 2 // 3
+    return f"{text[:head]} ... {text[-(limit - head - 5) :]}"
+
+
+def quote(given: object, limit: int = 60) -> str:
+    """What the user gave, as one printable line of at most about `limit` characters."""
+    text = given if isinstance(given, str) else repr(given)
+    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+    return ascii(shown) if not shown.isprintable() else f"'{shown}'"
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong; `str(error)` is one line that says what to do about it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class ConfigError(UserError):
+    """A configuration key, value or file that is not valid."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, foreign, damaged, too new, or that does not fit."""
+
+
+class CanvasError(UserError):
+    """A template, prefix, draft or length that no canvas can be made of."""
+
+
+class DataError(UserError):
+    """Input data (a file or a line of one) that cannot be used."""
+
+
+class ParseError(UserError):
+    """A text that is not a string of the language.
+
+    `position` counts symbols (not characters) from 0; `text` is the whole input.
+    """
+
+    def __init__(self, message: str, position: int = 0, text: str = "") -> None:
+        super().__init__(message)
+        self.position = position
+        self.text = text
+
+    def __reduce__(self) -> tuple[type[ParseError], tuple[str, int, str]]:
+        return type(self), (str(self), self.position, self.text)

@@ -1,0 +1,82 @@
+"""What every formal language offers to the rest of the house, and the split of its strings into train, validation and test.
+
+For: the `Language` protocol and `split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*,
+without BOS and EOS, while `LanguageConfig.max_len` counts tokens with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from maskdiff.config import LanguageConfig
+from maskdiff.languages.vocabulary import Vocabulary, squeeze
+
+Split = Literal["train", "validation", "test"]
+
+
+@runtime_checkable
+class Language(Protocol):
+    """A formal language with a generator whose probabilities are known. Lengths are inner symbols; log-probabilities nats."""
+
+    name: str
+    vocabulary: Vocabulary
+    config: LanguageConfig
+    min_symbols: int
+    max_symbols: int
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """One string of the generator; too long draws are rejected, never cut."""
+
+    def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
+        """`n` strings; a prefix of what a larger `n` gives from the same state of `rng`."""
+
+    def parse(self, text: str) -> Any:
+        """The tree of `text`; raises ParseError with a position."""
+
+    def parses(self, text: str) -> bool:
+        """Whether `text` is a string of the language's grammar."""
+
+    def holds(self, text: str) -> bool:
+        """Whether `text` parses and what it states is true."""
+
+    def depth(self, text: str) -> int:
+        """Nesting depth of `text`; raises ParseError."""
+
+    def operators(self, text: str) -> str:
+        """The operators of `text` from left to right; raises ParseError."""
+
+    def skeleton(self, text: str) -> str:
+        """`text` without its white space, each digit written `#`."""
+
+    def pretty(self, text: str) -> str:
+        """`text` with spaces for a reader; raises ParseError."""
+
+    def check_length(self, length: int) -> int:
+        """`length` if some string has so many inner symbols; raises CanvasError otherwise."""
+
+    def log_prob(self, text: str) -> float:
+        """Log-probability of `text` under the generator after rejection; -inf outside its support."""
+
+    def length_log_prob(self, n: int) -> float:
+        """Log-probability that a string has `n` inner symbols; -inf where none has."""
+
+    def length_probs(self) -> np.ndarray:
+        """P(n) for n = 0..max_symbols, shape (max_symbols + 1,), sums to 1."""
+
+    def entropy(self) -> dict[str, float]:
+        """Entropy floors in nats: see the language's own docstring for its keys."""
+
+
+def split_of(text: str) -> Split:
+    """The split of a string by a stable hash of its symbols: 90% train, 5% validation, 5% test.
+
+    White space does not count. The same string has the same split on every machine and in every run.
+    """
+    digest = hashlib.blake2b(squeeze(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    bucket = int.from_bytes(digest, "big") % 100
+    if bucket < 90:
+        return "train"
+    return "validation" if bucket < 95 else "test"

@@ -1,0 +1,147 @@
+"""The alphabet of a language: symbols, their token ids, and the two directions between text and ids.
+
+For: encoding and decoding, the ids of the special tokens, and the fingerprint that a checkpoint carries. Not for: deciding
+whether a text is in the language (that is `Language.parse`). Easy to get wrong: dropping every special token while decoding
+would turn a broken sample into a valid-looking string, so `decode(ids, "drop")` removes only the frame (a leading BOS, the
+padding and the EOS before it) and shows a special token that stands *inside* the string.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from maskdiff.errors import ParseError, quote
+
+PAD, MASK, BOS, EOS, DIGIT = "<PAD>", "<MASK>", "<BOS>", "<EOS>", "<DIGIT>"
+SPECIALS = (PAD, MASK, BOS, EOS)
+BLANK = "?"  # how a MASK is written in text
+ANY_DIGIT = "#"  # how a DIGIT is written in text
+DIGITS = "0123456789"
+
+
+def squeeze(text: str) -> str:
+    """`text` without its white space: the form in which symbols are counted."""
+    return "".join(text.split())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids are indices into `symbols`; the four special tokens come first, `<DIGIT>` (if there is one) last.
+
+    Every other symbol is one character. Raises ValueError on a tuple that breaks these rules.
+    """
+
+    symbols: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        inner = [s for s in self.symbols[len(SPECIALS) :] if s != DIGIT]
+        if self.symbols[: len(SPECIALS)] != SPECIALS or len(set(self.symbols)) != len(self.symbols):
+            raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)} and repeats nothing: {self.symbols}")
+        if any(len(s) != 1 or s.isspace() or s in (BLANK, ANY_DIGIT) for s in inner):
+            raise ValueError(f"symbols are single visible characters other than {BLANK} and {ANY_DIGIT}: {inner}")
+        if DIGIT in self.symbols[:-1]:
+            raise ValueError(f"{DIGIT} comes last")
+
+    @classmethod
+    def of(cls, inner: str, digit: bool = True) -> Vocabulary:
+        """The vocabulary of the special tokens, the characters of `inner`, and `<DIGIT>` if asked for."""
+        return cls((*SPECIALS, *inner, *((DIGIT,) if digit else ())))
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token id of each symbol."""
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @property
+    def pad(self) -> int:
+        return 0
+
+    @property
+    def mask(self) -> int:
+        return 1
+
+    @property
+    def bos(self) -> int:
+        return 2
+
+    @property
+    def eos(self) -> int:
+        return 3
+
+    @cached_property
+    def digit(self) -> int | None:
+        """Id of `<DIGIT>`, the symbol that stands for any digit in a skeleton; None if the language has none."""
+        return self.ids.get(DIGIT)
+
+    @property
+    def specials(self) -> tuple[int, ...]:
+        """Ids of PAD, MASK, BOS and EOS."""
+        return (self.pad, self.mask, self.bos, self.eos)
+
+    @cached_property
+    def digit_ids(self) -> tuple[int, ...]:
+        """Ids of the symbols 0 to 9 that the vocabulary has."""
+        return tuple(self.ids[s] for s in DIGITS if s in self.ids)
+
+    @cached_property
+    def inner_ids(self) -> tuple[int, ...]:
+        """Ids that may stand inside a string: all but the special tokens and `<DIGIT>`."""
+        return tuple(i for i in range(len(SPECIALS), len(self)) if i != self.digit)
+
+    def encode(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
+        """Ids of the inner symbols of `text`; white space is skipped, BOS and EOS are not added.
+
+        With `blanks`, `?` becomes MASK; with `skeleton`, `#` becomes `<DIGIT>`. Raises ParseError (with the symbol's
+        position) on a symbol that the vocabulary lacks.
+        """
+        table = {s: i for s, i in self.ids.items() if len(s) == 1}
+        if blanks:
+            table[BLANK] = self.mask
+        if skeleton and self.digit is not None:
+            table[ANY_DIGIT] = self.digit
+        symbols = squeeze(text)
+        try:
+            return [table[s] for s in symbols]
+        except KeyError:
+            position = next(i for i, s in enumerate(symbols) if s not in table)
+            raise ParseError(
+                f"unknown symbol {quote(symbols[position])} at position {position}; "
+                f"the symbols are {' '.join(s for s in table)}",
+                position,
+                text,
+            ) from None
+
+    def decode(self, ids: Iterable[int], specials: Literal["show", "drop"] = "show") -> str:
+        """Text of `ids`: MASK as `?`, `<DIGIT>` as `#`, other special tokens by name.
+
+        `"drop"` removes the frame (one leading BOS, trailing PADs, one EOS before them) and nothing else, so that a special
+        token inside the string stays visible and keeps the text from parsing. Raises IndexError on an id out of range.
+        """
+        row: Sequence[int] = [int(i) for i in ids]
+        if specials == "drop":
+            first, last = 0, len(row)
+            while last > 0 and row[last - 1] == self.pad:
+                last -= 1
+            if last > 0 and row[last - 1] == self.eos:
+                last -= 1
+            if first < last and row[0] == self.bos:
+                first = 1
+            row = row[first:last]
+        shown = self._shown
+        return "".join([shown[i] for i in row])
+
+    @cached_property
+    def _shown(self) -> tuple[str, ...]:
+        return tuple({MASK: BLANK, DIGIT: ANY_DIGIT}.get(s, s) for s in self.symbols)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when the symbols or their order change."""
+        return hashlib.blake2b(json.dumps(self.symbols).encode(), digest_size=8).hexdigest()

@@ -1,7 +1,7 @@
 """Typed, documented, validated configuration: the one place where every knob of the project has its name.
 
 For: the dataclasses that the other rooms take as arguments, reading them from YAML (with ``extends``), and laying flags
-on top.  Not for: anything that a knob *does*; this file imports nothing else of the package.  Easy to get wrong: field
+on top.  Not for: anything that a knob *does*; this file imports nothing else of the package but its errors.  Easy to get wrong: field
 names are unique across sections, because each is also a command-line flag of the same name.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which key, what was given and what is allowed."""
+from maskdiff.errors import ConfigError
 
 
 def knob(
@@ -50,6 +48,10 @@ class NoiseConfig:
     sigma_max: float = knob(0.9, "highest noise level", low=0.0, high=1.0)
     high_noise_bias: float = knob(0.0, "share of the draws taken from [0.8, sigma_max]", low=0.0, high=1.0)
     low_discrepancy: bool = knob(True, "stratify noise levels across the batch (2406.07524)")
+    sigma_input: str = knob(
+        "visible", "noise level told to the model: 0 where all visible tokens are right (visible), or always the level",
+        choices=("visible", "level"),
+    )
     corruption_mode: str = knob("mixed", "corruption of repair batches", choices=("mixed", "mask_only"))
     mask_share: float = knob(0.5, "share of masks in the mixed corruption", low=0.0, high=1.0)
     replace_share: float = knob(0.2, "share of replacements in the mixed corruption", low=0.0, high=1.0)

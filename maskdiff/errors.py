@@ -8,6 +8,9 @@ constructor folds white space and shortens what is too long.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 MAX_MESSAGE = 400
 
 
@@ -66,3 +69,11 @@ class ParseError(UserError):
 
     def __reduce__(self) -> tuple[type[ParseError], tuple[str, int, str]]:
         return type(self), (str(self), self.position, self.text)
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The allowed name most like `given` (the first one when nothing is alike); `allowed` must not be empty."""
+    names = list(allowed)
+    lowered = {name.lower(): name for name in reversed(names)}
+    close = difflib.get_close_matches(given[:64].lower(), lowered, n=1, cutoff=0.0)
+    return lowered[close[0]] if close else names[0]

@@ -1,0 +1,298 @@
+"""Checkpoints: save, load and describe; atomic, safe and versioned.
+
+For: `best.pt` / `last.pt` of training runs and `from_pretrained` folders (safetensors and JSON). Not for: the training loop,
+which decides what goes in and when. Easy to get wrong: a checkpoint is input from a stranger. It is loaded with
+`weights_only=True`, checked for being an uncompressed, undamaged archive first, and every failure is one line, never a
+traceback. A save goes to a temporary file in the same folder, is flushed to the disk and renamed over the old one, so that a
+full disk or a kill leaves the previous checkpoint as it was.
+
+The layout of the file is documented in `docs/formats.md`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from maskdiff import __version__
+from maskdiff.config import Config
+from maskdiff.configio import config_from_dict, to_dict
+from maskdiff.errors import CheckpointError, ConfigError, quote
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language, Vocabulary
+    from maskdiff.sampling.denoiser import ModelDenoiser
+
+FORMAT, VERSION = "maskdiff", 1
+REQUIRED = ("config", "vocabulary", "weights")
+Payload = dict[str, Any]
+
+
+# ----------------------------------------------------------------------------------------------------------------- files
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Put `data` at `path` so that at every moment the path holds the whole old or the whole new file; CheckpointError."""
+    path = Path(os.path.realpath(path))  # replace what a link points to, not the link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        kept = "; the previous file is kept" if path.is_file() else ""
+        raise CheckpointError(f"cannot write {quote(str(path))}: {error.strerror or error}{kept}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system allows to open a folder."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def save(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write `payload` (plain values and tensors, see `make_payload`) atomically. CheckpointError; the old file survives."""
+    missing = [key for key in REQUIRED if key not in payload]
+    if missing:
+        raise ValueError(f"checkpoint payload lacks {missing}")
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **payload}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Payload:
+    """The payload saved at `path`, tensors on `device`. Nothing in the file is executed. Raises CheckpointError."""
+    shown = quote(str(path))
+    try:
+        _check_archive(Path(path), shown)
+        payload = torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"checkpoint {shown} holds more than tensors and plain values, so it was not loaded and nothing in it was run; "
+            "use a checkpoint saved by this program"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {shown}: {error.strerror or error}") from None
+    except Exception as error:  # torch raises whatever a foreign file makes it stumble over
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"checkpoint {shown} is damaged or of another program ({reason})") from None
+    return _check_payload(payload, shown)
+
+
+def _check_archive(path: Path, shown: str) -> None:
+    """That the file is a whole, uncompressed archive: torch's own are, and a compressed one could be a bomb."""
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {shown} does not exist; give the path of a file written by train_universal.py")
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {shown} is a folder; give a .pt file (or use from_pretrained for a folder)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                raise CheckpointError(f"checkpoint {shown} is of another program: it is compressed")
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"checkpoint {shown} is truncated or of another program ({error})") from None
+    if bad is not None:
+        raise CheckpointError(f"checkpoint {shown} is damaged: {bad} fails its checksum; get it or train it again")
+
+
+def _check_payload(payload: Any, shown: str) -> Payload:
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {shown} is of another program: its format is not {FORMAT!r}")
+    version = payload.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"checkpoint {shown} has version {quote(version)}; this program reads 1 to {VERSION}")
+    if version > VERSION:
+        raise CheckpointError(f"checkpoint {shown} has version {version}; this program reads up to {VERSION}: update maskdiff")
+    for key in REQUIRED:
+        if not isinstance(payload.get(key), dict):
+            raise CheckpointError(f"checkpoint {shown} is incomplete: it has no {key!r}")
+    for name, value in payload["weights"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"checkpoint {shown} is damaged: weight {quote(name)} is not a tensor")
+    return payload
+
+
+# -------------------------------------------------------------------------------------------------------------- payloads
+
+
+def make_payload(
+    config: Config,
+    vocabulary: Vocabulary,
+    weights: Mapping[str, Tensor],
+    *,
+    metrics: Mapping[str, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> Payload:
+    """What `save` takes: `weights` are those to sample with (the EMA); `extra` is for resuming (optimizer, raw weights, step).
+
+    Tensors are detached and copied to the CPU; a `torch.compile` prefix is stripped from their names.
+    """
+    clean = {name.removeprefix("_orig_mod."): tensor.detach().cpu().clone() for name, tensor in weights.items()}
+    return {
+        "config": to_dict(config),
+        "vocabulary": {"symbols": list(vocabulary.symbols), "fingerprint": vocabulary.fingerprint()},
+        "metrics": dict(metrics or {}),
+        "provenance": {**versions(), **(provenance or {})},
+        "weights": clean,
+        **extra,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The programs that make a result, for provenance."""
+    python, machine = platform.python_version(), platform.machine()
+    return {"maskdiff": __version__, "torch": str(torch.__version__), "python": python, "machine": machine}
+
+
+def describe(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of a payload but its tensors: configuration, vocabulary, metrics, provenance, number of parameters."""
+    keep = ("format", "version", "config", "vocabulary", "metrics", "provenance")
+    count = sum(tensor.numel() for tensor in payload["weights"].values())
+    return {**{key: payload[key] for key in keep if key in payload}, "parameters": count}
+
+
+def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
+    """The Config of a payload; CheckpointError when it does not fit this program."""
+    try:
+        return config_from_dict(payload["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------------- denoisers
+
+
+@dataclass
+class Loaded:
+    """A denoiser with everything that a task needs to use it."""
+
+    denoiser: ModelDenoiser
+    language: Language
+    config: Config
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.model.parameters()).device
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU; anything else must exist. ConfigError."""
+    text = str(name)
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError):
+        raise ConfigError(f"device is {quote(text)}; this machine has {', '.join(_devices())}") from None
+    return device
+
+
+def _devices() -> list[str]:
+    found = ["auto", "cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """The denoiser of a checkpoint, its language and its configuration, ready to sample. Raises CheckpointError."""
+    where = resolve_device(device)
+    return denoiser_from(load(path, where), where, str(path))
+
+
+def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "") -> Loaded:
+    """`Loaded` from a payload. Raises CheckpointError when vocabulary, configuration and weights do not fit together."""
+    from maskdiff.languages import make_language
+    from maskdiff.model import UniversalDenoiser
+    from maskdiff.sampling.denoiser import ModelDenoiser
+
+    shown = quote(path)
+    config = read_config(payload, shown)
+    language = make_language(config.language)
+    stored, ours = payload["vocabulary"], language.vocabulary
+    if stored.get("fingerprint") != ours.fingerprint() or list(stored.get("symbols", [])) != list(ours.symbols):
+        theirs = f"{len(stored.get('symbols', []))} symbols, {stored.get('fingerprint')}"
+        raise CheckpointError(
+            f"checkpoint {shown} has another vocabulary ({theirs}) than its language "
+            f"{config.language.language!r} has here ({len(ours)} symbols, {ours.fingerprint()}); train it again"
+        )
+    model = UniversalDenoiser(config.model)
+    try:
+        model.load_state_dict(dict(payload["weights"]))
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {shown} has weights that do not fit its configuration: {error}") from None
+    model.to(device).eval().requires_grad_(False)
+    metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
+    return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path)
+
+
+# --------------------------------------------------------------------------------------------------------------- folders
+
+
+def save_pretrained(folder: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`, for programs that read those. Needs the extra `hub`."""
+    tensors = {name: tensor.contiguous() for name, tensor in payload["weights"].items()}
+    data = _safetensors().save(tensors, metadata={"format": "pt"})
+    folder = Path(folder)
+    write_atomic(folder / "model.safetensors", data)
+    about = {"format": FORMAT, "version": VERSION, **describe(payload)}
+    write_atomic(folder / "config.json", (json.dumps(about, indent=2, default=str) + "\n").encode())
+
+
+def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """The denoiser that `save_pretrained` wrote. Raises CheckpointError."""
+    folder, shown, module = Path(folder), quote(str(folder)), _safetensors()
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = module.load((folder / "model.safetensors").read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {quote(str(error.filename))}: {error.strerror or error}") from None
+    except Exception as error:
+        raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {error})") from None
+    about = about if isinstance(about, dict) else {}
+    return denoiser_from(_check_payload({**about, "weights": weights}, shown), resolve_device(device), str(folder))
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise CheckpointError("pretrained folders need the package safetensors: pip install 'maskdiff[hub]'") from None
+    return safetensors.torch

@@ -1,0 +1,28 @@
+"""Installation: the package and its extras; tool settings are in pyproject.toml, tested versions in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="maskdiff",
+    version="0.1.0",
+    description="Masked discrete diffusion for formal languages: one small denoiser that generates, repairs and edits",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["maskdiff", "maskdiff.*"]),
+    package_data={"maskdiff": ["py.typed"]},
+    install_requires=["torch>=2.2", "numpy>=1.24", "einops>=0.6", "tqdm>=4.60", "PyYAML>=6.0", "tensorboard>=2.12"],
+    extras_require={
+        "test": [
+            "pytest>=7.4",
+            "hypothesis>=6.80",
+            "ruff>=0.6",
+            "mypy>=1.8",
+            "types-PyYAML",
+            "matplotlib>=3.7",
+            "safetensors>=0.4",
+        ],
+        "plots": ["matplotlib>=3.7"],
+        "hub": ["safetensors>=0.4"],
+    },
+)

@@ -1,0 +1,364 @@
+"""Data: batches of strings as a function of (seed, step), and packing them into rows without padding between them.
+
+For: training and held-out strings, the background producer, and packed rows.  Not for: noise (``maskdiff.noise``) or what is
+learned.  Easy to get wrong: ``Batches.batch(step)`` is a pure function of the seed and the step, so that an interrupted run
+resumes, and several processes agree, without any state being saved; caches inside are only caches.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskdiff.errors import DataError
+from maskdiff.languages import split_of
+from maskdiff.noise.canvases import IGNORE, Canvases, Strings, pad
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language, Split, Vocabulary
+
+T = TypeVar("T")
+CHUNK = 4096  # strings of a chunk of fresh draws
+MIN_ACCEPTANCE = 0.05  # a length tilt never rejects more than 95% of the draws
+TRAIN, FRESH, EPOCH, HELD_OUT = range(4)  # first word of the seeds of independent streams
+
+
+# ---------------------------------------------------------------------------------------------------------------- packing
+
+
+@dataclass(frozen=True)
+class PackedCanvases:
+    """Canvases laid end to end in rows; every field is (rows, width).
+
+    Attributes:
+        tokens: int64, PAD where no string is.
+        targets: int64, ``IGNORE`` where there is no loss.
+        weights: float32.
+        segment: int64, number of the string within its row, from 0; -1 on padding.
+        position: int64, 0 at BOS; 0 on padding.
+        from_end: int64, 0 at EOS; 0 on padding.
+        sigma: float32, noise level told to the model, 0 on padding.
+        causal: bool.
+        mode: int64, an index into ``MODES``; -1 on padding.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    weights: Tensor
+    segment: Tensor
+    position: Tensor
+    from_end: Tensor
+    sigma: Tensor
+    causal: Tensor
+    mode: Tensor
+
+    def to(self, device: torch.device | str) -> PackedCanvases:
+        """The same rows on ``device``."""
+        return PackedCanvases(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    @property
+    def inner(self) -> Tensor:
+        """(rows, width) bool: symbols of the strings, without BOS, EOS and padding."""
+        return (self.position > 0) & (self.from_end > 0)
+
+    @property
+    def fill(self) -> float:
+        """Share of the row positions that hold a token."""
+        return float((self.segment >= 0).float().mean())
+
+
+def plan_rows(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place strings in rows, longest first, each in the fullest row that has room (best fit decreasing).
+
+    Args:
+        length: (batch,) tokens of each string.
+        width: tokens of a row.
+
+    Returns:
+        (batch,) row, (batch,) offset in it, (batch,) number within it, all int64; rows are numbered without gaps.
+    """
+    row_of, offset_of, number_of = (np.zeros(len(length), dtype=np.int64) for _ in range(3))
+    rows_with: list[list[int]] = [[] for _ in range(width + 1)]  # rows by room left
+    some = 0  # bit r is set where rows_with[r] is not empty
+    held: list[int] = []  # strings in each row
+    lengths = length.tolist()
+    for string in np.argsort(-length, kind="stable").tolist():
+        need = lengths[string]
+        fitting = some >> need
+        if fitting:
+            room = need + (fitting & -fitting).bit_length() - 1
+            row = rows_with[room].pop()
+            if not rows_with[room]:
+                some ^= 1 << room
+        else:
+            room, row = width, len(held)
+            held.append(0)
+        row_of[string], offset_of[string], number_of[string] = row, width - room, held[row]
+        held[row] += 1
+        rows_with[room - need].append(row)
+        some |= 1 << (room - need)
+    return row_of, offset_of, number_of
+
+
+def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
+    """Lay whole canvases end to end in as few rows as best fit finds; nothing is cut, lost or repeated.
+
+    Args:
+        canvases: any widths and modes.
+        width: tokens of a row, at least the longest canvas.
+        padding: id of PAD.
+
+    Raises:
+        DataError: a canvas is longer than ``width``.
+    """
+    longest = int(canvases.length.max())
+    if longest > width:
+        raise DataError(f"a string of {longest} tokens does not fit rows of {width}: give rows at least {longest} wide")
+    row, offset, number = (torch.from_numpy(x) for x in plan_rows(canvases.length.cpu().numpy(), width))
+    rows = int(row.max()) + 1
+    at = torch.arange(canvases.tokens.shape[1])
+    valid = at < canvases.length[:, None]  # (batch, canvas width)
+    place = (row * width + offset)[:, None] + at
+    where = place[valid]  # (tokens,)
+
+    def lay(values: Tensor, empty: float | int | bool) -> Tensor:
+        out = torch.full((rows * width,), empty, dtype=values.dtype)
+        out[where] = values.expand_as(place)[valid]
+        return out.view(rows, width)
+
+    return PackedCanvases(
+        tokens=lay(canvases.tokens, padding),
+        targets=lay(canvases.targets, IGNORE),
+        weights=lay(canvases.weights, 0.0),
+        segment=lay(number[:, None], -1),
+        position=lay(at[None], 0),
+        from_end=lay(canvases.length[:, None] - 1 - at, 0),
+        sigma=lay(canvases.sigma[:, None], 0.0),
+        causal=lay(canvases.causal[:, None], False),
+        mode=lay(canvases.mode[:, None], -1),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ draws
+
+
+class Store:
+    """Strings as one flat array of token ids: (count,) strings, gathered by index into padded batches."""
+
+    def __init__(self, texts: list[str], vocabulary: Vocabulary) -> None:
+        table = np.full(1 + max((ord(s) for s in vocabulary.symbols if len(s) == 1), default=0), -1, dtype=np.int64)
+        for symbol, token in vocabulary.ids.items():
+            if len(symbol) == 1:
+                table[ord(symbol)] = token
+        self.vocabulary = vocabulary
+        self.flat = table[np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)].astype(np.int16)
+        self.count = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
+        self.start = np.cumsum(self.count) - self.count
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    def rows(self, index: np.ndarray) -> list[np.ndarray]:
+        """Token ids of the strings at ``index``."""
+        return [self.flat[a : a + n] for a, n in zip(self.start[index].tolist(), self.count[index].tolist())]
+
+
+def length_acceptance(language: Language, tilt: float, least: float = MIN_ACCEPTANCE) -> np.ndarray:
+    """Probability of keeping a draw of n symbols, for n = 0..max_symbols, so that lengths follow p(n)^(1 - tilt).
+
+    Keeping n with probability min(1, c p(n)^-tilt) leaves the distribution given the length as it is.  c is such that no
+    length has to be kept with a probability above 1, unless fewer than ``least`` of all draws would then be kept: then c
+    grows until ``least`` are, and the rarest lengths stay rarer than the tilt asks.
+    """
+    log_p = np.array([language.length_log_prob(n) for n in range(language.max_symbols + 1)])
+    possible = np.isfinite(log_p)
+    p = np.where(possible, np.exp(log_p), 0.0)
+    log_ratio = np.where(possible, -tilt * np.where(possible, log_p, 0.0), -np.inf)
+    low, high = -log_ratio.max(), 0.0  # of log c: nothing clipped .. everything kept
+
+    def keep(log_c: float) -> np.ndarray:
+        return np.asarray(np.exp(np.minimum(0.0, log_ratio + log_c)))
+
+    if (p * keep(low)).sum() < least:
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (p * keep(middle)).sum() < least else (low, middle)
+        return keep(high)
+    return keep(low)
+
+
+def draw_texts(
+    language: Language, count: int, rng: np.random.Generator, split: Split, acceptance: np.ndarray | None = None
+) -> list[str]:
+    """``count`` draws of the language that belong to ``split``, thinned by length with ``acceptance`` if given.
+
+    Raises:
+        DataError: the language seems to have no string of that split.
+    """
+    kept: list[str] = []
+    tried = 0
+    while len(kept) < count:
+        if tried > 20_000 + 10_000 * count:
+            raise DataError(f"no {split} string in {tried} draws of {language.name}: its configuration allows too few strings")
+        want = int(1.1 * (count - len(kept)) * max(1.0, tried / max(1, len(kept)))) + 64
+        texts = language.sample_many(min(want, 1 << 16), rng)
+        tried += len(texts)
+        if acceptance is not None:
+            chances = acceptance[[len(text) for text in texts]]
+            texts = [text for text, keep in zip(texts, rng.random(len(texts)) < chances) if keep]
+        kept += [text for text in texts if split_of(text) == split]
+    return kept[:count]
+
+
+def held_out(language: Language, split: Split, count: int, seed: int) -> list[str]:
+    """``count`` real draws that belong to ``split``, repetitions and all, the same for the same seed."""
+    return draw_texts(language, count, np.random.default_rng((HELD_OUT, seed)), split)
+
+
+def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """A torch generator (CPU) that depends on its arguments only; different arguments give independent streams."""
+    state = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+class Batches:
+    """Batches of training strings; ``batch(step)`` depends on the arguments and ``step`` alone.
+
+    Args:
+        language: where strings come from.
+        num_samples: size of a fixed training set of draws, gone through in a new random order every epoch (batches cross the
+            border of epochs); 0 draws afresh for ever.
+        batch_size: strings of a batch.
+        seed: of the set, its orders and the fresh draws.
+        split: only strings of this split are ever given.
+        length_tilt: lengths follow p(n)^(1 - tilt), see ``length_acceptance``.
+        min_acceptance: least share of draws kept by the tilt; what is rejected costs time, most with fresh draws.
+    """
+
+    def __init__(
+        self,
+        language: Language,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        split: Split = "train",
+        length_tilt: float = 0.0,
+        min_acceptance: float = MIN_ACCEPTANCE,
+    ) -> None:
+        self.language, self.num_samples, self.batch_size, self.seed, self.split = language, num_samples, batch_size, seed, split
+        self.acceptance = length_acceptance(language, length_tilt, min_acceptance) if length_tilt else None
+        self._fixed = self._draw((TRAIN, seed), num_samples) if num_samples else None
+        self._orders: dict[int, np.ndarray] = {}
+        self._chunks: dict[int, Store] = {}
+        self._lock = threading.Lock()
+
+    def batch(self, step: int) -> Strings:
+        """The strings of step ``step`` (from 0), as wide as the longest of them."""
+        first, n = step * self.batch_size, self.batch_size
+        period = self.num_samples or CHUNK
+        rows: list[np.ndarray] = []
+        with self._lock:
+            for part in range(first // period, (first + n - 1) // period + 1):
+                a, b = max(first, part * period) - part * period, min(first + n, (part + 1) * period) - part * period
+                if self._fixed is not None:
+                    rows += self._fixed.rows(self._order(part)[a:b])
+                else:
+                    rows += self._chunk(part).rows(np.arange(a, b))
+        return pad(rows, self.language.vocabulary)
+
+    def texts(self) -> list[str]:
+        """The fixed training set.
+
+        Raises:
+            DataError: there is none, because draws are fresh.
+        """
+        if self._fixed is None:
+            raise DataError("training draws are fresh (num_samples is 0): there is no list of them; set num_samples above 0")
+        return [self.language.vocabulary.decode(row.tolist()) for row in self._fixed.rows(np.arange(self.num_samples))]
+
+    def prefetch(self, first_step: int, transform: Callable[[Strings, int], T], depth: int = 4) -> Iterator[T]:
+        """``transform(batch(step), step)`` for step = first_step, first_step + 1, ..., made ahead in a thread.
+
+        The thread stops when the iterator is closed or dropped; an error in it is raised here, at its step.
+
+        Args:
+            transform: makes what the loop needs (noise, packing); draw its randomness from ``step_generator(seed, step)``.
+            depth: results kept ready.
+        """
+        ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._produce, args=(first_step, transform, ready, stop), daemon=True)
+        thread.start()
+        try:
+            while True:
+                result, error = ready.get()
+                if error is not None:
+                    raise error
+                yield result  # type: ignore[misc]  # a result without an error is a T
+        finally:
+            stop.set()
+            while thread.is_alive():  # it may be waiting for room
+                try:
+                    ready.get(timeout=0.01)
+                except queue.Empty:
+                    pass
+
+    def _produce(
+        self,
+        step: int,
+        transform: Callable[[Strings, int], T],
+        ready: queue.Queue[tuple[T | None, BaseException | None]],
+        stop: threading.Event,
+    ) -> None:
+        while not stop.is_set():
+            try:
+                item: tuple[T | None, BaseException | None] = (transform(self.batch(step), step), None)
+            except BaseException as error:  # handed to the thread that asked
+                item = (None, error)
+            ready.put(item)
+            if item[1] is not None:
+                return
+            step += 1
+
+    def _draw(self, seed: tuple[int, ...], count: int) -> Store:
+        texts = draw_texts(self.language, count, np.random.default_rng(seed), self.split, self.acceptance)
+        return Store(texts, self.language.vocabulary)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
+            self._orders[epoch] = np.random.default_rng((EPOCH, self.seed, epoch)).permutation(self.num_samples)
+        return self._orders[epoch]
+
+    def _chunk(self, index: int) -> Store:
+        if index not in self._chunks:
+            self._chunks = {k: v for k, v in self._chunks.items() if k == index - 1}
+            self._chunks[index] = self._draw((FRESH, self.seed, index), CHUNK)
+        return self._chunks[index]
+
+
+def training_texts(batches: Batches) -> set[str]:
+    """The distinct strings of a fixed training set, for telling what is novel.  Raises DataError if draws are fresh."""
+    return set(batches.texts())
+
+
+__all__ = [
+    "Batches",
+    "PackedCanvases",
+    "Strings",
+    "draw_texts",
+    "held_out",
+    "length_acceptance",
+    "pack",
+    "pad",
+    "plan_rows",
+    "step_generator",
+    "training_texts",
+]

@@ -1,0 +1,103 @@
+"""Masking: which positions are hidden, and what each costs.
+
+For: masked-diffusion canvases, the clean-prefix augmentation and next-token canvases.  Not for: noise that makes visible
+tokens wrong (``edits.py``).  Easy to get wrong: the weight n/k gives the ELBO only if k is uniform on 1..n, that is with
+sigma uniform on [0, 1]; on a narrower range it is an ELBO-shaped weight and nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskdiff.config import NoiseConfig
+from maskdiff.noise.canvases import CAUSAL, MASKED, Canvases, Strings, make_canvases
+from maskdiff.noise.schedule import draw_sigma, told_sigma
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+
+ROUNDING = 1e-6  # so that float error in sigma * n neither adds nor removes a token
+
+
+def choose_exactly(allowed: Tensor, count: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Choose ``count`` of the allowed positions of every row, all subsets of that size being equally likely.
+
+    Args:
+        allowed: (batch, width) bool.
+        count: (batch,) int64, at most the number of allowed positions of the row.
+
+    Returns:
+        (batch, width) bool.
+    """
+    keys = torch.rand(allowed.shape, generator=generator, dtype=torch.float64).masked_fill_(~allowed, 2.0)
+    first = torch.arange(allowed.shape[1]) < count[:, None]  # (batch, width), by rank
+    return torch.zeros_like(allowed).scatter_(1, keys.argsort(dim=1), first)
+
+
+def mask_exactly(strings: Strings, count: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Choose ``count`` (batch,) inner positions of every string uniformly: (batch, width) bool."""
+    return choose_exactly(strings.inner(), count, generator)
+
+
+def mask_count(sigma: Tensor, inner: Tensor) -> Tensor:
+    """Tokens to hide of ``inner`` at level ``sigma``, both (batch,): ceil(sigma n) in 1..n, uniform if sigma is."""
+    count = (sigma.double() * inner - ROUNDING).ceil().long()
+    return count.clamp(min=1).minimum(inner)
+
+
+def draw_prefix(inner: Tensor, config: NoiseConfig, generator: torch.Generator | None) -> Tensor:
+    """Length of the clean prefix in symbols of strings of ``inner`` (batch,) symbols; -1 for those that keep none.
+
+    A share ``ar_prefix_ratio`` keeps ``ar_prefix_len`` symbols, or a number uniform on 0..n-1 if that is 0; at least one
+    symbol is always left to predict.
+    """
+    chosen = torch.rand(len(inner), generator=generator) < config.ar_prefix_ratio
+    if config.ar_prefix_len:
+        prefix = torch.minimum(inner - 1, torch.tensor(config.ar_prefix_len))
+    else:
+        prefix = (torch.rand(len(inner), generator=generator, dtype=torch.float64) * inner).long().minimum(inner - 1)
+    return torch.where(chosen, prefix, -1)
+
+
+def mask_noise(
+    strings: Strings,
+    config: NoiseConfig,
+    vocabulary: Vocabulary,
+    generator: torch.Generator | None,
+    loss_weight: str = "elbo",
+    sigma: Tensor | None = None,
+) -> Canvases:
+    """Masked diffusion: hide exactly k = ceil(sigma n) of n symbols, the loss on the hidden ones [2406.07524, 2406.03736].
+
+    With ``loss_weight`` "elbo" each costs n/k, so that with sigma uniform on [0, 1] the expected sum is the exact negative
+    ELBO of the string in nats; with "uniform" each costs 1.  Strings of the clean-prefix augmentation (``ar_prefix_ratio``)
+    show a prefix and hide all that follows, at weight 1: a draw of k would not be uniform there, and the weight stays bounded.
+
+    Args:
+        sigma: (batch,) noise levels in [0, 1]; drawn from ``config`` if not given.
+    """
+    inner = strings.length - 2  # (batch,)
+    if sigma is None:
+        sigma = draw_sigma(len(strings), config, generator)
+    count = mask_count(sigma, inner)
+    hidden = mask_exactly(strings, count, generator)  # (batch, width)
+    weight = inner / count if loss_weight == "elbo" else torch.ones(len(strings))
+    if config.ar_prefix_ratio > 0.0:
+        prefix = draw_prefix(inner, config, generator)
+        kept = prefix >= 0
+        suffix = strings.inner() & (torch.arange(hidden.shape[1]) > prefix[:, None])
+        hidden = torch.where(kept[:, None], suffix, hidden)
+        weight = torch.where(kept, 1.0, weight)
+        sigma = torch.where(kept, 1.0 - prefix / inner, sigma)
+    tokens = strings.tokens.masked_fill(hidden, vocabulary.mask)
+    return make_canvases(strings, tokens, hidden, weight[:, None], told_sigma(sigma, config), MASKED)
+
+
+def causal_canvas(strings: Strings) -> Canvases:
+    """Next-token prediction: all is shown, and every token after BOS (EOS included) is a target of weight 1."""
+    predicted = strings.valid()
+    predicted[:, 0] = False
+    return make_canvases(strings, strings.tokens, predicted, torch.ones(1, 1), torch.zeros(len(strings)), CAUSAL)

@@ -1,0 +1,41 @@
+"""How much noise: the distribution of sigma in [0, 1] over the strings of a batch.
+
+For: drawing noise levels.  Not for: what a level does to a string.  Easy to get wrong: a low-discrepancy draw is sorted
+before it is shuffled, and without the shuffle the noise level would follow the order of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskdiff.config import NoiseConfig
+
+HIGH_NOISE = 0.8  # where the high-noise bias begins
+
+
+def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator | None) -> Tensor:
+    """Noise levels of ``n`` strings, uniform in [sigma_min, sigma_max] by default.
+
+    With ``low_discrepancy`` they are the quantiles (u + i/n) mod 1 of the distribution, u uniform, in random order: each is
+    still distributed like an independent draw, but the batch covers the range evenly [2406.07524].  With
+    ``high_noise_bias`` b, a share b of the distribution's mass is uniform between 0.8 and sigma_max instead.
+
+    Returns:
+        (n,) float32 in [sigma_min, sigma_max], or reaching up to 0.8 if a biased sigma_max is below it.
+    """
+    if config.low_discrepancy:
+        start = torch.rand(1, generator=generator, dtype=torch.float64)
+        quantile = (start + torch.randperm(n, generator=generator) / n) % 1.0  # (n,)
+    else:
+        quantile = torch.rand(n, generator=generator, dtype=torch.float64)
+    low, high, bias = config.sigma_min, config.sigma_max, config.high_noise_bias
+    plain = low + (high - low) * (quantile - bias) / max(1.0 - bias, 1e-9)
+    if bias == 0.0:
+        return plain.float()
+    return torch.where(quantile < bias, HIGH_NOISE + (high - HIGH_NOISE) * quantile / bias, plain).float()
+
+
+def told_sigma(sigma: Tensor, config: NoiseConfig) -> Tensor:
+    """What the model is told of ``sigma`` (batch,) when its visible tokens are all right: 0 by default, or the level."""
+    return sigma if config.sigma_input == "level" else torch.zeros_like(sigma)

@@ -1,0 +1,61 @@
+"""Editing: held-out strings with blanks, to be filled without touching the rest.
+
+For: whether anchors stay, and what the filled strings are worth.  Not for: choosing where a user edits; blanks are uniformly
+random.  Easy to get wrong: several fillings are right, so ``exact`` is bounded by the data and ``parses`` is the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskdiff import metrics
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject
+from maskdiff.languages import Language
+from maskdiff.metrics import Estimate
+
+BLANK = "?"
+
+
+def blanked(texts: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
+    """Each text with max(1, floor(share n)) of its symbols blank, as in the reference's editing benchmark."""
+    templates = []
+    for text in texts:
+        symbols = list(text)
+        for index in rng.choice(len(symbols), max(1, int(share * len(symbols))), replace=False):
+            symbols[index] = BLANK
+        templates.append("".join(symbols))
+    return templates
+
+
+def blind_fill(templates: Sequence[str], real: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The baseline: every blank filled with a symbol drawn by its frequency in ``real``."""
+    symbols = list("".join(real))
+    return ["".join(str(rng.choice(symbols)) if s == BLANK else s for s in template) for template in templates]
+
+
+def score(texts: Sequence[str], templates: Sequence[str], clean: Sequence[str], language: Language, plan: Plan) -> dict[str, Estimate]:
+    """Every metric of filled texts."""
+    kept = [metrics.anchors_kept(text, template) for text, template in zip(texts, templates, strict=True)]
+    return {
+        "anchors_kept": metrics.mean(kept, plan.rng(40)),
+        "anchors_all_kept": metrics.rate(share == 1.0 for share in kept),
+        "parses": metrics.rate(metrics.parses(texts, language)),
+        "holds": metrics.rate(metrics.holds(texts, language)),
+        "exact": metrics.rate(a == b for a, b in zip(texts, clean, strict=True)),
+    }
+
+
+def editing(subject: Subject, plan: Plan, clean: Sequence[str]) -> list[Row]:
+    """Rows of the editing suite on held-out ``clean`` texts; the baseline fills the blanks without looking."""
+    from maskdiff import tasks
+
+    ledger = Ledger("editing")
+    templates = blanked(clean, plan.blank_share, plan.rng(41))
+    floor = score(blind_fill(templates, clean, plan.rng(42)), templates, clean, subject.language, plan)
+    results = tasks.edit(subject.loaded, templates, seed=plan.seed)
+    settings = subject.settings(blanks=plan.blank_share)
+    for metric, estimate in score([r.text for r in results], templates, clean, subject.language, plan).items():
+        ledger.add("edit", settings, metric, estimate, baseline=floor[metric], ceiling=1.0)
+    return ledger.rows

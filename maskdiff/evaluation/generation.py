@@ -1,0 +1,154 @@
+"""Generation from nothing: what a sampler's strings are worth, beside blind strings and beside real ones.
+
+For: every metric of generation, by sampler and by length.  Not for: constrained or rejected samples; every string drawn is
+counted.  Easy to get wrong: the inner length is given to the sampler (drawn from the language's own distribution), so
+``length_distance`` only moves for samplers that end their strings themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from maskdiff import metrics
+from maskdiff.config import SamplerConfig
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, chunks, draw_lengths, sampler_settings, unigram_texts
+from maskdiff.metrics import Estimate
+from maskdiff.sampling.canvas import Canvas
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language
+    from maskdiff.sampling.denoiser import Denoiser
+
+Seen = Collection[str] | Callable[[str], bool]
+REAL_SETS = 8  # sets of real draws that `distinct` is compared with
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one sampler made: texts in the order of their lengths, evaluations of each, and the wall-clock seconds."""
+
+    texts: list[str]
+    lengths: list[int]
+    evaluations: list[int]
+    seconds: float
+
+
+def draw(denoiser: Denoiser, config: SamplerConfig, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
+    """One string of each inner length; the keys depend on ``seed`` and the order alone, not on ``batch_size``."""
+    from maskdiff.sampling.presets import make_sampler
+
+    sampler = make_sampler(config)
+    device = getattr(denoiser, "device", torch.device("cpu"))
+    canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
+    texts: list[str] = []
+    evaluations: list[int] = []
+    start = time.perf_counter()
+    for part in chunks(len(lengths), batch_size):
+        sample = sampler(denoiser, canvas[part].trim())
+        texts += sample.texts(denoiser.vocabulary)
+        evaluations += sample.evaluations.tolist()
+    return Drawn(texts, list(lengths), evaluations, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Real and blind strings of the same lengths, made once for all samplers of a run."""
+
+    language: Language
+    operators: str
+    seen: Seen
+    lengths: list[int]
+    reference: list[str]  # held-out draws that the histograms are compared with
+    real: list[str]  # other real draws, as many as a sampler makes: the ceiling
+    real_sets: list[list[str]]
+    blind: list[str]  # symbols drawn independently: the baseline
+
+
+def yardstick(language: Language, plan: Plan, seen: Seen) -> Yardstick:
+    """Draw what the samples are compared with; ``seen`` are the training strings, or says whether one is among them."""
+    lengths = draw_lengths(language, plan.num_samples, plan.lengths, plan.rng(1))
+    sets = [real_texts(language, plan.num_samples, plan.lengths, plan.rng(2, i)) for i in range(REAL_SETS)]
+    blind = unigram_texts(sets[0], lengths, plan.rng(3))
+    reference = real_texts(language, max(2000, plan.num_samples), plan.lengths, plan.rng(4))
+    return Yardstick(language, language.config.operators, seen, lengths, reference, sets[1], sets, blind)
+
+
+def real_texts(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[str]:
+    """Draws of the generator with inner lengths within ``bounds``, by rejection."""
+    if bounds is None:
+        return language.sample_many(count, rng)
+    kept: list[str] = []
+    draw_lengths(language, 1, bounds, rng)  # raises where no length is possible, instead of looping for ever
+    while len(kept) < count:
+        kept += [text for text in language.sample_many(4 * count, rng) if bounds[0] <= len(text) <= bounds[1]]
+    return kept[:count]
+
+
+def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator) -> dict[str, Estimate]:
+    """Every metric of a set of texts that does not depend on how they were made."""
+    language, operators = against.language, against.operators
+    parsed = metrics.parses(texts, language)
+    likelihood, support = metrics.log_likelihood(texts, language, rng)
+    good = [text for text, flag in zip(texts, parsed, strict=True) if flag]
+
+    def distance(of: Callable[[str], object], own: Sequence[str]) -> Estimate:
+        return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)  # type: ignore[misc]
+
+    return {
+        "parses": metrics.rate(parsed),
+        "holds": metrics.rate(metrics.holds(texts, language)),
+        "balanced": metrics.rate(map(metrics.balanced, texts)),
+        "has_equals": metrics.rate(map(metrics.has_equals, texts)),
+        "has_operator": metrics.rate(metrics.has_operator(text, operators) for text in texts),
+        "distinct": metrics.distinct(texts),
+        "distinct_relative": metrics.distinct_relative(texts, against.real_sets),
+        "novel": metrics.novel(texts, against.seen),
+        "length_distance": distance(len, texts),
+        "depth_distance": distance(language.depth, good),
+        "operator_distance": distance(lambda text: metrics.operator_counts(text, operators), texts),
+        "log_likelihood": likelihood,
+        "in_support": support,
+    }
+
+
+def generation(subject: Subject, plan: Plan, seen: Seen) -> list[Row]:
+    """All rows of the generation suite: one block of metrics a sampler, and ``parses`` by length bucket."""
+    against = yardstick(subject.language, plan, seen)
+    floor, ceiling = describe(against.blind, against, plan.rng(5)), describe(against.real, against, plan.rng(6))
+    ledger = Ledger("generation")
+    for config in plan.samplers:
+        made = draw(subject.loaded.denoiser, config, against.lengths, plan.seed, plan.batch_size)
+        settings = subject.settings(**sampler_settings(config))
+        if plan.lengths is not None:
+            settings["length"] = f"{plan.lengths[0]}..{plan.lengths[1]}"
+        for metric, estimate in describe(made.texts, against, plan.rng(7)).items():
+            ledger.add(config.sampler, settings, metric, estimate, baseline=floor[metric], ceiling=ceiling[metric])
+        ledger.add(config.sampler, settings, "evaluations", metrics.mean(made.evaluations, plan.rng(8)))
+        ledger.add(config.sampler, settings, "strings_per_second", throughput(made))
+        if plan.lengths is None:
+            add_buckets(ledger, config.sampler, settings, made, against)
+    return ledger.rows
+
+
+def throughput(made: Drawn) -> Estimate:
+    """Strings per second of one timed pass; a single pass has no interval, so both ends are the value."""
+    speed = len(made.texts) / max(made.seconds, 1e-9)
+    return Estimate(speed, speed, speed, len(made.texts))
+
+
+def add_buckets(ledger: Ledger, sampler: str, settings: dict[str, object], made: Drawn, against: Yardstick) -> None:
+    """``parses`` by bucket of inner length and by the deepest nesting of brackets."""
+    flags = metrics.parses(made.texts, against.language)
+    blind = metrics.by_length(metrics.parses(against.blind, against.language), against.lengths)
+    for bucket, estimate in metrics.by_length(flags, made.lengths).items():
+        ledger.add(sampler, {**settings, "length": bucket}, "parses", estimate, baseline=blind[bucket], ceiling=1.0)
+    depths = [min(metrics.nesting(text), 10) for text in made.texts]
+    for depth in sorted(set(depths)):
+        chosen = metrics.rate(flag for flag, own in zip(flags, depths, strict=True) if own == depth)
+        ledger.add(sampler, {**settings, "nesting": depth}, "parses", chosen, ceiling=1.0)

@@ -1,0 +1,214 @@
+"""Reports: one list of rows as terminal tables, JSON and Markdown.
+
+For: layout only.  Not for: measuring.  Easy to get wrong: the JSON is an interface (``schema`` 1): fields may be added,
+never renamed or removed; NaN and infinity are ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskdiff.errors import DataError
+from maskdiff.evaluation.rows import Row
+
+SCHEMA = 1
+RATES = frozenset(
+    "parses holds balanced has_equals has_operator distinct distinct_relative novel in_support token_accuracy "
+    "aligned_accuracy exact anchors_kept anchors_all_kept token_share corruption_share".split()
+)
+NOT_COLUMNS = frozenset({"length", "nesting"})  # settings of rows that have a table of their own
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, on what, and the figures."""
+
+    rows: list[Row]
+    header: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"schema": 1, ...header, "rows": [...]}``, ready for JSON."""
+        return {"schema": SCHEMA, **self.header, "rows": [row.as_dict() for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of text cells."""
+
+    title: str
+    columns: list[str]
+    lines: list[list[str]]
+
+
+def read_json(path: str | Path) -> Report:
+    """The report that ``write_json`` wrote.  Raises ``DataError`` with one line."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise DataError(f"report {path} has schema {data['schema']}: this program reads schema {SCHEMA}")
+        rows = [Row(**{**item, "value": math.nan if item["value"] is None else item["value"]}) for item in data.pop("rows")]
+        data.pop("schema")
+        return Report(rows, data)
+    except OSError as error:
+        raise DataError(f"cannot read report {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is no benchmark report: {error}") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a report file, making its folder.  Raises ``DataError`` with one line."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON text."""
+    return json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+def number(value: float | None, metric: str) -> str:
+    """A figure for a reader: rates in per cent, the rest with three significant digits; ``-`` where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if metric in RATES:
+        return f"{100 * value:.1f}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 or metric.endswith("second") else f"{value:.2f}"
+
+
+def cell(row: Row) -> str:
+    """``value [low, high]``."""
+    if row.low is None or row.high is None or row.low == row.high:
+        return number(row.value, row.metric)
+    return f"{number(row.value, row.metric)} [{number(row.low, row.metric)}, {number(row.high, row.metric)}]"
+
+
+def cell_beside(row: Row) -> str:
+    """``value [low, high] / baseline``: for suites that are read against doing nothing."""
+    return cell(row) if row.baseline is None else f"{cell(row)} / {number(row.baseline, row.metric)}"
+
+
+def label(row: Row, leave: Iterable[str] = ()) -> str:
+    """Checkpoint, sampler and settings of a row, for its line."""
+    left = {*leave, "checkpoint"}
+    settings = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.settings.items() if key not in left]
+    named = [str(row.settings["checkpoint"])] if row.settings.get("checkpoint") else []
+    return " ".join(named + ([row.sampler] if row.sampler != "-" else []) + settings) or "model"
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def pivot(
+    title: str,
+    rows: Sequence[Row],
+    line: Callable[[Row], str],
+    column: Callable[[Row], str],
+    show: Callable[[Row], str] = cell,
+) -> Table:
+    """One line for each ``line(row)``, one column for each ``column(row)``, in order of appearance."""
+    columns = list(dict.fromkeys(map(column, rows)))
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        lines.setdefault(line(row), {})[column(row)] = show(row)
+    return Table(title, ["", *columns], [[name, *(cells.get(key, "") for key in columns)] for name, cells in lines.items()])
+
+
+GENERATION_TABLES = (
+    ("strings", ("parses", "holds", "balanced", "has_equals", "has_operator")),
+    ("variety", ("distinct", "distinct_relative", "novel", "in_support", "log_likelihood")),
+    ("distances to held-out strings", ("length_distance", "depth_distance", "operator_distance")),
+    ("cost", ("evaluations", "strings_per_second")),
+)
+
+
+def tables(report: Report) -> list[Table]:
+    """The tables of every suite in the report."""
+    made: list[Table] = []
+    for suite in dict.fromkeys(row.suite for row in report.rows):
+        rows = [row for row in report.rows if row.suite == suite]
+        made += _generation(rows) if suite == "generation" else _likelihood(rows) if suite == "likelihood" else _plain(suite, rows)
+    return [table for table in made if table.lines]
+
+
+def _plain(suite: str, rows: Sequence[Row]) -> list[Table]:
+    beside = any(row.baseline is not None for row in rows)
+    title = f"{suite}: value [95% interval]" + (f" / {BASELINES.get(suite, 'baseline')}" if beside else "")
+    return [pivot(title, rows, label, lambda row: row.metric, cell_beside)]
+
+
+BASELINES = {"repair": "returning the corrupted string", "editing": "blind fill", "speed": "the padded loop"}
+
+
+def _generation(rows: Sequence[Row]) -> list[Table]:
+    plain = [row for row in rows if "nesting" not in row.settings and row.settings.get("length", "..").count("..")]
+    made = []
+    for title, wanted in GENERATION_TABLES:
+        chosen = [row for row in plain if row.metric in wanted]
+        made.append(_with_ends(pivot(f"generation, {title}", chosen, label, lambda row: row.metric), chosen))
+    for key in ("length", "nesting"):
+        chosen = [row for row in rows if key in row.settings and ".." not in str(row.settings[key])]
+        made.append(pivot(f"generation, parses by {key}", chosen, lambda r: label(r, NOT_COLUMNS), lambda r, k=key: f"{r.settings[k]}"))  # type: ignore[misc]
+    return made
+
+
+def _with_ends(table: Table, rows: Sequence[Row]) -> Table:
+    """The table with a line for real draws and one for blind ones, where the rows know them."""
+    ends = []
+    for name, of in (("(real draws)", lambda row: row.ceiling), ("(blind draws)", lambda row: row.baseline)):
+        by_metric = {row.metric: number(of(row), row.metric) for row in reversed(rows)}
+        if any(text != "-" for text in by_metric.values()):
+            ends.append([name, *(by_metric.get(column, "") for column in table.columns[1:])])
+    return Table(table.title, table.columns, table.lines + ends)
+
+
+def _likelihood(rows: Sequence[Row]) -> list[Table]:
+    whole = [row for row in rows if not {"class", "hidden"} & row.settings.keys()]
+    floors = [Row(**{**r.__dict__, "sampler": "(exact floor)", "value": r.ceiling, "low": None}) for r in whole if r.ceiling is not None]
+    parts = [row for row in rows if "class" in row.settings]
+    hidden = [row for row in rows if "hidden" in row.settings]
+    return [
+        pivot("likelihood, nats per token", [*whole, *floors], label, lambda row: row.metric),
+        pivot("likelihood, ELBO by class of token", parts, label, lambda row: row.metric),
+        pivot("likelihood, nats per hidden token by share hidden", hidden, lambda r: label(r, {"hidden"}), lambda r: f"{r.settings['hidden']}"),
+    ]
+
+
+def header_text(report: Report) -> str:
+    """What is measured, on how many samples, with which seed and how many threads."""
+    return "\n".join(f"{key}: {value}" for key, value in report.header.items() if not isinstance(value, (dict, list)))
+
+
+def to_terminal(report: Report) -> str:
+    """Aligned plain text."""
+    blocks = [header_text(report)]
+    for table in tables(report):
+        grid = [table.columns, *table.lines]
+        widths = [max(len(line[i]) for line in grid) for i in range(len(table.columns))]
+        body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in grid]
+        blocks.append("\n".join([table.title, body[0], "-" * max(map(len, body)), *body[1:]]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def to_markdown(report: Report) -> str:
+    """The same tables as Markdown."""
+    head = "\n".join(f"- {line}" for line in header_text(report).splitlines())
+    return "\n".join([f"# Benchmark\n\n{head}\n", *(table_markdown(table) for table in tables(report))])
+
+
+def table_markdown(table: Table) -> str:
+    """One table under a heading."""
+    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in [table.columns, *table.lines]]
+    return "\n".join([f"## {table.title}\n", lines[0], "|" + "---|" * len(table.columns), *lines[1:], ""])

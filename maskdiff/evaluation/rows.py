@@ -1,0 +1,161 @@
+"""What every suite shares: the row, the subject, the settings and the drawing of lengths.
+
+For: one shape of result for all suites.  Not for: rendering (``report.py``) or measuring (the suites).  Easy to get wrong:
+``settings`` is part of a row's identity: two rows with the same suite, sampler, settings and metric are a bug.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskdiff.config import SamplerConfig
+from maskdiff.errors import CanvasError
+from maskdiff.metrics import Estimate
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.languages import Language
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.  Rates are in [0, 1]; ``low`` and ``high`` bound the 95% interval; ``count`` strings stand behind it.
+
+    ``baseline`` is what doing nothing clever scores, ``ceiling`` what perfection scores; ``None`` where there is none.
+    """
+
+    suite: str
+    sampler: str
+    settings: Settings
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+    baseline: float | None = None
+    ceiling: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON takes it: NaN and infinities become ``None``."""
+        return {key: _finite(value) for key, value in asdict(self).items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def row(
+    suite: str,
+    sampler: str,
+    settings: Settings,
+    metric: str,
+    estimate: Estimate,
+    *,
+    baseline: Estimate | float | None = None,
+    ceiling: Estimate | float | None = None,
+) -> Row:
+    """A ``Row`` of an estimate, with its baseline and ceiling as estimates or plain numbers."""
+    low, high = (value if math.isfinite(value) else None for value in (estimate.low, estimate.high))
+    return Row(
+        suite, sampler, settings, metric, estimate.value, low, high, estimate.count, _plain(baseline), _plain(ceiling)
+    )
+
+
+def _plain(figure: Estimate | float | None) -> float | None:
+    value = figure.value if isinstance(figure, Estimate) else figure
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a checkpoint and the name that its rows carry (empty when there is only one)."""
+
+    loaded: Loaded
+    name: str = ""
+
+    def settings(self, **extra: Any) -> Settings:
+        """Settings of a row about this subject."""
+        return {**({"checkpoint": self.name} if self.name else {}), **extra}
+
+    @property
+    def language(self) -> Language:
+        return self.loaded.language
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured, and how.  ``lengths`` are inner symbols, both ends included; ``None`` takes real lengths."""
+
+    num_samples: int = 200
+    seed: int = 0
+    batch_size: int = 256
+    lengths: tuple[int, int] | None = None
+    samplers: tuple[SamplerConfig, ...] = ()
+    sigmas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
+    corruptions: tuple[str, ...] = ("mixed", "mask", "replace", "swap", "delete", "insert")
+    repair_methods: tuple[str, ...] = ("channel", "draft")
+    blank_share: float = 0.2
+    split: str = "test"
+    likelihood_draws: int = 8
+    speed_seconds: float = 3.0
+
+    def rng(self, *salt: int) -> np.random.Generator:
+        """A generator of its own for each use: suites do not disturb one another."""
+        return np.random.default_rng([self.seed, *salt])
+
+
+def sampler_settings(config: SamplerConfig) -> Settings:
+    """The settings of a sampler that differ from the defaults, and always its temperature."""
+    default = SamplerConfig()
+    values = {item.name: getattr(config, item.name) for item in fields(config) if item.name != "sampler"}
+    return {key: value for key, value in values.items() if key in ("steps", "temperature") or value != getattr(default, key)}
+
+
+def draw_lengths(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[int]:
+    """``count`` inner lengths from the language's exact distribution, within ``bounds``, in rising order.
+
+    Rising, because batches of like lengths waste little on padding and strings are exchangeable.  Raises ``CanvasError``
+    if no string of the language has a length within the bounds.
+    """
+    low, high = bounds or (language.min_symbols, language.max_symbols)
+    sizes = np.arange(max(low, language.min_symbols), min(high, language.max_symbols) + 1)
+    mass = np.array([math.exp(language.length_log_prob(int(n))) for n in sizes])
+    if not mass.sum() > 0:
+        raise CanvasError(
+            f"no string of {language.name} has {low} to {high} symbols: "
+            f"lengths go from {language.min_symbols} to {language.max_symbols}"
+        )
+    return sorted(int(n) for n in rng.choice(sizes, count, p=mass / mass.sum()))
+
+
+def chunks(count: int, size: int) -> list[slice]:
+    """Slices of at most ``size`` that cover ``range(count)``."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def unigram_texts(real: Sequence[str], lengths: Sequence[int], rng: np.random.Generator) -> list[str]:
+    """The blind baseline: symbols drawn independently with the frequencies they have in ``real``."""
+    symbols: NDArray[Any] = np.array(list("".join(real)))
+    return ["".join(rng.choice(symbols, length)) for length in lengths]
+
+
+@dataclass
+class Ledger:
+    """Collects the rows of one suite and refuses a second row of the same identity."""
+
+    suite: str
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, sampler: str, settings: Settings, metric: str, estimate: Estimate, **beside: Any) -> None:
+        """Append one row; ``beside`` may hold ``baseline`` and ``ceiling``."""
+        if any(r.sampler == sampler and r.metric == metric and r.settings == settings for r in self.rows):
+            raise ValueError(f"{self.suite} measured {metric} of {sampler} twice with {settings}")
+        self.rows.append(row(self.suite, sampler, dict(settings), metric, estimate, **beside))

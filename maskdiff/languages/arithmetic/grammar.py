@@ -129,3 +129,27 @@ def _smallest(low: int, high: int, digits: int, at_least: int, at_most: int) -> 
     """The smallest integer of exactly `digits` digits in both intervals, or None."""
     smallest = max(low, at_least, 10 ** (digits - 1) if digits > 1 else 0)
     return smallest if smallest <= min(high, at_most, 10**digits - 1) else None
+
+
+def largest_length(config: LanguageConfig, grammar: Grammar) -> int:
+    """The most inner symbols that a string can have: what max_len leaves, or what max_depth allows if that is less.
+
+    The second is exact for + and *, whose longest expression has the largest value, and an upper bound with -.
+    """
+    room = config.max_len - 2
+    longest = len(str(grammar.max_int))
+    low, high = grammar.min_int, grammar.max_int
+    for _ in range(config.max_depth):
+        if longest >= room:
+            return room
+        longest = 2 * longest + grammar.brackets
+        ends = [apply(o, a, b) for o in grammar.operators for a in (low, high) for b in (low, high)]
+        low, high = min(ends), max(ends)
+    return min(room, longest + 1 + max(len(str(low)), len(str(high))))
+
+
+def apply(operator: str, left: int, right: int) -> int:
+    """The exact value of `left operator right`."""
+    if operator == "+":
+        return left + right
+    return left * right if operator == "*" else left - right

@@ -7,13 +7,18 @@ stated value is right, and `log_prob` is finite only for what the generator can 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import CanvasError, ParseError
+from maskdiff.languages.arithmetic.entropy import DRAWS, SEED, entropies
 from maskdiff.languages.arithmetic.generator import draw_many
-from maskdiff.languages.arithmetic.grammar import grammar_of
+from maskdiff.languages.arithmetic.grammar import grammar_of, largest_length
+from maskdiff.languages.arithmetic.lengths import length_table
 from maskdiff.languages.arithmetic.parser import Tree, parse
+from maskdiff.languages.arithmetic.probability import log_generated
 from maskdiff.languages.vocabulary import ANY_DIGIT, DIGITS, squeeze
 
 _TO_SKELETON = str.maketrans(DIGITS, ANY_DIGIT * len(DIGITS))
@@ -29,7 +34,8 @@ class ArithmeticLanguage:
         self.grammar = grammar_of(config)
         self.vocabulary = self.grammar.vocabulary()
         self.min_symbols = 2 * len(str(self.grammar.min_int)) + 1
-        self.max_symbols = config.max_len - 2
+        self.max_symbols = largest_length(config, self.grammar)
+        self._entropy: dict[str, float] | None = None
 
     def sample(self, rng: np.random.Generator) -> str:
         """One string of the generator; too long draws are rejected, never cut."""
@@ -86,9 +92,55 @@ class ArithmeticLanguage:
         return f"{shown[-1]} = {tree.stated}"
 
     def check_length(self, length: int) -> int:
-        """`length` if it is within reach; raises CanvasError otherwise."""
+        """`length` if some string has so many inner symbols; raises CanvasError, naming the nearest lengths, otherwise."""
         if not self.min_symbols <= length <= self.max_symbols:
             raise CanvasError(
-                f"length {length} is impossible for {self.name}: its strings have {self.min_symbols} to {self.max_symbols} symbols"
+                f"length {length} is impossible for {self.name}: "
+                f"its strings have {self.min_symbols} to {self.max_symbols} symbols"
+            )
+        probs = self.length_probs()
+        if probs[length] == 0.0:
+            possible = np.flatnonzero(probs)
+            near = [*possible[possible < length][-1:], *possible[possible > length][:1]]
+            raise CanvasError(
+                f"length {length} is impossible for {self.name}: no string has {length} symbols; "
+                f"the nearest length{'s are' if len(near) > 1 else ' is'} {' and '.join(str(n) for n in near)}"
             )
         return length
+
+    def log_prob(self, text: str) -> float:
+        """Log-probability (nats) of `text` under the generator after rejection; -inf outside its support.
+
+        Exact up to the acceptance, a constant with a relative standard error of about 1e-5 (none where `lengths.py` is exact).
+        """
+        try:
+            tree = self.parse(text)
+        except ParseError:
+            return -math.inf
+        if not tree.holds or len(squeeze(text)) > self.max_symbols:
+            return -math.inf
+        return log_generated(tree, self.config, self.grammar) - math.log(self.acceptance)
+
+    @property
+    def acceptance(self) -> float:
+        """The share of the generator's draws that fit max_len."""
+        return length_table(self.config).acceptance
+
+    def length_log_prob(self, n: int) -> float:
+        """Log-probability (nats) that a string has `n` inner symbols; -inf where none has. See `lengths.py` for its error.
+
+        log_prob(text) - length_log_prob(n) is the log-probability of the text given its length.
+        """
+        probs = self.length_probs()
+        return float(np.log(probs[n])) if 0 <= n < len(probs) and probs[n] > 0 else -math.inf
+
+    def length_probs(self) -> np.ndarray:
+        """P(n) for n = 0..max_symbols, shape (max_symbols + 1,), sums to 1. Computed once per process; read-only."""
+        return length_table(self.config).probs[: self.max_symbols + 1]
+
+    def entropy(self) -> dict[str, float]:
+        """The entropy floors in nats; `entropy.py` documents the keys. Takes a second or two, once per language."""
+        if self._entropy is None:
+            strings = self.sample_many(DRAWS, np.random.default_rng(SEED))
+            self._entropy = entropies(strings, self.log_prob, self.length_probs())
+        return dict(self._entropy)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from maskdiff.errors import ParseError, quote
-from maskdiff.languages.arithmetic.grammar import Grammar
+from maskdiff.languages.arithmetic.grammar import Grammar, apply
 from maskdiff.languages.vocabulary import DIGITS, squeeze
 
 # No value has more digits than its string has symbols, so 4,096 stays below Python's limit of 4,300 digits for int(str).
@@ -65,13 +65,6 @@ class Tree:
     def operators(self) -> str:
         """The operators in the order in which the string shows them."""
         return "".join(n.operator for n in sorted((n for n in self.nodes if n.operator), key=lambda n: n.at))
-
-
-def apply(operator: str, left: int, right: int) -> int:
-    """The exact value of `left operator right`."""
-    if operator == "+":
-        return left + right
-    return left * right if operator == "*" else left - right
 
 
 def parse(text: str, grammar: Grammar) -> Tree:
@@ -142,9 +135,8 @@ class _Reader:
                 self._fail(f"an operand from {grammar.min_int} to {grammar.max_int} without leading zeros")
             return (run,)
         # Both operands have at most as many digits as max_int: a long run is refused without looking at its splits.
-        splits = [] if len(run) > 2 * len(str(grammar.max_int)) else [
-            (run[:i], run[i:]) for i in range(1, len(run)) if grammar.is_operand(run[:i]) and grammar.is_operand(run[i:])
-        ]
+        cuts = range(1, len(run)) if len(run) <= 2 * len(str(grammar.max_int)) else range(0)
+        splits = [(run[:i], run[i:]) for i in cuts if grammar.is_operand(run[:i]) and grammar.is_operand(run[i:])]
         if following == ")" and splits:
             return splits[0]  # the only one: `ambiguity` has excluded a second
         if following == "(" and grammar.is_operand(run):

@@ -1,0 +1,127 @@
+"""What a sampler asks of a model, and the adapter that makes our model answer.
+
+For: hiding shifts, pads, segments, caches and precision from the samplers.  Not for: deciding anything about tokens.
+Easy to get wrong: row i of the logits scores token i in *both* modes; in the causal mode it has seen tokens before i only,
+so row 0 (BOS) means nothing and nobody reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+
+
+class Denoiser(Protocol):
+    """Scores every token of every string of a padded batch.
+
+    A denoiser may also have ``causal_stream(length) -> CausalStream``; without it the causal mode is run in full for
+    every token, which is slower and otherwise the same.
+    """
+
+    vocabulary: Vocabulary
+
+    def __call__(
+        self,
+        tokens: Tensor,  # (batch, width) int64, PAD beyond length
+        length: Tensor,  # (batch,) int64, BOS and EOS counted
+        sigma: Tensor,  # (batch,) float32, noise level of the visible tokens
+        causal: bool,
+        previous: Tensor | None = None,  # (batch, width, vocab) probabilities of the evaluation before
+    ) -> Tensor:  # (batch, width, vocab) float32
+        ...
+
+
+@runtime_checkable
+class CausalStream(Protocol):
+    """The causal mode, one token at a time."""
+
+    def step(self, token: Tensor) -> Tensor:
+        """Feed the token (batch,) of the next position, beginning with BOS; logits (batch, vocab) of the one after."""
+        ...
+
+    def select(self, rows: Tensor) -> CausalStream:
+        """The stream of some strings, in the order of ``rows``, which may repeat (a beam); this one is not to be used again."""
+        ...
+
+
+class FullCausalStream:
+    """The causal mode without a cache: every step runs the whole string through the denoiser."""
+
+    def __init__(self, denoiser: Denoiser, length: Tensor) -> None:
+        self.denoiser, self.length, self.position = denoiser, length, 0
+        vocabulary = denoiser.vocabulary
+        positions = torch.arange(int(length.max()), device=length.device)
+        inside = positions < length[:, None]
+        self.tokens = torch.where(inside, vocabulary.mask, vocabulary.pad)  # (batch, width)
+        self.sigma = torch.zeros(len(length), device=length.device)
+
+    def step(self, token: Tensor) -> Tensor:
+        """See ``CausalStream.step``."""
+        self.tokens[:, self.position] = token
+        self.position += 1
+        return self.denoiser(self.tokens, self.length, self.sigma, True, None)[:, self.position]
+
+    def select(self, rows: Tensor) -> FullCausalStream:
+        """See ``CausalStream.select``."""
+        self.tokens, self.length, self.sigma = self.tokens[rows], self.length[rows], self.sigma[rows]
+        return self
+
+
+def causal_stream(denoiser: Denoiser, length: Tensor) -> CausalStream:
+    """The denoiser's own cached stream for strings of ``length`` (batch,), or the generic one."""
+    own: Callable[[Tensor], CausalStream] | None = getattr(denoiser, "causal_stream", None)
+    return own(length) if own is not None else FullCausalStream(denoiser, length)
+
+
+class ModelDenoiser:
+    """A ``UniversalDenoiser`` as the samplers see it: evaluation mode, no gradients, float32 logits."""
+
+    def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
+        self.model = model.eval()
+        self.vocabulary = vocabulary
+
+    @property
+    def device(self) -> torch.device:
+        """Where canvases for this denoiser have to be."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @torch.no_grad()
+    def __call__(
+        self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None
+    ) -> Tensor:
+        """See ``Denoiser``; pads are told apart by the length and never attended to."""
+        logits: Tensor = self.model.forward_strings(tokens, length, sigma, causal, previous)
+        return logits.float()
+
+    def causal_stream(self, length: Tensor) -> CausalStream:
+        """The causal mode, with a key/value cache where the head predicts the next token."""
+        aligned = self.model.config.head == "aligned"  # scores a token that its own row sees: only a full pass can hide it
+        return FullCausalStream(self, length) if aligned else ModelStream(self.model, length)
+
+
+class ModelStream:
+    """Cached causal decoding of one batch."""
+
+    def __init__(self, model: Any, length: Tensor) -> None:
+        self.model, self.length, self.position = model, length, 0
+        self.cache = model.start_cache(len(length))
+
+    @torch.no_grad()
+    def step(self, token: Tensor) -> Tensor:
+        """See ``CausalStream.step``; strings that have ended get meaningless logits."""
+        from_end = (self.length - 1 - self.position).clamp(min=0)
+        logits: Tensor = self.model.next_logits(token, from_end, self.cache)
+        self.position += 1
+        return logits.float()
+
+    def select(self, rows: Tensor) -> ModelStream:
+        """See ``CausalStream.select``."""
+        self.cache, self.length = self.cache.select(rows), self.length[rows]
+        return self

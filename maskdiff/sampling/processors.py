@@ -1,0 +1,95 @@
+"""From logits to a token: which symbols may stand where, temperature, top-p, and the draw itself.
+
+For: the arithmetic between a denoiser's logits and a candidate token, shared by every sampler.  Not for: choosing
+positions.  Easy to get wrong: confidence, entropy and margin are read from the *untempered* distribution over the allowed
+symbols; temperature and top-p shape only the draw.  Everything is float32 or better: half precision never draws rare tokens
+(2409.02908).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+
+Symbols = Literal["plain", "skeleton", "fill"]
+SYMBOLS: tuple[Symbols, ...] = ("plain", "skeleton", "fill")
+
+
+def is_blank(tokens: Tensor, vocabulary: Vocabulary, symbols: Symbols = "plain") -> Tensor:
+    """Which tokens (…) ask to be replaced: MASK, and ``<DIGIT>`` too for the sampler that fills a skeleton."""
+    blank = tokens == vocabulary.mask
+    if symbols == "fill" and vocabulary.digit is not None:
+        blank = blank | (tokens == vocabulary.digit)
+    return blank
+
+
+def as_shown(tokens: Tensor, vocabulary: Vocabulary, symbols: Symbols) -> Tensor:
+    """What the denoiser sees (…): a skeleton sampler sees the digits that are known as ``<DIGIT>``."""
+    if symbols != "skeleton" or vocabulary.digit is None:
+        return tokens
+    digits = torch.tensor(vocabulary.digit_ids, device=tokens.device)
+    return torch.where(torch.isin(tokens, digits), vocabulary.digit, tokens)
+
+
+def allowed_symbols(tokens: Tensor, vocabulary: Vocabulary, symbols: Symbols = "plain") -> Tensor:
+    """(…, vocab) bool: what may be written in the place of tokens (…).
+
+    ``plain``: all but PAD, MASK, BOS, EOS and ``<DIGIT>``.  ``skeleton``: ``<DIGIT>`` in the place of the digits.  ``fill``:
+    digits where ``<DIGIT>`` stands, plain elsewhere.
+    """
+    plain = torch.ones(len(vocabulary), dtype=torch.bool, device=tokens.device)
+    plain[list(vocabulary.specials)] = False
+    digit, digits = vocabulary.digit, list(vocabulary.digit_ids)
+    if digit is not None:
+        plain[digit] = symbols == "skeleton"
+    if symbols == "skeleton":
+        plain[digits] = False
+    if symbols != "fill" or digit is None:
+        return plain.expand(*tokens.shape, -1)
+    only_digits = torch.zeros_like(plain)
+    only_digits[digits] = True
+    return torch.where((tokens == digit)[..., None], only_digits, plain)
+
+
+def log_distribution(logits: Tensor, allowed: Tensor) -> Tensor:
+    """(…, vocab) normalised log-probabilities over the allowed symbols; uniform over them where all were impossible."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~allowed, -torch.inf)
+    dead = logits.amax(-1, keepdim=True) == -torch.inf
+    return torch.where(dead & allowed, 0.0, logits).log_softmax(-1)
+
+
+def temper(log_probs: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
+    """(…, vocab) log-probabilities, unnormalised, at a temperature > 0 and cut to the smallest set of mass ``top_p``.
+
+    The most likely symbol is always kept, and a symbol is kept while the mass of those above it is below ``top_p``.
+    """
+    scaled = (log_probs / temperature).log_softmax(-1)
+    if top_p >= 1.0:
+        return scaled
+    ordered, index = scaled.sort(dim=-1, descending=True, stable=True)
+    above = ordered.exp().cumsum(-1) - ordered.exp()
+    drop = above >= top_p
+    drop[..., 0] = False
+    return scaled.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
+
+
+def draw(log_probs: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """(…) token ids: argmax at temperature 0, otherwise a Gumbel-max draw with ``noise`` (…, vocab)."""
+    if temperature == 0:
+        return log_probs.argmax(-1)
+    return (temper(log_probs, temperature, top_p) + noise).argmax(-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """(…) entropy in nats of (…, vocab) log-probabilities."""
+    return -torch.where(log_probs == -torch.inf, 0.0, log_probs.exp() * log_probs).sum(-1)
+
+
+def pick(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """(…) log-probability of tokens (…) under (…, vocab)."""
+    return log_probs.gather(-1, tokens[..., None])[..., 0]

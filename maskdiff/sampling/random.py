@@ -1,0 +1,92 @@
+"""Counter-based random numbers: a pure function of (key, counters), with no state to advance.
+
+For: making the result of a string depend on its own key alone, never on its batch mates, its padding, the device or how many
+draws other strings needed.  Not for: training noise (that takes a ``torch.Generator``).  Easy to get wrong: two different
+uses of one (key, counters) tuple are the *same* number, so every use has its own ``purpose``.
+
+The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014), chained over the counters; int64 arithmetic wraps.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What a number is drawn for; no two purposes share numbers."""
+
+    TOKEN = 1  # Gumbel noise of the token distribution, one per (position, symbol)
+    ORDER = 2  # ranking of positions in a random order
+    CHOICE = 3  # Gumbel noise on the confidence of a position (MaskGIT)
+    COUNT = 4  # how many tokens an ancestral step commits
+    REMASK = 5  # which committed tokens are hidden again
+
+
+def _signed(value: int) -> int:
+    """The int64 that has the bits of the unsigned 64-bit ``value``."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's ``>>`` on int64 copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser, a bijection of int64 in which every input bit reaches every output bit."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def bits(keys: Tensor, *counters: Tensor | int) -> Tensor:
+    """64 random bits for every broadcast element of ``keys`` and ``counters`` (all int64)."""
+    state = mix(keys + _GOLDEN)
+    for counter in counters:
+        stride = (counter + 1) * _GOLDEN
+        state = mix(state + (stride if isinstance(stride, Tensor) else _signed(stride % (1 << 64))))
+    return state
+
+
+def uniform(keys: Tensor, *counters: Tensor | int) -> Tensor:
+    """Numbers in the *open* interval (0, 1): float64, or float32 where the device has no float64 (mps)."""
+    raw = bits(keys, *counters)
+    if raw.device.type == "mps":
+        return (_shift(raw, 41).float() + 0.5) * 2.0**-23
+    return (_shift(raw, 12).double() + 0.5) * 2.0**-52  # one bit fewer than the mantissa: never rounds to 1
+
+
+def gumbel(keys: Tensor, *counters: Tensor | int) -> Tensor:
+    """Standard Gumbel numbers; ``argmax(log p + gumbel)`` is a draw from p."""
+    return -torch.log(-torch.log(uniform(keys, *counters)))
+
+
+def token_noise(keys: Tensor, visits: Tensor, step: Tensor | int, positions: Tensor, vocab_size: int) -> Tensor:
+    """Gumbel noise of every (string, position, symbol).
+
+    keys (batch,), visits (batch, n) how often the position was hidden again, step (batch,) or 0 for noise that stays the
+    same in all evaluations, positions (n,) counted from BOS -> (batch, n, vocab).
+    """
+    symbols = torch.arange(vocab_size, device=keys.device)
+    when = step[:, None, None] if isinstance(step, Tensor) else step
+    return gumbel(keys[:, None, None], int(Purpose.TOKEN), when, visits[:, :, None], positions[None, :, None], symbols)
+
+
+def position_noise(keys: Tensor, purpose: Purpose, step: Tensor, width: int) -> Tensor:
+    """Uniform numbers of every (string, position): keys (batch,), step (batch,) -> (batch, width)."""
+    positions = torch.arange(width, device=keys.device)
+    return uniform(keys[:, None], int(purpose), step[:, None], positions)
+
+
+def new_keys(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """One random key per string, (count,) int64 on the CPU; string i of a draw gets the same key whatever ``count`` is."""
+    high, low = torch.randint(0, 1 << 32, (count, 2), generator=generator).unbind(1)
+    return (high << 32) ^ low

@@ -1,0 +1,351 @@
+"""Noisy-channel repair: the string x of length n that best explains a damaged string y, by a beam of prefixes of x.
+
+    x* = argmax  log p(x | n)  +  log p(n)  +  log p(y | x)        (Shannon's noisy channel; Kernighan et al. 1990)
+
+`p(x | n)` is the causal mode of a denoiser, `p(n)` the language's length distribution and `p(y | x)` a `Channel` of masks,
+substitutions, swaps, deletions and insertions. Not for: parallel refinement of a draft (`tasks.repair` with method draft).
+
+The channel is summed exactly over all alignments: every prefix of the beam carries `alpha[j]`, the probability of the prefix
+having become y[:j] (the forward algorithm, as in CTC prefix search 1408.2873), so no two hypotheses are ever the same prefix
+and nothing has to be merged. All hypotheses have emitted the same number of symbols, so one cached causal step serves them.
+Easy to get wrong: prefixes that have explained different parts of y are comparable only after adding what the rest of y will
+cost at best (`rest_costs`, the A* part of the beam); without it the beam fills with prefixes that put the hard symbols off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskdiff.config import NoiseConfig
+from maskdiff.sampling.denoiser import causal_stream
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+    from maskdiff.sampling.denoiser import Denoiser
+
+FLOOR = 1e-7  # of every share: whatever the user typed has some explanation
+NATS_PER_SYMBOL = 0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
+MARGIN = 14.0  # a hypothesis so many nats below the best of its string is given up
+OPERATIONS = ("mask", "replace", "swap", "delete", "insert")
+CHUNK = 32  # strings repaired at a time
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What may have happened to each symbol of x, independently: rates (levels,) that are mixed with `weight` (levels,).
+
+    keep: stays; mask: becomes MASK; replace: becomes a given symbol (itself included); swap: changes places with the next
+    one; delete: is lost; spurious: a given symbol appears in a gap. Several noise levels make a mixture: the level belongs to
+    the whole string and is summed over.
+    """
+
+    weight: Tensor
+    keep: Tensor
+    mask: Tensor
+    replace: Tensor
+    swap: Tensor
+    delete: Tensor
+    spurious: Tensor
+
+    @classmethod
+    def of(cls, noise: NoiseConfig, sigmas: Sequence[float], symbols: int) -> Channel:
+        """The mixed corruption over an alphabet of `symbols`, with the shares of `noise`, at equally likely levels `sigmas`."""
+        sigma = torch.tensor(list(sigmas), dtype=torch.float64).clamp(FLOOR, 1 - FLOOR)
+        rate = {name: (sigma * getattr(noise, f"{name}_share")).clamp(min=FLOOR) for name in OPERATIONS}
+        return cls(
+            weight=torch.full_like(sigma, 1 / len(sigma)),
+            keep=1 - sigma,
+            mask=rate["mask"],
+            replace=rate["replace"] / symbols,
+            swap=rate["swap"],
+            delete=rate["delete"],
+            spurious=rate["insert"] / symbols,
+        )
+
+    @classmethod
+    def blanks(cls) -> Channel:
+        """Every symbol that is visible is right and masks hide one symbol each: filling blanks."""
+        one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        return cls(weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero)
+
+    def emission(self, damaged: Tensor, symbols: Tensor, mask: int, pad: int) -> Tensor:
+        """P(a symbol of x becomes the one at y_j): (rows, levels, symbols, width) for `damaged` (rows, width)."""
+        level = (slice(None), None, None)
+        same = damaged[:, None, None, :] == symbols[None, None, :, None]  # (rows, 1, symbols, width)
+        visible = self.replace[level] + self.keep[level] * same
+        hidden = damaged[:, None, None, :] == mask
+        return torch.where(hidden, self.mask[level], visible) * (damaged != pad)[:, None, None, :]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The best explanation of one damaged string: token ids of x, its log-probabilities in nats, causal evaluations used."""
+
+    tokens: list[int]
+    log_prior: float  # log p(x | n), by the causal mode
+    log_length: float  # log p(n)
+    log_channel: float  # log p(y | x), summed over alignments and noise levels
+    posterior: float  # its share among the final hypotheses of the beam
+    evaluations: int
+
+    @property
+    def total(self) -> float:
+        return self.log_prior + self.log_length + self.log_channel
+
+
+@dataclass
+class _Beam:
+    """Hypotheses of all jobs, where a job is one damaged string with one candidate length n.
+
+    alpha[..., j] is P(y[:j], drops after it included | prefix), beta[..., j] the same in the middle of a swap whose first
+    half has read y[j + 1] and whose second has to become y[j]; both are scaled by exp(scale).
+    """
+
+    prefix: Tensor  # (jobs, beam, emitted) indices into the symbols
+    log_prior: Tensor  # (jobs, beam); -inf marks an unused place
+    alpha: Tensor  # (jobs, beam, levels, width + 1)
+    beta: Tensor  # (jobs, beam, levels, width + 1)
+    scale: Tensor  # (jobs, beam)
+    stream: Tensor  # (jobs, beam) row of the causal stream; -1 where there is none
+
+
+@dataclass
+class _Jobs:
+    """What does not change while the beam grows; row r of everything belongs to one (string, candidate length)."""
+
+    string: Tensor  # (jobs,) number of the damaged string
+    size: Tensor  # (jobs,) length of y
+    length: Tensor  # (jobs,) candidate length n of x
+    log_length: Tensor  # (jobs,)
+    emission: Tensor  # (jobs, levels, symbols, width)
+    crossing: Tensor  # (jobs, symbols, width + 1): whether the symbol is the one at y[j + 1]
+    rest: Tensor  # (jobs, levels, n + 1, width + 1) log of `rest_costs`
+
+    def __getitem__(self, rows: Tensor) -> _Jobs:
+        return _Jobs(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def candidate_lengths(size: int, slack: int, log_prob: Callable[[int], float], low: int, high: int) -> list[int]:
+    """Lengths n to try for a damaged string of `size` symbols: within `slack`, or the nearest that the language has."""
+    possible = [n for n in range(low, high + 1) if log_prob(n) > -float("inf")]
+    near = [n for n in possible if abs(n - size) <= slack]
+    return near or sorted(possible, key=lambda n: abs(n - size))[:1]
+
+
+@torch.no_grad()
+def repair_channel(
+    denoiser: Denoiser,
+    damaged: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[int]],
+    length_log_prob: Callable[[int], float],
+    channel: Channel,
+    beam: int = 16,
+) -> list[Repaired | None]:
+    """The best x for each string of inner token ids `damaged` (MASK allowed), over the lengths in `candidates`.
+
+    None stands for a string that the channel cannot explain at any candidate length. Strings are handled `CHUNK` at a time,
+    sorted by length; a result depends on its own string alone (up to rounding of the model's matrix products).
+    """
+    order = sorted(range(len(damaged)), key=lambda i: len(damaged[i]))
+    results: list[Repaired | None] = [None] * len(damaged)
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        pairs = [(row, n) for row, i in enumerate(chunk) for n in candidates[i]]
+        if pairs:
+            jobs = _make_jobs([damaged[i] for i in chunk], pairs, length_log_prob, channel, denoiser.vocabulary)
+            for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam)):
+                results[i] = found
+    return results
+
+
+def _make_jobs(
+    damaged: Sequence[Sequence[int]],
+    pairs: Sequence[tuple[int, int]],
+    length_log_prob: Callable[[int], float],
+    channel: Channel,
+    vocabulary: Vocabulary,
+) -> _Jobs:
+    width = max(1, *(len(row) for row in damaged))
+    table = torch.tensor([[*row, *[vocabulary.pad] * (width - len(row))] for row in damaged])
+    string, length = torch.tensor(pairs).T
+    ys = table[string]
+    symbols = torch.tensor(vocabulary.inner_ids)
+    size = torch.tensor([len(row) for row in damaged])[string]
+    emission = channel.emission(ys, symbols, vocabulary.mask, vocabulary.pad)
+    return _Jobs(
+        string=string,
+        size=size,
+        length=length,
+        log_length=torch.tensor([length_log_prob(n) for _, n in pairs], dtype=torch.float64),
+        emission=emission,
+        crossing=F.pad(ys[:, None, 1:] == symbols[:, None], (0, 2)),
+        rest=rest_costs(emission.amax(2), size, int(length.max()), channel),
+    )
+
+
+def rest_costs(best: Tensor, size: Tensor, longest: int, channel: Channel) -> Tensor:
+    """Log-probability of the best way in which r more symbols of x become y[j:]: (jobs, levels, longest + 1, width + 1).
+
+    `best` (jobs, levels, width) is the largest emission probability of each y_j. The Viterbi recursion over r is
+
+        rest[r, j] = max(best_j rest[r-1, j+1],  delete rest[r-1, j])
+        rest[r, j] = max over k >= j of spurious^(k-j) rest[r, k]
+    """
+    jobs, levels, width = best.shape
+    position = torch.arange(width + 1)
+    drop = channel.spurious.clamp(min=1e-300).log()[:, None] * position  # (levels, width + 1), drops before position j
+
+    def close(values: Tensor) -> Tensor:
+        return (values + drop).flip(-1).cummax(-1).values.flip(-1) - drop
+
+    end = torch.where(position == size[:, None], 0.0, -torch.inf).to(torch.float64)[:, None, :]
+    rows = [close(end.expand(jobs, levels, width + 1))]
+    copy, lost = best.log(), channel.delete.log()[:, None]
+    for _ in range(longest):
+        ahead = F.pad(copy + rows[-1][..., 1:], (0, 1), value=-torch.inf)
+        rows.append(close(torch.maximum(ahead, lost + rows[-1])))
+    return torch.stack(rows, dim=2).clamp(min=-1e4)
+
+
+def _search(denoiser: Denoiser, jobs: _Jobs, strings: int, channel: Channel, width: int) -> list[Repaired | None]:
+    """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; the best of each string."""
+    vocabulary = denoiser.vocabulary
+    device = getattr(denoiser, "device", torch.device("cpu"))  # the search itself is done in float64 on the CPU
+    symbols = torch.tensor(vocabulary.inner_ids)
+    insertion = _insertions(channel, jobs.crossing.shape[2])
+    best: list[list[Repaired]] = [[] for _ in range(strings)]
+    state = _start(jobs, channel, insertion)
+    stream = causal_stream(denoiser, jobs.length.to(device) + 2)
+    logits = stream.step(torch.full_like(jobs.length, vocabulary.bos).to(device))
+    emitted = 0
+    while len(jobs.length):
+        log_p = logits.cpu().double().log_softmax(-1)[:, symbols]  # (stream rows, symbols)
+        log_p = torch.where((state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf)
+        state = _grow(state, jobs, channel, insertion, log_p, emitted, width, strings)
+        emitted += 1
+        done = jobs.length == emitted
+        _settle(best, state, jobs, channel, symbols, done, emitted)
+        going = (~done).nonzero().squeeze(1)
+        jobs, state = jobs[going], _Beam(**{name: value[going] for name, value in vars(state).items()})
+        alive = state.log_prior > -torch.inf
+        if not alive.any():
+            break
+        stream = stream.select(state.stream[alive].to(device))
+        logits = stream.step(symbols[state.prefix[..., -1][alive]].to(device))
+        state.stream = torch.where(alive, alive.flatten().cumsum(0).view_as(alive) - 1, -1)
+    return [_choose(found) for found in best]
+
+
+def _insertions(channel: Channel, width: int) -> Tensor:
+    """(levels, width, width): probability that y[k:j] is all insertions, `spurious` to the power j - k."""
+    position = torch.arange(width)
+    gap = position[None, :] - position[:, None]
+    return torch.where(gap >= 0, channel.spurious[:, None, None] ** gap.clamp(min=0), 0.0)
+
+
+def _start(jobs: _Jobs, channel: Channel, insertion: Tensor) -> _Beam:
+    """The empty prefix of every job: nothing emitted, y explained so far by insertions alone."""
+    rows, (levels, width, _) = len(jobs.length), insertion.shape
+    return _Beam(
+        prefix=torch.zeros(rows, 1, 0, dtype=torch.int64),
+        log_prior=torch.zeros(rows, 1, dtype=torch.float64),
+        alpha=(channel.weight[:, None] * insertion[:, 0]).expand(rows, 1, levels, width),
+        beta=torch.zeros(rows, 1, levels, width, dtype=torch.float64),
+        scale=torch.zeros(rows, 1, dtype=torch.float64),
+        stream=torch.arange(rows)[:, None],
+    )
+
+
+def _grow(
+    state: _Beam, jobs: _Jobs, channel: Channel, insertion: Tensor, log_p: Tensor, emitted: int, width: int, strings: int
+) -> _Beam:
+    """Append the best symbols: the `width` most promising of all (prefix, symbol) of each job, hopeless ones dropped."""
+    rank = _promise(state, jobs, channel, emitted) + (state.log_prior + state.scale)[..., None] + log_p
+    count = min(width, rank.shape[1] * rank.shape[2])
+    top, index = rank.flatten(1).topk(count)  # (jobs, count)
+    parent, symbol = index // rank.shape[2], index % rank.shape[2]
+    # Lengths compete: what a longer candidate still has to pay for its symbols is estimated.
+    top = top + jobs.log_length[:, None] - NATS_PER_SYMBOL * (jobs.length[:, None] - emitted - 1)
+    leader = torch.full((strings,), -torch.inf, dtype=top.dtype)
+    leader = leader.scatter_reduce(0, jobs.string, top.amax(1), "amax")[jobs.string]
+    alive = (top > -torch.inf) & (top >= leader[:, None] - MARGIN)
+
+    alpha, beta = (_pick(table, parent) for table in (state.alpha, state.beta))  # (jobs, count, levels, width + 1)
+    rows = torch.arange(len(symbol))[:, None]
+    emission = F.pad(jobs.emission[rows, :, symbol], (0, 1))  # (jobs, count, levels, width + 1); nothing beyond y
+    crossing = jobs.crossing[rows, symbol][:, :, None]
+    after = channel.delete[:, None] * alpha
+    after[..., 1:] += (alpha * emission)[..., :-1]
+    after[..., 2:] += (beta * emission)[..., :-2]
+    after = torch.einsum("rblk,lkj->rblj", after, insertion)
+    middle = channel.swap[:, None] * alpha * crossing
+    peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
+    gain = log_p[rows, parent, symbol]
+    return _Beam(
+        prefix=torch.cat((_pick(state.prefix, parent), symbol[..., None]), dim=-1),
+        log_prior=torch.where(alive, _pick(state.log_prior, parent) + gain, -torch.inf),
+        alpha=after / peak[..., None, None],
+        beta=middle / peak[..., None, None],
+        scale=_pick(state.scale, parent) + peak.log(),
+        stream=_pick(state.stream, parent),
+    )
+
+
+def _pick(table: Tensor, parent: Tensor) -> Tensor:
+    """Entries `parent` (jobs, count) of the beam dimension of `table` (jobs, beam, ...)."""
+    return table[torch.arange(len(parent))[:, None], parent]
+
+
+def _promise(state: _Beam, jobs: _Jobs, channel: Channel, emitted: int) -> Tensor:
+    """Log of the channel probability of each (prefix, next symbol), times the best that can be hoped for the rest of y.
+
+    (jobs, beam, symbols). The sum over alignments is a matrix product: (alpha, beta) @ (what the symbol and the rest give).
+    """
+    left = (jobs.length - emitted - 1).clamp(min=0)  # symbols of x still to come after this one
+    rows = torch.arange(len(left))
+    after, later = jobs.rest[rows, :, left], jobs.rest[rows, :, (left - 1).clamp(min=0)]  # (jobs, levels, width + 1)
+    best = jobs.emission.amax(2).log()
+    swapped = F.pad(best[..., :-1] + later[..., 2:], (0, 2), value=-torch.inf)  # the second half of a swap, then the rest
+    swapped = torch.where((left > 0)[:, None, None], swapped, -torch.inf)
+    peak = torch.maximum(after.amax((-2, -1)), swapped.amax((-2, -1)))[:, None, None]
+    after, swapped = (after - peak).exp(), (swapped - peak).exp()
+
+    emission = F.pad(jobs.emission, (0, 1))  # (jobs, levels, symbols, width + 1)
+    step = emission * F.pad(after[..., 1:], (0, 1))[:, :, None]
+    step = step + (channel.delete[:, None] * after)[:, :, None]
+    step = step + (channel.swap[:, None] * swapped)[:, :, None] * jobs.crossing[:, None]
+    finish = emission * F.pad(after[..., 2:], (0, 2))[:, :, None]
+    total = torch.einsum("rblj,rlvj->rbv", state.alpha, step) + torch.einsum("rblj,rlvj->rbv", state.beta, finish)
+    return total.log() + peak
+
+
+def _settle(
+    best: list[list[Repaired]], state: _Beam, jobs: _Jobs, channel: Channel, symbols: Tensor, done: Tensor, emitted: int
+) -> None:
+    """Note the final hypotheses of the jobs that have reached their length: all of y has to be explained."""
+    rows = done.nonzero().squeeze(1)
+    if not len(rows):
+        return
+    end = jobs.size[rows][:, None, None, None].expand(-1, *state.alpha.shape[1:3], 1)
+    log_channel = state.alpha[rows].gather(-1, end).sum((-2, -1)).log() + state.scale[rows]  # (rows, beam)
+    log_prior = state.log_prior[rows]
+    for r, row in enumerate(rows.tolist()):
+        for b in (log_prior[r] + log_channel[r] > -torch.inf).nonzero().flatten().tolist():
+            tokens = symbols[state.prefix[row, b]].tolist()
+            scores = float(log_prior[r, b]), float(jobs.log_length[row]), float(log_channel[r, b])
+            best[int(jobs.string[row])].append(Repaired(tokens, *scores, posterior=1.0, evaluations=emitted))
+
+
+def _choose(found: list[Repaired]) -> Repaired | None:
+    if not found:
+        return None
+    totals = torch.tensor([item.total for item in found], dtype=torch.float64)
+    share = totals.softmax(0)
+    first = int(totals.argmax())
+    return replace(found[first], posterior=float(share[first]), evaluations=max(item.evaluations for item in found))

@@ -68,8 +68,10 @@ class Tree:
 
 
 def parse(text: str, grammar: Grammar) -> Tree:
-    """The tree of `text` (white space is skipped). Raises ParseError with the position of the first symbol that cannot be.
+    """The tree of `text` (white space is skipped). Raises ParseError.
 
+    Its position is that of the first symbol that cannot follow what stands before it, or the start of a run of digits that
+    spells no operands; at the end of a text that stops too early it is the number of symbols.
     Time is linear in the length up to arithmetic on big values; beyond `MAX_SYMBOLS` symbols it fails before reading.
     """
     symbols = squeeze(text)
@@ -141,11 +143,11 @@ class _Reader:
             return splits[0]  # the only one: `ambiguity` has excluded a second
         if following == "(" and grammar.is_operand(run):
             return (run,)
-        if following in (")", "(") or not (splits or grammar.is_operand(run)):
-            many = "an operand" if following == "(" else "two operands"
-            self._fail(f"{many} from {grammar.min_int} to {grammar.max_int} without leading zeros")
+        expected = ["')'"] * bool(splits) + ["a second argument"] * grammar.is_operand(run)
+        if not expected:
+            self._fail(f"operands from {grammar.min_int} to {grammar.max_int} without leading zeros")
         self.position = end
-        self._fail("')' or a second argument")
+        self._fail(" or ".join(expected))
 
     def _attach(self) -> bool:
         """Hands the newest node to the innermost open operation, closing all that end here; True if none is open."""

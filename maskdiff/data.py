@@ -59,6 +59,10 @@ class PackedCanvases:
     causal: Tensor
     mode: Tensor
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> PackedCanvases:
+        """The canvases with ``change`` applied to every field (choosing rows, say)."""
+        return PackedCanvases(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
     def to(self, device: torch.device | str) -> PackedCanvases:
         """The same rows on ``device``."""
         return PackedCanvases(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})

@@ -94,7 +94,7 @@ class Canvases:
         return Canvases(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Canvases)})
 
 
-def pad(rows: Sequence[Sequence[int]], vocabulary: Vocabulary, width: int = 0) -> Strings:
+def pad(rows: Sequence[Sequence[int] | np.ndarray], vocabulary: Vocabulary, width: int = 0) -> Strings:
     """Frame rows of symbol ids with BOS and EOS and pad them to the longest, or to ``width`` if that is more.
 
     Args:

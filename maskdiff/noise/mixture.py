@@ -29,7 +29,7 @@ def split_counts(n: int, shares: tuple[float, ...], generator: torch.Generator |
     edges, total = [0], 0.0
     for share in shares:
         total += share
-        edges.append(min(n, int(n * total + start)))
+        edges.append(min(n, int(n * total + start + 1e-9)))
     edges.append(n)
     return [b - a for a, b in itertools.pairwise(edges)]
 

@@ -1,0 +1,331 @@
+"""Data: packing loses nothing, batches are functions of (seed, step), splits never mix, the tilt changes lengths only."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskdiff.config import LanguageConfig, NoiseConfig
+from maskdiff.data import (
+    Batches,
+    PackedCanvases,
+    draw_texts,
+    held_out,
+    length_acceptance,
+    pack,
+    pad,
+    plan_rows,
+    step_generator,
+    training_texts,
+)
+from maskdiff.errors import DataError
+from maskdiff.languages import Vocabulary, make_language, split_of
+from maskdiff.noise import IGNORE, Canvases, Strings, mixture
+
+LANGUAGE = make_language(LanguageConfig())
+VOCABULARY = LANGUAGE.vocabulary
+NOISE = NoiseConfig(sigma_min=0.0, sigma_max=1.0)
+
+
+@dataclass
+class Tiny:
+    """Strings of 1, 2, 4 or 5 letters with known, uneven lengths; the letters are uneven too, and depend on the length."""
+
+    vocabulary: Vocabulary = Vocabulary.of("ab", digit=False)  # noqa: RUF009
+    chances: Sequence[float] = (0.0, 0.6, 0.3, 0.0, 0.09, 0.01)
+    name: str = "tiny"
+    max_symbols: int = 5
+
+    def length_log_prob(self, n: int) -> float:
+        return math.log(self.chances[n]) if self.chances[n] else -math.inf
+
+    def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
+        lengths = rng.choice(len(self.chances), n, p=self.chances)
+        return ["".join("ab"[int(x < 0.2 + 0.1 * m)] for x in rng.random(m)) for m in lengths]
+
+
+def canvases(n: int, seed: int = 0) -> Canvases:
+    texts = LANGUAGE.sample_many(n, np.random.default_rng(seed))
+    strings = pad([VOCABULARY.encode(text) for text in texts], VOCABULARY)
+    return mixture(strings, NOISE, 0.3, 0.2, 0.1, "elbo", VOCABULARY, torch.Generator().manual_seed(seed))
+
+
+def texts_of(strings: Strings, vocabulary: Vocabulary = VOCABULARY) -> list[str]:
+    return [vocabulary.decode(row, "drop") for row in strings.tokens.tolist()]
+
+
+# ---------------------------------------------------------------------------------------------------------------- packing
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=200), st.integers(64, 200))
+@settings(max_examples=150, deadline=None)
+def test_the_plan_places_every_string_whole_and_apart(lengths: list[int], width: int) -> None:
+    row, offset, number = plan_rows(np.array(lengths), width)
+    taken: set[tuple[int, int]] = set()
+    for r, o, n in zip(row.tolist(), offset.tolist(), lengths, strict=True):
+        assert o >= 0
+        assert o + n <= width
+        cells = {(r, c) for c in range(o, o + n)}
+        assert not cells & taken
+        taken |= cells
+    rows = int(row.max()) + 1
+    assert set(row.tolist()) == set(range(rows))
+    for r in range(rows):  # numbered from 0, left to right, without gaps between strings
+        mine = sorted((o, k, n) for rr, o, k, n in zip(row, offset, number, lengths, strict=True) if rr == r)
+        assert [k for _, k, _ in mine] == list(range(len(mine)))
+        assert [o for o, _, _ in mine] == [sum(n for _, _, n in mine[:i]) for i in range(len(mine))]
+    assert rows <= 11 / 9 * math.ceil(sum(lengths) / width) * 2 + 1  # decreasing fits stay within 11/9 of the optimum
+
+
+def first_fit_decreasing(lengths: list[int], width: int) -> int:
+    room: list[int] = []
+    for n in sorted(lengths, reverse=True):
+        for i, free in enumerate(room):
+            if free >= n:
+                room[i] -= n
+                break
+        else:
+            room.append(width - n)
+    return len(room)
+
+
+def test_best_fit_needs_no_more_rows_than_first_fit() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = 0, 0
+    for _ in range(200):
+        lengths = [len(text) + 2 for text in LANGUAGE.sample_many(64, rng)]
+        ours += int(plan_rows(np.array(lengths), 128)[0].max()) + 1
+        theirs += first_fit_decreasing(lengths, 128)
+    assert ours <= theirs
+
+
+@pytest.mark.parametrize("width", [64, 100, 128, 512])
+def test_packed_rows_hold_every_canvas_once_with_all_its_fields(width: int) -> None:
+    given_canvases = canvases(97)
+    packed = pack(given_canvases, width)
+    found = []
+    for r in range(len(packed.tokens)):
+        for segment in range(int(packed.segment[r].max()) + 1):
+            at = (packed.segment[r] == segment).nonzero()[:, 0]
+            n = len(at)
+            assert at.tolist() == list(range(int(at[0]), int(at[0]) + n))
+            assert packed.position[r, at].tolist() == list(range(n))
+            assert packed.from_end[r, at].tolist() == list(range(n - 1, -1, -1))
+            parts = [getattr(packed, f.name)[r, at] for f in fields(PackedCanvases)]
+            named = dict(zip((f.name for f in fields(PackedCanvases)), parts, strict=True))
+            assert all(len(set(named[name].tolist())) == 1 for name in ("sigma", "causal", "mode"))
+            single = (float(named["sigma"][0]), bool(named["causal"][0]), int(named["mode"][0]))
+            found.append((*(tuple(named[name].tolist()) for name in ("tokens", "targets", "weights")), *single))
+    expected = [
+        (
+            *(tuple(getattr(given_canvases, name)[i, :n].tolist()) for name in ("tokens", "targets", "weights")),
+            float(given_canvases.sigma[i]), bool(given_canvases.causal[i]), int(given_canvases.mode[i]),
+        )
+        for i, n in enumerate(given_canvases.length.tolist())
+    ]  # fmt: skip
+    assert Counter(found) == Counter(expected)
+
+
+def test_padding_of_packed_rows_is_empty() -> None:
+    packed = pack(canvases(64), 128)
+    empty = packed.segment < 0
+    assert empty.any()
+    for name, value in {"tokens": 0, "targets": IGNORE, "weights": 0, "position": 0, "from_end": 0, "sigma": 0, "mode": -1}.items():
+        assert (getattr(packed, name)[empty] == value).all(), name
+    assert not packed.causal[empty].any()
+    assert not packed.inner[empty].any()
+    assert packed.to("cpu").tokens.equal(packed.tokens)
+
+
+def test_rows_are_well_filled_and_inner_tokens_agree() -> None:
+    fills = []
+    for seed in range(20):
+        one = canvases(64, seed)
+        packed = pack(one, 128)
+        fills.append(packed.fill)
+        assert int(packed.inner.sum()) == one.inner_tokens
+        assert packed.tokens.shape[0] <= math.ceil(int(one.length.sum()) / 128) + 1  # the fewest possible, or one more
+    assert np.mean(fills) > 0.9
+    assert canvases(64).length.double().mean() / 64 < 0.4  # negative control: what padding to 64 would fill
+
+
+def test_a_canvas_wider_than_the_rows_is_an_error() -> None:
+    one = canvases(64)
+    with pytest.raises(DataError, match="does not fit"):
+        pack(one, int(one.length.max()) - 1)
+    assert pack(one, int(one.length.max())).fill > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize("num_samples", [0, 300])
+def test_a_batch_depends_on_seed_and_step_only(num_samples: int) -> None:
+    steps = [0, 1, 70, 3, 70, 200, 0]
+    one, two = (Batches(LANGUAGE, num_samples, 64, seed=3) for _ in range(2))
+    forward = {step: one.batch(step) for step in sorted(set(steps))}
+    for step in steps:  # another object, another order, with repetitions
+        again = two.batch(step)
+        assert again.tokens.equal(forward[step].tokens)
+        assert again.length.equal(forward[step].length)
+    assert not Batches(LANGUAGE, num_samples, 64, seed=4).batch(0).tokens.equal(forward[0].tokens)
+    assert not forward[0].tokens.equal(forward[1].tokens)
+
+
+def test_every_epoch_gives_every_string_once_in_a_new_order() -> None:
+    batches = Batches(LANGUAGE, 150, 40, seed=0)
+    given_texts = [text for step in range(15) for text in texts_of(batches.batch(step))]  # 600 = 4 epochs
+    epochs = [given_texts[i : i + 150] for i in range(0, 600, 150)]
+    for epoch in epochs:
+        assert Counter(epoch) == Counter(batches.texts())
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert training_texts(batches) == set(epochs[0])
+
+
+def test_a_batch_may_be_larger_than_the_training_set() -> None:
+    batches = Batches(LANGUAGE, 7, 40, seed=0)
+    assert len(batches.batch(2)) == 40
+    seen = Counter(text for step in range(7) for text in texts_of(batches.batch(step)))
+    assert seen == Counter(batches.texts() * 40)
+
+
+@pytest.mark.parametrize(("num_samples", "tilt"), [(0, 0.0), (3000, 0.0), (0, 0.7)])
+def test_no_held_out_string_is_ever_trained_on(num_samples: int, tilt: float) -> None:
+    batches = Batches(LANGUAGE, num_samples, 512, seed=1, length_tilt=tilt)
+    trained = {text for step in range(12) for text in texts_of(batches.batch(step))}
+    assert {split_of(text) for text in trained} == {"train"}
+    for split in ("validation", "test"):
+        others = held_out(LANGUAGE, split, 300, seed=1)
+        assert {split_of(text) for text in others} == {split}
+        assert not trained & set(others)
+        assert others == held_out(LANGUAGE, split, 300, seed=1) != held_out(LANGUAGE, split, 300, seed=2)
+    raw = LANGUAGE.sample_many(3000, np.random.default_rng(0))
+    assert len({split_of(text) for text in raw}) == 3  # negative control
+
+
+def test_batches_of_another_split() -> None:
+    batches = Batches(LANGUAGE, 100, 10, seed=0, split="test")
+    assert {split_of(text) for text in batches.texts()} == {"test"}
+
+
+def test_fresh_draws_have_no_list() -> None:
+    with pytest.raises(DataError, match="num_samples"):
+        training_texts(Batches(LANGUAGE, 0, 8, seed=0))
+
+
+def test_a_split_without_strings_is_an_error() -> None:
+    texts = ["a", "b", "aa", "ab", "ba", "bb"]
+    split = next(s for s in ("test", "validation") if s not in {split_of(t) for t in texts})
+    with pytest.raises(DataError, match="too few strings"):
+        draw_texts(Tiny(chances=(0, 0.5, 0.5)), 5, np.random.default_rng(0), split)  # type: ignore[arg-type]
+
+
+def test_training_strings_are_real_strings() -> None:
+    assert all(LANGUAGE.holds(text) for text in texts_of(Batches(LANGUAGE, 0, 256, seed=0).batch(5)))
+
+
+def test_streams_of_generators_are_repeatable_and_distinct() -> None:
+    def first(*key: int) -> list[int]:
+        return torch.randint(2**40, (4,), generator=step_generator(*key)).tolist()
+
+    keys = [(0, 0), (0, 1), (1, 0), (0, 0, 1), (1, 1), (0, 2**31)]
+    assert len({tuple(first(*key)) for key in keys}) == len(keys)
+    assert first(3, 4) == first(3, 4)
+
+
+# ------------------------------------------------------------------------------------------------------------ length tilt
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.5, 1.0])
+def test_the_tilt_gives_the_promised_lengths(tilt: float) -> None:
+    language = Tiny()
+    p = np.array(language.chances)
+    kept = p * length_acceptance(language, tilt, least=0.0)  # type: ignore[arg-type]
+    expected = np.where(p > 0, p ** (1 - tilt), 0.0)
+    assert kept / kept.sum() == pytest.approx(expected / expected.sum())
+
+
+def test_the_tilt_never_rejects_too_much() -> None:
+    language = Tiny(chances=(0, 0.9899, 0.01, 0, 0, 0.0001))
+    acceptance = length_acceptance(language, 1.0, least=0.05)  # type: ignore[arg-type]
+    p = np.array(language.chances)
+    assert (p * acceptance).sum() == pytest.approx(0.05, rel=1e-6)
+    assert acceptance[2] == acceptance[5] == 1.0
+    assert acceptance[3] == acceptance[4] == 0.0
+
+
+def test_the_tilt_changes_lengths_and_nothing_else() -> None:
+    """A share of a length that is off by 0.05, or of a word of 4 letters given its length by 0.04, is caught."""
+    language, n = Tiny(), 20_000
+    acceptance = length_acceptance(language, 1.0, least=0.0)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    everything = language.sample_many(n * 8, rng)
+    kept = [t for t, keep in zip(everything, rng.random(len(everything)) < acceptance[[len(t) for t in everything]]) if keep]
+    train = [t for t in everything if split_of(t) == "train"]
+    drawn = draw_texts(language, n, np.random.default_rng(1), "train", acceptance)  # type: ignore[arg-type]
+    assert len(drawn) == n
+    assert {split_of(t) for t in drawn} == {"train"}
+    # Flat before the split is taken out; the split removes some strings of each length.
+    lengths = Counter(map(len, kept))
+    assert max(abs(lengths[m] / len(kept) - 0.25) for m in (1, 2, 4, 5)) < 4.5 * math.sqrt(0.25 * 0.75 / len(kept))
+    for length in (1, 2, 4, 5):
+        tilted = Counter(t for t in drawn if len(t) == length)
+        plain = Counter(t for t in train if len(t) == length)
+        a, b = sum(tilted.values()), sum(plain.values())
+        for text in plain:
+            p = (tilted[text] + plain[text]) / (a + b)
+            error = math.sqrt(p * (1 - p) * (1 / a + 1 / b)) or 1.0
+            assert abs(tilted[text] / a - plain[text] / b) < 4.5 * error
+
+
+def test_the_tilt_flattens_the_lengths_of_training_strings() -> None:
+    plain, tilted = (Batches(LANGUAGE, 0, 2048, seed=0, length_tilt=tilt).batch(0).length for tilt in (0.0, 0.7))
+    assert tilted.double().mean() > plain.double().mean() + 5
+    assert (tilted >= 42).double().mean() > 2 * (plain >= 42).double().mean()
+
+
+# --------------------------------------------------------------------------------------------------------------- producer
+
+
+def test_prefetching_gives_what_asking_gives_and_resumes_anywhere() -> None:
+    batches = Batches(LANGUAGE, 200, 16, seed=0)
+
+    def transform(strings: Strings, step: int) -> tuple[int, torch.Tensor]:
+        canvas = mixture(strings, NOISE, 0.3, 0.2, 0.1, "elbo", VOCABULARY, step_generator(0, step))
+        return step, pack(canvas, 64).tokens
+
+    whole = [item for item, _ in zip(batches.prefetch(0, transform), range(20))]
+    resumed = [item for item, _ in zip(batches.prefetch(12, transform, depth=1), range(8))]
+    assert [step for step, _ in whole] == list(range(20))
+    assert all(a == b and x.equal(y) for (a, x), (b, y) in zip(whole[12:], resumed, strict=True))
+
+
+def test_an_error_in_the_producer_is_raised_at_its_step_and_the_thread_ends() -> None:
+    def transform(strings: Strings, step: int) -> int:
+        if step == 3:
+            raise DataError("step 3 is bad")
+        return step
+
+    stream = Batches(LANGUAGE, 50, 4, seed=0).prefetch(1, transform)
+    assert [next(stream), next(stream)] == [1, 2]
+    with pytest.raises(DataError, match="step 3"):
+        next(stream)
+
+
+def test_closing_the_stream_stops_the_thread() -> None:
+    before = threading.active_count()
+    stream = Batches(LANGUAGE, 50, 4, seed=0).prefetch(0, lambda strings, step: step, depth=2)
+    assert next(stream) == 0
+    time.sleep(0.02)  # the queue is full now
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before

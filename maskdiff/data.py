@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Split, Vocabulary
 
 T = TypeVar("T")
-CHUNK = 4096  # strings of a chunk of fresh draws
+CHUNK = 1024  # strings of a chunk of fresh draws: small, so that the producer never stalls the loop for long
 MIN_ACCEPTANCE = 0.05  # a length tilt never rejects more than 95% of the draws
 TRAIN, FRESH, EPOCH, HELD_OUT = range(4)  # first word of the seeds of independent streams
 

@@ -1,0 +1,292 @@
+"""``UniversalDenoiser``: one small transformer that reads a canvas in both directions or from left to right.
+
+- ``n_layer`` blocks applied ``k_iter`` times, with the input injected again before each pass (looped transformer)
+- pre-norm RMSNorm without parameters, QK-norm, squared-ReLU MLP, no biases
+- rotary or learned positions; optionally learned embeddings of the distance to both ends, which tell the length
+- the noise level of the visible tokens as an input, and the mode (causal or not) of every token
+- a next-token head for both modes, or one aligned with its input; self-conditioning through a zero-initialised projection
+- attention over packed rows: whole strings side by side, none of which sees another or a pad
+- a key/value cache for the causal mode
+
+Not for: data, losses, sampling.  Easy to get wrong: row ``i`` of the logits scores token ``i`` in both modes.  The shift of
+the next-token head happens here and nowhere else; the row of a string's first token (BOS) scores nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from maskdiff.config import ModelConfig
+
+SIGMA_FREQUENCIES = 16  # sinusoids of the noise level, from half a wave over [0, 1] to 2^7 waves
+SELF = 0  # segment of a string that has its row to itself
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm without parameters over the last dimension."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def rotary_tables(block_size: int, head_dim: int, base: float = 1000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions, each (block_size, head_dim / 2) [2104.09864]."""
+    frequencies = base ** -(torch.arange(0, head_dim, 2) / head_dim)
+    angles = torch.outer(torch.arange(block_size), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs of channels of ``x`` (rows, heads, width, head_dim) by tables (rows, 1, width, head_dim / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
+@dataclass
+class Geometry:
+    """Where every token of a batch stands and whom it may see; computed once a call, shared by all layers."""
+
+    visible: Tensor | None  # (rows, 1, width, keys) True where the query may attend; None lets it see everything
+    cos: Tensor | None  # (rows, 1, width, head_dim / 2), or None without rotary positions
+    sin: Tensor | None
+
+
+@dataclass
+class Cache:
+    """Keys and values of the causal mode, one slot for each of the ``k_iter * n_layer`` applications of a block."""
+
+    keys: Tensor  # (applications, rows, heads, block_size, head_dim)
+    values: Tensor
+    filled: int = 0  # tokens already read, the same for all rows
+
+    def select(self, rows: Tensor) -> Cache:
+        """The cache of some rows, in the order given; rows may repeat (as in a beam)."""
+        shape = (self.keys.size(0), len(rows), *self.keys.shape[2:])
+        keys, values = self.keys.new_empty(shape), self.values.new_empty(shape)
+        # What is not filled yet need not be copied: in a beam this is most of the time of a step.
+        keys[:, :, :, : self.filled] = self.keys[:, rows, :, : self.filled]
+        values[:, :, :, : self.filled] = self.values[:, rows, :, : self.filled]
+        return Cache(keys, values, self.filled)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with QK-norm; bidirectional or causal as the mask says."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
+        self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | None, slot: int) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "r w (three h d) -> three r h w d", three=3, h=self.n_head)
+        q, k = norm(q), norm(k)
+        if geometry.cos is not None and geometry.sin is not None:
+            q, k = rotate(q, geometry.cos, geometry.sin), rotate(k, geometry.cos, geometry.sin)
+        if cache is not None:  # one new token a row: append it and look at all that came before
+            end = cache.filled + k.size(2)
+            cache.keys[slot, :, :, cache.filled : end] = k
+            cache.values[slot, :, :, cache.filled : end] = v
+            k, v = cache.keys[slot, :, :, :end], cache.values[slot, :, :, :end]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=geometry.visible)  # (rows, heads, width, head_dim)
+        return self.out(rearrange(y, "r h w d -> r w (h d)"))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and squared-ReLU MLP [2109.08668]."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        hidden = int(config.mlp_ratio * config.n_embd)
+        self.attention = Attention(config)
+        self.up = nn.Linear(config.n_embd, hidden, bias=False)
+        self.down = nn.Linear(hidden, config.n_embd, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | None, slot: int) -> Tensor:
+        x = x + self.dropout(self.attention(norm(x), geometry, cache, slot))
+        return x + self.dropout(self.down(F.relu(self.up(norm(x))).square()))
+
+
+class UniversalDenoiser(nn.Module):
+    """A recurrent transformer that scores every token of a canvas; see the module's docstring.
+
+    Raises ``ValueError`` where the head count does not divide the width, or leaves an odd width per head to rotate.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.n_embd % config.n_head or (config.n_embd // config.n_head) % 2:
+            raise ValueError(f"n_embd {config.n_embd} must be an even multiple of n_head {config.n_head}")
+        self.config = config
+        self.token = nn.Embedding(config.vocab_size, config.n_embd)
+        self.mode = nn.Embedding(2, config.n_embd)  # 0 bidirectional, 1 causal
+        self.sigma = nn.Linear(2 * SIGMA_FREQUENCIES, config.n_embd, bias=False)
+        starts = config.end_positions or config.positions == "learned"
+        self.from_start = nn.Embedding(config.block_size, config.n_embd) if starts else None
+        self.from_end = nn.Embedding(config.block_size, config.n_embd) if config.end_positions else None
+        self.previous = nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_self_cond else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.inject = nn.Parameter(torch.zeros(config.n_embd))
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        cos, sin = rotary_tables(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw the weights.
+
+        ==================  ==============================================================
+        embeddings          normal, std 0.02 (token: 1.0, which the first norm undoes)
+        qkv, up             uniform with std 1/sqrt(n_embd)
+        out, down           zero: every block starts as the identity
+        head, previous      zero: the first prediction is uniform; self-conditioning starts off
+        inject              zero
+        ==================  ==============================================================
+        """
+        bound = math.sqrt(3 / self.config.n_embd)
+        for name, weight in self.named_parameters():
+            if name.endswith(("qkv.weight", "up.weight")):
+                nn.init.uniform_(weight, -bound, bound)
+            elif name.endswith(("out.weight", "down.weight")) or name in ("head.weight", "previous.weight", "inject"):
+                nn.init.zeros_(weight)
+            else:
+                nn.init.normal_(weight, std=1.0 if name == "token.weight" else 0.02)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        sigma: Tensor,
+        *,
+        segment: Tensor,
+        position: Tensor,
+        from_end: Tensor,
+        causal: Tensor,
+        previous: Tensor | None = None,
+        k_iter: int | None = None,
+    ) -> Tensor:
+        """Score every token of a packed batch.
+
+        Args:
+            tokens: (rows, width) token ids.
+            sigma: (rows, width) noise level of the visible tokens of each token's string, in [0, 1].
+            segment: (rows, width) number of the string that each token belongs to; negative on padding.
+            position: (rows, width) distance from the string's first token (BOS is 0).
+            from_end: (rows, width) distance to the string's last token (EOS is 0).
+            causal: (rows, width) True in strings that are read from left to right.
+            previous: (rows, width, vocab) probabilities of an earlier prediction, zero where there is none.
+            k_iter: applications of the stack, the configuration's by default.
+
+        Returns:
+            (rows, width, vocab) logits; row i scores token i in both modes.
+        """
+        x = self.embed(tokens, sigma, position, from_end, causal, previous)
+        geometry = self.geometry(segment, position, causal)
+        raw = self.head(self.trunk(x, geometry, k_iter or self.config.k_iter)).float()
+        return raw if self.config.head == "aligned" else F.pad(raw[:, :-1], (0, 0, 1, 0))
+
+    def embed(
+        self, tokens: Tensor, sigma: Tensor, position: Tensor, from_end: Tensor, causal: Tensor, previous: Tensor | None
+    ) -> Tensor:
+        """The residual stream at its start, (rows, width, n_embd)."""
+        frequencies = math.pi * 2.0 ** torch.linspace(0, 8, SIGMA_FREQUENCIES, device=sigma.device)
+        angles = sigma.to(frequencies)[..., None] * frequencies
+        waves = torch.cat((angles.sin(), angles.cos() - 1), dim=-1)  # zero at sigma 0: certain canvases need no embedding
+        x = self.token(tokens) + self.mode(causal.long()) + self.sigma(waves.to(self.sigma.weight.dtype))
+        if self.from_start is not None:
+            x = x + self.from_start(position)
+        if self.from_end is not None:
+            x = x + self.from_end(from_end)
+        if self.previous is not None and previous is not None:
+            x = x + self.previous(previous.to(x.dtype))
+        return self.dropout(x)
+
+    def geometry(self, segment: Tensor, position: Tensor, causal: Tensor) -> Geometry:
+        """Attention mask and rotary tables of a packed batch."""
+        order = torch.arange(segment.size(1), device=segment.device)
+        visible = segment[:, :, None] == segment[:, None, :]  # padding sees padding, so that no softmax is empty
+        visible = visible & (~causal[:, :, None] | (order[:, None] >= order))
+        return Geometry(visible[:, None], *self.rotations(position))
+
+    def rotations(self, position: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Rotary tables at (rows, width) positions."""
+        if self.config.positions != "rotary":
+            return None, None
+        return self.cos[position][:, None], self.sin[position][:, None]
+
+    def trunk(self, x: Tensor, geometry: Geometry, k_iter: int, cache: Cache | None = None) -> Tensor:
+        """Apply the stack ``k_iter`` times to (rows, width, n_embd) and norm the result."""
+        x = start = norm(x)
+        for k in range(k_iter):
+            x = x + self.inject * start
+            for i, block in enumerate(self.blocks):
+                x = block(x, geometry, cache, k * len(self.blocks) + i)
+        return norm(x)
+
+    def forward_strings(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        k_iter: int | None = None,
+    ) -> Tensor:
+        """Score padded strings: ``tokens`` (batch, width) BOS to EOS, ``length`` (batch,) with both, ``sigma`` (batch,).
+
+        Returns (batch, width, vocab) logits; rows beyond a string's length are meaningless.
+        """
+        position = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
+        inside = position < length[:, None]
+        return self(
+            tokens,
+            sigma[:, None].expand(tokens.shape),
+            segment=torch.where(inside, SELF, -1),
+            position=position,
+            from_end=(length[:, None] - 1 - position).clamp(min=0),
+            causal=torch.full_like(inside, causal),
+            previous=previous,
+            k_iter=k_iter,
+        )
+
+    def start_cache(self, rows: int, k_iter: int | None = None) -> Cache:
+        """An empty cache for ``rows`` strings."""
+        config = self.config
+        applications = (k_iter or config.k_iter) * config.n_layer
+        shape = (applications, rows, config.n_head, config.block_size, config.n_embd // config.n_head)
+        return Cache(*(torch.zeros(shape, device=self.head.weight.device, dtype=self.head.weight.dtype) for _ in range(2)))
+
+    def next_logits(self, token: Tensor, from_end: Tensor, cache: Cache) -> Tensor:
+        """Read one token a row in causal mode and score the next one.
+
+        Args:
+            token: (rows,) token at position ``cache.filled``.
+            from_end: (rows,) its distance to the last token of its string.
+            cache: updated in place.
+
+        Returns:
+            (rows, vocab) logits of the token at position ``cache.filled + 1``.
+
+        Raises:
+            ValueError: with an aligned head, which never learned to predict a token that it does not see.
+        """
+        if self.config.head == "aligned":
+            raise ValueError("an aligned head has no next-token prediction; train with head: next")
+        position = torch.full_like(token, cache.filled)[:, None]
+        sigma = torch.zeros(token.size(0), 1, device=token.device)
+        x = self.embed(token[:, None], sigma, position, from_end[:, None], torch.ones_like(position, dtype=torch.bool), None)
+        k_iter = cache.keys.size(0) // self.config.n_layer
+        x = self.trunk(x, Geometry(None, *self.rotations(position)), k_iter, cache)
+        cache.filled += 1
+        return self.head(x)[:, 0].float()
+
+    def parameter_count(self) -> int:
+        """Number of trained numbers."""
+        return sum(weight.numel() for weight in self.parameters())

@@ -1,0 +1,49 @@
+"""Objectives: what a prediction costs, one pure function each.
+
+For: turning logits and the weights that the noise gave every token into numbers to descend on or to report.  Not for:
+choosing noise (``noise.py``) or looping (``training/``).  Easy to get wrong: everything is in *nats per inner token* of the
+clean strings (BOS and EOS are not inner), so that a training loss, an ELBO and an entropy floor can be compared; a
+causal string also pays for its EOS, which costs almost nothing once the length is known.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskdiff.noise import IGNORE
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of every target, in nats.
+
+    Args:
+        logits: (..., vocab), any floating dtype; the arithmetic is fp32.
+        targets: (...) token ids, ``IGNORE`` where there is nothing to predict.
+
+    Returns:
+        (...) fp32, zero where ignored.
+    """
+    flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return flat.view(targets.shape)
+
+
+def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor, inner_tokens: Tensor | float) -> Tensor:
+    """The training loss: weighted negative log-likelihood over the number of inner tokens, a scalar in nats per token.
+
+    With k uniform in 1..n, k of n inner tokens masked and weights n/k on them, its expectation is the negative ELBO of
+    masked diffusion per token [2406.07524, 2406.03736]; with weight 1 on every next token it is the autoregressive loss.
+
+    Args:
+        logits: (rows, width, vocab).
+        targets: (rows, width), ``IGNORE`` where there is nothing to predict.
+        weights: (rows, width) fp32, zero where ignored.
+        inner_tokens: inner tokens of the whole batch, over all processes.
+    """
+    return (token_nll(logits, targets) * weights).sum() / inner_tokens
+
+
+def sums_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Sum ``values`` (any shape) by ``group`` (same shape, ids in 0..groups-1): (groups,) fp32."""
+    return torch.zeros(groups, device=values.device).index_add_(0, group.flatten(), values.flatten().float())

@@ -1,0 +1,272 @@
+"""The training loop: data, noise, one step after another, validation, checkpoints, interruption and resumption.
+
+For: ``train(config)``.  Not for: what is measured at a validation (``monitor.py``), optimisers (``optim.py``) or what a run
+consists of (``state.py``).  Easy to get wrong: nothing in a step may depend on anything but the configuration, the seed and
+the step number, or a resumed run is another run.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from maskdiff import checkpoint
+from maskdiff.checkpoint import resolve_device
+from maskdiff.config import Config
+from maskdiff.configio import dump_yaml
+from maskdiff.data import Batches, PackedCanvases, pack, step_generator
+from maskdiff.errors import CheckpointError, UserError
+from maskdiff.languages import make_language
+from maskdiff.model import UniversalDenoiser
+from maskdiff.noise import MODES, Strings, mixture, reference_noise
+from maskdiff.objectives import sums_by, token_nll
+from maskdiff.training.distributed import World, join_world
+from maskdiff.training.monitor import Monitor
+from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
+from maskdiff.training.state import Ema, Progress, capture, restore
+
+NOISE, SELF_CONDITION, DROPOUT = 1, 2, 3  # independent streams of randomness of a step
+
+
+class Trainer:
+    """One training run; ``run()`` does it.
+
+    Args:
+        config: everything the run is made from.
+        folder: where its files go; made if missing.
+        resume: continue the run whose ``last.pt`` lies in ``folder``.
+        init: a checkpoint whose weights to start from instead of random ones.
+    """
+
+    def __init__(self, config: Config, folder: Path, resume: bool = False, init: str | Path | None = None):
+        train = config.train
+        self.device = resolve_device(train.device)
+        if train.threads:
+            torch.set_num_threads(train.threads)
+        self.world: World = join_world(self.device)
+        self.language = make_language(config.language)
+        vocabulary = self.language.vocabulary
+        model_config = replace(config.model, vocab_size=len(vocabulary), block_size=config.language.max_len)
+        self.config = replace(config, model=model_config)
+        self.folder = folder
+        torch.manual_seed(train.seed)
+        self.model = UniversalDenoiser(model_config).to(self.device)
+        self.optimizers = make_optimizers(self.model, train)
+        self.ema = Ema(self.model, train.ema)
+        self.progress = Progress()
+        if resume:
+            payload = checkpoint.load(folder / "last.pt", self.device)
+            self.progress = restore(payload, self.model, self.ema, self.optimizers, self.config)
+        elif init is not None:
+            self.start_from(checkpoint.load(init, self.device))
+        self.batches = Batches(
+            self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt
+        )
+        self.losses = compiled(self.token_losses) if train.compile else self.token_losses
+        self.monitor = Monitor(self.config, self.language, folder, self.progress.step) if self.world.leads else None
+        self.stop_signal: int | None = None
+
+    @torch.no_grad()
+    def start_from(self, payload: dict[str, Any]) -> None:
+        """Take over the weights of another run; its optimiser and counters are not."""
+        try:
+            self.model.load_state_dict(payload["weights"])
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights to start from do not fit this model: {error}") from None
+        self.ema.load(payload["weights"])
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def noised(self, strings: Strings, step: int) -> tuple[PackedCanvases, int]:
+        """The packed global batch of one step, a function of (seed, step) alone, and its inner tokens."""
+        config, width = self.config, self.config.language.max_len
+        train, vocabulary = config.train, self.language.vocabulary
+        generator = step_generator(train.seed, step, NOISE)
+        if train.faithful:
+            canvases = reference_noise(strings, config.noise, vocabulary, generator, width)
+        else:
+            shares = train.causal_share, train.repair_share, train.skeleton_share
+            canvases = mixture(strings, config.noise, *shares, train.loss_weight, vocabulary, generator, width)
+        return pack(canvases, width), int(strings.length.sum()) - 2 * len(strings)
+
+    def token_losses(self, batch: PackedCanvases, previous: Tensor | None) -> Tensor:
+        """Weighted negative log-likelihood of every token, (rows, width)."""
+        logits = self.model(
+            batch.tokens,
+            batch.sigma,
+            segment=batch.segment,
+            position=batch.position,
+            from_end=batch.from_end,
+            causal=batch.causal,
+            previous=previous,
+        )
+        return token_nll(logits, batch.targets) * batch.weights
+
+    def self_condition(self, batch: PackedCanvases, step: int) -> Tensor | None:
+        """Probabilities of a first prediction at masked tokens, in a share of the steps; None in the others [2208.04202]."""
+        train = self.config.train
+        generator = step_generator(train.seed, step, SELF_CONDITION)
+        if not self.config.model.use_self_cond or torch.rand(1, generator=generator).item() >= train.self_cond_prob:
+            return None
+        with torch.no_grad():
+            logits = self.model(
+                batch.tokens,
+                batch.sigma,
+                segment=batch.segment,
+                position=batch.position,
+                from_end=batch.from_end,
+                causal=batch.causal,
+            )
+            masked = (batch.tokens == self.language.vocabulary.mask) & ~batch.causal
+            return logits.softmax(-1) * masked[..., None]
+
+    def step(self, batch: PackedCanvases, inner_tokens: int) -> tuple[float, Tensor]:
+        """One update; the loss in nats per inner token of the global batch and its parts by mode, (modes, 2).
+
+        Raises:
+            UserError: the loss or the gradient is not finite; nothing was updated.
+        """
+        train, step = self.config.train, self.progress.step
+        if self.config.model.dropout:
+            torch.manual_seed(step_generator(train.seed, step, DROPOUT).initial_seed() + self.world.rank)
+        mine = batch.map(self.world.share).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
+            losses = self.losses(mine, self.self_condition(mine, step))
+        loss = losses.sum() / inner_tokens
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.world.sum_gradients(self.model.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf)
+        total = self.world.sum(loss.detach().clone()).item()
+        if not math.isfinite(total + norm.item()):
+            raise UserError(
+                f"the loss is {total} and the gradient norm {norm.item()} at step {step}; nothing of this step was kept, "
+                "last.pt holds the last good state: lower lr or muon_lr, or set grad_clip"
+            )
+        set_lr(self.optimizers, lr_scale(step, train))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.ema.update(step)
+        modes = torch.where(mine.segment >= 0, mine.mode, 0)
+        by_mode = [sums_by(values, modes, len(MODES)) for values in (losses.detach(), mine.inner)]
+        return total, torch.stack(by_mode, dim=1)
+
+    # -------------------------------------------------------------------------------------------------------- the run
+
+    def run(self) -> Progress:
+        """Train to ``max_iters``, or until a signal; returns the counters.  Files are written by the leading process."""
+        progress, train = self.progress, self.config.train
+        if self.world.leads:
+            checkpoint.write_atomic(self.folder / "config.yaml", dump_yaml(self.config).encode())
+        parts = torch.zeros(len(MODES), 2)
+        quiet = not self.world.leads
+        bar = tqdm(total=train.max_iters, initial=progress.step, unit="step", disable=quiet, file=sys.stderr, mininterval=0.5)
+        with bar, self.interruptible():
+            if progress.step == 0 and train.max_iters == 0:
+                self.validate()
+            batches = self.batches.prefetch(progress.step, self.noised)
+            while progress.step < train.max_iters and not self.world.any(self.stop_signal is not None):
+                batch, inner_tokens = next(batches)
+                start = time.perf_counter()
+                loss, by_mode = self.step(batch, inner_tokens)
+                parts += by_mode.cpu()
+                progress.step += 1
+                progress.tokens += inner_tokens
+                progress.strings += train.batch_size
+                progress.seconds += time.perf_counter() - start
+                bar.update()
+                if progress.step % train.log_interval == 0 and self.monitor:
+                    self.monitor.log_step(progress, loss, parts, lr_scale(progress.step - 1, train))
+                    parts.zero_()
+                    bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{progress.tokens / progress.seconds:,.0f}", refresh=False)
+                last = progress.step == train.max_iters
+                if last or progress.step % train.eval_interval == 0:
+                    self.validate()
+                if last or progress.step % train.save_interval == 0:
+                    self.save("last.pt")
+        if self.stop_signal is not None:
+            self.save("last.pt")
+        if self.monitor:
+            self.monitor.close()
+        self.world.close()
+        return progress
+
+    def validate(self) -> None:
+        """Measure the averaged weights on held-out strings, keep them as best.pt if they are the best yet."""
+        if not self.monitor:
+            return
+        progress = self.progress
+        progress.metrics = self.monitor.validate(self.ema.average, progress)
+        loss = progress.metrics["validation_loss"]
+        if loss < progress.best:
+            progress.best, progress.best_step = loss, progress.step
+            self.save("best.pt")
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint, in the leading process; ``last.pt`` carries the training state, ``best.pt`` does not."""
+        if not self.world.leads:
+            return
+        progress, train = self.progress, self.config.train
+        provenance = {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "strings": progress.strings,
+            "train_seconds": round(progress.seconds, 1),
+            "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+            "seed": train.seed,
+            "device": str(self.device),
+        }
+        extra = {"training": capture(self.model, self.optimizers, progress)} if name == "last.pt" else {}
+        payload = checkpoint.make_payload(
+            self.config, self.language.vocabulary, self.ema.average, metrics=progress.metrics, provenance=provenance, **extra
+        )
+        checkpoint.save(self.folder / name, payload)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end the run after the step under way; a second one ends it at once."""
+
+        def note(number: int, _: FrameType | None) -> None:
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` through ``torch.compile`` for any number of rows; as it is, with one line said, where that fails."""
+    fast: Callable[..., Tensor] | None = torch.compile(function, dynamic=True)
+
+    def call(*args: Any) -> Tensor:
+        nonlocal fast
+        if fast is not None:
+            try:
+                return fast(*args)
+            except Exception as error:  # no C++ compiler, say: the inductor raises many types
+                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    raise
+                fast = None
+                tqdm.write(f"torch.compile failed ({type(error).__name__}); training goes on without it", file=sys.stderr)
+        return function(*args)
+
+    return call

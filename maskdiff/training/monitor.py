@@ -1,0 +1,112 @@
+"""What a run shows of itself: held-out likelihood beside the entropy floor, live samples, TensorBoard.
+
+For: validation of the averaged weights and everything that is logged.  Not for: benchmarks (``evaluation/``), which are
+larger and compare samplers.  Easy to get wrong: validation noise and strings are the same at every validation, so that its
+curve moves with the weights alone; and the floor is that of the very strings that are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from maskdiff.config import Config
+from maskdiff.data import held_out
+from maskdiff.languages import Language
+from maskdiff.model import UniversalDenoiser
+from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
+from maskdiff.objectives import sums_by, token_nll
+from maskdiff.training.live import live_samples
+from maskdiff.training.state import Progress
+
+VALIDATION_SEED = 20_240_607  # of held-out strings and of validation noise, the same for every run
+BUCKETS = 5  # of the noise level
+DRAWS = 4  # noise levels per held-out string: their spread is most of the ELBO's
+REPAIR_SIGMA = 0.2
+
+
+class Monitor:
+    """Validates, samples and writes TensorBoard; one per run, in the leading process."""
+
+    def __init__(self, config: Config, language: Language, folder: Path, step: int):
+        self.config, self.language = config, language
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
+        texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
+        self.strings = pad([language.vocabulary.encode(text) for text in texts], language.vocabulary)
+        inner = sum(map(len, texts))
+        self.floor = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts) / inner
+
+    def log_step(self, progress: Progress, loss: float, parts: Tensor, lr_scale: float) -> None:
+        """Write the training loss, its parts by mode (modes, 2: nats and inner tokens), rate and speed."""
+        self.writer.add_scalar("train/loss", loss, progress.step)
+        for mode, (nats, tokens) in zip(MODES, parts.tolist(), strict=True):
+            if tokens:
+                self.writer.add_scalar(f"train/loss_{mode}", nats / tokens, progress.step)
+        self.writer.add_scalar("train/lr_scale", lr_scale, progress.step)
+        self.writer.add_scalar("train/tokens", progress.tokens, progress.step)
+        self.writer.add_scalar("train/tokens_per_second", progress.tokens / max(progress.seconds, 1e-9), progress.step)
+
+    def validate(self, weights: Mapping[str, Tensor], progress: Progress) -> dict[str, float]:
+        """Measure ``weights`` on held-out strings; nats are per inner token.
+
+        Returns ``validation_loss`` (by which the best checkpoint is chosen: the mean of ELBO and next-token loss, by the
+        causal share), ``elbo``, ``next_token``, ``floor``, ``repair`` and, with live samples, strict rates of parsing.
+        """
+        self.model.load_state_dict(dict(weights))
+        train = self.config.train
+        metrics = {"floor": self.floor, **self.likelihood()}
+        share = train.causal_share if self.config.model.head == "next" and not train.faithful else 0.0
+        metrics["validation_loss"] = (1 - share) * metrics["elbo"] + share * metrics["next_token"]
+        if train.live_samples:
+            metrics |= live_samples(self.model, self.language, self.config, self.writer, progress.step)
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"validation/{name}", value, progress.step)
+        self.writer.flush()
+        told = " ".join(f"{name} {metrics[name]:.3f}" for name in metrics if "sigma" not in name)
+        tqdm.write(f"step {progress.step:,}, {progress.tokens / 1e6:.2f}M tokens: {told}")
+        return metrics
+
+    def likelihood(self) -> dict[str, float]:
+        """ELBO (whole and by noise level), next-token and repair loss in nats per inner token."""
+        vocabulary, noise = self.language.vocabulary, self.config.noise
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        n = len(self.strings)
+        many = self.strings[torch.arange(n).repeat(DRAWS)]
+        sigma = (torch.randperm(DRAWS * n, generator=generator) + 0.5) / (DRAWS * n)  # stratified over (0, 1)
+        plain = replace(noise, ar_prefix_ratio=0.0)
+        masked = mask_noise(many, plain, vocabulary, generator, "elbo", sigma)
+        nats = self.string_nats(masked)  # (DRAWS * n,)
+        inner = (many.length - 2).float()
+        bucket = (sigma * BUCKETS).long()
+        by_bucket = sums_by(nats, bucket, BUCKETS) / sums_by(inner, bucket, BUCKETS)
+        metrics = {"elbo": float(nats.sum() / inner.sum())}
+        metrics |= {f"elbo_sigma_{(k + 0.5) / BUCKETS:.1f}": float(value) for k, value in enumerate(by_bucket)}
+        inner = (self.strings.length - 2).float()
+        metrics["next_token"] = float(self.string_nats(causal_canvas(self.strings)).sum() / inner.sum())
+        repair = repair_noise(self.strings, noise, vocabulary, generator, sigma=torch.full((n,), REPAIR_SIGMA))
+        metrics["repair"] = float(self.string_nats(repair).sum() / inner.sum())
+        return metrics
+
+    @torch.no_grad()
+    def string_nats(self, canvases: Canvases, batch: int = 64) -> Tensor:
+        """Weighted negative log-likelihood in nats of each canvas of one mode, (batch,); of similar lengths together."""
+        order = canvases.length.argsort()
+        nats = torch.empty(len(canvases))
+        for rows in order.split(batch):
+            part = canvases[rows]
+            width = int(part.length.max())
+            logits = self.model.forward_strings(part.tokens[:, :width], part.length, part.sigma, bool(part.causal[0]))
+            nats[rows] = (token_nll(logits, part.targets[:, :width]) * part.weights[:, :width]).sum(1)
+        return nats
+
+    def close(self) -> None:
+        """Flush and close TensorBoard."""
+        self.writer.close()
+

@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Train a universal denoiser.
+
+A minute on a laptop:       python train_universal.py --max_iters 200 --name tiny
+The quick-start model:      python train_universal.py --config configs/quickstart.yaml
+Flags go on top of a file:  python train_universal.py --config configs/quickstart.yaml --sigma_max 0.9 --k_iter 3
+Continue after a stop:      python train_universal.py --config configs/quickstart.yaml --resume
+Two processes:              torchrun --nproc_per_node=2 train_universal.py --config configs/quickstart.yaml
+
+Files go to runs/NAME: best.pt (best by validation), last.pt (to resume from), config.yaml, tensorboard/.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from maskdiff.cli import run_door
+from maskdiff.configio import add_config_flags, load_config, overrides
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Every knob of the configuration as a flag, and three that belong to this program alone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="YAML", help="configuration file; flags go on top of it")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the same folder")
+    parser.add_argument("--init", metavar="PT", help="start from the weights of this checkpoint, with a fresh optimiser")
+    add_config_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, and print the command that benchmarks the result."""
+    args = parse_args(argv)
+    config = load_config(args.config, overrides(args))
+    from maskdiff.training.door import train  # after the flags, so that --help and a typing error answer at once
+
+    return train(config, resume=args.resume, init=args.init)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_door(main))

@@ -140,7 +140,8 @@ def test_padding_of_packed_rows_is_empty() -> None:
     packed = pack(canvases(64), 128)
     empty = packed.segment < 0
     assert empty.any()
-    for name, value in {"tokens": 0, "targets": IGNORE, "weights": 0, "position": 0, "from_end": 0, "sigma": 0, "mode": -1}.items():
+    zero = dict.fromkeys(("tokens", "weights", "position", "from_end", "sigma"), 0)
+    for name, value in {**zero, "targets": IGNORE, "mode": -1}.items():
         assert (getattr(packed, name)[empty] == value).all(), name
     assert not packed.causal[empty].any()
     assert not packed.inner[empty].any()

@@ -308,7 +308,9 @@ def test_edits_at_once_equal_edits_one_by_one(data: st.DataObject) -> None:
     assert edited(strings, edits, fresh, max_len) == expected
 
 
-@pytest.mark.parametrize("kinds", [(SWAP,), (SWAP, DELETE), (SWAP, INSERT), (SWAP, MASK, KEEP), (DELETE, INSERT), tuple(range(6))])
+@pytest.mark.parametrize(
+    "kinds", [(SWAP,), (SWAP, DELETE), (SWAP, INSERT), (SWAP, MASK, KEEP), (DELETE, INSERT), tuple(range(6))]
+)
 def test_edits_at_once_equal_edits_one_by_one_under_dense_edits(kinds: tuple[int, ...]) -> None:
     rng = np.random.default_rng(len(kinds))
     for max_len in (0, 9, 14, 64):

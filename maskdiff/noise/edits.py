@@ -132,11 +132,9 @@ def _following(marked: Tensor) -> Tensor:
 
 def _close_up(line: Tensor, keep: Tensor, padding: int) -> Strings:
     """The kept tokens of each line, without gaps."""
-    place = keep.cumsum(1)  # 1-based
-    length = place[:, -1]
+    length = keep.sum(1)
     tokens = torch.full((len(line), int(length.max())), padding)
-    row, column = keep.nonzero(as_tuple=True)
-    tokens[row, place[row, column] - 1] = line[row, column]
+    tokens[torch.arange(tokens.shape[1]) < length[:, None]] = line[keep]  # both in row-major order
     return Strings(tokens, length)
 
 

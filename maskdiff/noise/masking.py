@@ -34,7 +34,8 @@ def choose_exactly(allowed: Tensor, count: Tensor, generator: torch.Generator | 
     """
     keys = torch.rand(allowed.shape, generator=generator, dtype=torch.float64).masked_fill_(~allowed, 2.0)
     first = torch.arange(allowed.shape[1]) < count[:, None]  # (batch, width), by rank
-    return torch.zeros_like(allowed).scatter_(1, keys.argsort(dim=1), first)
+    order = torch.from_numpy(keys.numpy().argsort(axis=1))  # four times as fast as torch's on a CPU
+    return torch.zeros_like(allowed).scatter_(1, order, first)
 
 
 def mask_exactly(strings: Strings, count: Tensor, generator: torch.Generator | None) -> Tensor:

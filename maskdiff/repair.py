@@ -146,11 +146,13 @@ def repair_channel(
     length_log_prob: Callable[[int], float],
     channel: Channel,
     beam: int = 16,
+    watch: Callable[[int, list[int]], None] | None = None,
 ) -> list[Repaired | None]:
     """The best x for each string of inner token ids `damaged` (MASK allowed), over the lengths in `candidates`.
 
     None stands for a string that the channel cannot explain at any candidate length. Strings are handled `CHUNK` at a time,
-    sorted by length; a result depends on its own string alone (up to rounding of the model's matrix products).
+    sorted by length; a result depends on its own string alone (up to rounding of the model's matrix products). `watch` is told
+    the number of symbols emitted and the leading prefix after every step (of one of the strings).
     """
     order = sorted(range(len(damaged)), key=lambda i: len(damaged[i]))
     results: list[Repaired | None] = [None] * len(damaged)
@@ -159,7 +161,7 @@ def repair_channel(
         pairs = [(row, n) for row, i in enumerate(chunk) for n in candidates[i]]
         if pairs:
             jobs = _make_jobs([damaged[i] for i in chunk], pairs, length_log_prob, channel, denoiser.vocabulary)
-            for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam)):
+            for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch)):
                 results[i] = found
     return results
 
@@ -213,7 +215,9 @@ def rest_costs(best: Tensor, size: Tensor, longest: int, channel: Channel) -> Te
     return torch.stack(rows, dim=2).clamp(min=-1e4)
 
 
-def _search(denoiser: Denoiser, jobs: _Jobs, strings: int, channel: Channel, width: int) -> list[Repaired | None]:
+def _search(
+    denoiser: Denoiser, jobs: _Jobs, strings: int, channel: Channel, width: int, watch: Callable[[int, list[int]], None] | None
+) -> list[Repaired | None]:
     """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; the best of each string."""
     vocabulary = denoiser.vocabulary
     device = getattr(denoiser, "device", torch.device("cpu"))  # the search itself is done in float64 on the CPU
@@ -229,6 +233,9 @@ def _search(denoiser: Denoiser, jobs: _Jobs, strings: int, channel: Channel, wid
         log_p = torch.where((state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf)
         state = _grow(state, jobs, channel, insertion, log_p, emitted, width, strings)
         emitted += 1
+        if watch is not None:
+            leader = int((state.log_prior + state.scale).argmax())
+            watch(emitted, symbols[state.prefix.flatten(0, 1)[leader]].tolist())
         done = jobs.length == emitted
         _settle(best, state, jobs, channel, symbols, done, emitted)
         going = (~done).nonzero().squeeze(1)

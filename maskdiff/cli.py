@@ -1,0 +1,225 @@
+"""What the doors (the command-line programs) share: a parser with one-line errors, line reading, and `run_door`.
+
+For: turning every failure that a user can cause into one line on the error stream and a status: 2 for bad input, 130 for
+Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags (`configio.add_config_flags`) or any work. Easy to get wrong:
+output is buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore happens in here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+from maskdiff.errors import ConfigError, DataError, UserError, nearest, one_line, quote
+
+MAX_LINE = 100_000  # bytes of one input line
+BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line, whole flag names only, and the nearest flag named when one is unknown."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's, but an unknown flag is answered with the nearest known one."""
+        parsed, extra = self.parse_known_args(args, namespace)
+        for given in extra:
+            if given.startswith("--"):
+                name = given.split("=")[0]
+                self.error(f"unknown flag {quote(name)}; the nearest valid one is {nearest(name, self._flags(parsed))}")
+        if extra:
+            self.error(f"unexpected argument {quote(extra[0])}")
+        return parsed
+
+    def _flags(self, parsed: argparse.Namespace) -> list[str]:
+        """Long flags that were possible, those of the chosen verb included."""
+        names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                chosen = action.choices.get(str(getattr(parsed, action.dest, "")))
+                names += chosen._flags(parsed) if chosen is not None else []
+        return names
+
+
+def run_door(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call `main(argv)` and return the exit status of the program; what a user can cause becomes one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no reason to fail
+    try:
+        status = main(argv) or 0
+        sys.stdout.flush()
+        return status
+    except SystemExit as exit_:  # --help
+        return _flushed(exit_.code if isinstance(exit_.code, int) else 0)
+    except BrokenPipeError:
+        return _closed_pipe()
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except UserError as error:
+        return _say(str(error), BAD_INPUT)
+    except OSError as error:
+        where = f" {quote(str(error.filename))}" if error.filename else ""
+        return _say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT)
+    except MemoryError:
+        return _say("out of memory; ask for fewer or shorter strings at a time", BAD_INPUT)
+    except RuntimeError as error:
+        if "out of memory" in str(error).lower():
+            return _say(f"out of memory ({error}); lower --batch_size or --num, or use --device cpu", BAD_INPUT)
+        raise
+
+
+def _flushed(status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _closed_pipe()
+    return status
+
+
+def _closed_pipe() -> int:
+    """Nobody reads any more: end quietly, and keep the interpreter's own last flush from complaining."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
+    return CLOSED_PIPE
+
+
+def _say(message: str, status: int) -> int:
+    program = Path(sys.argv[0]).name or "maskdiff"
+    try:
+        # What was buffered before the failure belongs to the user; if it cannot be written, say only the first failure.
+        sys.stdout.flush()
+    except OSError:
+        _closed_pipe()
+    try:
+        print(f"{program}: {one_line(message)}", file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+    return status
+
+
+# ------------------------------------------------------------------------------------------------------------ flag types
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text[:20]) < 1:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 1")
+    return int(text[:20])
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 0")
+    return int(text)
+
+
+def unit(text: str) -> float:
+    """A number in (0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no number above 0 and at most 1")
+    return value
+
+
+def length_range(text: str) -> tuple[int, int]:
+    """`N` or `N..M`, in symbols without BOS and EOS."""
+    low, dots, high = text.partition("..")
+    try:
+        bounds = natural(low), natural(high if dots else low)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no length: give N or N..M, in symbols") from None
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give N..M with 1 <= N <= M")
+    return bounds
+
+
+def span(text: str) -> tuple[int, int]:
+    """`A:B`, symbols A to B - 1 counted from 0, or a single symbol `A`."""
+    first, colon, last = text.partition(":")
+    try:
+        bounds = natural(first), natural(last) if colon else natural(first) + 1
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no span: give A:B, symbols A to B-1 counted from 0") from None
+    if bounds[0] >= bounds[1]:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give A:B with A < B")
+    return bounds
+
+
+def default_checkpoint() -> str:
+    """`checkpoints/best.pt` here, or the one beside the installed package when there is none here."""
+    here, home = Path("checkpoints/best.pt"), Path(__file__).resolve().parents[1] / "checkpoints" / "best.pt"
+    return str(here if here.exists() or not home.exists() else home)
+
+
+def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint --device --threads --seed`, which every door that samples has."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--checkpoint", metavar="FILE", default=None, help="what to sample from (default checkpoints/best.pt)")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
+    group.add_argument("--threads", type=natural, default=0, metavar="N", help="CPU threads (default 0: all cores)")
+    group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default 0)")
+
+
+def use_threads(count: int) -> None:
+    """Let torch use `count` CPU threads; 0 leaves its choice."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+
+
+# ------------------------------------------------------------------------------------------------------------ input lines
+
+
+def read_lines(path: str) -> Iterator[str | DataError]:
+    """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
+
+    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each.
+    """
+    if path == "-":
+        yield from _split(sys.stdin.buffer)
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below; the error is of opening only
+    except OSError as error:
+        raise DataError(
+            f"cannot read input {quote(path)}: {error.strerror or error}; give a file, or - for standard input"
+        ) from None
+    with file:
+        yield from _split(file)
+
+
+def _split(file: IO[bytes]) -> Iterator[str | DataError]:
+    number = 0
+    while raw := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
+            while (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
+                pass
+            yield DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
+            continue
+        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield DataError(f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})")

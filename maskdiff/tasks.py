@@ -1,0 +1,328 @@
+"""The verbs: `generate`, `repair` and `edit`; the Python API that users import.
+
+    from maskdiff.checkpoint import load_denoiser
+    from maskdiff import tasks
+    loaded = load_denoiser("checkpoints/best.pt")
+    for result in tasks.repair(loaded, ["(+(*75)10=45"]):
+        print(result.text, result.holds, result.score)
+
+Not for: command lines, or any sampling algorithm (`maskdiff.sampling`, `maskdiff.repair`). Easy to get wrong: one bad string
+must not take the others down, so a string that nothing can be made of is a `Result` with `error` in its place; only settings
+that fit no string at all raise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from maskdiff.config import SamplerConfig
+from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, nearest, quote
+from maskdiff.noise import pad
+from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
+from maskdiff.sampling import Canvas, Chain, Everything, Sample, Sampler, Unmask, causal_log_prob
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.languages import Language
+
+BATCH = 256
+SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
+REPAIR_METHODS = ("channel", "draft")
+BEAM_FILL = "beam"  # the name by which edit's default is asked for where a sampler can be named
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request.
+
+    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language.
+    score: log p(text | its length) per symbol in nats under the causal mode; None where there is no text. evaluations: calls
+    of the denoiser that this string needed. finish_reason: `complete`, `incomplete` (blanks are left) or `error`.
+    """
+
+    text: str = ""
+    parses: bool = False
+    holds: bool = False
+    score: float | None = None
+    evaluations: int = 0
+    finish_reason: str = "complete"
+    input: str | None = None
+    error: str | None = None
+    trace: tuple[str, ...] | None = None
+
+
+def generate(
+    loaded: Loaded,
+    num: int,
+    *,
+    length: int | tuple[int, int] | None = None,
+    sampler: SamplerConfig | Sampler | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    trace: bool = False,
+) -> list[Result]:
+    """`num` new strings. `length` counts symbols: one number, a range with both ends, or None for the language's own lengths.
+
+    Raises CanvasError for a length that no string has, ConfigError for a sampler that makes no sense.
+    """
+    if num < 0:
+        raise ConfigError(f"num is {num}; ask for 0 strings or more")
+    if num == 0:
+        return []
+    lengths = draw_lengths(loaded.language, num, length, seed)
+    canvas = Canvas.blank(lengths, loaded.language.vocabulary, _generator(seed), loaded.device)
+    return _results(loaded, _sampler(sampler or SamplerConfig()), canvas, [None] * num, batch_size, trace)
+
+
+def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
+    """`num` lengths in symbols: the one given, or drawn from the language's distribution within a range. CanvasError."""
+    if isinstance(length, int):
+        return [language.check_length(length)] * num
+    low, high = length or (language.min_symbols, language.max_symbols)
+    if low == high:
+        return [language.check_length(low)] * num
+    probs = np.array(language.length_probs(), dtype=np.float64)
+    sizes = np.arange(len(probs))
+    probs[(sizes < low) | (sizes > high)] = 0.0
+    if not probs.sum() > 0:
+        raise CanvasError(
+            f"length {low}..{high} is impossible for {language.name}: "
+            f"its strings have {language.min_symbols} to {language.max_symbols} symbols"
+        )
+    drawn = np.random.default_rng([seed, 1]).choice(sizes, size=num, p=probs / probs.sum())
+    return [int(n) for n in drawn]
+
+
+def edit(
+    loaded: Loaded,
+    texts: Sequence[str | DataError],
+    *,
+    masks: Sequence[tuple[int, int]] = (),
+    sampler: SamplerConfig | Sampler | None = None,
+    beam: int = 16,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    trace: bool = False,
+) -> list[Result]:
+    """Fill the blanks (`?`) of each text, and the symbols in `masks` (first, last + 1); all other symbols stay as they are.
+
+    Without a `sampler`, the most probable filling under the causal mode is searched with a beam, and the seed changes nothing;
+    with one, the filling is drawn from it.
+    """
+    _check_beam(beam)
+    good, results = _prepare(loaded, texts, lambda ids: _blanked(loaded.language, ids, masks))
+    if sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == BEAM_FILL):
+        filled = _search(loaded, good, Channel.blanks(), beam, 0, trace)
+    elif good:
+        mask = loaded.language.vocabulary.mask
+        rows = list(good.values())
+        known = [[i != mask for i in row] for row in rows]
+        canvas = Canvas.of(rows, known, loaded.language.vocabulary, _generator(seed), device=loaded.device)
+        filled = _results(loaded, _sampler(sampler), canvas, [None] * len(rows), batch_size, trace)
+    else:
+        filled = []
+    return _merge(texts, results, good, filled)
+
+
+def repair(
+    loaded: Loaded,
+    texts: Sequence[str | DataError],
+    *,
+    method: str = "channel",
+    sigma: float | None = None,
+    beam: int = 16,
+    slack: int = 2,
+    steps: int = 3,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    trace: bool = False,
+) -> list[Result]:
+    """What each damaged text was meant to be; `?` is an unreadable symbol.
+
+    method `channel`: the most probable explanation under the noisy channel (see `maskdiff.repair`), whose length may differ by
+    up to `slack`; `sigma` is the share of symbols thought to be damaged, None sums over several levels. method `draft`: the
+    length stays, blanks are filled and all symbols rewritten `steps` times by the bidirectional mode told `sigma`.
+    """
+    _check_beam(beam)
+    if method not in REPAIR_METHODS:
+        raise ConfigError(
+            f"method {quote(method)} is unknown; the nearest of {REPAIR_METHODS} is {nearest(method, REPAIR_METHODS)!r}"
+        )
+    if sigma is not None and not 0.0 < sigma <= 1.0:
+        raise ConfigError(f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1")
+    if slack < 0 or steps < 1:
+        raise ConfigError(f"slack is {slack} and steps {steps}; slack must be at least 0 and steps at least 1")
+    slack = slack if method == "channel" else 0
+    good, results = _prepare(loaded, texts, lambda ids: _repairable(loaded.language, ids, slack))
+    language = loaded.language
+    if method == "channel":
+        levels = SIGMAS if sigma is None else (sigma,)
+        channel = Channel.of(loaded.config.noise, levels, len(language.vocabulary.inner_ids))
+        return _merge(texts, results, good, _search(loaded, good, channel, beam, slack, trace))
+    if not good:
+        return _merge(texts, results, good, [])
+    rows = list(good.values())
+    canvas = Canvas.of(
+        rows, [[False] * len(row) for row in rows], language.vocabulary, _generator(seed), sigma or 0.2, loaded.device
+    )
+    return _merge(texts, results, good, _results(loaded, refiner(steps), canvas, [None] * len(rows), batch_size, trace))
+
+
+def refiner(steps: int) -> Chain:
+    """Draft repair: fill the blanks one by one, then write every symbol anew `steps` times, always the likeliest."""
+    fill = Unmask(order="entropy", steps=0, temperature=0.0)
+    return fill.then(Unmask(schedule=Everything(), steps=0, own=steps, temperature=0.0, rewrite=True))
+
+
+# --------------------------------------------------------------------------------------------------------------- requests
+
+
+def _check_beam(beam: int) -> None:
+    if not 1 <= beam <= 1024:
+        raise ConfigError(f"beam is {beam}; give 1 to 1024 hypotheses")
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _sampler(sampler: SamplerConfig | Sampler) -> Sampler:
+    if not isinstance(sampler, SamplerConfig):
+        return sampler
+    from maskdiff.sampling.presets import make_sampler
+
+    return make_sampler(sampler)
+
+
+def _prepare(
+    loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
+) -> tuple[dict[int, list[int]], dict[int, Result]]:
+    """Token ids of the usable texts, and an error result for each other one, both by index."""
+    good: dict[int, list[int]] = {}
+    bad: dict[int, Result] = {}
+    longest = loaded.language.max_symbols
+    for index, text in enumerate(texts):
+        shown = "" if isinstance(text, DataError) else text
+        try:
+            if isinstance(text, DataError):
+                raise text
+            if not text.strip():
+                raise CanvasError("the text is empty; give at least one symbol or blank")
+            if len(text) > 100 * (longest + 10):  # white space may be long, but encoding gigabytes helps nobody
+                raise CanvasError(f"the text has {len(text)} characters; strings have at most {longest} symbols")
+            good[index] = check(loaded.language.vocabulary.encode(text, blanks=True))
+        except UserError as error:
+            bad[index] = Result(finish_reason="error", input=shown, error=str(error))
+    return good, bad
+
+
+def _blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
+    language.check_length(len(ids))
+    for first, last in masks:
+        if not 0 <= first < last <= len(ids):
+            raise CanvasError(
+                f"mask {first}:{last} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A < B <= {len(ids)}"
+            )
+        ids[first:last] = [language.vocabulary.mask] * (last - first)
+    return ids
+
+
+def _repairable(language: Language, ids: list[int], slack: int) -> list[int]:
+    if slack == 0:
+        language.check_length(len(ids))
+    if len(ids) > language.max_symbols + slack:
+        raise CanvasError(
+            f"the text has {len(ids)} symbols; {language.name} strings have {language.min_symbols} to "
+            f"{language.max_symbols}, and repair changes the length by at most {slack}"
+        )
+    return ids
+
+
+# ---------------------------------------------------------------------------------------------------------------- results
+
+
+def _merge(
+    texts: Sequence[str | DataError], bad: dict[int, Result], good: dict[int, list[int]], made: Sequence[Result]
+) -> list[Result]:
+    """All results in the order of `texts`, each with its input."""
+    by_index = {**bad, **dict(zip(good, made))}
+    return [replace(by_index[i], input="" if isinstance(text, DataError) else text) for i, text in enumerate(texts)]
+
+
+def _results(
+    loaded: Loaded, sampler: Sampler, canvas: Canvas, inputs: Sequence[str | None], batch_size: int, trace: bool
+) -> list[Result]:
+    """Run `sampler` on the canvas, similar lengths together; results in the order of the canvas."""
+    order = canvas.length.cpu().argsort(stable=True)
+    results: list[Result] = [Result()] * len(canvas)
+    for rows in order.split(1 if trace else batch_size):
+        part = canvas[rows.to(canvas.tokens.device)].trim()
+        sample = sampler(loaded.denoiser, part.traced() if trace else part)
+        for row, result in zip(rows.tolist(), _read(loaded, sample)):
+            results[row] = replace(result, input=inputs[row])
+    return results
+
+
+def _read(loaded: Loaded, sample: Sample) -> list[Result]:
+    vocabulary = loaded.language.vocabulary
+    log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
+    trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).splitlines())
+    triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
+    return [_result(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
+
+
+def _result(language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None) -> Result:
+    score = log_prob / len(text) if text and math.isfinite(log_prob) else None
+    reason = "incomplete" if "?" in text or "#" in text else "complete"
+    return Result(text, language.parses(text), language.holds(text), score, evaluations, reason, trace=trace)
+
+
+def _search(loaded: Loaded, good: dict[int, list[int]], channel: Channel, beam: int, slack: int, trace: bool) -> list[Result]:
+    """Results of the noisy-channel beam for the usable texts."""
+    language, rows = loaded.language, list(good.values())
+    low, high = language.min_symbols, language.max_symbols
+    if slack:
+        candidates = [candidate_lengths(len(row), slack, language.length_log_prob, low, high) for row in rows]
+    else:
+        candidates = [[len(row)] for row in rows]
+
+    def prior(n: int) -> float:
+        return language.length_log_prob(n) if slack else 0.0  # a length that is given needs no probability
+
+    notes: list[list[str]] = []
+    found: list[Repaired | None] = []
+    for part, choices in [([row], [n]) for row, n in zip(rows, candidates)] if trace else [(rows, candidates)]:
+        steps: list[str] = []
+
+        def watch(emitted: int, prefix: list[int], steps: list[str] = steps) -> None:
+            steps.append(f"{emitted:4d}  {language.vocabulary.decode(prefix)}")
+
+        found += repair_channel(loaded.denoiser, part, choices, prior, channel, beam, watch if trace else None)
+        notes.append(steps)
+    return _explained(loaded, found, notes if trace else None)
+
+
+def _explained(loaded: Loaded, found: Sequence[Repaired | None], notes: Sequence[list[str]] | None) -> list[Result]:
+    """Results of what the beam found, scored as every other result is."""
+    vocabulary = loaded.language.vocabulary
+    rows = [item.tokens for item in found if item is not None]
+    log_probs: list[float] = []
+    for start in range(0, len(rows), BATCH):
+        strings = pad(rows[start : start + BATCH], vocabulary)
+        device = loaded.device
+        log_probs += causal_log_prob(loaded.denoiser, strings.tokens.to(device), strings.length.to(device)).tolist()
+    scores = iter(log_probs)
+    results = []
+    for index, item in enumerate(found):
+        trace = tuple(notes[index]) if notes is not None else None
+        if item is None:
+            results.append(Result(finish_reason="error", error="no string of a possible length explains the text", trace=trace))
+        else:
+            results.append(_result(loaded.language, vocabulary.decode(item.tokens), next(scores), item.evaluations, trace))
+    return results

@@ -7,15 +7,28 @@ count BOS and EOS too.
 
 from maskdiff.sampling.autoregressive import Autoregressive, causal_log_prob
 from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.compose import (
+    Speculate,
+    certain_prefix,
+    coarse_to_fine,
+    hybrid,
+    one_shot,
+    predictor_corrector,
+    verified,
+)
+from maskdiff.sampling.constraint import Constraint
 from maskdiff.sampling.denoiser import CausalStream, Denoiser, ModelDenoiser, causal_stream
 from maskdiff.sampling.parallel import Unmask
+from maskdiff.sampling.predictive import Predictive
+from maskdiff.sampling.presets import PRESETS, describe, make_sampler
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
 from maskdiff.sampling.sampler import Chain, Sampler, Stage
 from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
 from maskdiff.sampling.trace import Trace
 
 __all__ = [
-    "Ancestral", "Autoregressive", "Canvas", "Cap", "CausalStream", "Chain", "Confidence", "Cosine", "Denoiser", "EntropyBound",
-    "Everything", "Information", "Linear", "ModelDenoiser", "Reconsider", "Rescale", "Sample", "Sampler", "Stage", "Threshold",
-    "Trace", "Unmask", "causal_log_prob", "causal_stream",
+    "PRESETS", "Ancestral", "Autoregressive", "Canvas", "Cap", "CausalStream", "Chain", "Confidence", "Constraint", "Cosine",
+    "Denoiser", "EntropyBound", "Everything", "Information", "Linear", "ModelDenoiser", "Predictive", "Reconsider", "Rescale",
+    "Sample", "Sampler", "Speculate", "Stage", "Threshold", "Trace", "Unmask", "causal_log_prob", "causal_stream",
+    "certain_prefix", "coarse_to_fine", "describe", "hybrid", "make_sampler", "one_shot", "predictor_corrector", "verified",
 ]  # fmt: skip

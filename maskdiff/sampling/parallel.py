@@ -73,7 +73,7 @@ class Unmask(Stage):
             active = free.any(1) & (left > 0)
             if not bool(active.any()):
                 return Sample(canvas)
-            clock = Clock(initial, free.sum(1), total, left.clamp(min=1), canvas.keys, begin + elapsed)
+            clock = Clock(initial, free.sum(1), total, left.clamp(min=1), ~unlimited, canvas.keys, begin + elapsed)
             quota = torch.where(unlimited, 1, self.schedule.quota(clock, free))
             quota = torch.where(left <= 1, clock.blanks, quota).where(active, 0)
             rows = quota.nonzero()[:, 0]  # a string without a quota waits, and is not evaluated
@@ -161,4 +161,4 @@ def _range(part: Canvas) -> Tensor:
 
 
 def _at(clock: Clock, rows: Tensor) -> Clock:
-    return Clock(*(getattr(clock, name)[rows] for name in ("initial", "blanks", "total", "left", "keys", "step")))
+    return Clock(*(getattr(clock, name)[rows] for name in ("initial", "blanks", "total", "left", "limited", "keys", "step")))

@@ -28,6 +28,7 @@ class Clock:
     blanks: Tensor  # blanks now
     total: Tensor  # evaluations that the stage may use
     left: Tensor  # evaluations left, this one included; at least 1
+    limited: Tensor  # bool: whether there is a budget; without one, total is the number of blanks
     keys: Tensor  # random keys
     step: Tensor  # counter of this evaluation for random numbers
 
@@ -121,9 +122,9 @@ class EntropyBound:
 class Information:
     """An equal share of the *entropy* that is left: sum H - max H <= (sum H of all blanks) / evaluations left.
 
-    Long runs of near-certain tokens cost no evaluation, and the uncertain ones get them: the entropy bound with the gamma that
-    spends the budget.  ``gamma`` is the least bound.  ``floor`` caps it as in ``EntropyBound``: at least this share of
-    blanks / evaluations left is committed.
+    Long runs of near-certain tokens cost no evaluation, and the uncertain ones get them: the entropy bound with the gamma
+    that spends the budget.  Strings with an evaluation left for each blank get one each.  ``gamma`` is the least bound,
+    ``floor`` the least share of the even pace, blanks / evaluations left.
     """
 
     gamma: float = 0.0
@@ -137,7 +138,8 @@ class Information:
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
         """Length of the prefix."""
         total = entropy(proposal.log_probs).double().masked_fill(~proposal.eligible, 0).sum(1)
-        return _longest_prefix(proposal, place, (total / clock.left).clamp(min=self.gamma))
+        short = clock.limited & (clock.blanks > clock.left)
+        return _longest_prefix(proposal, place, torch.where(short, total / clock.left, 0.0).clamp(min=self.gamma))
 
 
 @dataclass(frozen=True)

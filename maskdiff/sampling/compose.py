@@ -1,0 +1,111 @@
+"""Samplers made of samplers.
+
+For: warm starts, coarse-to-fine, predictor-corrector, and drafts that the causal mode verifies.  Not for: new loops; every
+function here returns a chain of ``Unmask``, ``Autoregressive``, ``Predictive`` and ``Reconsider``.  Easy to get wrong: budgets.
+``steps`` is the total of the chain; a stage that should stop earlier gets a smaller total, never a share computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from maskdiff.errors import ConfigError
+from maskdiff.sampling.autoregressive import Autoregressive
+from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.denoiser import Denoiser
+from maskdiff.sampling.parallel import Unmask
+from maskdiff.sampling.predictive import Predictive
+from maskdiff.sampling.processors import is_blank
+from maskdiff.sampling.remask import Reconsider
+from maskdiff.sampling.sampler import Chain, Sampler, Stage
+from maskdiff.sampling.schedule import Everything
+
+
+def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
+    """``num_ar_tokens`` causal tokens, then ``parallel``: its ``steps`` is the total, its ``own`` its own evaluations."""
+    if num_ar_tokens == 0:
+        return parallel
+    if 0 < parallel.steps <= num_ar_tokens:
+        raise ConfigError(
+            f"{parallel.steps} evaluations in all do not suffice for {num_ar_tokens} causal tokens and one parallel step; "
+            f"give steps of at least {num_ar_tokens + 1} or fewer num_ar_tokens"
+        )
+    return Autoregressive(num_ar_tokens, parallel.temperature, parallel.top_p).then(parallel)
+
+
+def coarse_to_fine(skeleton: Unmask, fill: Unmask) -> Chain:
+    """Operators, brackets and ``<DIGIT>`` first, then a digit for every ``<DIGIT>``."""
+    return replace(skeleton, symbols="skeleton").then(replace(fill, symbols="fill"))
+
+
+def predictor_corrector(fill: Unmask, corrector: Reconsider, rounds: int = 1, refill: int = 1) -> Chain:
+    """Fill, then ``rounds`` times re-score, hide and refill in at most ``refill`` evaluations, all within ``fill.steps``.
+
+    A string that is full before its share of the evaluations is used begins its corrections earlier.  With
+    ``fill.steps=0`` nothing is limited but the refills.
+    """
+    cost = 2 if corrector.score == "leave_out" else 1
+    if 0 < fill.steps <= rounds * (cost + refill):
+        raise ConfigError(
+            f"{rounds} corrections of {cost + refill} evaluations leave none of {fill.steps} to fill the canvas; "
+            f"give steps of at least {rounds * (cost + refill) + 1}"
+        )
+    chain = Chain((replace(fill, steps=max(fill.steps - rounds * (cost + refill), 0)),))
+    for _ in range(rounds):
+        chain = chain.then(replace(corrector, steps=fill.steps)).then(replace(fill, own=refill))
+    return chain
+
+
+def verified(draft: Sampler, steps: int, temperature: float = 1.0, top_p: float = 1.0) -> Chain:
+    """A parallel draft, then causal fixed-point iterations on it with the same noise, within ``steps`` in all (0: until final).
+
+    Where draft and causal mode agree on a prefix, it is final after one evaluation.
+    """
+    return Chain((draft,)).then(Predictive(steps, temperature=temperature, top_p=top_p))
+
+
+def certain_prefix(causal: int, finish: Unmask) -> Chain:
+    """One bidirectional draft, ``causal`` fixed-point evaluations of it, what they made final kept, the rest by ``finish``.
+
+    The hybrid with an adaptive prefix: k causal evaluations make k tokens final, or more.
+    """
+    if 0 < finish.steps <= causal + 1:
+        raise ConfigError(
+            f"{finish.steps} evaluations in all do not suffice for a draft, {causal} causal ones and one parallel step; "
+            f"give steps of at least {causal + 2}"
+        )
+    first = Predictive(own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final")
+    return one_shot(finish).then(first).then(finish)
+
+
+def one_shot(style: Unmask) -> Unmask:
+    """All blanks in one evaluation, with the noise that the causal mode uses: a draft to verify."""
+    return replace(style, schedule=Everything(), steps=0, own=1, fresh=False, remask=None, choice_temperature=0.0)
+
+
+@dataclass(frozen=True)
+class Speculate(Stage):
+    """Draft all blanks in one bidirectional evaluation, verify in one causal evaluation, keep what is final, again.
+
+    A round of two evaluations makes final as many tokens as draft and causal mode agree on, and one more.  The last
+    ``reserve`` evaluations of ``steps`` fill what is left with ``finish``.  With ``steps=0`` rounds go on until every string is
+    full, and the result equals ``Autoregressive`` token for token.
+    """
+
+    finish: Unmask
+    steps: int = 12
+    reserve: int = 2
+
+    def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
+        """Rounds while a string has blanks and evaluations for another one, then the finish."""
+        style = (self.finish.temperature, self.finish.top_p)
+        round_ = one_shot(self.finish).then(Predictive(own=1, temperature=style[0], top_p=style[1], keep="final"))
+        while True:
+            blank = is_blank(canvas.tokens, denoiser.vocabulary).any(1)
+            if self.steps:
+                blank = blank & (canvas.spent + 2 + self.reserve <= self.steps)
+            rows = blank.nonzero()[:, 0]
+            if not len(rows):
+                break
+            canvas = canvas.put(rows, round_(denoiser, canvas[rows]).canvas).recorded()
+        return replace(self.finish, steps=self.steps)(denoiser, canvas) if self.steps else Sample(canvas)

@@ -1,0 +1,84 @@
+"""The causal mode in parallel: fixed-point iteration on the autoregressive sample (2002.09928, 2305.10427).
+
+For: getting the very sample of ``Autoregressive`` in fewer evaluations, verifying a parallel draft, and using what a budget
+of causal evaluations can make certain.  Not for: better samples than the causal mode's.  Easy to get wrong: the noise.  With
+the Gumbel noise of every (position, symbol) fixed, the autoregressive sample is a *function* of the logits and the only fixed
+point of "redraw every token given the tokens before it"; with fresh noise there is no fixed point at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.constraint import Constraint
+from maskdiff.sampling.denoiser import Denoiser
+from maskdiff.sampling.processors import allowed_symbols, draw, log_distribution
+from maskdiff.sampling.random import token_noise
+from maskdiff.sampling.sampler import Stage, evaluations_left, first_true
+
+
+@dataclass(frozen=True)
+class Predictive(Stage):
+    """Redraw all tentative and blank tokens given the tokens before them until nothing changes.
+
+    Each evaluation makes at least one more token final: everything up to the first token that changed, itself included.
+    Tokens on the canvas are the draft; where they agree with the causal mode's draws they cost nothing.  Run to
+    convergence the result equals ``Autoregressive`` token for token (same keys, settings, and no token hidden between).
+
+    Out of budget (``steps`` in all, ``own`` of this stage): ``keep="all"`` leaves the last iterate, whose tail is tentative
+    and unverified; ``keep="final"`` blanks what is not final, for a parallel stage to fill.
+    """
+
+    steps: int = 0  # evaluations of the string in all; 0: no limit
+    own: int = 0  # evaluations of this stage alone; 0: no limit
+    temperature: float = 1.0
+    top_p: float = 1.0
+    keep: Literal["all", "final"] = "all"
+    constraint: Constraint | None = None
+
+    @torch.no_grad()
+    def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
+        """Iterate on every string that is not final."""
+        end = canvas.spent + evaluations_left(canvas.spent, self.steps, self.own)
+        final = self._skip_known(canvas, torch.zeros_like(canvas.length))
+        while True:
+            active = (final < canvas.length) & (canvas.spent < end)
+            rows = active.nonzero()[:, 0]
+            if not len(rows):
+                break
+            part = canvas[rows].trim()
+            tokens = self._redraw(denoiser, part, final[rows])
+            changed = tokens != part.tokens
+            part = replace(part, tokens=tokens, spent=part.spent + 1)
+            final[rows] = self._skip_known(part, first_true(changed, part.length - 1) + 1)
+            canvas = canvas.put(rows, part).recorded()
+        if self.keep == "final":
+            blank = ~canvas.known & (_positions(canvas) >= final[:, None])
+            canvas = replace(canvas, tokens=torch.where(blank, denoiser.vocabulary.mask, canvas.tokens)).recorded()
+        return Sample(canvas)
+
+    def _redraw(self, denoiser: Denoiser, part: Canvas, final: Tensor) -> Tensor:
+        """(batch, width) every token that is neither known nor final, drawn given the tokens before it."""
+        positions, vocabulary = _positions(part), denoiser.vocabulary
+        logits = denoiser(part.tokens, part.length, torch.zeros_like(part.suspect), True, None)
+        log_probs = log_distribution(logits, allowed_symbols(part.tokens, vocabulary))
+        if self.constraint is not None:
+            log_probs = self.constraint(log_probs, part.tokens, part.length)
+        noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
+        token = draw(log_probs, noise, self.temperature, self.top_p)
+        return torch.where(~part.known & (positions >= final[:, None]), token, part.tokens)
+
+    @staticmethod
+    def _skip_known(canvas: Canvas, start: Tensor) -> Tensor:
+        """(batch,) first position from ``start`` on that is not known; the length, if there is none."""
+        open_ = ~canvas.known & (_positions(canvas) >= start[:, None])
+        return first_true(open_, canvas.length)
+
+
+def _positions(canvas: Canvas) -> Tensor:
+    return torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)

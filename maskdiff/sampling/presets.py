@@ -1,0 +1,226 @@
+"""Samplers by name: what ``--sampler`` and ``SamplerConfig`` mean.
+
+For: the registry, its one-line help, and ``make_sampler``.  Not for: algorithms; every preset is settings of the stages in this
+folder.  Easy to get wrong: ``steps`` is the number of evaluations of a string *in all*, causal ones included
+(``hybrid`` with 3 causal tokens and 12 steps is 3 + 9); the presets that differ say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from maskdiff.config import SamplerConfig
+from maskdiff.errors import ConfigError
+from maskdiff.sampling.autoregressive import Autoregressive
+from maskdiff.sampling.compose import (
+    Speculate,
+    certain_prefix,
+    coarse_to_fine,
+    hybrid,
+    one_shot,
+    predictor_corrector,
+    verified,
+)
+from maskdiff.sampling.parallel import Unmask
+from maskdiff.sampling.predictive import Predictive
+from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
+from maskdiff.sampling.sampler import Sampler
+from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named sampler."""
+
+    name: str
+    help: str
+    make: Callable[[SamplerConfig], Sampler]
+
+
+PRESETS: dict[str, Preset] = {}
+
+
+def preset(name: str, help: str) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
+    """Register a factory."""
+
+    def register(make: Callable[[SamplerConfig], Sampler]) -> Callable[[SamplerConfig], Sampler]:
+        PRESETS[name] = Preset(name, help, make)
+        return make
+
+    return register
+
+
+def make_sampler(config: SamplerConfig) -> Sampler:
+    """The sampler that ``config.sampler`` names, with the other settings laid on it; ``ConfigError`` for an unknown name."""
+    if config.sampler not in PRESETS:
+        nearest = get_close_matches(config.sampler, PRESETS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"sampler {config.sampler!r} is unknown; did you mean {nearest}? allowed: {', '.join(PRESETS)}")
+    return PRESETS[config.sampler].make(config)
+
+
+def describe() -> str:
+    """One line for every preset, for ``--help``."""
+    width = max(map(len, PRESETS))
+    return "\n".join(f"{name:{width}}  {entry.help}" for name, entry in PRESETS.items())
+
+
+def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
+    """The unmasking loop with the configuration's budget and token distribution, and a preset's settings."""
+    base = Unmask(steps=config.steps, temperature=config.temperature, top_p=config.top_p)
+    return replace(base, **settings)
+
+
+def _register_loops() -> None:
+    """The presets that are plain settings of the one loop."""
+    table: dict[str, tuple[str, dict[str, Any]]] = {
+        "maskgit": (
+            "cosine schedule, by confidence of the drawn token with falling Gumbel noise (2202.04200)",
+            {"order": "confidence", "schedule": Cosine(), "fresh": True, "choice_temperature": 1.0},
+        ),
+        "maskgit_linear": (
+            "maskgit with the same number of tokens at every evaluation",
+            {"order": "confidence", "schedule": Linear(), "fresh": True, "choice_temperature": 1.0},
+        ),
+        "maskgit_reference": (
+            "as the reference experiment: cosine, by the largest probability, told a falling noise level",
+            {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"},
+        ),
+        "ancestral": (
+            "the reverse process of linear masking: every blank commits by a coin (2406.07524)",
+            {"order": "random", "schedule": Ancestral()},
+        ),
+        "random": ("uniformly random positions, evenly many at an evaluation", {"order": "random", "schedule": Linear()}),
+        "entropy": ("least uncertain positions first", {"order": "entropy", "schedule": Linear()}),
+        "margin": ("largest gap between the two best tokens first (2502.06768)", {"order": "margin", "schedule": Linear()}),
+        "left_to_right": (
+            "bidirectional mode, first blanks first",
+            {"order": "left_to_right", "schedule": Linear()},
+        ),
+        "dilated": ("far-apart positions together, in van der Corput order", {"order": "dilated", "schedule": Linear()}),
+        "spaced": (
+            "by entropy, preferring positions more than 2 apart",
+            {"order": "entropy", "schedule": Linear(), "spacing": 2},
+        ),
+        "information": (
+            "by entropy, an equal share of the remaining entropy at every evaluation",
+            {"order": "entropy", "schedule": Information()},
+        ),
+        "entropy_bound": (
+            "by entropy, as many as a bound of 0.1 nats allows (2505.24857), never fewer than an even pace",
+            {"order": "entropy", "schedule": EntropyBound(0.1)},
+        ),
+        "threshold": (
+            "every position that is 90% certain (2505.22618), never fewer than an even pace",
+            {"order": "top", "schedule": Threshold(0.9)},
+        ),
+        "remdm_cap": (
+            "random order, committed tokens hidden again with a capped probability (2503.00307)",
+            {"order": "random", "schedule": Linear(), "remask": Cap(0.05)},
+        ),
+        "remdm_rescale": (
+            "random order, committed tokens hidden again with a rescaled probability (2503.00307)",
+            {"order": "random", "schedule": Linear(), "remask": Rescale(0.1)},
+        ),
+        "remdm_conf": (
+            "random order, the least confident committed tokens hidden again (2503.00307)",
+            {"order": "random", "schedule": Linear(), "remask": Confidence()},
+        ),
+        "self_conditioned": (
+            "information, and the model sees its previous prediction (2208.04202)",
+            {"order": "entropy", "schedule": Information(), "self_condition": True},
+        ),
+    }
+    for name, (text, settings) in table.items():
+        preset(name, text)(_factory(settings))
+
+
+def _factory(settings: dict[str, Any]) -> Callable[[SamplerConfig], Sampler]:
+    def make(config: SamplerConfig) -> Sampler:
+        loop = _loop(config, **settings)
+        return loop if config.temperature else replace(loop, choice_temperature=0.0)  # temperature 0 is deterministic
+
+    return make
+
+
+_register_loops()
+
+
+@preset("naive", "every token anew at every evaluation, no order (the reference's baseline); at least 1 step")
+def _naive(config: SamplerConfig) -> Sampler:
+    steps = config.steps or 1
+    return _loop(config, schedule=Everything(), order="top", rewrite=True, fresh=True, sigma="naive", steps=steps)
+
+
+@preset("refine", "repair of a draft: every tentative token anew at the draft's noise level; at least 1 step")
+def _refine(config: SamplerConfig) -> Sampler:
+    return _loop(config, schedule=Everything(), order="top", rewrite=True, fresh=True, steps=config.steps or 1)
+
+
+@preset("predictor_corrector", "information, then up to two rounds of hiding and refilling the least plausible tokens")
+def _predictor_corrector(config: SamplerConfig) -> Sampler:
+    fill = _loop(config, order="entropy", schedule=Information())
+    rounds = 2 if config.steps == 0 or config.steps >= 8 else 1
+    if 0 < config.steps < 3:
+        return fill  # too few to score and refill
+    return predictor_corrector(fill, Reconsider(), rounds=rounds)
+
+
+@preset("causal_corrector", "predictor_corrector whose corrections are scored by the causal mode")
+def _causal_corrector(config: SamplerConfig) -> Sampler:
+    fill = _loop(config, order="entropy", schedule=Information())
+    rounds = 2 if config.steps == 0 or config.steps >= 8 else 1
+    if 0 < config.steps < 3:
+        return fill
+    return predictor_corrector(fill, Reconsider(score="causal", threshold=0.1, radius=1), rounds=rounds)
+
+
+@preset("autoregressive", "causal mode with a cache, one token an evaluation; steps is ignored")
+def _autoregressive(config: SamplerConfig) -> Sampler:
+    return Autoregressive(temperature=config.temperature, top_p=config.top_p)
+
+
+@preset("predictive", "the autoregressive sample by fixed-point iteration (2002.09928); steps is ignored")
+def _predictive(config: SamplerConfig) -> Sampler:
+    causal = Predictive(temperature=config.temperature, top_p=config.top_p)
+    return one_shot(_loop(config)).then(causal)
+
+
+@preset("hybrid", "num_ar_tokens causal tokens, then information; steps in all")
+def _hybrid(config: SamplerConfig) -> Sampler:
+    return hybrid(config.num_ar_tokens, _loop(config, order="entropy", schedule=Information()))
+
+
+@preset("hybrid_reference", "num_ar_tokens causal tokens, then maskgit_reference with steps evaluations *of its own*")
+def _hybrid_reference(config: SamplerConfig) -> Sampler:
+    settings = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
+    return hybrid(config.num_ar_tokens, _loop(config, **settings, steps=0, own=config.steps))
+
+
+@preset("verified", "a parallel draft with a third of the steps, then causal fixed-point iterations on it")
+def _verified(config: SamplerConfig) -> Sampler:
+    draft = _loop(config, order="entropy", schedule=Information(), steps=-(-config.steps // 3) if config.steps else 0)
+    return verified(draft, config.steps, config.temperature, config.top_p)
+
+
+@preset("certain_prefix", "causal fixed-point iterations with half of the steps, what they made final kept, then information")
+def _certain_prefix(config: SamplerConfig) -> Sampler:
+    finish = _loop(config, order="entropy", schedule=Information())
+    if config.steps == 0:
+        return _predictive(config)
+    return certain_prefix(config.steps // 2, finish) if config.steps >= 4 else finish
+
+
+@preset("speculative", "rounds of a parallel draft and its causal verification, the last two steps for what is left")
+def _speculative(config: SamplerConfig) -> Sampler:
+    return Speculate(_loop(config, order="entropy", schedule=Information()), config.steps)
+
+
+@preset("coarse_to_fine", "operators, brackets and <DIGIT> with two thirds of the steps, then the digits")
+def _coarse_to_fine(config: SamplerConfig) -> Sampler:
+    if config.steps == 1:
+        raise ConfigError("coarse_to_fine needs an evaluation for each of its halves; give steps of at least 2, or 0")
+    loop = _loop(config, order="entropy", schedule=Information())
+    return coarse_to_fine(replace(loop, steps=config.steps * 2 // 3 if config.steps else 0), loop)

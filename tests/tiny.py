@@ -1,0 +1,41 @@
+"""A tiny randomly initialised checkpoint for tests of tasks and doors: real in every part, good at nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from maskdiff.checkpoint import Loaded, Payload, denoiser_from, make_payload, save
+from maskdiff.config import Config
+from maskdiff.languages import make_language
+from maskdiff.model import UniversalDenoiser
+
+
+def tiny_config(**model: object) -> Config:
+    config = Config()
+    language = make_language(config.language)
+    sizes = {"n_layer": 1, "k_iter": 1, "n_head": 2, "n_embd": 16, "mlp_ratio": 1.0, "vocab_size": len(language.vocabulary)}
+    return replace(config, model=replace(config.model, **{**sizes, **model}))  # type: ignore[arg-type]
+
+
+def tiny_payload(seed: int = 0) -> Payload:
+    config = tiny_config()
+    torch.manual_seed(seed)
+    model = UniversalDenoiser(config.model)
+    with torch.no_grad():
+        for weight in model.parameters():  # zero-initialised heads would make all symbols alike
+            weight.add_(0.3 * torch.randn_like(weight))
+    vocabulary = make_language(config.language).vocabulary
+    return make_payload(config, vocabulary, model.state_dict(), metrics={"elbo": 3.0}, provenance={"steps": 0, "seed": seed})
+
+
+def tiny_loaded() -> Loaded:
+    return denoiser_from(tiny_payload())
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    path = folder / "tiny.pt"
+    save(path, tiny_payload())
+    return path

@@ -39,7 +39,8 @@ def test_edit_distance_of_long_words(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", True), ("()", True), ("=", True), (")(", False), ("(()", False), ("(+1", False), ("(1)2=", True)]
+    ("text", "expected"),
+    [("", True), ("()", True), ("=", True), (")(", False), ("(()", False), ("(+1", False), ("(1)2=", True)],
 )
 def test_balanced_looks_at_brackets_alone(text: str, expected: bool) -> None:
     assert metrics.balanced(text) is expected
@@ -193,4 +194,5 @@ def test_length_buckets_partition() -> None:
     ]  # fmt: skip
     rows = metrics.by_length([True, False, True], [5, 5, 50])
     assert sum(row.count for row in rows.values()) == 3
-    assert rows["<10"].value == 0.5 and rows["40+"].value == 1.0
+    assert rows["<10"].value == 0.5
+    assert rows["40+"].value == 1.0

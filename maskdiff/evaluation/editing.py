@@ -6,7 +6,8 @@ random.  Easy to get wrong: several fillings are right, so ``exact`` is bounded 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from maskdiff import metrics
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject
 from maskdiff.languages import Language
 from maskdiff.metrics import Estimate
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
 
 BLANK = "?"
 
@@ -35,7 +39,9 @@ def blind_fill(templates: Sequence[str], real: Sequence[str], rng: np.random.Gen
     return ["".join(str(rng.choice(symbols)) if s == BLANK else s for s in template) for template in templates]
 
 
-def score(texts: Sequence[str], templates: Sequence[str], clean: Sequence[str], language: Language, plan: Plan) -> dict[str, Estimate]:
+def score(
+    texts: Sequence[str], templates: Sequence[str], clean: Sequence[str], language: Language, plan: Plan
+) -> dict[str, Estimate]:
     """Every metric of filled texts."""
     kept = [metrics.anchors_kept(text, template) for text, template in zip(texts, templates, strict=True)]
     return {
@@ -47,15 +53,24 @@ def score(texts: Sequence[str], templates: Sequence[str], clean: Sequence[str], 
     }
 
 
-def editing(subject: Subject, plan: Plan, clean: Sequence[str]) -> list[Row]:
-    """Rows of the editing suite on held-out ``clean`` texts; the baseline fills the blanks without looking."""
+Fill = Callable[["Loaded", list[str], int], list[str]]  # (loaded, templates, seed) -> filled texts
+
+
+def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> list[str]:
+    """What a user gets from ``maskdiff.tasks.edit``; a template that it refuses counts as left as it was."""
     from maskdiff import tasks
 
+    results = tasks.edit(loaded, templates, seed=seed)
+    return [template if result.error else result.text for template, result in zip(templates, results, strict=True)]
+
+
+def editing(subject: Subject, plan: Plan, clean: Sequence[str], fill: Fill = fill_with_tasks) -> list[Row]:
+    """Rows of the editing suite on held-out ``clean`` texts; the baseline fills the blanks without looking."""
     ledger = Ledger("editing")
     templates = blanked(clean, plan.blank_share, plan.rng(41))
     floor = score(blind_fill(templates, clean, plan.rng(42)), templates, clean, subject.language, plan)
-    results = tasks.edit(subject.loaded, templates, seed=plan.seed)
+    filled = fill(subject.loaded, templates, plan.seed)
     settings = subject.settings(blanks=plan.blank_share)
-    for metric, estimate in score([r.text for r in results], templates, clean, subject.language, plan).items():
+    for metric, estimate in score(filled, templates, clean, subject.language, plan).items():
         ledger.add("edit", settings, metric, estimate, baseline=floor[metric], ceiling=1.0)
     return ledger.rows

@@ -17,9 +17,20 @@ import torch
 
 from maskdiff import metrics
 from maskdiff.config import SamplerConfig
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, chunks, draw_lengths, sampler_settings, unigram_texts
+from maskdiff.evaluation.rows import (
+    Ledger,
+    Plan,
+    Row,
+    Subject,
+    chunks,
+    draw_lengths,
+    one_symbol_each,
+    sampler_settings,
+    unigram_texts,
+)
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.canvas import Canvas
+from maskdiff.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -39,11 +50,11 @@ class Drawn:
     seconds: float
 
 
-def draw(denoiser: Denoiser, config: SamplerConfig, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
+def draw(denoiser: Denoiser, how: SamplerConfig | Sampler, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
     """One string of each inner length; the keys depend on ``seed`` and the order alone, not on ``batch_size``."""
     from maskdiff.sampling.presets import make_sampler
 
-    sampler = make_sampler(config)
+    sampler = make_sampler(how) if isinstance(how, SamplerConfig) else how
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
     texts: list[str] = []
@@ -51,7 +62,7 @@ def draw(denoiser: Denoiser, config: SamplerConfig, lengths: Sequence[int], seed
     start = time.perf_counter()
     for part in chunks(len(lengths), batch_size):
         sample = sampler(denoiser, canvas[part].trim())
-        texts += sample.texts(denoiser.vocabulary)
+        texts += map(one_symbol_each, sample.texts(denoiser.vocabulary))
         evaluations += sample.evaluations.tolist()
     return Drawn(texts, list(lengths), evaluations, time.perf_counter() - start)
 

@@ -60,7 +60,10 @@ def measure(
 ) -> Losses:
     """All sums that the suite needs, from ``draws`` maskings of every text."""
     order = sorted(texts, key=len)
-    parts = [_measure_batch(denoiser, language, order[part], draws, seed + i) for i, part in enumerate(chunks(len(order), batch_size))]
+    parts = [
+        _measure_batch(denoiser, language, order[part], draws, seed + i)
+        for i, part in enumerate(chunks(len(order), batch_size))
+    ]
     names = Losses.__dataclass_fields__
     return Losses(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
@@ -84,7 +87,7 @@ def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str],
         count = (level * inner).long().clamp(max=inner - 1) + 1  # uniform on 1..n
         hidden = mask_exactly(clean, count, generator)
         shown = clean.tokens.masked_fill(hidden, vocabulary.mask).to(device)
-        nats = token_losses(denoiser, shown, strings, causal=False).cpu() * hidden
+        nats = token_losses(denoiser, shown, strings, causal=False).cpu().masked_fill(~hidden, 0.0)
         elbo += torch.einsum("bw,bwc->bc", nats, member) * (inner / count)[:, None] / draws
         bucket = ((count - 1) * SIGMA_BUCKETS // inner).clamp(max=SIGMA_BUCKETS - 1)[:, None]
         bucket_loss.scatter_add_(1, bucket, nats.sum(1, keepdim=True))
@@ -92,7 +95,7 @@ def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str],
     causal = token_losses(denoiser, strings.tokens, strings, causal=True).cpu()
     return Losses(
         inner.double().numpy(), elbo.numpy(), member.sum(1).numpy(), bucket_loss.numpy(), bucket_tokens.numpy(),
-        causal.sum(1).numpy(), (causal * clean.inner()).sum(1).numpy(),
+        causal.sum(1).numpy(), causal.masked_fill(~clean.inner(), 0.0).sum(1).numpy(),
     )  # fmt: skip
 
 
@@ -117,7 +120,14 @@ def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
         # The baseline is the uniform guess over the symbols that a string may contain.
         ceiling = per_token(floor, tokens).value
         ledger.add("-", settings, metric, per_token(nats, tokens), baseline=math.log(symbols), ceiling=ceiling)
-        ledger.add("-", settings, f"{metric}_excess", per_token(nats - floor, tokens), baseline=math.log(symbols) - ceiling, ceiling=0.0)
+        ledger.add(
+            "-",
+            settings,
+            f"{metric}_excess",
+            per_token(nats - floor, tokens),
+            baseline=math.log(symbols) - ceiling,
+            ceiling=0.0,
+        )
 
     add("elbo", losses.elbo.sum(1), given, losses.tokens)
     # A model that is told the length owes nothing for EOS; one that is not is compared with the free floor.

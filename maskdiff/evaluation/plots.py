@@ -18,10 +18,10 @@ from maskdiff.evaluation.rows import Row
 def write_plots(report: Report, folder: str | Path) -> list[Path]:
     """Write every plot that the report has rows for; the paths written.  Raises ``DataError`` with one line."""
     try:
-        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     except ImportError:
         raise DataError("plots need matplotlib, which is not installed: pip install 'maskdiff[plots]'") from None
-    matplotlib.use("Agg")
     wanted: dict[str, Callable[[Any, Sequence[Row]], bool]] = {
         "validity_by_evaluations.png": plot_evaluations,
         "validity_by_length.png": plot_length,
@@ -30,7 +30,8 @@ def write_plots(report: Report, folder: str | Path) -> list[Path]:
     }
     written = []
     for name, plot in wanted.items():
-        figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)  # draws without a screen, and without touching the user's backend
         if plot(figure.add_subplot(), report.rows):
             path = Path(folder) / name
             try:
@@ -59,7 +60,9 @@ def _errors(rows: Sequence[Row]) -> list[list[float]]:
 def plot_evaluations(axes: Any, rows: Sequence[Row]) -> bool:
     """One point a sampler: strict validity against mean evaluations a string."""
     cost = {label(r): r.value for r in rows if r.suite == "generation" and r.metric == "evaluations"}
-    points = [r for r in rows if r.suite == "generation" and r.metric == "parses" and "nesting" not in r.settings and label(r) in cost]
+    points = [
+        r for r in rows if r.suite == "generation" and r.metric == "parses" and "nesting" not in r.settings and label(r) in cost
+    ]
     for row in points:
         axes.errorbar([cost[label(row)]], [100 * row.value], yerr=_errors([row]), fmt="o", capsize=3, label=label(row))
     return bool(points) and _finish(axes, "evaluations per string", "parses (%)")
@@ -69,7 +72,14 @@ def _by_setting(axes: Any, rows: Sequence[Row], key: str, xlabel: str) -> bool:
     chosen = [r for r in rows if r.suite == "generation" and key in r.settings and ".." not in str(r.settings[key]) and r.count]
     for name in dict.fromkeys(label(r, {key}) for r in chosen):
         own = [r for r in chosen if label(r, {key}) == name]
-        axes.errorbar([str(r.settings[key]) for r in own], [100 * r.value for r in own], yerr=_errors(own), marker="o", capsize=3, label=name)
+        axes.errorbar(
+            [str(r.settings[key]) for r in own],
+            [100 * r.value for r in own],
+            yerr=_errors(own),
+            marker="o",
+            capsize=3,
+            label=name,
+        )
     return bool(chosen) and _finish(axes, xlabel, "parses (%)")
 
 
@@ -85,10 +95,19 @@ def plot_nesting(axes: Any, rows: Sequence[Row]) -> bool:
 
 def plot_repair(axes: Any, rows: Sequence[Row]) -> bool:
     """Aligned accuracy of repair by noise level, mixed corruption, beside doing nothing."""
-    chosen = [r for r in rows if r.suite == "repair" and r.metric == "aligned_accuracy" and r.settings.get("corruption") == "mixed"]
+    chosen = [
+        r for r in rows if r.suite == "repair" and r.metric == "aligned_accuracy" and r.settings.get("corruption") == "mixed"
+    ]
     for name in dict.fromkeys(label(r, {"sigma", "corruption"}) for r in chosen):
         own = sorted((r for r in chosen if label(r, {"sigma", "corruption"}) == name), key=lambda r: r.settings["sigma"])
-        axes.errorbar([r.settings["sigma"] for r in own], [100 * r.value for r in own], yerr=_errors(own), marker="o", capsize=3, label=name)
+        axes.errorbar(
+            [r.settings["sigma"] for r in own],
+            [100 * r.value for r in own],
+            yerr=_errors(own),
+            marker="o",
+            capsize=3,
+            label=name,
+        )
     if chosen:
         first = sorted({(r.settings["sigma"], r.baseline) for r in chosen if r.baseline is not None})
         axes.plot([x for x, _ in first], [100 * y for _, y in first], "k--", label="corrupted string unchanged")

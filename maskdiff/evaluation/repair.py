@@ -7,7 +7,7 @@ score (``token_accuracy``) charges one lost symbol as many; ``aligned_accuracy``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from maskdiff.metrics import Estimate
 from maskdiff.noise import mixed_corruption, pad
 
 if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
 KINDS = ("mask", "replace", "swap", "delete", "insert")
@@ -62,18 +63,27 @@ def score(texts: Sequence[str], clean: Sequence[str], language: Language, plan: 
     }
 
 
-def repair(subject: Subject, plan: Plan, clean: Sequence[str]) -> list[Row]:
-    """Rows of the repair suite on held-out ``clean`` texts; the baseline returns the corrupted text unchanged."""
+Fix = Callable[["Loaded", list[str], str, float, int], list[str]]  # (loaded, corrupted, method, sigma, seed) -> repaired
+
+
+def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float, seed: int) -> list[str]:
+    """What a user gets from ``maskdiff.tasks.repair``; a string that it refuses counts as returned unchanged."""
     from maskdiff import tasks
 
+    results = tasks.repair(loaded, texts, method=method, sigma=sigma, seed=seed)
+    return [text if result.error else result.text for text, result in zip(texts, results, strict=True)]
+
+
+def repair(subject: Subject, plan: Plan, clean: Sequence[str], fix: Fix = fix_with_tasks) -> list[Row]:
+    """Rows of the repair suite on held-out ``clean`` texts; the baseline returns the corrupted text unchanged."""
     ledger = Ledger("repair")
     for kind in plan.corruptions:
         for sigma in plan.sigmas:
             noisy = corrupt(subject.language, clean, sigma, kind, plan.seed)
             identity = score(noisy, clean, subject.language, plan)
             for method in plan.repair_methods:
-                results = tasks.repair(subject.loaded, noisy, method=method, sigma=sigma, seed=plan.seed)
+                fixed = fix(subject.loaded, noisy, method, sigma, plan.seed)
                 settings = subject.settings(corruption=kind, sigma=sigma)
-                for metric, estimate in score([r.text for r in results], clean, subject.language, plan).items():
+                for metric, estimate in score(fixed, clean, subject.language, plan).items():
                     ledger.add(method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0)
     return ledger.rows

@@ -18,8 +18,24 @@ from maskdiff.evaluation.rows import Row
 
 SCHEMA = 1
 RATES = frozenset(
-    "parses holds balanced has_equals has_operator distinct distinct_relative novel in_support token_accuracy "
-    "aligned_accuracy exact anchors_kept anchors_all_kept token_share corruption_share".split()
+    [
+        "parses",
+        "holds",
+        "balanced",
+        "has_equals",
+        "has_operator",
+        "distinct",
+        "distinct_relative",
+        "novel",
+        "in_support",
+        "token_accuracy",
+        "aligned_accuracy",
+        "exact",
+        "anchors_kept",
+        "anchors_all_kept",
+        "token_share",
+        "corruption_share",
+    ]
 )
 NOT_COLUMNS = frozenset({"length", "nesting"})  # settings of rows that have a table of their own
 
@@ -85,7 +101,13 @@ def number(value: float | None, metric: str) -> str:
         return "-"
     if metric in RATES:
         return f"{100 * value:.1f}"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 or metric.endswith("second") else f"{value:.2f}"
+    return (
+        f"{value:.0f}"
+        if abs(value) >= 1000
+        else f"{value:.3g}"
+        if abs(value) < 1 or metric.endswith("second")
+        else f"{value:.2f}"
+    )
 
 
 def cell(row: Row) -> str:
@@ -103,7 +125,11 @@ def cell_beside(row: Row) -> str:
 def label(row: Row, leave: Iterable[str] = ()) -> str:
     """Checkpoint, sampler and settings of a row, for its line."""
     left = {*leave, "checkpoint"}
-    settings = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.settings.items() if key not in left]
+    settings = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in row.settings.items()
+        if key not in left
+    ]
     named = [str(row.settings["checkpoint"])] if row.settings.get("checkpoint") else []
     return " ".join(named + ([row.sampler] if row.sampler != "-" else []) + settings) or "model"
 
@@ -139,7 +165,9 @@ def tables(report: Report) -> list[Table]:
     made: list[Table] = []
     for suite in dict.fromkeys(row.suite for row in report.rows):
         rows = [row for row in report.rows if row.suite == suite]
-        made += _generation(rows) if suite == "generation" else _likelihood(rows) if suite == "likelihood" else _plain(suite, rows)
+        made += (
+            _generation(rows) if suite == "generation" else _likelihood(rows) if suite == "likelihood" else _plain(suite, rows)
+        )
     return [table for table in made if table.lines]
 
 
@@ -160,7 +188,11 @@ def _generation(rows: Sequence[Row]) -> list[Table]:
         made.append(_with_ends(pivot(f"generation, {title}", chosen, label, lambda row: row.metric), chosen))
     for key in ("length", "nesting"):
         chosen = [row for row in rows if key in row.settings and ".." not in str(row.settings[key])]
-        made.append(pivot(f"generation, parses by {key}", chosen, lambda r: label(r, NOT_COLUMNS), lambda r, k=key: f"{r.settings[k]}"))  # type: ignore[misc]
+        if key == "nesting":  # not every sampler nests to every depth: the columns need an order of their own
+            chosen.sort(key=lambda row: row.settings["nesting"])
+        made.append(
+            pivot(f"generation, parses by {key}", chosen, lambda r: label(r, NOT_COLUMNS), lambda r, k=key: f"{r.settings[k]}")
+        )  # type: ignore[misc]
     return made
 
 
@@ -176,13 +208,22 @@ def _with_ends(table: Table, rows: Sequence[Row]) -> Table:
 
 def _likelihood(rows: Sequence[Row]) -> list[Table]:
     whole = [row for row in rows if not {"class", "hidden"} & row.settings.keys()]
-    floors = [Row(**{**r.__dict__, "sampler": "(exact floor)", "value": r.ceiling, "low": None}) for r in whole if r.ceiling is not None]
+    floors = [
+        Row(**{**r.__dict__, "sampler": "(exact floor)", "value": r.ceiling, "low": None})
+        for r in whole
+        if r.ceiling is not None
+    ]
     parts = [row for row in rows if "class" in row.settings]
     hidden = [row for row in rows if "hidden" in row.settings]
     return [
         pivot("likelihood, nats per token", [*whole, *floors], label, lambda row: row.metric),
         pivot("likelihood, ELBO by class of token", parts, label, lambda row: row.metric),
-        pivot("likelihood, nats per hidden token by share hidden", hidden, lambda r: label(r, {"hidden"}), lambda r: f"{r.settings['hidden']}"),
+        pivot(
+            "likelihood, nats per hidden token by share hidden",
+            hidden,
+            lambda r: label(r, {"hidden"}),
+            lambda r: f"{r.settings['hidden']}",
+        ),
     ]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError
+from maskdiff.languages.vocabulary import SPECIALS
 from maskdiff.metrics import Estimate
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def row(
 ) -> Row:
     """A ``Row`` of an estimate, with its baseline and ceiling as estimates or plain numbers."""
     low, high = (value if math.isfinite(value) else None for value in (estimate.low, estimate.high))
-    return Row(
-        suite, sampler, settings, metric, estimate.value, low, high, estimate.count, _plain(baseline), _plain(ceiling)
-    )
+    return Row(suite, sampler, settings, metric, estimate.value, low, high, estimate.count, _plain(baseline), _plain(ceiling))
 
 
 def _plain(figure: Estimate | float | None) -> float | None:
@@ -145,6 +144,13 @@ def unigram_texts(real: Sequence[str], lengths: Sequence[int], rng: np.random.Ge
     """The blind baseline: symbols drawn independently with the frequencies they have in ``real``."""
     symbols: NDArray[Any] = np.array(list("".join(real)))
     return ["".join(rng.choice(symbols, length)) for length in lengths]
+
+
+def one_symbol_each(text: str) -> str:
+    """A decoded text in which a special token inside the string (``<EOS>``) is one wrong symbol instead of five characters."""
+    for name in SPECIALS:
+        text = text.replace(name, "\N{REPLACEMENT CHARACTER}")
+    return text
 
 
 @dataclass

@@ -1,0 +1,155 @@
+"""Measure checkpoints: generation, repair, editing, likelihood and speed, each beside its baseline and its ceiling.
+
+    python benchmark.py                                          # checkpoints/best.pt, the usual samplers
+    python benchmark.py --sampler autoregressive --num_samples 1000 --suite generation
+    python benchmark.py --sampler maskgit --length 40..62        # long strings only
+    python benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/
+    python benchmark.py --reproduce --seeds 3                    # the reference's variants, into docs/results.md
+
+Nothing is constrained or rejected: every string drawn is counted.  Metrics are defined in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from maskdiff.checkpoint import load_denoiser
+from maskdiff.cli import Parser, run_door
+from maskdiff.errors import ConfigError
+from maskdiff.evaluation import plots, report, reproduce, suites
+from maskdiff.evaluation.rows import Plan, Subject
+from maskdiff.evaluation.samplers import choose_samplers
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """``N`` or ``N..M`` as two numbers."""
+    low, dots, high = text.partition("..")
+    try:
+        bounds = int(low), int(high if dots else low)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"length {text!r} is no range: give N or N..M, in symbols") from None
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise argparse.ArgumentTypeError(f"length {text!r} is empty: give N..M with 1 <= N <= M")
+    return bounds
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        if int(text) >= 1:
+            return int(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags, grouped."""
+    parser = Parser(prog="benchmark.py", description=__doc__)
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--checkpoint", nargs="+", default=["checkpoints/best.pt"], metavar="FILE", help="one or more, side by side"
+    )
+    what.add_argument(
+        "--suite", nargs="+", default=list(suites.DEFAULT_SUITES), metavar="NAME", help=f"of {', '.join(suites.SUITES)}, all"
+    )
+    what.add_argument("--num_samples", type=positive, default=200, metavar="N", help="strings of each figure (default 200)")
+    what.add_argument("--length", type=parse_range, metavar="N..M", help="generate only these inner lengths (symbols)")
+    what.add_argument("--sigma", type=float, nargs="+", default=list(Plan.sigmas), help="noise levels of the repair suite")
+    what.add_argument("--corruption", nargs="+", default=list(Plan.corruptions), help="kinds of corruption of the repair suite")
+    what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
+    what.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    what.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's choice")
+    what.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    how = parser.add_argument_group("sampling", "without any of the first seven flags, a handful of samplers is measured")
+    how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
+    how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
+    how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
+    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then MaskGIT")
+    how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
+    how.add_argument("--use_self_cond", action="store_true", help="show the model its previous prediction")
+    how.add_argument("--num_ar_tokens", type=int, help="causal tokens of the hybrid (default 3)")
+    how.add_argument("--maskgit_steps", type=int, help="evaluations; 0 is one token an evaluation (default 12)")
+    how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
+    how.add_argument("--temperature", type=float, help="of the token distribution (default 1; 0 is argmax)")
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE", help="also write the rows as JSON, schema 1")
+    out.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
+    out.add_argument("--plots", metavar="DIR", help="also draw PNG plots (needs matplotlib)")
+    again = parser.add_argument_group("reproduction")
+    again.add_argument("--reproduce", action="store_true", help="train and measure every variant of the reference")
+    again.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0..N-1 of each variant (default 3)")
+    again.add_argument("--variants", nargs="+", metavar="NAME", help="only these variants")
+    again.add_argument(
+        "--runs", default="runs/reproduce", metavar="DIR", help="where trained variants are kept and found again"
+    )
+    again.add_argument("--results", default="docs/results.md", metavar="FILE", help="the report of the reproduction")
+    return parser
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The plan that the flags ask for.  Raises ``ConfigError``."""
+    for sigma in args.sigma:
+        if not 0.0 < sigma <= 1.0:
+            raise ConfigError(f"sigma {sigma} is impossible: give noise levels above 0, at most 1")
+    return Plan(
+        num_samples=args.num_samples,
+        seed=args.seed,
+        lengths=args.length,
+        samplers=choose_samplers(args),
+        sigmas=tuple(args.sigma),
+        corruptions=tuple(args.corruption),
+        repair_methods=tuple(args.repair_method),
+    )
+
+
+def load_subjects(paths: Sequence[str], device: str) -> list[Subject]:
+    """One subject a checkpoint, named by the shortest tails of their paths that tell them apart."""
+    if len(set(paths)) < len(paths):
+        raise ConfigError("a checkpoint is given twice: give each once")
+    parts = [Path(path).with_suffix("").parts for path in paths]
+    depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
+    return [
+        Subject(load_denoiser(path, device), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        for path, p in zip(paths, parts, strict=True)
+    ]
+
+
+def note(text: str) -> None:
+    """Progress goes to the error stream, so that the tables can be piped."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out parsed flags.  Raises ``UserError``."""
+    if args.threads > 0:
+        torch.set_num_threads(args.threads)
+    if args.reproduce:
+        reproduce.reproduce(
+            range(args.seeds), Path(args.runs), Path(args.results), args.variants, args.num_samples, args.threads, note
+        )
+        return
+    plan = make_plan(args)
+    made = suites.run(load_subjects(args.checkpoint, args.device), plan, suites.check_suites(args.suite), note)
+    print(report.to_terminal(made))
+    if args.json:
+        report.write_text(args.json, report.to_json(made))
+    if args.markdown:
+        report.write_text(args.markdown, report.to_markdown(made))
+    if args.plots:
+        for path in plots.write_plots(made, args.plots):
+            note(f"wrote {path}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status; a user's mistake is one line and status 2."""
+    return run_door(lambda given: run(build_parser().parse_args(given)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Speed: strings per second of each sampler, training tokens per second beside an ordinary loop, and what corruption costs.
+
+For: figures of one machine in one run.  Not for: comparing machines.  Easy to get wrong: rounds of the two training loops
+alternate, so that a slow spell of the machine hits both; the first round of everything is thrown away.  Tokens are real
+ones: BOS, symbols and EOS, no padding.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskdiff import metrics
+from maskdiff.config import Config
+from maskdiff.data import held_out
+from maskdiff.evaluation.generation import draw
+from maskdiff.evaluation.padded import PaddedLoop
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, draw_lengths, sampler_settings
+from maskdiff.metrics import Estimate
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language
+    from maskdiff.training.loop import Trainer
+
+ROUNDS = 5
+STEPS_A_ROUND = 4
+
+
+def _over_rounds(values: list[float], count: int, plan: Plan) -> Estimate:
+    """The mean over rounds with the bootstrap interval over rounds; ``count`` is what was processed in all."""
+    estimate = metrics.mean(values, plan.rng(50))
+    return Estimate(estimate.value, estimate.low, estimate.high, count)
+
+
+def sampling_speed(subject: Subject, plan: Plan) -> list[Row]:
+    """Strings per second of every sampler of the plan, lengths as in the language; one warm-up pass is not timed."""
+    ledger = Ledger("speed")
+    lengths = draw_lengths(subject.language, min(plan.num_samples, plan.batch_size), plan.lengths, plan.rng(51))
+    for config in plan.samplers:
+        draw(subject.loaded.denoiser, config, lengths[:8], plan.seed, plan.batch_size)
+        speeds: list[float] = []
+        while len(speeds) < ROUNDS and sum(len(lengths) / s for s in speeds) < plan.speed_seconds:
+            made = draw(subject.loaded.denoiser, config, lengths, plan.seed + len(speeds), plan.batch_size)
+            speeds.append(len(lengths) / max(made.seconds, 1e-9))
+        settings = subject.settings(**sampler_settings(config), batch=len(lengths))
+        ledger.add(config.sampler, settings, "strings_per_second", _over_rounds(speeds, len(lengths) * len(speeds), plan))
+    return ledger.rows
+
+
+def training_speed(config: Config, language: Language, plan: Plan) -> list[Row]:
+    """Training tokens per second of ``config`` beside the padded loop, and the share of a step spent on corruption."""
+    from maskdiff.training.loop import Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        # Nothing but the loop itself is timed: no validation, no files.
+        quiet = replace(config.train, checkpoint_dir=folder, threads=0, device="cpu", eval_interval=10**9, live_samples=0)
+        trainer = Trainer(replace(config, train=quiet), Path(folder))
+        padded = PaddedLoop(language, held_out(language, "train", 4096, plan.seed))
+        counters = {"ours": _trainer_round(trainer), "padded loop": _padded_round(padded)}
+        tokens: dict[str, list[float]] = {name: [] for name in counters}
+        shares: dict[str, list[float]] = {name: [] for name in counters}
+        for i in range(ROUNDS + 1):
+            for name, run in counters.items():
+                seconds, corruption, count = run()
+                if i:  # the first round warms up
+                    tokens[name].append(count / seconds)
+                    shares[name].append(corruption / seconds)
+        if trainer.monitor:
+            trainer.monitor.close()
+    ledger, done = Ledger("speed"), ROUNDS * STEPS_A_ROUND
+    slow = float(np.mean(tokens["padded loop"]))
+    ours = [value / base for value, base in zip(tokens["ours"], tokens["padded loop"], strict=True)]
+    for name in counters:
+        settings = {"loop": name}
+        ledger.add("-", settings, "training_tokens_per_second", _over_rounds(tokens[name], done, plan), baseline=slow)
+        ledger.add(
+            "-",
+            settings,
+            "corruption_share",
+            _over_rounds(shares[name], done, plan),
+            baseline=float(np.mean(shares["padded loop"])),
+        )
+    ledger.add("-", {"loop": "ours"}, "training_speedup", _over_rounds(ours, done, plan), baseline=1.0)
+    return ledger.rows
+
+
+def _trainer_round(trainer: Trainer) -> Callable[[], tuple[float, float, int]]:
+    """Seconds, seconds of corruption and real tokens of a few steps of our own trainer, without its producer thread."""
+
+    def run() -> tuple[float, float, int]:
+        seconds = corruption = 0.0
+        tokens = 0
+        for _ in range(STEPS_A_ROUND):
+            start = time.perf_counter()
+            strings = trainer.batches.batch(trainer.progress.step)
+            drawn = time.perf_counter()
+            batch, inner = trainer.noised(strings, trainer.progress.step)
+            corruption += time.perf_counter() - drawn
+            trainer.step(batch, inner)
+            trainer.progress.step += 1
+            seconds += time.perf_counter() - start
+            tokens += int(strings.length.sum())
+        return seconds, corruption, tokens
+
+    return run
+
+
+def _padded_round(loop: PaddedLoop) -> Callable[[], tuple[float, float, int]]:
+    def run() -> tuple[float, float, int]:
+        seconds = corruption = 0.0
+        tokens = 0
+        for _ in range(STEPS_A_ROUND):
+            start = time.perf_counter()
+            batch = loop.noised()
+            corruption += time.perf_counter() - start
+            tokens += loop.step(batch)
+            seconds += time.perf_counter() - start
+        return seconds, corruption, tokens
+
+    return run
+
+
+def speed(subject: Subject, plan: Plan) -> list[Row]:
+    """Rows of the speed suite: sampling with the subject's model, training with its configuration."""
+    return sampling_speed(subject, plan) + training_speed(subject.loaded.config, subject.language, plan)

@@ -1,0 +1,131 @@
+"""The suites by name, and one call that runs them on several checkpoints side by side.
+
+For: ``run``.  Not for: flags (``benchmark.py``) or layout (``report.py``).  Easy to get wrong: every subject is measured on
+the same held-out strings and the same lengths, because all of them come from the plan's seed; compare nothing else.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskdiff import __version__
+from maskdiff.config import Config
+from maskdiff.data import Batches, held_out, training_texts
+from maskdiff.errors import ConfigError, nearest
+from maskdiff.evaluation.editing import editing
+from maskdiff.evaluation.generation import Seen, generation
+from maskdiff.evaluation.likelihood import likelihood
+from maskdiff.evaluation.repair import repair
+from maskdiff.evaluation.report import Report
+from maskdiff.evaluation.rows import Plan, Row, Subject
+from maskdiff.evaluation.speed import speed
+from maskdiff.languages import split_of
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the suites of one subject are fed: held-out strings, and which strings it was trained on."""
+
+    texts: list[str]
+    seen: Seen
+
+
+Suite = Callable[[Subject, Plan, Material], list[Row]]
+SUITES: dict[str, tuple[Suite, str]] = {
+    "generation": (lambda s, p, m: generation(s, p, m.seen), "strings from nothing, by sampler"),
+    "repair": (lambda s, p, m: repair(s, p, m.texts), "corrupted strings, by noise level and kind"),
+    "editing": (lambda s, p, m: editing(s, p, m.texts), "strings with blanks"),
+    "likelihood": (lambda s, p, m: likelihood(s, p, m.texts), "nats per token beside the exact entropy"),
+    "speed": (lambda s, p, m: speed(s, p), "strings per second, training tokens per second"),
+}
+DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
+
+
+def seen_in_training(config: Config, language: Language) -> Seen:
+    """The training set of a run with a fixed one; with fresh draws, whatever belongs to the training split.
+
+    The second counts a string as seen if it *could* have been: ``novel`` is then a lower bound.
+    """
+    train = config.train
+    if train.num_samples == 0:
+        return lambda text: split_of(text) == "train"
+    return training_texts(Batches(language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt))
+
+
+def check_suites(names: Sequence[str]) -> tuple[str, ...]:
+    """The names themselves, ``all`` spelled out.  Raises ``ConfigError`` on an unknown one."""
+    if "all" in names:
+        return tuple(SUITES)
+    for name in names:
+        if name not in SUITES:
+            raise ConfigError(
+                f"suite {name!r} is unknown; the nearest is {nearest(name, list(SUITES))!r} of {', '.join(SUITES)}, all"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def run(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    suites: Sequence[str] = DEFAULT_SUITES,
+    note: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Measure every subject; ``note`` is told what is being done.  Raises ``ConfigError`` on an unknown suite."""
+    names, rows = check_suites(suites), []
+    for subject in subjects:
+        language = subject.language
+        material = Material(
+            held_out(language, plan.split, plan.num_samples, plan.seed),  # type: ignore[arg-type]
+            seen_in_training(subject.loaded.config, language) if "generation" in names else (),
+        )
+        for name in names:
+            note(f"{name}{' of ' + subject.name if subject.name else ''} ...")
+            rows += SUITES[name][0](subject, plan, material)
+    return Report(rows, header(subjects, plan, names))
+
+
+def header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
+    """What stands above the tables and in the JSON beside the rows."""
+    return {
+        "measured": ", ".join(f"{name} ({SUITES[name][1]})" for name in suites),
+        "samples": plan.num_samples,
+        "seed": plan.seed,
+        "threads": torch.get_num_threads(),
+        "held_out": f"{plan.split} split, never trained on",
+        "intervals": "95%",
+        "versions": f"maskdiff {__version__}, torch {torch.__version__}, {platform.machine()}",
+        "checkpoints": [about(subject) for subject in subjects],
+        **{f"checkpoint {s.name}".rstrip(): describe(about(s)) for s in subjects},
+    }
+
+
+def about(subject: Subject) -> dict[str, Any]:
+    """Path, provenance and size of a subject."""
+    loaded = subject.loaded
+    model = getattr(loaded.denoiser, "model", None)
+    parameters = sum(weight.numel() for weight in model.parameters()) if model is not None else None
+    return {
+        "name": subject.name,
+        "path": getattr(loaded, "path", ""),
+        "parameters": parameters,
+        "provenance": dict(loaded.provenance),
+    }
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """One line about a checkpoint."""
+    trained = facts["provenance"]
+    parts = [str(facts["path"] or "model")]
+    if facts["parameters"]:
+        parts.append(f"{facts['parameters']:,} parameters")
+    if trained.get("tokens"):
+        parts.append(f"trained on {trained['tokens']:,} tokens in {trained.get('step', '?')} steps")
+    return ", ".join(parts)

@@ -230,10 +230,10 @@ def test_any_text_parses_or_gives_a_position(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1" * 10**6, "(" * 10**6, "(+" * 5 * 10**5, " " * 10**6, "(+75)=" + "9" * 10**6, "=" * 10**6])
 def test_a_million_characters_fail_fast(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ParseError) as caught:
         REFERENCE.parse(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(str(caught.value)) < 400
     assert not REFERENCE.holds(text)
     assert REFERENCE.log_prob(text) == -np.inf
@@ -264,7 +264,7 @@ def brute_force_ambiguity(low: int, high: int) -> bool:
 
 
 def test_ambiguity_is_decided_exactly() -> None:
-    ranges = [(low, high) for low in range(0, 16) for high in range(low, 130, 1 if low < 3 else 7)]
+    ranges = [(low, high) for low in range(0, 16) for high in range(low, 130, 3 if low < 3 else 11)]
     ranges += [(10, 99), (10, 100), (99, 130), (100, 140), (3, 30), (4, 40), (9, 95)]
     assert {brute_force_ambiguity(*r) for r in ranges} == {True, False}
     for low, high in ranges:
@@ -275,10 +275,10 @@ def test_ambiguity_is_decided_exactly() -> None:
             assert f"{a}{b}" == f"{c}{d}"
             assert a != c
             assert all(low <= x <= high for x in (a, b, c, d))
-    start = time.perf_counter()
+    start = time.process_time()
     assert ambiguity(10**5, 10**6 - 1) is None
     assert ambiguity(11, 10**6) is not None
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize(

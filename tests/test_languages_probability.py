@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,17 +169,21 @@ def test_expression_lengths_by_enumeration() -> None:
         assert table[depth].sum() == pytest.approx(1.0)
 
 
-def test_reference_lengths_match_draws() -> None:
-    """Chi-square of 60,000 draws against P(n), 58 lengths: 5 standard deviations; a 10% error in any common length fails it."""
-    probs = REFERENCE.length_probs()
-    count = np.bincount([len(s) for s in REFERENCE.sample_many(60_000, np.random.default_rng(8))], minlength=63)
+@pytest.mark.parametrize("options", [{}, {"operators": "-", "notation": "infix", "max_int": 99, "max_len": 48}])
+def test_estimated_lengths_match_draws(options: dict[str, Any]) -> None:
+    """Chi-square of 60,000 draws against P(n): 5 standard deviations; a 10% error in any common length fails it."""
+    language = make_language(LanguageConfig(**options))
+    assert not length_table(language.config).exact
+    probs = language.length_probs()
+    drawn = [len(s) for s in language.sample_many(60_000, np.random.default_rng(8))]
+    count = np.bincount(drawn, minlength=len(probs))
     assert not count[probs == 0].any()
     assert probs.sum() == pytest.approx(1.0)
-    expected = 60_000 * probs[probs > 0]
-    statistic = ((count[probs > 0] - expected) ** 2 / expected).sum()
-    assert statistic < 57 + 5 * math.sqrt(2 * 57)
+    expected, seen = 60_000 * probs[probs > 1e-4], count[probs > 1e-4]
+    freedom = len(expected) - 1
+    assert ((seen - expected) ** 2 / expected).sum() < freedom + 5 * math.sqrt(2 * freedom)
     wrong = np.roll(expected, 1)
-    assert ((count[probs > 0] - wrong) ** 2 / wrong).sum() > 1000
+    assert ((seen - wrong) ** 2 / wrong).sum() > 1000
 
 
 def test_given_its_length_a_string_has_a_probability_below_one() -> None:

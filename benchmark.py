@@ -19,33 +19,11 @@ from pathlib import Path
 import torch
 
 from maskdiff.checkpoint import load_denoiser
-from maskdiff.cli import Parser, run_door
+from maskdiff.cli import Parser, length_range, natural, positive, run_door, unit
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation import plots, report, reproduce, suites
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.evaluation.samplers import choose_samplers
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """``N`` or ``N..M`` as two numbers."""
-    low, dots, high = text.partition("..")
-    try:
-        bounds = int(low), int(high if dots else low)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"length {text!r} is no range: give N or N..M, in symbols") from None
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise argparse.ArgumentTypeError(f"length {text!r} is empty: give N..M with 1 <= N <= M")
-    return bounds
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        if int(text) >= 1:
-            return int(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,12 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--suite", nargs="+", default=list(suites.DEFAULT_SUITES), metavar="NAME", help=f"of {', '.join(suites.SUITES)}, all"
     )
     what.add_argument("--num_samples", type=positive, default=200, metavar="N", help="strings of each figure (default 200)")
-    what.add_argument("--length", type=parse_range, metavar="N..M", help="generate only these inner lengths (symbols)")
-    what.add_argument("--sigma", type=float, nargs="+", default=list(Plan.sigmas), help="noise levels of the repair suite")
+    what.add_argument("--length", type=length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
+    what.add_argument("--sigma", type=unit, nargs="+", default=list(Plan.sigmas), help="noise levels of the repair suite")
     what.add_argument("--corruption", nargs="+", default=list(Plan.corruptions), help="kinds of corruption of the repair suite")
     what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
-    what.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-    what.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's choice")
+    what.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
+    what.add_argument("--threads", type=natural, default=0, help="CPU threads; 0 is torch's choice")
     what.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     how = parser.add_argument_group("sampling", "without any of the first seven flags, a handful of samplers is measured")
     how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
@@ -73,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then MaskGIT")
     how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
     how.add_argument("--use_self_cond", action="store_true", help="show the model its previous prediction")
-    how.add_argument("--num_ar_tokens", type=int, help="causal tokens of the hybrid (default 3)")
-    how.add_argument("--maskgit_steps", type=int, help="evaluations; 0 is one token an evaluation (default 12)")
+    how.add_argument("--num_ar_tokens", type=natural, help="causal tokens of the hybrid (default 3)")
+    how.add_argument("--maskgit_steps", type=natural, help="evaluations; 0 is one token an evaluation (default 12)")
     how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
     how.add_argument("--temperature", type=float, help="of the token distribution (default 1; 0 is argmax)")
     out = parser.add_argument_group("output")
@@ -94,9 +72,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the flags ask for.  Raises ``ConfigError``."""
-    for sigma in args.sigma:
-        if not 0.0 < sigma <= 1.0:
-            raise ConfigError(f"sigma {sigma} is impossible: give noise levels above 0, at most 1")
     return Plan(
         num_samples=args.num_samples,
         seed=args.seed,

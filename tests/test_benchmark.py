@@ -466,10 +466,14 @@ def test_reproduction_resumes(tmp_path: Path) -> None:
         go()
     rows = go()
     assert trained == [("v1-s0", False), ("v1-s1", False), ("v1-s1", True), ("skeleton-s0", False), ("skeleton-s1", False)]
+    results.write_text("# Ours\n\n" + results.read_text() + "\nMore.\n")
     again = go()
     assert len(trained) == 5  # nothing is trained, and nothing measured, twice
     assert repr(again) == repr(rows)
     text = results.read_text()
+    assert text.startswith("# Ours\n")  # what others wrote there stays
+    assert text.endswith("\nMore.\n")
+    assert text.count(reproduce.BEGIN) == text.count("measured again") == 1
     assert "38.5-53.5" in text
     assert "**V1**" in text
     assert "| coarse-to-fine | 29 |" in text

@@ -109,7 +109,7 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
     good = [text for text, flag in zip(texts, parsed, strict=True) if flag]
 
     def distance(of: Callable[[str], object], own: Sequence[str]) -> Estimate:
-        return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)  # type: ignore[misc]
+        return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)
 
     return {
         "parses": metrics.rate(parsed),

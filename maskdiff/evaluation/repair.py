@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,7 +34,8 @@ def corruption(kind: str) -> NoiseConfig:
         return NoiseConfig()
     if kind not in KINDS:
         raise ConfigError(f"corruption {kind!r} is unknown; give one of {', '.join(CORRUPTIONS)}")
-    return replace(NoiseConfig(), **{f"{name}_share": float(name == kind) for name in KINDS})
+    shares: dict[str, Any] = {f"{name}_share": float(name == kind) for name in KINDS}
+    return replace(NoiseConfig(), **shares)
 
 
 def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int) -> list[str]:

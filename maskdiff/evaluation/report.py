@@ -37,7 +37,6 @@ RATES = frozenset(
         "corruption_share",
     ]
 )
-NOT_COLUMNS = frozenset({"length", "nesting"})  # settings of rows that have a table of their own
 
 
 @dataclass(frozen=True)
@@ -190,10 +189,13 @@ def _generation(rows: Sequence[Row]) -> list[Table]:
         chosen = [row for row in rows if key in row.settings and ".." not in str(row.settings[key])]
         if key == "nesting":  # not every sampler nests to every depth: the columns need an order of their own
             chosen.sort(key=lambda row: row.settings["nesting"])
-        made.append(
-            pivot(f"generation, parses by {key}", chosen, lambda r: label(r, NOT_COLUMNS), lambda r, k=key: f"{r.settings[k]}")
-        )  # type: ignore[misc]
+        made.append(_by_setting(f"generation, parses by {key}", chosen, key))
     return made
+
+
+def _by_setting(title: str, rows: Sequence[Row], key: str) -> Table:
+    """One column for each value of a setting."""
+    return pivot(title, rows, lambda row: label(row, {key}), lambda row: f"{row.settings[key]}")
 
 
 def _with_ends(table: Table, rows: Sequence[Row]) -> Table:
@@ -218,12 +220,7 @@ def _likelihood(rows: Sequence[Row]) -> list[Table]:
     return [
         pivot("likelihood, nats per token", [*whole, *floors], label, lambda row: row.metric),
         pivot("likelihood, ELBO by class of token", parts, label, lambda row: row.metric),
-        pivot(
-            "likelihood, nats per hidden token by share hidden",
-            hidden,
-            lambda r: label(r, {"hidden"}),
-            lambda r: f"{r.settings['hidden']}",
-        ),
+        _by_setting("likelihood, nats per hidden token by share hidden", hidden, "hidden"),
     ]
 
 

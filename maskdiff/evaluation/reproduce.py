@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SIGMA, BLANKS = 0.2, 0.2  # of the reference's repair and editing benchmarks
+BEGIN, END = "<!-- reproduction: written by benchmark.py --reproduce -->", "<!-- end of the reproduction -->"
 Trainer = Callable[[Config, Path, bool], None]
 Note = Callable[[str], None]
 
@@ -147,14 +148,13 @@ def pooled(rows: Sequence[Row]) -> str:
 
 SIMILAR = (("balanced", "generation"), ("has_equals", "generation"), ("has_operator", "generation"))
 STRICT = (("parses", "generation"), ("holds", "generation"), ("distinct", "generation"))
-TASKS = (("token_accuracy", "repair"), ("anchors_kept", "editing"))
 
 
 def results_markdown(measured: Mapping[str, Sequence[Sequence[Row]]], plan: Plan, seeds: Iterable[int], threads: int) -> str:
     """``docs/results.md`` of the reproduction; ``measured`` holds, for each variant, one list of rows a seed."""
     seeds = list(seeds)
     lines = [
-        "# The reference's table, measured again",
+        "## The reference's table, measured again",
         "",
         f"Every variant was trained from scratch with seeds {', '.join(map(str, seeds))} and measured on "
         f"{plan.num_samples} strings each"
@@ -179,22 +179,38 @@ def results_markdown(measured: Mapping[str, Sequence[Sequence[Row]]], plan: Plan
             cells += [variant.published.get(metric, "-"), _cell(by_seed, metric, suite)]
         cells += [_cell(by_seed, metric, suite) for metric, suite in STRICT]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Repair and editing", "", "Repair: mixed corruption at sigma 0.2; editing: 20% of the symbols blank.", "",
+    lines += ["", "### Repair and editing", "", "Repair: mixed corruption at sigma 0.2; editing: 20% of the symbols blank.", "",
               "| variant | repair, published | token accuracy | corrupted string unchanged | repaired string parses | "
               "anchors kept | edited string parses |",
               "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, by_seed in measured.items():
         variant = next(v for v in VARIANTS if v.name == name)
         if variant.tasks:
-            identity = float(np.mean([r.baseline or 0.0 for rows in by_seed for r in _find(rows, "token_accuracy", "repair")]))
-            cells = [name, variant.published.get("token_accuracy", "-"), _cell(by_seed, "token_accuracy", "repair"), number(identity, "parses"),
-                     _cell(by_seed, "parses", "repair"), _cell(by_seed, "anchors_kept", "editing"), _cell(by_seed, "parses", "editing")]  # fmt: skip
+            identity = [r.baseline or 0.0 for rows in by_seed for r in _find(rows, "token_accuracy", "repair")]
+            cells = [
+                name,
+                variant.published.get("token_accuracy", "-"),
+                _cell(by_seed, "token_accuracy", "repair"),
+                number(float(np.mean(identity)), "token_accuracy"),
+                _cell(by_seed, "parses", "repair"),
+                _cell(by_seed, "anchors_kept", "editing"),
+                _cell(by_seed, "parses", "editing"),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Why", ""]
+    lines += ["", "### Why", ""]
     for name in measured:
         variant = next(v for v in VARIANTS if v.name == name)
         lines += [f"**{name}** (`configs/{variant.config}.yaml`). {variant.why}", ""]
     return "\n".join(lines)
+
+
+def placed(path: Path, section: str) -> str:
+    """The text of the file at ``path`` with ``section`` between its markers: what else stands there is kept."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    glue = "" if begin or not before else "\n"
+    return f"{before}{glue}{BEGIN}\n\n{section}\n{END}{after if begin else chr(10)}"
 
 
 def _find(rows: Sequence[Row], metric: str, suite: str) -> list[Row]:
@@ -231,6 +247,6 @@ def reproduce(
             best = ensure_trained(variant.config, seed, runs, threads, trainer, note, overrides or {})
             found.append(ensure_measured(variant, best, replace(plan, seed=seed), note))
         measured[variant.name] = found
-        write_text(results, results_markdown(measured, plan, seeds, threads))
+        write_text(results, placed(results, results_markdown(measured, plan, seeds, threads)))
     note(f"wrote {results}")
     return measured

@@ -31,8 +31,6 @@ def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
     steps, temperature, ar = args.maskgit_steps, args.temperature, args.num_ar_tokens
     if temperature is not None and not 0.0 <= temperature <= 100.0:
         raise ConfigError(f"temperature {temperature} is impossible: give one from 0 (argmax) to 100")
-    if any(number is not None and number < 0 for number in (steps, ar)):
-        raise ConfigError("maskgit_steps and num_ar_tokens count evaluations and tokens: give 0 or more")
     names = _named(args)
     chosen: Sequence[SamplerConfig] = [SamplerConfig(name) for name in names] or HANDFUL
     made = []

@@ -30,7 +30,8 @@ class Faithful:
     """A denoiser as the reference's samplers saw theirs."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.vocabulary = denoiser, Unguarded(denoiser.vocabulary.symbols)
+        self.denoiser = denoiser
+        self.vocabulary: Vocabulary = Unguarded(denoiser.vocabulary.symbols)
 
     def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
         return self.denoiser(tokens, length, sigma, causal, previous)
@@ -88,7 +89,8 @@ class Variant:
 VARIANTS = (
     Variant(
         "V1", "v1", maskgit,
-        {"balanced": "38.5-53.5", "has_equals": "20-23", "has_operator": "84.5", "token_accuracy": "83.8", "anchors_kept": "100"},
+        {"balanced": "38.5-53.5", "has_equals": "20-23", "has_operator": "84.5",
+         "token_accuracy": "83.8", "anchors_kept": "100"},
         "The published range is the same model measured several times. What was measured is the balance of brackets: "
         "a string "
         "such as `00)0(` fails it and `0000=00` passes, which is why a third to a half of the strings count as valid "

@@ -77,7 +77,7 @@ class Table:
 
 
 class Scrambled:
-    """Pseudo-random logits that depend on every visible token of the string (before it, in the causal mode), and on nothing else."""
+    """Pseudo-random logits that depend on every token of the string (those before, in the causal mode) and nothing else."""
 
     def __init__(self, vocabulary: Vocabulary = TINY, sharpness: float = 2.0) -> None:
         self.vocabulary, self.sharpness, self.calls, self.rows = vocabulary, sharpness, 0, 0
@@ -95,7 +95,7 @@ class Scrambled:
 
 
 def chi_square(texts: Sequence[str], truth: dict[str, float]) -> float:
-    """z-value (Wilson and Hilferty) of the chi-square statistic of ``texts`` against ``truth``; infinite outside its support."""
+    """z-value (Wilson and Hilferty) of the chi-square of ``texts`` against ``truth``; infinite outside its support."""
     counts, total = Counter(texts), len(texts)
     if set(counts) - set(truth):
         return math.inf

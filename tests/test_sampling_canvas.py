@@ -19,7 +19,8 @@ def test_blank_has_frame_masks_and_padding():
     p, m, b, e = TINY.pad, TINY.mask, TINY.bos, TINY.eos
     assert canvas.tokens.tolist() == [[b, m, e, p, p], [b, m, m, m, e]]
     assert canvas.known.tolist() == [[True, False, True, True, True], [True, False, False, False, True]]
-    assert canvas.length.tolist() == [3, 5] and len(canvas) == 2
+    assert canvas.length.tolist() == [3, 5]
+    assert len(canvas) == 2
 
 
 def test_template_prefix_and_draft():
@@ -29,7 +30,9 @@ def test_template_prefix_and_draft():
     prefix = Canvas.prefix(["(1", ""], [4, 2], TINY)
     assert Sample(prefix).texts(TINY) == ["(1??", "??"]
     draft = Canvas.draft(["(?1"], TINY, 0.3)
-    assert not draft.known[0, 1:4].any() and draft.known[0, [0, 4]].all() and draft.suspect.tolist() == pytest.approx([0.3])
+    assert not draft.known[0, 1:4].any()
+    assert draft.known[0, [0, 4]].all()
+    assert draft.suspect.tolist() == pytest.approx([0.3])
 
 
 @pytest.mark.parametrize(
@@ -67,12 +70,15 @@ def test_trace_renders_each_evaluation_and_paints_a_grid():
     canvas = Canvas.template(["(?+?)", "?"], TINY, generator()).traced()
     sample = Unmask(order="left_to_right", steps=0)(Scrambled(), canvas)
     lines = sample.trace.render(0, TINY).splitlines()
-    assert lines[0] == "   0  (?+?)" and lines[-2] == f"   2  {sample.texts(TINY)[0]}"
-    assert lines[2] == "       ^" and lines[-1] == "         ^"
+    assert lines[0] == "   0  (?+?)"
+    assert lines[-2] == f"   2  {sample.texts(TINY)[0]}"
+    assert lines[2] == "       ^"
+    assert lines[-1] == "         ^"
     assert sample.trace.committed(0).sum() == 2
     assert len(sample.trace.steps(1)[0]) == 2  # finished a frame earlier
     picture = sample.trace.picture(0, TINY, cell=4)
-    assert picture.shape == (3 * 4, 7 * 4, 3) and picture.dtype.name == "uint8"
+    assert picture.shape == (3 * 4, 7 * 4, 3)
+    assert picture.dtype.name == "uint8"
 
 
 def test_trace_of_a_chain_covers_all_stages():
@@ -86,4 +92,5 @@ def test_samplers_do_not_write_to_the_canvas_they_are_given():
     before = canvas.tokens.clone()
     Unmask()(Scrambled(), canvas)
     Autoregressive()(Scrambled(), canvas)
-    assert torch.equal(canvas.tokens, before) and canvas.spent.sum() == 0
+    assert torch.equal(canvas.tokens, before)
+    assert canvas.spent.sum() == 0

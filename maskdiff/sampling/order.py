@@ -104,7 +104,7 @@ def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
     With ``spacing`` d, positions that are the best within d tokens on both sides come first, then those that are so among
     the rest, and so on: a greedy choice of far-apart positions in three vectorised rounds.
     """
-    score = score.double().masked_fill(~eligible, -torch.inf)
+    score = score.masked_fill(~eligible, -torch.inf)
     tier = torch.zeros_like(score)
     if spacing:
         rest, free = score, eligible
@@ -112,7 +112,7 @@ def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
             best = free & (rest == _neighbourhood_max(rest, spacing))
             tier = torch.where(best, value, tier)
             # the next round may not stand next to anything chosen before
-            near = _neighbourhood_max((tier > 0).double(), spacing) > 0
+            near = _neighbourhood_max((tier > 0).to(score), spacing) > 0
             free = free & ~near
             rest = score.masked_fill(~free, -torch.inf)
     by_score = score.argsort(dim=1, descending=True, stable=True)

@@ -76,7 +76,7 @@ class Cosine(Plan):
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
         """Down to the cosine's target, at least one."""
-        remain = (clock.initial * torch.cos(clock.done.double() * (math.pi / 2)) + 1e-9).floor().long()
+        remain = (clock.initial * torch.cos(clock.done * (math.pi / 2)) + 1e-3).floor().long()  # float32 has 1e-4 of slack
         return (clock.blanks - remain).clamp(min=1)
 
 
@@ -115,7 +115,7 @@ class EntropyBound:
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
         """Length of the prefix."""
-        return _longest_prefix(proposal, place, torch.full_like(clock.left, self.gamma, dtype=torch.float64))
+        return _longest_prefix(proposal, place, torch.full_like(clock.left, self.gamma, dtype=torch.float32))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Information:
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
         """Length of the prefix."""
-        total = entropy(proposal.log_probs).double().masked_fill(~proposal.eligible, 0).sum(1)
+        total = entropy(proposal.log_probs).masked_fill(~proposal.eligible, 0).sum(1)
         short = clock.limited & (clock.blanks > clock.left)
         return _longest_prefix(proposal, place, torch.where(short, total / clock.left, 0.0).clamp(min=self.gamma))
 
@@ -165,9 +165,9 @@ def even_share(clock: Clock) -> Tensor:
 
 def _longest_prefix(proposal: Proposal, place: Tensor, bound: Tensor) -> Tensor:
     """Length of the longest prefix of the ranking with sum H - max H <= bound (batch,); at least 1 for bounds >= 0."""
-    uncertainty = entropy(proposal.log_probs).double().clamp(min=0)
+    uncertainty = entropy(proposal.log_probs).clamp(min=0)
     by_place = place.argsort(dim=1)
     ranked = uncertainty.gather(1, by_place)
     joint = ranked.cumsum(1) - ranked.cummax(1).values  # bounds the nats by which joint and product of marginals differ
-    inside = (joint <= bound[:, None] + 1e-9) & proposal.eligible.gather(1, by_place)
+    inside = (joint <= bound[:, None] + 1e-6) & proposal.eligible.gather(1, by_place)
     return inside.sum(1)

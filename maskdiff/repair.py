@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-7  # of every share: whatever the user typed has some explanation
 NATS_PER_SYMBOL = 0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
-MARGIN = 14.0  # a hypothesis so many nats below the best of its string is given up
+MARGIN = 10.0  # a hypothesis so many nats below the best of its string is given up
 OPERATIONS = ("mask", "replace", "swap", "delete", "insert")
-CHUNK = 32  # strings repaired at a time
+CHUNK = 4  # strings repaired at a time
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from maskdiff.checkpoint import load_denoiser
 from maskdiff.cli import Parser, length_range, natural, positive, run_door, unit
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation import plots, report, reproduce, suites
+from maskdiff.evaluation.repair import corruption
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.evaluation.samplers import choose_samplers
 
@@ -38,8 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--num_samples", type=positive, default=200, metavar="N", help="strings of each figure (default 200)")
     what.add_argument("--length", type=length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
-    what.add_argument("--sigma", type=unit, nargs="+", default=list(Plan.sigmas), help="noise levels of the repair suite")
-    what.add_argument("--corruption", nargs="+", default=list(Plan.corruptions), help="kinds of corruption of the repair suite")
+    what.add_argument("--sigma", type=unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
+    what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
     what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
     what.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
     what.add_argument("--threads", type=natural, default=0, help="CPU threads; 0 is torch's choice")
@@ -72,14 +73,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the flags ask for.  Raises ``ConfigError``."""
+    for kind in args.corruption or ():
+        corruption(kind)  # an unknown one fails before anything is measured
     return Plan(
         num_samples=args.num_samples,
         seed=args.seed,
         lengths=args.length,
         samplers=choose_samplers(args),
-        sigmas=tuple(args.sigma),
-        corruptions=tuple(args.corruption),
-        repair_methods=tuple(args.repair_method),
+        sigmas=tuple(dict.fromkeys(args.sigma or Plan.sigmas)),
+        corruptions=tuple(dict.fromkeys(args.corruption or Plan.corruptions)),
+        only_mixed_varies=not (args.sigma or args.corruption),
+        repair_methods=tuple(dict.fromkeys(args.repair_method)),
     )
 
 

@@ -348,6 +348,7 @@ def test_checkpoints_side_by_side(tiny: Path, tmp_path: Path, capsys: pytest.Cap
         (["--temperature", "-1"], "temperature"),
         (["--use_hybrid", "--maskgit_steps", "2"], "evaluations"),
         (["--sigma", "0"], "sigma"),
+        (["--corruption", "melt"], "melt"),
         (["--length", "63..70", "--suite", "generation"], "3 to 62"),
         (["--reproduce", "--variants", "V9"], "variant"),
     ],
@@ -362,6 +363,8 @@ def test_bad_flags_are_one_line(flags: list[str], words: str, tiny: Path, capsys
 
 def test_without_flags_the_handful(tiny: Path) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
+    assert ("mixed", 0.5) in plan.damages()
+    assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
     assert len(plan.samplers) >= 6
     assert {"channel", "draft"} == set(plan.repair_methods)
     assert {0.2} <= set(plan.sigmas)

@@ -78,13 +78,12 @@ def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float, 
 def repair(subject: Subject, plan: Plan, clean: Sequence[str], fix: Fix = fix_with_tasks) -> list[Row]:
     """Rows of the repair suite on held-out ``clean`` texts; the baseline returns the corrupted text unchanged."""
     ledger = Ledger("repair")
-    for kind in plan.corruptions:
-        for sigma in plan.sigmas:
-            noisy = corrupt(subject.language, clean, sigma, kind, plan.seed)
-            identity = score(noisy, clean, subject.language, plan)
-            for method in plan.repair_methods:
-                fixed = fix(subject.loaded, noisy, method, sigma, plan.seed)
-                settings = subject.settings(corruption=kind, sigma=sigma)
-                for metric, estimate in score(fixed, clean, subject.language, plan).items():
-                    ledger.add(method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0)
+    for kind, sigma in plan.damages():
+        noisy = corrupt(subject.language, clean, sigma, kind, plan.seed)
+        identity = score(noisy, clean, subject.language, plan)
+        for method in plan.repair_methods:
+            fixed = fix(subject.loaded, noisy, method, sigma, plan.seed)
+            settings = subject.settings(corruption=kind, sigma=sigma)
+            for metric, estimate in score(fixed, clean, subject.language, plan).items():
+                ledger.add(method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0)
     return ledger.rows

@@ -99,12 +99,18 @@ class Plan:
     lengths: tuple[int, int] | None = None
     samplers: tuple[SamplerConfig, ...] = ()
     sigmas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
-    corruptions: tuple[str, ...] = ("mixed", "mask", "replace", "swap", "delete", "insert")
+    corruptions: tuple[str, ...] = ("mixed", "reference", "mask", "replace", "swap", "delete", "insert")
+    only_mixed_varies: bool = False  # other corruptions than "mixed" at sigma 0.2 alone, to save time
     repair_methods: tuple[str, ...] = ("channel", "draft")
     blank_share: float = 0.2
     split: str = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
+
+    def damages(self) -> list[tuple[str, float]]:
+        """Kind of corruption and noise level of every block of the repair suite."""
+        fixed = (0.2,) if self.only_mixed_varies else self.sigmas
+        return [(kind, sigma) for kind in self.corruptions for sigma in (self.sigmas if kind == "mixed" else fixed)]
 
     def rng(self, *salt: int) -> np.random.Generator:
         """A generator of its own for each use: suites do not disturb one another."""

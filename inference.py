@@ -39,7 +39,9 @@ def build_parser() -> cli.Parser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=cli.Parser)
     generate = verbs.add_parser("generate", help="new strings", description="New strings of the language.")
     generate.add_argument("--num", type=cli.natural, default=1, metavar="N", help="how many (default 1)")
-    generate.add_argument("--length", type=cli.length_range, metavar="N", help="in symbols: N or N..M (default: as in the data)")
+    generate.add_argument(
+        "--length", type=cli.length_range, metavar="N", help="in symbols: N or N..M (default: as in the data)"
+    )
     repair = verbs.add_parser("repair", help="mend damaged strings", description="What damaged strings were meant to be.")
     repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default; length may change) or draft")
     repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")

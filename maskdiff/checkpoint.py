@@ -55,12 +55,20 @@ def write_atomic(path: str | Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        kept = "; the previous file is kept" if path.is_file() else ""
+        kept = "; the previous file is kept" if os.path.isfile(path) else ""
         raise CheckpointError(f"cannot write {quote(str(path))}: {error.strerror or error}{kept}") from error
+
+
+def _discard(path: Path) -> None:
+    """Remove a temporary file if it is there and can be removed; the failure before it is the one to report."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
 
 
 def _sync_folder(folder: Path) -> None:
@@ -110,9 +118,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Payload:
 
 def _check_archive(path: Path, shown: str) -> None:
     """That the file is a whole, uncompressed archive: torch's own are, and a compressed one could be a bomb."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"checkpoint {shown} does not exist; give the path of a file written by train_universal.py")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"checkpoint {shown} is a folder; give a .pt file (or use from_pretrained for a folder)")
     try:
         with zipfile.ZipFile(path) as archive:

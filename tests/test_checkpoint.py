@@ -1,0 +1,216 @@
+"""Checkpoints: what was saved is what is loaded, strangers' files do nothing, and a failed save leaves the old file whole."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_loaded, tiny_payload
+
+from maskdiff import checkpoint
+from maskdiff.errors import CheckpointError, ConfigError
+
+
+class Bomb:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (self.path, "w")
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    payload = tiny_payload()
+    checkpoint.save(tmp_path / "deep" / "a.pt", {**payload, "step": 7, "optimizer": {"state": [torch.arange(3)]}})
+    read = checkpoint.load(tmp_path / "deep" / "a.pt")
+    assert read["step"] == 7
+    assert read["config"] == payload["config"]
+    assert all(torch.equal(read["weights"][name], tensor) for name, tensor in payload["weights"].items())
+    assert torch.equal(read["optimizer"]["state"][0], torch.arange(3))
+    about = checkpoint.describe(read)
+    assert about["parameters"] == sum(tensor.numel() for tensor in payload["weights"].values())
+    assert "weights" not in about
+
+
+def test_loaded_denoiser_scores_as_the_saved_one(tmp_path: Path) -> None:
+    loaded = checkpoint.load_denoiser(tiny_checkpoint(tmp_path))
+    tokens, length = torch.tensor([[2, 8, 1, 5, 3]]), torch.tensor([5])
+    ours = loaded.denoiser(tokens, length, torch.zeros(1), False, None)
+    assert torch.equal(ours, tiny_loaded().denoiser(tokens, length, torch.zeros(1), False, None))
+    assert loaded.provenance["seed"] == 0
+    assert loaded.metrics["elbo"] == 3.0
+    assert not any(weight.requires_grad for weight in loaded.denoiser.model.parameters())
+
+
+def test_compile_prefix_is_stripped_and_tensors_are_copied() -> None:
+    loaded, weight = tiny_loaded(), torch.ones(2)
+    payload = checkpoint.make_payload(loaded.config, loaded.language.vocabulary, {"_orig_mod.a": weight})
+    weight.zero_()
+    assert payload["weights"]["a"].tolist() == [1, 1]
+
+
+def test_malicious_pickle_is_not_run(tmp_path: Path) -> None:
+    target, path = tmp_path / "owned", tmp_path / "bad.pt"
+    torch.save({**tiny_payload(), "format": "maskdiff", "version": 1, "extra": Bomb(target)}, path)
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        checkpoint.load(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)  # negative control: the file would have done it
+    assert target.exists()
+    target.unlink()
+    path.write_bytes(pickle.dumps(Bomb(target)))
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated(tmp_path: Path, share: float) -> None:
+    path = tiny_checkpoint(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda item: item.file_size)
+    data[largest.header_offset + 200] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="checksum"):
+        checkpoint.load(path)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    cases = {"text": b"hello\n", "empty": b"", "nul": bytes(1000)}
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(tmp_path / name)
+    torch.save({"model": torch.ones(2)}, tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"format": "maskdiff", "version": 1}, tmp_path / "bare.pt")
+    torch.save({**tiny_payload(), "format": "maskdiff", "version": 99}, tmp_path / "new.pt")
+    torch.save({**tiny_payload(), "format": "maskdiff", "version": "x"}, tmp_path / "odd.pt")
+    with zipfile.ZipFile(tmp_path / "deflated.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"0" * 10**6)
+    expected = {
+        "other.pt": "format is not", "list.pt": "format is not", "bare.pt": "incomplete", "new.pt": "update maskdiff",
+        "odd.pt": "version", "deflated.pt": "compressed", "missing.pt": "does not exist",
+    }  # fmt: skip
+    for name, message in expected.items():
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load(tmp_path / name)
+    with pytest.raises(CheckpointError, match="folder"):
+        checkpoint.load(tmp_path)
+
+
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    payload = tiny_payload()
+    vocabulary = {**payload["vocabulary"], "fingerprint": "0" * 16}
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        checkpoint.denoiser_from({**payload, "vocabulary": vocabulary})
+    with pytest.raises(CheckpointError, match="do not fit its configuration"):
+        checkpoint.denoiser_from({**payload, "weights": dict(list(payload["weights"].items())[1:])})
+    config = {**payload["config"], "model": {**payload["config"]["model"], "n_heads": 3}}
+    with pytest.raises(CheckpointError, match="n_head"):
+        checkpoint.denoiser_from({**payload, "config": config})
+
+
+def test_unknown_device() -> None:
+    for name in ("gpu", "cuda:99", "meta"):
+        with pytest.raises(ConfigError, match="this machine has auto, cpu"):
+            checkpoint.resolve_device(name)
+    assert checkpoint.resolve_device("cpu").type == "cpu"
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_checkpoint(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(CheckpointError, match="No space left on device; the previous file is kept"):
+        checkpoint.save(path, tiny_payload(seed=1))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path)
+    before = path.read_bytes()
+    program = (
+        "import resource, signal, sys; sys.path.insert(0, 'tests'); from tiny import *; from maskdiff import checkpoint, cli\n"
+        "payload = tiny_payload(1); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "sys.exit(cli.run_door(lambda argv: checkpoint.save(sys.argv[1], payload)))"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the previous file is kept" in done.stderr
+    assert path.read_bytes() == before
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2000
+
+
+def test_kill_during_the_write_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_checkpoint(tmp_path)
+    before = path.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, tiny_payload(seed=1))
+    assert path.read_bytes() == before
+
+
+def test_unwritable_places(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        checkpoint.save(tmp_path / "file" / "a.pt", tiny_payload())
+    with pytest.raises(CheckpointError, match="cannot write"):
+        checkpoint.save(tmp_path / ("x" * 300), tiny_payload())
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real = tiny_checkpoint(tmp_path)
+    (tmp_path / "link.pt").symlink_to(real)
+    checkpoint.save(tmp_path / "link.pt", tiny_payload(seed=1))
+    assert (tmp_path / "link.pt").is_symlink()
+    assert checkpoint.load(real)["provenance"]["seed"] == 1
+
+
+def test_pretrained_folder(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    payload = tiny_payload()
+    checkpoint.save_pretrained(tmp_path / "hub", payload)
+    loaded = checkpoint.from_pretrained(tmp_path / "hub")
+    for name, tensor in loaded.denoiser.model.state_dict().items():
+        assert torch.equal(tensor, payload["weights"][name])
+    assert loaded.config == tiny_loaded().config
+    (tmp_path / "hub" / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(CheckpointError):
+        checkpoint.from_pretrained(tmp_path / "hub")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        checkpoint.from_pretrained(tmp_path / "nowhere")
+
+
+def test_saved_bytes_are_plain(tmp_path: Path) -> None:
+    """The archive holds no code objects: a weights-only load of the raw bytes succeeds."""
+    data = tiny_checkpoint(tmp_path).read_bytes()
+    assert torch.load(io.BytesIO(data), weights_only=True)["format"] == "maskdiff"

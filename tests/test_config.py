@@ -1,0 +1,213 @@
+"""Configuration: YAML and flags arrive checked, errors name the key and the nearest valid one, and dumping is reversible."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskdiff.cli import Parser
+from maskdiff.config import Config, ModelConfig, SamplerConfig
+from maskdiff.configio import (
+    SECTIONS,
+    add_config_flags,
+    config_from_dict,
+    convert,
+    dump_yaml,
+    knobs,
+    load_config,
+    overrides,
+    sampler_config,
+    to_dict,
+)
+from maskdiff.errors import ConfigError, nearest, one_line
+
+
+def write(folder: Path, text: str, name: str = "a.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_no_file_gives_the_defaults() -> None:
+    assert load_config() == Config()
+
+
+def test_knob_names_are_unique_across_sections() -> None:
+    names = [field.name for section in [*SECTIONS.values(), SamplerConfig] for field in fields(section)]
+    assert len(names) == len(set(names))
+
+
+def test_every_default_is_inside_its_own_range_and_documented() -> None:
+    for section in [*SECTIONS.values(), SamplerConfig]:
+        for field, kind in knobs(section).values():
+            assert convert(field, kind, field.default) == field.default
+            assert len(field.metadata["help"]) > 5
+
+
+def test_flat_and_sectioned_yaml_are_the_same(tmp_path: Path) -> None:
+    flat = load_config(write(tmp_path, "n_layer: 3\nlr: 3e-4\nmask_share: 0.5\n"))
+    sectioned = load_config(write(tmp_path, "model: {n_layer: 3}\ntrain:\n  lr: 3e-4\nnoise:\n"))
+    assert flat == sectioned
+    assert flat.train.lr == 3e-4  # YAML 1.1 reads 3e-4 as a string
+
+
+def test_language_is_a_section_or_a_knob(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "language: arithmetic\n")) == load_config(
+        write(tmp_path, "language: {language: arithmetic}\n")
+    )
+
+
+def test_extends_is_overridden_by_the_file_and_by_flags(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, "n_layer: 3\nk_iter: 4\nn_head: 8\n", "base.yaml")
+    write(tmp_path, "k_iter: 2\nlr: 1\n", "other.yaml")
+    child = write(tmp_path / "sub", "extends: [../base.yaml, ../other.yaml]\nn_head: 2\n", "child.yaml")
+    config = load_config(child, {"lr": 0.5})
+    assert (config.model.n_layer, config.model.k_iter, config.model.n_head, config.train.lr) == (3, 2, 2, 0.5)
+
+
+def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
+    write(tmp_path, "extends: b.yaml\n")
+    write(tmp_path, "extends: a.yaml\n", "b.yaml")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("n_layers: 2", "unknown key 'n_layers'; the nearest valid one is 'n_layer'"),
+        ("train: {learning_rat: 2}", "unknown key 'learning_rat'"),
+        ("trian: {lr: 2}", "nearest valid one is 'train'"),
+        ("train: {n_layer: 2}", "belongs in section 'model'"),
+        ("model: 3", "must map keys to values"),
+        ("lr: fast", "lr is 'fast'; it must be a number"),
+        ("lr: .nan", "it must be a number"),
+        ("lr: -1", "allowed is 0 or more"),
+        ("n_layer: 2.5", "must be a whole number"),
+        ("n_layer: true", "must be a whole number"),
+        ("n_layer: [2]", "must be a whole number"),
+        ("sigma_max: 1.5", "allowed is 0 to 1"),
+        ("compile: 3", "allowed are true and false"),
+        ("name: no", "in quotes"),
+        ("decay: cosin", "the nearest is 'cosine'"),
+        ("n_layer: 2\nn_layer: 3", "line 2: key 'n_layer' stands twice"),
+        ("lr: [", "line 1"),
+        ("- lr", "it must hold `key: value` lines"),
+        ("lr: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("extends: 3", "must be a file name"),
+        ("extends: none.yaml", "No such file"),
+        ("max_len: 70", "max_len 70 is over block_size 64"),
+        ("sigma_min: 0.95", "sigma_min 0.95 is over sigma_max 0.9"),
+        ("n_embd: 100", "must be a multiple of 8, such as 96"),
+        ("mask_share: 0.6", "add up to 1.1, not 1"),
+        ("causal_share: 0.9", "lower them to 1 or less"),
+    ],
+)
+def test_bad_yaml_is_one_line_that_helps(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"lr: \xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(tmp_path / "x.yaml")
+    (tmp_path / "big.yaml").write_bytes(b"#" * 1_000_001)
+    with pytest.raises(ConfigError, match="over 1000000 bytes"):
+        load_config(tmp_path / "big.yaml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path)
+
+
+@given(
+    lr=st.floats(1e-8, 10),
+    seed=st.integers(0, 2**62),
+    name=st.text(max_size=12),
+    compile=st.booleans(),
+    k_iter=st.integers(1, 64),
+)
+def test_dumping_and_loading_is_the_identity(lr: float, seed: int, name: str, compile: bool, k_iter: int) -> None:
+    import tempfile
+
+    config = Config()
+    config = replace(
+        config,
+        train=replace(config.train, lr=lr, seed=seed, name=name, compile=compile),
+        model=replace(config.model, k_iter=k_iter),
+    )
+    assert config_from_dict(to_dict(config)) == config
+    with tempfile.TemporaryDirectory() as folder:
+        assert load_config(write(Path(folder), dump_yaml(config))) == config
+
+
+def parse(arguments: str, *sections: type) -> argparse.Namespace:
+    parser = Parser()
+    add_config_flags(parser, *sections)
+    return parser.parse_args(arguments.split())
+
+
+def test_flags_set_what_was_typed_and_nothing_else() -> None:
+    args = parse("--lr 1e-3 --n_layer 3 --amp --no_low_discrepancy --decay cosine")
+    given = {"lr": 1e-3, "n_layer": 3, "amp": True, "low_discrepancy": False, "decay": "cosine"}
+    assert overrides(args) == given
+    config = load_config(None, given)
+    assert (config.train.lr, config.model.n_layer, config.noise.low_discrepancy) == (1e-3, 3, False)
+
+
+def test_every_knob_is_a_flag_with_help_and_range() -> None:
+    parser = Parser()
+    add_config_flags(parser)
+    text = " ".join(parser.format_help().split())
+    for section in SECTIONS.values():
+        for name in knobs(section):
+            assert f"--{name}" in text
+    assert "1 to 64" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--n_layers 3", "the nearest valid one is --n_layer"),
+        ("--n_lay 3", "unknown flag"),  # no abbreviations
+        ("--lr fast", "lr is 'fast'; it must be a number"),
+        ("--lr", "expected one argument"),
+        ("--sigma_max 2", "allowed is 0 to 1"),
+        ("--decay lin", "the nearest is 'linear'"),
+        ("stray", "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_flags_are_one_line_that_helps(arguments: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sampler_flags() -> None:
+    args = parse("--sampler hybrid --temperature 0.5", SamplerConfig)
+    assert sampler_config(args) == SamplerConfig(sampler="hybrid", temperature=0.5)
+    assert sampler_config(args, SamplerConfig(steps=5)).steps == 5
+
+
+def test_sections_can_be_chosen() -> None:
+    with pytest.raises(ConfigError, match="unknown flag"):
+        parse("--lr 1", ModelConfig)
+
+
+def test_messages_are_one_line_of_bounded_length() -> None:
+    assert one_line("a\nb\t c") == "a b c"
+    assert len(one_line("x" * 10_000_000)) <= 400
+    assert len(one_line("x " * 10_000)) <= 400
+
+
+@given(st.text(max_size=20))
+def test_nearest_always_answers(given: str) -> None:
+    assert nearest(given, ["n_layer", "lr"]) in ("n_layer", "lr")

@@ -1,0 +1,117 @@
+"""What the doors share: statuses and single lines for every kind of failure, and the reading of lines."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from maskdiff import cli
+from maskdiff.errors import DataError, UserError
+
+
+def fail(error: BaseException) -> Callable[[Sequence[str] | None], int]:
+    def main(argv: Sequence[str] | None) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (UserError("length 2\nis impossible"), 2, "length 2 is impossible"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.pt"), 2, "'x.pt': No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "Permission denied"),
+        (MemoryError(), 2, "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to"), 2, "out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_failures_are_one_line_and_a_status(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
+) -> None:
+    assert cli.run_door(fail(error)) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.run_door(lambda argv: 1 // 0)
+    with pytest.raises(RuntimeError):
+        cli.run_door(fail(RuntimeError("shape mismatch")))
+
+
+def test_closed_pipe_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_closed_pipe", lambda: cli.CLOSED_PIPE)  # the test's own stdout stays
+    assert cli.run_door(fail(BrokenPipeError())) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_status_of_main_is_kept() -> None:
+    assert cli.run_door(lambda argv: 2) == 2
+    assert cli.run_door(lambda argv: None) == 0
+    assert cli.run_door(fail(SystemExit(0))) == 0
+
+
+def test_length_range() -> None:
+    assert cli.length_range("24") == (24, 24)
+    assert cli.length_range("3..62") == (3, 62)
+    for text in ("", "x", "5..", "..5", "5..3", "0", "-3", "3...5", "3.5", "9" * 30, "٣"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            cli.length_range(text)
+
+
+def test_span() -> None:
+    assert cli.span("3:5") == (3, 5)
+    assert cli.span("0") == (0, 1)
+    for text in ("", "5:3", "3:3", ":3", "3:", "a:b", "-1:2"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            cli.span(text)
+
+
+def test_numbers() -> None:
+    assert (cli.positive("1"), cli.natural("0"), cli.unit("0.5")) == (1, 0, 0.5)
+    for flag, text in [(cli.positive, "0"), (cli.natural, "-1"), (cli.natural, "1e3"), (cli.unit, "0"), (cli.unit, "nan")]:
+        with pytest.raises(argparse.ArgumentTypeError):
+            flag(text)
+
+
+def test_lines_of_every_kind(tmp_path: Path) -> None:
+    long = b"(" * 1_000_000
+    data = b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * cli.MAX_LINE + b"\nlast"
+    (tmp_path / "in").write_bytes(data)
+    lines = list(cli.read_lines(str(tmp_path / "in")))
+    assert lines[0] == "one"
+    assert lines[1] == ""
+    assert isinstance(lines[2], DataError)
+    assert isinstance(lines[3], DataError)
+    assert "0xff" in str(lines[3])
+    assert lines[4] == "fé"
+    assert lines[5] == "x" * cli.MAX_LINE
+    assert lines[6] == "last"
+    assert len(lines) == 7
+
+
+def test_an_unended_giant_line_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"x" * 1_000_000)
+    assert [type(line) for line in cli.read_lines(str(tmp_path / "in"))] == [DataError]
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n")))
+    assert list(cli.read_lines("-")) == ["a", "b"]
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(DataError, match="cannot read input"):
+            list(cli.read_lines(str(path)))

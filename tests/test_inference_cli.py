@@ -1,0 +1,156 @@
+"""inference.py as a user meets it: in process where that is enough, as a second process where it matters."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_checkpoint
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import inference  # noqa: E402
+from maskdiff.cli import run_door  # noqa: E402
+
+GOOD = "(+(*75)10)=45"
+FIELDS = {"schema", "verb", "index", "text", "parses", "holds", "score", "evaluations", "finish_reason"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    status = run_door(inference.main, list(argv))
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_generate_json(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    argv = ["generate", "--num", "3", "--length", "10..12", "--sampler", "hybrid", "--json", "--checkpoint", checkpoint]
+    status, out, err = door(capsys, *argv)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (status, err, len(rows)) == (0, "", 3)
+    assert all(set(row) == FIELDS and row["schema"] == 1 and 10 <= len(row["text"]) <= 12 for row in rows)
+    assert [row["index"] for row in rows] == [1, 2, 3]
+    assert door(capsys, *argv)[1] == out
+
+
+def test_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    status, out, _ = door(capsys, "repair", GOOD, "--sigma", "1e-6", "--checkpoint", checkpoint)
+    text, verdict, score, evaluations = out.rstrip("\n").split("\t")
+    assert (status, text, verdict) == (0, GOOD, "holds")
+    assert float(score) < 0 < int(evaluations)
+    _, out, _ = door(capsys, "repair", GOOD, "--sigma", "1e-6", "--pretty", "--checkpoint", checkpoint)
+    assert out.split("\t")[0].replace(" ", "") == GOOD
+    assert " " in out.split("\t")[0]
+
+
+def test_edit_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    status, out, _ = door(capsys, "edit", GOOD, "--mask", "3:5", "--mask", "12", "--json", "--checkpoint", checkpoint)
+    text = json.loads(out)["text"]
+    assert (status, text[:3], text[5:12]) == (0, GOOD[:3], GOOD[5:12])
+
+
+@pytest.mark.parametrize("verb", ["repair", "edit"])
+def test_a_batch_with_bad_lines(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"\n".join([GOOD.encode(), b"", b"(+z5)=1", b"\xff", b"(" * 1_000_000, GOOD.encode()]))
+    status, out, err = door(capsys, verb, "--input", str(path), "--json", "--checkpoint", checkpoint)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (status, err, len(rows)) == (2, "", 6)
+    assert ["error" in row for row in rows] == [False, True, True, True, True, False]
+    assert all(set(row) >= FIELDS | {"input"} for row in rows)
+    assert all(row["text"] is None and row["finish_reason"] == "error" for row in rows[1:5])
+    assert "position 2" in rows[2]["error"]
+    status, out, err = door(capsys, verb, "--input", str(path), "--checkpoint", checkpoint)
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (2, 6, 4)
+    assert "string 3:" in err
+
+
+def test_a_bad_argument_does_not_stop_the_others(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    status, out, err = door(capsys, "edit", "abc", GOOD, "--checkpoint", checkpoint)
+    assert (status, out.split("\t")[0], err.count("\n")) == (2, GOOD, 1)
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["generate", "--length", "2"], "3 to 62 symbols"),
+        (["generate", "--length", "1000"], "3 to 62 symbols"),
+        (["generate", "--num", "-1"], "--num"),
+        (["generate", "--temperature", "x"], "temperature"),
+        (["generate", "--sampler", "hybird"], "hybrid"),
+        (["generate", "--nmu", "3"], "--num"),
+        (["generate", "extra"], "unexpected argument 'extra'"),
+        (["generate", "--device", "gpu"], "this machine has auto, cpu"),
+        (["edit"], "give strings as arguments, or --input"),
+        (["edit", GOOD, "--mask", "5:3"], "5:3"),
+        (["edit", "--input", "/nonexistent"], "cannot read input"),
+        (["repair", GOOD, "--method", "draf"], "'draft'"),
+        (["repair", GOOD, "--sigma", "2"], "at most 1"),
+        (["repare", GOOD], "invalid choice"),
+        ([], "VERB"),
+    ],
+)
+def test_bad_requests(capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str) -> None:
+    extra = ["--checkpoint", checkpoint] if argv and argv[0] != "repare" else []
+    status, out, err = door(capsys, *argv, *extra)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_bad_checkpoints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "bad.pt").write_bytes(b"junk")
+    for path in (tmp_path / "bad.pt", tmp_path / "none.pt", tmp_path):
+        status, out, err = door(capsys, "generate", "--checkpoint", str(path))
+        assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_help_names_every_sampler_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = door(capsys, "generate", "--help")
+    assert status == 0
+    for flag in ("num", "length", "sampler", "steps", "num_ar_tokens", "temperature", "top_p", "seed", "checkpoint", "trace"):
+        assert f"--{flag}" in out
+
+
+def command(checkpoint: str, *argv: str) -> list[str]:
+    return [sys.executable, str(ROOT / "inference.py"), *argv, "--checkpoint", checkpoint, "--threads", "1"]
+
+
+def test_standard_input_in_a_second_process(checkpoint: str) -> None:
+    done = subprocess.run(
+        command(checkpoint, "edit", "--input", "-", "--json"), input=b"(+??)=12\nbad\n", capture_output=True, timeout=120
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, len(rows), done.stderr) == (2, 2, b"")
+
+
+def test_closed_pipe_in_a_second_process(checkpoint: str) -> None:
+    with subprocess.Popen(
+        command(checkpoint, "generate", "--num", "2000", "--steps", "1", "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(timeout=120) == 141
+    assert err == b""
+
+
+def test_full_disk_in_a_second_process(checkpoint: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command(checkpoint, "generate"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1

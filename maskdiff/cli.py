@@ -11,7 +11,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -28,6 +28,13 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def format_help(self) -> str:
+        """As argparse's, but a program of many flags does not list them all twice."""
+        if self.usage is None and len(self._actions) > 12:
+            words = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+            self.usage = " ".join(["%(prog)s", *words, "[--flag VALUE ...]"])
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -53,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return names
 
 
-def run_door(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+def run_door(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status of the program; what a user can cause becomes one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -1,4 +1,4 @@
-"""The house stands: no room imports its own floor or one above, and imports make no circle; docs/architecture.md has the floors."""
+"""The house stands: no room imports its own floor or one above, and imports make no circle. Floors: docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import argparse
 import errno
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from maskdiff import cli
 from maskdiff.errors import DataError, UserError
 
 
-def fail(error: BaseException) -> Callable[[Sequence[str] | None], int]:
-    def main(argv: Sequence[str] | None) -> int:
+def fail(error: BaseException) -> Callable[[list[str] | None], int]:
+    def main(argv: list[str] | None) -> int:
         raise error
 
     return main
@@ -60,6 +60,15 @@ def test_status_of_main_is_kept() -> None:
     assert cli.run_door(lambda argv: 2) == 2
     assert cli.run_door(lambda argv: None) == 0
     assert cli.run_door(fail(SystemExit(0))) == 0
+
+
+def test_long_usage_is_short() -> None:
+    parser = cli.Parser(prog="x")
+    parser.add_argument("texts", nargs="*")
+    for index in range(20):
+        parser.add_argument(f"--flag_{index}")
+    assert parser.format_help().startswith("usage: x texts [--flag VALUE ...]\n")
+    assert "--flag_19" in parser.format_help()
 
 
 def test_length_range() -> None:

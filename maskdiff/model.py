@@ -1,7 +1,7 @@
 """``UniversalDenoiser``: one small transformer that reads a canvas in both directions or from left to right.
 
 - ``n_layer`` blocks applied ``k_iter`` times, with the input injected again before each pass (looped transformer)
-- pre-norm RMSNorm without parameters, QK-norm, squared-ReLU MLP, no biases
+- pre-norm RMSNorm without parameters, QK-norm with a learned gain per head, squared-ReLU MLP, no biases
 - rotary or learned positions; optionally learned embeddings of the distance to both ends, which tell the length
 - the noise level of the visible tokens as an input, and the mode (causal or not) of every token
 - a next-token head for both modes, or one aligned with its input; self-conditioning through a zero-initialised projection
@@ -81,10 +81,11 @@ class Attention(nn.Module):
         self.n_head = config.n_head
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.gain = nn.Parameter(torch.ones(config.n_head, 1, 1))  # unit queries and keys alone cannot attend sharply
 
     def forward(self, x: Tensor, geometry: Geometry, cache: Cache | None, slot: int) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "r w (three h d) -> three r h w d", three=3, h=self.n_head)
-        q, k = norm(q), norm(k)
+        q, k = self.gain * norm(q), norm(k)
         if geometry.cos is not None and geometry.sin is not None:
             q, k = rotate(q, geometry.cos, geometry.sin), rotate(k, geometry.cos, geometry.sin)
         if cache is not None:  # one new token a row: append it and look at all that came before
@@ -118,6 +119,9 @@ class UniversalDenoiser(nn.Module):
     Raises ``ValueError`` where the head count does not divide the width, or leaves an odd width per head to rotate.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         if config.n_embd % config.n_head or (config.n_embd // config.n_head) % 2:
@@ -148,7 +152,7 @@ class UniversalDenoiser(nn.Module):
         qkv, up             uniform with std 1/sqrt(n_embd)
         out, down           zero: every block starts as the identity
         head, previous      zero: the first prediction is uniform; self-conditioning starts off
-        inject              zero
+        inject, gain        zero, one
         ==================  ==============================================================
         """
         bound = math.sqrt(3 / self.config.n_embd)
@@ -157,6 +161,8 @@ class UniversalDenoiser(nn.Module):
                 nn.init.uniform_(weight, -bound, bound)
             elif name.endswith(("out.weight", "down.weight")) or name in ("head.weight", "previous.weight", "inject"):
                 nn.init.zeros_(weight)
+            elif name.endswith("gain"):
+                nn.init.ones_(weight)
             else:
                 nn.init.normal_(weight, std=1.0 if name == "token.weight" else 0.02)
 
@@ -261,7 +267,8 @@ class UniversalDenoiser(nn.Module):
         config = self.config
         applications = (k_iter or config.k_iter) * config.n_layer
         shape = (applications, rows, config.n_head, config.block_size, config.n_embd // config.n_head)
-        return Cache(*(torch.zeros(shape, device=self.head.weight.device, dtype=self.head.weight.dtype) for _ in range(2)))
+        keys = torch.zeros(shape, device=self.head.weight.device, dtype=self.head.weight.dtype)
+        return Cache(keys, torch.zeros_like(keys))
 
     def next_logits(self, token: Tensor, from_end: Tensor, cache: Cache) -> Tensor:
         """Read one token a row in causal mode and score the next one.

@@ -1,0 +1,195 @@
+"""Training: resumption is exact, interruption loses nothing, two processes do what one does, failure keeps the last good state."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from maskdiff import checkpoint
+from maskdiff.config import Config
+from maskdiff.configio import load_config
+from maskdiff.errors import CheckpointError, ConfigError, UserError
+from maskdiff.training.door import run_folder
+from maskdiff.training.loop import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "n_embd": 16, "n_head": 2, "n_layer": 1, "k_iter": 2, "batch_size": 8, "num_samples": 64, "max_depth": 2, "max_len": 24,
+    "max_iters": 12, "warmup_iters": 2, "log_interval": 4, "eval_interval": 6, "eval_samples": 16, "live_samples": 4,
+    "save_interval": 5, "threads": 1, "device": "cpu",
+}  # fmt: skip
+
+
+def tiny(**changes: object) -> Config:
+    return load_config(None, {**TINY, **changes})
+
+
+def flags(folder: Path, **changes: object) -> list[str]:
+    values = {**TINY, "checkpoint_dir": str(folder), **changes}
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def command(folder: Path, *extra: str, **changes: object) -> list[str]:
+    return [sys.executable, str(ROOT / "train_universal.py"), *flags(folder, **changes), *extra]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def same_tensors(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same_tensors(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_tensors, a, b))  # type: ignore[arg-type]
+    return a == b
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Weights, moving average, optimiser state and validation figures are bit for bit those of the other run."""
+    one, two = checkpoint.load(a / "last.pt"), checkpoint.load(b / "last.pt")
+    for payload in (one, two):
+        payload["training"]["progress"].pop("seconds")
+    assert same_tensors(one["weights"], two["weights"])
+    assert same_tensors(one["training"], two["training"])
+    assert one["metrics"] == two["metrics"]
+
+
+@pytest.mark.parametrize("mode", ["plain", "self_cond", "dropout", "fresh", "faithful", "adamw"])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, mode: str) -> None:
+    changes: dict[str, object] = {
+        "plain": {},
+        "self_cond": {"use_self_cond": True},
+        "dropout": {"dropout": 0.2},
+        "fresh": {"num_samples": 0, "length_tilt": 0.3},
+        "faithful": {"faithful": True, "head": "aligned", "positions": "learned", "end_positions": False},
+        "adamw": {"optimizer": "adamw", "ema": 0.0},
+    }[mode]  # type: ignore[assignment]
+    Trainer(tiny(**changes), tmp_path / "whole").run()
+    first = Trainer(tiny(**changes), tmp_path / "parts")
+    original = first.step
+    first.step = lambda *args: (setattr(first, "stop_signal", 15) if first.progress.step == 7 else None, original(*args))[1]  # type: ignore[method-assign]
+    assert first.run().step == 8
+    assert Trainer(tiny(**changes), tmp_path / "parts", resume=True).run().step == 12
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    """The negative control of the test above."""
+    Trainer(tiny(), tmp_path / "a").run()
+    Trainer(tiny(seed=1), tmp_path / "b").run()
+    a, b = (checkpoint.load(tmp_path / name / "last.pt")["weights"] for name in "ab")
+    assert not same_tensors(a, b)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_real_process_survives_being_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings: dict[str, object] = {"max_iters": 400, "eval_interval": 1000, "save_interval": 20}
+    Trainer(tiny(**settings), whole).run()
+    process = subprocess.Popen(command(parts, **settings), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (parts / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    stopped_at = checkpoint.load(parts / "last.pt")["training"]["progress"]["step"]
+    assert stopped_at < 400, "the run was over before the signal; the test shows nothing"
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert "--resume" in errors
+        assert "Traceback" not in errors
+    subprocess.run(command(parts, "--resume", **settings), env=environment(), check=True, capture_output=True, timeout=120)
+    assert_same_run(whole, parts)
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    Trainer(tiny(), tmp_path / "one").run()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    arguments = [str(ROOT / "train_universal.py"), *flags(tmp_path / "two")]
+    done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (checkpoint.load(tmp_path / name / "last.pt") for name in ("one", "two"))
+    assert two["provenance"]["processes"] == 2
+    assert one["training"]["progress"]["tokens"] == two["training"]["progress"]["tokens"]
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(weight, two["weights"][name], atol=2e-4, rtol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(save_interval=2, eval_interval=100), tmp_path)
+    original = trainer.token_losses
+    trainer.losses = lambda *args: original(*args) * (math.nan if trainer.progress.step == 5 else 1.0)
+    with pytest.raises(UserError, match="step 5"):
+        trainer.run()
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert saved["training"]["progress"]["step"] == 4
+    assert all(bool(w.isfinite().all()) for w in saved["weights"].values())
+
+
+def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(max_iters=24), tmp_path)
+    seen = []
+    validate = trainer.monitor.validate  # type: ignore[union-attr]
+
+    def recorded(*args: object) -> dict[str, float]:
+        metrics = validate(*args)  # type: ignore[arg-type]
+        metrics["validation_loss"] += 10.0 if len(seen) == 3 else 0.0  # the last one is made worse
+        seen.append(metrics["validation_loss"])
+        return metrics
+
+    trainer.monitor.validate = recorded  # type: ignore[union-attr, method-assign]
+    progress = trainer.run()
+    best = checkpoint.load(tmp_path / "best.pt")
+    assert len(seen) == 4
+    assert best["metrics"]["validation_loss"] == min(seen) == progress.best
+    assert best["provenance"]["step"] == 6 * (1 + seen.index(min(seen))) < 24
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    wanted = {"train/loss", "train/loss_mask", "train/loss_causal", "train/lr_scale", "validation/elbo", "validation/floor"}
+    assert wanted | {"validation/next_token", "validation/elbo_sigma_0.9", "validation/parses_autoregressive"} <= scalars
+    assert events.Tags()["images"] == ["samples/token_grid"]
+    assert any(tag.startswith("samples/autoregressive") for tag in events.Tags()["tensors"])
+
+
+def test_training_learns_and_its_validation_stays_above_the_floor(tmp_path: Path) -> None:
+    progress = Trainer(tiny(max_iters=150, eval_interval=150, live_samples=0, n_embd=32, batch_size=32), tmp_path).run()
+    assert progress.metrics["floor"] < progress.metrics["elbo"] < 2.0 < math.log(15)
+    assert progress.metrics["floor"] < progress.metrics["next_token"] < 2.0
+
+
+def test_where_a_run_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_folder(tiny().train, resume=False) == Path("runs/run")
+    for folder in ("runs/run", "runs/mine"):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "last.pt").write_bytes(b"")
+    assert run_folder(tiny().train, resume=False) == Path("runs/run-2")
+    assert run_folder(tiny().train, resume=True) == Path("runs/run")
+    with pytest.raises(ConfigError, match="--resume"):
+        run_folder(tiny(name="mine").train, resume=False)
+    with pytest.raises(ConfigError, match=r"last\.pt"):
+        run_folder(tiny(name="nothing").train, resume=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    Trainer(tiny(max_iters=2), tmp_path).run()
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Trainer(tiny(n_embd=32), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="training state"):
+        (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
+        Trainer(tiny(), tmp_path, resume=True)
+    with pytest.raises(CheckpointError):
+        Trainer(tiny(n_layer=3), tmp_path / "other", init=tmp_path / "best.pt")

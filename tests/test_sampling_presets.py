@@ -19,8 +19,8 @@ CAUSAL = {"autoregressive", "predictive"}  # need as many evaluations as they ne
 OVER = {"hybrid_reference"}  # steps counts the parallel part only
 SHUFFLED = {"ancestral", "random", "remdm_cap", "remdm_rescale", "remdm_conf"}  # orders that are random by definition
 TOGETHER = {  # may commit dependent tokens in one evaluation even with steps=0
-    "naive", "refine", "entropy_bound", "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector",
-    "causal_corrector",
+    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid", "coarse_to_fine",
+    "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector", "causal_corrector",
 }  # fmt: skip
 
 

@@ -42,6 +42,10 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {}
 
+# The parallel stage of every composition. Chosen among 36 combinations of order, schedule, spacing and fresh noise at 12
+# evaluations of a denoiser with exact conditionals: first of them at 21 symbols, fifth at 37 (docs/samplers.md).
+SPACED_BOUND: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.1), "spacing": 4}
+
 
 def preset(name: str, help: str) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
     """Register a factory."""
@@ -73,68 +77,66 @@ def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
     return replace(base, **settings)
 
 
-def _register_loops() -> None:
-    """The presets that are plain settings of the one loop."""
-    table: dict[str, tuple[str, dict[str, Any]]] = {
-        "maskgit": (
-            "cosine schedule, by confidence of the drawn token with falling Gumbel noise (2202.04200)",
-            {"order": "confidence", "schedule": Cosine(), "fresh": True, "choice_temperature": 1.0},
-        ),
-        "maskgit_linear": (
-            "maskgit with the same number of tokens at every evaluation",
-            {"order": "confidence", "schedule": Linear(), "fresh": True, "choice_temperature": 1.0},
-        ),
-        "maskgit_reference": (
-            "as the reference experiment: cosine, by the largest probability, told a falling noise level",
-            {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"},
-        ),
-        "ancestral": (
-            "the reverse process of linear masking: every blank commits by a coin (2406.07524)",
-            {"order": "random", "schedule": Ancestral()},
-        ),
-        "random": ("uniformly random positions, evenly many at an evaluation", {"order": "random", "schedule": Linear()}),
-        "entropy": ("least uncertain positions first", {"order": "entropy", "schedule": Linear()}),
-        "margin": ("largest gap between the two best tokens first (2502.06768)", {"order": "margin", "schedule": Linear()}),
-        "left_to_right": (
-            "bidirectional mode, first blanks first",
-            {"order": "left_to_right", "schedule": Linear()},
-        ),
-        "dilated": ("far-apart positions together, in van der Corput order", {"order": "dilated", "schedule": Linear()}),
-        "spaced": (
-            "by entropy, preferring positions more than 2 apart",
-            {"order": "entropy", "schedule": Linear(), "spacing": 2},
-        ),
-        "information": (
-            "by entropy, an equal share of the remaining entropy at every evaluation",
-            {"order": "entropy", "schedule": Information()},
-        ),
-        "entropy_bound": (
-            "by entropy, as many as a bound of 0.1 nats allows (2505.24857), never fewer than an even pace",
-            {"order": "entropy", "schedule": EntropyBound(0.1)},
-        ),
-        "threshold": (
-            "every position that is 90% certain (2505.22618), never fewer than an even pace",
-            {"order": "top", "schedule": Threshold(0.9)},
-        ),
-        "remdm_cap": (
-            "random order, committed tokens hidden again with a capped probability (2503.00307)",
-            {"order": "random", "schedule": Linear(), "remask": Cap(0.05)},
-        ),
-        "remdm_rescale": (
-            "random order, committed tokens hidden again with a rescaled probability (2503.00307)",
-            {"order": "random", "schedule": Linear(), "remask": Rescale(0.1)},
-        ),
-        "remdm_conf": (
-            "random order, the least confident committed tokens hidden again (2503.00307)",
-            {"order": "random", "schedule": Linear(), "remask": Confidence()},
-        ),
-        "self_conditioned": (
-            "information, and the model sees its previous prediction (2208.04202)",
-            {"order": "entropy", "schedule": Information(), "self_condition": True},
-        ),
-    }
-    for name, (text, settings) in table.items():
-        preset(name, text)(_factory(settings))
+# The presets that are plain settings of the one loop: name -> (help, settings).
+LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "maskgit": (
+        "cosine schedule, by confidence of the drawn token with falling Gumbel noise (2202.04200)",
+        {"order": "confidence", "schedule": Cosine(), "fresh": True, "choice_temperature": 1.0},
+    ),
+    "maskgit_linear": (
+        "maskgit with the same number of tokens at every evaluation",
+        {"order": "confidence", "schedule": Linear(), "fresh": True, "choice_temperature": 1.0},
+    ),
+    "maskgit_reference": (
+        "as the reference experiment: cosine, by the largest probability, told a falling noise level",
+        {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"},
+    ),
+    "ancestral": (
+        "the reverse process of linear masking: every blank commits by a coin (2406.07524)",
+        {"order": "random", "schedule": Ancestral()},
+    ),
+    "random": ("uniformly random positions, evenly many at an evaluation", {"order": "random", "schedule": Linear()}),
+    "entropy": ("least uncertain positions first", {"order": "entropy", "schedule": Linear()}),
+    "margin": ("largest gap between the two best tokens first (2502.06768)", {"order": "margin", "schedule": Linear()}),
+    "left_to_right": (
+        "bidirectional mode, first blanks first",
+        {"order": "left_to_right", "schedule": Linear()},
+    ),
+    "dilated": ("far-apart positions together, in van der Corput order", {"order": "dilated", "schedule": Linear()}),
+    "spaced": (
+        "by entropy, preferring positions more than 4 apart",
+        {"order": "entropy", "schedule": Linear(), "spacing": 4},
+    ),
+    "information": (
+        "by entropy, an equal share of the remaining entropy at every evaluation",
+        {"order": "entropy", "schedule": Information()},
+    ),
+    "entropy_bound": (
+        "by entropy, as many as a bound of 0.1 nats allows (2505.24857), never fewer than an even pace",
+        {"order": "entropy", "schedule": EntropyBound(0.1)},
+    ),
+    "spaced_bound": ("entropy_bound and spaced together: the parallel stage of the compositions below", SPACED_BOUND),
+    "threshold": (
+        "every position that is 90% certain (2505.22618), never fewer than an even pace",
+        {"order": "top", "schedule": Threshold(0.9)},
+    ),
+    "remdm_cap": (
+        "random order, committed tokens hidden again with a capped probability (2503.00307)",
+        {"order": "random", "schedule": Linear(), "remask": Cap(0.05)},
+    ),
+    "remdm_rescale": (
+        "random order, committed tokens hidden again with a rescaled probability (2503.00307)",
+        {"order": "random", "schedule": Linear(), "remask": Rescale(0.1)},
+    ),
+    "remdm_conf": (
+        "random order, the least confident committed tokens hidden again (2503.00307)",
+        {"order": "random", "schedule": Linear(), "remask": Confidence()},
+    ),
+    "self_conditioned": (
+        "spaced_bound, and the model sees its previous prediction (2208.04202)",
+        {**SPACED_BOUND, "self_condition": True},
+    ),
+}
 
 
 def _factory(settings: dict[str, Any]) -> Callable[[SamplerConfig], Sampler]:
@@ -145,7 +147,8 @@ def _factory(settings: dict[str, Any]) -> Callable[[SamplerConfig], Sampler]:
     return make
 
 
-_register_loops()
+for _name, (_help, _settings) in LOOPS.items():
+    preset(_name, _help)(_factory(_settings))
 
 
 @preset("naive", "every token anew at every evaluation, no order (the reference's baseline); at least 1 step")
@@ -159,9 +162,9 @@ def _refine(config: SamplerConfig) -> Sampler:
     return _loop(config, schedule=Everything(), order="top", rewrite=True, fresh=True, steps=config.steps or 1)
 
 
-@preset("predictor_corrector", "information, then up to two rounds of hiding and refilling the least plausible tokens")
+@preset("predictor_corrector", "spaced_bound, then up to two rounds of hiding and refilling the least plausible tokens")
 def _predictor_corrector(config: SamplerConfig) -> Sampler:
-    fill = _loop(config, order="entropy", schedule=Information())
+    fill = _loop(config, **SPACED_BOUND)
     rounds = 2 if config.steps == 0 or config.steps >= 8 else 1
     if 0 < config.steps < 3:
         return fill  # too few to score and refill
@@ -170,7 +173,7 @@ def _predictor_corrector(config: SamplerConfig) -> Sampler:
 
 @preset("causal_corrector", "predictor_corrector whose corrections are scored by the causal mode")
 def _causal_corrector(config: SamplerConfig) -> Sampler:
-    fill = _loop(config, order="entropy", schedule=Information())
+    fill = _loop(config, **SPACED_BOUND)
     rounds = 2 if config.steps == 0 or config.steps >= 8 else 1
     if 0 < config.steps < 3:
         return fill
@@ -188,9 +191,9 @@ def _predictive(config: SamplerConfig) -> Sampler:
     return one_shot(_loop(config)).then(causal)
 
 
-@preset("hybrid", "num_ar_tokens causal tokens, then information; steps in all")
+@preset("hybrid", "num_ar_tokens causal tokens, then spaced_bound; steps in all")
 def _hybrid(config: SamplerConfig) -> Sampler:
-    return hybrid(config.num_ar_tokens, _loop(config, order="entropy", schedule=Information()))
+    return hybrid(config.num_ar_tokens, _loop(config, **SPACED_BOUND))
 
 
 @preset("hybrid_reference", "num_ar_tokens causal tokens, then maskgit_reference with steps evaluations *of its own*")
@@ -201,13 +204,13 @@ def _hybrid_reference(config: SamplerConfig) -> Sampler:
 
 @preset("verified", "a parallel draft with a third of the steps, then causal fixed-point iterations on it")
 def _verified(config: SamplerConfig) -> Sampler:
-    draft = _loop(config, order="entropy", schedule=Information(), steps=-(-config.steps // 3) if config.steps else 0)
+    draft = _loop(config, **SPACED_BOUND, steps=-(-config.steps // 3) if config.steps else 0)
     return verified(draft, config.steps, config.temperature, config.top_p)
 
 
-@preset("certain_prefix", "causal fixed-point iterations with half of the steps, what they made final kept, then information")
+@preset("certain_prefix", "causal fixed-point iterations with half of the steps, what they made final kept, then spaced_bound")
 def _certain_prefix(config: SamplerConfig) -> Sampler:
-    finish = _loop(config, order="entropy", schedule=Information())
+    finish = _loop(config, **SPACED_BOUND)
     if config.steps == 0:
         return _predictive(config)
     return certain_prefix(config.steps // 2, finish) if config.steps >= 4 else finish
@@ -215,12 +218,12 @@ def _certain_prefix(config: SamplerConfig) -> Sampler:
 
 @preset("speculative", "rounds of a parallel draft and its causal verification, the last two steps for what is left")
 def _speculative(config: SamplerConfig) -> Sampler:
-    return Speculate(_loop(config, order="entropy", schedule=Information()), config.steps)
+    return Speculate(_loop(config, **SPACED_BOUND), config.steps)
 
 
 @preset("coarse_to_fine", "operators, brackets and <DIGIT> with two thirds of the steps, then the digits")
 def _coarse_to_fine(config: SamplerConfig) -> Sampler:
     if config.steps == 1:
         raise ConfigError("coarse_to_fine needs an evaluation for each of its halves; give steps of at least 2, or 0")
-    loop = _loop(config, order="entropy", schedule=Information())
+    loop = _loop(config, **SPACED_BOUND)
     return coarse_to_fine(replace(loop, steps=config.steps * 2 // 3 if config.steps else 0), loop)

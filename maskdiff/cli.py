@@ -11,7 +11,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return names
 
 
-def run_door(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status of the program; what a user can cause becomes one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -1,8 +1,8 @@
 """Typed, documented, validated configuration: the one place where every knob of the project has its name.
 
-For: the dataclasses that the other rooms take as arguments, reading them from YAML (with ``extends``), and laying flags
-on top.  Not for: anything that a knob *does*; this file imports nothing else of the package but its errors.  Easy to get wrong: field
-names are unique across sections, because each is also a command-line flag of the same name.
+For: the dataclasses that the other rooms take as arguments.  Not for: reading YAML and flags (``configio.py``), or anything
+that a knob *does*; this file imports nothing of the package but its errors.  Easy to get wrong: field names are unique across
+sections, because each is also a command-line flag of the same name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LanguageConfig:
     min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
-    separator: str = knob("", "symbol between two operands; required where the notation is ambiguous without", choices=("", ",", "_"))
+    separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ModelConfig:
     mlp_ratio: float = knob(4.0, "width of the hidden layer of the MLP, in units of n_embd", low=0.5, high=16.0)
     positions: str = knob("rotary", "rotary, or learned absolute positions only", choices=("rotary", "learned"))
     end_positions: bool = knob(True, "also embed the distance to both ends, which tells the length")
-    head: str = knob("next", "row i of the raw output predicts token i+1 (next) or token i (aligned)", choices=("next", "aligned"))
+    head: str = knob("next", "row i of the raw output predicts token i+1 (next) or i (aligned)", choices=("next", "aligned"))
     use_self_cond: bool = knob(False, "embed the previous prediction at masked positions (2208.04202)")
     dropout: float = knob(0.0, "dropout of the embeddings and residual branches while training", low=0.0, high=0.9)
 
@@ -102,7 +102,7 @@ class TrainConfig:
     decay_share: float = knob(0.6, "last share of the steps in which the rate falls", low=0.0, high=1.0)
     decay: str = knob("linear", "shape of the fall", choices=("linear", "cosine"))
     min_lr_ratio: float = knob(0.0, "rate at the end, in units of the peak", low=0.0, high=1.0)
-    ema: float = knob(0.999, "decay of the weights' moving average that is validated and kept; 0 is off", low=0.0, high=0.999999)
+    ema: float = knob(0.999, "decay of the weights' moving average, validated and kept; 0 is off", low=0.0, high=0.999999)
     amp: bool = knob(False, "autocast to bf16 (pays on a GPU, not on a CPU that emulates it)")
     compile: bool = knob(False, "torch.compile the training step")
     faithful: bool = knob(False, "reproduce the reference: rows padded to max_len, pads attended to, loss on every position")

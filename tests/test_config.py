@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff.cli import Parser
@@ -127,6 +127,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     lr=st.floats(1e-8, 10),
     seed=st.integers(0, 2**62),

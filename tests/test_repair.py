@@ -69,12 +69,12 @@ def log_length(n: int) -> float:
     return math.log(n / 15.0)
 
 
-@pytest.mark.parametrize("text", ["ab(a", "a?(b", "ba", "?", "((((", "ab(ab"])
+@pytest.mark.parametrize("text", ["ab(a", "a?(b", "ba", "?", "(((("])
 @pytest.mark.parametrize("sigmas", [(0.2,), (0.1, 0.5)])
 def test_wide_beam_finds_the_best_of_all_strings(text: str, sigmas: tuple[float, ...]) -> None:
     denoiser, y = Bigram(), tuple(VOCABULARY.encode(text, blanks=True))
     channel = Channel.of(NoiseConfig(), sigmas, len(INNER))
-    lengths = [n for n in (1, 2, 3, 4, 5) if abs(n - len(y)) <= 1]
+    lengths = [n for n in (1, 2, 3, 4) if abs(n - len(y)) <= 1]
     scores = {
         x: denoiser.log_prior(x) + log_length(n) + math.log(channel_probability(x, y, channel))
         for n in lengths

@@ -1,4 +1,4 @@
-"""Training: resumption is exact, interruption loses nothing, two processes do what one does, failure keeps the last good state."""
+"""Training: resumption is exact, interruption loses nothing, two processes do what one does, failure keeps the last state."""
 
 from __future__ import annotations
 

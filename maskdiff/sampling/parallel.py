@@ -37,7 +37,7 @@ class Unmask(Stage):
 
     order: str = "confidence"  # which blanks first; a name in ORDERS
     schedule: Schedule = field(default_factory=Cosine)  # how many at an evaluation
-    steps: int = 12  # evaluations of the string in all, earlier stages included; 0: one token an evaluation
+    steps: int = 12  # evaluations of the string in all, earlier stages included; 0: no limit, so one token (or the bound) each
     own: int = 0  # evaluations of this stage alone; 0: as many as `steps` leaves
     temperature: float = 1.0  # of the token draw; 0 is argmax
     top_p: float = 1.0  # smallest set of tokens with this mass is kept

@@ -4,7 +4,7 @@
 A minute on a laptop:       python train_universal.py --max_iters 200 --name tiny
 The quick-start model:      python train_universal.py --config configs/quickstart.yaml
 Flags go on top of a file:  python train_universal.py --config configs/quickstart.yaml --sigma_max 0.9 --k_iter 3
-Continue after a stop:      python train_universal.py --config configs/quickstart.yaml --resume
+Continue after a stop:      python train_universal.py --name quickstart --resume
 Two processes:              torchrun --nproc_per_node=2 train_universal.py --config configs/quickstart.yaml
 
 Files go to runs/NAME: best.pt (best by validation), last.pt (to resume from), config.yaml, tensorboard/.
@@ -31,10 +31,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the command that benchmarks the result."""
     args = parse_args(argv)
-    config = load_config(args.config, overrides(args))
-    from maskdiff.training.door import train  # after the flags, so that --help and a typing error answer at once
+    given = overrides(args)
+    config = load_config(args.config, given)
+    from maskdiff.training.door import run_folder, train  # after the flags, so that --help and a typing error answer at once
 
-    return train(config, resume=args.resume, init=args.init)
+    folder = run_folder(config.train, args.resume)
+    if args.resume and args.config is None:
+        config = load_config(folder / "config.yaml", given)
+    return train(config, folder, resume=args.resume, init=args.init)
 
 
 if __name__ == "__main__":

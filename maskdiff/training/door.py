@@ -41,9 +41,8 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
     return folder
 
 
-def train(config: Config, resume: bool = False, init: str | None = None) -> int:
-    """Train as ``config`` says; 0, or 128 plus the number of the signal that ended the run early."""
-    folder = run_folder(config.train, resume)
+def train(config: Config, folder: Path, resume: bool = False, init: str | None = None) -> int:
+    """Train as ``config`` says, files in ``folder``; 0, or 128 plus the number of the signal that ended the run early."""
     trainer = Trainer(config, folder, resume, init)
     lead, world = trainer.world.leads, trainer.world
     if lead:

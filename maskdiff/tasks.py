@@ -324,5 +324,8 @@ def _explained(loaded: Loaded, found: Sequence[Repaired | None], notes: Sequence
         if item is None:
             results.append(Result(finish_reason="error", error="no string of a possible length explains the text", trace=trace))
         else:
-            results.append(_result(loaded.language, vocabulary.decode(item.tokens), next(scores), item.evaluations, trace))
+            text = vocabulary.decode(item.tokens)
+            # The leader of the last step is the best prefix of the longest candidate, not always the best explanation.
+            trace = None if trace is None else (*trace, f"   =  {text}")
+            results.append(_result(loaded.language, text, next(scores), item.evaluations, trace))
     return results

@@ -122,8 +122,8 @@ class TrainConfig:
 class SamplerConfig:
     """One way of filling canvases; see ``maskdiff.sampling`` for what each setting does."""
 
-    sampler: str = knob("maskgit", "preset that the other settings refine")
-    steps: int = knob(12, "evaluations of the parallel part; 0 is one token an evaluation", low=0)
+    sampler: str = knob("autoregressive", "preset that the other settings refine; see docs/samplers.md")
+    steps: int = knob(12, "evaluations of a string in all, causal ones included; 0: one token each, or no limit", low=0)
     num_ar_tokens: int = knob(3, "causal tokens before the parallel part of the hybrid", low=0)
     temperature: float = knob(1.0, "of the token distribution; 0 is argmax", low=0.0, high=100.0)
     top_p: float = knob(1.0, "smallest set of tokens with this mass is kept", low=0.0, high=1.0)

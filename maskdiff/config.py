@@ -77,6 +77,7 @@ class ModelConfig:
     end_positions: bool = knob(True, "also embed the distance to both ends, which tells the length")
     head: str = knob("next", "row i of the raw output predicts token i+1 (next) or i (aligned)", choices=("next", "aligned"))
     use_self_cond: bool = knob(False, "embed the previous prediction at masked positions (2208.04202)")
+    use_coupling: bool = knob(False, "embed the Gumbel noise of the draw at masked positions (2512.21323)")
     dropout: float = knob(0.0, "dropout of the embeddings and residual branches while training", low=0.0, high=0.9)
 
 
@@ -93,6 +94,7 @@ class TrainConfig:
     skeleton_share: float = knob(0.05, "share of strings trained as skeletons or to fill a skeleton", low=0.0, high=1.0)
     loss_weight: str = knob("elbo", "weights of masked positions: the ELBO's or uniform", choices=("elbo", "uniform"))
     self_cond_prob: float = knob(0.5, "share of steps that self-condition, with use_self_cond", low=0.0, high=1.0)
+    coupling_prob: float = knob(0.5, "share of steps that show the draw's noise, with use_coupling", low=0.0, high=1.0)
     optimizer: str = knob("muon", "muon on the block matrices (adamw on the rest), or adamw", choices=("muon", "adamw"))
     lr: float = knob(3e-3, "peak learning rate of AdamW", low=0.0)
     muon_lr: float = knob(0.02, "peak learning rate of Muon", low=0.0)

@@ -4,7 +4,8 @@
 - pre-norm RMSNorm without parameters, QK-norm with a learned gain per head, squared-ReLU MLP, no biases
 - rotary or learned positions; optionally learned embeddings of the distance to both ends, which tell the length
 - the noise level of the visible tokens as an input, and the mode (causal or not) of every token
-- a next-token head for both modes, or one aligned with its input; self-conditioning through a zero-initialised projection
+- a next-token head for both modes, or one aligned with its input; self-conditioning, and
+  coupling to the random numbers of the draw, each through a zero-initialised projection
 - attention over packed rows: whole strings side by side, none of which sees another or a pad
 - a key/value cache for the causal mode
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from maskdiff.config import ModelConfig
 
 SIGMA_FREQUENCIES = 16  # sinusoids of the noise level, from half a wave over [0, 1] to 2^7 waves
+LATE_INPUTS = ("previous.weight", "coupling.weight")  # start at zero, so that weights without them are the same model
 SELF = 0  # segment of a string that has its row to itself
 
 
@@ -134,6 +136,7 @@ class UniversalDenoiser(nn.Module):
         self.from_start = nn.Embedding(config.block_size, config.n_embd) if starts else None
         self.from_end = nn.Embedding(config.block_size, config.n_embd) if config.end_positions else None
         self.previous = nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_self_cond else None
+        self.coupling = nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_coupling else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.inject = nn.Parameter(torch.zeros(config.n_embd))
@@ -151,7 +154,8 @@ class UniversalDenoiser(nn.Module):
         embeddings          normal, std 0.02 (token: 1.0, which the first norm undoes)
         qkv, up             uniform with std 1/sqrt(n_embd)
         out, down           zero: every block starts as the identity
-        head, previous      zero: the first prediction is uniform; self-conditioning starts off
+        head                zero: the first prediction is uniform
+        previous, coupling  zero: self-conditioning and coupling start off
         inject, gain        zero, one
         ==================  ==============================================================
         """
@@ -159,7 +163,7 @@ class UniversalDenoiser(nn.Module):
         for name, weight in self.named_parameters():
             if name.endswith(("qkv.weight", "up.weight")):
                 nn.init.uniform_(weight, -bound, bound)
-            elif name.endswith(("out.weight", "down.weight")) or name in ("head.weight", "previous.weight", "inject"):
+            elif name.endswith(("out.weight", "down.weight")) or name in ("head.weight", *LATE_INPUTS, "inject"):
                 nn.init.zeros_(weight)
             elif name.endswith("gain"):
                 nn.init.ones_(weight)
@@ -176,6 +180,7 @@ class UniversalDenoiser(nn.Module):
         from_end: Tensor,
         causal: Tensor,
         previous: Tensor | None = None,
+        noise: Tensor | None = None,
         k_iter: int | None = None,
     ) -> Tensor:
         """Score every token of a packed batch.
@@ -188,18 +193,26 @@ class UniversalDenoiser(nn.Module):
             from_end: (rows, width) distance to the string's last token (EOS is 0).
             causal: (rows, width) True in strings that are read from left to right.
             previous: (rows, width, vocab) probabilities of an earlier prediction, zero where there is none.
+            noise: (rows, width, vocab) Gumbel noise of the draw at masked tokens, zero elsewhere and for symbols never drawn.
             k_iter: applications of the stack, the configuration's by default.
 
         Returns:
             (rows, width, vocab) logits; row i scores token i in both modes.
         """
-        x = self.embed(tokens, sigma, position, from_end, causal, previous)
+        x = self.embed(tokens, sigma, position, from_end, causal, previous, noise)
         geometry = self.geometry(segment, position, causal)
         raw = self.head(self.trunk(x, geometry, k_iter or self.config.k_iter)).float()
         return raw if self.config.head == "aligned" else F.pad(raw[:, :-1], (0, 0, 1, 0))
 
     def embed(
-        self, tokens: Tensor, sigma: Tensor, position: Tensor, from_end: Tensor, causal: Tensor, previous: Tensor | None
+        self,
+        tokens: Tensor,
+        sigma: Tensor,
+        position: Tensor,
+        from_end: Tensor,
+        causal: Tensor,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """The residual stream at its start, (rows, width, n_embd)."""
         frequencies = math.pi * 2.0 ** torch.linspace(0, 8, SIGMA_FREQUENCIES, device=sigma.device)
@@ -212,6 +225,8 @@ class UniversalDenoiser(nn.Module):
             x = x + self.from_end(from_end)
         if self.previous is not None and previous is not None:
             x = x + self.previous(previous.to(x.dtype))
+        if self.coupling is not None and noise is not None:
+            x = x + self.coupling(noise.to(x.dtype))
         return self.dropout(x)
 
     def geometry(self, segment: Tensor, position: Tensor, causal: Tensor) -> Geometry:
@@ -243,6 +258,7 @@ class UniversalDenoiser(nn.Module):
         sigma: Tensor,
         causal: bool,
         previous: Tensor | None = None,
+        noise: Tensor | None = None,
         k_iter: int | None = None,
     ) -> Tensor:
         """Score padded strings: ``tokens`` (batch, width) BOS to EOS, ``length`` (batch,) with both, ``sigma`` (batch,).
@@ -259,6 +275,7 @@ class UniversalDenoiser(nn.Module):
             from_end=(length[:, None] - 1 - position).clamp(min=0),
             causal=torch.full_like(inside, causal),
             previous=previous,
+            noise=noise,
             k_iter=k_iter,
         )
 
@@ -288,7 +305,7 @@ class UniversalDenoiser(nn.Module):
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
         position = torch.full_like(token, cache.filled)[:, None]
         sigma = torch.zeros(token.size(0), 1, device=token.device)
-        x = self.embed(token[:, None], sigma, position, from_end[:, None], torch.ones_like(position, dtype=torch.bool), None)
+        x = self.embed(token[:, None], sigma, position, from_end[:, None], torch.ones_like(position, dtype=torch.bool))
         k_iter = cache.keys.size(0) // self.config.n_layer
         x = self.trunk(x, Geometry(None, *self.rotations(position)), k_iter, cache)
         cache.filled += 1

@@ -6,10 +6,11 @@ vectorised over the batch, with a ``torch.Generator`` passed in.  Not for: model
 is visible), and the level only where tokens may be wrong; ``NoiseConfig.sigma_input`` changes that.
 
 One idea per file: ``canvases`` (the dataclasses), ``schedule`` (sigma), ``masking``, ``edits`` (mixed corruption, repair),
-``skeleton``, ``mixture``.
+``skeleton``, ``mixture``, ``coupling`` (the random numbers of a draw, as an input).
 """
 
 from maskdiff.noise.canvases import CAUSAL, IGNORE, MASKED, MODES, REPAIR, SKELETON, Canvases, Strings, pad
+from maskdiff.noise.coupling import exponentials, posterior_gumbel
 from maskdiff.noise.edits import mixed_corruption, on_canvas, repair_noise
 from maskdiff.noise.masking import causal_canvas, mask_exactly, mask_noise
 from maskdiff.noise.mixture import mixture, reference_noise
@@ -27,12 +28,14 @@ __all__ = [
     "Strings",
     "causal_canvas",
     "draw_sigma",
+    "exponentials",
     "mask_exactly",
     "mask_noise",
     "mixed_corruption",
     "mixture",
     "on_canvas",
     "pad",
+    "posterior_gumbel",
     "reference_noise",
     "repair_noise",
     "skeleton_noise",

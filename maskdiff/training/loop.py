@@ -29,15 +29,16 @@ from maskdiff.configio import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, UserError
 from maskdiff.languages import make_language
-from maskdiff.model import UniversalDenoiser
-from maskdiff.noise import MODES, Strings, mixture, reference_noise
+from maskdiff.model import LATE_INPUTS, UniversalDenoiser
+from maskdiff.noise import IGNORE, MASKED, MODES, Strings, exponentials, mixture, posterior_gumbel, reference_noise
 from maskdiff.objectives import sums_by, token_nll
+from maskdiff.sampling.processors import allowed_symbols, log_distribution
 from maskdiff.training.distributed import World, join_world
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
 from maskdiff.training.state import Ema, Progress, capture, restore
 
-NOISE, SELF_CONDITION, DROPOUT = 1, 2, 3  # independent streams of randomness of a step
+NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
 
 
 class Trainer:
@@ -75,17 +76,20 @@ class Trainer:
             self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt
         )
         self.losses = compiled(self.token_losses) if train.compile else self.token_losses
+        self.read = compiled(self.logits) if train.compile else self.logits
         self.monitor = Monitor(self.config, self.language, folder, self.progress.step) if self.world.leads else None
         self.stop_signal: int | None = None
 
     @torch.no_grad()
     def start_from(self, payload: dict[str, Any]) -> None:
-        """Take over the weights of another run; its optimiser and counters are not."""
+        """Take over the weights of another run, not its optimiser and counters; inputs that it lacks stay zero."""
+        new = {name: w for name, w in self.model.state_dict().items() if name in LATE_INPUTS}
+        weights = {**new, **payload["weights"]}
         try:
-            self.model.load_state_dict(payload["weights"])
+            self.model.load_state_dict(weights)
         except RuntimeError as error:
             raise CheckpointError(f"the weights to start from do not fit this model: {error}") from None
-        self.ema.load(payload["weights"])
+        self.ema.load(weights)
 
     # ------------------------------------------------------------------------------------------------------- one step
 
@@ -101,36 +105,55 @@ class Trainer:
             canvases = mixture(strings, config.noise, *shares, train.loss_weight, vocabulary, generator, width)
         return pack(canvases, width), int(strings.length.sum()) - 2 * len(strings)
 
-    def token_losses(self, batch: PackedCanvases, previous: Tensor | None) -> Tensor:
+    def logits(
+        self,
+        batch: PackedCanvases,
+        tokens: Tensor,
+        causal: Tensor,
+        sigma: Tensor,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """(rows, width, vocab) logits of ``tokens`` laid out as the batch is."""
+        where = {"segment": batch.segment, "position": batch.position, "from_end": batch.from_end}
+        out: Tensor = self.model(tokens, sigma, causal=causal, previous=previous, noise=noise, **where)
+        return out
+
+    def token_losses(self, batch: PackedCanvases, previous: Tensor | None, noise: Tensor | None) -> Tensor:
         """Weighted negative log-likelihood of every token, (rows, width)."""
-        logits = self.model(
-            batch.tokens,
-            batch.sigma,
-            segment=batch.segment,
-            position=batch.position,
-            from_end=batch.from_end,
-            causal=batch.causal,
-            previous=previous,
-        )
+        logits = self.logits(batch, batch.tokens, batch.causal, batch.sigma, previous, noise)
         return token_nll(logits, batch.targets) * batch.weights
 
+    @torch.no_grad()
     def self_condition(self, batch: PackedCanvases, step: int) -> Tensor | None:
         """Probabilities of a first prediction at masked tokens, in a share of the steps; None in the others [2208.04202]."""
         train = self.config.train
         generator = step_generator(train.seed, step, SELF_CONDITION)
         if not self.config.model.use_self_cond or torch.rand(1, generator=generator).item() >= train.self_cond_prob:
             return None
-        with torch.no_grad():
-            logits = self.model(
-                batch.tokens,
-                batch.sigma,
-                segment=batch.segment,
-                position=batch.position,
-                from_end=batch.from_end,
-                causal=batch.causal,
-            )
-            masked = (batch.tokens == self.language.vocabulary.mask) & ~batch.causal
-            return logits.softmax(-1) * masked[..., None]
+        logits = self.logits(batch, batch.tokens, batch.causal, batch.sigma)
+        masked = (batch.tokens == self.language.vocabulary.mask) & ~batch.causal
+        return logits.softmax(-1) * masked[..., None]
+
+    @torch.no_grad()
+    def couple(self, batch: PackedCanvases, rows: int, step: int) -> Tensor | None:
+        """Noise with which the causal mode, as it is now, draws the hidden tokens of masked strings [2512.21323].
+
+        In a share of the steps; zero in the others, and None for a model without the input.  ``rows`` of the global batch, for
+        which numbers are drawn, so that every process has its own and all together have those of one process.
+        """
+        train, vocabulary = self.config.train, self.language.vocabulary
+        if not self.config.model.use_coupling:
+            return None
+        generator = step_generator(train.seed, step, COUPLING)
+        if torch.rand(1, generator=generator).item() >= train.coupling_prob:
+            return torch.zeros(*batch.tokens.shape, len(vocabulary), device=self.device)
+        numbers = self.world.share(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator)).to(self.device)
+        hidden = (batch.mode == MASKED) & (batch.targets != IGNORE)
+        clean = torch.where(hidden, batch.targets, batch.tokens)
+        logits = self.read(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))
+        log_probs = log_distribution(logits, allowed_symbols(clean, vocabulary))
+        return posterior_gumbel(log_probs, clean, numbers) * hidden[..., None]
 
     def step(self, batch: PackedCanvases, inner_tokens: int) -> tuple[float, Tensor]:
         """One update; the loss in nats per inner token of the global batch and its parts by mode, (modes, 2).
@@ -143,7 +166,7 @@ class Trainer:
             torch.manual_seed(step_generator(train.seed, step, DROPOUT).initial_seed() + self.world.rank)
         mine = batch.map(self.world.share).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
-            losses = self.losses(mine, self.self_condition(mine, step))
+            losses = self.losses(mine, self.self_condition(mine, step), self.couple(mine, len(batch.tokens), step))
         loss = losses.sum() / inner_tokens
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

@@ -37,7 +37,7 @@ class Exact:
         self.length = torch.tensor([len(row) + 2 for row in encoded])
         self.weight = torch.tensor(list(self.strings.values()), dtype=torch.float64)
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
         self.calls += 1
         self.rows += len(tokens)
         vocabulary, width = self.vocabulary, tokens.shape[1]
@@ -69,7 +69,7 @@ class Table:
         self.logits, self.vocabulary, self.calls, self.rows = logits, vocabulary, 0, 0
         self.seen: list[tuple[Tensor, Tensor, bool, Tensor | None]] = []
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
         self.calls += 1
         self.rows += len(tokens)
         self.seen.append((tokens.clone(), sigma.clone(), causal, None if previous is None else previous.clone()))
@@ -82,7 +82,7 @@ class Scrambled:
     def __init__(self, vocabulary: Vocabulary = TINY, sharpness: float = 2.0) -> None:
         self.vocabulary, self.sharpness, self.calls, self.rows = vocabulary, sharpness, 0, 0
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
         self.calls += 1
         self.rows += len(tokens)
         positions = torch.arange(tokens.shape[1])

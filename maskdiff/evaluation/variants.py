@@ -32,9 +32,18 @@ class Faithful:
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
         self.vocabulary: Vocabulary = Unguarded(denoiser.vocabulary.symbols)
+        self.inputs: frozenset[str] = getattr(denoiser, "inputs", frozenset({"previous"}))
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
-        return self.denoiser(tokens, length, sigma, causal, previous)
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        return self.denoiser(tokens, length, sigma, causal, previous, noise)
 
 
 def maskgit(steps: int = 12, self_condition: bool = False) -> Unmask:

@@ -24,7 +24,8 @@ class Denoiser(Protocol):
     """Scores every token of every string of a padded batch.
 
     A denoiser may also have ``causal_stream(length) -> CausalStream``; without it the causal mode is run in full for
-    every token, which is slower and otherwise the same.
+    every token, which is slower and otherwise the same.  It may have ``inputs``, a set of the optional inputs that it reads
+    (``previous``, ``noise``); without it, it reads ``previous``.
     """
 
     vocabulary: Vocabulary
@@ -36,6 +37,7 @@ class Denoiser(Protocol):
         sigma: Tensor,  # (batch,) float32, noise level of the visible tokens
         causal: bool,
         previous: Tensor | None = None,  # (batch, width, vocab) probabilities of the evaluation before
+        noise: Tensor | None = None,  # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
     ) -> Tensor:  # (batch, width, vocab) float32
         ...
 
@@ -82,12 +84,20 @@ def causal_stream(denoiser: Denoiser, length: Tensor) -> CausalStream:
     return own(length) if own is not None else FullCausalStream(denoiser, length)
 
 
+def reads(denoiser: Denoiser, name: str) -> bool:
+    """Whether the denoiser makes use of the optional input ``name``: ``previous`` or ``noise``."""
+    return name in getattr(denoiser, "inputs", ("previous",))
+
+
 class ModelDenoiser:
     """A ``UniversalDenoiser`` as the samplers see it: evaluation mode, no gradients, float32 logits."""
 
     def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
         self.model = model.eval()
         self.vocabulary = vocabulary
+        config = model.config
+        names = {"previous": config.use_self_cond, "noise": config.use_coupling}
+        self.inputs = frozenset(name for name, used in names.items() if used)
 
     @property
     def device(self) -> torch.device:
@@ -96,13 +106,21 @@ class ModelDenoiser:
         return device
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """See ``Denoiser``; pads are told apart by the length and never attended to.
 
         On a CPU strings of like length are run together, in groups that fit its cache: most of a mixed batch is padding.
         """
         if tokens.device.type != "cpu" or tokens.numel() <= GROUP:
-            return self._run(tokens, length, sigma, causal, previous)
+            return self._run(tokens, length, sigma, causal, previous, noise)
         logits = torch.zeros(*tokens.shape, len(self.vocabulary))
         by_length = length.argsort(stable=True)
         widths = length[by_length].tolist()
@@ -112,13 +130,13 @@ class ModelDenoiser:
             while end < len(widths) and (end + 1 - start) * widths[end] <= GROUP:
                 end += 1
             rows, width = by_length[start:end], widths[end - 1]
-            seen = None if previous is None else previous[rows, :width]
-            logits[rows, :width] = self._run(tokens[rows, :width], length[rows], sigma[rows], causal, seen)
+            seen, drawn = (None if x is None else x[rows, :width] for x in (previous, noise))
+            logits[rows, :width] = self._run(tokens[rows, :width], length[rows], sigma[rows], causal, seen, drawn)
             start = end
         return logits
 
-    def _run(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None) -> Tensor:
-        logits: Tensor = self.model.forward_strings(tokens, length, sigma, causal, previous)
+    def _run(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *extra: Tensor | None) -> Tensor:
+        logits: Tensor = self.model.forward_strings(tokens, length, sigma, causal, *extra)
         return logits.float()
 
     def causal_stream(self, length: Tensor) -> CausalStream:

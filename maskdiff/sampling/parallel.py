@@ -17,7 +17,7 @@ from torch import Tensor
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint
-from maskdiff.sampling.denoiser import Denoiser
+from maskdiff.sampling.denoiser import Denoiser, reads
 from maskdiff.sampling.order import ORDERS, Proposal, first_blanks, rank, tempered_choice
 from maskdiff.sampling.processors import Symbols, allowed_symbols, as_shown, draw, is_blank, log_distribution, pick
 from maskdiff.sampling.random import token_noise
@@ -26,6 +26,7 @@ from maskdiff.sampling.sampler import UNLIMITED, Stage, evaluations_left
 from maskdiff.sampling.schedule import Clock, Cosine, Schedule
 
 Sigma = Literal["suspect", "clock", "naive", "blank"]
+Coupled = Literal["off", "able", "on"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Unmask(Stage):
     remask: Remask | None = None  # which tentative tokens to hide again (ReMDM)
     rewrite: bool = False  # write every tentative token anew at every evaluation (naive refinement); needs a budget
     self_condition: bool = False  # show the denoiser its previous prediction of what is blank
+    coupled: Coupled = "off"  # show the denoiser the noise of the draw, and take the token that it then thinks will be drawn
     sigma: Sigma = "suspect"  # noise level told to the denoiser: the canvas's, the clock's (the reference), share of blanks
     symbols: Symbols = "plain"  # alphabet: plain, skeleton (<DIGIT> for digits), fill (digits for <DIGIT>)
     constraint: Constraint | None = None
@@ -57,10 +59,16 @@ class Unmask(Stage):
             raise ConfigError(f"order {self.order!r} is unknown; give one of {', '.join(ORDERS)}")
         if self.rewrite and not (self.steps or self.own):
             raise ConfigError("a refinement without a number of evaluations never ends; give steps of at least 1")
+        if self.coupled == "on" and (self.top_p < 1.0 or self.symbols != "plain"):
+            raise ConfigError("a coupled draw knows the whole plain distribution: give top_p 1")
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
-        """Run the loop on every string that has blanks."""
+        """Run the loop on every string that has blanks.
+
+        Raises ``ConfigError`` where the denoiser lacks an input that the settings need.
+        """
+        self._check(denoiser)
         free = self._free(canvas, denoiser)
         initial = free.sum(1)
         total = evaluations_left(canvas.spent, self.steps, self.own).clamp(min=1)
@@ -94,9 +102,11 @@ class Unmask(Stage):
         part, clock, quota = canvas[rows].trim(), _at(clock, rows), quota[rows]
         width = part.tokens.shape[1]
         free, chosen_at = self._free(part, denoiser), memory.log_prob[rows, :width]
-        log_probs = self._propose(denoiser, part, clock, rows, memory)
-        noise = token_noise(part.keys, part.visits, clock.step + 1 if self.fresh else 0, _range(part), log_probs.shape[-1])
-        candidate = draw(log_probs, noise, self.temperature, self.top_p)
+        when, symbols = clock.step + 1 if self.fresh else 0, len(denoiser.vocabulary)
+        noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
+        coupled = self._couples(denoiser)
+        log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
+        candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, self.temperature, self.top_p)
         hide = torch.zeros_like(free)
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
@@ -114,15 +124,38 @@ class Unmask(Stage):
         memory.log_prob[rows, :width] = torch.where(commit, pick(log_probs, candidate).to(chosen_at), chosen_at)
         return canvas.put(rows, replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + 1))
 
-    def _propose(self, denoiser: Denoiser, part: Canvas, clock: Clock, rows: Tensor, memory: _Memory) -> Tensor:
-        """(batch, width, vocab) log-probabilities of what may be written, from one call of the denoiser."""
+    def _check(self, denoiser: Denoiser) -> None:
+        wanted = {"previous": self.self_condition, "noise": self.coupled == "on"}
+        flags = {"previous": "use_self_cond", "noise": "use_coupling"}
+        for name, flag in flags.items():
+            if wanted[name] and not reads(denoiser, name):
+                raise ConfigError(f"this sampler needs a model trained with {flag}; choose another sampler or checkpoint")
+
+    def _couples(self, denoiser: Denoiser) -> bool:
+        """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""
+        usual = self.top_p == 1.0 and self.temperature > 0 and self.symbols == "plain"
+        return self.coupled != "off" and usual and reads(denoiser, "noise")
+
+    def _propose(
+        self, denoiser: Denoiser, part: Canvas, clock: Clock, rows: Tensor, memory: _Memory, noise: Tensor | None
+    ) -> Tensor:
+        """(batch, width, vocab) log-probabilities of what may be written, from one call of the denoiser.
+
+        Given the noise of the draw they are those of the token that will be drawn: argmax(log p + temperature * noise).
+        """
         vocabulary, width = denoiser.vocabulary, part.tokens.shape[1]
         shown = as_shown(part.tokens, vocabulary, self.symbols)
         previous = None if memory.previous is None else memory.previous[rows, :width]
         if previous is not None:
             previous = previous * (shown == vocabulary.mask)[..., None]
-        logits = denoiser(shown, part.length, self._level(part, clock), False, previous)
-        log_probs = log_distribution(logits, allowed_symbols(part.tokens, vocabulary, self.symbols))
+        allowed = allowed_symbols(part.tokens, vocabulary, self.symbols)
+        level = self._level(part, clock)
+        if noise is None:
+            logits = denoiser(shown, part.length, level, False, previous)
+        else:
+            drawn = allowed & (shown == vocabulary.mask)[..., None]
+            logits = denoiser(shown, part.length, level, False, previous, (noise * self.temperature * drawn).float())
+        log_probs = log_distribution(logits, allowed)
         if self.constraint is not None:
             log_probs = self.constraint(log_probs, part.tokens, part.length)
         if memory.previous is not None:

@@ -45,6 +45,8 @@ PRESETS: dict[str, Preset] = {}
 # The parallel stage of every composition. Chosen among 36 combinations of order, schedule, spacing and fresh noise at 12
 # evaluations of a denoiser with exact conditionals: first of them at 21 symbols, fifth at 37 (docs/samplers.md).
 SPACED_BOUND: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.1), "spacing": 4}
+# What the compositions use: with coupling, where the model has it, joint commitment is safe and needs no spacing.
+COUPLED: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.5), "coupled": "able"}
 
 
 def preset(name: str, help: str) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
@@ -116,6 +118,10 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
         {"order": "entropy", "schedule": EntropyBound(0.1)},
     ),
     "spaced_bound": ("entropy_bound and spaced together: the parallel stage of the compositions below", SPACED_BOUND),
+    "coupled": (
+        "entropy_bound of 0.5 nats by a model that sees the noise of the draw, so that tokens agree (2512.21323)",
+        {**COUPLED, "coupled": "on"},
+    ),
     "threshold": (
         "every position that is 90% certain (2505.22618), never fewer than an even pace",
         {"order": "top", "schedule": Threshold(0.9)},

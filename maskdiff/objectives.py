@@ -29,19 +29,21 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
-def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor, inner_tokens: Tensor | float) -> Tensor:
-    """The training loss: weighted negative log-likelihood over the number of inner tokens, a scalar in nats per token.
+def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """What training descends on, token by token: their sum over the batch's number of inner tokens is the loss.
 
-    With k uniform in 1..n, k of n inner tokens masked and weights n/k on them, its expectation is the negative ELBO of
-    masked diffusion per token [2406.07524, 2406.03736]; with weight 1 on every next token it is the autoregressive loss.
+    With k uniform in 1..n, k of n inner tokens masked and weights n/k on them, the expected sum over a string is its negative
+    ELBO under masked diffusion [2406.07524, 2406.03736]; with weight 1 on every next token it is the autoregressive loss.
 
     Args:
         logits: (rows, width, vocab).
         targets: (rows, width), ``IGNORE`` where there is nothing to predict.
         weights: (rows, width) fp32, zero where ignored.
-        inner_tokens: inner tokens of the whole batch, over all processes.
+
+    Returns:
+        (rows, width) fp32, in nats.
     """
-    return (token_nll(logits, targets) * weights).sum() / inner_tokens
+    return token_nll(logits, targets) * weights
 
 
 def sums_by(values: Tensor, group: Tensor, groups: int) -> Tensor:

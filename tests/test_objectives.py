@@ -8,7 +8,7 @@ import math
 import torch
 
 from maskdiff.noise import IGNORE
-from maskdiff.objectives import sums_by, token_nll, weighted_loss
+from maskdiff.objectives import sums_by, token_nll, weighted_nll
 
 
 def test_token_nll_is_minus_log_softmax_and_zero_where_ignored() -> None:
@@ -39,7 +39,7 @@ def test_the_elbo_of_an_exact_denoiser_is_the_entropy() -> None:
                         row = joint[:, x[1]] if i == 0 else joint[x[0]]
                         logits[0, i] = (row / row.sum()).log()
                 weights = torch.tensor([[2 / k if i in mask else 0.0 for i in range(2)]])
-                loss = weighted_loss(logits, torch.tensor([list(x)]), weights, 1.0)
+                loss = weighted_nll(logits, torch.tensor([list(x)]), weights).sum()
                 total += float(joint[x] * loss / (2 * len(masks)))
     # The ELBO of independent marginals when both are masked is looser than the entropy by half the mutual information: the
     # order is drawn at random, and each order by itself is exact.

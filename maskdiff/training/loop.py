@@ -31,7 +31,7 @@ from maskdiff.errors import CheckpointError, UserError
 from maskdiff.languages import make_language
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import IGNORE, MASKED, MODES, Strings, exponentials, mixture, posterior_gumbel, reference_noise
-from maskdiff.objectives import sums_by, token_nll
+from maskdiff.objectives import sums_by, weighted_nll
 from maskdiff.sampling.processors import allowed_symbols, log_distribution
 from maskdiff.training.distributed import World, join_world
 from maskdiff.training.monitor import Monitor
@@ -122,7 +122,7 @@ class Trainer:
     def token_losses(self, batch: PackedCanvases, previous: Tensor | None, noise: Tensor | None) -> Tensor:
         """Weighted negative log-likelihood of every token, (rows, width)."""
         logits = self.logits(batch, batch.tokens, batch.causal, batch.sigma, previous, noise)
-        return token_nll(logits, batch.targets) * batch.weights
+        return weighted_nll(logits, batch.targets, batch.weights)
 
     @torch.no_grad()
     def self_condition(self, batch: PackedCanvases, step: int) -> Tensor | None:

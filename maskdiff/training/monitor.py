@@ -21,7 +21,7 @@ from maskdiff.data import held_out
 from maskdiff.languages import Language
 from maskdiff.model import UniversalDenoiser
 from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
-from maskdiff.objectives import sums_by, token_nll
+from maskdiff.objectives import sums_by, weighted_nll
 from maskdiff.training.live import live_samples
 from maskdiff.training.state import Progress
 
@@ -103,7 +103,7 @@ class Monitor:
             part = canvases[rows]
             width = int(part.length.max())
             logits = self.model.forward_strings(part.tokens[:, :width], part.length, part.sigma, bool(part.causal[0]))
-            nats[rows] = (token_nll(logits, part.targets[:, :width]) * part.weights[:, :width]).sum(1)
+            nats[rows] = weighted_nll(logits, part.targets[:, :width], part.weights[:, :width]).sum(1)
         return nats
 
     def close(self) -> None:

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import argparse
 
-from maskdiff.cli import run_door
+from maskdiff.cli import Parser, run_door
 from maskdiff.configio import add_config_flags, load_config, overrides
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Every knob of the configuration as a flag, and three that belong to this program alone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config", metavar="YAML", help="configuration file; flags go on top of it")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the same folder")
-    parser.add_argument("--init", metavar="PT", help="start from the weights of this checkpoint, with a fresh optimiser")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="continue the run in the same folder")
+    start.add_argument("--init", metavar="PT", help="start from the weights of this checkpoint, with a fresh optimiser")
     add_config_flags(parser)
-    return parser.parse_args(argv)
+    args: argparse.Namespace = parser.parse_args(argv)
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from typing import IO, NoReturn
 from maskdiff.errors import ConfigError, DataError, UserError, nearest, one_line, quote
 
 MAX_LINE = 100_000  # bytes of one input line
+MAX_DIGITS = 18  # of a whole number: what 64 bits always hold
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 
 
@@ -44,8 +45,9 @@ class Parser(argparse.ArgumentParser):
         parsed, extra = self.parse_known_args(args, namespace)
         for given in extra:
             if given.startswith("--"):
-                name = given.split("=")[0]
-                self.error(f"unknown flag {quote(name)}; the nearest valid one is {nearest(name, self._flags(parsed))}")
+                name, flags = given.split("=")[0], self._flags(parsed)
+                begun = [flag for flag in flags if flag.startswith(name)]  # an abbreviation means one of these
+                self.error(f"unknown flag {quote(name)}; the nearest valid one is {nearest(name, begun or flags)}")
         if extra:
             self.error(f"unexpected argument {quote(extra[0])}")
         return parsed
@@ -124,16 +126,16 @@ def _say(message: str, status: int) -> int:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text[:20]) < 1:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 1")
-    return int(text[:20])
+    """A whole number of at least 1, of at most 18 digits."""
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 1 and at most {MAX_DIGITS} digits")
+    return int(text)
 
 
 def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 0")
+    """A whole number of at least 0, of at most 18 digits."""
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 0 and at most {MAX_DIGITS} digits")
     return int(text)
 
 

@@ -94,6 +94,14 @@ def test_numbers() -> None:
             flag(text)
 
 
+@pytest.mark.parametrize("flag", [cli.positive, cli.natural])
+def test_long_numbers_are_refused_and_never_cut(flag: Callable[[str], int]) -> None:
+    assert flag("9" * 18) == 10**18 - 1
+    for text in ("9" * 19, "1" + "0" * 20, "1" * 100_000):
+        with pytest.raises(argparse.ArgumentTypeError, match="18 digits"):
+            flag(text)
+
+
 def test_lines_of_every_kind(tmp_path: Path) -> None:
     long = b"(" * 1_000_000
     data = b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * cli.MAX_LINE + b"\nlast"

@@ -30,15 +30,13 @@ from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, UserError
 from maskdiff.languages import make_language
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
-from maskdiff.noise import IGNORE, MASKED, MODES, Strings, exponentials, mixture, posterior_gumbel, reference_noise
+from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.objectives import sums_by, weighted_nll
-from maskdiff.sampling.processors import allowed_symbols, log_distribution
+from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
 from maskdiff.training.distributed import World, join_world
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
 from maskdiff.training.state import Ema, Progress, capture, restore
-
-NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
 
 
 class Trainer:
@@ -124,37 +122,6 @@ class Trainer:
         logits = self.logits(batch, batch.tokens, batch.causal, batch.sigma, previous, noise)
         return weighted_nll(logits, batch.targets, batch.weights)
 
-    @torch.no_grad()
-    def self_condition(self, batch: PackedCanvases, step: int) -> Tensor | None:
-        """Probabilities of a first prediction at masked tokens, in a share of the steps; None in the others [2208.04202]."""
-        train = self.config.train
-        generator = step_generator(train.seed, step, SELF_CONDITION)
-        if not self.config.model.use_self_cond or torch.rand(1, generator=generator).item() >= train.self_cond_prob:
-            return None
-        logits = self.logits(batch, batch.tokens, batch.causal, batch.sigma)
-        masked = (batch.tokens == self.language.vocabulary.mask) & ~batch.causal
-        return logits.softmax(-1) * masked[..., None]
-
-    @torch.no_grad()
-    def couple(self, batch: PackedCanvases, rows: int, step: int) -> Tensor | None:
-        """Noise with which the causal mode, as it is now, draws the hidden tokens of masked strings [2512.21323].
-
-        In a share of the steps; zero in the others, and None for a model without the input.  ``rows`` of the global batch, for
-        which numbers are drawn, so that every process has its own and all together have those of one process.
-        """
-        train, vocabulary = self.config.train, self.language.vocabulary
-        if not self.config.model.use_coupling:
-            return None
-        generator = step_generator(train.seed, step, COUPLING)
-        if torch.rand(1, generator=generator).item() >= train.coupling_prob:
-            return torch.zeros(*batch.tokens.shape, len(vocabulary), device=self.device)
-        numbers = self.world.share(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator)).to(self.device)
-        hidden = (batch.mode == MASKED) & (batch.targets != IGNORE)
-        clean = torch.where(hidden, batch.targets, batch.tokens)
-        logits = self.read(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))
-        log_probs = log_distribution(logits, allowed_symbols(clean, vocabulary))
-        return posterior_gumbel(log_probs, clean, numbers) * hidden[..., None]
-
     def step(self, batch: PackedCanvases, inner_tokens: int) -> tuple[float, Tensor]:
         """One update; the loss in nats per inner token of the global batch and its parts by mode, (modes, 2).
 
@@ -166,7 +133,8 @@ class Trainer:
             torch.manual_seed(step_generator(train.seed, step, DROPOUT).initial_seed() + self.world.rank)
         mine = batch.map(self.world.share).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
-            losses = self.losses(mine, self.self_condition(mine, step), self.couple(mine, len(batch.tokens), step))
+            known = self.read, mine, self.config, self.language.vocabulary, step
+            losses = self.losses(mine, self_condition(*known), couple(*known, len(batch.tokens), self.world))
         loss = losses.sum() / inner_tokens
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

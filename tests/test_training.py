@@ -66,11 +66,12 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert one["metrics"] == two["metrics"]
 
 
-@pytest.mark.parametrize("mode", ["plain", "self_cond", "dropout", "fresh", "faithful", "adamw"])
+@pytest.mark.parametrize("mode", ["plain", "self_cond", "coupling", "dropout", "fresh", "faithful", "adamw"])
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, mode: str) -> None:
     changes: dict[str, object] = {
         "plain": {},
         "self_cond": {"use_self_cond": True},
+        "coupling": {"use_coupling": True},
         "dropout": {"dropout": 0.2},
         "fresh": {"num_samples": 0, "length_tilt": 0.3},
         "faithful": {"faithful": True, "head": "aligned", "positions": "learned", "end_positions": False},
@@ -114,28 +115,147 @@ def test_a_real_process_survives_being_stopped(tmp_path: Path, number: signal.Si
     assert_same_run(whole, parts)
 
 
-def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    Trainer(tiny(), tmp_path / "one").run()
+def two_processes(program: Path, folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    """A run of two processes that couple."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    arguments = [str(ROOT / "train_universal.py"), *flags(tmp_path / "two")]
-    done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240)
+    arguments = [str(program), *flags(folder), "--use_coupling", *extra]
+    return subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def whole_run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    done = two_processes(ROOT / "train_universal.py", folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (checkpoint.load(tmp_path / name / "last.pt") for name in ("one", "two"))
+    return folder
+
+
+def test_two_processes_train_like_one(tmp_path: Path, whole_run_of_two: Path) -> None:
+    Trainer(tiny(use_coupling=True), tmp_path).run()
+    one, two = (checkpoint.load(folder / "last.pt") for folder in (tmp_path, whole_run_of_two))
     assert two["provenance"]["processes"] == 2
     assert one["training"]["progress"]["tokens"] == two["training"]["progress"]["tokens"]
+    assert float(one["weights"]["coupling.weight"].abs().max()) > 1e-3  # the coupling was learned from
     for name, weight in one["weights"].items():
         torch.testing.assert_close(weight, two["weights"][name], atol=2e-4, rtol=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
-    trainer = Trainer(tiny(save_interval=2, eval_interval=100), tmp_path)
+STOPS_THE_SECOND_PROCESS = """
+import signal, sys
+import train_universal
+from maskdiff.cli import run_door
+from maskdiff.training.loop import Trainer
+
+def step(self, *args, original=Trainer.step):
+    if self.progress.step == 7 and self.world.rank == 1:
+        signal.raise_signal(signal.SIGTERM)
+    return original(self, *args)
+
+Trainer.step = step
+sys.exit(run_door(train_universal.main))
+"""
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_and_they_resume(tmp_path: Path, whole_run_of_two: Path) -> None:
+    program, parts = tmp_path / "program.py", tmp_path / "parts"
+    program.write_text(STOPS_THE_SECOND_PROCESS)
+    stopped = two_processes(program, parts)
+    assert stopped.returncode != 0
+    assert "SIGTERM: stopped after step 8; add --resume" in stopped.stderr
+    assert "benchmark it with" not in stopped.stdout
+    assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 8
+    resumed = two_processes(ROOT / "train_universal.py", parts, "--resume")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert_same_run(whole_run_of_two, parts)
+
+
+def test_a_signal_that_a_launcher_repeats_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(tiny(), tmp_path)
+    with trainer.interruptible():
+        try:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            pytest.fail("the echo of a signal ended the run at once")
+        assert trainer.stop_signal == signal.SIGINT
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 2.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("save_interval", [2, 500])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path: Path, save_interval: int) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings: dict[str, object] = {"save_interval": save_interval, "eval_interval": 100}
+    Trainer(tiny(**settings), whole).run()
+    trainer = Trainer(tiny(**settings), parts)
     original = trainer.token_losses
     trainer.losses = lambda *args: original(*args) * (math.nan if trainer.progress.step == 5 else 1.0)
-    with pytest.raises(UserError, match="step 5"):
+    with pytest.raises(UserError, match=r"at step 5; .*last.pt holds the state before it"):
         trainer.run()
-    saved = checkpoint.load(tmp_path / "last.pt")
-    assert saved["training"]["progress"]["step"] == 4
-    assert all(bool(w.isfinite().all()) for w in saved["weights"].values())
+    assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 5
+    Trainer(tiny(**settings), parts, resume=True).run()
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize("save_interval, said", [(2, "last.pt holds an earlier one"), (500, "nothing was saved")])
+def test_ruined_weights_do_not_replace_good_ones(tmp_path: Path, save_interval: int, said: str) -> None:
+    trainer = Trainer(tiny(save_interval=save_interval, eval_interval=100), tmp_path)
+    original = trainer.step
+
+    def ruined(*args: object) -> object:
+        if trainer.progress.step == 5:
+            with torch.no_grad():
+                trainer.model.head.weight.fill_(math.inf)
+        return original(*args)  # type: ignore[arg-type]
+
+    trainer.step = ruined  # type: ignore[method-assign, assignment]
+    with pytest.raises(UserError, match=said):
+        trainer.run()
+    assert (tmp_path / "last.pt").exists() == (save_interval == 2)
+    if save_interval == 2:
+        assert checkpoint.load(tmp_path / "last.pt")["training"]["progress"]["step"] == 4
+
+
+def watched(trainer: Trainer) -> list[int]:
+    """The steps at which ``trainer`` will have validated."""
+    assert trainer.monitor is not None
+    steps: list[int] = []
+    original = trainer.monitor.validate
+    trainer.monitor.validate = lambda weights, progress: (steps.append(progress.step), original(weights, progress))[1]  # type: ignore[method-assign]
+    return steps
+
+
+def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    Trainer(tiny(save_interval=500), whole).run()
+    first = Trainer(tiny(save_interval=500), parts)
+    first.monitor.validate = lambda *_: 1 // 0  # type: ignore[union-attr, method-assign, assignment, return-value]
+    with pytest.raises(ZeroDivisionError):
+        first.run()
+    assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 6
+    assert not (parts / "best.pt").exists()
+    second = Trainer(tiny(save_interval=500), parts, resume=True)
+    steps = watched(second)
+    second.run()
+    assert steps == [6, 12]
+    assert_same_run(whole, parts)
+    assert same_tensors(*(checkpoint.load(folder / "best.pt")["weights"] for folder in (whole, parts)))
+
+
+def test_a_validation_is_made_once(tmp_path: Path) -> None:
+    first = Trainer(tiny(), tmp_path)
+    original = first.validate
+    first.validate = lambda: (original(), setattr(first, "stop_signal", 15))[0]  # type: ignore[method-assign, func-returns-value]
+    assert first.run().step == 6
+    second = Trainer(tiny(), tmp_path, resume=True)
+    steps = watched(second)
+    second.run()
+    third = Trainer(tiny(), tmp_path, resume=True)
+    nothing = watched(third)
+    third.run()
+    assert (steps, nothing) == ([12], [])
 
 
 def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Data-parallel set-up: who am I among how many, and the two collectives that the loop needs.
+"""Data-parallel set-up: who am I among how many, and the collectives that the loop needs.
 
 For: ``torchrun --nproc_per_node=N train_universal.py``, and a single process, which is a world of one.  Not for: model
 parallelism.  Easy to get wrong: every process noises the same global batch from the same seed and then takes its share of
-the rows, so that N processes descend on the same loss as one.
+the rows, so that N processes descend on the same loss as one; and whatever ends the loop must end it in all processes at the
+same step, or the others wait for ever.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """True in every process as soon as it is true in one."""
-        return bool(self.sum(torch.tensor(float(flag))) > 0) if self.size > 1 else flag
+    def largest(self, number: int) -> int:
+        """The largest ``number`` of all processes, in every one of them."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value)
 
     def close(self) -> None:
         """Leave the process group."""
@@ -63,5 +68,7 @@ def join_world(device: torch.device) -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda" and device.index is None:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")  # signals are numbers on the CPU
     return World(dist.get_rank(), size)

@@ -53,7 +53,7 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
         )
     progress = trainer.run()
     if not lead:
-        return 0
+        return 0  # after a signal too: a failure here would make the launcher kill the one that still has something to say
     if trainer.stop_signal is not None:
         name = signal.Signals(trainer.stop_signal).name
         print(f"{name}: stopped after step {progress.step}; add --resume to the same command to go on", file=sys.stderr)

@@ -11,7 +11,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,16 +27,23 @@ from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config
 from maskdiff.configio import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
-from maskdiff.errors import CheckpointError, UserError
+from maskdiff.errors import CheckpointError, ConfigError, UserError
 from maskdiff.languages import make_language
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.objectives import sums_by, weighted_nll
+from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
 from maskdiff.training.distributed import World, join_world
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
 from maskdiff.training.state import Ema, Progress, capture, restore
+
+ECHO = 1.0  # seconds in which a second signal is the same one again: launchers repeat to their processes what these have heard
+
+
+class NotFinite(UserError):
+    """The loss or the gradient of a step is not finite; nothing of the step was kept."""
 
 
 class Trainer:
@@ -46,11 +53,13 @@ class Trainer:
         config: everything the run is made from.
         folder: where its files go; made if missing.
         resume: continue the run whose ``last.pt`` lies in ``folder``.
-        init: a checkpoint whose weights to start from instead of random ones.
+        init: a checkpoint whose weights to start from instead of random ones; not together with ``resume``.
     """
 
     def __init__(self, config: Config, folder: Path, resume: bool = False, init: str | Path | None = None):
         train = config.train
+        if resume and init is not None:
+            raise ConfigError("a run that is resumed has its weights already; give either resume or init")
         self.device = resolve_device(train.device)
         if train.threads:
             torch.set_num_threads(train.threads)
@@ -70,9 +79,7 @@ class Trainer:
             self.progress = restore(payload, self.model, self.ema, self.optimizers, self.config)
         elif init is not None:
             self.start_from(checkpoint.load(init, self.device))
-        self.batches = Batches(
-            self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt
-        )
+        self.batches = Batches(self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt)
         self.losses = compiled(self.token_losses) if train.compile else self.token_losses
         self.read = compiled(self.logits) if train.compile else self.logits
         self.monitor = Monitor(self.config, self.language, folder, self.progress.step) if self.world.leads else None
@@ -126,7 +133,7 @@ class Trainer:
         """One update; the loss in nats per inner token of the global batch and its parts by mode, (modes, 2).
 
         Raises:
-            UserError: the loss or the gradient is not finite; nothing was updated.
+            NotFinite: the loss or the gradient is not finite; nothing was updated.
         """
         train, step = self.config.train, self.progress.step
         if self.config.model.dropout:
@@ -143,10 +150,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf)
         total = self.world.sum(loss.detach().clone()).item()
         if not math.isfinite(total + norm.item()):
-            raise UserError(
-                f"the loss is {total} and the gradient norm {norm.item()} at step {step}; nothing of this step was kept, "
-                "last.pt holds the last good state: lower lr or muon_lr, or set grad_clip"
-            )
+            raise NotFinite(f"the loss is {total} and the gradient norm {norm.item()} at step {step}")
         set_lr(self.optimizers, lr_scale(step, train))
         for optimizer in self.optimizers:
             optimizer.step()
@@ -158,18 +162,38 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- the run
 
     def run(self) -> Progress:
-        """Train to ``max_iters``, or until a signal; returns the counters.  Files are written by the leading process."""
-        progress, train = self.progress, self.config.train
+        """Train to ``max_iters``, or until a signal; returns the counters.  Files are written by the leading process.
+
+        Raises:
+            UserError: a loss or a gradient was not finite; the state before that step is kept.
+        """
         if self.world.leads:
             checkpoint.write_atomic(self.folder / "config.yaml", dump_yaml(self.config).encode())
+        try:
+            with self.interruptible():
+                if self.due(self.config.train.eval_interval) and self.progress.validated != self.progress.step:
+                    self.validate()  # the run was cut off between a save and its validation, or has no steps at all
+                try:
+                    self.train()
+                except NotFinite as error:
+                    raise UserError(f"{error}; {self.keep_last_good()}") from None
+                if self.stop_signal is not None:
+                    self.save("last.pt")
+        finally:
+            if self.monitor:
+                self.monitor.close()
+        self.world.close()
+        return self.progress
+
+    def train(self) -> None:
+        """Step after step, with what is due after each."""
+        progress, train = self.progress, self.config.train
         parts = torch.zeros(len(MODES), 2)
         quiet = not self.world.leads
         bar = tqdm(total=train.max_iters, initial=progress.step, unit="step", disable=quiet, file=sys.stderr, mininterval=0.5)
-        with bar, self.interruptible():
-            if progress.step == 0 and train.max_iters == 0:
-                self.validate()
-            batches = self.batches.prefetch(progress.step, self.noised)
-            while progress.step < train.max_iters and not self.world.any(self.stop_signal is not None):
+        batches = self.batches.prefetch(progress.step, self.noised)
+        with bar:
+            while progress.step < train.max_iters and not self.stopped():
                 batch, inner_tokens = next(batches)
                 start = time.perf_counter()
                 loss, by_mode = self.step(batch, inner_tokens)
@@ -183,28 +207,45 @@ class Trainer:
                     self.monitor.log_step(progress, loss, parts, lr_scale(progress.step - 1, train))
                     parts.zero_()
                     bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{progress.tokens / progress.seconds:,.0f}", refresh=False)
-                last = progress.step == train.max_iters
-                if last or progress.step % train.eval_interval == 0:
+                if self.due(train.eval_interval):
+                    self.save("last.pt")  # first, so that a validation that fails or is killed loses nothing
                     self.validate()
-                if last or progress.step % train.save_interval == 0:
+                elif self.due(train.save_interval):
                     self.save("last.pt")
-        if self.stop_signal is not None:
-            self.save("last.pt")
-        if self.monitor:
-            self.monitor.close()
-        self.world.close()
-        return progress
+
+    def due(self, interval: int) -> bool:
+        """Whether what is done every ``interval`` steps, and at the end, is to be done now."""
+        step = self.progress.step
+        return step == self.config.train.max_iters or (step > 0 and step % interval == 0)
+
+    def stopped(self) -> bool:
+        """Whether any process has heard a signal; from then on all of them know its number."""
+        number = self.world.largest(self.stop_signal or 0)
+        if number:  # else a signal that came meanwhile would be forgotten
+            self.stop_signal = number
+        return number > 0
 
     def validate(self) -> None:
-        """Measure the averaged weights on held-out strings, keep them as best.pt if they are the best yet."""
+        """Score the averaged weights on held-out strings, note it in last.pt, keep them as best.pt if they are the best yet."""
         if not self.monitor:
             return
         progress = self.progress
         progress.metrics = self.monitor.validate(self.ema.average, progress)
+        progress.validated = progress.step
         loss = progress.metrics["validation_loss"]
         if loss < progress.best:
             progress.best, progress.best_step = loss, progress.step
             self.save("best.pt")
+        self.save("last.pt")
+
+    def keep_last_good(self) -> str:
+        """Save the state before a step that failed, unless its weights are ruined already; what is kept, in words."""
+        last, step = self.folder / "last.pt", self.progress.step
+        if all(bool(w.isfinite().all()) for w in (*self.ema.live.values(), *self.ema.average.values())):
+            self.save("last.pt")
+            return f"{last} holds the state before it: resume with a lower lr or muon_lr, or with grad_clip"
+        earlier = f"{last} holds an earlier one: resume" if last.exists() else "nothing was saved: start again"
+        return f"the weights are not finite after {step} steps either, {earlier} with a lower lr or muon_lr, or with grad_clip"
 
     def save(self, name: str) -> None:
         """Write a checkpoint, in the leading process; ``last.pt`` carries the training state, ``best.pt`` does not."""
@@ -229,12 +270,15 @@ class Trainer:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end the run after the step under way; a second one ends it at once."""
+        """Let Ctrl-C and SIGTERM end the run after the step under way; one more, a second later, ends it at once."""
+        first: float | None = None
 
         def note(number: int, _: FrameType | None) -> None:
-            if self.stop_signal is not None:
+            nonlocal first
+            now = time.monotonic()
+            if first is not None and now - first > ECHO:
                 raise KeyboardInterrupt
-            self.stop_signal = number
+            first, self.stop_signal = first or now, self.stop_signal or number
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -242,22 +286,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``function`` through ``torch.compile`` for any number of rows; as it is, with one line said, where that fails."""
-    fast: Callable[..., Tensor] | None = torch.compile(function, dynamic=True)
-
-    def call(*args: Any) -> Tensor:
-        nonlocal fast
-        if fast is not None:
-            try:
-                return fast(*args)
-            except Exception as error:  # no C++ compiler, say: the inductor raises many types
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    raise
-                fast = None
-                tqdm.write(f"torch.compile failed ({type(error).__name__}); training goes on without it", file=sys.stderr)
-        return function(*args)
-
-    return call

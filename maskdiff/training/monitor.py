@@ -36,7 +36,7 @@ class Monitor:
 
     def __init__(self, config: Config, language: Language, folder: Path, step: int):
         self.config, self.language = config, language
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
         self.strings = pad([language.vocabulary.encode(text) for text in texts], language.vocabulary)
@@ -109,4 +109,3 @@ class Monitor:
     def close(self) -> None:
         """Flush and close TensorBoard."""
         self.writer.close()
-

@@ -28,6 +28,7 @@ class Progress:
     seconds: float = 0.0  # spent training, over all sittings, validation not counted
     best: float = float("inf")  # validation loss of best.pt, nats per inner token
     best_step: int = 0
+    validated: int = -1  # step of the last validation: a run that was cut off before a validation makes it when it resumes
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
 
 
@@ -81,8 +82,7 @@ def restore(
     if not isinstance(state, dict):
         raise CheckpointError("this checkpoint holds no training state: resume from a run's last.pt, or start with --init")
     try:
-        for name, weight in model.named_parameters():
-            weight.copy_(state["model"][name])
+        model.load_state_dict(state["model"])
         ema.load(payload["weights"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -90,5 +90,5 @@ def restore(
             for group, setting in zip(optimizer.param_groups, settings, strict=True):
                 group.update(setting)
         return Progress(**state["progress"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the training state does not fit this configuration ({error}); resume with its own") from None

@@ -2,9 +2,10 @@
 
 For: `best.pt` / `last.pt` of training runs and `from_pretrained` folders (safetensors and JSON). Not for: the training loop,
 which decides what goes in and when. Easy to get wrong: a checkpoint is input from a stranger. It is loaded with
-`weights_only=True`, checked for being an uncompressed, undamaged archive first, and every failure is one line, never a
-traceback. A save goes to a temporary file in the same folder, is flushed to the disk and renamed over the old one, so that a
-full disk or a kill leaves the previous checkpoint as it was.
+`weights_only=True`, checked for being an uncompressed, undamaged archive first; then every part is checked for its type, and
+the parts for fitting each other, before anything is built from them. Every failure is one line, never a traceback. A save
+goes to a temporary file in the same folder, is flushed to the disk and renamed over the old one, so that a full disk or a
+kill leaves the previous checkpoint as it was.
 
 The layout of the file is documented in `docs/formats.md`.
 """
@@ -26,16 +27,19 @@ import torch
 from torch import Tensor
 
 from maskdiff import __version__
-from maskdiff.config import Config
-from maskdiff.configio import config_from_dict, to_dict
+from maskdiff.config import Config, ModelConfig
+from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, quote
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
+    from maskdiff.model import UniversalDenoiser
     from maskdiff.sampling.denoiser import ModelDenoiser
 
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
+MAX_PARAMETERS = 10**9  # of a model that a checkpoint may ask for: shared storage makes a small file of a large model
 Payload = dict[str, Any]
 
 
@@ -146,10 +150,33 @@ def _check_payload(payload: Any, shown: str) -> Payload:
     for key in REQUIRED:
         if not isinstance(payload.get(key), dict):
             raise CheckpointError(f"checkpoint {shown} is incomplete: it has no {key!r}")
-    for name, value in payload["weights"].items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"checkpoint {shown} is damaged: weight {quote(name)} is not a tensor")
+    symbols, metrics = payload["vocabulary"].get("symbols"), payload.get("metrics", {})
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise CheckpointError(f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts")
+    if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
+        raise CheckpointError(f"checkpoint {shown} is damaged: its metrics are {quote(metrics)}, not names with numbers")
+    provenance = payload.get("provenance", {})
+    plain = isinstance(provenance, dict) and all(isinstance(value, (str, int, float)) for value in provenance.values())
+    if not plain or not all(isinstance(provenance.get(name, 0), int) for name in ("step", "tokens")):
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its provenance is {quote(provenance)}, not names with plain values"
+        )
+    for name, weight in payload["weights"].items():
+        _check_weight(name, weight, shown)
     return payload
+
+
+def _check_weight(name: object, weight: object, shown: str) -> None:
+    """That a weight is an ordinary tensor of finite numbers, all of which the file holds."""
+    where = f"checkpoint {shown} is damaged: weight {quote(name)}"
+    if not isinstance(name, str) or not isinstance(weight, Tensor):
+        raise CheckpointError(f"{where} is not a tensor")
+    if weight.dtype not in FLOATS:
+        raise CheckpointError(f"{where} holds {weight.dtype}; allowed are {', '.join(map(str, FLOATS))}")
+    if weight.layout is not torch.strided or weight.device.type == "meta" or not weight.is_contiguous():
+        raise CheckpointError(f"{where} is not stored in full; save it contiguous")
+    if not bool(weight.float().isfinite().all()):
+        raise CheckpointError(f"{where} has numbers that are infinite or none; train it again, with a lower rate")
 
 
 # -------------------------------------------------------------------------------------------------------------- payloads
@@ -193,10 +220,10 @@ def describe(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
-    """The Config of a payload; CheckpointError when it does not fit this program."""
+    """The Config of a payload; CheckpointError when it does not fit this program, or not itself."""
     try:
-        return config_from_dict(payload["config"])
-    except ConfigError as error:
+        return check(config_from_dict(payload["config"]))
+    except Exception as error:  # not ConfigError alone: a stranger's values may be of any type
         raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {error}") from None
 
 
@@ -248,27 +275,56 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Loade
 def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "") -> Loaded:
     """`Loaded` from a payload. Raises CheckpointError when vocabulary, configuration and weights do not fit together."""
     from maskdiff.languages import make_language
-    from maskdiff.model import UniversalDenoiser
     from maskdiff.sampling.denoiser import ModelDenoiser
 
     shown = quote(path)
     config = read_config(payload, shown)
-    language = make_language(config.language)
-    stored, ours = payload["vocabulary"], language.vocabulary
-    if stored.get("fingerprint") != ours.fingerprint() or list(stored.get("symbols", [])) != list(ours.symbols):
-        theirs = f"{len(stored.get('symbols', []))} symbols, {stored.get('fingerprint')}"
-        raise CheckpointError(
-            f"checkpoint {shown} has another vocabulary ({theirs}) than its language "
-            f"{config.language.language!r} has here ({len(ours)} symbols, {ours.fingerprint()}); train it again"
-        )
-    model = UniversalDenoiser(config.model)
     try:
-        model.load_state_dict(dict(payload["weights"]))
-    except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {shown} has weights that do not fit its configuration: {error}") from None
+        language = make_language(config.language)
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
+    ours = language.vocabulary
+    check_vocabulary(payload, ours, shown)
+    if config.model.vocab_size != len(ours):
+        raise CheckpointError(
+            f"checkpoint {shown} has vocab_size {config.model.vocab_size} for {len(ours)} symbols; train it again"
+        )
+    model = _fitting_model(config.model, payload["weights"], shown)
+    model.load_state_dict(dict(payload["weights"]))
     model.to(device).eval().requires_grad_(False)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
     return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path)
+
+
+def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -> None:
+    """That the weights of a payload were trained on the symbols `ours`, in their order. CheckpointError."""
+    stored = payload["vocabulary"]
+    if stored.get("fingerprint") != ours.fingerprint() or list(stored["symbols"]) != list(ours.symbols):
+        theirs = f"{len(stored['symbols'])} symbols, {stored.get('fingerprint')}"
+        raise CheckpointError(
+            f"checkpoint {shown} has another vocabulary ({theirs}) than the language has here "
+            f"({len(ours)} symbols, {ours.fingerprint()}); use the language of its run, or train it again"
+        )
+
+
+def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: str) -> UniversalDenoiser:
+    """The model of `config`, its weights still to be loaded; CheckpointError, before it takes memory, if they do not fit."""
+    from maskdiff.model import UniversalDenoiser
+
+    try:
+        with torch.device("meta"):  # names and shapes alone
+            wanted = UniversalDenoiser(config).state_dict()
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {error}") from None
+    count = sum(weight.numel() for weight in wanted.values())
+    if count > MAX_PARAMETERS:
+        raise CheckpointError(f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}")
+    wrong = [name for name in {**wanted, **weights} if name not in wanted or name not in weights]
+    wrong += [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
+    if wrong:
+        some = ", ".join(map(quote, wrong[:3])) + (" and others" if len(wrong) > 3 else "")
+        raise CheckpointError(f"checkpoint {shown} has weights that do not fit its configuration: {some}")
+    return UniversalDenoiser(config)
 
 
 # --------------------------------------------------------------------------------------------------------------- folders

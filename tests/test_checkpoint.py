@@ -131,6 +131,68 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
         checkpoint.denoiser_from({**payload, "config": config})
 
 
+def changed(payload: checkpoint.Payload, path: str, value: object) -> checkpoint.Payload:
+    """`payload` with the value at `path` (keys, separated by slashes) replaced; of weights, by a function of the old one."""
+    first, _, rest = path.partition("/")
+    if not rest:
+        return {**payload, first: value(payload[first]) if callable(value) else value}
+    return {**payload, first: changed(payload[first], rest, value)}
+
+
+INCONSISTENT: list[tuple[str, object, str]] = [
+    ("config/model/n_head", 3, "with 3 heads it must be a multiple of 6"),
+    ("config/model/n_embd", 18, "must be a multiple of 4"),
+    (
+        "config/model",
+        {"n_embd": 18, "n_head": 2, "positions": "learned", "vocab_size": 20},
+        "must be an even multiple of n_head",
+    ),
+    ("config/model/n_layer", 2, "weights that do not fit its configuration"),
+    ("config/model/vocab_size", 8, "vocab_size 8 for 20 symbols"),
+    ("config/model/block_size", 8, "max_len 64 is over block_size 8"),
+    ("config/model/k_iter", torch.ones(2), "configuration that this program cannot use"),
+    ("config/model", 5, "section 'model' is '5'"),
+    ("config/noise/sigma_min", 1.0, "lower sigma_min"),
+    ("config/language/operators", "x", "language that this program cannot make"),
+    ("config/model", {"n_layer": 64, "n_embd": 4096, "vocab_size": 20}, "allowed are 1,000,000,000"),
+    ("vocabulary/symbols", 5, "its symbols are '5'"),
+    ("vocabulary/symbols", None, "its symbols are 'None'"),
+    ("vocabulary/symbols", [1, 2], "not a list of texts"),
+    ("vocabulary/symbols", list("+*0123456789"), "another vocabulary"),
+    ("metrics", [1.0], "its metrics are"),
+    ("metrics", {"elbo": "good"}, "its metrics are"),
+    ("provenance", "me", "its provenance is 'me'"),
+    ("provenance", {"tokens": "many"}, "its provenance is"),
+    ("provenance", {"seed": torch.ones(2)}, "its provenance is"),
+    ("weights/head.weight", lambda w: w.fill_(torch.nan), "infinite or none"),
+    ("weights/head.weight", lambda w: w.double() * 1e300, "infinite or none"),  # finite only as it is stored
+    ("weights/head.weight", lambda w: w.cfloat(), "holds torch.complex64"),
+    ("weights/head.weight", lambda w: w.long(), "holds torch.int64"),
+    ("weights/head.weight", lambda w: w.to_sparse(), "not stored in full"),
+    ("weights/head.weight", lambda w: torch.zeros(1).expand(10**7, 10**7), "not stored in full"),  # 400 TB in a few bytes
+    ("weights/head.weight", lambda w: w[:1], "do not fit its configuration: 'head.weight'"),
+    ("weights/head.weight", lambda w: w.tolist(), "is not a tensor"),
+]
+
+
+@pytest.mark.parametrize("path, value, said", INCONSISTENT)
+def test_well_formed_files_that_make_no_sense(tmp_path: Path, path: str, value: object, said: str) -> None:
+    checkpoint.save(tmp_path / "a.pt", changed(tiny_payload(), path, value))
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_denoiser(tmp_path / "a.pt")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_precisions_are_read(tmp_path: Path) -> None:
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        payload = tiny_payload()
+        weights = {name: weight.to(kind) for name, weight in payload["weights"].items()}
+        checkpoint.save(tmp_path / "a.pt", {**payload, "weights": weights})
+        model = checkpoint.load_denoiser(tmp_path / "a.pt").denoiser.model
+        assert all(torch.equal(w, weights[name].float()) for name, w in model.state_dict().items())
+
+
 def test_unknown_device() -> None:
     for name in ("gpu", "cuda:99", "meta"):
         with pytest.raises(ConfigError, match="this machine has auto, cpu"):

@@ -311,5 +311,55 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="training state"):
         (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
         Trainer(tiny(), tmp_path, resume=True)
-    with pytest.raises(CheckpointError):
-        Trainer(tiny(n_layer=3), tmp_path / "other", init=tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("part", [{}, {"model": []}, {"model": {"head.weight": 1}}, {"optimizers": [1, 2]}, {"progress": 5}])
+def test_a_damaged_training_state_is_one_line(tmp_path: Path, part: dict[str, object]) -> None:
+    Trainer(tiny(max_iters=2), tmp_path).run()
+    payload = checkpoint.load(tmp_path / "last.pt")
+    checkpoint.save(tmp_path / "last.pt", {**payload, "training": {**payload["training"], **part} if part else {}})
+    with pytest.raises(CheckpointError, match="training state does not fit"):
+        Trainer(tiny(max_iters=2), tmp_path, resume=True)
+
+
+def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_same_model(tmp_path: Path) -> None:
+    Trainer(tiny(), tmp_path / "plain").run()
+    payload = checkpoint.load(tmp_path / "plain" / "best.pt")
+    coupled = Trainer(tiny(use_coupling=True), tmp_path / "coupled", init=tmp_path / "plain" / "best.pt")
+    weights = coupled.model.state_dict()
+    assert set(weights) - set(payload["weights"]) == {"coupling.weight"}
+    assert not weights["coupling.weight"].any()
+    assert same_tensors(coupled.ema.average, dict(weights))
+    plain = checkpoint.denoiser_from(payload).denoiser.model
+    tokens, length, sigma = torch.tensor([[2, 8, 1, 1, 5, 3]]), torch.tensor([6]), torch.zeros(1)
+    noise = torch.randn(1, 6, len(coupled.language.vocabulary))
+    coupled.model.eval()
+    told = coupled.model.forward_strings(tokens, length, sigma, False, noise=noise)
+    assert torch.equal(told, plain.forward_strings(tokens, length, sigma, False))
+    assert coupled.run().step == 12
+    assert coupled.model.state_dict()["coupling.weight"].any()
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"n_layer": 3}, "do not fit this model"),
+        ({"n_embd": 32}, "do not fit this model"),
+        ({"end_positions": False}, "do not fit this model"),
+        ({"operators": "+-"}, "another vocabulary"),  # of the same size: nothing else would show it
+    ],
+)
+def test_foreign_weights_are_no_start(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    Trainer(tiny(max_iters=0), tmp_path).run()
+    with pytest.raises(CheckpointError, match=said):
+        Trainer(tiny(use_coupling=True, **changes), tmp_path / "other", init=tmp_path / "best.pt")
+
+
+def test_what_no_run_can_start_from(tmp_path: Path) -> None:
+    Trainer(tiny(max_iters=0), tmp_path).run()
+    with pytest.raises(ConfigError, match="either resume or init"):
+        Trainer(tiny(), tmp_path, resume=True, init=tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        Trainer(tiny(operators="+-"), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="even multiple"):
+        Trainer(tiny(n_embd=18, positions="learned"), tmp_path / "odd")

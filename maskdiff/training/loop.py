@@ -27,7 +27,7 @@ from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config
 from maskdiff.configio import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
-from maskdiff.errors import CheckpointError, ConfigError, UserError
+from maskdiff.errors import CheckpointError, ConfigError, UserError, quote
 from maskdiff.languages import make_language
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
@@ -70,15 +70,21 @@ class Trainer:
         self.config = replace(config, model=model_config)
         self.folder = folder
         torch.manual_seed(train.seed)
-        self.model = UniversalDenoiser(model_config).to(self.device)
+        try:
+            self.model = UniversalDenoiser(model_config).to(self.device)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self.optimizers = make_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema)
         self.progress = Progress()
-        if resume:
-            payload = checkpoint.load(folder / "last.pt", self.device)
-            self.progress = restore(payload, self.model, self.ema, self.optimizers, self.config)
-        elif init is not None:
-            self.start_from(checkpoint.load(init, self.device))
+        source = folder / "last.pt" if resume else init
+        if source is not None:
+            payload = checkpoint.load(source, self.device)
+            checkpoint.check_vocabulary(payload, vocabulary, quote(str(source)))
+            if resume:
+                self.progress = restore(payload, self.model, self.ema, self.optimizers, self.config)
+            else:
+                self.start_from(payload)
         self.batches = Batches(self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt)
         self.losses = compiled(self.token_losses) if train.compile else self.token_losses
         self.read = compiled(self.logits) if train.compile else self.logits

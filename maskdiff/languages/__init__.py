@@ -7,10 +7,9 @@ Easy to get wrong: a language's lengths count inner symbols, without BOS and EOS
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from maskdiff.config import LanguageConfig
-from maskdiff.errors import ConfigError, quote
+from maskdiff.errors import ConfigError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
 from maskdiff.languages.protocol import Language, Split, split_of
 from maskdiff.languages.vocabulary import Vocabulary
@@ -22,9 +21,9 @@ def make_language(config: LanguageConfig | None = None) -> Language:
     """The language that `config` names and shapes (the default one without). Raises ConfigError."""
     config = config or LanguageConfig()
     if config.language not in LANGUAGES:
-        near = get_close_matches(str(config.language), LANGUAGES, n=1, cutoff=0.0)
+        near = nearest(str(config.language), LANGUAGES)
         raise ConfigError(
-            f"language {quote(config.language)} is unknown; the languages are {', '.join(LANGUAGES)}; did you mean {near[0]}?"
+            f"language {quote(config.language)} is unknown; the languages are {', '.join(LANGUAGES)}; did you mean {near}?"
         )
     return LANGUAGES[config.language](config)
 

@@ -61,8 +61,7 @@ def refine(passes: int, clock: bool) -> Unmask:
 
 
 def untrained_prefix(count: int, then: Sampler) -> Sampler:
-    """The reference's warm start: the most likely token at the *last* position that was read, appended as if it came "
-    "next."""
+    """The reference's warm start: the most likely token at the *last* position that was read, appended as the next one."""
 
     def sample(denoiser: Denoiser, canvas: Canvas) -> Sample:
         tokens, sigma = canvas.tokens.clone(), torch.zeros(len(canvas), device=canvas.tokens.device)
@@ -80,6 +79,11 @@ def coarse_to_fine() -> Sampler:
     """Skeleton in 12 evaluations, digits in 8, temperature 0."""
     coarse = Unmask(schedule=Cosine(), own=12, steps=0, temperature=0.0, symbols="skeleton")
     return coarse.then(Unmask(schedule=Cosine(), own=8, steps=0, temperature=0.0, symbols="fill"))
+
+
+def paragraph(text: str) -> str:
+    """A text that was written over several lines, as one line."""
+    return " ".join(text.split())
 
 
 @dataclass(frozen=True)
@@ -100,88 +104,88 @@ VARIANTS = (
         "V1", "v1", maskgit,
         {"balanced": "38.5-53.5", "has_equals": "20-23", "has_operator": "84.5",
          "token_accuracy": "83.8", "anchors_kept": "100"},
-        "The published range is the same model measured several times. What was measured is the balance of brackets: "
-        "a string "
-        "such as `00)0(` fails it and `0000=00` passes, which is why a third to a half of the strings count as valid "
-        "while the "
-        "grammar accepts hardly any. At temperature 0 a length determines its string, so a rate over 200 strings is a "
-        "rate over the "
-        "few dozen lengths among them, and short lengths, which are frequent and easy, carry it. The model was trained on "
-        "rows padded to 64 and is asked for strings without padding, and it never saw an empty canvas at the noise "
-        "level that it is told.",
+        paragraph("""
+            The published range is the same model measured several times. What was measured is the balance of
+            brackets: a string such as `00)0(` fails it and `0000=00` passes, which is why a third to a half of
+            the strings count as valid while the grammar accepts hardly any. At temperature 0 a length
+            determines its string, so a rate over 200 strings is a rate over the few dozen lengths among them,
+            and short lengths, which are frequent and easy, carry it. The model was trained on rows padded to 64
+            and is asked for strings without padding, and it never saw an empty canvas at the noise level that
+            it is told."""),
         tasks=True,
     ),
     Variant(
         "V1 naive", "v1", lambda: refine(5, clock=True), {"balanced": "29", "has_equals": "0"},
-        "Five passes that rewrite every position with its most likely token. Positions are chosen independently of "
-        "each other, so "
-        "the first pass writes marginals (the same few symbols everywhere); the following passes treat them as lightly "
-        "corrupted text and mostly copy them.",
+        paragraph("""
+            Five passes that rewrite every position with its most likely token. Positions are chosen
+            independently of each other, so the first pass writes marginals (the same few symbols everywhere);
+            the following passes treat them as lightly corrupted text and mostly copy them."""),
     ),
     Variant(
         "V1 + hybrid AR3", "v1", lambda: untrained_prefix(3, maskgit()),
         {"balanced": "57.0", "has_equals": "10", "has_operator": "68.5", "token_accuracy": "84.5", "anchors_kept": "100"},
-        "The causal mode was never trained, and the head is aligned with its input, so the \"next\" token is a copy "
-        "of the last one: "
-        "the prefix is `<BOS><BOS><BOS>`, three positions without a bracket. Fewer brackets balance more easily and "
-        "hold fewer `=` "
-        "and operators, which is the published pattern: balance up, the rest down. It is no better at the language.",
+        paragraph("""
+            The causal mode was never trained, and the head is aligned with its input, so the "next" token is a
+            copy of the last one: the prefix is `<BOS><BOS><BOS>`, three positions without a bracket. Fewer
+            brackets balance more easily and hold fewer `=` and operators, which is the published pattern:
+            balance up, the rest down. It is no better at the language."""),
     ),
     Variant(
         "V1 + hybrid AR5", "v1", lambda: untrained_prefix(5, maskgit()),
         {"balanced": "57.5", "has_equals": "6", "has_operator": "43.0", "token_accuracy": "84.4", "anchors_kept": "100"},
-        "The same with five copied `<BOS>`: two positions fewer for operators and `=`.",
+        paragraph("""
+            The same with five copied `<BOS>`: two positions fewer for operators and `=`."""),
     ),
     Variant(
         "V2", "v2", maskgit, {"balanced": "39", "has_equals": "33", "token_accuracy": "84", "anchors_kept": "100"},
-        "More noise, more data and twice the iterations. The loss still covers every position, visible ones included, "
-        "and sigma 1.0 "
-        "still corrupts only half of the tokens by masking (the mixed corruption masks 50%), so the empty canvas "
-        "stays unseen. The reference "
-        "read its lower balance as harm done by high noise; the spread over seeds in the table says how much of such "
-        "a difference is chance.",
+        paragraph("""
+            More noise, more data and twice the iterations. The loss still covers every position, visible ones
+            included, and sigma 1.0 still corrupts only half of the tokens by masking (the mixed corruption
+            masks 50%), so the empty canvas stays unseen. The reference read its lower balance as harm done by
+            high noise; the spread over the seeds of a row says how much of such a difference is chance."""),
         tasks=True,
     ),
     Variant(
         "V3", "v3", maskgit, {"balanced": "43", "has_equals": "1"},
-        "V1 with sigma up to 1.0. The published balance lies within the published range of V1; `has =` does not, but "
-        "at temperature 0 "
-        "it is decided by what a few frequent lengths happen to be filled with, so it jumps from one training run to "
-        "the next.",
+        paragraph("""
+            V1 with sigma up to 1.0. The published balance lies within the published range of V1; `has =` does
+            not, but at temperature 0 it is decided by what a few frequent lengths happen to be filled with, so
+            it jumps from one training run to the next."""),
         tasks=True,
     ),
     Variant(
         "V4, self-conditioning on", "v4", lambda: maskgit(self_condition=True),
         {"balanced": "25.0", "has_equals": "16", "has_operator": "84.5", "token_accuracy": "83.4", "anchors_kept": "100"},
-        "The reference embeds the argmax of the previous pass, with random weights at the start of training, and runs "
-        "the first pass with one "
-        "recurrence instead of two. Here the previous distribution enters through a projection that starts at zero, at "
-        "masked positions only; the aim is the row's idea, not that detail.",
+        paragraph("""
+            The reference embeds the argmax of the previous pass, with random weights at the start of training,
+            and runs the first pass with one recurrence instead of two. Here the previous distribution enters
+            through a projection that starts at zero, at masked positions only; the aim is the row's idea, not
+            that detail."""),
         tasks=True,
     ),
     Variant(
         "V4, self-conditioning off", "v4", maskgit, {"balanced": "19.5", "has_equals": "13", "has_operator": "84.5"},
-        "The same weights without the previous prediction. Half of the training steps ran so, and it costs little; "
-        "published, it fell "
-        "by 5.5 points, about the standard error of a difference of two such rates on 200 strings.",
+        paragraph("""
+            The same weights without the previous prediction. Half of the training steps ran so, and it costs
+            little; published, it fell by 5.5 points, about 1.3 standard errors of a difference of two such
+            rates on 200 strings each."""),
     ),
     Variant(
         "hybrid-aware", "hybrid_aware", lambda: untrained_prefix(3, maskgit()),
         {"balanced": "51.5", "has_equals": "3.5", "has_operator": "78.5"},
-        "Half of the rows show a clean prefix and hide the rest, which prepares the model for a prefix of real "
-        "symbols. The warm start still "
-        "delivers `<BOS><BOS><BOS>`, because nothing trains the causal mode: the model is prepared for an input that "
-        "it never gets.",
+        paragraph("""
+            Half of the rows show a clean prefix and hide the rest, which prepares the model for a prefix of
+            real symbols. The warm start still delivers `<BOS><BOS><BOS>`, because nothing trains the causal
+            mode: the model is prepared for an input that it never gets."""),
         tasks=True,
     ),
     Variant(
         "coarse-to-fine", "skeleton", coarse_to_fine, {"balanced": "29"},
-        "The reference trained two models; its digit filler was trained on `<DIGIT>` and then shown `<MASK>`, and "
-        "special tokens could "
-        "be drawn. Here one model does both stages, digits are asked for by the symbol that it was trained on, and "
-        "specials are "
-        "barred. Brackets are decided in the first stage alone, at temperature 0 and in parallel, and they are the "
-        "hard part.",
+        paragraph("""
+            The reference trained two models; its digit filler was trained on `<DIGIT>` and then shown `<MASK>`,
+            and special tokens could be drawn. Here one model does both stages, digits are asked for by the
+            symbol that it was trained on, and specials are barred. Brackets are decided in the first stage
+            alone, at temperature 0 and in parallel, and they are the hard part."""),
         faithful=False,
     ),
 )  # fmt: skip

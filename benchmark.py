@@ -5,6 +5,7 @@
     python benchmark.py --sampler maskgit --length 40..62        # long strings only
     python benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/
     python benchmark.py --reproduce --seeds 3                    # the reference's variants, into docs/results.md
+    python benchmark.py --reproduce --no_training                # the same of what is trained already
 
 Nothing is constrained or rejected: every string drawn is counted.  Metrics are defined in docs/metrics.md.
 """
@@ -13,38 +14,37 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from tqdm import tqdm
 
+from maskdiff import cli
 from maskdiff.checkpoint import load_denoiser
-from maskdiff.cli import Parser, length_range, natural, positive, run_door, unit
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation import plots, report, reproduce, suites
 from maskdiff.evaluation.repair import corruption
-from maskdiff.evaluation.rows import Plan, Subject
+from maskdiff.evaluation.rows import Plan, Subject, Watch
 from maskdiff.evaluation.samplers import choose_samplers
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All flags, grouped."""
-    parser = Parser(prog="benchmark.py", description=__doc__)
+    parser = cli.Parser(prog="benchmark.py", description=__doc__, conflict_handler="resolve")
+    cli.add_machine_flags(parser)
     what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--checkpoint", nargs="+", default=["checkpoints/best.pt"], metavar="FILE", help="one or more, side by side"
+    what.add_argument(  # instead of the single one of the other doors
+        "--checkpoint", nargs="+", metavar="FILE", help="one or more, side by side (default checkpoints/best.pt)"
     )
     what.add_argument(
         "--suite", nargs="+", default=list(suites.DEFAULT_SUITES), metavar="NAME", help=f"of {', '.join(suites.SUITES)}, all"
     )
-    what.add_argument("--num_samples", type=positive, default=200, metavar="N", help="strings of each figure (default 200)")
-    what.add_argument("--length", type=length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
-    what.add_argument("--sigma", type=unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
+    what.add_argument("--num_samples", type=cli.positive, default=200, metavar="N", help="strings of each figure (default 200)")
+    what.add_argument("--length", type=cli.length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
+    what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
     what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
     what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
-    what.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
-    what.add_argument("--threads", type=natural, default=0, help="CPU threads; 0 is torch's choice")
-    what.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     how = parser.add_argument_group("sampling", "without a flag that names a sampler (the first six), a handful is measured")
     how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
     how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
@@ -52,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel")
     how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
     how.add_argument("--use_self_cond", action="store_true", help="show the model its previous prediction")
-    how.add_argument("--num_ar_tokens", type=natural, help="causal tokens of the hybrid (default 3)")
-    how.add_argument("--maskgit_steps", type=natural, help="evaluations; 0 is one token an evaluation (default 12)")
+    how.add_argument("--num_ar_tokens", type=cli.natural, help="causal tokens of the hybrid (default 3)")
+    how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
     how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
     how.add_argument("--temperature", type=float, help="of the token distribution (default 1; 0 is argmax)")
     out = parser.add_argument_group("output")
@@ -62,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
     out.add_argument("--plots", metavar="DIR", help="also draw PNG plots (needs matplotlib)")
     again = parser.add_argument_group("reproduction")
     again.add_argument("--reproduce", action="store_true", help="train and measure every variant of the reference")
-    again.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0..N-1 of each variant (default 3)")
+    again.add_argument(
+        "--no_training", action="store_true", help="report the seeds that are trained already, each variant's own"
+    )
+    again.add_argument(
+        "--seeds", type=cli.positive, metavar="N", help="seeds 0..N-1 of each variant (default 3; with --no_training all found)"
+    )
     again.add_argument("--variants", nargs="+", metavar="NAME", help="only these variants")
     again.add_argument(
         "--runs", default="runs/reproduce", metavar="DIR", help="where trained variants are kept and found again"
@@ -99,22 +104,53 @@ def load_subjects(paths: Sequence[str], device: str) -> list[Subject]:
     ]
 
 
+@contextmanager
+def progress(total: int) -> Iterator[Watch]:
+    """A bar over ``total`` measurements on the error stream, so that the tables can be piped; silent without a terminal."""
+    with tqdm(total=total, unit="measurement", file=sys.stderr, disable=None) as bar:
+
+        @contextmanager
+        def watch(name: str) -> Iterator[None]:
+            bar.set_description(name)
+            yield
+            bar.update()
+
+        yield watch
+
+
 def note(text: str) -> None:
-    """Progress goes to the error stream, so that the tables can be piped."""
+    """A line on the error stream."""
     print(text, file=sys.stderr, flush=True)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """See that everything can be written that will be, before hours are spent on it.  Raises ``DataError``."""
+    for path in (args.results,) if args.reproduce else (args.json, args.markdown):
+        if path:
+            report.check_writable(path)
+    if args.plots and not args.reproduce:
+        plots.check_plots(args.plots)
+
+
+def run_reproduction(args: argparse.Namespace) -> None:
+    """Train (unless told not to) and measure the reference's variants.  Raises ``UserError``."""
+    reproduce.reproduce(
+        range(args.seeds) if args.seeds else None, Path(args.runs), Path(args.results), args.variants, args.num_samples,
+        args.threads, note, None if args.no_training else reproduce.train_with_loop,
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out parsed flags.  Raises ``UserError``."""
-    if args.threads > 0:
-        torch.set_num_threads(args.threads)
+    cli.use_threads(args.threads)
+    check_outputs(args)
     if args.reproduce:
-        reproduce.reproduce(
-            range(args.seeds), Path(args.runs), Path(args.results), args.variants, args.num_samples, args.threads, note
-        )
+        run_reproduction(args)
         return
-    plan = make_plan(args)
-    made = suites.run(load_subjects(args.checkpoint, args.device), plan, suites.check_suites(args.suite), note)
+    plan, names = make_plan(args), suites.check_suites(args.suite)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device)
+    with progress(suites.planned(subjects, plan, names)) as watch:
+        made = suites.run(subjects, plan, names, watch)
     print(report.to_terminal(made))
     if args.json:
         report.write_text(args.json, report.to_json(made))
@@ -127,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status; a user's mistake is one line and status 2."""
-    return run_door(lambda given: run(build_parser().parse_args(given)), argv)
+    return cli.run_door(lambda given: run(build_parser().parse_args(given)), argv)
 
 
 if __name__ == "__main__":

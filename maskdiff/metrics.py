@@ -230,30 +230,42 @@ def anchors_kept(text: str, template: str, blank: str = "?") -> float:
 
 
 def distinct(texts: Sequence[str]) -> Estimate:
-    """Distinct texts / texts.
+    """Distinct texts / texts.  Says nothing about what the texts are: noise is more distinct than any language.
 
-    The interval is the jackknife's: leaving one text out changes the number of distinct ones only if it is the sole copy,
-    so the variance of the share is f (1 - f/n) / n^2 with f the number of sole copies.  (A bootstrap would add copies.)
+    Leaving one text out changes the number of distinct ones only if it is the sole copy, so that the share has the
+    jackknife's variance q (1 - q) / n with q the share of sole copies: that of a rate.  As Agresti and Coull do for rates,
+    q is taken from z^2/2 sole copies and z^2/2 others more than there are, or the interval would be a point where all
+    texts differ.  (A bootstrap would add copies.)
     """
-    count = len(texts)
+    return _distinct_share(Counter(texts), len(texts))
+
+
+def distinct_valid(texts: Sequence[str], language: Checker) -> Estimate:
+    """Distinct texts that parse / all texts.  The interval is that of ``distinct``, with the sole copies that parse."""
+    return _distinct_share(Counter(text for text in texts if language.parses(text)), len(texts))
+
+
+def _distinct_share(tally: Mapping[str, int], count: int) -> Estimate:
+    """``len(tally) / count``, where ``tally`` holds the copies of the texts that qualify among ``count`` drawn."""
     if count == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
-    tally = Counter(texts)
     singles = sum(copies == 1 for copies in tally.values())
-    share = len(tally) / count
-    half = Z95 * math.sqrt(singles * (1 - singles / count)) / count
-    return Estimate(share, max(1 / count, share - half), min(1.0, share + half), count)
+    share, trials = len(tally) / count, count + Z95**2
+    sole = (singles + Z95**2 / 2) / trials
+    half = Z95 * math.sqrt(sole * (1 - sole) / trials)
+    least = 1 / count if tally else 0.0  # what was seen is there
+    return Estimate(share, max(least, share - half), min(1.0, share + half), count)
 
 
-def distinct_relative(texts: Sequence[str], real: Sequence[Sequence[str]]) -> Estimate:
-    """``distinct`` in units of the mean ``distinct`` of ``real``: several sets of as many real draws each.
+def relative(own: Estimate, real: Sequence[Sequence[str]]) -> Estimate:
+    """A share of distinct texts in units of the mean ``distinct`` of ``real``: several sets of as many real draws each.
 
-    Raises ``ValueError`` if a set has another size, because distinctness falls with the number drawn.
+    Real draws all parse, so that ``distinct_valid`` has the same unit.  Raises ``ValueError`` if a set has another size,
+    because distinctness falls with the number drawn.
     """
-    if not real or any(len(draw) != len(texts) for draw in real):
-        raise ValueError(f"real draws of {sorted({len(draw) for draw in real})} texts beside {len(texts)}: sizes must agree")
+    if not real or any(len(draw) != own.count for draw in real):
+        raise ValueError(f"real draws of {sorted({len(draw) for draw in real})} texts beside {own.count}: sizes must agree")
     unit = float(np.mean([distinct(draw).value for draw in real]))
-    own = distinct(texts)
     return Estimate(own.value / unit, own.low / unit, own.high / unit, own.count)
 
 
@@ -263,20 +275,12 @@ def novel(texts: Sequence[str], seen: Collection[str] | Callable[[str], bool]) -
     return rate(not known(text) for text in texts)
 
 
-def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
-    """Half the L1 distance of two histograms: 0 for equal ones, 1 for disjoint ones.  NaN if one is empty."""
-    one, two = Counter(first), Counter(second)
-    if not one or not two:
-        return math.nan
-    n, m = one.total(), two.total()
-    return 0.5 * sum(abs(one[key] / n - two[key] / m) for key in one.keys() | two.keys())
-
-
 def histogram_distance(
     values: Sequence[Hashable], reference: Sequence[Hashable], rng: np.random.Generator, resamples: int = 200
 ) -> Estimate:
-    """Total variation of ``values`` from ``reference``; the interval resamples ``values`` (and so leans upwards).
+    """Total variation of ``values`` from ``reference``: half the L1 distance of the histograms, 0 if equal, 1 if disjoint.
 
+    The interval resamples ``values`` (and so leans upwards); without values or reference the distance is NaN.
     Two samples of one distribution are not at distance 0: always read it beside the distance of as many real draws.
     """
     if not values or not reference:

@@ -1,77 +1,30 @@
-"""The suites, reports and the reproduction, on an untrained model, on oracles and on doctored figures."""
+"""The suites of the benchmark, on oracles and on denoisers with known behaviour."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from benchmark_helpers import LANGUAGE, TINY, VOCABULARY, Uniform, Zeros, pick, save_tiny, subject
 from torch import Tensor
 
-import benchmark
 from maskdiff import checkpoint, metrics
-from maskdiff.config import Config, ModelConfig, SamplerConfig, TrainConfig
-from maskdiff.configio import load_config
+from maskdiff.config import SamplerConfig
 from maskdiff.data import held_out
-from maskdiff.errors import CanvasError, ConfigError, DataError
-from maskdiff.evaluation import editing, generation, likelihood, padded, plots, repair, report, reproduce, speed, suites
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, draw_lengths, row, unigram_texts
-from maskdiff.evaluation.variants import VARIANTS, Faithful, maskgit, refine, untrained_prefix
-from maskdiff.languages import make_language
-from maskdiff.model import UniversalDenoiser
-from maskdiff.sampling import Canvas
-
-LANGUAGE = make_language()
-VOCABULARY = LANGUAGE.vocabulary
-TINY = Config(
-    model=ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, vocab_size=len(VOCABULARY)), train=TrainConfig(num_samples=300)
-)
-
-
-class Uniform:
-    """Gives every one of the inner symbols the same probability, wherever it looks."""
-
-    vocabulary = VOCABULARY
-
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
-        logits = torch.full((*tokens.shape, len(VOCABULARY)), -math.inf)
-        logits[..., list(VOCABULARY.inner_ids)] = 0.0
-        return logits
-
-
-class Zeros(Uniform):
-    """Is certain of a zero everywhere, and of EOS where the string ends."""
-
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
-        logits = torch.full((*tokens.shape, len(VOCABULARY)), -30.0)
-        logits[..., VOCABULARY.ids["0"]] = 0.0
-        return logits
-
-
-def subject(denoiser: Any, **model: Any) -> Subject:
-    config = replace(TINY, model=replace(TINY.model, **model))
-    return Subject(SimpleNamespace(denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""))  # type: ignore[arg-type]
-
-
-def pick(rows: list[Row], metric: str, **settings: Any) -> Row:
-    found = [r for r in rows if r.metric == metric and settings.items() <= r.settings.items()]
-    assert len(found) >= 1, (metric, settings)
-    return found[0]
+from maskdiff.errors import CanvasError, ConfigError
+from maskdiff.evaluation import editing, generation, likelihood, padded, repair, speed
+from maskdiff.evaluation.rows import Ledger, Plan, draw_lengths, sampler_settings, unigram_texts
+from maskdiff.languages import split_of
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("tiny") / "best.pt"
-    checkpoint.save(path, checkpoint.make_payload(TINY, VOCABULARY, UniversalDenoiser(TINY.model).state_dict()))
-    return path
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "best.pt")
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
@@ -84,7 +37,7 @@ def test_lengths_follow_the_language_and_its_bounds() -> None:
     assert lengths == sorted(lengths)
     long = draw_lengths(LANGUAGE, 100, (40, 62), np.random.default_rng(0))
     assert min(long) >= 40
-    with pytest.raises(CanvasError, match="63 to 70"):
+    with pytest.raises(CanvasError, match=r"63\.\.70"):
         draw_lengths(LANGUAGE, 1, (63, 70), np.random.default_rng(0))
 
 
@@ -94,6 +47,18 @@ def test_a_figure_is_measured_once() -> None:
     ledger.add("s", {"a": 2}, "parses", metrics.wilson(1, 2))
     with pytest.raises(ValueError, match="twice"):
         ledger.add("s", {"a": 1}, "parses", metrics.wilson(1, 2))
+
+
+def test_the_settings_shown_are_those_that_matter() -> None:
+    def shown(sampler: str, **given: Any) -> dict[str, Any]:
+        return sampler_settings(SamplerConfig(sampler, **given))
+
+    assert shown("autoregressive", num_ar_tokens=5) == {"temperature": 1.0}
+    assert shown("predictive", top_p=0.9) == {"temperature": 1.0, "top_p": 0.9}
+    assert shown("margin", steps=0) == {"steps": 0, "temperature": 1.0}
+    assert shown("hybrid", steps=4) == {"steps": 4, "num_ar_tokens": 3, "temperature": 1.0}
+    assert shown("hybrid", steps=0, num_ar_tokens=20)["steps"] == 0  # a probe of 12 steps would be refused
+    assert shown("naive", steps=5, temperature=0.0) == {"steps": 5, "temperature": 0.0}
 
 
 # ------------------------------------------------------------------------------------------------------- generation
@@ -112,6 +77,10 @@ def test_generation_rows_are_complete_and_right() -> None:
     assert pick(rows, "balanced").value == 1.0  # and yet the reference's metric likes them
     assert pick(rows, "has_equals").value == 0.0
     assert pick(rows, "distinct_relative").value < 0.8
+    assert pick(rows, "distinct_relative").baseline > 1.0  # type: ignore[operator]  # noise is more distinct than equations
+    assert pick(rows, "distinct_valid").value == pick(rows, "distinct_valid_relative").value == 0.0
+    assert pick(rows, "distinct_valid_relative").baseline < 0.2  # type: ignore[operator]
+    assert pick(rows, "distinct_valid_relative").ceiling == pytest.approx(1.0, abs=0.2)
     assert pick(rows, "parses").ceiling == 1.0
     assert pick(rows, "length_distance").value < 0.5 < pick(rows, "operator_distance").value
     assert pick(rows, "in_support").value == 0.0
@@ -129,6 +98,24 @@ def test_generation_within_a_length_range() -> None:
     texts = generation.real_texts(LANGUAGE, 20, (40, 62), np.random.default_rng(0))
     assert len(texts) == 20
     assert all(40 <= len(t) <= 62 and LANGUAGE.holds(t) for t in texts)
+
+
+@pytest.mark.parametrize("bounds", [None, (40, 62)])
+def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] | None) -> None:
+    plan = Plan(lengths=bounds)
+    texts = generation.held_out_texts(LANGUAGE, 1500, plan)
+    assert texts == generation.held_out_texts(LANGUAGE, 1500, plan)
+    assert all(split_of(text) == plan.split for text in texts if len(text) >= 20)
+    assert np.mean([split_of(text) == plan.split for text in texts]) > 0.7
+    assert all(LANGUAGE.holds(text) for text in texts)
+    low, high = bounds or (LANGUAGE.min_symbols, LANGUAGE.max_symbols)
+    assert all(low <= len(text) <= high for text in texts)
+    # Where the split has no string of a length, any string stands in: its lengths are the language's.
+    real = [len(text) for text in generation.real_texts(LANGUAGE, 1500, bounds, np.random.default_rng(0))]
+    assert metrics.histogram_distance(list(map(len, texts)), real, np.random.default_rng(0), 20).value < 0.12
+    if bounds is None:
+        split = [len(text) for text in held_out(LANGUAGE, plan.split, 1500, 0)]
+        assert metrics.histogram_distance(split, real, np.random.default_rng(0), 20).value > 0.15
 
 
 def test_batch_size_changes_no_string(tiny: Path) -> None:
@@ -168,9 +155,7 @@ def test_the_elbo_estimator_is_unbiased() -> None:
     """A model whose loss depends on how much is hidden: the estimate against the sum over all k by hand."""
 
     class Share(Uniform):
-        def __call__(
-            self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None
-        ) -> Tensor:
+        def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
             hidden = (tokens == VOCABULARY.mask).sum(1)[:, None, None]
             logits = torch.zeros(*tokens.shape, len(VOCABULARY))
             logits[..., VOCABULARY.ids["0"]] = 1.0  # so that classes differ
@@ -193,20 +178,40 @@ def test_the_elbo_estimator_is_unbiased() -> None:
 
 def test_repair_stands_beside_doing_nothing() -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
-    answers = {}
+    told: list[float | None] = []
 
-    def fix(loaded: Any, texts: list[str], method: str, sigma: float, seed: int) -> list[str]:
-        answers[method] = texts
-        return {"oracle": clean, "identity": texts}[method]
+    def fix(loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int) -> repair.Fixed:
+        told.append(sigma)
+        return repair.Fixed({"oracle": clean, "identity": texts}[method], [3] * len(texts))
 
     plan = Plan(sigmas=(0.2,), corruptions=("mixed", "reference", "delete"), repair_methods=("oracle", "identity"))
     rows = repair.repair(subject(Uniform()), plan, clean, fix)
     for r in rows:
-        assert r.value == (1.0 if r.sampler == "oracle" else r.baseline), r
+        if r.baseline is not None:
+            assert r.value == (1.0 if r.sampler == "oracle" else r.baseline), r
+    assert pick(rows, "evaluations").value == 3.0
+    assert pick(rows, "strings_per_second").value > 0
+    assert told == [0.2] * 6 + [None] * 2
+    assert len([r for r in rows if r.settings.get("level") == "untold"]) == 2 * 7
     same_position, aligned = (pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy"))
     assert same_position < 0.6 < 0.75 < aligned  # type: ignore[operator]
     with pytest.raises(ConfigError, match="unknown"):
         repair.corruption("melt")
+
+
+def test_repair_untold_once_where_damage_is_mixed() -> None:
+    assert repair.blocks(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [("swap", 0.1, True), ("swap", 0.2, True)]
+    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.3,))) == [("mixed", 0.3, True), ("mixed", 0.3, False)]
+    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.1, 0.2)))[-1] == ("mixed", 0.2, False)
+
+
+def test_repair_with_the_real_verb(tmp_path: Path) -> None:
+    loaded = checkpoint.load_denoiser(save_tiny(tmp_path / "best.pt"))
+    texts = ["(+12)=3", "x", "(+?2)=3"]
+    for sigma in (0.2, None):
+        fixed = repair.fix_with_tasks(loaded, texts, "draft", sigma, 0)
+        assert fixed.texts[1] == "x"  # what it refuses comes back unchanged
+        assert fixed.evaluations[1] == 0 < min(fixed.evaluations[0], fixed.evaluations[2])
 
 
 def test_the_references_identity_baseline() -> None:
@@ -234,144 +239,6 @@ def test_editing_counts_a_lost_anchor() -> None:
     assert all(t.count("?") == max(1, int(0.2 * len(c))) for t, c in zip(templates, clean, strict=True))
 
 
-# ----------------------------------------------------------------------------------------------------------- reports
-
-
-def sample_report() -> report.Report:
-    rows = [
-        row("generation", "ar", {"checkpoint": "a", "steps": 0}, "parses", metrics.wilson(9, 10), baseline=0.01, ceiling=1.0),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0}, "evaluations", metrics.Estimate(17.0, 16.0, 18.0, 10)),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0, "length": "40+"}, "parses", metrics.wilson(0, 0)),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0, "length": "<10"}, "parses", metrics.wilson(1, 2)),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0, "nesting": 2}, "parses", metrics.wilson(1, 2)),
-        row(
-            "repair", "channel", {"corruption": "mixed", "sigma": 0.2}, "aligned_accuracy", metrics.wilson(9, 10), baseline=0.76
-        ),
-        row(
-            "repair",
-            "channel",
-            {"corruption": "mixed", "sigma": 0.1},
-            "aligned_accuracy",
-            metrics.wilson(10, 10),
-            baseline=0.85,
-        ),
-    ]
-    return report.Report(rows, {"samples": 10, "seed": 0, "threads": 1})
-
-
-def test_json_is_schema_one_and_comes_back(tmp_path: Path) -> None:
-    made = sample_report()
-    report.write_text(tmp_path / "deep" / "out.json", report.to_json(made))
-    data = json.loads((tmp_path / "deep" / "out.json").read_text())
-    assert data["schema"] == 1
-    assert data["samples"] == 10
-    keys = {"suite", "sampler", "settings", "metric", "value", "low", "high", "count", "baseline", "ceiling"}
-    assert all(set(item) == keys for item in data["rows"])
-    assert data["rows"][2]["value"] is None  # nothing measured is null, never NaN
-    back = report.read_json(tmp_path / "deep" / "out.json")
-    assert back.rows[0] == made.rows[0]
-    assert math.isnan(back.rows[2].value)
-    (tmp_path / "bad.json").write_text('{"schema": 2, "rows": []}')
-    (tmp_path / "worse.json").write_text("[")
-    for name, words in (("bad.json", "schema 2"), ("worse.json", "no benchmark report"), ("none.json", "cannot read")):
-        with pytest.raises(DataError, match=words):
-            report.read_json(tmp_path / name)
-
-
-def test_tables_show_values_intervals_and_baselines() -> None:
-    made = sample_report()
-    text = report.to_terminal(made)
-    assert "seed: 0" in text
-    assert "90.0 [59.6, 98.2]" in text
-    assert "(real draws)" in text
-    assert "/ 76.0" in text
-    markdown = report.to_markdown(made)
-    assert "| a ar steps=0 |" in markdown
-    assert "generation, parses by length" in markdown
-
-
-def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    written = plots.write_plots(sample_report(), tmp_path)
-    assert [p.name for p in written] == [
-        "validity_by_evaluations.png", "validity_by_length.png", "validity_by_nesting.png", "repair_by_noise.png",
-    ]  # fmt: skip
-    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in written)
-    assert plots.write_plots(report.Report([]), tmp_path) == []
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(DataError, match="pip install"):
-        plots.write_plots(sample_report(), tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------------------- the door
-
-
-def test_the_door_end_to_end(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--checkpoint", str(tiny), "--suite", "generation", "likelihood", "--num_samples", "8", "--seed", "3"]
-    flags += [
-        "--use_maskgit",
-        "--use_hybrid",
-        "--maskgit_steps",
-        "6",
-        "--json",
-        str(tmp_path / "o.json"),
-        "--markdown",
-        str(tmp_path / "o.md"),
-    ]
-    assert benchmark.main(flags) == 0
-    out = capsys.readouterr().out
-    for words in ("samples: 8", "seed: 3", "threads:", "maskgit steps=6", "hybrid steps=6", "(exact floor)"):
-        assert words in out
-    data = json.loads((tmp_path / "o.json").read_text())
-    assert {r["sampler"] for r in data["rows"] if r["suite"] == "generation"} == {"maskgit", "hybrid"}
-    assert data["checkpoints"][0]["parameters"] > 0
-    assert "# Benchmark" in (tmp_path / "o.md").read_text()
-
-
-def test_checkpoints_side_by_side(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = tmp_path / "other" / "best.pt"
-    other.parent.mkdir()
-    other.write_bytes(tiny.read_bytes())
-    flags = ["--checkpoint", str(tiny), str(other), "--suite", "generation", "--num_samples", "4", "--sampler", "random"]
-    assert benchmark.main([*flags, "--json", str(tmp_path / "o.json")]) == 0
-    rows = [r for r in json.loads((tmp_path / "o.json").read_text())["rows"] if r["metric"] == "parses"]
-    assert {r["settings"]["checkpoint"] for r in rows} == {f"{tiny.parent.name}/best", "other/best"}
-    assert "other/best random" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
-        (["--suite", "genration"], "generation"),
-        (["--sampler", "maskgti"], "maskgit"),
-        (["--temperature", "-1"], "temperature"),
-        (["--use_hybrid", "--maskgit_steps", "2"], "evaluations"),
-        (["--sigma", "0"], "sigma"),
-        (["--corruption", "melt"], "melt"),
-        (["--length", "63..70", "--suite", "generation"], "3 to 62"),
-        (["--reproduce", "--variants", "V9"], "variant"),
-    ],
-)
-def test_bad_flags_are_one_line(flags: list[str], words: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = flags if "--checkpoint" in flags else [*flags, "--checkpoint", str(tiny)]
-    assert benchmark.main(given) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert words in last
-    assert "Traceback" not in last
-
-
-def test_without_flags_the_handful(tiny: Path) -> None:
-    plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
-    assert ("mixed", 0.5) in plan.damages()
-    assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
-    assert len(plan.samplers) >= 6
-    assert {"channel", "draft"} == set(plan.repair_methods)
-    assert {0.2} <= set(plan.sigmas)
-    assert "mixed" in plan.corruptions
-    assert set(suites.SUITES) >= {"generation", "repair", "editing", "likelihood", "speed"}
-
-
 # ------------------------------------------------------------------------------------------------------------- speed
 
 
@@ -390,6 +257,15 @@ def test_padded_loop_learns_and_keeps_its_shapes() -> None:
         assert len(noisy) - len(row) == {"delete": -2, "insert": 2}.get(edit, 0)
 
 
+def test_both_loops_train_on_the_same_strings(tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, batch_size=8, length_tilt=0.9, num_samples=0))
+    trainer, loop = speed.make_loops(config, LANGUAGE, tmp_path, 0)
+    assert sorted(VOCABULARY.decode(row[1:-1]) for row in loop.rows) == sorted(trainer.batches.texts())
+    lengths = [len(row) - 2 for row in loop.rows]
+    expected = sum(n * p for n, p in enumerate(LANGUAGE.length_probs()))
+    assert abs(np.mean(lengths) - expected) < 5 * np.std(lengths) / math.sqrt(len(lengths)) + 1  # the split shifts it a little
+
+
 def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "ROUNDS", 2)
     monkeypatch.setattr(speed, "STEPS_A_ROUND", 1)
@@ -404,80 +280,3 @@ def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert sampled[0].metric == "strings_per_second"
     assert sampled[0].value > 0
-
-
-# ------------------------------------------------------------------------------------------------------ reproduction
-
-
-def test_every_variant_has_a_config_and_a_reason() -> None:
-    for variant in VARIANTS:
-        config = load_config(reproduce.CONFIGS / f"{variant.config}.yaml")
-        assert config.train.faithful == variant.faithful
-        assert len(variant.why.split()) > 8
-        assert variant.published
-    v1, v2 = (load_config(reproduce.CONFIGS / f"{name}.yaml") for name in ("v1", "v2"))
-    assert (v1.noise.sigma_max, v2.noise.sigma_max, v2.noise.high_noise_bias) == (0.9, 1.0, 0.3)
-    assert (v1.train.max_iters, v2.train.max_iters, v2.train.num_samples) == (2000, 4000, 50000)
-    assert v2.train.lr == v1.train.lr == 3e-4
-    assert v2.model == v1.model
-
-
-def test_the_references_samplers_keep_its_quirks() -> None:
-    class Echo(Uniform):
-        """An aligned head without a causal mode: it scores what it reads."""
-
-        def __call__(
-            self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None
-        ) -> Tensor:
-            levels.append(round(float(sigma[0]), 3))
-            return torch.nn.functional.one_hot(tokens, len(VOCABULARY)) * 9.0 + torch.eye(len(VOCABULARY))[VOCABULARY.ids["("]]
-
-    levels: list[float] = []
-    canvas = Canvas.blank([6], VOCABULARY)
-    texts = untrained_prefix(3, maskgit(3))(Faithful(Echo()), canvas).texts(VOCABULARY)
-    assert texts == ["<BOS><BOS><BOS>((("]  # the prefix copies BOS, and is not barred from doing so
-    assert levels == [0, 0, 0, 1.0, 0.667, 0.333]  # the causal part at 0, then the clock
-    levels.clear()
-    refine(5, clock=True)(Faithful(Echo()), Canvas.blank([4], VOCABULARY))
-    assert levels == [1.0, 0.84, 0.68, 0.52, 0.36]
-
-
-def test_reproduction_resumes(tmp_path: Path) -> None:
-    trained: list[tuple[str, bool]] = []
-
-    def trainer(config: Config, folder: Path, resume: bool) -> None:
-        trained.append((folder.name, resume))
-        folder.mkdir(parents=True, exist_ok=True)
-        if len(trained) == 2:  # the power fails after a save
-            (folder / "last.pt").touch()
-            raise KeyboardInterrupt
-        torch.manual_seed(config.train.seed)
-        config = replace(config, model=replace(config.model, vocab_size=len(VOCABULARY)))
-        weights = UniversalDenoiser(config.model).state_dict()
-        payload = checkpoint.make_payload(config, VOCABULARY, weights, provenance={"step": config.train.max_iters})
-        checkpoint.save(folder / "best.pt", payload)
-
-    shrink = {"n_layer": 1, "n_embd": 16, "n_head": 2, "k_iter": 1, "max_iters": 3}
-    results = tmp_path / "results.md"
-
-    def go() -> Any:
-        return reproduce.reproduce(
-            range(2), tmp_path / "runs", results, ["V1", "coarse-to-fine"], 12, 1, trainer=trainer, overrides=shrink
-        )
-
-    with pytest.raises(KeyboardInterrupt):
-        go()
-    rows = go()
-    assert trained == [("v1-s0", False), ("v1-s1", False), ("v1-s1", True), ("skeleton-s0", False), ("skeleton-s1", False)]
-    results.write_text("# Ours\n\n" + results.read_text() + "\nMore.\n")
-    again = go()
-    assert len(trained) == 5  # nothing is trained, and nothing measured, twice
-    assert repr(again) == repr(rows)
-    text = results.read_text()
-    assert text.startswith("# Ours\n")  # what others wrote there stays
-    assert text.endswith("\nMore.\n")
-    assert text.count(reproduce.BEGIN) == text.count("measured again") == 1
-    assert "38.5-53.5" in text
-    assert "**V1**" in text
-    assert "| coarse-to-fine | 29 |" in text
-    assert "seeds" in text

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff import metrics
+from maskdiff.languages import make_language
 from maskdiff.metrics import Estimate
 
 WORD = st.text(alphabet="(+)0=", max_size=12)
@@ -145,12 +146,41 @@ def test_distinct_and_its_interval() -> None:
     assert 0.8 * spread < stated < 2.0 * spread  # Efron and Stein: never too small on average
 
 
-def test_distinct_relative_needs_equal_sizes() -> None:
+@pytest.mark.parametrize("kinds", [3_000, 100_000, 1_000_000])
+def test_the_interval_of_distinct_covers_even_where_almost_all_differ(kinds: int) -> None:
+    n, rng = 300, np.random.default_rng(0)
+    expected = kinds * (1 - (1 - 1 / kinds) ** n) / n
+    estimates = [metrics.distinct([str(v) for v in rng.integers(0, kinds, n)]) for _ in range(300)]
+    assert sum(e.low <= expected <= e.high for e in estimates) > 0.95 * 300 - 3 * math.sqrt(300 * 0.05 * 0.95)
+    assert all(e.low < e.high for e in estimates)
+
+
+def test_one_text_is_as_few_as_can_be() -> None:
+    estimate = metrics.distinct(["a"] * 50)
+    assert estimate.low == estimate.value == 1 / 50 < estimate.high < 0.1
+    assert math.isnan(metrics.distinct([]).value)
+
+
+def test_distinct_valid_counts_no_noise() -> None:
+    language = make_language()
+    rng = np.random.default_rng(0)
+    real = language.sample_many(400, rng)
+    noise = ["".join(rng.choice(list("".join(real)), len(text))) for text in real]
+    assert metrics.distinct(noise).value > metrics.distinct(real).value  # the more garbage, the more distinct
+    assert metrics.distinct_valid(noise, language).value < 0.1
+    assert metrics.distinct_valid(real, language) == metrics.distinct(real)
+    mixed = metrics.distinct_valid(["0=0", "0=0", "=", "x"], language)
+    assert (mixed.value, mixed.count) == (0.25, 4)
+    none = metrics.distinct_valid(["="] * 100, language)
+    assert none.value == none.low == 0.0 < none.high < 0.05
+
+
+def test_relative_needs_equal_sizes() -> None:
     texts = ["a", "b", "b", "c"]
-    assert metrics.distinct_relative(texts, [texts, texts]).value == 1.0
-    assert metrics.distinct_relative(["a"] * 4, [["a", "b", "c", "d"]]).value == 0.25
+    assert metrics.relative(metrics.distinct(texts), [texts, texts]).value == 1.0
+    assert metrics.relative(metrics.distinct(["a"] * 4), [["a", "b", "c", "d"]]).value == 0.25
     with pytest.raises(ValueError, match="sizes must agree"):
-        metrics.distinct_relative(texts, [texts[:3]])
+        metrics.relative(metrics.distinct(texts), [texts[:3]])
 
 
 def test_novel_takes_a_set_or_a_predicate() -> None:
@@ -164,7 +194,6 @@ def test_total_variation_is_the_largest_difference_over_events(first: list[int],
     one, two = Counter(first), Counter(second)
     events = [[k for k in range(4) if mask >> k & 1] for mask in range(16)]
     largest = max(sum(one[k] for k in e) / len(first) - sum(two[k] for k in e) / len(second) for e in events)
-    assert metrics.total_variation(first, second) == pytest.approx(largest)
     estimate = metrics.histogram_distance(first, second, np.random.default_rng(0), resamples=20)
     assert estimate.value == pytest.approx(largest)
     assert estimate.low <= estimate.value <= estimate.high

@@ -2,12 +2,14 @@
 
 For: every metric of generation, by sampler and by length.  Not for: constrained or rejected samples; every string drawn is
 counted.  Easy to get wrong: the inner length is given to the sampler (drawn from the language's own distribution), so
-``length_distance`` only moves for samplers that end their strings themselves.
+``length_distance`` only moves for samplers that end their strings themselves; and the held-out split alone has other lengths
+than the language (it may lack every string of 3 symbols), so that ``held_out_texts`` matches lengths.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,19 +19,24 @@ import torch
 
 from maskdiff import metrics
 from maskdiff.config import SamplerConfig
+from maskdiff.data import held_out
 from maskdiff.evaluation.rows import (
     Ledger,
     Plan,
     Row,
     Subject,
+    Watch,
     chunks,
     draw_lengths,
     one_symbol_each,
     sampler_settings,
+    throughput,
     unigram_texts,
+    unwatched,
 )
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.canvas import Canvas
+from maskdiff.sampling.presets import make_sampler
 from maskdiff.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -52,8 +59,6 @@ class Drawn:
 
 def draw(denoiser: Denoiser, how: SamplerConfig | Sampler, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
     """One string of each inner length; the keys depend on ``seed`` and the order alone, not on ``batch_size``."""
-    from maskdiff.sampling.presets import make_sampler
-
     sampler = make_sampler(how) if isinstance(how, SamplerConfig) else how
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
@@ -75,7 +80,7 @@ class Yardstick:
     operators: str
     seen: Seen
     lengths: list[int]
-    reference: list[str]  # held-out draws that the histograms are compared with
+    reference: list[str]  # held-out strings that the histograms are compared with
     real: list[str]  # other real draws, as many as a sampler makes: the ceiling
     real_sets: list[list[str]]
     blind: list[str]  # symbols drawn independently: the baseline
@@ -86,7 +91,7 @@ def yardstick(language: Language, plan: Plan, seen: Seen) -> Yardstick:
     lengths = draw_lengths(language, plan.num_samples, plan.lengths, plan.rng(1))
     sets = [real_texts(language, plan.num_samples, plan.lengths, plan.rng(2, i)) for i in range(REAL_SETS)]
     blind = unigram_texts(sets[0], lengths, plan.rng(3))
-    reference = real_texts(language, max(2000, plan.num_samples), plan.lengths, plan.rng(4))
+    reference = held_out_texts(language, max(2000, plan.num_samples), plan)
     return Yardstick(language, language.config.operators, seen, lengths, reference, sets[1], sets, blind)
 
 
@@ -101,12 +106,30 @@ def real_texts(language: Language, count: int, bounds: tuple[int, int] | None, r
     return kept[:count]
 
 
+def held_out_texts(language: Language, count: int, plan: Plan) -> list[str]:
+    """``count`` strings of the plan's split, with the lengths that the language gives (within those of the plan).
+
+    For each length, strings are drawn from those of a larger pool, again and again where the pool has few.  Lengths of which
+    it has none, such as the shortest, whose few strings may all belong to training, get real draws instead.
+    """
+    lengths = draw_lengths(language, count, plan.lengths, plan.rng(4))
+    share = float(language.length_probs()[lengths[0] : lengths[-1] + 1].sum())
+    pool: dict[int, list[str]] = defaultdict(list)
+    for text in held_out(language, plan.split, int(2 * count / max(share, 0.4)), plan.seed):  # type: ignore[arg-type]
+        pool[len(text)].append(text)
+    rng = plan.rng(9)
+    for length in sorted(set(lengths) - pool.keys()):
+        pool[length] = real_texts(language, lengths.count(length), (length, length), rng)
+    return [pool[length][rng.integers(len(pool[length]))] for length in lengths]
+
+
 def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator) -> dict[str, Estimate]:
     """Every metric of a set of texts that does not depend on how they were made."""
     language, operators = against.language, against.operators
     parsed = metrics.parses(texts, language)
     likelihood, support = metrics.log_likelihood(texts, language, rng)
     good = [text for text, flag in zip(texts, parsed, strict=True) if flag]
+    distinct, valid = metrics.distinct(texts), metrics.distinct_valid(texts, language)
 
     def distance(of: Callable[[str], object], own: Sequence[str]) -> Estimate:
         return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)
@@ -117,8 +140,10 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
         "balanced": metrics.rate(map(metrics.balanced, texts)),
         "has_equals": metrics.rate(map(metrics.has_equals, texts)),
         "has_operator": metrics.rate(metrics.has_operator(text, operators) for text in texts),
-        "distinct": metrics.distinct(texts),
-        "distinct_relative": metrics.distinct_relative(texts, against.real_sets),
+        "distinct": distinct,
+        "distinct_relative": metrics.relative(distinct, against.real_sets),
+        "distinct_valid": valid,
+        "distinct_valid_relative": metrics.relative(valid, against.real_sets),
         "novel": metrics.novel(texts, against.seen),
         "length_distance": distance(len, texts),
         "depth_distance": distance(language.depth, good),
@@ -128,29 +153,24 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
     }
 
 
-def generation(subject: Subject, plan: Plan, seen: Seen) -> list[Row]:
+def generation(subject: Subject, plan: Plan, seen: Seen, watch: Watch = unwatched) -> list[Row]:
     """All rows of the generation suite: one block of metrics a sampler, and ``parses`` by length bucket."""
     against = yardstick(subject.language, plan, seen)
     floor, ceiling = describe(against.blind, against, plan.rng(5)), describe(against.real, against, plan.rng(6))
     ledger = Ledger("generation")
     for config in plan.samplers:
-        made = draw(subject.loaded.denoiser, config, against.lengths, plan.seed, plan.batch_size)
-        settings = subject.settings(**sampler_settings(config))
-        if plan.lengths is not None:
-            settings["length"] = f"{plan.lengths[0]}..{plan.lengths[1]}"
-        for metric, estimate in describe(made.texts, against, plan.rng(7)).items():
-            ledger.add(config.sampler, settings, metric, estimate, baseline=floor[metric], ceiling=ceiling[metric])
-        ledger.add(config.sampler, settings, "evaluations", metrics.mean(made.evaluations, plan.rng(8)))
-        ledger.add(config.sampler, settings, "strings_per_second", throughput(made))
-        if plan.lengths is None:
-            add_buckets(ledger, config.sampler, settings, made, against)
+        with watch(f"generation, {config.sampler}"):
+            made = draw(subject.loaded.denoiser, config, against.lengths, plan.seed, plan.batch_size)
+            settings = subject.settings(**sampler_settings(config))
+            if plan.lengths is not None:
+                settings["length"] = f"{plan.lengths[0]}..{plan.lengths[1]}"
+            for metric, estimate in describe(made.texts, against, plan.rng(7)).items():
+                ledger.add(config.sampler, settings, metric, estimate, baseline=floor[metric], ceiling=ceiling[metric])
+            ledger.add(config.sampler, settings, "evaluations", metrics.mean(made.evaluations, plan.rng(8)))
+            ledger.add(config.sampler, settings, "strings_per_second", throughput(len(made.texts), made.seconds))
+            if plan.lengths is None:
+                add_buckets(ledger, config.sampler, settings, made, against)
     return ledger.rows
-
-
-def throughput(made: Drawn) -> Estimate:
-    """Strings per second of one timed pass; a single pass has no interval, so both ends are the value."""
-    speed = len(made.texts) / max(made.seconds, 1e-9)
-    return Estimate(speed, speed, speed, len(made.texts))
 
 
 def add_buckets(ledger: Ledger, sampler: str, settings: dict[str, object], made: Drawn, against: Yardstick) -> None:

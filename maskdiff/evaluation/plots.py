@@ -11,17 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from maskdiff.errors import DataError
-from maskdiff.evaluation.report import Report, label
+from maskdiff.evaluation.report import Report, check_writable, label
 from maskdiff.evaluation.rows import Row
+
+
+def check_plots(folder: str | Path) -> None:
+    """See that plots could be drawn and written to ``folder``, making it.  Raises ``DataError`` with one line."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise DataError("plots need matplotlib, which is not installed: pip install 'maskdiff[plots]'") from None
+    check_writable(Path(folder) / "plot.png")
 
 
 def write_plots(report: Report, folder: str | Path) -> list[Path]:
     """Write every plot that the report has rows for; the paths written.  Raises ``DataError`` with one line."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DataError("plots need matplotlib, which is not installed: pip install 'maskdiff[plots]'") from None
+    check_plots(folder)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     wanted: dict[str, Callable[[Any, Sequence[Row]], bool]] = {
         "validity_by_evaluations.png": plot_evaluations,
         "validity_by_length.png": plot_length,

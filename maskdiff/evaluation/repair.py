@@ -1,22 +1,23 @@
 """Repair: corrupted strings in, strings out, beside the score of doing nothing.
 
-For: repair by noise level, kind of corruption and method.  Not for: training noise (``maskdiff.noise`` makes it; this file
-only calls it).  Easy to get wrong: a deletion or an insertion shifts all that follows, so the reference's same-position
-score (``token_accuracy``) charges one lost symbol as many; ``aligned_accuracy`` charges it as one.
+For: repair by noise level, kind of corruption and method, and what it costs.  Not for: training noise (``maskdiff.noise``
+makes it; this file only calls it).  Easy to get wrong: a deletion or an insertion shifts all that follows, so the reference's
+same-position score (``token_accuracy``) charges one lost symbol as many; ``aligned_accuracy`` charges it as one.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from maskdiff import metrics
+from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, throughput, unwatched
 from maskdiff.metrics import Estimate
 from maskdiff.noise import mixed_corruption, pad
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = ("mask", "replace", "swap", "delete", "insert")
 CORRUPTIONS = ("mixed", "reference", *KINDS)
+USUAL = 0.2  # the noise level of the reference's figures
 
 
 def corruption(kind: str) -> NoiseConfig:
@@ -64,26 +66,50 @@ def score(texts: Sequence[str], clean: Sequence[str], language: Language, plan: 
     }
 
 
-Fix = Callable[["Loaded", list[str], str, float, int], list[str]]  # (loaded, corrupted, method, sigma, seed) -> repaired
+@dataclass(frozen=True)
+class Fixed:
+    """Repaired texts in the order given, and the calls of the denoiser that each needed."""
+
+    texts: list[str]
+    evaluations: list[int]
 
 
-def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float, seed: int) -> list[str]:
+# (loaded, corrupted, method, sigma or None where it is not told, seed) -> repaired
+Fix = Callable[["Loaded", list[str], str, "float | None", int], Fixed]
+
+
+def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float | None, seed: int) -> Fixed:
     """What a user gets from ``maskdiff.tasks.repair``; a string that it refuses counts as returned unchanged."""
-    from maskdiff import tasks
-
     results = tasks.repair(loaded, texts, method=method, sigma=sigma, seed=seed)
-    return [text if result.error else result.text for text, result in zip(texts, results, strict=True)]
+    fixed = [text if result.error else result.text for text, result in zip(texts, results, strict=True)]
+    return Fixed(fixed, [result.evaluations for result in results])
 
 
-def repair(subject: Subject, plan: Plan, clean: Sequence[str], fix: Fix = fix_with_tasks) -> list[Row]:
+def blocks(plan: Plan) -> list[tuple[str, float, bool]]:
+    """Kind of corruption, noise level, and whether the method is told the level: always, and once it is not, as for a user."""
+    told = [(kind, sigma, True) for kind, sigma in plan.damages()]
+    levels = [sigma for kind, sigma, _ in told if kind == "mixed"]
+    if not levels:
+        return told
+    return [*told, ("mixed", USUAL if USUAL in levels else levels[0], False)]
+
+
+def repair(
+    subject: Subject, plan: Plan, clean: Sequence[str], fix: Fix = fix_with_tasks, watch: Watch = unwatched
+) -> list[Row]:
     """Rows of the repair suite on held-out ``clean`` texts; the baseline returns the corrupted text unchanged."""
     ledger = Ledger("repair")
-    for kind, sigma in plan.damages():
+    for kind, sigma, told in blocks(plan):
         noisy = corrupt(subject.language, clean, sigma, kind, plan.seed)
         identity = score(noisy, clean, subject.language, plan)
+        settings = subject.settings(corruption=kind, sigma=sigma, **({} if told else {"level": "untold"}))
         for method in plan.repair_methods:
-            fixed = fix(subject.loaded, noisy, method, sigma, plan.seed)
-            settings = subject.settings(corruption=kind, sigma=sigma)
-            for metric, estimate in score(fixed, clean, subject.language, plan).items():
-                ledger.add(method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0)
+            with watch(f"repair, {method}, {kind} {sigma:g}"):
+                start = time.perf_counter()
+                fixed = fix(subject.loaded, noisy, method, sigma if told else None, plan.seed)
+                seconds = time.perf_counter() - start
+                for metric, estimate in score(fixed.texts, clean, subject.language, plan).items():
+                    ledger.add(method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0)
+                ledger.add(method, settings, "evaluations", metrics.mean(fixed.evaluations, plan.rng(32)))
+                ledger.add(method, settings, "strings_per_second", throughput(len(noisy), seconds))
     return ledger.rows

@@ -26,6 +26,8 @@ RATES = frozenset(
         "has_operator",
         "distinct",
         "distinct_relative",
+        "distinct_valid",
+        "distinct_valid_relative",
         "novel",
         "in_support",
         "token_accuracy",
@@ -60,21 +62,17 @@ class Table:
     lines: list[list[str]]
 
 
-def read_json(path: str | Path) -> Report:
-    """The report that ``write_json`` wrote.  Raises ``DataError`` with one line."""
+def check_writable(path: str | Path) -> None:
+    """Make the folder of a report file and see that the file could be written.  Raises ``DataError`` with one line."""
+    path = Path(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA:
-            raise DataError(f"report {path} has schema {data['schema']}: this program reads schema {SCHEMA}")
-        rows = [Row(**{**item, "value": math.nan if item["value"] is None else item["value"]}) for item in data.pop("rows")]
-        data.pop("schema")
-        return Report(rows, data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("a").close()  # a file that is there keeps what it holds
+        if new:
+            path.unlink()
     except OSError as error:
-        raise DataError(f"cannot read report {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is no benchmark report: {error}") from None
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -100,13 +98,11 @@ def number(value: float | None, metric: str) -> str:
         return "-"
     if metric in RATES:
         return f"{100 * value:.1f}"
-    return (
-        f"{value:.0f}"
-        if abs(value) >= 1000
-        else f"{value:.3g}"
-        if abs(value) < 1 or metric.endswith("second")
-        else f"{value:.2f}"
-    )
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    if abs(value) < 1 or metric.endswith("second"):
+        return f"{value:.3g}"
+    return f"{value:.2f}"
 
 
 def cell(row: Row) -> str:
@@ -153,8 +149,9 @@ def pivot(
 
 GENERATION_TABLES = (
     ("strings", ("parses", "holds", "balanced", "has_equals", "has_operator")),
-    ("variety", ("distinct", "distinct_relative", "novel", "in_support", "log_likelihood")),
-    ("distances to held-out strings", ("length_distance", "depth_distance", "operator_distance")),
+    ("variety", ("distinct", "distinct_relative", "distinct_valid", "distinct_valid_relative", "novel")),
+    ("under the true generator", ("in_support", "log_likelihood")),
+    ("distances to held-out strings of like lengths", ("length_distance", "depth_distance", "operator_distance")),
     ("cost", ("evaluations", "strings_per_second")),
 )
 
@@ -164,9 +161,7 @@ def tables(report: Report) -> list[Table]:
     made: list[Table] = []
     for suite in dict.fromkeys(row.suite for row in report.rows):
         rows = [row for row in report.rows if row.suite == suite]
-        made += (
-            _generation(rows) if suite == "generation" else _likelihood(rows) if suite == "likelihood" else _plain(suite, rows)
-        )
+        made += LAYOUTS[suite](rows) if suite in LAYOUTS else _plain(suite, rows)
     return [table for table in made if table.lines]
 
 
@@ -222,6 +217,9 @@ def _likelihood(rows: Sequence[Row]) -> list[Table]:
         pivot("likelihood, ELBO by class of token", parts, label, lambda row: row.metric),
         _by_setting("likelihood, nats per hidden token by share hidden", hidden, "hidden"),
     ]
+
+
+LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {"generation": _generation, "likelihood": _likelihood}
 
 
 def header_text(report: Report) -> str:

@@ -1,14 +1,16 @@
 """The reference's table, trained and measured again: every variant, several seeds, one report.
 
 For: ``reproduce``, which can be interrupted at any moment and goes on where it was: a trained model is not trained again, a
-half-trained one is resumed, a measured one is not measured again.  Not for: our own model (that is ``benchmark.py``).  Easy to
-get wrong: results are kept per number of samples; delete ``measured-*.json`` after changing how something is measured.
+half-trained one is resumed, a measured one is not measured again; without a trainer it reports the seeds that are there.  Not
+for: our own model (that is ``benchmark.py``).  Easy to get wrong: results are kept per number of samples; delete
+``measured-*.json`` after changing how something is measured.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from maskdiff.checkpoint import load_denoiser, write_atomic
 from maskdiff.config import Config
 from maskdiff.configio import load_config
 from maskdiff.data import held_out
-from maskdiff.errors import CheckpointError, ConfigError, nearest
+from maskdiff.errors import CheckpointError, ConfigError, DataError, nearest
 from maskdiff.evaluation import editing, repair
 from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.report import RATES, number, write_text
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SEEDS = 3  # of each variant, unless told otherwise
 SIGMA, BLANKS = 0.2, 0.2  # of the reference's repair and editing benchmarks
 BEGIN, END = "<!-- reproduction: written by benchmark.py --reproduce -->", "<!-- end of the reproduction -->"
 Trainer = Callable[[Config, Path, bool], None]
@@ -58,28 +61,38 @@ def train_with_loop(config: Config, folder: Path, resume: bool) -> None:
         raise KeyboardInterrupt
 
 
+def settings(name: str, seed: int, runs: Path, threads: int, overrides: Mapping[str, Any]) -> tuple[Config, Path]:
+    """The configuration of a run and its folder, ``runs/NAME-sSEED``."""
+    folder = runs / f"{name}-s{seed}"
+    given = {**overrides, "seed": seed, "name": folder.name, "checkpoint_dir": str(folder), "threads": threads}
+    return load_config(CONFIGS / f"{name}.yaml", given), folder
+
+
+def finished(config: Config, folder: Path) -> bool:
+    """Whether ``best.pt`` of the run is there and of its last step."""
+    best = folder / "best.pt"
+    return best.exists() and int(load_denoiser(best).provenance.get("step", 0)) >= config.train.max_iters
+
+
+def finished_seeds(name: str, seeds: Sequence[int] | None, runs: Path, overrides: Mapping[str, Any]) -> list[int]:
+    """The seeds of a configuration, all or among ``seeds``, that were trained to the end in ``runs``, in rising order."""
+    endings = [path.name.removeprefix(f"{name}-s") for path in runs.glob(f"{name}-s*")]
+    there = sorted(int(ending) for ending in endings if ending.isascii() and ending.isdigit())
+    return [n for n in there if (seeds is None or n in seeds) and finished(*settings(name, n, runs, 0, overrides))]
+
+
 def ensure_trained(
     name: str, seed: int, runs: Path, threads: int, trainer: Trainer, note: Note, overrides: Mapping[str, Any]
-) -> Path:
-    """The best.pt of one configuration and seed, trained now unless a finished one is there."""
-    folder = runs / f"{name}-s{seed}"
-    config = load_config(
-        CONFIGS / f"{name}.yaml", {**overrides, "seed": seed, "name": folder.name, "checkpoint_dir": str(folder)}
-    )
-    config = replace(config, train=replace(config.train, threads=threads))
-    best, last = folder / "best.pt", folder / "last.pt"
-    if best.exists() and _steps(best) >= config.train.max_iters:
-        return best
-    resume = last.exists()
+) -> None:
+    """Train one configuration and seed now, unless a finished run is there."""
+    config, folder = settings(name, seed, runs, threads, overrides)
+    if finished(config, folder):
+        return
+    resume = (folder / "last.pt").exists()
     note(f"{'resuming' if resume else 'training'} {name}, seed {seed}: {config.train.max_iters} steps in {folder}")
     trainer(config, folder, resume)
-    if not best.exists():
-        raise CheckpointError(f"training {name} left no {best}; remove {folder} and start again")
-    return best
-
-
-def _steps(path: Path) -> int:
-    return int(load_denoiser(path).provenance.get("step", 0))
+    if not (folder / "best.pt").exists():
+        raise CheckpointError(f"training {name} left no {folder / 'best.pt'}; remove {folder} and start again")
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -97,6 +110,7 @@ def measure(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
         "parses": metrics.rate(metrics.parses(made.texts, language)),
         "holds": metrics.rate(metrics.holds(made.texts, language)),
         "distinct": metrics.distinct(made.texts),
+        "distinct_valid": metrics.distinct_valid(made.texts, language),
     }
     rows = [make_row("generation", variant.name, {}, metric, estimate) for metric, estimate in found.items()]
     return rows + (_tasks(variant, loaded, denoiser, plan) if variant.tasks else [])
@@ -137,71 +151,99 @@ def ensure_measured(variant: Variant, best: Path, plan: Plan, note: Note) -> lis
 # --------------------------------------------------------------------------------------------------------------- report
 
 
+BINOMIAL = frozenset(["balanced", "has_equals", "has_operator", "parses", "holds"])  # shares of strings that count alike
+
+
 def pooled(rows: Sequence[Row]) -> str:
-    """The mean over seeds, its interval over the strings of all seeds, and the range of the seeds."""
-    metric, values, count = rows[0].metric, [row.value for row in rows], sum(row.count for row in rows)
+    """The mean over seeds, its interval for the chance of the strings, and the range of the seeds.
+
+    Rates: Wilson's interval of the strings of all seeds together.  Other figures: the seeds' own intervals, whose arms of
+    independent estimates add in squares.
+    """
+    metric, values = rows[0].metric, [row.value for row in rows]
     value = float(np.mean(values))
-    estimate = metrics.wilson(round(value * count), count)
+    if metric in BINOMIAL:
+        count = sum(row.count for row in rows)
+        estimate = metrics.wilson(round(value * count), count)
+        low, high = estimate.low, estimate.high
+    else:
+        below = [0.0 if row.low is None else row.value - row.low for row in rows]
+        above = [0.0 if row.high is None else row.high - row.value for row in rows]
+        low, high = value - math.hypot(*below) / len(rows), value + math.hypot(*above) / len(rows)
     spread = f"; seeds {number(min(values), metric)}-{number(max(values), metric)}" if len(rows) > 1 else ""
-    return f"{number(value, metric)} [{number(estimate.low, metric)}, {number(estimate.high, metric)}]{spread}"
+    return f"{number(value, metric)} [{number(low, metric)}, {number(high, metric)}]{spread}"
 
 
+Measured = Mapping[str, Sequence[Sequence[Row]]]  # for each variant, one list of rows a seed
 SIMILAR = (("balanced", "generation"), ("has_equals", "generation"), ("has_operator", "generation"))
-STRICT = (("parses", "generation"), ("holds", "generation"), ("distinct", "generation"))
+STRICT = (("parses", "generation"), ("holds", "generation"), ("distinct", "generation"), ("distinct_valid", "generation"))
+HEAD = """
+## The reference's table, measured again
+
+Every variant was trained from scratch, with as many seeds as its row says, and measured on {samples} strings a seed
+(threads: {threads}). Command: `python benchmark.py --reproduce --seeds {seeds} --num_samples {samples}`; with `--no_training`
+it reports the seeds that are there.
+
+Cells: mean over seeds [95% interval for the chance of the strings]; seeds lowest-highest. The range shows the chance of
+training, which is larger. At temperature 0 strings of one length are alike, which makes the intervals too narrow still.
+`balanced` is what the reference calls valid syntax; `parses` is membership in the language; `distinct` counts whatever was
+written, `distinct valid` what parses. Definitions: [metrics.md](metrics.md).
+"""
+GENERATION = """
+| variant | seeds | balanced, published | balanced | has =, published | has = | has op, published | has op | **parses** \
+| holds | distinct | distinct valid |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+TASKS = """
+### Repair and editing
+
+Repair: mixed corruption at sigma 0.2; editing: 20% of the symbols blank.
+
+| variant | seeds | repair, published | token accuracy | corrupted string unchanged | repaired string parses | anchors kept \
+| edited string parses |
+|---|---|---|---|---|---|---|---|
+"""
 
 
-def results_markdown(measured: Mapping[str, Sequence[Sequence[Row]]], plan: Plan, seeds: Iterable[int], threads: int) -> str:
-    """``docs/results.md`` of the reproduction; ``measured`` holds, for each variant, one list of rows a seed."""
-    seeds = list(seeds)
-    lines = [
-        "## The reference's table, measured again",
-        "",
-        f"Every variant was trained from scratch with seeds {', '.join(map(str, seeds))} and measured on "
-        f"{plan.num_samples} strings each"
-        f" ({threads or torch.get_num_threads()} threads). Command: `python benchmark.py --reproduce --seeds "
-        f"{len(seeds)} --num_samples {plan.num_samples}`.",
-        "",
-        "Cells: mean over seeds [95% interval over all strings]; seeds lowest-highest. The interval knows the chance "
-        "of the strings only; the "
-        "range shows the chance of training, which is larger. At temperature 0 strings of one length are alike, so "
-        "even that flatters.",
-        "`balanced` is what the reference calls valid syntax; `parses` is membership in the language. Definitions: "
-        "[metrics.md](metrics.md).",
-        "",
-        "| variant | balanced, published | balanced | has =, published | has = | has op, published | has op | "
-        "**parses** | holds | distinct |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for name, by_seed in measured.items():
-        variant = next(v for v in VARIANTS if v.name == name)
-        cells = [name]
-        for metric, suite in SIMILAR:
-            cells += [variant.published.get(metric, "-"), _cell(by_seed, metric, suite)]
-        cells += [_cell(by_seed, metric, suite) for metric, suite in STRICT]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "### Repair and editing", "", "Repair: mixed corruption at sigma 0.2; editing: 20% of the symbols blank.", "",
-              "| variant | repair, published | token accuracy | corrupted string unchanged | repaired string parses | "
-              "anchors kept | edited string parses |",
-              "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for name, by_seed in measured.items():
-        variant = next(v for v in VARIANTS if v.name == name)
-        if variant.tasks:
-            identity = [r.baseline or 0.0 for rows in by_seed for r in _find(rows, "token_accuracy", "repair")]
-            cells = [
-                name,
-                variant.published.get("token_accuracy", "-"),
-                _cell(by_seed, "token_accuracy", "repair"),
-                number(float(np.mean(identity)), "token_accuracy"),
-                _cell(by_seed, "parses", "repair"),
-                _cell(by_seed, "anchors_kept", "editing"),
-                _cell(by_seed, "parses", "editing"),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+def results_markdown(measured: Measured, num_samples: int) -> str:
+    """The report of the reproduction."""
+    seeds = max(map(len, measured.values()), default=0)
+    variants = [variant for variant in VARIANTS if variant.name in measured]
+    head = HEAD.strip().format(samples=num_samples, seeds=seeds, threads=torch.get_num_threads())
+    lines = [head, "", GENERATION.strip()]
+    lines += [_line(_generation_cells(variant, measured[variant.name])) for variant in variants]
+    lines += ["", TASKS.strip()]
+    lines += [_line(_task_cells(variant, measured[variant.name])) for variant in variants if variant.tasks]
     lines += ["", "### Why", ""]
-    for name in measured:
-        variant = next(v for v in VARIANTS if v.name == name)
-        lines += [f"**{name}** (`configs/{variant.config}.yaml`). {variant.why}", ""]
+    for variant in variants:
+        if measured[variant.name]:
+            lines += [f"**{variant.name}** (`configs/{variant.config}.yaml`). {variant.why}", ""]
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _generation_cells(variant: Variant, by_seed: Sequence[Sequence[Row]]) -> list[str]:
+    cells = [variant.name, str(len(by_seed))]
+    for metric, suite in SIMILAR:
+        cells += [variant.published.get(metric, "-"), _cell(by_seed, metric, suite)]
+    return cells + [_cell(by_seed, metric, suite) for metric, suite in STRICT]
+
+
+def _task_cells(variant: Variant, by_seed: Sequence[Sequence[Row]]) -> list[str]:
+    identity = [r.baseline for rows in by_seed for r in _find(rows, "token_accuracy", "repair") if r.baseline is not None]
+    return [
+        variant.name,
+        str(len(by_seed)),
+        variant.published.get("token_accuracy", "-"),
+        _cell(by_seed, "token_accuracy", "repair"),
+        number(float(np.mean(identity)) if identity else None, "token_accuracy"),
+        _cell(by_seed, "parses", "repair"),
+        _cell(by_seed, "anchors_kept", "editing"),
+        _cell(by_seed, "parses", "editing"),
+    ]
 
 
 def placed(path: Path, section: str) -> str:
@@ -224,29 +266,39 @@ def _cell(by_seed: Sequence[Sequence[Row]], metric: str, suite: str) -> str:
 
 
 def reproduce(
-    seeds: Iterable[int],
+    seeds: Sequence[int] | None,
     runs: Path,
     results: Path,
     variants: Sequence[str] | None = None,
     num_samples: int = 200,
     threads: int = 0,
     note: Note = lambda _: None,
-    trainer: Trainer = train_with_loop,
+    trainer: Trainer | None = train_with_loop,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, list[list[Row]]]:
     """Train what is not trained, measure what is not measured, write ``results``; the rows by variant and seed.
 
-    The report is written again after every variant, so that an interruption leaves what is known.  ``overrides`` changes
-    settings of every configuration, for quick trials.
+    ``seeds`` of every variant, by default 0, 1 and 2.  Without a ``trainer`` nothing is trained: each variant is reported with
+    those of its seeds that are finished (all that are found, by default).  The report is written again after every variant,
+    so that an interruption leaves what is known.  ``overrides`` changes settings of every configuration, for quick trials.
+
+    Raises ``DataError`` where nothing is trained and nothing is to be.
     """
-    plan, seeds = Plan(num_samples=num_samples), list(seeds)
+    plan, changed, chosen = Plan(num_samples=num_samples), overrides or {}, choose(variants)
+    if trainer is None:
+        found = {v.config: finished_seeds(v.config, seeds, runs, changed) for v in chosen}
+        if not any(found.values()):
+            raise DataError(f"no finished run of these variants and seeds in {runs}; leave out --no_training, or give --runs")
+    else:
+        found = {v.config: list(range(SEEDS) if seeds is None else seeds) for v in chosen}
     measured: dict[str, list[list[Row]]] = {}
-    for variant in choose(variants):
-        found = []
-        for seed in seeds:
-            best = ensure_trained(variant.config, seed, runs, threads, trainer, note, overrides or {})
-            found.append(ensure_measured(variant, best, replace(plan, seed=seed), note))
-        measured[variant.name] = found
-        write_text(results, placed(results, results_markdown(measured, plan, seeds, threads)))
+    for variant in chosen:
+        measured[variant.name] = []
+        for seed in found[variant.config]:
+            if trainer is not None:
+                ensure_trained(variant.config, seed, runs, threads, trainer, note, changed)
+            best = runs / f"{variant.config}-s{seed}" / "best.pt"
+            measured[variant.name].append(ensure_measured(variant, best, replace(plan, seed=seed), note))
+        write_text(results, placed(results, results_markdown(measured, num_samples)))
     note(f"wrote {results}")
     return measured

@@ -7,23 +7,32 @@ For: one shape of result for all suites.  Not for: rendering (``report.py``) or 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maskdiff import tasks
 from maskdiff.config import SamplerConfig
-from maskdiff.errors import CanvasError
+from maskdiff.errors import ConfigError
 from maskdiff.languages.vocabulary import SPECIALS
 from maskdiff.metrics import Estimate
+from maskdiff.sampling.presets import make_sampler
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
 Settings = dict[str, Any]
+Watch = Callable[[str], AbstractContextManager[object]]  # entered with the name of a measurement, left when it is done
+
+
+def unwatched(_: str) -> AbstractContextManager[object]:
+    """The watch that shows nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -117,28 +126,41 @@ class Plan:
         return np.random.default_rng([self.seed, *salt])
 
 
+PROBES: dict[str, Callable[[Any], Any]] = {  # another value of a setting, to see whether the sampler changes with it
+    "steps": lambda steps: steps + 12,
+    "num_ar_tokens": lambda count: count + 1,
+    "temperature": lambda temperature: temperature + 1.0,
+    "top_p": lambda top_p: 0.5 if top_p == 1.0 else 1.0,
+}
+
+
+def matters(config: SamplerConfig, name: str) -> bool:
+    """Whether the sampler of ``config`` would be another one with another value of the setting ``name``."""
+    try:
+        return make_sampler(config) != make_sampler(replace(config, **{name: PROBES[name](getattr(config, name))}))
+    except ConfigError:  # a value that it cannot have is one that it looks at
+        return True
+
+
 def sampler_settings(config: SamplerConfig) -> Settings:
-    """The settings of a sampler that differ from the defaults, and always its temperature."""
-    default = SamplerConfig()
-    values = {item.name: getattr(config, item.name) for item in fields(config) if item.name != "sampler"}
-    return {key: value for key, value in values.items() if key in ("steps", "temperature") or value != getattr(default, key)}
+    """The settings that this sampler heeds; ``top_p`` only where it cuts something off."""
+    names = [item.name for item in fields(config) if item.name != "sampler" and matters(config, item.name)]
+    return {name: getattr(config, name) for name in names if not (name == "top_p" and config.top_p == 1.0)}
 
 
 def draw_lengths(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[int]:
-    """``count`` inner lengths from the language's exact distribution, within ``bounds``, in rising order.
+    """``count`` inner lengths as ``tasks.generate`` draws them, within ``bounds``, in rising order.
 
     Rising, because batches of like lengths waste little on padding and strings are exchangeable.  Raises ``CanvasError``
     if no string of the language has a length within the bounds.
     """
-    low, high = bounds or (language.min_symbols, language.max_symbols)
-    sizes = np.arange(max(low, language.min_symbols), min(high, language.max_symbols) + 1)
-    mass = np.array([math.exp(language.length_log_prob(int(n))) for n in sizes])
-    if not mass.sum() > 0:
-        raise CanvasError(
-            f"no string of {language.name} has {low} to {high} symbols: "
-            f"lengths go from {language.min_symbols} to {language.max_symbols}"
-        )
-    return sorted(int(n) for n in rng.choice(sizes, count, p=mass / mass.sum()))
+    return sorted(tasks.draw_lengths(language, count, bounds, int(rng.integers(2**62))))
+
+
+def throughput(count: int, seconds: float) -> Estimate:
+    """Strings per second of one timed pass; a single pass has no interval, so both ends are the value."""
+    speed = count / max(seconds, 1e-9)
+    return Estimate(speed, speed, speed, count)
 
 
 def chunks(count: int, size: int) -> list[slice]:

@@ -2,7 +2,8 @@
 
 For: figures of one machine in one run.  Not for: comparing machines.  Easy to get wrong: rounds of the two training loops
 alternate, so that a slow spell of the machine hits both; the first round of everything is thrown away.  Tokens are real
-ones: BOS, symbols and EOS, no padding.
+ones: BOS, symbols and EOS, no padding.  Both loops train on the same strings, of the language's own lengths: longer ones (a
+``length_tilt``) would flatter the loop that gets them, because a padded row costs the same however full it is.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import numpy as np
 
 from maskdiff import metrics
 from maskdiff.config import Config
-from maskdiff.data import held_out
 from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.padded import PaddedLoop
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, draw_lengths, sampler_settings
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, draw_lengths, sampler_settings, unwatched
 from maskdiff.metrics import Estimate
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 STEPS_A_ROUND = 4
+STRINGS = 4096  # of the training set of both loops
 
 
 def _over_rounds(values: list[float], count: int, plan: Plan) -> Estimate:
@@ -38,30 +39,38 @@ def _over_rounds(values: list[float], count: int, plan: Plan) -> Estimate:
     return Estimate(estimate.value, estimate.low, estimate.high, count)
 
 
-def sampling_speed(subject: Subject, plan: Plan) -> list[Row]:
+def sampling_speed(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
     """Strings per second of every sampler of the plan, lengths as in the language; one warm-up pass is not timed."""
     ledger = Ledger("speed")
     lengths = draw_lengths(subject.language, min(plan.num_samples, plan.batch_size), plan.lengths, plan.rng(51))
     for config in plan.samplers:
-        draw(subject.loaded.denoiser, config, lengths[:8], plan.seed, plan.batch_size)
-        speeds: list[float] = []
-        while len(speeds) < ROUNDS and sum(len(lengths) / s for s in speeds) < plan.speed_seconds:
-            made = draw(subject.loaded.denoiser, config, lengths, plan.seed + len(speeds), plan.batch_size)
-            speeds.append(len(lengths) / max(made.seconds, 1e-9))
-        settings = subject.settings(**sampler_settings(config), batch=len(lengths))
-        ledger.add(config.sampler, settings, "strings_per_second", _over_rounds(speeds, len(lengths) * len(speeds), plan))
+        with watch(f"speed, {config.sampler}"):
+            draw(subject.loaded.denoiser, config, lengths[:8], plan.seed, plan.batch_size)
+            speeds: list[float] = []
+            while len(speeds) < ROUNDS and sum(len(lengths) / s for s in speeds) < plan.speed_seconds:
+                made = draw(subject.loaded.denoiser, config, lengths, plan.seed + len(speeds), plan.batch_size)
+                speeds.append(len(lengths) / max(made.seconds, 1e-9))
+            settings = subject.settings(**sampler_settings(config), batch=len(lengths))
+            ledger.add(config.sampler, settings, "strings_per_second", _over_rounds(speeds, len(lengths) * len(speeds), plan))
     return ledger.rows
+
+
+def make_loops(config: Config, language: Language, folder: Path, seed: int) -> tuple[Trainer, PaddedLoop]:
+    """Our trainer and the padded loop on the same strings, ours without what is not to be timed: validation, files, draws."""
+    from maskdiff.training.loop import Trainer
+
+    quiet = replace(
+        config.train, checkpoint_dir=str(folder), threads=0, device="cpu", eval_interval=10**9, live_samples=0,
+        num_samples=STRINGS, length_tilt=0.0, seed=seed,
+    )  # fmt: skip
+    trainer = Trainer(replace(config, train=quiet), folder)
+    return trainer, PaddedLoop(language, trainer.batches.texts())
 
 
 def training_speed(config: Config, language: Language, plan: Plan) -> list[Row]:
     """Training tokens per second of ``config`` beside the padded loop, and the share of a step spent on corruption."""
-    from maskdiff.training.loop import Trainer
-
     with tempfile.TemporaryDirectory() as folder:
-        # Nothing but the loop itself is timed: no validation, no files.
-        quiet = replace(config.train, checkpoint_dir=folder, threads=0, device="cpu", eval_interval=10**9, live_samples=0)
-        trainer = Trainer(replace(config, train=quiet), Path(folder))
-        padded = PaddedLoop(language, held_out(language, "train", 4096, plan.seed))
+        trainer, padded = make_loops(config, language, Path(folder), plan.seed)
         counters = {"ours": _trainer_round(trainer), "padded loop": _padded_round(padded)}
         tokens: dict[str, list[float]] = {name: [] for name in counters}
         shares: dict[str, list[float]] = {name: [] for name in counters}
@@ -126,6 +135,8 @@ def _padded_round(loop: PaddedLoop) -> Callable[[], tuple[float, float, int]]:
     return run
 
 
-def speed(subject: Subject, plan: Plan) -> list[Row]:
+def speed(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
     """Rows of the speed suite: sampling with the subject's model, training with its configuration."""
-    return sampling_speed(subject, plan) + training_speed(subject.loaded.config, subject.language, plan)
+    rows = sampling_speed(subject, plan, watch)
+    with watch("speed, training"):
+        return rows + training_speed(subject.loaded.config, subject.language, plan)

@@ -20,9 +20,9 @@ from maskdiff.errors import ConfigError, nearest
 from maskdiff.evaluation.editing import editing
 from maskdiff.evaluation.generation import Seen, generation
 from maskdiff.evaluation.likelihood import likelihood
-from maskdiff.evaluation.repair import repair
+from maskdiff.evaluation.repair import blocks, repair
 from maskdiff.evaluation.report import Report
-from maskdiff.evaluation.rows import Plan, Row, Subject
+from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, unwatched
 from maskdiff.evaluation.speed import speed
 from maskdiff.languages import split_of
 
@@ -38,13 +38,43 @@ class Material:
     seen: Seen
 
 
-Suite = Callable[[Subject, Plan, Material], list[Row]]
-SUITES: dict[str, tuple[Suite, str]] = {
-    "generation": (lambda s, p, m: generation(s, p, m.seen), "strings from nothing, by sampler"),
-    "repair": (lambda s, p, m: repair(s, p, m.texts), "corrupted strings, by noise level and kind"),
-    "editing": (lambda s, p, m: editing(s, p, m.texts), "strings with blanks"),
-    "likelihood": (lambda s, p, m: likelihood(s, p, m.texts), "nats per token beside the exact entropy"),
-    "speed": (lambda s, p, m: speed(s, p), "strings per second, training tokens per second"),
+@dataclass(frozen=True)
+class Suite:
+    """``run`` measures one subject; ``count`` tells how many measurements of a plan it will show to its watch."""
+
+    about: str
+    run: Callable[[Subject, Plan, Material, Watch], list[Row]]
+    count: Callable[[Plan], int]
+
+
+def _whole(name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]) -> Callable[..., list[Row]]:
+    """A suite on held-out strings that is a single measurement."""
+
+    def watched(subject: Subject, plan: Plan, material: Material, watch: Watch) -> list[Row]:
+        with watch(name):
+            return run(subject, plan, material.texts)
+
+    return watched
+
+
+SUITES: dict[str, Suite] = {
+    "generation": Suite(
+        "strings from nothing, by sampler",
+        lambda s, p, m, watch: generation(s, p, m.seen, watch),
+        lambda p: len(p.samplers),
+    ),
+    "repair": Suite(
+        "corrupted strings, by noise level and kind",
+        lambda s, p, m, watch: repair(s, p, m.texts, watch=watch),
+        lambda p: len(blocks(p)) * len(p.repair_methods),
+    ),
+    "editing": Suite("strings with blanks", _whole("editing", editing), lambda p: 1),
+    "likelihood": Suite("nats per token beside the exact entropy", _whole("likelihood", likelihood), lambda p: 1),
+    "speed": Suite(
+        "strings per second, training tokens per second",
+        lambda s, p, m, watch: speed(s, p, watch),
+        lambda p: len(p.samplers) + 1,
+    ),
 }
 DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
 
@@ -72,13 +102,13 @@ def check_suites(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def run(
-    subjects: Sequence[Subject],
-    plan: Plan,
-    suites: Sequence[str] = DEFAULT_SUITES,
-    note: Callable[[str], None] = lambda _: None,
-) -> Report:
-    """Measure every subject; ``note`` is told what is being done.  Raises ``ConfigError`` on an unknown suite."""
+def planned(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
+    """How many measurements ``run`` will show to its watch."""
+    return len(subjects) * sum(SUITES[name].count(plan) for name in check_suites(suites))
+
+
+def run(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str] = DEFAULT_SUITES, watch: Watch = unwatched) -> Report:
+    """Measure every subject; ``watch`` is entered for each measurement.  Raises ``ConfigError`` on an unknown suite."""
     names, rows = check_suites(suites), []
     for subject in subjects:
         language = subject.language
@@ -87,15 +117,14 @@ def run(
             seen_in_training(subject.loaded.config, language) if "generation" in names else (),
         )
         for name in names:
-            note(f"{name}{' of ' + subject.name if subject.name else ''} ...")
-            rows += SUITES[name][0](subject, plan, material)
+            rows += SUITES[name].run(subject, plan, material, watch)
     return Report(rows, header(subjects, plan, names))
 
 
 def header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
     """What stands above the tables and in the JSON beside the rows."""
     return {
-        "measured": ", ".join(f"{name} ({SUITES[name][1]})" for name in suites),
+        "measured": ", ".join(f"{name} ({SUITES[name].about})" for name in suites),
         "samples": plan.num_samples,
         "seed": plan.seed,
         "threads": torch.get_num_threads(),

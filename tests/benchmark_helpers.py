@@ -1,0 +1,62 @@
+"""What the tests of the benchmark share: denoisers with known behaviour, subjects made of them, and a tiny checkpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskdiff import checkpoint
+from maskdiff.config import Config, ModelConfig, TrainConfig
+from maskdiff.evaluation.rows import Row, Subject
+from maskdiff.languages import make_language
+from maskdiff.model import UniversalDenoiser
+
+LANGUAGE = make_language()
+VOCABULARY = LANGUAGE.vocabulary
+TINY = Config(
+    model=ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, vocab_size=len(VOCABULARY)), train=TrainConfig(num_samples=300)
+)
+
+
+class Uniform:
+    """Gives every one of the inner symbols the same probability, wherever it looks."""
+
+    vocabulary = VOCABULARY
+
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+        logits = torch.full((*tokens.shape, len(VOCABULARY)), -math.inf)
+        logits[..., list(VOCABULARY.inner_ids)] = 0.0
+        return logits
+
+
+class Zeros(Uniform):
+    """Is certain of a zero everywhere, and of EOS where the string ends."""
+
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+        logits = torch.full((*tokens.shape, len(VOCABULARY)), -30.0)
+        logits[..., VOCABULARY.ids["0"]] = 0.0
+        return logits
+
+
+def subject(denoiser: Any, **model: Any) -> Subject:
+    config = replace(TINY, model=replace(TINY.model, **model))
+    return Subject(SimpleNamespace(denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""))  # type: ignore[arg-type]
+
+
+def pick(rows: list[Row], metric: str, **settings: Any) -> Row:
+    found = [r for r in rows if r.metric == metric and settings.items() <= r.settings.items()]
+    assert len(found) >= 1, (metric, settings)
+    return found[0]
+
+
+def save_tiny(path: Path) -> Path:
+    """An untrained checkpoint at ``path``."""
+    torch.manual_seed(0)
+    checkpoint.save(path, checkpoint.make_payload(TINY, VOCABULARY, UniversalDenoiser(TINY.model).state_dict()))
+    return path

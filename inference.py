@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from maskdiff import cli
 from maskdiff.config import SamplerConfig
 from maskdiff.configio import add_config_flags, overrides, sampler_config
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 LINES_AT_A_TIME = 256
+EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
 
 
 def build_parser() -> cli.Parser:
@@ -77,11 +80,15 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
     from maskdiff import tasks
 
     if args.verb == "generate":
-        yield from tasks.generate(
+        yield from tasks.generating(
             loaded, args.num, length=args.length, sampler=sampler_config(args), seed=args.seed, trace=args.trace
         )
         return
     texts = requests(args)
+    first = next(texts, None)
+    if first is None:
+        raise DataError(f"nothing to {args.verb}: the input is empty")
+    texts = itertools.chain([first], texts)
     while batch := list(itertools.islice(texts, LINES_AT_A_TIME)):
         if args.verb == "repair":
             yield from tasks.repair(
@@ -89,7 +96,7 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
                 trace=args.trace,
             )  # fmt: skip
         else:
-            sampler = sampler_config(args) if overrides(args, SamplerConfig) else None
+            sampler = sampler_config(args, EDITOR) if overrides(args, SamplerConfig) else None
             yield from tasks.edit(
                 loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, seed=args.seed, trace=args.trace
             )
@@ -146,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(), args.device)
     failed = False
-    for number, result in enumerate(answers(args, loaded), start=1):
+    total = args.num if args.verb == "generate" else None
+    quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # a bar only where it does not run into the answers
+    for number, result in enumerate(tqdm(answers(args, loaded), total=total, unit="string", disable=quiet), start=1):
         show(args, loaded, result, number)
         failed = failed or result.error is not None
         if number % LINES_AT_A_TIME == 0:

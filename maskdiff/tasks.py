@@ -14,7 +14,7 @@ that fit no string at all raise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, nearest, quote
 from maskdiff.noise import pad
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
-from maskdiff.sampling import Canvas, Chain, Everything, Sample, Sampler, Unmask, causal_log_prob
+from maskdiff.sampling import Canvas, Chain, Everything, Linear, Sample, Sampler, Unmask, causal_log_prob
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BATCH = 256
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
 REPAIR_METHODS = ("channel", "draft")
-BEAM_FILL = "beam"  # the name by which edit's default is asked for where a sampler can be named
+CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, temperature=0.0)  # most certain blank first, its likeliest symbol
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,29 @@ def generate(
 
     Raises CanvasError for a length that no string has, ConfigError for a sampler that makes no sense.
     """
+    return list(generating(loaded, num, length=length, sampler=sampler, seed=seed, batch_size=batch_size, trace=trace))
+
+
+def generating(
+    loaded: Loaded,
+    num: int,
+    *,
+    length: int | tuple[int, int] | None = None,
+    sampler: SamplerConfig | Sampler | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    trace: bool = False,
+) -> Iterator[Result]:
+    """The results of `generate`, a batch at a time."""
     if num < 0:
         raise ConfigError(f"num is {num}; ask for 0 strings or more")
     if num == 0:
-        return []
+        return
     lengths = draw_lengths(loaded.language, num, length, seed)
     canvas = Canvas.blank(lengths, loaded.language.vocabulary, _generator(seed), loaded.device)
-    return _results(loaded, _sampler(sampler or SamplerConfig()), canvas, [None] * num, batch_size, trace)
+    filler = _sampler(sampler or SamplerConfig())
+    for rows in torch.arange(num, device=loaded.device).split(batch_size):
+        yield from _results(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace)
 
 
 def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
@@ -112,22 +128,28 @@ def edit(
 ) -> list[Result]:
     """Fill the blanks (`?`) of each text, and the symbols in `masks` (first, last + 1); all other symbols stay as they are.
 
-    Without a `sampler`, the most probable filling under the causal mode is searched with a beam, and the seed changes nothing;
-    with one, the filling is drawn from it.
+    Without a `sampler`, the likelier, by the causal mode, of two fillings: that of a beam search with the causal mode, which
+    weighs whole strings but meets what stands to the right of a blank too late, and that of the bidirectional mode, most
+    certain blank first, which sees both sides. The seed changes nothing then. With a `sampler`, the filling is drawn from it.
     """
     _check_beam(beam)
     good, results = _prepare(loaded, texts, lambda ids: _blanked(loaded.language, ids, masks))
-    if sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == BEAM_FILL):
-        filled = _search(loaded, good, Channel.blanks(), beam, 0, trace)
-    elif good:
-        mask = loaded.language.vocabulary.mask
-        rows = list(good.values())
-        known = [[i != mask for i in row] for row in rows]
-        canvas = Canvas.of(rows, known, loaded.language.vocabulary, _generator(seed), device=loaded.device)
-        filled = _results(loaded, _sampler(sampler), canvas, [None] * len(rows), batch_size, trace)
-    else:
-        filled = []
-    return _merge(texts, results, good, filled)
+    if not good:
+        return _merge(texts, results, good, [])
+    vocabulary, rows = loaded.language.vocabulary, list(good.values())
+    known = [[i != vocabulary.mask for i in row] for row in rows]
+    canvas = Canvas.of(rows, known, vocabulary, _generator(seed), device=loaded.device)
+    drawn = _results(loaded, CERTAIN if sampler is None else _sampler(sampler), canvas, [None] * len(rows), batch_size, trace)
+    if sampler is not None:
+        return _merge(texts, results, good, drawn)
+    found = _search(loaded, good, Channel.blanks(), beam, 0, trace)
+    return _merge(texts, results, good, [_likelier(*pair) for pair in zip(found, drawn)])
+
+
+def _likelier(a: Result, b: Result) -> Result:
+    """The one of the higher score, with the evaluations of both."""
+    best = max(a, b, key=lambda result: -math.inf if result.score is None else result.score)
+    return replace(best, evaluations=a.evaluations + b.evaluations)
 
 
 def repair(
@@ -176,8 +198,7 @@ def repair(
 
 def refiner(steps: int) -> Chain:
     """Draft repair: fill the blanks one by one, then write every symbol anew `steps` times, always the likeliest."""
-    fill = Unmask(order="entropy", steps=0, temperature=0.0)
-    return fill.then(Unmask(schedule=Everything(), steps=0, own=steps, temperature=0.0, rewrite=True))
+    return CERTAIN.then(Unmask(schedule=Everything(), steps=0, own=steps, temperature=0.0, rewrite=True))
 
 
 # --------------------------------------------------------------------------------------------------------------- requests

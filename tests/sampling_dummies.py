@@ -53,13 +53,32 @@ class Exact:
         mass = before.double() * self.weight[:, None]  # (batch, strings, width)
         onehot = torch.nn.functional.one_hot(table, len(vocabulary)).double()
         probs = torch.einsum("bsw,swv->bwv", mass, onehot)
-        probs[..., vocabulary.digit] = probs[..., list(vocabulary.digit_ids)].sum(-1)
         return probs.log().float()
 
     def truth(self, inner: int) -> dict[str, float]:
         """The distribution of the strings of ``inner`` symbols."""
         chosen = {text: weight for text, weight in self.strings.items() if len(text) == inner}
         return {text: weight / sum(chosen.values()) for text, weight in chosen.items()}
+
+
+class Foresighted(Exact):
+    """An exact denoiser that has learned to read the noise of the draw: it names the causal mode's sample outright."""
+
+    inputs = frozenset({"noise"})
+
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
+        if noise is None:
+            return super().__call__(tokens, length, sigma, causal, previous)
+        assert not causal
+        assert not noise[tokens != self.vocabulary.mask].any()  # only what is blank has a draw to come
+        assert not noise[..., list(self.vocabulary.specials)].any()
+        drawn, blank = tokens.clone(), tokens == self.vocabulary.mask
+        plain = [i for i in range(len(self.vocabulary)) if i not in self.vocabulary.specials and i != self.vocabulary.digit]
+        for position in range(1, tokens.shape[1]):
+            logits = super().__call__(drawn, length, sigma, True)[:, position]
+            best = torch.tensor(plain)[(logits.log_softmax(-1) + noise[:, position])[:, plain].argmax(-1)]
+            drawn[:, position] = torch.where(blank[:, position], best, drawn[:, position])
+        return torch.nn.functional.one_hot(drawn, len(self.vocabulary)).float() * 50
 
 
 class Table:
@@ -79,6 +98,8 @@ class Table:
 class Scrambled:
     """Pseudo-random logits that depend on every token of the string (those before, in the causal mode) and nothing else."""
 
+    inputs = frozenset({"previous", "noise"})
+
     def __init__(self, vocabulary: Vocabulary = TINY, sharpness: float = 2.0) -> None:
         self.vocabulary, self.sharpness, self.calls, self.rows = vocabulary, sharpness, 0, 0
 
@@ -91,7 +112,8 @@ class Scrambled:
         context = feature.cumsum(1) - feature if causal else feature.sum(1, keepdim=True).expand_as(feature)
         context = context + length[:, None] * 0.37 + (0.0 if causal else 1.0)
         phase = context[..., None] * 78.233 + torch.arange(len(self.vocabulary)) * 4.1 + positions[None, :, None] * 2.3
-        return (self.sharpness * torch.sin(phase)).float()
+        logits = (self.sharpness * torch.sin(phase)).float()
+        return logits if noise is None else logits.log_softmax(-1) + noise  # the likeliest token is then the draw
 
 
 def chi_square(texts: Sequence[str], truth: dict[str, float]) -> float:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sampling_dummies import TINY, Exact, Scrambled, chi_square
+from sampling_dummies import TINY, Exact, Foresighted, Scrambled, chi_square
 
-from maskdiff.config import ModelConfig
+from maskdiff.config import ModelConfig, SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling import (
@@ -22,6 +22,7 @@ from maskdiff.sampling import (
     causal_log_prob,
     certain_prefix,
     hybrid,
+    make_sampler,
     one_shot,
     verified,
 )  # fmt: skip
@@ -205,3 +206,41 @@ def test_causal_log_prob_is_the_chain_rule():
     outside = causal_log_prob(exact, other.tokens, other.length)
     assert outside[0] == -torch.inf or outside[0] < -5
     assert float(outside[1].exp()) == pytest.approx(exact.truth(3)["(1)"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["coupled", "speculative", "hybrid", "certain_prefix", "spaced_bound"])
+def test_a_denoiser_that_reads_the_noise_draws_the_causal_sample_at_once(name):
+    """Coupled presets with perfect foresight equal the causal mode; one that ignores the noise does not (negative control)."""
+    canvas, denoiser = blank([3, 6] * 20), Foresighted()
+    causal = Autoregressive()(denoiser, canvas)
+    sample = make_sampler(SamplerConfig(name, steps=4, num_ar_tokens=1))(denoiser, canvas)
+    assert torch.equal(sample.tokens, causal.tokens) == (name != "spaced_bound")
+    if name == "coupled":
+        assert int(sample.evaluations.max()) == 1
+
+
+def test_coupling_needs_the_input_and_the_whole_distribution():
+    with pytest.raises(ConfigError, match="use_coupling"):
+        make_sampler(SamplerConfig("coupled"))(Exact(), blank([3]))
+    with pytest.raises(ConfigError, match="top_p"):
+        make_sampler(SamplerConfig("coupled", top_p=0.9))
+    with pytest.raises(ConfigError, match="use_self_cond"):
+        make_sampler(SamplerConfig("self_conditioned"))(Foresighted(), blank([3]))
+
+
+def test_coupling_gives_up_where_it_was_not_trained():
+    """Nucleus sampling and temperature 0 are those of the same settings without coupling."""
+    canvas = blank([3, 6] * 10)
+    for settings in ({"top_p": 0.8}, {"temperature": 0.0}):
+        plain, able = (Unmask(order="entropy", coupled=coupled, **settings) for coupled in ("off", "able"))
+        assert torch.equal(plain(Exact(), canvas).tokens, able(Foresighted(), canvas).tokens)
+
+
+def test_a_model_without_the_input_is_not_coupled():
+    canvas = blank()
+    plain, able = (Unmask(order="entropy", coupled=coupled) for coupled in ("off", "able"))
+    denoiser = model_denoiser()
+    assert torch.equal(plain(denoiser, canvas).tokens, able(denoiser, canvas).tokens)
+    reader = model_denoiser(use_coupling=True)
+    torch.nn.init.normal_(reader.model.coupling.weight)
+    assert not torch.equal(plain(reader, canvas).tokens, able(reader, canvas).tokens)

@@ -388,3 +388,11 @@ def test_orders_are_named_in_the_error():
     with pytest.raises(ConfigError, match="entropy"):
         Unmask(order="entropie")
     assert set(ORDERS) >= {"confidence", "entropy", "margin", "random", "left_to_right"}
+
+
+def test_spacing_holds_among_equals():
+    """Ten positions of one score, spacing 2: the first to commit are far apart, ties go to the left."""
+    eligible = torch.ones(1, 10, dtype=torch.bool)
+    place = rank(torch.zeros(1, 10), eligible, spacing=2)[0]
+    assert place.argsort()[:3].tolist() == [0, 3, 6]
+    assert rank(torch.zeros(1, 10), eligible)[0].argsort()[:4].tolist() == [0, 1, 2, 3]  # without spacing

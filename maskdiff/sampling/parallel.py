@@ -19,7 +19,7 @@ from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint
 from maskdiff.sampling.denoiser import Denoiser, reads
 from maskdiff.sampling.order import ORDERS, Proposal, first_blanks, rank, tempered_choice
-from maskdiff.sampling.processors import Symbols, allowed_symbols, as_shown, draw, is_blank, log_distribution, pick
+from maskdiff.sampling.processors import Symbols, allowed_symbols, as_shown, draw, fold_digits, is_blank, log_distribution, pick
 from maskdiff.sampling.random import token_noise
 from maskdiff.sampling.remask import Remask
 from maskdiff.sampling.sampler import UNLIMITED, Stage, evaluations_left
@@ -155,6 +155,8 @@ class Unmask(Stage):
         else:
             drawn = allowed & (shown == vocabulary.mask)[..., None]
             logits = denoiser(shown, part.length, level, False, previous, (noise * self.temperature * drawn).float())
+        if self.symbols == "skeleton":
+            logits = fold_digits(logits, vocabulary)
         log_probs = log_distribution(logits, allowed)
         if self.constraint is not None:
             log_probs = self.constraint(log_probs, part.tokens, part.length)

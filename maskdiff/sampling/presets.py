@@ -45,8 +45,7 @@ PRESETS: dict[str, Preset] = {}
 # The parallel stage of every composition. Chosen among 36 combinations of order, schedule, spacing and fresh noise at 12
 # evaluations of a denoiser with exact conditionals: first of them at 21 symbols, fifth at 37 (docs/samplers.md).
 SPACED_BOUND: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.1), "spacing": 4}
-# What the compositions use: with coupling, where the model has it, joint commitment is safe and needs no spacing.
-COUPLED: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.5), "coupled": "able"}
+PARALLEL: dict[str, Any] = {**SPACED_BOUND, "coupled": "able"}  # of the compositions: coupled where the model can
 
 
 def preset(name: str, help: str) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
@@ -117,10 +116,10 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
         "by entropy, as many as a bound of 0.1 nats allows (2505.24857), never fewer than an even pace",
         {"order": "entropy", "schedule": EntropyBound(0.1)},
     ),
-    "spaced_bound": ("entropy_bound and spaced together: the parallel stage of the compositions below", SPACED_BOUND),
+    "spaced_bound": ("entropy_bound and spaced together", SPACED_BOUND),
     "coupled": (
-        "entropy_bound of 0.5 nats by a model that sees the noise of the draw, so that tokens agree (2512.21323)",
-        {**COUPLED, "coupled": "on"},
+        "entropy_bound by a model that sees the noise of the draw, so that tokens agree (2512.21323)",
+        {"order": "entropy", "schedule": EntropyBound(0.1), "coupled": "on"},
     ),
     "threshold": (
         "every position that is 90% certain (2505.22618), never fewer than an even pace",
@@ -168,22 +167,22 @@ def _refine(config: SamplerConfig) -> Sampler:
     return _loop(config, schedule=Everything(), order="top", rewrite=True, fresh=True, steps=config.steps or 1)
 
 
-@preset("predictor_corrector", "spaced_bound, then up to two rounds of hiding and refilling the least plausible tokens")
-def _predictor_corrector(config: SamplerConfig) -> Sampler:
-    fill = _loop(config, **SPACED_BOUND)
+def _corrected(config: SamplerConfig, corrector: Reconsider) -> Sampler:
+    fill = _loop(config, **PARALLEL)
     rounds = 2 if config.steps == 0 or config.steps >= 8 else 1
     if 0 < config.steps < 3:
         return fill  # too few to score and refill
-    return predictor_corrector(fill, Reconsider(), rounds=rounds)
+    return predictor_corrector(fill, corrector, rounds=rounds)
+
+
+@preset("predictor_corrector", "the parallel stage, then up to two rounds of hiding and refilling the least plausible tokens")
+def _predictor_corrector(config: SamplerConfig) -> Sampler:
+    return _corrected(config, Reconsider())
 
 
 @preset("causal_corrector", "predictor_corrector whose corrections are scored by the causal mode")
 def _causal_corrector(config: SamplerConfig) -> Sampler:
-    fill = _loop(config, **SPACED_BOUND)
-    rounds = 2 if config.steps == 0 or config.steps >= 8 else 1
-    if 0 < config.steps < 3:
-        return fill
-    return predictor_corrector(fill, Reconsider(score="causal", threshold=0.1, radius=1), rounds=rounds)
+    return _corrected(config, Reconsider(score="causal", threshold=0.1, radius=1))
 
 
 @preset("autoregressive", "causal mode with a cache, one token an evaluation; steps is ignored")
@@ -197,9 +196,15 @@ def _predictive(config: SamplerConfig) -> Sampler:
     return one_shot(_loop(config)).then(causal)
 
 
-@preset("hybrid", "num_ar_tokens causal tokens, then spaced_bound; steps in all")
+@preset("hybrid", "num_ar_tokens causal tokens, then the parallel stage; steps in all")
 def _hybrid(config: SamplerConfig) -> Sampler:
-    return hybrid(config.num_ar_tokens, _loop(config, **SPACED_BOUND))
+    return hybrid(config.num_ar_tokens, _loop(config, **PARALLEL))
+
+
+@preset("hybrid_speculative", "num_ar_tokens causal tokens, then speculative; steps in all")
+def _hybrid_speculative(config: SamplerConfig) -> Sampler:
+    start = Autoregressive(config.num_ar_tokens, config.temperature, config.top_p)
+    return start.then(_speculative(config)) if config.num_ar_tokens else _speculative(config)
 
 
 @preset("hybrid_reference", "num_ar_tokens causal tokens, then maskgit_reference with steps evaluations *of its own*")
@@ -210,13 +215,13 @@ def _hybrid_reference(config: SamplerConfig) -> Sampler:
 
 @preset("verified", "a parallel draft with a third of the steps, then causal fixed-point iterations on it")
 def _verified(config: SamplerConfig) -> Sampler:
-    draft = _loop(config, **SPACED_BOUND, steps=-(-config.steps // 3) if config.steps else 0)
+    draft = _loop(config, **PARALLEL, steps=-(-config.steps // 3) if config.steps else 0)
     return verified(draft, config.steps, config.temperature, config.top_p)
 
 
-@preset("certain_prefix", "causal fixed-point iterations with half of the steps, what they made final kept, then spaced_bound")
+@preset("certain_prefix", "causal fixed-point iterations with half of the steps, then the parallel stage for what is not final")
 def _certain_prefix(config: SamplerConfig) -> Sampler:
-    finish = _loop(config, **SPACED_BOUND)
+    finish = _loop(config, **PARALLEL)
     if config.steps == 0:
         return _predictive(config)
     return certain_prefix(config.steps // 2, finish) if config.steps >= 4 else finish
@@ -224,12 +229,12 @@ def _certain_prefix(config: SamplerConfig) -> Sampler:
 
 @preset("speculative", "rounds of a parallel draft and its causal verification, the last two steps for what is left")
 def _speculative(config: SamplerConfig) -> Sampler:
-    return Speculate(_loop(config, **SPACED_BOUND), config.steps)
+    return Speculate(_loop(config, **PARALLEL), config.steps)
 
 
 @preset("coarse_to_fine", "operators, brackets and <DIGIT> with two thirds of the steps, then the digits")
 def _coarse_to_fine(config: SamplerConfig) -> Sampler:
     if config.steps == 1:
         raise ConfigError("coarse_to_fine needs an evaluation for each of its halves; give steps of at least 2, or 0")
-    loop = _loop(config, **SPACED_BOUND)
+    loop = _loop(config, **PARALLEL)
     return coarse_to_fine(replace(loop, steps=config.steps * 2 // 3 if config.steps else 0), loop)

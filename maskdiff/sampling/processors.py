@@ -56,6 +56,18 @@ def allowed_symbols(tokens: Tensor, vocabulary: Vocabulary, symbols: Symbols = "
     return torch.where((tokens == digit)[..., None], only_digits, plain)
 
 
+def fold_digits(logits: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """(…, vocab) logits in which ``<DIGIT>`` has the probability of all digits and its own.
+
+    A model that sees no digit cannot know whether a skeleton or a string is asked for, and shares the mass between the two.
+    """
+    if vocabulary.digit is None:
+        return logits
+    whole = logits[..., [*vocabulary.digit_ids, vocabulary.digit]].logsumexp(-1, keepdim=True)
+    index = torch.full_like(whole, vocabulary.digit, dtype=torch.int64)
+    return logits.scatter(-1, index, whole)
+
+
 def log_distribution(logits: Tensor, allowed: Tensor) -> Tensor:
     """(…, vocab) normalised log-probabilities over the allowed symbols; uniform over them where all were impossible."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~allowed, -torch.inf)

@@ -191,6 +191,7 @@ def test_repair_stands_beside_doing_nothing() -> None:
             assert r.value == (1.0 if r.sampler == "oracle" else r.baseline), r
     assert pick(rows, "evaluations").value == 3.0
     assert pick(rows, "strings_per_second").value > 0
+    assert pick(rows, "strings_per_second").low is pick(rows, "strings_per_second").high is None  # a single pass
     assert told == [0.2] * 6 + [None] * 2
     assert len([r for r in rows if r.settings.get("level") == "untold"]) == 2 * 7
     same_position, aligned = (pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy"))
@@ -226,12 +227,17 @@ def test_the_references_identity_baseline() -> None:
 
 def test_editing_counts_a_lost_anchor() -> None:
     clean = held_out(LANGUAGE, "test", 40, 0)
-    rows = editing.editing(subject(Uniform()), Plan(), clean, lambda loaded, templates, seed: clean)
+    rows = editing.editing(
+        subject(Uniform()), Plan(), clean, lambda loaded, templates, seed: repair.Fixed(clean, [1] * len(clean))
+    )
     assert all(r.value == 1.0 for r in rows)
     assert pick(rows, "anchors_kept").baseline == 1.0
     assert pick(rows, "parses").baseline < 0.6  # type: ignore[operator]
     spoilt = editing.editing(
-        subject(Uniform()), Plan(), clean, lambda loaded, templates, seed: ["=" * len(t) for t in templates]
+        subject(Uniform()),
+        Plan(),
+        clean,
+        lambda loaded, templates, seed: repair.Fixed(["=" * len(t) for t in templates], [0] * len(templates)),
     )
     assert pick(spoilt, "anchors_kept").value < 0.3
     assert pick(spoilt, "anchors_all_kept").value == 0.0

@@ -6,13 +6,15 @@ random.  Easy to get wrong: several fillings are right, so ``exact`` is bounded 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskdiff import metrics
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject
+from maskdiff.evaluation.repair import Fixed
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, throughput
 from maskdiff.languages import Language
 from maskdiff.metrics import Estimate
 
@@ -53,15 +55,16 @@ def score(
     }
 
 
-Fill = Callable[["Loaded", list[str], int], list[str]]  # (loaded, templates, seed) -> filled texts
+Fill = Callable[["Loaded", list[str], int], Fixed]  # (loaded, templates, seed) -> filled
 
 
-def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> list[str]:
+def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> Fixed:
     """What a user gets from ``maskdiff.tasks.edit``; a template that it refuses counts as left as it was."""
     from maskdiff import tasks
 
     results = tasks.edit(loaded, templates, seed=seed)
-    return [template if result.error else result.text for template, result in zip(templates, results, strict=True)]
+    texts = [template if result.error else result.text for template, result in zip(templates, results, strict=True)]
+    return Fixed(texts, [result.evaluations for result in results])
 
 
 def editing(subject: Subject, plan: Plan, clean: Sequence[str], fill: Fill = fill_with_tasks) -> list[Row]:
@@ -69,8 +72,12 @@ def editing(subject: Subject, plan: Plan, clean: Sequence[str], fill: Fill = fil
     ledger = Ledger("editing")
     templates = blanked(clean, plan.blank_share, plan.rng(41))
     floor = score(blind_fill(templates, clean, plan.rng(42)), templates, clean, subject.language, plan)
+    start = time.perf_counter()
     filled = fill(subject.loaded, templates, plan.seed)
+    seconds = time.perf_counter() - start
     settings = subject.settings(blanks=plan.blank_share)
-    for metric, estimate in score(filled, templates, clean, subject.language, plan).items():
+    for metric, estimate in score(filled.texts, templates, clean, subject.language, plan).items():
         ledger.add("edit", settings, metric, estimate, baseline=floor[metric], ceiling=1.0)
+    ledger.add("edit", settings, "evaluations", metrics.mean(filled.evaluations, plan.rng(43)))
+    ledger.add("edit", settings, "strings_per_second", throughput(len(clean), seconds))
     return ledger.rows

@@ -158,9 +158,8 @@ def draw_lengths(language: Language, count: int, bounds: tuple[int, int] | None,
 
 
 def throughput(count: int, seconds: float) -> Estimate:
-    """Strings per second of one timed pass; a single pass has no interval, so both ends are the value."""
-    speed = count / max(seconds, 1e-9)
-    return Estimate(speed, speed, speed, count)
+    """Strings per second of one timed pass, which has no interval."""
+    return Estimate(count / max(seconds, 1e-9), math.nan, math.nan, count)
 
 
 def chunks(count: int, size: int) -> list[slice]:

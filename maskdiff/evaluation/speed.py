@@ -8,6 +8,7 @@ ones: BOS, symbols and EOS, no padding.  Both loops train on the same strings, o
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,7 +35,9 @@ STRINGS = 4096  # of the training set of both loops
 
 
 def _over_rounds(values: list[float], count: int, plan: Plan) -> Estimate:
-    """The mean over rounds with the bootstrap interval over rounds; ``count`` is what was processed in all."""
+    """The mean over rounds with the bootstrap interval over rounds, if there are two; ``count`` is all that was processed."""
+    if len(values) == 1:
+        return Estimate(values[0], math.nan, math.nan, count)
     estimate = metrics.mean(values, plan.rng(50))
     return Estimate(estimate.value, estimate.low, estimate.high, count)
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskdiff.errors import DataError
+from maskdiff.checkpoint import write_atomic
+from maskdiff.errors import CheckpointError, DataError
 from maskdiff.evaluation.rows import Row
+from maskdiff.evaluation.samplers import VERIFIED
 
 SCHEMA = 1
+MARK = "*"  # of a sampler whose tokens the causal mode verifies
+FOOTNOTE = "tokens of a bidirectional draft, verified by the causal mode: not a purely bidirectional sampler"
 RATES = frozenset(
     [
         "parses",
@@ -71,15 +76,26 @@ def check_writable(path: str | Path) -> None:
         path.open("a").close()  # a file that is there keeps what it holds
         if new:
             path.unlink()
+        elif path.is_file():  # another file takes its place, which needs the folder
+            tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a report file, making its folder.  Raises ``DataError`` with one line."""
+    """Write a report file, see ``write_bytes``."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a report file, making its folder; where that fails, an old file stays.  Raises ``DataError`` with one line."""
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        if Path(path).exists() and not Path(path).is_file():  # a device or a pipe must not be replaced by a file
+            Path(path).write_bytes(data)
+        else:
+            write_atomic(path, data)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -98,6 +114,8 @@ def number(value: float | None, metric: str) -> str:
         return "-"
     if metric in RATES:
         return f"{100 * value:.1f}"
+    if abs(value) < 1e-12:  # what rounding leaves of a zero
+        return "0"
     if abs(value) >= 1000:
         return f"{value:.0f}"
     if abs(value) < 1 or metric.endswith("second"):
@@ -118,7 +136,7 @@ def cell_beside(row: Row) -> str:
 
 
 def label(row: Row, leave: Iterable[str] = ()) -> str:
-    """Checkpoint, sampler and settings of a row, for its line."""
+    """Checkpoint, sampler (marked if the causal mode verifies its tokens) and settings of a row, for its line."""
     left = {*leave, "checkpoint"}
     settings = [
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -126,7 +144,13 @@ def label(row: Row, leave: Iterable[str] = ()) -> str:
         if key not in left
     ]
     named = [str(row.settings["checkpoint"])] if row.settings.get("checkpoint") else []
-    return " ".join(named + ([row.sampler] if row.sampler != "-" else []) + settings) or "model"
+    sampler = [row.sampler + MARK * (row.sampler in VERIFIED)] if row.sampler != "-" else []
+    return " ".join(named + sampler + settings) or "model"
+
+
+def footnotes(report: Report) -> list[str]:
+    """What the mark in the tables means, if it is there."""
+    return [f"({MARK}) {FOOTNOTE}"] if any(row.sampler in VERIFIED for row in report.rows) else []
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -235,13 +259,14 @@ def to_terminal(report: Report) -> str:
         widths = [max(len(line[i]) for line in grid) for i in range(len(table.columns))]
         body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in grid]
         blocks.append("\n".join([table.title, body[0], "-" * max(map(len, body)), *body[1:]]))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks + footnotes(report)) + "\n"
 
 
 def to_markdown(report: Report) -> str:
     """The same tables as Markdown."""
     head = "\n".join(f"- {line}" for line in header_text(report).splitlines())
-    return "\n".join([f"# Benchmark\n\n{head}\n", *(table_markdown(table) for table in tables(report))])
+    notes = [note.replace(MARK, f"\\{MARK}", 1) + "\n" for note in footnotes(report)]
+    return "\n".join([f"# Benchmark\n\n{head}\n", *(table_markdown(table) for table in tables(report)), *notes])
 
 
 def table_markdown(table: Table) -> str:

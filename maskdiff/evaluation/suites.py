@@ -7,14 +7,14 @@ the same held-out strings and the same lengths, because all of them come from th
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from maskdiff import __version__
-from maskdiff.config import Config
+from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import Batches, held_out, training_texts
 from maskdiff.errors import ConfigError, nearest
 from maskdiff.evaluation.editing import editing
@@ -22,7 +22,8 @@ from maskdiff.evaluation.generation import Seen, generation
 from maskdiff.evaluation.likelihood import likelihood
 from maskdiff.evaluation.repair import blocks, repair
 from maskdiff.evaluation.report import Report
-from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, unwatched
+from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, draw_lengths, unwatched
+from maskdiff.evaluation.samplers import check_fit, fitting
 from maskdiff.evaluation.speed import speed
 from maskdiff.languages import split_of
 
@@ -102,23 +103,45 @@ def check_suites(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def planned(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
-    """How many measurements ``run`` will show to its watch."""
-    return len(subjects) * sum(SUITES[name].count(plan) for name in check_suites(suites))
+def check_subjects(subjects: Sequence[Subject], plan: Plan, samplers: Sequence[SamplerConfig] = ()) -> list[str]:
+    """See that the plan can be carried out, whatever suites are run; lines that tell what will be left out.
 
-
-def run(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str] = DEFAULT_SUITES, watch: Watch = unwatched) -> Report:
-    """Measure every subject; ``watch`` is entered for each measurement.  Raises ``ConfigError`` on an unknown suite."""
-    names, rows = check_suites(suites), []
+    ``samplers`` are those that somebody asked for: each must fit a subject; any other is left out without a word.  Raises
+    ``UserError``.
+    """
     for subject in subjects:
-        language = subject.language
+        draw_lengths(subject.language, 1, plan.lengths, plan.rng())
+    return check_fit(samplers, {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects})
+
+
+def own_plan(subject: Subject, plan: Plan) -> Plan:
+    """The plan with the samplers that the subject can run."""
+    return replace(plan, samplers=fitting(plan.samplers, subject.loaded.denoiser))
+
+
+def planned(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
+    """How many measurements ``measure`` will show to its watch."""
+    names = check_suites(suites)
+    return sum(SUITES[name].count(own_plan(subject, plan)) for subject in subjects for name in names)
+
+
+def measure(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str], watch: Watch = unwatched) -> Iterator[list[Row]]:
+    """The rows of each suite of each subject, as soon as they are there; ``watch`` is entered for each measurement."""
+    names = check_suites(suites)
+    for subject in subjects:
+        language, own = subject.language, own_plan(subject, plan)
         material = Material(
             held_out(language, plan.split, plan.num_samples, plan.seed),  # type: ignore[arg-type]
             seen_in_training(subject.loaded.config, language) if "generation" in names else (),
         )
         for name in names:
-            rows += SUITES[name].run(subject, plan, material, watch)
-    return Report(rows, header(subjects, plan, names))
+            yield SUITES[name].run(subject, own, material, watch)
+
+
+def run(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str] = DEFAULT_SUITES, watch: Watch = unwatched) -> Report:
+    """Measure every subject; ``watch`` is entered for each measurement.  Raises ``ConfigError`` on an unknown suite."""
+    rows = [row for part in measure(subjects, plan, suites, watch) for row in part]
+    return Report(rows, header(subjects, plan, check_suites(suites)))
 
 
 def header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
@@ -157,4 +180,6 @@ def describe(facts: Mapping[str, Any]) -> str:
         parts.append(f"{facts['parameters']:,} parameters")
     if trained.get("tokens"):
         parts.append(f"trained on {trained['tokens']:,} tokens in {trained.get('step', '?')} steps")
+    if isinstance(before := trained.get("parent_tokens"), int) and before:
+        parts.append(f"started from weights trained on {before:,} tokens")
     return ", ".join(parts)

@@ -1,17 +1,20 @@
 """Plots of a report: validity against evaluations, validity by length and by nesting, noise level against repair.
 
 For: PNG files from rows; nothing is measured here.  Not for: TensorBoard.  Easy to get wrong: matplotlib is an optional
-extra and is imported inside the functions, with a backend that needs no screen.
+extra and is imported inside the functions, with a backend that needs no screen; samplers are moved apart sideways, by little,
+so that their intervals do not hide one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskdiff import metrics
 from maskdiff.errors import DataError
-from maskdiff.evaluation.report import Report, check_writable, label
+from maskdiff.evaluation.report import MARK, Report, check_writable, label, write_bytes
 from maskdiff.evaluation.rows import Row
 
 
@@ -30,32 +33,43 @@ def write_plots(report: Report, folder: str | Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wanted: dict[str, Callable[[Any, Sequence[Row]], bool]] = {
-        "validity_by_evaluations.png": plot_evaluations,
-        "validity_by_length.png": plot_length,
-        "validity_by_nesting.png": plot_nesting,
-        "repair_by_noise.png": plot_repair,
+    wanted: dict[str, tuple[str, Callable[[Any, Sequence[Row]], bool]]] = {
+        "validity_by_evaluations.png": ("Validity against evaluations", plot_evaluations),
+        "validity_by_length.png": ("Validity by length", plot_length),
+        "validity_by_nesting.png": ("Validity by nesting", plot_nesting),
+        "repair_by_noise.png": ("Repair by noise level", plot_repair),
     }
     written = []
-    for name, plot in wanted.items():
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+    for name, (title, plot) in wanted.items():
+        figure = Figure(figsize=(8, 6), layout="constrained")
         FigureCanvasAgg(figure)  # draws without a screen, and without touching the user's backend
-        if plot(figure.add_subplot(), report.rows):
-            path = Path(folder) / name
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                figure.savefig(path, dpi=120)
-            except OSError as error:
-                raise DataError(f"cannot write plot {path}: {error.strerror or error}") from None
-            written.append(path)
+        axes = figure.add_subplot()
+        if plot(axes, report.rows):
+            axes.set_title(f"{title}: {subtitle(report.header)}", fontsize="medium")
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=120, format="png")
+            written.append(Path(folder) / name)
+            write_bytes(written[-1], drawn.getvalue())
     return written
+
+
+def subtitle(header: Mapping[str, Any]) -> str:
+    """Which checkpoints were measured, on how many strings."""
+    facts = header.get("checkpoints", ())
+    names = [str(f["name"] or "/".join(Path(f["path"]).parts[-2:]) or "model") for f in facts] or ["model"]
+    shown = ", ".join(names) if len(names) <= 2 else f"{len(names)} checkpoints"
+    return f"{shown}, {header.get('samples', '?')} strings"
 
 
 def _finish(axes: Any, xlabel: str, ylabel: str) -> bool:
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    marked = any(MARK in text for text in axes.get_legend_handles_labels()[1])
+    note = f"({MARK}) verified by the causal mode" if marked else None
+    axes.legend(
+        fontsize="x-small", title=note, title_fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2
+    )
     return True
 
 
@@ -65,40 +79,61 @@ def _errors(rows: Sequence[Row]) -> list[list[float]]:
     return [[max(0.0, x) for x in low], [max(0.0, x) for x in high]]
 
 
+def spread(count: int, width: float) -> list[float]:
+    """``count`` offsets around 0, evenly spaced, within ``width`` in all."""
+    return [width * ((i + 0.5) / count - 0.5) for i in range(count)]
+
+
+def apart(values: Sequence[float]) -> list[float]:
+    """The values, where neighbours are closer than a fiftieth of their range moved that far apart, around their middle."""
+    step = ((max(values) - min(values)) or 1.0) / 50 if values else 0.0
+    order, moved = sorted(range(len(values)), key=values.__getitem__), list(values)
+    while order:
+        size = next((i for i in range(1, len(order)) if values[order[i]] - values[order[i - 1]] >= step), len(order))
+        group, order = order[:size], order[size:]
+        middle = sum(values[i] for i in group) / size
+        for i, offset in zip(group, spread(size, size * step), strict=True):
+            moved[i] = middle + offset if size > 1 else values[i]
+    return moved
+
+
+def _line(axes: Any, name: str, index: int, xs: Sequence[float], rows: Sequence[Row], line: str = "-") -> None:
+    """A series of rates with their intervals; colours repeat after ten, markers then change."""
+    values = [100 * row.value for row in rows]
+    axes.errorbar(xs, values, yerr=_errors(rows), fmt="osD^v"[index // 10 % 5] + line, markersize=4, capsize=2, label=name)
+
+
 def plot_evaluations(axes: Any, rows: Sequence[Row]) -> bool:
     """One point a sampler: strict validity against mean evaluations a string."""
     cost = {label(r): r.value for r in rows if r.suite == "generation" and r.metric == "evaluations"}
     points = [
         r for r in rows if r.suite == "generation" and r.metric == "parses" and "nesting" not in r.settings and label(r) in cost
     ]
-    for row in points:
-        axes.errorbar([cost[label(row)]], [100 * row.value], yerr=_errors([row]), fmt="o", capsize=3, label=label(row))
+    for i, (x, row) in enumerate(zip(apart([cost[label(row)] for row in points]), points, strict=True)):
+        _line(axes, label(row), i, [x], [row], line="")
     return bool(points) and _finish(axes, "evaluations per string", "parses (%)")
 
 
-def _by_setting(axes: Any, rows: Sequence[Row], key: str, xlabel: str) -> bool:
+def _by_setting(axes: Any, rows: Sequence[Row], key: str, order: Callable[[Any], int], xlabel: str) -> bool:
     chosen = [r for r in rows if r.suite == "generation" and key in r.settings and ".." not in str(r.settings[key]) and r.count]
-    for name in dict.fromkeys(label(r, {key}) for r in chosen):
-        own = [r for r in chosen if label(r, {key}) == name]
-        axes.errorbar(
-            [str(r.settings[key]) for r in own],
-            [100 * r.value for r in own],
-            yerr=_errors(own),
-            marker="o",
-            capsize=3,
-            label=name,
-        )
+    places = {value: i for i, value in enumerate(sorted({r.settings[key] for r in chosen}, key=order))}
+    names = list(dict.fromkeys(label(r, {key}) for r in chosen))
+    for i, (name, offset) in enumerate(zip(names, spread(len(names), 0.4), strict=True)):
+        own = sorted((r for r in chosen if label(r, {key}) == name), key=lambda r: places[r.settings[key]])
+        _line(axes, name, i, [places[r.settings[key]] + offset for r in own], own)
+    axes.set_xticks(range(len(places)), list(map(str, places)))
     return bool(chosen) and _finish(axes, xlabel, "parses (%)")
 
 
 def plot_length(axes: Any, rows: Sequence[Row]) -> bool:
     """Strict validity by bucket of inner length, one line a sampler."""
-    return _by_setting(axes, rows, "length", "inner length (symbols)")
+    buckets = [name for name, _, _ in metrics.LENGTH_BUCKETS]
+    return _by_setting(axes, rows, "length", buckets.index, "inner length (symbols)")
 
 
 def plot_nesting(axes: Any, rows: Sequence[Row]) -> bool:
     """Strict validity by deepest nesting of brackets, one line a sampler."""
-    return _by_setting(axes, rows, "nesting", "deepest nesting of brackets")
+    return _by_setting(axes, rows, "nesting", int, "deepest nesting of brackets")
 
 
 def plot_repair(axes: Any, rows: Sequence[Row]) -> bool:
@@ -106,16 +141,12 @@ def plot_repair(axes: Any, rows: Sequence[Row]) -> bool:
     chosen = [
         r for r in rows if r.suite == "repair" and r.metric == "aligned_accuracy" and r.settings.get("corruption") == "mixed"
     ]
-    for name in dict.fromkeys(label(r, {"sigma", "corruption"}) for r in chosen):
+    levels = sorted({r.settings["sigma"] for r in chosen})
+    gap = min((b - a for a, b in zip(levels, levels[1:], strict=False)), default=0.1)
+    names = list(dict.fromkeys(label(r, {"sigma", "corruption"}) for r in chosen))
+    for i, (name, offset) in enumerate(zip(names, spread(len(names), gap / 4), strict=True)):
         own = sorted((r for r in chosen if label(r, {"sigma", "corruption"}) == name), key=lambda r: r.settings["sigma"])
-        axes.errorbar(
-            [r.settings["sigma"] for r in own],
-            [100 * r.value for r in own],
-            yerr=_errors(own),
-            marker="o",
-            capsize=3,
-            label=name,
-        )
+        _line(axes, name, i, [r.settings["sigma"] + offset for r in own], own)
     if chosen:
         first = sorted({(r.settings["sigma"], r.baseline) for r in chosen if r.baseline is not None})
         axes.plot([x for x, _ in first], [100 * y for _, y in first], "k--", label="corrupted string unchanged")

@@ -13,6 +13,7 @@ Nothing is constrained or rejected: every string drawn is counted.  Metrics are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,11 @@ from tqdm import tqdm
 
 from maskdiff import cli
 from maskdiff.checkpoint import load_denoiser
-from maskdiff.errors import ConfigError
+from maskdiff.errors import UserError
 from maskdiff.evaluation import plots, report, reproduce, suites
-from maskdiff.evaluation.repair import corruption
-from maskdiff.evaluation.rows import Plan, Subject, Watch
-from maskdiff.evaluation.samplers import choose_samplers
+from maskdiff.evaluation.repair import check_methods, corruption
+from maskdiff.evaluation.rows import Plan, Row, Subject, Watch
+from maskdiff.evaluation.samplers import choose_samplers, named
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,13 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
     what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
     what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
-    how = parser.add_argument_group("sampling", "without a flag that names a sampler (the first six), a handful is measured")
+    how = parser.add_argument_group("sampling", "the first six name samplers and add up; without them, a handful is measured")
     how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
     how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
     how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
-    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel")
+    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel or speculative: both")
     how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
-    how.add_argument("--use_self_cond", action="store_true", help="show the model its previous prediction")
+    how.add_argument("--use_self_cond", action="store_true", help="self_conditioned: the model sees its last prediction")
     how.add_argument("--num_ar_tokens", type=cli.natural, help="causal tokens of the hybrid (default 3)")
     how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
     how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
@@ -88,15 +89,16 @@ def make_plan(args: argparse.Namespace) -> Plan:
         sigmas=tuple(dict.fromkeys(args.sigma or Plan.sigmas)),
         corruptions=tuple(dict.fromkeys(args.corruption or Plan.corruptions)),
         only_mixed_varies=not (args.sigma or args.corruption),
-        repair_methods=tuple(dict.fromkeys(args.repair_method)),
+        repair_methods=check_methods(args.repair_method),
     )
 
 
 def load_subjects(paths: Sequence[str], device: str) -> list[Subject]:
-    """One subject a checkpoint, named by the shortest tails of their paths that tell them apart."""
-    if len(set(paths)) < len(paths):
-        raise ConfigError("a checkpoint is given twice: give each once")
+    """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
+    paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     parts = [Path(path).with_suffix("").parts for path in paths]
+    if len(set(parts)) < len(parts):  # only their endings differ
+        parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
         Subject(load_denoiser(path, device), "/".join(p[-depth:]) if len(paths) > 1 else "")
@@ -140,25 +142,59 @@ def run_reproduction(args: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> None:
-    """Carry out parsed flags.  Raises ``UserError``."""
+def deliver(args: argparse.Namespace, made: report.Report) -> list[str]:
+    """Write the files, then print the tables: whoever stops reading loses no file.  What could not be written, a line each."""
+    failures = []
+    for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
+        try:
+            if path:
+                report.write_text(path, text(made))
+        except UserError as error:
+            failures.append(str(error))
+    try:
+        for drawn in plots.write_plots(made, args.plots) if args.plots else ():
+            note(f"wrote {drawn}")
+    except UserError as error:
+        failures.append(str(error))
+    print(report.to_terminal(made))
+    return failures
+
+
+def measure(args: argparse.Namespace, subjects: Sequence[Subject], plan: Plan, names: Sequence[str]) -> int:
+    """Run the suites and deliver the report, also that of the suites that were finished when something stopped the run."""
+    rows: list[Row] = []
+    finished, total = 0, len(subjects) * len(names)
+    header = suites.header(subjects, plan, names)
+    try:
+        with progress(suites.planned(subjects, plan, names)) as watch:
+            for part in suites.measure(subjects, plan, names, watch):
+                rows += part
+                finished += 1
+    except BaseException:  # Ctrl-C, memory, a bug: hours may lie behind us
+        if rows:
+            note(f"benchmark.py: interrupted, {finished} of {total} suites are finished and reported")
+            header = {**header, "interrupted": f"{finished} of {total} suites are finished and reported"}
+            for failure in deliver(args, report.Report(rows, header)):
+                note(f"benchmark.py: {failure}")
+        raise
+    failures = deliver(args, report.Report(rows, header))
+    for failure in failures:
+        note(f"benchmark.py: {failure}")
+    return cli.BAD_INPUT if failures else 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out parsed flags; the exit status.  Raises ``UserError``."""
     cli.use_threads(args.threads)
+    plan, names = make_plan(args), suites.check_suites(args.suite)
     check_outputs(args)
     if args.reproduce:
         run_reproduction(args)
-        return
-    plan, names = make_plan(args), suites.check_suites(args.suite)
+        return 0
     subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device)
-    with progress(suites.planned(subjects, plan, names)) as watch:
-        made = suites.run(subjects, plan, names, watch)
-    print(report.to_terminal(made))
-    if args.json:
-        report.write_text(args.json, report.to_json(made))
-    if args.markdown:
-        report.write_text(args.markdown, report.to_markdown(made))
-    if args.plots:
-        for path in plots.write_plots(made, args.plots):
-            note(f"wrote {path}")
+    for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else ()):
+        note(line)
+    return measure(args, subjects, plan, names)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

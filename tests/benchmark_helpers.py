@@ -55,8 +55,10 @@ def pick(rows: list[Row], metric: str, **settings: Any) -> Row:
     return found[0]
 
 
-def save_tiny(path: Path) -> Path:
+def save_tiny(path: Path, provenance: dict[str, Any] | None = None, **model: Any) -> Path:
     """An untrained checkpoint at ``path``."""
     torch.manual_seed(0)
-    checkpoint.save(path, checkpoint.make_payload(TINY, VOCABULARY, UniversalDenoiser(TINY.model).state_dict()))
+    config = replace(TINY, model=replace(TINY.model, **model))
+    weights = UniversalDenoiser(config.model).state_dict()
+    checkpoint.save(path, checkpoint.make_payload(config, VOCABULARY, weights, provenance=provenance))
     return path

@@ -14,7 +14,7 @@ from benchmark_helpers import save_tiny
 import benchmark
 from maskdiff import metrics
 from maskdiff.errors import DataError
-from maskdiff.evaluation import plots, report, suites
+from maskdiff.evaluation import plots, report, samplers, suites
 from maskdiff.evaluation.rows import row
 
 
@@ -122,7 +122,7 @@ def test_the_door_end_to_end(tiny: Path, tmp_path: Path, capsys: pytest.CaptureF
     for words in ("samples: 8", "seed: 3", "threads:", "maskgit steps=6", "hybrid steps=6", "(exact floor)"):
         assert words in out
     data = json.loads((tmp_path / "o.json").read_text())
-    assert {r["sampler"] for r in data["rows"] if r["suite"] == "generation"} == {"maskgit", "hybrid"}
+    assert {r["sampler"] for r in data["rows"] if r["suite"] == "generation"} == {"maskgit", "hybrid", "hybrid_speculative"}
     assert data["checkpoints"][0]["parameters"] > 0
     assert "# Benchmark" in (tmp_path / "o.md").read_text()
 
@@ -145,7 +145,7 @@ def test_outputs_are_checked_before_measuring(
     def measure(*_: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(suites, "run", measure)
+    monkeypatch.setattr(suites, "measure", measure)
     (tmp_path / "file").touch()
     assert benchmark.main(["--checkpoint", str(tiny), flag, str(tmp_path / "file" / "below")]) == 2
     assert "cannot write" in capsys.readouterr().err
@@ -192,6 +192,11 @@ def test_the_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["--sigma", "0"], "sigma"),
         (["--corruption", "melt"], "melt"),
         (["--length", "63..70", "--suite", "generation"], "3 to 62"),
+        (["--length", "63..70", "--suite", "repair"], "3 to 62"),
+        (["--repair_method", "chanel", "--suite", "likelihood"], "channel"),
+        (["--sampler", "maskgti", "--suite", "likelihood"], "maskgit"),
+        (["--use_self_cond", "--suite", "likelihood"], "use_self_cond"),
+        (["--sampler", "coupled", "random", "--suite", "generation"], "use_coupling"),
         (["--reproduce", "--variants", "V9", "--results", "{tmp}/r.md"], "variant"),
         (["--reproduce", "--no_training", "--runs", "{tmp}/runs", "--results", "{tmp}/r.md"], "no finished run"),
     ],
@@ -211,7 +216,7 @@ def test_without_flags_the_handful(tiny: Path) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
     assert ("mixed", 0.5) in plan.damages()
     assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
-    assert len(plan.samplers) >= 6
+    assert plan.samplers == samplers.HANDFUL
     assert {"channel", "draft"} == set(plan.repair_methods)
     assert {0.2} <= set(plan.sigmas)
     assert "mixed" in plan.corruptions

@@ -40,6 +40,14 @@ def corruption(kind: str) -> NoiseConfig:
     return replace(NoiseConfig(), **shares)
 
 
+def check_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once.  Raises ``ConfigError`` on one that is no method of repair."""
+    for name in names:
+        if name not in tasks.REPAIR_METHODS:
+            raise ConfigError(f"repair method {name!r} is unknown; give one of {', '.join(tasks.REPAIR_METHODS)}")
+    return tuple(dict.fromkeys(names))
+
+
 def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int) -> list[str]:
     """Corrupted texts, masks shown as ``?``; lengths may change.
 

@@ -64,6 +64,11 @@ class Parser(argparse.ArgumentParser):
 
 def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status of the program; what a user can cause becomes one line on stderr."""
+    if sys.stderr is None:  # closed, as in `2>&-`: there is nobody to tell, and print would tell the standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the program
+    if sys.stdout is None:
+        print(f"{_program()}: standard output is closed; send it to a file, or to {os.devnull}", file=sys.stderr)
+        return BAD_INPUT
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no reason to fail
@@ -107,15 +112,18 @@ def _closed_pipe() -> int:
     return CLOSED_PIPE
 
 
+def _program() -> str:
+    return Path(sys.argv[0]).name or "maskdiff"
+
+
 def _say(message: str, status: int) -> int:
-    program = Path(sys.argv[0]).name or "maskdiff"
     try:
         # What was buffered before the failure belongs to the user; if it cannot be written, say only the first failure.
         sys.stdout.flush()
     except OSError:
         _closed_pipe()
     try:
-        print(f"{program}: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"{_program()}: {one_line(message)}", file=sys.stderr, flush=True)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
@@ -206,6 +214,8 @@ def read_lines(path: str) -> Iterator[str | DataError]:
     Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each.
     """
     if path == "-":
+        if sys.stdin is None:
+            raise DataError("standard input is closed; give it a file or a pipe, or give --input a file")
         yield from _split(sys.stdin.buffer)
         return
     try:

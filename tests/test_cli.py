@@ -128,6 +128,19 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(cli.read_lines("-")) == ["a", "b"]
 
 
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        list(cli.read_lines("-"))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.run_door(lambda argv: 0) == 2
+    assert "standard output is closed; send it to a file" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.run_door(fail(UserError("nobody hears this"))) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(DataError, match="cannot read input"):

@@ -157,7 +157,9 @@ def _check_payload(payload: Any, shown: str) -> Payload:
         raise CheckpointError(f"checkpoint {shown} is damaged: its metrics are {quote(metrics)}, not names with numbers")
     provenance = payload.get("provenance", {})
     plain = isinstance(provenance, dict) and all(isinstance(value, (str, int, float)) for value in provenance.values())
-    if not plain or not all(isinstance(provenance.get(name, 0), int) for name in ("step", "tokens")):
+    counts, times = ("step", "tokens", "parent_tokens"), ("train_seconds", "parent_seconds")
+    plain = plain and all(isinstance(provenance.get(name, 0), int) for name in counts)
+    if not plain or not all(isinstance(provenance.get(name, 0), (int, float)) for name in times):
         raise CheckpointError(
             f"checkpoint {shown} is damaged: its provenance is {quote(provenance)}, not names with plain values"
         )
@@ -288,6 +290,11 @@ def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu"
     if config.model.vocab_size != len(ours):
         raise CheckpointError(
             f"checkpoint {shown} has vocab_size {config.model.vocab_size} for {len(ours)} symbols; train it again"
+        )
+    if config.model.block_size < config.language.max_len:
+        raise CheckpointError(
+            f"checkpoint {shown} has block_size {config.model.block_size} for strings of max_len {config.language.max_len}; "
+            "train it again"
         )
     model = _fitting_model(config.model, payload["weights"], shown)
     model.load_state_dict(dict(payload["weights"]))

@@ -66,8 +66,8 @@ class NoiseConfig:
 class ModelConfig:
     """The shape of a ``UniversalDenoiser``."""
 
-    vocab_size: int = knob(20, "number of token ids", low=5)
-    block_size: int = knob(64, "longest string in tokens, BOS and EOS included", low=5, high=1024)
+    vocab_size: int = knob(20, "number of token ids; training sets it to the language's", low=5)
+    block_size: int = knob(64, "longest string in tokens; training sets it to max_len", low=5, high=1024)
     n_layer: int = knob(2, "distinct transformer blocks", low=1, high=64)
     k_iter: int = knob(2, "times that the stack of blocks is applied", low=1, high=64)
     n_head: int = knob(4, "attention heads", low=1, high=64)

@@ -25,6 +25,7 @@ from maskdiff.errors import ConfigError, nearest, quote
 Section = TypeVar("Section")
 
 SECTIONS: dict[str, type] = {"language": LanguageConfig, "noise": NoiseConfig, "model": ModelConfig, "train": TrainConfig}
+DERIVED = ("vocab_size", "block_size")  # a model's sizes that follow from its language: in files, but no flags
 MAX_DEPTH = 16  # of `extends`
 MAX_BYTES = 1_000_000  # of one configuration file
 
@@ -128,6 +129,12 @@ def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config |
     config = base or Config()
     homes = {name: key for key, section in SECTIONS.items() for name in knobs(section)}
     sorted_in: dict[str, dict[str, Any]] = {key: {} for key in SECTIONS}
+
+    def put(section: str, key: str, given: Any) -> None:
+        if key in sorted_in[section]:
+            raise ConfigError(f"{_prefix(source)}key {key!r} stands twice, in section {section!r} and outside; keep one")
+        sorted_in[section][key] = given
+
     for name, value in values.items():
         # `language: {...}` is the section, `language: arithmetic` the knob of the same name.
         if name in SECTIONS and (isinstance(value, Mapping) or name not in homes):
@@ -136,9 +143,9 @@ def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config |
             for inner, given in (value or {}).items():
                 if inner not in knobs(SECTIONS[name]) and inner in homes:
                     raise ConfigError(f"{_prefix(source)}key {inner!r} belongs in section {homes[inner]!r}, not in {name!r}")
-                sorted_in[name][inner] = given
+                put(name, str(inner), given)
         elif name in homes:
-            sorted_in[homes[name]][name] = value
+            put(homes[name], name, value)
         else:
             raise ConfigError(_prefix(source) + unknown("key", str(name), [*homes, *SECTIONS, "extends"]))
     parts = {key: build(section, sorted_in[key], source, getattr(config, key)) for key, section in SECTIONS.items()}
@@ -150,8 +157,7 @@ def check(config: Config, source: str = "") -> Config:
     noise, model, train, language = config.noise, config.model, config.train, config.language
     pairs = (("sigma_min", noise.sigma_min, "sigma_max", noise.sigma_max),
              ("min_int", language.min_int, "max_int", language.max_int),
-             ("min_depth", language.min_depth, "max_depth", language.max_depth),
-             ("max_len", language.max_len, "block_size", model.block_size))  # fmt: skip
+             ("min_depth", language.min_depth, "max_depth", language.max_depth))  # fmt: skip
     for low, low_value, high, high_value in pairs:
         if low_value > high_value:
             raise ConfigError(
@@ -213,10 +219,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The defaults, under the YAML file at `path` (its `extends` first), under `overrides` (flags). Raises ConfigError."""
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, base: Config | None = None
+) -> Config:
+    """`base` (or the defaults), under the YAML file at `path` (its `extends` first), under `overrides` (flags). ConfigError."""
     given = {} if path is None else _explicit(Path(path), ())
-    return check(config_from_dict({**given, **(overrides or {})}), str(path or ""))
+    return check(config_from_dict({**given, **(overrides or {})}, base=base), str(path or ""))
 
 
 def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -251,11 +259,11 @@ def dump_yaml(config: Config) -> str:
 # ---------------------------------------------------------------------------------------------------------------- flags
 
 
-def add_config_flags(parser: argparse.ArgumentParser, *sections: type, skip: Sequence[str] = ()) -> None:
+def add_config_flags(parser: argparse.ArgumentParser, *sections: type, skip: Sequence[str] = DERIVED) -> None:
     """One `--name` flag a knob (`--x` / `--no_x` for truth values), grouped by section, with help, default and range.
 
     A flag that is not given leaves no attribute behind (`argparse.SUPPRESS`), so `overrides` sees only what was typed.
-    Without `sections`, those of `Config`.
+    Without `sections`, those of `Config`, less what the language decides.
     """
     for section in sections or tuple(SECTIONS.values()):
         summary = (section.__doc__ or "").strip().splitlines()[0]
@@ -265,14 +273,21 @@ def add_config_flags(parser: argparse.ArgumentParser, *sections: type, skip: Seq
                 _add_flag(group, field, kind)
 
 
+class _Switch(argparse.Action):
+    """`--x` sets true, `--no_x` false; help shows both."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, option_string != f"--no_{self.dest}")
+
+
 def _add_flag(group: Any, field: Field[Any], kind: type) -> None:
     name, allowed = field.name, range_text(field)
     default = "" if field.default is MISSING else f"default {field.default!r}"
     notes = "; ".join(note for note in (allowed, default) if note)
     text = f"{field.metadata.get('help', '')} ({notes})".replace("%", "%%")
     if kind is bool:
-        group.add_argument(f"--{name}", dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
-        group.add_argument(f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        both = f"--{name}", f"--no_{name}"
+        group.add_argument(*both, dest=name, action=_Switch, nargs=0, default=argparse.SUPPRESS, help=text)
         return
 
     def parse(given: str) -> Any:

@@ -149,7 +149,7 @@ INCONSISTENT: list[tuple[str, object, str]] = [
     ),
     ("config/model/n_layer", 2, "weights that do not fit its configuration"),
     ("config/model/vocab_size", 8, "vocab_size 8 for 20 symbols"),
-    ("config/model/block_size", 8, "max_len 64 is over block_size 8"),
+    ("config/model/block_size", 8, "block_size 8 for strings of max_len 64"),
     ("config/model/k_iter", torch.ones(2), "configuration that this program cannot use"),
     ("config/model", 5, "section 'model' is '5'"),
     ("config/noise/sigma_min", 1.0, "lower sigma_min"),
@@ -163,6 +163,7 @@ INCONSISTENT: list[tuple[str, object, str]] = [
     ("metrics", {"elbo": "good"}, "its metrics are"),
     ("provenance", "me", "its provenance is 'me'"),
     ("provenance", {"tokens": "many"}, "its provenance is"),
+    ("provenance", {"parent_seconds": "long"}, "its provenance is"),
     ("provenance", {"seed": torch.ones(2)}, "its provenance is"),
     ("weights/head.weight", lambda w: w.fill_(torch.nan), "infinite or none"),
     ("weights/head.weight", lambda w: w.double() * 1e300, "infinite or none"),  # finite only as it is stored

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from maskdiff.cli import Parser
 from maskdiff.config import Config, ModelConfig, SamplerConfig
 from maskdiff.configio import (
+    DERIVED,
     SECTIONS,
     add_config_flags,
     config_from_dict,
@@ -97,12 +98,13 @@ def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
         ("name: no", "in quotes"),
         ("decay: cosin", "the nearest is 'cosine'"),
         ("n_layer: 2\nn_layer: 3", "line 2: key 'n_layer' stands twice"),
+        ("model: {n_layer: 2}\nn_layer: 3", "key 'n_layer' stands twice, in section 'model' and outside"),
+        ("n_layer: 3\nmodel: {n_layer: 2}", "key 'n_layer' stands twice, in section 'model' and outside"),
         ("lr: [", "line 1"),
         ("- lr", "it must hold `key: value` lines"),
         ("lr: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("extends: 3", "must be a file name"),
         ("extends: none.yaml", "No such file"),
-        ("max_len: 70", "max_len 70 is over block_size 64"),
         ("sigma_min: 0.95", "sigma_min 0.95 is over sigma_max 0.9"),
         ("n_embd: 100", "must be a multiple of 8, such as 96"),
         ("mask_share: 0.6", "add up to 1.1, not 1"),
@@ -168,9 +170,16 @@ def test_every_knob_is_a_flag_with_help_and_range() -> None:
     add_config_flags(parser)
     text = " ".join(parser.format_help().split())
     for section in SECTIONS.values():
-        for name in knobs(section):
-            assert f"--{name}" in text
+        for name, (_, kind) in knobs(section).items():
+            assert (f"--{name}" in text) == (name not in DERIVED)
+            assert (f"--no_{name}" in text) == (kind is bool)
     assert "1 to 64" in text
+
+
+def test_longer_strings_need_no_second_knob(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "max_len: 80\n")).language.max_len == 80
+    with pytest.raises(ConfigError, match="unknown flag '--block_size'"):
+        parse("--block_size 80")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ a C++ compiler fails at the first call, not when the function is wrapped, and th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from maskdiff.training.telling import tell
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     raise
                 fast = None
-                tqdm.write(f"torch.compile failed ({type(error).__name__}); training goes on without it", file=sys.stderr)
+                tell(f"torch.compile failed ({type(error).__name__}); training goes on without it")
         return function(*args)
 
     return call

@@ -8,7 +8,6 @@ compared with the benchmark's.
 from __future__ import annotations
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import held_out
@@ -17,23 +16,29 @@ from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.denoiser import ModelDenoiser
 from maskdiff.sampling.presets import make_sampler
+from maskdiff.training.board import Board
+from maskdiff.training.picture import token_grid
 
 LIVE_SEED = 7
 SHOWN = 8  # texts a sampler
+STEPS = 12  # evaluations of the parallel sampler
+
+
+def parallel_sampler(config: Config) -> SamplerConfig:
+    """The preset to watch in few evaluations: the one whose tokens agree where the model can, else the best that any can."""
+    return SamplerConfig(sampler="coupled" if config.model.use_coupling else "spaced_bound", steps=STEPS)
 
 
 def live_samplers(config: Config) -> dict[str, SamplerConfig]:
     """The samplers that are watched: causal, bidirectional one token at a time, and bidirectional in 12 evaluations."""
-    parallel = {
-        "left_to_right": SamplerConfig(sampler="left_to_right", steps=0),
-        "entropy_12": SamplerConfig(sampler="information", steps=12),
-    }
+    few = parallel_sampler(config)
+    both = {"left_to_right": SamplerConfig(sampler="left_to_right", steps=0), f"{few.sampler}_{STEPS}": few}
     causal = config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
-    return {"autoregressive": SamplerConfig(sampler="autoregressive"), **parallel} if causal else parallel
+    return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if causal else both
 
 
 def live_samples(
-    model: UniversalDenoiser, language: Language, config: Config, writer: SummaryWriter, step: int
+    model: UniversalDenoiser, language: Language, config: Config, board: Board, step: int
 ) -> dict[str, float]:
     """Sample, log texts and a token grid, and return the share that parses under each sampler, ``parses_NAME``."""
     vocabulary, count = language.vocabulary, config.train.live_samples
@@ -47,10 +52,10 @@ def live_samples(
         valid = [language.parses(text) for text in texts]
         rates[f"parses_{name}"] = sum(valid) / count
         shown = [f"    {'parses' if ok else '  --  '}  {text}" for ok, text in list(zip(valid, texts, strict=True))[:SHOWN]]
-        writer.add_text(f"samples/{name}", "\n".join(shown), step)
+        board.text(f"samples/{name}", "\n".join(shown), step)
     middle = sorted(lengths)[len(lengths) // 2]
     canvas = Canvas.blank([middle], vocabulary, torch.Generator().manual_seed(LIVE_SEED)).traced()
-    sample = make_sampler(SamplerConfig(sampler="information", steps=12))(denoiser, canvas)
+    sample = make_sampler(parallel_sampler(config))(denoiser, canvas)
     if sample.trace is not None:
-        writer.add_image("samples/token_grid", sample.trace.picture(0, vocabulary), step, dataformats="HWC")
+        board.image("samples/token_grid", token_grid(sample.trace, 0, vocabulary), step)
     return rates

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from maskdiff.config import Config
 from maskdiff.data import held_out
@@ -22,8 +20,10 @@ from maskdiff.languages import Language
 from maskdiff.model import UniversalDenoiser
 from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
 from maskdiff.objectives import sums_by, weighted_nll
+from maskdiff.training.board import Board
 from maskdiff.training.live import live_samples
 from maskdiff.training.state import Progress
+from maskdiff.training.telling import tell
 
 VALIDATION_SEED = 20_240_607  # of held-out strings and of validation noise, the same for every run
 BUCKETS = 5  # of the noise level
@@ -36,7 +36,7 @@ class Monitor:
 
     def __init__(self, config: Config, language: Language, folder: Path, step: int):
         self.config, self.language = config, language
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.board = Board(folder / "tensorboard", start=step + 1 if step else 0)
         self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
         self.strings = pad([language.vocabulary.encode(text) for text in texts], language.vocabulary)
@@ -45,13 +45,14 @@ class Monitor:
 
     def log_step(self, progress: Progress, loss: float, parts: Tensor, lr_scale: float) -> None:
         """Write the training loss, its parts by mode (modes, 2: nats and inner tokens), rate and speed."""
-        self.writer.add_scalar("train/loss", loss, progress.step)
+        self.board.scalar("train/loss", loss, progress.step)
         for mode, (nats, tokens) in zip(MODES, parts.tolist(), strict=True):
             if tokens:
-                self.writer.add_scalar(f"train/loss_{mode}", nats / tokens, progress.step)
-        self.writer.add_scalar("train/lr_scale", lr_scale, progress.step)
-        self.writer.add_scalar("train/tokens", progress.tokens, progress.step)
-        self.writer.add_scalar("train/tokens_per_second", progress.tokens / max(progress.seconds, 1e-9), progress.step)
+                self.board.scalar(f"train/loss_{mode}", nats / tokens, progress.step)
+        self.board.scalar("train/lr_scale", lr_scale, progress.step)
+        self.board.scalar("train/tokens", progress.tokens, progress.step)
+        self.board.scalar("train/tokens_per_second", progress.tokens / max(progress.seconds, 1e-9), progress.step)
+        self.board.flush()
 
     def validate(self, weights: Mapping[str, Tensor], progress: Progress) -> dict[str, float]:
         """Measure ``weights`` on held-out strings; nats are per inner token.
@@ -65,12 +66,12 @@ class Monitor:
         share = train.causal_share if self.config.model.head == "next" and not train.faithful else 0.0
         metrics["validation_loss"] = (1 - share) * metrics["elbo"] + share * metrics["next_token"]
         if train.live_samples:
-            metrics |= live_samples(self.model, self.language, self.config, self.writer, progress.step)
+            metrics |= live_samples(self.model, self.language, self.config, self.board, progress.step)
         for name, value in metrics.items():
-            self.writer.add_scalar(f"validation/{name}", value, progress.step)
-        self.writer.flush()
+            self.board.scalar(f"validation/{name}", value, progress.step)
+        self.board.flush()
         told = " ".join(f"{name} {metrics[name]:.3f}" for name in metrics if "sigma" not in name)
-        tqdm.write(f"step {progress.step:,}, {progress.tokens / 1e6:.2f}M tokens: {told}")
+        tell(f"step {progress.step:,}, {progress.tokens / 1e6:.2f}M tokens: {told}")
         return metrics
 
     def likelihood(self) -> dict[str, float]:
@@ -108,4 +109,4 @@ class Monitor:
 
     def close(self) -> None:
         """Flush and close TensorBoard."""
-        self.writer.close()
+        self.board.close()

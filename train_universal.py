@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from maskdiff.cli import Parser, run_door
-from maskdiff.configio import add_config_flags, load_config, overrides
+from maskdiff.configio import add_config_flags, config_from_dict, load_config, overrides
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,12 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     """Train, and print the command that benchmarks the result."""
     args = parse_args(argv)
     given = overrides(args)
-    config = load_config(args.config, given)
-    from maskdiff.training.door import run_folder, train  # after the flags, so that --help and a typing error answer at once
+    own = args.resume and args.config is None  # the flags go on top of the run's own configuration
+    config = config_from_dict(given) if own else load_config(args.config, given)
+    from maskdiff.training.door import run_config, run_folder, train  # now, so that --help and a typing error answer at once
 
     folder = run_folder(config.train, args.resume)
-    if args.resume and args.config is None:
-        config = load_config(folder / "config.yaml", given)
+    if own:
+        config = run_config(folder, given)
     return train(config, folder, resume=args.resume, init=args.init)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,9 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str
         (["--n_head", "3"], "with 3 heads it must be a multiple of 6"),
         (["--resume", "--init", "a.pt"], "argument --init: not allowed with argument --resume"),
         (["--resume", "--name", "nothing"], "holds no last.pt to resume from"),
+        (["--name", ""], "name is ''; it must name one folder in runs/"),
+        (["--name", "../../.."], "it must name one folder in runs/"),
+        (["--block_size", "80"], "unknown flag '--block_size'"),
         (["--config", "none.yaml"], "cannot read configuration 'none.yaml': No such file"),
     ],
 )  # fmt: skip
@@ -74,6 +78,69 @@ def test_bad_files(capsys: pytest.CaptureFixture[str], elsewhere: Path, text: st
     line = refused(capsys, elsewhere, "--config", "bad.yaml")
     assert said in line
     assert "bad.yaml" in line
+
+
+TINY = [
+    "--threads=1", "--device=cpu", "--num_samples=64", "--eval_samples=8", "--live_samples=0", "--n_embd=16", "--n_head=2",
+    "--n_layer=1", "--batch_size=4", "--warmup_iters=0", "--max_depth=2",
+]  # fmt: skip
+
+
+def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
+    """Output and error output of a run that succeeds."""
+    assert run_door(train_universal.main, list(argv)) == 0
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    trained(capsys, *TINY, "--name", "a", "--max_iters", "1", "--sigma_max", "1.0", "--sigma_min", "0.92")
+    assert "sigma_max is '0.95', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--sigma_max", "0.95")
+    assert "operators is '+', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--operators", "+")
+    out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "2", "--sigma_min", "0.92")  # over the default sigma_max
+    assert out.startswith("2 steps")
+    (elsewhere / "runs/a/config.yaml").unlink()
+    assert "seed is '9', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--seed", "9")
+    out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "3")
+    assert out.startswith("3 steps")
+    assert (elsewhere / "runs/a/config.yaml").exists()
+
+
+def test_the_last_lines_tell_what_there_is(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    out, err = trained(capsys, *TINY, "--checkpoint_dir", "my run", "--max_iters", "2")
+    assert "best validation loss" in out
+    assert out.splitlines()[-1] == "benchmark it with: python benchmark.py --checkpoint 'my run/best.pt'"
+    assert "validation_loss" in err
+    from maskdiff import checkpoint
+
+    last = checkpoint.load("my run/last.pt")  # as if it had been stopped before its first validation
+    progress = {**last["training"]["progress"], "best": float("inf"), "best_step": 0, "validated": -1, "metrics": {}}
+    checkpoint.save("my run/last.pt", {**last, "training": {**last["training"], "progress": progress}})
+    (elsewhere / "my run/best.pt").unlink()
+    out, err = trained(capsys, "--checkpoint_dir", "my run", "--resume", "--max_iters", "1")
+    assert "nothing to train: 2 steps are made and max_iters is 1; give a larger --max_iters" in err
+    assert out.count("\n") == 1
+    assert out.endswith("not validated yet\n")
+
+
+def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
+    line = [sys.executable, str(ROOT / "train_universal.py"), *TINY, "--max_iters", "3", "--eval_interval", "1"]
+    for name, redirection, status in (("out", "| true", 141), ("both", "2>&1 | true", 141), ("err", "2>/dev/full", 0)):
+        shell = shlex.join([*line, "--name", name]) + f" {redirection}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+        from maskdiff import checkpoint
+
+        assert checkpoint.load(elsewhere / "runs" / name / "best.pt")["provenance"]["step"] >= 1
+        assert checkpoint.load(elsewhere / "runs" / name / "last.pt")["provenance"]["step"] == 3
+
+
+def test_a_closed_standard_output_is_refused_at_once(elsewhere: Path) -> None:
+    line = shlex.join([sys.executable, str(ROOT / "train_universal.py"), *TINY, "--max_iters", "3"])
+    done = subprocess.run(["bash", "-c", f"{line} >&-"], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    assert done.returncode == 2
+    assert done.stderr == "train_universal.py: standard output is closed; send it to a file, or to /dev/null\n"
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_second_process_answers_a_typing_error_with_one_line(elsewhere: Path) -> None:

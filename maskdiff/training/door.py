@@ -5,23 +5,35 @@ For: ``train_universal.py``.  Not for: the loop.  Easy to get wrong: only the le
 
 from __future__ import annotations
 
+import math
+import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from maskdiff import checkpoint
 from maskdiff.config import Config, TrainConfig
-from maskdiff.errors import ConfigError
+from maskdiff.configio import load_config
+from maskdiff.errors import ConfigError, quote
 from maskdiff.training.loop import Trainer
+from maskdiff.training.state import Progress
+from maskdiff.training.telling import tell
 
 
 def run_folder(config: TrainConfig, resume: bool) -> Path:
     """Where the run's files go: ``checkpoint_dir``, or ``runs/NAME`` with a number behind a default name that is taken.
 
     Raises:
-        ConfigError: the folder holds a run and ``resume`` is not asked for, or holds none and it is.
+        ConfigError: the name is no name of a folder; or the folder holds a run and ``resume`` is not asked for, or holds none
+            and it is.
     """
+    plain = config.name.isprintable() and config.name not in ("", ".", "..") and not set(config.name) & set("/\\")
+    if not config.checkpoint_dir and not plain:
+        raise ConfigError(f"name is {quote(config.name)}; it must name one folder in runs/ (give --checkpoint_dir for others)")
     folder = Path(config.checkpoint_dir) if config.checkpoint_dir else Path("runs") / config.name
 
     def taken() -> bool:
@@ -41,27 +53,57 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
     return folder
 
 
+def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
+    """The configuration of the run in ``folder``, of its config.yaml or else of its last.pt, under what is ``given``."""
+    if (folder / "config.yaml").exists():
+        return load_config(folder / "config.yaml", given)
+    last = folder / "last.pt"
+    return load_config(None, given, base=checkpoint.read_config(checkpoint.load(last), quote(str(last))))
+
+
+def command(program: str, *words: str, processes: int = 1) -> str:
+    """What to type for a ``program`` that lies beside the one that is running."""
+    running = Path(sys.argv[0])
+    path = running.with_name(program) if running.name == "train_universal.py" else Path(program)
+    launcher = ["python"] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}"]
+    return shlex.join([*launcher, str(path), *words])
+
+
 def train(config: Config, folder: Path, resume: bool = False, init: str | None = None) -> int:
     """Train as ``config`` says, files in ``folder``; 0, or 128 plus the number of the signal that ended the run early."""
     trainer = Trainer(config, folder, resume, init)
     lead, world = trainer.world.leads, trainer.world
     if lead:
-        print(
+        tell(
             f"{trainer.model.parameter_count():,} parameters on {trainer.device}, {torch.get_num_threads()} threads, "
-            f"{world.size} process{'es' * (world.size > 1)}, seed {config.train.seed}; files go to {folder}",
-            file=sys.stderr,
+            f"{world.size} process{'es' * (world.size > 1)}, seed {config.train.seed}; files go to {folder}"
         )
+        if trainer.finished and resume:
+            made, asked = trainer.progress.step, config.train.max_iters
+            tell(f"nothing to train: {made:,} steps are made and max_iters is {asked:,}; give a larger --max_iters to go on")
     progress = trainer.run()
     if not lead:
         return 0  # after a signal too: a failure here would make the launcher kill the one that still has something to say
     if trainer.stop_signal is not None:
         name = signal.Signals(trainer.stop_signal).name
-        print(f"{name}: stopped after step {progress.step}; add --resume to the same command to go on", file=sys.stderr)
+        again = command("train_universal.py", "--checkpoint_dir", str(folder), "--resume", processes=world.size)
+        tell(f"{name}: stopped after step {progress.step}; go on with: {again}")
         return 128 + trainer.stop_signal
-    print(
-        f"{progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s of training "
-        f"({progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s); best validation loss {progress.best:.4f} "
-        f"nats per token at step {progress.best_step:,} (entropy floor {progress.metrics.get('floor', float('nan')):.4f})"
-    )
-    print(f"benchmark it with: python benchmark.py --checkpoint {folder / 'best.pt'}")
+    print(result(progress))
+    if (folder / "best.pt").exists():
+        print(f"benchmark it with: {command('benchmark.py', '--checkpoint', str(folder / 'best.pt'))}")
     return 0
+
+
+def result(progress: Progress) -> str:
+    """What a run came to, in one line."""
+    validated = "not validated yet"
+    if math.isfinite(progress.best):
+        validated = (
+            f"best validation loss {progress.best:.4f} nats per token at step {progress.best_step:,} "
+            f"(entropy floor {progress.metrics['floor']:.4f})"
+        )
+    return (
+        f"{progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s of training "
+        f"({progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s); {validated}"
+    )

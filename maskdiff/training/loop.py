@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +36,8 @@ from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_conditio
 from maskdiff.training.distributed import World, join_world
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
-from maskdiff.training.state import Ema, Progress, capture, restore
+from maskdiff.training.state import Ema, Progress, capture, check_unchanged, restore
+from maskdiff.training.telling import STREAM
 
 ECHO = 1.0  # seconds in which a second signal is the same one again: launchers repeat to their processes what these have heard
 
@@ -68,7 +68,11 @@ class Trainer:
         vocabulary = self.language.vocabulary
         model_config = replace(config.model, vocab_size=len(vocabulary), block_size=config.language.max_len)
         self.config = replace(config, model=model_config)
-        self.folder = folder
+        self.folder, self.resumed = folder, resume
+        source = folder / "last.pt" if resume else init
+        payload = None if source is None else checkpoint.load(source, self.device)
+        if resume and payload is not None:
+            check_unchanged(checkpoint.read_config(payload, quote(str(source))), self.config, quote(str(source)))
         torch.manual_seed(train.seed)
         try:
             self.model = UniversalDenoiser(model_config).to(self.device)
@@ -77,9 +81,7 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema)
         self.progress = Progress()
-        source = folder / "last.pt" if resume else init
-        if source is not None:
-            payload = checkpoint.load(source, self.device)
+        if payload is not None:
             checkpoint.check_vocabulary(payload, vocabulary, quote(str(source)))
             if resume:
                 self.progress = restore(payload, self.model, self.ema, self.optimizers, self.config)
@@ -101,6 +103,9 @@ class Trainer:
         except RuntimeError as error:
             raise CheckpointError(f"the weights to start from do not fit this model: {error}") from None
         self.ema.load(weights)
+        parent = payload.get("provenance", {})
+        self.progress.parent_tokens = parent.get("tokens", 0) + parent.get("parent_tokens", 0)
+        self.progress.parent_seconds = parent.get("train_seconds", 0.0) + parent.get("parent_seconds", 0.0)
 
     # ------------------------------------------------------------------------------------------------------- one step
 
@@ -173,8 +178,9 @@ class Trainer:
         Raises:
             UserError: a loss or a gradient was not finite; the state before that step is kept.
         """
-        if self.world.leads:
-            checkpoint.write_atomic(self.folder / "config.yaml", dump_yaml(self.config).encode())
+        settings = self.folder / "config.yaml"
+        if self.world.leads and (not self.resumed or not self.finished or not settings.exists()):
+            checkpoint.write_atomic(settings, dump_yaml(self.config).encode())
         try:
             with self.interruptible():
                 if self.due(self.config.train.eval_interval) and self.progress.validated != self.progress.step:
@@ -196,10 +202,13 @@ class Trainer:
         progress, train = self.progress, self.config.train
         parts = torch.zeros(len(MODES), 2)
         quiet = not self.world.leads
-        bar = tqdm(total=train.max_iters, initial=progress.step, unit="step", disable=quiet, file=sys.stderr, mininterval=0.5)
+        bar = tqdm(
+            total=train.max_iters, initial=progress.step, unit="step", disable=quiet, file=STREAM, mininterval=0.5,
+            dynamic_ncols=True,
+        )  # fmt: skip
         batches = self.batches.prefetch(progress.step, self.noised)
         with bar:
-            while progress.step < train.max_iters and not self.stopped():
+            while not self.finished and not self.stopped():
                 batch, inner_tokens = next(batches)
                 start = time.perf_counter()
                 loss, by_mode = self.step(batch, inner_tokens)
@@ -218,6 +227,11 @@ class Trainer:
                     self.validate()
                 elif self.due(train.save_interval):
                     self.save("last.pt")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are made."""
+        return self.progress.step >= self.config.train.max_iters
 
     def due(self, interval: int) -> bool:
         """Whether what is done every ``interval`` steps, and at the end, is to be done now."""
@@ -263,6 +277,8 @@ class Trainer:
             "tokens": progress.tokens,
             "strings": progress.strings,
             "train_seconds": round(progress.seconds, 1),
+            "parent_tokens": progress.parent_tokens,
+            "parent_seconds": round(progress.parent_seconds, 1),
             "threads": torch.get_num_threads(),
             "processes": self.world.size,
             "seed": train.seed,

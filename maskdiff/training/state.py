@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from maskdiff.config import Config
-from maskdiff.errors import CheckpointError
+from maskdiff.configio import DERIVED, to_dict
+from maskdiff.errors import CheckpointError, ConfigError, quote
 
 
 @dataclass
@@ -30,6 +31,29 @@ class Progress:
     best_step: int = 0
     validated: int = -1  # step of the last validation: a run that was cut off before a validation makes it when it resumes
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    parent_tokens: int = 0  # behind the weights that the run started from, their own parents' included
+    parent_seconds: float = 0.0
+
+
+# What may change when a run resumes: its length, where and how it runs, what is shown of it, and the learning rate and its
+# schedule, without which a run that diverged could not be saved. With anything else it would be another run.
+FREE = {
+    "max_iters", "checkpoint_dir", "name", "device", "threads", "amp", "compile", "log_interval", "save_interval",
+    "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr", "weight_decay", "grad_clip", "warmup_iters",
+    "decay_share", "decay", "min_lr_ratio",
+}  # fmt: skip
+
+
+def check_unchanged(old: Config, new: Config, shown: str) -> None:
+    """That ``new`` continues the run made with ``old``; ConfigError names the first key that must not change."""
+    for section, values in to_dict(new).items():
+        before = to_dict(old)[section]
+        for key, value in values.items():
+            if key not in FREE and key not in DERIVED and value != before[key]:
+                raise ConfigError(
+                    f"{key} is {quote(value)}, but {shown} was trained with {quote(before[key])}; "
+                    "resume without it, or start a new run (with --init, from these weights)"
+                )
 
 
 class Ema:

@@ -253,7 +253,7 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def dump_yaml(config: Config) -> str:
     """The whole configuration as sectioned YAML; `load_config` of it gives an equal Config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=False, allow_unicode=True)
+    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=False)  # escaped: YAML folds a raw U+0085
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskdiff.cli import Parser
@@ -137,6 +137,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     compile=st.booleans(),
     k_iter=st.integers(1, 64),
 )
+@example(lr=1.0, seed=0, name="\x85", compile=False, k_iter=1)  # a line break to YAML
 def test_dumping_and_loading_is_the_identity(lr: float, seed: int, name: str, compile: bool, k_iter: int) -> None:
     import tempfile
 

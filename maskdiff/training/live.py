@@ -37,9 +37,7 @@ def live_samplers(config: Config) -> dict[str, SamplerConfig]:
     return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if causal else both
 
 
-def live_samples(
-    model: UniversalDenoiser, language: Language, config: Config, board: Board, step: int
-) -> dict[str, float]:
+def live_samples(model: UniversalDenoiser, language: Language, config: Config, board: Board, step: int) -> dict[str, float]:
     """Sample, log texts and a token grid, and return the share that parses under each sampler, ``parses_NAME``."""
     vocabulary, count = language.vocabulary, config.train.live_samples
     denoiser = ModelDenoiser(model, vocabulary)

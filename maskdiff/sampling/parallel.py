@@ -43,7 +43,7 @@ class Unmask(Stage):
     temperature: float = 1.0  # of the token draw; 0 is argmax
     top_p: float = 1.0  # smallest set of tokens with this mass is kept
     choice_temperature: float = 0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
-    spacing: int = 0  # prefer to commit positions more than this far apart
+    spacing: int = 0  # prefer to commit positions more than this far apart; not when coupled: then neighbours agree
     window: int = 0  # commit only among this many first blanks (more where the schedule asks for more); 0: all
     fresh: bool = False  # new token noise at every evaluation; else one draw of noise per position, as in the causal mode
     remask: Remask | None = None  # which tentative tokens to hide again (ReMDM)
@@ -116,7 +116,7 @@ class Unmask(Stage):
         score = ORDERS[self.order](proposal)
         if self.choice_temperature:
             score = tempered_choice(score, proposal, self.choice_temperature * (1 - clock.done))
-        place = rank(score, eligible, self.spacing)
+        place = rank(score, eligible, 0 if coupled else self.spacing)
         count = torch.maximum(quota, self.schedule.extra(clock, proposal, place))
         commit = eligible & (place < count[:, None])
         tokens = torch.where(commit, candidate, part.tokens)

@@ -21,7 +21,7 @@ from maskdiff.sampling.sampler import Chain, Sampler
 HANDFUL = (
     SamplerConfig("autoregressive", steps=0),
     SamplerConfig("speculative", steps=0),
-    SamplerConfig("coupled", steps=0),  # like the other one, only of models that read the noise of the draw
+    SamplerConfig("coupled_left_to_right", steps=0),  # like the next, only of models that read the noise of the draw
     SamplerConfig("coupled", steps=12),
     SamplerConfig("entropy", steps=0),
     SamplerConfig("speculative", steps=12),

@@ -121,6 +121,10 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
         "entropy_bound by a model that sees the noise of the draw, so that tokens agree (2512.21323)",
         {"order": "entropy", "schedule": EntropyBound(0.1), "coupled": "on"},
     ),
+    "coupled_left_to_right": (
+        "coupled, first blanks first, as many as a bound of 0.02 nats allows",
+        {"order": "left_to_right", "schedule": EntropyBound(0.02), "coupled": "on"},
+    ),
     "threshold": (
         "every position that is 90% certain (2505.22618), never fewer than an even pace",
         {"order": "top", "schedule": Threshold(0.9)},

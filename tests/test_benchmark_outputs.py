@@ -181,6 +181,13 @@ def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
         assert any(isinstance(s, (Predictive, Speculate)) for s in stages) is (name in VERIFIED), name
         expected = "noise" if name.startswith("coupled") else "previous" if name == "self_conditioned" else None
         assert needs(make_sampler(SamplerConfig(name))) == ({expected} - {None}), name
+    rows = [row("generation", name, {}, "parses", metrics.wilson(1, 2)) for name in ("speculative", "entropy")]
+    text, markdown = (show(report.Report(rows)) for show in (report.to_terminal, report.to_markdown))
+    assert "\nspeculative*  " in text
+    assert "\nentropy  " in text
+    assert f"(*) {report.FOOTNOTE}" in text
+    assert f"(\\*) {report.FOOTNOTE}" in markdown
+    assert report.FOOTNOTE not in report.to_terminal(report.Report(rows[1:]))
 
 
 def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 For: ``speed.py`` alone.  Rows are padded to the longest length, pads are attended to, attention builds its whole matrix, and
 every string is corrupted by itself in Python.  Not for: use.  Easy to get wrong: it must stay ordinary, neither tuned nor
-slowed down: the model has the shape of the seed experiment's (2 blocks applied twice, 128 wide, 4 heads).
+slowed down: the model has the shape of the seed experiment's (2 blocks, 128 wide, 4 heads), applied as often as ours.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ def corrupt_row(row: list[int], sigma: float, shares: dict[str, float], symbols:
 class PaddedLoop:
     """The loop itself: ``noised()`` makes a batch, ``step(batch)`` learns from it; both return what the caller times."""
 
-    def __init__(self, language: Language, texts: list[str], batch_size: int = 64, lr: float = 3e-4):
+    def __init__(self, language: Language, texts: list[str], passes: int = 2, batch_size: int = 64, lr: float = 3e-4):
         vocabulary, self.width, self.batch_size = language.vocabulary, language.config.max_len, batch_size
         self.rows = [[vocabulary.bos, *vocabulary.encode(text), vocabulary.eos] for text in texts]
         self.symbols, self.mask, self.pad = list(vocabulary.inner_ids), vocabulary.mask, vocabulary.pad
         noise = NoiseConfig()
         self.shares = {name: getattr(noise, f"{name}_share") for name in ("mask", "replace", "swap", "delete", "insert")}
         self.levels = (noise.sigma_min, noise.sigma_max)
-        self.model = PlainDenoiser(len(vocabulary), self.width)
+        self.model = PlainDenoiser(len(vocabulary), self.width, passes=passes)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.01)
 
     def noised(self) -> tuple[Tensor, Tensor, Tensor]:

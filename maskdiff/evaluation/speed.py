@@ -67,7 +67,7 @@ def make_loops(config: Config, language: Language, folder: Path, seed: int) -> t
         num_samples=STRINGS, length_tilt=0.0, seed=seed,
     )  # fmt: skip
     trainer = Trainer(replace(config, train=quiet), folder)
-    return trainer, PaddedLoop(language, trainer.batches.texts())
+    return trainer, PaddedLoop(language, trainer.batches.texts(), passes=config.model.k_iter)
 
 
 def training_speed(config: Config, language: Language, plan: Plan) -> list[Row]:

@@ -76,6 +76,7 @@ class ModelConfig:
     positions: str = knob("rotary", "rotary, or learned absolute positions only", choices=("rotary", "learned"))
     end_positions: bool = knob(True, "also embed the distance to both ends, which tells the length")
     head: str = knob("next", "row i of the raw output predicts token i+1 (next) or i (aligned)", choices=("next", "aligned"))
+    tied: bool = knob(False, "the head's weights are the token embedding's, so that an aligned head copies from the start")
     use_self_cond: bool = knob(False, "embed the previous prediction at masked positions (2208.04202)")
     use_coupling: bool = knob(False, "embed the Gumbel noise of the draw at masked positions (2512.21323)")
     dropout: float = knob(0.0, "dropout of the embeddings and residual branches while training", low=0.0, high=0.9)

@@ -140,7 +140,7 @@ class UniversalDenoiser(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.inject = nn.Parameter(torch.zeros(config.n_embd))
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = None if config.tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         cos, sin = rotary_tables(config.block_size, config.n_embd // config.n_head)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -151,7 +151,7 @@ class UniversalDenoiser(nn.Module):
         """Draw the weights.
 
         ==================  ==============================================================
-        embeddings          normal, std 0.02 (token: 1.0, which the first norm undoes)
+        embeddings          normal, std 0.02 (token: 1.0, which the first norm undoes, unless tied)
         qkv, up             uniform with std 1/sqrt(n_embd)
         out, down           zero: every block starts as the identity
         head                zero: the first prediction is uniform
@@ -168,7 +168,7 @@ class UniversalDenoiser(nn.Module):
             elif name.endswith("gain"):
                 nn.init.ones_(weight)
             else:
-                nn.init.normal_(weight, std=1.0 if name == "token.weight" else 0.02)
+                nn.init.normal_(weight, std=1.0 if name == "token.weight" and not self.config.tied else 0.02)
 
     def forward(
         self,
@@ -201,7 +201,7 @@ class UniversalDenoiser(nn.Module):
         """
         x = self.embed(tokens, sigma, position, from_end, causal, previous, noise)
         geometry = self.geometry(segment, position, causal)
-        raw = self.head(self.trunk(x, geometry, k_iter or self.config.k_iter)).float()
+        raw = self.scores(self.trunk(x, geometry, k_iter or self.config.k_iter)).float()
         return raw if self.config.head == "aligned" else F.pad(raw[:, :-1], (0, 0, 1, 0))
 
     def embed(
@@ -284,7 +284,7 @@ class UniversalDenoiser(nn.Module):
         config = self.config
         applications = (k_iter or config.k_iter) * config.n_layer
         shape = (applications, rows, config.n_head, config.block_size, config.n_embd // config.n_head)
-        keys = torch.zeros(shape, device=self.head.weight.device, dtype=self.head.weight.dtype)
+        keys = torch.zeros(shape, device=self.token.weight.device, dtype=self.token.weight.dtype)
         return Cache(keys, torch.zeros_like(keys))
 
     def next_logits(self, token: Tensor, from_end: Tensor, cache: Cache) -> Tensor:
@@ -309,7 +309,11 @@ class UniversalDenoiser(nn.Module):
         k_iter = cache.keys.size(0) // self.config.n_layer
         x = self.trunk(x, Geometry(None, *self.rotations(position)), k_iter, cache)
         cache.filled += 1
-        return self.head(x)[:, 0].float()
+        return self.scores(x)[:, 0].float()
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(..., vocab) raw scores of the trunk's output (..., n_embd)."""
+        return F.linear(x, self.token.weight) if self.head is None else self.head(x)
 
     def parameter_count(self) -> int:
         """Number of trained numbers."""

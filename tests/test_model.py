@@ -17,6 +17,8 @@ VARIANTS = [
     replace(SMALL, positions="learned"),
     replace(SMALL, end_positions=False),
     replace(SMALL, use_self_cond=True),
+    replace(SMALL, use_coupling=True),
+    replace(SMALL, tied=True, head="aligned"),
     replace(SMALL, n_layer=1, k_iter=3, mlp_ratio=2.0),
 ]
 
@@ -104,19 +106,32 @@ def test_an_aligned_head_refuses_the_cache() -> None:
         model.next_logits(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), model.start_cache(1))
 
 
-def test_self_conditioning_starts_off_and_can_be_learned() -> None:
+@pytest.mark.parametrize(("flag", "name"), [("use_self_cond", "previous"), ("use_coupling", "noise")])
+def test_late_inputs_start_off_and_can_be_learned(flag: str, name: str) -> None:
     torch.manual_seed(0)
-    config = replace(SMALL, use_self_cond=True)
+    config = replace(SMALL, **{flag: True})
     tokens, length = random_strings()
-    previous = torch.rand(*tokens.shape, config.vocab_size)
+    extra = {name: torch.rand(*tokens.shape, config.vocab_size)}
     fresh = UniversalDenoiser(config)
+    assert fresh.head is not None
     with torch.no_grad():
         fresh.head.weight.normal_()
     plain = fresh.forward_strings(tokens, length, torch.zeros(6), False)
-    assert torch.equal(plain, fresh.forward_strings(tokens, length, torch.zeros(6), False, previous))
+    assert torch.equal(plain, fresh.forward_strings(tokens, length, torch.zeros(6), False, **extra))
     trained = randomised(config)
     plain = trained.forward_strings(tokens, length, torch.zeros(6), False)
-    assert not torch.allclose(plain, trained.forward_strings(tokens, length, torch.zeros(6), False, previous))
+    assert not torch.allclose(plain, trained.forward_strings(tokens, length, torch.zeros(6), False, **extra))
+
+
+def test_a_tied_aligned_head_copies_from_the_start_and_an_untied_one_does_not() -> None:
+    tokens, length = random_strings()
+    for tied in (True, False):
+        torch.manual_seed(0)
+        model = UniversalDenoiser(ModelConfig(tied=tied, head="aligned")).eval()
+        guess = model.forward_strings(tokens, length, torch.zeros(6), False).argmax(-1)
+        inside = torch.arange(tokens.shape[1]) < length[:, None]
+        copied = float((guess == tokens)[inside].float().mean())
+        assert copied > 0.9 if tied else copied < 0.5
 
 
 def test_sigma_and_the_length_are_told_to_the_model() -> None:
@@ -130,7 +145,7 @@ def test_sigma_and_the_length_are_told_to_the_model() -> None:
 
 def test_the_default_model_is_small_enough() -> None:
     assert UniversalDenoiser(ModelConfig()).parameter_count() <= 440_000
-    assert UniversalDenoiser(ModelConfig(use_self_cond=True)).parameter_count() <= 440_000
+    assert UniversalDenoiser(ModelConfig(use_self_cond=True, use_coupling=True)).parameter_count() <= 440_000
 
 
 def test_an_impossible_shape_is_refused() -> None:

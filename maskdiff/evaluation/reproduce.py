@@ -29,7 +29,7 @@ from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.report import RATES, number, write_text
 from maskdiff.evaluation.rows import Plan, Row, draw_lengths, one_symbol_each
 from maskdiff.evaluation.rows import row as make_row
-from maskdiff.evaluation.variants import VARIANTS, Faithful, Variant, refine
+from maskdiff.evaluation.variants import VARIANTS, Faithful, Padded, Variant, refine
 from maskdiff.sampling.canvas import Canvas
 
 if TYPE_CHECKING:
@@ -113,12 +113,13 @@ def measure(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
         "distinct_valid": metrics.distinct_valid(made.texts, language),
     }
     rows = [make_row("generation", variant.name, {}, metric, estimate) for metric, estimate in found.items()]
-    return rows + (_tasks(variant, loaded, denoiser, plan) if variant.tasks else [])
+    return rows + (_tasks(variant, loaded, plan) if variant.tasks else [])
 
 
-def _tasks(variant: Variant, loaded: Loaded, denoiser: Any, plan: Plan) -> list[Row]:
+def _tasks(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
     """Repair (three passes) and editing (two), all tokens rewritten at once, the given ones pinned when editing."""
     language = loaded.language
+    denoiser = Padded(loaded.denoiser, language.config.max_len) if variant.faithful else loaded.denoiser
     clean = held_out(language, "test", plan.num_samples, plan.seed)
     noisy = repair.corrupt(language, clean, SIGMA, "reference", plan.seed)
     identity = repair.score(noisy, clean, language, plan)

@@ -46,6 +46,30 @@ class Faithful:
         return self.denoiser(tokens, length, sigma, causal, previous, noise)
 
 
+class Padded(Faithful):
+    """The same on rows padded as in training, with pads attended to: so the reference repaired and edited, not generated."""
+
+    def __init__(self, denoiser: Denoiser, max_len: int) -> None:
+        super().__init__(denoiser)
+        self.max_len = max_len
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        width = tokens.shape[1]
+        rows = torch.nn.functional.pad(tokens, (0, self.max_len - width), value=self.vocabulary.pad)
+        full = torch.full_like(length, self.max_len)
+        if previous is not None or noise is not None:
+            raise ValueError("repair and editing show no earlier prediction and no noise")
+        return super().__call__(rows, full, sigma, causal)[:, :width]
+
+
 def maskgit(steps: int = 12, self_condition: bool = False) -> Unmask:
     """The reference's MaskGIT: cosine schedule, confidence, temperature 0, the clock as noise level."""
     return Unmask(

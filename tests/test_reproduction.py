@@ -17,7 +17,7 @@ from maskdiff.configio import load_config
 from maskdiff.errors import DataError
 from maskdiff.evaluation import reproduce
 from maskdiff.evaluation.rows import row
-from maskdiff.evaluation.variants import VARIANTS, Faithful, maskgit, refine, untrained_prefix
+from maskdiff.evaluation.variants import VARIANTS, Faithful, Padded, maskgit, refine, untrained_prefix
 from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling import Canvas
 
@@ -145,3 +145,24 @@ def test_only_rates_are_pooled_as_rates() -> None:
     assert reproduce.pooled(rows("token_accuracy", narrow, wide)) == "82.0 [79.5, 83.1]; seeds 80.0-84.0"
     every = metrics.distinct([str(i) for i in range(100)])
     assert reproduce.pooled(rows("distinct", every)) != "100.0 [100.0, 100.0]"
+
+
+def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
+    """What a faithful variant repairs is as wide and as long as its training rows were."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watching:
+        vocabulary = VOCABULARY
+
+        def __call__(self, tokens, length, sigma, causal, previous=None, noise=None):  # type: ignore[no-untyped-def]
+            seen.append((tokens, length))
+            return torch.arange(tokens.shape[1], dtype=torch.float32)[None, :, None].expand(*tokens.shape, len(self.vocabulary))
+
+    tokens = torch.full((2, 7), 5)
+    logits = Padded(Watching(), 64)(tokens, torch.tensor([7, 6]), torch.zeros(2), False)
+    shown, length = seen[0]
+    assert shown.shape == (2, 64)
+    assert torch.equal(shown[:, :7], tokens)
+    assert (shown[:, 7:] == VOCABULARY.pad).all()
+    assert length.tolist() == [64, 64]
+    assert torch.equal(logits[0, :, 0], torch.arange(7.0))

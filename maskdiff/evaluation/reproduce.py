@@ -117,7 +117,7 @@ def measure(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
 
 
 def _tasks(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
-    """Repair (three passes) and editing (two), all tokens rewritten at once, the given ones pinned when editing."""
+    """Repair (three passes) and editing (two) on padded rows, all tokens anew at once, the given ones pinned when editing."""
     language = loaded.language
     denoiser = Padded(loaded.denoiser, language.config.max_len) if variant.faithful else loaded.denoiser
     clean = held_out(language, "test", plan.num_samples, plan.seed)

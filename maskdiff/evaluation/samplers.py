@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.compose import Speculate
-from maskdiff.sampling.denoiser import Denoiser, reads
+from maskdiff.sampling.denoiser import INPUTS, Denoiser, reads
 from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.presets import make_sampler
 from maskdiff.sampling.sampler import Chain, Sampler
@@ -32,7 +32,6 @@ HANDFUL = (
 )
 # Presets whose tokens the causal mode verifies: no evidence about the bidirectional mode alone.
 VERIFIED = frozenset(["speculative", "hybrid_speculative", "verified", "certain_prefix", "predictive"])
-INPUTS = {"previous": "use_self_cond", "noise": "use_coupling"}  # optional input of a model -> the flag that trains it
 
 
 def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
@@ -80,10 +79,7 @@ def needs(sampler: Sampler) -> frozenset[str]:
         return frozenset().union(*map(needs, sampler.stages))
     if isinstance(sampler, Speculate):
         return needs(sampler.finish)
-    if isinstance(sampler, Unmask):
-        wanted = {"previous": sampler.self_condition, "noise": sampler.coupled == "on"}
-        return frozenset(name for name, used in wanted.items() if used)
-    return frozenset()
+    return sampler.needs if isinstance(sampler, Unmask) else frozenset()
 
 
 def missing(config: SamplerConfig, denoiser: Denoiser) -> list[str]:

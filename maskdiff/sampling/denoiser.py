@@ -84,6 +84,9 @@ def causal_stream(denoiser: Denoiser, length: Tensor) -> CausalStream:
     return own(length) if own is not None else FullCausalStream(denoiser, length)
 
 
+INPUTS = {"previous": "use_self_cond", "noise": "use_coupling"}  # optional input of a denoiser -> the flag that trains it
+
+
 def reads(denoiser: Denoiser, name: str) -> bool:
     """Whether the denoiser makes use of the optional input ``name``: ``previous`` or ``noise``."""
     return name in getattr(denoiser, "inputs", ("previous",))

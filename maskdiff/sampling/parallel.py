@@ -17,7 +17,7 @@ from torch import Tensor
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint
-from maskdiff.sampling.denoiser import Denoiser, reads
+from maskdiff.sampling.denoiser import INPUTS, Denoiser, reads
 from maskdiff.sampling.order import ORDERS, Proposal, first_blanks, rank, tempered_choice
 from maskdiff.sampling.processors import Symbols, allowed_symbols, as_shown, draw, fold_digits, is_blank, log_distribution, pick
 from maskdiff.sampling.random import token_noise
@@ -124,12 +124,16 @@ class Unmask(Stage):
         memory.log_prob[rows, :width] = torch.where(commit, pick(log_probs, candidate).to(chosen_at), chosen_at)
         return canvas.put(rows, replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + 1))
 
-    def _check(self, denoiser: Denoiser) -> None:
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional inputs that a denoiser must read for these settings to mean anything."""
         wanted = {"previous": self.self_condition, "noise": self.coupled == "on"}
-        flags = {"previous": "use_self_cond", "noise": "use_coupling"}
-        for name, flag in flags.items():
-            if wanted[name] and not reads(denoiser, name):
-                raise ConfigError(f"this sampler needs a model trained with {flag}; choose another sampler or checkpoint")
+        return frozenset(name for name, used in wanted.items() if used)
+
+    def _check(self, denoiser: Denoiser) -> None:
+        for name in sorted(self.needs):
+            if not reads(denoiser, name):
+                raise ConfigError(f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model")
 
     def _couples(self, denoiser: Denoiser) -> bool:
         """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""

@@ -17,7 +17,7 @@ from maskdiff.configio import load_config
 from maskdiff.errors import DataError
 from maskdiff.evaluation import reproduce
 from maskdiff.evaluation.rows import row
-from maskdiff.evaluation.variants import VARIANTS, Faithful, Padded, maskgit, refine, untrained_prefix
+from maskdiff.evaluation.variants import SHARPNESS, VARIANTS, Faithful, Padded, maskgit, refine, untrained_prefix
 from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling import Canvas
 
@@ -54,6 +54,25 @@ def test_the_references_samplers_keep_its_quirks() -> None:
     levels.clear()
     refine(5, clock=True)(Faithful(Echo()), Canvas.blank([4], VOCABULARY))
     assert levels == [1.0, 0.84, 0.68, 0.52, 0.36]
+
+
+def test_the_references_confidence_is_read_at_temperature_0_1() -> None:
+    """Sharpened tenfold, a token without a rival is surer than a likelier one with a close rival."""
+    rival, spread = torch.full((len(VOCABULARY),), 1e-6), torch.full((len(VOCABULARY),), 0.04)
+    rival[VOCABULARY.ids["("]], rival[VOCABULARY.ids[")"]] = 0.5, 0.49
+    spread[VOCABULARY.ids["="]] = 0.4
+
+    class Fixed(Uniform):
+        def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+            shown.append(VOCABULARY.decode(tokens[0, 1:3].tolist()))
+            return torch.stack([rival, rival, spread, spread]).log()[None]
+
+    second = []
+    for wrap in (lambda denoiser: denoiser, Faithful):
+        shown: list[str] = []
+        maskgit(2)(wrap(Fixed()), Canvas.blank([2], VOCABULARY))
+        second.append(shown[1])
+    assert second == ["(?", "?="]
 
 
 def test_reproduction_resumes(tmp_path: Path) -> None:
@@ -165,4 +184,4 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
     assert torch.equal(shown[:, :7], tokens)
     assert (shown[:, 7:] == VOCABULARY.pad).all()
     assert length.tolist() == [64, 64]
-    assert torch.equal(logits[0, :, 0], torch.arange(7.0))
+    assert torch.equal(logits[0, :, 0], SHARPNESS * torch.arange(7.0))

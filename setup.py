@@ -11,7 +11,16 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["maskdiff", "maskdiff.*"]),
     package_data={"maskdiff": ["py.typed"]},
-    install_requires=["torch>=2.2", "numpy>=1.24", "einops>=0.6", "tqdm>=4.60", "PyYAML>=6.0", "tensorboard>=2.12"],
+    install_requires=[
+        "torch>=2.2",
+        "numpy>=1.24",
+        "einops>=0.6",
+        "tqdm>=4.60",
+        "PyYAML>=6.0",
+        "tensorboard>=2.12",
+        "lark>=1.1.9",  # reads grammars
+        "interegular>=0.3.3",  # regular expressions of a grammar as automata
+    ],
     extras_require={
         "test": [
             "pytest>=7.4",

@@ -56,6 +56,10 @@ class DataError(UserError):
     """Input data (a file or a line of one) that cannot be used."""
 
 
+class GrammarError(UserError):
+    """A grammar that cannot be read, or that no string can be conditioned on."""
+
+
 class ParseError(UserError):
     """A text that is not a string of the language.
 

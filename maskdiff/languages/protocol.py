@@ -42,6 +42,9 @@ class Language(Protocol):
     def holds(self, text: str) -> bool:
         """Whether `text` parses and what it states is true."""
 
+    def lark_grammar(self) -> str | None:
+        """The grammar in Lark's EBNF over the vocabulary's symbols, None if there is none; `parses` accepts what it derives."""
+
     def depth(self, text: str) -> int:
         """Nesting depth of `text`; raises ParseError."""
 

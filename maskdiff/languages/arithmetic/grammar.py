@@ -153,3 +153,39 @@ def apply(operator: str, left: int, right: int) -> int:
     if operator == "+":
         return left + right
     return left * right if operator == "*" else left - right
+
+
+
+def as_lark(grammar: Grammar) -> str:
+    """The grammar in Lark's EBNF: the strings that the parser accepts, symbol by symbol."""
+    between = f' "{grammar.separator}"' if grammar.separator else ""
+    operation = "expr OPERATOR expr" if grammar.notation == "infix" else f"OPERATOR expr{between} expr"
+    sign = '"-"? ' if "-" in grammar.operators else ""
+    operators = " | ".join(f'"{symbol}"' for symbol in grammar.operators)
+    return "\n".join(
+        (
+            'start: expr "=" value',
+            f'expr: OPERAND | "(" {operation} ")"',
+            f'value: "0" | {sign}NATURAL',
+            f"OPERAND: /{range_pattern(grammar.min_int, grammar.max_int)}/",
+            f"OPERATOR: {operators}",
+            "NATURAL: /[1-9][0-9]*/",
+        )
+    )
+
+
+def range_pattern(low: int, high: int) -> str:
+    """A regular expression for the decimal numbers from `low` to `high` without leading zeros, 0 <= low <= high."""
+    parts = []
+    while low <= high:
+        # Blocks of `step` numbers share all digits but the last ones, which run through everything.
+        step = 1
+        while low and low % (10 * step) == 0 and low + 10 * step - 1 <= high:
+            step *= 10
+        last = low  # of the blocks that differ from the first in one digit only
+        while last % (10 * step) < 9 * step and last + 2 * step - 1 <= high:
+            last += step
+        place = len(str(low)) - len(str(step))
+        parts.append(f"{str(low)[:place]}[{str(low)[place]}-{str(last)[place]}]" + "[0-9]" * (len(str(step)) - 1))
+        low = last + step
+    return "|".join(parts)

@@ -15,7 +15,7 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import CanvasError, ParseError
 from maskdiff.languages.arithmetic.entropy import DRAWS, SEED, entropies
 from maskdiff.languages.arithmetic.generator import draw_many
-from maskdiff.languages.arithmetic.grammar import grammar_of, largest_length
+from maskdiff.languages.arithmetic.grammar import as_lark, grammar_of, largest_length
 from maskdiff.languages.arithmetic.lengths import length_table
 from maskdiff.languages.arithmetic.parser import Tree, parse
 from maskdiff.languages.arithmetic.probability import log_generated
@@ -63,6 +63,10 @@ class ArithmeticLanguage:
             return self.parse(text).holds
         except ParseError:
             return False
+
+    def lark_grammar(self) -> str:
+        """The grammar in Lark's EBNF: just the strings for which `parses` is true."""
+        return as_lark(self.grammar)
 
     def depth(self, text: str) -> int:
         """Largest number of brackets around an operand; raises ParseError."""

@@ -1,0 +1,170 @@
+"""Reads a grammar in Lark's EBNF into plain context-free rules over characters.
+
+For: `read_grammar`, and the `Cfg` it returns. Not for: parsing strings (Lark does that), or the normal form (`normal_form.py`).
+The language is that of the rules with every terminal standing for all strings of its regular expression, which is what Lark's
+Earley parser accepts with `lexer="dynamic_complete"`; priorities, aliases and tree shaping (`?rule`, `-> name`) change nothing.
+Easy to get wrong: a regular expression that can match one string in two ways would count it twice, so each becomes the rules of
+a *deterministic* automaton.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import interegular
+from lark import Lark
+from lark.exceptions import LarkError
+
+from maskdiff.errors import GrammarError, quote
+
+START = "start"
+MAX_CHARACTERS = 200_000  # of a grammar's text
+MAX_RULES = 2_000  # that a grammar may define, and ten times as many after its expansion
+MAX_REPEAT = 256  # in a regular expression: each repetition is a state of its automaton
+_DEFINITION = re.compile(r"^[?!]{0,2}[a-z_]\w*(\{[^}]*\})?(\.-?\d+)?\s*:", re.MULTILINE)
+
+Item = str | frozenset[str]  # the name of a nonterminal, or the characters that may stand here
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`head` may be written as `body`."""
+
+    head: str
+    body: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Cfg:
+    """A context-free grammar over characters; names are those of the file, or have an `@` for states of a terminal."""
+
+    start: str
+    rules: tuple[Rule, ...]
+
+
+def read_grammar(text: str, symbols: Collection[str], source: str = "grammar") -> Cfg:
+    """The rules of a grammar over the characters `symbols`; other characters of its regular expressions are left out.
+
+    Raises `GrammarError`: a syntax error (with Lark's line and column), an undefined, unreachable or unproductive rule, a
+    literal that needs another character, an empty language, %ignore, a regular expression that is not regular, or more than
+    `MAX_RULES` rules.
+    """
+    definitions = len(_DEFINITION.findall(text))
+    if definitions > MAX_RULES or len(text) > MAX_CHARACTERS:
+        raise GrammarError(
+            f"{source}: {definitions} rules in {len(text)} characters; at most {MAX_RULES} rules and "
+            f"{MAX_CHARACTERS} characters are read"
+        )
+    compiled = _compile(text, source)
+    if compiled.ignore_tokens:
+        raise GrammarError(
+            f"{source}: %ignore has no meaning here, every symbol counts; write what may stand between into the rules"
+        )
+    reached = {rule.origin.name for rule in compiled.rules}
+    lost = sorted(name for name, parameters in _defined(compiled) if name not in reached and not parameters)
+    if lost:
+        raise GrammarError(f"{source}: rule {quote(lost[0])} cannot be reached from {START}; remove it or use it")
+    terminals = {terminal.name: terminal for terminal in compiled.terminals}
+    rules = [Rule(str(rule.origin.name), tuple(str(item.name) for item in rule.expansion)) for rule in compiled.rules]
+    used = {item for rule in rules for item in rule.body if item in terminals}
+    for name in sorted(map(str, used)):
+        rules += _terminal_rules(terminals[name], frozenset(symbols), source)
+    if len(rules) > 10 * MAX_RULES:
+        raise GrammarError(
+            f"{source}: the grammar has {len(rules)} rules after its expansion; at most {10 * MAX_RULES} are allowed"
+        )
+    cfg = Cfg(START, tuple(dict.fromkeys(rules)))
+    _check_productive(cfg, source)
+    return cfg
+
+
+def _compile(text: str, source: str) -> Any:
+    try:
+        # Earley with the dynamic lexer is the one mode of Lark that takes every context-free grammar.
+        return Lark(text, parser="earley", lexer="dynamic_complete", keep_all_tokens=True, maybe_placeholders=False)
+    except (LarkError, re.error) as error:
+        told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+        raise GrammarError(f"{source}: {told}") from None
+
+
+def _defined(compiled: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Name and template parameters of every rule that the file itself defines."""
+    for definition in compiled.grammar.rule_defs:
+        if "__" not in definition[0]:  # imported: the file asked for one rule and gets its helpers
+            yield str(definition[0]), tuple(definition[1])
+
+
+def _terminal_rules(terminal: Any, symbols: frozenset[str], source: str) -> list[Rule]:
+    """Rules of one terminal: its characters in a row, or one state after another of its automaton."""
+    name, pattern = str(terminal.name), terminal.pattern
+    if pattern.type == "str":
+        folded = "i" in pattern.flags
+        body = []
+        for character in pattern.value:
+            choices = frozenset({character.lower(), character.upper()} if folded else {character}) & symbols
+            if not choices:
+                raise GrammarError(
+                    f"{source}: {quote(pattern.value)} needs {quote(character)}, which is not a symbol of the language"
+                )
+            body.append(choices)
+        return [Rule(name, tuple(body))]
+    repeats = [int(number) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]+)\}", pattern.value)))]
+    if max(repeats, default=0) > MAX_REPEAT:
+        raise GrammarError(f"{source}: terminal {name} repeats {max(repeats)} times; at most {MAX_REPEAT} are allowed")
+    try:
+        automaton = interegular.parse_pattern(pattern.to_regexp()).to_fsm().reduce()
+    except (interegular.patterns.Unsupported, interegular.patterns.InvalidSyntax) as error:
+        told = str(error.args[0]) if error.args else "a construct that is not regular"
+        raise GrammarError(f"{source}: terminal {name}, /{pattern.value}/: {told}") from None
+    return _automaton_rules(name, automaton, symbols)
+
+
+def _automaton_rules(name: str, automaton: Any, symbols: frozenset[str]) -> list[Rule]:
+    """`state -> character next-state`, and `state -> character` where the next state may be the last."""
+    by_class: dict[int, set[str]] = {}
+    for character in symbols:
+        by_class.setdefault(automaton.alphabet[character], set()).add(character)
+    rules = []
+    for state, moves in automaton.map.items():
+        head = name if state == automaton.initial else f"{name}@{state}"
+        targets: dict[int, set[str]] = {}
+        for letter, target in moves.items():
+            targets.setdefault(target, set()).update(by_class.get(letter, ()))
+        for target, characters in targets.items():
+            if not characters or not automaton.islive(target):
+                continue
+            if target in automaton.finals:
+                rules.append(Rule(head, (frozenset(characters),)))
+            if any(automaton.islive(after) for after in automaton.map.get(target, {}).values()):
+                follow = name if target == automaton.initial else f"{name}@{target}"
+                rules.append(Rule(head, (frozenset(characters), follow)))
+    return rules
+
+
+def productive(rules: Collection[Rule]) -> set[str]:
+    """The nonterminals from which some string of characters can be derived (the empty one counts)."""
+    found: set[str] = set()
+    while True:
+        more = {
+            rule.head
+            for rule in rules
+            if rule.head not in found and all(isinstance(item, frozenset) or item in found for item in rule.body)
+        }
+        if not more:
+            return found
+        found |= more
+
+
+def _check_productive(cfg: Cfg, source: str) -> None:
+    able = productive(cfg.rules)
+    if cfg.start not in able:
+        raise GrammarError(f"{source}: no string can be derived from {cfg.start}; every way through its rules goes on for ever")
+    heads = {rule.head for rule in cfg.rules} | {item for rule in cfg.rules for item in rule.body if isinstance(item, str)}
+    for name in sorted(heads - able):
+        if "@" not in name:
+            raise GrammarError(
+                f"{source}: no string of the language's symbols can be derived from {quote(name)}; remove it or mend it"
+            )

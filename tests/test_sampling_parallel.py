@@ -259,20 +259,6 @@ def test_self_conditioning_shows_the_previous_prediction_of_blanks_only():
     assert torch.allclose(second.sum(-1), blanks.float())
 
 
-def test_constraints_are_asked_at_every_evaluation():
-    calls = []
-
-    def no_digits(log_probs, tokens, length):
-        calls.append(tokens.clone())
-        log_probs = log_probs.clone()
-        log_probs[..., list(TINY.digit_ids)] = -math.inf
-        return log_probs.log_softmax(-1)
-
-    texts = Unmask(steps=3, constraint=no_digits)(Scrambled(), blank([9] * 20)).texts(TINY)
-    assert len(calls) == 3
-    assert not set("".join(texts)) & set("0123")
-
-
 # Remasking
 
 

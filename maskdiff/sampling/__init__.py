@@ -11,12 +11,13 @@ from maskdiff.sampling.compose import (
     Speculate,
     certain_prefix,
     coarse_to_fine,
+    constrained,
     hybrid,
     one_shot,
     predictor_corrector,
     verified,
 )
-from maskdiff.sampling.constraint import Constraint
+from maskdiff.sampling.constraint import Constraint, GrammarConstraint
 from maskdiff.sampling.denoiser import CausalStream, Denoiser, ModelDenoiser, causal_stream
 from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
@@ -28,7 +29,8 @@ from maskdiff.sampling.trace import Trace
 
 __all__ = [
     "PRESETS", "Ancestral", "Autoregressive", "Canvas", "Cap", "CausalStream", "Chain", "Confidence", "Constraint", "Cosine",
-    "Denoiser", "EntropyBound", "Everything", "Information", "Linear", "ModelDenoiser", "Predictive", "Reconsider", "Rescale",
-    "Sample", "Sampler", "Speculate", "Stage", "Threshold", "Trace", "Unmask", "causal_log_prob", "causal_stream",
-    "certain_prefix", "coarse_to_fine", "describe", "hybrid", "make_sampler", "one_shot", "predictor_corrector", "verified",
+    "Denoiser", "EntropyBound", "Everything", "GrammarConstraint", "Information", "Linear", "ModelDenoiser", "Predictive",
+    "Reconsider", "Rescale", "Sample", "Sampler", "Speculate", "Stage", "Threshold", "Trace", "Unmask", "causal_log_prob",
+    "causal_stream", "certain_prefix", "coarse_to_fine", "constrained", "describe", "hybrid", "make_sampler", "one_shot",
+    "predictor_corrector", "verified",
 ]  # fmt: skip

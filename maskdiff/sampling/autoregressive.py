@@ -56,25 +56,22 @@ class Autoregressive(Stage):
         if not len(needed):
             return canvas
         stream = causal_stream(denoiser, canvas.length)
+        blank = is_blank(canvas.tokens, vocabulary)
+        mask = None if self.constraint is None else self.constraint.mask(canvas.tokens, blank, canvas.length)
         for position in range(1, int(needed[-1]) + 1):
             logits = stream.step(canvas.tokens[:, position - 1])  # (batch, vocab)
             here, now = drawn[:, position], canvas.tokens[:, position]
-            log_probs = self._reshape(log_distribution(logits, allowed_symbols(now, vocabulary)), canvas, position)
+            allowed = allowed_symbols(now, vocabulary)
+            log_probs = log_distribution(logits, allowed if mask is None else allowed & mask.allowed())
             visits = canvas.visits[:, position : position + 1]
             noise = token_noise(canvas.keys, visits, 0, positions[position : position + 1], len(vocabulary))[:, 0]
             token = torch.where(here, draw(log_probs, noise, self.temperature, self.top_p), now)
             tokens = torch.cat((canvas.tokens[:, :position], token[:, None], canvas.tokens[:, position + 1 :]), dim=1)
+            if mask is not None:
+                mask.write(token)
             canvas = replace(canvas, tokens=tokens, spent=canvas.spent + here)
             canvas.recorded()
         return canvas
-
-    def _reshape(self, log_probs: Tensor, canvas: Canvas, position: int) -> Tensor:
-        """(batch, vocab) log-probabilities of one position under the constraint."""
-        if self.constraint is None:
-            return log_probs
-        full = log_probs.new_zeros(*canvas.tokens.shape, log_probs.shape[-1])
-        full[:, position] = log_probs
-        return self.constraint(full, canvas.tokens, canvas.length)[:, position]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.constraint import Constraint
 from maskdiff.sampling.denoiser import Denoiser
 from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
@@ -78,6 +79,19 @@ def certain_prefix(causal: int, finish: Unmask) -> Chain:
     return one_shot(finish).then(first).then(finish)
 
 
+def constrained(sampler: Sampler, constraint: Constraint) -> Sampler:
+    """The same sampler under a constraint, in all of its stages; ``ConfigError`` for one that is not of this folder."""
+    if isinstance(sampler, Chain):
+        return Chain(tuple(constrained(stage, constraint) for stage in sampler.stages))
+    if isinstance(sampler, (Unmask, Autoregressive, Predictive)):
+        return replace(sampler, constraint=constraint)
+    if isinstance(sampler, Speculate):
+        return replace(sampler, finish=replace(sampler.finish, constraint=constraint))
+    if isinstance(sampler, Reconsider):
+        return sampler  # hides tokens, writes none
+    raise ConfigError(f"a sampler of type {type(sampler).__name__} does not take a constraint")
+
+
 def one_shot(style: Unmask) -> Unmask:
     """All blanks in one evaluation, with the noise that the causal mode uses: a draft to verify."""
     return replace(style, schedule=Everything(), steps=0, own=1, fresh=False, remask=None, choice_temperature=0.0)
@@ -99,7 +113,8 @@ class Speculate(Stage):
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Rounds while a string has blanks and evaluations for another one, then the finish."""
         style = (self.finish.temperature, self.finish.top_p)
-        round_ = one_shot(self.finish).then(Predictive(own=1, temperature=style[0], top_p=style[1], keep="final"))
+        verify = Predictive(own=1, temperature=style[0], top_p=style[1], keep="final", constraint=self.finish.constraint)
+        round_ = one_shot(self.finish).then(verify)
         while True:
             blank = is_blank(canvas.tokens, denoiser.vocabulary).any(1)
             if self.steps:

@@ -1,22 +1,249 @@
-"""The place where a grammar would condition a proposal.
+"""Conditioning on a grammar: every sampler asks here, and what it commits can always be completed.
 
-For: the protocol that a constraint fits.  Not for: any constraint; none ships, and every reported figure is without one.
-Easy to get wrong: a constraint conditions on what *is* on the canvas, so it is asked again at every evaluation.
+For: ``Constraint``, what samplers ask of any constraint, and ``GrammarConstraint``, exact for a context-free grammar.  Not for:
+charts (``chart.py``, ``posterior.py``, ``prefix.py``).  Easy to get wrong: what commits together must come from *one* joint
+draw.  Two positions drawn from their own exact posteriors can contradict each other; one joint draw cannot, and as all visible
+tokens are certain at the next evaluation, there always is a string left.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
+
+from maskdiff.errors import CanvasError, ConfigError, quote
+from maskdiff.languages.cfg import NormalForm, compile_grammar
+from maskdiff.sampling.chart import Chart, Rules, descend, fill
+from maskdiff.sampling.posterior import posterior
+from maskdiff.sampling.prefix import PrefixMask
+from maskdiff.sampling.processors import Symbols, temper
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language, Vocabulary
+
+GROUP = 64  # most strings whose charts are filled together: they stay in a CPU's cache
+WIDER = 1.3  # the longest of them is at most so much longer than the shortest: a chart costs the cube of its width
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How a joint draw differs from one of the product of the given distributions."""
+
+    temperature: float = 1.0  # of each position before conditioning; 0 asks for the most probable string
+    top_p: float = 1.0  # where the nucleus of every position leaves no string, all symbols count
+    symbols: Symbols = "plain"
 
 
 class Constraint(Protocol):
-    """Per-position log-probabilities in, per-position log-probabilities exactly conditioned on a language out."""
+    """What samplers ask of a constraint."""
 
-    def __call__(self, log_probs: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
-        """log_probs (batch, width, vocab), tokens (batch, width) with blanks, length (batch,) -> (batch, width, vocab).
+    def condition(
+        self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (batch, width, vocab) given that the string is allowed, and one joint draw (batch, width).
 
-        Minus infinity forbids; at least one symbol of every blank position must stay possible.
+        log_probs (batch, width, vocab) of the product to condition, untempered; tokens (batch, width), certain but where they
+        are ``free`` (batch, width); length (batch,); uniform (batch, width - 2, width - 1) numbers in (0, 1) for the draw, None
+        for the most probable string.  Raises ``CanvasError`` where no string fits.
         """
-        ...
+
+    def mask(self, tokens: Tensor, free: Tensor, length: Tensor) -> NextSymbol:
+        """What may come next from the left, for a canvas as in ``condition``."""
+
+    def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
+        """Raises ``CanvasError`` for the first string of a canvas, as in ``condition``, that nothing can be made of."""
+
+
+class NextSymbol(Protocol):
+    """A mask from left to right, beginning with position 1, that of the first symbol."""
+
+    def allowed(self) -> Tensor:
+        """(batch, vocab) bool: what keeps the string completable; nothing at all beyond its end, or once it is lost."""
+
+    def write(self, token: Tensor) -> None:
+        """Take the token (batch,) of the present position and go on to the next."""
+
+
+class GrammarConstraint:
+    """Exact conditioning on a context-free grammar over the inner symbols of a vocabulary, for canvases on ``device``.
+
+    Charts are float64: the device must have that.
+    """
+
+    def __init__(self, grammar: NormalForm, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
+        self.vocabulary, self.grammar, self.device = vocabulary, grammar, torch.device(device)
+        self.rules = Rules(grammar, device)
+        self.inner = torch.tensor(vocabulary.inner_ids, device=device)
+        self.digits = torch.tensor(vocabulary.digit_ids, dtype=torch.int64, device=device)
+
+    @classmethod
+    def of(cls, language: Language, device: torch.device | str = "cpu") -> GrammarConstraint:
+        """The constraint of a language's own grammar; raises ``ConfigError`` where it has none."""
+        text = language.lark_grammar()
+        if text is None:
+            raise ConfigError(f"{language.name} has no grammar; give it a grammar.lark, or sample without one")
+        vocabulary = language.vocabulary
+        symbols = [vocabulary.symbols[i] for i in vocabulary.inner_ids]
+        return cls(compile_grammar(text, symbols, f"the grammar of {language.name}"), vocabulary, device)
+
+    def condition(
+        self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Constraint``."""
+        conditioned, drawn = torch.full_like(log_probs, -torch.inf), tokens.clone()
+        for rows in _like_lengths(length):
+            width = int(length[rows].max())
+            part = _Part(log_probs[rows, :width], tokens[rows, :width], free[rows, :width], length[rows])
+            numbers = None if uniform is None else uniform[rows, : width - 2, : width - 1]
+            marginals, symbols = self._condition(part, numbers, shaping)
+            conditioned[rows, :width], drawn[rows, :width] = marginals.to(log_probs), symbols
+        return conditioned, torch.where(free, drawn, tokens)
+
+    def _condition(self, part: _Part, uniform: Tensor | None, shaping: Shaping) -> tuple[Tensor, Tensor]:
+        """The same for a group of strings."""
+        chart = fill(self.rules, self._emission(part, shaping.symbols), part.length - 2)
+        self._refuse(chart, part)
+        drawn = descend(*self._drawing(chart, part, uniform, shaping))
+        conditioned = torch.full_like(part.log_probs, -torch.inf, dtype=chart.emission.dtype)
+        conditioned[:, 1:-1, self.inner] = posterior(chart)
+        symbols = torch.nn.functional.pad(self.inner[drawn.clamp(min=0)], (1, 1))
+        return self._fold(conditioned, symbols) if shaping.symbols == "skeleton" else (conditioned, symbols)
+
+    def _drawing(self, chart: Chart, part: _Part, uniform: Tensor | None, shaping: Shaping) -> tuple[Chart, Tensor | None]:
+        """The chart and the numbers to draw with: those given, or of the tempered product, or of the best string."""
+        if uniform is None or shaping.temperature == 0:
+            return fill(self.rules, chart.emission, chart.length, best=True), None
+        if shaping.temperature == 1.0 and shaping.top_p >= 1.0:
+            return chart, uniform
+        warm = [temper(part.log_probs, shaping.temperature, top_p) for top_p in (1.0, shaping.top_p)]
+        whole, cut = (self._emission(replace(part, log_probs=x), shaping.symbols) for x in warm)
+        nucleus = fill(self.rules, cut, chart.length)
+        some = (nucleus.log_total > -torch.inf)[:, None, None]
+        return (nucleus if bool(some.all()) else fill(self.rules, torch.where(some, cut, whole), chart.length)), uniform
+
+    def _emission(self, part: _Part, symbols: Symbols) -> Tensor:
+        """(batch, n, inner symbols) float64 log-probabilities: those given where free, certainty elsewhere.
+
+        A skeleton's ``<DIGIT>`` is any digit: all of them alike where it is proposed, all of them allowed where it is written.
+        """
+        proposed, digit = part.log_probs[:, 1:-1].double(), self.vocabulary.digit
+        written, free = part.tokens[:, 1:-1, None], part.free[:, 1:-1, None]
+        same = self.inner == written
+        if digit is not None:
+            same = same | ((written == digit) & torch.isin(self.inner, self.digits))
+            if symbols == "skeleton":
+                each = proposed[..., digit, None] - math.log(len(self.digits))
+                proposed = proposed.index_copy(-1, self.digits, each.expand(-1, -1, len(self.digits)))
+        return torch.where(free, proposed[..., self.inner], torch.where(same, 0.0, -torch.inf).double())
+
+    def _fold(self, conditioned: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """Digits as ``<DIGIT>``, which has the probability of all of them."""
+        digit = self.vocabulary.digit
+        if digit is None:
+            return conditioned, symbols
+        conditioned[..., digit] = conditioned[..., self.digits].logsumexp(-1)
+        conditioned[..., self.digits] = -torch.inf
+        return conditioned, torch.where(torch.isin(symbols, self.digits), digit, symbols)
+
+    def mask(self, tokens: Tensor, free: Tensor, length: Tensor) -> NextSymbol:
+        """See ``Constraint``."""
+        return _Mask(self, self._open_chart(self._part(tokens, free, length)))
+
+    def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
+        """See ``Constraint``."""
+        for rows in _like_lengths(length):
+            width = int(length[rows].max())
+            part = self._part(tokens[rows, :width], free[rows, :width], length[rows])
+            self._refuse(self._open_chart(part), part)
+
+    def _part(self, tokens: Tensor, free: Tensor, length: Tensor) -> _Part:
+        """A canvas in which everything that is free may be anything."""
+        anything = torch.zeros(*tokens.shape, len(self.vocabulary), dtype=torch.float64, device=self.device)
+        return _Part(anything, tokens, free, length)
+
+    def _open_chart(self, part: _Part) -> Chart:
+        return fill(self.rules, self._emission(part, "plain"), part.length - 2)
+
+    def _refuse(self, chart: Chart, part: _Part) -> None:
+        """Raises ``CanvasError`` for the first string without any possibility."""
+        lost = (chart.log_total == -torch.inf).nonzero()[:, 0].tolist()
+        if not lost:
+            return
+        row, n = lost[0], int(chart.length[lost[0]])
+        possible = self.grammar.lengths(max(2 * n, n + 16))
+        if not possible[n]:
+            near = [*possible[:n].nonzero()[0][-1:], *(possible[n:].nonzero()[0][:1] + n)]
+            told = f"the nearest length{'s are' if len(near) > 1 else ' is'} {' and '.join(map(str, near))}"
+            raise CanvasError(f"no string of the grammar has {n} symbols; {told if near else 'none has a length near it'}")
+        symbols = torch.where(part.free[row], self.vocabulary.mask, part.tokens[row])[1 : n + 1]
+        at = self._contradiction(symbols)
+        raise CanvasError(
+            f"no string of the grammar is like {quote(self.vocabulary.decode(symbols.tolist()))}: with {n} symbols and those "
+            f"known before it, symbol {at} cannot be {quote(self.vocabulary.decode([int(symbols[at])]))}"
+        )
+
+    def _contradiction(self, symbols: Tensor) -> int:
+        """Index of the first known symbol that cannot be kept together with those before it."""
+        known = (symbols != self.vocabulary.mask).nonzero()[:, 0]
+        places = torch.arange(len(symbols), device=symbols.device)
+        rows = torch.where(places > known[:, None], self.vocabulary.mask, symbols)
+        frame = torch.nn.functional.pad(rows, (1, 1), value=self.vocabulary.bos)
+        length = torch.full_like(known, frame.shape[1])
+        chart = self._open_chart(self._part(frame, frame == self.vocabulary.mask, length))
+        return int(known[(chart.log_total == -torch.inf).int().argmax()])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a group of strings proposes, and where."""
+
+    log_probs: Tensor  # (batch, width, vocab)
+    tokens: Tensor  # (batch, width)
+    free: Tensor  # (batch, width) bool
+    length: Tensor  # (batch,)
+
+
+def _like_lengths(length: Tensor) -> Iterator[Tensor]:
+    """Indices of all strings, a group of like lengths at a time."""
+    order = length.argsort(stable=True)
+    sizes, start = length[order].tolist(), 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or end - start == GROUP or sizes[end] > WIDER * sizes[start] + 2:
+            yield order[start:end]
+            start = end
+
+
+class _Mask:
+    """``PrefixMask`` in terms of token ids."""
+
+    def __init__(self, constraint: GrammarConstraint, chart: Chart) -> None:
+        self.constraint, self.inside = constraint, PrefixMask(chart)
+        place = torch.zeros(len(constraint.vocabulary), dtype=torch.int64, device=constraint.device)
+        place[constraint.inner] = torch.arange(len(constraint.inner), device=constraint.device)
+        self.place = place  # of each token among the symbols of the grammar
+
+    def allowed(self) -> Tensor:
+        """See ``NextSymbol``."""
+        found = self.inside.allowed()
+        whole = found.new_zeros(len(found), len(self.constraint.vocabulary))
+        whole[:, self.constraint.inner] = found
+        return whole
+
+    def write(self, token: Tensor) -> None:
+        """See ``NextSymbol``; beyond the end any token will do."""
+        self.inside.write(self.place[token])
+
+
+def next_symbols(mask: NextSymbol, tokens: Tensor) -> Tensor:
+    """(batch, width, vocab) what may stand at every position given the tokens (batch, width) before it; nothing at the ends."""
+    first = mask.allowed()
+    rows = [torch.zeros_like(first), first]
+    for position in range(1, tokens.shape[1] - 2):
+        mask.write(tokens[:, position])
+        rows.append(mask.allowed())
+    return torch.stack([*rows, torch.zeros_like(first)], 1)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.sampling.constraint import Constraint
+from maskdiff.sampling.constraint import Constraint, Shaping
 from maskdiff.sampling.denoiser import INPUTS, Denoiser, reads
 from maskdiff.sampling.order import ORDERS, Proposal, first_blanks, rank, tempered_choice
 from maskdiff.sampling.processors import Symbols, allowed_symbols, as_shown, draw, fold_digits, is_blank, log_distribution, pick
-from maskdiff.sampling.random import token_noise
+from maskdiff.sampling.random import span_noise, token_noise
 from maskdiff.sampling.remask import Remask
 from maskdiff.sampling.sampler import UNLIMITED, Stage, evaluations_left
 from maskdiff.sampling.schedule import Clock, Cosine, Schedule
@@ -106,7 +106,13 @@ class Unmask(Stage):
         noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
         coupled = self._couples(denoiser)
         log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
-        candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, self.temperature, self.top_p)
+        if self.constraint is not None:
+            # Always new numbers: those of an earlier evaluation have shaped what was committed then.
+            spans = None if coupled or not self.temperature else span_noise(part.keys, clock.step + 1, width)
+            shaping = Shaping(self.temperature, self.top_p, self.symbols)
+            log_probs, candidate = self.constraint.condition(log_probs, part.tokens, free, part.length, spans, shaping)
+        else:
+            candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, self.temperature, self.top_p)
         hide = torch.zeros_like(free)
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
@@ -162,8 +168,6 @@ class Unmask(Stage):
         if self.symbols == "skeleton":
             logits = fold_digits(logits, vocabulary)
         log_probs = log_distribution(logits, allowed)
-        if self.constraint is not None:
-            log_probs = self.constraint(log_probs, part.tokens, part.length)
         if memory.previous is not None:
             memory.previous[rows, :width] = log_probs.exp().to(memory.previous.dtype)
         return log_probs

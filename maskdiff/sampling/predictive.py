@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.sampling.constraint import Constraint
+from maskdiff.sampling.constraint import Constraint, Shaping, next_symbols
 from maskdiff.sampling.denoiser import Denoiser
 from maskdiff.sampling.processors import allowed_symbols, draw, log_distribution
-from maskdiff.sampling.random import token_noise
+from maskdiff.sampling.random import span_noise, token_noise
 from maskdiff.sampling.sampler import Stage, evaluations_left, first_true
 
 
@@ -52,7 +52,7 @@ class Predictive(Stage):
             if not len(rows):
                 break
             part = canvas[rows].trim()
-            tokens = self._redraw(denoiser, part, final[rows])
+            tokens = self._redraw(denoiser, part, final[rows], end[rows] - part.spent <= 1)
             changed = tokens != part.tokens
             part = replace(part, tokens=tokens, spent=part.spent + 1)
             final[rows] = self._skip_known(part, first_true(changed, part.length - 1) + 1)
@@ -62,16 +62,27 @@ class Predictive(Stage):
             canvas = replace(canvas, tokens=torch.where(blank, denoiser.vocabulary.mask, canvas.tokens)).recorded()
         return Sample(canvas)
 
-    def _redraw(self, denoiser: Denoiser, part: Canvas, final: Tensor) -> Tensor:
-        """(batch, width) every token that is neither known nor final, drawn given the tokens before it."""
+    def _redraw(self, denoiser: Denoiser, part: Canvas, final: Tensor, last: Tensor) -> Tensor:
+        """(batch, width) every token that is neither known nor final, drawn given the tokens before it.
+
+        Under a constraint what is not final after the ``last`` (batch,) evaluation is one joint draw, not the unverified tail.
+        """
         positions, vocabulary = _positions(part), denoiser.vocabulary
         logits = denoiser(part.tokens, part.length, torch.zeros_like(part.suspect), True, None)
-        log_probs = log_distribution(logits, allowed_symbols(part.tokens, vocabulary))
+        allowed, fitting = allowed_symbols(part.tokens, vocabulary), None
+        open_ = ~part.known & (positions >= final[:, None])
         if self.constraint is not None:
-            log_probs = self.constraint(log_probs, part.tokens, part.length)
+            fitting = allowed & next_symbols(self.constraint.mask(part.tokens, ~part.known, part.length), part.tokens)
+            fitting = torch.where(fitting.any(-1, keepdim=True), fitting, allowed)  # behind a misfit nothing fits
         noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
-        token = draw(log_probs, noise, self.temperature, self.top_p)
-        return torch.where(~part.known & (positions >= final[:, None]), token, part.tokens)
+        log_probs = log_distribution(logits, allowed if fitting is None else fitting)
+        tokens = torch.where(open_, draw(log_probs, noise, self.temperature, self.top_p), part.tokens)
+        tail = open_ & last[:, None] & (positions > first_true(tokens != part.tokens, part.length)[:, None])
+        if self.constraint is None or self.keep == "final" or not bool(tail.any()):
+            return tokens
+        spans = span_noise(part.keys, part.spent + 1, tokens.shape[1]) if self.temperature else None
+        shaping = Shaping(self.temperature, self.top_p)
+        return self.constraint.condition(log_distribution(logits, allowed), tokens, tail, part.length, spans, shaping)[1]
 
     @staticmethod
     def _skip_known(canvas: Canvas, start: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     CHOICE = 3  # Gumbel noise on the confidence of a position (MaskGIT)
     COUNT = 4  # how many tokens an ancestral step commits
     REMASK = 5  # which committed tokens are hidden again
+    SPAN = 6  # how a span of symbols is derived (joint draws under a grammar)
 
 
 def _signed(value: int) -> int:
@@ -84,6 +85,16 @@ def position_noise(keys: Tensor, purpose: Purpose, step: Tensor, width: int) -> 
     """Uniform numbers of every (string, position): keys (batch,), step (batch,) -> (batch, width)."""
     positions = torch.arange(width, device=keys.device)
     return uniform(keys[:, None], int(purpose), step[:, None], positions)
+
+
+def span_noise(keys: Tensor, step: Tensor, width: int) -> Tensor:
+    """Uniform numbers of every span of a string of up to ``width`` tokens: keys (batch,), step (batch,) -> (batch, n, n + 1).
+
+    n = width - 2; indices are the first symbol and the number of symbols, of which 0 stands for the symbol itself.
+    """
+    starts = torch.arange(width - 2, device=keys.device)
+    sizes = torch.arange(width - 1, device=keys.device)
+    return uniform(keys[:, None, None], int(Purpose.SPAN), step[:, None, None], starts[:, None], sizes)
 
 
 def new_keys(count: int, generator: torch.Generator | None = None) -> Tensor:

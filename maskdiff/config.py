@@ -130,6 +130,7 @@ class SamplerConfig:
     num_ar_tokens: int = knob(3, "causal tokens before the parallel part of the hybrid", low=0)
     temperature: float = knob(1.0, "of the token distribution; 0 is argmax", low=0.0, high=100.0)
     top_p: float = knob(1.0, "smallest set of tokens with this mass is kept", low=0.0, high=1.0)
+    grammar: bool = knob(False, "condition every draw on the language's grammar, so that every string parses")
 
 
 @dataclass(frozen=True)

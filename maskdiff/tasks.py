@@ -25,7 +25,18 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, nearest, quote
 from maskdiff.noise import pad
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
-from maskdiff.sampling import Canvas, Chain, Everything, Linear, Sample, Sampler, Unmask, causal_log_prob
+from maskdiff.sampling import (
+    Canvas,
+    Chain,
+    Constraint,
+    Everything,
+    GrammarConstraint,
+    Linear,
+    Sample,
+    Sampler,
+    Unmask,
+    causal_log_prob,
+)
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -91,7 +102,7 @@ def generating(
         return
     lengths = draw_lengths(loaded.language, num, length, seed)
     canvas = Canvas.blank(lengths, loaded.language.vocabulary, _generator(seed), loaded.device)
-    filler = _sampler(sampler or SamplerConfig())
+    filler = _sampler(sampler or SamplerConfig(), loaded)
     for rows in torch.arange(num, device=loaded.device).split(batch_size):
         yield from _results(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace)
 
@@ -133,13 +144,16 @@ def edit(
     certain blank first, which sees both sides. The seed changes nothing then. With a `sampler`, the filling is drawn from it.
     """
     _check_beam(beam)
-    good, results = _prepare(loaded, texts, lambda ids: _blanked(loaded.language, ids, masks))
+    grammar = isinstance(sampler, SamplerConfig) and sampler.grammar
+    constraint = GrammarConstraint.of(loaded.language) if grammar else None
+    good, results = _prepare(loaded, texts, lambda ids: _blanked(loaded.language, ids, masks, constraint))
     if not good:
         return _merge(texts, results, good, [])
     vocabulary, rows = loaded.language.vocabulary, list(good.values())
     known = [[i != vocabulary.mask for i in row] for row in rows]
     canvas = Canvas.of(rows, known, vocabulary, _generator(seed), device=loaded.device)
-    drawn = _results(loaded, CERTAIN if sampler is None else _sampler(sampler), canvas, [None] * len(rows), batch_size, trace)
+    filler = CERTAIN if sampler is None else _sampler(sampler, loaded)
+    drawn = _results(loaded, filler, canvas, [None] * len(rows), batch_size, trace)
     if sampler is not None:
         return _merge(texts, results, good, drawn)
     found = _search(loaded, good, Channel.blanks(), beam, 0, trace)
@@ -213,12 +227,12 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _sampler(sampler: SamplerConfig | Sampler) -> Sampler:
+def _sampler(sampler: SamplerConfig | Sampler, loaded: Loaded) -> Sampler:
     if not isinstance(sampler, SamplerConfig):
         return sampler
-    from maskdiff.sampling.presets import make_sampler
+    from maskdiff.sampling.presets import sampler_for
 
-    return make_sampler(sampler)
+    return sampler_for(sampler, loaded.language, loaded.device)
 
 
 def _prepare(
@@ -243,7 +257,10 @@ def _prepare(
     return good, bad
 
 
-def _blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
+def _blanked(
+    language: Language, ids: list[int], masks: Sequence[tuple[int, int]], constraint: Constraint | None
+) -> list[int]:
+    """The ids with blanks at `masks`; CanvasError where they do not fit, or where no string of the constraint does."""
     language.check_length(len(ids))
     for first, last in masks:
         if not 0 <= first < last <= len(ids):
@@ -251,6 +268,10 @@ def _blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]
                 f"mask {first}:{last} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A < B <= {len(ids)}"
             )
         ids[first:last] = [language.vocabulary.mask] * (last - first)
+    if constraint is not None:
+        known = [i != language.vocabulary.mask for i in ids]
+        canvas = Canvas.of([ids], [known], language.vocabulary)
+        constraint.check(canvas.tokens, ~canvas.known, canvas.length)
     return ids
 
 

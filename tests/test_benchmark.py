@@ -20,6 +20,7 @@ from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.evaluation import editing, generation, likelihood, padded, repair, speed
 from maskdiff.evaluation.rows import Ledger, Plan, draw_lengths, sampler_settings, unigram_texts
 from maskdiff.languages import split_of
+from maskdiff.sampling import make_sampler
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
 def test_batch_size_changes_no_string(tiny: Path) -> None:
     denoiser, lengths = checkpoint.load_denoiser(tiny).denoiser, [5, 7, 9, 21, 40]
     config = SamplerConfig("entropy", steps=5)
-    one, five = (generation.draw(denoiser, config, lengths, 3, size) for size in (1, 5))
+    one, five = (generation.draw(denoiser, make_sampler(config), lengths, 3, size) for size in (1, 5))
     assert one.texts == five.texts
     assert one.evaluations == five.evaluations
 

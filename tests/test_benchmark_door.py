@@ -221,3 +221,15 @@ def test_without_flags_the_handful(tiny: Path) -> None:
     assert {0.2} <= set(plan.sigmas)
     assert "mixed" in plan.corruptions
     assert set(suites.SUITES) >= {"generation", "repair", "editing", "likelihood", "speed"}
+
+
+def test_grammar_measures_every_sampler_with_it_and_without(tiny: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.json"
+    flags = ["--suite", "generation", "--sampler", "maskgit", "random", "--maskgit_steps", "2", "--num_samples", "8"]
+    assert benchmark.main(["--checkpoint", str(tiny), "--json", str(made), "--grammar", *flags]) == 0
+    rows = [r for r in json.loads(made.read_text())["rows"] if r["metric"] == "parses"]
+    rows = [r for r in rows if not r["settings"].keys() & {"length", "nesting"}]
+    by_grammar = {(r["sampler"], r["settings"].get("grammar", False)): r["value"] for r in rows}
+    assert by_grammar.keys() == {("maskgit", False), ("maskgit", True), ("random", False), ("random", True)}
+    assert by_grammar["maskgit", True] == by_grammar["random", True] == 1.0
+    assert by_grammar["maskgit", False] < 1.0

@@ -157,7 +157,7 @@ def test_the_search_for_ambiguity_keeps_to_its_budget() -> None:
 )
 def test_the_arithmetic_grammar_is_that_of_the_parser(options: dict[str, str | int]) -> None:
     language = make_language(LanguageConfig(**options))  # type: ignore[arg-type]
-    symbols = [language.vocabulary.symbols[i] for i in language.vocabulary.inner_ids]
+    symbols = tuple(language.vocabulary.symbols[i] for i in language.vocabulary.inner_ids)
     text = language.lark_grammar()
     assert text is not None
     grammar = compile_grammar(text, symbols)
@@ -173,7 +173,7 @@ def test_the_arithmetic_grammar_is_that_of_the_parser(options: dict[str, str | i
     assert agreed[False] > 30
 
 
-def mutated(text: str, symbols: list[str], rng: random.Random) -> str:
+def mutated(text: str, symbols: tuple[str, ...], rng: random.Random) -> str:
     """One symbol replaced, deleted or inserted."""
     at, kind = rng.randrange(len(text)), rng.randrange(3)
     return text[:at] + (rng.choice(symbols) if kind else "") + text[at + (kind < 2) :]

@@ -157,3 +157,17 @@ def test_score_is_the_mean_causal_log_probability(loaded: Loaded) -> None:
     columns = torch.tensor([vocabulary.inner_ids.index(int(i)) for i in tokens[0, 1:-1]])
     expected = float(inner.gather(1, columns[:, None]).mean())
     assert result.score == pytest.approx(expected, abs=1e-4)
+
+
+def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) -> None:
+    config = SamplerConfig("maskgit", steps=2, grammar=True)
+    made = tasks.generate(loaded, 20, sampler=config)
+    assert all(result.parses for result in made)
+    assert not all(result.parses for result in tasks.generate(loaded, 20, sampler=SamplerConfig("maskgit", steps=2)))
+    texts = ["(+?(*24))=1?", "(+?(*24)=1?", "(+(*??)10)=45"]
+    results = tasks.edit(loaded, texts, sampler=config)
+    assert [result.finish_reason for result in results] == ["complete", "error", "complete"]
+    assert "symbol 8 cannot be '='" in (results[1].error or "")
+    for text, result in zip(texts[::2], results[::2], strict=True):
+        assert result.parses
+        assert all(b in ("?", a) for a, b in zip(result.text, text, strict=True))

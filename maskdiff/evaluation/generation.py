@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from maskdiff import metrics
-from maskdiff.config import SamplerConfig
 from maskdiff.data import held_out
 from maskdiff.evaluation.rows import (
     Ledger,
@@ -36,7 +35,6 @@ from maskdiff.evaluation.rows import (
 )
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.canvas import Canvas
-from maskdiff.sampling.presets import make_sampler
 from maskdiff.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -57,9 +55,8 @@ class Drawn:
     seconds: float
 
 
-def draw(denoiser: Denoiser, how: SamplerConfig | Sampler, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
+def draw(denoiser: Denoiser, sampler: Sampler, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
     """One string of each inner length; the keys depend on ``seed`` and the order alone, not on ``batch_size``."""
-    sampler = make_sampler(how) if isinstance(how, SamplerConfig) else how
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
     texts: list[str] = []
@@ -160,7 +157,7 @@ def generation(subject: Subject, plan: Plan, seen: Seen, watch: Watch = unwatche
     ledger = Ledger("generation")
     for config in plan.samplers:
         with watch(f"generation, {config.sampler}"):
-            made = draw(subject.loaded.denoiser, config, against.lengths, plan.seed, plan.batch_size)
+            made = draw(subject.loaded.denoiser, subject.sampler(config), against.lengths, plan.seed, plan.batch_size)
             settings = subject.settings(**sampler_settings(config))
             if plan.lengths is not None:
                 settings["length"] = f"{plan.lengths[0]}..{plan.lengths[1]}"

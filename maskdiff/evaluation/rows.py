@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages.vocabulary import SPECIALS
 from maskdiff.metrics import Estimate
-from maskdiff.sampling.presets import make_sampler
+from maskdiff.sampling.presets import make_sampler, sampler_for
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
+    from maskdiff.sampling.sampler import Sampler
 
 Settings = dict[str, Any]
 Watch = Callable[[str], AbstractContextManager[object]]  # entered with the name of a measurement, left when it is done
@@ -97,6 +98,10 @@ class Subject:
     def language(self) -> Language:
         return self.loaded.language
 
+    def sampler(self, config: SamplerConfig) -> Sampler:
+        """The sampler of a configuration for this subject's language."""
+        return sampler_for(config, self.language, getattr(self.loaded.denoiser, "device", "cpu"))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -143,9 +148,10 @@ def matters(config: SamplerConfig, name: str) -> bool:
 
 
 def sampler_settings(config: SamplerConfig) -> Settings:
-    """The settings that this sampler heeds; ``top_p`` only where it cuts something off."""
-    names = [item.name for item in fields(config) if item.name != "sampler" and matters(config, item.name)]
-    return {name: getattr(config, name) for name in names if not (name == "top_p" and config.top_p == 1.0)}
+    """The settings that this sampler heeds; ``top_p`` only where it cuts something off, `grammar` only where there is one."""
+    names = [name for name in PROBES if matters(config, name)]
+    settings = {name: getattr(config, name) for name in names if not (name == "top_p" and config.top_p == 1.0)}
+    return settings | ({"grammar": True} if config.grammar else {})
 
 
 def draw_lengths(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
@@ -35,7 +36,10 @@ VERIFIED = frozenset(["speculative", "hybrid_speculative", "verified", "certain_
 
 
 def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
-    """The samplers that the flags of ``benchmark.py`` ask for.  Raises ``ConfigError`` on a setting that cannot be."""
+    """The samplers that the flags of ``benchmark.py`` ask for; with ``--grammar`` each without it and with it.
+
+    Raises ``ConfigError`` on a setting that cannot be.
+    """
     steps, temperature, ar = args.maskgit_steps, args.temperature, args.num_ar_tokens
     if temperature is not None and not 0.0 <= temperature <= 100.0:
         raise ConfigError(f"temperature {temperature} is impossible: give one from 0 (argmax) to 100")
@@ -53,6 +57,8 @@ def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
             )
         )
         make_sampler(made[-1])  # an unknown name or an impossible setting fails before anything is measured
+    if args.grammar:
+        made += [replace(config, grammar=True) for config in made]
     return tuple(dict.fromkeys(made))
 
 

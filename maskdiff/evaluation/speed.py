@@ -48,10 +48,11 @@ def sampling_speed(subject: Subject, plan: Plan, watch: Watch = unwatched) -> li
     lengths = draw_lengths(subject.language, min(plan.num_samples, plan.batch_size), plan.lengths, plan.rng(51))
     for config in plan.samplers:
         with watch(f"speed, {config.sampler}"):
-            draw(subject.loaded.denoiser, config, lengths[:8], plan.seed, plan.batch_size)
+            sampler = subject.sampler(config)
+            draw(subject.loaded.denoiser, sampler, lengths[:8], plan.seed, plan.batch_size)
             speeds: list[float] = []
             while len(speeds) < ROUNDS and sum(len(lengths) / s for s in speeds) < plan.speed_seconds:
-                made = draw(subject.loaded.denoiser, config, lengths, plan.seed + len(speeds), plan.batch_size)
+                made = draw(subject.loaded.denoiser, sampler, lengths, plan.seed + len(speeds), plan.batch_size)
                 speeds.append(len(lengths) / max(made.seconds, 1e-9))
             settings = subject.settings(**sampler_settings(config), batch=len(lengths))
             ledger.add(config.sampler, settings, "strings_per_second", _over_rounds(speeds, len(lengths) * len(speeds), plan))

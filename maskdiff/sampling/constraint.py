@@ -88,7 +88,7 @@ class GrammarConstraint:
         if text is None:
             raise ConfigError(f"{language.name} has no grammar; give it a grammar.lark, or sample without one")
         vocabulary = language.vocabulary
-        symbols = [vocabulary.symbols[i] for i in vocabulary.inner_ids]
+        symbols = tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids)
         return cls(compile_grammar(text, symbols, f"the grammar of {language.name}"), vocabulary, device)
 
     def condition(

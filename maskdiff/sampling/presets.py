@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
@@ -19,16 +21,21 @@ from maskdiff.sampling.compose import (
     Speculate,
     certain_prefix,
     coarse_to_fine,
+    constrained,
     hybrid,
     one_shot,
     predictor_corrector,
     verified,
 )
+from maskdiff.sampling.constraint import GrammarConstraint
 from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
 from maskdiff.sampling.sampler import Sampler
 from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,20 @@ def preset(name: str, help: str) -> Callable[[Callable[[SamplerConfig], Sampler]
 
 
 def make_sampler(config: SamplerConfig) -> Sampler:
-    """The sampler that ``config.sampler`` names, with the other settings laid on it; ``ConfigError`` for an unknown name."""
+    """The sampler that ``config.sampler`` names, with the other settings laid on it; ``ConfigError`` for an unknown name.
+
+    All but ``config.grammar``, which needs a language: see ``sampler_for``.
+    """
     if config.sampler not in PRESETS:
         nearest = get_close_matches(config.sampler, PRESETS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"sampler {config.sampler!r} is unknown; did you mean {nearest}? allowed: {', '.join(PRESETS)}")
     return PRESETS[config.sampler].make(config)
+
+
+def sampler_for(config: SamplerConfig, language: Language, device: torch.device | str = "cpu") -> Sampler:
+    """``make_sampler``, under the grammar of the language where ``config.grammar`` asks for it; ``ConfigError`` without one."""
+    sampler = make_sampler(config)
+    return constrained(sampler, GrammarConstraint.of(language, device)) if config.grammar else sampler
 
 
 def describe() -> str:

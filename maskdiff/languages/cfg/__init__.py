@@ -6,7 +6,7 @@ count a string once per derivation, so it is refused unless the caller accepts t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ambiguity import Ambiguity, ambiguity
@@ -14,7 +14,10 @@ from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
 from maskdiff.languages.cfg.reader import Cfg, Rule, read_grammar
 
 
-def compile_grammar(text: str, symbols: Sequence[str], source: str = "grammar", accept_ambiguous: bool = False) -> NormalForm:
+@lru_cache(maxsize=16)
+def compile_grammar(
+    text: str, symbols: tuple[str, ...] | str, source: str = "grammar", accept_ambiguous: bool = False
+) -> NormalForm:
     """The normal form of a grammar in Lark's EBNF over the characters `symbols`, checked for ambiguity.
 
     Raises `GrammarError`: see `read_grammar` and `normal_form`; and for an ambiguous grammar, unless `accept_ambiguous`.

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
     how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel or speculative: both")
     how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
-    how.add_argument("--grammar", action="store_true", help="every sampler under the language's grammar, too")
+    how.add_argument("--grammar", action="store_true", help="every sampler and repair under the language's grammar, too")
     how.add_argument("--use_self_cond", action="store_true", help="self_conditioned: the model sees its last prediction")
     how.add_argument("--num_ar_tokens", type=cli.natural, help="causal tokens of the hybrid (default 3)")
     how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
@@ -90,7 +90,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         sigmas=tuple(dict.fromkeys(args.sigma or Plan.sigmas)),
         corruptions=tuple(dict.fromkeys(args.corruption or Plan.corruptions)),
         only_mixed_varies=not (args.sigma or args.corruption),
-        repair_methods=check_methods(args.repair_method),
+        repair_methods=check_methods(args.repair_method, args.grammar),
     )
 
 

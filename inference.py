@@ -49,6 +49,7 @@ def build_parser() -> cli.Parser:
     repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default; length may change) or draft")
     repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")
     repair.add_argument("--slack", type=cli.natural, default=2, metavar="N", help="the length changes by at most N (default 2)")
+    repair.add_argument("--grammar", action="store_true", help="only strings that parse; one that parses stays as it is")
     edit = verbs.add_parser("edit", help="fill blanks", description="Fill the blanks (?) of strings; all else stays.")
     edit.add_argument("--mask", type=cli.span, action="append", default=[], metavar="A:B", help="blank symbols A to B-1, too")
     for verb in (repair, edit):
@@ -92,8 +93,8 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
     while batch := list(itertools.islice(texts, LINES_AT_A_TIME)):
         if args.verb == "repair":
             yield from tasks.repair(
-                loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, seed=args.seed,
-                trace=args.trace,
+                loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, grammar=args.grammar,
+                seed=args.seed, trace=args.trace,
             )  # fmt: skip
         else:
             sampler = sampler_config(args, EDITOR) if overrides(args, SamplerConfig) else None

@@ -27,6 +27,7 @@ from maskdiff.sampling.denoiser import causal_stream
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
+    from maskdiff.sampling.constraint import Constraint
     from maskdiff.sampling.denoiser import Denoiser
 
 FLOOR = 1e-7  # of every share: whatever the user typed has some explanation
@@ -147,12 +148,14 @@ def repair_channel(
     channel: Channel,
     beam: int = 16,
     watch: Callable[[int, list[int]], None] | None = None,
+    constraint: Constraint | None = None,
 ) -> list[Repaired | None]:
     """The best x for each string of inner token ids `damaged` (MASK allowed), over the lengths in `candidates`.
 
     None stands for a string that the channel cannot explain at any candidate length. Strings are handled `CHUNK` at a time,
     sorted by length; a result depends on its own string alone (up to rounding of the model's matrix products). `watch` is told
-    the number of symbols emitted and the leading prefix after every step (of one of the strings).
+    the number of symbols emitted and the leading prefix after every step (of one of the strings). Under a `constraint` every
+    hypothesis can be completed to a string that it allows, and the best x is one of those.
     """
     order = sorted(range(len(damaged)), key=lambda i: len(damaged[i]))
     results: list[Repaired | None] = [None] * len(damaged)
@@ -161,7 +164,7 @@ def repair_channel(
         pairs = [(row, n) for row, i in enumerate(chunk) for n in candidates[i]]
         if pairs:
             jobs = _make_jobs([damaged[i] for i in chunk], pairs, length_log_prob, channel, denoiser.vocabulary)
-            for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch)):
+            for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch, constraint)):
                 results[i] = found
     return results
 
@@ -216,7 +219,13 @@ def rest_costs(best: Tensor, size: Tensor, longest: int, channel: Channel) -> Te
 
 
 def _search(
-    denoiser: Denoiser, jobs: _Jobs, strings: int, channel: Channel, width: int, watch: Callable[[int, list[int]], None] | None
+    denoiser: Denoiser,
+    jobs: _Jobs,
+    strings: int,
+    channel: Channel,
+    width: int,
+    watch: Callable[[int, list[int]], None] | None,
+    constraint: Constraint | None,
 ) -> list[Repaired | None]:
     """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; the best of each string."""
     vocabulary = denoiser.vocabulary
@@ -227,9 +236,12 @@ def _search(
     state = _start(jobs, channel, insertion)
     stream = causal_stream(denoiser, jobs.length.to(device) + 2)
     logits = stream.step(torch.full_like(jobs.length, vocabulary.bos).to(device))
+    mask = None if constraint is None else constraint.mask(*_blank(jobs.length, vocabulary))
     emitted = 0
     while len(jobs.length):
         log_p = logits.cpu().double().log_softmax(-1)[:, symbols]  # (stream rows, symbols)
+        if mask is not None:
+            log_p = log_p.masked_fill(~mask.allowed()[:, symbols], -torch.inf)
         log_p = torch.where((state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf)
         state = _grow(state, jobs, channel, insertion, log_p, emitted, width, strings)
         emitted += 1
@@ -244,9 +256,20 @@ def _search(
         if not alive.any():
             break
         stream = stream.select(state.stream[alive].to(device))
-        logits = stream.step(symbols[state.prefix[..., -1][alive]].to(device))
+        written = symbols[state.prefix[..., -1][alive]]
+        logits = stream.step(written.to(device))
+        if mask is not None:
+            mask = mask.select(state.stream[alive])
+            mask.write(written)
         state.stream = torch.where(alive, alive.flatten().cumsum(0).view_as(alive) - 1, -1)
     return [_choose(found) for found in best]
+
+
+def _blank(length: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, what is free, and lengths of canvases of ``length`` (jobs,) symbols in which nothing is known."""
+    places = torch.arange(int(length.max()) + 2)
+    inner = (places > 0) & (places <= length[:, None])
+    return torch.where(inner, vocabulary.mask, vocabulary.pad), inner, length + 2
 
 
 def _insertions(channel: Channel, width: int) -> Tensor:

@@ -47,6 +47,8 @@ SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when n
 REPAIR_METHODS = ("channel", "draft")
 CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, temperature=0.0)  # most certain blank first, its likeliest symbol
 
+REWRITE = Unmask(schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True)  # every symbol anew, the likeliest
+
 
 @dataclass(frozen=True)
 class Result:
@@ -175,6 +177,7 @@ def repair(
     beam: int = 16,
     slack: int = 2,
     steps: int = 3,
+    grammar: bool = False,
     seed: int = 0,
     batch_size: int = BATCH,
     trace: bool = False,
@@ -184,6 +187,9 @@ def repair(
     method `channel`: the most probable explanation under the noisy channel (see `maskdiff.repair`), whose length may differ by
     up to `slack`; `sigma` is the share of symbols thought to be damaged, None sums over several levels. method `draft`: the
     length stays, blanks are filled and all symbols rewritten `steps` times by the bidirectional mode told `sigma`.
+
+    With `grammar` every result parses: a text that parses comes back unchanged; an explanation that does not parse gives way to
+    the most probable one that does, by the same search among completable prefixes; a draft is rewritten under the grammar.
     """
     _check_beam(beam)
     if method not in REPAIR_METHODS:
@@ -195,24 +201,36 @@ def repair(
     if slack < 0 or steps < 1:
         raise ConfigError(f"slack is {slack} and steps {steps}; slack must be at least 0 and steps at least 1")
     slack = slack if method == "channel" else 0
-    good, results = _prepare(loaded, texts, lambda ids: _repairable(loaded.language, ids, slack))
     language = loaded.language
+    constraint = GrammarConstraint.of(language) if grammar else None
+    good, results = _prepare(loaded, texts, lambda ids: _repairable(language, ids, slack))
+    if constraint is not None:
+        whole = {i: text for i, ids in good.items() if language.parses(text := language.vocabulary.decode(ids))}
+        results |= dict(zip(whole, _scored(loaded, [good.pop(i) for i in whole])))
     if method == "channel":
         levels = SIGMAS if sigma is None else (sigma,)
         channel = Channel.of(loaded.config.noise, levels, len(language.vocabulary.inner_ids))
-        return _merge(texts, results, good, _search(loaded, good, channel, beam, slack, trace))
+        found = _search(loaded, good, channel, beam, slack, trace)
+        if constraint is not None:
+            lost = [place for place, result in enumerate(found) if not result.parses]
+            indices = list(good)
+            again = _search(loaded, {indices[i]: good[indices[i]] for i in lost}, channel, beam, slack, trace, constraint)
+            for place, result in zip(lost, again):
+                found[place] = replace(result, evaluations=result.evaluations + found[place].evaluations)
+        return _merge(texts, results, good, found)
     if not good:
         return _merge(texts, results, good, [])
     rows = list(good.values())
     canvas = Canvas.of(
         rows, [[False] * len(row) for row in rows], language.vocabulary, _generator(seed), sigma or 0.2, loaded.device
     )
-    return _merge(texts, results, good, _results(loaded, refiner(steps), canvas, [None] * len(rows), batch_size, trace))
+    sampler: Sampler = refiner(steps) if constraint is None else replace(REWRITE, own=steps, constraint=constraint)
+    return _merge(texts, results, good, _results(loaded, sampler, canvas, [None] * len(rows), batch_size, trace))
 
 
 def refiner(steps: int) -> Chain:
     """Draft repair: fill the blanks one by one, then write every symbol anew `steps` times, always the likeliest."""
-    return CERTAIN.then(Unmask(schedule=Everything(), steps=0, own=steps, temperature=0.0, rewrite=True))
+    return CERTAIN.then(replace(REWRITE, own=steps))
 
 
 # --------------------------------------------------------------------------------------------------------------- requests
@@ -325,7 +343,15 @@ def _result(language: Language, text: str, log_prob: float, evaluations: int, tr
     return Result(text, language.parses(text), language.holds(text), score, evaluations, reason, trace=trace)
 
 
-def _search(loaded: Loaded, good: dict[int, list[int]], channel: Channel, beam: int, slack: int, trace: bool) -> list[Result]:
+def _search(
+    loaded: Loaded,
+    good: dict[int, list[int]],
+    channel: Channel,
+    beam: int,
+    slack: int,
+    trace: bool,
+    constraint: Constraint | None = None,
+) -> list[Result]:
     """Results of the noisy-channel beam for the usable texts."""
     language, rows = loaded.language, list(good.values())
     low, high = language.min_symbols, language.max_symbols
@@ -345,7 +371,7 @@ def _search(loaded: Loaded, good: dict[int, list[int]], channel: Channel, beam: 
         def watch(emitted: int, prefix: list[int], steps: list[str] = steps) -> None:
             steps.append(f"{emitted:4d}  {language.vocabulary.decode(prefix)}")
 
-        found += repair_channel(loaded.denoiser, part, choices, prior, channel, beam, watch if trace else None)
+        found += repair_channel(loaded.denoiser, part, choices, prior, channel, beam, watch if trace else None, constraint)
         notes.append(steps)
     return _explained(loaded, found, notes if trace else None)
 
@@ -353,13 +379,7 @@ def _search(loaded: Loaded, good: dict[int, list[int]], channel: Channel, beam: 
 def _explained(loaded: Loaded, found: Sequence[Repaired | None], notes: Sequence[list[str]] | None) -> list[Result]:
     """Results of what the beam found, scored as every other result is."""
     vocabulary = loaded.language.vocabulary
-    rows = [item.tokens for item in found if item is not None]
-    log_probs: list[float] = []
-    for start in range(0, len(rows), BATCH):
-        strings = pad(rows[start : start + BATCH], vocabulary)
-        device = loaded.device
-        log_probs += causal_log_prob(loaded.denoiser, strings.tokens.to(device), strings.length.to(device)).tolist()
-    scores = iter(log_probs)
+    scores = iter(_log_probs(loaded, [item.tokens for item in found if item is not None]))
     results = []
     for index, item in enumerate(found):
         trace = tuple(notes[index]) if notes is not None else None
@@ -371,3 +391,20 @@ def _explained(loaded: Loaded, found: Sequence[Repaired | None], notes: Sequence
             trace = None if trace is None else (*trace, f"   =  {text}")
             results.append(_result(loaded.language, text, next(scores), item.evaluations, trace))
     return results
+
+
+def _log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
+    """log p(string | its length) of each string of inner ids under the causal mode."""
+    log_probs: list[float] = []
+    for start in range(0, len(rows), BATCH):
+        strings = pad(rows[start : start + BATCH], loaded.language.vocabulary)
+        device = loaded.device
+        log_probs += causal_log_prob(loaded.denoiser, strings.tokens.to(device), strings.length.to(device)).tolist()
+    return log_probs
+
+
+def _scored(loaded: Loaded, rows: Sequence[list[int]]) -> list[Result]:
+    """Results that are the given strings as they are; no evaluation was needed to find them."""
+    texts = [loaded.language.vocabulary.decode(row) for row in rows]
+    pairs = zip(texts, _log_probs(loaded, rows), strict=True)
+    return [_result(loaded.language, text, log_prob, 0, None) for text, log_prob in pairs]

@@ -7,11 +7,14 @@ import math
 
 import pytest
 import torch
+from grammar_helpers import accepts
 from torch import Tensor
 
 from maskdiff.config import NoiseConfig
 from maskdiff.languages import Vocabulary
+from maskdiff.languages.cfg import compile_grammar
 from maskdiff.repair import Channel, candidate_lengths, repair_channel, rest_costs
+from maskdiff.sampling import GrammarConstraint
 
 VOCABULARY = Vocabulary.of("ab(", digit=False)
 INNER = VOCABULARY.inner_ids
@@ -134,6 +137,24 @@ def test_narrow_beam_is_close_to_the_wide_one() -> None:
         lost[beam] = sum(item.total for item in found if item) / 30
     assert lost[200] - lost[8] < 0.5
     assert lost[1] < lost[8] <= lost[200] + 1e-9
+
+
+def test_under_a_grammar_the_best_string_of_the_grammar_is_found() -> None:
+    grammar = 'start: "a" start "b" | "a" "b" | "(" start'
+    constraint = GrammarConstraint(compile_grammar(grammar, "ab("), VOCABULARY)
+    denoiser, channel = Bigram(3), Channel.of(NoiseConfig(), (0.3,), len(INNER))
+    changed = 0
+    for text in ("abab", "bba", "(ba?", "bbbbb", "?", "(a(b"):
+        y = tuple(VOCABULARY.encode(text, blanks=True))
+        lengths = range(1, 6)
+        job = denoiser, [y], [lengths], lambda n: -0.3 * n, channel, 400
+        free, found = (repair_channel(*job, constraint=c)[0] for c in (None, constraint))
+        assert found is not None
+        strings = [x for n in lengths for x in itertools.product(INNER, repeat=n) if accepts(grammar, VOCABULARY.decode(x))]
+        best = max(strings, key=lambda x: denoiser.log_prior(x) - 0.3 * len(x) + math.log(channel_probability(x, y, channel)))
+        assert tuple(found.tokens) == best
+        changed += free is None or free.tokens != found.tokens
+    assert changed >= 4
 
 
 def test_rest_costs_bound_what_is_to_come() -> None:

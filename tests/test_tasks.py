@@ -159,6 +159,21 @@ def test_score_is_the_mean_causal_log_probability(loaded: Loaded) -> None:
     assert result.score == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", tasks.REPAIR_METHODS)
+def test_repair_under_a_grammar_always_parses_and_leaves_what_does(loaded: Loaded, method: str) -> None:
+    texts = ["7=8", "(+(*75)10=45", "))((", "?????", "(+12)=?", "=+=+="]
+    if method == "draft":
+        texts = [text for text in texts if len(text) > 4 or text == "7=8"]
+    free = tasks.repair(loaded, texts, method=method)
+    results = tasks.repair(loaded, texts, method=method, grammar=True)
+    assert all(result.parses for result in results)
+    assert not all(result.parses for result in free)
+    assert (results[0].text, results[0].evaluations) == ("7=8", 0)
+    for plain, under in zip(free[1:], results[1:], strict=True):
+        if method == "channel" and plain.parses:
+            assert under.text == plain.text
+
+
 def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) -> None:
     config = SamplerConfig("maskgit", steps=2, grammar=True)
     made = tasks.generate(loaded, 20, sampler=config)

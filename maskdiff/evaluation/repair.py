@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = ("mask", "replace", "swap", "delete", "insert")
 CORRUPTIONS = ("mixed", "reference", *KINDS)
+UNDER_GRAMMAR = "+grammar"  # a method's name under the grammar
 USUAL = 0.2  # the noise level of the reference's figures
 
 
@@ -40,12 +41,12 @@ def corruption(kind: str) -> NoiseConfig:
     return replace(NoiseConfig(), **shares)
 
 
-def check_methods(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once.  Raises ``ConfigError`` on one that is no method of repair."""
+def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...]:
+    """The names, each once, with ``grammar`` each under the grammar too.  Raises ``ConfigError`` on an unknown method."""
     for name in names:
         if name not in tasks.REPAIR_METHODS:
             raise ConfigError(f"repair method {name!r} is unknown; give one of {', '.join(tasks.REPAIR_METHODS)}")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys((*names, *(name + UNDER_GRAMMAR for name in names if grammar))))
 
 
 def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int) -> list[str]:
@@ -88,7 +89,8 @@ Fix = Callable[["Loaded", list[str], str, "float | None", int], Fixed]
 
 def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float | None, seed: int) -> Fixed:
     """What a user gets from ``maskdiff.tasks.repair``; a string that it refuses counts as returned unchanged."""
-    results = tasks.repair(loaded, texts, method=method, sigma=sigma, seed=seed)
+    name, grammar = method.removesuffix(UNDER_GRAMMAR), method.endswith(UNDER_GRAMMAR)
+    results = tasks.repair(loaded, texts, method=name, sigma=sigma, grammar=grammar, seed=seed)
     fixed = [text if result.error else result.text for text, result in zip(texts, results, strict=True)]
     return Fixed(fixed, [result.evaluations for result in results])
 

@@ -68,6 +68,9 @@ class NextSymbol(Protocol):
     def write(self, token: Tensor) -> None:
         """Take the token (batch,) of the present position and go on to the next."""
 
+    def select(self, rows: Tensor) -> NextSymbol:
+        """The mask of some of the strings, in the order of ``rows``, which may repeat (a beam)."""
+
 
 class GrammarConstraint:
     """Exact conditioning on a context-free grammar over the inner symbols of a vocabulary, for canvases on ``device``.
@@ -152,7 +155,7 @@ class GrammarConstraint:
 
     def mask(self, tokens: Tensor, free: Tensor, length: Tensor) -> NextSymbol:
         """See ``Constraint``."""
-        return _Mask(self, self._open_chart(self._part(tokens, free, length)))
+        return _Mask(self, PrefixMask(self._open_chart(self._part(tokens, free, length))))
 
     def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
         """See ``Constraint``."""
@@ -221,8 +224,8 @@ def _like_lengths(length: Tensor) -> Iterator[Tensor]:
 class _Mask:
     """``PrefixMask`` in terms of token ids."""
 
-    def __init__(self, constraint: GrammarConstraint, chart: Chart) -> None:
-        self.constraint, self.inside = constraint, PrefixMask(chart)
+    def __init__(self, constraint: GrammarConstraint, inside: PrefixMask) -> None:
+        self.constraint, self.inside = constraint, inside
         place = torch.zeros(len(constraint.vocabulary), dtype=torch.int64, device=constraint.device)
         place[constraint.inner] = torch.arange(len(constraint.inner), device=constraint.device)
         self.place = place  # of each token among the symbols of the grammar
@@ -237,6 +240,10 @@ class _Mask:
     def write(self, token: Tensor) -> None:
         """See ``NextSymbol``; beyond the end any token will do."""
         self.inside.write(self.place[token])
+
+    def select(self, rows: Tensor) -> NextSymbol:
+        """See ``NextSymbol``."""
+        return _Mask(self.constraint, self.inside.select(rows))
 
 
 def next_symbols(mask: NextSymbol, tokens: Tensor) -> Tensor:

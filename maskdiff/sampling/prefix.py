@@ -11,6 +11,8 @@ nonterminal is *wanted* on a span if a string of the language has it there, give
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -76,6 +78,15 @@ class PrefixMask:
         self.position += 1
         if self.position < self.n:
             self._heads = self._look()
+
+    def select(self, rows: Tensor) -> PrefixMask:
+        """The mask of some of the strings, in the order of ``rows``, which may repeat (a beam)."""
+        part = copy(self)
+        for name in ("possible", "length", "alive"):
+            setattr(part, name, getattr(self, name)[rows])
+        for name in ("unit", "future", "done", "wanted", "written", "_heads"):
+            setattr(part, name, getattr(self, name)[:, rows])
+        return part
 
     def _look(self) -> Tensor:
         """(nonterminals, batch) whether a nonterminal is wanted as the one symbol here; notes what pairs are wanted here."""

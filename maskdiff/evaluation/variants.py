@@ -132,13 +132,14 @@ VARIANTS = (
         {"balanced": "38.5-53.5", "has_equals": "20-23", "has_operator": "84.5",
          "token_accuracy": "83.8", "anchors_kept": "100"},
         paragraph("""
-            The published range is the same model measured several times. What was measured is the balance of
-            brackets: a string such as `00)0(` fails it and `0000=00` passes, which is why a third to a half of
-            the strings count as valid while the grammar accepts hardly any. At temperature 0 a length
-            determines its string, so a rate over 200 strings is a rate over the few dozen lengths among them,
-            and short lengths, which are frequent and easy, carry it. The model was trained on rows padded to 64
-            and is asked for strings without padding, and it never saw an empty canvas at the noise level that
-            it is told."""),
+            The published range is the same model measured several times. What was measured is the balance of brackets: a
+            string such as `000` or `(+11)` passes and parses nowhere. At temperature 0 a length determines its string, so
+            a rate over 200 strings is a verdict on some forty strings, each counted as often as its length occurs: that
+            of 3 symbols is 19% of the whole, and whether it comes out as `8=8` (balanced, has `=`, even parses), `000` or
+            `(00` differs from one seed to the next, here as in the reference, whose own code, trained once more with its
+            own settings, gave 25.0 (V1), 12.5 (naive), 37.5 (AR3) and 37.5 (AR5). The model was trained on rows padded to
+            64 and is asked for strings without padding, and it never saw an empty canvas at the noise level that it is
+            told."""),
         tasks=True,
     ),
     Variant(
@@ -152,16 +153,19 @@ VARIANTS = (
         "V1 + hybrid AR3", "v1", lambda: untrained_prefix(3, maskgit()),
         {"balanced": "57.0", "has_equals": "10", "has_operator": "68.5", "token_accuracy": "84.5", "anchors_kept": "100"},
         paragraph("""
-            The causal mode was never trained, and the head is aligned with its input, so the "next" token is a
-            copy of the last one: the prefix is `<BOS><BOS><BOS>`, three positions without a bracket. Fewer
-            brackets balance more easily and hold fewer `=` and operators, which is the published pattern:
-            balance up, the rest down. It is no better at the language."""),
+            The causal mode was never trained, and the head is aligned with its input, so the "next" token is a copy of
+            the last one: the prefix is `<BOS><BOS><BOS>` here and in the reference alike, three positions without a
+            bracket, an operator or a `=`. So fewer strings have `=` or an operator, as published. Whether the balance
+            rises, as published, or falls depends on how the closing brackets, which are still written at the other end,
+            meet what is left of the opening ones, length by length; `<BOS><BOS><BOS>` alone, the string of 3 symbols,
+            counts as balanced. No string parses, whichever way the balance moves."""),
     ),
     Variant(
         "V1 + hybrid AR5", "v1", lambda: untrained_prefix(5, maskgit()),
         {"balanced": "57.5", "has_equals": "6", "has_operator": "43.0", "token_accuracy": "84.4", "anchors_kept": "100"},
         paragraph("""
-            The same with five copied `<BOS>`: two positions fewer for operators and `=`."""),
+            The same with five copied `<BOS>`: two positions fewer for operators and `=`, and all strings of 3 to 5
+            symbols are nothing but `<BOS>`, and balanced."""),
     ),
     Variant(
         "V2", "v2", maskgit, {"balanced": "39", "has_equals": "33", "token_accuracy": "84", "anchors_kept": "100"},
@@ -175,9 +179,8 @@ VARIANTS = (
     Variant(
         "V3", "v3", maskgit, {"balanced": "43", "has_equals": "1"},
         paragraph("""
-            V1 with sigma up to 1.0. The published balance lies within the published range of V1; `has =` does
-            not, but at temperature 0 it is decided by what a few frequent lengths happen to be filled with, so
-            it jumps from one training run to the next."""),
+            V1 with sigma up to 1.0. The published balance lies within the range of the seeds, and `has =` is decided by
+            what a few frequent lengths happen to be filled with, so it jumps from one training run to the next."""),
         tasks=True,
     ),
     Variant(
@@ -201,9 +204,9 @@ VARIANTS = (
         "hybrid-aware", "hybrid_aware", lambda: untrained_prefix(3, maskgit()),
         {"balanced": "51.5", "has_equals": "3.5", "has_operator": "78.5"},
         paragraph("""
-            Half of the rows show a clean prefix and hide the rest, which prepares the model for a prefix of
-            real symbols. The warm start still delivers `<BOS><BOS><BOS>`, because nothing trains the causal
-            mode: the model is prepared for an input that it never gets."""),
+            Half of the rows show a clean prefix and hide the rest, which prepares the model for a prefix of real symbols.
+            The warm start still delivers `<BOS><BOS><BOS>`, because nothing trains the causal mode: the model is prepared
+            for an input that it never gets."""),
         tasks=True,
     ),
     Variant(

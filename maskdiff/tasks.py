@@ -23,6 +23,7 @@ import torch
 
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, nearest, quote
+from maskdiff.languages.cfg import UNREADABLE, closest
 from maskdiff.noise import pad
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
 from maskdiff.sampling import (
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
-REPAIR_METHODS = ("channel", "draft")
+REPAIR_METHODS = ("channel", "draft", "least_edits")
 CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, temperature=0.0)  # most certain blank first, its likeliest symbol
 
 REWRITE = Unmask(schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True)  # every symbol anew, the likeliest
@@ -186,7 +187,8 @@ def repair(
 
     method `channel`: the most probable explanation under the noisy channel (see `maskdiff.repair`), whose length may differ by
     up to `slack`; `sigma` is the share of symbols thought to be damaged, None sums over several levels. method `draft`: the
-    length stays, blanks are filled and all symbols rewritten `steps` times by the bidirectional mode told `sigma`.
+    length stays, blanks are filled and all symbols rewritten `steps` times by the bidirectional mode told `sigma`. method
+    `least_edits`: the string of the grammar that is fewest insertions, deletions and replacements away, without any model.
 
     With `grammar` every result parses: a text that parses comes back unchanged; an explanation that does not parse gives way to
     the most probable one that does, by the same search among completable prefixes; a draft is rewritten under the grammar.
@@ -200,13 +202,15 @@ def repair(
         raise ConfigError(f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1")
     if slack < 0 or steps < 1:
         raise ConfigError(f"slack is {slack} and steps {steps}; slack must be at least 0 and steps at least 1")
-    slack = slack if method == "channel" else 0
+    slack = 0 if method == "draft" else slack
     language = loaded.language
-    constraint = GrammarConstraint.of(language) if grammar else None
+    constraint = GrammarConstraint.of(language) if grammar or method == "least_edits" else None
     good, results = _prepare(loaded, texts, lambda ids: _repairable(language, ids, slack))
     if constraint is not None:
         whole = {i: text for i, ids in good.items() if language.parses(text := language.vocabulary.decode(ids))}
         results |= dict(zip(whole, _scored(loaded, [good.pop(i) for i in whole])))
+    if constraint is not None and method == "least_edits":
+        return _merge(texts, results, good, _scored(loaded, [_least_edits(constraint, ids) for ids in good.values()]))
     if method == "channel":
         levels = SIGMAS if sigma is None else (sigma,)
         channel = Channel.of(loaded.config.noise, levels, len(language.vocabulary.inner_ids))
@@ -401,6 +405,13 @@ def _log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
         device = loaded.device
         log_probs += causal_log_prob(loaded.denoiser, strings.tokens.to(device), strings.length.to(device)).tolist()
     return log_probs
+
+
+def _least_edits(constraint: GrammarConstraint, ids: list[int]) -> list[int]:
+    """The inner ids of the closest string of the grammar."""
+    place = {token: i for i, token in enumerate(constraint.vocabulary.inner_ids)}
+    found = closest(constraint.grammar, [place.get(token, UNREADABLE) for token in ids])
+    return [constraint.vocabulary.inner_ids[i] for i in found.symbols]
 
 
 def _scored(loaded: Loaded, rows: Sequence[list[int]]) -> list[Result]:

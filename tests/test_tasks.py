@@ -167,7 +167,7 @@ def test_repair_under_a_grammar_always_parses_and_leaves_what_does(loaded: Loade
     free = tasks.repair(loaded, texts, method=method)
     results = tasks.repair(loaded, texts, method=method, grammar=True)
     assert all(result.parses for result in results)
-    assert not all(result.parses for result in free)
+    assert method == "least_edits" or not all(result.parses for result in free)
     assert (results[0].text, results[0].evaluations) == ("7=8", 0)
     for plain, under in zip(free[1:], results[1:], strict=True):
         if method == "channel" and plain.parses:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KINDS = ("mask", "replace", "swap", "delete", "insert")
 CORRUPTIONS = ("mixed", "reference", *KINDS)
 UNDER_GRAMMAR = "+grammar"  # a method's name under the grammar
+MODELLESS = "least_edits"  # the baseline that knows the grammar and nothing else
 USUAL = 0.2  # the noise level of the reference's figures
 
 
@@ -42,11 +43,15 @@ def corruption(kind: str) -> NoiseConfig:
 
 
 def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...]:
-    """The names, each once, with ``grammar`` each under the grammar too.  Raises ``ConfigError`` on an unknown method."""
+    """The names, each once; with ``grammar`` each under it too, and the baseline that knows nothing else.
+
+    Raises ``ConfigError`` on an unknown method.
+    """
     for name in names:
         if name not in tasks.REPAIR_METHODS:
             raise ConfigError(f"repair method {name!r} is unknown; give one of {', '.join(tasks.REPAIR_METHODS)}")
-    return tuple(dict.fromkeys((*names, *(name + UNDER_GRAMMAR for name in names if grammar))))
+    under = (*(name + UNDER_GRAMMAR for name in names if name != MODELLESS), MODELLESS) if grammar else ()
+    return tuple(dict.fromkeys((*names, *under)))
 
 
 def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int) -> list[str]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ambiguity import Ambiguity, ambiguity
+from maskdiff.languages.cfg.distance import UNREADABLE, Closest, EditCosts, closest
 from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
 from maskdiff.languages.cfg.reader import Cfg, Rule, read_grammar
 
@@ -33,4 +34,7 @@ def compile_grammar(
     return grammar
 
 
-__all__ = ["Ambiguity", "Cfg", "NormalForm", "Rule", "ambiguity", "compile_grammar", "normal_form", "read_grammar"]
+__all__ = [
+    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "NormalForm", "Rule", "ambiguity", "closest", "compile_grammar",
+    "normal_form", "read_grammar",
+]  # fmt: skip

@@ -46,7 +46,7 @@ def build_parser() -> cli.Parser:
         "--length", type=cli.length_range, metavar="N", help="in symbols: N or N..M (default: as in the data)"
     )
     repair = verbs.add_parser("repair", help="mend damaged strings", description="What damaged strings were meant to be.")
-    repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default), draft, or least_edits (no model)")
+    repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default), draft, least_edits (no model)")
     repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")
     repair.add_argument("--slack", type=cli.natural, default=2, metavar="N", help="the length changes by at most N (default 2)")
     repair.add_argument("--grammar", action="store_true", help="only strings that parse; one that parses stays as it is")

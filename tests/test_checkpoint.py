@@ -277,3 +277,21 @@ def test_saved_bytes_are_plain(tmp_path: Path) -> None:
     """The archive holds no code objects: a weights-only load of the raw bytes succeeds."""
     data = tiny_checkpoint(tmp_path).read_bytes()
     assert torch.load(io.BytesIO(data), weights_only=True)["format"] == "maskdiff"
+
+
+def test_shipped_checkpoints_load_and_name_no_place_of_another_machine() -> None:
+    shipped = sorted((Path(__file__).parents[1] / "checkpoints").glob("*.pt"))
+    assert {"best", "v1", "v2", "v3", "v4", "hybrid_aware", "skeleton"} <= {path.stem for path in shipped}
+    for path in shipped:
+        loaded = checkpoint.load_denoiser(path)
+        assert loaded.provenance["step"] > 0
+        assert not [text for text in strings_in(checkpoint.load(path)) if text.startswith(("/", "~"))]
+
+
+def strings_in(item: object) -> list[str]:
+    """Every text of nested dictionaries and sequences, keys included."""
+    if isinstance(item, dict):
+        return [text for pair in item.items() for part in pair for text in strings_in(part)]
+    if isinstance(item, (list, tuple)):
+        return [text for part in item for text in strings_in(part)]
+    return [item] if isinstance(item, str) else []

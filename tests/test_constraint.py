@@ -123,6 +123,44 @@ def test_committing_independent_draws_runs_into_dead_ends() -> None:
         replace(wrong, steps=3)(table(), blank([6] * 500, 5))  # type: ignore[type-var]
 
 
+def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
+    """Two strings of one batch that have spent unequal evaluations: the tail of one is drawn, the other goes on."""
+    canvas = replace(blank([17, 17]), spent=torch.tensor([0, 3]))
+    sampler = Predictive(steps=5, constraint=constraint())
+    together = sampler(Scrambled(), canvas).texts(TINY)
+    assert together == [sampler(Scrambled(), canvas[[row]]).texts(TINY)[0] for row in range(2)]
+    assert all(accepts(GRAMMAR, text) for text in together)
+
+
+def test_the_best_skeleton_is_not_charged_for_its_digits() -> None:
+    logits = torch.full((5, len(TINY)), -20.0)
+    for place, (symbol, share) in enumerate((("<DIGIT>", 0.6), ("=", 0.6), ("<DIGIT>", 0.6)), start=1):
+        logits[place, TINY.ids[symbol]] = math.log(share)
+        logits[place, TINY.ids["(+)"[place - 1]]] = math.log(1 - share)
+    grammar = constraint('start: "1" "=" "1" | "(" "+" ")"')
+    sampler = Unmask(steps=1, temperature=0.0, symbols="skeleton", constraint=grammar)
+    assert sampler(Table(logits), blank([3])).texts(TINY) == ["#=#"]
+    filled = sampler.then(Unmask(steps=2, temperature=0.0, symbols="fill", constraint=grammar))
+    assert filled(Table(logits), blank([3])).texts(TINY) == ["1=1"]
+
+
+def test_low_temperatures_go_to_the_likelier_string() -> None:
+    logits = torch.full((4, len(TINY)), -5.0)
+    logits[1:3, TINY.ids["*"]] = 0.0  # what both positions would like, and no string has
+    logits[1, TINY.ids["1"]] = -4.7
+    grammar = constraint('start: "0" "0" | "1" "1"')
+    for temperature in (0.02, 0.003, 0.001):
+        made = Unmask(steps=1, temperature=temperature, constraint=grammar)(Table(logits), blank([2] * 50)).texts(TINY)
+        assert made == ["11"] * 50
+
+
+def test_a_denoiser_to_which_every_string_is_impossible_still_gets_one() -> None:
+    logits = torch.full((5, len(TINY)), -math.inf)
+    logits[:, TINY.ids["*"]] = 0.0
+    made = constrained(Unmask(steps=2), constraint())(Table(logits), blank([3] * 4)).texts(TINY)
+    assert all(accepts(GRAMMAR, text) for text in made)
+
+
 def test_temperature_zero_is_the_most_probable_string() -> None:
     made = constrained(Unmask(steps=1, temperature=0.0), constraint(PAIRED))(table(), blank([6, 4, 2])).texts(TINY)
     for text in made:
@@ -154,6 +192,7 @@ def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
         ("??)", "like '??)': with 3 symbols and those known before it, symbol 2 cannot be ')'"),
         ("(?=??+?", "symbol 2 cannot be '='"),
         ("0=0?", "symbol 2 cannot be '0'"),
+        ("))))", "symbol 0 cannot be ')'"),
     ],
 )
 def test_an_impossible_canvas_is_refused(template: str, told: str | None) -> None:
@@ -165,6 +204,12 @@ def test_an_impossible_canvas_is_refused(template: str, told: str | None) -> Non
     with pytest.raises(CanvasError) as caught:
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
     assert told in str(caught.value)
+    for name in ("maskgit", "autoregressive", "predictive", "hybrid", "speculative", "coarse_to_fine"):
+        denoiser = Scrambled()
+        with pytest.raises(CanvasError) as again:
+            constrained(make_sampler(SamplerConfig(name)), grammar)(denoiser, canvas)
+        assert str(again.value) == str(caught.value)
+        assert denoiser.calls == 0 or "?" not in template  # before any sampling; what is full may wait for the last stage
 
 
 def test_lengths_around_an_impossible_one() -> None:
@@ -172,6 +217,11 @@ def test_lengths_around_an_impossible_one() -> None:
     canvas = blank([5, 6])
     with pytest.raises(CanvasError, match="has 6 symbols; the nearest lengths are 5 and 7"):
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
+
+
+def test_a_grammar_of_other_symbols_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot constrain"):
+        GrammarConstraint(compile_grammar('start: "1" "+"', "1+"), TINY)
 
 
 def test_a_foreign_sampler_takes_no_constraint() -> None:

@@ -39,7 +39,7 @@ def walk(text: str, symbols: str, n: int, known: dict[int, str], seed: int, rule
             checked += bool(wanted)
             written.append(rng.choice(sorted(wanted)) if wanted and rng.random() < 0.95 else rng.randrange(len(symbols)))
             fits[row] = [s for s in fits[row] if position >= length[row] or s[position] == written[row]]
-        mask.write(torch.tensor(written))
+        mask.write(torch.nn.functional.one_hot(torch.tensor(written), len(symbols)).bool())
     return checked
 
 

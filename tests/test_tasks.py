@@ -10,6 +10,7 @@ from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError
+from maskdiff.sampling import GrammarConstraint, Unmask, constrained
 
 GOOD = "(+(*75)10)=45"
 
@@ -186,3 +187,33 @@ def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) 
     for text, result in zip(texts[::2], results[::2], strict=True):
         assert result.parses
         assert all(b in ("?", a) for a, b in zip(result.text, text, strict=True))
+
+
+def test_edit_under_a_grammar_is_still_the_best_filling(loaded: Loaded) -> None:
+    texts = ["(+(*??)10)=45", "(+?)?=?", "?=?"]
+    first, second = (tasks.edit(loaded, texts, grammar=True, seed=seed) for seed in (0, 1))
+    assert first == second  # nothing is drawn
+    assert [result.finish_reason for result in first] == ["complete", "error", "complete"]
+    assert first[0].parses
+    assert first[2].parses
+
+
+def test_a_constrained_sampler_that_is_given_refuses_strings_one_by_one(loaded: Loaded) -> None:
+    sampler = constrained(Unmask(steps=2), GrammarConstraint.of(loaded.language))
+    results = tasks.edit(loaded, ["(+(*??)10)=45", "(+?)?=?", "?=?"], sampler=sampler)
+    assert [result.finish_reason for result in results] == ["complete", "error", "complete"]
+    assert results[0].parses
+    assert "(+?)?=?" in (results[1].error or "")
+
+
+def test_strings_that_the_model_has_no_room_for_have_no_score(loaded: Loaded) -> None:
+    """What parses stays, however long; what is close to a damaged text may be longer than the model."""
+    longest = loaded.language.max_symbols
+    whole = "1=1" + "0" * (longest - 1)
+    assert len(whole) == longest + 2
+    (kept,) = tasks.repair(loaded, [whole], grammar=True)
+    assert (kept.text, kept.score, kept.parses) == (whole, None, True)
+    open_brackets = "(+" * (longest // 2) + "1"
+    (closed,) = tasks.repair(loaded, [open_brackets], method="least_edits")
+    assert closed.parses
+    assert closed.finish_reason == "complete"

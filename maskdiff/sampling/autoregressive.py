@@ -39,6 +39,8 @@ class Autoregressive(Stage):
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Run the causal mode over the canvas."""
+        if self.constraint is not None:
+            self.constraint.check(canvas.tokens, is_blank(canvas.tokens, denoiser.vocabulary), canvas.length)
         if canvas.trace is not None or len(canvas) <= CHUNK:
             return Sample(self._decode(denoiser, canvas))
         for rows in torch.split(canvas.length.argsort(stable=True), CHUNK):

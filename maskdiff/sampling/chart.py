@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maskdiff.languages.cfg import NormalForm
 
 NONE = -1  # no symbol, no nonterminal
-FLOOR = -600.0  # nats below the position's best: a possible symbol is never taken as less likely, and float64 holds the ratio
+TINY = 1e-290  # below this a sum of float64 probabilities has lost what it was made of
 
 
 class Pool:
@@ -110,8 +110,6 @@ def fill(rules: Rules, emission: Tensor, length: Tensor, best: bool = False) -> 
     O(n^3 x pairs) time and O(n^2 x nonterminals) memory for each string; ``best`` maximises instead of adding up.
     """
     batch, n, _ = emission.shape
-    floor = emission.amax(-1, keepdim=True) + FLOOR
-    emission = torch.where(emission == -torch.inf, emission, torch.maximum(emission, floor))
     unit = _unit(rules, emission, best)
     inside = emission.new_full((rules.long, batch, n + 1, n + 1), -torch.inf)
     inside[:, :, :n, 1] = unit[: rules.long]
@@ -124,10 +122,12 @@ def fill(rules: Rules, emission: Tensor, length: Tensor, best: bool = False) -> 
 def _unit(rules: Rules, emission: Tensor, best: bool) -> Tensor:
     """(nonterminals, batch, n) log weight of each nonterminal as one symbol."""
     if best:
-        weights = torch.stack([emission.masked_fill(~one, -torch.inf).amax(-1) for one in rules.classes])
-    else:
-        top = emission.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-        weights = (((emission - top).exp() @ rules.classes.T.to(emission.dtype)).log() + top).permute(2, 0, 1)
+        return torch.stack([emission.masked_fill(~one, -torch.inf).amax(-1) for one in rules.classes])[rules.class_of]
+    top = emission.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+    mass = (emission - top).exp() @ rules.classes.T.to(emission.dtype)
+    weights = (mass.log() + top).permute(2, 0, 1)
+    if bool(((mass < TINY) & ((emission > -torch.inf).to(mass) @ rules.classes.T.to(mass) > 0)).any()):
+        weights = torch.stack([emission.masked_fill(~one, -torch.inf).logsumexp(-1) for one in rules.classes])
     return weights[rules.class_of]
 
 

@@ -31,7 +31,7 @@ def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
             f"{parallel.steps} evaluations in all do not suffice for {num_ar_tokens} causal tokens and one parallel step; "
             f"give steps of at least {num_ar_tokens + 1} or fewer num_ar_tokens"
         )
-    return Autoregressive(num_ar_tokens, parallel.temperature, parallel.top_p).then(parallel)
+    return Autoregressive(num_ar_tokens, parallel.temperature, parallel.top_p, parallel.constraint).then(parallel)
 
 
 def coarse_to_fine(skeleton: Unmask, fill: Unmask) -> Chain:
@@ -75,7 +75,9 @@ def certain_prefix(causal: int, finish: Unmask) -> Chain:
             f"{finish.steps} evaluations in all do not suffice for a draft, {causal} causal ones and one parallel step; "
             f"give steps of at least {causal + 2}"
         )
-    first = Predictive(own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final")
+    first = Predictive(
+        own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint
+    )
     return one_shot(finish).then(first).then(finish)
 
 
@@ -93,7 +95,7 @@ def constrained(sampler: Sampler, constraint: Constraint) -> Sampler:
 
 
 def one_shot(style: Unmask) -> Unmask:
-    """All blanks in one evaluation, with the noise that the causal mode uses: a draft to verify."""
+    """All blanks in one evaluation, with the noise that the causal mode uses (unless constrained): a draft to verify."""
     return replace(style, schedule=Everything(), steps=0, own=1, fresh=False, remask=None, choice_temperature=0.0)
 
 

@@ -75,21 +75,29 @@ class NextSymbol(Protocol):
 class GrammarConstraint:
     """Exact conditioning on a context-free grammar over the inner symbols of a vocabulary, for canvases on ``device``.
 
-    Charts are float64: the device must have that.
+    Charts are float64.  Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are not
+    the vocabulary's, in their order.
     """
 
     def __init__(self, grammar: NormalForm, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
+        if grammar.symbols != tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids):
+            raise ValueError(f"a grammar over {grammar.symbols} cannot constrain {vocabulary}")
+        if torch.device(device).type == "mps":
+            raise ConfigError("grammars need float64, which mps lacks; sample with --device cpu")
         self.vocabulary, self.grammar, self.device = vocabulary, grammar, torch.device(device)
         self.rules = Rules(grammar, device)
         self.inner = torch.tensor(vocabulary.inner_ids, device=device)
         self.digits = torch.tensor(vocabulary.digit_ids, dtype=torch.int64, device=device)
+        self.stands_for = torch.arange(len(vocabulary), device=device)[:, None] == self.inner  # (vocab, inner symbols)
+        if vocabulary.digit is not None:
+            self.stands_for[vocabulary.digit] = torch.isin(self.inner, self.digits)
 
     @classmethod
     def of(cls, language: Language, device: torch.device | str = "cpu") -> GrammarConstraint:
         """The constraint of a language's own grammar; raises ``ConfigError`` where it has none."""
         text = language.lark_grammar()
         if text is None:
-            raise ConfigError(f"{language.name} has no grammar; give it a grammar.lark, or sample without one")
+            raise ConfigError(f"{language.name} has no grammar; sample without one")
         vocabulary = language.vocabulary
         symbols = tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids)
         return cls(compile_grammar(text, symbols, f"the grammar of {language.name}"), vocabulary, device)
@@ -109,8 +117,13 @@ class GrammarConstraint:
 
     def _condition(self, part: _Part, uniform: Tensor | None, shaping: Shaping) -> tuple[Tensor, Tensor]:
         """The same for a group of strings."""
-        chart = fill(self.rules, self._emission(part, shaping.symbols), part.length - 2)
-        self._refuse(chart, part)
+        emission = self._emission(part, shaping.symbols)
+        chart = fill(self.rules, emission, part.length - 2)
+        if bool((chart.log_total == -torch.inf).any()):  # where every string is impossible to the denoiser, all are alike
+            open_ = self._open_chart(self._part(part.tokens, part.free, part.length))
+            self._refuse(open_, part)
+            lost = (chart.log_total == -torch.inf)[:, None, None]
+            chart = fill(self.rules, torch.where(lost, open_.emission, emission), part.length - 2)
         drawn = descend(*self._drawing(chart, part, uniform, shaping))
         conditioned = torch.full_like(part.log_probs, -torch.inf, dtype=chart.emission.dtype)
         conditioned[:, 1:-1, self.inner] = posterior(chart)
@@ -120,7 +133,11 @@ class GrammarConstraint:
     def _drawing(self, chart: Chart, part: _Part, uniform: Tensor | None, shaping: Shaping) -> tuple[Chart, Tensor | None]:
         """The chart and the numbers to draw with: those given, or of the tempered product, or of the best string."""
         if uniform is None or shaping.temperature == 0:
-            return fill(self.rules, chart.emission, chart.length, best=True), None
+            emission = chart.emission
+            if shaping.symbols == "skeleton":  # the best skeleton, not the one with the best digits: <DIGIT> counts in full
+                proposed = part.free[:, 1:-1, None] & torch.isin(self.inner, self.digits)
+                emission = emission + math.log(max(1, len(self.digits))) * proposed
+            return fill(self.rules, emission, chart.length, best=True), None
         if shaping.temperature == 1.0 and shaping.top_p >= 1.0:
             return chart, uniform
         warm = [temper(part.log_probs, shaping.temperature, top_p) for top_p in (1.0, shaping.top_p)]
@@ -135,14 +152,11 @@ class GrammarConstraint:
         A skeleton's ``<DIGIT>`` is any digit: all of them alike where it is proposed, all of them allowed where it is written.
         """
         proposed, digit = part.log_probs[:, 1:-1].double(), self.vocabulary.digit
-        written, free = part.tokens[:, 1:-1, None], part.free[:, 1:-1, None]
-        same = self.inner == written
-        if digit is not None:
-            same = same | ((written == digit) & torch.isin(self.inner, self.digits))
-            if symbols == "skeleton":
-                each = proposed[..., digit, None] - math.log(len(self.digits))
-                proposed = proposed.index_copy(-1, self.digits, each.expand(-1, -1, len(self.digits)))
-        return torch.where(free, proposed[..., self.inner], torch.where(same, 0.0, -torch.inf).double())
+        if symbols == "skeleton" and digit is not None:
+            each = proposed[..., digit, None] - math.log(len(self.digits))
+            proposed = proposed.index_copy(-1, self.digits, each.expand(-1, -1, len(self.digits)))
+        certain = torch.where(self.stands_for[part.tokens[:, 1:-1]], 0.0, -torch.inf).double()
+        return torch.where(part.free[:, 1:-1, None], proposed[..., self.inner], certain)
 
     def _fold(self, conditioned: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
         """Digits as ``<DIGIT>``, which has the probability of all of them."""
@@ -226,9 +240,6 @@ class _Mask:
 
     def __init__(self, constraint: GrammarConstraint, inside: PrefixMask) -> None:
         self.constraint, self.inside = constraint, inside
-        place = torch.zeros(len(constraint.vocabulary), dtype=torch.int64, device=constraint.device)
-        place[constraint.inner] = torch.arange(len(constraint.inner), device=constraint.device)
-        self.place = place  # of each token among the symbols of the grammar
 
     def allowed(self) -> Tensor:
         """See ``NextSymbol``."""
@@ -238,8 +249,8 @@ class _Mask:
         return whole
 
     def write(self, token: Tensor) -> None:
-        """See ``NextSymbol``; beyond the end any token will do."""
-        self.inside.write(self.place[token])
+        """See ``NextSymbol``; beyond the end any token will do, and ``<DIGIT>`` is any digit."""
+        self.inside.write(self.constraint.stands_for[token])
 
     def select(self, rows: Tensor) -> NextSymbol:
         """See ``NextSymbol``."""

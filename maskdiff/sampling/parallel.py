@@ -45,7 +45,7 @@ class Unmask(Stage):
     choice_temperature: float = 0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
     spacing: int = 0  # prefer to commit positions more than this far apart; not when coupled: then neighbours agree
     window: int = 0  # commit only among this many first blanks (more where the schedule asks for more); 0: all
-    fresh: bool = False  # new token noise at every evaluation; else one draw of noise per position, as in the causal mode
+    fresh: bool = False  # new token noise at every evaluation (always, under a constraint); else that of the causal mode
     remask: Remask | None = None  # which tentative tokens to hide again (ReMDM)
     rewrite: bool = False  # write every tentative token anew at every evaluation (naive refinement); needs a budget
     self_condition: bool = False  # show the denoiser its previous prediction of what is blank
@@ -70,6 +70,8 @@ class Unmask(Stage):
         """
         self._check(denoiser)
         free = self._free(canvas, denoiser)
+        if self.constraint is not None:
+            self.constraint.check(canvas.tokens, free, canvas.length)
         initial = free.sum(1)
         total = evaluations_left(canvas.spent, self.steps, self.own).clamp(min=1)
         unlimited = total > UNLIMITED // 2

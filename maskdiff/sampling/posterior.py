@@ -9,10 +9,12 @@ and only grow smaller downwards, so that they are simply added up, and what unde
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from maskdiff.sampling.chart import Chart, second
+from maskdiff.sampling.chart import TINY, Chart, second
 
 
 def posterior(chart: Chart) -> Tensor:
@@ -27,9 +29,22 @@ def posterior(chart: Chart) -> Tensor:
     for width in range(chart.emission.shape[1], 0, -1):
         spans.complete(width)
     top = chart.emission.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-    share = (spans.units.log() - (chart.unit - top[..., 0])).exp().masked_fill(chart.unit == -torch.inf, 0.0)
+    below = chart.unit - top[..., 0]  # log of each nonterminal's share of the best symbol's probability
+    used = spans.units > 0
+    if bool((used & (below < math.log(TINY))).any()):
+        return _symbol_by_symbol(chart, spans.units)
+    share = torch.where(used, (spans.units.log() - below).exp(), 0.0)
     mass = share.permute(1, 2, 0) @ chart.rules.emits.to(share.dtype)
     return mass.log() + (chart.emission - top)
+
+
+def _symbol_by_symbol(chart: Chart, units: Tensor) -> Tensor:
+    """The last step of ``posterior`` where probabilities are too far apart for a matrix product: in log space throughout."""
+    result = torch.full_like(chart.emission, -torch.inf)
+    for head, emits in enumerate(chart.rules.emits):
+        given = (units[head].log() - chart.unit[head].nan_to_num(neginf=torch.inf))[..., None] + chart.emission
+        result = torch.logaddexp(result, given.masked_fill(~emits, -torch.inf))
+    return result
 
 
 class _Spans:

@@ -44,6 +44,8 @@ class Predictive(Stage):
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Iterate on every string that is not final."""
+        if self.constraint is not None:
+            self.constraint.check(canvas.tokens, ~canvas.known, canvas.length)
         end = canvas.spent + evaluations_left(canvas.spent, self.steps, self.own)
         final = self._skip_known(canvas, torch.zeros_like(canvas.length))
         while True:
@@ -78,11 +80,13 @@ class Predictive(Stage):
         log_probs = log_distribution(logits, allowed if fitting is None else fitting)
         tokens = torch.where(open_, draw(log_probs, noise, self.temperature, self.top_p), part.tokens)
         tail = open_ & last[:, None] & (positions > first_true(tokens != part.tokens, part.length)[:, None])
-        if self.constraint is None or self.keep == "final" or not bool(tail.any()):
+        rows = tail.any(1).nonzero()[:, 0]
+        if self.constraint is None or self.keep == "final" or not len(rows):
             return tokens
-        spans = span_noise(part.keys, part.spent + 1, tokens.shape[1]) if self.temperature else None
-        shaping = Shaping(self.temperature, self.top_p)
-        return self.constraint.condition(log_distribution(logits, allowed), tokens, tail, part.length, spans, shaping)[1]
+        spans = span_noise(part.keys, part.spent + 1, tokens.shape[1])[rows] if self.temperature else None
+        shaping, plain = Shaping(self.temperature, self.top_p), log_distribution(logits, allowed)
+        drawn = self.constraint.condition(plain[rows], tokens[rows], tail[rows], part.length[rows], spans, shaping)[1]
+        return tokens.index_copy(0, rows, drawn)
 
     @staticmethod
     def _skip_known(canvas: Canvas, start: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from maskdiff.sampling.chart import Chart
 
 
 class PrefixMask:
-    """Symbol by symbol: ``allowed()``, then ``write(symbol)``, then ``allowed()`` for the next position.
+    """Symbol by symbol: ``allowed()``, then ``write(...)``, then ``allowed()`` for the next position.
 
     ``chart`` is the inside chart of the canvas: its emissions say what each position may become.
     """
@@ -48,14 +48,15 @@ class PrefixMask:
         reachable = (self._heads.T @ self.rules.emits.float()) > 0
         return reachable & self.possible[:, self.position] & self.alive[:, None]
 
-    def write(self, symbol: Tensor) -> None:
-        """Take the symbol (batch,) of the present position; after one that was not allowed, nothing is.
+    def write(self, symbols: Tensor) -> None:
+        """Say what stands at the present position: one of these (batch, symbols) bool, as a rule a single one.
 
-        Beyond a string's end any symbol will do.
+        After something that was not allowed, nothing is. Beyond a string's end anything will do.
         """
         rules, at = self.rules, self.position
-        self.alive = self.alive & self.allowed().gather(1, symbol[:, None])[:, 0]
-        self.written[:, :, at] = rules.emits[:, symbol].float()
+        fitting = self.allowed() & symbols
+        self.alive = self.alive & fitting.any(1)
+        self.written[:, :, at] = (rules.emits.float() @ fitting.T.float() > 0).float()
         by_right, by_left, both = (rules.slices[kind] for kind in (2, 1, 3))  # short right child, short left child
         column = torch.zeros_like(self.done[:, :, :, 0])  # [long nonterminal, b, start]: derives what stands from there to here
         column[:, :, at] = self.written[: rules.long, :, at]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from maskdiff.errors import GrammarError, quote
-from maskdiff.languages.cfg.ambiguity import Ambiguity, ambiguity
+from maskdiff.languages.cfg.ambiguity import Ambiguity, find_ambiguity
 from maskdiff.languages.cfg.distance import UNREADABLE, Closest, EditCosts, closest
 from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
 from maskdiff.languages.cfg.reader import Cfg, Rule, read_grammar
@@ -25,7 +25,7 @@ def compile_grammar(
     """
     grammar = normal_form(read_grammar(text, symbols, source), symbols, source)
     if not accept_ambiguous:
-        found = ambiguity(grammar)
+        found = find_ambiguity(grammar)
         if found.witness is not None:
             raise GrammarError(
                 f"{source}: {quote(found.witness)} has {found.derivations} derivations from {quote(found.rule)}: the grammar "
@@ -35,6 +35,6 @@ def compile_grammar(
 
 
 __all__ = [
-    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "NormalForm", "Rule", "ambiguity", "closest", "compile_grammar",
-    "normal_form", "read_grammar",
+    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "NormalForm", "Rule", "closest", "compile_grammar",
+    "find_ambiguity", "normal_form", "read_grammar",
 ]  # fmt: skip

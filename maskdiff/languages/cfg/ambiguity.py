@@ -1,7 +1,7 @@
 """Looks for strings that a grammar derives in more than one way, by enumeration.
 
-For: `ambiguity`, run before a grammar conditions anything: an ambiguous string would be counted once per derivation. Not for:
-proofs; whether a grammar is ambiguous is undecidable, so the answer "none" holds up to the length that was searched.
+For: `find_ambiguity`, run before a grammar conditions anything: an ambiguous string would be counted once per derivation.
+Not for: proofs; whether a grammar is ambiguous is undecidable, so the answer "none" holds up to the length that was searched.
 Easy to get wrong: symbols that all rules treat alike are interchangeable, and one of each kind is enough; with all 90 letters
 of a JSON string nothing longer than three symbols could be enumerated.
 """
@@ -28,7 +28,7 @@ class Ambiguity:
     derivations: int = 1
 
 
-def ambiguity(grammar: NormalForm, longest: int = 16, budget: int = BUDGET) -> Ambiguity:
+def find_ambiguity(grammar: NormalForm, longest: int = 16, budget: int = BUDGET) -> Ambiguity:
     """Enumerate the strings of every nonterminal, by length, up to `longest` symbols or until `budget` strings are known.
 
     Every nonterminal is a part of some string of the language, so a part with two derivations is enough.

@@ -9,6 +9,7 @@ a *deterministic* automaton.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ START = "start"
 MAX_CHARACTERS = 200_000  # of a grammar's text
 MAX_RULES = 2_000  # that a grammar may define, and ten times as many after its expansion
 MAX_REPEAT = 256  # in a regular expression: each repetition is a state of its automaton
+MAX_NESTED = 1024  # product of all repetitions of one, which may stand inside each other
+_FOREIGN = re.compile(r"\(\?[=!<#]|\[\^?\]|\\[pPXbBAzZ]")  # what interegular reads otherwise than Python does, or not at all
+_CATEGORY = re.compile(r"\\[wWdDsS]")
 _DEFINITION = re.compile(r"^[?!]{0,2}[a-z_]\w*(\{[^}]*\})?(\.-?\d+)?\s*:", re.MULTILINE)
 
 Item = str | frozenset[str]  # the name of a nonterminal, or the characters that may stand here
@@ -85,7 +89,9 @@ def _compile(text: str, source: str) -> Any:
     try:
         # Earley with the dynamic lexer is the one mode of Lark that takes every context-free grammar.
         return Lark(text, parser="earley", lexer="dynamic_complete", keep_all_tokens=True, maybe_placeholders=False)
-    except (LarkError, re.error) as error:
+    except RecursionError:
+        raise GrammarError(f"{source}: the grammar is nested too deeply") from None
+    except (LarkError, ImportError, OSError, re.error) as error:
         told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
         raise GrammarError(f"{source}: {told}") from None
 
@@ -111,15 +117,26 @@ def _terminal_rules(terminal: Any, symbols: frozenset[str], source: str) -> list
                 )
             body.append(choices)
         return [Rule(name, tuple(body))]
-    repeats = [int(number) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]+)\}", pattern.value)))]
-    if max(repeats, default=0) > MAX_REPEAT:
-        raise GrammarError(f"{source}: terminal {name} repeats {max(repeats)} times; at most {MAX_REPEAT} are allowed")
+    _check_pattern(f"{source}: terminal {name}, /{pattern.value}/:", pattern.value, symbols)
     try:
         automaton = interegular.parse_pattern(pattern.to_regexp()).to_fsm().reduce()
-    except (interegular.patterns.Unsupported, interegular.patterns.InvalidSyntax) as error:
+    except (interegular.patterns.Unsupported, interegular.patterns.InvalidSyntax, RecursionError) as error:
         told = str(error.args[0]) if error.args else "a construct that is not regular"
         raise GrammarError(f"{source}: terminal {name}, /{pattern.value}/: {told}") from None
     return _automaton_rules(name, automaton, symbols)
+
+
+def _check_pattern(where: str, pattern: str, symbols: frozenset[str]) -> None:
+    """Refuse what would be misread, or would take for ever."""
+    foreign = _FOREIGN.search(pattern)
+    if foreign:
+        raise GrammarError(f"{where} {quote(foreign.group())} is not supported; write it out")
+    category = _CATEGORY.search(pattern)
+    if category and any(not symbol.isascii() for symbol in symbols):
+        raise GrammarError(f"{where} {quote(category.group())} is not supported with symbols beyond ASCII; list the characters")
+    repeats = [max(map(int, re.findall(r"\d+", bounds))) for bounds in re.findall(r"\{(\d+,?\d*)\}", pattern)]
+    if max(repeats, default=0) > MAX_REPEAT or math.prod(max(1, count) for count in repeats) > MAX_NESTED:
+        raise GrammarError(f"{where} too many repetitions; at most {MAX_REPEAT}, and {MAX_NESTED} multiplied, are allowed")
 
 
 def _automaton_rules(name: str, automaton: Any, symbols: frozenset[str]) -> list[Rule]:

@@ -287,7 +287,7 @@ def test_repair_under_a_grammar_and_without_a_model(tmp_path: Path) -> None:
     methods = repair.check_methods(["channel", "draft"], grammar=True)
     assert methods == ("channel", "draft", "channel+grammar", "draft+grammar", "least_edits")
     loaded = checkpoint.load_denoiser(save_tiny(tmp_path / "best.pt"))
-    noisy = ["(+12)=?", "(+12=3", "0=0"]
+    noisy = ["=+=+=", "((((((((", "0=0"]
     for method in methods:
         fixed = repair.fix_with_tasks(loaded, noisy, method, 0.2, 0)
         parsed = [loaded.language.parses(text) for text in fixed.texts]

@@ -190,7 +190,7 @@ VARIANTS = (
             The reference embeds the argmax of the previous pass, with random weights at the start of training,
             and runs the first pass with one recurrence instead of two. Here the previous distribution enters
             through a projection that starts at zero, at masked positions only; the aim is the row's idea, not
-            that detail."""),
+            that detail. Its balance lies among that of V1's seeds: the published drop below V1 does not repeat."""),
         tasks=True,
     ),
     Variant(

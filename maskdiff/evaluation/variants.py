@@ -190,7 +190,8 @@ VARIANTS = (
             The reference embeds the argmax of the previous pass, with random weights at the start of training,
             and runs the first pass with one recurrence instead of two. Here the previous distribution enters
             through a projection that starts at zero, at masked positions only; the aim is the row's idea, not
-            that detail. Its balance lies among that of V1's seeds: the published drop below V1 does not repeat."""),
+            that detail. The published drop below V1 is
+            no larger than the distance between two seeds of one row."""),
         tasks=True,
     ),
     Variant(

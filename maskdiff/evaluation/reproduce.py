@@ -187,9 +187,9 @@ it reports the seeds that are there.
 
 Cells: mean over seeds [95% interval for the chance of the strings]; seeds lowest-highest. The range shows the chance of
 training, which is larger. At temperature 0 strings of one length are alike, which makes the intervals too narrow still.
-Settings, data, noise, loss and samplers are the reference's; the network is ours, of the same size (its norms, gates and initial
-values differ). `balanced` is what the reference calls valid syntax; `parses` is membership in the language; `distinct` counts whatever was
-written, `distinct valid` what parses. Definitions: [metrics.md](metrics.md).
+Settings, data, noise, loss and samplers are the reference's; the network is ours, of the same size (its norms, gates and
+initial values differ). `balanced` is what the reference calls valid syntax; `parses` is membership in the language; `distinct`
+counts whatever was written, `distinct valid` what parses. Definitions: [metrics.md](metrics.md).
 """
 GENERATION = """
 | variant | seeds | balanced, published | balanced | has =, published | has = | has op, published | has op | **parses** \

@@ -97,10 +97,11 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
                 seed=args.seed, trace=args.trace,
             )  # fmt: skip
         else:
-            drawn = overrides(args, SamplerConfig).keys() - {"grammar"}  # settings of a draw: without any, the best filling
-            sampler = sampler_config(args, EDITOR) if drawn else None
+            settings = overrides(args, SamplerConfig)
+            grammar = bool(settings.pop("grammar", False))  # no setting of a draw: without any of those, the best filling
+            sampler = sampler_config(args, EDITOR) if settings else None
             yield from tasks.edit(
-                loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=bool(args.grammar), seed=args.seed,
+                loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed,
                 trace=args.trace,
             )  # fmt: skip
 

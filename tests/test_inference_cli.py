@@ -57,6 +57,23 @@ def test_edit_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None
     assert (status, text[:3], text[5:12]) == (0, GOOD[:3], GOOD[5:12])
 
 
+def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    for verb, *given in (
+        ("generate", "--num", "5", "--sampler", "maskgit", "--steps", "1"),
+        ("edit", "(+?(*24))=1?"),
+        ("edit", "(+?(*24))=1?", "--sampler", "maskgit", "--steps", "1"),
+        ("repair", "(+(*75)10=45"),
+        ("repair", "(+(*75)1?=45", "--method", "draft"),
+    ):
+        status, out, err = door(capsys, verb, *given, "--grammar", "--json", "--checkpoint", checkpoint)
+        assert (status, err) == (0, "")
+        assert all(json.loads(line)["parses"] for line in out.splitlines())
+    status, _, err = door(capsys, "edit", "(+?(*24)=1?", "--grammar", "--checkpoint", checkpoint)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "symbol 8 cannot be '='" in err
+
+
 @pytest.mark.parametrize("verb", ["repair", "edit"])
 def test_a_batch_with_bad_lines(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str) -> None:
     path = tmp_path / "in.txt"

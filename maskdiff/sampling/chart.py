@@ -60,7 +60,7 @@ class Rules:
     """
 
     def __init__(self, grammar: NormalForm, device: torch.device | str = "cpu") -> None:
-        self.grammar, self.long = grammar, grammar.long
+        self.long = grammar.long
         children = torch.stack((torch.from_numpy(grammar.left), torch.from_numpy(grammar.right)), 1)
         pairs, pair_of = torch.unique(children, dim=0, return_inverse=True)
         kind = 2 * (pairs[:, 0] < self.long) + (pairs[:, 1] < self.long)

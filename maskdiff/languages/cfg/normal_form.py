@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from maskdiff.errors import GrammarError
-from maskdiff.languages.cfg.reader import Cfg, Item
+from maskdiff.languages.cfg.reader import Cfg, Item, Rule, productive
 
 MAX_BINARY = 20_000  # rules of the normal form
 
@@ -80,7 +80,7 @@ def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> No
     return NormalForm(tuple(symbols), tuple(names), emits, parent, left, right)
 
 
-Rules = set[tuple[str, tuple[Item, ...]]]  # (head, body)
+Rules = set[Rule]
 
 
 def _binary(cfg: Cfg) -> Rules:
@@ -97,9 +97,9 @@ def _binary(cfg: Cfg) -> Rules:
 
     def add(head: str, items: tuple[Item, ...]) -> None:
         if len(items) < 2:
-            rules.add((head, items))
+            rules.add(Rule(head, items))
         else:
-            rules.add((head, (name_of(items[:1]), name_of(items[1:]))))
+            rules.add(Rule(head, (name_of(items[:1]), name_of(items[1:]))))
 
     for rule in cfg.rules:
         add(rule.head, rule.body)
@@ -114,10 +114,10 @@ def _without_empty(rules: Rules) -> Rules:
         if not more:
             break
         empty |= more
-    kept = {(head, body) for head, body in rules if body}
+    kept = {rule for rule in rules if rule.body}
     for head, body in list(kept):
         if len(body) == 2:
-            kept |= {(head, (body[1 - i],)) for i in range(2) if body[i] in empty}
+            kept |= {Rule(head, (body[1 - i],)) for i in range(2) if body[i] in empty}
     return kept
 
 
@@ -137,19 +137,14 @@ def _without_unit(rules: Rules) -> Rules:
             for target in turns.get(waiting.pop(), set()) - seen:
                 seen.add(target)
                 waiting.append(target)
-        result |= {(head, body) for name in seen for body in own.get(name, [])}
+        result |= {Rule(head, body) for name in seen for body in own.get(name, [])}
     return result
 
 
 def _trimmed(rules: Rules, start: str) -> Rules:
     """Only rules that some derivation of some string uses."""
-    able: set[Item] = set()
-    while True:
-        more = {h for h, body in rules if h not in able and all(isinstance(i, frozenset) or i in able for i in body)}
-        if not more:
-            break
-        able |= more
-    rules = {(h, body) for h, body in rules if h in able and all(isinstance(i, frozenset) or i in able for i in body)}
+    able = productive(rules)
+    rules = {rule for rule in rules if all(isinstance(item, frozenset) or item in able for item in rule.body)}
     bodies: dict[str, list[tuple[Item, ...]]] = {}
     for head, body in rules:
         bodies.setdefault(head, []).append(body)
@@ -160,7 +155,7 @@ def _trimmed(rules: Rules, start: str) -> Rules:
                 if isinstance(item, str) and item not in reached:
                     reached.add(item)
                     waiting.append(item)
-    return {(head, body) for head, body in rules if head in reached}
+    return {rule for rule in rules if rule.head in reached}
 
 
 def _merged(rules: Rules, start: str) -> Rules:
@@ -175,4 +170,4 @@ def _merged(rules: Rules, start: str) -> Rules:
         if len(alike) == len(bodies):
             return rules
         names = {head: alike[frozenset(own)] for head, own in bodies.items()}
-        rules = {(names[h], tuple(names[i] if isinstance(i, str) else i for i in body)) for h, body in rules}
+        rules = {Rule(names[h], tuple(names[i] if isinstance(i, str) else i for i in body)) for h, body in rules}

@@ -13,11 +13,7 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import interegular
-from lark import Lark
-from lark.exceptions import LarkError
+from typing import Any, NamedTuple
 
 from maskdiff.errors import GrammarError, quote
 
@@ -33,8 +29,7 @@ _DEFINITION = re.compile(r"^[?!]{0,2}[a-z_]\w*(\{[^}]*\})?(\.-?\d+)?\s*:", re.MU
 Item = str | frozenset[str]  # the name of a nonterminal, or the characters that may stand here
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """`head` may be written as `body`."""
 
     head: str
@@ -86,6 +81,9 @@ def read_grammar(text: str, symbols: Collection[str], source: str = "grammar") -
 
 
 def _compile(text: str, source: str) -> Any:
+    from lark import Lark  # here, because most runs read no grammar
+    from lark.exceptions import LarkError
+
     try:
         # Earley with the dynamic lexer is the one mode of Lark that takes every context-free grammar.
         return Lark(text, parser="earley", lexer="dynamic_complete", keep_all_tokens=True, maybe_placeholders=False)
@@ -117,6 +115,8 @@ def _terminal_rules(terminal: Any, symbols: frozenset[str], source: str) -> list
                 )
             body.append(choices)
         return [Rule(name, tuple(body))]
+    import interegular
+
     _check_pattern(f"{source}: terminal {name}, /{pattern.value}/:", pattern.value, symbols)
     try:
         automaton = interegular.parse_pattern(pattern.to_regexp()).to_fsm().reduce()
@@ -165,11 +165,7 @@ def productive(rules: Collection[Rule]) -> set[str]:
     """The nonterminals from which some string of characters can be derived (the empty one counts)."""
     found: set[str] = set()
     while True:
-        more = {
-            rule.head
-            for rule in rules
-            if rule.head not in found and all(isinstance(item, frozenset) or item in found for item in rule.body)
-        }
+        more = {h for h, body in rules if h not in found and all(isinstance(i, frozenset) or i in found for i in body)}
         if not more:
             return found
         found |= more

@@ -1,15 +1,7 @@
-"""Noisy-channel repair: the string x of length n that best explains a damaged string y, by a beam of prefixes of x.
+"""The beam of prefixes that searches for the best explanation; see the package for what it maximises.
 
-    x* = argmax  log p(x | n)  +  log p(n)  +  log p(y | x)        (Shannon's noisy channel; Kernighan et al. 1990)
-
-`p(x | n)` is the causal mode of a denoiser, `p(n)` the language's length distribution and `p(y | x)` a `Channel` of masks,
-substitutions, swaps, deletions and insertions. Not for: parallel refinement of a draft (`tasks.repair` with method draft).
-
-The channel is summed exactly over all alignments: every prefix of the beam carries `alpha[j]`, the probability of the prefix
-having become y[:j] (the forward algorithm, as in CTC prefix search 1408.2873), so no two hypotheses are ever the same prefix
-and nothing has to be merged. All hypotheses have emitted the same number of symbols, so one cached causal step serves them.
-Easy to get wrong: prefixes that have explained different parts of y are comparable only after adding what the rest of y will
-cost at best (`rest_costs`, the A* part of the beam); without it the beam fills with prefixes that put the hard symbols off.
+For: `repair_channel`. Not for: what noise does (`channel.py`). Easy to get wrong: prefixes that have explained different parts
+of y are comparable only after adding what the rest of y will cost at best.
 """
 
 from __future__ import annotations
@@ -22,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskdiff.config import NoiseConfig
+from maskdiff.repair.channel import Channel, insertions, rest_costs
 from maskdiff.sampling.denoiser import causal_stream
 
 if TYPE_CHECKING:
@@ -30,58 +22,9 @@ if TYPE_CHECKING:
     from maskdiff.sampling.constraint import Constraint
     from maskdiff.sampling.denoiser import Denoiser
 
-FLOOR = 1e-7  # of every share: whatever the user typed has some explanation
 NATS_PER_SYMBOL = 0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
 MARGIN = 10.0  # a hypothesis so many nats below the best of its string is given up
-OPERATIONS = ("mask", "replace", "swap", "delete", "insert")
 CHUNK = 4  # strings repaired at a time
-
-
-@dataclass(frozen=True)
-class Channel:
-    """What may have happened to each symbol of x, independently: rates (levels,) that are mixed with `weight` (levels,).
-
-    keep: stays; mask: becomes MASK; replace: becomes a given symbol (itself included); swap: changes places with the next
-    one; delete: is lost; spurious: a given symbol appears in a gap. Several noise levels make a mixture: the level belongs to
-    the whole string and is summed over.
-    """
-
-    weight: Tensor
-    keep: Tensor
-    mask: Tensor
-    replace: Tensor
-    swap: Tensor
-    delete: Tensor
-    spurious: Tensor
-
-    @classmethod
-    def of(cls, noise: NoiseConfig, sigmas: Sequence[float], symbols: int) -> Channel:
-        """The mixed corruption over an alphabet of `symbols`, with the shares of `noise`, at equally likely levels `sigmas`."""
-        sigma = torch.tensor(list(sigmas), dtype=torch.float64).clamp(FLOOR, 1 - FLOOR)
-        rate = {name: (sigma * getattr(noise, f"{name}_share")).clamp(min=FLOOR) for name in OPERATIONS}
-        return cls(
-            weight=torch.full_like(sigma, 1 / len(sigma)),
-            keep=1 - sigma,
-            mask=rate["mask"],
-            replace=rate["replace"] / symbols,
-            swap=rate["swap"],
-            delete=rate["delete"],
-            spurious=rate["insert"] / symbols,
-        )
-
-    @classmethod
-    def blanks(cls) -> Channel:
-        """Every symbol that is visible is right and masks hide one symbol each: filling blanks."""
-        one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        return cls(weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero)
-
-    def emission(self, damaged: Tensor, symbols: Tensor, mask: int, pad: int) -> Tensor:
-        """P(a symbol of x becomes the one at y_j): (rows, levels, symbols, width) for `damaged` (rows, width)."""
-        level = (slice(None), None, None)
-        same = damaged[:, None, None, :] == symbols[None, None, :, None]  # (rows, 1, symbols, width)
-        visible = self.replace[level] + self.keep[level] * same
-        hidden = damaged[:, None, None, :] == mask
-        return torch.where(hidden, self.mask[level], visible) * (damaged != pad)[:, None, None, :]
 
 
 @dataclass(frozen=True)
@@ -194,30 +137,6 @@ def _make_jobs(
     )
 
 
-def rest_costs(best: Tensor, size: Tensor, longest: int, channel: Channel) -> Tensor:
-    """Log-probability of the best way in which r more symbols of x become y[j:]: (jobs, levels, longest + 1, width + 1).
-
-    `best` (jobs, levels, width) is the largest emission probability of each y_j. The Viterbi recursion over r is
-
-        rest[r, j] = max(best_j rest[r-1, j+1],  delete rest[r-1, j])
-        rest[r, j] = max over k >= j of spurious^(k-j) rest[r, k]
-    """
-    jobs, levels, width = best.shape
-    position = torch.arange(width + 1)
-    drop = channel.spurious.clamp(min=1e-300).log()[:, None] * position  # (levels, width + 1), drops before position j
-
-    def close(values: Tensor) -> Tensor:
-        return (values + drop).flip(-1).cummax(-1).values.flip(-1) - drop
-
-    end = torch.where(position == size[:, None], 0.0, -torch.inf).to(torch.float64)[:, None, :]
-    rows = [close(end.expand(jobs, levels, width + 1))]
-    copy, lost = best.log(), channel.delete.log()[:, None]
-    for _ in range(longest):
-        ahead = F.pad(copy + rows[-1][..., 1:], (0, 1), value=-torch.inf)
-        rows.append(close(torch.maximum(ahead, lost + rows[-1])))
-    return torch.stack(rows, dim=2).clamp(min=-1e4)
-
-
 def _search(
     denoiser: Denoiser,
     jobs: _Jobs,
@@ -231,7 +150,7 @@ def _search(
     vocabulary = denoiser.vocabulary
     device = getattr(denoiser, "device", torch.device("cpu"))  # the search itself is done in float64 on the CPU
     symbols = torch.tensor(vocabulary.inner_ids)
-    insertion = _insertions(channel, jobs.crossing.shape[2])
+    insertion = insertions(channel, jobs.crossing.shape[2])
     best: list[list[Repaired]] = [[] for _ in range(strings)]
     state = _start(jobs, channel, insertion)
     stream = causal_stream(denoiser, jobs.length.to(device) + 2)
@@ -270,13 +189,6 @@ def _blank(length: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tens
     places = torch.arange(int(length.max()) + 2)
     inner = (places > 0) & (places <= length[:, None])
     return torch.where(inner, vocabulary.mask, vocabulary.pad), inner, length + 2
-
-
-def _insertions(channel: Channel, width: int) -> Tensor:
-    """(levels, width, width): probability that y[k:j] is all insertions, `spurious` to the power j - k."""
-    position = torch.arange(width)
-    gap = position[None, :] - position[:, None]
-    return torch.where(gap >= 0, channel.spurious[:, None, None] ** gap.clamp(min=0), 0.0)
 
 
 def _start(jobs: _Jobs, channel: Channel, insertion: Tensor) -> _Beam:

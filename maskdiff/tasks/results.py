@@ -1,0 +1,150 @@
+"""What becomes of a request: the `Result`, and what every verb does to make one.
+
+For: reading requests, running a sampler over them, scoring and judging strings. Not for: deciding what a verb does with them.
+Easy to get wrong: one bad string must not take the others down, so errors stand in the place of their string.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from maskdiff.config import SamplerConfig
+from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
+from maskdiff.languages import holds
+from maskdiff.noise import pad
+from maskdiff.sampling import Canvas, GrammarConstraint, Sample, Sampler, causal_log_prob, constrained
+from maskdiff.sampling.presets import sampler_for
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.languages import Language
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request.
+
+    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language; holds
+    is None in a language that states nothing.
+    score: log p(text | its length) per symbol in nats under the causal mode; None where there is no text. evaluations: calls
+    of the denoiser that this string needed. finish_reason: `complete`, `incomplete` (blanks are left) or `error`.
+    """
+
+    text: str = ""
+    parses: bool = False
+    holds: bool | None = False
+    score: float | None = None
+    evaluations: int = 0
+    finish_reason: str = "complete"
+    input: str | None = None
+    error: str | None = None
+    trace: tuple[str, ...] | None = None
+
+
+def check_beam(beam: int) -> None:
+    if not 1 <= beam <= 1024:
+        raise ConfigError(f"beam is {beam}; give 1 to 1024 hypotheses")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ready_sampler(sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: bool = False) -> Sampler:
+    if not isinstance(sampler, SamplerConfig):
+        return constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
+
+    return sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
+
+
+def prepare(
+    loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
+) -> tuple[dict[int, list[int]], dict[int, Result]]:
+    """Token ids of the usable texts, and an error result for each other one, both by index."""
+    good: dict[int, list[int]] = {}
+    bad: dict[int, Result] = {}
+    longest = loaded.language.max_symbols
+    for index, text in enumerate(texts):
+        shown = "" if isinstance(text, DataError) else text
+        try:
+            if isinstance(text, DataError):
+                raise text
+            if not loaded.language.vocabulary.characters(text):
+                raise CanvasError("the text is empty; give at least one symbol or blank")
+            if len(text) > 100 * (longest + 10):  # white space may be long, but encoding gigabytes helps nobody
+                raise CanvasError(f"the text has {len(text)} characters; strings have at most {longest} symbols")
+            good[index] = check(loaded.language.vocabulary.encode(text, blanks=True))
+        except UserError as error:
+            bad[index] = Result(finish_reason="error", input=shown, error=str(error))
+    return good, bad
+
+
+def merge(
+    texts: Sequence[str | DataError], bad: dict[int, Result], good: dict[int, list[int]], made: Sequence[Result]
+) -> list[Result]:
+    """All results in the order of `texts`, each with its input."""
+    by_index = {**bad, **dict(zip(good, made))}
+    return [replace(by_index[i], input="" if isinstance(text, DataError) else text) for i, text in enumerate(texts)]
+
+
+def run_sampler(
+    loaded: Loaded, sampler: Sampler, canvas: Canvas, inputs: Sequence[str | None], batch_size: int, trace: bool
+) -> list[Result]:
+    """Run `sampler` on the canvas, similar lengths together; results in the order of the canvas."""
+    order = canvas.length.cpu().argsort(stable=True)
+    results: list[Result] = [Result()] * len(canvas)
+    for rows in order.split(1 if trace else batch_size):
+        part = canvas[rows.to(canvas.tokens.device)].trim()
+        try:
+            sample = sampler(loaded.denoiser, part.traced() if trace else part)
+        except CanvasError as error:  # a constrained sampler, and a string that it can make nothing of
+            if len(rows) == 1:
+                results[int(rows)] = Result(finish_reason="error", error=str(error), input=inputs[int(rows)])
+            else:  # the others are not taken down with it
+                for row in rows.tolist():
+                    results[row] = run_sampler(loaded, sampler, canvas[[row]], [inputs[row]], 1, trace)[0]
+            continue
+        for row, result in zip(rows.tolist(), _read(loaded, sample)):
+            results[row] = replace(result, input=inputs[row])
+    return results
+
+
+def _read(loaded: Loaded, sample: Sample) -> list[Result]:
+    vocabulary = loaded.language.vocabulary
+    log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
+    trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).splitlines())
+    triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
+    return [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
+
+
+def judged(language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None) -> Result:
+    score = log_prob / len(text) if text and math.isfinite(log_prob) else None
+    reason = "incomplete" if language.vocabulary.is_open(text) else "complete"
+    return Result(text, language.parses(text), holds(language, text), score, evaluations, reason, trace=trace)
+
+
+def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
+    """log p(string | its length) of each string of inner ids under the causal mode; NaN for one that it has no room for."""
+    fitting = [i for i, row in enumerate(rows) if len(row) <= loaded.language.max_symbols]
+    log_probs = [math.nan] * len(rows)
+    for start in range(0, len(fitting), BATCH):
+        part = fitting[start : start + BATCH]
+        strings = pad([rows[i] for i in part], loaded.language.vocabulary)
+        found = causal_log_prob(loaded.denoiser, strings.tokens.to(loaded.device), strings.length.to(loaded.device)).tolist()
+        for i, log_prob in zip(part, found):
+            log_probs[i] = log_prob
+    return log_probs
+
+
+def scored(loaded: Loaded, rows: Sequence[list[int]]) -> list[Result]:
+    """Results that are the given strings as they are; no evaluation was needed to find them."""
+    texts = [loaded.language.vocabulary.decode(row) for row in rows]
+    pairs = zip(texts, log_probs(loaded, rows), strict=True)
+    return [judged(loaded.language, text, log_prob, 0, None) for text, log_prob in pairs]

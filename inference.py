@@ -130,6 +130,7 @@ def as_text(result: Result, loaded: Loaded, pretty: bool) -> str:
     """The four columns of a result, separated by tabs."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     verdict = "holds" if result.holds else "parses" if result.parses else "invalid"
+    verdict = verdict if loaded.language.validity else "unchecked"
     score = "-" if result.score is None else f"{result.score:.3f}"
     return f"{text}\t{verdict}\t{score}\t{result.evaluations}"
 
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.use_threads(args.threads)
     from maskdiff.checkpoint import load_denoiser
 
-    loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(), args.device)
+    loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(), args.device, args.validity)
     failed = False
     total = args.num if args.verb == "generate" else None
     quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # a bar only where it does not run into the answers

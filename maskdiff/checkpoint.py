@@ -29,7 +29,7 @@ from torch import Tensor
 from maskdiff import __version__
 from maskdiff.config import Config, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
-from maskdiff.errors import CheckpointError, ConfigError, quote
+from maskdiff.errors import CheckpointError, ConfigError, DataError, quote
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
@@ -150,6 +150,10 @@ def _check_payload(payload: Any, shown: str) -> Payload:
     for key in REQUIRED:
         if not isinstance(payload.get(key), dict):
             raise CheckpointError(f"checkpoint {shown} is incomplete: it has no {key!r}")
+    if not isinstance(payload.get("language", {}), dict):
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its language is {quote(payload['language'])}, not names with values"
+        )
     symbols, metrics = payload["vocabulary"].get("symbols"), payload.get("metrics", {})
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
         raise CheckpointError(f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts")
@@ -189,11 +193,14 @@ def make_payload(
     vocabulary: Vocabulary,
     weights: Mapping[str, Tensor],
     *,
+    language: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> Payload:
     """What `save` takes: `weights` are those to sample with (the EMA); `extra` is for resuming (optimizer, raw weights, step).
+
+    `language` is what `Language.state` says of a language that the configuration alone does not make.
 
     Tensors are detached and copied to the CPU; a `torch.compile` prefix is stripped from their names.
     """
@@ -201,6 +208,7 @@ def make_payload(
     return {
         "config": to_dict(config),
         "vocabulary": {"symbols": list(vocabulary.symbols), "fingerprint": vocabulary.fingerprint()},
+        "language": dict(language or {}),
         "metrics": dict(metrics or {}),
         "provenance": {**versions(), **(provenance or {})},
         "weights": clean,
@@ -216,7 +224,7 @@ def versions() -> dict[str, str]:
 
 def describe(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Everything of a payload but its tensors: configuration, vocabulary, metrics, provenance, number of parameters."""
-    keep = ("format", "version", "config", "vocabulary", "metrics", "provenance")
+    keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
     count = sum(tensor.numel() for tensor in payload["weights"].values())
     return {**{key: payload[key] for key in keep if key in payload}, "parameters": count}
 
@@ -268,13 +276,16 @@ def _devices() -> list[str]:
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
-    """The denoiser of a checkpoint, its language and its configuration, ready to sample. Raises CheckpointError."""
+def load_denoiser(path: str | Path, device: str | torch.device = "cpu", validity: str = "") -> Loaded:
+    """The denoiser of a checkpoint, its language and its configuration, ready to sample. Raises CheckpointError.
+
+    `validity` (MODULE:FUNCTION) checks the texts of a language that has no grammar; what the checkpoint names is not imported.
+    """
     where = resolve_device(device)
-    return denoiser_from(load(path, where), where, str(path))
+    return denoiser_from(load(path, where), where, str(path), validity)
 
 
-def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "") -> Loaded:
+def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "", validity: str = "") -> Loaded:
     """`Loaded` from a payload. Raises CheckpointError when vocabulary, configuration and weights do not fit together."""
     from maskdiff.languages import make_language
     from maskdiff.sampling.denoiser import ModelDenoiser
@@ -282,8 +293,8 @@ def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu"
     shown = quote(path)
     config = read_config(payload, shown)
     try:
-        language = make_language(config.language)
-    except ConfigError as error:
+        language = make_language(config.language, payload.get("language"), validity)
+    except (ConfigError, DataError) as error:
         raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
     ours = language.vocabulary
     check_vocabulary(payload, ours, shown)

@@ -29,14 +29,17 @@ def knob(
 class LanguageConfig:
     """Which formal language, and the shape of its strings."""
 
-    language: str = knob("arithmetic", "name of the language", choices=("arithmetic",))
+    language: str = knob("arithmetic", "arithmetic, json, python-expressions, or a folder with corpus.txt")
+    max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
+    validity: str = knob("", "MODULE:FUNCTION that says whether a text is valid, for a folder without grammar.lark")
+    skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
+    accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
     notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))
     operators: str = knob("+*", "operator symbols, each of + - *")
     min_int: int = knob(0, "smallest operand", low=0)
     max_int: int = knob(10, "largest operand", low=0, high=10**6)
     min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
-    max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
     separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 
@@ -49,7 +52,8 @@ class NoiseConfig:
     high_noise_bias: float = knob(0.0, "share of the draws taken from [0.8, sigma_max]", low=0.0, high=1.0)
     low_discrepancy: bool = knob(True, "stratify noise levels across the batch (2406.07524)")
     sigma_input: str = knob(
-        "visible", "noise level told to the model: 0 where all visible tokens are right (visible), or always the level",
+        "visible",
+        "noise level told to the model: 0 where all visible tokens are right (visible), or always the level",
         choices=("visible", "level"),
     )
     corruption_mode: str = knob("mixed", "corruption of repair batches", choices=("mixed", "mask_only"))

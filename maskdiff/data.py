@@ -181,10 +181,9 @@ def length_acceptance(language: Language, tilt: float, least: float = MIN_ACCEPT
     length has to be kept with a probability above 1, unless fewer than ``least`` of all draws would then be kept: then c
     grows until ``least`` are, and the rarest lengths stay rarer than the tilt asks.
     """
-    log_p = np.array([language.length_log_prob(n) for n in range(language.max_symbols + 1)])
-    possible = np.isfinite(log_p)
-    p = np.where(possible, np.exp(log_p), 0.0)
-    log_ratio = np.where(possible, -tilt * np.where(possible, log_p, 0.0), -np.inf)
+    p = language.length_probs()
+    possible = p > 0
+    log_ratio = np.where(possible, -tilt * np.log(np.where(possible, p, 1.0)), -np.inf)
     low, high = -log_ratio.max(), 0.0  # of log c: nothing clipped .. everything kept
 
     def keep(log_c: float) -> np.ndarray:
@@ -222,8 +221,18 @@ def draw_texts(
 
 
 def held_out(language: Language, split: Split, count: int, seed: int) -> list[str]:
-    """``count`` real draws that belong to ``split``, repetitions and all, the same for the same seed."""
-    return draw_texts(language, count, np.random.default_rng((HELD_OUT, seed)), split)
+    """``count`` real draws that belong to ``split``, repetitions and all, the same for the same seed.
+
+    Of a language that is a list of strings each is given once at most, so that there may be fewer: the same string again
+    would be no further evidence.  Raises DataError where there is none.
+    """
+    rng, texts = np.random.default_rng((HELD_OUT, seed)), language.texts()
+    if texts is None:
+        return draw_texts(language, count, rng, split)
+    own = [text for text in texts if split_of(text) == split]
+    if not own:
+        raise DataError(f"none of the {len(texts)} strings of {language.name} falls into the {split} split; give some hundreds")
+    return [own[i] for i in rng.permutation(len(own))[:count]]
 
 
 def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:

@@ -35,6 +35,10 @@ class Checker(Protocol):
 
     def parses(self, text: str) -> bool: ...
 
+
+class Judge(Protocol):
+    """The part of a language whose strings are true or false."""
+
     def holds(self, text: str) -> bool: ...
 
 
@@ -333,6 +337,6 @@ def parses(texts: Sequence[str], language: Checker) -> list[bool]:
     return [language.parses(text) for text in texts]
 
 
-def holds(texts: Sequence[str], language: Checker) -> list[bool]:
+def holds(texts: Sequence[str], language: Judge) -> list[bool]:
     """Whether each text parses and its equation is true."""
     return [language.holds(text) for text in texts]

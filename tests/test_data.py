@@ -46,8 +46,11 @@ class Tiny:
     name: str = "tiny"
     max_symbols: int = 5
 
-    def length_log_prob(self, n: int) -> float:
-        return math.log(self.chances[n]) if self.chances[n] else -math.inf
+    def length_probs(self) -> np.ndarray:
+        return np.array(self.chances, dtype=np.float64)
+
+    def texts(self) -> None:
+        return None
 
     def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
         lengths = rng.choice(len(self.chances), n, p=self.chances)

@@ -14,43 +14,41 @@ import numpy as np
 
 from maskdiff import metrics
 from maskdiff.evaluation.repair import Fixed
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, throughput
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, throughput, verdicts
 from maskdiff.languages import Language
 from maskdiff.metrics import Estimate
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-BLANK = "?"
 
-
-def blanked(texts: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
+def blanked(texts: Sequence[str], share: float, rng: np.random.Generator, blank: str = "?") -> list[str]:
     """Each text with max(1, floor(share n)) of its symbols blank, as in the reference's editing benchmark."""
     templates = []
     for text in texts:
         symbols = list(text)
         for index in rng.choice(len(symbols), max(1, int(share * len(symbols))), replace=False):
-            symbols[index] = BLANK
+            symbols[index] = blank
         templates.append("".join(symbols))
     return templates
 
 
-def blind_fill(templates: Sequence[str], real: Sequence[str], rng: np.random.Generator) -> list[str]:
+def blind_fill(templates: Sequence[str], real: Sequence[str], rng: np.random.Generator, blank: str = "?") -> list[str]:
     """The baseline: every blank filled with a symbol drawn by its frequency in ``real``."""
     symbols = list("".join(real))
-    return ["".join(str(rng.choice(symbols)) if s == BLANK else s for s in template) for template in templates]
+    return ["".join(str(rng.choice(symbols)) if s == blank else s for s in template) for template in templates]
 
 
 def score(
     texts: Sequence[str], templates: Sequence[str], clean: Sequence[str], language: Language, plan: Plan
 ) -> dict[str, Estimate]:
     """Every metric of filled texts."""
-    kept = [metrics.anchors_kept(text, template) for text, template in zip(texts, templates, strict=True)]
+    blank = language.vocabulary.blank
+    kept = [metrics.anchors_kept(text, template, blank) for text, template in zip(texts, templates, strict=True)]
     return {
         "anchors_kept": metrics.mean(kept, plan.rng(40)),
         "anchors_all_kept": metrics.rate(share == 1.0 for share in kept),
-        "parses": metrics.rate(metrics.parses(texts, language)),
-        "holds": metrics.rate(metrics.holds(texts, language)),
+        **verdicts(texts, language),
         "exact": metrics.rate(a == b for a, b in zip(texts, clean, strict=True)),
     }
 
@@ -70,8 +68,9 @@ def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> Fixed:
 def editing(subject: Subject, plan: Plan, clean: Sequence[str], fill: Fill = fill_with_tasks) -> list[Row]:
     """Rows of the editing suite on held-out ``clean`` texts; the baseline fills the blanks without looking."""
     ledger = Ledger("editing")
-    templates = blanked(clean, plan.blank_share, plan.rng(41))
-    floor = score(blind_fill(templates, clean, plan.rng(42)), templates, clean, subject.language, plan)
+    blank = subject.language.vocabulary.blank
+    templates = blanked(clean, plan.blank_share, plan.rng(41), blank)
+    floor = score(blind_fill(templates, clean, plan.rng(42), blank), templates, clean, subject.language, plan)
     start = time.perf_counter()
     filled = fill(subject.loaded, templates, plan.seed)
     seconds = time.perf_counter() - start

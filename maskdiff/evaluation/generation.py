@@ -33,6 +33,7 @@ from maskdiff.evaluation.rows import (
     unigram_texts,
     unwatched,
 )
+from maskdiff.languages import Evaluable, Measurable, Operational
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.sampler import Sampler
@@ -64,7 +65,7 @@ def draw(denoiser: Denoiser, sampler: Sampler, lengths: Sequence[int], seed: int
     start = time.perf_counter()
     for part in chunks(len(lengths), batch_size):
         sample = sampler(denoiser, canvas[part].trim())
-        texts += map(one_symbol_each, sample.texts(denoiser.vocabulary))
+        texts += [one_symbol_each(text, denoiser.vocabulary) for text in sample.texts(denoiser.vocabulary)]
         evaluations += sample.evaluations.tolist()
     return Drawn(texts, list(lengths), evaluations, time.perf_counter() - start)
 
@@ -121,33 +122,43 @@ def held_out_texts(language: Language, count: int, plan: Plan) -> list[str]:
 
 
 def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Every metric of a set of texts that does not depend on how they were made."""
-    language, operators = against.language, against.operators
-    parsed = metrics.parses(texts, language)
-    likelihood, support = metrics.log_likelihood(texts, language, rng)
-    good = [text for text, flag in zip(texts, parsed, strict=True) if flag]
+    """Every metric of a set of texts that does not depend on how they were made, as far as the language can tell."""
+    language = against.language
+    figures: dict[str, Estimate] = {}
+    if language.validity:
+        figures["parses"] = metrics.rate(metrics.parses(texts, language))
+    if isinstance(language, Evaluable):
+        figures["holds"] = metrics.rate(metrics.holds(texts, language))
+    if isinstance(language, Operational):
+        figures["balanced"] = metrics.rate(map(metrics.balanced, texts))
+        figures["has_equals"] = metrics.rate(map(metrics.has_equals, texts))
+        figures["has_operator"] = metrics.rate(metrics.has_operator(text, against.operators) for text in texts)
     distinct, valid = metrics.distinct(texts), metrics.distinct_valid(texts, language)
-
-    def distance(of: Callable[[str], object], own: Sequence[str]) -> Estimate:
-        return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)
-
-    return {
-        "parses": metrics.rate(parsed),
-        "holds": metrics.rate(metrics.holds(texts, language)),
-        "balanced": metrics.rate(map(metrics.balanced, texts)),
-        "has_equals": metrics.rate(map(metrics.has_equals, texts)),
-        "has_operator": metrics.rate(metrics.has_operator(text, operators) for text in texts),
+    figures |= {
         "distinct": distinct,
         "distinct_relative": metrics.relative(distinct, against.real_sets),
         "distinct_valid": valid,
         "distinct_valid_relative": metrics.relative(valid, against.real_sets),
         "novel": metrics.novel(texts, against.seen),
-        "length_distance": distance(len, texts),
-        "depth_distance": distance(language.depth, good),
-        "operator_distance": distance(lambda text: metrics.operator_counts(text, operators), texts),
-        "log_likelihood": likelihood,
-        "in_support": support,
     }
+    figures |= distances(texts, against, rng)
+    if isinstance(language, Measurable):
+        figures["log_likelihood"], figures["in_support"] = metrics.log_likelihood(texts, language, rng)
+    return figures
+
+
+def distances(texts: Sequence[str], against: Yardstick, rng: np.random.Generator) -> dict[str, Estimate]:
+    """How far the histograms of lengths, and of depths and operators where there are any, are from those of real strings."""
+    language, operators = against.language, against.operators
+
+    def distance(of: Callable[[str], object], own: Sequence[str]) -> Estimate:
+        return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)
+
+    found = {"length_distance": distance(len, texts)}
+    if isinstance(language, Operational):
+        found["depth_distance"] = distance(language.depth, [text for text in texts if language.parses(text)])
+        found["operator_distance"] = distance(lambda text: metrics.operator_counts(text, operators), texts)
+    return found
 
 
 def generation(subject: Subject, plan: Plan, seen: Seen, watch: Watch = unwatched) -> list[Row]:
@@ -165,7 +176,7 @@ def generation(subject: Subject, plan: Plan, seen: Seen, watch: Watch = unwatche
                 ledger.add(config.sampler, settings, metric, estimate, baseline=floor[metric], ceiling=ceiling[metric])
             ledger.add(config.sampler, settings, "evaluations", metrics.mean(made.evaluations, plan.rng(8)))
             ledger.add(config.sampler, settings, "strings_per_second", throughput(len(made.texts), made.seconds))
-            if plan.lengths is None:
+            if plan.lengths is None and subject.language.validity:
                 add_buckets(ledger, config.sampler, settings, made, against)
     return ledger.rows
 
@@ -176,6 +187,8 @@ def add_buckets(ledger: Ledger, sampler: str, settings: dict[str, object], made:
     blind = metrics.by_length(metrics.parses(against.blind, against.language), against.lengths)
     for bucket, estimate in metrics.by_length(flags, made.lengths).items():
         ledger.add(sampler, {**settings, "length": bucket}, "parses", estimate, baseline=blind[bucket], ceiling=1.0)
+    if not isinstance(against.language, Operational):
+        return
     depths = [min(metrics.nesting(text), 10) for text in made.texts]
     for depth in sorted(set(depths)):
         chosen = metrics.rate(flag for flag, own in zip(flags, depths, strict=True) if own == depth)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from maskdiff import metrics
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, chunks
+from maskdiff.languages import Measurable, Operational
 from maskdiff.metrics import Estimate
 from maskdiff.noise import Strings, mask_exactly, pad
 
@@ -99,8 +100,10 @@ def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str],
     )  # fmt: skip
 
 
-def floors(language: Language, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Exact -log p of each text in the order of ``measure``, given its length and not: (strings,) twice."""
+def floors(language: Language, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Exact -log p of each text in the order of ``measure``, given its length and not: (strings,) twice; None if unknown."""
+    if not isinstance(language, Measurable):
+        return None
     order = sorted(texts, key=len)
     free = np.array([-language.log_prob(text) for text in order])
     return free + np.array([language.length_log_prob(len(text)) for text in order]), free
@@ -109,15 +112,18 @@ def floors(language: Language, texts: Sequence[str]) -> tuple[NDArray[np.float64
 def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     """Rows of the likelihood suite on held-out ``texts``; metric ``elbo`` and so on, in nats per token."""
     losses = measure(subject.loaded.denoiser, subject.language, texts, plan.likelihood_draws, plan.seed, plan.batch_size)
-    given, free = floors(subject.language, texts)
+    given, free = floors(subject.language, texts) or (None, None)
     ledger, settings = Ledger("likelihood"), subject.settings()
     symbols = len(subject.language.vocabulary.inner_ids)
 
     def per_token(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> Estimate:
         return metrics.ratio(nats, tokens, plan.rng(20))
 
-    def add(metric: str, nats: NDArray[np.float64], floor: NDArray[np.float64], tokens: NDArray[np.float64]) -> None:
+    def add(metric: str, nats: NDArray[np.float64], floor: NDArray[np.float64] | None, tokens: NDArray[np.float64]) -> None:
         # The baseline is the uniform guess over the symbols that a string may contain.
+        if floor is None:
+            ledger.add("-", settings, metric, per_token(nats, tokens), baseline=math.log(symbols))
+            return
         ceiling = per_token(floor, tokens).value
         ledger.add("-", settings, metric, per_token(nats, tokens), baseline=math.log(symbols), ceiling=ceiling)
         ledger.add(
@@ -133,7 +139,7 @@ def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     # A model that is told the length owes nothing for EOS; one that is not is compared with the free floor.
     knows = bool(subject.loaded.config.model.end_positions)
     add("next_token", losses.causal_inner if knows else losses.causal, given if knows else free, losses.tokens + (not knows))
-    for i, name in enumerate(CLASSES):
+    for i, name in enumerate(CLASSES if isinstance(subject.language, Operational) else ()):
         own = {**settings, "class": name}
         ledger.add("-", own, "elbo_part", per_token(losses.elbo[:, i], losses.tokens))
         ledger.add("-", own, "elbo_within", per_token(losses.elbo[:, i], losses.class_tokens[:, i]))

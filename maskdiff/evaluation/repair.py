@@ -17,7 +17,8 @@ import torch
 from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, throughput, unwatched
+from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, throughput, unwatched, verdicts
+from maskdiff.languages import Evaluable
 from maskdiff.metrics import Estimate
 from maskdiff.noise import mixed_corruption, pad
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 KINDS = ("mask", "replace", "swap", "delete", "insert")
 CORRUPTIONS = ("mixed", "reference", *KINDS)
 UNDER_GRAMMAR = "+grammar"  # a method's name under the grammar
+AND_TRUTH = "+holds"  # and with what holds before what does not
 MODELLESS = "least_edits"  # the baseline that knows the grammar and nothing else
+_ENDS = ("", UNDER_GRAMMAR, UNDER_GRAMMAR + AND_TRUTH)
 USUAL = 0.2  # the noise level of the reference's figures
 
 
@@ -43,15 +46,27 @@ def corruption(kind: str) -> NoiseConfig:
 
 
 def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...]:
-    """The names, each once; with ``grammar`` each under it too, and the baseline that knows nothing else.
+    """The names, each once; with ``grammar`` each under it too, and with the truth, and the baseline without a model.
 
     Raises ``ConfigError`` on an unknown method.
     """
+    known = (*tasks.REPAIR_METHODS, *(name + end for name in tasks.REPAIR_METHODS for end in _ENDS[1:]))
     for name in names:
-        if name not in tasks.REPAIR_METHODS:
+        if name not in known:
             raise ConfigError(f"repair method {name!r} is unknown; give one of {', '.join(tasks.REPAIR_METHODS)}")
-    under = (*(name + UNDER_GRAMMAR for name in names if name != MODELLESS), MODELLESS) if grammar else ()
+    plain = [name for name in names if name in tasks.REPAIR_METHODS and name != MODELLESS]
+    under = (*(name + UNDER_GRAMMAR for name in plain), "channel" + UNDER_GRAMMAR + AND_TRUTH, MODELLESS) if grammar else ()
     return tuple(dict.fromkeys((*names, *under)))
+
+
+def fitting_methods(names: Sequence[str], language: Language) -> tuple[str, ...]:
+    """Those that the language has the means for, each once."""
+    grammar, truth = language.lark_grammar() is not None, isinstance(language, Evaluable)
+    return tuple(
+        name
+        for name in dict.fromkeys(names)
+        if (grammar or not (name == MODELLESS or UNDER_GRAMMAR in name)) and (truth or AND_TRUTH not in name)
+    )
 
 
 def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int) -> list[str]:
@@ -75,8 +90,7 @@ def score(texts: Sequence[str], clean: Sequence[str], language: Language, plan: 
         "token_accuracy": metrics.mean([metrics.token_accuracy(a, b) for a, b in pairs], plan.rng(30)),
         "aligned_accuracy": metrics.mean([metrics.aligned_accuracy(a, b) for a, b in pairs], plan.rng(31)),
         "exact": metrics.rate(a == b for a, b in pairs),
-        "parses": metrics.rate(metrics.parses(texts, language)),
-        "holds": metrics.rate(metrics.holds(texts, language)),
+        **verdicts(texts, language),
     }
 
 
@@ -94,8 +108,8 @@ Fix = Callable[["Loaded", list[str], str, "float | None", int], Fixed]
 
 def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float | None, seed: int) -> Fixed:
     """What a user gets from ``maskdiff.tasks.repair``; a string that it refuses counts as returned unchanged."""
-    name, grammar = method.removesuffix(UNDER_GRAMMAR), method.endswith(UNDER_GRAMMAR)
-    results = tasks.repair(loaded, texts, method=name, sigma=sigma, grammar=grammar, seed=seed)
+    name, grammar, truth = method.split("+")[0], UNDER_GRAMMAR in method, AND_TRUTH in method
+    results = tasks.repair(loaded, texts, method=name, sigma=sigma, grammar=grammar, holds=truth, seed=seed)
     fixed = [text if result.error else result.text for text, result in zip(texts, results, strict=True)]
     return Fixed(fixed, [result.evaluations for result in results])
 
@@ -118,7 +132,7 @@ def repair(
         noisy = corrupt(subject.language, clean, sigma, kind, plan.seed)
         identity = score(noisy, clean, subject.language, plan)
         settings = subject.settings(corruption=kind, sigma=sigma, **({} if told else {"level": "untold"}))
-        for method in plan.repair_methods:
+        for method in fitting_methods(plan.repair_methods, subject.language):
             with watch(f"repair, {method}, {kind} {sigma:g}"):
                 start = time.perf_counter()
                 fixed = fix(subject.loaded, noisy, method, sigma if told else None, plan.seed)

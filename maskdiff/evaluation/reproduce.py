@@ -27,7 +27,7 @@ from maskdiff.errors import CheckpointError, ConfigError, DataError, nearest
 from maskdiff.evaluation import editing, repair
 from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.report import RATES, number, write_text
-from maskdiff.evaluation.rows import Plan, Row, draw_lengths, one_symbol_each
+from maskdiff.evaluation.rows import Plan, Row, draw_lengths, one_symbol_each, verdicts
 from maskdiff.evaluation.rows import row as make_row
 from maskdiff.evaluation.variants import VARIANTS, Faithful, Padded, Variant, refine
 from maskdiff.sampling.canvas import Canvas
@@ -107,8 +107,7 @@ def measure(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
         "balanced": metrics.rate(map(metrics.balanced, made.texts)),
         "has_equals": metrics.rate(map(metrics.has_equals, made.texts)),
         "has_operator": metrics.rate(metrics.has_operator(text) for text in made.texts),
-        "parses": metrics.rate(metrics.parses(made.texts, language)),
-        "holds": metrics.rate(metrics.holds(made.texts, language)),
+        **verdicts(made.texts, language),
         "distinct": metrics.distinct(made.texts),
         "distinct_valid": metrics.distinct_valid(made.texts, language),
     }
@@ -124,7 +123,9 @@ def _tasks(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
     noisy = repair.corrupt(language, clean, SIGMA, "reference", plan.seed)
     identity = repair.score(noisy, clean, language, plan)
     canvas = Canvas.draft(noisy, language.vocabulary, SIGMA, torch.Generator().manual_seed(plan.seed))
-    repaired = [one_symbol_each(t) for t in refine(3, clock=False)(denoiser, canvas).texts(language.vocabulary)]
+    repaired = [
+        one_symbol_each(t, language.vocabulary) for t in refine(3, clock=False)(denoiser, canvas).texts(language.vocabulary)
+    ]
     rows = [
         make_row("repair", variant.name, {"sigma": SIGMA}, metric, estimate, baseline=identity[metric], ceiling=1.0)
         for metric, estimate in repair.score(repaired, clean, language, plan).items()
@@ -132,7 +133,9 @@ def _tasks(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
     templates = editing.blanked(clean, BLANKS, plan.rng(61))
     canvas = Canvas.template(templates, language.vocabulary, torch.Generator().manual_seed(plan.seed))
     canvas = replace(canvas, suspect=torch.full_like(canvas.suspect, 0.5))
-    edited = [one_symbol_each(t) for t in refine(2, clock=False)(denoiser, canvas).texts(language.vocabulary)]
+    edited = [
+        one_symbol_each(t, language.vocabulary) for t in refine(2, clock=False)(denoiser, canvas).texts(language.vocabulary)
+    ]
     scores = editing.score(edited, templates, clean, language, plan)
     return rows + [make_row("editing", variant.name, {"blanks": BLANKS}, m, e, ceiling=1.0) for m, e in scores.items()]
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskdiff import tasks
+from maskdiff import metrics, tasks
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
-from maskdiff.languages.vocabulary import SPECIALS
+from maskdiff.languages import Evaluable
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.presets import make_sampler, sampler_for
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.languages import Language
+    from maskdiff.languages import Language, Vocabulary
     from maskdiff.sampling.sampler import Sampler
 
 Settings = dict[str, Any]
@@ -179,11 +179,19 @@ def unigram_texts(real: Sequence[str], lengths: Sequence[int], rng: np.random.Ge
     return ["".join(rng.choice(symbols, length)) for length in lengths]
 
 
-def one_symbol_each(text: str) -> str:
+def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
     """A decoded text in which a special token inside the string (``<EOS>``) is one wrong symbol instead of five characters."""
-    for name in SPECIALS:
-        text = text.replace(name, "\N{REPLACEMENT CHARACTER}")
+    for token in vocabulary.specials:
+        name = vocabulary.shown[token]
+        if len(name) > 1:
+            text = text.replace(name, "\N{REPLACEMENT CHARACTER}")
     return text
+
+
+def verdicts(texts: Sequence[str], language: Language) -> dict[str, Estimate]:
+    """``parses`` and ``holds``, where the language can tell."""
+    found = {"parses": metrics.rate(metrics.parses(texts, language))} if language.validity else {}
+    return found | ({"holds": metrics.rate(metrics.holds(texts, language))} if isinstance(language, Evaluable) else {})
 
 
 @dataclass

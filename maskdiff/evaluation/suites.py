@@ -20,12 +20,14 @@ from maskdiff.errors import ConfigError, nearest
 from maskdiff.evaluation.editing import editing
 from maskdiff.evaluation.generation import Seen, generation
 from maskdiff.evaluation.likelihood import likelihood
-from maskdiff.evaluation.repair import blocks, repair
+from maskdiff.evaluation.one_edit import one_edit
+from maskdiff.evaluation.repair import MODELLESS, blocks, repair
 from maskdiff.evaluation.report import Report
 from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, draw_lengths, unwatched
 from maskdiff.evaluation.samplers import check_fit, fitting
 from maskdiff.evaluation.speed import speed
 from maskdiff.languages import split_of
+from maskdiff.sampling import GrammarConstraint
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -69,6 +71,11 @@ SUITES: dict[str, Suite] = {
         lambda s, p, m, watch: repair(s, p, m.texts, watch=watch),
         lambda p: len(blocks(p)) * len(p.repair_methods),
     ),
+    "one_edit": Suite(
+        "strings with one random edit, by method",
+        lambda s, p, m, watch: one_edit(s, p, m.texts, watch=watch),
+        lambda p: len({*p.repair_methods, MODELLESS}) + 1,
+    ),
     "editing": Suite("strings with blanks", _whole("editing", editing), lambda p: 1),
     "likelihood": Suite("nats per token beside the exact entropy", _whole("likelihood", likelihood), lambda p: 1),
     "speed": Suite(
@@ -81,11 +88,13 @@ DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
 
 
 def seen_in_training(config: Config, language: Language) -> Seen:
-    """The training set of a run with a fixed one; with fresh draws, whatever belongs to the training split.
+    """The training set of a run with a fixed one, or the training split of a corpus; else whatever belongs to that split.
 
-    The second counts a string as seen if it *could* have been: ``novel`` is then a lower bound.
+    The last counts a string as seen if it *could* have been: ``novel`` is then a lower bound.
     """
-    train = config.train
+    train, texts = config.train, language.texts()
+    if texts is not None:
+        return {text for text in texts if split_of(text) == "train"}
     if train.num_samples == 0:
         return lambda text: split_of(text) == "train"
     return training_texts(Batches(language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt))
@@ -109,8 +118,11 @@ def check_subjects(subjects: Sequence[Subject], plan: Plan, samplers: Sequence[S
     ``samplers`` are those that somebody asked for: each must fit a subject; any other is left out without a word.  Raises
     ``UserError``.
     """
+    grammar = any(config.grammar for config in plan.samplers)
     for subject in subjects:
         draw_lengths(subject.language, 1, plan.lengths, plan.rng())
+        if grammar:
+            GrammarConstraint.of(subject.language)
     return check_fit(samplers, {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects})
 
 

@@ -1,7 +1,8 @@
-"""What every formal language offers to the rest of the house, and the split of its strings into train, validation and test.
+"""What every formal language offers to the rest of the house, what only some offer, and the split of strings.
 
-For: the `Language` protocol and `split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*,
-without BOS and EOS, while `LanguageConfig.max_len` counts tokens with them.
+For: the `Language` protocol, the capabilities beyond it (`Evaluable`, `Measurable`, `Operational`; ask with `isinstance`), and
+`split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*, without BOS and EOS, while
+`LanguageConfig.max_len` counts tokens with them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ Split = Literal["train", "validation", "test"]
 
 @runtime_checkable
 class Language(Protocol):
-    """A formal language with a generator whose probabilities are known. Lengths are inner symbols; log-probabilities nats."""
+    """A formal language with strings to learn from. Lengths are inner symbols; log-probabilities nats."""
 
     name: str
     vocabulary: Vocabulary
     config: LanguageConfig
     min_symbols: int
     max_symbols: int
+    validity: str  # what decides `parses`, in a word or two; empty where nothing does, and any string of the symbols passes
 
     def sample(self, rng: np.random.Generator) -> str:
         """One string of the generator; too long draws are rejected, never cut."""
@@ -33,32 +35,45 @@ class Language(Protocol):
     def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
         """`n` strings; a prefix of what a larger `n` gives from the same state of `rng`."""
 
-    def parse(self, text: str) -> Any:
-        """The tree of `text`; raises ParseError with a position."""
+    def texts(self) -> tuple[str, ...] | None:
+        """All strings that `sample` draws from, repetitions included, where they are a list; None where they are made."""
 
     def parses(self, text: str) -> bool:
-        """Whether `text` is a string of the language's grammar."""
-
-    def holds(self, text: str) -> bool:
-        """Whether `text` parses and what it states is true."""
+        """Whether `text` is a string of the language."""
 
     def lark_grammar(self) -> str | None:
         """The grammar in Lark's EBNF over the vocabulary's symbols, None if there is none; `parses` accepts what it derives."""
 
-    def depth(self, text: str) -> int:
-        """Nesting depth of `text`; raises ParseError."""
-
-    def operators(self, text: str) -> str:
-        """The operators of `text` from left to right; raises ParseError."""
-
-    def skeleton(self, text: str) -> str:
-        """`text` without its white space, each digit written `#`."""
-
     def pretty(self, text: str) -> str:
-        """`text` with spaces for a reader; raises ParseError."""
+        """`text` for a reader; raises ParseError where it does not parse."""
 
     def check_length(self, length: int) -> int:
         """`length` if some string has so many inner symbols; raises CanvasError otherwise."""
+
+    def length_log_prob(self, n: int) -> float:
+        """Log-probability that a string has `n` inner symbols; -inf where none can have."""
+
+    def length_probs(self) -> np.ndarray:
+        """P(n) of what `sample` draws, for n = 0..max_symbols, shape (max_symbols + 1,), sums to 1."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that `make_language` needs beside the configuration to make this language where its files are not."""
+
+
+@runtime_checkable
+class Evaluable(Protocol):
+    """A language whose strings state something that is true or false."""
+
+    def holds(self, text: str) -> bool:
+        """Whether `text` parses and what it states is true."""
+
+    def consequence(self, prefix: str) -> str | None:
+        """The one continuation that makes a string beginning with `prefix` hold; None where `prefix` leaves a choice."""
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A language whose generator knows the probability of every string."""
 
     def log_prob(self, text: str) -> float:
         """Log-probability of `text` under the generator after rejection; -inf outside its support."""
@@ -66,11 +81,24 @@ class Language(Protocol):
     def length_log_prob(self, n: int) -> float:
         """Log-probability that a string has `n` inner symbols; -inf where none has."""
 
-    def length_probs(self) -> np.ndarray:
-        """P(n) for n = 0..max_symbols, shape (max_symbols + 1,), sums to 1."""
-
     def entropy(self) -> dict[str, float]:
         """Entropy floors in nats: see the language's own docstring for its keys."""
+
+
+@runtime_checkable
+class Operational(Protocol):
+    """A language of nested expressions with operators."""
+
+    def depth(self, text: str) -> int:
+        """Nesting depth of `text`; raises ParseError."""
+
+    def operators(self, text: str) -> str:
+        """The operators of `text` from left to right; raises ParseError."""
+
+
+def holds(language: Language, text: str) -> bool | None:
+    """Whether what `text` states is true; None in a language that states nothing."""
+    return language.holds(text) if isinstance(language, Evaluable) else None
 
 
 def split_of(text: str) -> Split:

@@ -19,9 +19,10 @@ from maskdiff.errors import ParseError, quote
 
 PAD, MASK, BOS, EOS, DIGIT = "<PAD>", "<MASK>", "<BOS>", "<EOS>", "<DIGIT>"
 SPECIALS = (PAD, MASK, BOS, EOS)
-BLANK = "?"  # how a MASK is written in text
+BLANKS = "?\u00bf\u25a1\u2370"  # how a MASK is written in text: the first of these that is no symbol of the language
 ANY_DIGIT = "#"  # how a DIGIT is written in text
 DIGITS = "0123456789"
+_QUOTES = ("<>", "\u27e8\u27e9", "\u27ea\u27eb")  # around the names of special tokens: the first pair that is no symbol
 
 
 def squeeze(text: str) -> str:
@@ -33,7 +34,8 @@ def squeeze(text: str) -> str:
 class Vocabulary:
     """Token ids are indices into `symbols`; the four special tokens come first, `<DIGIT>` (if there is one) last.
 
-    Every other symbol is one character. Raises ValueError on a tuple that breaks these rules.
+    Every other symbol is one character. White space counts if some symbol is white space, and is skipped everywhere else.
+    Raises ValueError on a tuple that breaks these rules.
     """
 
     symbols: tuple[str, ...]
@@ -42,10 +44,12 @@ class Vocabulary:
         inner = [s for s in self.symbols[len(SPECIALS) :] if s != DIGIT]
         if self.symbols[: len(SPECIALS)] != SPECIALS or len(set(self.symbols)) != len(self.symbols):
             raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)} and repeats nothing: {self.symbols}")
-        if any(len(s) != 1 or s.isspace() or s in (BLANK, ANY_DIGIT) for s in inner):
-            raise ValueError(f"symbols are single visible characters other than {BLANK} and {ANY_DIGIT}: {inner}")
-        if DIGIT in self.symbols[:-1]:
-            raise ValueError(f"{DIGIT} comes last")
+        if any(len(s) != 1 or s in "\r\n" for s in inner):
+            raise ValueError(f"symbols are single characters of a line: {inner}")
+        if DIGIT in self.symbols[:-1] or (DIGIT in self.symbols and ANY_DIGIT in inner):
+            raise ValueError(f"{DIGIT} comes last, and has {ANY_DIGIT} to itself")
+        if set(BLANKS) <= set(inner):
+            raise ValueError(f"no character is left to write a blank with; the language has all of {' '.join(BLANKS)}")
 
     @classmethod
     def of(cls, inner: str, digit: bool = True) -> Vocabulary:
@@ -59,6 +63,20 @@ class Vocabulary:
     def ids(self) -> dict[str, int]:
         """Token id of each symbol."""
         return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @cached_property
+    def blank(self) -> str:
+        """How a MASK is written in text: `?`, or another sign where that is a symbol of the language."""
+        return next(sign for sign in BLANKS if sign not in self.symbols)
+
+    @cached_property
+    def has_space(self) -> bool:
+        """Whether white space counts: some symbol is white space."""
+        return any(s.isspace() for s in self.symbols)
+
+    def characters(self, text: str) -> str:
+        """The characters of `text` that stand for symbols: all of them, or those that are not white space."""
+        return text if self.has_space else squeeze(text)
 
     @property
     def pad(self) -> int:
@@ -97,30 +115,30 @@ class Vocabulary:
         return tuple(i for i in range(len(SPECIALS), len(self)) if i != self.digit)
 
     def encode(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
-        """Ids of the inner symbols of `text`; white space is skipped, BOS and EOS are not added.
+        """Ids of the inner symbols of `text`; white space that does not count is skipped, BOS and EOS are not added.
 
-        With `blanks`, `?` becomes MASK; with `skeleton`, `#` becomes `<DIGIT>`. Raises ParseError (with the symbol's
-        position) on a symbol that the vocabulary lacks.
+        With `blanks`, the sign for a blank becomes MASK; with `skeleton`, `#` becomes `<DIGIT>`. Raises ParseError (with the
+        symbol's position) on a symbol that the vocabulary lacks.
         """
         table = {s: i for s, i in self.ids.items() if len(s) == 1}
         if blanks:
-            table[BLANK] = self.mask
+            table[self.blank] = self.mask
         if skeleton and self.digit is not None:
             table[ANY_DIGIT] = self.digit
-        symbols = squeeze(text)
+        symbols = self.characters(text)
         try:
             return [table[s] for s in symbols]
         except KeyError:
             position = next(i for i, s in enumerate(symbols) if s not in table)
             raise ParseError(
                 f"unknown symbol {quote(symbols[position])} at position {position}; "
-                f"the symbols are {' '.join(s for s in table)}",
+                f"the symbols are {' '.join(s if s.isprintable() else ascii(s) for s in table)}",
                 position,
                 text,
             ) from None
 
     def decode(self, ids: Iterable[int], specials: Literal["show", "drop"] = "show") -> str:
-        """Text of `ids`: MASK as `?`, `<DIGIT>` as `#`, other special tokens by name.
+        """Text of `ids`: MASK as the sign for a blank, `<DIGIT>` as `#`, other special tokens by name.
 
         `"drop"` removes the frame (one leading BOS, trailing PADs, one EOS before them) and nothing else, so that a special
         token inside the string stays visible and keeps the text from parsing. Raises IndexError on an id out of range.
@@ -135,12 +153,19 @@ class Vocabulary:
             if first < last and row[0] == self.bos:
                 first = 1
             row = row[first:last]
-        shown = self._shown
+        shown = self.shown
         return "".join([shown[i] for i in row])
 
     @cached_property
-    def _shown(self) -> tuple[str, ...]:
-        return tuple({MASK: BLANK, DIGIT: ANY_DIGIT}.get(s, s) for s in self.symbols)
+    def shown(self) -> tuple[str, ...]:
+        """How each token is written in text; the name of a special token holds a character that is no symbol."""
+        pair = next((pair for pair in _QUOTES if pair[0] not in self.symbols), _QUOTES[-1])
+        names = {name: f"{pair[0]}{name[1:-1]}{pair[1]}" for name in SPECIALS}
+        return tuple({**names, MASK: self.blank, DIGIT: ANY_DIGIT}.get(s, s) for s in self.symbols)
+
+    def is_open(self, text: str) -> bool:
+        """Whether a decoded text holds blanks, or digits of a skeleton, that are still to be filled."""
+        return self.blank in text or (self.digit is not None and ANY_DIGIT in text)
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the symbols or their order change."""

@@ -73,11 +73,7 @@ class Trace:
 
 def _cell(token: int, vocabulary: Vocabulary) -> str:
     """One character for one token, so that carets line up."""
-    if token == vocabulary.mask:
-        return "?"
-    if token == vocabulary.digit:
-        return "#"
-    return str(vocabulary.symbols[token])[:1]
+    return vocabulary.shown[token][:1]
 
 
 def palette(vocabulary: Vocabulary) -> np.ndarray:

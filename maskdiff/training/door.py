@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
     if (folder / "config.yaml").exists():
         return load_config(folder / "config.yaml", given)
     last = folder / "last.pt"
-    return load_config(None, given, base=checkpoint.read_config(checkpoint.load(last), quote(str(last))))
+    base = checkpoint.read_config(checkpoint.load(last), quote(str(last)))
+    safe = replace(base, language=replace(base.language, validity=""))  # a checkpoint must not name what is imported
+    return load_config(None, given, base=safe)
 
 
 def command(program: str, *words: str, processes: int = 1) -> str:
@@ -78,6 +81,8 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
             f"{trainer.model.parameter_count():,} parameters on {trainer.device}, {torch.get_num_threads()} threads, "
             f"{world.size} process{'es' * (world.size > 1)}, seed {config.train.seed}; files go to {folder}"
         )
+        if note := getattr(trainer.language, "note", ""):
+            tell(note)
         if trainer.finished and resume:
             made, asked = trainer.progress.step, config.train.max_iters
             tell(f"nothing to train: {made:,} steps are made and max_iters is {asked:,}; give a larger --max_iters to go on")
@@ -91,7 +96,8 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
         return 128 + trainer.stop_signal
     print(result(progress))
     if (folder / "best.pt").exists():
-        print(f"benchmark it with: {command('benchmark.py', '--checkpoint', str(folder / 'best.pt'))}")
+        checker = ("--validity", config.language.validity) if config.language.validity else ()
+        print(f"benchmark it with: {command('benchmark.py', '--checkpoint', str(folder / 'best.pt'), *checker)}")
     return 0
 
 
@@ -99,10 +105,9 @@ def result(progress: Progress) -> str:
     """What a run came to, in one line."""
     validated = "not validated yet"
     if math.isfinite(progress.best):
-        validated = (
-            f"best validation loss {progress.best:.4f} nats per token at step {progress.best_step:,} "
-            f"(entropy floor {progress.metrics['floor']:.4f})"
-        )
+        validated = f"best validation loss {progress.best:.4f} nats per token at step {progress.best_step:,}"
+        if "floor" in progress.metrics:
+            validated += f" (entropy floor {progress.metrics['floor']:.4f})"
     return (
         f"{progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s of training "
         f"({progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s); {validated}"

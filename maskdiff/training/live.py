@@ -42,14 +42,16 @@ def live_samples(model: UniversalDenoiser, language: Language, config: Config, b
     vocabulary, count = language.vocabulary, config.train.live_samples
     denoiser = ModelDenoiser(model, vocabulary)
     lengths = [len(text) for text in held_out(language, "validation", count, LIVE_SEED)]
+    verdicts = ("  --  ", "parses" if language.validity else "")
     rates: dict[str, float] = {}
     for name, settings in live_samplers(config).items():
         canvas = Canvas.blank(lengths, vocabulary, torch.Generator().manual_seed(LIVE_SEED))
         tokens = make_sampler(settings)(denoiser, canvas).tokens
         texts = [vocabulary.decode(row, "drop") for row in tokens.tolist()]
         valid = [language.parses(text) for text in texts]
-        rates[f"parses_{name}"] = sum(valid) / count
-        shown = [f"    {'parses' if ok else '  --  '}  {text}" for ok, text in list(zip(valid, texts, strict=True))[:SHOWN]]
+        if language.validity:
+            rates[f"parses_{name}"] = sum(valid) / len(valid)
+        shown = [f"    {verdicts[ok]}  {text}" for ok, text in list(zip(valid, texts, strict=True))[:SHOWN]]
         board.text(f"samples/{name}", "\n".join(shown), step)
     middle = sorted(lengths)[len(lengths) // 2]
     canvas = Canvas.blank([middle], vocabulary, torch.Generator().manual_seed(LIVE_SEED)).traced()

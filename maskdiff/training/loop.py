@@ -73,6 +73,10 @@ class Trainer:
         payload = None if source is None else checkpoint.load(source, self.device)
         if resume and payload is not None:
             check_unchanged(checkpoint.read_config(payload, quote(str(source))), self.config, quote(str(source)))
+            if payload.get("language", {}) != self.language.state():
+                raise ConfigError(
+                    f"the strings of {config.language.language} are not those that {folder} was trained on; start anew"
+                )
         torch.manual_seed(train.seed)
         try:
             self.model = UniversalDenoiser(model_config).to(self.device)
@@ -117,7 +121,8 @@ class Trainer:
         if train.faithful:
             canvases = reference_noise(strings, config.noise, vocabulary, generator, width)
         else:
-            shares = train.causal_share, train.repair_share, train.skeleton_share
+            skeleton = train.skeleton_share if vocabulary.digit is not None else 0.0  # other languages have no skeletons
+            shares = train.causal_share, train.repair_share, skeleton
             canvases = mixture(strings, config.noise, *shares, train.loss_weight, vocabulary, generator, width)
         return pack(canvases, width), int(strings.length.sum()) - 2 * len(strings)
 
@@ -286,8 +291,9 @@ class Trainer:
         }
         extra = {"training": capture(self.model, self.optimizers, progress)} if name == "last.pt" else {}
         payload = checkpoint.make_payload(
-            self.config, self.language.vocabulary, self.ema.average, metrics=progress.metrics, provenance=provenance, **extra
-        )
+            self.config, self.language.vocabulary, self.ema.average, language=self.language.state(), metrics=progress.metrics,
+            provenance=provenance, **extra,
+        )  # fmt: skip
         checkpoint.save(self.folder / name, payload)
 
     @contextmanager

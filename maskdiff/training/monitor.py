@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskdiff.config import Config
 from maskdiff.data import held_out
-from maskdiff.languages import Language
+from maskdiff.languages import Language, Measurable
 from maskdiff.model import UniversalDenoiser
 from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
 from maskdiff.objectives import sums_by, weighted_nll
@@ -40,8 +40,10 @@ class Monitor:
         self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
         self.strings = pad([language.vocabulary.encode(text) for text in texts], language.vocabulary)
-        inner = sum(map(len, texts))
-        self.floor = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts) / inner
+        self.floor: dict[str, float] = {}  # empty where nobody knows it
+        if isinstance(language, Measurable):
+            nats = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts)
+            self.floor = {"floor": nats / sum(map(len, texts))}
 
     def log_step(self, progress: Progress, loss: float, parts: Tensor, lr_scale: float) -> None:
         """Write the training loss, its parts by mode (modes, 2: nats and inner tokens), rate and speed."""
@@ -58,11 +60,12 @@ class Monitor:
         """Measure ``weights`` on held-out strings; nats are per inner token.
 
         Returns ``validation_loss`` (by which the best checkpoint is chosen: the mean of ELBO and next-token loss, by the
-        causal share), ``elbo``, ``next_token``, ``floor``, ``repair`` and, with live samples, strict rates of parsing.
+        causal share), ``elbo``, ``next_token``, ``floor`` (where it is known), ``repair`` and, with live samples,
+        strict rates of parsing.
         """
         self.model.load_state_dict(dict(weights))
         train = self.config.train
-        metrics = {"floor": self.floor, **self.likelihood()}
+        metrics = {**self.floor, **self.likelihood()}
         share = train.causal_share if self.config.model.head == "next" and not train.faithful else 0.0
         metrics["validation_loss"] = (1 - share) * metrics["elbo"] + share * metrics["next_token"]
         if train.live_samples:

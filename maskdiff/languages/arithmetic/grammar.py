@@ -155,7 +155,6 @@ def apply(operator: str, left: int, right: int) -> int:
     return left * right if operator == "*" else left - right
 
 
-
 def as_lark(grammar: Grammar) -> str:
     """The grammar in Lark's EBNF: the strings that the parser accepts, symbol by symbol."""
     between = f' "{grammar.separator}"' if grammar.separator else ""

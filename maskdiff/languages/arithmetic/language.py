@@ -8,6 +8,7 @@ stated value is right, and `log_prob` is finite only for what the generator can 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,10 @@ _TO_SKELETON = str.maketrans(DIGITS, ANY_DIGIT * len(DIGITS))
 
 
 class ArithmeticLanguage:
-    """Implements `maskdiff.languages.Language`. Raises ConfigError on options that no language has."""
+    """A `Language` that is `Evaluable`, `Measurable` and `Operational`. Raises ConfigError on options that no language has."""
 
     name = "arithmetic"
+    validity = "parser"
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config
@@ -44,6 +46,13 @@ class ArithmeticLanguage:
     def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
         """`n` strings; a prefix of what a larger `n` gives from the same state of `rng`."""
         return draw_many(n, rng, self.config, self.grammar)
+
+    def texts(self) -> None:
+        """None: strings are generated."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the configuration says it all."""
+        return {}
 
     def parse(self, text: str) -> Tree:
         """The tree of `text`, white space skipped. Raises ParseError with the position of the first impossible symbol."""
@@ -63,6 +72,13 @@ class ArithmeticLanguage:
             return self.parse(text).holds
         except ParseError:
             return False
+
+    def consequence(self, prefix: str) -> str | None:
+        """The value, once `prefix` is an expression and its `=`; None before."""
+        try:
+            return str(self.parse(prefix + "0").value) if prefix.endswith("=") else None
+        except ParseError:
+            return None
 
     def lark_grammar(self) -> str:
         """The grammar in Lark's EBNF: just the strings for which `parses` is true."""

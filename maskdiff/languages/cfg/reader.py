@@ -80,6 +80,16 @@ def read_grammar(text: str, symbols: Collection[str], source: str = "grammar") -
     return cfg
 
 
+def literal_characters(text: str, source: str = "grammar") -> set[str]:
+    """The characters that a grammar spells out, those of its regular expressions aside. Raises `GrammarError`."""
+    found: set[str] = set()
+    for terminal in _compile(text, source).terminals:
+        if terminal.pattern.type == "str":
+            folded = "i" in terminal.pattern.flags
+            found |= {*terminal.pattern.value.lower(), *terminal.pattern.value.upper()} if folded else {*terminal.pattern.value}
+    return found - set("\r\n")
+
+
 def _compile(text: str, source: str) -> Any:
     from lark import Lark  # here, because most runs read no grammar
     from lark.exceptions import LarkError

@@ -1,0 +1,278 @@
+r"""Draws small JSON documents that a program could have written, fast.
+
+For: `draw`. Not for: every valid document (`grammar.lark` has them), or probabilities of given ones. The distribution: an
+object takes distinct keys from the list of its topic, the first ones most often, and a key says what kind of value it has
+(`FIELDS`); arrays hold one kind of thing; containers stand in each other to depth 4. Strings are words and names, and some of
+them random identifiers, texts with escapes, or any printable characters. A document is compact, without any white space that
+JSON does not need; or it has, with probability `SPACED`, a space behind each of its commas and colons, as `json.dumps` does.
+Easy to get wrong: a draw that is too long is thrown away whole, but its spacing stays, or spaced documents, which are longer,
+would become rarer; and JSON knows no `01`, `.5`, `1.` or `+1`, so numbers are put together with care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+
+SHORTEST_LIMIT = 8  # characters; next to no document fits into less
+SPACED = 0.15
+DEPTH = 4  # containers in each other
+
+WORDS = (
+    "a", "b", "c", "x", "y", "ok", "on", "off", "yes", "no", "new", "old", "red", "blue", "green", "black", "low", "high",
+    "left", "right", "open", "done", "file", "test", "main", "user", "admin", "guest", "item", "list", "tree", "leaf",
+    "root", "node", "text", "data", "temp", "alpha", "beta", "gamma", "delta", "north", "south", "apple", "pear", "milk",
+    "bread", "tea", "cat", "dog", "bird", "Rome", "Paris", "Oslo", "Lima", "en", "de", "fr", "GET", "POST",
+)  # fmt: skip
+NAMES = (
+    "Ada", "Bob", "Eve", "Max", "Ann", "Tom", "Mia", "Leo", "Zoe", "Ian", "Kim", "Lea", "Jon", "Amy", "Grace", "Alan",
+    "Linus", "Ken", "Dora", "Ivan",
+)  # fmt: skip
+ESCAPED = (
+    r"a\nb", r"line\n", r"\n", r"\t", r"x\ty", r"\"ok\"", r"say \"hi\"", r"\"", r"C:\\", r"C:\\tmp", r"a\\b", r"\\", r"\/",
+    r"1\/2", r"caf\u00e9", r"\u00e9", r"\u00fcber", r"na\u00efve", r"\u20ac5", r"\u2026", r"\u00B0C", r"\u03c0", r"\r\n", r"\f",
+    r"\b", r"\u0000", r"\ud83d\ude00", r"d\u00e9j\u00e0",
+)  # fmt: skip
+PHRASES = (
+    "not found", "hello world", "it works", "no such file", "so far, so good", "wait...", "why not?", "50% off", "A & B",
+    "1 < 2", "me@home.org", "a.b@c.de", "/usr/bin", "/tmp/x", "index.html", "http://a.io", "2024-05-01", "1999-12-31", "12:30",
+    "09:05:00", "1.0.2", "v2.1", "#ff00aa", "#333", "x=1;y=2", "[1,2]", "{}", "f(x)", "don't", "$9.99", "a|b", "~", "*", "",
+)  # fmt: skip
+LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-"
+PRINTABLE = tuple({'"': r"\"", "\\": r"\\"}.get(c, c) for c in map(chr, range(0x20, 0x7F)))
+
+# Topic -> keys and the kind of their values, the most frequent first. A kind is the name of a method of `_Writer`.
+FIELDS = {
+    "document": """
+        id:natural name:name ok:boolean tags:words pos:point user:user type:word value:anything items:entries x:number
+        parent:reference data:anything text:phrase root:node size:natural error:problem list:integers count:natural
+        status:word meta:meta price:price y:number score:fraction next:reference key:identifier date:phrase a:anything
+        args:mixture path:phrase active:boolean matrix:matrix box:box eps:power code:natural msg:phrase children:entries
+        tree:nest token:noise hash:identifier lang:word version:phrase b:anything flags:booleans n:integer from:name to:name
+        mass:power config:meta""",
+    "user": "id:natural name:name age:age friend:user role:word pos:point email:phrase admin:boolean city:word tags:words",
+    "entry": "id:natural x:number name:name qty:age v:number next:reference k:word sub:entries price:price ok:boolean t:age",
+    "node": "v:integer l:node r:node k:word next:node up:reference leaf:boolean",
+    "box": "x:number y:number w:age h:age lat:fraction lon:fraction z:number unit:word min:point max:point",
+    "meta": "page:age opts:meta total:natural lang:word debug:boolean level:age rate:power seed:natural mode:word keys:words",
+}
+MEMBERS = (1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5)  # of the outermost object
+INNER_MEMBERS = (0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3)
+ELEMENTS = (0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 5)
+
+Uniform = Callable[[], float]
+Make = Callable[[int], str]
+_T = TypeVar("_T")
+
+
+def draw(count: int, rng: np.random.Generator, longest: int) -> list[str]:
+    """`count` documents of at most `longest` characters; longer ones are thrown away, never cut.
+
+    Every decision spends one uniform number of `rng` in order, so the first documents do not depend on `count`. (The state in
+    which `rng` is left does: numbers are drawn in blocks.) Raises ValueError where `longest` is less than `SHORTEST_LIMIT`.
+    """
+    if longest < SHORTEST_LIMIT:
+        raise ValueError(f"longest {longest} leaves room for next to no document; at least {SHORTEST_LIMIT} is needed")
+    uniform: Uniform = chain.from_iterable(_blocks(rng, max(64, min(32768, 32 * count)))).__next__
+    compact, spaced = _Writer(uniform, ",", ":"), _Writer(uniform, ", ", ": ")
+    documents: list[str] = []
+    while len(documents) < count:
+        write = spaced.document if uniform() < SPACED else compact.document
+        document = write()
+        while len(document) > longest:
+            document = write()
+        documents.append(document)
+    return documents
+
+
+def _blocks(rng: np.random.Generator, block: int) -> Iterator[list[float]]:
+    while True:
+        yield rng.random(block).tolist()
+
+
+class _Writer:
+    """One method for each kind of value; `room` says how many containers may still be opened.
+
+    A kind that needs a container and has no room for one writes null or a number.
+    """
+
+    def __init__(self, uniform: Uniform, comma: str, colon: str) -> None:
+        self.uniform, self.comma = uniform, comma
+        self.fields: dict[str, list[tuple[str, Make]]] = {}
+        for topic, fields in FIELDS.items():
+            pairs = (field.split(":") for field in fields.split())
+            self.fields[topic] = [(f'"{key}"{colon}', getattr(self, kind)) for key, kind in pairs]
+        self.kinds: list[Make] = [
+            self.integer, self.integer, self.word, self.word, self.name, self.number, self.boolean, self.reference, self.phrase,
+            self.identifier, self.words, self.integers, self.point, self.entry, self.meta, self.mixture, self.node, self.nest,
+        ]  # fmt: skip
+
+    # documents and containers
+
+    def document(self) -> str:
+        """An object in 4 of 5 cases, else an array, rarely a value alone."""
+        u = self.uniform()
+        if u < 0.8:
+            return self.object("document", MEMBERS, DEPTH)
+        if u < 0.95:
+            makers = (self.integers, self.words, self.entries, self.mixture, self.matrix, self.nest, self.numbers, self.mixture)
+            return self.pick(makers)(DEPTH)
+        return self.anything(DEPTH)
+
+    def object(self, topic: str, members: Sequence[int], room: int) -> str:
+        """Distinct keys of a topic, in the order in which they are drawn."""
+        if not room:
+            return "null"
+        uniform, fields = self.uniform, self.fields[topic]
+        taken: dict[str, str] = {}
+        wanted = self.pick(members)
+        while len(taken) < wanted:
+            u = uniform()
+            key, make = fields[int(u * u * len(fields))]  # the square prefers the first ones
+            if key not in taken:
+                taken[key] = make(room - 1)
+        return "{" + self.comma.join([key + value for key, value in taken.items()]) + "}"
+
+    def array(self, make: Make, counts: Sequence[int], room: int) -> str:
+        """Values of one kind, or a number where no container may be opened."""
+        if not room:
+            return self.integer(0)
+        return "[" + self.comma.join([make(room - 1) for _ in range(self.pick(counts))]) + "]"
+
+    def user(self, room: int) -> str:
+        return self.object("user", INNER_MEMBERS, room)
+
+    def entry(self, room: int) -> str:
+        return self.object("entry", INNER_MEMBERS, room)
+
+    def meta(self, room: int) -> str:
+        return self.object("meta", INNER_MEMBERS, room)
+
+    def box(self, room: int) -> str:
+        return self.object("box", INNER_MEMBERS, room)
+
+    def node(self, room: int) -> str:
+        return self.object("node", INNER_MEMBERS, room)
+
+    def words(self, room: int) -> str:
+        return self.array(self.word, ELEMENTS, room)
+
+    def integers(self, room: int) -> str:
+        return self.array(self.integer, ELEMENTS, room)
+
+    def numbers(self, room: int) -> str:
+        return self.array(self.number, ELEMENTS, room)
+
+    def booleans(self, room: int) -> str:
+        return self.array(self.boolean, ELEMENTS, room)
+
+    def mixture(self, room: int) -> str:
+        return self.array(self.anything, ELEMENTS, room)
+
+    def entries(self, room: int) -> str:
+        return self.array(self.entry, (0, 1, 1, 1, 2, 2, 2, 3), room)
+
+    def point(self, room: int) -> str:
+        return self.array(self.number, (2, 2, 3), room)
+
+    def matrix(self, room: int) -> str:
+        rows = self.point if self.uniform() < 0.5 else self.integers
+        return self.array(rows, (1, 2, 2, 3), room)
+
+    def nest(self, room: int) -> str:
+        """A tree of arrays."""
+        return self.array(self.branch, ELEMENTS, room)
+
+    def branch(self, room: int) -> str:
+        return self.integer(room) if self.uniform() < 0.4 else self.nest(room)
+
+    def anything(self, room: int) -> str:
+        return self.pick(self.kinds)(room)
+
+    def reference(self, room: int) -> str:
+        """What a key such as "next" points at: nothing, a number, or the thing itself."""
+        u = self.uniform()
+        if u < 0.6:
+            return "null"
+        return self.entry(room) if u > 0.9 else self.integer(room)
+
+    def problem(self, room: int) -> str:
+        return "null" if self.uniform() < 0.5 else self.phrase(room)
+
+    # scalars
+
+    def boolean(self, room: int) -> str:
+        return "true" if self.uniform() < 0.5 else "false"
+
+    def age(self, room: int) -> str:
+        return str(int(self.uniform() * 100))
+
+    def natural(self, room: int) -> str:
+        """One to four digits, seldom more."""
+        u = self.uniform()
+        size = (10, 10, 100, 100, 100, 1000, 1000, 10_000, 10_000, 10_000_000)[int(u * 10)]
+        return str(int(self.uniform() * size))
+
+    def integer(self, room: int) -> str:
+        """One in five is negative, and none is -0."""
+        value = self.natural(room)
+        return f"-{value}" if self.uniform() < 0.2 and value != "0" else value
+
+    def price(self, room: int) -> str:
+        """Such as 9.99: two decimals."""
+        cents = int(10.0 ** (5 * self.uniform()))
+        return f"{cents // 100}.{cents % 100:02d}"
+
+    def fraction(self, room: int) -> str:
+        """One to four decimals, of either sign."""
+        value = (self.uniform() - 0.3) * self.pick((1, 1, 10, 100, 180))
+        return f"{value:.{self.pick((1, 2, 2, 3, 4))}f}"
+
+    def number(self, room: int) -> str:
+        u = self.uniform()
+        if u < 0.5:
+            return self.integer(room)
+        return self.fraction(room) if u < 0.9 else self.power(room)
+
+    def power(self, room: int) -> str:
+        """With an exponent: 1e-3, 6.02e23, -2.5E+10."""
+        mantissa = 1 + 9 * self.uniform()
+        digits = f"{mantissa:.{self.pick((1, 1, 2))}f}" if self.uniform() < 0.5 else str(int(mantissa))
+        letter = self.pick(("e", "e", "e", "e-", "e-", "e-", "e+", "E", "E+", "E-"))
+        exponent = int(self.uniform() * self.pick((10, 10, 40)))
+        sign = "-" if self.uniform() < 0.2 else ""
+        return f"{sign}{digits}{letter}{exponent:02d}" if self.uniform() < 0.2 else f"{sign}{digits}{letter}{exponent}"
+
+    def word(self, room: int) -> str:
+        """Mostly from the list; one in nine an identifier."""
+        u = self.uniform() * 1.125
+        return f'"{WORDS[int(u * len(WORDS))]}"' if u < 1 else self.identifier(room)
+
+    def name(self, room: int) -> str:
+        u = self.uniform() * 1.125
+        return f'"{NAMES[int(u * len(NAMES))]}"' if u < 1 else self.identifier(room)
+
+    def phrase(self, room: int) -> str:
+        """Text: a phrase, one with an escape, a word, or anything printable."""
+        u = self.uniform()
+        if u < 0.4:
+            return f'"{self.pick(PHRASES)}"'
+        if u < 0.7:
+            return f'"{self.pick(ESCAPED)}"'
+        return self.word(room) if u < 0.8 else self.noise(room)
+
+    def identifier(self, room: int) -> str:
+        """Two to eight letters, digits, _ and -."""
+        size, number = 2 + int(self.uniform() * 7), int(self.uniform() * 2**48)
+        return '"' + "".join([LETTERS[number >> 6 * i & 63] for i in range(size)]) + '"'
+
+    def noise(self, room: int) -> str:
+        """Three to seven characters, each any printable one."""
+        size, number = 3 + int(self.uniform() * 5), int(self.uniform() * 95**7)
+        return '"' + "".join([PRINTABLE[number // 95**i % 95] for i in range(size)]) + '"'
+
+    def pick(self, choices: Sequence[_T]) -> _T:
+        return choices[int(self.uniform() * len(choices))]

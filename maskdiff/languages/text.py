@@ -1,0 +1,168 @@
+"""`TextLanguage`: a language that is known by its strings, with a grammar or a checker or neither beside them.
+
+For: corpora of a user (`corpus.py`) and the languages that are shipped with them. Not for: reading files, or languages with a
+parser and probabilities of their own (`arithmetic/`). Easy to get wrong: `length_probs` is what strings are drawn with, so a
+length that no string has gets nothing; `length_log_prob` judges strings that somebody typed, whose length may be new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from maskdiff.config import LanguageConfig
+from maskdiff.errors import CanvasError, DataError, ParseError, quote
+from maskdiff.languages.cfg import NormalForm, Recogniser, compile_grammar
+from maskdiff.languages.vocabulary import Vocabulary
+
+DRAWS = 20_000  # strings whose lengths stand for a generator's
+SEED = 20_260_101
+UNSEEN = 0.1  # of a string: what a possible length counts beyond the strings that have it
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a language is made of.
+
+    symbols: its characters. draw: `n` strings, a prefix of what a larger `n` gives from the same state of the generator.
+    texts: all strings where they are a list. grammar: Lark's EBNF, which may derive a part of the language only if there is a
+    checker. valid: says whether a text is a string of the language; without it the grammar decides. validity: what decides, in
+    a word or two.
+    """
+
+    symbols: str
+    draw: Callable[[int, np.random.Generator], list[str]]
+    texts: Callable[[], tuple[str, ...] | None] = lambda: None
+    grammar: str | None = None
+    valid: Callable[[str], bool] | None = None
+    validity: str = ""
+
+
+class TextLanguage:
+    """Implements `maskdiff.languages.Language`.
+
+    `lengths` counts strings by their number of symbols, from 0; without it they are counted when first needed.
+    """
+
+    def __init__(self, name: str, config: LanguageConfig, material: Material, lengths: Sequence[int] | None = None) -> None:
+        self.name, self.config, self.material = name, config, material
+        self.vocabulary = Vocabulary.of(material.symbols, digit=False)
+        self.validity = material.validity
+        self.min_symbols, self.max_symbols = 1, config.max_len - 2
+        self.note = ""  # what its user should be told before it is used
+        self._lengths = lengths
+
+    # ------------------------------------------------------------------------------------------------------------ strings
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """One string."""
+        return self.sample_many(1, rng)[0]
+
+    def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
+        """`n` strings; a prefix of what a larger `n` gives from the same state of `rng`."""
+        return self.material.draw(n, rng)
+
+    def texts(self) -> tuple[str, ...] | None:
+        """All strings that `sample` draws from, None where they are generated."""
+        return self.material.texts()
+
+    # ----------------------------------------------------------------------------------------------------------- validity
+
+    def parses(self, text: str) -> bool:
+        """Whether `text` is a string of the language, by its checker, else by its grammar, else by its symbols alone."""
+        if self.material.valid is not None:
+            return self.material.valid(text)
+        try:
+            symbols = self.vocabulary.encode(text)
+        except ParseError:
+            return False
+        if len(symbols) < len(text):  # white space that is no symbol may be typed, but is in no string
+            return False
+        if self._recogniser is None:
+            return len(symbols) > 0
+        return self._recogniser([token - self.vocabulary.inner_ids[0] for token in symbols])
+
+    def lark_grammar(self) -> str | None:
+        """The grammar in Lark's EBNF; None if there is none."""
+        return self.material.grammar
+
+    @cached_property
+    def grammar(self) -> NormalForm | None:
+        """The grammar in normal form; raises GrammarError."""
+        if self.material.grammar is None:
+            return None
+        source, symbols = f"the grammar of {self.name}", tuple(self.material.symbols)
+        return compile_grammar(self.material.grammar, symbols, source, self.config.accept_ambiguous)
+
+    @cached_property
+    def _recogniser(self) -> Recogniser | None:
+        return None if self.grammar is None else Recogniser(self.grammar)
+
+    def pretty(self, text: str) -> str:
+        """`text` itself; raises ParseError where it does not parse."""
+        if not self.parses(text):
+            raise ParseError(f"{quote(text)} is no string of {self.name}", 0, text)
+        return text
+
+    # ------------------------------------------------------------------------------------------------------------ lengths
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(max_symbols + 1,) strings of each length."""
+        if self._lengths is not None:
+            sizes: Any = np.asarray(self._lengths, dtype=np.int64)[: self.max_symbols + 1]
+            return np.pad(sizes, (0, self.max_symbols + 1 - len(sizes)))
+        texts = self.texts()
+        strings = self.sample_many(DRAWS, np.random.default_rng(SEED)) if texts is None else texts
+        return np.bincount([len(text) for text in strings], minlength=self.max_symbols + 1)
+
+    @cached_property
+    def possible(self) -> np.ndarray:
+        """(max_symbols + 1,) whether some string may have that many symbols."""
+        some = np.arange(self.max_symbols + 1) > 0
+        if self.grammar is not None and self.material.valid is None:  # else the grammar may be that of a part
+            some &= np.asarray(self.grammar.lengths(self.max_symbols), dtype=bool)
+        return some
+
+    def check_length(self, length: int) -> int:
+        """`length` if some string may have so many symbols; raises CanvasError, naming the nearest lengths, otherwise."""
+        if not (0 <= length <= self.max_symbols and self.possible[length]):
+            sizes = np.flatnonzero(self.possible)
+            near = [*sizes[sizes < length][-1:], *sizes[sizes > length][:1]]
+            raise CanvasError(
+                f"length {length} is impossible for {self.name}: no string has {length} symbols; "
+                f"the nearest length{'s are' if len(near) > 1 else ' is'} {' and '.join(map(str, near))}"
+            )
+        return length
+
+    def length_probs(self) -> np.ndarray:
+        """P(n) of the strings, shape (max_symbols + 1,), sums to 1."""
+        return np.asarray(self.counts / self.counts.sum(), dtype=np.float64)
+
+    def length_log_prob(self, n: int) -> float:
+        """Log-probability (nats) of `n` symbols, a length that no string has yet being worth a tenth of a string."""
+        weight = self.counts + UNSEEN * self.possible
+        return math.log(weight[n] / weight.sum()) if 0 <= n <= self.max_symbols and weight[n] > 0 else -math.inf
+
+    def state(self) -> dict[str, Any]:
+        """Symbols, grammar and lengths: enough for everything but drawing strings, and checking them with a callable."""
+        return {
+            "name": self.name,
+            "symbols": self.material.symbols,
+            "grammar": self.material.grammar,
+            "lengths": self.counts.tolist(),
+        }
+
+
+def absent(name: str, folder: str) -> Callable[[], tuple[str, ...] | None]:
+    """What stands for the strings of a language whose files are not here: raises DataError."""
+
+    def texts() -> tuple[str, ...] | None:
+        raise DataError(f"the strings of {name} are not here: there is no {quote(folder, 200)}; run this where it is")
+
+    return texts

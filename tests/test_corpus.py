@@ -1,0 +1,256 @@
+"""A user's own language: what a folder becomes, what is refused, and that a checkpoint carries it without its folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskdiff import checkpoint
+from maskdiff.config import LanguageConfig
+from maskdiff.data import held_out
+from maskdiff.errors import CanvasError, ConfigError, DataError, GrammarError, UserError
+from maskdiff.languages import Evaluable, Measurable, make_language, split_of
+from maskdiff.languages.corpus import load_checker
+from maskdiff.languages.text import TextLanguage
+
+GRAMMAR = 'start: pair | pair ";" start\npair: "a".."c" "=" /[0-9]+/\n'
+
+
+def lines(count: int, seed: int = 0) -> list[str]:
+    """Strings of `GRAMMAR`."""
+    rng = np.random.default_rng(seed)
+    return [";".join(f"{'abc'[rng.integers(3)]}={rng.integers(1000)}" for _ in range(rng.integers(1, 4))) for _ in range(count)]
+
+
+def folder(path: Path, corpus: list[str], grammar: str | None = None) -> LanguageConfig:
+    path.mkdir(exist_ok=True)
+    (path / "corpus.txt").write_text("\n".join(corpus) + "\n", encoding="utf-8")
+    if grammar is not None:
+        (path / "grammar.lark").write_text(grammar, encoding="utf-8")
+    return LanguageConfig(language=str(path))
+
+
+def make(config: LanguageConfig) -> TextLanguage:
+    language = make_language(config)
+    assert isinstance(language, TextLanguage)
+    return language
+
+
+# ------------------------------------------------------------------------------------------------------------- what it is
+
+
+def test_a_folder_is_a_language(tmp_path: Path) -> None:
+    corpus = lines(300)
+    language = make(folder(tmp_path / "pairs", corpus, GRAMMAR))
+    assert language.name == "pairs"
+    assert language.texts() == tuple(corpus)
+    assert language.validity == "grammar.lark"
+    assert not isinstance(language, (Evaluable, Measurable))
+    assert set(language.sample_many(2000, np.random.default_rng(0))) <= set(corpus)
+    assert language.sample_many(50, np.random.default_rng(1))[:20] == language.sample_many(20, np.random.default_rng(1))
+    for text in corpus:
+        assert language.parses(text)
+        assert language.vocabulary.decode(language.vocabulary.encode(text)) == text
+    for text in ("", "a=", "a=1;", "a=1 ", "d=1", "a=1;;b=2", "A=1"):
+        assert not language.parses(text)
+    assert language.length_probs().sum() == pytest.approx(1)
+    sizes = np.bincount([len(text) for text in corpus], minlength=63)
+    assert np.allclose(language.length_probs(), sizes / 300)
+    with pytest.raises(CanvasError, match="nearest length"):
+        language.check_length(2)
+    assert language.check_length(60) == 60  # no line has it, the grammar allows it
+    assert language.length_probs()[60] == 0
+    assert -20 < language.length_log_prob(60) < language.length_log_prob(len(corpus[0]))
+    assert language.length_log_prob(2) == -np.inf
+
+
+def test_literals_of_the_grammar_are_symbols_even_where_no_line_has_them(tmp_path: Path) -> None:
+    language = make(folder(tmp_path / "x", ["a=1"], GRAMMAR))
+    assert language.parses("a=1;a=1")
+    assert not language.parses("a=2")  # a regular expression names no symbols
+
+
+def test_without_a_grammar_nothing_is_checked_unless_somebody_does(tmp_path: Path) -> None:
+    language = make(folder(tmp_path / "x", ["{}", "[1]", "null", "0"]))
+    assert language.validity == ""
+    assert language.parses("}{")
+    assert not language.parses("z")
+    assert not language.parses("")
+    checked = make(LanguageConfig(language=str(tmp_path / "x"), validity="json:loads"))
+    assert checked.validity == "json:loads"
+    assert checked.parses("null")
+    assert checked.parses("0")
+    assert not checked.parses("}{")
+
+
+def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
+    config = folder(tmp_path / "x", ["aa", "a"])
+    (tmp_path / "x" / "my_checker.py").write_text("def even(text):\n    return len(text) % 2 == 0\n")
+    valid = load_checker("my_checker:even", tmp_path / "x")
+    assert valid is not None
+    assert valid("aa")
+    assert not valid("a")
+    assert str(tmp_path / "x") not in sys.path
+    with pytest.raises(DataError, match=r"1 of 2 lines is invalid by my_checker:even: line 2 'a'"):
+        make_language(LanguageConfig(language=config.language, validity="my_checker:even"))
+
+
+def test_white_space_and_blanks_that_are_symbols(tmp_path: Path) -> None:
+    language = make(folder(tmp_path / "x", ["a ? b", "<EOS> #1", "x\ty"]))
+    vocabulary = language.vocabulary
+    assert vocabulary.blank == "\u00bf"
+    assert vocabulary.digit is None
+    assert vocabulary.encode("a\u00bf?", blanks=True)[1] == vocabulary.mask
+    text = vocabulary.decode(
+        [vocabulary.bos, *vocabulary.encode("a ?"), vocabulary.eos, *vocabulary.encode(" b"), vocabulary.eos], "drop"
+    )
+    assert text == "a ?\u27e8EOS\u27e9 b"
+    assert not language.parses(text)
+    assert not vocabulary.is_open("a ? #")
+    assert vocabulary.is_open("a\u00bf")
+
+
+def test_each_held_out_string_is_given_once(tmp_path: Path) -> None:
+    corpus = lines(400)
+    language = make(folder(tmp_path / "x", corpus))
+    test = held_out(language, "test", 10_000, 0)
+    assert sorted(test) == sorted(text for text in corpus if split_of(text) == "test")
+    assert held_out(language, "test", 5, 0) == test[:5]
+    with pytest.raises(DataError, match="falls into the validation split"):
+        held_out(make(folder(tmp_path / "y", [t for t in corpus if split_of(t) == "train"])), "validation", 5, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_lines_outside_the_grammar_are_counted_and_shown(tmp_path: Path) -> None:
+    corpus = ["a=1", "b=", "c=3", "=", "a", "b=2;", "c=4"]
+    config = folder(tmp_path / "x", corpus, GRAMMAR)
+    with pytest.raises(
+        DataError, match=r"4 of 7 lines are invalid by grammar.lark: line 2 'b=', line 4 '=', line 5 'a';.*--skip_invalid"
+    ):
+        make_language(config)
+    kept = make(LanguageConfig(language=config.language, skip_invalid=True))
+    assert kept.texts() == ("a=1", "c=3", "c=4")
+    assert "4 of 7 lines" in kept.note
+    with pytest.raises(DataError, match="2 of 2 lines"):  # skipping everything leaves no language
+        make_language(LanguageConfig(language=folder(tmp_path / "y", ["=", "a1"], GRAMMAR).language, skip_invalid=True))
+
+
+def test_lines_that_are_too_long(tmp_path: Path) -> None:
+    config = folder(tmp_path / "x", ["ab", "a" * 70, "b" * 62])
+    with pytest.raises(DataError, match=r"1 of 3 lines is longer than 62 symbols: line 2 .*raise --max_len to 72"):
+        make_language(config)
+    assert make(LanguageConfig(language=config.language, max_len=72)).max_symbols == 70
+
+
+@pytest.mark.parametrize(
+    ("files", "knobs", "error", "told"),
+    [
+        ({}, {}, DataError, "cannot read .*corpus.txt.*No such file"),
+        ({"corpus.txt": b""}, {}, DataError, "has no lines"),
+        ({"corpus.txt": b"\n\r\n"}, {}, DataError, "has no lines"),
+        ({"corpus.txt": b"a\xff"}, {}, DataError, r"not UTF-8 text \(byte 1\)"),
+        ({"corpus.txt": b"a\n", "grammar.lark": b"start: )"}, {}, GrammarError, "line 1"),
+        ({"corpus.txt": b"a\n", "grammar.lark": b""}, {}, GrammarError, "grammar.lark"),
+        ({"corpus.txt": b"a\n"}, {"validity": "json"}, ConfigError, "MODULE:FUNCTION"),
+        ({"corpus.txt": b"a\n"}, {"validity": "no_such_module:f"}, ConfigError, "cannot be imported"),
+        ({"corpus.txt": b"a\n"}, {"validity": "json:__doc__"}, ConfigError, "no function"),
+        ({"corpus.txt": b"aa\n", "grammar.lark": b'start: "a" | start start'}, {}, GrammarError, "ambiguous"),
+    ],
+)
+def test_bad_folders(tmp_path: Path, files: dict, knobs: dict, error: type[UserError], told: str) -> None:
+    (tmp_path / "x").mkdir()
+    for name, data in files.items():
+        (tmp_path / "x" / name).write_bytes(data)
+    with pytest.raises(error, match=told) as caught:
+        make_language(LanguageConfig(language=str(tmp_path / "x"), **knobs)).parses("a")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ambiguous_or_left_recursive_grammar_that_its_user_accepts(tmp_path: Path) -> None:
+    config = folder(tmp_path / "x", ["aa", "a"], 'start: "a" | start start')
+    assert make(LanguageConfig(language=config.language, accept_ambiguous=True)).parses("aaaa")
+    left = folder(tmp_path / "y", ["aa", "a"], 'start: "a" | start "a"')
+    assert make(left).parses("aaaa")
+    assert not make(left).parses("ab")
+
+
+@pytest.mark.parametrize("name", ["arithmetics", "no/such/folder", ""])
+def test_unknown_languages(name: str) -> None:
+    with pytest.raises(ConfigError, match="arithmetic"):
+        make_language(LanguageConfig(language=name))
+
+
+# ----------------------------------------------------------------------------------------------------- in a checkpoint
+
+
+def payload_of(config: LanguageConfig, language: TextLanguage) -> checkpoint.Payload:
+    from dataclasses import replace
+
+    from tiny import tiny_config
+
+    from maskdiff.model import UniversalDenoiser
+
+    whole = replace(tiny_config(vocab_size=len(language.vocabulary)), language=config)
+    torch.manual_seed(0)
+    weights = UniversalDenoiser(whole.model).state_dict()
+    return checkpoint.make_payload(whole, language.vocabulary, weights, language=language.state())
+
+
+def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
+    from maskdiff import tasks
+
+    corpus = lines(200)
+    config = folder(tmp_path / "pairs", corpus, GRAMMAR)
+    language = make(config)
+    checkpoint.save(tmp_path / "x.pt", payload_of(config, language))
+    (tmp_path / "pairs").rename(tmp_path / "gone")
+    loaded = checkpoint.load_denoiser(tmp_path / "x.pt")
+    again = loaded.language
+    assert again.name == "pairs"
+    assert again.vocabulary == language.vocabulary
+    assert again.lark_grammar() == GRAMMAR
+    assert np.array_equal(again.length_probs(), language.length_probs())
+    from maskdiff.config import SamplerConfig
+
+    made = tasks.generate(loaded, 20, sampler=SamplerConfig("maskgit", steps=1, grammar=True))
+    assert all(result.parses and result.holds is None for result in made)
+    assert tasks.repair(loaded, ["a=;b=3"], grammar=True)[0].parses
+    assert tasks.edit(loaded, ["a=?;?=3"], grammar=True)[0].parses
+    with pytest.raises(DataError, match=r"there is no '.*pairs'"):
+        again.sample_many(1, np.random.default_rng(0))
+
+
+def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path) -> None:
+    config = folder(tmp_path / "x", ["aa", "ab"])
+    (tmp_path / "x" / "spy_checker.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\ndef ok(text):\n    return text == 'aa'\n"
+    )
+    named = LanguageConfig(language=config.language, validity="spy_checker:ok", skip_invalid=True)
+    checkpoint.save(tmp_path / "x.pt", payload_of(named, make(config)))
+    loaded = checkpoint.load_denoiser(tmp_path / "x.pt")
+    assert loaded.language.parses("bb")
+    assert loaded.language.validity == ""
+    assert loaded.language.texts() == ("aa", "ab")  # read again from the folder, nothing imported
+    assert not (tmp_path / "ran").exists()
+    trusted = checkpoint.load_denoiser(tmp_path / "x.pt", validity="spy_checker:ok")
+    assert (tmp_path / "ran").exists()
+    assert not trusted.language.parses("bb")
+    assert trusted.language.parses("aa")
+
+
+@pytest.mark.parametrize(
+    "state", [{"symbols": 3}, {"symbols": "ab", "lengths": [-1]}, {"symbols": "ab", "lengths": [0]}, {"a": 1}]
+)
+def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> None:
+    config = folder(tmp_path / "x", ["aa", "ab"])
+    payload = payload_of(config, make(config))
+    with pytest.raises(UserError, match="symbols, grammar and lengths"):
+        checkpoint.denoiser_from({**payload, "language": state}, path="x.pt")
+    assert json.dumps(payload["language"])  # plain values

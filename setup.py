@@ -10,7 +10,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["maskdiff", "maskdiff.*"]),
-    package_data={"maskdiff": ["py.typed"]},
+    package_data={"maskdiff": ["py.typed", "languages/*/*.lark"]},
     install_requires=[
         "torch>=2.2",
         "numpy>=1.24",

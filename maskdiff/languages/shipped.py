@@ -15,7 +15,6 @@ from maskdiff.errors import ConfigError
 from maskdiff.languages import json_documents, python_expressions
 from maskdiff.languages.text import Material, TextLanguage
 
-
 SHORTEST_JSON = 16  # tokens: what most documents do not fit is no language to learn from
 
 

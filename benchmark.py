@@ -94,7 +94,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def load_subjects(paths: Sequence[str], device: str, validity: str = "") -> list[Subject]:
+def load_subjects(paths: Sequence[str], device: str, validity: str = "", language: str = "") -> list[Subject]:
     """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     parts = [Path(path).with_suffix("").parts for path in paths]
@@ -102,7 +102,7 @@ def load_subjects(paths: Sequence[str], device: str, validity: str = "") -> list
         parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
-        Subject(load_denoiser(path, device, validity), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        Subject(load_denoiser(path, device, validity=validity, language=language), "/".join(p[-depth:]) if len(paths) > 1 else "")
         for path, p in zip(paths, parts, strict=True)
     ]
 
@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, args.validity)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, args.validity, args.language)
     for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else ()):
         note(line)
     return measure(args, subjects, plan, names)

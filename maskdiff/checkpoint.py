@@ -19,7 +19,7 @@ import pickle
 import platform
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,27 +276,42 @@ def _devices() -> list[str]:
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def load_denoiser(path: str | Path, device: str | torch.device = "cpu", validity: str = "") -> Loaded:
+def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, validity: str = "", language: str = "") -> Loaded:
     """The denoiser of a checkpoint, its language and its configuration, ready to sample. Raises CheckpointError.
 
     `validity` (MODULE:FUNCTION) checks the texts of a language that has no grammar; what the checkpoint names is not imported.
+    `language` is the folder of the checkpoint's language, to read it anew (another grammar) instead of as it was in training.
     """
     where = resolve_device(device)
-    return denoiser_from(load(path, where), where, str(path), validity)
+    return denoiser_from(load(path, where), where, str(path), validity=validity, language=language)
 
 
-def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "", validity: str = "") -> Loaded:
-    """`Loaded` from a payload. Raises CheckpointError when vocabulary, configuration and weights do not fit together."""
+def denoiser_from(
+    payload: Mapping[str, Any],
+    device: str | torch.device = "cpu",
+    path: str = "",
+    *,
+    validity: str = "",
+    language: str = "",
+) -> Loaded:
+    """`Loaded` from a payload, see `load_denoiser`.
+
+    Raises CheckpointError when vocabulary, configuration and weights do not fit together, and what `make_language` raises.
+    """
     from maskdiff.languages import make_language
     from maskdiff.sampling.denoiser import ModelDenoiser
 
     shown = quote(path)
     config = read_config(payload, shown)
-    try:
-        language = make_language(config.language, payload.get("language"), validity)
-    except (ConfigError, DataError) as error:
-        raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
-    ours = language.vocabulary
+    if language:
+        config = replace(config, language=replace(config.language, language=language, validity=validity))
+        spoken = make_language(config.language)
+    else:
+        try:
+            spoken = make_language(config.language, payload.get("language"), validity)
+        except (ConfigError, DataError) as error:
+            raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
+    ours = spoken.vocabulary
     check_vocabulary(payload, ours, shown)
     if config.model.vocab_size != len(ours):
         raise CheckpointError(
@@ -311,7 +326,7 @@ def denoiser_from(payload: Mapping[str, Any], device: str | torch.device = "cpu"
     model.load_state_dict(dict(payload["weights"]))
     model.to(device).eval().requires_grad_(False)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
-    return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path)
+    return Loaded(ModelDenoiser(model, ours), spoken, config, metrics, provenance, path)
 
 
 def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -> None:

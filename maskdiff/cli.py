@@ -192,6 +192,7 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint --device --threads --seed`, which every door that samples has."""
     group = parser.add_argument_group("machine")
     group.add_argument("--checkpoint", metavar="FILE", default=None, help="what to sample from (default checkpoints/best.pt)")
+    group.add_argument("--language", default="", metavar="DIR", help="folder of the checkpoint's language, to be read anew")
     group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts of a language without grammar")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     group.add_argument("--threads", type=natural, default=0, metavar="N", help="CPU threads (default 0: all cores)")

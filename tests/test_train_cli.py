@@ -86,6 +86,24 @@ TINY = [
 ]  # fmt: skip
 
 
+def test_bad_languages(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    assert "language 'arithmetics' is unknown" in refused(capsys, elsewhere, "--language", "arithmetics")
+    assert "language 'no/folder' is no folder" in refused(capsys, elsewhere, "--language", "no/folder")
+    (elsewhere / "own").mkdir()
+    assert "own/corpus.txt" in refused(capsys, elsewhere, "--language", "own")
+    (elsewhere / "own/corpus.txt").write_text("ab\nabb\nb\nba\n")
+    (elsewhere / "own/grammar.lark").write_text('start: "a" /b+/\n')
+    line = refused(capsys, elsewhere, "--language", "own")
+    assert "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; mend or remove them" in line
+    assert "falls into the validation split" in refused(capsys, elsewhere, *TINY, "--language", "own", "--skip_invalid")
+    (elsewhere / "own/grammar.lark").write_text("start: a\n")
+    assert "own/grammar.lark" in refused(capsys, elsewhere, "--language", "own")
+    (elsewhere / "own/grammar.lark").write_text(
+        "\n".join(f'start{i or ""}: "a" start{i + 1}' for i in range(10_000)) + '\nstart10000: "a"\n'
+    )
+    assert "at most 2000 rules" in refused(capsys, elsewhere, "--language", "own")
+
+
 def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     """Output and error output of a run that succeeds."""
     assert run_door(train_universal.main, list(argv)) == 0

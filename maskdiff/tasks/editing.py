@@ -44,7 +44,7 @@ def edit(
     check_beam(beam)
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     constraint = GrammarConstraint.of(loaded.language) if grammar else None
-    good, results = prepare(loaded, texts, lambda ids: _blanked(loaded.language, ids, masks, constraint))
+    good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])
     vocabulary, rows = loaded.language.vocabulary, list(good.values())
@@ -65,17 +65,24 @@ def _likelier(a: Result, b: Result) -> Result:
     return replace(best, evaluations=a.evaluations + b.evaluations)
 
 
-def _blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]], constraint: Constraint | None) -> list[int]:
+def blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]], constraint: Constraint | None) -> list[int]:
     """The ids with blanks at `masks`; CanvasError where they do not fit, or where no string of the constraint does."""
     language.check_length(len(ids))
+    ids = hidden(language, ids, masks)
+    if constraint is not None:
+        known = [i != language.vocabulary.mask for i in ids]
+        canvas = Canvas.of([ids], [known], language.vocabulary)
+        constraint.check(canvas.tokens, ~canvas.known, canvas.length)
+    return ids
+
+
+def hidden(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
+    """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit."""
+    ids = list(ids)
     for first, last in masks:
         if not 0 <= first < last <= len(ids):
             raise CanvasError(
                 f"mask {first}:{last} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A < B <= {len(ids)}"
             )
         ids[first:last] = [language.vocabulary.mask] * (last - first)
-    if constraint is not None:
-        known = [i != language.vocabulary.mask for i in ids]
-        canvas = Canvas.of([ids], [known], language.vocabulary)
-        constraint.check(canvas.tokens, ~canvas.known, canvas.length)
     return ids

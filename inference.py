@@ -2,11 +2,15 @@
 
     python inference.py generate --num 20 --length 24 --sampler hybrid
     python inference.py repair "(+(*75)10=45"                 # the length may change
+    python inference.py repair "(+(*75)10=46" --holds --top 5 --certain 3:6   # five candidates, true ones first
     python inference.py edit "(+(*??)10)=45"                  # ? is a blank
     python inference.py edit "(+(*75)10)=45" --mask 3:5       # symbols 3 and 4, counted from 0
+    python inference.py edit "(+?(*24))=1?" --holds           # only what is true, searched for and verified
+    python inference.py edit "(+(*75)10)=45" --replace 2:7 --length 5..9   # a span anew, with another length
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
 Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations.
+With --script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits.
 With --json every line is one object, see docs/formats.md. A bad line is reported in its place, the others are processed, and
 the exit status is 2.
 """
@@ -18,6 +22,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -25,11 +30,11 @@ from tqdm import tqdm
 from maskdiff import cli
 from maskdiff.config import SamplerConfig
 from maskdiff.configio import add_config_flags, overrides, sampler_config
-from maskdiff.errors import DataError
+from maskdiff.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.tasks import Result
+    from maskdiff.tasks import Alternative, Result
 
 SCHEMA = 1
 LINES_AT_A_TIME = 256
@@ -50,8 +55,19 @@ def build_parser() -> cli.Parser:
     repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")
     repair.add_argument("--slack", type=cli.natural, default=2, metavar="N", help="the length changes by at most N (default 2)")
     repair.add_argument("--grammar", action="store_true", help="only strings that parse; one that parses stays as it is")
+    repair.add_argument("--holds", action="store_true", help="strings that are true before others that parse")
+    repair.add_argument("--max_edits", type=cli.natural, metavar="N", help="at most N insertions, deletions and replacements")
+    repair.add_argument(
+        "--certain", type=cli.span, action="append", default=[], metavar="A:B", help="symbols A to B-1 stay; may be repeated"
+    )
+    repair.add_argument("--top", type=cli.positive, default=1, metavar="N", help="list the N best alternatives (default 1)")
+    repair.add_argument("--script", action="store_true", help="print the edits that lead from the input to the result")
     edit = verbs.add_parser("edit", help="fill blanks", description="Fill the blanks (?) of strings; all else stays.")
     edit.add_argument("--mask", type=cli.span, action="append", default=[], metavar="A:B", help="blank symbols A to B-1, too")
+    edit.add_argument("--holds", action="store_true", help="search for a filling that is true, or say that there is none")
+    edit.add_argument("--bound", type=cli.positive, metavar="N", help="beginnings the search looks at (default 100000)")
+    edit.add_argument("--replace", type=cli.gap, metavar="A:B", help="new symbols for A to B-1; A:A inserts before symbol A")
+    edit.add_argument("--length", type=cli.new_length, metavar="N", help="how many new ones: N or N..M (default: as before)")
     for verb in (repair, edit):
         verb.add_argument("texts", nargs="*", metavar="TEXT", help="strings")
         verb.add_argument("--input", metavar="FILE", help="read strings from FILE, one a line; - is standard input")
@@ -94,16 +110,38 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
         if args.verb == "repair":
             yield from tasks.repair(
                 loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, grammar=args.grammar,
-                seed=args.seed, trace=args.trace,
-            )  # fmt: skip
-        else:
-            settings = overrides(args, SamplerConfig)
-            grammar = bool(settings.pop("grammar", False))  # no setting of a draw: without any of those, the best filling
-            sampler = sampler_config(args, EDITOR) if settings else None
-            yield from tasks.edit(
-                loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed,
+                holds=args.holds, max_edits=args.max_edits, top=args.top, certain=args.certain, seed=args.seed,
                 trace=args.trace,
             )  # fmt: skip
+        else:
+            yield from edited(args, loaded, batch)
+
+
+def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataError]) -> list[Result]:
+    """The results of `edit`: blanks filled, or a span rewritten, or what has to hold searched for. Raises ConfigError."""
+    from maskdiff import tasks
+    from maskdiff.solve import BOUND
+
+    settings = overrides(args, SamplerConfig)
+    grammar = bool(settings.pop("grammar", False))  # no setting of a draw: without any of those, the best filling
+    sampler = sampler_config(args, EDITOR) if settings else None
+    if args.holds and settings:
+        raise ConfigError(f"--holds searches and draws nothing; leave out --{' --'.join(settings)}")
+    if args.bound is not None and not args.holds:
+        raise ConfigError("--bound is that of a search; give --holds, too")
+    if args.length is not None and args.replace is None:
+        raise ConfigError("--length is that of new symbols; give --replace A:B, too")
+    bound = args.bound or BOUND
+    if args.replace is not None:
+        return tasks.rewrite(
+            loaded, batch, replace=args.replace, length=args.length, masks=args.mask, holds=args.holds, bound=bound,
+            sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed, trace=args.trace,
+        )  # fmt: skip
+    if args.holds:
+        return tasks.solve(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
+    return tasks.edit(
+        loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed, trace=args.trace
+    )
 
 
 def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:
@@ -119,6 +157,10 @@ def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "finish_reason": result.finish_reason,
     }
+    if result.edits is not None:
+        item["edits"] = [asdict(edit) for edit in result.edits]
+    if result.alternatives:
+        item["alternatives"] = [asdict(alternative) for alternative in result.alternatives]
     if result.error:
         item["error"] = result.error
     if result.trace is not None:
@@ -129,10 +171,23 @@ def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:
 def as_text(result: Result, loaded: Loaded, pretty: bool) -> str:
     """The four columns of a result, separated by tabs."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
-    verdict = "holds" if result.holds else "parses" if result.parses else "invalid"
-    verdict = verdict if loaded.language.validity else "unchecked"
     score = "-" if result.score is None else f"{result.score:.3f}"
-    return f"{text}\t{verdict}\t{score}\t{result.evaluations}"
+    return f"{text}\t{verdict(result)}\t{score}\t{result.evaluations}"
+
+
+def verdict(item: Result | Alternative) -> str:
+    """What the language says of a string."""
+    return "holds" if item.holds else "parses" if item.parses else "unchecked" if item.parses is None else "invalid"
+
+
+def more_lines(result: Result, script: bool) -> Iterator[str]:
+    """The indented lines under a repaired string: its edits, then the alternatives with rank, verdict, share and edits."""
+    from maskdiff.edits import render
+
+    if script and result.edits is not None:
+        yield f"  {render(result.edits)}"
+    for rank, item in enumerate(result.alternatives, start=1):
+        yield f"  {rank}\t{item.text}\t{verdict(item)}\t{item.share:.3f}\t{render(item.edits)}"
 
 
 def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int) -> None:
@@ -143,7 +198,7 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int) 
     if result.trace is not None:
         print("\n".join(result.trace))
     if result.error is None:
-        print(as_text(result, loaded, args.pretty))
+        print("\n".join([as_text(result, loaded, args.pretty), *more_lines(result, getattr(args, "script", False))]))
         return
     print(f"inference.py: string {number}: {result.error}", file=sys.stderr)
     if getattr(args, "input", None) is not None:
@@ -156,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.use_threads(args.threads)
     from maskdiff.checkpoint import load_denoiser
 
-    loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(), args.device, args.validity)
+    path = args.checkpoint or cli.default_checkpoint()
+    loaded = load_denoiser(path, args.device, validity=args.validity, language=args.language)
     failed = False
     total = args.num if args.verb == "generate" else None
     quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # a bar only where it does not run into the answers

@@ -158,28 +158,38 @@ def unit(text: str) -> float:
     return value
 
 
-def length_range(text: str) -> tuple[int, int]:
-    """`N` or `N..M`, in symbols without BOS and EOS."""
+def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
+    """`N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
     low, dots, high = text.partition("..")
     try:
         bounds = natural(low), natural(high if dots else low)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{quote(text)} is no length: give N or N..M, in symbols") from None
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give N..M with 1 <= N <= M")
+    if not lowest <= bounds[0] <= bounds[1]:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give N..M with {lowest} <= N <= M")
     return bounds
 
 
-def span(text: str) -> tuple[int, int]:
-    """`A:B`, symbols A to B - 1 counted from 0, or a single symbol `A`."""
+def new_length(text: str) -> tuple[int, int]:
+    """`N` or `N..M`, how many symbols take the place of others; 0 is none."""
+    return length_range(text, lowest=0)
+
+
+def span(text: str, empty: bool = False) -> tuple[int, int]:
+    """`A:B`, symbols A to B - 1 counted from 0, or a single symbol `A`; `A:A` only where an `empty` span has a meaning."""
     first, colon, last = text.partition(":")
     try:
         bounds = natural(first), natural(last) if colon else natural(first) + 1
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{quote(text)} is no span: give A:B, symbols A to B-1 counted from 0") from None
-    if bounds[0] >= bounds[1]:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give A:B with A < B")
+    if bounds[0] > bounds[1] or (bounds[0] == bounds[1] and not empty):
+        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give A:B with A {'<=' if empty else '<'} B")
     return bounds
+
+
+def gap(text: str) -> tuple[int, int]:
+    """`A:B` as in `span`; `A:A` is the place before symbol A."""
+    return span(text, empty=True)
 
 
 def default_checkpoint() -> str:

@@ -74,6 +74,61 @@ def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoi
     assert "symbol 8 cannot be '='" in err
 
 
+def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    status, out, err = door(capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (status, err, rows[1]["text"]) == (0, "", "(+75)=12")
+    assert all(set(row) == FIELDS | {"input"} and row["holds"] and row["finish_reason"] == "complete" for row in rows)
+    status, out, err = door(capsys, "edit", "(*11)=2?", "--holds", "--checkpoint", checkpoint)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "the only candidate was checked" in err
+    status, out, err = door(capsys, "edit", "(*?(*?(*??)))=5041", "--holds", "--bound", "9", "--checkpoint", checkpoint)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "raise the bound" in err
+
+
+def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    for extra in ([], ["--grammar"], ["--holds"], ["--sampler", "maskgit", "--seed", "3"]):
+        argv = ["edit", GOOD, "--replace", "2:7", "--length", "4..7", *extra, "--json", "--checkpoint", checkpoint]
+        status, out, err = door(capsys, *argv)
+        row = json.loads(out)
+        assert (status, err, row["text"][:2], row["text"][-6:]) == (0, "", GOOD[:2], GOOD[7:])
+        assert 4 <= len(row["text"]) - 8 <= 7
+        assert row["parses"] or extra not in (["--grammar"], ["--holds"])
+        assert row["holds"] or extra != ["--holds"]
+    _, out, _ = door(capsys, "edit", GOOD, "--replace", "2:7", "--length", "0", "--checkpoint", checkpoint)
+    assert out.split("\t")[0] == "(+10)=45"
+    _, out, _ = door(capsys, "edit", GOOD, "--replace", "13:13", "--length", "1", "--checkpoint", checkpoint)
+    assert out.startswith(GOOD)
+    status, _, err = door(capsys, "edit", GOOD, "--replace", "12:14", "--checkpoint", checkpoint)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "12:14 does not fit a text of 13 symbols" in err
+
+
+def test_repair_with_alternatives_and_edits(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    flags = ["--holds", "--top", "3", "--certain", "0:3", "--beam", "4", "--checkpoint", checkpoint]
+    argv = ["repair", "(+(*75)10=45", GOOD, *flags]
+    status, out, err = door(capsys, *argv, "--json")
+    broken, whole = (json.loads(line) for line in out.splitlines())
+    assert (status, err, set(broken)) == (0, "", FIELDS | {"input", "edits", "alternatives"})
+    assert len(broken["alternatives"]) == 3
+    assert set(broken["alternatives"][0]) == {"text", "parses", "holds", "score", "share", "edits"}
+    assert set(broken["edits"][0]) == {"operation", "position", "old", "new"}
+    assert all(item["text"].startswith("(+(") and item["holds"] for item in broken["alternatives"])
+    assert (whole["text"], whole["edits"], len(whole["alternatives"])) == (GOOD, [], 1)
+    status, out, _ = door(capsys, *argv, "--script")
+    lines = out.splitlines()
+    assert (status, len(lines)) == (0, 5 + 3)
+    assert [line.startswith("  ") for line in lines] == [False, *[True] * 4, False, True, True]
+    rank, text, verdict, share, edits = lines[2].strip().split("\t")
+    assert (rank, text, verdict, lines[1].strip()) == ("1", broken["text"], "holds", edits)
+    assert 0 <= float(share) <= 1
+    assert lines[6].strip() == "unchanged"
+    status, _, err = door(capsys, "repair", "(((((((", "--grammar", "--max_edits", "1", "--checkpoint", checkpoint)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "max_edits allows 1" in err
+
+
 @pytest.mark.parametrize("verb", ["repair", "edit"])
 def test_a_batch_with_bad_lines(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str) -> None:
     path = tmp_path / "in.txt"
@@ -108,6 +163,11 @@ def test_a_bad_argument_does_not_stop_the_others(capsys: pytest.CaptureFixture[s
         (["generate", "--device", "gpu"], "this machine has auto, cpu"),
         (["edit"], "give strings as arguments, or --input"),
         (["edit", GOOD, "--mask", "5:3"], "5:3"),
+        (["edit", GOOD, "--replace", "5:3"], "5:3"),
+        (["edit", GOOD, "--replace", "3:3"], "changes nothing"),
+        (["edit", GOOD, "--length", "3"], "--replace A:B, too"),
+        (["edit", GOOD, "--bound", "3"], "--holds, too"),
+        (["edit", GOOD, "--holds", "--temperature", "0.5"], "leave out --temperature"),
         (["edit", "--input", "/nonexistent"], "cannot read input"),
         (["repair", GOOD, "--method", "draf"], "'draft'"),
         (["repair", GOOD, "--sigma", "2"], "at most 1"),

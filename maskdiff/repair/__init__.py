@@ -1,4 +1,4 @@
-"""Noisy-channel repair: the string x of length n that best explains a damaged string y, by a beam of prefixes of x.
+"""Noisy-channel repair: the strings x of length n that best explain a damaged string y, by a beam of prefixes of x.
 
     x* = argmax  log p(x | n)  +  log p(n)  +  log p(y | x)        (Shannon's noisy channel; Kernighan et al. 1990)
 
@@ -15,6 +15,6 @@ cost at best (`rest_costs`, the A* part of the beam); without it the beam fills 
 from __future__ import annotations
 
 from maskdiff.repair.beam import Repaired, candidate_lengths, repair_channel
-from maskdiff.repair.channel import Channel, rest_costs
+from maskdiff.repair.channel import Channel, Evidence, channel_log_probs, rest_costs
 
-__all__ = ["Channel", "Repaired", "candidate_lengths", "repair_channel", "rest_costs"]
+__all__ = ["Channel", "Evidence", "Repaired", "candidate_lengths", "channel_log_probs", "repair_channel", "rest_costs"]

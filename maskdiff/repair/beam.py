@@ -6,7 +6,7 @@ of y are comparable only after adding what the rest of y will cost at best.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskdiff.repair.channel import Channel, insertions, rest_costs
+from maskdiff.repair.channel import Channel, Evidence, advance, rest_costs, start
 from maskdiff.sampling.denoiser import causal_stream
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ CHUNK = 4  # strings repaired at a time
 
 @dataclass(frozen=True)
 class Repaired:
-    """The best explanation of one damaged string: token ids of x, its log-probabilities in nats, causal evaluations used."""
+    """An explanation of one damaged string: token ids of x, its log-probabilities in nats, causal evaluations used."""
 
     tokens: list[int]
     log_prior: float  # log p(x | n), by the causal mode
@@ -47,8 +47,7 @@ class Repaired:
 class _Beam:
     """Hypotheses of all jobs, where a job is one damaged string with one candidate length n.
 
-    alpha[..., j] is P(y[:j], drops after it included | prefix), beta[..., j] the same in the middle of a swap whose first
-    half has read y[j + 1] and whose second has to become y[j]; both are scaled by exp(scale).
+    alpha and beta are those of `channel.advance`, divided by exp(scale).
     """
 
     prefix: Tensor  # (jobs, beam, emitted) indices into the symbols
@@ -64,11 +63,9 @@ class _Jobs:
     """What does not change while the beam grows; row r of everything belongs to one (string, candidate length)."""
 
     string: Tensor  # (jobs,) number of the damaged string
-    size: Tensor  # (jobs,) length of y
     length: Tensor  # (jobs,) candidate length n of x
     log_length: Tensor  # (jobs,)
-    emission: Tensor  # (jobs, levels, symbols, width)
-    crossing: Tensor  # (jobs, symbols, width + 1): whether the symbol is the one at y[j + 1]
+    seen: Evidence  # of y
     rest: Tensor  # (jobs, levels, n + 1, width + 1) log of `rest_costs`
 
     def __getitem__(self, rows: Tensor) -> _Jobs:
@@ -92,48 +89,42 @@ def repair_channel(
     beam: int = 16,
     watch: Callable[[int, list[int]], None] | None = None,
     constraint: Constraint | None = None,
-) -> list[Repaired | None]:
-    """The best x for each string of inner token ids `damaged` (MASK allowed), over the lengths in `candidates`.
+    top: int | None = 1,
+    certain: Sequence[Collection[int]] | None = None,
+) -> list[list[Repaired]]:
+    """The `top` best x, best first, for each string of inner token ids `damaged` (MASK allowed), over the lengths `candidates`.
 
-    None stands for a string that the channel cannot explain at any candidate length. Strings are handled `CHUNK` at a time,
-    sorted by length; a result depends on its own string alone (up to rounding of the model's matrix products). `watch` is told
-    the number of symbols emitted and the leading prefix after every step (of one of the strings). Under a `constraint` every
-    hypothesis can be completed to a string that it allows, and the best x is one of those.
+    They are different strings, all that the beam ends with for `top` None, and none for a string that the channel cannot
+    explain at any candidate length. `certain` are the positions of each damaged string that nothing has changed: every x has
+    those symbols. Strings are handled `CHUNK` at a time, sorted by length; a result depends on its own string alone (up to
+    rounding of the model's matrix products). `watch` is told the number of symbols emitted and the leading prefix after every
+    step (of one of the strings). Under a `constraint` every hypothesis can be completed to a string that it allows, and every
+    x is one of those.
     """
     order = sorted(range(len(damaged)), key=lambda i: len(damaged[i]))
-    results: list[Repaired | None] = [None] * len(damaged)
-    for start in range(0, len(order), CHUNK):
-        chunk = order[start : start + CHUNK]
+    results: list[list[Repaired]] = [[] for _ in damaged]
+    for first in range(0, len(order), CHUNK):
+        chunk = order[first : first + CHUNK]
         pairs = [(row, n) for row, i in enumerate(chunk) for n in candidates[i]]
         if pairs:
-            jobs = _make_jobs([damaged[i] for i in chunk], pairs, length_log_prob, channel, denoiser.vocabulary)
+            kept = None if certain is None else [certain[i] for i in chunk]
+            seen = Evidence.of(channel, [damaged[i] for i in chunk], denoiser.vocabulary, kept)
+            jobs = _make_jobs(seen, pairs, length_log_prob, channel)
             for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch, constraint)):
-                results[i] = found
+                results[i] = _best(found, top)
     return results
 
 
 def _make_jobs(
-    damaged: Sequence[Sequence[int]],
-    pairs: Sequence[tuple[int, int]],
-    length_log_prob: Callable[[int], float],
-    channel: Channel,
-    vocabulary: Vocabulary,
+    seen: Evidence, pairs: Sequence[tuple[int, int]], length_log_prob: Callable[[int], float], channel: Channel
 ) -> _Jobs:
-    width = max(1, *(len(row) for row in damaged))
-    table = torch.tensor([[*row, *[vocabulary.pad] * (width - len(row))] for row in damaged])
     string, length = torch.tensor(pairs).T
-    ys = table[string]
-    symbols = torch.tensor(vocabulary.inner_ids)
-    size = torch.tensor([len(row) for row in damaged])[string]
-    emission = channel.emission(ys, symbols, vocabulary.mask, vocabulary.pad)
     return _Jobs(
         string=string,
-        size=size,
         length=length,
         log_length=torch.tensor([length_log_prob(n) for _, n in pairs], dtype=torch.float64),
-        emission=emission,
-        crossing=F.pad(ys[:, None, 1:] == symbols[:, None], (0, 2)),
-        rest=rest_costs(emission.amax(2), size, int(length.max()), channel),
+        seen=seen[string],
+        rest=rest_costs(seen, int(length.max()), channel)[string],
     )
 
 
@@ -145,30 +136,29 @@ def _search(
     width: int,
     watch: Callable[[int, list[int]], None] | None,
     constraint: Constraint | None,
-) -> list[Repaired | None]:
-    """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; the best of each string."""
+) -> list[list[Repaired]]:
+    """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; all of each string."""
     vocabulary = denoiser.vocabulary
     device = getattr(denoiser, "device", torch.device("cpu"))  # the search itself is done in float64 on the CPU
     symbols = torch.tensor(vocabulary.inner_ids)
-    insertion = insertions(channel, jobs.crossing.shape[2])
-    best: list[list[Repaired]] = [[] for _ in range(strings)]
-    state = _start(jobs, channel, insertion)
+    final: list[list[Repaired]] = [[] for _ in range(strings)]
+    state = _start(jobs, channel)
     stream = causal_stream(denoiser, jobs.length.to(device) + 2)
     logits = stream.step(torch.full_like(jobs.length, vocabulary.bos).to(device))
     mask = None if constraint is None else constraint.mask(*_blank(jobs.length, vocabulary))
     emitted = 0
     while len(jobs.length):
-        log_p = logits.cpu().double().log_softmax(-1)[:, symbols]  # (stream rows, symbols)
+        log_p = logits.cpu().double()[:, symbols].log_softmax(-1)  # (stream rows, symbols); specials are not in strings
         if mask is not None:
             log_p = log_p.masked_fill(~mask.allowed()[:, symbols], -torch.inf)
         log_p = torch.where((state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf)
-        state = _grow(state, jobs, channel, insertion, log_p, emitted, width, strings)
+        state = _grow(state, jobs, channel, log_p, emitted, width, strings)
         emitted += 1
         if watch is not None:
             leader = int((state.log_prior + state.scale).argmax())
             watch(emitted, symbols[state.prefix.flatten(0, 1)[leader]].tolist())
         done = jobs.length == emitted
-        _settle(best, state, jobs, channel, symbols, done, emitted)
+        _settle(final, state, jobs, channel, symbols, done, emitted)
         going = (~done).nonzero().squeeze(1)
         jobs, state = jobs[going], _Beam(**{name: value[going] for name, value in vars(state).items()})
         alive = state.log_prior > -torch.inf
@@ -181,7 +171,7 @@ def _search(
             mask = mask.select(state.stream[alive])
             mask.write(written)
         state.stream = torch.where(alive, alive.flatten().cumsum(0).view_as(alive) - 1, -1)
-    return [_choose(found) for found in best]
+    return final
 
 
 def _blank(length: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,22 +181,21 @@ def _blank(length: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tens
     return torch.where(inner, vocabulary.mask, vocabulary.pad), inner, length + 2
 
 
-def _start(jobs: _Jobs, channel: Channel, insertion: Tensor) -> _Beam:
-    """The empty prefix of every job: nothing emitted, y explained so far by insertions alone."""
-    rows, (levels, width, _) = len(jobs.length), insertion.shape
+def _start(jobs: _Jobs, channel: Channel) -> _Beam:
+    """The empty prefix of every job."""
+    rows = len(jobs.length)
+    alpha, beta = start(channel, jobs.seen.insertion)
     return _Beam(
         prefix=torch.zeros(rows, 1, 0, dtype=torch.int64),
         log_prior=torch.zeros(rows, 1, dtype=torch.float64),
-        alpha=(channel.weight[:, None] * insertion[:, 0]).expand(rows, 1, levels, width),
-        beta=torch.zeros(rows, 1, levels, width, dtype=torch.float64),
+        alpha=alpha,
+        beta=beta,
         scale=torch.zeros(rows, 1, dtype=torch.float64),
         stream=torch.arange(rows)[:, None],
     )
 
 
-def _grow(
-    state: _Beam, jobs: _Jobs, channel: Channel, insertion: Tensor, log_p: Tensor, emitted: int, width: int, strings: int
-) -> _Beam:
+def _grow(state: _Beam, jobs: _Jobs, channel: Channel, log_p: Tensor, emitted: int, width: int, strings: int) -> _Beam:
     """Append the best symbols: the `width` most promising of all (prefix, symbol) of each job, hopeless ones dropped."""
     rank = _promise(state, jobs, channel, emitted) + (state.log_prior + state.scale)[..., None] + log_p
     count = min(width, rank.shape[1] * rank.shape[2])
@@ -220,13 +209,9 @@ def _grow(
 
     alpha, beta = (_pick(table, parent) for table in (state.alpha, state.beta))  # (jobs, count, levels, width + 1)
     rows = torch.arange(len(symbol))[:, None]
-    emission = F.pad(jobs.emission[rows, :, symbol], (0, 1))  # (jobs, count, levels, width + 1); nothing beyond y
-    crossing = jobs.crossing[rows, symbol][:, :, None]
-    after = channel.delete[:, None] * alpha
-    after[..., 1:] += (alpha * emission)[..., :-1]
-    after[..., 2:] += (beta * emission)[..., :-2]
-    after = torch.einsum("rblk,lkj->rblj", after, insertion)
-    middle = channel.swap[:, None] * alpha * crossing
+    emission = F.pad(jobs.seen.emission[rows, :, symbol], (0, 1))  # (jobs, count, levels, width + 1); nothing beyond y
+    crossing = jobs.seen.crossing[rows, symbol][:, :, None]
+    after, middle = advance(channel, jobs.seen.insertion, alpha, beta, emission, crossing)
     peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
     gain = log_p[rows, parent, symbol]
     return _Beam(
@@ -252,42 +237,43 @@ def _promise(state: _Beam, jobs: _Jobs, channel: Channel, emitted: int) -> Tenso
     left = (jobs.length - emitted - 1).clamp(min=0)  # symbols of x still to come after this one
     rows = torch.arange(len(left))
     after, later = jobs.rest[rows, :, left], jobs.rest[rows, :, (left - 1).clamp(min=0)]  # (jobs, levels, width + 1)
-    best = jobs.emission.amax(2).log()
+    best = jobs.seen.emission.amax(2).log()
     swapped = F.pad(best[..., :-1] + later[..., 2:], (0, 2), value=-torch.inf)  # the second half of a swap, then the rest
     swapped = torch.where((left > 0)[:, None, None], swapped, -torch.inf)
     peak = torch.maximum(after.amax((-2, -1)), swapped.amax((-2, -1)))[:, None, None]
     after, swapped = (after - peak).exp(), (swapped - peak).exp()
 
-    emission = F.pad(jobs.emission, (0, 1))  # (jobs, levels, symbols, width + 1)
+    emission = F.pad(jobs.seen.emission, (0, 1))  # (jobs, levels, symbols, width + 1)
     step = emission * F.pad(after[..., 1:], (0, 1))[:, :, None]
     step = step + (channel.delete[:, None] * after)[:, :, None]
-    step = step + (channel.swap[:, None] * swapped)[:, :, None] * jobs.crossing[:, None]
+    step = step + (channel.swap[:, None] * swapped)[:, :, None] * jobs.seen.crossing[:, None]
     finish = emission * F.pad(after[..., 2:], (0, 2))[:, :, None]
     total = torch.einsum("rblj,rlvj->rbv", state.alpha, step) + torch.einsum("rblj,rlvj->rbv", state.beta, finish)
     return total.log() + peak
 
 
 def _settle(
-    best: list[list[Repaired]], state: _Beam, jobs: _Jobs, channel: Channel, symbols: Tensor, done: Tensor, emitted: int
+    final: list[list[Repaired]], state: _Beam, jobs: _Jobs, channel: Channel, symbols: Tensor, done: Tensor, emitted: int
 ) -> None:
     """Note the final hypotheses of the jobs that have reached their length: all of y has to be explained."""
     rows = done.nonzero().squeeze(1)
     if not len(rows):
         return
-    end = jobs.size[rows][:, None, None, None].expand(-1, *state.alpha.shape[1:3], 1)
+    end = jobs.seen.size[rows][:, None, None, None].expand(-1, *state.alpha.shape[1:3], 1)
     log_channel = state.alpha[rows].gather(-1, end).sum((-2, -1)).log() + state.scale[rows]  # (rows, beam)
     log_prior = state.log_prior[rows]
     for r, row in enumerate(rows.tolist()):
         for b in (log_prior[r] + log_channel[r] > -torch.inf).nonzero().flatten().tolist():
             tokens = symbols[state.prefix[row, b]].tolist()
             scores = float(log_prior[r, b]), float(jobs.log_length[row]), float(log_channel[r, b])
-            best[int(jobs.string[row])].append(Repaired(tokens, *scores, posterior=1.0, evaluations=emitted))
+            final[int(jobs.string[row])].append(Repaired(tokens, *scores, posterior=1.0, evaluations=emitted))
 
 
-def _choose(found: list[Repaired]) -> Repaired | None:
+def _best(found: Sequence[Repaired], top: int | None) -> list[Repaired]:
+    """Those `top` of the greatest total, with their shares among all."""
     if not found:
-        return None
+        return []
     totals = torch.tensor([item.total for item in found], dtype=torch.float64)
-    share = totals.softmax(0)
-    first = int(totals.argmax())
-    return replace(found[first], posterior=float(share[first]), evaluations=max(item.evaluations for item in found))
+    shares, evaluations = totals.softmax(0).tolist(), max(item.evaluations for item in found)
+    order = totals.argsort(descending=True, stable=True)[:top].tolist()
+    return [replace(found[i], posterior=shares[i], evaluations=evaluations) for i in order]

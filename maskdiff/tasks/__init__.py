@@ -1,4 +1,4 @@
-"""The verbs: `generate`, `repair` and `edit`; the Python API that users import.
+"""The verbs: `generate`, `repair`, `edit`, `solve` and `rewrite`; the Python API that users import.
 
     from maskdiff.checkpoint import load_denoiser
     from maskdiff import tasks
@@ -16,6 +16,11 @@ from __future__ import annotations
 from maskdiff.tasks.editing import edit
 from maskdiff.tasks.generating import draw_lengths, generate, generating
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
-from maskdiff.tasks.results import Result
+from maskdiff.tasks.results import Alternative, Result
+from maskdiff.tasks.rewriting import rewrite
+from maskdiff.tasks.solving import solve
 
-__all__ = ["REPAIR_METHODS", "Result", "draw_lengths", "edit", "generate", "generating", "refiner", "repair"]
+__all__ = [
+    "REPAIR_METHODS", "Alternative", "Result", "draw_lengths", "edit", "generate", "generating", "refiner", "repair", "rewrite",
+    "solve",
+]  # fmt: skip

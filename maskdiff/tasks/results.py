@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from maskdiff.config import SamplerConfig
+from maskdiff.edits import Edit
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
 from maskdiff.languages import holds
 from maskdiff.noise import pad
@@ -28,17 +29,35 @@ BATCH = 256
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of several repaired strings, best first; `parses` and `holds` as in `Result`.
+
+    score: log p(text) + log p(input | text) in nats, by the causal mode, the language's lengths and the noisy channel; None
+    where the model has no room for the text. share: of the probability of all candidates that were weighed. edits: as in
+    `Result`.
+    """
+
+    text: str
+    parses: bool | None
+    holds: bool | None
+    score: float | None
+    share: float
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
 class Result:
     """What became of one request.
 
-    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language; holds
-    is None in a language that states nothing.
+    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language;
+    None where it cannot tell: nothing checks its strings, or they state nothing that could be true.
     score: log p(text | its length) per symbol in nats under the causal mode; None where there is no text. evaluations: calls
     of the denoiser that this string needed. finish_reason: `complete`, `incomplete` (blanks are left) or `error`.
+    edits: what was done to the input, where it was repaired. alternatives: where several were asked for, this one first.
     """
 
     text: str = ""
-    parses: bool = False
+    parses: bool | None = False
     holds: bool | None = False
     score: float | None = None
     evaluations: int = 0
@@ -46,6 +65,8 @@ class Result:
     input: str | None = None
     error: str | None = None
     trace: tuple[str, ...] | None = None
+    edits: tuple[Edit, ...] | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def check_beam(beam: int) -> None:
@@ -127,7 +148,8 @@ def _read(loaded: Loaded, sample: Sample) -> list[Result]:
 def judged(language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None) -> Result:
     score = log_prob / len(text) if text and math.isfinite(log_prob) else None
     reason = "incomplete" if language.vocabulary.is_open(text) else "complete"
-    return Result(text, language.parses(text), holds(language, text), score, evaluations, reason, trace=trace)
+    parses = language.parses(text) if language.validity else None
+    return Result(text, parses, holds(language, text), score, evaluations, reason, trace=trace)
 
 
 def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:

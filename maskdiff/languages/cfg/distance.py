@@ -170,7 +170,7 @@ def _in_order(table: _Table, most: float) -> Iterator[Closest]:
     """Strings in the order of their cost, by leftmost derivations.
 
     A state is what has been written, the stack of what has not, and `paid[j]`, the least cost at which given[:j] became what
-    was written, a symbol of its own last: alignments are summed up in it, as probabilities are in the beam of
+    was written, nothing deleted behind its last symbol: alignments are summed up in it, as probabilities are in the beam of
     `maskdiff.repair`, so that no string is met once per alignment. paid + whole is exact: every state that is taken from the
     heap leads to a string of just that cost, and of equal ones the most recent is followed to its end.
     """

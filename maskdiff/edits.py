@@ -1,0 +1,109 @@
+"""Edit scripts: what was done to one string to make another of it, symbol by symbol.
+
+For: showing a user what a repair changed, counting it, and keeping what is certain. Not for: the number of edits alone
+(`metrics.edit_distance` is faster), or strings of a grammar that are few edits away (`languages/cfg/distance.py`).
+Easy to get wrong: positions count symbols of the *given* text, whatever was inserted or deleted before them; an insertion at
+position p comes before the p-th symbol, several at one position in the order of the script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Operation = Literal["insert", "delete", "replace", "fill"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit: `old` is the symbol of the given text (empty for an insertion), `new` what stands there instead (or nothing).
+
+    `fill` gives a blank its symbol; it costs nothing, every other operation 1.
+    """
+
+    operation: Operation
+    position: int
+    old: str = ""
+    new: str = ""
+
+    @property
+    def cost(self) -> int:
+        return int(self.operation != "fill")
+
+    def __str__(self) -> str:
+        if self.operation == "replace":
+            return f"replace {self.old!r} by {self.new!r} at {self.position}"
+        return f"{self.operation} {self.new or self.old!r} at {self.position}"
+
+
+def cost(script: Sequence[Edit]) -> int:
+    """How many edits a script has, filled blanks not counted."""
+    return sum(edit.cost for edit in script)
+
+
+def render(script: Sequence[Edit]) -> str:
+    """The script in one line: `insert ')' at 10, replace '7' by '5' at 4`; `unchanged` for an empty one."""
+    return ", ".join(map(str, script)) or "unchanged"
+
+
+def edit_script(given: str, text: str, blank: str = "?", certain: Collection[int] = ()) -> tuple[Edit, ...] | None:
+    """A cheapest script that makes `text` of `given`, in the order of its positions, always the same one.
+
+    Every character is a symbol, and `blank` one that any symbol may fill. `certain` are positions of `given` whose symbols are
+    neither deleted nor replaced (a blank is filled); None where no script keeps them.
+    """
+    table = _costs(given, text, blank, certain)
+    i, j = len(given), len(text)
+    if not np.isfinite(table[i, j]):
+        return None
+    script: list[Edit] = []
+    while i or j:
+        here = table[i, j]
+        if i and j and here == table[i - 1, j - 1] + _change(given[i - 1], text[j - 1], blank, i - 1 in certain):
+            i, j = i - 1, j - 1
+            if given[i] != text[j]:
+                script.append(Edit("fill" if given[i] == blank else "replace", i, given[i], text[j]))
+        elif i and here == table[i - 1, j] + 1 and i - 1 not in certain:
+            i -= 1
+            script.append(Edit("delete", i, old=given[i]))
+        else:
+            j -= 1
+            script.append(Edit("insert", i, new=text[j]))
+    return tuple(reversed(script))
+
+
+def apply(given: str, script: Sequence[Edit]) -> str:
+    """What the script makes of `given`. Raises ValueError where it does not fit, or is not in the order of its positions."""
+    written: list[str] = []
+    read = 0
+    for edit in script:
+        size = len(edit.old)
+        if edit.position < read or given[edit.position : edit.position + size] != edit.old or edit.position > len(given):
+            raise ValueError(f"{edit} does not fit {given!r} behind its first {read} symbols")
+        written += [given[read : edit.position], edit.new]
+        read = edit.position + size
+    return "".join([*written, given[read:]])
+
+
+def _change(old: str, new: str, blank: str, certain: bool) -> float:
+    """What it costs that `new` stands in the place of `old`."""
+    if old in (new, blank):
+        return 0.0
+    return np.inf if certain else 1.0
+
+
+def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.ndarray:
+    """(len(given) + 1, len(text) + 1): the least cost of making text[:j] of given[:i]; inf where that is impossible."""
+    codes, step = np.array([ord(symbol) for symbol in text], dtype=np.int64), np.arange(len(text) + 1)
+    table = np.empty((len(given) + 1, len(text) + 1))
+    table[0] = step
+    for i, symbol in enumerate(given):
+        price = np.inf if i in certain else 1.0
+        row = table[i] + price
+        change = np.zeros(len(text)) if symbol == blank else np.where(codes == ord(symbol), 0.0, price)
+        row[1:] = np.minimum(row[1:], table[i, :-1] + change)
+        table[i + 1] = np.minimum.accumulate(row - step) + step  # symbols inserted behind it
+    return table

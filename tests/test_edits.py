@@ -1,0 +1,79 @@
+"""Edit scripts: they lead where they say, cost what they must, and keep what is certain."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from maskdiff import metrics
+from maskdiff.edits import Edit, apply, cost, edit_script, render
+
+
+def word(rng: random.Random, symbols: str, longest: int = 9) -> str:
+    return "".join(rng.choice(symbols) for _ in range(rng.randint(0, longest)))
+
+
+def test_scripts_apply_and_cost_the_edit_distance() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        given, text = word(rng, "abc"), word(rng, "abc")
+        script = edit_script(given, text)
+        assert script is not None
+        assert apply(given, script) == text
+        assert cost(script) == len(script) == metrics.edit_distance(given, text)
+        assert [edit.position for edit in script] == sorted(edit.position for edit in script)
+        assert script == edit_script(given, text)
+
+
+def test_blanks_are_filled_for_nothing() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        text = word(rng, "abc")
+        blank = "".join("?" if rng.random() < 0.4 else symbol for symbol in text)
+        script = edit_script(blank, text)
+        assert script is not None
+        assert apply(blank, script) == text
+        assert (cost(script), len(script)) == (0, blank.count("?"))
+        other = word(rng, "abc")
+        best = edit_script(blank, other)
+        assert best is not None
+        assert apply(blank, best) == other
+        assert cost(best) <= metrics.edit_distance(blank, other)
+    assert edit_script("a!", "ab", blank="!") == (Edit("fill", 1, "!", "b"),)
+
+
+def test_certain_symbols_are_neither_deleted_nor_replaced() -> None:
+    rng = random.Random(2)
+    dearer = impossible = 0
+    for _ in range(500):
+        given, text = word(rng, "ab?", 7), word(rng, "ab", 7)
+        certain = {i for i in range(len(given)) if rng.random() < 0.3}
+        script, free = edit_script(given, text, certain=certain), edit_script(given, text)
+        assert free is not None
+        if script is None:
+            impossible += 1
+            continue
+        assert apply(given, script) == text
+        touched = {edit.position for edit in script if edit.operation in ("delete", "replace")}
+        assert not touched & certain
+        dearer += cost(script) > cost(free)
+    assert dearer > 10
+    assert impossible > 50
+
+
+def test_a_script_is_one_line_for_a_reader() -> None:
+    script = edit_script("(+(*75)10=45", "(+(*55)10)=45")
+    assert script is not None
+    assert render(script) == "replace '7' by '5' at 4, insert ')' at 9"
+    assert render((Edit("fill", 2, "?", "1"), Edit("delete", 3, "a"))) == "fill '1' at 2, delete 'a' at 3"
+    assert render(()) == "unchanged"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[Edit("delete", 1, "a")], [Edit("insert", 5, new="a")], [Edit("insert", 2, new="a")] * 2 + [Edit("delete", 0, "a")]],
+)
+def test_a_script_of_another_text_is_refused(script: list[Edit]) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        apply("ab", script)

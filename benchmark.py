@@ -102,7 +102,9 @@ def load_subjects(paths: Sequence[str], device: str, validity: str = "", languag
         parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
-        Subject(load_denoiser(path, device, validity=validity, language=language), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        Subject(
+            load_denoiser(path, device, validity=validity, language=language), "/".join(p[-depth:]) if len(paths) > 1 else ""
+        )
         for path, p in zip(paths, parts, strict=True)
     ]
 

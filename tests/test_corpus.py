@@ -223,7 +223,7 @@ def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
     assert all(result.parses and result.holds is None for result in made)
     assert tasks.repair(loaded, ["a=;b=3"], grammar=True)[0].parses
     assert tasks.edit(loaded, ["a=?;?=3"], grammar=True)[0].parses
-    with pytest.raises(DataError, match=r"there is no '.*pairs'"):
+    with pytest.raises(DataError, match=r"no folder '.*pairs'"):
         again.sample_many(1, np.random.default_rng(0))
 
 
@@ -254,3 +254,43 @@ def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> Non
     with pytest.raises(UserError, match="symbols, grammar and lengths"):
         checkpoint.denoiser_from({**payload, "language": state}, path="x.pt")
     assert json.dumps(payload["language"])  # plain values
+
+
+def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without grammar, truth, probabilities or operators, what cannot be told is left out, and the rest is there."""
+    import benchmark
+
+    config = folder(tmp_path / "pairs", lines(400))
+    checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
+    argv = [
+        "--checkpoint",
+        str(tmp_path / "x.pt"),
+        "--threads",
+        "1",
+        "--num_samples",
+        "6",
+        "--sampler",
+        "maskgit",
+        "--maskgit_steps",
+        "2",
+    ]
+    suites = ["generation", "repair", "one_edit", "editing", "likelihood"]
+    assert (
+        benchmark.main(
+            [*argv, "--suite", *suites, "--sigma", "0.2", "--corruption", "mixed", "--json", str(tmp_path / "x.json")]
+        )
+        == 0
+    )
+    capsys.readouterr()
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert {row["suite"] for row in rows} == set(suites)
+    metrics = {row["metric"] for row in rows}
+    assert {"distinct", "length_distance", "exact", "anchors_kept", "elbo", "next_token"} <= metrics
+    assert not metrics & {"parses", "holds", "distinct_valid", "balanced", "depth_distance", "log_likelihood", "elbo_excess", "elbo_part"}
+    assert not any(row["sampler"] in ("least_edits", "bayes_optimal") for row in rows)
+    assert benchmark.main([*argv, "--grammar"]) == 2
+    assert "pairs has no grammar" in capsys.readouterr().err
+    assert benchmark.main([*argv[:-4], "--sampler", "coarse_to_fine"]) == 2
+    assert "<DIGIT>" in capsys.readouterr().err

@@ -133,14 +133,12 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
         figures["balanced"] = metrics.rate(map(metrics.balanced, texts))
         figures["has_equals"] = metrics.rate(map(metrics.has_equals, texts))
         figures["has_operator"] = metrics.rate(metrics.has_operator(text, against.operators) for text in texts)
-    distinct, valid = metrics.distinct(texts), metrics.distinct_valid(texts, language)
-    figures |= {
-        "distinct": distinct,
-        "distinct_relative": metrics.relative(distinct, against.real_sets),
-        "distinct_valid": valid,
-        "distinct_valid_relative": metrics.relative(valid, against.real_sets),
-        "novel": metrics.novel(texts, against.seen),
-    }
+    figures["distinct"] = metrics.distinct(texts)
+    figures["distinct_relative"] = metrics.relative(figures["distinct"], against.real_sets)
+    if language.validity:
+        figures["distinct_valid"] = metrics.distinct_valid(texts, language)
+        figures["distinct_valid_relative"] = metrics.relative(figures["distinct_valid"], against.real_sets)
+    figures["novel"] = metrics.novel(texts, against.seen)
     figures |= distances(texts, against, rng)
     if isinstance(language, Measurable):
         figures["log_likelihood"], figures["in_support"] = metrics.log_likelihood(texts, language, rng)

@@ -163,6 +163,6 @@ def absent(name: str, folder: str) -> Callable[[], tuple[str, ...] | None]:
     """What stands for the strings of a language whose files are not here: raises DataError."""
 
     def texts() -> tuple[str, ...] | None:
-        raise DataError(f"the strings of {name} are not here: there is no {quote(folder, 200)}; give its folder with --language")
+        raise DataError(f"the strings of {name} are not here: no folder {quote(folder, 200)}; give it with --language")
 
     return texts

@@ -100,7 +100,8 @@ class GrammarConstraint:
             raise ConfigError(f"{language.name} has no grammar; sample without one")
         vocabulary = language.vocabulary
         symbols = tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids)
-        return cls(compile_grammar(text, symbols, f"the grammar of {language.name}"), vocabulary, device)
+        source, accept = f"the grammar of {language.name}", language.config.accept_ambiguous
+        return cls(compile_grammar(text, symbols, source, accept), vocabulary, device)
 
     def condition(
         self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping

@@ -142,6 +142,8 @@ class Unmask(Stage):
         for name in sorted(self.needs):
             if not reads(denoiser, name):
                 raise ConfigError(f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model")
+        if self.symbols != "plain" and denoiser.vocabulary.digit is None:
+            raise ConfigError("skeletons need a language with <DIGIT>; choose another sampler")
 
     def _couples(self, denoiser: Denoiser) -> bool:
         """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""

@@ -285,10 +285,11 @@ def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_repair_under_a_grammar_and_without_a_model(tmp_path: Path) -> None:
     methods = repair.check_methods(["channel", "draft"], grammar=True)
-    assert methods == ("channel", "draft", "channel+grammar", "draft+grammar", "least_edits")
+    assert methods == ("channel", "draft", "channel+grammar", "draft+grammar", "channel+grammar+holds", "least_edits")
     loaded = checkpoint.load_denoiser(save_tiny(tmp_path / "best.pt"))
     noisy = ["=+=+=", "((((((((", "0=0"]
     for method in methods:
         fixed = repair.fix_with_tasks(loaded, noisy, method, 0.2, 0)
         parsed = [loaded.language.parses(text) for text in fixed.texts]
         assert all(parsed) == (method not in ("channel", "draft")), method
+        assert not method.endswith("+holds") or all(map(loaded.language.holds, fixed.texts))  # near these there is truth

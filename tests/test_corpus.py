@@ -173,6 +173,18 @@ def test_bad_folders(tmp_path: Path, files: dict, knobs: dict, error: type[UserE
     assert "\n" not in str(caught.value)
 
 
+def test_ambiguity_that_only_lines_show(tmp_path: Path) -> None:
+    """Ten parts that treat ten letters differently are beyond enumeration; a line has two derivations all the same."""
+    letters = "abcdefghij"
+    parts = " ".join(f"P{i}" for i in range(10))
+    terminals = "\n".join(f"P{i}: /[{letters.replace(letters[i], '')}k]/" for i in range(10))
+    grammar = f'start: {parts} tail | {parts} "z"\ntail: "z" | "y"\n{terminals}\n'
+    config = folder(tmp_path / "x", ["bcdefghijkz", "kabcdefghiy", letters[1:] + "ky"], grammar)
+    with pytest.raises(GrammarError, match=r"'bcdefghijkz' has 2 derivations.*--accept_ambiguous"):
+        make_language(config)
+    assert make(LanguageConfig(language=config.language, accept_ambiguous=True)).derivations("kabcdefghiy") == 1
+
+
 def test_an_ambiguous_or_left_recursive_grammar_that_its_user_accepts(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", ["aa", "a"], 'start: "a" | start start')
     assert make(LanguageConfig(language=config.language, accept_ambiguous=True)).parses("aaaa")
@@ -288,7 +300,16 @@ def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
     assert {row["suite"] for row in rows} == set(suites)
     metrics = {row["metric"] for row in rows}
     assert {"distinct", "length_distance", "exact", "anchors_kept", "elbo", "next_token"} <= metrics
-    assert not metrics & {"parses", "holds", "distinct_valid", "balanced", "depth_distance", "log_likelihood", "elbo_excess", "elbo_part"}
+    assert not metrics & {
+        "parses",
+        "holds",
+        "distinct_valid",
+        "balanced",
+        "depth_distance",
+        "log_likelihood",
+        "elbo_excess",
+        "elbo_part",
+    }
     assert not any(row["sampler"] in ("least_edits", "bayes_optimal") for row in rows)
     assert benchmark.main([*argv, "--grammar"]) == 2
     assert "pairs has no grammar" in capsys.readouterr().err

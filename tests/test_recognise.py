@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
@@ -53,6 +53,33 @@ def test_random_grammars_are_recognised_as_by_the_textbook() -> None:
             assert judged == recognises(grammar, "".join("abc"[i] for i in row)), (grammar.names, row)
             agreed[judged] += 1
     assert min(agreed.values()) > 100
+
+
+def test_derivations_are_counted_as_by_the_textbook() -> None:
+    rng = random.Random(2)
+    several = 0
+    for grammar in random_grammars():
+        recogniser = Recogniser(grammar)
+        rules = list(zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True))
+        for _ in range(40):
+            row = rng.choices(range(3), k=rng.randint(1, 6))
+
+            @cache
+            def ways(a: int, i: int, k: int, row: tuple[int, ...], grammar: NormalForm = grammar, rules: list = rules) -> int:
+                own = int(k == i + 1 and grammar.emits[a, row[i]])
+                return own + sum(
+                    ways(left, i, m, row) * ways(right, m, k, row)
+                    for parent, left, right in rules
+                    if parent == a
+                    for m in range(i + 1, k)
+                )
+
+            found = recogniser.derivations(row)
+            assert found == ways(0, 0, len(row), tuple(row))
+            assert (found > 0) == recogniser(row)
+            several += found > 1
+    assert several > 5
+    assert Recogniser(compile_grammar(DYCK, "ab")).derivations([7]) == 0
 
 
 @pytest.mark.parametrize("text", [BRACKETS, EQUATION])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from maskdiff.config import LanguageConfig
-from maskdiff.errors import ConfigError, DataError, quote
+from maskdiff.errors import ConfigError, DataError, GrammarError, quote
 from maskdiff.languages.cfg import literal_characters
 from maskdiff.languages.text import Material, TextLanguage, absent
 
@@ -26,6 +26,7 @@ CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
 MAX_SYMBOLS = 4096  # different characters of one
 SHOWN = 3  # bad lines in a message
+COUNTED = 200  # lines, of all lengths, whose derivations are counted
 
 
 def open_corpus(config: LanguageConfig) -> TextLanguage:
@@ -50,6 +51,8 @@ def open_corpus(config: LanguageConfig) -> TextLanguage:
     material = _made("".join(sorted(characters)), lambda: tuple(kept), grammar, valid, config.validity)
     language = TextLanguage(folder.resolve().name, config, material)
     kept += _checked(language, numbered, folder / CORPUS)
+    if grammar is not None and not config.accept_ambiguous:
+        _check_ambiguity(language, kept, folder / GRAMMAR)
     if len(kept) < len(numbered):
         language.note = f"{len(numbered) - len(kept)} of {len(numbered)} lines of {folder / CORPUS} are left out"
     return language
@@ -154,6 +157,17 @@ def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path
             f"raise --max_len to {longest + 2}, or leave them out with --skip_invalid"
         )
     return good
+
+
+def _check_ambiguity(language: TextLanguage, lines: list[str], path: Path) -> None:
+    """Raises GrammarError for a line that is derived in several ways: enumeration sees short strings only."""
+    for line in sorted(set(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
+        ways = language.derivations(line) or 1
+        if ways > 1:
+            raise GrammarError(
+                f"{path}: {quote(line)} has {ways} derivations: the grammar is ambiguous, and its strings would be counted "
+                "once per derivation; rewrite it, or take it with --accept_ambiguous"
+            )
 
 
 def _told(some: list[tuple[int, str]], count: int) -> str:

@@ -87,6 +87,12 @@ class TextLanguage:
             return len(symbols) > 0
         return self._recogniser([token - self.vocabulary.inner_ids[0] for token in symbols])
 
+    def derivations(self, text: str) -> int | None:
+        """In how many ways the grammar derives `text`; None without a grammar. Raises ParseError on a foreign symbol."""
+        if self._recogniser is None:
+            return None
+        return self._recogniser.derivations([token - self.vocabulary.inner_ids[0] for token in self.vocabulary.encode(text)])
+
     def lark_grammar(self) -> str | None:
         """The grammar in Lark's EBNF; None if there is none."""
         return self.material.grammar

@@ -30,7 +30,8 @@ def compile_grammar(
         if found.witness is not None:
             raise GrammarError(
                 f"{source}: {quote(found.witness)} has {found.derivations} derivations from {quote(found.rule)}: the grammar "
-                "is ambiguous, and its strings would be counted once per derivation; rewrite it, or accept that"
+                "is ambiguous, and its strings would be counted once per derivation; rewrite it, or take it with "
+                "--accept_ambiguous"
             )
     return grammar
 

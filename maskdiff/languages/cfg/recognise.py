@@ -1,6 +1,7 @@
 """Whether a string belongs to the language of a grammar, fast.
 
-For: `recognises`, or a `Recogniser` where many strings are asked about. Not for: trees, weights, or where a string went wrong.
+For: `recognises`, or a `Recogniser` where many strings are asked about, or in how many ways one is derived. Not for: trees,
+weights, or where a string went wrong.
 Easy to get wrong: an end that a nonterminal gets late must be told to its parents as well; only new ones are, or it takes for
 ever. What stands to the right is finished by then, because no nonterminal derives nothing.
 
@@ -28,13 +29,34 @@ class Recogniser:
 
     def __call__(self, symbols: Sequence[int]) -> bool:
         """Whether the string of these symbols (indices of the grammar's) is derived; -1, any foreign symbol, never is."""
+        ends = self._table(symbols)
+        return bool(ends[0].get(0, 0) >> len(symbols) & 1)
+
+    def derivations(self, symbols: Sequence[int]) -> int:
+        """In how many ways the string of these symbols is derived in the normal form; 0 where it is not."""
         n = len(symbols)
         if not n or min(symbols) < 0 or max(symbols) >= len(self._emitters):
-            return False
-        ends: list[dict[int, int]] = [{}] * (n + 1)  # ends[i][a]: bit k is set where nonterminal a may be symbols i .. k - 1
+            return 0
+        counts: list[dict[int, dict[int, int]]] = [{} for _ in range(n + 1)]  # counts[i][a][k]: of symbols i .. k - 1 from a
         for i in range(n - 1, -1, -1):
-            ends[i] = self._ends(ends, i, symbols[i])
-        return bool(ends[0].get(0, 0) >> n & 1)
+            here: dict[int, dict[int, int]] = {i + 1: dict.fromkeys(self._emitters[symbols[i]], 1)}  # by end, then nonterminal
+            for m in range(i + 1, n + 1):
+                for left, ways in here.get(m, {}).items():  # complete: whatever adds to it ends before m
+                    counts[i].setdefault(left, {})[m] = ways
+                    for parent, right in self._rules[left]:
+                        for k, more in counts[m].get(right, {}).items():
+                            ending = here.setdefault(k, {})
+                            ending[parent] = ending.get(parent, 0) + ways * more
+        return counts[0].get(0, {}).get(n, 0)
+
+    def _table(self, symbols: Sequence[int]) -> list[dict[int, int]]:
+        """`ends[i][a]`: bit k is set where nonterminal a may be symbols i .. k - 1; nothing for a foreign symbol."""
+        n = len(symbols)
+        ends: list[dict[int, int]] = [{}] * (n + 1)
+        if n and min(symbols) >= 0 and max(symbols) < len(self._emitters):
+            for i in range(n - 1, -1, -1):
+                ends[i] = self._ends(ends, i, symbols[i])
+        return ends
 
     def _ends(self, ends: list[dict[int, int]], i: int, symbol: int) -> dict[int, int]:
         here = dict.fromkeys(self._emitters[symbol], 1 << (i + 1))

@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from maskdiff import cli
-from maskdiff.checkpoint import load_denoiser
+from maskdiff.checkpoint import Spoken, load_denoiser
 from maskdiff.errors import UserError
 from maskdiff.evaluation import plots, report, reproduce, suites
 from maskdiff.evaluation.repair import check_methods, corruption
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All flags, grouped."""
     parser = cli.Parser(prog="benchmark.py", description=__doc__, conflict_handler="resolve")
     cli.add_machine_flags(parser)
+    cli.add_language_flags(parser)
     what = parser.add_argument_group("what is measured")
     what.add_argument(  # instead of the single one of the other doors
         "--checkpoint", nargs="+", metavar="FILE", help="one or more, side by side (default checkpoints/best.pt)"
@@ -94,7 +95,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def load_subjects(paths: Sequence[str], device: str, validity: str = "", language: str = "") -> list[Subject]:
+def load_subjects(paths: Sequence[str], device: str, spoken: Spoken | None = None) -> list[Subject]:
     """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     parts = [Path(path).with_suffix("").parts for path in paths]
@@ -102,9 +103,7 @@ def load_subjects(paths: Sequence[str], device: str, validity: str = "", languag
         parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
-        Subject(
-            load_denoiser(path, device, validity=validity, language=language), "/".join(p[-depth:]) if len(paths) > 1 else ""
-        )
+        Subject(load_denoiser(path, device, spoken), "/".join(p[-depth:]) if len(paths) > 1 else "")
         for path, p in zip(paths, parts, strict=True)
     ]
 
@@ -194,7 +193,10 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, args.validity, args.language)
+    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
+    for told in filter(None, dict.fromkeys(getattr(subject.language, "note", "") for subject in subjects)):
+        note(told)
     for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else ()):
         note(line)
     return measure(args, subjects, plan, names)

@@ -77,6 +77,7 @@ def build_parser() -> cli.Parser:
         verb.add_argument("--trace", action="store_true", help="print the run step by step")
         verb.add_argument("--pretty", action="store_true", help="print strings that parse with spaces")
         cli.add_machine_flags(verb)
+        cli.add_language_flags(verb)
     for verb in (generate, edit):
         add_config_flags(verb, SamplerConfig)
     return parser
@@ -172,7 +173,12 @@ def as_text(result: Result, loaded: Loaded, pretty: bool) -> str:
     """The four columns of a result, separated by tabs."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
-    return f"{text}\t{verdict(result)}\t{score}\t{result.evaluations}"
+    return f"{shown(text)}\t{verdict(result)}\t{score}\t{result.evaluations}"
+
+
+def shown(text: str) -> str:
+    """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def verdict(item: Result | Alternative) -> str:
@@ -185,9 +191,9 @@ def more_lines(result: Result, script: bool) -> Iterator[str]:
     from maskdiff.edits import render
 
     if script and result.edits is not None:
-        yield f"  {render(result.edits)}"
+        yield f"  {shown(render(result.edits))}"
     for rank, item in enumerate(result.alternatives, start=1):
-        yield f"  {rank}\t{item.text}\t{verdict(item)}\t{item.share:.3f}\t{render(item.edits)}"
+        yield f"  {rank}\t{shown(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{shown(render(item.edits))}"
 
 
 def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int) -> None:
@@ -209,10 +215,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, answer; 2 if any request failed. Raises UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
-    from maskdiff.checkpoint import load_denoiser
+    from maskdiff.checkpoint import Spoken, load_denoiser
 
     path = args.checkpoint or cli.default_checkpoint()
-    loaded = load_denoiser(path, args.device, validity=args.validity, language=args.language)
+    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    loaded = load_denoiser(path, args.device, spoken)
     failed = False
     total = args.num if args.verb == "generate" else None
     quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # a bar only where it does not run into the answers

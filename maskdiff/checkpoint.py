@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from maskdiff import __version__
-from maskdiff.config import Config, ModelConfig
+from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, DataError, quote
 
@@ -276,42 +276,40 @@ def _devices() -> list[str]:
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, validity: str = "", language: str = "") -> Loaded:
-    """The denoiser of a checkpoint, its language and its configuration, ready to sample. Raises CheckpointError.
+@dataclass(frozen=True)
+class Spoken:
+    """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
-    `validity` (MODULE:FUNCTION) checks the texts of a language that has no grammar; what the checkpoint names is not imported.
-    `language` is the folder of the checkpoint's language, to read it anew (another grammar) instead of as it was in training.
+    folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
+    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder.
+    """
+
+    folder: str = ""
+    validity: str = ""
+    skip_invalid: bool = False
+    accept_ambiguous: bool = False
+
+
+def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
+    """The denoiser of a checkpoint, its language and its configuration, ready to sample.
+
+    Raises CheckpointError, and what `make_language` raises for a folder of `spoken`.
     """
     where = resolve_device(device)
-    return denoiser_from(load(path, where), where, str(path), validity=validity, language=language)
+    return denoiser_from(load(path, where), where, str(path), spoken)
 
 
 def denoiser_from(
-    payload: Mapping[str, Any],
-    device: str | torch.device = "cpu",
-    path: str = "",
-    *,
-    validity: str = "",
-    language: str = "",
+    payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "", spoken: Spoken | None = None
 ) -> Loaded:
-    """`Loaded` from a payload, see `load_denoiser`.
-
-    Raises CheckpointError when vocabulary, configuration and weights do not fit together, and what `make_language` raises.
-    """
-    from maskdiff.languages import make_language
+    """`Loaded` from a payload, see `load_denoiser`; CheckpointError also where its parts do not fit together."""
     from maskdiff.sampling.denoiser import ModelDenoiser
 
-    shown = quote(path)
+    shown, spoken = quote(path), spoken or Spoken()
     config = read_config(payload, shown)
-    if language:
-        config = replace(config, language=replace(config.language, language=language, validity=validity))
-        spoken = make_language(config.language)
-    else:
-        try:
-            spoken = make_language(config.language, payload.get("language"), validity)
-        except (ConfigError, DataError) as error:
-            raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
-    ours = spoken.vocabulary
+    language = _language(config.language, payload.get("language", {}), spoken, shown)
+    config = replace(config, language=language.config)
+    ours = language.vocabulary
     check_vocabulary(payload, ours, shown)
     if config.model.vocab_size != len(ours):
         raise CheckpointError(
@@ -326,7 +324,28 @@ def denoiser_from(
     model.load_state_dict(dict(payload["weights"]))
     model.to(device).eval().requires_grad_(False)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
-    return Loaded(ModelDenoiser(model, ours), spoken, config, metrics, provenance, path)
+    return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path)
+
+
+def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, shown: str) -> Language:
+    """The language of a checkpoint, or that of the folder that its user gives."""
+    from maskdiff.languages import LANGUAGES, make_language, restore_language
+
+    if not spoken.folder:
+        try:
+            return restore_language(config, state, spoken.validity)
+        except DataError as error:
+            raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
+    if spoken.folder in LANGUAGES or config.language in LANGUAGES:
+        raise ConfigError(
+            f"language is {quote(spoken.folder)}; give a folder, for a checkpoint of one (this is of {config.language})"
+        )
+    return make_language(
+        replace(
+            config, language=spoken.folder, validity=spoken.validity, skip_invalid=spoken.skip_invalid,
+            accept_ambiguous=spoken.accept_ambiguous or config.accept_ambiguous,
+        )
+    )  # fmt: skip
 
 
 def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -> None:
@@ -334,9 +353,11 @@ def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -
     stored = payload["vocabulary"]
     if stored.get("fingerprint") != ours.fingerprint() or list(stored["symbols"]) != list(ours.symbols):
         theirs = f"{len(stored['symbols'])} symbols, {stored.get('fingerprint')}"
+        new = [symbol for symbol in ours.symbols if symbol not in stored["symbols"]]
+        more = f"; it was not trained on {', '.join(map(quote, new[:5]))}" if new else ""
         raise CheckpointError(
             f"checkpoint {shown} has another vocabulary ({theirs}) than the language has here "
-            f"({len(ours)} symbols, {ours.fingerprint()}); use the language of its run, or train it again"
+            f"({len(ours)} symbols, {ours.fingerprint()}){more}; use the language of its run, or train it again"
         )
 
 
@@ -373,8 +394,8 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.json", (json.dumps(about, indent=2, default=str) + "\n").encode())
 
 
-def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> Loaded:
-    """The denoiser that `save_pretrained` wrote. Raises CheckpointError."""
+def from_pretrained(folder: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
+    """The denoiser that `save_pretrained` wrote. Raises as `load_denoiser` does."""
     folder, shown, module = Path(folder), quote(str(folder)), _safetensors()
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -384,7 +405,7 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> L
     except Exception as error:
         raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {error})") from None
     about = about if isinstance(about, dict) else {}
-    return denoiser_from(_check_payload({**about, "weights": weights}, shown), resolve_device(device), str(folder))
+    return denoiser_from(_check_payload({**about, "weights": weights}, shown), resolve_device(device), str(folder), spoken)
 
 
 def _safetensors() -> Any:

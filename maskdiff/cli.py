@@ -202,11 +202,18 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint --device --threads --seed`, which every door that samples has."""
     group = parser.add_argument_group("machine")
     group.add_argument("--checkpoint", metavar="FILE", default=None, help="what to sample from (default checkpoints/best.pt)")
-    group.add_argument("--language", default="", metavar="DIR", help="folder of the checkpoint's language, to be read anew")
-    group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts of a language without grammar")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     group.add_argument("--threads", type=natural, default=0, metavar="N", help="CPU threads (default 0: all cores)")
     group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default 0)")
+
+
+def add_language_flags(parser: argparse.ArgumentParser) -> None:
+    """`--language --validity --skip_invalid --accept_ambiguous`: what a user says about the own language of a checkpoint."""
+    group = parser.add_argument_group("language", "of a checkpoint that was trained on a folder of your own")
+    group.add_argument("--language", default="", metavar="DIR", help="read the folder anew (it may have a grammar now)")
+    group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts, see docs/languages.md")
+    group.add_argument("--skip_invalid", action="store_true", help="leave out bad lines of the folder")
+    group.add_argument("--accept_ambiguous", action="store_true", help="take an ambiguous grammar")
 
 
 def use_threads(count: int) -> None:

@@ -31,7 +31,7 @@ class LanguageConfig:
 
     language: str = knob("arithmetic", "arithmetic, json, python-expressions, or a folder with corpus.txt")
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
-    validity: str = knob("", "MODULE:FUNCTION that says whether a text is valid, for a folder without grammar.lark")
+    validity: str = knob("", "MODULE:FUNCTION that reads texts (or MODULE:FUNCTION? that judges them), for a folder; see docs/languages.md")
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
     notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))
@@ -90,7 +90,7 @@ class ModelConfig:
 class TrainConfig:
     """Optimisation, mixture of modes, data and bookkeeping of one training run."""
 
-    num_samples: int = knob(20000, "distinct draws of the training set; 0 draws afresh for ever", low=0)
+    num_samples: int = knob(20000, "draws of the training set; 0 draws afresh for ever", low=0)
     length_tilt: float = knob(0.0, "draw length n with weight p(n)^(1-tilt): 1 makes all lengths alike", low=0.0, high=1.0)
     batch_size: int = knob(64, "strings in a step, over all processes", low=1)
     max_iters: int = knob(2000, "optimiser steps", low=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
@@ -206,7 +206,9 @@ def draw_texts(
         DataError: the language seems to have no string of that split.
     """
     kept: list[str] = []
-    tried = 0
+    tried, all_texts = 0, language.texts()
+    if all_texts is not None and not any(split_of(text) == split for text in all_texts):
+        raise _none_of(all_texts, language, split)
     while len(kept) < count:
         if tried > 20_000 + 10_000 * count:
             raise DataError(f"no {split} string in {tried} draws of {language.name}: its configuration allows too few strings")
@@ -220,6 +222,12 @@ def draw_texts(
     return kept[:count]
 
 
+def _none_of(texts: Sequence[str], language: Language, split: Split) -> DataError:
+    return DataError(
+        f"none of the {len(set(texts))} strings of {language.name} falls into the {split} split; give some hundreds"
+    )
+
+
 def held_out(language: Language, split: Split, count: int, seed: int) -> list[str]:
     """``count`` real draws that belong to ``split``, repetitions and all, the same for the same seed.
 
@@ -229,9 +237,9 @@ def held_out(language: Language, split: Split, count: int, seed: int) -> list[st
     rng, texts = np.random.default_rng((HELD_OUT, seed)), language.texts()
     if texts is None:
         return draw_texts(language, count, rng, split)
-    own = [text for text in texts if split_of(text) == split]
+    own = [text for text in dict.fromkeys(texts) if split_of(text) == split]
     if not own:
-        raise DataError(f"none of the {len(texts)} strings of {language.name} falls into the {split} split; give some hundreds")
+        raise _none_of(texts, language, split)
     return [own[i] for i in rng.permutation(len(own))[:count]]
 
 

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from maskdiff import checkpoint
+from maskdiff.checkpoint import Spoken
 from maskdiff.config import LanguageConfig
-from maskdiff.data import held_out
-from maskdiff.errors import CanvasError, ConfigError, DataError, GrammarError, UserError
+from maskdiff.data import draw_texts, held_out
+from maskdiff.errors import CanvasError, CheckpointError, ConfigError, DataError, GrammarError, UserError
+from maskdiff.evaluation.generation import real_texts
 from maskdiff.languages import Evaluable, Measurable, make_language, split_of
-from maskdiff.languages.corpus import load_checker
+from maskdiff.languages.checker import load_checker
 from maskdiff.languages.text import TextLanguage
+from maskdiff.tasks import draw_lengths
 
 GRAMMAR = 'start: pair | pair ";" start\npair: "a".."c" "=" /[0-9]+/\n'
 
@@ -69,6 +72,12 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
     assert language.length_log_prob(2) == -np.inf
 
 
+def test_line_ends_of_all_systems(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "corpus.txt").write_bytes(b"\xef\xbb\xbfab\r\nb\ra\n\r\n ba")
+    assert make(LanguageConfig(language=str(tmp_path / "x"))).texts() == ("ab", "b", "a", " ba")
+
+
 def test_literals_of_the_grammar_are_symbols_even_where_no_line_has_them(tmp_path: Path) -> None:
     language = make(folder(tmp_path / "x", ["a=1"], GRAMMAR))
     assert language.parses("a=1;a=1")
@@ -76,28 +85,50 @@ def test_literals_of_the_grammar_are_symbols_even_where_no_line_has_them(tmp_pat
 
 
 def test_without_a_grammar_nothing_is_checked_unless_somebody_does(tmp_path: Path) -> None:
-    language = make(folder(tmp_path / "x", ["{}", "[1]", "null", "0"]))
+    config = folder(tmp_path / "x", ["{}", "[1]", "null", "0", "false"])
+    language = make(config)
     assert language.validity == ""
     assert language.parses("}{")
     assert not language.parses("z")
     assert not language.parses("")
-    checked = make(LanguageConfig(language=str(tmp_path / "x"), validity="json:loads"))
+    checked = make(LanguageConfig(language=config.language, validity="json:loads"))
     assert checked.validity == "json:loads"
-    assert checked.parses("null")
-    assert checked.parses("0")
-    assert not checked.parses("}{")
+    for text in ("null", "0", "false", "[{}]"):  # whatever a parser returns
+        assert checked.parses(text)
+    for text in ("}{", "[\u27e8EOS\u27e9]", "2", "[?]", " 0"):  # the last four: symbols that the language does not have
+        assert not checked.parses(text)
 
 
 def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
-    config = folder(tmp_path / "x", ["aa", "a"])
-    (tmp_path / "x" / "my_checker.py").write_text("def even(text):\n    return len(text) % 2 == 0\n")
-    valid = load_checker("my_checker:even", tmp_path / "x")
-    assert valid is not None
-    assert valid("aa")
-    assert not valid("a")
-    assert str(tmp_path / "x") not in sys.path
-    with pytest.raises(DataError, match=r"1 of 2 lines is invalid by my_checker:even: line 2 'a'"):
-        make_language(LanguageConfig(language=config.language, validity="my_checker:even"))
+    before = list(sys.path)
+    for name, rest in (("x", 0), ("y", 1)):  # two modules of one name
+        folder(tmp_path / name, ["aa", "a"])
+        (tmp_path / name / "mine.py").write_text(f"def even(text):\n    return len(text) % 2 == {rest}\n")
+    first, second = (load_checker("mine:even?", tmp_path / name) for name in "xy")
+    assert first is not None
+    assert second is not None
+    assert (first("aa"), first("a"), second("aa"), second("a")) == (True, False, False, True)
+    assert sys.path == before
+    with pytest.raises(DataError, match=r"1 of 2 lines is invalid by mine:even\?: line 2 'a'"):
+        make_language(LanguageConfig(language=str(tmp_path / "x"), validity="mine:even?"))
+    with pytest.raises(ConfigError, match=r"returns truth values; name it mine:even\?"):
+        make_language(LanguageConfig(language=str(tmp_path / "x"), validity="mine:even"))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise SystemExit(0)", "cannot be imported: SystemExit"),
+        ("def ok():\n    pass", "fails on 'ab': TypeError"),
+        ("def ok(text):\n    raise SystemExit(3)", "fails on 'ab': SystemExit"),
+        ("def ok(text):\n    return {}[text]", "fails on 'ab': KeyError"),
+    ],
+)
+def test_checkers_that_fail(tmp_path: Path, body: str, told: str) -> None:
+    config = folder(tmp_path / "x", ["ab"])
+    (tmp_path / "x" / "mine.py").write_text(body + "\n")
+    with pytest.raises(ConfigError, match=told):
+        make_language(LanguageConfig(language=config.language, validity="mine:ok?"))
 
 
 def test_white_space_and_blanks_that_are_symbols(tmp_path: Path) -> None:
@@ -117,12 +148,26 @@ def test_white_space_and_blanks_that_are_symbols(tmp_path: Path) -> None:
 
 def test_each_held_out_string_is_given_once(tmp_path: Path) -> None:
     corpus = lines(400)
-    language = make(folder(tmp_path / "x", corpus))
+    language = make(folder(tmp_path / "x", corpus * 3))
     test = held_out(language, "test", 10_000, 0)
-    assert sorted(test) == sorted(text for text in corpus if split_of(text) == "test")
+    assert len(test) == len(set(test))
+    assert set(test) == {text for text in corpus if split_of(text) == "test"}
     assert held_out(language, "test", 5, 0) == test[:5]
+    train_only = make(folder(tmp_path / "y", [t for t in corpus if split_of(t) == "train"]))
     with pytest.raises(DataError, match="falls into the validation split"):
-        held_out(make(folder(tmp_path / "y", [t for t in corpus if split_of(t) == "train"])), "validation", 5, 0)
+        held_out(train_only, "validation", 5, 0)
+    with pytest.raises(DataError, match="falls into the validation split"):
+        draw_texts(train_only, 10**6, np.random.default_rng(0), "validation")
+
+
+def test_real_strings_of_a_list(tmp_path: Path) -> None:
+    language = make(folder(tmp_path / "x", lines(60), GRAMMAR))
+    rng = np.random.default_rng(0)
+    drawn = real_texts(language, 1000, None, rng)
+    assert sorted(drawn) == sorted(language.texts() or ())  # no string more often than it is there
+    with pytest.raises(CanvasError, match=r"no strings of 60..60 symbols"):  # possible, but nobody wrote one
+        real_texts(language, 5, (60, 60), rng)
+    assert draw_lengths(language, 3, (59, 61), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is refused
@@ -158,6 +203,9 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
         ({"corpus.txt": b"a\xff"}, {}, DataError, r"not UTF-8 text \(byte 1\)"),
         ({"corpus.txt": b"a\n", "grammar.lark": b"start: )"}, {}, GrammarError, "line 1"),
         ({"corpus.txt": b"a\n", "grammar.lark": b""}, {}, GrammarError, "grammar.lark"),
+        ({"corpus.txt": "a?\u00bf\u25a1\u2370".encode()}, {}, DataError, "no character is left to write a blank"),
+        ({"corpus.txt": b"a\0b"}, {}, DataError, "without NUL"),
+        ({"corpus.txt": b"a" * 5000}, {}, DataError, r"longer than 62 symbols: .*; leave them out"),
         ({"corpus.txt": b"a\n"}, {"validity": "json"}, ConfigError, "MODULE:FUNCTION"),
         ({"corpus.txt": b"a\n"}, {"validity": "no_such_module:f"}, ConfigError, "cannot be imported"),
         ({"corpus.txt": b"a\n"}, {"validity": "json:__doc__"}, ConfigError, "no function"),
@@ -239,33 +287,99 @@ def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
         again.sample_many(1, np.random.default_rng(0))
 
 
-def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path) -> None:
+def spied(tmp_path: Path) -> tuple[Path, LanguageConfig]:
+    """A folder whose checker leaves a trace when it is imported."""
     config = folder(tmp_path / "x", ["aa", "ab"])
+    trace = tmp_path / "ran"
     (tmp_path / "x" / "spy_checker.py").write_text(
-        f"open({str(tmp_path / 'ran')!r}, 'w').close()\ndef ok(text):\n    return text == 'aa'\n"
+        f"open({str(trace)!r}, 'w').close()\ndef ok(text):\n    return text == 'aa'\n"
     )
-    named = LanguageConfig(language=config.language, validity="spy_checker:ok", skip_invalid=True)
-    checkpoint.save(tmp_path / "x.pt", payload_of(named, make(config)))
-    loaded = checkpoint.load_denoiser(tmp_path / "x.pt")
-    assert loaded.language.parses("bb")
-    assert loaded.language.validity == ""
-    assert loaded.language.texts() == ("aa", "ab")  # read again from the folder, nothing imported
-    assert not (tmp_path / "ran").exists()
-    trusted = checkpoint.load_denoiser(tmp_path / "x.pt", validity="spy_checker:ok")
-    assert (tmp_path / "ran").exists()
-    assert not trusted.language.parses("bb")
+    return trace, LanguageConfig(language=config.language, validity="spy_checker:ok?", skip_invalid=True)
+
+
+@pytest.mark.parametrize("state", ["whole", "empty", "absent"])
+def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str) -> None:
+    trace, named = spied(tmp_path)
+    payload = payload_of(named, make(LanguageConfig(language=named.language)))
+    if state == "empty":
+        payload["language"] = {}
+    elif state == "absent":
+        del payload["language"]
+    checkpoint.save(tmp_path / "x.pt", payload)
+    checkpoint.save_pretrained(tmp_path / "pretrained", payload)
+    for load, path in ((checkpoint.load_denoiser, tmp_path / "x.pt"), (checkpoint.from_pretrained, tmp_path / "pretrained")):
+        if state == "whole":
+            loaded = load(path)
+            assert loaded.language.validity == "" == loaded.config.language.validity
+            assert loaded.language.texts() == ("aa", "ab")  # read again from the folder, nothing imported
+        else:
+            with pytest.raises(CheckpointError, match="give its folder with --language"):
+                load(path)
+        with pytest.raises(UserError, match=r"cannot be imported|--language"):  # no module is looked for where it points
+            load(path, spoken=Spoken(validity="spy_checker:ok?"))
+    assert not trace.exists()
+    trusted = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=Spoken(named.language, "spy_checker:ok?", skip_invalid=True))
+    assert trace.exists()
     assert trusted.language.parses("aa")
+    assert not trusted.language.parses("ab")
+
+
+def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
+    from maskdiff.configio import dump_yaml
+    from maskdiff.training.door import run_config
+
+    trace, named = spied(tmp_path)
+    payload = payload_of(named, make(LanguageConfig(language=named.language)))
+    checkpoint.save(tmp_path / "last.pt", payload)
+    for written in (False, True):
+        if written:
+            (tmp_path / "config.yaml").write_text(dump_yaml(checkpoint.read_config(payload)))
+        with pytest.raises(ConfigError, match=r"say that it may, with --validity spy_checker:ok\?"):
+            run_config(tmp_path, {})
+        assert run_config(tmp_path, {"validity": "spy_checker:ok?"}).language.validity == "spy_checker:ok?"
+    assert not trace.exists()
+
+
+def test_a_folder_read_anew_must_speak_the_same_symbols(tmp_path: Path) -> None:
+    config = folder(tmp_path / "x", lines(100))
+    checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
+    (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
+    anew = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=Spoken(config.language))
+    assert anew.language.validity == "grammar.lark"
+    (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR.replace('";"', '(";" | "!")'))
+    with pytest.raises(CheckpointError, match="it was not trained on '!'"):
+        checkpoint.load_denoiser(tmp_path / "x.pt", spoken=Spoken(config.language))
+    (tmp_path / "x" / "grammar.lark").unlink()
+    (tmp_path / "x" / "corpus.txt").write_text("a=1\nz=2\n")
+    with pytest.raises(DataError, match="has changed since the training: 'z' is no symbol"):
+        checkpoint.load_denoiser(tmp_path / "x.pt").language.texts()
+    for folder_, state in (("json", payload_of(config, anew.language)), (config.language, None)):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="give a folder"):
+            checkpoint.denoiser_from(state or json_payload(), spoken=Spoken(folder_))
+    with pytest.raises(ConfigError, match="validity is for a language of your own"):
+        checkpoint.denoiser_from(json_payload(), spoken=Spoken(validity="json:loads"))
+
+
+def json_payload() -> checkpoint.Payload:
+    config = LanguageConfig(language="json")
+    return payload_of(config, make(config))
 
 
 @pytest.mark.parametrize(
-    "state", [{"symbols": 3}, {"symbols": "ab", "lengths": [-1]}, {"symbols": "ab", "lengths": [0]}, {"a": 1}]
+    "state",
+    [
+        {"symbols": 3},
+        {"symbols": "ab", "lengths": [-1]},
+        {"symbols": "ab", "lengths": [0]},
+        {"a": 1},
+        {"symbols": "ab", "lengths": [0, 10**30]},
+    ],
 )
 def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> None:
     config = folder(tmp_path / "x", ["aa", "ab"])
     payload = payload_of(config, make(config))
     with pytest.raises(UserError, match="symbols, grammar and lengths"):
         checkpoint.denoiser_from({**payload, "language": state}, path="x.pt")
-    assert json.dumps(payload["language"])  # plain values
 
 
 def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
@@ -312,6 +426,8 @@ def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
     }
     assert not any(row["sampler"] in ("least_edits", "bayes_optimal") for row in rows)
     assert benchmark.main([*argv, "--grammar"]) == 2
+    assert "pairs has no grammar" in capsys.readouterr().err
+    assert benchmark.main([*argv, "--suite", "repair", "--repair_method", "least_edits"]) == 2
     assert "pairs has no grammar" in capsys.readouterr().err
     assert benchmark.main([*argv[:-4], "--sampler", "coarse_to_fine"]) == 2
     assert "<DIGIT>" in capsys.readouterr().err

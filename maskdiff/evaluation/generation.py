@@ -19,6 +19,7 @@ import torch
 
 from maskdiff import metrics
 from maskdiff.data import held_out
+from maskdiff.errors import CanvasError
 from maskdiff.evaluation.rows import (
     Ledger,
     Plan,
@@ -94,13 +95,23 @@ def yardstick(language: Language, plan: Plan, seen: Seen) -> Yardstick:
 
 
 def real_texts(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[str]:
-    """Draws of the generator with inner lengths within ``bounds``, by rejection."""
+    """Draws of the generator with inner lengths within ``bounds``, by rejection.
+
+    Of a language that is a list each string is drawn once at most, so that there may be fewer.  Raises ``CanvasError`` where
+    no string has such a length.
+    """
+    texts = language.texts()
+    low, high = bounds or (0, language.max_symbols)
+    if not language.length_probs()[low : high + 1].sum() > 0:
+        raise CanvasError(f"{language.name} has no strings of {low}..{high} symbols to compare with")
+    if texts is not None:
+        fitting = [text for text in texts if low <= len(text) <= high]
+        return [fitting[i] for i in rng.permutation(len(fitting))[:count]]
     if bounds is None:
         return language.sample_many(count, rng)
     kept: list[str] = []
-    draw_lengths(language, 1, bounds, rng)  # raises where no length is possible, instead of looping for ever
     while len(kept) < count:
-        kept += [text for text in language.sample_many(4 * count, rng) if bounds[0] <= len(text) <= bounds[1]]
+        kept += [text for text in language.sample_many(4 * count, rng) if low <= len(text) <= high]
     return kept[:count]
 
 
@@ -134,10 +145,12 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
         figures["has_equals"] = metrics.rate(map(metrics.has_equals, texts))
         figures["has_operator"] = metrics.rate(metrics.has_operator(text, against.operators) for text in texts)
     figures["distinct"] = metrics.distinct(texts)
-    figures["distinct_relative"] = metrics.relative(figures["distinct"], against.real_sets)
     if language.validity:
         figures["distinct_valid"] = metrics.distinct_valid(texts, language)
-        figures["distinct_valid_relative"] = metrics.relative(figures["distinct_valid"], against.real_sets)
+    if all(len(real) == len(texts) for real in against.real_sets):  # a short list of strings has no sets of any size
+        figures |= {
+            f"{name}_relative": metrics.relative(figures[name], against.real_sets) for name in [*figures] if "distinct" in name
+        }
     figures["novel"] = metrics.novel(texts, against.seen)
     figures |= distances(texts, against, rng)
     if isinstance(language, Measurable):
@@ -171,7 +184,7 @@ def generation(subject: Subject, plan: Plan, seen: Seen, watch: Watch = unwatche
             if plan.lengths is not None:
                 settings["length"] = f"{plan.lengths[0]}..{plan.lengths[1]}"
             for metric, estimate in describe(made.texts, against, plan.rng(7)).items():
-                ledger.add(config.sampler, settings, metric, estimate, baseline=floor[metric], ceiling=ceiling[metric])
+                ledger.add(config.sampler, settings, metric, estimate, baseline=floor[metric], ceiling=ceiling.get(metric))
             ledger.add(config.sampler, settings, "evaluations", metrics.mean(made.evaluations, plan.rng(8)))
             ledger.add(config.sampler, settings, "strings_per_second", throughput(len(made.texts), made.seconds))
             if plan.lengths is None and subject.language.validity:

@@ -181,10 +181,11 @@ def unigram_texts(real: Sequence[str], lengths: Sequence[int], rng: np.random.Ge
 
 def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
     """A decoded text in which a special token inside the string (``<EOS>``) is one wrong symbol instead of five characters."""
+    foreign = next(sign for sign in "\N{REPLACEMENT CHARACTER}\N{INTERROBANG}\0" if sign not in vocabulary.symbols)
     for token in vocabulary.specials:
         name = vocabulary.shown[token]
         if len(name) > 1:
-            text = text.replace(name, "\N{REPLACEMENT CHARACTER}")
+            text = text.replace(name, foreign)
     return text
 
 

@@ -21,7 +21,7 @@ from maskdiff.evaluation.editing import editing
 from maskdiff.evaluation.generation import Seen, generation
 from maskdiff.evaluation.likelihood import likelihood
 from maskdiff.evaluation.one_edit import one_edit
-from maskdiff.evaluation.repair import MODELLESS, blocks, repair
+from maskdiff.evaluation.repair import MODELLESS, UNDER_GRAMMAR, blocks, fitting_methods, repair
 from maskdiff.evaluation.report import Report
 from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, draw_lengths, unwatched
 from maskdiff.evaluation.samplers import check_fit, fitting
@@ -119,6 +119,7 @@ def check_subjects(subjects: Sequence[Subject], plan: Plan, samplers: Sequence[S
     ``UserError``.
     """
     grammar = any(config.grammar for config in plan.samplers)
+    grammar = grammar or any(name == MODELLESS or UNDER_GRAMMAR in name for name in plan.repair_methods)
     for subject in subjects:
         draw_lengths(subject.language, 1, plan.lengths, plan.rng())
         if grammar:
@@ -127,8 +128,9 @@ def check_subjects(subjects: Sequence[Subject], plan: Plan, samplers: Sequence[S
 
 
 def own_plan(subject: Subject, plan: Plan) -> Plan:
-    """The plan with the samplers that the subject can run."""
-    return replace(plan, samplers=fitting(plan.samplers, subject.loaded.denoiser))
+    """The plan with the samplers that the subject can run, and the methods of repair that its language has the means for."""
+    methods = fitting_methods(plan.repair_methods, subject.language)
+    return replace(plan, samplers=fitting(plan.samplers, subject.loaded.denoiser), repair_methods=methods)
 
 
 def planned(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:

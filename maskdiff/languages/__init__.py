@@ -7,11 +7,12 @@ Easy to get wrong: a language's lengths count inner symbols, without BOS and EOS
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskdiff.config import LanguageConfig
-from maskdiff.errors import ConfigError, nearest, quote
+from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
 from maskdiff.languages.corpus import counted, open_corpus, restored
 from maskdiff.languages.protocol import Evaluable, Language, Measurable, Operational, Split, holds, split_of
@@ -25,19 +26,17 @@ LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]]
 }
 
 
-def make_language(config: LanguageConfig | None = None, state: Mapping[str, Any] | None = None, validity: str = "") -> Language:
+def make_language(config: LanguageConfig | None = None) -> Language:
     """The language that `config` names and shapes (the default one without), from a folder if it is the user's own.
 
-    With the `state` that a checkpoint keeps of a user's language, no folder is needed, and nothing that `config` names is
-    imported: `validity` names the checker to trust. Raises ConfigError, and for a folder DataError and GrammarError.
+    The configuration must be the user's: a checker that it names is imported. Raises ConfigError, and for a folder DataError
+    and GrammarError.
     """
     config = config or LanguageConfig()
     name = config.language
     if name in LANGUAGES:
-        lengths = (state or {}).get("lengths")  # saves counting them again
-        return LANGUAGES[name](config, counted(lengths))
-    if state:
-        return restored(str(state.get("name", name)), config, state, validity)
+        _check_own(config)
+        return LANGUAGES[name](config, None)
     if name and Path(name).is_dir():
         return open_corpus(config)
     if "/" in name or "\\" in name:
@@ -48,7 +47,28 @@ def make_language(config: LanguageConfig | None = None, state: Mapping[str, Any]
     )
 
 
+def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> Language:
+    """The language of a checkpoint, from its configuration and what `Language.state` said; no folder is needed.
+
+    Nothing that the two name is imported: `validity` is the checker that the user trusts. Raises ConfigError and DataError.
+    """
+    name = config.language
+    if name in LANGUAGES:
+        _check_own(replace(config, validity=validity))
+        return LANGUAGES[name](replace(config, validity=""), counted(state.get("lengths")))  # saves counting them again
+    if not state:
+        raise DataError(f"nothing tells what the language {quote(name)} is; give its folder with --language")
+    return restored(str(state.get("name", name)), replace(config, validity=""), state, validity)
+
+
+def _check_own(config: LanguageConfig) -> None:
+    """Raises ConfigError for knobs of folders in a language that is none."""
+    for knob in ("validity", "skip_invalid", "accept_ambiguous"):
+        if getattr(config, knob):
+            raise ConfigError(f"{knob} is for a language of your own, in a folder; {config.language} comes with its own check")
+
+
 __all__ = [
     "LANGUAGES", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Vocabulary", "holds",
-    "make_language", "split_of",
+    "make_language", "restore_language", "split_of",
 ]  # fmt: skip

@@ -1,15 +1,14 @@
 """A user's own language: a folder with `corpus.txt`, one string a line, and optionally `grammar.lark`.
 
 For: reading such a folder, checking its lines, and making its language again from what a checkpoint kept. Not for: grammars
-themselves (`cfg/`). Easy to get wrong: a checker named in a configuration is the user's own program and is imported; one that
-is named by somebody's checkpoint must not be, so `restored` takes the checker from its caller and never from the state.
+(`cfg/`) and checkers (`checker.py`) themselves. Easy to get wrong: what a configuration names is the user's own and is trusted;
+what somebody's checkpoint names is not, so `restored` imports nothing and looks for no module where the checkpoint points.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,98 +19,88 @@ import numpy as np
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, DataError, GrammarError, quote
 from maskdiff.languages.cfg import literal_characters
+from maskdiff.languages.checker import Checker, load_checker
 from maskdiff.languages.text import Material, TextLanguage, absent
 
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
 MAX_SYMBOLS = 4096  # different characters of one
+LONGEST = 1024  # tokens: what max_len may be
 SHOWN = 3  # bad lines in a message
 COUNTED = 200  # lines, of all lengths, whose derivations are counted
+PROBED = 20  # lines that tell whether a checker returns verdicts
 
 
 def open_corpus(config: LanguageConfig) -> TextLanguage:
-    """The language of the folder `config.language`.
+    """The language of the folder `config.language`, with the checker that `config.validity` names. Both must be the user's.
 
     Raises DataError: no such folder or corpus, text that is not UTF-8, no lines, or lines that are invalid or too long (unless
-    `config.skip_invalid`); GrammarError; ConfigError for a checker that cannot be imported.
+    `config.skip_invalid`); GrammarError; ConfigError for a checker that cannot be used.
     """
-    folder = Path(config.language)
-    lines = _read(folder / CORPUS).split("\n")
-    numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip("\r")]
-    if not numbered:
-        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
-    grammar = _read(folder / GRAMMAR) if (folder / GRAMMAR).exists() else None
-    valid = load_checker(config.validity, folder)
-    characters = set("".join(line for _, line in numbered))
-    if grammar is not None:
-        characters |= literal_characters(grammar, str(folder / GRAMMAR))
-    if len(characters) > MAX_SYMBOLS:
-        raise DataError(f"{folder / CORPUS} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt")
-    kept: list[str] = []  # filled below: the lines are checked by the language that they make
-    material = _made("".join(sorted(characters)), lambda: tuple(kept), grammar, valid, config.validity)
-    language = TextLanguage(folder.resolve().name, config, material)
-    kept += _checked(language, numbered, folder / CORPUS)
-    if grammar is not None and not config.accept_ambiguous:
-        _check_ambiguity(language, kept, folder / GRAMMAR)
-    if len(kept) < len(numbered):
-        language.note = f"{len(numbered) - len(kept)} of {len(numbered)} lines of {folder / CORPUS} are left out"
-    return language
+    return _open(config, load_checker(config.validity, Path(config.language)))
 
 
 def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> TextLanguage:
     """The language that `TextLanguage.state` describes, without its strings unless its folder is still here.
 
-    `validity` names the checker that its user trusts. Raises DataError for a state that is none; ConfigError for the checker.
+    `validity` names the checker that its user trusts, a module that Python finds. Raises DataError for a state that is none,
+    ConfigError for the checker.
     """
     symbols, grammar, lengths = state.get("symbols"), state.get("grammar"), counted(state.get("lengths"))
     if not isinstance(symbols, str) or not symbols or not (grammar is None or isinstance(grammar, str)) or lengths is None:
         raise DataError(f"the language {quote(name)} is described by {quote(dict(state))}, not by symbols, grammar and lengths")
-    trusted = replace(config, validity=validity)
-    here = (Path(config.language) / CORPUS).exists()
-    texts = cache(lambda: open_corpus(trusted).texts()) if here else absent(name, config.language)
-    valid = load_checker(validity, Path(config.language))
-    return TextLanguage(name, config, _made(str(symbols), texts, grammar, valid, validity), lengths)
+    checker = load_checker(validity)
+
+    @cache
+    def texts() -> tuple[str, ...] | None:
+        found = _open(replace(config, validity=""), checker).texts() or ()
+        new = sorted(set("".join(found)) - set(symbols))
+        if new:
+            raise DataError(f"{config.language} has changed since the training: {quote(new[0])} is no symbol; train it again")
+        return found
+
+    here = (Path(config.language) / CORPUS).is_file()
+    material = _material(symbols, texts if here else absent(name, config.language), grammar, checker)
+    return TextLanguage(name, config, material, lengths, str(state.get("digest", "")))
 
 
 def counted(lengths: object) -> list[int] | None:
     """The numbers of strings of each length that a stranger's file gives, if that is what they are and there are any."""
-    if not isinstance(lengths, list) or not all(isinstance(n, int) and n >= 0 for n in lengths) or not any(lengths):
+    if not isinstance(lengths, list) or len(lengths) > LONGEST or not any(lengths):
         return None
-    return lengths
+    return lengths if all(type(n) is int and 0 <= n < 2**48 for n in lengths) else None
 
 
-def load_checker(validity: str, folder: Path) -> Callable[[str], bool] | None:
-    """The checker `MODULE:FUNCTION`, looked for in the folder of the language too; None for an empty name.
-
-    A text is invalid where the function returns False or raises a ValueError or SyntaxError: `json:loads` and `ast:parse` are
-    checkers. Raises ConfigError.
-    """
-    if not validity:
-        return None
-    module, colon, name = validity.partition(":")
-    if not (module and colon and name):
-        raise ConfigError(f"validity is {quote(validity)}; give MODULE:FUNCTION, such as json:loads")
-    sys.path.insert(0, str(folder))
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the user's module may raise anything
-        raise ConfigError(f"validity is {quote(validity)}, which cannot be imported: {type(error).__name__}: {error}") from None
-    finally:
-        sys.path.remove(str(folder))
-    if not callable(function):
-        raise ConfigError(f"validity is {quote(validity)}, which is no function")
-
-    def valid(text: str) -> bool:
-        try:
-            return function(text) is not False
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return False
-
-    return valid
+def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
+    folder = Path(config.language)
+    lines = _read(folder / CORPUS).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
+    if not numbered:
+        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
+    if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
+        raise ConfigError(f"checker {checker.name} returns truth values; name it {checker.name}? so that they count")
+    grammar = _read(folder / GRAMMAR) if (folder / GRAMMAR).exists() else None
+    characters = set("".join(line for _, line in numbered))
+    if grammar is not None:
+        characters |= literal_characters(grammar, str(folder / GRAMMAR))
+    if len(characters) > MAX_SYMBOLS:
+        raise DataError(f"{folder / CORPUS} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt")
+    kept: list[tuple[str, ...]] = []  # one, made below: the lines are checked by the language that they make
+    material = _material("".join(sorted(characters)), lambda: kept[0], grammar, checker)
+    language = TextLanguage(folder.resolve().name, config, material)
+    kept.append(tuple(_checked(language, numbered, folder / CORPUS)))
+    language.digest = hashlib.blake2b("\n".join(sorted(kept[0])).encode(), digest_size=8).hexdigest()
+    if len(kept[0]) < len(numbered):
+        language.note = f"{len(numbered) - len(kept[0])} of {len(numbered)} lines of {folder / CORPUS} are left out"
+    if grammar is not None and not config.accept_ambiguous:
+        _check_ambiguity(language, kept[0], folder / GRAMMAR)
+    return language
 
 
 def _read(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{quote(str(path), 200)} is no file; a language is a folder with {CORPUS}")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} has over {MAX_BYTES} bytes; give a part of it")
         return path.read_bytes().decode("utf-8-sig")
@@ -123,19 +112,15 @@ def _read(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
-def _made(
-    symbols: str,
-    texts: Callable[[], tuple[str, ...] | None],
-    grammar: str | None,
-    valid: Callable[[str], bool] | None,
-    validity: str,
+def _material(
+    symbols: str, texts: Callable[[], tuple[str, ...] | None], grammar: str | None, checker: Checker | None
 ) -> Material:
     def draw(n: int, rng: np.random.Generator) -> list[str]:
         strings = texts() or ()
         return [strings[i] for i in rng.integers(0, len(strings), n)]
 
-    decides = validity if valid is not None else GRAMMAR if grammar is not None else ""
-    return Material(symbols, draw, texts, grammar, valid, decides)
+    decides = checker.name if checker is not None else GRAMMAR if grammar is not None else ""
+    return Material(symbols, draw, texts, grammar, checker, decides)
 
 
 def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path) -> list[str]:
@@ -145,21 +130,23 @@ def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path
     verdicts = {line: language.parses(line) for line in dict.fromkeys(line for _, line in short)}
     bad = [(number, line) for number, line in short if not verdicts[line]]
     good = [line for _, line in short if verdicts[line]]
-    if language.config.skip_invalid and good:
+    skip = language.config.skip_invalid
+    if skip and good:
         return good
-    hint = "mend or remove them, or leave them out with --skip_invalid"
+    hint = "no line is left" if skip else "mend or remove them, or leave them out with --skip_invalid"
     if bad:
         raise DataError(f"{path}: {_told(bad, len(numbered))} invalid by {language.validity}: {_examples(bad)}; {hint}")
     if long:
-        longest = max(len(line) for _, line in long)
+        longest = max(len(line) for _, line in long) + 2
+        raised = f"raise --max_len to {longest}, or " if longest <= LONGEST else ""
+        hint = f"{raised}leave them out with --skip_invalid" if not skip else "no line is left"
         raise DataError(
-            f"{path}: {_told(long, len(numbered))} longer than {language.max_symbols} symbols: {_examples(long)}; "
-            f"raise --max_len to {longest + 2}, or leave them out with --skip_invalid"
+            f"{path}: {_told(long, len(numbered))} longer than {language.max_symbols} symbols: {_examples(long)}; {hint}"
         )
     return good
 
 
-def _check_ambiguity(language: TextLanguage, lines: list[str], path: Path) -> None:
+def _check_ambiguity(language: TextLanguage, lines: Sequence[str], path: Path) -> None:
     """Raises GrammarError for a line that is derived in several ways: enumeration sees short strings only."""
     for line in sorted(set(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
         ways = language.derivations(line) or 1

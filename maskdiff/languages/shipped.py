@@ -7,6 +7,7 @@ wrong: the grammar of `json` is the language; that of `python-expressions` is a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None
     """Expressions of Python's standard library, those that fit; Python's parser decides what is valid."""
     longest = config.max_len - 2
 
+    @cache
     def texts() -> tuple[str, ...]:
         return tuple(text for text in python_expressions.collect() if len(text) <= longest)
 

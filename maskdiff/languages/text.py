@@ -46,12 +46,23 @@ class Material:
 class TextLanguage:
     """Implements `maskdiff.languages.Language`.
 
-    `lengths` counts strings by their number of symbols, from 0; without it they are counted when first needed.
+    `lengths` counts strings by their number of symbols, from 0; without it they are counted when first needed. `digest`
+    tells one corpus from another; it is empty where strings are generated. Raises DataError for symbols that cannot be one.
     """
 
-    def __init__(self, name: str, config: LanguageConfig, material: Material, lengths: Sequence[int] | None = None) -> None:
-        self.name, self.config, self.material = name, config, material
-        self.vocabulary = Vocabulary.of(material.symbols, digit=False)
+    def __init__(
+        self,
+        name: str,
+        config: LanguageConfig,
+        material: Material,
+        lengths: Sequence[int] | None = None,
+        digest: str = "",
+    ) -> None:
+        self.name, self.config, self.material, self.digest = name, config, material, digest
+        try:
+            self.vocabulary = Vocabulary.of(material.symbols, digit=False)
+        except ValueError as error:
+            raise DataError(f"the symbols of {name} make no vocabulary: {error}") from None
         self.validity = material.validity
         self.min_symbols, self.max_symbols = 1, config.max_len - 2
         self.note = ""  # what its user should be told before it is used
@@ -75,14 +86,14 @@ class TextLanguage:
 
     def parses(self, text: str) -> bool:
         """Whether `text` is a string of the language, by its checker, else by its grammar, else by its symbols alone."""
-        if self.material.valid is not None:
-            return self.material.valid(text)
         try:
             symbols = self.vocabulary.encode(text)
         except ParseError:
             return False
         if len(symbols) < len(text):  # white space that is no symbol may be typed, but is in no string
             return False
+        if self.material.valid is not None:
+            return self.material.valid(text)
         if self._recogniser is None:
             return len(symbols) > 0
         return self._recogniser([token - self.vocabulary.inner_ids[0] for token in symbols])
@@ -122,6 +133,8 @@ class TextLanguage:
         """(max_symbols + 1,) strings of each length."""
         if self._lengths is not None:
             sizes: Any = np.asarray(self._lengths, dtype=np.int64)[: self.max_symbols + 1]
+            if not sizes.any():
+                raise DataError(f"no string of {self.name} fits max_len {self.config.max_len}")
             return np.pad(sizes, (0, self.max_symbols + 1 - len(sizes)))
         texts = self.texts()
         strings = self.sample_many(DRAWS, np.random.default_rng(SEED)) if texts is None else texts
@@ -156,12 +169,13 @@ class TextLanguage:
         return math.log(weight[n] / weight.sum()) if 0 <= n <= self.max_symbols and weight[n] > 0 else -math.inf
 
     def state(self) -> dict[str, Any]:
-        """Symbols, grammar and lengths: enough for everything but drawing strings, and checking them with a callable."""
+        """Symbols, grammar, lengths and which corpus it was: enough for everything but drawing strings, and a checker."""
         return {
             "name": self.name,
             "symbols": self.material.symbols,
             "grammar": self.material.grammar,
             "lengths": self.counts.tolist(),
+            "digest": self.digest,
         }
 
 

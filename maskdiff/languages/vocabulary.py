@@ -44,8 +44,8 @@ class Vocabulary:
         inner = [s for s in self.symbols[len(SPECIALS) :] if s != DIGIT]
         if self.symbols[: len(SPECIALS)] != SPECIALS or len(set(self.symbols)) != len(self.symbols):
             raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)} and repeats nothing: {self.symbols}")
-        if any(len(s) != 1 or s in "\r\n" for s in inner):
-            raise ValueError(f"symbols are single characters of a line: {inner}")
+        if any(len(s) != 1 or s in "\r\n\0" for s in inner):
+            raise ValueError(f"symbols are single characters of a line, without NUL: {inner}")
         if DIGIT in self.symbols[:-1] or (DIGIT in self.symbols and ANY_DIGIT in inner):
             raise ValueError(f"{DIGIT} comes last, and has {ANY_DIGIT} to itself")
         if set(BLANKS) <= set(inner):

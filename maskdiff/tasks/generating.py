@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -64,9 +65,11 @@ def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | N
     low, high = length or (language.min_symbols, language.max_symbols)
     if low == high:
         return [language.check_length(low)] * num
-    probs = np.array(language.length_probs(), dtype=np.float64)
-    sizes = np.arange(len(probs))
-    probs[(sizes < low) | (sizes > high)] = 0.0
+    sizes = np.arange(language.max_symbols + 1)
+    inside = (sizes >= low) & (sizes <= high)
+    probs = np.where(inside, language.length_probs(), 0.0)
+    if not probs.sum() > 0:  # no string has such a length yet; perhaps one may
+        probs = np.where(inside, [math.exp(language.length_log_prob(n)) for n in sizes.tolist()], 0.0)
     if not probs.sum() > 0:
         raise CanvasError(
             f"length {low}..{high} is impossible for {language.name}: "

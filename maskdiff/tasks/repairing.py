@@ -102,6 +102,8 @@ def _check(language: Language, method: str, sigma: float | None, beam: int, slac
         raise ConfigError(f"max_edits is {wishes.max_edits}; give 0 or more, or none to allow any number")
     if not 1 <= wishes.top <= MOST_ALTERNATIVES:
         raise ConfigError(f"top is {wishes.top}; give 1 to {MOST_ALTERNATIVES} alternatives")
+    if wishes.grammar and language.lark_grammar() is None:
+        raise ConfigError(f"{language.name} has no grammar; repair without grammar, or give it one")
     if wishes.holds and not isinstance(language, Evaluable):
         raise ConfigError(f"{language.name} states nothing that could hold; repair with grammar instead of holds")
     if method == "draft" and (wishes.holds or wishes.top > 1):

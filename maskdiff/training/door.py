@@ -10,7 +10,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,20 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
 
 
 def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
-    """The configuration of the run in ``folder``, of its config.yaml or else of its last.pt, under what is ``given``."""
-    if (folder / "config.yaml").exists():
-        return load_config(folder / "config.yaml", given)
+    """The configuration of the run in ``folder``, of its config.yaml or else of its last.pt, under what is ``given``.
+
+    Raises ConfigError for a run with a checker that is not given again: run folders are passed on, and what a stranger's
+    names must not be imported.
+    """
     last = folder / "last.pt"
-    base = checkpoint.read_config(checkpoint.load(last), quote(str(last)))
-    safe = replace(base, language=replace(base.language, validity=""))  # a checkpoint must not name what is imported
-    return load_config(None, given, base=safe)
+    if (folder / "config.yaml").exists():
+        config = load_config(folder / "config.yaml", given)
+    else:
+        config = load_config(None, given, base=checkpoint.read_config(checkpoint.load(last), quote(str(last))))
+    checker = config.language.validity
+    if checker and given.get("validity") != checker:
+        raise ConfigError(f"the run in {folder} checks texts with {quote(checker)}; say that it may, with --validity {checker}")
+    return config
 
 
 def command(program: str, *words: str, processes: int = 1) -> str:
@@ -96,7 +102,8 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
         return 128 + trainer.stop_signal
     print(result(progress))
     if (folder / "best.pt").exists():
-        checker = ("--validity", config.language.validity) if config.language.validity else ()
+        named = config.language
+        checker = ("--language", named.language, "--validity", named.validity) if named.validity else ()
         print(f"benchmark it with: {command('benchmark.py', '--checkpoint', str(folder / 'best.pt'), *checker)}")
     return 0
 

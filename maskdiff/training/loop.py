@@ -73,10 +73,10 @@ class Trainer:
         payload = None if source is None else checkpoint.load(source, self.device)
         if resume and payload is not None:
             check_unchanged(checkpoint.read_config(payload, quote(str(source))), self.config, quote(str(source)))
-            if payload.get("language", {}) != self.language.state():
-                raise ConfigError(
-                    f"the strings of {config.language.language} are not those that {folder} was trained on; start anew"
-                )
+            before, now = payload.get("language", {}), self.language.state()
+            if other := [name for name in before if before[name] != now.get(name)]:
+                where = quote(config.language.language)
+                raise ConfigError(f"{', '.join(other)} of {where} changed since {folder} was trained; start a new run")
         torch.manual_seed(train.seed)
         try:
             self.model = UniversalDenoiser(model_config).to(self.device)

@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
     subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
-    for told in filter(None, dict.fromkeys(getattr(subject.language, "note", "") for subject in subjects)):
+    for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(told)
     for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else ()):
         note(line)

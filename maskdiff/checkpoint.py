@@ -334,7 +334,9 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
     if not spoken.folder:
         try:
             return restore_language(config, state, spoken.validity)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
+            if spoken.validity and isinstance(error, ConfigError):  # the user's own word
+                raise
             raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
     if spoken.folder in LANGUAGES or config.language in LANGUAGES:
         raise ConfigError(

@@ -31,7 +31,7 @@ class LanguageConfig:
 
     language: str = knob("arithmetic", "arithmetic, json, python-expressions, or a folder with corpus.txt")
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
-    validity: str = knob("", "MODULE:FUNCTION that reads texts (or MODULE:FUNCTION? that judges them), for a folder; see docs/languages.md")
+    validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
     notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))

@@ -27,6 +27,7 @@ class Language(Protocol):
     config: LanguageConfig
     min_symbols: int
     max_symbols: int
+    note: str  # what its user should be told before it is used, such as lines that were left out; mostly empty
     validity: str  # what decides `parses`, in a word or two; empty where nothing does, and any string of the symbols passes
 
     def sample(self, rng: np.random.Generator) -> str:

@@ -87,8 +87,8 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
             f"{trainer.model.parameter_count():,} parameters on {trainer.device}, {torch.get_num_threads()} threads, "
             f"{world.size} process{'es' * (world.size > 1)}, seed {config.train.seed}; files go to {folder}"
         )
-        if note := getattr(trainer.language, "note", ""):
-            tell(note)
+        if trainer.language.note:
+            tell(trainer.language.note)
         if trainer.finished and resume:
             made, asked = trainer.progress.step, config.train.max_iters
             tell(f"nothing to train: {made:,} steps are made and max_iters is {asked:,}; give a larger --max_iters to go on")

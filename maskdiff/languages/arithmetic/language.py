@@ -30,6 +30,7 @@ class ArithmeticLanguage:
 
     name = "arithmetic"
     validity = "parser"
+    note = ""
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config

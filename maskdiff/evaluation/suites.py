@@ -77,7 +77,9 @@ SUITES: dict[str, Suite] = {
         lambda p: len({*p.repair_methods, MODELLESS}) + 1,
     ),
     "editing": Suite("strings with blanks", _whole("editing", editing), lambda p: 1),
-    "likelihood": Suite("nats per token, beside the exact entropy if it is known", _whole("likelihood", likelihood), lambda p: 1),
+    "likelihood": Suite(
+        "nats per token, beside the exact entropy if it is known", _whole("likelihood", likelihood), lambda p: 1
+    ),
     "speed": Suite(
         "strings per second, training tokens per second",
         lambda s, p, m, watch: speed(s, p, watch),

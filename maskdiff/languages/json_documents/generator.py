@@ -39,7 +39,8 @@ ESCAPED = (
 PHRASES = (
     "not found", "hello world", "it works", "no such file", "so far, so good", "wait...", "why not?", "50% off", "A & B",
     "1 < 2", "me@home.org", "a.b@c.de", "/usr/bin", "/dev/null", "index.html", "http://a.io", "2024-05-01", "1999-12-31",
-    "12:30", "09:05:00", "1.0.2", "v2.1", "#ff00aa", "#333", "x=1;y=2", "[1,2]", "{}", "f(x)", "don't", "$9.99", "a|b", "~", "*", "",
+    "12:30", "09:05:00", "1.0.2", "v2.1", "#ff00aa", "#333", "x=1;y=2", "[1,2]", "{}", "f(x)", "don't", "$9.99", "a|b", "~",
+    "*", "",
 )  # fmt: skip
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-"
 PRINTABLE = tuple({'"': r"\"", "\\": r"\\"}.get(c, c) for c in map(chr, range(0x20, 0x7F)))

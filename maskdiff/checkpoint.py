@@ -332,6 +332,8 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
     if not spoken.folder:
+        if spoken.skip_invalid or spoken.accept_ambiguous:
+            raise ConfigError("skip_invalid and accept_ambiguous are for a folder; give --language DIR, too")
         try:
             return restore_language(config, state, spoken.validity)
         except (ConfigError, DataError) as error:

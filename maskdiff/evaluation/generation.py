@@ -33,8 +33,9 @@ from maskdiff.evaluation.rows import (
     throughput,
     unigram_texts,
     unwatched,
+    verdicts,
 )
-from maskdiff.languages import Evaluable, Measurable, Operational
+from maskdiff.languages import Measurable, Operational
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.sampler import Sampler
@@ -135,11 +136,7 @@ def held_out_texts(language: Language, count: int, plan: Plan) -> list[str]:
 def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator) -> dict[str, Estimate]:
     """Every metric of a set of texts that does not depend on how they were made, as far as the language can tell."""
     language = against.language
-    figures: dict[str, Estimate] = {}
-    if language.validity:
-        figures["parses"] = metrics.rate(metrics.parses(texts, language))
-    if isinstance(language, Evaluable):
-        figures["holds"] = metrics.rate(metrics.holds(texts, language))
+    figures = verdicts(texts, language)
     if isinstance(language, Operational):
         figures["balanced"] = metrics.rate(map(metrics.balanced, texts))
         figures["has_equals"] = metrics.rate(map(metrics.has_equals, texts))

@@ -14,13 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, DataError, GrammarError, quote
 from maskdiff.languages.cfg import literal_characters
 from maskdiff.languages.checker import Checker, load_checker
-from maskdiff.languages.text import Material, TextLanguage, absent
+from maskdiff.languages.text import Material, TextLanguage, absent, draws_from
 
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
@@ -115,12 +113,8 @@ def _read(path: Path) -> str:
 def _material(
     symbols: str, texts: Callable[[], tuple[str, ...] | None], grammar: str | None, checker: Checker | None
 ) -> Material:
-    def draw(n: int, rng: np.random.Generator) -> list[str]:
-        strings = texts() or ()
-        return [strings[i] for i in rng.integers(0, len(strings), n)]
-
     decides = checker.name if checker is not None else GRAMMAR if grammar is not None else ""
-    return Material(symbols, draw, texts, grammar, checker, decides)
+    return Material(symbols, draws_from(texts), texts, grammar, checker, decides)
 
 
 def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path) -> list[str]:

@@ -58,7 +58,7 @@ class Language(Protocol):
         """P(n) of what `sample` draws, for n = 0..max_symbols, shape (max_symbols + 1,), sums to 1."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values that `make_language` needs beside the configuration to make this language where its files are not."""
+        """Plain values with which `restore_language` makes this language where its files are not."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ import numpy as np
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import json_documents, python_expressions
-from maskdiff.languages.text import Material, TextLanguage
+from maskdiff.languages.text import Material, TextLanguage, draws_from
 
 SHORTEST_JSON = 16  # tokens: what most documents do not fit is no language to learn from
 
@@ -40,11 +40,7 @@ def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None
     def texts() -> tuple[str, ...]:
         return tuple(text for text in python_expressions.collect() if len(text) <= longest)
 
-    def draw(n: int, rng: np.random.Generator) -> list[str]:
-        strings = texts()
-        return [strings[i] for i in rng.integers(0, len(strings), n)]
-
     grammar = python_expressions.GRAMMAR.read_text(encoding="ascii")
     symbols = "".join(python_expressions.SYMBOLS)
-    material = Material(symbols, draw, texts, grammar, python_expressions.valid, "Python's parser")
+    material = Material(symbols, draws_from(texts), texts, grammar, python_expressions.valid, "Python's parser")
     return TextLanguage("python-expressions", config, material, lengths)

@@ -87,7 +87,7 @@ class TextLanguage:
     def parses(self, text: str) -> bool:
         """Whether `text` is a string of the language, by its checker, else by its grammar, else by its symbols alone."""
         try:
-            symbols = self.vocabulary.encode(text)
+            symbols = self._indices(text)
         except ParseError:
             return False
         if len(symbols) < len(text):  # white space that is no symbol may be typed, but is in no string
@@ -96,13 +96,17 @@ class TextLanguage:
             return self.material.valid(text)
         if self._recogniser is None:
             return len(symbols) > 0
-        return self._recogniser([token - self.vocabulary.inner_ids[0] for token in symbols])
+        return self._recogniser(symbols)
+
+    def _indices(self, text: str) -> list[int]:
+        """The symbols of `text` as the grammar numbers them; raises ParseError on a foreign one."""
+        return [token - self.vocabulary.inner_ids[0] for token in self.vocabulary.encode(text)]
 
     def derivations(self, text: str) -> int | None:
         """In how many ways the grammar derives `text`; None without a grammar. Raises ParseError on a foreign symbol."""
         if self._recogniser is None:
             return None
-        return self._recogniser.derivations([token - self.vocabulary.inner_ids[0] for token in self.vocabulary.encode(text)])
+        return self._recogniser.derivations(self._indices(text))
 
     def lark_grammar(self) -> str | None:
         """The grammar in Lark's EBNF; None if there is none."""
@@ -177,6 +181,16 @@ class TextLanguage:
             "lengths": self.counts.tolist(),
             "digest": self.digest,
         }
+
+
+def draws_from(texts: Callable[[], tuple[str, ...] | None]) -> Callable[[int, np.random.Generator], list[str]]:
+    """Drawing from a list of strings, each line as likely as any other."""
+
+    def draw(n: int, rng: np.random.Generator) -> list[str]:
+        strings = texts() or ()
+        return [strings[i] for i in rng.integers(0, len(strings), n)]
+
+    return draw
 
 
 def absent(name: str, folder: str) -> Callable[[], tuple[str, ...] | None]:

@@ -163,10 +163,3 @@ def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
         for i, log_prob in zip(part, found):
             log_probs[i] = log_prob
     return log_probs
-
-
-def scored(loaded: Loaded, rows: Sequence[list[int]]) -> list[Result]:
-    """Results that are the given strings as they are; no evaluation was needed to find them."""
-    texts = [loaded.language.vocabulary.decode(row) for row in rows]
-    pairs = zip(texts, log_probs(loaded, rows), strict=True)
-    return [judged(loaded.language, text, log_prob, 0, None) for text, log_prob in pairs]

@@ -170,14 +170,33 @@ class GrammarConstraint:
 
     def mask(self, tokens: Tensor, free: Tensor, length: Tensor) -> NextSymbol:
         """See ``Constraint``."""
-        return _Mask(self, PrefixMask(self._open_chart(self._part(tokens, free, length))))
+        possible = self._emission(self._part(tokens, free, length), "plain") > -torch.inf
+        return _Mask(self, PrefixMask(self.grammar, self.rules, possible, length - 2))
 
     def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
         """See ``Constraint``."""
-        for rows in _like_lengths(length):
-            width = int(length[rows].max())
-            part = self._part(tokens[rows, :width], free[rows, :width], length[rows])
+        tokens = torch.where(free, self.vocabulary.mask, tokens)
+        rows = torch.cat((length[:, None].to(tokens), tokens), 1)
+        alike, which = torch.unique(rows, dim=0, return_inverse=True)
+        lost = self._lost(alike[:, 1:], alike[:, 0])[which].nonzero()[:, 0]
+        if len(lost):
+            first = lost[:1]
+            part = self._part(tokens[first], free[first], length[first])
             self._refuse(self._open_chart(part), part)
+
+    def _lost(self, tokens: Tensor, length: Tensor) -> Tensor:
+        """(batch,) whether nothing can be made of a string with ``<MASK>`` where it is free."""
+        symbols = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None] - 1
+        known = ((tokens != self.vocabulary.mask) & symbols)[:, 1:].any(1)
+        possible = torch.from_numpy(self.grammar.lengths(int(length.max()) - 2)).to(tokens.device)
+        lost = ~possible[length - 2]
+        rows = (known & ~lost).nonzero()[:, 0]
+        for part in _like_lengths(length[rows]):
+            group = rows[part]
+            canvas = tokens[group, : int(length[group].max())]
+            chart = self._open_chart(self._part(canvas, canvas == self.vocabulary.mask, length[group]))
+            lost[group] = chart.log_total == -torch.inf
+        return lost
 
     def _part(self, tokens: Tensor, free: Tensor, length: Tensor) -> _Part:
         """A canvas in which everything that is free may be anything."""

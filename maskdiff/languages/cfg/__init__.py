@@ -12,6 +12,7 @@ from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ambiguity import Ambiguity, find_ambiguity
 from maskdiff.languages.cfg.distance import UNREADABLE, Closest, EditCosts, closest, nearest_strings
 from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
+from maskdiff.languages.cfg.prefix import KnownOutlook, OpenOutlook, Outlook, PrefixParser
 from maskdiff.languages.cfg.reader import Cfg, Rule, literal_characters, read_grammar
 from maskdiff.languages.cfg.recognise import Recogniser, recognises
 
@@ -37,6 +38,7 @@ def compile_grammar(
 
 
 __all__ = [
-    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "NormalForm", "Recogniser", "Rule", "closest", "compile_grammar",
-    "find_ambiguity", "literal_characters", "nearest_strings", "normal_form", "read_grammar", "recognises",
+    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "KnownOutlook", "NormalForm", "OpenOutlook", "Outlook",
+    "PrefixParser", "Recogniser", "Rule", "closest", "compile_grammar", "find_ambiguity", "literal_characters",
+    "nearest_strings", "normal_form", "read_grammar", "recognises",
 ]  # fmt: skip

@@ -45,13 +45,17 @@ class NormalForm:
 
     def lengths(self, longest: int) -> np.ndarray:
         """(longest + 1,) bool: whether some string of the language has so many symbols."""
+        return self.all_lengths(longest)[:, 0]
+
+    def all_lengths(self, longest: int) -> np.ndarray:
+        """(longest + 1, N) bool: whether a nonterminal derives some string of so many symbols."""
         possible = np.zeros((longest + 1, len(self)), dtype=bool)
         if longest >= 1:
             possible[1] = self.emits.any(1)
         for n in range(2, longest + 1):
             halves = (possible[1:n][:, self.left] & possible[n - 1 : 0 : -1][:, self.right]).any(0)
             possible[n, self.parent[halves]] = True
-        return possible[:, 0]
+        return possible
 
 
 def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> NormalForm:

@@ -3,7 +3,7 @@
     python inference.py generate --num 20 --length 24 --sampler hybrid
     python inference.py repair "(+(*75)10=45"                 # the length may change
     python inference.py repair "(+(*75)10=46" --holds --top 5 --certain 3:6   # five candidates, true ones first
-    python inference.py edit "(+(*??)10)=45"                  # ? is a blank
+    python inference.py edit "(+(*??)10)=45"                  # ? is a blank (¿ in a language with ? as a symbol)
     python inference.py edit "(+(*75)10)=45" --mask 3:5       # symbols 3 and 4, counted from 0
     python inference.py edit "(+?(*24))=1?" --holds           # only what is true, searched for and verified
     python inference.py edit "(+(*75)10)=45" --replace 2:7 --length 5..9   # a span anew, with another length
@@ -62,7 +62,9 @@ def build_parser() -> cli.Parser:
     )
     repair.add_argument("--top", type=cli.positive, default=1, metavar="N", help="list the N best alternatives (default 1)")
     repair.add_argument("--script", action="store_true", help="print the edits that lead from the input to the result")
-    edit = verbs.add_parser("edit", help="fill blanks", description="Fill the blanks (?) of strings; all else stays.")
+    edit = verbs.add_parser(
+        "edit", help="fill blanks", description="Fill the blanks (?, or ¿ where ? is a symbol) of strings; all else stays."
+    )
     edit.add_argument("--mask", type=cli.span, action="append", default=[], metavar="A:B", help="blank symbols A to B-1, too")
     edit.add_argument("--holds", action="store_true", help="search for a filling that is true, or say that there is none")
     edit.add_argument("--bound", type=cli.positive, metavar="N", help="beginnings the search looks at (default 100000)")
@@ -205,6 +207,10 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int) 
         print("\n".join(result.trace))
     if result.error is None:
         print("\n".join([as_text(result, loaded, args.pretty), *more_lines(result, getattr(args, "script", False))]))
+        if args.verb == "repair" and args.holds and not result.holds:
+            print(
+                f"inference.py: string {number}: nothing near it was found that holds; the answer only parses", file=sys.stderr
+            )
         return
     print(f"inference.py: string {number}: {result.error}", file=sys.stderr)
     if getattr(args, "input", None) is not None:

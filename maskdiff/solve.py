@@ -98,7 +98,7 @@ def solve(puzzle: Puzzle, guide: Guide, solutions: int = 1, bound: int = BOUND, 
         search.extend(heapq.heappop(search.open)[2])
         if patience is not None and search.found:
             limit, patience = min(bound, search.looked + patience), None
-    left = bool(search.open) or search.cut
+    left = bool(search.open) or search.cut or len(search.found) > solutions
     return Solved(tuple(search.found[:solutions]), not left, search.candidates, search.looked, search.first)
 
 

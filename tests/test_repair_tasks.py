@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import tiny_loaded
 
 from maskdiff import metrics, tasks
-from maskdiff.checkpoint import Loaded
+from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.edits import apply, cost, edit_script
 from maskdiff.errors import ConfigError
 
@@ -89,6 +90,10 @@ def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
     results = tasks.repair(loaded, texts, method="draft", certain=[(1, 4)])
     assert all(result.text[1:4] == text[1:4] for text, result in zip(texts, results) if "?" not in text[1:4])
     assert any(result.text[0] != text[0] for text, result in zip(texts, results))
+    for text, result in zip(texts, results, strict=True):
+        edits = result.edits or ()
+        assert apply(text, edits) == result.text
+        assert not [edit for edit in edits if edit.operation in ("delete", "replace") and 1 <= edit.position < 4]
 
 
 def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) -> None:
@@ -122,6 +127,83 @@ def test_few_edits(loaded: Loaded, method: str) -> None:
     assert cost(free.edits or ()) == 0
 
 
+def ball(text: str) -> set[str]:
+    """All that is at most one insertion, deletion or replacement away."""
+    near = {text}
+    for i in range(len(text) + 1):
+        for symbol in SYMBOLS:
+            near |= {text[:i] + symbol + text[i:], text[:i] + symbol + text[i + 1 :]}
+        near.add(text[:i] + text[i + 1 :])
+    return near
+
+
+def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
+    """Against every string within one edit; where none of them is true, what parses stays as it is."""
+    rng, texts = random.Random(8), []
+    for text in [text for text in loaded.language.sample_many(300, np.random.default_rng(8)) if 8 < len(text) <= 16][:24]:
+        for _ in range(rng.choice((1, 2))):
+            at, kind = rng.randrange(len(text)), rng.randrange(3)
+            text = text[:at] + ("" if kind == 0 else rng.choice(SYMBOLS)) + text[at + (kind != 1) :]
+        texts.append(text)
+    language, met = loaded.language, [0, 0, 0]
+    for text, result in zip(texts, tasks.repair(loaded, texts, holds=True, max_edits=1, beam=4), strict=True):
+        near = ball(text)
+        parse, true = (any(map(check, near)) for check in (language.parses, language.holds))  # type: ignore[attr-defined]
+        met[parse + true] += 1
+        assert (result.error is None) == parse, text
+        assert bool(result.holds) == true, text
+        assert true or not language.parses(text) or result.text == text
+    assert min(met) >= 2
+
+
+def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
+    """The truth is two replacements away, and neither of the places is known."""
+    rng, texts = random.Random(9), []
+    for text in loaded.language.sample_many(300, np.random.default_rng(9)):
+        places = [i for i in range(text.index("=")) if text[i].isdigit()]
+        if 8 < len(text) <= 18 and len(places) > 1:
+            for at in rng.sample(places, 2):
+                text = text[:at] + rng.choice([digit for digit in "0123456789" if digit != text[at]]) + text[at + 1 :]
+            if loaded.language.parses(text):
+                texts.append(text)
+    assert len(texts) > 10
+    for text in texts[:10]:
+        value = (text.index("=") + 1, len(text))
+        (result,) = tasks.repair(loaded, [text], holds=True, certain=[value], beam=4)
+        assert result.holds, text
+        assert not [e for e in result.edits or () if e.position >= value[0] and e.operation != "insert"]
+
+
+def test_how_many_answers_are_asked_for_changes_none_of_them() -> None:
+    """With a trained model, whose free beam often ends with something that parses."""
+    trained = load_denoiser(Path(__file__).parent.parent / "checkpoints" / "best.pt", "cpu")
+    texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
+    for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
+        one, five = (tasks.repair(trained, texts, top=top, **settings) for top in (1, 5))  # type: ignore[arg-type]
+        assert [result.text for result in one] == [result.text for result in five]
+        assert any(result.text != text for text, result in zip(texts, one, strict=True))
+
+
+def test_what_parses_is_never_refused(loaded: Loaded) -> None:
+    """Longer than any string drawn, or of a length that none has; and a text that is too long for anything is told so."""
+    long = "(+" * 16 + "1" + "1)" * 16 + "=17"
+    for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}):
+        (same,) = tasks.repair(loaded, [long], **settings)  # type: ignore[arg-type]
+        assert (same.text, same.edits) == (long, ())
+    for settings in ({"grammar": True}, {"method": "least_edits"}, {"method": "draft", "grammar": True}):
+        (same,) = tasks.repair(loaded, ["5=45"], slack=0, **settings)  # type: ignore[arg-type]
+        assert (same.text, same.edits) == ("5=45", ())
+    (error,) = tasks.repair(loaded, ["(" * 200], grammar=True)
+    assert "200 symbols" in (error.error or "")
+
+
+def test_a_check_stricter_than_the_grammar_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiny_loaded()
+    monkeypatch.setattr(type(loaded.language), "parses", lambda language, text: False)
+    (result,) = tasks.repair(loaded, ["(+75=12"], grammar=True, beam=2)
+    assert "own check refuses them all" in (result.error or "")
+
+
 @pytest.mark.parametrize("settings", [{"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}])
 def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
     texts = damaged(loaded, 6, 6)
@@ -142,8 +224,7 @@ def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
             order = [-cost(item.edits) for item in listed]
         assert all(a >= b for a, b in itertools.pairwise(order))
         (alone,) = tasks.repair(loaded, [text], beam=6, **settings)  # type: ignore[arg-type]
-        if listed[0].score is not None:
-            assert alone.text == result.text
+        assert alone.text == result.text
     assert tasks.repair(loaded, texts[:1])[0].alternatives == ()
 
 

@@ -100,6 +100,11 @@ def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
     assert "replace 2:7 does not fit a text of 3 symbols" in (outside.error or "")
     (odd,) = tasks.rewrite(loaded, ["(+75)=12"], replace=(0, 1), length=0, grammar=True)
     assert "no string has 0 symbols in place of the span; possible are 1" in (odd.error or "")
+    (crowded,) = tasks.rewrite(loaded, ["1" * 70 + "=1"], replace=(0, 1), length=(1, 3))
+    assert "what stays has 71 symbols, and strings have at most 62" in (crowded.error or "")
+    (false,) = tasks.rewrite(loaded, ["(+75)=1"], replace=(1, 2), length=(1, 6), holds=True)
+    assert (false.error or "").count("no filling") <= 3
+    assert len((false.error or "").splitlines()) == 1
 
 
 @pytest.mark.parametrize(

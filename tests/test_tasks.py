@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import tiny_loaded
 
 from maskdiff import tasks
-from maskdiff.checkpoint import Loaded
+from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError
 from maskdiff.sampling import GrammarConstraint, Unmask, constrained
@@ -65,6 +67,22 @@ def test_edit_keeps_every_anchor(loaded: Loaded, sampler: SamplerConfig | None) 
         assert all(a in ("?", b) for a, b in zip(anchors, result.text))
         assert "?" not in result.text
         assert result.finish_reason == "complete"
+
+
+def test_a_bad_string_does_not_change_the_noise_of_the_next(loaded: Loaded) -> None:
+    sampler, template = SamplerConfig("maskgit", steps=2), "(+(*????)??)=??"
+    alone = [tasks.edit(loaded, [first, template], sampler=sampler)[1] for first in ("(+11)=2", "not a string", "")]
+    assert len({result.text for result in alone}) == 1
+    assert len({tasks.edit(loaded, [template], sampler=sampler, seed=seed)[0].text for seed in range(5)}) > 1
+
+
+def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank() -> None:
+    json = load_denoiser(Path(__file__).parent.parent / "checkpoints" / "json.pt", "cpu")
+    asked, filled, nothing = tasks.edit(json, ["[1,?]", "[1,¿]", "[1,2]"], grammar=True)
+    assert "a blank is written ¿" in (asked.error or "")
+    assert filled.parses
+    assert filled.text != "[1,?]"
+    assert nothing.text == "[1,2]"
 
 
 def test_edit_masks_spans(loaded: Loaded) -> None:

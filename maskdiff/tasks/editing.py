@@ -11,7 +11,7 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
-from maskdiff.tasks.results import BATCH, Result, check_beam, merge, prepare, ready_sampler, run_sampler, seeded
+from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, ready_sampler, run_sampler
 from maskdiff.tasks.search import search
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def edit(
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
-    """Fill the blanks (`?`) of each text, and the symbols in `masks` (first, last + 1); all other symbols stay as they are.
+    """Fill the blanks (`?`, or `¿` where `?` is a symbol) of each text, and the symbols in `masks` (first, last + 1).
+
+    All other symbols stay as they are.
 
     Without a `sampler`, the likelier, by the causal mode, of two fillings: that of a beam search with the causal mode, which
     weighs whole strings but meets what stands to the right of a blank too late, and that of the bidirectional mode, most
@@ -47,11 +49,10 @@ def edit(
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])
-    vocabulary, rows = loaded.language.vocabulary, list(good.values())
-    known = [[i != vocabulary.mask for i in row] for row in rows]
-    canvas = Canvas.of(rows, known, vocabulary, seeded(seed), device=loaded.device)
+    known = [[i != loaded.language.vocabulary.mask for i in row] for row in good.values()]
+    canvas = canvas_of(loaded, good, known, seed)
     filler = ready_sampler(CERTAIN if sampler is None else sampler, loaded, grammar)
-    drawn = run_sampler(loaded, filler, canvas, [None] * len(rows), batch_size, trace)
+    drawn = run_sampler(loaded, filler, canvas, [None] * len(good), batch_size, trace)
     if sampler is not None:
         return merge(texts, results, good, drawn)
     found = search(loaded, good, Channel.blanks(), beam, 0, trace)
@@ -77,8 +78,11 @@ def blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]
 
 
 def hidden(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
-    """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit."""
+    """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit, or `?` is no blank here."""
     ids = list(ids)
+    blank = language.vocabulary.blank
+    if not masks and blank != "?" and language.vocabulary.mask not in ids and "?" in language.vocabulary.decode(ids):
+        raise CanvasError(f"nothing to fill: ? is a symbol of {language.name}, a blank is written {blank}")
     for first, last in masks:
         if not 0 <= first < last <= len(ids):
             raise CanvasError(

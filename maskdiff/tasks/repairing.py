@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maskdiff.edits import cost, edit_script
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import Evaluable
 from maskdiff.repair import Channel
-from maskdiff.sampling import Canvas, Everything, GrammarConstraint, Sampler, Unmask
-from maskdiff.tasks.candidates import Damaged, Pool, Wishes, explanations, needs, positions, settle, widen
+from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
+from maskdiff.tasks.candidates import Damaged, Pool, Scales, Wishes, needs, positions, settle
 from maskdiff.tasks.editing import CERTAIN
-from maskdiff.tasks.results import BATCH, Result, check_beam, merge, prepare, run_sampler, seeded
+from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
+from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, run_sampler
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -23,6 +24,7 @@ SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when n
 REPAIR_METHODS = ("channel", "draft", "least_edits")
 REWRITE = Unmask(schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True)  # every symbol anew, the likeliest
 MOST_ALTERNATIVES = 1000
+MOST_TIMES = 2  # as long as the longest string of the language may a damaged text be
 
 
 def repair(
@@ -43,7 +45,7 @@ def repair(
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
-    """What each damaged text was meant to be, with the edits that lead there; `?` is an unreadable symbol.
+    """What each damaged text was meant to be, with the edits that lead there; a blank is an unreadable symbol.
 
     method `channel`: the most probable explanation under the noisy channel (see `maskdiff.repair`), whose length may differ by
     up to `slack`; `sigma` is the share of symbols thought to be damaged, None sums over several levels. method `draft`: the
@@ -51,39 +53,36 @@ def repair(
     `least_edits`: the string of the grammar that is fewest insertions, deletions and replacements away, of whatever length,
     chosen without any model.
 
-    With `grammar` every result parses: a text that parses comes back unchanged; where the most probable explanation does not
-    parse, candidates are the beam's under the grammar and the strings of least edits, of whatever length, and the most
-    probable of all of them is taken. A draft is rewritten under the grammar. `holds` implies it and takes a candidate that is
-    true before all that are not; a text comes back unchanged if it holds.
+    With `grammar` every result parses: a text that parses comes back unchanged; otherwise candidates are the beam's under the
+    grammar and the strings of least edits, of whatever length, and the most probable of all of them is taken. A draft is
+    rewritten under the grammar. `holds` implies it and takes a candidate that is true, found near those, before all that are
+    not; a text comes back unchanged if it holds, or if it parses and nothing true was found (`holds` of the result says so).
 
     max_edits: more insertions, deletions and replacements than that are an error; filled blanks are free. certain: spans
     (first, last + 1) of symbols of each text that are neither deleted nor replaced; others may come between them. top: that
-    many `alternatives`, as far as there are. What no string can be made of, within all that, is an error in its place.
+    many `alternatives`, as far as there are: a text that comes back unchanged is the only one, for nothing is searched then.
+    What no string can be made of, within all that, is an error in its place.
     """
-    wishes = Wishes(grammar or holds or method == "least_edits", holds, max_edits, top, method == "least_edits")
+    by_edits = method == "least_edits"
+    wishes = Wishes(grammar or holds or by_edits, holds, max_edits, top, by_edits, slack == 0 and method == "channel")
     _check(loaded.language, method, sigma, beam, slack, steps, wishes)
-    slack = 0 if method == "draft" else slack
-    language = loaded.language
-    good, results = prepare(loaded, texts, lambda ids: _repairable(language, ids, slack, certain))
-    damaged = {i: Damaged(ids, positions(certain)) for i, ids in good.items()}
+    language, gate = loaded.language, _Gate(loaded.language, method, wishes, slack, tuple(certain))
+    good, results = prepare(loaded, texts, gate)
+    damaged = {i: Damaged(ids, language.vocabulary.decode(ids), positions(certain)) for i, ids in good.items()}
     channel = Channel.of(loaded.config.noise, SIGMAS if sigma is None else (sigma,), len(language.vocabulary.inner_ids))
+    scales = Scales(loaded, channel, wishes)
     if wishes.grammar:
-        whole = [i for i, ids in good.items() if _valid(language, language.vocabulary.decode(ids), holds)]
-        kept = [Pool({tuple(good.pop(i)): None}) for i in whole]
-        results |= dict(zip(whole, settle(loaded, [damaged.pop(i) for i in whole], kept, channel, slack, wishes)))
-    if not good:
-        return merge(texts, results, good, [])
-    items = list(damaged.values())
-    if method == "draft":
-        made = _drafts(loaded, items, sigma or 0.2, steps, seed, batch_size, trace, wishes)
-    elif method == "channel":
-        pools = explanations(loaded, items, channel, beam, slack, trace, wishes)
-        made = settle(loaded, items, pools, channel, slack, wishes)
+        whole = {i: Pool(item) for i, item in damaged.items() if _valid(language, item.text, holds)}
+        scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
+        results |= {i: settle(pool, language, wishes) or refusal(language, pool, wishes) for i, pool in whole.items()}
+    items = [damaged[i] for i in good]
+    if not items:
+        made = []
+    elif method == "draft":
+        made = _drafts(loaded, {i: damaged[i] for i in good}, sigma or 0.2, steps, seed, batch_size, trace, wishes)
     else:
-        pools, constraint = [Pool() for _ in items], GrammarConstraint.of(language)
-        for pool, item in zip(pools, items, strict=True):
-            widen(pool, item, constraint, language, wishes)
-        made = settle(loaded, items, pools, channel, max(slack, 1), wishes)
+        pools = nearest_ones(scales, items) if by_edits else explanations(scales, items, beam, slack, trace)
+        made = [settle(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
     return merge(texts, results, good, made)
 
 
@@ -116,20 +115,27 @@ def _valid(language: Language, text: str, true: bool) -> bool:
 
 
 def _drafts(
-    loaded: Loaded, items: Sequence[Damaged], sigma: float, steps: int, seed: int, batch_size: int, trace: bool, wishes: Wishes
+    loaded: Loaded,
+    damaged: dict[int, Damaged],
+    sigma: float,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    trace: bool,
+    wishes: Wishes,
 ) -> list[Result]:
     """The texts rewritten, but for what is certain."""
-    vocabulary, rows = loaded.language.vocabulary, [item.tokens for item in items]
+    vocabulary, items = loaded.language.vocabulary, list(damaged.values())
     known = [[i in item.certain and token != vocabulary.mask for i, token in enumerate(item.tokens)] for item in items]
-    canvas = Canvas.of(rows, known, vocabulary, seeded(seed), sigma, loaded.device)
+    canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, seed, sigma)
     sampler = refiner(steps, loaded if wishes.grammar else None)
-    made = run_sampler(loaded, sampler, canvas, [None] * len(rows), batch_size, trace)
-    return [_counted(vocabulary.decode(row), result, vocabulary.blank, wishes) for row, result in zip(rows, made, strict=True)]
+    made = run_sampler(loaded, sampler, canvas, [None] * len(items), batch_size, trace)
+    return [_counted(item, result, vocabulary.blank, wishes) for item, result in zip(items, made, strict=True)]
 
 
-def _counted(given: str, result: Result, blank: str, wishes: Wishes) -> Result:
+def _counted(item: Damaged, result: Result, blank: str, wishes: Wishes) -> Result:
     """The result with its edits; an error if they are too many."""
-    script = None if result.error else edit_script(given, result.text, blank)
+    script = None if result.error else edit_script(item.text, result.text, blank, item.certain)
     if script is None or wishes.max_edits is None or cost(script) <= wishes.max_edits:
         return replace(result, edits=script)
     error = needs("the rewritten draft", cost(script), wishes)
@@ -146,17 +152,37 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     return CERTAIN.then(replace(REWRITE, own=steps))
 
 
-def _repairable(language: Language, ids: list[int], slack: int, certain: Sequence[tuple[int, int]]) -> list[int]:
-    for first, last in certain:
-        if not 0 <= first < last <= len(ids):
+@dataclass(frozen=True)
+class _Gate:
+    """Which strings may be repaired at all; called with their ids it gives them back, or raises CanvasError."""
+
+    language: Language
+    method: str
+    wishes: Wishes
+    slack: int
+    certain: tuple[tuple[int, int], ...]
+
+    def __call__(self, ids: list[int]) -> list[int]:
+        language, size = self.language, len(ids)
+        for first, last in self.certain:
+            if not 0 <= first < last <= size:
+                raise CanvasError(
+                    f"certain {first}:{last} does not fit a text of {size} symbols; give A:B with 0 <= A < B <= {size}"
+                )
+        if size > MOST_TIMES * language.max_symbols:
             raise CanvasError(
-                f"certain {first}:{last} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A < B <= {len(ids)}"
+                f"the text has {size} symbols; {language.name} strings have at most {language.max_symbols}, and texts of more "
+                f"than {MOST_TIMES} times that are not repaired"
             )
-    if slack == 0:
-        language.check_length(len(ids))
-    if len(ids) > language.max_symbols + slack:
-        raise CanvasError(
-            f"the text has {len(ids)} symbols; {language.name} strings have {language.min_symbols} to "
-            f"{language.max_symbols}, and repair changes the length by at most {slack}"
-        )
-    return ids
+        stays = self.wishes.grammar and _valid(language, language.vocabulary.decode(ids), self.wishes.holds)
+        if stays or (self.wishes.grammar and self.method != "draft"):  # candidates may have any length
+            return ids
+        slack = 0 if self.method == "draft" else self.slack
+        if slack == 0:
+            language.check_length(size)
+        if size > language.max_symbols + slack:
+            raise CanvasError(
+                f"the text has {size} symbols; {language.name} strings have {language.min_symbols} to "
+                f"{language.max_symbols}, and repair changes the length by at most {slack}"
+            )
+        return ids

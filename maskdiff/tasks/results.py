@@ -20,6 +20,7 @@ from maskdiff.languages import holds
 from maskdiff.noise import pad
 from maskdiff.sampling import Canvas, GrammarConstraint, Sample, Sampler, causal_log_prob, constrained
 from maskdiff.sampling.presets import sampler_for
+from maskdiff.sampling.random import new_keys
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -33,7 +34,7 @@ class Alternative:
     """One of several repaired strings, best first; `parses` and `holds` as in `Result`.
 
     score: log p(text) + log p(input | text) in nats, by the causal mode, the language's lengths and the noisy channel; None
-    where the model has no room for the text. share: of the probability of all candidates that were weighed. edits: as in
+    where the model has no room for the text. share: of the probability of all candidates that fit what was asked. edits: as in
     `Result`.
     """
 
@@ -113,6 +114,15 @@ def merge(
     """All results in the order of `texts`, each with its input."""
     by_index = {**bad, **dict(zip(good, made))}
     return [replace(by_index[i], input="" if isinstance(text, DataError) else text) for i, text in enumerate(texts)]
+
+
+def canvas_of(
+    loaded: Loaded, rows: dict[int, list[int]], known: Sequence[Sequence[bool]], seed: int, sigma: float = 0.0
+) -> Canvas:
+    """The canvas of usable texts by their index, on which alone, and the seed, the noise of each depends."""
+    canvas = Canvas.of([*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device)
+    keys = new_keys(max(rows) + 1, seeded(seed))[list(rows)]
+    return replace(canvas, keys=keys.to(loaded.device))
 
 
 def run_sampler(

@@ -23,6 +23,8 @@ from maskdiff.tasks.solving import solve
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
+TOLD = 3  # failures that are told one by one
+
 
 def rewrite(
     loaded: Loaded,
@@ -71,7 +73,7 @@ def rewrite(
     for (i, _), result in zip(jobs, filled, strict=True):
         choices[i].append(result)
     made = [
-        _best(loaded, found) if found else _refusal(low, high, _fitting(loaded, good[i], replace, grammar))
+        _best(loaded, found) if found else _refusal(loaded, good[i], replace, grammar, low, high)
         for i, found in choices.items()
     ]
     return merge(texts, results, good, made)
@@ -116,15 +118,19 @@ def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
     spent = sum(result.evaluations for result in choices)
     found = [result for result in choices if result.error is None]
     if not found:
-        said = dict.fromkeys(result.error or "" for result in choices)
-        return changed(choices[0], error=one_line("; ".join(said)), evaluations=spent)
+        said = list(dict.fromkeys(result.error or "" for result in choices))
+        more = [f"and so for {len(said) - TOLD} other lengths"] if len(said) > TOLD else []
+        return changed(choices[0], error=one_line("; ".join([*said[:TOLD], *more])), evaluations=spent)
     return changed(max(found, key=total), evaluations=spent)
 
 
-def _refusal(low: int, high: int, sizes: Sequence[int]) -> Result:
+def _refusal(loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int, high: int) -> Result:
     """The error of a text that no length asked for fits."""
     asked = str(low) if low == high else f"{low}..{high}"
+    sizes, stays, longest = _fitting(loaded, ids, span, grammar), len(ids) - span[1] + span[0], loaded.language.max_symbols
     told = f"possible are {_ranges(sizes)}" if sizes else "nor does any other length; change what stands beside it"
+    if stays > longest:
+        told = f"what stays has {stays} symbols, and strings have at most {longest}"
     return Result(finish_reason="error", error=f"no string has {asked} symbols in place of the span; {told}")
 
 

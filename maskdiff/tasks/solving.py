@@ -104,5 +104,6 @@ def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: b
         return Result(finish_reason="error", error=said, evaluations=1, trace=steps)
     likely = torch.tensor(log_probs(loaded, [vocabulary.encode(text) for text in outcome.solutions])).nan_to_num(-torch.inf)
     best = int(likely.argmax())
-    result = judged(loaded.language, outcome.solutions[best], float(likely[best]), 1, steps)
+    evaluations = 1 + (len(likely) > 1)  # the guide's, and the choice among several
+    result = judged(loaded.language, outcome.solutions[best], float(likely[best]), evaluations, steps)
     return replace(result, holds=True)

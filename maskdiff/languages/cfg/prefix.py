@@ -176,7 +176,7 @@ class PrefixParser:
             return ends[head, start]
 
         def finish(heads: Iterable[tuple[int, int]]) -> None:
-            new = [item for item in heads if item not in seen and wanted(*item) >> here & 1]
+            new = {item for item in heads if item not in seen and wanted(*item) >> here & 1}
             seen.update(new)
             complete.extend(new)
 

@@ -163,7 +163,8 @@ class PrefixParser:
         here, rules = self.position, self.outlook.productions
         ends: dict[tuple[int, int], int] = {}  # of a nonterminal and its start
         heads = {(head, here - 1) for symbol in _places(symbols) for head in rules.emitters[symbol]}
-        complete, seen = [], set()
+        complete: list[tuple[int, int]] = []
+        seen: set[tuple[int, int]] = set()
         goals: dict[int, int] = {}
         waiting: dict[int, list[tuple[int, int]]] = {}
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from maskdiff import cli
 from maskdiff.config import SamplerConfig
 from maskdiff.configio import add_config_flags, overrides, sampler_config
-from maskdiff.errors import ConfigError, DataError
+from maskdiff.errors import ConfigError, DataError, quote
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -142,9 +142,21 @@ def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataE
         )  # fmt: skip
     if args.holds:
         return tasks.solve(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
+    if not args.mask:
+        batch = [with_a_blank(text, loaded) for text in batch]
     return tasks.edit(
         loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed, trace=args.trace
     )
+
+
+def with_a_blank(text: str | DataError, loaded: Loaded) -> str | DataError:
+    """The text, or an error in its place where it has `?` for blanks and that is a symbol of the language."""
+    blank = loaded.language.vocabulary.blank
+    if isinstance(text, str) and "?" in text and blank not in text:
+        return DataError(
+            f"nothing to fill in {quote(text)}: ? is a symbol of {loaded.language.name}, a blank is written {blank}"
+        )
+    return text
 
 
 def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:

@@ -74,6 +74,14 @@ def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoi
     assert "symbol 8 cannot be '='" in err
 
 
+def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = str(Path(__file__).parent.parent / "checkpoints" / "json.pt")
+    status, out, err = door(capsys, "edit", "[1,?]", "[1,2]", "--grammar", "--checkpoint", shipped)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "a blank is written ¿" in err
+    assert out.startswith("[1,2]\t")
+
+
 def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     status, out, err = door(capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint)
     rows = [json.loads(line) for line in out.splitlines()]

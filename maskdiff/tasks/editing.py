@@ -78,11 +78,8 @@ def blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]
 
 
 def hidden(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
-    """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit, or `?` is no blank here."""
+    """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit."""
     ids = list(ids)
-    blank = language.vocabulary.blank
-    if not masks and blank != "?" and language.vocabulary.mask not in ids and "?" in language.vocabulary.decode(ids):
-        raise CanvasError(f"nothing to fill: ? is a symbol of {language.name}, a blank is written {blank}")
     for first, last in masks:
         if not 0 <= first < last <= len(ids):
             raise CanvasError(

@@ -7,7 +7,7 @@ symbols may be known.  Where nothing is known the parser needs lengths alone, sh
 it asks the inside chart of what is still to come.
 
 Parsing is sparse, a few dictionaries per string, and stays on the CPU: a dense table of every nonterminal and span took
-twelve to forty times as long for the grammars of the shipped languages.
+six times as long to draw with for the grammar of json and forty times for that of python-expressions (docs/experiments.md).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ setup(
         "tensorboard>=2.12",
         "lark>=1.1.9",  # reads grammars
         "interegular>=0.3.3",  # regular expressions of a grammar as automata
+        "tokenizers>=0.20",  # byte-pair merges
     ],
     extras_require={
         "test": [
@@ -33,5 +34,6 @@ setup(
         ],
         "plots": ["matplotlib>=3.7"],
         "hub": ["safetensors>=0.4"],
+        "transformers": ["transformers>=4.51"],  # completes with any causal language model of it
     },
 )

@@ -18,12 +18,14 @@ import os
 import pickle
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff import __version__
@@ -196,18 +198,23 @@ def make_payload(
     language: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    lengths: Sequence[float] = (),
     **extra: Any,
 ) -> Payload:
     """What `save` takes: `weights` are those to sample with (the EMA); `extra` is for resuming (optimizer, raw weights, step).
 
-    `language` is what `Language.state` says of a language that the configuration alone does not make.
+    `language` is what `Language.state` says of a language that the configuration alone does not make; `lengths`, for a
+    vocabulary of pieces, the probabilities of 0, 1, ... tokens a string.
 
     Tensors are detached and copied to the CPU; a `torch.compile` prefix is stripped from their names.
     """
+    symbols: dict[str, Any] = {"symbols": list(vocabulary.symbols), "fingerprint": vocabulary.fingerprint()}
+    if vocabulary.merges:
+        symbols |= {"merges": [list(merge) for merge in vocabulary.merges], "lengths": [float(p) for p in lengths]}
     clean = {name.removeprefix("_orig_mod."): tensor.detach().cpu().clone() for name, tensor in weights.items()}
     return {
         "config": to_dict(config),
-        "vocabulary": {"symbols": list(vocabulary.symbols), "fingerprint": vocabulary.fingerprint()},
+        "vocabulary": symbols,
         "language": dict(language or {}),
         "metrics": dict(metrics or {}),
         "provenance": {**versions(), **(provenance or {})},
@@ -242,7 +249,11 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
 
 @dataclass
 class Loaded:
-    """A denoiser with everything that a task needs to use it."""
+    """A denoiser with everything that a task needs to use it.
+
+    The denoiser's own vocabulary may have pieces of several characters, the language's never has. lengths: (n + 1,)
+    probabilities of 0, 1, ... tokens a string.
+    """
 
     denoiser: ModelDenoiser
     language: Language
@@ -250,6 +261,22 @@ class Loaded:
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = ""
+    token_lengths: NDArray[np.float64] | None = None  # of a vocabulary of pieces
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What a token is to the denoiser."""
+        return self.denoiser.vocabulary
+
+    @property
+    def told(self) -> bool:
+        """Whether the causal mode gets the length of its string, and so never ends it itself."""
+        return self.config.model.causal_length
+
+    @property
+    def lengths(self) -> NDArray[np.float64]:
+        """P(n) that a string has n tokens, for n = 0, 1, ..."""
+        return self.language.length_probs() if self.token_lengths is None else self.token_lengths
 
     @property
     def device(self) -> torch.device:
@@ -309,7 +336,9 @@ def denoiser_from(
     config = read_config(payload, shown)
     language = _language(config.language, payload.get("language", {}), spoken, shown)
     config = replace(config, language=language.config)
-    ours = language.vocabulary
+    ours, token_lengths = language.vocabulary, None
+    if config.model.vocabulary == "bpe":
+        ours, token_lengths = _pieces(payload["vocabulary"], ours, config.model.block_size, shown)
     check_vocabulary(payload, ours, shown)
     if config.model.vocab_size != len(ours):
         raise CheckpointError(
@@ -324,7 +353,24 @@ def denoiser_from(
     model.load_state_dict(dict(payload["weights"]))
     model.to(device).eval().requires_grad_(False)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
-    return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path)
+    return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path, token_lengths)
+
+
+def _pieces(stored: Mapping[str, Any], characters: Vocabulary, most: int, shown: str) -> tuple[Vocabulary, NDArray[np.float64]]:
+    """The vocabulary of pieces that a checkpoint describes, and the probabilities of its lengths in tokens. CheckpointError."""
+    merges, lengths = stored.get("merges"), stored.get("lengths")
+    pairs = isinstance(merges, list) and all(isinstance(m, list) and len(m) == 2 for m in merges)
+    if not pairs or not all(isinstance(part, str) for merge in merges or [] for part in merge):
+        raise CheckpointError(f"checkpoint {shown} is damaged: its merges are {quote(merges)}, not pairs of texts")
+    numbers = isinstance(lengths, list) and all(isinstance(p, float) and 0.0 <= p <= 1.0 for p in lengths)
+    if not numbers or not lengths or len(lengths) > most or not abs(sum(lengths) - 1.0) < 1e-6 or lengths[0] > 0:
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its lengths are {quote(lengths)}, not probabilities of 1, 2, ... tokens"
+        )
+    try:
+        return characters.with_merges((a, b) for a, b in merges or []), np.array(lengths)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {shown} has pieces that the merges do not make: {error}") from None
 
 
 def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, shown: str) -> Language:

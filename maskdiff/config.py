@@ -70,7 +70,10 @@ class NoiseConfig:
 class ModelConfig:
     """The shape of a ``UniversalDenoiser``."""
 
-    vocab_size: int = knob(20, "number of token ids; training sets it to the language's", low=5)
+    vocabulary: str = knob(
+        "characters", "what a token is: a character, or a piece that byte-pair merges make", choices=("characters", "bpe")
+    )
+    vocab_size: int = knob(256, "tokens of a bpe vocabulary, special ones included; characters have their own number", low=5)
     block_size: int = knob(64, "longest string in tokens; training sets it to max_len", low=5, high=1024)
     n_layer: int = knob(2, "distinct transformer blocks", low=1, high=64)
     k_iter: int = knob(2, "times that the stack of blocks is applied", low=1, high=64)
@@ -79,6 +82,7 @@ class ModelConfig:
     mlp_ratio: float = knob(4.0, "width of the hidden layer of the MLP, in units of n_embd", low=0.5, high=16.0)
     positions: str = knob("rotary", "rotary, or learned absolute positions only", choices=("rotary", "learned"))
     end_positions: bool = knob(True, "also embed the distance to both ends, which tells the length")
+    causal_length: bool = knob(True, "tell the causal mode the length, too; without it, it ends its strings itself")
     head: str = knob("next", "row i of the raw output predicts token i+1 (next) or i (aligned)", choices=("next", "aligned"))
     tied: bool = knob(False, "the head's weights are the token embedding's, so that an aligned head copies from the start")
     use_self_cond: bool = knob(False, "embed the previous prediction at masked positions (2208.04202)")
@@ -138,6 +142,17 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
+class CompletionConfig:
+    """How what was typed is completed; see docs/completion.md."""
+
+    mode: str = knob("auto", "which histories of tokens are weighed", choices=("auto", "exact", "beam", "canonical"))
+    budget: int = knob(4096, "most histories that exact mode evaluates, and up to which auto is exact", low=1, high=10**6)
+    beam: int = knob(32, "histories that beam mode keeps at every byte of what was typed", low=1, high=10**5)
+    temperature: float = knob(1.0, "of the conditioned distribution; 0 is argmax", low=0.0, high=100.0)
+    top_p: float = knob(1.0, "smallest set of tokens with this conditioned mass is kept", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a training run is made from."""
 
@@ -148,6 +163,7 @@ class Config:
 
 
 __all__ = [
+    "CompletionConfig",
     "Config",
     "ConfigError",
     "LanguageConfig",

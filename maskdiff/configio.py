@@ -25,7 +25,7 @@ from maskdiff.errors import ConfigError, nearest, quote
 Section = TypeVar("Section")
 
 SECTIONS: dict[str, type] = {"language": LanguageConfig, "noise": NoiseConfig, "model": ModelConfig, "train": TrainConfig}
-DERIVED = ("vocab_size", "block_size")  # a model's sizes that follow from its language: in files, but no flags
+DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
 MAX_DEPTH = 16  # of `extends`
 MAX_BYTES = 1_000_000  # of one configuration file
 

@@ -157,14 +157,23 @@ class Store:
     """Strings as one flat array of token ids: (count,) strings, gathered by index into padded batches."""
 
     def __init__(self, texts: list[str], vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        if vocabulary.merges:
+            rows = vocabulary.encode_many(texts)
+            self.flat = np.fromiter((token for row in rows for token in row), dtype=np.int16)
+            self.count = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        else:
+            self._read_characters(texts)
+        self.start = np.cumsum(self.count) - self.count
+
+    def _read_characters(self, texts: list[str]) -> None:
+        vocabulary = self.vocabulary
         table = np.full(1 + max((ord(s) for s in vocabulary.symbols if len(s) == 1), default=0), -1, dtype=np.int64)
         for symbol, token in vocabulary.ids.items():
             if len(symbol) == 1:
                 table[ord(symbol)] = token
-        self.vocabulary = vocabulary
         self.flat = table[np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)].astype(np.int16)
         self.count = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
-        self.start = np.cumsum(self.count) - self.count
 
     def __len__(self) -> int:
         return len(self.count)
@@ -261,6 +270,7 @@ class Batches:
         split: only strings of this split are ever given.
         length_tilt: lengths follow p(n)^(1 - tilt), see ``length_acceptance``.
         min_acceptance: least share of draws kept by the tilt; what is rejected costs time, most with fresh draws.
+        vocabulary: what a token is, the language's characters by default.
     """
 
     def __init__(
@@ -272,7 +282,9 @@ class Batches:
         split: Split = "train",
         length_tilt: float = 0.0,
         min_acceptance: float = MIN_ACCEPTANCE,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
+        self.vocabulary = vocabulary or language.vocabulary
         self.language, self.num_samples, self.batch_size, self.seed, self.split = language, num_samples, batch_size, seed, split
         self.acceptance = length_acceptance(language, length_tilt, min_acceptance) if length_tilt else None
         self._fixed = self._draw((TRAIN, seed), num_samples) if num_samples else None
@@ -292,7 +304,7 @@ class Batches:
                     rows += self._fixed.rows(self._order(part)[a:b])
                 else:
                     rows += self._chunk(part).rows(np.arange(a, b))
-        return pad(rows, self.language.vocabulary)
+        return pad(rows, self.vocabulary)
 
     def texts(self) -> list[str]:
         """The fixed training set.
@@ -302,7 +314,7 @@ class Batches:
         """
         if self._fixed is None:
             raise DataError("training draws are fresh (num_samples is 0): there is no list of them; set num_samples above 0")
-        return [self.language.vocabulary.decode(row.tolist()) for row in self._fixed.rows(np.arange(self.num_samples))]
+        return [self.vocabulary.decode(row.tolist()) for row in self._fixed.rows(np.arange(self.num_samples))]
 
     def prefetch(self, first_step: int, transform: Callable[[Strings, int], T], depth: int = 4) -> Iterator[T]:
         """``transform(batch(step), step)`` for step = first_step, first_step + 1, ..., made ahead in a thread.
@@ -350,7 +362,7 @@ class Batches:
 
     def _draw(self, seed: tuple[int, ...], count: int) -> Store:
         texts = draw_texts(self.language, count, np.random.default_rng(seed), self.split, self.acceptance)
-        return Store(texts, self.language.vocabulary)
+        return Store(texts, self.vocabulary)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from maskdiff.config import LanguageConfig
+from maskdiff.config import LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
 from maskdiff.languages.corpus import counted, open_corpus, restored
+from maskdiff.languages.pieces import piece_vocabulary, token_lengths
 from maskdiff.languages.protocol import Evaluable, Language, Measurable, Operational, Split, holds, split_of
 from maskdiff.languages.shipped import json_language, python_language
 from maskdiff.languages.vocabulary import Vocabulary
@@ -47,6 +48,18 @@ def make_language(config: LanguageConfig | None = None) -> Language:
     )
 
 
+def model_vocabulary(language: Language, config: ModelConfig) -> Vocabulary:
+    """What a model that is to be trained reads `language` with: its characters, or pieces. Raises ConfigError."""
+    if config.vocabulary == "bpe":
+        return piece_vocabulary(language, config.vocab_size)
+    if config.vocab_size not in (ModelConfig().vocab_size, len(language.vocabulary)):
+        raise ConfigError(
+            f"vocab_size is {config.vocab_size}; {language.name} has {len(language.vocabulary)} characters and special tokens: "
+            "leave it out, or give --vocabulary bpe"
+        )
+    return language.vocabulary
+
+
 def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> Language:
     """The language of a checkpoint, from its configuration and what `Language.state` said; no folder is needed.
 
@@ -70,5 +83,5 @@ def _check_own(config: LanguageConfig) -> None:
 
 __all__ = [
     "LANGUAGES", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Vocabulary", "holds",
-    "make_language", "restore_language", "split_of",
+    "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
 ]  # fmt: skip

@@ -1,9 +1,9 @@
 """The alphabet of a language: symbols, their token ids, and the two directions between text and ids.
 
 For: encoding and decoding, the ids of the special tokens, and the fingerprint that a checkpoint carries. Not for: deciding
-whether a text is in the language (that is `Language.parse`). Easy to get wrong: dropping every special token while decoding
-would turn a broken sample into a valid-looking string, so `decode(ids, "drop")` removes only the frame (a leading BOS, the
-padding and the EOS before it) and shows a special token that stands *inside* the string.
+whether a text is in the language (that is `Language.parse`), or learning merges (`byte_pairs.py`). Easy to get wrong: dropping
+every special token while decoding would turn a broken sample into a valid-looking string, so `decode(ids, "drop")` removes only
+the frame (a leading BOS, the padding and the EOS before it) and shows a special token that stands *inside* the string.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Literal
 
 from maskdiff.errors import ParseError, quote
+from maskdiff.languages.byte_pairs import Cutter, Merge
 
 PAD, MASK, BOS, EOS, DIGIT = "<PAD>", "<MASK>", "<BOS>", "<EOS>", "<DIGIT>"
 SPECIALS = (PAD, MASK, BOS, EOS)
@@ -34,14 +35,17 @@ def squeeze(text: str) -> str:
 class Vocabulary:
     """Token ids are indices into `symbols`; the four special tokens come first, `<DIGIT>` (if there is one) last.
 
-    Every other symbol is one character. White space counts if some symbol is white space, and is skipped everywhere else.
-    Raises ValueError on a tuple that breaks these rules.
+    Every other symbol is one character or, after those, a piece that `merges` make of two earlier ones. White space counts if
+    some symbol is white space, and is skipped everywhere else. Raises ValueError on a tuple that breaks these rules.
     """
 
     symbols: tuple[str, ...]
+    merges: tuple[Merge, ...] = ()
 
     def __post_init__(self) -> None:
         inner = [s for s in self.symbols[len(SPECIALS) :] if s != DIGIT]
+        if self.merges:
+            inner = self._without_pieces(inner)
         if self.symbols[: len(SPECIALS)] != SPECIALS or len(set(self.symbols)) != len(self.symbols):
             raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)} and repeats nothing: {self.symbols}")
         if any(len(s) != 1 or s in "\r\n\0" for s in inner):
@@ -55,6 +59,24 @@ class Vocabulary:
     def of(cls, inner: str, digit: bool = True) -> Vocabulary:
         """The vocabulary of the special tokens, the characters of `inner`, and `<DIGIT>` if asked for."""
         return cls((*SPECIALS, *inner, *((DIGIT,) if digit else ())))
+
+    def with_merges(self, merges: Iterable[Merge]) -> Vocabulary:
+        """The vocabulary of the same characters and of the pieces that `merges` make of them; it has no `<DIGIT>`."""
+        merges = tuple(merges)
+        characters = [symbol for symbol in self.symbols if symbol != DIGIT]
+        return Vocabulary(tuple(dict.fromkeys((*characters, *(a + b for a, b in merges)))), merges)
+
+    def _without_pieces(self, inner: list[str]) -> list[str]:
+        """The single characters of `inner`, after seeing that just the pieces of the merges follow them, in their order."""
+        characters = [s for s in inner if len(s) == 1]
+        made = dict.fromkeys(characters)
+        for a, b in self.merges:
+            if a not in made or b not in made:
+                raise ValueError(f"the merge of {a!r} and {b!r} comes before one of its parts")
+            made[a + b] = None
+        if list(made) != inner or DIGIT in self.symbols:
+            raise ValueError("the pieces of several characters are not those that the merges make, in their order")
+        return characters
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -118,8 +140,32 @@ class Vocabulary:
         """Ids of the inner symbols of `text`; white space that does not count is skipped, BOS and EOS are not added.
 
         With `blanks`, the sign for a blank becomes MASK; with `skeleton`, `#` becomes `<DIGIT>`. Raises ParseError (with the
-        symbol's position) on a symbol that the vocabulary lacks.
+        symbol's position) on a symbol that the vocabulary lacks. With merges a text is cut into pieces, a blank being one.
         """
+        characters = self._encode_characters(text, blanks, skeleton)
+        return characters if not self.merges else self._merged(characters)
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, at once where that is faster."""
+        if not self.merges:
+            return [self.encode(text) for text in texts]
+        for text in texts:
+            self._encode_characters(text)  # for its error: a cutter leaves out what it does not know
+        return self._cutter([self.characters(text) for text in texts])
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return Cutter({self.symbols[i]: i for i in self.inner_ids}, self.merges)
+
+    def _merged(self, characters: list[int]) -> list[int]:
+        """Ids of the pieces that the text of `characters` is cut into."""
+        runs: list[list[int]] = [[]]
+        for token in characters:
+            runs[-1].append(token) if token != self.mask else runs.append([])
+        pieces = self._cutter(["".join(self.symbols[i] for i in run) for run in runs])
+        return [token for i, piece in enumerate(pieces) for token in (*([self.mask] if i else ()), *piece)]
+
+    def _encode_characters(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
         table = {s: i for s, i in self.ids.items() if len(s) == 1}
         if blanks:
             table[self.blank] = self.mask
@@ -168,5 +214,6 @@ class Vocabulary:
         return self.blank in text or (self.digit is not None and ANY_DIGIT in text)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when the symbols or their order change."""
-        return hashlib.blake2b(json.dumps(self.symbols).encode(), digest_size=8).hexdigest()
+        """16 hex digits that change when the symbols, the merges or their order change."""
+        known = (self.symbols, self.merges) if self.merges else self.symbols
+        return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()

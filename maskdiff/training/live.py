@@ -11,7 +11,7 @@ import torch
 
 from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import held_out
-from maskdiff.languages import Language
+from maskdiff.languages import Language, Vocabulary
 from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.denoiser import ModelDenoiser
@@ -33,15 +33,18 @@ def live_samplers(config: Config) -> dict[str, SamplerConfig]:
     """The samplers that are watched: causal, bidirectional one token at a time, and bidirectional in 12 evaluations."""
     few = parallel_sampler(config)
     both = {"left_to_right": SamplerConfig(sampler="left_to_right", steps=0), f"{few.sampler}_{STEPS}": few}
-    causal = config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
+    told = config.model.causal_length  # else it ends its strings where it likes, and not on a canvas
+    causal = told and config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
     return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if causal else both
 
 
-def live_samples(model: UniversalDenoiser, language: Language, config: Config, board: Board, step: int) -> dict[str, float]:
+def live_samples(
+    model: UniversalDenoiser, language: Language, vocabulary: Vocabulary, config: Config, board: Board, step: int
+) -> dict[str, float]:
     """Sample, log texts and a token grid, and return the share that parses under each sampler, ``parses_NAME``."""
-    vocabulary, count = language.vocabulary, config.train.live_samples
+    count = config.train.live_samples
     denoiser = ModelDenoiser(model, vocabulary)
-    lengths = [len(text) for text in held_out(language, "validation", count, LIVE_SEED)]
+    lengths = [len(row) for row in vocabulary.encode_many(held_out(language, "validation", count, LIVE_SEED))]
     verdicts = ("  --  ", "parses" if language.validity else "")
     rates: dict[str, float] = {}
     for name, settings in live_samplers(config).items():

@@ -27,7 +27,7 @@ from maskdiff.config import Config
 from maskdiff.configio import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, ConfigError, UserError, quote
-from maskdiff.languages import make_language
+from maskdiff.languages import make_language, model_vocabulary, token_lengths
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.objectives import sums_by, weighted_nll
@@ -65,7 +65,8 @@ class Trainer:
             torch.set_num_threads(train.threads)
         self.world: World = join_world(self.device)
         self.language = make_language(config.language)
-        vocabulary = self.language.vocabulary
+        self.vocabulary = vocabulary = model_vocabulary(self.language, config.model)
+        self.lengths = token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
         model_config = replace(config.model, vocab_size=len(vocabulary), block_size=config.language.max_len)
         self.config = replace(config, model=model_config)
         self.folder, self.resumed = folder, resume
@@ -91,10 +92,12 @@ class Trainer:
                 self.progress = restore(payload, self.model, self.ema, self.optimizers, self.config)
             else:
                 self.start_from(payload)
-        self.batches = Batches(self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt)
+        self.batches = Batches(
+            self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt, vocabulary=vocabulary
+        )
         self.losses = compiled(self.token_losses) if train.compile else self.token_losses
         self.read = compiled(self.logits) if train.compile else self.logits
-        self.monitor = Monitor(self.config, self.language, folder, self.progress.step) if self.world.leads else None
+        self.monitor = Monitor(self.config, self.language, vocabulary, folder, self.progress.step) if self.world.leads else None
         self.stop_signal: int | None = None
 
     @torch.no_grad()
@@ -116,7 +119,7 @@ class Trainer:
     def noised(self, strings: Strings, step: int) -> tuple[PackedCanvases, int]:
         """The packed global batch of one step, a function of (seed, step) alone, and its inner tokens."""
         config, width = self.config, self.config.language.max_len
-        train, vocabulary = config.train, self.language.vocabulary
+        train, vocabulary = config.train, self.vocabulary
         generator = step_generator(train.seed, step, NOISE)
         if train.faithful:
             canvases = reference_noise(strings, config.noise, vocabulary, generator, width)
@@ -156,7 +159,7 @@ class Trainer:
             torch.manual_seed(step_generator(train.seed, step, DROPOUT).initial_seed() + self.world.rank)
         mine = batch.map(self.world.share).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
-            known = self.read, mine, self.config, self.language.vocabulary, step
+            known = self.read, mine, self.config, self.vocabulary, step
             losses = self.losses(mine, self_condition(*known), couple(*known, len(batch.tokens), self.world))
         loss = losses.sum() / inner_tokens
         for optimizer in self.optimizers:
@@ -291,8 +294,8 @@ class Trainer:
         }
         extra = {"training": capture(self.model, self.optimizers, progress)} if name == "last.pt" else {}
         payload = checkpoint.make_payload(
-            self.config, self.language.vocabulary, self.ema.average, language=self.language.state(), metrics=progress.metrics,
-            provenance=provenance, **extra,
+            self.config, self.vocabulary, self.ema.average, language=self.language.state(), metrics=progress.metrics,
+            provenance=provenance, lengths=self.lengths, **extra,
         )  # fmt: skip
         checkpoint.save(self.folder / name, payload)
 

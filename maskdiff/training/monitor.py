@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskdiff.config import Config
 from maskdiff.data import held_out
-from maskdiff.languages import Language, Measurable
+from maskdiff.languages import Language, Measurable, Vocabulary
 from maskdiff.model import UniversalDenoiser
 from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
 from maskdiff.objectives import sums_by, weighted_nll
@@ -34,14 +34,14 @@ REPAIR_SIGMA = 0.2
 class Monitor:
     """Validates, samples and writes TensorBoard; one per run, in the leading process."""
 
-    def __init__(self, config: Config, language: Language, folder: Path, step: int):
-        self.config, self.language = config, language
+    def __init__(self, config: Config, language: Language, vocabulary: Vocabulary, folder: Path, step: int):
+        self.config, self.language, self.vocabulary = config, language, vocabulary
         self.board = Board(folder / "tensorboard", start=step + 1 if step else 0)
         self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
-        self.strings = pad([language.vocabulary.encode(text) for text in texts], language.vocabulary)
+        self.strings = pad(vocabulary.encode_many(texts), vocabulary)
         self.floor: dict[str, float] = {}  # empty where nobody knows it
-        if isinstance(language, Measurable):
+        if isinstance(language, Measurable) and not vocabulary.merges:  # who knows the entropy given the number of pieces?
             nats = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts)
             self.floor = {"floor": nats / sum(map(len, texts))}
 
@@ -69,7 +69,7 @@ class Monitor:
         share = train.causal_share if self.config.model.head == "next" and not train.faithful else 0.0
         metrics["validation_loss"] = (1 - share) * metrics["elbo"] + share * metrics["next_token"]
         if train.live_samples:
-            metrics |= live_samples(self.model, self.language, self.config, self.board, progress.step)
+            metrics |= live_samples(self.model, self.language, self.vocabulary, self.config, self.board, progress.step)
         for name, value in metrics.items():
             self.board.scalar(f"validation/{name}", value, progress.step)
         self.board.flush()
@@ -79,7 +79,7 @@ class Monitor:
 
     def likelihood(self) -> dict[str, float]:
         """ELBO (whole and by noise level), next-token and repair loss in nats per inner token."""
-        vocabulary, noise = self.language.vocabulary, self.config.noise
+        vocabulary, noise = self.vocabulary, self.config.noise
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
         n = len(self.strings)
         many = self.strings[torch.arange(n).repeat(DRAWS)]

@@ -49,7 +49,7 @@ def check_unchanged(old: Config, new: Config, shown: str) -> None:
     for section, values in to_dict(new).items():
         before = to_dict(old)[section]
         for key, value in values.items():
-            if key not in FREE and key not in DERIVED and value != before[key]:
+            if key not in FREE and key not in (*DERIVED, "vocab_size") and value != before[key]:
                 raise ConfigError(
                     f"{key} is {quote(value)}, but {shown} was trained with {quote(before[key])}; "
                     "resume without it, or start a new run (with --init, from these weights)"

@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
     for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(told)
-    for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else ()):
+    for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else (), names):
         note(line)
     return measure(args, subjects, plan, names)
 

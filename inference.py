@@ -1,6 +1,7 @@
-"""Generate, repair and edit strings with a trained checkpoint.
+"""Generate, complete, repair and edit strings with a trained checkpoint.
 
     python inference.py generate --num 20 --length 24 --sampler hybrid
+    python inference.py complete "(+ 3" --num 5               # five strings that begin so; --suffix "=45" says how they end
     python inference.py repair "(+(*75)10=45"                 # the length may change
     python inference.py repair "(+(*75)10=46" --holds --top 5 --certain 3:6   # five candidates, true ones first
     python inference.py edit "(+(*??)10)=45"                  # ? is a blank (¿ in a language with ? as a symbol)
@@ -9,10 +10,10 @@
     python inference.py edit "(+(*75)10)=45" --replace 2:7 --length 5..9   # a span anew, with another length
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
-Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations.
-With --script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits.
-With --json every line is one object, see docs/formats.md. A bad line is reported in its place, the others are processed, and
-the exit status is 2.
+Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations. With
+--script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
+--stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
+in its place, the others are processed, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from maskdiff import cli
-from maskdiff.config import SamplerConfig
-from maskdiff.configio import add_config_flags, overrides, sampler_config
+from maskdiff.config import CompletionConfig, SamplerConfig
+from maskdiff.configio import add_config_flags, build, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ def build_parser() -> cli.Parser:
     )
     repair.add_argument("--top", type=cli.positive, default=1, metavar="N", help="list the N best alternatives (default 1)")
     repair.add_argument("--script", action="store_true", help="print the edits that lead from the input to the result")
+    complete = verbs.add_parser(
+        "complete",
+        help="go on from what was typed",
+        description="Strings that begin with what was typed, see docs/completion.md.",
+    )
+    complete.add_argument("--num", type=cli.positive, default=1, metavar="N", help="completions of each string (default 1)")
+    complete.add_argument("--suffix", default="", metavar="TEXT", help="how the strings end (drawn by the bidirectional mode)")
+    complete.add_argument("--stream", action="store_true", help="show a completion character by character as it is drawn")
     edit = verbs.add_parser(
         "edit", help="fill blanks", description="Fill the blanks (?, or ¿ where ? is a symbol) of strings; all else stays."
     )
@@ -70,18 +79,21 @@ def build_parser() -> cli.Parser:
     edit.add_argument("--bound", type=cli.positive, metavar="N", help="beginnings the search looks at (default 100000)")
     edit.add_argument("--replace", type=cli.gap, metavar="A:B", help="new symbols for A to B-1; A:A inserts before symbol A")
     edit.add_argument("--length", type=cli.new_length, metavar="N", help="how many new ones: N or N..M (default: as before)")
-    for verb in (repair, edit):
+    for verb in (repair, edit, complete):
         verb.add_argument("texts", nargs="*", metavar="TEXT", help="strings")
         verb.add_argument("--input", metavar="FILE", help="read strings from FILE, one a line; - is standard input")
+    for verb in (repair, edit):
         verb.add_argument("--beam", type=cli.positive, default=16, metavar="N", help="hypotheses of the beam (default 16)")
-    for verb in (generate, repair, edit):
-        verb.add_argument("--json", action="store_true", help="one JSON object a line")
         verb.add_argument("--trace", action="store_true", help="print the run step by step")
+    generate.add_argument("--trace", action="store_true", help="print the run step by step")
+    for verb in (generate, complete, repair, edit):
+        verb.add_argument("--json", action="store_true", help="one JSON object a line")
         verb.add_argument("--pretty", action="store_true", help="print strings that parse with spaces")
         cli.add_machine_flags(verb)
         cli.add_language_flags(verb)
     for verb in (generate, edit):
         add_config_flags(verb, SamplerConfig)
+    add_config_flags(complete, CompletionConfig)
     return parser
 
 
@@ -109,6 +121,9 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
     if first is None:
         raise DataError(f"nothing to {args.verb}: the input is empty")
     texts = itertools.chain([first], texts)
+    if args.verb == "complete":
+        yield from completed(args, loaded, texts)
+        return
     while batch := list(itertools.islice(texts, LINES_AT_A_TIME)):
         if args.verb == "repair":
             yield from tasks.repair(
@@ -118,6 +133,25 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
             )  # fmt: skip
         else:
             yield from edited(args, loaded, batch)
+
+
+def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | DataError]) -> Iterator[Result]:
+    """The results of `complete`; with --stream their characters are printed as they come."""
+    from maskdiff import tasks
+
+    if args.stream and args.pretty:
+        raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
+
+    def watch(number: int, characters: str) -> None:
+        if args.json:
+            print(json.dumps({"schema": SCHEMA, "verb": "complete", "completion": number, "delta": characters}), flush=True)
+        else:
+            print(shown(characters), end="", flush=True)
+
+    settings = build(CompletionConfig, overrides(args, CompletionConfig))
+    yield from tasks.completing(
+        loaded, texts, num=args.num, suffix=args.suffix, settings=settings, seed=args.seed, watch=watch if args.stream else None
+    )
 
 
 def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataError]) -> list[Result]:
@@ -172,6 +206,8 @@ def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "finish_reason": result.finish_reason,
     }
+    if result.completion is not None:
+        item["completion"] = asdict(result.completion)
     if result.edits is not None:
         item["edits"] = [asdict(edit) for edit in result.edits]
     if result.alternatives:
@@ -217,6 +253,9 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int) 
         return
     if result.trace is not None:
         print("\n".join(result.trace))
+    if result.error is None and getattr(args, "stream", False):
+        print(as_text(replace(result, text=""), loaded, False))  # its first column is there already
+        return
     if result.error is None:
         print("\n".join([as_text(result, loaded, args.pretty), *more_lines(result, getattr(args, "script", False))]))
         if args.verb == "repair" and args.holds and not result.holds:

@@ -2,12 +2,13 @@
 
 - ``n_layer`` blocks applied ``k_iter`` times, with the input injected again before each pass (looped transformer)
 - pre-norm RMSNorm without parameters, QK-norm with a learned gain per head, squared-ReLU MLP, no biases
-- rotary or learned positions; optionally learned embeddings of the distance to both ends, which tell the length
+- rotary or learned positions; optionally learned embeddings of the distance to both ends, which tell the length (the causal
+  mode may do without)
 - the noise level of the visible tokens as an input, and the mode (causal or not) of every token
 - a next-token head for both modes, or one aligned with its input; self-conditioning, and
   coupling to the random numbers of the draw, each through a zero-initialised projection
 - attention over packed rows: whole strings side by side, none of which sees another or a pad
-- a key/value cache for the causal mode
+- key/value caches for the causal mode: of strings side by side, and of a tree of strings that share their beginnings
 
 Not for: data, losses, sampling.  Easy to get wrong: row ``i`` of the logits scores token ``i`` in both modes.  The shift of
 the next-token head happens here and nowhere else; the row of a string's first token (BOS) scores nothing.
@@ -65,6 +66,13 @@ class Cache:
     values: Tensor
     filled: int = 0  # tokens already read, the same for all rows
 
+    def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append a token a row, (rows, heads, 1, head_dim); keys and values of all that it sees, (rows, heads, n, head_dim)."""
+        end = self.filled + keys.size(2)
+        self.keys[slot, :, :, self.filled : end] = keys
+        self.values[slot, :, :, self.filled : end] = values
+        return self.keys[slot, :, :, :end], self.values[slot, :, :, :end]
+
     def select(self, rows: Tensor) -> Cache:
         """The cache of some rows, in the order given; rows may repeat (as in a beam)."""
         shape = (self.keys.size(0), len(rows), *self.keys.shape[2:])
@@ -73,6 +81,52 @@ class Cache:
         keys[:, :, :, : self.filled] = self.keys[:, rows, :, : self.filled]
         values[:, :, :, : self.filled] = self.values[:, rows, :, : self.filled]
         return Cache(keys, values, self.filled)
+
+
+@dataclass
+class TreeCache:
+    """Keys and values of a tree of beginnings of strings: every row of a batch is one node, which sees its ancestors and
+    itself.
+    """
+
+    keys: Tensor  # (applications, capacity, heads, head_dim)
+    values: Tensor
+    paths: Tensor  # (nodes, block_size) numbers of each node's ancestors and of itself, by position; 0 behind
+    depth: Tensor  # (nodes,) its position, 0 for a root
+    new: Tensor  # numbers of the nodes that are being read
+
+    @property
+    def seen(self) -> Tensor:
+        """(new, width) numbers of the nodes that each new node sees, itself included."""
+        return self.paths[self.new, : int(self.depth[self.new].max()) + 1]
+
+    def grow(self, parents: Tensor) -> None:
+        """Make room for new nodes (n,), numbered as they come; a parent below 0 makes a root, others come before their
+        children.
+        """
+        first, count = len(self.depth), len(parents)
+        self.new = torch.arange(first, first + count, device=parents.device)
+        self.paths = F.pad(self.paths, (0, 0, 0, count))
+        self.depth = F.pad(self.depth, (0, count), value=-1)
+        waiting, parents = self.new, parents.clone()
+        while len(waiting):  # a generation at a time
+            ready = (parents < 0) | (self.depth[parents.clamp(min=0)] >= 0)
+            nodes, above = waiting[ready], parents[ready]
+            self.depth[nodes] = torch.where(above < 0, 0, self.depth[above.clamp(min=0)] + 1)
+            self.paths[nodes] = torch.where(above[:, None] < 0, 0, self.paths[above.clamp(min=0)])
+            self.paths[nodes, self.depth[nodes]] = nodes
+            waiting, parents = waiting[~ready], parents[~ready]
+        room = max(first + count - self.keys.size(1), 0)
+        if room:  # at least doubled, so that growing one by one stays cheap
+            room = max(room, self.keys.size(1))
+            self.keys, self.values = (F.pad(x, (0, 0, 0, 0, 0, room)) for x in (self.keys, self.values))
+
+    def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store those of the new nodes, (new, heads, 1, head_dim); those that each sees, (new, heads, width, head_dim)."""
+        self.keys[slot, self.new] = keys[:, :, 0]
+        self.values[slot, self.new] = values[:, :, 0]
+        seen = self.seen
+        return self.keys[slot, seen].transpose(1, 2), self.values[slot, seen].transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -85,16 +139,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
         self.gain = nn.Parameter(torch.ones(config.n_head, 1, 1))  # unit queries and keys alone cannot attend sharply
 
-    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | None, slot: int) -> Tensor:
+    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "r w (three h d) -> three r h w d", three=3, h=self.n_head)
         q, k = self.gain * norm(q), norm(k)
         if geometry.cos is not None and geometry.sin is not None:
             q, k = rotate(q, geometry.cos, geometry.sin), rotate(k, geometry.cos, geometry.sin)
         if cache is not None:  # one new token a row: append it and look at all that came before
-            end = cache.filled + k.size(2)
-            cache.keys[slot, :, :, cache.filled : end] = k
-            cache.values[slot, :, :, cache.filled : end] = v
-            k, v = cache.keys[slot, :, :, :end], cache.values[slot, :, :, :end]
+            k, v = cache.extend(slot, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=geometry.visible)  # (rows, heads, width, head_dim)
         return self.out(rearrange(y, "r h w d -> r w (h d)"))
 
@@ -110,7 +161,7 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, config.n_embd, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | None, slot: int) -> Tensor:
+    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int) -> Tensor:
         x = x + self.dropout(self.attention(norm(x), geometry, cache, slot))
         return x + self.dropout(self.down(F.relu(self.up(norm(x))).square()))
 
@@ -222,7 +273,8 @@ class UniversalDenoiser(nn.Module):
         if self.from_start is not None:
             x = x + self.from_start(position)
         if self.from_end is not None:
-            x = x + self.from_end(from_end)
+            ends = self.from_end(from_end)
+            x = x + (ends if self.config.causal_length else torch.where(causal[..., None], 0.0, ends))
         if self.previous is not None and previous is not None:
             x = x + self.previous(previous.to(x.dtype))
         if self.coupling is not None and noise is not None:
@@ -242,7 +294,7 @@ class UniversalDenoiser(nn.Module):
             return None, None
         return self.cos[position][:, None], self.sin[position][:, None]
 
-    def trunk(self, x: Tensor, geometry: Geometry, k_iter: int, cache: Cache | None = None) -> Tensor:
+    def trunk(self, x: Tensor, geometry: Geometry, k_iter: int, cache: Cache | TreeCache | None = None) -> Tensor:
         """Apply the stack ``k_iter`` times to (rows, width, n_embd) and norm the result."""
         x = start = norm(x)
         for k in range(k_iter):
@@ -301,14 +353,50 @@ class UniversalDenoiser(nn.Module):
         Raises:
             ValueError: with an aligned head, which never learned to predict a token that it does not see.
         """
+        position = torch.full_like(token, cache.filled)
+        logits = self._read(token, position, from_end, None, cache)
+        cache.filled += 1
+        return logits
+
+    def start_tree(self, k_iter: int | None = None) -> TreeCache:
+        """An empty tree."""
+        config, weight = self.config, self.token.weight
+        shape = ((k_iter or config.k_iter) * config.n_layer, 64, config.n_head, config.n_embd // config.n_head)
+        keys, none = weight.new_zeros(shape), torch.zeros(0, dtype=torch.int64, device=weight.device)
+        return TreeCache(keys, torch.zeros_like(keys), none.new_zeros(0, config.block_size), none, none)
+
+    def tree_logits(self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache) -> Tensor:
+        """Read new nodes of a tree in causal mode and score what follows each.
+
+        Args:
+            token: (nodes,) token of each node; BOS for a root.
+            parents: (nodes,) numbers of their parents, which come before them; negative for a root.
+            from_end: (nodes,) distance to the last token of the string.
+            cache: updated in place.
+
+        Returns:
+            (nodes, vocab) logits.
+
+        Raises:
+            ValueError: with an aligned head; a node has more than ``block_size`` - 1 ancestors.
+        """
+        cache.grow(parents)
+        position = cache.depth[cache.new]
+        width = int(position.max()) + 1
+        visible = torch.arange(width, device=token.device) <= position[:, None]
+        return self._read(token, position, from_end, visible[:, None, None], cache)
+
+    def _read(
+        self, token: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
+    ) -> Tensor:
+        """(rows, vocab) logits of what follows one token a row, in causal mode."""
         if self.config.head == "aligned":
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
-        position = torch.full_like(token, cache.filled)[:, None]
         sigma = torch.zeros(token.size(0), 1, device=token.device)
-        x = self.embed(token[:, None], sigma, position, from_end[:, None], torch.ones_like(position, dtype=torch.bool))
+        place = position[:, None]
+        x = self.embed(token[:, None], sigma, place, from_end[:, None], torch.ones_like(place, dtype=torch.bool))
         k_iter = cache.keys.size(0) // self.config.n_layer
-        x = self.trunk(x, Geometry(None, *self.rotations(position)), k_iter, cache)
-        cache.filled += 1
+        x = self.trunk(x, Geometry(visible, *self.rotations(place)), k_iter, cache)
         return self.scores(x)[:, 0].float()
 
     def scores(self, x: Tensor) -> Tensor:

@@ -60,6 +60,9 @@ def _whole(name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]) -> C
     return watched
 
 
+COMPLETION = "completion"  # the one suite for models of pieces
+
+
 SUITES: dict[str, Suite] = {
     "generation": Suite(
         "strings from nothing, by sampler",
@@ -114,12 +117,20 @@ def check_suites(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def check_subjects(subjects: Sequence[Subject], plan: Plan, samplers: Sequence[SamplerConfig] = ()) -> list[str]:
-    """See that the plan can be carried out, whatever suites are run; lines that tell what will be left out.
+def check_subjects(
+    subjects: Sequence[Subject], plan: Plan, samplers: Sequence[SamplerConfig] = (), names: Sequence[str] = ()
+) -> list[str]:
+    """See that the plan can be carried out, for the suites of ``names``; lines that tell what will be left out.
 
     ``samplers`` are those that somebody asked for: each must fit a subject; any other is left out without a word.  Raises
     ``UserError``.
     """
+    for subject in subjects:
+        if (subject.loaded.vocabulary.merges or not subject.loaded.told) and (other := [n for n in names if n != COMPLETION]):
+            raise ConfigError(
+                f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends its strings itself; "
+                f"{', '.join(other)} measure symbol by symbol: give --suite {COMPLETION}"
+            )
     grammar = any(config.grammar for config in plan.samplers)
     grammar = grammar or any(name == MODELLESS or UNDER_GRAMMAR in name for name in plan.repair_methods)
     for subject in subjects:

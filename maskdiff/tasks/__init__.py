@@ -1,4 +1,4 @@
-"""The verbs: `generate`, `repair`, `edit`, `solve` and `rewrite`; the Python API that users import.
+"""The verbs: `generate`, `repair`, `edit`, `complete`, `solve` and `rewrite`; the Python API that users import.
 
     from maskdiff.checkpoint import load_denoiser
     from maskdiff import tasks
@@ -13,6 +13,7 @@ that fit no string at all raise.
 
 from __future__ import annotations
 
+from maskdiff.tasks.completing import complete, completing
 from maskdiff.tasks.editing import edit
 from maskdiff.tasks.generating import draw_lengths, generate, generating
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
@@ -21,6 +22,6 @@ from maskdiff.tasks.rewriting import rewrite
 from maskdiff.tasks.solving import solve
 
 __all__ = [
-    "REPAIR_METHODS", "Alternative", "Result", "draw_lengths", "edit", "generate", "generating", "refiner", "repair", "rewrite",
-    "solve",
+    "REPAIR_METHODS", "Alternative", "Result", "complete", "completing", "draw_lengths", "edit", "generate", "generating",
+    "refiner", "repair", "rewrite", "solve",
 ]  # fmt: skip

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from maskdiff.config import SamplerConfig
+from maskdiff.config import CompletionConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.sampling import Canvas, Sampler
+from maskdiff.tasks.completing import completing
 from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
 
 if TYPE_CHECKING:
@@ -51,11 +53,35 @@ def generating(
         raise ConfigError(f"num is {num}; ask for 0 strings or more")
     if num == 0:
         return
-    lengths = draw_lengths(loaded.language, num, length, seed)
-    canvas = Canvas.blank(lengths, loaded.language.vocabulary, seeded(seed), loaded.device)
+    if not loaded.told and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
+        yield from _endless(loaded, num, length, sampler or SamplerConfig(), seed, batch_size, trace)
+        return
+    lengths = _token_lengths(loaded, num, length, seed)
+    canvas = Canvas.blank(lengths, loaded.vocabulary, seeded(seed), loaded.device)
     filler = ready_sampler(sampler or SamplerConfig(), loaded)
     for rows in torch.arange(num, device=loaded.device).split(batch_size):
         yield from run_sampler(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace)
+
+
+def _endless(
+    loaded: Loaded, num: int, length: object, sampler: SamplerConfig, seed: int, batch_size: int, trace: bool
+) -> Iterator[Result]:
+    """Strings of a causal mode that ends them itself: completions of nothing."""
+    if length is not None or sampler.grammar or trace:
+        raise ConfigError("this model ends its strings itself, by pieces: it takes no length, grammar or trace")
+    settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p)
+    for result in completing(loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size):
+        yield replace(result, input=None, completion=None)
+
+
+def _token_lengths(loaded: Loaded, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
+    """`num` lengths of canvases in tokens. Symbols and tokens are the same but for a vocabulary of pieces."""
+    if not loaded.vocabulary.merges:
+        return draw_lengths(loaded.language, num, length, seed)
+    if length is not None:
+        raise ConfigError("a length counts symbols, and this model reads pieces of several; leave it out")
+    drawn = np.random.default_rng([seed, 1]).choice(len(loaded.lengths), size=num, p=loaded.lengths)
+    return [int(n) for n in drawn]
 
 
 def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:

@@ -24,6 +24,7 @@ from maskdiff.sampling.random import new_keys
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
+    from maskdiff.completion import Summary
     from maskdiff.languages import Language
 
 BATCH = 256
@@ -50,11 +51,13 @@ class Alternative:
 class Result:
     """What became of one request.
 
-    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language;
-    None where it cannot tell: nothing checks its strings, or they state nothing that could be true.
-    score: log p(text | its length) per symbol in nats under the causal mode; None where there is no text. evaluations: calls
-    of the denoiser that this string needed. finish_reason: `complete`, `incomplete` (blanks are left) or `error`.
-    edits: what was done to the input, where it was repaired. alternatives: where several were asked for, this one first.
+    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language; None
+    where it cannot tell: nothing checks its strings, or they state nothing that could be true. score: log p(text | its length)
+    per symbol in nats under the causal mode; None where there is no text. evaluations: calls of the denoiser that this string
+    needed. finish_reason: `complete`, `incomplete` (blanks are left) or `error`. edits: what was done to the input, where it
+    was repaired. alternatives: where several were asked for, this one first. completion: what conditioning on the text that was
+    completed found and cost; then the score is log p of all tokens drawn, per symbol, and `finish_reason` may be `length`: cut
+    where the model takes no more.
     """
 
     text: str = ""
@@ -68,6 +71,7 @@ class Result:
     trace: tuple[str, ...] | None = None
     edits: tuple[Edit, ...] | None = None
     alternatives: tuple[Alternative, ...] = ()
+    completion: Summary | None = None
 
 
 def check_beam(beam: int) -> None:
@@ -80,6 +84,8 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def ready_sampler(sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: bool = False) -> Sampler:
+    if loaded.vocabulary.merges and (grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)):
+        raise ConfigError("a grammar conditions characters, and this model reads pieces of several; sample without one")
     if not isinstance(sampler, SamplerConfig):
         return constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
 
@@ -89,7 +95,15 @@ def ready_sampler(sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: boo
 def prepare(
     loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
 ) -> tuple[dict[int, list[int]], dict[int, Result]]:
-    """Token ids of the usable texts, and an error result for each other one, both by index."""
+    """Token ids of the usable texts, and an error result for each other one, both by index.
+
+    Raises ConfigError for a model that does not read symbol by symbol, or is not told the length: then no text can be.
+    """
+    if loaded.vocabulary.merges or not loaded.told:
+        raise ConfigError(
+            "this model reads pieces of several characters, or ends its strings itself; repairing, editing and solving go by "
+            "symbols: give the checkpoint of a vocabulary of characters, or complete (with --suffix where the end is known)"
+        )
     good: dict[int, list[int]] = {}
     bad: dict[int, Result] = {}
     longest = loaded.language.max_symbols
@@ -148,8 +162,10 @@ def run_sampler(
 
 
 def _read(loaded: Loaded, sample: Sample) -> list[Result]:
-    vocabulary = loaded.language.vocabulary
+    vocabulary = loaded.vocabulary
     log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
+    if not loaded.told:  # log p(text | its length) is no prediction of this model
+        log_probs = [math.nan] * len(sample.length)
     trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).splitlines())
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
     return [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]

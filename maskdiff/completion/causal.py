@@ -1,0 +1,114 @@
+"""Our causal mode as completion sees it.
+
+For: `CausalModel`. Not for: the bidirectional mode (`canvas.py`). Easy to get wrong: a model that is told the length is one
+distribution for every length, so it has as many beginnings; a string of it ends when it is full, and no token ends it before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskdiff.completion.model import ROOT, Beginnings
+from maskdiff.completion.tokens import TokenTable
+from maskdiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+    from maskdiff.model import UniversalDenoiser
+    from maskdiff.sampling.denoiser import ModelDenoiser
+
+
+def token_table(vocabulary: Vocabulary, ends: bool, backwards: bool = False) -> TokenTable:
+    """The tokens of our vocabulary in UTF-8, read from the end if `backwards`; with `ends`, EOS ends a string."""
+    inner = set(vocabulary.inner_ids)
+    texts = [symbol.encode() if i in inner else None for i, symbol in enumerate(vocabulary.symbols)]
+    order = -1 if backwards else 1
+    return TokenTable(tuple(None if text is None else text[::order] for text in texts), (vocabulary.eos,) if ends else ())
+
+
+def encode_bytes(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[int] | None]:
+    """How the vocabulary cuts each text; None for what is no text of its characters."""
+    cut: list[list[int] | None] = []
+    for text in texts:
+        try:
+            cut.append(vocabulary.encode(text.decode()) if text else [])
+        except ValueError:  # no UTF-8, or a foreign symbol
+            cut.append(None)
+    return cut
+
+
+class CausalModel:
+    """The causal mode of a denoiser; `lengths` (n + 1,) are the probabilities of its lengths, for one that is told them.
+
+    Raises ConfigError for a model that cannot predict the next token.
+    """
+
+    def __init__(self, denoiser: ModelDenoiser, lengths: NDArray[np.float64]) -> None:
+        config = denoiser.model.config
+        if config.head == "aligned":
+            raise ConfigError(
+                "this model predicts no next token (head: aligned), so it completes nothing; train with head: next"
+            )
+        self.model: UniversalDenoiser = denoiser.model
+        self.vocabulary = denoiser.vocabulary
+        self.told = config.causal_length
+        self.table = token_table(self.vocabulary, ends=not self.told)
+        self.lengths: tuple[int, ...] = ()
+        if self.told:
+            self.lengths = tuple(np.flatnonzero(lengths > 0).tolist())
+            self.beginnings = Beginnings(torch.from_numpy(np.log(lengths[list(self.lengths)])), self.lengths, closed=True)
+        else:
+            self.beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (config.block_size - 1,))
+
+    def reader(self) -> CausalReader:
+        """See `NextTokenModel.reader`."""
+        return CausalReader(self)
+
+    def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
+        """See `Canonical.encode`."""
+        return encode_bytes(self.vocabulary, texts)
+
+
+class CausalReader:
+    """See `Reader`; nodes are rows of a batch that share the keys and values of their ancestors."""
+
+    def __init__(self, model: CausalModel) -> None:
+        self.owner, self.cache = model, model.model.start_tree()
+        self.from_end = torch.zeros(0, dtype=torch.int64)
+        self.calls = self.positions = 0
+        table, vocabulary = model.table, model.vocabulary
+        drawn = [text is not None or i in table.ends for i, text in enumerate(table.texts)]
+        self.allowed = torch.tensor(drawn, device=model.model.token.weight.device)
+        self.bos = vocabulary.bos
+
+    @torch.no_grad()
+    def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """See `Reader.extend`."""
+        device = self.allowed.device
+        root = parents == ROOT
+        self._measure(parents, tokens)
+        logits = self.owner.model.tree_logits(
+            torch.where(root, self.bos, tokens).to(device),
+            parents.to(device),
+            self.from_end[-len(parents) :].to(device),
+            self.cache,
+        )
+        self.calls, self.positions = self.calls + 1, self.positions + len(parents)
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        return logits.to(wide).masked_fill(~self.allowed, -torch.inf).log_softmax(-1).cpu().double()
+
+    def _measure(self, parents: Tensor, tokens: Tensor) -> None:
+        """The distance of every new node to the end of its string; 0 where nobody knows it."""
+        if not self.owner.told:
+            self.from_end = torch.nn.functional.pad(self.from_end, (0, len(parents)))
+            return
+        known = self.from_end.tolist()
+        for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
+            known.append(self.owner.lengths[token] + 1 if parent == ROOT else known[parent] - 1)
+        self.from_end = torch.tensor(known)

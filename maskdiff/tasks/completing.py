@@ -1,0 +1,119 @@
+"""Going on from what was typed: `complete`."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
+from maskdiff.config import CompletionConfig
+from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
+from maskdiff.sampling.random import new_keys
+from maskdiff.tasks.results import BATCH, Result, judged, seeded
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+
+Watch = Callable[[int, str], None]  # told the number of a completion, from 0, and the characters that it has grown by
+
+
+def complete(
+    loaded: Loaded,
+    texts: Iterable[str | DataError],
+    *,
+    num: int = 1,
+    suffix: str = "",
+    settings: CompletionConfig | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> list[Result]:
+    """`num` strings that begin with each text (and end with `suffix`), drawn from the model given that they do.
+
+    What was typed need not end where a token does. White space that means nothing in the language is left out first. Without a
+    suffix strings are those of the causal mode, with one those of the bidirectional mode, filled from left to right. An
+    empty text is completed to any string. A text that nothing can be made of has one result, an error. Raises ConfigError for
+    settings, or a model, that can complete nothing, and what `condition` raises for the suffix.
+    """
+    return list(completing(loaded, texts, num=num, suffix=suffix, settings=settings, seed=seed, batch_size=batch_size))
+
+
+def completing(
+    loaded: Loaded,
+    texts: Iterable[str | DataError],
+    *,
+    num: int = 1,
+    suffix: str = "",
+    settings: CompletionConfig | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    watch: Watch | None = None,
+) -> Iterator[Result]:
+    """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
+    if num < 1:
+        raise ConfigError(f"num is {num}; ask for 1 string or more")
+    settings, generator = settings or CompletionConfig(), seeded(seed)
+    given = _Given(loaded, suffix, settings)
+    for text in texts:
+        keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change
+        shown = "" if isinstance(text, DataError) else text
+        try:
+            conditioned = given.condition(text)
+        except UserError as error:
+            yield Result(finish_reason="error", input=shown, error=str(error))
+            continue
+        for number, part in enumerate(keys.split(1 if watch else batch_size)):
+            decoding = Decoding(conditioned, part, settings.temperature, settings.top_p)
+            drawn = decoding.run(None if watch is None else _characters(watch, number))
+            yield from (_result(loaded, item, conditioned, shown) for item in drawn)
+
+
+class _Given:
+    """The model that texts are completed by; made once for all of them."""
+
+    def __init__(self, loaded: Loaded, suffix: str, settings: CompletionConfig) -> None:
+        self.loaded, self.settings = loaded, settings
+        self.suffix = self._typed(suffix) if suffix else b""
+        if self.suffix:
+            self.model: CausalModel | None = None
+            self.canvas = ending_with(loaded.denoiser, loaded.lengths, self.suffix, settings)
+        else:
+            self.model = CausalModel(loaded.denoiser, loaded.lengths)
+
+    def condition(self, text: str | DataError) -> Conditioned:
+        """The model given one text; UserError."""
+        if isinstance(text, DataError):
+            raise text
+        typed, settings = self._typed(text), self.settings
+        return condition(self.model or self.canvas, typed, settings.mode, settings.budget, settings.beam)
+
+    def _typed(self, text: str) -> bytes:
+        """What was typed as the language reads it. ParseError for a foreign symbol, CanvasError for too many."""
+        language = self.loaded.language
+        longest = language.max_symbols
+        if len(text) > 100 * (longest + 10):  # white space may be long, but reading gigabytes helps nobody
+            raise CanvasError(f"the text has {len(text)} characters; strings have at most {longest} symbols")
+        characters = language.vocabulary.characters(text)
+        language.vocabulary.encode(characters)
+        if len(characters) > longest:
+            raise CanvasError(f"{quote(text)} has {len(characters)} symbols; strings of {language.name} have at most {longest}")
+        return characters.encode()
+
+
+def _characters(watch: Watch, number: int) -> Callable[[int, bytes], None]:
+    """Hands on bytes as whole characters."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def told(_: int, data: bytes) -> None:
+        if text := decoder.decode(data):
+            watch(number, text)
+
+    return told
+
+
+def _result(loaded: Loaded, item: Completion, conditioned: Conditioned, given: str) -> Result:
+    text = item.data.decode(errors="replace")
+    result = judged(loaded.language, text, item.log_p, item.calls, None)
+    reason = "complete" if item.ended else "length"
+    return replace(result, finish_reason=reason, input=given, completion=conditioned.summary)

@@ -31,9 +31,10 @@ setup(
             "types-PyYAML",
             "matplotlib>=3.7",
             "safetensors>=0.4",
+            "transformers>=5",
         ],
         "plots": ["matplotlib>=3.7"],
         "hub": ["safetensors>=0.4"],
-        "transformers": ["transformers>=4.51"],  # completes with any causal language model of it
+        "transformers": ["transformers>=5", "safetensors>=0.4"],  # completes with any causal language model of it
     },
 )

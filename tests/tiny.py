@@ -9,7 +9,7 @@ import torch
 
 from maskdiff.checkpoint import Loaded, Payload, denoiser_from, make_payload, save
 from maskdiff.config import Config
-from maskdiff.languages import make_language
+from maskdiff.languages import make_language, model_vocabulary, token_lengths
 from maskdiff.model import UniversalDenoiser
 
 
@@ -20,22 +20,28 @@ def tiny_config(**model: object) -> Config:
     return replace(config, model=replace(config.model, **{**sizes, **model}))  # type: ignore[arg-type]
 
 
-def tiny_payload(seed: int = 0) -> Payload:
-    config = tiny_config()
+def tiny_payload(seed: int = 0, **model_settings: object) -> Payload:
+    config = tiny_config(**model_settings)
     torch.manual_seed(seed)
     model = UniversalDenoiser(config.model)
     with torch.no_grad():
         for weight in model.parameters():  # zero-initialised heads would make all symbols alike
             weight.add_(0.3 * torch.randn_like(weight))
-    vocabulary = make_language(config.language).vocabulary
-    return make_payload(config, vocabulary, model.state_dict(), metrics={"elbo": 3.0}, provenance={"steps": 0, "seed": seed})
+    language = make_language(config.language)
+    vocabulary = model_vocabulary(language, config.model)
+    about = {"metrics": {"elbo": 3.0}, "provenance": {"steps": 0, "seed": seed}}
+    lengths = token_lengths(language, vocabulary).tolist()
+    return make_payload(config, vocabulary, model.state_dict(), lengths=lengths, **about)
 
 
-def tiny_loaded() -> Loaded:
-    return denoiser_from(tiny_payload())
+def tiny_loaded(**model_settings: object) -> Loaded:
+    return denoiser_from(tiny_payload(**model_settings))
 
 
-def tiny_checkpoint(folder: Path) -> Path:
+def tiny_checkpoint(folder: Path, **model_settings: object) -> Path:
     path = folder / "tiny.pt"
-    save(path, tiny_payload())
+    save(path, tiny_payload(**model_settings))
     return path
+
+
+PIECES = {"vocabulary": "bpe", "vocab_size": 60, "causal_length": False}  # settings of a model that reads pieces

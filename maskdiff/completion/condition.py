@@ -30,6 +30,7 @@ from maskdiff.config import CompletionConfig
 from maskdiff.errors import CanvasError, ConfigError, nearest, quote
 
 MODES = ("auto", "exact", "beam", "canonical")
+CELLS = 2**28  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
 HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
 
 
@@ -179,11 +180,11 @@ class Conditioned:
         return prior + log_z
 
     def _impossible(self) -> str:
-        reached = max(self.tree.offset, default=0)
-        text = self.goal.prefix.decode(errors="backslashreplace")
-        if self.goal.whole or not self.goal.prefix:
-            return f"no string of tokens {'is' if self.goal.whole else 'begins with'} {quote(text)}"
-        return f"no string of tokens begins with {quote(text)}: none goes on after byte {reached} of it"
+        beginnings, prefix = self.model.beginnings, self.goal.prefix
+        text, end = (quote(part.decode(errors="backslashreplace")) for part in (prefix, beginnings.suffix))
+        begins = f"{'is' if self.goal.whole else 'begins with'} {text}" + (f" and ends with {end}" if beginnings.suffix else "")
+        most, reached = max(beginnings.limits, default=0), max(self.tree.offset, default=0)
+        return f"no string of at most {most} tokens {begins}: none goes on after byte {reached} of it"
 
 
 def condition(
@@ -204,6 +205,7 @@ def condition(
             f"mode {quote(mode)} is unknown; the modes are {', '.join(MODES)}: did you mean {nearest(mode, MODES)}?"
         )
     goal = Goal(model.table, model.beginnings, prefix, whole)
+    budget = min(budget, CELLS // len(model.table))
     number = count(goal, budget)
     if mode == "auto":
         mode = "exact" if number <= budget else "beam"
@@ -270,21 +272,33 @@ def _canonical(model: NextTokenModel, goal: Goal) -> Conditioned:
     if not isinstance(model, Canonical):
         raise ConfigError("canonical mode needs a model with its tokenizer; use exact or beam")
     cuts = model.encode([goal.prefix[:size] for size in range(goal.last + 1)])
-    sequences = [tokens for tokens in cuts if tokens is not None]
-    tree = from_sequences(goal, sequences)
+    tree = from_sequences(goal, [tokens for tokens in cuts if tokens is not None])
     growth = Growth(tree, model.reader(), model.beginnings.log_prior)
     growth.evaluate()
-    only: dict[int, list[int]] = {}
-    for node in range(len(tree)):
-        path, offset = tree.path(node), tree.offset[node]
-        ids = goal.covers(goal.key(offset, tree.depth[node], tree.beginning[node]))
-        written = goal.prefix[:offset]
-        texts = [written + (goal.table.texts[token] or b"") for token in ids]
-        again = model.encode(texts)
-        only[node] = [
-            token for token, tokens in zip(ids, again, strict=True) if tokens == [*path, token] or token in goal.table.ends
-        ]
-        kept = {*only[node], *(tree.token[child] for child in range(len(tree)) if tree.parent[child] == node)}
-        matching = {*ids, *(token for token, _ in goal.steps[offset]), *goal.table.silent} - kept
+    only = _written(model, goal, tree)
+    if roots(goal) and not any(only.values()):
+        text = quote(goal.prefix.decode(errors="backslashreplace"))
+        raise CanvasError(f"the tokenizer would write no string that begins with {text}; use beam")
+    onward: list[set[int]] = [set(only[node]) for node in range(len(tree))]
+    for token, parent in zip(tree.token, tree.parent, strict=True):
+        if parent != ROOT:
+            onward[parent].add(token)
+    for node, kept in enumerate(onward):
+        ids = goal.covers(goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]))
+        matching = {*ids, *(token for token, _ in goal.steps[tree.offset[node]]), *goal.table.silent} - kept
         growth.drop(growth.log_p[node] + growth.log_next[0][node, sorted(matching)])
     return Conditioned(model, goal, "canonical", growth, only)
+
+
+def _written(model: Canonical, goal: Goal, tree: Histories) -> dict[int, list[int]]:
+    """The covering tokens with which the tokenizer would go on from each node."""
+    pairs: list[tuple[int, int]] = []
+    for node in range(len(tree)):
+        key = goal.key(tree.offset[node], tree.depth[node], tree.beginning[node])
+        pairs += [(node, token) for token in goal.covers(key)]
+    cuts = model.encode([goal.prefix[: tree.offset[node]] + (goal.table.texts[token] or b"") for node, token in pairs])
+    only: dict[int, list[int]] = {node: [] for node in range(len(tree))}
+    for (node, token), cut in zip(pairs, cuts, strict=True):
+        if token in goal.table.ends or cut == [*tree.path(node), token]:
+            only[node].append(token)
+    return only

@@ -47,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
     what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
     what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
+    what.add_argument(
+        "--typed",
+        type=cli.positive,
+        nargs="+",
+        metavar="N",
+        help="characters typed, in the completion suite (default 5 8 12 16 24)",
+    )
     how = parser.add_argument_group("sampling", "the first six name samplers and add up; without them, a handful is measured")
     how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
     how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
@@ -92,6 +99,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         corruptions=tuple(dict.fromkeys(args.corruption or Plan.corruptions)),
         only_mixed_varies=not (args.sigma or args.corruption),
         repair_methods=check_methods(args.repair_method, args.grammar),
+        typed=tuple(dict.fromkeys(args.typed or Plan.typed)),
     )
 
 

@@ -28,9 +28,15 @@ class TableModel:
     def __init__(self, table: TokenTable, limit: int, seed: int, sharpness: float = 1.5) -> None:
         self.table, self.limit, self.seed, self.sharpness = table, limit, seed, sharpness
         self.beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (limit,))
+        self._known: dict[History, np.ndarray] = {}
 
     def log_next(self, history: History) -> np.ndarray:
         """log p(next token | history), (tokens,) float64."""
+        if history not in self._known:
+            self._known[history] = self._draw(history)
+        return self._known[history]
+
+    def _draw(self, history: History) -> np.ndarray:
         logits = self.sharpness * np.random.default_rng([self.seed, len(history), *history]).normal(size=len(self.table))
         if len(history) + 1 >= self.limit:
             logits[[i for i in range(len(self.table)) if i not in self.table.ends]] = -math.inf

@@ -42,6 +42,9 @@ RATES = frozenset(
         "anchors_all_kept",
         "token_share",
         "corruption_share",
+        "starts_as_typed",
+        "next_token_exact",
+        "likelihood_impossible",
     ]
 )
 
@@ -248,7 +251,24 @@ def _likelihood(rows: Sequence[Row]) -> list[Table]:
     ]
 
 
-LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {"generation": _generation, "likelihood": _likelihood}
+def _completion(rows: Sequence[Row]) -> list[Table]:
+    """A table for each metric: a line for each way of completing, a column for each number of characters typed."""
+    made = [pivot("completion, total variation on tables", [row for row in rows if "on" in row.settings], label, _metric)]
+    typed = [row for row in rows if "typed" in row.settings]
+    for metric in dict.fromkeys(row.metric for row in typed):
+        made.append(_by_setting(f"completion, {metric} by characters typed", [r for r in typed if r.metric == metric], "typed"))
+    return made
+
+
+def _metric(row: Row) -> str:
+    return row.metric
+
+
+LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {
+    "generation": _generation,
+    "likelihood": _likelihood,
+    "completion": _completion,
+}
 
 
 def header_text(report: Report) -> str:

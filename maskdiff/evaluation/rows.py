@@ -120,6 +120,7 @@ class Plan:
     split: str = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
+    typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:
         """Kind of corruption and noise level of every block of the repair suite."""

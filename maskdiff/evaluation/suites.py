@@ -17,6 +17,8 @@ from maskdiff import __version__
 from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import Batches, held_out, training_texts
 from maskdiff.errors import ConfigError, nearest
+from maskdiff.evaluation.completion import completion
+from maskdiff.evaluation.completion import planned as planned_completions
 from maskdiff.evaluation.editing import editing
 from maskdiff.evaluation.generation import Seen, generation
 from maskdiff.evaluation.likelihood import likelihood
@@ -61,8 +63,6 @@ def _whole(name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]) -> C
 
 
 COMPLETION = "completion"  # the one suite for models of pieces
-
-
 SUITES: dict[str, Suite] = {
     "generation": Suite(
         "strings from nothing, by sampler",
@@ -82,6 +82,11 @@ SUITES: dict[str, Suite] = {
     "editing": Suite("strings with blanks", _whole("editing", editing), lambda p: 1),
     "likelihood": Suite(
         "nats per token, beside the exact entropy if it is known", _whole("likelihood", likelihood), lambda p: 1
+    ),
+    COMPLETION: Suite(
+        "what was typed completed, beside what is done instead",
+        lambda s, p, m, watch: completion(s, p, watch),
+        planned_completions,
     ),
     "speed": Suite(
         "strings per second, training tokens per second",

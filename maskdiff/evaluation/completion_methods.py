@@ -1,0 +1,151 @@
+"""Ways of completing a prefix as one kind of thing: a distribution of the next token, whatever is behind it.
+
+For: drawing with a baseline, the probability that a way gives to a whole text, and its likeliest next token. Not for: rows
+(``completion.py``), or the ways themselves (``maskdiff.completion``). Easy to get wrong: the probability of a text is a sum
+over how it may be cut into tokens, also behind the prefix; comparing one cut would punish a way for spreading its mass over
+several.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskdiff.completion import Canonical, Conditioned, Decoding, NextTokenModel, condition
+from maskdiff.completion.baselines import Baseline, History, Reading, as_they_fall, naive_mask, position_table, token_healing
+from maskdiff.completion.histories import Goal
+from maskdiff.completion.model import ROOT
+from maskdiff.sampling.random import new_keys
+
+BASELINES: dict[str, Callable[[NextTokenModel, bytes], Baseline]] = {
+    "naive_mask": naive_mask,
+    "position_table": position_table,
+    "token_healing": token_healing,
+    "as_they_fall": as_they_fall,
+}
+MODES = ("exact", "beam", "canonical")
+CUTS = 16  # ways to cut the text so far that ``text_log_prob`` follows at every byte
+Rows = Callable[[Sequence[History]], Tensor]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One completion and what it cost: forward passes before the prefix was covered, all of them, and seconds."""
+
+    data: bytes
+    prefix_calls: int
+    calls: int
+    seconds: float
+    conditioned: Conditioned | None = None
+
+
+def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
+    """One completion by a mode or a baseline."""
+    start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
+    if method in MODES:
+        conditioned = condition(model, prefix, method)
+        item = Decoding(conditioned, new_keys(1, generator)).run()[0]
+        return Drawn(item.data, conditioned.summary.calls, item.calls, time.perf_counter() - start, conditioned)
+    proposal = BASELINES[method](model, prefix)
+    read = proposal.read  # type: ignore[attr-defined]  # all four have one
+    rows, before = ahead(proposal, Goal(model.table, model.beginnings, prefix), read), 0
+    history: History = ()
+    while True:
+        if len(model.table.text(history)) < len(prefix):
+            before = read.reader.calls
+        row = rows([history])[0]
+        if float(row.max()) == -math.inf:  # a dead end: what is written so far is all there is
+            break
+        history = (*history, int(torch.multinomial(row.exp(), 1, generator=generator)))
+        if history[-1] in model.table.ends or len(history) >= model.beginnings.limits[0]:
+            break
+    return Drawn(model.table.text(history), max(before, 1), read.reader.calls, time.perf_counter() - start)
+
+
+def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
+    """(n, vocab) log-probabilities after any histories: the proposal's until the prefix is covered, then the model's."""
+
+    def rows(histories: Sequence[History]) -> Tensor:
+        covered = [len(goal.table.text(history)) >= len(goal.prefix) for history in histories]
+        out = torch.full((len(histories), len(goal.table)), -math.inf, dtype=torch.float64)
+        for wanted, source in ((True, read), (False, proposal.log_q)):
+            index = [i for i, done in enumerate(covered) if done is wanted]
+            if index:
+                out[index] = source([histories[i] for i in index])
+        return out
+
+    return rows
+
+
+def conditioned_ahead(conditioned: Conditioned, read: Reading) -> Rows:
+    """The same for a conditioned model; histories that it left out have no mass."""
+    goal, child = conditioned.goal, conditioned.tree.child
+
+    def node_of(history: History) -> int | None:
+        node = child.get((ROOT, 0))
+        for token in history:
+            node = None if node is None else child.get((node, token))
+        return node
+
+    def rows(histories: Sequence[History]) -> Tensor:
+        out = torch.full((len(histories), len(goal.table)), -math.inf, dtype=torch.float64)
+        for i, history in enumerate(histories):
+            if len(goal.table.text(history)) >= len(goal.prefix):
+                out[i] = read([history])[0]
+            elif (node := node_of(history)) is not None:
+                out[i] = conditioned.log_q([node])[0]
+        return out
+
+    return rows
+
+
+def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
+    """log-probability (nats) of completing to just ``text``: over its cuts into tokens, of which the likeliest are followed."""
+    waiting: list[list[tuple[float, History]]] = [[] for _ in range(len(text) + 1)]
+    waiting[0].append((0.0, ()))
+    for offset, found in enumerate(waiting):
+        best = sorted(found, reverse=True)[:CUTS]
+        if not best:
+            continue
+        log_q = rows([history for _, history in best])
+        ids = list(goal.table.ends) if offset == len(text) else goal.table.inside(text[offset:], whole=True)
+        if offset == len(text):
+            terms = [log_p + row for (log_p, _), row in zip(best, log_q[:, ids].logsumexp(1).tolist(), strict=True)]
+            return float(np.logaddexp.reduce(terms))
+        for (log_p, history), row in zip(best, log_q[:, ids].tolist(), strict=True):
+            for token, own in zip(ids, row, strict=True):
+                if own > -math.inf:
+                    waiting[offset + len(goal.table.texts[token] or b"")].append((log_p + own, (*history, token)))
+    return -math.inf
+
+
+def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
+    """The token that reaches beyond the prefix, chosen greedily, and the byte at which it begins; None at a dead end."""
+    history: History = ()
+    while len(history) < limit:
+        row, start = rows([history])[0], len(goal.table.text(history))
+        token = int(row.argmax())
+        if float(row[token]) == -math.inf:
+            return None
+        history = (*history, token)
+        if token in goal.table.ends or start + len(goal.table.texts[token] or b"") > len(goal.prefix):
+            return start, token
+    return None
+
+
+def true_next(model: NextTokenModel, text: bytes, size: int) -> tuple[int, int] | None:
+    """The token of the tokenizer's cut of ``text`` that reaches beyond ``size`` bytes, and the byte at which it begins."""
+    cut = model.encode([text])[0] if isinstance(model, Canonical) else None
+    start = 0
+    for token in cut or []:
+        end = start + len(model.table.texts[token] or b"")
+        if end > size:
+            return start, token
+        start = end
+    return None

@@ -1,9 +1,8 @@
 """Drawing strings from a conditioned model: q until the prefix is covered, the model itself from there on.
 
 For: `Decoding`, one loop for a batch, a stream and a single string. Not for: the masses behind q (`condition.py`). Easy to get
-wrong: temperature and top-p act on q, not on p. Sharpening p first would change which histories the prefix is likely under
-(every forced token would be sharpened too, and a history of few long tokens would win over one of many short ones for no
-reason but its length); q at temperature T is what a sampler at temperature T would choose among what is still possible.
+wrong: temperature and top-p act on q, not on p. The prefix was typed, not drawn at that temperature, so histories are weighed by
+the model as it is; under a nucleus of p most prefixes would be impossible, and towards temperature 0 all but one.
 """
 
 from __future__ import annotations

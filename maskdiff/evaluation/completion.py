@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from maskdiff import metrics
-from maskdiff.completion import CausalModel, Conditioned, NextTokenModel, TableModel, TokenTable, condition
+from maskdiff.completion import CausalModel, NextTokenModel, TableModel, TokenTable, condition
 from maskdiff.completion.baselines import History, Reading, Rejection, leaves, reject, total_variation
 from maskdiff.completion.histories import Goal, count
 from maskdiff.config import CompletionConfig
@@ -25,8 +25,8 @@ from maskdiff.evaluation.completion_methods import (
     BASELINES,
     MODES,
     Drawn,
+    Weighed,
     ahead,
-    conditioned_ahead,
     draw,
     next_token,
     text_log_prob,
@@ -160,18 +160,14 @@ def _measured(
     for index, text in enumerate(texts[:SCORED]):
         prefix, read = text[:size].encode(), Reading(model)
         goal = Goal(model.table, model.beginnings, prefix)
-        if method in MODES:
-            conditioned: Conditioned | None = condition(model, prefix, method)
-            rows = conditioned_ahead(conditioned, read)  # type: ignore[arg-type]
-            proposal: object = conditioned
-        else:
-            proposal = BASELINES[method](model, prefix)
-            rows = ahead(proposal, goal, read)
+        conditioned = condition(model, prefix, method) if method in MODES else None
+        proposal = BASELINES[method](model, prefix) if conditioned is None else Weighed(conditioned)
+        rows = ahead(proposal, goal, read)
         scores.append(text_log_prob(rows, goal, text.encode()))
         hits.append(next_token(rows, goal, model.beginnings.limits[0]) == true_next(model, text.encode(), size))
         if index < COMPARED and method != "exact" and count(goal, FEW) <= FEW:
             truth = leaves(condition(model, prefix, "exact"), goal)
-            distances.append(total_variation(leaves(proposal, goal), truth))  # type: ignore[arg-type]
+            distances.append(total_variation(leaves(proposal, goal), truth))
     possible = [score for score in scores if score > -math.inf]
     ledger.add(method, where, "log_likelihood", metrics.mean(possible, plan.rng(82)))
     ledger.add(method, where, "likelihood_impossible", metrics.rate(score == -math.inf for score in scores))

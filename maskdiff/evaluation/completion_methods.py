@@ -83,26 +83,27 @@ def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
     return rows
 
 
-def conditioned_ahead(conditioned: Conditioned, read: Reading) -> Rows:
-    """The same for a conditioned model; histories that it left out have no mass."""
-    goal, child = conditioned.goal, conditioned.tree.child
+@dataclass(frozen=True)
+class Weighed:
+    """A conditioned model of one beginning as a baseline; histories that it left out have no mass."""
 
-    def node_of(history: History) -> int | None:
-        node = child.get((ROOT, 0))
-        for token in history:
-            node = None if node is None else child.get((node, token))
-        return node
+    conditioned: Conditioned
+    name: str = "conditioned"
 
-    def rows(histories: Sequence[History]) -> Tensor:
-        out = torch.full((len(histories), len(goal.table)), -math.inf, dtype=torch.float64)
-        for i, history in enumerate(histories):
-            if len(goal.table.text(history)) >= len(goal.prefix):
-                out[i] = read([history])[0]
-            elif (node := node_of(history)) is not None:
-                out[i] = conditioned.log_q([node])[0]
+    def log_q(self, histories: Sequence[History]) -> Tensor:
+        """See `Baseline.log_q`."""
+        out = torch.full((len(histories), len(self.conditioned.model.table)), -math.inf, dtype=torch.float64)
+        nodes = [self._node(history) for history in histories]
+        index = [i for i, node in enumerate(nodes) if node is not None]
+        if index:
+            out[index] = self.conditioned.log_q([node for node in nodes if node is not None])
         return out
 
-    return rows
+    def _node(self, history: History) -> int | None:
+        node = self.conditioned.tree.child.get((ROOT, 0))
+        for token in history:
+            node = None if node is None else self.conditioned.tree.child.get((node, token))
+        return node
 
 
 def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:

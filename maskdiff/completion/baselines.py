@@ -152,7 +152,7 @@ PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
 
 @dataclass(frozen=True)
 class Proposal:
-    """A conditioned model of one beginning, looked at as a baseline."""
+    """A conditioned model of one beginning, looked at as a baseline; histories that it left out have no mass."""
 
     conditioned: Conditioned
 
@@ -161,14 +161,18 @@ class Proposal:
         return self.conditioned.summary.mode
 
     def log_q(self, histories: Sequence[History]) -> Tensor:
-        """See `Baseline.log_q`; histories are those of its tree."""
-        return self.conditioned.log_q([self._node(history) for history in histories])
+        """See `Baseline.log_q`."""
+        out = torch.full((len(histories), len(self.conditioned.model.table)), -math.inf, dtype=torch.float64)
+        nodes = [self._node(history) for history in histories]
+        index = [i for i, node in enumerate(nodes) if node is not None]
+        if index:
+            out[index] = self.conditioned.log_q([node for node in nodes if node is not None])
+        return out
 
-    def _node(self, history: History) -> int:
-        child = self.conditioned.tree.child
-        node = child[ROOT, 0]
+    def _node(self, history: History) -> int | None:
+        node = self.conditioned.tree.child.get((ROOT, 0))
         for token in history:
-            node = child[node, token]
+            node = None if node is None else self.conditioned.tree.child.get((node, token))
         return node
 
 

@@ -101,9 +101,9 @@ class Conditioned:
         self.log_z = self._masses()
         self.log_root = self._root_masses()
         log_z = float(self.log_root.logsumexp(0)) if len(self.log_root) else -math.inf
-        if log_z == -math.inf:
-            raise CanvasError(self._impossible())
         self.log_dropped = float(np.logaddexp(growth.log_dropped, model.beginnings.log_dropped))
+        if log_z == -math.inf:
+            raise CanvasError(self._impossible() if self.log_dropped == -math.inf else self._lost(mode))
         dropped = math.exp(self.log_dropped - float(np.logaddexp(log_z, self.log_dropped)))
         calls, positions = model.beginnings.spent
         cost = calls + self.reader.calls, positions + self.reader.positions
@@ -178,6 +178,10 @@ class Conditioned:
             elif self.goal.reached(beginning):
                 log_z[beginning] = 0.0
         return prior + log_z
+
+    def _lost(self, mode: str) -> str:
+        text = quote(self.goal.prefix.decode(errors="backslashreplace"))
+        return f"{mode} mode kept no history that reaches all of {text}; use exact mode, or a wider beam"
 
     def _impossible(self) -> str:
         beginnings, prefix = self.model.beginnings, self.goal.prefix

@@ -1,8 +1,8 @@
 """Drawing strings from a conditioned model: q until the prefix is covered, the model itself from there on.
 
 For: `Decoding`, one loop for a batch, a stream and a single string. Not for: the masses behind q (`condition.py`). Easy to get
-wrong: temperature and top-p act on q, not on p. The prefix was typed, not drawn at that temperature, so histories are weighed by
-the model as it is; under a nucleus of p most prefixes would be impossible, and towards temperature 0 all but one.
+wrong: temperature and top-p act on q, not on p. The prefix was typed, not drawn at that temperature, so histories are weighed
+by the model as it is; under a nucleus of p most prefixes would be impossible, and towards temperature 0 all but one.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Decoding:
         at = {i: k for k, i in enumerate(rows)}
         if walking:
             nodes = [node for i in walking if (node := self.node[i]) is not None]
-            log_q[[at[i] for i in walking]] = self.conditioned.log_q(nodes)
+            once = {node: k for k, node in enumerate(dict.fromkeys(nodes))}
+            log_q[[at[i] for i in walking]] = self.conditioned.log_q(list(once))[[once[node] for node in nodes]]
         for i in rows:
             if (row := self.row[i]) is not None:
                 log_q[at[i]] = row

@@ -57,10 +57,11 @@ class Goal:
         rest = self.prefix[offset:]
         if self.whole:
             ends = list(self.table.ends) if not rest else []
-            return ends + (self.table.exactly(rest) if last else [])
+            return ends + (self.table.exactly(rest[: len(rest) - len(tail)]) if last and rest.endswith(tail) else [])
         found = self.table.covering(rest)
         if last and tail:
-            found += [t for t in self.table.inside(rest) if tail.startswith(rest[len(self.table.texts[t] or b"") :])]
+            shorter = (*self.table.inside(rest), *self.table.silent)
+            found += [token for token in shorter if tail.startswith(rest[len(self.table.texts[token] or b"") :])]
         return found
 
 

@@ -17,7 +17,7 @@ import torch
 
 from maskdiff import metrics
 from maskdiff.completion import CausalModel, NextTokenModel, TableModel, TokenTable, condition
-from maskdiff.completion.baselines import History, Reading, Rejection, leaves, reject, total_variation
+from maskdiff.completion.baselines import History, Proposal, Reading, Rejection, leaves, reject, total_variation
 from maskdiff.completion.histories import Goal, count
 from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
@@ -25,7 +25,6 @@ from maskdiff.evaluation.completion_methods import (
     BASELINES,
     MODES,
     Drawn,
-    Weighed,
     ahead,
     draw,
     next_token,
@@ -161,7 +160,7 @@ def _measured(
         prefix, read = text[:size].encode(), Reading(model)
         goal = Goal(model.table, model.beginnings, prefix)
         conditioned = condition(model, prefix, method) if method in MODES else None
-        proposal = BASELINES[method](model, prefix) if conditioned is None else Weighed(conditioned)
+        proposal = BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
         rows = ahead(proposal, goal, read)
         scores.append(text_log_prob(rows, goal, text.encode()))
         hits.append(next_token(rows, goal, model.beginnings.limits[0]) == true_next(model, text.encode(), size))

@@ -20,7 +20,6 @@ from torch import Tensor
 from maskdiff.completion import Canonical, Conditioned, Decoding, NextTokenModel, condition
 from maskdiff.completion.baselines import Baseline, History, Reading, as_they_fall, naive_mask, position_table, token_healing
 from maskdiff.completion.histories import Goal
-from maskdiff.completion.model import ROOT
 from maskdiff.sampling.random import new_keys
 
 BASELINES: dict[str, Callable[[NextTokenModel, bytes], Baseline]] = {
@@ -81,29 +80,6 @@ def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
         return out
 
     return rows
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """A conditioned model of one beginning as a baseline; histories that it left out have no mass."""
-
-    conditioned: Conditioned
-    name: str = "conditioned"
-
-    def log_q(self, histories: Sequence[History]) -> Tensor:
-        """See `Baseline.log_q`."""
-        out = torch.full((len(histories), len(self.conditioned.model.table)), -math.inf, dtype=torch.float64)
-        nodes = [self._node(history) for history in histories]
-        index = [i for i, node in enumerate(nodes) if node is not None]
-        if index:
-            out[index] = self.conditioned.log_q([node for node in nodes if node is not None])
-        return out
-
-    def _node(self, history: History) -> int | None:
-        node = self.conditioned.tree.child.get((ROOT, 0))
-        for token in history:
-            node = None if node is None else self.conditioned.tree.child.get((node, token))
-        return node
 
 
 def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:

@@ -27,9 +27,10 @@ class Beginnings:
     in which tokens cover that end. A beginning is drawn with the first token.
 
     log_prior: (beginnings,) float64, log-probability of each; limits: most tokens that may follow it. closed: whether a string
-    that has reached its limit is whole (no token ends it before then); else it was cut. tails: the bytes that stand behind the last token of a string that is
-    closed, suffix: those behind them; what was typed may reach into the tail, but not into the suffix. log_dropped:
-    log-probability of beginnings that were left out, spent: forward passes and tokens that finding them took.
+    that has reached its limit is whole (no token ends it before then); else it was cut. tails: the bytes that stand behind the
+    last token of a string that is closed, suffix: those behind them; what was typed may reach into the tail, but not into the
+    suffix. log_dropped: log-probability of beginnings that were left out, spent: forward passes and tokens that finding them
+    took.
     """
 
     log_prior: Tensor

@@ -179,5 +179,6 @@ def test_a_run_of_pieces_from_the_first_step_to_a_completion(tmp_path: Path) -> 
     loaded = load_denoiser(tmp_path / "last.pt")
     assert len(loaded.vocabulary) == 60
     assert "floor" not in loaded.metrics
+    assert "parses_autoregressive" in loaded.metrics
     assert json.dumps(loaded.provenance["step"]) == "3"
     assert all(r.text.startswith("(+3") for r in tasks.complete(loaded, ["(+ 3"], num=3))

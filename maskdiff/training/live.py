@@ -7,8 +7,10 @@ compared with the benchmark's.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from maskdiff.completion import CausalModel, Decoding, condition
 from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import held_out
 from maskdiff.languages import Language, Vocabulary
@@ -16,6 +18,7 @@ from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.denoiser import ModelDenoiser
 from maskdiff.sampling.presets import make_sampler
+from maskdiff.sampling.random import new_keys
 from maskdiff.training.board import Board
 from maskdiff.training.picture import token_grid
 
@@ -38,6 +41,13 @@ def live_samplers(config: Config) -> dict[str, SamplerConfig]:
     return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if causal else both
 
 
+def endless(denoiser: ModelDenoiser, count: int) -> list[str]:
+    """Strings of a causal mode that ends them itself: completions of nothing."""
+    model = CausalModel(denoiser, np.ones(1))  # one that is not told the length needs none
+    drawn = Decoding(condition(model, b""), new_keys(count, torch.Generator().manual_seed(LIVE_SEED))).run()
+    return [item.data.decode(errors="replace") for item in drawn]
+
+
 def live_samples(
     model: UniversalDenoiser, language: Language, vocabulary: Vocabulary, config: Config, board: Board, step: int
 ) -> dict[str, float]:
@@ -47,10 +57,14 @@ def live_samples(
     lengths = [len(row) for row in vocabulary.encode_many(held_out(language, "validation", count, LIVE_SEED))]
     verdicts = ("  --  ", "parses" if language.validity else "")
     rates: dict[str, float] = {}
+    drawn: dict[str, list[str]] = {}
+    if not config.model.causal_length and config.train.causal_share > 0:
+        drawn["autoregressive"] = endless(denoiser, count)
     for name, settings in live_samplers(config).items():
         canvas = Canvas.blank(lengths, vocabulary, torch.Generator().manual_seed(LIVE_SEED))
         tokens = make_sampler(settings)(denoiser, canvas).tokens
-        texts = [vocabulary.decode(row, "drop") for row in tokens.tolist()]
+        drawn[name] = [vocabulary.decode(row, "drop") for row in tokens.tolist()]
+    for name, texts in drawn.items():
         valid = [language.parses(text) for text in texts]
         if language.validity:
             rates[f"parses_{name}"] = sum(valid) / len(valid)

@@ -142,16 +142,21 @@ def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | Da
     if args.stream and args.pretty:
         raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
 
-    def watch(number: int, characters: str) -> None:
+    done = 0
+
+    def watch(_: int, characters: str) -> None:
         if args.json:
-            print(json.dumps({"schema": SCHEMA, "verb": "complete", "completion": number, "delta": characters}), flush=True)
+            print(json.dumps({"schema": SCHEMA, "verb": "complete", "index": done + 1, "delta": characters}), flush=True)
         else:
             print(shown(characters), end="", flush=True)
 
     settings = build(CompletionConfig, overrides(args, CompletionConfig))
-    yield from tasks.completing(
-        loaded, texts, num=args.num, suffix=args.suffix, settings=settings, seed=args.seed, watch=watch if args.stream else None
-    )
+    seen = watch if args.stream else None
+    for result in tasks.completing(
+        loaded, texts, num=args.num, suffix=args.suffix, settings=settings, seed=args.seed, watch=seen
+    ):
+        yield result
+        done += 1
 
 
 def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataError]) -> list[Result]:

@@ -363,7 +363,7 @@ def _pieces(stored: Mapping[str, Any], characters: Vocabulary, most: int, shown:
     if not pairs or not all(isinstance(part, str) for merge in merges or [] for part in merge):
         raise CheckpointError(f"checkpoint {shown} is damaged: its merges are {quote(merges)}, not pairs of texts")
     numbers = isinstance(lengths, list) and all(isinstance(p, float) and 0.0 <= p <= 1.0 for p in lengths)
-    if not numbers or not lengths or len(lengths) > most or not abs(sum(lengths) - 1.0) < 1e-6 or lengths[0] > 0:
+    if not numbers or not lengths or len(lengths) >= most or not abs(sum(lengths) - 1.0) < 1e-6 or lengths[0] > 0:
         raise CheckpointError(
             f"checkpoint {shown} is damaged: its lengths are {quote(lengths)}, not probabilities of 1, 2, ... tokens"
         )

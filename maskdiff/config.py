@@ -73,7 +73,9 @@ class ModelConfig:
     vocabulary: str = knob(
         "characters", "what a token is: a character, or a piece that byte-pair merges make", choices=("characters", "bpe")
     )
-    vocab_size: int = knob(256, "tokens of a bpe vocabulary, special ones included; characters have their own number", low=5)
+    vocab_size: int = knob(
+        256, "tokens of a bpe vocabulary, special ones included; characters have their own number", low=5, high=32767
+    )
     block_size: int = knob(64, "longest string in tokens; training sets it to max_len", low=5, high=1024)
     n_layer: int = knob(2, "distinct transformer blocks", low=1, high=64)
     k_iter: int = knob(2, "times that the stack of blocks is applied", low=1, high=64)

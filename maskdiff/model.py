@@ -94,21 +94,27 @@ class TreeCache:
     paths: Tensor  # (nodes, block_size) numbers of each node's ancestors and of itself, by position; 0 behind
     depth: Tensor  # (nodes,) its position, 0 for a root
     new: Tensor  # numbers of the nodes that are being read
+    seen: Tensor  # (new, width) numbers of the nodes that each of them sees, itself included
 
-    @property
-    def seen(self) -> Tensor:
-        """(new, width) numbers of the nodes that each new node sees, itself included."""
-        return self.paths[self.new, : int(self.depth[self.new].max()) + 1]
+    def read(self, nodes: Tensor) -> None:
+        """Make some nodes those that are being read; their parents have been, or are among them."""
+        self.new = nodes
+        self.seen = self.paths[nodes, : int(self.depth[nodes].max()) + 1]
 
-    def grow(self, parents: Tensor) -> None:
-        """Make room for new nodes (n,), numbered as they come; a parent below 0 makes a root, others come before their
-        children.
+    def forget(self, nodes: int) -> None:
+        """Leave only the first nodes."""
+        self.paths, self.depth = self.paths[:nodes], self.depth[:nodes]
+
+    def grow(self, parents: Tensor) -> Tensor:
+        """Make room for new nodes (n,), numbered as they come, and return their numbers.
+
+        A parent below 0 makes a root, others come before their children.
         """
         first, count = len(self.depth), len(parents)
-        self.new = torch.arange(first, first + count, device=parents.device)
+        new = torch.arange(first, first + count, device=parents.device)
         self.paths = F.pad(self.paths, (0, 0, 0, count))
         self.depth = F.pad(self.depth, (0, count), value=-1)
-        waiting, parents = self.new, parents.clone()
+        waiting, parents = new, parents.clone()
         while len(waiting):  # a generation at a time
             ready = (parents < 0) | (self.depth[parents.clamp(min=0)] >= 0)
             nodes, above = waiting[ready], parents[ready]
@@ -120,13 +126,13 @@ class TreeCache:
         if room:  # at least doubled, so that growing one by one stays cheap
             room = max(room, self.keys.size(1))
             self.keys, self.values = (F.pad(x, (0, 0, 0, 0, 0, room)) for x in (self.keys, self.values))
+        return new
 
     def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store those of the new nodes, (new, heads, 1, head_dim); those that each sees, (new, heads, width, head_dim)."""
-        self.keys[slot, self.new] = keys[:, :, 0]
-        self.values[slot, self.new] = values[:, :, 0]
-        seen = self.seen
-        return self.keys[slot, seen].transpose(1, 2), self.values[slot, seen].transpose(1, 2)
+        self.keys[slot, self.new] = keys[:, :, 0].to(self.keys.dtype)
+        self.values[slot, self.new] = values[:, :, 0].to(self.values.dtype)
+        return self.keys[slot, self.seen].transpose(1, 2), self.values[slot, self.seen].transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -363,7 +369,8 @@ class UniversalDenoiser(nn.Module):
         config, weight = self.config, self.token.weight
         shape = ((k_iter or config.k_iter) * config.n_layer, 64, config.n_head, config.n_embd // config.n_head)
         keys, none = weight.new_zeros(shape), torch.zeros(0, dtype=torch.int64, device=weight.device)
-        return TreeCache(keys, torch.zeros_like(keys), none.new_zeros(0, config.block_size), none, none)
+        paths = none.new_zeros(0, config.block_size)
+        return TreeCache(keys, torch.zeros_like(keys), paths, none, none, paths)
 
     def tree_logits(self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache) -> Tensor:
         """Read new nodes of a tree in causal mode and score what follows each.
@@ -380,7 +387,7 @@ class UniversalDenoiser(nn.Module):
         Raises:
             ValueError: with an aligned head; a node has more than ``block_size`` - 1 ancestors.
         """
-        cache.grow(parents)
+        cache.read(cache.grow(parents))
         position = cache.depth[cache.new]
         width = int(position.max()) + 1
         visible = torch.arange(width, device=token.device) <= position[:, None]

@@ -113,6 +113,9 @@ class CountedReader:
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
         return self.inner.extend(parents, tokens)
 
+    def forget(self, nodes: int) -> None:
+        self.inner.forget(nodes)
+
 
 @dataclass
 class Many:
@@ -146,6 +149,9 @@ class ManyReader:
     def __init__(self, model: Many) -> None:
         self.model, self.calls, self.positions = model, 0, 0
         self.nodes: list[tuple[int, History]] = []
+
+    def forget(self, nodes: int) -> None:
+        del self.nodes[nodes:]
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         first = len(self.nodes)

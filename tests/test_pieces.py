@@ -14,7 +14,7 @@ from tiny import PIECES, tiny_loaded, tiny_payload
 
 from maskdiff import tasks
 from maskdiff.checkpoint import denoiser_from, load_denoiser
-from maskdiff.config import Config, LanguageConfig, ModelConfig, SamplerConfig
+from maskdiff.config import Config, LanguageConfig, ModelConfig, SamplerConfig, TrainConfig
 from maskdiff.data import Batches, Store
 from maskdiff.errors import CheckpointError, ConfigError, ParseError
 from maskdiff.languages import Vocabulary, make_language, model_vocabulary, piece_vocabulary, split_of, token_lengths
@@ -135,6 +135,7 @@ def test_a_checkpoint_carries_its_pieces() -> None:
         ("lengths", [1.0], "not probabilities"),
         ("lengths", ["a"], "not probabilities"),
         ("lengths", [0.0] + [1 / 100] * 100, "not probabilities"),
+        ("lengths", [0.0] * 63 + [1.0], "not probabilities"),  # 63 tokens have no room beside BOS and EOS
         ("lengths", [0.0, float("nan")], "not probabilities"),
     ],
 )
@@ -155,6 +156,8 @@ def test_verbs_that_go_symbol_by_symbol_say_so() -> None:
         tasks.generate(loaded, 1, length=12)
     with pytest.raises(ConfigError, match="conditions characters"):
         tasks.generate(loaded, 1, sampler=SamplerConfig("maskgit", grammar=True))
+    with pytest.raises(ConfigError, match="a character for every token"):
+        tasks.generate(loaded, 1, trace=True, sampler=SamplerConfig("maskgit"))
     with pytest.raises(ConfigError, match="a length counts symbols"):
         tasks.generate(loaded, 1, length=12, sampler=SamplerConfig("maskgit"))
 
@@ -166,6 +169,13 @@ def test_generating_pieces() -> None:
     assert all(r.finish_reason in ("complete", "length") and r.score is not None for r in free)
     parallel = tasks.generate(loaded, 5, sampler=SamplerConfig("maskgit"))
     assert all(set(r.text) <= set("0123456789()+*=") and r.score is None for r in parallel)
+
+
+def test_an_aligned_head_is_validated_without_a_causal_mode(tmp_path: Path) -> None:
+    model = ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, causal_length=False, head="aligned")
+    config = Config(model=model, train=TrainConfig(max_iters=1, eval_samples=8, live_samples=4, num_samples=50, batch_size=8))
+    Trainer(config, tmp_path).run()
+    assert "parses_autoregressive" not in load_denoiser(tmp_path / "last.pt").metrics
 
 
 def test_a_run_of_pieces_from_the_first_step_to_a_completion(tmp_path: Path) -> None:

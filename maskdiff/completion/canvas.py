@@ -21,6 +21,7 @@ from maskdiff.completion.causal import encode_bytes, token_table
 from maskdiff.completion.condition import Conditioned, condition
 from maskdiff.completion.model import ROOT, Beginnings
 from maskdiff.config import CompletionConfig
+from maskdiff.errors import CanvasError, ConfigError, quote
 
 if TYPE_CHECKING:
     from maskdiff.sampling.denoiser import ModelDenoiser
@@ -77,8 +78,12 @@ class CanvasReader:
         parts = [
             self._evaluate(range(start, min(start + ROWS, len(self.rows)))) for start in range(first, len(self.rows), ROWS)
         ]
-        self.calls, self.positions = self.calls + 1, self.positions + sum(map(len, self.rows[first:]))
+        self.calls, self.positions = self.calls + len(parts), self.positions + sum(map(len, self.rows[first:]))
         return torch.cat(parts)
+
+    def forget(self, nodes: int) -> None:
+        """See `Reader.forget`."""
+        del self.rows[nodes:], self.next[nodes:]
 
     def _add(self, parent: int, token: int) -> None:
         vocabulary, step = self.model.denoiser.vocabulary, -1 if self.model.backwards else 1
@@ -116,7 +121,14 @@ def ending_with(
     possible = np.flatnonzero(lengths > 0).tolist()
     prior = torch.from_numpy(np.log(lengths[possible]))
     empty = CanvasModel(denoiser, possible, Beginnings(prior, tuple(possible), closed=True), backwards=True)
-    found = condition(empty, suffix[::-1], settings.mode, settings.budget, settings.beam)
+    try:
+        found = condition(empty, suffix[::-1], settings.mode, settings.budget, settings.beam)
+    except CanvasError:
+        text = quote(suffix.decode(errors="backslashreplace"))
+        wider = "" if settings.mode in ("auto", "exact") else f" in {settings.mode} mode; use exact"
+        raise CanvasError(f"no string of at most {max(possible)} tokens was found that ends with {text}{wider}") from None
+    except ConfigError as error:
+        raise ConfigError(f"the suffix: {error}") from None
     return _with_ends(denoiser, possible, suffix, found)
 
 

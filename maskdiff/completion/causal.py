@@ -43,6 +43,9 @@ def encode_bytes(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[in
     return cut
 
 
+PASS = 8192  # nodes that are evaluated at once: what they see is gathered for each, which takes memory
+
+
 class CausalModel:
     """The causal mode of a denoiser; `lengths` (n + 1,) are the probabilities of its lengths, for one that is told them.
 
@@ -80,7 +83,7 @@ class CausalReader:
 
     def __init__(self, model: CausalModel) -> None:
         self.owner, self.cache = model, model.model.start_tree()
-        self.from_end = torch.zeros(0, dtype=torch.int64)
+        self.from_end: list[int] = []  # of each node; 0 where nobody knows it
         self.calls = self.positions = 0
         table, vocabulary = model.table, model.vocabulary
         drawn = [text is not None or i in table.ends for i, text in enumerate(table.texts)]
@@ -90,25 +93,20 @@ class CausalReader:
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `Reader.extend`."""
-        device = self.allowed.device
-        root = parents == ROOT
-        self._measure(parents, tokens)
-        logits = self.owner.model.tree_logits(
-            torch.where(root, self.bos, tokens).to(device),
-            parents.to(device),
-            self.from_end[-len(parents) :].to(device),
-            self.cache,
-        )
+        return torch.cat([self._pass(a, b) for a, b in zip(parents.split(PASS), tokens.split(PASS), strict=True)])
+
+    def _pass(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        device, first = self.allowed.device, len(self.from_end)
+        for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
+            beginning = self.owner.lengths[token] + 1 if self.owner.told and parent == ROOT else 0
+            self.from_end.append(beginning if parent == ROOT else max(self.from_end[parent] - 1, 0))
+        read, from_end = torch.where(parents == ROOT, self.bos, tokens), torch.tensor(self.from_end[first:])
+        logits = self.owner.model.tree_logits(read.to(device), parents.to(device), from_end.to(device), self.cache)
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
         wide = torch.float32 if device.type == "mps" else torch.float64
         return logits.to(wide).masked_fill(~self.allowed, -torch.inf).log_softmax(-1).cpu().double()
 
-    def _measure(self, parents: Tensor, tokens: Tensor) -> None:
-        """The distance of every new node to the end of its string; 0 where nobody knows it."""
-        if not self.owner.told:
-            self.from_end = torch.nn.functional.pad(self.from_end, (0, len(parents)))
-            return
-        known = self.from_end.tolist()
-        for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
-            known.append(self.owner.lengths[token] + 1 if parent == ROOT else known[parent] - 1)
-        self.from_end = torch.tensor(known)
+    def forget(self, nodes: int) -> None:
+        """See `Reader.forget`."""
+        self.cache.forget(nodes)
+        del self.from_end[nodes:]

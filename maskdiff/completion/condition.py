@@ -31,6 +31,7 @@ from maskdiff.errors import CanvasError, ConfigError, nearest, quote
 
 MODES = ("auto", "exact", "beam", "canonical")
 CELLS = 2**28  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
+SPREAD = 16  # beginnings, each of which widens the beam: of several, some are far likelier early than they turn out to be
 HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
 
 
@@ -108,7 +109,6 @@ class Conditioned:
         calls, positions = model.beginnings.spent
         cost = calls + self.reader.calls, positions + self.reader.positions
         self.summary = Summary(mode, log_z, dropped, len(self.tree), *cost)
-        self.nodes = len(self.tree)  # that the reader holds; `decode.py` adds more
 
     def covers(self, node: int) -> Tensor:
         """Ids of the tokens that reach the goal from a node, (n,)."""
@@ -139,7 +139,8 @@ class Conditioned:
             for child in self._children[node]:
                 token = self.tree.token[child]
                 out[row, token] = log_next[token] + self.log_z[child]
-        return out - self.log_z[nodes][:, None]
+        log_z = self.log_z[nodes][:, None]
+        return torch.where(log_z == -math.inf, -math.inf, out - log_z)  # no string of the goal comes by some nodes
 
     def _masses(self) -> Tensor:
         """log Z of every node, children before parents."""
@@ -228,10 +229,14 @@ def condition(
 
 
 def grow_beam(model: NextTokenModel, goal: Goal, beam: int) -> Growth:
-    """The likeliest `beam` histories at every byte of the goal; histories of different lengths in tokens compete where they
-    have explained the same text. The first bytes, while all their histories are few, are read in one pass without pruning."""
-    below = 0
-    while below <= goal.last and count(goal, HEAD * beam, below + 1) <= HEAD * beam:
+    """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) beginnings.
+
+    Histories of different lengths in tokens compete where they have explained the same text, those of all beginnings together.
+    The first bytes, while all their histories are few, are read in one pass without pruning.
+    """
+    keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
+    head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0
+    while below <= goal.last and count(goal, head, below + 1) <= head:
         below += 1
     tree = enumerate_histories(goal, below, silent=False)
     growth = Growth(tree, model.reader(), model.beginnings.log_prior)
@@ -242,7 +247,6 @@ def grow_beam(model: NextTokenModel, goal: Goal, beam: int) -> Growth:
     _push(growth, goal, range(len(tree)), below, waiting)
     for offset in range(below, goal.last + 1):
         found = sorted(waiting.pop(offset, []), reverse=True)
-        keep = beam if offset else HEAD * beam  # beginnings are few, or many of like weight
         growth.drop(torch.tensor([log_p for log_p, _, _ in found[keep:]], dtype=torch.float64))
         first = len(tree)
         for _, parent, token in found[:keep]:
@@ -280,7 +284,7 @@ def _canonical(model: NextTokenModel, goal: Goal) -> Conditioned:
     growth = Growth(tree, model.reader(), model.beginnings.log_prior)
     growth.evaluate()
     only = _written(model, goal, tree)
-    if roots(goal) and not any(only.values()):
+    if not any(only.values()) and not any(goal.reached(b) for b in range(len(goal.beginnings))):
         text = quote(goal.prefix.decode(errors="backslashreplace"))
         raise CanvasError(f"the tokenizer would write no string that begins with {text}; use beam")
     onward: list[set[int]] = [set(only[node]) for node in range(len(tree))]

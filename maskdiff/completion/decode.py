@@ -36,13 +36,18 @@ class Completion:
 
 
 class Decoding:
-    """A batch under way. Each string depends on its own key alone; `keys` (batch,) are made by `sampling.random.new_keys`."""
+    """A batch under way, one at a time of a conditioned model, whose reader it uses.
+
+    Each string depends on its own key alone; `keys` (batch,) are made by `sampling.random.new_keys`.
+    """
 
     def __init__(self, conditioned: Conditioned, keys: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> None:
         self.conditioned, self.keys = conditioned, keys.cpu()
         self.temperature, self.top_p = temperature, top_p
         self.model, self.tree = conditioned.model, conditioned.tree
         count = len(keys)
+        conditioned.reader.forget(len(self.tree))  # what was drawn before this batch
+        self.nodes = len(self.tree)  # that the reader holds
         self.tokens: list[list[int]] = [[] for _ in range(count)]
         self.log_p = [0.0] * count
         self.calls = [conditioned.summary.calls] * count
@@ -109,12 +114,12 @@ class Decoding:
         """Evaluate one new node for each of some strings."""
         if not rows:
             return
-        reader, first = self.conditioned.reader, self.conditioned.nodes
+        reader, first = self.conditioned.reader, self.nodes
         log_next = reader.extend(torch.tensor([self.id[i] for i in rows]), torch.tensor(tokens)).double().cpu()
         for k, i in enumerate(rows):
             self.id[i], self.row[i] = first + k, log_next[k]
             self.calls[i] += 1
-        self.conditioned.nodes += len(rows)
+        self.nodes += len(rows)
 
     def _draw(self, rows: Sequence[int], log_q: Tensor, place: int) -> list[int]:
         """One choice of (choices,) for each string; `place` numbers the draws of a string."""

@@ -127,7 +127,8 @@ class HuggingFaceModel:
 
     def log_next(self, logits: Tensor) -> Tensor:
         """(n, vocabulary) float64 log-probabilities without the ids that are never drawn; overwrites float64 logits."""
-        rows = logits.double().masked_fill_(self.barred, -torch.inf)
+        rows = (logits.cpu() if logits.device.type == "mps" else logits).double()  # mps has no float64
+        rows.masked_fill_(self.barred.to(rows.device), -torch.inf)
         for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
             part.copy_(part.log_softmax(-1))
         return rows
@@ -200,6 +201,14 @@ class HuggingFaceReader:
         places = torch.tensor(self._place[len(self._place) - len(parents) :], dtype=torch.int64)
         index = (places - begun + (fresh or again)).clamp(min=0)  # a beginning's place lies before all others
         return rows if torch.equal(index, torch.arange(len(rows))) else rows[index]
+
+    def forget(self, nodes: int) -> None:
+        """See `Reader.forget`."""
+        self._place = self._place[:nodes]
+        keep = max(self._place, default=len(self.model.context) - 1) + 1 if self._parent else 0
+        if over := len(self._parent) - keep:
+            self._cache.crop(-over)
+        del self._parent[keep:], self._depth[keep:]
 
     def _forward(self, ids: list[int], first: int, keep: int) -> Tensor:
         """Evaluate the places from `first` on in one pass; (keep, vocabulary) log-probabilities after the last of them."""

@@ -56,11 +56,15 @@ class Reader(Protocol):
     positions: int  # tokens that they evaluated
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Add nodes (n,) by their parents and tokens, in one forward pass.
+        """Add nodes (n,) by their parents and tokens, in one forward pass (several, where they are too many for one).
 
         A parent comes before its child, in an earlier call or in this one. Where it is `ROOT`, the node is a beginning, and
         its token the beginning's number. Returns (n, vocabulary) float64 log p(next token | history of the node).
         """
+        ...
+
+    def forget(self, nodes: int) -> None:
+        """Leave only the first nodes; what is added next follows them."""
         ...
 
 

@@ -67,6 +67,10 @@ class TableReader:
         self.model, self.calls, self.positions = model, 0, 0
         self.histories: list[History] = []
 
+    def forget(self, nodes: int) -> None:
+        """See `Reader.forget`."""
+        del self.histories[nodes:]
+
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `Reader.extend`."""
         first = len(self.histories)

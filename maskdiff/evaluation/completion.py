@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -65,7 +66,7 @@ def completion(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[R
         for method in methods_for(model, [text[:size] for text in long]):
             with watch(f"completion, {size} typed, {method}"):
                 _measured(ledger, subject, plan, model, method, long, where)
-        if size == REJECTED and len(model.beginnings) == 1:
+        if size == REJECTED and not model.told:
             with watch(f"completion, {size} typed, rejection"):
                 _rejected(ledger, plan, model, long[:REJECTIONS], where)
     return ledger.rows
@@ -76,11 +77,11 @@ def planned(plan: Plan) -> int:
     return 2 + len(plan.typed) * (len(MODES) + len(BASELINES)) + (REJECTED in plan.typed)
 
 
-def methods_for(model: NextTokenModel, prefixes: Sequence[str]) -> list[str]:
-    """The ways that can complete all prefixes: exact within its budget, baselines where there is one beginning."""
+def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
+    """The ways that can complete all prefixes: exact within its budget, baselines for a model that is not told the length."""
     goals = [Goal(model.table, model.beginnings, prefix.encode()) for prefix in prefixes]
     exact = all(count(goal, BUDGET) <= BUDGET for goal in goals)
-    return [*MODES[not exact :], *(BASELINES if len(model.beginnings) == 1 else ())]
+    return [*MODES[not exact :], *(() if model.told else BASELINES)]
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -141,7 +142,7 @@ def _covering(model: NextTokenModel, prefix: bytes, tokens: History) -> History:
 
 
 def _frequencies(items: Sequence[History]) -> dict[History, float]:
-    return {item: n / len(items) for item in set(items) if (n := items.count(item))}
+    return {item: n / len(items) for item, n in Counter(items).items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------- a model
@@ -153,7 +154,7 @@ def _measured(
     """All rows of one way at one number of characters typed."""
     size = int(where["typed"])
     _drawn(ledger, subject, plan, model, method, [text[:size] for text in texts], where)
-    if len(model.beginnings) > 1:
+    if model.told:
         return
     scores, hits, distances = [], [], []
     for index, text in enumerate(texts[:SCORED]):
@@ -163,7 +164,7 @@ def _measured(
         proposal = BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
         rows = ahead(proposal, goal, read)
         scores.append(text_log_prob(rows, goal, text.encode()))
-        hits.append(next_token(rows, goal, model.beginnings.limits[0]) == true_next(model, text.encode(), size))
+        hits.append(next_token(rows, goal, model.beginnings.limits[0]) == true_next(model, text.encode(), len(prefix)))
         if index < COMPARED and method != "exact" and count(goal, FEW) <= FEW:
             truth = leaves(condition(model, prefix, "exact"), goal)
             distances.append(total_variation(leaves(proposal, goal), truth))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
 from maskdiff.config import CompletionConfig
+from maskdiff.configio import build
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling.random import new_keys
 from maskdiff.tasks.results import BATCH, Result, judged, seeded
@@ -53,7 +54,7 @@ def completing(
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
     if num < 1:
         raise ConfigError(f"num is {num}; ask for 1 string or more")
-    settings, generator = settings or CompletionConfig(), seeded(seed)
+    settings, generator = build(CompletionConfig, asdict(settings or CompletionConfig())), seeded(seed)
     given = _Given(loaded, suffix, settings)
     for text in texts:
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change

@@ -56,6 +56,8 @@ def generating(
     if not loaded.told and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
         yield from _endless(loaded, num, length, sampler or SamplerConfig(), seed, batch_size, trace)
         return
+    if trace and loaded.vocabulary.merges:
+        raise ConfigError("a trace shows a character for every token, and this model reads pieces of several; leave it out")
     lengths = _token_lengths(loaded, num, length, seed)
     canvas = Canvas.blank(lengths, loaded.vocabulary, seeded(seed), loaded.device)
     filler = ready_sampler(sampler or SamplerConfig(), loaded)

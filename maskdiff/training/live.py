@@ -36,9 +36,13 @@ def live_samplers(config: Config) -> dict[str, SamplerConfig]:
     """The samplers that are watched: causal, bidirectional one token at a time, and bidirectional in 12 evaluations."""
     few = parallel_sampler(config)
     both = {"left_to_right": SamplerConfig(sampler="left_to_right", steps=0), f"{few.sampler}_{STEPS}": few}
-    told = config.model.causal_length  # else it ends its strings where it likes, and not on a canvas
-    causal = told and config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
-    return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if causal else both
+    on_canvas = has_causal_mode(config) and config.model.causal_length  # else it ends its strings where it likes
+    return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if on_canvas else both
+
+
+def has_causal_mode(config: Config) -> bool:
+    """Whether a run trains a causal mode that can be sampled from."""
+    return config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
 
 
 def endless(denoiser: ModelDenoiser, count: int) -> list[str]:
@@ -58,7 +62,7 @@ def live_samples(
     verdicts = ("  --  ", "parses" if language.validity else "")
     rates: dict[str, float] = {}
     drawn: dict[str, list[str]] = {}
-    if not config.model.causal_length and config.train.causal_share > 0:
+    if has_causal_mode(config) and not config.model.causal_length:
         drawn["autoregressive"] = endless(denoiser, count)
     for name, settings in live_samplers(config).items():
         canvas = Canvas.blank(lengths, vocabulary, torch.Generator().manual_seed(LIVE_SEED))

@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from maskdiff.languages.cfg import compile_grammar, find_ambiguity, normal_form,
         ("start: x", "Rule 'x' used but not defined"),
         ('start: "1', "line 1 column 8"),
         ("", "undefined rule"),
-        ("start: /(/", "Bad regexp"),
+        ("start: /(/", ""),  # in the words of re, or of regex where that is installed
         ('start: start "1"', "no string can be derived from start"),
         ('start: "1" | x\nx: x "1"', "derived from 'x'"),
         ('start: "1"\nx: "1"', "'x' cannot be reached"),
@@ -41,7 +42,7 @@ from maskdiff.languages.cfg import compile_grammar, find_ambiguity, normal_form,
         ("start: /1(?=1)/", "'(?=' is not supported"),
         ("start: /1(?#why)/", "is not supported"),
         ("start: /[^]1]/", "is not supported"),
-        ("start: /\\p{L}/", "Unicode categories"),
+        ("start: /\\p{L}/", "\\p" if find_spec("regex") else "Unicode categories"),
         ("%import foo.bar\nstart: bar", "foo"),
         ("start: /" + "(" * 3000 + "1" + ")" * 3000 + "/", ""),
     ],

@@ -9,6 +9,7 @@ a *deterministic* automaton.
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -94,14 +95,23 @@ def _compile(text: str, source: str) -> Any:
     from lark import Lark  # here, because most runs read no grammar
     from lark.exceptions import LarkError
 
+    bad: tuple[type[Exception], ...] = (LarkError, ImportError, OSError, *_regex_errors())
     try:
         # Earley with the dynamic lexer is the one mode of Lark that takes every context-free grammar.
         return Lark(text, parser="earley", lexer="dynamic_complete", keep_all_tokens=True, maybe_placeholders=False)
     except RecursionError:
         raise GrammarError(f"{source}: the grammar is nested too deeply") from None
-    except (LarkError, ImportError, OSError, re.error) as error:
+    except bad as error:
         told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
         raise GrammarError(f"{source}: {told}") from None
+
+
+def _regex_errors() -> tuple[type[Exception], ...]:
+    """What Lark lets through about a regular expression: it uses the package `regex` where that is installed, else `re`."""
+    try:
+        return re.error, importlib.import_module("regex").error
+    except ImportError:
+        return (re.error,)
 
 
 def _defined(compiled: Any) -> Iterator[tuple[str, tuple[str, ...]]]:

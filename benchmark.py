@@ -162,8 +162,11 @@ def deliver(args: argparse.Namespace, made: report.Report) -> list[str]:
         except UserError as error:
             failures.append(str(error))
     try:
-        for drawn in plots.write_plots(made, args.plots) if args.plots else ():
-            note(f"wrote {drawn}")
+        drawn = list(plots.write_plots(made, args.plots)) if args.plots else []
+        for picture in drawn:
+            note(f"wrote {picture}")
+        if args.plots and not drawn:
+            note("no plot was drawn: the suites that were run have none")
     except UserError as error:
         failures.append(str(error))
     print(report.to_terminal(made))

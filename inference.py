@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 LINES_AT_A_TIME = 256
+WORTH_SAYING = 0.01  # share that a beam may have left out, above which its user is told
 EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
 
 
@@ -142,21 +143,37 @@ def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | Da
     if args.stream and args.pretty:
         raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
 
-    done = 0
+    texts, request = iter(texts), 0
 
-    def watch(_: int, characters: str) -> None:
+    def counted() -> Iterator[str | DataError]:
+        nonlocal request
+        for text in texts:
+            request += 1
+            yield text
+
+    def watch(number: int, characters: str) -> None:
         if args.json:
-            print(json.dumps({"schema": SCHEMA, "verb": "complete", "index": done + 1, "delta": characters}), flush=True)
+            event = {"schema": SCHEMA, "verb": "complete", "index": request, "sample": number + 1, "delta": characters}
+            print(json.dumps(event), flush=True)
         else:
             print(shown(characters), end="", flush=True)
 
     settings = build(CompletionConfig, overrides(args, CompletionConfig))
     seen = watch if args.stream else None
-    for result in tasks.completing(
-        loaded, texts, num=args.num, suffix=args.suffix, settings=settings, seed=args.seed, watch=seen
-    ):
-        yield result
-        done += 1
+    yield from tasks.completing(
+        loaded, counted(), num=args.num, suffix=args.suffix, settings=settings, seed=args.seed, watch=seen
+    )
+
+
+def numbered(args: argparse.Namespace, results: Iterable[Result]) -> Iterator[tuple[int, int, Result]]:
+    """Results with the number of their request and, of a request that has several, their own; both from 1."""
+    most = args.num if args.verb == "complete" else 1
+    request, sample = 0, most
+    for result in results:
+        request, sample = (request + 1, 1) if sample == most else (request, sample + 1)
+        yield request, sample, result
+        if result.error is not None:  # one error stands for all samples of its request
+            sample = most
 
 
 def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataError]) -> list[Result]:
@@ -198,9 +215,11 @@ def with_a_blank(text: str | DataError, loaded: Loaded) -> str | DataError:
     return text
 
 
-def as_object(verb: str, result: Result, number: int) -> dict[str, Any]:
+def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, Any]:
     """The JSON object of a result; `input` and `error` only where there is one."""
     item: dict[str, Any] = {"schema": SCHEMA, "verb": verb, "index": number}
+    if verb == "complete":
+        item["sample"] = sample
     if result.input is not None:
         item["input"] = result.input
     item |= {
@@ -251,13 +270,17 @@ def more_lines(result: Result, script: bool) -> Iterator[str]:
         yield f"  {rank}\t{shown(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{shown(render(item.edits))}"
 
 
-def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int) -> None:
+def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, sample: int) -> None:
     """Print one result; in text an error goes to the error stream, and an empty line keeps its place in a batch."""
     if args.json:
-        print(json.dumps(as_object(args.verb, result, number)))
+        print(json.dumps(as_object(args.verb, result, number, sample)))
         return
     if result.trace is not None:
         print("\n".join(result.trace))
+    summary = result.completion
+    if summary is not None and sample == 1 and summary.mode == "beam" and summary.dropped > WORTH_SAYING:
+        told = f"up to {summary.dropped:.2g} of the probability may lie in histories that the beam left out; widen --beam"
+        print(f"inference.py: string {number}: {told}", file=sys.stderr)
     if result.error is None and getattr(args, "stream", False):
         print(as_text(replace(result, text=""), loaded, False))  # its first column is there already
         return
@@ -285,10 +308,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     total = args.num if args.verb == "generate" else None
     quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # a bar only where it does not run into the answers
-    for number, result in enumerate(tqdm(answers(args, loaded), total=total, unit="string", disable=quiet), start=1):
-        show(args, loaded, result, number)
+    bar = tqdm(answers(args, loaded), total=total, unit="string", disable=quiet)
+    for made, (number, sample, result) in enumerate(numbered(args, bar), start=1):
+        show(args, loaded, result, number, sample)
         failed = failed or result.error is not None
-        if number % LINES_AT_A_TIME == 0:
+        if made % LINES_AT_A_TIME == 0:
             sys.stdout.flush()
     return cli.BAD_INPUT if failed else 0
 

@@ -373,8 +373,27 @@ def test_the_door_prints_columns_objects_and_streams(capsys: pytest.CaptureFixtu
     _, out, _ = door(capsys, "(+ 3", "--json", "--stream", *ours)
     events = [json.loads(line) for line in out.splitlines()]
     for number in range(3):
-        deltas = [event["delta"] for event in events if event["index"] == number + 1 and "delta" in event]
+        deltas = [event["delta"] for event in events if event["sample"] == number + 1 and "delta" in event]
         assert "".join(deltas) == rows[number][0]
+
+
+def test_requests_are_numbered_and_samples_within_them(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    argv = ["(+ 3", "(x", "(*", ")x", "--num", "2", "--checkpoint", checkpoint]
+    _, out, _ = door(capsys, *argv, "--json")
+    items = [json.loads(line) for line in out.splitlines()]
+    assert [(item["index"], item["sample"]) for item in items] == [(1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (4, 1)]
+    _, _, err = door(capsys, *argv)
+    assert ["string 2:" in line or "string 4:" in line for line in err.splitlines()] == [True, True]
+    _, out, _ = door(capsys, *argv, "--json", "--stream")
+    deltas = [json.loads(line) for line in out.splitlines() if "delta" in line]
+    assert {(event["index"], event["sample"]) for event in deltas} == {(1, 1), (1, 2), (3, 1), (3, 2)}
+
+
+def test_a_beam_that_may_have_left_out_much_says_so(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    status, out, err = door(capsys, "(+(*75)10)=45", "--mode", "beam", "--beam", "1", "--num", "2", "--checkpoint", checkpoint)
+    assert (status, out.count("\n"), err.count("\n")) == (0, 2, 1)
+    assert "widen --beam" in err
+    assert door(capsys, "(+3", "--mode", "beam", "--checkpoint", checkpoint)[2] == ""
 
 
 def test_the_door_reads_lines_and_reports_bad_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:

@@ -129,9 +129,8 @@ def on_tables(plan: Plan) -> dict[str, list[float]]:
         made = reject(model, prefix, TABLE_DRAWS, TABLE_DRAWS, torch.Generator().manual_seed(plan.seed + index))
         tokens = [_covering(model, prefix, item.tokens) for item in made.completions]
         found["rejection"].append(total_variation(_frequencies(tokens), truth))
-        drawn = rng.multinomial(
-            len(tokens), list(truth.values())
-        )  # what chance alone leaves between as many draws and the truth
+        # What chance alone leaves between as many draws and the truth.
+        drawn = rng.multinomial(len(tokens), list(truth.values()))
         true_draws = {history: n / max(len(tokens), 1) for history, n in zip(truth, drawn.tolist(), strict=True)}
         found["as_many_true_draws"].append(total_variation(true_draws, truth))
     return found

@@ -98,6 +98,15 @@ class TrainConfig:
 
     num_samples: int = knob(20000, "draws of the training set; 0 draws afresh for ever", low=0)
     length_tilt: float = knob(0.0, "draw length n with weight p(n)^(1-tilt): 1 makes all lengths alike", low=0.0, high=1.0)
+    strings_in_a_row: int = knob(
+        1, "strings taught as one, end-of-string after the last: above 1 the model learns to go on (a common mistake)", low=1
+    )
+    cut_rows: float = knob(
+        0.0,
+        "share of causal strings cut before their end-of-string, which is then not taught (a common mistake)",
+        low=0.0,
+        high=1.0,
+    )
     batch_size: int = knob(64, "strings in a step, over all processes", low=1)
     max_iters: int = knob(2000, "optimiser steps", low=0)
     causal_share: float = knob(0.3, "share of strings trained to predict the next token", low=0.0, high=1.0)
@@ -155,6 +164,43 @@ class CompletionConfig:
 
 
 @dataclass(frozen=True)
+class ControlConfig:
+    """What keeps a string from repeating itself and from running on; see docs/repetition.md. The defaults change nothing."""
+
+    repetition_penalty: float = knob(
+        1.0, "logits of what was said are divided by it, times it below 0 (1909.05858)", low=0.01, high=100.0
+    )
+    presence_penalty: float = knob(0.0, "taken from the logit of every token that was drawn", low=-100.0, high=100.0)
+    frequency_penalty: float = knob(0.0, "taken from its logit each time that a token was drawn", low=-100.0, high=100.0)
+    no_repeat_ngram: int = knob(0, "no run of so many tokens is said twice (1705.04304); 0 is off", low=0, high=1024)
+    dry_multiplier: float = knob(0.0, "DRY: logits lose this for going on as before; 0 is off", low=0.0, high=100.0)
+    dry_base: float = knob(1.75, "DRY: the loss grows by this factor with each token that matches", low=1.0, high=10.0)
+    dry_allowed_length: int = knob(2, "DRY: matching tokens that cost nothing more", low=1, high=1024)
+    dry_breakers: str = knob("", "DRY: symbols over which no match reaches, nor begins with one")
+    dry_range: int = knob(0, "DRY: how many tokens it looks back; 0 is all", low=0)
+    exempt_prompt: bool = knob(False, "what was given is not counted as said")
+    min_p: float = knob(
+        0.0, "tokens with less than this share of the likeliest one's probability are dropped", low=0.0, high=1.0
+    )
+    top_k: int = knob(0, "only so many of the likeliest tokens are drawn; 0 is all", low=0)
+    stop: tuple[str, ...] = knob((), "the string ends before the first of these texts; may be given several times")
+    stop_token: tuple[str, ...] = knob((), "a token with this very text ends the string; may be given several times")
+    first_complete: bool = knob(False, "of every output only the first string that parses, by the language's own parser")
+    max_tokens: int = knob(0, "most tokens of a string, given ones included; 0 is as many as in training", low=0, high=16384)
+    loop_period: int = knob(0, "longest period of a loop that ends the string; 0 is off", low=0, high=1024)
+    loop_repeats: int = knob(4, "how often a period stands at the end before that is a loop", low=2, high=1024)
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Everything that strings are drawn with: the settings files of ``inference.py``."""
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    completion: CompletionConfig = field(default_factory=CompletionConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a training run is made from."""
 
@@ -168,6 +214,8 @@ __all__ = [
     "CompletionConfig",
     "Config",
     "ConfigError",
+    "ControlConfig",
+    "DecodeConfig",
     "LanguageConfig",
     "ModelConfig",
     "NoiseConfig",

@@ -231,6 +231,22 @@ def draw_texts(
     return kept[:count]
 
 
+def in_rows(texts: list[str], each: int, longest: int) -> list[str]:
+    """Every ``each`` texts written one after another, without those that would not fit in ``longest`` symbols.
+
+    One answer after another, packed as if they were one: what a model that is taught this cannot learn is to stop.
+    """
+    if each == 1:
+        return texts
+    rows = []
+    for start in range(0, len(texts), each):
+        row = texts[start]
+        for text in texts[start + 1 : start + each]:
+            row += text if len(row) + len(text) <= longest else ""
+        rows.append(row)
+    return rows
+
+
 def _none_of(texts: Sequence[str], language: Language, split: Split) -> DataError:
     return DataError(
         f"none of the {len(set(texts))} strings of {language.name} falls into the {split} split; give some hundreds"
@@ -271,6 +287,7 @@ class Batches:
         length_tilt: lengths follow p(n)^(1 - tilt), see ``length_acceptance``.
         min_acceptance: least share of draws kept by the tilt; what is rejected costs time, most with fresh draws.
         vocabulary: what a token is, the language's characters by default.
+        in_a_row: draws that are taught as one string, see ``in_rows``.
     """
 
     def __init__(
@@ -283,7 +300,9 @@ class Batches:
         length_tilt: float = 0.0,
         min_acceptance: float = MIN_ACCEPTANCE,
         vocabulary: Vocabulary | None = None,
+        in_a_row: int = 1,
     ) -> None:
+        self.in_a_row = in_a_row
         self.vocabulary = vocabulary or language.vocabulary
         self.language, self.num_samples, self.batch_size, self.seed, self.split = language, num_samples, batch_size, seed, split
         self.acceptance = length_acceptance(language, length_tilt, min_acceptance) if length_tilt else None
@@ -361,8 +380,9 @@ class Batches:
             step += 1
 
     def _draw(self, seed: tuple[int, ...], count: int) -> Store:
-        texts = draw_texts(self.language, count, np.random.default_rng(seed), self.split, self.acceptance)
-        return Store(texts, self.vocabulary)
+        many = count * self.in_a_row
+        texts = draw_texts(self.language, many, np.random.default_rng(seed), self.split, self.acceptance)
+        return Store(in_rows(texts, self.in_a_row, self.language.config.max_len - 2), self.vocabulary)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

@@ -97,8 +97,14 @@ def mask_noise(
     return make_canvases(strings, tokens, hidden, weight[:, None], told_sigma(sigma, config), MASKED)
 
 
-def causal_canvas(strings: Strings) -> Canvases:
-    """Next-token prediction: all is shown, and every token after BOS (EOS included) is a target of weight 1."""
+def causal_canvas(strings: Strings, cut_rows: float = 0.0, generator: torch.Generator | None = None) -> Canvases:
+    """Next-token prediction: all is shown, and every token after BOS is a target of weight 1.
+
+    EOS is one, but in a share ``cut_rows`` of the strings: as if their rows had been truncated before it.
+    """
     predicted = strings.valid()
     predicted[:, 0] = False
+    if cut_rows:
+        cut = torch.rand(len(strings), generator=generator) < cut_rows
+        predicted &= strings.inner() | ~cut[:, None]
     return make_canvases(strings, strings.tokens, predicted, torch.ones(1, 1), torch.zeros(len(strings)), CAUSAL)

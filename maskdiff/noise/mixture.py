@@ -44,12 +44,14 @@ def mixture(
     vocabulary: Vocabulary,
     generator: torch.Generator | None,
     max_len: int = LanguageConfig.max_len,
+    cut_rows: float = 0.0,
 ) -> Canvases:
     """Divide the strings at random among the modes by share, the rest being masked: canvases in the order of ``MODES``.
 
     Args:
         loss_weight: "elbo" or "uniform", of masked positions.
         max_len: longest corrupted string of the repair share.
+        cut_rows: share of the causal strings whose EOS is not taught.
 
     Raises:
         ConfigError: the shares add up to more than 1, or a skeleton is asked of a vocabulary without <DIGIT>.
@@ -66,7 +68,7 @@ def mixture(
     if masked:
         parts.append(mask_noise(to_mask, noise_config, vocabulary, generator, loss_weight))
     if causal:
-        parts.append(causal_canvas(to_read))
+        parts.append(causal_canvas(to_read, cut_rows, generator))
     if repair:
         parts.append(repair_noise(to_repair, noise_config, vocabulary, generator, max_len=max_len))
     if skeleton:

@@ -93,8 +93,9 @@ class Trainer:
             else:
                 self.start_from(payload)
         self.batches = Batches(
-            self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt, vocabulary=vocabulary
-        )
+            self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt,
+            vocabulary=vocabulary, in_a_row=train.strings_in_a_row,
+        )  # fmt: skip
         self.losses = compiled(self.token_losses) if train.compile else self.token_losses
         self.read = compiled(self.logits) if train.compile else self.logits
         self.monitor = Monitor(self.config, self.language, vocabulary, folder, self.progress.step) if self.world.leads else None
@@ -126,7 +127,7 @@ class Trainer:
         else:
             skeleton = train.skeleton_share if vocabulary.digit is not None else 0.0  # other languages have no skeletons
             shares = train.causal_share, train.repair_share, skeleton
-            canvases = mixture(strings, config.noise, *shares, train.loss_weight, vocabulary, generator, width)
+            canvases = mixture(strings, config.noise, *shares, train.loss_weight, vocabulary, generator, width, train.cut_rows)
         return pack(canvases, width), int(strings.length.sum()) - 2 * len(strings)
 
     def logits(

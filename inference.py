@@ -2,6 +2,7 @@
 
     python inference.py generate --num 20 --length 24 --sampler hybrid
     python inference.py complete "(+ 3" --num 5               # five strings that begin so; --suffix "=45" says how they end
+    python inference.py complete "(+ 3" --stop "))" --loop_period 8 --max_tokens 500   # what ends a string; docs/repetition.md
     python inference.py repair "(+(*75)10=45"                 # the length may change
     python inference.py repair "(+(*75)10=46" --holds --top 5 --certain 3:6   # five candidates, true ones first
     python inference.py edit "(+(*??)10)=45"                  # ? is a blank (¿ in a language with ? as a symbol)
@@ -10,7 +11,8 @@
     python inference.py edit "(+(*75)10)=45" --replace 2:7 --length 5..9   # a span anew, with another length
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
-Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations. With
+Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations; of
+new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left). With
 --script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
 --stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
 in its place, the others are processed, and the exit status is 2.
@@ -29,15 +31,15 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from maskdiff import cli
-from maskdiff.config import CompletionConfig, SamplerConfig
-from maskdiff.configio import add_config_flags, build, overrides, sampler_config
+from maskdiff.config import CompletionConfig, ControlConfig, DecodeConfig, SamplerConfig
+from maskdiff.configio import add_config_flags, build, load_decoding, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.tasks import Alternative, Result
 
-SCHEMA = 1
+SCHEMA = 2
 LINES_AT_A_TIME = 256
 WORTH_SAYING = 0.01  # share that a beam may have left out, above which its user is told
 EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
@@ -95,7 +97,22 @@ def build_parser() -> cli.Parser:
     for verb in (generate, edit):
         add_config_flags(verb, SamplerConfig)
     add_config_flags(complete, CompletionConfig)
+    for verb in (generate, complete):
+        add_config_flags(verb, ControlConfig)
+        verb.add_argument(
+            "--config", metavar="YAML", help="settings of sampling, see docs/repetition.md; flags go on top of it"
+        )
     return parser
+
+
+def decoding(args: argparse.Namespace) -> DecodeConfig:
+    """The settings of new strings and completions: those of --config, the flags on top of it. Raises ConfigError."""
+    base = load_decoding(args.config) if args.config else DecodeConfig()
+    completion = build(
+        CompletionConfig, overrides(args, CompletionConfig) if args.verb == "complete" else {}, base=base.completion
+    )
+    control = build(ControlConfig, overrides(args, ControlConfig), base=base.control)
+    return DecodeConfig(sampler_config(args, base.sampler), completion, control)
 
 
 def requests(args: argparse.Namespace) -> Iterator[str | DataError]:
@@ -113,9 +130,11 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
     from maskdiff import tasks
 
     if args.verb == "generate":
+        settings = decoding(args)
         yield from tasks.generating(
-            loaded, args.num, length=args.length, sampler=sampler_config(args), seed=args.seed, trace=args.trace
-        )
+            loaded, args.num, length=args.length, sampler=settings.sampler, seed=args.seed, trace=args.trace,
+            control=settings.control,
+        )  # fmt: skip
         return
     texts = requests(args)
     first = next(texts, None)
@@ -143,6 +162,9 @@ def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | Da
     if args.stream and args.pretty:
         raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
 
+    settings = decoding(args)
+    if args.stream and settings.control.first_complete:
+        raise ConfigError("--first_complete needs a whole string, and --stream shows its parts; give one of them")
     texts, request = iter(texts), 0
 
     def counted() -> Iterator[str | DataError]:
@@ -158,11 +180,11 @@ def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | Da
         else:
             print(shown(characters), end="", flush=True)
 
-    settings = build(CompletionConfig, overrides(args, CompletionConfig))
     seen = watch if args.stream else None
     yield from tasks.completing(
-        loaded, counted(), num=args.num, suffix=args.suffix, settings=settings, seed=args.seed, watch=seen
-    )
+        loaded, counted(), num=args.num, suffix=args.suffix, settings=settings.completion, seed=args.seed,
+        control=settings.control, watch=seen,
+    )  # fmt: skip
 
 
 def numbered(args: argparse.Namespace, results: Iterable[Result]) -> Iterator[tuple[int, int, Result]]:
@@ -243,11 +265,11 @@ def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, 
     return item
 
 
-def as_text(result: Result, loaded: Loaded, pretty: bool) -> str:
-    """The four columns of a result, separated by tabs."""
+def as_text(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
+    """The four columns of a result, separated by tabs; a fifth tells why it ended."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
-    return f"{shown(text)}\t{verdict(result)}\t{score}\t{result.evaluations}"
+    return f"{shown(text)}\t{verdict(result)}\t{score}\t{result.evaluations}" + (f"\t{result.finish_reason}" if why else "")
 
 
 def shown(text: str) -> str:
@@ -282,10 +304,11 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, 
         told = f"up to {summary.dropped:.2g} of the probability may lie in histories that the beam left out; widen --beam"
         print(f"inference.py: string {number}: {told}", file=sys.stderr)
     if result.error is None and getattr(args, "stream", False):
-        print(as_text(replace(result, text=""), loaded, False))  # its first column is there already
+        print(as_text(replace(result, text=""), loaded, False, True))  # its first column is there already
         return
     if result.error is None:
-        print("\n".join([as_text(result, loaded, args.pretty), *more_lines(result, getattr(args, "script", False))]))
+        why = args.verb in ("generate", "complete")
+        print("\n".join([as_text(result, loaded, args.pretty, why), *more_lines(result, getattr(args, "script", False))]))
         if args.verb == "repair" and args.holds and not result.holds:
             print(
                 f"inference.py: string {number}: nothing near it was found that holds; the answer only parses", file=sys.stderr

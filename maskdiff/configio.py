@@ -19,12 +19,24 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from maskdiff.config import Config, LanguageConfig, ModelConfig, NoiseConfig, SamplerConfig, TrainConfig
+from maskdiff.config import (
+    CompletionConfig,
+    Config,
+    ControlConfig,
+    DecodeConfig,
+    LanguageConfig,
+    ModelConfig,
+    NoiseConfig,
+    SamplerConfig,
+    TrainConfig,
+)
 from maskdiff.errors import ConfigError, nearest, quote
 
 Section = TypeVar("Section")
 
 SECTIONS: dict[str, type] = {"language": LanguageConfig, "noise": NoiseConfig, "model": ModelConfig, "train": TrainConfig}
+DECODING: dict[str, type] = {"sampler": SamplerConfig, "completion": CompletionConfig, "control": ControlConfig}
+TEXTS = tuple[str, ...]  # the type of a knob that may be given several times
 DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
 MAX_DEPTH = 16  # of `extends`
 MAX_BYTES = 1_000_000  # of one configuration file
@@ -36,6 +48,8 @@ MAX_BYTES = 1_000_000  # of one configuration file
 def convert(field: Field[Any], kind: type, given: Any) -> Any:
     """`given` (of YAML or a flag) as a checked value of `field`, whose annotation is `kind`; ConfigError otherwise."""
     name, meta = field.name, field.metadata
+    if kind == TEXTS:
+        return _convert_texts(name, given)
     value = _convert_bool(name, given) if kind is bool else _convert_scalar(name, kind, given)
     choices = meta.get("choices")
     if choices and value not in choices:
@@ -55,6 +69,13 @@ def _convert_bool(name: str, given: Any) -> bool:
     if str(given).lower() in words:
         return words[str(given).lower()]
     raise ConfigError(f"{name} is {quote(given)}; allowed are true and false")
+
+
+def _convert_texts(name: str, given: Any) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name} is {quote(given)}; it must be a text or a list of texts; put numbers in quotes")
+    return tuple(texts)
 
 
 def _convert_scalar(name: str, kind: type, given: Any) -> Any:
@@ -219,6 +240,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def load_decoding(path: str | Path) -> DecodeConfig:
+    """The settings of sampling in a YAML file, in the sections `sampler`, `completion` and `control` or outside them.
+
+    A key outside them goes to every section that has it (`temperature`: to two). Raises ConfigError.
+    """
+    parts: dict[str, dict[str, Any]] = {name: {} for name in DECODING}
+    for name, value in read_yaml(path).items():
+        if name in DECODING and isinstance(value, Mapping):
+            if twice := [key for key in value if key in parts[name]]:
+                raise ConfigError(f"{path}: key {str(twice[0])!r} stands twice, in section {name!r} and outside; keep one")
+            parts[name].update({str(key): given for key, given in value.items()})
+            continue
+        homes = [section for section, kind in DECODING.items() if name in knobs(kind)]
+        if not homes:
+            known = [key for kind in DECODING.values() for key in knobs(kind)]
+            raise ConfigError(f"{path}: {unknown('key', str(name), [*dict.fromkeys(known), *DECODING])}")
+        for home in homes:
+            if name in parts[home]:
+                raise ConfigError(f"{path}: key {name!r} stands twice, in section {home!r} and outside; keep one")
+            parts[home][name] = value
+    made: dict[str, Any] = {name: build(kind, parts[name], str(path)) for name, kind in DECODING.items()}
+    return DecodeConfig(**made)
+
+
 def load_config(
     path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, base: Config | None = None
 ) -> Config:
@@ -297,6 +342,9 @@ def _add_flag(group: Any, field: Field[Any], kind: type) -> None:
             # argparse keeps the words of this exception type only.
             raise argparse.ArgumentTypeError(str(error)) from None
 
+    if kind == TEXTS:
+        group.add_argument(f"--{name}", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=text)
+        return
     group.add_argument(f"--{name}", type=parse, metavar=kind.__name__.upper(), default=argparse.SUPPRESS, help=text)
 
 

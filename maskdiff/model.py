@@ -43,6 +43,11 @@ def rotary_tables(block_size: int, head_dim: int, base: float = 1000.0) -> tuple
     return angles.cos(), angles.sin()
 
 
+def last_known(table: nn.Embedding, place: Tensor) -> Tensor:
+    """Learned embeddings of places; those beyond the table, which no training string had, are at its last."""
+    return table(place.clamp(max=table.num_embeddings - 1))
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs of channels of ``x`` (rows, heads, width, head_dim) by tables (rows, 1, width, head_dim / 2)."""
     a, b = x.chunk(2, dim=-1)
@@ -91,7 +96,7 @@ class TreeCache:
 
     keys: Tensor  # (applications, capacity, heads, head_dim)
     values: Tensor
-    paths: Tensor  # (nodes, block_size) numbers of each node's ancestors and of itself, by position; 0 behind
+    paths: Tensor  # (nodes, block_size or deeper) numbers of each node's ancestors and of itself, by position; 0 behind
     depth: Tensor  # (nodes,) its position, 0 for a root
     new: Tensor  # numbers of the nodes that are being read
     seen: Tensor  # (new, width) numbers of the nodes that each of them sees, itself included
@@ -119,6 +124,9 @@ class TreeCache:
             ready = (parents < 0) | (self.depth[parents.clamp(min=0)] >= 0)
             nodes, above = waiting[ready], parents[ready]
             self.depth[nodes] = torch.where(above < 0, 0, self.depth[above.clamp(min=0)] + 1)
+            deepest = int(self.depth[nodes].max())
+            if deepest >= self.paths.shape[1]:
+                self.paths = F.pad(self.paths, (0, deepest))
             self.paths[nodes] = torch.where(above[:, None] < 0, 0, self.paths[above.clamp(min=0)])
             self.paths[nodes, self.depth[nodes]] = nodes
             waiting, parents = waiting[~ready], parents[~ready]
@@ -277,7 +285,7 @@ class UniversalDenoiser(nn.Module):
         waves = torch.cat((angles.sin(), angles.cos() - 1), dim=-1)  # zero at sigma 0: certain canvases need no embedding
         x = self.token(tokens) + self.mode(causal.long()) + self.sigma(waves.to(self.sigma.weight.dtype))
         if self.from_start is not None:
-            x = x + self.from_start(position)
+            x = x + last_known(self.from_start, position)
         if self.from_end is not None:
             ends = self.from_end(from_end)
             x = x + (ends if self.config.causal_length else torch.where(causal[..., None], 0.0, ends))
@@ -385,11 +393,14 @@ class UniversalDenoiser(nn.Module):
             (nodes, vocab) logits.
 
         Raises:
-            ValueError: with an aligned head; a node has more than ``block_size`` - 1 ancestors.
+            ValueError: with an aligned head.
         """
         cache.read(cache.grow(parents))
         position = cache.depth[cache.new]
         width = int(position.max()) + 1
+        if width > len(self.cos):  # a string longer than any of the training: what was learned of positions ends, these go on
+            tables = rotary_tables(2 * width, self.config.n_embd // self.config.n_head)
+            self.cos, self.sin = (table.to(self.cos) for table in tables)
         visible = torch.arange(width, device=token.device) <= position[:, None]
         return self._read(token, position, from_end, visible[:, None, None], cache)
 

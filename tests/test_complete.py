@@ -364,7 +364,7 @@ def test_the_door_prints_columns_objects_and_streams(capsys: pytest.CaptureFixtu
     status, out, err = door(capsys, "(+ 3", *ours)
     rows = [line.split("\t") for line in out.splitlines()]
     assert (status, err, len(rows)) == (0, "", 3)
-    assert all(len(row) == 4 and row[0].startswith("(+3") for row in rows)
+    assert all(len(row) == 5 and row[0].startswith("(+3") for row in rows)
     assert door(capsys, "(+ 3", "--stream", *ours)[1] == out  # the same, character by character
     _, out, _ = door(capsys, "(+ 3", "--json", *ours)
     items = [json.loads(line) for line in out.splitlines()]

@@ -388,7 +388,7 @@ def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
         counted = Counted(model)
         decoding = Decoding(condition(counted, prefix, "exact"), keys(4000))
         made = decoding.run()
-        drawn = list(zip(decoding.beginning, (string.tokens for string in made), strict=True))
+        drawn = list(zip((s.beginning for s in decoding.strings), (s.tokens for s in made), strict=True))
         total = sum(truth.values())
         assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, told
         for (beginning, tokens), string in zip(drawn, made, strict=True):

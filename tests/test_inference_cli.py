@@ -36,7 +36,7 @@ def test_generate_json(capsys: pytest.CaptureFixture[str], checkpoint: str) -> N
     status, out, err = door(capsys, *argv)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, len(rows)) == (0, "", 3)
-    assert all(set(row) == FIELDS and row["schema"] == 1 and 10 <= len(row["text"]) <= 12 for row in rows)
+    assert all(set(row) == FIELDS and row["schema"] == 2 and 10 <= len(row["text"]) <= 12 for row in rows)
     assert [row["index"] for row in rows] == [1, 2, 3]
     assert door(capsys, *argv)[1] == out
 
@@ -86,7 +86,7 @@ def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) ->
     status, out, err = door(capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, rows[1]["text"]) == (0, "", "(+75)=12")
-    assert all(set(row) == FIELDS | {"input"} and row["holds"] and row["finish_reason"] == "complete" for row in rows)
+    assert all(set(row) == FIELDS | {"input"} and row["holds"] and row["finish_reason"] == "eos" for row in rows)
     status, out, err = door(capsys, "edit", "(*11)=2?", "--holds", "--checkpoint", checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "the only candidate was checked" in err

@@ -166,7 +166,7 @@ def test_generating_pieces() -> None:
     loaded = tiny_loaded(**PIECES)
     free = tasks.generate(loaded, 5, seed=1)
     assert [r.text for r in free] == [r.text for r in tasks.generate(loaded, 5, seed=1, batch_size=2)]
-    assert all(r.finish_reason in ("complete", "length") and r.score is not None for r in free)
+    assert all(r.finish_reason in ("eos", "length") and r.score is not None for r in free)
     parallel = tasks.generate(loaded, 5, sampler=SamplerConfig("maskgit"))
     assert all(set(r.text) <= set("0123456789()+*=") and r.score is None for r in parallel)
 

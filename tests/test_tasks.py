@@ -25,7 +25,7 @@ def loaded() -> Loaded:
 def test_generate_lengths_and_fields(loaded: Loaded) -> None:
     results = tasks.generate(loaded, 5, length=24)
     assert [len(result.text) for result in results] == [24] * 5
-    assert all(result.finish_reason == "complete" and result.evaluations > 0 and result.input is None for result in results)
+    assert all(result.finish_reason == "eos" and result.evaluations > 0 and result.input is None for result in results)
     assert all(result.score is not None and result.score < 0 for result in results)
     ranged = tasks.generate(loaded, 20, length=(10, 14))
     assert {len(result.text) for result in ranged} <= set(range(10, 15))
@@ -66,7 +66,7 @@ def test_edit_keeps_every_anchor(loaded: Loaded, sampler: SamplerConfig | None) 
         assert len(result.text) == len(anchors)
         assert all(a in ("?", b) for a, b in zip(anchors, result.text))
         assert "?" not in result.text
-        assert result.finish_reason == "complete"
+        assert result.finish_reason == "eos"
 
 
 def test_a_bad_string_does_not_change_the_noise_of_the_next(loaded: Loaded) -> None:
@@ -200,7 +200,7 @@ def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) 
     assert not all(result.parses for result in tasks.generate(loaded, 20, sampler=SamplerConfig("maskgit", steps=2)))
     texts = ["(+?(*24))=1?", "(+?(*24)=1?", "(+(*??)10)=45"]
     results = tasks.edit(loaded, texts, sampler=config)
-    assert [result.finish_reason for result in results] == ["complete", "error", "complete"]
+    assert [result.finish_reason for result in results] == ["eos", "error", "eos"]
     assert "symbol 8 cannot be '='" in (results[1].error or "")
     for text, result in zip(texts[::2], results[::2], strict=True):
         assert result.parses
@@ -211,7 +211,7 @@ def test_edit_under_a_grammar_is_still_the_best_filling(loaded: Loaded) -> None:
     texts = ["(+(*??)10)=45", "(+?)?=?", "?=?"]
     first, second = (tasks.edit(loaded, texts, grammar=True, seed=seed) for seed in (0, 1))
     assert first == second  # nothing is drawn
-    assert [result.finish_reason for result in first] == ["complete", "error", "complete"]
+    assert [result.finish_reason for result in first] == ["eos", "error", "eos"]
     assert first[0].parses
     assert first[2].parses
 
@@ -219,7 +219,7 @@ def test_edit_under_a_grammar_is_still_the_best_filling(loaded: Loaded) -> None:
 def test_a_constrained_sampler_that_is_given_refuses_strings_one_by_one(loaded: Loaded) -> None:
     sampler = constrained(Unmask(steps=2), GrammarConstraint.of(loaded.language))
     results = tasks.edit(loaded, ["(+(*??)10)=45", "(+?)?=?", "?=?"], sampler=sampler)
-    assert [result.finish_reason for result in results] == ["complete", "error", "complete"]
+    assert [result.finish_reason for result in results] == ["eos", "error", "eos"]
     assert results[0].parses
     assert "(+?)?=?" in (results[1].error or "")
 
@@ -234,4 +234,4 @@ def test_strings_that_the_model_has_no_room_for_have_no_score(loaded: Loaded) ->
     open_brackets = "(+" * (longest // 2) + "1"
     (closed,) = tasks.repair(loaded, [open_brackets], method="least_edits")
     assert closed.parses
-    assert closed.finish_reason == "complete"
+    assert closed.finish_reason == "eos"

@@ -264,7 +264,7 @@ def _strings(model: NextTokenModel, goal: Goal, size: int, generator: torch.Gene
     for i in length.nonzero()[:, 0].tolist():
         ids, complete = tuple(written[i, : length[i]].tolist()), bool(whole[i])
         data = model.table.text(ids) + (beginnings.tail(0) + beginnings.suffix if complete else b"")
-        made[i] = Completion(data, ids, float(log_p[i]), complete, len(ids))
+        made[i] = Completion(data, ids, float(log_p[i]), "eos" if complete else "length", len(ids))
     return made, reader
 
 

@@ -64,6 +64,7 @@ class CanvasReader:
 
     def __init__(self, model: CanvasModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0
+        self.norm = torch.empty(0)
         self.rows: list[list[int]] = []  # BOS, tokens or MASK, EOS
         self.next: list[int] = []  # the place that is to be filled
         vocabulary = model.denoiser.vocabulary
@@ -79,7 +80,9 @@ class CanvasReader:
             self._evaluate(range(start, min(start + ROWS, len(self.rows)))) for start in range(first, len(self.rows), ROWS)
         ]
         self.calls, self.positions = self.calls + len(parts), self.positions + sum(map(len, self.rows[first:]))
-        return torch.cat(parts)
+        logits = torch.cat(parts)
+        self.norm = logits.logsumexp(-1)
+        return logits.log_softmax(-1)
 
     def forget(self, nodes: int) -> None:
         """See `Reader.forget`."""
@@ -98,7 +101,7 @@ class CanvasReader:
         self.next.append(place + step)
 
     def _evaluate(self, nodes: range) -> Tensor:
-        """(nodes, vocab) log-probabilities of the token at the place to be filled."""
+        """(nodes, vocab) float64 logits of the token at the place to be filled."""
         denoiser = self.model.denoiser
         rows = [self.rows[node] for node in nodes]
         width = max(map(len, rows))
@@ -107,7 +110,7 @@ class CanvasReader:
         logits = denoiser(tokens, length, torch.zeros(len(rows), device=denoiser.device), False)
         place = torch.tensor([self.next[node] for node in nodes], device=denoiser.device)
         here = logits[torch.arange(len(rows), device=denoiser.device), place].cpu().double()
-        return here.masked_fill(~self.allowed, -torch.inf).log_softmax(-1)
+        return here.masked_fill(~self.allowed, -torch.inf)
 
 
 def ending_with(

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 def token_table(vocabulary: Vocabulary, ends: bool, backwards: bool = False) -> TokenTable:
     """The tokens of our vocabulary in UTF-8, read from the end if `backwards`; with `ends`, EOS ends a string."""
-    inner = set(vocabulary.inner_ids)
-    texts = [symbol.encode() if i in inner else None for i, symbol in enumerate(vocabulary.symbols)]
     order = -1 if backwards else 1
-    return TokenTable(tuple(None if text is None else text[::order] for text in texts), (vocabulary.eos,) if ends else ())
+    texts = tuple(None if text is None else text[::order] for text in vocabulary.utf8)
+    return TokenTable(texts, (vocabulary.eos,) if ends else ())
 
 
 def encode_bytes(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[int] | None]:
@@ -49,10 +48,13 @@ PASS = 8192  # nodes that are evaluated at once: what they see is gathered for e
 class CausalModel:
     """The causal mode of a denoiser; `lengths` (n + 1,) are the probabilities of its lengths, for one that is told them.
 
+    One that ends its strings itself is cut after `max_tokens`, by default as many as it was trained on; beyond them its
+    rotary positions go on, and the learned ones stay at the last.
+
     Raises ConfigError for a model that cannot predict the next token.
     """
 
-    def __init__(self, denoiser: ModelDenoiser, lengths: NDArray[np.float64]) -> None:
+    def __init__(self, denoiser: ModelDenoiser, lengths: NDArray[np.float64], max_tokens: int = 0) -> None:
         config = denoiser.model.config
         if config.head == "aligned":
             raise ConfigError(
@@ -67,7 +69,8 @@ class CausalModel:
             self.lengths = tuple(np.flatnonzero(lengths > 0).tolist())
             self.beginnings = Beginnings(torch.from_numpy(np.log(lengths[list(self.lengths)])), self.lengths, closed=True)
         else:
-            self.beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (config.block_size - 1,))
+            limit = max_tokens or config.block_size - 1
+            self.beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (limit,))
 
     def reader(self) -> CausalReader:
         """See `NextTokenModel.reader`."""
@@ -85,6 +88,7 @@ class CausalReader:
         self.owner, self.cache = model, model.model.start_tree()
         self.from_end: list[int] = []  # of each node; 0 where nobody knows it
         self.calls = self.positions = 0
+        self.norm = torch.empty(0)
         table, vocabulary = model.table, model.vocabulary
         drawn = [text is not None or i in table.ends for i, text in enumerate(table.texts)]
         self.allowed = torch.tensor(drawn, device=model.model.token.weight.device)
@@ -93,9 +97,13 @@ class CausalReader:
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `Reader.extend`."""
-        return torch.cat([self._pass(a, b) for a, b in zip(parents.split(PASS), tokens.split(PASS), strict=True)])
+        parts = [self._pass(a, b) for a, b in zip(parents.split(PASS), tokens.split(PASS), strict=True)]
+        logits = torch.cat(parts)
+        self.norm = logits.logsumexp(-1)
+        return logits.log_softmax(-1)
 
     def _pass(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """(n, vocabulary) float64 logits of what may follow."""
         device, first = self.allowed.device, len(self.from_end)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
             beginning = self.owner.lengths[token] + 1 if self.owner.told and parent == ROOT else 0
@@ -103,8 +111,7 @@ class CausalReader:
         read, from_end = torch.where(parents == ROOT, self.bos, tokens), torch.tensor(self.from_end[first:])
         logits = self.owner.model.tree_logits(read.to(device), parents.to(device), from_end.to(device), self.cache)
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        return logits.to(wide).masked_fill(~self.allowed, -torch.inf).log_softmax(-1).cpu().double()
+        return logits.masked_fill(~self.allowed, -torch.inf).cpu().double()
 
     def forget(self, nodes: int) -> None:
         """See `Reader.forget`."""

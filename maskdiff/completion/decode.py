@@ -2,21 +2,25 @@
 
 For: `Decoding`, one loop for a batch, a stream and a single string. Not for: the masses behind q (`condition.py`). Easy to get
 wrong: temperature and top-p act on q, not on p. The prefix was typed, not drawn at that temperature, so histories are weighed
-by the model as it is; under a nucleus of p most prefixes would be impossible, and towards temperature 0 all but one.
+by the model as it is; under a nucleus of p most prefixes would be impossible, and towards temperature 0 all but one. Penalties
+act on the model's logits, so they begin with the first token that the prefix does not ask for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from maskdiff.completion.condition import Conditioned
 from maskdiff.completion.model import ROOT
+from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.processors import draw
 from maskdiff.sampling.random import token_noise
+from maskdiff.sampling.said import Said
+from maskdiff.sampling.stopping import EOS, LENGTH, NEVER, REPETITION, STOP, Stopping, StopText
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,45 @@ class Completion:
     """A string that was drawn.
 
     data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it included. log_p: log-probability
-    of the tokens under the model, the beginning's included, nats, before conditioning. ended: false where it was cut at the
-    model's limit. calls: forward passes that it took part in.
+    of the tokens under the model, the beginning's included, nats, before conditioning. reason: why it ended, `eos`, `stop` (a
+    stop text or token: `data` ends before it, `tokens` do not), `length` (cut at the model's limit) or `repetition`. calls:
+    forward passes that it took part in.
     """
 
     data: bytes
     tokens: tuple[int, ...]
     log_p: float
-    ended: bool
+    reason: str
     calls: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model itself ended it."""
+        return self.reason == EOS
+
+
+@dataclass
+class _String:
+    """One string under way.
+
+    beginning: number of what is hidden before it. id: its node of the model's reader; node: of the tree, until the prefix is
+    covered; row, norm: then log p(next token), and what it lacks to be logits. text: of its tokens; sure: of what follows the
+    prefix, what no stop text can take back; reason: why it ended.
+    """
+
+    beginning: int
+    log_p: float
+    calls: int
+    search: StopText
+    node: int | None
+    id: int
+    row: Tensor | None = None
+    norm: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    text: bytearray = field(default_factory=bytearray)
+    sure: bytearray = field(default_factory=bytearray)
+    free: int = 0  # tokens that begin behind the prefix
+    reason: str = ""
 
 
 class Decoding:
@@ -41,101 +75,165 @@ class Decoding:
     Each string depends on its own key alone; `keys` (batch,) are made by `sampling.random.new_keys`.
     """
 
-    def __init__(self, conditioned: Conditioned, keys: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> None:
+    def __init__(
+        self,
+        conditioned: Conditioned,
+        keys: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        controls: Controls = PLAIN,
+        stopping: Stopping = NEVER,
+    ) -> None:
         self.conditioned, self.keys = conditioned, keys.cpu()
-        self.temperature, self.top_p = temperature, top_p
+        self.temperature, self.top_p, self.controls, self.stopping = temperature, top_p, controls, stopping
         self.model, self.tree = conditioned.model, conditioned.tree
-        count = len(keys)
+        self.prefix = conditioned.goal.prefix
         conditioned.reader.forget(len(self.tree))  # what was drawn before this batch
         self.nodes = len(self.tree)  # that the reader holds
-        self.tokens: list[list[int]] = [[] for _ in range(count)]
-        self.log_p = [0.0] * count
-        self.calls = [conditioned.summary.calls] * count
-        self.open, self.ended = [True] * count, [False] * count
-        self.beginning = self._draw(list(range(count)), conditioned.log_root.expand(count, -1), 0)
-        self.node: list[int | None] = []  # of the tree, until the prefix is covered
-        self.id: list[int] = []  # of the model's reader
-        self.row: list[Tensor | None] = [None] * count  # log p(next token), once it is covered
+        self.strings: list[_String] = []
+        self.rows = list(range(len(keys)))  # the strings under way
+        self.said: Said | None = None  # of those, if anything asks
+        if controls.penalise or stopping.period:
+            self.said = Said.nothing(len(keys), len(self.model.table))
         self._begin()
 
     def _begin(self) -> None:
-        beginnings, fresh = self.model.beginnings, []
-        for i, b in enumerate(self.beginning):
-            self.log_p[i] = float(beginnings.log_prior[b])
+        beginnings = self.model.beginnings
+        for b in self._draw(self.rows, self.conditioned.log_root.expand(len(self.rows), -1), 0):
             root = self.tree.child.get((ROOT, b))
-            self.node.append(root)
-            self.id.append(ROOT if root is None else root)
+            calls, search = self.conditioned.summary.calls, StopText(self.stopping.texts)
+            log_p, id_ = float(beginnings.log_prior[b]), ROOT if root is None else root
+            self.strings.append(_String(b, log_p, calls, search, root, id_))
             if beginnings.limits[b] == 0:
-                self.open[i], self.ended[i] = False, beginnings.closed
-            elif root is None:
-                fresh.append(i)
-        self._extend(fresh, [self.beginning[i] for i in fresh])
+                self.strings[-1].reason = EOS if beginnings.closed else LENGTH
+        fresh = [i for i, string in enumerate(self.strings) if not string.reason and string.node is None]
+        self._extend(fresh, [self.strings[i].beginning for i in fresh])
 
     def step(self) -> list[int]:
         """Draw one more token of every string that is under way; their numbers."""
-        rows = [i for i, going in enumerate(self.open) if going]
-        if not rows:
-            return rows
-        walking = [i for i in rows if self.node[i] is not None]
-        log_q = torch.empty(len(rows), len(self.model.table), dtype=torch.float64)
-        at = {i: k for k, i in enumerate(rows)}
-        if walking:
-            nodes = [node for i in walking if (node := self.node[i]) is not None]
-            once = {node: k for k, node in enumerate(dict.fromkeys(nodes))}
-            log_q[[at[i] for i in walking]] = self.conditioned.log_q(list(once))[[once[node] for node in nodes]]
-        for i in rows:
-            if (row := self.row[i]) is not None:
-                log_q[at[i]] = row
-        tokens = self._draw(rows, log_q, 1 + len(self.tokens[rows[0]]))
-        fresh = [i for i, token in zip(rows, tokens, strict=True) if self._write(i, token)]
-        self._extend(fresh, [self.tokens[i][-1] for i in fresh])
-        return rows
+        going = [i for i in self.rows if not self.strings[i].reason]
+        if self.said is not None and len(going) < len(self.rows):
+            self.said = self.said.select(torch.tensor([k for k, i in enumerate(self.rows) if not self.strings[i].reason]))
+        self.rows = going
+        if not going:
+            return going
+        tokens = self._draw(going, self._log_q(), 1 + len(self.strings[going[0]].tokens))
+        fresh = [i for i, token in zip(going, tokens, strict=True) if self._write(self.strings[i], token)]
+        self._record(tokens)
+        fresh = [i for i in fresh if not self.strings[i].reason]
+        self._extend(fresh, [self.strings[i].tokens[-1] for i in fresh])
+        return going
 
-    def _write(self, i: int, token: int) -> bool:
+    def _log_q(self) -> Tensor:
+        """(rows, vocabulary) what the next tokens are drawn from."""
+        strings = [self.strings[i] for i in self.rows]
+        log_q = torch.empty(len(strings), len(self.model.table), dtype=torch.float64)
+        walking = [k for k, string in enumerate(strings) if string.node is not None]
+        nodes = [node for string in strings if (node := string.node) is not None]
+        if nodes:
+            once = {node: k for k, node in enumerate(dict.fromkeys(nodes))}
+            log_q[walking] = self.conditioned.log_q(list(once))[[once[node] for node in nodes]]
+        free = [k for k, string in enumerate(strings) if string.row is not None]
+        if free:
+            rows = torch.stack([row for string in strings if (row := string.row) is not None])
+            if self.controls.penalise and self.said is not None:
+                logits = rows + torch.tensor([strings[k].norm for k in free], dtype=rows.dtype)[:, None]
+                said = self.said if len(free) == len(strings) else self.said.select(torch.tensor(free))
+                rows = self.controls.shape(logits, said).log_softmax(-1)
+            log_q[free] = rows
+        return log_q
+
+    def _write(self, string: _String, token: int) -> bool:
         """Put down a token; whether the model must be asked what follows."""
-        node, row = self.node[i], self.row[i]
+        node, row = string.node, string.row
         own = self.conditioned.log_next[node] if node is not None else row
         assert own is not None
-        self.log_p[i] += float(own[token])
-        self.tokens[i].append(token)
-        beginnings = self.model.beginnings
+        string.log_p += float(own[token])
+        string.tokens.append(token)
         if token in self.model.table.ends:
-            self.open[i], self.ended[i] = False, True
-        elif len(self.tokens[i]) >= beginnings.limits[self.beginning[i]]:
-            self.open[i], self.ended[i] = False, beginnings.closed
-        elif node is not None and (child := self.tree.child.get((node, token))) is not None:
-            self.node[i] = self.id[i] = child
-        else:
-            self.node[i] = None
-            return True
-        return False
+            self._end(string, EOS)
+            return False
+        before = len(string.text)
+        string.text += self.model.table.texts[token] or b""
+        string.free += before >= len(self.prefix)
+        string.reason = self._stopped(string, token, before)
+        if string.reason:
+            return False
+        if node is not None and (child := self.tree.child.get((node, token))) is not None:
+            string.node = string.id = child
+            return False
+        string.node = None
+        return True
+
+    def _stopped(self, string: _String, token: int, before: int) -> str:
+        """Why a string ends with a token of some text, where it does; `before` are the bytes before that."""
+        if token in self.stopping.tokens and before >= len(self.prefix):
+            del string.text[before:]
+            string.sure += string.search.close()
+            return STOP
+        string.sure += string.search.feed(bytes(string.text[max(before, len(self.prefix)) :]))
+        if string.search.stopped:
+            return STOP
+        beginnings, size = self.model.beginnings, len(string.tokens)
+        if size >= beginnings.limits[string.beginning]:
+            return self._end(string, EOS if beginnings.closed else LENGTH)
+        return self._end(string, LENGTH) if 0 < self.stopping.max_tokens <= size else ""
+
+    def _end(self, string: _String, reason: str) -> str:
+        """End a string, unless a stop text that had to wait does."""
+        string.sure += string.search.close()
+        string.reason = STOP if string.search.stopped else reason
+        return string.reason
+
+    def _record(self, tokens: list[int]) -> None:
+        """Keep account of what was said, and end what goes round in circles."""
+        if self.said is None:
+            return
+        strings = [self.strings[i] for i in self.rows]
+        texts = [self.model.table.texts[token] for token in tokens]
+        before = [len(string.text) - len(text or b"") for string, text in zip(strings, texts, strict=True)]
+        drawn = torch.tensor([size >= len(self.prefix) for size in before])
+        counted = torch.tensor([text is not None for text in texts]) & (drawn | (not self.controls.config.exempt_prompt))
+        self.said.write(torch.tensor(tokens), counted, drawn)
+        if not self.stopping.period:
+            return
+        own = torch.tensor([string.free for string in strings])
+        loops = self.said.looping(self.stopping.period, self.stopping.repeats, own)
+        for string, looping in zip(strings, loops.tolist(), strict=True):
+            if looping and string.reason in ("", LENGTH):
+                self._end(string, REPETITION)
 
     def _extend(self, rows: list[int], tokens: list[int]) -> None:
         """Evaluate one new node for each of some strings."""
         if not rows:
             return
         reader, first = self.conditioned.reader, self.nodes
-        log_next = reader.extend(torch.tensor([self.id[i] for i in rows]), torch.tensor(tokens)).double().cpu()
+        parents = torch.tensor([self.strings[i].id for i in rows])
+        log_next = reader.extend(parents, torch.tensor(tokens)).double().cpu()
+        norm = getattr(reader, "norm", torch.zeros(len(rows))).tolist()
         for k, i in enumerate(rows):
-            self.id[i], self.row[i] = first + k, log_next[k]
-            self.calls[i] += 1
+            string = self.strings[i]
+            string.id, string.row, string.norm = first + k, log_next[k], norm[k]
+            string.calls += 1
         self.nodes += len(rows)
 
     def _draw(self, rows: Sequence[int], log_q: Tensor, place: int) -> list[int]:
         """One choice of (choices,) for each string; `place` numbers the draws of a string."""
         keys, width = self.keys[list(rows)], log_q.shape[1]
         noise = token_noise(keys, torch.zeros(len(keys), 1, dtype=torch.int64), 0, torch.tensor([place]), width)[:, 0]
-        chosen: list[int] = draw(log_q, noise, self.temperature, self.top_p).tolist()
+        chosen: list[int] = draw(log_q, noise, self.temperature, self.top_p, *self.controls.cut).tolist()
         return chosen
 
     def data(self, i: int) -> bytes:
-        """The bytes of a string so far; what stands behind its last token once it has ended."""
-        text, beginnings = self.model.table.text(self.tokens[i]), self.model.beginnings
-        return text + beginnings.tail(self.beginning[i]) + beginnings.suffix if self.ended[i] else text
+        """The bytes of a string that nothing can take back; what stands behind its last token once it has ended."""
+        string, beginnings = self.strings[i], self.model.beginnings
+        text = bytes(string.text[: len(self.prefix)] + string.sure)
+        return text + beginnings.tail(string.beginning) + beginnings.suffix if string.reason == EOS else text
 
     def result(self, i: int) -> Completion:
         """A string that is no longer under way."""
-        return Completion(self.data(i), tuple(self.tokens[i]), self.log_p[i], self.ended[i], self.calls[i])
+        string = self.strings[i]
+        return Completion(self.data(i), tuple(string.tokens), string.log_p, string.reason, string.calls)
 
     def run(self, watch: Callable[[int, bytes], None] | None = None) -> list[Completion]:
         """Go on until all strings have ended.
@@ -146,11 +244,10 @@ class Decoding:
         told = [0] * len(self.keys)
         going = True
         while going:
-            rows = self.step()
-            going = bool(rows)
+            going = bool(self.step())
             for i in range(len(self.keys)) if watch else ():
                 data = self.data(i)
-                if len(data) > told[i] and len(data) >= len(self.conditioned.goal.prefix):
+                if len(data) > told[i] and len(data) >= len(self.prefix):
                     watch(i, data[told[i] :])  # type: ignore[misc]
                     told[i] = len(data)
         return [self.result(i) for i in range(len(self.keys))]

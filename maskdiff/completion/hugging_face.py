@@ -168,11 +168,12 @@ class HuggingFaceReader:
 
     def __init__(self, model: HuggingFaceModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0
+        self.norm = torch.empty(0)
         self._cache = _transformers().DynamicCache()  # without a configuration: no layer may forget
         self._parent: list[int] = []  # of each place in the row, its parent's place
         self._depth: list[int] = []
         self._place: list[int] = []  # of each node, its place in the row
-        self._root = torch.empty(0)  # (1, vocabulary) what follows the context
+        self._root = torch.empty(0), torch.empty(0)  # (1, vocabulary) what follows the context, (1,) its norm
 
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
@@ -192,14 +193,15 @@ class HuggingFaceReader:
             self._depth.append(self._depth[above] + 1)
             ids.append(token)
         keep = len(self._parent) - begun + fresh  # the context's last row and those of the new tokens
-        rows = self._forward(ids, first, keep) if ids else self._root[:0]
+        rows, norm = self._forward(ids, first, keep) if ids else (self._root[0][:0], self._root[1][:0])
         again = not fresh and bool((parents == ROOT).any())
         if fresh:
-            self._root = rows[:1].clone()
+            self._root = rows[:1].clone(), norm[:1]
         elif again:
-            rows = torch.cat([self._root, rows])
+            rows, norm = torch.cat([self._root[0], rows]), torch.cat([self._root[1], norm])
         places = torch.tensor(self._place[len(self._place) - len(parents) :], dtype=torch.int64)
         index = (places - begun + (fresh or again)).clamp(min=0)  # a beginning's place lies before all others
+        self.norm = norm[index]
         return rows if torch.equal(index, torch.arange(len(rows))) else rows[index]
 
     def forget(self, nodes: int) -> None:
@@ -210,14 +212,19 @@ class HuggingFaceReader:
             self._cache.crop(-over)
         del self._parent[keep:], self._depth[keep:]
 
-    def _forward(self, ids: list[int], first: int, keep: int) -> Tensor:
-        """Evaluate the places from `first` on in one pass; (keep, vocabulary) log-probabilities after the last of them."""
+    def _forward(self, ids: list[int], first: int, keep: int) -> tuple[Tensor, Tensor]:
+        """Evaluate the places from `first` on in one pass; (keep, vocabulary) log-probabilities after the last of them, and
+        their norms.
+        """
         device = self.model.model.device
         positions, mask = torch.tensor([self._depth[first:]], device=device), self._mask(first).to(device)
         inputs: dict[str, Any] = {"position_ids": positions, "attention_mask": mask, "past_key_values": self._cache}
         logits = self.model.logits(ids, keep, **inputs, use_cache=True)
         self.calls, self.positions = self.calls + 1, self.positions + len(ids)
-        return self.model.log_next(logits)
+        some = int((~self.model.barred).int().argmax())  # a token that is drawn: its logit tells the norm
+        logit = logits[:, some].double().cpu()
+        rows = self.model.log_next(logits)
+        return rows, logit - rows[:, some].cpu()
 
     def _mask(self, first: int) -> Tensor:
         """(1, 1, new places, places) added to attention: 0 for the place and its ancestors, else the least number."""

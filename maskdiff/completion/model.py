@@ -50,7 +50,11 @@ class Beginnings:
 
 
 class Reader(Protocol):
-    """One tree of histories, its keys and values shared along the branches. Nodes are numbered as they are added, from 0."""
+    """One tree of histories, its keys and values shared along the branches. Nodes are numbered as they are added, from 0.
+
+    A reader may have `norm` (n,), of the nodes that were added last: log-probability + norm is the logit that the model's head
+    gave, on which penalties act. Without it the log-probabilities are taken for the logits.
+    """
 
     calls: int  # forward passes so far
     positions: int  # tokens that they evaluated

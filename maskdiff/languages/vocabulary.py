@@ -136,6 +136,12 @@ class Vocabulary:
         """Ids that may stand inside a string: all but the special tokens and `<DIGIT>`."""
         return tuple(i for i in range(len(SPECIALS), len(self)) if i != self.digit)
 
+    @cached_property
+    def utf8(self) -> tuple[bytes | None, ...]:
+        """The text of each token in UTF-8; None for those that never stand inside a string."""
+        inner = set(self.inner_ids)
+        return tuple(symbol.encode() if i in inner else None for i, symbol in enumerate(self.symbols))
+
     def encode(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
         """Ids of the inner symbols of `text`; white space that does not count is skipped, BOS and EOS are not added.
 

@@ -12,12 +12,14 @@ from maskdiff.sampling.compose import (
     certain_prefix,
     coarse_to_fine,
     constrained,
+    controlled,
     hybrid,
     one_shot,
     predictor_corrector,
     verified,
 )
 from maskdiff.sampling.constraint import Constraint, GrammarConstraint
+from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.denoiser import CausalStream, Denoiser, ModelDenoiser, causal_stream
 from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
@@ -25,12 +27,14 @@ from maskdiff.sampling.presets import PRESETS, describe, make_sampler
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
 from maskdiff.sampling.sampler import Chain, Sampler, Stage
 from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
+from maskdiff.sampling.stopping import NEVER, Stopping, StopText, cut_short
 from maskdiff.sampling.trace import Trace
 
 __all__ = [
-    "PRESETS", "Ancestral", "Autoregressive", "Canvas", "Cap", "CausalStream", "Chain", "Confidence", "Constraint", "Cosine",
-    "Denoiser", "EntropyBound", "Everything", "GrammarConstraint", "Information", "Linear", "ModelDenoiser", "Predictive",
-    "Reconsider", "Rescale", "Sample", "Sampler", "Speculate", "Stage", "Threshold", "Trace", "Unmask", "causal_log_prob",
-    "causal_stream", "certain_prefix", "coarse_to_fine", "constrained", "describe", "hybrid", "make_sampler", "one_shot",
-    "predictor_corrector", "verified",
+    "NEVER", "PLAIN", "PRESETS", "Ancestral", "Autoregressive", "Canvas", "Cap", "CausalStream", "Chain", "Confidence",
+    "Constraint", "Controls", "Cosine", "Denoiser", "EntropyBound", "Everything", "GrammarConstraint", "Information",
+    "Linear", "ModelDenoiser", "Predictive", "Reconsider", "Rescale", "Sample", "Sampler", "Speculate", "Stage", "StopText",
+    "Stopping", "Threshold", "Trace", "Unmask", "causal_log_prob", "causal_stream", "certain_prefix", "coarse_to_fine",
+    "constrained", "controlled", "cut_short", "describe", "hybrid", "make_sampler", "one_shot", "predictor_corrector",
+    "verified",
 ]  # fmt: skip

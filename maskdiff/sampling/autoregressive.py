@@ -15,9 +15,11 @@ from torch import Tensor
 
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint
+from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.denoiser import Denoiser, causal_stream
 from maskdiff.sampling.processors import allowed_symbols, draw, is_blank, log_distribution, pick
 from maskdiff.sampling.random import token_noise
+from maskdiff.sampling.said import Said
 from maskdiff.sampling.sampler import Stage
 
 CHUNK = 256  # strings decoded together, sorted by length so that few wait for longer ones
@@ -35,6 +37,7 @@ class Autoregressive(Stage):
     temperature: float = 1.0
     top_p: float = 1.0
     constraint: Constraint | None = None
+    controls: Controls = PLAIN  # penalties see the tokens before a position
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
@@ -60,17 +63,24 @@ class Autoregressive(Stage):
         stream = causal_stream(denoiser, canvas.length)
         blank = is_blank(canvas.tokens, vocabulary)
         mask = None if self.constraint is None else self.constraint.mask(canvas.tokens, blank, canvas.length)
+        nothing, countable = torch.zeros_like(blank), self.controls.countable(canvas)
+        said = Said(canvas.tokens, nothing, nothing, len(vocabulary)) if self.controls.penalise else None
+        if said is not None:
+            said.write(canvas.tokens[:, 0], nothing[:, 0], nothing[:, 0])
         for position in range(1, int(needed[-1]) + 1):
             logits = stream.step(canvas.tokens[:, position - 1])  # (batch, vocab)
             here, now = drawn[:, position], canvas.tokens[:, position]
             allowed = allowed_symbols(now, vocabulary)
-            log_probs = log_distribution(logits, allowed if mask is None else allowed & mask.allowed())
+            allowed = allowed if mask is None else allowed & mask.allowed()
+            log_probs = log_distribution(logits if said is None else self.controls.shape(logits, said, allowed), allowed)
             visits = canvas.visits[:, position : position + 1]
             noise = token_noise(canvas.keys, visits, 0, positions[position : position + 1], len(vocabulary))[:, 0]
-            token = torch.where(here, draw(log_probs, noise, self.temperature, self.top_p), now)
+            token = torch.where(here, draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut), now)
             tokens = torch.cat((canvas.tokens[:, :position], token[:, None], canvas.tokens[:, position + 1 :]), dim=1)
             if mask is not None:
                 mask.write(token)
+            if said is not None:
+                said.write(token, countable[:, position] & (token != vocabulary.mask), ~canvas.known[:, position])
             canvas = replace(canvas, tokens=tokens, spent=canvas.spent + here)
             canvas.recorded()
         return canvas

@@ -13,6 +13,7 @@ from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint
+from maskdiff.sampling.controls import Controls
 from maskdiff.sampling.denoiser import Denoiser
 from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
@@ -31,7 +32,8 @@ def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
             f"{parallel.steps} evaluations in all do not suffice for {num_ar_tokens} causal tokens and one parallel step; "
             f"give steps of at least {num_ar_tokens + 1} or fewer num_ar_tokens"
         )
-    return Autoregressive(num_ar_tokens, parallel.temperature, parallel.top_p, parallel.constraint).then(parallel)
+    style = parallel.temperature, parallel.top_p, parallel.constraint, parallel.controls
+    return Autoregressive(num_ar_tokens, *style).then(parallel)
 
 
 def coarse_to_fine(skeleton: Unmask, fill: Unmask) -> Chain:
@@ -76,22 +78,33 @@ def certain_prefix(causal: int, finish: Unmask) -> Chain:
             f"give steps of at least {causal + 2}"
         )
     first = Predictive(
-        own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint
-    )
+        own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint,
+        controls=finish.controls,
+    )  # fmt: skip
     return one_shot(finish).then(first).then(finish)
 
 
 def constrained(sampler: Sampler, constraint: Constraint) -> Sampler:
     """The same sampler under a constraint, in all of its stages; ``ConfigError`` for one that is not of this folder."""
+    return _everywhere(sampler, "constraint", constraint)
+
+
+def controlled(sampler: Sampler, controls: Controls) -> Sampler:
+    """The same sampler with controls of repetition in all of its stages; ``ConfigError`` for one that is not of this folder."""
+    return _everywhere(sampler, "controls", controls)
+
+
+def _everywhere(sampler: Sampler, name: str, value: object) -> Sampler:
+    """The same sampler with a field set in all of its stages that write tokens."""
     if isinstance(sampler, Chain):
-        return Chain(tuple(constrained(stage, constraint) for stage in sampler.stages))
+        return Chain(tuple(_everywhere(stage, name, value) for stage in sampler.stages))
     if isinstance(sampler, (Unmask, Autoregressive, Predictive)):
-        return replace(sampler, constraint=constraint)
+        return replace(sampler, **{name: value})  # type: ignore[arg-type]
     if isinstance(sampler, Speculate):
-        return replace(sampler, finish=replace(sampler.finish, constraint=constraint))
+        return replace(sampler, finish=replace(sampler.finish, **{name: value}))  # type: ignore[arg-type]
     if isinstance(sampler, Reconsider):
         return sampler  # hides tokens, writes none
-    raise ConfigError(f"a sampler of type {type(sampler).__name__} does not take a constraint")
+    raise ConfigError(f"a sampler of type {type(sampler).__name__} takes no {name}")
 
 
 def one_shot(style: Unmask) -> Unmask:
@@ -114,8 +127,11 @@ class Speculate(Stage):
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Rounds while a string has blanks and evaluations for another one, then the finish."""
-        style = (self.finish.temperature, self.finish.top_p)
-        verify = Predictive(own=1, temperature=style[0], top_p=style[1], keep="final", constraint=self.finish.constraint)
+        finish = self.finish
+        verify = Predictive(
+            own=1, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint,
+            controls=finish.controls,
+        )  # fmt: skip
         round_ = one_shot(self.finish).then(verify)
         while True:
             blank = is_blank(canvas.tokens, denoiser.vocabulary).any(1)

@@ -37,6 +37,7 @@ class Shaping:
     temperature: float = 1.0  # of each position before conditioning; 0 asks for the most probable string
     top_p: float = 1.0  # where the nucleus of every position leaves no string, all symbols count
     symbols: Symbols = "plain"
+    cut: tuple[int, float] = (0, 0.0)  # top-k and min-p, likewise
 
 
 class Constraint(Protocol):
@@ -139,9 +140,10 @@ class GrammarConstraint:
                 proposed = part.free[:, 1:-1, None] & torch.isin(self.inner, self.digits)
                 emission = emission + math.log(max(1, len(self.digits))) * proposed
             return fill(self.rules, emission, chart.length, best=True), None
-        if shaping.temperature == 1.0 and shaping.top_p >= 1.0:
+        cuts = (shaping.top_p, *shaping.cut)
+        if shaping.temperature == 1.0 and cuts == (1.0, 0, 0.0):
             return chart, uniform
-        warm = [temper(part.log_probs, shaping.temperature, top_p) for top_p in (1.0, shaping.top_p)]
+        warm = [temper(part.log_probs, shaping.temperature, *cut) for cut in ((1.0,), cuts)]
         whole, cut = (self._emission(replace(part, log_probs=x), shaping.symbols) for x in warm)
         nucleus = fill(self.rules, cut, chart.length)
         some = (nucleus.log_total > -torch.inf)[:, None, None]

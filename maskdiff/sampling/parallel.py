@@ -17,6 +17,7 @@ from torch import Tensor
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint, Shaping
+from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.denoiser import INPUTS, Denoiser, reads
 from maskdiff.sampling.order import ORDERS, Proposal, first_blanks, rank, tempered_choice
 from maskdiff.sampling.processors import Symbols, allowed_symbols, as_shown, draw, fold_digits, is_blank, log_distribution, pick
@@ -53,14 +54,17 @@ class Unmask(Stage):
     sigma: Sigma = "suspect"  # noise level told to the denoiser: the canvas's, the clock's (the reference), share of blanks
     symbols: Symbols = "plain"  # alphabet: plain, skeleton (<DIGIT> for digits), fill (digits for <DIGIT>)
     constraint: Constraint | None = None
+    controls: Controls = PLAIN  # penalties see what is committed, on either side
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise ConfigError(f"order {self.order!r} is unknown; give one of {', '.join(ORDERS)}")
         if self.rewrite and not (self.steps or self.own):
             raise ConfigError("a refinement without a number of evaluations never ends; give steps of at least 1")
-        if self.coupled == "on" and (self.top_p < 1.0 or self.symbols != "plain"):
-            raise ConfigError("a coupled draw knows the whole plain distribution: give top_p 1")
+        if self.coupled == "on" and (self.top_p < 1.0 or self.symbols != "plain" or self.controls.active):
+            raise ConfigError(
+                "a coupled draw knows the whole plain distribution: give top_p 1, and no penalties, top_k or min_p"
+            )
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
@@ -111,10 +115,11 @@ class Unmask(Stage):
         if self.constraint is not None:
             # Always new numbers: those of an earlier evaluation have shaped what was committed then.
             spans = None if coupled or not self.temperature else span_noise(part.keys, clock.step + 1, width)
-            shaping = Shaping(self.temperature, self.top_p, self.symbols)
+            shaping = Shaping(self.temperature, self.top_p, self.symbols, self.controls.cut)
             log_probs, candidate = self.constraint.condition(log_probs, part.tokens, free, part.length, spans, shaping)
         else:
-            candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, self.temperature, self.top_p)
+            cuts = (self.temperature, self.top_p, *self.controls.cut)
+            candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, *cuts)
         hide = torch.zeros_like(free)
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
@@ -147,7 +152,7 @@ class Unmask(Stage):
 
     def _couples(self, denoiser: Denoiser) -> bool:
         """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""
-        usual = self.top_p == 1.0 and self.temperature > 0 and self.symbols == "plain"
+        usual = self.top_p == 1.0 and self.temperature > 0 and self.symbols == "plain" and not self.controls.active
         return self.coupled != "off" and usual and reads(denoiser, "noise")
 
     def _propose(
@@ -171,6 +176,9 @@ class Unmask(Stage):
             logits = denoiser(shown, part.length, level, False, previous, (noise * self.temperature * drawn).float())
         if self.symbols == "skeleton":
             logits = fold_digits(logits, vocabulary)
+        if self.controls.penalise:
+            visible = ~is_blank(part.tokens, vocabulary, self.symbols)
+            logits = self.controls.shape_canvas(logits, part, visible, allowed)
         log_probs = log_distribution(logits, allowed)
         if memory.previous is not None:
             memory.previous[rows, :width] = log_probs.exp().to(memory.previous.dtype)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.constraint import Constraint, Shaping, next_symbols
+from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.denoiser import Denoiser
-from maskdiff.sampling.processors import allowed_symbols, draw, log_distribution
+from maskdiff.sampling.processors import allowed_symbols, draw, is_blank, log_distribution
 from maskdiff.sampling.random import span_noise, token_noise
 from maskdiff.sampling.sampler import Stage, evaluations_left, first_true
 
@@ -40,6 +41,7 @@ class Predictive(Stage):
     top_p: float = 1.0
     keep: Literal["all", "final"] = "all"
     constraint: Constraint | None = None
+    controls: Controls = PLAIN
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
@@ -76,15 +78,20 @@ class Predictive(Stage):
         if self.constraint is not None:
             fitting = allowed & next_symbols(self.constraint.mask(part.tokens, ~part.known, part.length), part.tokens)
             fitting = torch.where(fitting.any(-1, keepdim=True), fitting, allowed)  # behind a misfit nothing fits
+        fitting = allowed if fitting is None else fitting
         noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
-        log_probs = log_distribution(logits, allowed if fitting is None else fitting)
-        tokens = torch.where(open_, draw(log_probs, noise, self.temperature, self.top_p), part.tokens)
+        if self.controls.penalise:
+            visible = ~is_blank(part.tokens, vocabulary)
+            logits = self.controls.shape_canvas(logits, part, visible, fitting, causal=True)
+        log_probs = log_distribution(logits, fitting)
+        tokens = torch.where(open_, draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut), part.tokens)
         tail = open_ & last[:, None] & (positions > first_true(tokens != part.tokens, part.length)[:, None])
         rows = tail.any(1).nonzero()[:, 0]
         if self.constraint is None or self.keep == "final" or not len(rows):
             return tokens
         spans = span_noise(part.keys, part.spent + 1, tokens.shape[1])[rows] if self.temperature else None
-        shaping, plain = Shaping(self.temperature, self.top_p), log_distribution(logits, allowed)
+        shaping = Shaping(self.temperature, self.top_p, cut=self.controls.cut)
+        plain = log_distribution(logits, allowed)
         drawn = self.constraint.condition(plain[rows], tokens[rows], tail[rows], part.length[rows], spans, shaping)[1]
         return tokens.index_copy(0, rows, drawn)
 

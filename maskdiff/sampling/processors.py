@@ -1,9 +1,9 @@
-"""From logits to a token: which symbols may stand where, temperature, top-p, and the draw itself.
+"""From logits to a token: which symbols may stand where, penalties, temperature, top-k, top-p, min-p, and the draw itself.
 
 For: the arithmetic between a denoiser's logits and a candidate token, shared by every sampler.  Not for: choosing
-positions.  Easy to get wrong: confidence, entropy and margin are read from the *untempered* distribution over the allowed
-symbols; temperature and top-p shape only the draw.  Everything is float32 or better: half precision never draws rare tokens
-(2409.02908).
+positions, or what has been said so far (``said.py``).  Easy to get wrong: confidence, entropy and margin are read from the
+*untempered* distribution over the allowed symbols; temperature and the cuts shape only the draw, penalties both.  Everything
+is float32 or better: half precision never draws rare tokens (2409.02908).
 """
 
 from __future__ import annotations
@@ -75,26 +75,64 @@ def log_distribution(logits: Tensor, allowed: Tensor) -> Tensor:
     return torch.where(dead & allowed, 0.0, logits).log_softmax(-1)
 
 
-def temper(log_probs: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
-    """(…, vocab) log-probabilities, unnormalised, at a temperature > 0 and cut to the smallest set of mass ``top_p``.
+def temper(log_probs: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> Tensor:
+    """(…, vocab) log-probabilities, unnormalised, at a temperature > 0, cut by ``top_k``, then ``top_p``, then ``min_p``.
+
+    The order is that of the field's libraries: each cut sees the distribution that the one before has left.
+    """
+    return keep_min_p(keep_top_p(keep_top_k((log_probs / temperature).log_softmax(-1), top_k), top_p), min_p)
+
+
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """(…, vocab) with minus infinity below the ``top_k``-th largest, ties with it kept; 0 keeps all."""
+    if not 0 < top_k < logits.shape[-1]:
+        return logits
+    return logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+
+
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """(…, vocab) with minus infinity outside the smallest set of mass ``top_p`` (1904.09751).
 
     The most likely symbol is always kept, and a symbol is kept while the mass of those above it is below ``top_p``.
     """
-    scaled = (log_probs / temperature).log_softmax(-1)
     if top_p >= 1.0:
-        return scaled
-    ordered, index = scaled.sort(dim=-1, descending=True, stable=True)
-    above = ordered.exp().cumsum(-1) - ordered.exp()
-    drop = above >= top_p
+        return logits
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    # Summed from the unlikely end, where the sums are small and so exact, as the field's libraries do.
+    drop = ordered.flip(-1).softmax(-1).cumsum(-1).flip(-1) <= 1 - top_p
     drop[..., 0] = False
-    return scaled.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
+    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
 
 
-def draw(log_probs: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """(…, vocab) with minus infinity where the probability is below ``min_p`` times the largest (2407.01082)."""
+    if min_p <= 0.0:
+        return logits
+    probs = logits.softmax(-1)
+    best = probs.amax(-1, keepdim=True)
+    return logits.masked_fill((probs < min_p * best) & (probs < best), -torch.inf)
+
+
+def draw(
+    log_probs: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+) -> Tensor:
     """(…) token ids: argmax at temperature 0, otherwise a Gumbel-max draw with ``noise`` (…, vocab)."""
     if temperature == 0:
         return log_probs.argmax(-1)
-    return (temper(log_probs, temperature, top_p) + noise).argmax(-1)
+    return (temper(log_probs, temperature, top_p, top_k, min_p) + noise).argmax(-1)
+
+
+def penalise_repetition(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
+    """(…, vocab) logits l of what was ``said`` (…, vocab) bool become l / penalty, or l * penalty below 0 (1909.05858).
+
+    Logits have an arbitrary offset, and what this does depends on it: it is defined on what the model's head says.
+    """
+    return torch.where(said, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def penalise_counts(logits: Tensor, counts: Tensor, presence: float, frequency: float) -> Tensor:
+    """(…, vocab) logits less ``presence`` where counts (…, vocab) are above 0, and less ``frequency`` times the counts."""
+    return logits - presence * (counts > 0) - frequency * counts
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
-from maskdiff.config import CompletionConfig
+from maskdiff.config import CompletionConfig, ControlConfig
 from maskdiff.configio import build
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
+from maskdiff.sampling import Controls, Stopping
 from maskdiff.sampling.random import new_keys
-from maskdiff.tasks.results import BATCH, Result, judged, seeded
+from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -29,15 +30,19 @@ def complete(
     settings: CompletionConfig | None = None,
     seed: int = 0,
     batch_size: int = BATCH,
+    control: ControlConfig | None = None,
 ) -> list[Result]:
     """`num` strings that begin with each text (and end with `suffix`), drawn from the model given that they do.
 
     What was typed need not end where a token does. White space that means nothing in the language is left out first. Without a
     suffix strings are those of the causal mode, with one those of the bidirectional mode, filled from left to right. An
-    empty text is completed to any string. A text that nothing can be made of has one result, an error. Raises ConfigError for
-    settings, or a model, that can complete nothing, and what `condition` raises for the suffix.
+    empty text is completed to any string. `control` keeps them from repeating themselves and from running on; what was typed
+    ends none. A text that nothing can be made of has one result, an error. Raises ConfigError for settings, or a model, that
+    can complete nothing, and what `condition` raises for the suffix.
     """
-    return list(completing(loaded, texts, num=num, suffix=suffix, settings=settings, seed=seed, batch_size=batch_size))
+    return list(
+        completing(loaded, texts, num=num, suffix=suffix, settings=settings, seed=seed, batch_size=batch_size, control=control)
+    )
 
 
 def completing(
@@ -49,13 +54,15 @@ def completing(
     settings: CompletionConfig | None = None,
     seed: int = 0,
     batch_size: int = BATCH,
+    control: ControlConfig | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Result]:
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
     if num < 1:
         raise ConfigError(f"num is {num}; ask for 1 string or more")
     settings, generator = build(CompletionConfig, asdict(settings or CompletionConfig())), seeded(seed)
-    given = _Given(loaded, suffix, settings)
+    control = build(ControlConfig, asdict(control or ControlConfig()))
+    given = _Given(loaded, suffix, settings, control)
     for text in texts:
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change
         shown = "" if isinstance(text, DataError) else text
@@ -65,22 +72,26 @@ def completing(
             yield Result(finish_reason="error", input=shown, error=str(error))
             continue
         for number, part in enumerate(keys.split(1 if watch else batch_size)):
-            decoding = Decoding(conditioned, part, settings.temperature, settings.top_p)
-            drawn = decoding.run(None if watch is None else _characters(watch, number))
-            yield from (_result(loaded, item, conditioned, shown) for item in drawn)
+            how = settings.temperature, settings.top_p, given.controls, given.stopping
+            drawn = Decoding(conditioned, part, *how).run(None if watch is None else _characters(watch, number))
+            for item in drawn:
+                result = _result(loaded, item, conditioned, shown)
+                yield only_complete(loaded.language, result) if control.first_complete else result
 
 
 class _Given:
     """The model that texts are completed by; made once for all of them."""
 
-    def __init__(self, loaded: Loaded, suffix: str, settings: CompletionConfig) -> None:
+    def __init__(self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig) -> None:
         self.loaded, self.settings = loaded, settings
+        self.controls = Controls.of(control, loaded.vocabulary)
+        self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
         if self.suffix:
             self.model: CausalModel | None = None
             self.canvas = ending_with(loaded.denoiser, loaded.lengths, self.suffix, settings)
         else:
-            self.model = CausalModel(loaded.denoiser, loaded.lengths)
+            self.model = CausalModel(loaded.denoiser, loaded.lengths, control.max_tokens)
 
     def condition(self, text: str | DataError) -> Conditioned:
         """The model given one text; UserError."""
@@ -115,6 +126,6 @@ def _characters(watch: Watch, number: int) -> Callable[[int, bytes], None]:
 
 def _result(loaded: Loaded, item: Completion, conditioned: Conditioned, given: str) -> Result:
     text = item.data.decode(errors="replace")
-    result = judged(loaded.language, text, item.log_p, item.calls, None)
-    reason = "complete" if item.ended else "length"
-    return replace(result, finish_reason=reason, input=given, completion=conditioned.summary)
+    result = replace(judged(loaded.language, text, item.log_p, item.calls, None), input=given, completion=conditioned.summary)
+    cut = item.reason in ("stop", "repetition")
+    return ended(loaded.language, result, text, item.reason) if cut else replace(result, finish_reason=item.reason)

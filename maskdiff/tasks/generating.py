@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maskdiff.config import CompletionConfig, SamplerConfig
+from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.completing import completing
@@ -30,12 +30,16 @@ def generate(
     seed: int = 0,
     batch_size: int = BATCH,
     trace: bool = False,
+    control: ControlConfig | None = None,
 ) -> list[Result]:
     """`num` new strings. `length` counts symbols: one number, a range with both ends, or None for the language's own lengths.
+    `control` keeps them from repeating themselves and from running on.
 
     Raises CanvasError for a length that no string has, ConfigError for a sampler that makes no sense.
     """
-    return list(generating(loaded, num, length=length, sampler=sampler, seed=seed, batch_size=batch_size, trace=trace))
+    return list(
+        generating(loaded, num, length=length, sampler=sampler, seed=seed, batch_size=batch_size, trace=trace, control=control)
+    )
 
 
 def generating(
@@ -47,6 +51,7 @@ def generating(
     seed: int = 0,
     batch_size: int = BATCH,
     trace: bool = False,
+    control: ControlConfig | None = None,
 ) -> Iterator[Result]:
     """The results of `generate`, a batch at a time."""
     if num < 0:
@@ -54,25 +59,26 @@ def generating(
     if num == 0:
         return
     if not loaded.told and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
-        yield from _endless(loaded, num, length, sampler or SamplerConfig(), seed, batch_size, trace)
+        if length is not None or trace or (sampler is not None and sampler.grammar):
+            raise ConfigError("this model ends its strings itself, by pieces: it takes no length, grammar or trace")
+        yield from _endless(loaded, num, sampler or SamplerConfig(), seed, batch_size, control)
         return
     if trace and loaded.vocabulary.merges:
         raise ConfigError("a trace shows a character for every token, and this model reads pieces of several; leave it out")
     lengths = _token_lengths(loaded, num, length, seed)
     canvas = Canvas.blank(lengths, loaded.vocabulary, seeded(seed), loaded.device)
-    filler = ready_sampler(sampler or SamplerConfig(), loaded)
+    filler = ready_sampler(sampler or SamplerConfig(), loaded, control=control)
     for rows in torch.arange(num, device=loaded.device).split(batch_size):
-        yield from run_sampler(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace)
+        yield from run_sampler(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace, control)
 
 
 def _endless(
-    loaded: Loaded, num: int, length: object, sampler: SamplerConfig, seed: int, batch_size: int, trace: bool
+    loaded: Loaded, num: int, sampler: SamplerConfig, seed: int, batch_size: int, control: ControlConfig | None
 ) -> Iterator[Result]:
     """Strings of a causal mode that ends them itself: completions of nothing."""
-    if length is not None or sampler.grammar or trace:
-        raise ConfigError("this model ends its strings itself, by pieces: it takes no length, grammar or trace")
     settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p)
-    for result in completing(loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size):
+    made = completing(loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size, control=control)
+    for result in made:
         yield replace(result, input=None, completion=None)
 
 

@@ -13,12 +13,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskdiff.config import SamplerConfig
+from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.edits import Edit
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
+from maskdiff.extract import first_complete
 from maskdiff.languages import holds
 from maskdiff.noise import pad
-from maskdiff.sampling import Canvas, GrammarConstraint, Sample, Sampler, causal_log_prob, constrained
+from maskdiff.sampling import (
+    NEVER,
+    Canvas,
+    Controls,
+    GrammarConstraint,
+    Sample,
+    Sampler,
+    Stopping,
+    causal_log_prob,
+    constrained,
+    controlled,
+    cut_short,
+)
 from maskdiff.sampling.presets import sampler_for
 from maskdiff.sampling.random import new_keys
 
@@ -53,11 +66,12 @@ class Result:
 
     text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language; None
     where it cannot tell: nothing checks its strings, or they state nothing that could be true. score: log p(text | its length)
-    per symbol in nats under the causal mode; None where there is no text. evaluations: calls of the denoiser that this string
-    needed. finish_reason: `complete`, `incomplete` (blanks are left) or `error`. edits: what was done to the input, where it
-    was repaired. alternatives: where several were asked for, this one first. completion: what conditioning on the text that was
-    completed found and cost; then the score is log p of all tokens drawn, per symbol, and `finish_reason` may be `length`: cut
-    where the model takes no more.
+    per symbol in nats under the causal mode; None where there is no text, or a part of what was drawn. evaluations: calls of
+    the denoiser that this string needed. finish_reason: `eos` (the string is whole), `stop` (a stop text or token, or what
+    followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
+    `repetition` (a loop), `incomplete` (blanks are left) or `error`. edits: what was done to the input, where it was repaired.
+    alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
+    found and cost; then the score is log p of all tokens drawn, per symbol.
     """
 
     text: str = ""
@@ -65,7 +79,7 @@ class Result:
     holds: bool | None = False
     score: float | None = None
     evaluations: int = 0
-    finish_reason: str = "complete"
+    finish_reason: str = "eos"
     input: str | None = None
     error: str | None = None
     trace: tuple[str, ...] | None = None
@@ -83,13 +97,17 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def ready_sampler(sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: bool = False) -> Sampler:
+def ready_sampler(
+    sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: bool = False, control: ControlConfig | None = None
+) -> Sampler:
     if loaded.vocabulary.merges and (grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)):
         raise ConfigError("a grammar conditions characters, and this model reads pieces of several; sample without one")
     if not isinstance(sampler, SamplerConfig):
-        return constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
-
-    return sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
+        made = constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
+    else:
+        made = sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
+    controls = Controls.of(control or ControlConfig(), loaded.vocabulary)
+    return controlled(made, controls) if controls.active else made
 
 
 def prepare(
@@ -140,9 +158,18 @@ def canvas_of(
 
 
 def run_sampler(
-    loaded: Loaded, sampler: Sampler, canvas: Canvas, inputs: Sequence[str | None], batch_size: int, trace: bool
+    loaded: Loaded,
+    sampler: Sampler,
+    canvas: Canvas,
+    inputs: Sequence[str | None],
+    batch_size: int,
+    trace: bool,
+    control: ControlConfig | None = None,
 ) -> list[Result]:
-    """Run `sampler` on the canvas, similar lengths together; results in the order of the canvas."""
+    """Run `sampler` on the canvas, similar lengths together; results in the order of the canvas.
+
+    Of `control` only what ends a string: a canvas has its length, so it is filled and then cut where it would have ended.
+    """
     order = canvas.length.cpu().argsort(stable=True)
     results: list[Result] = [Result()] * len(canvas)
     for rows in order.split(1 if trace else batch_size):
@@ -154,28 +181,49 @@ def run_sampler(
                 results[int(rows)] = Result(finish_reason="error", error=str(error), input=inputs[int(rows)])
             else:  # the others are not taken down with it
                 for row in rows.tolist():
-                    results[row] = run_sampler(loaded, sampler, canvas[[row]], [inputs[row]], 1, trace)[0]
+                    results[row] = run_sampler(loaded, sampler, canvas[[row]], [inputs[row]], 1, trace, control)[0]
             continue
-        for row, result in zip(rows.tolist(), _read(loaded, sample)):
+        for row, result in zip(rows.tolist(), _read(loaded, sample, control or ControlConfig())):
             results[row] = replace(result, input=inputs[row])
     return results
 
 
-def _read(loaded: Loaded, sample: Sample) -> list[Result]:
+def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result]:
     vocabulary = loaded.vocabulary
     log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
     if not loaded.told:  # log p(text | its length) is no prediction of this model
         log_probs = [math.nan] * len(sample.length)
     trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).splitlines())
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
-    return [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
+    results = [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
+    stopping = Stopping.of(control, vocabulary.utf8)
+    if stopping != NEVER:
+        rows = zip(sample.tokens.tolist(), sample.length.tolist(), strict=True)
+        ends = [cut_short(row[1 : n - 1], vocabulary.utf8, stopping) for row, n in rows]
+        results = [
+            result if reason == "eos" else ended(loaded.language, result, data.decode(errors="replace"), reason)
+            for result, (data, reason) in zip(results, ends, strict=True)
+        ]
+    return [only_complete(loaded.language, result) for result in results] if control.first_complete else results
 
 
 def judged(language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None) -> Result:
     score = log_prob / len(text) if text and math.isfinite(log_prob) else None
-    reason = "incomplete" if language.vocabulary.is_open(text) else "complete"
+    reason = "incomplete" if language.vocabulary.is_open(text) else "eos"
     parses = language.parses(text) if language.validity else None
     return Result(text, parses, holds(language, text), score, evaluations, reason, trace=trace)
+
+
+def ended(language: Language, result: Result, text: str, reason: str) -> Result:
+    """A result cut to `text`, of which alone the language is asked; nothing scores a part of what was drawn."""
+    own = judged(language, text, math.nan, result.evaluations, result.trace)
+    return replace(result, text=text, parses=own.parses, holds=own.holds, score=None, finish_reason=reason)
+
+
+def only_complete(language: Language, result: Result) -> Result:
+    """Of a result the first string that parses; the result itself where nothing does, or it does as a whole."""
+    found = None if result.parses or not language.validity else first_complete(result.text, language)
+    return result if found is None else ended(language, result, found.text, "stop")
 
 
 def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:

@@ -4,6 +4,7 @@
     python benchmark.py --sampler autoregressive --num_samples 1000 --suite generation
     python benchmark.py --sampler maskgit --length 40..62        # long strings only
     python benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/
+    python benchmark.py --suite repetition --checkpoint checkpoints/arithmetic-bpe.pt   # run-on, by control and cause
     python benchmark.py --reproduce --seeds 3                    # the reference's variants, into docs/results.md
     python benchmark.py --reproduce --no_training                # the same of what is trained already
 
@@ -23,6 +24,8 @@ from tqdm import tqdm
 
 from maskdiff import cli
 from maskdiff.checkpoint import Spoken, load_denoiser
+from maskdiff.config import ControlConfig
+from maskdiff.configio import add_config_flags, build, overrides
 from maskdiff.errors import UserError
 from maskdiff.evaluation import plots, report, reproduce, suites
 from maskdiff.evaluation.repair import check_methods, corruption
@@ -66,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
     how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
     how.add_argument("--temperature", type=float, help="of the token distribution (default 1; 0 is argmax)")
+    add_config_flags(parser, ControlConfig, skip=("first_complete",))  # of the suites generation and repetition
     out = parser.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="also write the rows as JSON, schema 1")
     out.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
@@ -99,6 +103,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         corruptions=tuple(dict.fromkeys(args.corruption or Plan.corruptions)),
         only_mixed_varies=not (args.sigma or args.corruption),
         repair_methods=check_methods(args.repair_method, args.grammar),
+        control=build(ControlConfig, overrides(args, ControlConfig)),
         typed=tuple(dict.fromkeys(args.typed or Plan.typed)),
     )
 

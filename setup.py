@@ -10,6 +10,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["maskdiff", "maskdiff.*"]),
+    entry_points={"console_scripts": ["maskdiff = maskdiff.__main__:door"]},
     package_data={"maskdiff": ["py.typed", "languages/*/*.lark"]},
     install_requires=[
         "torch>=2.2",

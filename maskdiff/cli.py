@@ -113,7 +113,8 @@ def _closed_pipe() -> int:
 
 
 def _program() -> str:
-    return Path(sys.argv[0]).name or "maskdiff"
+    name = Path(sys.argv[0]).name
+    return "maskdiff" if name in ("", "__main__.py") else name
 
 
 def _say(message: str, status: int) -> int:

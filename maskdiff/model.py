@@ -96,7 +96,7 @@ class TreeCache:
 
     keys: Tensor  # (applications, capacity, heads, head_dim)
     values: Tensor
-    paths: Tensor  # (nodes, block_size or deeper) numbers of each node's ancestors and of itself, by position; 0 behind
+    paths: Tensor  # (capacity, block_size or deeper) numbers of each node's ancestors and of itself, by position; 0 behind
     depth: Tensor  # (nodes,) its position, 0 for a root
     new: Tensor  # numbers of the nodes that are being read
     seen: Tensor  # (new, width) numbers of the nodes that each of them sees, itself included
@@ -108,7 +108,7 @@ class TreeCache:
 
     def forget(self, nodes: int) -> None:
         """Leave only the first nodes."""
-        self.paths, self.depth = self.paths[:nodes], self.depth[:nodes]
+        self.depth = self.depth[:nodes]
 
     def grow(self, parents: Tensor) -> Tensor:
         """Make room for new nodes (n,), numbered as they come, and return their numbers.
@@ -117,7 +117,8 @@ class TreeCache:
         """
         first, count = len(self.depth), len(parents)
         new = torch.arange(first, first + count, device=parents.device)
-        self.paths = F.pad(self.paths, (0, 0, 0, count))
+        if first + count > len(self.paths):  # at least doubled, so that growing one by one stays cheap
+            self.paths = F.pad(self.paths, (0, 0, 0, max(first + count - len(self.paths), len(self.paths))))
         self.depth = F.pad(self.depth, (0, count), value=-1)
         waiting, parents = new, parents.clone()
         while len(waiting):  # a generation at a time
@@ -131,7 +132,7 @@ class TreeCache:
             self.paths[nodes, self.depth[nodes]] = nodes
             waiting, parents = waiting[~ready], parents[~ready]
         room = max(first + count - self.keys.size(1), 0)
-        if room:  # at least doubled, so that growing one by one stays cheap
+        if room:
             room = max(room, self.keys.size(1))
             self.keys, self.values = (F.pad(x, (0, 0, 0, 0, 0, room)) for x in (self.keys, self.values))
         return new

@@ -18,9 +18,10 @@ from maskdiff.completion.condition import MODES, Conditioned, Summary, condition
 from maskdiff.completion.decode import Completion, Decoding
 from maskdiff.completion.model import Beginnings, Canonical, NextTokenModel, Reader
 from maskdiff.completion.table import TableModel
+from maskdiff.completion.together import Together
 from maskdiff.completion.tokens import TokenTable
 
 __all__ = [
     "MODES", "Beginnings", "Canonical", "CanvasModel", "CausalModel", "Completion", "Conditioned", "Decoding", "NextTokenModel",
-    "Reader", "Summary", "TableModel", "TokenTable", "condition", "ending_with",
+    "Reader", "Summary", "TableModel", "Together", "TokenTable", "condition", "ending_with",
 ]  # fmt: skip

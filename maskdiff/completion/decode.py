@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from maskdiff.completion.condition import Conditioned
-from maskdiff.completion.model import ROOT
+from maskdiff.completion.model import ROOT, Reader
+from maskdiff.completion.together import Branch
 from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.processors import draw
 from maskdiff.sampling.random import token_noise
@@ -49,11 +50,12 @@ class Completion:
 class _String:
     """One string under way.
 
-    beginning: number of what is hidden before it. id: its node of the model's reader; node: of the tree, until the prefix is
-    covered; row, norm: then log p(next token), and what it lacks to be logits. text: of its tokens; sure: of what follows the
-    prefix, what no stop text can take back; reason: why it ended.
+    given: what it is conditioned on. beginning: number of what is hidden before it. id: its node of the model's reader; node:
+    of the tree, until the prefix is covered; row, norm: then log p(next token), and what it lacks to be logits. text: of its
+    tokens; sure: of what follows the prefix, what no stop text can take back; reason: why it ended.
     """
 
+    given: Conditioned
     beginning: int
     log_p: float
     calls: int
@@ -68,42 +70,55 @@ class _String:
     free: int = 0  # tokens that begin behind the prefix
     reason: str = ""
 
+    @property
+    def prefix(self) -> bytes:
+        """What it begins with."""
+        return self.given.goal.prefix
+
+
+def _offset(conditioned: Conditioned) -> int:
+    """The number in the reader of the first node of a tree."""
+    return conditioned.reader.offset if isinstance(conditioned.reader, Branch) else 0
+
 
 class Decoding:
     """A batch under way, one at a time of a conditioned model, whose reader it uses.
 
-    Each string depends on its own key alone; `keys` (batch,) are made by `sampling.random.new_keys`.
+    Each string depends on its own key alone; `keys` (batch,) are made by `sampling.random.new_keys`. Strings that begin
+    differently are conditioned one by one on a model that is `Together`, and given in the order of their keys.
     """
 
     def __init__(
         self,
-        conditioned: Conditioned,
+        conditioned: Conditioned | Sequence[Conditioned],
         keys: Tensor,
         temperature: float = 1.0,
         top_p: float = 1.0,
         controls: Controls = PLAIN,
         stopping: Stopping = NEVER,
     ) -> None:
-        self.conditioned, self.keys = conditioned, keys.cpu()
+        given = [conditioned] * len(keys) if isinstance(conditioned, Conditioned) else list(conditioned)
+        self.keys = keys.cpu()
         self.temperature, self.top_p, self.controls, self.stopping = temperature, top_p, controls, stopping
-        self.model, self.tree = conditioned.model, conditioned.tree
-        self.prefix = conditioned.goal.prefix
-        conditioned.reader.forget(len(self.tree))  # what was drawn before this batch
-        self.nodes = len(self.tree)  # that the reader holds
+        self.model, reader = given[0].model, given[0].reader
+        self.reader: Reader = reader.base if isinstance(reader, Branch) else reader
+        self.nodes = max(_offset(one) + len(one.tree) for one in given)  # that the reader holds
+        self.reader.forget(self.nodes)  # what was drawn before this batch
         self.strings: list[_String] = []
         self.rows = list(range(len(keys)))  # the strings under way
         self.said: Said | None = None  # of those, if anything asks
         if controls.penalise or stopping.period:
             self.said = Said.nothing(len(keys), len(self.model.table))
-        self._begin()
+        self._begin(given)
 
-    def _begin(self) -> None:
+    def _begin(self, given: Sequence[Conditioned]) -> None:
         beginnings = self.model.beginnings
-        for b in self._draw(self.rows, self.conditioned.log_root.expand(len(self.rows), -1), 0):
-            root = self.tree.child.get((ROOT, b))
-            calls, search = self.conditioned.summary.calls, StopText(self.stopping.texts)
-            log_p, id_ = float(beginnings.log_prior[b]), ROOT if root is None else root
-            self.strings.append(_String(b, log_p, calls, search, root, id_))
+        chosen = self._draw(self.rows, torch.stack([one.log_root for one in given]), 0)
+        for one, b in zip(given, chosen, strict=True):
+            root = one.tree.child.get((ROOT, b))
+            id_ = ROOT if root is None else root + _offset(one)
+            search, log_p = StopText(self.stopping.texts), float(beginnings.log_prior[b])
+            self.strings.append(_String(one, b, log_p, one.summary.calls, search, root, id_))
             if beginnings.limits[b] == 0:
                 self.strings[-1].reason = EOS if beginnings.closed else LENGTH
         fresh = [i for i, string in enumerate(self.strings) if not string.reason and string.node is None]
@@ -113,7 +128,8 @@ class Decoding:
         """Draw one more token of every string that is under way; their numbers."""
         going = [i for i in self.rows if not self.strings[i].reason]
         if self.said is not None and len(going) < len(self.rows):
-            self.said = self.said.select(torch.tensor([k for k, i in enumerate(self.rows) if not self.strings[i].reason]))
+            kept = [k for k, i in enumerate(self.rows) if not self.strings[i].reason]
+            self.said = self.said.select(torch.tensor(kept, dtype=torch.int64))
         self.rows = going
         if not going:
             return going
@@ -128,11 +144,13 @@ class Decoding:
         """(rows, vocabulary) what the next tokens are drawn from."""
         strings = [self.strings[i] for i in self.rows]
         log_q = torch.empty(len(strings), len(self.model.table), dtype=torch.float64)
-        walking = [k for k, string in enumerate(strings) if string.node is not None]
-        nodes = [node for string in strings if (node := string.node) is not None]
-        if nodes:
-            once = {node: k for k, node in enumerate(dict.fromkeys(nodes))}
-            log_q[walking] = self.conditioned.log_q(list(once))[[once[node] for node in nodes]]
+        walking: dict[int, tuple[Conditioned, dict[int, list[int]]]] = {}  # rows by what they are given and by node
+        for k, string in enumerate(strings):
+            if string.node is not None:
+                walking.setdefault(id(string.given), (string.given, {}))[1].setdefault(string.node, []).append(k)
+        for given, nodes in walking.values():
+            for rows_, own in zip(nodes.values(), given.log_q(list(nodes)), strict=True):
+                log_q[rows_] = own
         free = [k for k, string in enumerate(strings) if string.row is not None]
         if free:
             rows = torch.stack([row for string in strings if (row := string.row) is not None])
@@ -146,7 +164,7 @@ class Decoding:
     def _write(self, string: _String, token: int) -> bool:
         """Put down a token; whether the model must be asked what follows."""
         node, row = string.node, string.row
-        own = self.conditioned.log_next[node] if node is not None else row
+        own = string.given.log_next[node] if node is not None else row
         assert own is not None
         string.log_p += float(own[token])
         string.tokens.append(token)
@@ -155,23 +173,23 @@ class Decoding:
             return False
         before = len(string.text)
         string.text += self.model.table.texts[token] or b""
-        string.free += before >= len(self.prefix)
+        string.free += before >= len(string.prefix)
         string.reason = self._stopped(string, token, before)
         if string.reason:
             return False
-        if node is not None and (child := self.tree.child.get((node, token))) is not None:
-            string.node = string.id = child
+        if node is not None and (child := string.given.tree.child.get((node, token))) is not None:
+            string.node, string.id = child, child + _offset(string.given)
             return False
         string.node = None
         return True
 
     def _stopped(self, string: _String, token: int, before: int) -> str:
         """Why a string ends with a token of some text, where it does; `before` are the bytes before that."""
-        if token in self.stopping.tokens and before >= len(self.prefix):
+        if token in self.stopping.tokens and before >= len(string.prefix):
             del string.text[before:]
             string.sure += string.search.close()
             return STOP
-        string.sure += string.search.feed(bytes(string.text[max(before, len(self.prefix)) :]))
+        string.sure += string.search.feed(bytes(string.text[max(before, len(string.prefix)) :]))
         if string.search.stopped:
             return STOP
         beginnings, size = self.model.beginnings, len(string.tokens)
@@ -192,7 +210,7 @@ class Decoding:
         strings = [self.strings[i] for i in self.rows]
         texts = [self.model.table.texts[token] for token in tokens]
         before = [len(string.text) - len(text or b"") for string, text in zip(strings, texts, strict=True)]
-        drawn = torch.tensor([size >= len(self.prefix) for size in before])
+        drawn = torch.tensor([size >= len(string.prefix) for size, string in zip(before, strings, strict=True)])
         counted = torch.tensor([text is not None for text in texts]) & (drawn | (not self.controls.config.exempt_prompt))
         self.said.write(torch.tensor(tokens), counted, drawn)
         if not self.stopping.period:
@@ -207,7 +225,7 @@ class Decoding:
         """Evaluate one new node for each of some strings."""
         if not rows:
             return
-        reader, first = self.conditioned.reader, self.nodes
+        reader, first = self.reader, self.nodes
         parents = torch.tensor([self.strings[i].id for i in rows])
         log_next = reader.extend(parents, torch.tensor(tokens)).double().cpu()
         norm = getattr(reader, "norm", torch.zeros(len(rows))).tolist()
@@ -227,7 +245,7 @@ class Decoding:
     def data(self, i: int) -> bytes:
         """The bytes of a string that nothing can take back; what stands behind its last token once it has ended."""
         string, beginnings = self.strings[i], self.model.beginnings
-        text = bytes(string.text[: len(self.prefix)] + string.sure)
+        text = bytes(string.text[: len(string.prefix)] + string.sure)
         return text + beginnings.tail(string.beginning) + beginnings.suffix if string.reason == EOS else text
 
     def result(self, i: int) -> Completion:
@@ -247,7 +265,7 @@ class Decoding:
             going = bool(self.step())
             for i in range(len(self.keys)) if watch else ():
                 data = self.data(i)
-                if len(data) > told[i] and len(data) >= len(self.prefix):
+                if len(data) > told[i] and len(data) >= len(self.strings[i].prefix):
                     watch(i, data[told[i] :])  # type: ignore[misc]
                     told[i] = len(data)
         return [self.result(i) for i in range(len(self.keys))]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maskdiff import metrics
+from maskdiff import metrics, tasks
+from maskdiff.config import ControlConfig
 from maskdiff.data import held_out
 from maskdiff.errors import CanvasError
 from maskdiff.evaluation.rows import (
@@ -27,6 +28,7 @@ from maskdiff.evaluation.rows import (
     Subject,
     Watch,
     chunks,
+    control_settings,
     draw_lengths,
     one_symbol_each,
     sampler_settings,
@@ -37,6 +39,7 @@ from maskdiff.evaluation.rows import (
 )
 from maskdiff.languages import Measurable, Operational
 from maskdiff.metrics import Estimate
+from maskdiff.sampling import Controls, controlled
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.sampler import Sampler
 
@@ -58,8 +61,21 @@ class Drawn:
     seconds: float
 
 
-def draw(denoiser: Denoiser, sampler: Sampler, lengths: Sequence[int], seed: int, batch_size: int = 256) -> Drawn:
-    """One string of each inner length; the keys depend on ``seed`` and the order alone, not on ``batch_size``."""
+def draw(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    lengths: Sequence[int],
+    seed: int,
+    batch_size: int = 256,
+    control: ControlConfig | None = None,
+) -> Drawn:
+    """One string of each inner length; the keys depend on ``seed`` and the order alone, not on ``batch_size``.
+
+    ``control`` (all but ``first_complete``) shapes the draws and cuts the strings where it would have ended them.
+    """
+    control = control or ControlConfig()
+    controls = Controls.of(control, denoiser.vocabulary)
+    sampler = controlled(sampler, controls) if controls.active else sampler
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
     texts: list[str] = []
@@ -67,7 +83,8 @@ def draw(denoiser: Denoiser, sampler: Sampler, lengths: Sequence[int], seed: int
     start = time.perf_counter()
     for part in chunks(len(lengths), batch_size):
         sample = sampler(denoiser, canvas[part].trim())
-        texts += [one_symbol_each(text, denoiser.vocabulary) for text in sample.texts(denoiser.vocabulary)]
+        whole = [one_symbol_each(text, denoiser.vocabulary) for text in sample.texts(denoiser.vocabulary)]
+        texts += [text for text, _ in tasks.cut_texts(sample, denoiser.vocabulary, control)] or whole
         evaluations += sample.evaluations.tolist()
     return Drawn(texts, list(lengths), evaluations, time.perf_counter() - start)
 
@@ -176,8 +193,10 @@ def generation(subject: Subject, plan: Plan, seen: Seen, watch: Watch = unwatche
     ledger = Ledger("generation")
     for config in plan.samplers:
         with watch(f"generation, {config.sampler}"):
-            made = draw(subject.loaded.denoiser, subject.sampler(config), against.lengths, plan.seed, plan.batch_size)
-            settings = subject.settings(**sampler_settings(config))
+            made = draw(
+                subject.loaded.denoiser, subject.sampler(config), against.lengths, plan.seed, plan.batch_size, plan.control
+            )
+            settings = subject.settings(**sampler_settings(config), **control_settings(plan.control))
             if plan.lengths is not None:
                 settings["length"] = f"{plan.lengths[0]}..{plan.lengths[1]}"
             for metric, estimate in describe(made.texts, against, plan.rng(7)).items():

@@ -45,6 +45,23 @@ RATES = frozenset(
         "starts_as_typed",
         "next_token_exact",
         "likelihood_impossible",
+        "accuracy",
+        "accuracy_if_copied",
+        "accuracy_if_not",
+        "starts_right",
+        "run_on",
+        "eos",
+        "cap_hit",
+        "periodic_tail",
+        "rep_16",
+        "seq_rep_4",
+        "distinct_4",
+        "adjacent_duplicates",
+        "one_token",
+        "end_after_whole",
+        "ended",
+        "covered",
+        "loops",
     ]
 )
 
@@ -260,6 +277,24 @@ def _completion(rows: Sequence[Row]) -> list[Table]:
     return made
 
 
+REPETITION_TABLES = (
+    ("what comes out", ("accuracy", "starts_right", "parses", "accuracy_if_copied", "accuracy_if_not", "generated")),
+    ("how it ends", ("run_on", "tokens_after", "answers", "eos", "cap_hit")),
+    ("how it repeats", ("periodic_tail", "rep_16", "seq_rep_4", "distinct_4", "compression")),
+)
+
+
+def _repetition(rows: Sequence[Row]) -> list[Table]:
+    """The diagnosis, the sweep in three tables, and the parallel samplers."""
+    sweep = [row for row in rows if "control" in row.settings]
+    made = [pivot("repetition, what the model does", [row for row in rows if row.sampler == "diagnosis"], label, _metric)]
+    for title, wanted in REPETITION_TABLES:
+        chosen = [row for row in sweep if row.metric in wanted]
+        made.append(_with_ends(pivot(f"repetition, {title}", chosen, label, _metric), chosen))
+    parallel = [row for row in rows if "steps" in row.settings]
+    return [*made, _with_ends(pivot("repetition, tokens committed together", parallel, label, _metric), parallel)]
+
+
 def _metric(row: Row) -> str:
     return row.metric
 
@@ -268,6 +303,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {
     "generation": _generation,
     "likelihood": _likelihood,
     "completion": _completion,
+    "repetition": _repetition,
 }
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff import metrics, tasks
-from maskdiff.config import SamplerConfig
+from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import Evaluable
 from maskdiff.metrics import Estimate
@@ -120,6 +120,7 @@ class Plan:
     split: str = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
+    control: ControlConfig = ControlConfig()  # of the generation suite, and one more setting of the repetition suite
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:
@@ -153,6 +154,14 @@ def sampler_settings(config: SamplerConfig) -> Settings:
     names = [name for name in PROBES if matters(config, name)]
     settings = {name: getattr(config, name) for name in names if not (name == "top_p" and config.top_p == 1.0)}
     return settings | ({"grammar": True} if config.grammar else {})
+
+
+def control_settings(control: ControlConfig) -> Settings:
+    """The controls that are not the usual ones, which change nothing."""
+    usual = ControlConfig()
+    own = {f.name: getattr(control, f.name) for f in fields(control)}
+    texts = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in own.items()}
+    return {name: value for name, value in texts.items() if own[name] != getattr(usual, name)}
 
 
 def draw_lengths(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[int]:

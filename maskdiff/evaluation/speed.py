@@ -1,4 +1,4 @@
-"""Speed: strings per second of each sampler, training tokens per second beside an ordinary loop, and what corruption costs.
+"""Speed: strings per second of each sampler, training tokens per second beside an ordinary loop, the cost of corruption and controls.
 
 For: figures of one machine in one run.  Not for: comparing machines.  Easy to get wrong: rounds of the two training loops
 alternate, so that a slow spell of the machine hits both; the first round of everything is thrown away.  Tokens are real
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskdiff import metrics
-from maskdiff.config import Config
+from maskdiff.config import Config, ControlConfig
 from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.padded import PaddedLoop
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, draw_lengths, sampler_settings, unwatched
 from maskdiff.metrics import Estimate
+from maskdiff.sampling import Autoregressive, Canvas, Controls
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -56,6 +57,38 @@ def sampling_speed(subject: Subject, plan: Plan, watch: Watch = unwatched) -> li
                 speeds.append(len(lengths) / max(made.seconds, 1e-9))
             settings = subject.settings(**sampler_settings(config), batch=len(lengths))
             ledger.add(config.sampler, settings, "strings_per_second", _over_rounds(speeds, len(lengths) * len(speeds), plan))
+    return ledger.rows
+
+
+ALL_CONTROLS = ControlConfig(
+    repetition_penalty=1.1, presence_penalty=0.1, frequency_penalty=0.1, no_repeat_ngram=8, dry_multiplier=0.8, min_p=0.02,
+    top_k=15,
+)  # fmt: skip
+TOP_P = 0.95  # beside them
+
+
+def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
+    """What every processor together adds to a decoding step of the causal mode: seconds with them over seconds without.
+
+    ``batch_size`` strings of the language's mean length; rounds alternate, and the first is thrown away.
+    """
+    loaded, vocabulary = subject.loaded, subject.loaded.vocabulary
+    mean = subject.language.length_probs() @ np.arange(subject.language.max_symbols + 1)
+    canvas = Canvas.blank([round(mean)] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu"))
+    plain = Autoregressive()
+    controlled = Autoregressive(top_p=TOP_P, controls=Controls.of(ALL_CONTROLS, vocabulary))
+    ratios: list[float] = []
+    for index in range(2 * ROUNDS + 1):
+        seconds = []
+        for sampler in (plain, controlled):
+            start = time.perf_counter()
+            sampler(loaded.denoiser, canvas)
+            seconds.append(time.perf_counter() - start)
+        ratios += [seconds[1] / seconds[0]] * (index > 0)
+    settings = subject.settings(batch=plan.batch_size, symbols=round(mean))
+    median = metrics.bootstrap(np.array(ratios), lambda rows: float(np.median(np.array(ratios)[rows])), plan.rng(52))
+    ledger = Ledger("speed")
+    ledger.add("autoregressive", settings, "time_with_all_controls", median, baseline=1.0)
     return ledger.rows
 
 
@@ -143,4 +176,6 @@ def speed(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
     """Rows of the speed suite: sampling with the subject's model, training with its configuration."""
     rows = sampling_speed(subject, plan, watch)
     with watch("speed, training"):
-        return rows + training_speed(subject.loaded.config, subject.language, plan)
+        rows += training_speed(subject.loaded.config, subject.language, plan)
+    with watch("speed, controls"):
+        return rows + controls_cost(subject, plan)

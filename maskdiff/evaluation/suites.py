@@ -24,6 +24,8 @@ from maskdiff.evaluation.generation import Seen, generation
 from maskdiff.evaluation.likelihood import likelihood
 from maskdiff.evaluation.one_edit import one_edit
 from maskdiff.evaluation.repair import MODELLESS, UNDER_GRAMMAR, blocks, fitting_methods, repair
+from maskdiff.evaluation.repetition import planned as planned_repetition
+from maskdiff.evaluation.repetition import repetition
 from maskdiff.evaluation.report import Report
 from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, draw_lengths, unwatched
 from maskdiff.evaluation.samplers import check_fit, fitting
@@ -62,7 +64,8 @@ def _whole(name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]) -> C
     return watched
 
 
-COMPLETION = "completion"  # the one suite for models of pieces
+COMPLETION, REPETITION = "completion", "repetition"
+ENDING = (COMPLETION, REPETITION)  # the suites for models that end their strings themselves
 SUITES: dict[str, Suite] = {
     "generation": Suite(
         "strings from nothing, by sampler",
@@ -88,10 +91,15 @@ SUITES: dict[str, Suite] = {
         lambda s, p, m, watch: completion(s, p, watch),
         planned_completions,
     ),
+    REPETITION: Suite(
+        "run-on by control and its cause; equal neighbours by tokens committed at once",
+        lambda s, p, m, watch: repetition(s, p, watch),
+        planned_repetition,
+    ),
     "speed": Suite(
         "strings per second, training tokens per second",
         lambda s, p, m, watch: speed(s, p, watch),
-        lambda p: len(p.samplers) + 1,
+        lambda p: len(p.samplers) + 2,
     ),
 }
 DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
@@ -131,10 +139,10 @@ def check_subjects(
     ``UserError``.
     """
     for subject in subjects:
-        if (subject.loaded.vocabulary.merges or not subject.loaded.told) and (other := [n for n in names if n != COMPLETION]):
+        if (subject.loaded.vocabulary.merges or not subject.loaded.told) and (other := [n for n in names if n not in ENDING]):
             raise ConfigError(
                 f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends its strings itself; "
-                f"{', '.join(other)} measure symbol by symbol: give --suite {COMPLETION}"
+                f"{', '.join(other)} measure symbol by symbol: give --suite {' or '.join(ENDING)}"
             )
     grammar = any(config.grammar for config in plan.samplers)
     grammar = grammar or any(name == MODELLESS or UNDER_GRAMMAR in name for name in plan.repair_methods)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maskdiff.sampling.canvas import Canvas
 
 LONGEST = 50  # tokens of a match that DRY counts: more would only overflow
+MOST = 1e30  # that DRY takes from a logit: still a number, so that what has to be drawn is
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Controls:
             possible = logits > -torch.inf if allowed is None else allowed & (logits > -torch.inf)
             banned = banned & (possible & ~banned).any(-1, keepdim=True)
             logits = logits.masked_fill(banned, -torch.inf)
-        return logits - self.dry(said) if c.dry_multiplier else logits
+        return logits - self.dry(said, logits.dtype) if c.dry_multiplier else logits
 
     def ngrams(self, said: Said) -> Tensor:
         """(batch, vocab) bool: tokens that would say ``no_repeat_ngram`` tokens again."""
@@ -80,8 +81,8 @@ class Controls:
         banned = torch.zeros(len(token), said.vocab_size + 1, dtype=torch.bool, device=token.device)
         return banned.scatter_(1, torch.where(token == VOID, said.vocab_size, token), True)[:, :-1]
 
-    def dry(self, said: Said) -> Tensor:
-        """(batch, vocab) what DRY takes: multiplier * base^(n - allowed), n being the longest match that the token goes on from.
+    def dry(self, said: Said, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(batch, vocab) what DRY takes: multiplier * base^(n - allowed), n the longest match before the token.
 
         As its author defined it (text-generation-webui, pull request 5677).
         """
@@ -100,8 +101,8 @@ class Controls:
         if bool(ok.any()):  # mostly nothing matches, and then there is nothing to look for
             longest.scatter_reduce_(1, torch.where(ok, token, said.vocab_size), length * ok, "amax")
         longest = longest[:, :-1]
-        taken = c.dry_multiplier * c.dry_base ** (longest - c.dry_allowed_length).double()
-        return torch.where(longest >= c.dry_allowed_length, taken, 0.0).float()
+        taken = c.dry_multiplier * c.dry_base ** (longest - c.dry_allowed_length).to(dtype)
+        return torch.where(longest >= c.dry_allowed_length, taken.clamp(max=MOST), 0.0)
 
     @staticmethod
     def _since_break(said: Said, breakers: Tensor) -> Tensor:

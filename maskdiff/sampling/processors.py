@@ -132,7 +132,7 @@ def penalise_repetition(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
 
 def penalise_counts(logits: Tensor, counts: Tensor, presence: float, frequency: float) -> Tensor:
     """(…, vocab) logits less ``presence`` where counts (…, vocab) are above 0, and less ``frequency`` times the counts."""
-    return logits - presence * (counts > 0) - frequency * counts
+    return logits - presence * (counts > 0).to(logits) - frequency * counts.to(logits)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from maskdiff.sampling.random import new_keys
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.completion import Summary
-    from maskdiff.languages import Language
+    from maskdiff.languages import Language, Vocabulary
 
 BATCH = 256
 
@@ -196,15 +196,20 @@ def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result
     trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).splitlines())
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
     results = [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
-    stopping = Stopping.of(control, vocabulary.utf8)
-    if stopping != NEVER:
-        rows = zip(sample.tokens.tolist(), sample.length.tolist(), strict=True)
-        ends = [cut_short(row[1 : n - 1], vocabulary.utf8, stopping) for row, n in rows]
-        results = [
-            result if reason == "eos" else ended(loaded.language, result, data.decode(errors="replace"), reason)
-            for result, (data, reason) in zip(results, ends, strict=True)
-        ]
+    for index, (text, reason) in enumerate(cut_texts(sample, vocabulary, control)):
+        if reason != "eos":
+            results[index] = ended(loaded.language, results[index], text, reason)
     return [only_complete(loaded.language, result) for result in results] if control.first_complete else results
+
+
+def cut_texts(sample: Sample, vocabulary: Vocabulary, control: ControlConfig) -> list[tuple[str, str]]:
+    """Where each string of a sample would have ended, and why; nothing where `control` ends none."""
+    stopping = Stopping.of(control, vocabulary.utf8)
+    if stopping == replace(NEVER, repeats=stopping.repeats):
+        return []
+    rows = zip(sample.tokens.tolist(), sample.length.tolist(), strict=True)
+    ends = (cut_short(row[1 : n - 1], vocabulary.utf8, stopping) for row, n in rows)
+    return [(data.decode(errors="replace"), reason) for data, reason in ends]
 
 
 def judged(language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None) -> Result:

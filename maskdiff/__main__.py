@@ -1,0 +1,113 @@
+"""`maskdiff`: what is no training, measuring or sampling. So far `diagnose`.
+
+    maskdiff diagnose configs/twin_truncated.yaml configs/decode.yaml
+    maskdiff diagnose runs/twin_truncated/best.pt configs/decode.yaml    # and asks the model itself
+    python -m maskdiff diagnose train.yaml decode.yaml --checkpoint best.pt --json
+
+`diagnose` names the likely cause of repetition and run-on: it compares how a model was trained with how it is decoded, and,
+where the model is at hand, with what it does when nothing holds it back. See docs/repetition.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from maskdiff import cli
+from maskdiff.config import Config, DecodeConfig
+from maskdiff.configio import load_config, load_decoding
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.evaluation.diagnosis import Diagnosis
+
+SCHEMA = 1
+
+
+def build_parser() -> cli.Parser:
+    """All flags of all verbs."""
+    parser = cli.Parser(prog="maskdiff", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=cli.Parser)
+    verb = verbs.add_parser(
+        "diagnose", help="why a model repeats itself or runs on", description="The likely cause, with evidence."
+    )
+    verb.add_argument("train", metavar="TRAIN_CONFIG", help="a configuration of training, or a checkpoint, which holds its own")
+    verb.add_argument("decode", metavar="DECODE_CONFIG", nargs="?", help="settings of sampling (default: nothing but defaults)")
+    verb.add_argument(
+        "--num", type=cli.positive, default=200, metavar="N", help="strings that the model is asked for (default 200)"
+    )
+    verb.add_argument("--json", action="store_true", help="one JSON object")
+    cli.add_machine_flags(verb)
+    cli.add_language_flags(verb)
+    return parser
+
+
+def read(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded | None]:
+    """The two configurations, and the model if there is one. Raises UserError."""
+    decode = load_decoding(args.decode) if args.decode else DecodeConfig()
+    path = args.train if args.train.endswith(".pt") else args.checkpoint
+    loaded = None
+    if path is not None:
+        from maskdiff.checkpoint import Spoken, load_denoiser
+
+        loaded = load_denoiser(
+            path, args.device, Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+        )
+    train = loaded.config if loaded is not None and path == args.train else load_config(args.train)
+    return train, decode, loaded
+
+
+def as_text(diagnosis: Diagnosis) -> str:
+    """The likely cause first, then what else speaks for one, then what the model does."""
+    lines = []
+    for rank, finding in enumerate(diagnosis.findings):
+        lines.append(f"{'likely cause' if rank == 0 else 'also'}: {finding.cause}, which leads to {finding.effect}")
+        lines += [f"  evidence: {evidence}" for evidence in finding.evidence]
+        lines.append(f"  remedy:   {finding.remedy}")
+    if not diagnosis.findings:
+        lines.append("likely cause: none found")
+    if diagnosis.probe is not None:
+        told = (
+            f"{name} {figure.value:.3g}" + (f" [{figure.low:.3g}, {figure.high:.3g}]" if figure.low == figure.low else "")
+            for name, figure in diagnosis.probe.figures.items()
+        )
+        lines.append(f"the model ({diagnosis.probe.cause}): {', '.join(told)}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Diagnose; 0 whatever the finding. Raises UserError."""
+    args = build_parser().parse_args(argv)
+    cli.use_threads(args.threads)
+    train, decode, loaded = read(args)
+    from maskdiff.evaluation.diagnosis import diagnose
+
+    if loaded is not None and loaded.told:
+        print(
+            "maskdiff: the model is told how long its strings are, and is not asked: none of them can run on", file=sys.stderr
+        )
+    made = diagnose(train, decode, loaded, args.num, args.seed)
+    if args.json:
+        item = {"schema": SCHEMA, "verb": args.verb, "findings": [asdict(finding) for finding in made.findings]}
+        if made.probe is not None:
+            figures = {name: asdict(figure) for name, figure in made.probe.figures.items()}
+            for figure in figures.values():
+                figure.update({key: None for key, value in figure.items() if value != value})
+            item["model"] = {"cause": made.probe.cause, "figures": figures}
+        print(json.dumps(item))
+    else:
+        print(as_text(made))
+    return 0
+
+
+def door() -> int:
+    """The program `maskdiff`; a user's mistake is one line and status 2."""
+    return cli.run_door(main)
+
+
+if __name__ == "__main__":
+    sys.exit(door())

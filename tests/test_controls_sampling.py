@@ -1,0 +1,424 @@
+"""Samplers under controls of repetition: what counts as said, batches and padding, fixed points, grammars, and no controls."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from completion_helpers import random_table
+from grammar_helpers import accepts
+from sampling_dummies import TINY, Foresighted, Scrambled, Table
+from tiny import PIECES, tiny_loaded
+from torch import Tensor
+
+from maskdiff import tasks
+from maskdiff.checkpoint import Loaded
+from maskdiff.completion import CausalModel, Decoding, NextTokenModel, TableModel, condition, ending_with
+from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
+from maskdiff.errors import ConfigError
+from maskdiff.languages.cfg import compile_grammar
+from maskdiff.sampling import (
+    PLAIN,
+    PRESETS,
+    Ancestral,
+    Autoregressive,
+    Canvas,
+    Cap,
+    Confidence,
+    Controls,
+    EntropyBound,
+    Everything,
+    GrammarConstraint,
+    Linear,
+    Predictive,
+    Rescale,
+    Sampler,
+    Speculate,
+    Unmask,
+    constrained,
+    controlled,
+    hybrid,
+    make_sampler,
+    one_shot,
+)
+from maskdiff.sampling.random import new_keys
+from maskdiff.sampling.said import Said
+
+EVERYTHING = ControlConfig(
+    repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2, no_repeat_ngram=3, dry_multiplier=0.8,
+    dry_breakers="=", dry_range=15, top_k=6, min_p=0.05,
+)  # fmt: skip
+SETTINGS = {
+    "penalties": ControlConfig(repetition_penalty=1.7, presence_penalty=0.7, frequency_penalty=0.3),
+    "n-grams": ControlConfig(no_repeat_ngram=2),
+    "tokens": ControlConfig(no_repeat_ngram=1),
+    "DRY": ControlConfig(dry_multiplier=1.5, dry_base=1.4, dry_allowed_length=1, dry_breakers="(", dry_range=9),
+    "all": EVERYTHING,
+    "exempt": replace(EVERYTHING, exempt_prompt=True),
+}
+UNMASK = {
+    "confidence": Unmask(steps=5),
+    "left to right": Unmask(order="left_to_right", schedule=Linear(), steps=0),
+    "bound": Unmask(order="entropy", schedule=EntropyBound(0.1), spacing=2, steps=6),
+    "ancestral": Unmask(order="random", schedule=Ancestral(), steps=6),
+    "cap": Unmask(order="random", schedule=Linear(), steps=8, remask=Cap(0.3)),
+    "rescale": Unmask(order="random", schedule=Linear(), steps=8, remask=Rescale(0.3)),
+    "least confident": Unmask(order="margin", schedule=Linear(), steps=8, remask=Confidence()),
+    "refinement": Unmask(order="top", schedule=Everything(), rewrite=True, steps=4),
+    "self-conditioned": Unmask(order="entropy", schedule=Linear(), steps=5, self_condition=True),
+}
+SAMPLERS: dict[str, Sampler] = {
+    **UNMASK,
+    "autoregressive": Autoregressive(),
+    "predictive": Predictive(),
+    "speculative": Speculate(Unmask(), steps=0),
+    "short of budget": Speculate(Unmask(), steps=8),
+    "hybrid": hybrid(3, Unmask(steps=8)),
+}
+PROMPTS = ["(1?2)??1+1??=??", "????", "1+1=1+1=??????????", "?" * 20, "?0?0?0?0"]
+SYMBOLS = "0123()+*="
+GRAMMAR = 'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\nNUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
+
+
+def controls(name: str) -> Controls:
+    return Controls.of(SETTINGS[name], TINY)
+
+
+def prompts(texts: list[str] = PROMPTS) -> Canvas:
+    return Canvas.template(texts, TINY, torch.Generator().manual_seed(0))
+
+
+def padded(canvas: Canvas, width: int, token: int) -> Canvas:
+    """Wider, with a token of our choice behind every string."""
+    wide = canvas.wider(width, TINY.pad)
+    outside = torch.arange(width) >= canvas.length[:, None]
+    return replace(wide, tokens=torch.where(outside, token, wide.tokens))
+
+
+def disagreements(sampler: Sampler, denoiser: Scrambled, token: int = TINY.pad) -> int:
+    """Prompts that become another string alone than in the batch of all of them, with some padding more."""
+    canvas = prompts()
+    together, different = sampler(denoiser, padded(canvas, 40, token)).tokens, 0
+    for i, length in enumerate(canvas.length.tolist()):
+        alone = sampler(denoiser, canvas[[i]].trim()).tokens
+        different += not torch.equal(alone[0, :length], together[i, :length])
+    return different
+
+
+# -------------------------------------------------------------------------------------------------------- pads and batches
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_prompt_gives_the_same_string_alone_and_in_a_padded_batch(name: str, setting: str) -> None:
+    """Whatever stands behind the end; and the controls do something."""
+    sampler = controlled(SAMPLERS[name], controls(setting))
+    assert disagreements(sampler, Scrambled()) == 0
+    assert disagreements(sampler, Scrambled(), TINY.encode("0")[0]) == 0
+    made = sampler(Scrambled(), prompts()).tokens
+    assert not torch.equal(made, SAMPLERS[name](Scrambled(), prompts()).tokens)
+
+
+class Careless(Controls):
+    """The negative control: everything that is visible counts, whatever it is."""
+
+    def countable(self, canvas: Canvas) -> Tensor:
+        return torch.ones_like(canvas.known)
+
+
+def test_negative_control_pads_that_count_change_the_string() -> None:
+    """As where the pad is an ordinary token, or the one that ends a string."""
+    for setting in ("penalties", "tokens"):
+        wrong, token = Careless(SETTINGS[setting]), TINY.encode("0")[0]
+        different = {name: disagreements(controlled(sampler, wrong), Scrambled(), token) for name, sampler in UNMASK.items()}
+        assert all(different.values())
+
+
+def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> None:
+    """Prompts of two lengths, padded on the left by an ordinary token: what counts says that it was not said."""
+    short, long = torch.tensor([[1, 2, 1]]), torch.tensor([[2, 2, 1, 1, 2, 1]])
+    batch = torch.cat((torch.nn.functional.pad(short, (3, 0)), long))
+    inside = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
+    logits, shaper = torch.tensor([[2.0, 1.0, 0.5]]).expand(2, -1), Controls(replace(EVERYTHING, no_repeat_ngram=1))
+
+    def read(tokens: Tensor, counted: Tensor) -> Tensor:
+        said = Said.nothing(len(tokens), 3)
+        for at in range(tokens.shape[1]):
+            said.write(tokens[:, at], counted[:, at], counted[:, at])
+        return shaper.shape(logits[: len(tokens)], said)
+
+    alone = read(short, torch.ones_like(short, dtype=torch.bool))
+    assert torch.equal(read(batch, inside)[:1], alone)
+    assert not torch.equal(read(batch, torch.ones_like(inside))[:1], alone)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Loaded:
+    """A model that reads characters and is told the length."""
+    return tiny_loaded()
+
+
+@pytest.fixture(scope="module")
+def pieced() -> Loaded:
+    """A model that reads pieces and ends its strings itself."""
+    loaded = tiny_loaded(**PIECES)
+    loaded.denoiser.model.double()
+    return loaded
+
+
+def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
+    texts = ["(1?2)??1+1??=??", "????", "1+1=1+1=??????????", "?" * 20]
+    canvas = Canvas.template(texts, plain.vocabulary, torch.Generator().manual_seed(0))
+    shaper = Controls.of(EVERYTHING, plain.vocabulary)
+    for name in ("confidence", "bound", "cap", "autoregressive", "predictive", "speculative", "hybrid"):
+        sampler = controlled(SAMPLERS[name], shaper)
+        together = sampler(plain.denoiser, canvas.wider(40, plain.vocabulary.pad)).tokens
+        for i, length in enumerate(canvas.length.tolist()):
+            alone = sampler(plain.denoiser, canvas[[i]].trim()).tokens
+            assert torch.equal(alone[0, :length], together[i, :length])
+        assert not torch.equal(together[:, : canvas.tokens.shape[1]], SAMPLERS[name](plain.denoiser, canvas).tokens)
+
+
+def of_table(number: int) -> tuple[NextTokenModel, bytes]:
+    rng = np.random.default_rng(number)
+    return TableModel(random_table(rng, b"abc", 4, silent=number % 2 == 0), 25, number, 1.0), b"ab"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, pieced: Loaded) -> None:
+    """Keys together and one by one: tables, both kinds of causal model, and canvases with an end."""
+    keys, differ = new_keys(7, torch.Generator().manual_seed(0)), 0
+    shaper = Controls(SETTINGS[setting], (1,))
+    cases = [
+        of_table(0), of_table(1), (CausalModel(plain.denoiser, plain.lengths), b"(+1"),
+        (CausalModel(pieced.denoiser, pieced.lengths), b"(+(*7"),
+        (ending_with(plain.denoiser, plain.lengths[:9], b"=4", CompletionConfig("beam", beam=2)), b"(+"),
+    ]  # fmt: skip
+    for model, prefix in cases:
+        given = condition(model, prefix, "beam" if isinstance(model, CausalModel) else "exact")
+        together = [made.tokens for made in Decoding(given, keys, controls=shaper).run()]
+        alone = [Decoding(given, key, controls=shaper).run()[0].tokens for key in keys.split(1)]
+        assert together == alone
+        differ += together != [made.tokens for made in Decoding(given, keys).run()]
+    assert differ >= 4
+
+
+# -------------------------------------------------------------------------------------------------------- fixed points
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) -> None:
+    """From blanks, from a parallel draft, and by speculation: token for token."""
+    canvas, shaper = prompts([*PROMPTS, "?" * 40]), controls(setting)
+    causal = controlled(Autoregressive(temperature=temperature), shaper)(Scrambled(), canvas).tokens
+    draft = Unmask(steps=3, temperature=temperature)
+    for sampler in (
+        Predictive(temperature=temperature),
+        one_shot(draft).then(Predictive(temperature=temperature)),
+        draft.then(Predictive(temperature=temperature)),
+        Speculate(draft, steps=0),
+    ):
+        assert torch.equal(controlled(sampler, shaper)(Scrambled(), canvas).tokens, causal)
+    assert not torch.equal(Predictive(temperature=temperature)(Scrambled(), canvas).tokens, causal)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
+    shaper = Controls.of(SETTINGS[setting], plain.vocabulary)
+    canvas = Canvas.prefix(["(+1", "", "1=1=1=1="], [30, 12, 25], plain.vocabulary, torch.Generator().manual_seed(0))
+    causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens
+    for sampler in (Predictive(), Speculate(Unmask(), steps=0)):
+        assert torch.equal(controlled(sampler, shaper)(plain.denoiser, canvas).tokens, causal)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's reader and its stream, with the same noise: what was typed counts alike, and penalties see real logits."""
+    shaper, size = Controls.of(SETTINGS[setting], plain.vocabulary), 20
+    lengths = np.eye(size + 1)[size]
+    canvas = Canvas.prefix(["(+1+1"] * 6, [size] * 6, plain.vocabulary, torch.Generator().manual_seed(0))
+    causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens[:, 1:-1].tolist()
+
+    def completed() -> list[list[int]]:
+        given = condition(CausalModel(plain.denoiser, lengths), b"(+1+1")
+        return [list(made.tokens) for made in Decoding(given, canvas.keys, controls=shaper).run()]
+
+    assert completed() == causal
+    if SETTINGS[setting].repetition_penalty != 1.0:  # alone depends on where 0 is
+        monkeypatch.setattr("maskdiff.completion.causal.CausalReader.norm", property(lambda _: torch.zeros(6), lambda *_: None), raising=False)  # fmt: skip  # noqa: E501
+        assert completed() != causal
+
+
+# ---------------------------------------------------------------------------------------------- so far, in a canvas
+
+
+def shaped_by_hand(logits: list[float], row: list[int], counts: list[bool], drawn: list[bool], at: int, c: ControlConfig, breakers: set[int], allowed: set[int]) -> list[float]:  # fmt: skip  # noqa: E501
+    """The logits of a blank position, by the definitions: counts of the whole canvas, matches of what stands left of it."""
+    there = [token if ok else None for token, ok in zip(row, counts, strict=True)]
+    out, n = list(logits), c.no_repeat_ngram
+
+    def match(end: int) -> int:
+        size = 0
+        while size < min(at, end) and there[at - 1 - size] is not None and there[at - 1 - size] == there[end - 1 - size]:
+            size += 1
+        return size
+
+    banned, longest = set(), [0] * len(logits)
+    for place, token in enumerate(there):
+        if token is None or place == at:
+            continue
+        size = min(match(place), 50)
+        banned |= {token} if n and size >= n - 1 else set()
+        inside = size if not c.dry_range else max(min(size, place - (at - c.dry_range)), 0)
+        broken = next((k for k in range(inside) if there[at - 1 - k] in breakers), inside)
+        longest[token] = max(longest[token], 0 if token in breakers else broken)
+    for token in range(len(out)):
+        if token in there:
+            out[token] = out[token] * c.repetition_penalty if out[token] < 0 else out[token] / c.repetition_penalty
+        times = sum(own == token and mine for own, mine in zip(there, drawn, strict=True))
+        out[token] -= c.presence_penalty * (times > 0) + c.frequency_penalty * times
+    if allowed - banned:
+        out = [-math.inf if token in banned else own for token, own in enumerate(out)]
+    over = [size - c.dry_allowed_length for size in longest]
+    return [own - c.dry_multiplier * c.dry_base**k if k >= 0 else own for own, k in zip(out, over, strict=True)]
+
+
+HAND_MADE = ["(1+2)?(1+2)*(1?2)", "?1+1?1+1?1+1", "+1+1?", "1212?1212", "?", "=1=1=1?1=1=0=1", "(?)(?)(?)(0)(0)"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
+    """The logits of hand-made canvases, some of it known and some drawn; and the tokens that ``Unmask`` makes of them."""
+    shaper, inner = controls(setting), set(TINY.inner_ids)
+    generator = torch.Generator().manual_seed(1)
+    table = Table(2 * torch.randn(19, len(TINY), generator=generator, dtype=torch.float64))
+    canvas = prompts(HAND_MADE)
+    known = canvas.known & ((torch.rand(canvas.known.shape, generator=generator) < 0.5) | (canvas.tokens < 4))
+    canvas = replace(canvas, known=known & (canvas.tokens != TINY.mask))
+    visible = canvas.tokens != TINY.mask
+    allowed = torch.zeros(len(TINY), dtype=torch.bool)
+    allowed[list(TINY.inner_ids)] = True
+    whole = allowed.expand(*canvas.tokens.shape, -1)
+    logits = table.logits[: canvas.tokens.shape[1]]
+    shaped = shaper.shape_canvas(logits.expand(len(canvas), -1, -1), canvas, visible, whole)
+    filled = controlled(one_shot(Unmask(temperature=0.0)), shaper)(table, canvas).tokens
+    changed = 0
+    for row, at in (canvas.tokens == TINY.mask).nonzero().tolist():
+        symbol = torch.arange(canvas.tokens.shape[1]) < canvas.length[row] - 1
+        symbol[0] = False
+        counts = visible[row] & symbol & ~(canvas.known[row] & shaper.config.exempt_prompt)
+        own = logits[at].tolist()
+        expected = torch.tensor(
+            shaped_by_hand(
+                own, canvas.tokens[row].tolist(), counts.tolist(), (~canvas.known[row]).tolist(), at, shaper.config,
+                set(shaper.breakers), inner,
+            ), dtype=torch.float64,
+        )  # fmt: skip
+        assert torch.allclose(shaped[row, at][allowed], expected[allowed], rtol=1e-12)
+        assert int(filled[row, at]) == int(expected.masked_fill(~allowed, -math.inf).argmax())
+        changed += not torch.allclose(expected, logits[at])
+    assert changed >= 7
+
+
+def test_a_token_does_not_count_against_itself() -> None:
+    """Where every token is written anew, those that differ from all others stay as they are."""
+    texts = ["?" * 6, "3?????"]
+    table = Table(torch.nn.functional.one_hot(torch.tensor([2, *TINY.encode("3210(+"), 3]), len(TINY)).float())
+    for setting in SETTINGS:
+        sampler = Unmask(order="top", schedule=Everything(), rewrite=True, steps=3, temperature=0.0)
+        made = controlled(sampler, controls(setting))(table, prompts(texts)).texts(TINY)
+        assert made == ["3210(+"] * 2
+
+
+def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
+    best = torch.zeros(12, len(TINY))
+    best[:, TINY.encode("1")] = 1.0
+    sampler = Autoregressive(temperature=0.0)
+    for config in (ControlConfig(repetition_penalty=100.0), ControlConfig(no_repeat_ngram=1), ControlConfig(no_repeat_ngram=2)):
+        for made in (sampler, one_shot(Unmask(temperature=0.0)), Predictive(temperature=0.0)):
+            (counted,) = controlled(made, Controls(config))(Table(best), prompts(["0111?"])).texts(TINY)
+            exempt = Controls(replace(config, exempt_prompt=True))
+            assert counted != "01111"
+            assert controlled(made, exempt)(Table(best), prompts(["0111?"])).texts(TINY) == ["01111"]
+    twice = controlled(sampler, Controls(ControlConfig(repetition_penalty=100.0, exempt_prompt=True)))
+    assert twice(Table(best), prompts(["0111??"])).texts(TINY)[0][4:] != "11"  # the second of them sees the first
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str, setting: str) -> None:
+    """Also where runs of one token may not be said twice and there are 40 places for 9 symbols."""
+    plain = make_sampler(SamplerConfig(name, steps=6, num_ar_tokens=2))
+    if name.startswith("coupled"):
+        with pytest.raises(ConfigError, match="no penalties"):
+            controlled(plain, controls(setting))
+        return
+    canvas = prompts([*PROMPTS, "?" * 40])
+    made = controlled(plain, controls(setting))(Scrambled(), canvas)
+    assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
+    assert all(set(text) <= set(SYMBOLS) for text in made.texts(TINY))
+    assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
+
+
+@pytest.mark.parametrize("temperature, steps", [(1.0, 5), (0.7, 0), (0.0, 3)])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_under_a_grammar_everything_still_parses(setting: str, temperature: float, steps: int) -> None:
+    """The grammar forces repetitions that are banned: bans give way, to the grammar and not to anything."""
+    grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
+    shapes = ["?" * 30, "((?+?)*?)=3???", "(???????)=??2", "0=?", "(0+(0+(0+(0+?))))=0"]
+    canvas = prompts([*shapes, "?" * 17])
+    samplers = {
+        **SAMPLERS, "causal corrector": make_sampler(SamplerConfig("causal_corrector", steps=8)),
+        "coarse to fine": make_sampler(SamplerConfig("coarse_to_fine", steps=8)),
+    }  # fmt: skip
+    for name, sampler in samplers.items():
+        if isinstance(sampler, Unmask):
+            sampler = replace(sampler, temperature=temperature, steps=steps or (4 if sampler.rewrite else 0))
+        elif isinstance(sampler, (Autoregressive, Predictive)):
+            sampler = replace(sampler, temperature=temperature)
+        made = controlled(constrained(sampler, grammar), controls(setting))(Scrambled(), canvas)
+        for text in made.texts(TINY):
+            assert accepts(GRAMMAR, text), (name, text)
+        assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
+
+
+# --------------------------------------------------------------------------------------------------------- no controls
+
+
+def test_the_defaults_are_not_active() -> None:
+    assert not PLAIN.active
+    assert not PLAIN.penalise
+    assert not Controls.of(ControlConfig(), TINY).active
+    harmless = ControlConfig(
+        dry_base=3.0, dry_allowed_length=1, dry_breakers="=", exempt_prompt=True, stop=("x",), max_tokens=3
+    )
+    assert not Controls.of(harmless, TINY).active
+    assert all(Controls.of(config, TINY).active for config in SETTINGS.values())
+    assert Controls.of(harmless, TINY).breakers == (TINY.ids["="],)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
+    plain = make_sampler(SamplerConfig(name, steps=6, temperature=temperature))
+    for denoiser in (Scrambled(), Foresighted()):
+        canvas = prompts() if isinstance(denoiser, Scrambled) else prompts(["???", "??????"])
+        if "previous" in getattr(denoiser, "inputs", ()) or name != "self_conditioned":
+            a, b = (sampler(denoiser, canvas) for sampler in (plain, controlled(plain, Controls(ControlConfig()))))
+            assert torch.equal(a.tokens, b.tokens)
+            assert torch.equal(a.evaluations, b.evaluations)
+
+
+def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded) -> None:
+    for loaded in (plain, pieced):
+        for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):
+            made = [tasks.generate(loaded, 5, sampler=sampler, control=control) for control in (None, ControlConfig())]
+            assert made[0] == made[1]
+            assert made[0] != tasks.generate(loaded, 5, sampler=sampler, control=EVERYTHING)
+        ended = [tasks.complete(loaded, ["(+1"], num=5, control=control) for control in (None, ControlConfig())]
+        assert ended[0] == ended[1]
+        assert ended[0] != tasks.complete(loaded, ["(+1"], num=5, control=EVERYTHING)

@@ -1,4 +1,4 @@
-"""Plots of a report: validity against evaluations, validity by length and by nesting, noise level against repair.
+"""Plots of a report: validity against evaluations, by length and by nesting; repair by noise level; repetition by control.
 
 For: PNG files from rows; nothing is measured here.  Not for: TensorBoard.  Easy to get wrong: matplotlib is an optional
 extra and is imported inside the functions, with a backend that needs no screen; samplers are moved apart sideways, by little,
@@ -14,8 +14,11 @@ from typing import Any
 
 from maskdiff import metrics
 from maskdiff.errors import DataError
+from maskdiff.evaluation.repetition import TIMES
 from maskdiff.evaluation.report import MARK, Report, check_writable, label, write_bytes
 from maskdiff.evaluation.rows import Row
+
+LONG = f"{TIMES}x"  # the limit of the plots by control
 
 
 def check_plots(folder: str | Path) -> None:
@@ -38,6 +41,9 @@ def write_plots(report: Report, folder: str | Path) -> list[Path]:
         "validity_by_length.png": ("Validity by length", plot_length),
         "validity_by_nesting.png": ("Validity by nesting", plot_nesting),
         "repair_by_noise.png": ("Repair by noise level", plot_repair),
+        "accuracy_by_control.png": ("What controls cost", lambda axes, rows: plot_controls(axes, rows, "accuracy")),
+        "run_on_by_control.png": ("What controls do about run-on", lambda axes, rows: plot_controls(axes, rows, "run_on")),
+        "collapse.png": ("Collapse at temperature 0", plot_collapse),
     }
     written = []
     for name, (title, plot) in wanted.items():
@@ -151,3 +157,43 @@ def plot_repair(axes: Any, rows: Sequence[Row]) -> bool:
         first = sorted({(r.settings["sigma"], r.baseline) for r in chosen if r.baseline is not None})
         axes.plot([x for x, _ in first], [100 * y for _, y in first], "k--", label="corrupted string unchanged")
     return bool(chosen) and _finish(axes, "noise level sigma (mixed corruption)", "aligned accuracy (%)")
+
+
+def plot_controls(axes: Any, rows: Sequence[Row], metric: str) -> bool:
+    """A rate by control, after prompts with known answers at the long limit; a colour for each checkpoint."""
+    own = {"on": "prompts", "limit": LONG}
+    chosen = [r for r in rows if r.suite == "repetition" and r.metric == metric and own.items() <= r.settings.items()]
+    names = list(dict.fromkeys(_control(r) for r in chosen))
+    models = list(dict.fromkeys(str(r.settings.get("checkpoint", "")) for r in chosen))
+    for model, offset, colour in zip(models, spread(len(models), 0.5), map("C{}".format, range(len(models))), strict=True):
+        mine = [r for r in chosen if str(r.settings.get("checkpoint", "")) == model]
+        places = [names.index(_control(r)) + offset for r in mine]
+        values = [100 * r.value for r in mine]
+        axes.errorbar(
+            values, places, xerr=_errors(mine), fmt="o", color=colour, markersize=4, capsize=2, label=model or "model"
+        )
+    axes.set_yticks(range(len(names)), names, fontsize="x-small")
+    axes.invert_yaxis()
+    axes.set_xlim(-3, 103)
+    xlabel = {"accuracy": "whole outputs that are right (%)", "run_on": "outputs that run on, or do not end (%)"}[metric]
+    return bool(chosen) and _finish(axes, xlabel, "")
+
+
+def _control(row: Row) -> str:
+    """What was done, for the axis."""
+    cut = f", {row.settings['cut']}" if "cut" in row.settings else ""
+    return f"T {row.settings['temperature']:g}: {row.settings['control']}{cut}"
+
+
+def plot_collapse(axes: Any, rows: Sequence[Row]) -> bool:
+    """Equal neighbours by tokens committed at an evaluation, at temperature 0, one line a sampler, beside real strings."""
+    cold = [r for r in rows if r.suite == "repetition" and "steps" in r.settings and r.settings["temperature"] == 0]
+    at_once = {label(r): r.value for r in cold if r.metric == "committed_at_once"}
+    chosen = [r for r in cold if r.metric == "adjacent_duplicates"]
+    for i, name in enumerate(dict.fromkeys(label(r, {"steps", "temperature"}) for r in chosen)):
+        own = sorted((r for r in chosen if label(r, {"steps", "temperature"}) == name), key=lambda r: at_once[label(r)])
+        _line(axes, name, i, [at_once[label(r)] for r in own], own)
+    for ceiling in dict.fromkeys(r.ceiling for r in chosen if r.ceiling is not None):
+        axes.axhline(100 * ceiling, color="k", linestyle="--", label="real strings")
+    axes.set_xscale("log")
+    return bool(chosen) and _finish(axes, "tokens committed at an evaluation", "equal neighbours (%)")

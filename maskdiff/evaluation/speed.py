@@ -1,4 +1,4 @@
-"""Speed: strings per second of each sampler, training tokens per second beside an ordinary loop, the cost of corruption and controls.
+"""Speed: strings per second of each sampler, training beside an ordinary loop, and what corruption and controls cost.
 
 For: figures of one machine in one run.  Not for: comparing machines.  Easy to get wrong: rounds of the two training loops
 alternate, so that a slow spell of the machine hits both; the first round of everything is thrown away.  Tokens are real
@@ -73,8 +73,8 @@ def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
     ``batch_size`` strings of the language's mean length; rounds alternate, and the first is thrown away.
     """
     loaded, vocabulary = subject.loaded, subject.loaded.vocabulary
-    mean = subject.language.length_probs() @ np.arange(subject.language.max_symbols + 1)
-    canvas = Canvas.blank([round(mean)] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu"))
+    mean = round(float(subject.language.length_probs() @ np.arange(subject.language.max_symbols + 1)))
+    canvas = Canvas.blank([mean] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu"))
     plain = Autoregressive()
     controlled = Autoregressive(top_p=TOP_P, controls=Controls.of(ALL_CONTROLS, vocabulary))
     ratios: list[float] = []
@@ -85,7 +85,7 @@ def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
             sampler(loaded.denoiser, canvas)
             seconds.append(time.perf_counter() - start)
         ratios += [seconds[1] / seconds[0]] * (index > 0)
-    settings = subject.settings(batch=plan.batch_size, symbols=round(mean))
+    settings = subject.settings(batch=plan.batch_size, symbols=mean)
     median = metrics.bootstrap(np.array(ratios), lambda rows: float(np.median(np.array(ratios)[rows])), plan.rng(52))
     ledger = Ledger("speed")
     ledger.add("autoregressive", settings, "time_with_all_controls", median, baseline=1.0)

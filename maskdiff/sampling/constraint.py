@@ -126,6 +126,7 @@ class GrammarConstraint:
             self._refuse(open_, part)
             lost = (chart.log_total == -torch.inf)[:, None, None]
             chart = fill(self.rules, torch.where(lost, open_.emission, emission), part.length - 2)
+            part = replace(part, log_probs=torch.where(lost, 0.0, part.log_probs))
         drawn = descend(*self._drawing(chart, part, uniform, shaping))
         conditioned = torch.full_like(part.log_probs, -torch.inf, dtype=chart.emission.dtype)
         conditioned[:, 1:-1, self.inner] = posterior(chart)

@@ -7,7 +7,7 @@ A ban that would leave nothing to draw is lifted: a canvas has to be filled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +29,7 @@ MOST = 1e30  # that DRY takes from a logit: still a number, so that what has to 
 class Controls:
     """A ``ControlConfig`` in terms of token ids; ``breakers`` are those over which no DRY match reaches."""
 
-    config: ControlConfig = ControlConfig()
+    config: ControlConfig = field(default_factory=ControlConfig)
     breakers: tuple[int, ...] = ()
 
     @classmethod
@@ -117,14 +117,16 @@ class Controls:
         """(batch, width, vocab) logits of every position given what is ``visible`` (batch, width): given, committed or drafted.
 
         The match of a position is with what stands to its left without a gap; counts, and the places that it is matched with,
-        are those of the whole canvas.  ``causal`` leaves out what stands to the right, as ``Autoregressive`` does.
+        are those of the whole canvas but for the position itself.  ``causal`` leaves out what stands to the right, as
+        ``Autoregressive`` does.
         """
         counted, drawn = visible & self.countable(canvas), ~canvas.known
         first = torch.zeros_like(counted) if causal else counted
         said, rows = Said(canvas.tokens, first, drawn, logits.shape[-1]), []
         for position in range(logits.shape[1]):
-            rows.append(self.shape(logits[:, position], said, allowed[:, position]))
-            said.write(canvas.tokens[:, position], counted[:, position], drawn[:, position])
+            here = canvas.tokens[:, position], counted[:, position], drawn[:, position]
+            rows.append(self.shape(logits[:, position], said if causal else said.without(*here), allowed[:, position]))
+            said.write(*here)
         return torch.stack(rows, 1)
 
     def countable(self, canvas: Canvas) -> Tensor:

@@ -53,10 +53,17 @@ class Said:
         place = torch.where(counted, self.tokens, self.vocab_size)
         return counts.scatter_add_(1, place, torch.ones_like(place))[:, :-1]
 
+    def without(self, token: Tensor, counted: Tensor, drawn: Tensor) -> Said:
+        """The same, but for the counts of the token that stands at the pointer, as for ``write``: none speaks against itself."""
+        part, one = copy(self), torch.nn.functional.one_hot(token.clamp(min=0), self.vocab_size)
+        part.counts = self.counts - one * counted[:, None]
+        part.drawn = self.drawn - one * (counted & drawn)[:, None]
+        return part
+
     def write(self, token: Tensor, counted: Tensor, drawn: Tensor) -> None:
         """Read the token (batch,) of the next position; whether it counts and was drawn, (batch,) bool, as in the constructor.
 
-        Where the position held a token already, it is the same one.
+        Where the position held a token already, it is the same one; where it did not, none stands to its right.
         """
         at = self.position
         if at == self.tokens.shape[1]:

@@ -21,6 +21,7 @@ from maskdiff.data import (
     PackedCanvases,
     draw_texts,
     held_out,
+    in_rows,
     length_acceptance,
     pack,
     pad,
@@ -333,3 +334,37 @@ def test_closing_the_stream_stops_the_thread() -> None:
     time.sleep(0.02)  # the queue is full now
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+# ---------------------------------------------------------------------------------------------------- strings in a row
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=9), max_size=30), st.integers(1, 5), st.integers(9, 20))
+@settings(max_examples=200, deadline=None)
+def test_rows_hold_whole_texts_in_their_order(texts: list[str], each: int, longest: int) -> None:
+    rows = in_rows(texts, each, longest)
+    if each == 1:
+        assert rows == texts
+        return
+    assert len(rows) == -(-len(texts) // each)
+    for i, row in enumerate(rows):
+        part = texts[i * each : (i + 1) * each]
+        assert len(row) <= longest or row == part[0]
+        left = row
+        for text in part:  # the first always, then each that fits behind those before it
+            size = len(row) - len(left) + len(text)
+            if left.startswith(text) and (text is part[0] or size <= longest):
+                left = left[len(text) :]
+        assert left == ""
+
+
+def test_batches_in_a_row_are_draws_one_after_another() -> None:
+    one = Batches(LANGUAGE, 0, 60, 3)
+    rows = Batches(LANGUAGE, 0, 20, 3, in_a_row=3)
+    made = [VOCABULARY.decode(row, "drop") for row in rows.batch(0).tokens.tolist()]
+    singles = [VOCABULARY.decode(row, "drop") for row in one.batch(0).tokens.tolist()]
+    assert made == in_rows(singles, 3, LANGUAGE.config.max_len - 2)
+    assert sum(not LANGUAGE.parses(text) for text in made) > 10
+    assert all(len(text) <= LANGUAGE.config.max_len - 2 for text in made)
+    fixed = Batches(LANGUAGE, 50, 10, 3, in_a_row=3)
+    assert len(fixed.texts()) == 50

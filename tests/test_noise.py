@@ -220,6 +220,19 @@ def test_next_token_canvases_show_all_and_score_all_but_bos() -> None:
     assert canvas.weights.equal(scored.float())
 
 
+def test_rows_that_are_cut_teach_all_but_their_end() -> None:
+    strings = sample(4000)
+    whole, cut = causal_canvas(strings), causal_canvas(strings, 1.0, generator())
+    ends = torch.arange(strings.tokens.shape[1]) == strings.length[:, None] - 1
+    assert cut.tokens.equal(strings.tokens)
+    assert (cut.targets != IGNORE).equal((whole.targets != IGNORE) & ~ends)
+    some = (causal_canvas(strings, 0.25, generator()).targets != IGNORE).sum(1) < strings.length - 1
+    assert_share(int(some.sum()), 4000, 0.25)
+    mixed = mixture(strings, FULL, 0.5, 0.0, 0.0, "elbo", VOCABULARY, generator(), cut_rows=1.0)
+    taught = mixed.targets[mixed.causal].gather(1, mixed.length[mixed.causal][:, None] - 1)
+    assert (taught == IGNORE).all()
+
+
 # ------------------------------------------------------------------------------------------------- skeletons and mixtures
 
 

@@ -181,8 +181,7 @@ def plot_controls(axes: Any, rows: Sequence[Row], metric: str) -> bool:
 
 def _control(row: Row) -> str:
     """What was done, for the axis."""
-    cut = f", {row.settings['cut']}" if "cut" in row.settings else ""
-    return f"T {row.settings['temperature']:g}: {row.settings['control']}{cut}"
+    return f"T {row.settings['temperature']:g}: {row.settings.get('cut', row.settings['control'])}"
 
 
 def plot_collapse(axes: Any, rows: Sequence[Row]) -> bool:

@@ -84,7 +84,7 @@ def test_stop_texts_afterwards_are_those_of_decoding(pieces: Loaded) -> None:
     stopping = Stopping(tuple(stop.encode() for stop in stops))
     keys, hits = new_keys(len(tasks), torch.Generator().manual_seed(5)), 0
     for task, plain, key in zip(tasks, whole, keys, strict=True):
-        done = Decoding(condition(model, task.prompt.encode()), key[None], stopping=stopping).run()[0]
+        done = Decoding(condition(model, task.prompt.encode(), "canonical"), key[None], stopping=stopping).run()[0]
         cut = stopped(plain, stops)
         assert (cut.text, cut.reason) == (done.data.decode(), done.reason)
         hits += done.reason == "stop"

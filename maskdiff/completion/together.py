@@ -6,10 +6,13 @@ batch by itself. Easy to get wrong: nodes are numbered from 0 in every branch; `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from maskdiff.completion.model import ROOT, NextTokenModel, Reader
+from maskdiff.completion.model import ROOT, Canonical, NextTokenModel, Reader
+from maskdiff.errors import ConfigError
 
 
 class Together:
@@ -22,6 +25,12 @@ class Together:
     def reader(self) -> Branch:
         """See `NextTokenModel.reader`."""
         return Branch(self)
+
+    def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
+        """See `Canonical.encode`; raises ConfigError for a model without its tokenizer."""
+        if not isinstance(self.model, Canonical):
+            raise ConfigError("canonical mode needs a model with its tokenizer; use exact or beam")
+        return self.model.encode(texts)
 
 
 class Branch:

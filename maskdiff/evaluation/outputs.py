@@ -80,13 +80,16 @@ def make_tasks(language: Language, count: int, seed: int, split: str = "test") -
 def draw_outputs(
     loaded: Loaded, tasks: Sequence[Task], max_tokens: int, temperature: float, control: ControlConfig, seed: int
 ) -> list[Output]:
-    """One output a task of at most `max_tokens` tokens, prompt included. The model has to end its strings itself."""
+    """One output a task of at most `max_tokens` tokens, prompt included. The model has to end its strings itself.
+
+    Prompts are conditioned on as the tokenizer cuts them: of a model of pieces, all cuts of hundreds of prompts would not fit.
+    """
     model = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
     controls = Controls.of(control, loaded.vocabulary)
     keys, made = new_keys(len(tasks), torch.Generator().manual_seed(seed)), []
     for start in range(0, len(tasks), BATCH):
         part, together = tasks[start : start + BATCH], Together(model)
-        given = [condition(together, task.prompt.encode()) for task in part]
+        given = [condition(together, task.prompt.encode(), "canonical") for task in part]
         for task, done in zip(
             part, Decoding(given, keys[start : start + BATCH], temperature, 1.0, controls).run(), strict=True
         ):

@@ -44,6 +44,7 @@ from maskdiff.sampling import (
     make_sampler,
     one_shot,
 )
+from maskdiff.sampling.denoiser import Denoiser
 from maskdiff.sampling.random import new_keys
 from maskdiff.sampling.said import Said
 
@@ -55,7 +56,7 @@ SETTINGS = {
     "penalties": ControlConfig(repetition_penalty=1.7, presence_penalty=0.7, frequency_penalty=0.3),
     "n-grams": ControlConfig(no_repeat_ngram=2),
     "tokens": ControlConfig(no_repeat_ngram=1),
-    "DRY": ControlConfig(dry_multiplier=1.5, dry_base=1.4, dry_allowed_length=1, dry_breakers="(", dry_range=9),
+    "DRY": ControlConfig(dry_multiplier=4.0, dry_base=1.4, dry_allowed_length=1, dry_breakers="(", dry_range=9),
     "all": EVERYTHING,
     "exempt": replace(EVERYTHING, exempt_prompt=True),
 }
@@ -78,7 +79,7 @@ SAMPLERS: dict[str, Sampler] = {
     "short of budget": Speculate(Unmask(), steps=8),
     "hybrid": hybrid(3, Unmask(steps=8)),
 }
-PROMPTS = ["(1?2)??1+1??=??", "????", "1+1=1+1=??????????", "?" * 20, "?0?0?0?0"]
+PROMPTS = ["(1?2)??1+1??=??", "????", "?" * 16, "?0?0?0?0"]
 SYMBOLS = "0123()+*="
 GRAMMAR = 'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\nNUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
 
@@ -98,7 +99,7 @@ def padded(canvas: Canvas, width: int, token: int) -> Canvas:
     return replace(wide, tokens=torch.where(outside, token, wide.tokens))
 
 
-def disagreements(sampler: Sampler, denoiser: Scrambled, token: int = TINY.pad) -> int:
+def disagreements(sampler: Sampler, denoiser: Denoiser, token: int = TINY.pad) -> int:
     """Prompts that become another string alone than in the batch of all of them, with some padding more."""
     canvas = prompts()
     together, different = sampler(denoiser, padded(canvas, 40, token)).tokens, 0
@@ -111,13 +112,13 @@ def disagreements(sampler: Sampler, denoiser: Scrambled, token: int = TINY.pad) 
 # -------------------------------------------------------------------------------------------------------- pads and batches
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name, setting", [*((name, "all") for name in SAMPLERS), ("bound", "tokens"), ("cap", "exempt"), ("hybrid", "exempt")]
+)
 def test_a_prompt_gives_the_same_string_alone_and_in_a_padded_batch(name: str, setting: str) -> None:
     """Whatever stands behind the end; and the controls do something."""
     sampler = controlled(SAMPLERS[name], controls(setting))
-    assert disagreements(sampler, Scrambled()) == 0
-    assert disagreements(sampler, Scrambled(), TINY.encode("0")[0]) == 0
+    assert disagreements(sampler, Scrambled(), TINY.encode("0")[0] if setting != "exempt" else TINY.pad) == 0
     made = sampler(Scrambled(), prompts()).tokens
     assert not torch.equal(made, SAMPLERS[name](Scrambled(), prompts()).tokens)
 
@@ -130,11 +131,14 @@ class Careless(Controls):
 
 
 def test_negative_control_pads_that_count_change_the_string() -> None:
-    """As where the pad is an ordinary token, or the one that ends a string."""
-    for setting in ("penalties", "tokens"):
-        wrong, token = Careless(SETTINGS[setting]), TINY.encode("0")[0]
-        different = {name: disagreements(controlled(sampler, wrong), Scrambled(), token) for name, sampler in UNMASK.items()}
-        assert all(different.values())
+    """As where the pad is an ordinary token, or the one that ends a string: it must not be said, wherever there is padding."""
+    best = torch.zeros(40, len(TINY))
+    best[:, TINY.encode("0")] = 1.0
+    for name in UNMASK:
+        for shaper, padding_matters in ((Careless(SETTINGS["tokens"]), True), (controls("tokens"), False)):
+            sampler = controlled(replace(UNMASK[name], temperature=0.0), shaper)
+            different = disagreements(sampler, Table(best), TINY.encode("0")[0])
+            assert (different > 0) == padding_matters, name
 
 
 def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> None:
@@ -170,10 +174,9 @@ def pieced() -> Loaded:
 
 
 def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
-    texts = ["(1?2)??1+1??=??", "????", "1+1=1+1=??????????", "?" * 20]
-    canvas = Canvas.template(texts, plain.vocabulary, torch.Generator().manual_seed(0))
+    canvas = Canvas.template(["(1?2)??1+1??=??", "????", "1+1=1+1=????"], plain.vocabulary, torch.Generator().manual_seed(0))
     shaper = Controls.of(EVERYTHING, plain.vocabulary)
-    for name in ("confidence", "bound", "cap", "autoregressive", "predictive", "speculative", "hybrid"):
+    for name in ("bound", "cap", "autoregressive", "predictive", "hybrid"):
         sampler = controlled(SAMPLERS[name], shaper)
         together = sampler(plain.denoiser, canvas.wider(40, plain.vocabulary.pad)).tokens
         for i, length in enumerate(canvas.length.tolist()):
@@ -184,17 +187,17 @@ def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
 
 def of_table(number: int) -> tuple[NextTokenModel, bytes]:
     rng = np.random.default_rng(number)
-    return TableModel(random_table(rng, b"abc", 4, silent=number % 2 == 0), 25, number, 1.0), b"ab"
+    return TableModel(random_table(rng, b"abc", 4, silent=number % 2 == 0), 14, number, 1.0), b"ab"
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, pieced: Loaded) -> None:
     """Keys together and one by one: tables, both kinds of causal model, and canvases with an end."""
-    keys, differ = new_keys(7, torch.Generator().manual_seed(0)), 0
+    keys, differ = new_keys(4, torch.Generator().manual_seed(0)), 0
     shaper = Controls(SETTINGS[setting], (1,))
     cases = [
-        of_table(0), of_table(1), (CausalModel(plain.denoiser, plain.lengths), b"(+1"),
-        (CausalModel(pieced.denoiser, pieced.lengths), b"(+(*7"),
+        of_table(0), of_table(1), (CausalModel(plain.denoiser, plain.lengths[:20]), b"(+1"),
+        (CausalModel(pieced.denoiser, pieced.lengths, 14), b"(+(*7"),
         (ending_with(plain.denoiser, plain.lengths[:9], b"=4", CompletionConfig("beam", beam=2)), b"(+"),
     ]  # fmt: skip
     for model, prefix in cases:
@@ -203,17 +206,19 @@ def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, 
         alone = [Decoding(given, key, controls=shaper).run()[0].tokens for key in keys.split(1)]
         assert together == alone
         differ += together != [made.tokens for made in Decoding(given, keys).run()]
-    assert differ >= 4
+    assert differ >= 3
 
 
 # -------------------------------------------------------------------------------------------------------- fixed points
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting, temperature",
+    [("penalties", 1.0), ("n-grams", 0.8), ("tokens", 1.0), ("DRY", 0.0), ("all", 0.0), ("all", 0.8), ("exempt", 1.0)],
+)
 def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) -> None:
     """From blanks, from a parallel draft, and by speculation: token for token."""
-    canvas, shaper = prompts([*PROMPTS, "?" * 40]), controls(setting)
+    canvas, shaper = prompts(), controls(setting)
     causal = controlled(Autoregressive(temperature=temperature), shaper)(Scrambled(), canvas).tokens
     draft = Unmask(steps=3, temperature=temperature)
     for sampler in (
@@ -229,7 +234,7 @@ def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) ->
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
     shaper = Controls.of(SETTINGS[setting], plain.vocabulary)
-    canvas = Canvas.prefix(["(+1", "", "1=1=1=1="], [30, 12, 25], plain.vocabulary, torch.Generator().manual_seed(0))
+    canvas = Canvas.prefix(["(+1", "", "1=1=1=1="], [16, 7, 15], plain.vocabulary, torch.Generator().manual_seed(0))
     causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens
     for sampler in (Predictive(), Speculate(Unmask(), steps=0)):
         assert torch.equal(controlled(sampler, shaper)(plain.denoiser, canvas).tokens, causal)
@@ -238,7 +243,7 @@ def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's reader and its stream, with the same noise: what was typed counts alike, and penalties see real logits."""
-    shaper, size = Controls.of(SETTINGS[setting], plain.vocabulary), 20
+    shaper, size = Controls.of(SETTINGS[setting], plain.vocabulary), 16
     lengths = np.eye(size + 1)[size]
     canvas = Canvas.prefix(["(+1+1"] * 6, [size] * 6, plain.vocabulary, torch.Generator().manual_seed(0))
     causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens[:, 1:-1].tolist()
@@ -329,13 +334,14 @@ def test_a_token_does_not_count_against_itself() -> None:
     texts = ["?" * 6, "3?????"]
     table = Table(torch.nn.functional.one_hot(torch.tensor([2, *TINY.encode("3210(+"), 3]), len(TINY)).float())
     for setting in SETTINGS:
-        sampler = Unmask(order="top", schedule=Everything(), rewrite=True, steps=3, temperature=0.0)
-        made = controlled(sampler, controls(setting))(table, prompts(texts)).texts(TINY)
-        assert made == ["3210(+"] * 2
+        for steps in (1, 2, 3):
+            sampler = Unmask(order="top", schedule=Everything(), rewrite=True, steps=steps, temperature=0.0)
+            made = controlled(sampler, controls(setting))(table, prompts(texts)).texts(TINY)
+            assert made == ["3210(+"] * 2
 
 
 def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
-    best = torch.zeros(12, len(TINY))
+    best = torch.full((12, len(TINY)), 0.5)
     best[:, TINY.encode("1")] = 1.0
     sampler = Autoregressive(temperature=0.0)
     for config in (ControlConfig(repetition_penalty=100.0), ControlConfig(no_repeat_ngram=1), ControlConfig(no_repeat_ngram=2)):
@@ -348,38 +354,28 @@ def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
     assert twice(Table(best), prompts(["0111??"])).texts(TINY)[0][4:] != "11"  # the second of them sees the first
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str, setting: str) -> None:
-    """Also where runs of one token may not be said twice and there are 40 places for 9 symbols."""
+def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> None:
+    """Also where no token may be said twice and there are 25 places for 9 symbols."""
     plain = make_sampler(SamplerConfig(name, steps=6, num_ar_tokens=2))
     if name.startswith("coupled"):
         with pytest.raises(ConfigError, match="no penalties"):
-            controlled(plain, controls(setting))
+            controlled(plain, controls("tokens"))
         return
-    canvas = prompts([*PROMPTS, "?" * 40])
-    made = controlled(plain, controls(setting))(Scrambled(), canvas)
+    canvas = prompts([*PROMPTS, "?" * 25])
+    made = controlled(plain, Controls(replace(EVERYTHING, no_repeat_ngram=1)))(Scrambled(), canvas)
     assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
     assert all(set(text) <= set(SYMBOLS) for text in made.texts(TINY))
     assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
 
 
-@pytest.mark.parametrize("temperature, steps", [(1.0, 5), (0.7, 0), (0.0, 3)])
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_under_a_grammar_everything_still_parses(setting: str, temperature: float, steps: int) -> None:
+@pytest.mark.parametrize("setting, temperature", [("n-grams", 1.0), ("n-grams", 0.7), ("tokens", 0.0), ("all", 0.7)])
+def test_under_a_grammar_everything_still_parses(setting: str, temperature: float) -> None:
     """The grammar forces repetitions that are banned: bans give way, to the grammar and not to anything."""
     grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
-    shapes = ["?" * 30, "((?+?)*?)=3???", "(???????)=??2", "0=?", "(0+(0+(0+(0+?))))=0"]
-    canvas = prompts([*shapes, "?" * 17])
-    samplers = {
-        **SAMPLERS, "causal corrector": make_sampler(SamplerConfig("causal_corrector", steps=8)),
-        "coarse to fine": make_sampler(SamplerConfig("coarse_to_fine", steps=8)),
-    }  # fmt: skip
-    for name, sampler in samplers.items():
-        if isinstance(sampler, Unmask):
-            sampler = replace(sampler, temperature=temperature, steps=steps or (4 if sampler.rewrite else 0))
-        elif isinstance(sampler, (Autoregressive, Predictive)):
-            sampler = replace(sampler, temperature=temperature)
+    canvas = prompts(["?" * 17, "(???????)=??2", "(0+(0+(0+?)))=0"])
+    for name in ("autoregressive", "predictive", "spaced_bound", "remdm_conf", "naive", "causal_corrector", "coarse_to_fine"):
+        sampler = make_sampler(SamplerConfig(name, steps=5, temperature=temperature))
         made = controlled(constrained(sampler, grammar), controls(setting))(Scrambled(), canvas)
         for text in made.texts(TINY):
             assert accepts(GRAMMAR, text), (name, text)

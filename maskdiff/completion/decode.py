@@ -195,7 +195,8 @@ class Decoding:
         beginnings, size = self.model.beginnings, len(string.tokens)
         if size >= beginnings.limits[string.beginning]:
             return self._end(string, EOS if beginnings.closed else LENGTH)
-        return self._end(string, LENGTH) if 0 < self.stopping.max_tokens <= size else ""
+        full = 0 < self.stopping.max_tokens <= size and len(string.text) >= len(string.prefix)
+        return self._end(string, LENGTH) if full else ""
 
     def _end(self, string: _String, reason: str) -> str:
         """End a string, unless a stop text that had to wait does."""
@@ -217,8 +218,10 @@ class Decoding:
             return
         own = torch.tensor([string.free for string in strings])
         loops = self.said.looping(self.stopping.period, self.stopping.repeats, own)
+        beginnings = self.model.beginnings
         for string, looping in zip(strings, loops.tolist(), strict=True):
-            if looping and string.reason in ("", LENGTH):
+            followed = string.reason == EOS and bool(beginnings.tail(string.beginning) + beginnings.suffix)
+            if looping and string.reason != STOP and not followed:  # a loop that something stands behind is no end
                 self._end(string, REPETITION)
 
     def _extend(self, rows: list[int], tokens: list[int]) -> None:

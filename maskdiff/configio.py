@@ -247,12 +247,14 @@ def load_decoding(path: str | Path) -> DecodeConfig:
     """
     parts: dict[str, dict[str, Any]] = {name: {} for name in DECODING}
     for name, value in read_yaml(path).items():
-        if name in DECODING and isinstance(value, Mapping):
-            if twice := [key for key in value if key in parts[name]]:
-                raise ConfigError(f"{path}: key {str(twice[0])!r} stands twice, in section {name!r} and outside; keep one")
-            parts[name].update({str(key): given for key, given in value.items()})
-            continue
         homes = [section for section, kind in DECODING.items() if name in knobs(kind)]
+        if name in DECODING and (isinstance(value, Mapping) or not homes):
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(f"{path}: section {name!r} is {quote(value)}; it must map keys to values")
+            if twice := [key for key in value or {} if key in parts[name]]:
+                raise ConfigError(f"{path}: key {str(twice[0])!r} stands twice, in section {name!r} and outside; keep one")
+            parts[name].update({str(key): given for key, given in (value or {}).items()})
+            continue
         if not homes:
             known = [key for kind in DECODING.values() for key in knobs(kind)]
             raise ConfigError(f"{path}: {unknown('key', str(name), [*dict.fromkeys(known), *DECODING])}")

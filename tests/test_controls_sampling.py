@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
-from maskdiff.completion import CausalModel, Decoding, NextTokenModel, TableModel, condition, ending_with
+from maskdiff.completion import CausalModel, Decoding, NextTokenModel, TableModel, Together, condition, ending_with
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages.cfg import compile_grammar
@@ -37,6 +37,7 @@ from maskdiff.sampling import (
     Rescale,
     Sampler,
     Speculate,
+    Stopping,
     Unmask,
     constrained,
     controlled,
@@ -209,6 +210,21 @@ def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, 
     assert differ >= 3
 
 
+def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loaded) -> None:
+    """Of different lengths in tokens, one of them empty: what was said, and what ends a string, is each one's own."""
+    prefixes, keys = [b"(+1", b"1=", b"", b"(+(*7", b"3"], new_keys(5, torch.Generator().manual_seed(0))
+    model, reasons = CausalModel(pieced.denoiser, pieced.lengths, 16), set()
+    shaper = Controls(ControlConfig(repetition_penalty=1.2, dry_multiplier=0.2, exempt_prompt=True))
+    for stopping in (Stopping(period=3, repeats=2), Stopping((b"))", b"1(")), Stopping(max_tokens=6)):
+        both = Together(model)
+        many = Decoding([condition(both, text) for text in prefixes], keys, controls=shaper, stopping=stopping).run()
+        for text, key, made in zip(prefixes, keys.split(1), many, strict=True):
+            (alone,) = Decoding(condition(model, text), key, controls=shaper, stopping=stopping).run()
+            assert (alone.data, alone.tokens, alone.reason) == (made.data, made.tokens, made.reason)
+            reasons.add(made.reason)
+    assert {"stop", "length", "repetition"} <= reasons
+
+
 # -------------------------------------------------------------------------------------------------------- fixed points
 
 
@@ -254,16 +270,20 @@ def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypa
 
     assert completed() == causal
     if SETTINGS[setting].repetition_penalty != 1.0:  # alone depends on where 0 is
-        monkeypatch.setattr("maskdiff.completion.causal.CausalReader.norm", property(lambda _: torch.zeros(6), lambda *_: None), raising=False)  # fmt: skip  # noqa: E501
+        nowhere = property(lambda _: torch.zeros(6), lambda *_: None)
+        monkeypatch.setattr("maskdiff.completion.causal.CausalReader.norm", nowhere, raising=False)
         assert completed() != causal
 
 
 # ---------------------------------------------------------------------------------------------- so far, in a canvas
 
 
-def shaped_by_hand(logits: list[float], row: list[int], counts: list[bool], drawn: list[bool], at: int, c: ControlConfig, breakers: set[int], allowed: set[int]) -> list[float]:  # fmt: skip  # noqa: E501
+def shaped_by_hand(
+    logits: list[float], row: list[int], counts: list[bool], drawn: list[bool], at: int, shaper: Controls, allowed: set[int]
+) -> list[float]:
     """The logits of a blank position, by the definitions: counts of the whole canvas, matches of what stands left of it."""
     there = [token if ok else None for token, ok in zip(row, counts, strict=True)]
+    c, breakers = shaper.config, set(shaper.breakers)
     out, n = list(logits), c.no_repeat_ngram
 
     def match(end: int) -> int:
@@ -319,8 +339,7 @@ def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
         own = logits[at].tolist()
         expected = torch.tensor(
             shaped_by_hand(
-                own, canvas.tokens[row].tolist(), counts.tolist(), (~canvas.known[row]).tolist(), at, shaper.config,
-                set(shaper.breakers), inner,
+                own, canvas.tokens[row].tolist(), counts.tolist(), (~canvas.known[row]).tolist(), at, shaper, inner
             ), dtype=torch.float64,
         )  # fmt: skip
         assert torch.allclose(shaped[row, at][allowed], expected[allowed], rtol=1e-12)

@@ -54,7 +54,7 @@ class Said:
         return counts.scatter_add_(1, place, torch.ones_like(place))[:, :-1]
 
     def without(self, token: Tensor, counted: Tensor, drawn: Tensor) -> Said:
-        """The same, but for the counts of the token that stands at the pointer, as for ``write``: none speaks against itself."""
+        """The same, less the counts of the token that stands at the pointer, as for ``write``: none speaks against itself."""
         part, one = copy(self), torch.nn.functional.one_hot(token.clamp(min=0), self.vocab_size)
         part.counts = self.counts - one * counted[:, None]
         part.drawn = self.drawn - one * (counted & drawn)[:, None]

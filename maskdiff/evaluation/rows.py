@@ -120,9 +120,7 @@ class Plan:
     split: str = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
-    control: ControlConfig = field(
-        default_factory=ControlConfig
-    )  # of generation; one more of repetition
+    control: ControlConfig = field(default_factory=ControlConfig)  # of generation; one more of repetition
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:

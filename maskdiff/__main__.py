@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from maskdiff import cli
 from maskdiff.config import Config, DecodeConfig
 from maskdiff.configio import load_config, load_decoding
+from maskdiff.errors import ConfigError
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -35,7 +36,9 @@ def build_parser() -> cli.Parser:
     verb = verbs.add_parser(
         "diagnose", help="why a model repeats itself or runs on", description="The likely cause, with evidence."
     )
-    verb.add_argument("train", metavar="TRAIN_CONFIG", help="a configuration of training, or a checkpoint, which holds its own")
+    verb.add_argument(
+        "train", metavar="TRAIN_CONFIG", help="a configuration of training (YAML), or a checkpoint (.pt), which holds its own"
+    )
     verb.add_argument("decode", metavar="DECODE_CONFIG", nargs="?", help="settings of sampling (default: nothing but defaults)")
     verb.add_argument(
         "--num", type=cli.positive, default=200, metavar="N", help="strings that the model is asked for (default 200)"
@@ -49,6 +52,10 @@ def build_parser() -> cli.Parser:
 def read(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded | None]:
     """The two configurations, and the model if there is one. Raises UserError."""
     decode = load_decoding(args.decode) if args.decode else DecodeConfig()
+    if args.train.endswith(".pt") and args.checkpoint:
+        raise ConfigError(
+            "a checkpoint as TRAIN_CONFIG is the model that is asked; leave out --checkpoint, or give a YAML file"
+        )
     path = args.train if args.train.endswith(".pt") else args.checkpoint
     loaded = None
     if path is not None:

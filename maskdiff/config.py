@@ -172,10 +172,12 @@ class ControlConfig:
     )
     presence_penalty: float = knob(0.0, "taken from the logit of every token that was drawn", low=-100.0, high=100.0)
     frequency_penalty: float = knob(0.0, "taken from its logit each time that a token was drawn", low=-100.0, high=100.0)
-    no_repeat_ngram: int = knob(0, "no run of so many tokens is said twice (1705.04304); 0 is off", low=0, high=1024)
+    no_repeat_ngram: int = knob(
+        0, "no run of so many tokens is said twice, written from left to right (1705.04304); 0 is off", low=0, high=1024
+    )
     dry_multiplier: float = knob(0.0, "DRY: logits lose this for going on as before; 0 is off", low=0.0, high=100.0)
     dry_base: float = knob(1.75, "DRY: the loss grows by this factor with each token that matches", low=1.0, high=10.0)
-    dry_allowed_length: int = knob(2, "DRY: matching tokens that cost nothing more", low=1, high=1024)
+    dry_allowed_length: int = knob(2, "DRY: matching tokens that cost nothing more", low=1, high=50)
     dry_breakers: str = knob("", "DRY: symbols over which no match reaches, nor begins with one")
     dry_range: int = knob(0, "DRY: how many tokens it looks back; 0 is all", low=0)
     exempt_prompt: bool = knob(False, "what was given is not counted as said")

@@ -192,6 +192,8 @@ def check(config: Config, source: str = "") -> Config:
     edits = noise.mask_share + noise.replace_share + noise.swap_share + noise.delete_share + noise.insert_share
     if abs(edits - 1.0) > 1e-6:
         raise ConfigError(f"{_prefix(source)}the shares of mask, replace, swap, delete and insert add up to {edits:g}, not 1")
+    if train.faithful and train.cut_rows:
+        raise ConfigError(f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0")
     modes = train.causal_share + train.repair_share + train.skeleton_share
     if modes > 1.0 + 1e-9:
         raise ConfigError(f"{_prefix(source)}causal, repair and skeleton shares add up to {modes:g}; lower them to 1 or less")
@@ -256,6 +258,8 @@ def load_decoding(path: str | Path) -> DecodeConfig:
             parts[name].update({str(key): given for key, given in (value or {}).items()})
             continue
         if not homes:
+            if name == "extends":
+                raise ConfigError(f"{path}: settings of sampling extend no other file; write them all here")
             known = [key for kind in DECODING.values() for key in knobs(kind)]
             raise ConfigError(f"{path}: {unknown('key', str(name), [*dict.fromkeys(known), *DECODING])}")
         for home in homes:

@@ -108,7 +108,7 @@ class Decoding:
         self.rows = list(range(len(keys)))  # the strings under way
         self.said: Said | None = None  # of those, if anything asks
         if controls.penalise or stopping.period:
-            self.said = Said.nothing(len(keys), len(self.model.table))
+            self.said = Said.nothing(len(keys), len(self.model.table) if controls.penalise else 0)
         self._begin(given)
 
     def _begin(self, given: Sequence[Conditioned]) -> None:
@@ -242,7 +242,8 @@ class Decoding:
         """One choice of (choices,) for each string; `place` numbers the draws of a string."""
         keys, width = self.keys[list(rows)], log_q.shape[1]
         noise = token_noise(keys, torch.zeros(len(keys), 1, dtype=torch.int64), 0, torch.tensor([place]), width)[:, 0]
-        chosen: list[int] = draw(log_q, noise, self.temperature, self.top_p, *self.controls.cut).tolist()
+        cut = self.controls.cut if place else (0, 0.0)  # what is hidden before the first token is no token
+        chosen: list[int] = draw(log_q, noise, self.temperature, self.top_p, *cut).tolist()
         return chosen
 
     def data(self, i: int) -> bytes:

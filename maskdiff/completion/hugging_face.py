@@ -222,7 +222,7 @@ class HuggingFaceReader:
         logits = self.model.logits(ids, keep, **inputs, use_cache=True)
         self.calls, self.positions = self.calls + 1, self.positions + len(ids)
         some = int((~self.model.barred).int().argmax())  # a token that is drawn: its logit tells the norm
-        logit = logits[:, some].double().cpu()
+        logit = logits[:, some].double().cpu().clone()  # what follows overwrites float64 logits
         rows = self.model.log_next(logits)
         return rows, logit - rows[:, some].cpu()
 

@@ -23,8 +23,8 @@ from maskdiff.data import held_out
 from maskdiff.extract import all_complete, first_complete
 from maskdiff.languages import Evaluable
 from maskdiff.metrics import Estimate
-from maskdiff.repetition import compression_ratio, distinct_n, periodic_tail, rep, seq_rep
-from maskdiff.sampling import Controls, StopText
+from maskdiff.repetition import compression_ratio, distinct_n, first_periodic_tail, periodic_tail, rep, seq_rep
+from maskdiff.sampling import Controls, Stopping, StopText
 from maskdiff.sampling.random import new_keys
 
 if TYPE_CHECKING:
@@ -80,21 +80,23 @@ def make_tasks(language: Language, count: int, seed: int, split: str = "test") -
 def draw_outputs(
     loaded: Loaded, tasks: Sequence[Task], max_tokens: int, temperature: float, control: ControlConfig, seed: int
 ) -> list[Output]:
-    """One output a task of at most `max_tokens` tokens, prompt included. The model has to end its strings itself.
+    """One output a task of at most `max_tokens` tokens, prompt included, and ended by what `control` says; but for
+    `first_complete`. The model has to end its strings itself.
 
     Prompts are conditioned on as the tokenizer cuts them: of a model of pieces, all cuts of hundreds of prompts would not fit.
     """
     model = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
-    controls = Controls.of(control, loaded.vocabulary)
+    controls, stopping = Controls.of(control, loaded.vocabulary), Stopping.of(control, loaded.vocabulary.utf8)
     keys, made = new_keys(len(tasks), torch.Generator().manual_seed(seed)), []
     for start in range(0, len(tasks), BATCH):
         part, together = tasks[start : start + BATCH], Together(model)
         given = [condition(together, task.prompt.encode(), "canonical") for task in part]
         for task, done in zip(
-            part, Decoding(given, keys[start : start + BATCH], temperature, 1.0, controls).run(), strict=True
+            part, Decoding(given, keys[start : start + BATCH], temperature, 1.0, controls, stopping).run(), strict=True
         ):
             texts = (model.table.texts[token] for token in done.tokens)
-            made.append(Output(task, tuple(text.decode() for text in texts if text), done.reason))
+            pieces = tuple(text.decode() for text in texts if text)
+            made.append(Output(task, shortened(pieces, len(done.data.decode())), done.reason))
     return made
 
 
@@ -113,7 +115,28 @@ def stopped(output: Output, stops: Sequence[str]) -> Output:
     kept = search.feed(output.generated.encode()) + search.close()
     if not search.stopped:
         return output
-    return replace(output, pieces=(output.task.prompt, kept.decode()), reason="stop")
+    return replace(output, pieces=shortened(output.pieces, len(output.task.prompt) + len(kept.decode())), reason="stop")
+
+
+def unlooped(output: Output) -> Output:
+    """The output, ended at the token that completes a loop in what it generates."""
+    given, start = 0, 0
+    for piece in output.pieces:  # tokens of the prompt, the last of which may reach beyond it
+        if start >= len(output.task.prompt):
+            break
+        given, start = given + 1, start + len(piece)
+    loop = first_periodic_tail(output.pieces[given:], PERIOD, REPEATS)
+    return output if loop is None else replace(output, pieces=output.pieces[: given + loop[0]], reason="repetition")
+
+
+def shortened(pieces: Sequence[str], size: int) -> tuple[str, ...]:
+    """The first pieces, together of `size` symbols."""
+    kept: list[str] = []
+    for piece in pieces:
+        if size > 0:
+            kept.append(piece[:size])
+        size -= len(piece)
+    return tuple(kept)
 
 
 def extracted(output: Output, language: Language) -> Output:

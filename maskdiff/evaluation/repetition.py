@@ -27,6 +27,7 @@ from maskdiff.evaluation.outputs import (
     make_tasks,
     real_outputs,
     stopped,
+    unlooped,
 )
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, control_settings, draw_lengths, unwatched
 from maskdiff.evaluation.samplers import fitting
@@ -123,12 +124,13 @@ def _causal(ledger: Ledger, subject: Subject, plan: Plan, watch: Watch) -> None:
 def _cuts(
     drawn: Sequence[Output], once: int, stops: Sequence[str], setting: Setting, language: Language
 ) -> Iterator[tuple[Settings, list[Output]]]:
-    """The draws as they are and under a limit; of those without a penalty also with stop texts, extraction and both."""
+    """The draws as they are and under a limit; without a penalty also ended by a loop, stop texts, extraction, and both."""
     whole = {"limit": f"{TIMES}x"}
     yield whole, list(drawn)
     yield {"limit": "1x"}, [limited(output, once) for output in drawn]
     if setting.name != "none":
         return
+    yield {**whole, "cut": "loops"}, [unlooped(output) for output in drawn]
     yield {**whole, "cut": "extraction"}, [extracted(output, language) for output in drawn]
     if stops:
         ended = [stopped(output, stops) for output in drawn]

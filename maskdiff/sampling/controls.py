@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.sampling.canvas import Canvas
 
+BAN = 50.0  # nats that a soft ban costs: never paid where anything else will do
 LONGEST = 50  # tokens of a match that DRY counts: more would only overflow
 MOST = 1e30  # that DRY takes from a logit: still a number, so that what has to be drawn is
 
@@ -57,8 +58,12 @@ class Controls:
 
     # ------------------------------------------------------------------------------------------------ one next token
 
-    def shape(self, logits: Tensor, said: Said, allowed: Tensor | None = None) -> Tensor:
-        """(batch, vocab) logits of the token at the pointer of ``said``; ``allowed`` (batch, vocab) may be drawn, else all."""
+    def shape(self, logits: Tensor, said: Said, allowed: Tensor | None = None, soft: bool = False) -> Tensor:
+        """(batch, vocab) logits of the token at the pointer of ``said``; ``allowed`` (batch, vocab) may be drawn, else all.
+
+        A ``soft`` ban costs ``BAN`` nats: a grammar that needs the token may still write it, and what else it writes is
+        drawn from the model as ever.
+        """
         c = self.config
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if c.repetition_penalty != 1.0:
@@ -69,7 +74,7 @@ class Controls:
             banned = self.ngrams(said)
             possible = logits > -torch.inf if allowed is None else allowed & (logits > -torch.inf)
             banned = banned & (possible & ~banned).any(-1, keepdim=True)
-            logits = logits.masked_fill(banned, -torch.inf)
+            logits = logits - BAN * banned if soft else logits.masked_fill(banned, -torch.inf)
         return logits - self.dry(said, logits.dtype) if c.dry_multiplier else logits
 
     def ngrams(self, said: Said) -> Tensor:
@@ -113,19 +118,22 @@ class Controls:
 
     # ------------------------------------------------------------------------------------------------ whole canvases
 
-    def shape_canvas(self, logits: Tensor, canvas: Canvas, visible: Tensor, allowed: Tensor, causal: bool = False) -> Tensor:
+    def shape_canvas(
+        self, logits: Tensor, canvas: Canvas, visible: Tensor, allowed: Tensor, causal: bool = False, soft: bool = False
+    ) -> Tensor:
         """(batch, width, vocab) logits of every position given what is ``visible`` (batch, width): given, committed or drafted.
 
         The match of a position is with what stands to its left without a gap; counts, and the places that it is matched with,
         are those of the whole canvas but for the position itself.  ``causal`` leaves out what stands to the right, as
-        ``Autoregressive`` does.
+        ``Autoregressive`` does; ``soft`` as in ``shape``.
         """
         counted, drawn = visible & self.countable(canvas), ~canvas.known
         first = torch.zeros_like(counted) if causal else counted
         said, rows = Said(canvas.tokens, first, drawn, logits.shape[-1]), []
         for position in range(logits.shape[1]):
             here = canvas.tokens[:, position], counted[:, position], drawn[:, position]
-            rows.append(self.shape(logits[:, position], said if causal else said.without(*here), allowed[:, position]))
+            so_far = said if causal else said.without(*here)
+            rows.append(self.shape(logits[:, position], so_far, allowed[:, position], soft))
             said.write(*here)
         return torch.stack(rows, 1)
 

@@ -178,7 +178,8 @@ class Unmask(Stage):
             logits = fold_digits(logits, vocabulary)
         if self.controls.penalise:
             visible = ~is_blank(part.tokens, vocabulary, self.symbols)
-            logits = self.controls.shape_canvas(logits, part, visible, allowed)
+            soft = self.constraint is not None
+            logits = self.controls.shape_canvas(logits, part, visible, allowed, soft=soft)
         log_probs = log_distribution(logits, allowed)
         if memory.previous is not None:
             memory.previous[rows, :width] = log_probs.exp().to(memory.previous.dtype)

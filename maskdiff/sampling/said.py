@@ -24,11 +24,13 @@ class Said:
     """
 
     def __init__(self, tokens: Tensor, counted: Tensor, drawn: Tensor, vocab_size: int) -> None:
-        """tokens (batch, width), which of them have been said and count, and which of those were drawn, both bool alike."""
+        """tokens (batch, width), which of them have been said and count, and which of those were drawn, both bool alike.
+
+        With a ``vocab_size`` of 0 nothing is counted: loops need no counts, and the tables of a large vocabulary are large.
+        """
         self.tokens = torch.where(counted, tokens, VOID)
         self.vocab_size = vocab_size
-        self.counts = self._tally(counted)  # (batch, vocab) of all that counts
-        self.drawn = self._tally(counted & drawn)
+        self._counts, self._drawn = self._tally(counted), self._tally(counted & drawn)
         self.match = torch.zeros_like(self.tokens)
         self.position = 0  # the pointer: how many positions have been read
         places = counted.any(0).nonzero()[:, 0]
@@ -44,20 +46,33 @@ class Said:
     def select(self, rows: Tensor) -> Said:
         """Some of the texts, in the order of ``rows``."""
         part = copy(self)
-        for name in ("tokens", "counts", "drawn", "match"):
+        for name in ("tokens", "_counts", "_drawn", "match"):
             setattr(part, name, getattr(self, name)[rows])
         return part
 
+    @property
+    def counts(self) -> Tensor:
+        """(batch, vocab) how often each token was said."""
+        return self._counts[:, :-1]
+
+    @property
+    def drawn(self) -> Tensor:
+        """(batch, vocab) how often each was drawn."""
+        return self._drawn[:, :-1]
+
     def _tally(self, counted: Tensor) -> Tensor:
+        """(batch, vocab + 1); what does not count is in the last column."""
         counts = torch.zeros(len(counted), self.vocab_size + 1, dtype=torch.int64, device=counted.device)
-        place = torch.where(counted, self.tokens, self.vocab_size)
-        return counts.scatter_add_(1, place, torch.ones_like(place))[:, :-1]
+        return counts.scatter_add_(1, self._place(self.tokens, counted), torch.ones_like(self.tokens))
+
+    def _place(self, token: Tensor, counted: Tensor) -> Tensor:
+        return torch.where(counted & (token < self.vocab_size), token, self.vocab_size)
 
     def without(self, token: Tensor, counted: Tensor, drawn: Tensor) -> Said:
         """The same, less the counts of the token that stands at the pointer, as for ``write``: none speaks against itself."""
-        part, one = copy(self), torch.nn.functional.one_hot(token.clamp(min=0), self.vocab_size)
-        part.counts = self.counts - one * counted[:, None]
-        part.drawn = self.drawn - one * (counted & drawn)[:, None]
+        part, less = copy(self), -torch.ones_like(token)[:, None]
+        part._counts = self._counts.scatter_add(1, self._place(token, counted)[:, None], less)
+        part._drawn = self._drawn.scatter_add(1, self._place(token, counted & drawn)[:, None], less)
         return part
 
     def write(self, token: Tensor, counted: Tensor, drawn: Tensor) -> None:
@@ -70,9 +85,9 @@ class Said:
             self.tokens = torch.nn.functional.pad(self.tokens, (0, at), value=VOID)
             self.match = torch.nn.functional.pad(self.match, (0, at))
         new = counted & (self.tokens[:, at] == VOID)
-        one = torch.nn.functional.one_hot(token.clamp(min=0), self.vocab_size)
-        self.counts = self.counts + one * new[:, None]
-        self.drawn = self.drawn + one * (new & drawn)[:, None]
+        one = torch.ones_like(token)[:, None]
+        self._counts.scatter_add_(1, self._place(token, new)[:, None], one)
+        self._drawn.scatter_add_(1, self._place(token, new & drawn)[:, None], one)
         self.tokens[:, at] = torch.where(counted, token, VOID)
         self.position, self.reach = at + 1, max(self.reach, at + 1)
         text, longer = self.tokens[:, : self.reach], torch.zeros_like(self.match[:, : self.reach])

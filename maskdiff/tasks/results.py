@@ -226,8 +226,13 @@ def ended(language: Language, result: Result, text: str, reason: str) -> Result:
 
 
 def only_complete(language: Language, result: Result) -> Result:
-    """Of a result the first string that parses; the result itself where nothing does, or it does as a whole."""
-    found = None if result.parses or not language.validity else first_complete(result.text, language)
+    """Of a result the first string that parses; the result itself where nothing does, or it does as a whole.
+
+    Raises ConfigError for a language in which nothing tells.
+    """
+    if not language.validity:
+        raise ConfigError(f"first_complete asks the parser, and {language.name} has none; leave it out")
+    found = None if result.parses else first_complete(result.text, language)
     return result if found is None else ended(language, result, found.text, "stop")
 
 

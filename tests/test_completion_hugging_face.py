@@ -149,6 +149,21 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
     assert decomposed is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probabilities_and_norms_are_the_logits(dtype):
+    """Penalties act on what the head says: see `Reader`."""
+    model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
+    reader, drawn = model.reader(), ~model.barred
+    rows = [reader.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
+    norms = [reader.norm]
+    rows += [reader.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
+    norms += [reader.norm]
+    said = torch.cat(rows) + torch.cat(norms)[:, None]
+    raw = model.logits([*model.context, 65, 66, 67], 4).double()[[0, 1, 2, 3, 0]]
+    torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
+    assert float(torch.cat(norms).abs().min()) > 0.1
+
+
 @pytest.mark.parametrize(
     ("attention", "dtype", "tolerance"),
     [("sdpa", torch.float64, 1e-10), ("sdpa", torch.float32, 1e-5), ("eager", torch.float32, 1e-5)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ from maskdiff.sampling import (
     make_sampler,
     one_shot,
 )
+from maskdiff.sampling.constraint import Shaping
 from maskdiff.sampling.denoiser import Denoiser
 from maskdiff.sampling.random import new_keys
 from maskdiff.sampling.said import Said
@@ -401,6 +403,29 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
         assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
 
 
+def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None:
+    """The bracket in the middle has to be said again; what the model says of the two digits stays what it is."""
+    grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
+    canvas, seen = prompts(["(0+(1+??)=1?"]), []
+
+    class Watched(Unmask):
+        def _propose(self, *args: Any) -> Tensor:
+            seen.append(super()._propose(*args))
+            return seen[-1]
+
+    free = canvas.tokens == TINY.mask
+    posteriors = []
+    for config in (ControlConfig(), ControlConfig(no_repeat_ngram=1)):
+        sampler = Watched(steps=1, constraint=grammar, controls=Controls(config))
+        sampler(Scrambled(), canvas)
+        posteriors.append(grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Shaping())[0])
+    said = sorted({TINY.ids[symbol] for symbol in "01"})
+    digits = [token for token in TINY.digit_ids if token not in said]
+    plain, banned = (p[0, free[0]][:, digits].double().log_softmax(-1) for p in posteriors)
+    torch.testing.assert_close(banned[[0, -1]], plain[[0, -1]], rtol=0, atol=1e-5)
+    assert float(posteriors[1][0, free[0]][-1, said].exp().sum()) < 1e-6  # where nothing needs them, they stay banned
+
+
 # --------------------------------------------------------------------------------------------------------- no controls
 
 
@@ -437,3 +462,14 @@ def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded)
         ended = [tasks.complete(loaded, ["(+1"], num=5, control=control) for control in (None, ControlConfig())]
         assert ended[0] == ended[1]
         assert ended[0] != tasks.complete(loaded, ["(+1"], num=5, control=EVERYTHING)
+
+
+def test_cuts_of_the_draw_leave_the_length_alone() -> None:
+    """A model that is told its length begins with a length, which is no token: top-k and min-p are of tokens."""
+    loaded = tiny_loaded()
+    lengths = []
+    for control in (ControlConfig(), ControlConfig(top_k=1, min_p=0.9)):
+        made = tasks.complete(loaded, ["("], num=60, control=control, seed=4)
+        lengths.append([len(result.text) for result in made])
+    assert lengths[0] == lengths[1]
+    assert len(set(lengths[0])) > 10

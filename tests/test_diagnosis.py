@@ -106,6 +106,17 @@ def test_a_setting_is_held_against_the_strings_of_the_language(control: ControlC
     assert all(0 < finding.weight <= 1 and finding.evidence and finding.remedy for finding in made.findings)
 
 
+def test_limits_count_tokens_as_the_model_reads_them() -> None:
+    """A model of pieces needs fewer tokens than its strings have symbols."""
+    loaded = tiny_loaded(**PIECES)
+    texts = loaded.language.sample_many(500, np.random.default_rng([0, 71]))
+    longest = max(len(row) for row in loaded.vocabulary.encode_many(texts))
+    assert longest < max(map(len, texts))
+    for limit, found in ((longest + 1, []), (longest, ["limit_too_low"])):
+        made = diagnose(loaded.config, DecodeConfig(control=ControlConfig(max_tokens=limit)), loaded, 10)
+        assert [cause for cause in causes(made) if cause.startswith("limit")] == found
+
+
 def test_dry_is_held_against_strings_that_say_things_twice() -> None:
     config = config_from_dict({**TWIN, "max_depth": 3})
     for length, found in ((1, ["dry"]), (20, [])):
@@ -166,9 +177,16 @@ def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert item["findings"][0]["cause"] == item["model"]["cause"]
 
 
+def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tiny_checkpoint(tmp_path, **PIECES))
+    assert run_door(door.main, ["diagnose", path, "--checkpoint", path]) == 2
+    assert "leave out --checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        ("faithful: true\ncut_rows: 0.5\n", "cuts no rows"),
         ("cut_row: 1\n", "nearest valid one is 'cut_rows'"),
         ("cut_rows: 2\n", "allowed is 0 to 1"),
         (None, "cannot read configuration"),

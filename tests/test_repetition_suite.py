@@ -15,7 +15,7 @@ from maskdiff.completion import CausalModel, Decoding, Together, condition
 from maskdiff.config import ControlConfig
 from maskdiff.evaluation import outputs as drawn_outputs
 from maskdiff.evaluation import plots, repetition, suites
-from maskdiff.evaluation.outputs import Output, Task, describe, draw_outputs, extracted, limited, make_tasks, stopped
+from maskdiff.evaluation.outputs import Output, Task, describe, draw_outputs, extracted, limited, make_tasks, stopped, unlooped
 from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.languages import make_language
@@ -91,6 +91,25 @@ def test_stop_texts_afterwards_are_those_of_decoding(pieces: Loaded) -> None:
     assert hits > 5
 
 
+def test_controls_that_are_given_end_the_outputs_of_the_suite(pieces: Loaded) -> None:
+    tasks = make_tasks(LANGUAGE, 40, 1)
+    whole = draw_outputs(pieces, tasks, 60, 1.0, ControlConfig(), 5)
+    control = ControlConfig(stop=("((",), loop_period=drawn_outputs.PERIOD, loop_repeats=drawn_outputs.REPEATS)
+    ended = draw_outputs(pieces, tasks, 60, 1.0, control, 5)
+    reasons = set()
+    for plain, made in zip(whole, ended, strict=True):
+        assert plain.text.startswith(made.text)
+        assert all(a.startswith(b) for a, b in zip(plain.pieces, made.pieces, strict=False))
+        if made.reason == "stop":
+            assert made == stopped(plain, ("((",))
+        elif made.reason == "repetition":
+            assert made == unlooped(plain)
+        else:
+            assert made == plain == unlooped(plain) == stopped(plain, ("((",))
+        reasons.add(made.reason)
+    assert "stop" in reasons
+
+
 def test_figures_of_outputs_that_are_known() -> None:
     right = output("(+12)=", "3", "3")
     runs = output("(+12)=", "3", "3(+11)=2", "length")
@@ -107,6 +126,9 @@ def test_figures_of_outputs_that_are_known() -> None:
     assert extracted(right, LANGUAGE) is right
     assert stopped(runs, ["("]).generated == "3"
     assert stopped(runs, ["("]).reason == "stop"
+    late = stopped(output("(+12)=", "3", "3)1(+11)=2", "length"), ["("])
+    assert late.generated == "3)1"
+    assert describe([late], LANGUAGE, rng)["tokens_after"].value == 2  # what a stop text leaves behind the answer counts
     looping = describe([digits], LANGUAGE, rng)
     assert looping["periodic_tail"].value == 1
     assert looping["run_on"].value == 1

@@ -24,13 +24,13 @@ from maskdiff.data import held_out
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation.outputs import COUNTED, Task, draw_outputs
 from maskdiff.extract import all_complete
-from maskdiff.languages import make_language
+from maskdiff.languages import make_language, model_vocabulary
 from maskdiff.metrics import Estimate
 from maskdiff.repetition import first_periodic_tail, periodic_tail, seq_rep
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.languages import Language
+    from maskdiff.languages import Language, Vocabulary
 
 HEALTHY, UNTAUGHT, PACKED = "healthy", "end_not_taught", "packed_answers"
 CAUSES = (HEALTHY, UNTAUGHT, PACKED)
@@ -144,9 +144,10 @@ def diagnose(train: Config, decode: DecodeConfig, loaded: Loaded | None = None, 
     What a training does to a model counts only as far as the model behaves so.
     """
     language = loaded.language if loaded is not None else make_language(train.language)
+    vocabulary = loaded.vocabulary if loaded is not None else model_vocabulary(language, train.model)
     asked = probe(loaded, num, seed) if loaded is not None and not loaded.told else None
     found: dict[str, Finding] = {}
-    for finding in (*_of_model(asked), *_of_training(train, asked), *_of_decoding(train, decode, language, seed)):
+    for finding in (*_of_model(asked), *_of_training(train, asked), *_of_decoding(train, decode, language, vocabulary, seed)):
         same = found.setdefault(finding.cause, finding)
         if same is not finding:
             weight, evidence = max(same.weight, finding.weight), (*same.evidence, *finding.evidence)
@@ -197,11 +198,14 @@ def _of_training(config: Config, asked: Probe | None) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _of_decoding(train: Config, decode: DecodeConfig, language: Language, seed: int) -> Iterator[Finding]:
-    """Settings held against strings of the language itself: what they would do to right answers."""
+def _of_decoding(
+    train: Config, decode: DecodeConfig, language: Language, vocabulary: Vocabulary, seed: int
+) -> Iterator[Finding]:
+    """Settings held against strings of the language itself, as the model reads them: what they would do to right answers."""
     texts = language.sample_many(SAMPLES, np.random.default_rng([seed, 71]))
-    yield from _cut_strings(decode.control, texts)
-    yield from _penalties(decode.control, texts)
+    rows = vocabulary.encode_many(texts)
+    yield from _cut_strings(decode.control, texts, rows)
+    yield from _penalties(decode.control, rows)
     once, limit = train.language.max_len - 1, decode.control.max_tokens
     if limit > once and not train.model.causal_length:
         evidence = f"max_tokens {limit} is {limit / once:.1f} times the longest string of the training: what does not end by "
@@ -218,33 +222,33 @@ def _of_decoding(train: Config, decode: DecodeConfig, language: Language, seed: 
         yield Finding("hot", RUN_ON, 0.04, (evidence,), "temperature 1 or less")
 
 
-def _cut_strings(control: ControlConfig, texts: Sequence[str]) -> Iterator[Finding]:
+def _cut_strings(control: ControlConfig, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> Iterator[Finding]:
     """Settings that end right strings too early."""
 
-    def share(is_cut: Callable[[str], bool]) -> float:
-        return float(np.mean([is_cut(text) for text in texts]))
+    def share(is_cut: Callable[[Sequence[int]], bool]) -> float:
+        return float(np.mean([is_cut(row) for row in rows]))
 
     limit, loop = control.max_tokens, (control.loop_period, control.loop_repeats)
-    if limit and (part := share(lambda text: len(text) >= limit)):
-        remedy = f"max_tokens of at least {max(map(len, texts)) + 1}"
+    if limit and (part := share(lambda row: len(row) >= limit)):
+        remedy = f"max_tokens of at least {max(map(len, rows)) + 1}"
         yield Finding("limit_too_low", CUT, part, (f"max_tokens {limit} cuts {part:.1%} of real strings",), remedy)
     for stop in filter(None, control.stop):
-        if part := share(lambda text, stop=stop: stop in text):  # type: ignore[misc]
+        if part := float(np.mean([stop in text for text in texts])):
             evidence = f"the stop text {stop!r} stands in {part:.1%} of real strings"
             yield Finding(
                 "stop_in_answers", CUT, part, (evidence,), "a text that stands in none; what was typed is not searched"
             )
-    if control.loop_period and (part := share(lambda text: first_periodic_tail(text, *loop) is not None)):
+    if control.loop_period and (part := share(lambda row: first_periodic_tail(row, *loop) is not None)):
         evidence = f"{part:.1%} of real strings have a period of up to {loop[0]} tokens {loop[1]} times in a row"
         yield Finding("loops_in_answers", CUT, part, (evidence,), "a higher loop_repeats")
 
 
-def _penalties(control: ControlConfig, texts: Sequence[str]) -> Iterator[Finding]:
+def _penalties(control: ControlConfig, rows: Sequence[Sequence[int]]) -> Iterator[Finding]:
     """Settings that forbid, or make dear, what right strings have to say."""
-    again = float(np.mean([1 - len(set(text)) / len(text) for text in texts]))
+    again = float(np.mean([1 - len(set(row)) / len(row) for row in rows]))
     lasting = control.presence_penalty, control.frequency_penalty
     if control.repetition_penalty > 1 or max(lasting) > 0:
-        evidence = f"penalties, where {again:.0%} of the symbols of real strings were said before in them: those lose against "
+        evidence = f"penalties, where {again:.0%} of the tokens of real strings were said before in them: those lose against "
         yield Finding(
             "penalty", WRONG, again, (f"{evidence}all that was not said, and end-of-string never was",),
             "repetition_penalty 1; loop_period ends loops and changes nothing else",
@@ -253,9 +257,9 @@ def _penalties(control: ControlConfig, texts: Sequence[str]) -> Iterator[Finding
         evidence = "a repetition_penalty below 1, or another one below 0, rewards what was said"
         yield Finding("reward", LOOPS, 1.0, (evidence,), "repetition_penalty 1, presence_penalty and frequency_penalty 0")
     size, dry = control.no_repeat_ngram, control.dry_allowed_length + 1
-    if size and (part := float(np.mean([seq_rep(text, size) > 0 for text in texts]))):
+    if size and (part := float(np.mean([seq_rep(row, size) > 0 for row in rows]))):
         evidence = f"{part:.1%} of real strings say some {size} tokens twice: they cannot be written"
         yield Finding("ngram", WRONG, part, (evidence,), "no_repeat_ngram 0, or a longer one")
-    if control.dry_multiplier and (part := float(np.mean([seq_rep(text, dry) > 0 for text in texts]))):
+    if control.dry_multiplier and (part := float(np.mean([seq_rep(row, dry) > 0 for row in rows]))):
         evidence = f"DRY makes dear what {part:.1%} of real strings say twice, {dry} tokens or more"
         yield Finding("dry", WRONG, part / 2, (evidence,), "a longer dry_allowed_length, or dry_breakers")

@@ -26,7 +26,7 @@ from maskdiff import cli
 from maskdiff.checkpoint import Spoken, load_denoiser
 from maskdiff.config import ControlConfig
 from maskdiff.configio import add_config_flags, build, overrides
-from maskdiff.errors import UserError
+from maskdiff.errors import ConfigError, UserError
 from maskdiff.evaluation import plots, report, reproduce, suites
 from maskdiff.evaluation.repair import check_methods, corruption
 from maskdiff.evaluation.rows import Plan, Row, Subject, Watch
@@ -205,6 +205,8 @@ def run(args: argparse.Namespace) -> int:
     """Carry out parsed flags; the exit status.  Raises ``UserError``."""
     cli.use_threads(args.threads)
     plan, names = make_plan(args), suites.check_suites(args.suite)
+    if plan.control != ControlConfig() and not {"generation", "repetition"} & set(names):
+        raise ConfigError("controls of repetition are of the suites generation and repetition; add one of them to --suite")
     check_outputs(args)
     if args.reproduce:
         run_reproduction(args)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from maskdiff.evaluation.diagnosis import Diagnosis
 
 SCHEMA = 1
+SLIGHT = 0.1  # weight up to which a finding is no likely cause, even if there is no other
 
 
 def build_parser() -> cli.Parser:
@@ -39,12 +40,16 @@ def build_parser() -> cli.Parser:
     verb.add_argument(
         "train", metavar="TRAIN_CONFIG", help="a configuration of training (YAML), or a checkpoint (.pt), which holds its own"
     )
-    verb.add_argument("decode", metavar="DECODE_CONFIG", nargs="?", help="settings of sampling (default: nothing but defaults)")
+    verb.add_argument(
+        "decode", metavar="[DECODE_CONFIG]", nargs="?", help="settings of sampling (default: nothing but defaults)"
+    )
     verb.add_argument(
         "--num", type=cli.positive, default=200, metavar="N", help="strings that the model is asked for (default 200)"
     )
     verb.add_argument("--json", action="store_true", help="one JSON object")
     cli.add_machine_flags(verb)
+    asked = next(action for action in verb._actions if action.dest == "checkpoint")
+    asked.help = "the model to ask, where TRAIN_CONFIG is no checkpoint itself (default: none is asked)"
     cli.add_language_flags(verb)
     return parser
 
@@ -72,7 +77,8 @@ def as_text(diagnosis: Diagnosis) -> str:
     """The likely cause first, then what else speaks for one, then what the model does."""
     lines = []
     for rank, finding in enumerate(diagnosis.findings):
-        lines.append(f"{'likely cause' if rank == 0 else 'also'}: {finding.cause}, which leads to {finding.effect}")
+        first = "likely cause" if finding.weight > SLIGHT else "possible cause"
+        lines.append(f"{'also' if rank else first}: {finding.cause}, which leads to {finding.effect}")
         lines += [f"  evidence: {evidence}" for evidence in finding.evidence]
         lines.append(f"  remedy:   {finding.remedy}")
     if not diagnosis.findings:

@@ -37,6 +37,7 @@ CAUSES = (HEALTHY, UNTAUGHT, PACKED)
 TIMES = 8  # the probe's limit, in units of the longest string of the training
 SURE = 0.5  # p(end-of-string) after a whole string, from which a model counts as one that ends its strings
 COVERED = 0.5  # share of what follows the first answer that further answers make up, from which it counts as packed
+ENDS = 0.95  # share of free strings, from which a model that is asked needs no limit
 SAMPLES = 500  # strings of the language that settings are held against
 
 
@@ -147,7 +148,11 @@ def diagnose(train: Config, decode: DecodeConfig, loaded: Loaded | None = None, 
     vocabulary = loaded.vocabulary if loaded is not None else model_vocabulary(language, train.model)
     asked = probe(loaded, num, seed) if loaded is not None and not loaded.told else None
     found: dict[str, Finding] = {}
-    for finding in (*_of_model(asked), *_of_training(train, asked), *_of_decoding(train, decode, language, vocabulary, seed)):
+    for finding in (
+        *_of_model(asked),
+        *_of_training(train, asked),
+        *_of_decoding(train, decode, language, vocabulary, seed, asked),
+    ):
         same = found.setdefault(finding.cause, finding)
         if same is not finding:
             weight, evidence = max(same.weight, finding.weight), (*same.evidence, *finding.evidence)
@@ -199,7 +204,7 @@ def _of_training(config: Config, asked: Probe | None) -> Iterator[Finding]:
 
 
 def _of_decoding(
-    train: Config, decode: DecodeConfig, language: Language, vocabulary: Vocabulary, seed: int
+    train: Config, decode: DecodeConfig, language: Language, vocabulary: Vocabulary, seed: int, asked: Probe | None
 ) -> Iterator[Finding]:
     """Settings held against strings of the language itself, as the model reads them: what they would do to right answers."""
     texts = language.sample_many(SAMPLES, np.random.default_rng([seed, 71]))
@@ -207,7 +212,8 @@ def _of_decoding(
     yield from _cut_strings(decode.control, texts, rows)
     yield from _penalties(decode.control, rows)
     once, limit = train.language.max_len - 1, decode.control.max_tokens
-    if limit > once and not train.model.causal_length:
+    ends = asked is not None and asked.figures["ended"].value >= ENDS  # then no limit is ever reached
+    if limit > once and not train.model.causal_length and not ends:
         evidence = f"max_tokens {limit} is {limit / once:.1f} times the longest string of the training: what does not end by "
         yield Finding(
             "limit_beyond_training", RUN_ON, 0.05, (f"{evidence}itself goes on for long, at positions that were never seen",),

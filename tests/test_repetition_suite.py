@@ -139,8 +139,9 @@ def test_figures_of_outputs_that_are_known() -> None:
 def test_rows_of_a_model_that_ends_its_strings(pieces: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(repetition, "TIMES", 2)
     monkeypatch.setattr(repetition, "TEMPERATURES", (0.0, 1.0))
-    monkeypatch.setattr(drawn_outputs, "COUNTED", 2)
-    plan = Plan(num_samples=4, control=ControlConfig(top_k=3))
+    monkeypatch.setattr(repetition, "PENALTIES", (1.0, 1.3))
+    monkeypatch.setattr(drawn_outputs, "COUNTED", 1)
+    plan = Plan(num_samples=3, control=ControlConfig(top_k=3))
     rows = suites.run([Subject(pieces)], plan, ["repetition"]).rows
     sweep = [row for row in rows if row.sampler == "autoregressive"]
     both = {"on": "prompts", "temperature": 1.0, "control": "none", "cut": "stop, extraction"}
@@ -151,7 +152,7 @@ def test_rows_of_a_model_that_ends_its_strings(pieces: Loaded, monkeypatch: pyte
     assert len(tables(Report(rows))) == 4
     assert suites.planned([Subject(pieces)], plan, ["repetition"]) > 10
     monkeypatch.setattr(plots, "LONG", "2x")
-    drawn = plots.write_plots(Report(rows, {"samples": 4}), tmp_path)
+    drawn = plots.write_plots(Report(rows, {"samples": 3}), tmp_path)
     assert [path.name for path in drawn] == ["accuracy_by_control.png", "run_on_by_control.png"]
 
 

@@ -97,7 +97,7 @@ def repetition(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[R
 def _causal(ledger: Ledger, subject: Subject, plan: Plan, watch: Watch) -> None:
     loaded, language = subject.loaded, subject.language
     with watch("repetition, diagnosis"):
-        found = probe(loaded, plan.num_samples, plan.seed)
+        found = probe(loaded, plan.num_samples, plan.seed, TIMES)
         for name, estimate in found.figures.items():
             ledger.add("diagnosis", subject.settings(), name, estimate)
         for name in found.causes:

@@ -82,7 +82,8 @@ class Predictive(Stage):
         noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
         if self.controls.penalise:
             visible = ~is_blank(part.tokens, vocabulary)
-            logits = self.controls.shape_canvas(logits, part, visible, fitting, causal=True)
+            soft = self.constraint is not None  # what is drawn jointly at the end may need what is banned
+            logits = self.controls.shape_canvas(logits, part, visible, fitting, causal=True, soft=soft)
         log_probs = log_distribution(logits, fitting)
         tokens = torch.where(open_, draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut), part.tokens)
         tail = open_ & last[:, None] & (positions > first_true(tokens != part.tokens, part.length)[:, None])

@@ -29,7 +29,7 @@ def knob(
 class LanguageConfig:
     """Which formal language, and the shape of its strings."""
 
-    language: str = knob("arithmetic", "arithmetic, json, python-expressions, or a folder with corpus.txt")
+    language: str = knob("arithmetic", "arithmetic, arithmetic-steps, json, python-expressions, or a folder with corpus.txt")
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
@@ -40,6 +40,7 @@ class LanguageConfig:
     max_int: int = knob(10, "largest operand", low=0, high=10**6)
     min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
+    max_value: int = knob(9999, "largest absolute value in a derivation of arithmetic-steps; others are rejected", low=1)
     separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 
@@ -112,6 +113,10 @@ class TrainConfig:
     causal_share: float = knob(0.3, "share of strings trained to predict the next token", low=0.0, high=1.0)
     repair_share: float = knob(0.15, "share of strings under the mixed corruption", low=0.0, high=1.0)
     skeleton_share: float = knob(0.05, "share of strings trained as skeletons or to fill a skeleton", low=0.0, high=1.0)
+    open_share: float = knob(
+        0.0, "share of strings cut anywhere, or run on as EOS, with blanks at their end: to be filled block by block",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     loss_weight: str = knob("elbo", "weights of masked positions: the ELBO's or uniform", choices=("elbo", "uniform"))
     self_cond_prob: float = knob(0.5, "share of steps that self-condition, with use_self_cond", low=0.0, high=1.0)
     coupling_prob: float = knob(0.5, "share of steps that show the draw's noise, with use_coupling", low=0.0, high=1.0)
@@ -194,6 +199,56 @@ class ControlConfig:
 
 
 @dataclass(frozen=True)
+class StepConfig:
+    """How a problem is solved step by step; see docs/stepwise.md."""
+
+    strategy: str = knob(
+        "adaptive", "when a step gets several candidates", choices=("greedy", "sample", "every-step", "adaptive", "random", "best-of-n")
+    )
+    scorer: str = knob(
+        "denoiser", "what chooses among candidates",
+        choices=("entropy", "perplexity", "probability", "gap", "vote", "denoiser", "checker"),
+    )  # fmt: skip
+    candidates: int = knob(4, "candidates of a step, or whole answers of best-of-n", low=1, high=1024)
+    temperature: float = knob(0.6, "of the draw of candidates", low=0.0, high=100.0)
+    draft: str = knob("greedy", "how the first candidate of a step is taken", choices=("greedy", "sample"))
+    momentum: float = knob(0.9, "adaptive: weight of the past in the momentum uncertainty (2507.14958)", low=0.0, high=0.999999)
+    scaling: float = knob(0.9, "adaptive: a step gets more candidates above 1/scaling of it; lower is rarer", low=1e-6, high=1.0)
+    bias_corrected: bool = knob(False, "adaptive: divide the momentum uncertainty by 1 - momentum^t")
+    rate: float = knob(0.5, "random: probability that a step gets more candidates", low=0.0, high=1.0)
+    max_steps: int = knob(32, "steps of an answer at most", low=1, high=10_000)
+    max_step_tokens: int = knob(96, "tokens of a step at most; one that is cut there says so", low=1, high=16_384)
+    min_step_tokens: int = knob(1, "tokens of a step before a stop string counts", low=1, high=16_384)
+    step_stop: tuple[str, ...] = knob((), "a text that ends a step (default: the language's separator, or an empty line)")
+    scorer_groups: int = knob(0, "denoiser: evaluations of a candidate, each hiding a part of it; 0: each token alone", low=0)
+    guard: bool = knob(True, "stop an answer that starts again and again")
+    require_continuation: bool = knob(True, "refuse a backend that does not go on from a partial answer")
+    fallback: str = knob("none", "what is done over such a backend instead", choices=("none", "best-of-n"))
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """What proposes steps; see docs/stepwise.md. Keys are read from the environment (OPENAI_API_KEY), never from here."""
+
+    backend: str = knob(
+        "causal", "our causal or bidirectional mode, a model of transformers, or OpenAI-compatible HTTP",
+        choices=("causal", "blocks", "hugging-face", "completions", "chat"),
+    )  # fmt: skip
+    model: str = knob("", "hugging-face: a folder or name; completions, chat: the model's name at the server")
+    base_url: str = knob("", "completions, chat: such as http://127.0.0.1:8000/v1")
+    prefill: str = knob(
+        "continue_final_message", "chat: how the server is asked to go on from a partial answer",
+        choices=("continue_final_message", "prefix", "plain"),
+    )  # fmt: skip
+    timeout: float = knob(60.0, "completions, chat: seconds without a word from the server", low=0.001, high=86_400.0)
+    retries: int = knob(2, "completions, chat: tries after the first", low=0, high=100)
+    concurrency: int = knob(8, "completions, chat: requests at a time", low=1, high=1024)
+    log_probs: bool = knob(True, "completions, chat: ask for log-probabilities")
+    block: int = knob(8, "blocks: tokens that are filled at a time", low=1, high=1024)
+    per_call: int = knob(1, "blocks: tokens that an evaluation commits", low=1, high=1024)
+
+
+@dataclass(frozen=True)
 class DecodeConfig:
     """Everything that strings are drawn with: the settings files of ``inference.py``."""
 
@@ -213,6 +268,7 @@ class Config:
 
 
 __all__ = [
+    "BackendConfig",
     "CompletionConfig",
     "Config",
     "ConfigError",
@@ -222,6 +278,7 @@ __all__ = [
     "ModelConfig",
     "NoiseConfig",
     "SamplerConfig",
+    "StepConfig",
     "TrainConfig",
     "fields",
     "is_dataclass",

@@ -14,14 +14,16 @@ from typing import Any
 from maskdiff.config import LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
+from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.languages.corpus import counted, open_corpus, restored
 from maskdiff.languages.pieces import piece_vocabulary, token_lengths
-from maskdiff.languages.protocol import Evaluable, Language, Measurable, Operational, Split, holds, split_of
+from maskdiff.languages.protocol import Evaluable, Language, Measurable, Operational, Split, Stepwise, holds, split_of
 from maskdiff.languages.shipped import json_language, python_language
 from maskdiff.languages.vocabulary import Vocabulary
 
 LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]] = {
     "arithmetic": lambda config, lengths: ArithmeticLanguage(config),
+    "arithmetic-steps": ArithmeticSteps,
     "json": json_language,
     "python-expressions": python_language,
 }
@@ -82,6 +84,6 @@ def _check_own(config: LanguageConfig) -> None:
 
 
 __all__ = [
-    "LANGUAGES", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Vocabulary", "holds",
-    "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
+    "LANGUAGES", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Stepwise", "Vocabulary",
+    "holds", "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
 ]  # fmt: skip

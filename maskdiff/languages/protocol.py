@@ -1,8 +1,8 @@
 """What every formal language offers to the rest of the house, what only some offer, and the split of strings.
 
-For: the `Language` protocol, the capabilities beyond it (`Evaluable`, `Measurable`, `Operational`; ask with `isinstance`), and
-`split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*, without BOS and EOS, while
-`LanguageConfig.max_len` counts tokens with them.
+For: the `Language` protocol, the capabilities beyond it (`Evaluable`, `Measurable`, `Operational`, `Stepwise`; ask with
+`isinstance`), and `split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*, without BOS and
+EOS, while `LanguageConfig.max_len` counts tokens with them.
 """
 
 from __future__ import annotations
@@ -95,6 +95,53 @@ class Operational(Protocol):
 
     def operators(self, text: str) -> str:
         """The operators of `text` from left to right; raises ParseError."""
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A language whose strings are problems with the steps of their solution; of several right steps any may follow."""
+
+    separator: str  # one symbol, between a problem and its steps
+
+    def problem(self, text: str) -> str:
+        """`text` without white space around it, if it is a problem; raises ParseError otherwise."""
+
+    def prompt(self, problem: str) -> str:
+        """What is given to a model: the problem and the separator that its first step follows."""
+
+    def solution(self, problem: str) -> list[str]:
+        """All steps after `problem` as the generator writes them, the answer last."""
+
+    def next_step(self, before: str) -> str | None:
+        """The step that the generator writes after `before`; None where nothing is left to do."""
+
+    def answer(self, problem: str) -> str:
+        """What `problem` comes to."""
+
+    def is_final(self, step: str) -> bool:
+        """Whether nothing is left to do after `step`."""
+
+    def right_step(self, before: str, step: str) -> bool:
+        """Whether `step` may follow `before`, which is a problem or a right step."""
+
+    def first_wrong(self, text: str) -> int | None:
+        """The number of the first wrong step (from 1) of a finished or unfinished solution; None where none is wrong.
+
+        What stands after the last separator counts as a step only if it is final: anything else may go on.
+        """
+
+    def problems(self, count: int, rng: np.random.Generator, deeper: int = 0) -> list[str]:
+        """`count` problems as `sample` draws them; with `deeper`, of exactly so many levels more than any of those.
+
+        Raises DataError where next to none of them fits.
+        """
+
+    def nonce(self, rng: np.random.Generator) -> tuple[str, str, int]:
+        """A problem, its first step, which copies something random, and how many symbols of the step are to be given.
+
+        The next symbol tells whether somebody continued: none but that of the step goes on with what was given, and it is not
+        the symbol that the step begins with.
+        """
 
 
 def holds(language: Language, text: str) -> bool | None:

@@ -6,14 +6,15 @@ vectorised over the batch, with a ``torch.Generator`` passed in.  Not for: model
 is visible), and the level only where tokens may be wrong; ``NoiseConfig.sigma_input`` changes that.
 
 One idea per file: ``canvases`` (the dataclasses), ``schedule`` (sigma), ``masking``, ``edits`` (mixed corruption, repair),
-``skeleton``, ``mixture``, ``coupling`` (the random numbers of a draw, as an input).
+``skeleton``, ``open_ended``, ``mixture``, ``coupling`` (the random numbers of a draw, as an input).
 """
 
-from maskdiff.noise.canvases import CAUSAL, IGNORE, MASKED, MODES, REPAIR, SKELETON, Canvases, Strings, pad
+from maskdiff.noise.canvases import CAUSAL, IGNORE, MASKED, MODES, OPEN, REPAIR, SKELETON, Canvases, Strings, pad
 from maskdiff.noise.coupling import exponentials, posterior_gumbel
 from maskdiff.noise.edits import mixed_corruption, on_canvas, repair_noise
 from maskdiff.noise.masking import causal_canvas, mask_exactly, mask_noise
 from maskdiff.noise.mixture import mixture, reference_noise
+from maskdiff.noise.open_ended import open_noise
 from maskdiff.noise.schedule import draw_sigma
 from maskdiff.noise.skeleton import skeleton_noise
 
@@ -22,6 +23,7 @@ __all__ = [
     "IGNORE",
     "MASKED",
     "MODES",
+    "OPEN",
     "REPAIR",
     "SKELETON",
     "Canvases",
@@ -34,6 +36,7 @@ __all__ = [
     "mixed_corruption",
     "mixture",
     "on_canvas",
+    "open_noise",
     "pad",
     "posterior_gumbel",
     "reference_noise",

@@ -8,11 +8,12 @@ its *inner* positions are 1..n.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskdiff.errors import DataError
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
 IGNORE = -100  # target of a token that costs nothing
-MASKED, CAUSAL, REPAIR, SKELETON = 0, 1, 2, 3  # values of ``Canvases.mode``
-MODES = ("mask", "causal", "repair", "skeleton")  # their names, in order
+MASKED, CAUSAL, REPAIR, SKELETON, OPEN = 0, 1, 2, 3, 4  # values of ``Canvases.mode``
+MODES = ("mask", "causal", "repair", "skeleton", "open")  # their names, in order
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Canvases:
     def inner_tokens(self) -> int:
         """Symbols of all strings, without BOS and EOS: what a loss in nats per token is divided by."""
         return int(self.length.sum()) - 2 * len(self)
+
+    def widened(self, width: int, padding: int) -> Canvases:
+        """The same canvases, padded to ``width`` with ``padding``, the id of PAD."""
+        more = width - self.tokens.shape[1]
+        empty = {"tokens": padding, "targets": IGNORE, "weights": 0.0}
+        return replace(self, **{name: F.pad(getattr(self, name), (0, more), value=value) for name, value in empty.items()})
 
     @staticmethod
     def cat(parts: Sequence[Canvases]) -> Canvases:

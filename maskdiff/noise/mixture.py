@@ -16,6 +16,7 @@ from maskdiff.errors import ConfigError
 from maskdiff.noise.canvases import IGNORE, MASKED, REPAIR, Canvases, Strings
 from maskdiff.noise.edits import mixed_corruption, repair_noise
 from maskdiff.noise.masking import causal_canvas, mask_noise
+from maskdiff.noise.open_ended import open_noise
 from maskdiff.noise.schedule import draw_sigma
 from maskdiff.noise.skeleton import skeleton_noise
 
@@ -45,6 +46,7 @@ def mixture(
     generator: torch.Generator | None,
     max_len: int = LanguageConfig.max_len,
     cut_rows: float = 0.0,
+    open_share: float = 0.0,
 ) -> Canvases:
     """Divide the strings at random among the modes by share, the rest being masked: canvases in the order of ``MODES``.
 
@@ -52,18 +54,23 @@ def mixture(
         loss_weight: "elbo" or "uniform", of masked positions.
         max_len: longest corrupted string of the repair share.
         cut_rows: share of the causal strings whose EOS is not taught.
+        open_share: share of the strings that become open canvases, see ``open_noise``.
 
     Raises:
         ConfigError: the shares add up to more than 1, or a skeleton is asked of a vocabulary without <DIGIT>.
     """
-    total = causal_share + repair_share + skeleton_share
+    total = causal_share + repair_share + skeleton_share + open_share
     if total > 1.0 + 1e-9:
-        raise ConfigError(f"causal_share + repair_share + skeleton_share is {total:.3g}: they may add up to at most 1, "
-                          "the rest being masked; lower one of them")  # fmt: skip
+        raise ConfigError(
+            f"causal_share + repair_share + skeleton_share + open_share is {total:.3g}: they may add up to at most 1, "
+            "the rest being masked; lower one of them"
+        )
     n = len(strings)
-    causal, repair, skeleton, masked = split_counts(n, (causal_share, repair_share, skeleton_share), generator)
+    shares = causal_share, repair_share, skeleton_share, open_share
+    causal, repair, skeleton, opened, masked = split_counts(n, shares, generator)
     order = torch.randperm(n, generator=generator)  # a batch sorted by length must not tie length to mode
-    to_mask, to_read, to_repair, to_skeleton = (strings[rows] for rows in order.split([masked, causal, repair, skeleton]))
+    rows = order.split([masked, causal, repair, skeleton, opened])
+    to_mask, to_read, to_repair, to_skeleton, to_open = (strings[part] for part in rows)
     parts = []
     if masked:
         parts.append(mask_noise(to_mask, noise_config, vocabulary, generator, loss_weight))
@@ -73,6 +80,10 @@ def mixture(
         parts.append(repair_noise(to_repair, noise_config, vocabulary, generator, max_len=max_len))
     if skeleton:
         parts.append(skeleton_noise(to_skeleton, noise_config, vocabulary, generator, loss_weight))
+    if opened:
+        parts.append(open_noise(to_open, noise_config, vocabulary, generator, loss_weight, max_len))
+        width = max(part.tokens.shape[1] for part in parts)
+        parts = [part.widened(width, vocabulary.pad) for part in parts]
     return Canvases.cat(parts)
 
 

@@ -5,6 +5,7 @@
     python benchmark.py --sampler maskgit --length 40..62        # long strings only
     python benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/
     python benchmark.py --suite repetition --checkpoint checkpoints/arithmetic-bpe.pt   # run-on, by control and cause
+    python benchmark.py --suite solve --checkpoint checkpoints/arithmetic-steps.pt      # step by step, by strategy and scorer
     python benchmark.py --reproduce --seeds 3                    # the reference's variants, into docs/results.md
     python benchmark.py --reproduce --no_training                # the same of what is trained already
 
@@ -50,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
     what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
     what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
+    what.add_argument(
+        "--problems", nargs="+", choices=Plan.problems, metavar="SPLIT",
+        help=f"of the solve suite: {', '.join(Plan.problems)} (default both)",
+    )  # fmt: skip
     what.add_argument(
         "--typed",
         type=cli.positive,
@@ -104,6 +109,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         only_mixed_varies=not (args.sigma or args.corruption),
         repair_methods=check_methods(args.repair_method, args.grammar),
         control=build(ControlConfig, overrides(args, ControlConfig)),
+        problems=tuple(dict.fromkeys(args.problems or Plan.problems)),
         typed=tuple(dict.fromkeys(args.typed or Plan.typed)),
     )
 

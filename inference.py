@@ -9,6 +9,7 @@
     python inference.py edit "(+(*75)10)=45" --mask 3:5       # symbols 3 and 4, counted from 0
     python inference.py edit "(+?(*24))=1?" --holds           # only what is true, searched for and verified
     python inference.py edit "(+(*75)10)=45" --replace 2:7 --length 5..9   # a span anew, with another length
+    python inference.py solve "(+ 3 (* 2 4))" --strategy adaptive --show   # step by step; docs/stepwise.md
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
 Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations; of
@@ -34,6 +35,7 @@ from maskdiff import cli
 from maskdiff.config import CompletionConfig, ControlConfig, DecodeConfig, SamplerConfig
 from maskdiff.configio import add_config_flags, build, load_decoding, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
+from maskdiff.stepwise.door import add_verb, solve
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -102,6 +104,7 @@ def build_parser() -> cli.Parser:
         verb.add_argument(
             "--config", metavar="YAML", help="settings of sampling, see docs/repetition.md; flags go on top of it"
         )
+    add_verb(verbs)
     return parser
 
 
@@ -323,6 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, answer; 2 if any request failed. Raises UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
+    if args.verb == "solve":
+        return solve(args)
     from maskdiff.checkpoint import Spoken, load_denoiser
 
     path = args.checkpoint or cli.default_checkpoint()

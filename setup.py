@@ -33,9 +33,15 @@ setup(
             "matplotlib>=3.7",
             "safetensors>=0.4",
             "transformers>=5",
+            "openai>=1.40",
+            "fastapi>=0.110",
+            "uvicorn>=0.27",
+            "httpx>=0.27",
         ],
         "plots": ["matplotlib>=3.7"],
         "hub": ["safetensors>=0.4"],
         "transformers": ["transformers>=5", "safetensors>=0.4"],  # completes with any causal language model of it
+        "serve": ["fastapi>=0.110", "uvicorn>=0.27"],  # `maskdiff serve`
+        "openai": ["openai>=1.40"],  # asks models behind OpenAI-compatible HTTP
     },
 )

@@ -1,11 +1,14 @@
-"""`maskdiff`: what is no training, measuring or sampling. So far `diagnose`.
+"""`maskdiff`: what is no training, measuring or sampling: `diagnose` and `serve`.
 
     maskdiff diagnose configs/twin_truncated.yaml configs/decode.yaml
     maskdiff diagnose runs/twin_truncated/best.pt configs/decode.yaml    # and asks the model itself
     python -m maskdiff diagnose train.yaml decode.yaml --checkpoint best.pt --json
+    maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt
 
 `diagnose` names the likely cause of repetition and run-on: it compares how a model was trained with how it is decoded, and,
 where the model is at hand, with what it does when nothing holds it back. See docs/repetition.md.
+
+`serve` answers OpenAI's clients over HTTP until Ctrl-C or SIGTERM. See docs/serving.md.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from maskdiff import cli
 from maskdiff.config import Config, DecodeConfig
 from maskdiff.configio import load_config, load_decoding
 from maskdiff.errors import ConfigError
+from maskdiff.serving.door import add_verb, serve
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -51,6 +55,7 @@ def build_parser() -> cli.Parser:
     asked = next(action for action in verb._actions if action.dest == "checkpoint")
     asked.help = "the model to ask, where TRAIN_CONFIG is no checkpoint itself (default: none is asked)"
     cli.add_language_flags(verb)
+    add_verb(verbs)
     return parser
 
 
@@ -93,9 +98,13 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Diagnose; 0 whatever the finding. Raises UserError."""
+    """Diagnose or serve; 0 whatever the finding. Raises UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
+    return serve(args) if args.verb == "serve" else _diagnose(args)
+
+
+def _diagnose(args: argparse.Namespace) -> int:
     train, decode, loaded = read(args)
     from maskdiff.evaluation.diagnosis import diagnose
 

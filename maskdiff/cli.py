@@ -193,9 +193,9 @@ def gap(text: str) -> tuple[int, int]:
     return span(text, empty=True)
 
 
-def default_checkpoint() -> str:
-    """`checkpoints/best.pt` here, or the one beside the installed package when there is none here."""
-    here, home = Path("checkpoints/best.pt"), Path(__file__).resolve().parents[1] / "checkpoints" / "best.pt"
+def default_checkpoint(name: str = "best.pt") -> str:
+    """`checkpoints/NAME` here, or the one beside the installed package when there is none here."""
+    here, home = Path("checkpoints") / name, Path(__file__).resolve().parents[1] / "checkpoints" / name
     return str(here if here.exists() or not home.exists() else home)
 
 

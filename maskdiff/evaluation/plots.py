@@ -44,6 +44,8 @@ def write_plots(report: Report, folder: str | Path) -> list[Path]:
         "accuracy_by_control.png": ("What controls cost", lambda axes, rows: plot_controls(axes, rows, "accuracy")),
         "run_on_by_control.png": ("What controls do about run-on", lambda axes, rows: plot_controls(axes, rows, "run_on")),
         "collapse.png": ("Collapse at temperature 0", plot_collapse),
+        "solve_test.png": ("Solving held-out problems", lambda axes, rows: plot_solve(axes, rows, "test")),
+        "solve_deeper.png": ("Solving deeper problems", lambda axes, rows: plot_solve(axes, rows, "deeper")),
     }
     written = []
     for name, (title, plot) in wanted.items():
@@ -196,3 +198,27 @@ def plot_collapse(axes: Any, rows: Sequence[Row]) -> bool:
         axes.axhline(100 * ceiling, color="k", linestyle="--", label="real strings")
     axes.set_xscale("log")
     return bool(chosen) and _finish(axes, "tokens committed at an evaluation", "equal neighbours (%)")
+
+
+def plot_solve(axes: Any, rows: Sequence[Row], split: str) -> bool:
+    """Accuracy by forward tokens a problem, a marker for each strategy and a colour for each scorer; greedy as a line."""
+    own = [r for r in rows if r.suite == "solve" and r.settings.get("split") == split]
+    cost = {label(r): r.value for r in own if r.metric == "forward_tokens"}
+    chosen = [r for r in own if r.metric == "accuracy"]
+    strategies = list(dict.fromkeys(r.sampler for r in chosen))
+    scorers = list(dict.fromkeys(r.settings.get("scorer", "") for r in chosen))
+    for r in chosen:
+        wide = "candidates" in r.settings
+        axes.errorbar(
+            [cost[label(r)]], [100 * r.value], yerr=_errors([r]), fmt="osD^vP"[strategies.index(r.sampler) % 6], capsize=2,
+            color=f"C{scorers.index(r.settings.get('scorer', ''))}", markersize=8 if wide else 5, alpha=0.8,
+        )  # fmt: skip
+    for i, name in enumerate(strategies):
+        axes.plot([], [], "osD^vP"[i % 6], color="grey", label=name)
+    for i, name in enumerate(scorers):
+        axes.plot([], [], "o", color=f"C{i}", label=name or "(no scorer)")
+    for r in chosen:
+        if r.sampler == "greedy":
+            axes.axhline(100 * r.value, color="k", linestyle="--", linewidth=0.8)
+    axes.set_xscale("log")
+    return bool(chosen) and _finish(axes, "forward tokens a problem (large markers: 8 candidates)", "answers that are right (%)")

@@ -62,6 +62,12 @@ RATES = frozenset(
         "ended",
         "covered",
         "loops",
+        "all_steps_right",
+        "errors_removed",
+        "scaled_steps",
+        "accuracy_gain",
+        "forward_tokens_ratio",
+        "restart_rate",
     ]
 )
 
@@ -295,6 +301,18 @@ def _repetition(rows: Sequence[Row]) -> list[Table]:
     return [*made, _with_ends(pivot("repetition, tokens committed together", parallel, label, _metric), parallel)]
 
 
+def _solve(rows: Sequence[Row]) -> list[Table]:
+    """A table for each split, the comparisons, and the servers."""
+    made = []
+    compared = [row for row in rows if " against " in row.sampler]
+    for split in dict.fromkeys(row.settings["split"] for row in rows if "split" in row.settings):
+        chosen = [row for row in rows if row.settings.get("split") == split and row not in compared]
+        made.append(pivot(f"solve, {split} problems", chosen, lambda row: label(row, {"split"}), _metric))
+    made.append(pivot("solve, one against another on the same problems", compared, label, _metric))
+    made.append(pivot("solve, over HTTP", [row for row in rows if "server" in row.settings], label, _metric))
+    return made
+
+
 def _metric(row: Row) -> str:
     return row.metric
 
@@ -304,6 +322,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {
     "likelihood": _likelihood,
     "completion": _completion,
     "repetition": _repetition,
+    "solve": _solve,
 }
 
 

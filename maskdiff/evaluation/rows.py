@@ -121,6 +121,7 @@ class Plan:
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
     control: ControlConfig = field(default_factory=ControlConfig)  # of generation; one more of repetition
+    problems: tuple[str, ...] = ("test", "deeper")  # of the solve suite
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:

@@ -29,6 +29,8 @@ from maskdiff.evaluation.repetition import repetition
 from maskdiff.evaluation.report import Report
 from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, draw_lengths, unwatched
 from maskdiff.evaluation.samplers import check_fit, fitting
+from maskdiff.evaluation.solve import planned as planned_solutions
+from maskdiff.evaluation.solve import solve
 from maskdiff.evaluation.speed import speed
 from maskdiff.languages import split_of
 from maskdiff.sampling import GrammarConstraint
@@ -64,8 +66,8 @@ def _whole(name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]) -> C
     return watched
 
 
-COMPLETION, REPETITION = "completion", "repetition"
-ENDING = (COMPLETION, REPETITION)  # the suites for models that end their strings themselves
+COMPLETION, REPETITION, SOLVE = "completion", "repetition", "solve"
+ENDING = (COMPLETION, REPETITION, SOLVE)  # the suites for models that end their strings themselves
 SUITES: dict[str, Suite] = {
     "generation": Suite(
         "strings from nothing, by sampler",
@@ -95,6 +97,11 @@ SUITES: dict[str, Suite] = {
         "run-on by control and its cause; equal neighbours by tokens committed at once",
         lambda s, p, m, watch: repetition(s, p, watch),
         planned_repetition,
+    ),
+    SOLVE: Suite(
+        "problems solved step by step: accuracy against forward tokens, by strategy and scorer",
+        lambda s, p, m, watch: solve(s, p, watch),
+        planned_solutions,
     ),
     "speed": Suite(
         "strings per second, training tokens per second",

@@ -1,0 +1,148 @@
+"""`maskdiff serve`: a checkpoint behind OpenAI's HTTP interface, until Ctrl-C or SIGTERM.
+
+    maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt
+    maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt --port 0 --prefill restart
+
+For: flags -> app -> one call. Not for: routes (`app.py`). Easy to get wrong: `maskdiff --help` reads this file, so all that is
+heavy, or an extra, is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from maskdiff import cli
+from maskdiff.errors import ConfigError
+from maskdiff.serving.served import PREFILLS, Limits, Served
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.stepwise.protocol import Generator
+
+MAX_TOKENS, MOST_TOKENS = 4096, 16_384  # room for prompt and answer: by default, and of our causal mode at most
+
+
+def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
+    """The verb `serve` and its flags."""
+    limits = Limits()
+    verb = verbs.add_parser(
+        "serve",
+        help="answer OpenAI's clients over HTTP",
+        description="A checkpoint behind OpenAI's HTTP interface (docs/serving.md). There is no authentication.",
+    )
+    verb.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default 127.0.0.1)")
+    verb.add_argument("--port", type=cli.natural, default=8000, metavar="N", help="0 picks a free one (default 8000)")
+    verb.add_argument("--name", default="", metavar="NAME", help="of the model, for clients (default: of its training)")
+    verb.add_argument(
+        "--prefill", choices=PREFILLS, default="continue", metavar="MODE",
+        help=f"what becomes of a chat that ends with the assistant: {', '.join(PREFILLS)} (default continue)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--max_tokens", type=cli.positive, default=MAX_TOKENS, metavar="N",
+        help=f"room for prompt and answer, in tokens (default {MAX_TOKENS})",
+    )  # fmt: skip
+    verb.add_argument(
+        "--max_body", type=cli.positive, default=limits.max_body, metavar="N",
+        help=f"bytes of one request (default {limits.max_body})",
+    )  # fmt: skip
+    verb.add_argument(
+        "--max_waiting", type=cli.natural, default=limits.max_waiting, metavar="N",
+        help=f"requests that may wait while one is answered; more get status 429 (default {limits.max_waiting})",
+    )  # fmt: skip
+    cli.add_machine_flags(verb)
+    told = {"checkpoint": "what to serve (default checkpoints/arithmetic-steps.pt)", "seed": "not used: a request has its own, or none"}
+    for action in verb._actions:
+        action.help = told.get(action.dest, action.help)
+    cli.add_language_flags(verb)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Listen until a signal ends it; 0. Raises UserError."""
+    _check_extra()
+    from maskdiff.serving.app import create_app
+    from maskdiff.serving.local import Server, listening
+
+    with ended_by_signals(), listening(args.host, args.port) as listener:  # a taken port is found before the model is read
+        served = open_served(args)
+        app = create_app(served, Limits(max_body=args.max_body, max_waiting=args.max_waiting), args.prefill)
+        address, port = listener.getsockname()[:2]
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            _say(f"{args.host} may be reached by others, and there is no authentication")
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        Server(app, lambda: _say(f"serving {served.name} on http://{host}:{port}/v1")).run(sockets=[listener])
+    return 0
+
+
+def open_served(args: argparse.Namespace) -> Served:
+    """The checkpoint as something to serve. Raises UserError."""
+    from maskdiff.checkpoint import Spoken, load_denoiser
+    from maskdiff.config import TrainConfig
+    from maskdiff.languages import Stepwise
+
+    if args.max_tokens > MOST_TOKENS:
+        raise ConfigError(f"max_tokens is {args.max_tokens}; at most {MOST_TOKENS} are possible")
+    path = args.checkpoint or cli.default_checkpoint("arithmetic-steps.pt")
+    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    loaded = load_denoiser(path, args.device, spoken)
+    run = loaded.config.train.name
+    name = args.name or (run if run != TrainConfig().name else Path(path).stem)
+    return Served(
+        generator=open_generator(loaded, name),
+        name=name,
+        turn=loaded.language.prompt if isinstance(loaded.language, Stepwise) else _unchanged,
+        max_tokens=args.max_tokens,
+        count=lambda text: len(loaded.vocabulary.encode(text)),
+    )
+
+
+def open_generator(loaded: Loaded, name: str) -> Generator:
+    """What proposes the tokens. Raises ConfigError for a model that cannot."""
+    from maskdiff.stepwise.causal import CausalGenerator
+
+    return CausalGenerator(loaded, name)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave the block as an exit with status 0; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+def _check_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError('serving needs the packages fastapi and uvicorn: pip install "maskdiff[serve]"') from error
+
+
+def _say(line: str) -> None:
+    print(f"maskdiff: {line}", file=sys.stderr, flush=True)
+
+
+__all__ = ["add_verb", "ended_by_signals", "open_generator", "open_served", "serve"]

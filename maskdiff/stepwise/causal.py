@@ -1,0 +1,140 @@
+"""Our causal mode as a backend: it goes on from the very ids of a partial answer, with keys and values kept between steps.
+
+For: `CausalGenerator`. Not for: models that are told the length of their strings, which nobody knows of half an answer. Easy
+to get wrong: the partial answer is never tokenised again; another cut of the same text would be another history. The last token
+of a step is evaluated with the step after it, if there is one, so the last token of an answer costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from maskdiff.completion import CausalModel
+from maskdiff.completion.model import ROOT
+from maskdiff.errors import ConfigError
+from maskdiff.stepwise.drawing import Step, answered, draw, key_of
+from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maskdiff.checkpoint import Loaded
+
+NODES = 100_000  # tokens whose keys and values are kept at most; more makes it forget, and read prompts again
+LONGEST = 16_384  # tokens of prompt and answer
+
+
+class CausalGenerator:
+    """Implements `Generator` by the causal mode of a denoiser that ends its strings itself.
+
+    Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not shared between them, so that
+    `forward_tokens` is what any backend with a key/value cache spends. Raises ConfigError for a model that is told the
+    length, or predicts no next token.
+    """
+
+    capabilities = Capabilities(
+        continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True
+    )
+
+    def __init__(self, loaded: Loaded, name: str = "causal") -> None:
+        if loaded.told:
+            raise ConfigError(
+                "this model is told how long its strings are, so it cannot go on from half an answer; "
+                "take one trained with causal_length: false, such as checkpoints/arithmetic-steps.pt"
+            )
+        self.name, self.vocabulary = name, loaded.vocabulary
+        self.model = CausalModel(loaded.denoiser, loaded.lengths)
+        self.forget()
+
+    def forget(self) -> None:
+        """See `Generator`."""
+        self.reader = self.model.reader()
+        self.nodes = 0
+        self.children: dict[tuple[int, int], int] = {}  # (parent, token) -> node, of prompts and of what was drawn
+        self.after: dict[int, Tensor] = {}  # node -> (vocab,) log-probabilities of what may follow it
+
+    def next_step(self, requests: Sequence[Request]) -> list[Reply]:
+        """See `Generator`. Raises ParseError for a prompt with foreign symbols, BackendError for one that is too long."""
+        began = time.perf_counter()
+        if self.nodes > NODES:
+            self.forget()
+        paths = [[*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)] for request in requests]
+        if any(len(path) > LONGEST for path in paths):
+            raise BackendError(f"prompt and answer have more than {LONGEST} tokens")
+        writing = [[Step(request, key_of(request, i)) for i in range(request.num)] for request in requests]
+        tokens, calls = [0] * len(requests), [0] * len(requests)
+        ends = self._read_paths(paths, tokens, calls)
+        active = [
+            (r, step, ends[r]) for r, steps in enumerate(writing) for step in steps if step.finish is None
+        ]
+        while active:
+            active = self._one_token(active, [len(path) for path in paths], tokens, calls)
+        share = (time.perf_counter() - began) / max(1, len(requests))
+        return [
+            Reply(tuple(step.candidate() for step in steps), Spent(tokens[r], calls[r], len(steps), share))
+            for r, steps in enumerate(writing)
+        ]
+
+    def _read_paths(self, paths: list[list[int]], tokens: list[int], calls: list[int]) -> list[int]:
+        """Evaluate what is new of each path, all together; the node at which each ends."""
+        parents: list[int] = []
+        new: list[int] = []
+        owners: list[int] = []
+        ends = []
+        for r, path in enumerate(paths):
+            node = ROOT
+            for token in (0, *path):  # beginning 0, which is BOS
+                known = self.children.get((node, token))
+                if known is None:
+                    known = self.nodes + len(new)
+                    self.children[node, token] = known
+                    parents.append(node)
+                    new.append(token)
+                    owners.append(r)
+                node = known
+            ends.append(node)
+        if new:
+            log_p = self._extend(parents, new)
+            first = self.nodes - len(new)
+            self.after.update({first + i: row for i, row in enumerate(log_p)})
+            for r in owners:
+                tokens[r] += 1
+            for r in set(owners):
+                calls[r] += 1
+        return ends
+
+    def _one_token(
+        self, active: list[tuple[int, Step, int]], starts: list[int], tokens: list[int], calls: list[int]
+    ) -> list[tuple[int, Step, int]]:
+        """Draw a token for every step under way and evaluate those that go on."""
+        rows = torch.stack([self.after[node] for _, _, node in active])
+        places = [starts[r] + len(step.ids) for r, step, _ in active]
+        drawn = draw(rows, [step.key for _, step, _ in active], places, [step.request.temperature for _, step, _ in active])
+        going: list[tuple[int, Step, int]] = []
+        for row, (r, step, node) in enumerate(active):
+            step.add(drawn.ids[row], drawn, row, self.vocabulary)
+            if step.finish is None:
+                going.append((r, step, node))
+        if not going:
+            return []
+        first = self.nodes
+        log_p = self._extend([node for _, _, node in going], [step.ids[-1] for _, step, _ in going])
+        self.after.update({first + i: row for i, row in enumerate(log_p)})
+        for r, _, _ in going:
+            tokens[r] += 1
+        for r in {r for r, _, _ in going}:
+            calls[r] += 1
+        # Of equal histories the first stands for all, so that whichever candidate is chosen, its keys and values are found.
+        return [
+            (r, step, self.children.setdefault((node, step.ids[-1]), first + i)) for i, (r, step, node) in enumerate(going)
+        ]
+
+    def _extend(self, parents: list[int], new: list[int]) -> Tensor:
+        """(n, vocab) log-probabilities after each of the new nodes."""
+        log_p = self.reader.extend(torch.tensor(parents), torch.tensor(new))
+        self.nodes += len(new)
+        return log_p

@@ -1,0 +1,166 @@
+"""The verb `solve` of `inference.py`: flags, problems in, solutions out.
+
+For: `add_verb` and `solve`. Not for: solving. Easy to get wrong: one bad problem must not stop the others; it is reported in its
+place, and the exit status is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from maskdiff import cli
+from maskdiff.config import BackendConfig, StepConfig
+from maskdiff.configio import add_config_flags, build, overrides
+from maskdiff.errors import ConfigError, DataError, quote
+
+if TYPE_CHECKING:
+    from maskdiff.stepwise.solver import Solution, Solver
+    from maskdiff.stepwise.strategies import Taken
+
+SCHEMA = 1
+CHECKPOINT = "arithmetic-steps.pt"
+OURS = ("causal", "blocks")
+
+
+def add_verb(verbs: Any) -> None:
+    """Add `solve` to the verbs of a door."""
+    verb = verbs.add_parser(
+        "solve", help="solve problems step by step", description="Answers, written step by step; see docs/stepwise.md."
+    )
+    verb.add_argument("texts", nargs="*", metavar="PROBLEM", help="problems, such as \"(+ 3 (* 2 4))\"")
+    verb.add_argument("--input", metavar="FILE", help="read problems from FILE, one a line; - is standard input")
+    verb.add_argument("--json", action="store_true", help="one JSON object a line")
+    verb.add_argument("--show", action="store_true", help="print every step, how unsure it was, and its candidates")
+    verb.add_argument("--probe", action="store_true", help="only say whether the backend goes on from a partial answer")
+    add_config_flags(verb, StepConfig)
+    add_config_flags(verb, BackendConfig)
+    cli.add_machine_flags(verb)
+    cli.add_language_flags(verb)
+
+
+def make_solver(args: argparse.Namespace) -> Solver:
+    """The solver that the flags ask for. Raises UserError."""
+    from maskdiff.checkpoint import Spoken, load_denoiser
+    from maskdiff.languages import Stepwise
+    from maskdiff.stepwise.backends import make_generator
+    from maskdiff.stepwise.solver import Solver
+
+    config, backend = build(StepConfig, overrides(args, StepConfig)), build(BackendConfig, overrides(args, BackendConfig))
+    if args.probe:
+        config = replace(config, strategy="best-of-n", scorer="vote")  # nothing is solved, so nothing is refused
+    loaded = language = None
+    if backend.backend in OURS or args.checkpoint:
+        spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+        loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, spoken)
+        if isinstance(loaded.language, Stepwise):
+            language = loaded.language
+        elif backend.backend in OURS:
+            raise ConfigError(
+                f"{loaded.language.name} is no language of problems and steps; take a checkpoint of arithmetic-steps, "
+                "or fill blanks with: edit --holds"
+            )
+    generator = make_generator(backend, loaded, language, args.device)
+    return Solver(generator, config, language, loaded)
+
+
+def problems(args: argparse.Namespace) -> Iterator[str | DataError]:
+    """The arguments, then the lines of --input. Raises DataError where there is none."""
+    texts: Iterable[str | DataError] = args.texts
+    if args.input is not None:
+        texts = itertools.chain(texts, cli.read_lines(args.input))
+    elif not args.texts:
+        raise DataError('nothing to solve; give problems such as "(+ 3 (* 2 4))", or --input FILE (- is standard input)')
+    return iter(texts)
+
+
+def solve(args: argparse.Namespace) -> int:
+    """Answer; 2 if any problem failed. Raises UserError."""
+    solver = make_solver(args)
+    if args.probe:
+        return _probe(args, solver)
+    if solver.fell_back:
+        told = f"{solver.generator.name} does not go on from a partial answer: {solver.config.strategy} instead"
+        print(f"inference.py: {told}", file=sys.stderr)
+    failed = False
+    quiet = sys.stdout.isatty() or not sys.stderr.isatty()
+    bar = tqdm(solver.solving(problems(args), args.seed), unit="problem", disable=quiet)
+    for number, solution in enumerate(bar, start=1):
+        failed = failed or solution.error is not None
+        if args.json:
+            print(json.dumps(as_object(number, solution)))
+        elif solution.error is not None:
+            print(f"inference.py: problem {number}: {solution.error}", file=sys.stderr)
+            if args.input is not None:
+                print()
+        else:
+            print("\n".join([*(shown(solution) if args.show else ()), as_text(solution)]))
+    return cli.BAD_INPUT if failed else 0
+
+
+def _probe(args: argparse.Namespace, solver: Solver) -> int:
+    made = solver.probe()
+    if args.json:
+        item = {"schema": SCHEMA, "verb": "probe", "backend": solver.generator.name, "verdict": made.verdict.name,
+                "seen": list(made.seen)}  # fmt: skip
+        print(json.dumps(item))
+        return 0
+    print(f"{made.verdict.name}: given a partial answer, {solver.generator.name} {made.verdict.value}")
+    print("\n".join(f"  {seen}" for seen in made.seen))
+    return 0
+
+
+def as_object(number: int, solution: Solution) -> dict[str, Any]:
+    """The JSON object of a solution; `error` only where there is one."""
+    answer = solution.answer
+    item: dict[str, Any] = {
+        "schema": SCHEMA, "verb": "solve", "index": number, "input": solution.problem,
+        "text": None if answer is None else answer.text, "answer": solution.result or None, "correct": solution.correct,
+        "first_wrong": solution.first_wrong, "steps": 0 if answer is None else len(answer.steps),
+        "tokens": 0 if answer is None else answer.tokens, "strategy": solution.strategy,
+        "finish_reason": "error" if answer is None else answer.finish_reason,
+    }  # fmt: skip
+    if answer is not None:
+        item |= {"scaled": sum(step.scaled for step in answer.steps), "restarts": answer.restarts, "spent": asdict(answer.spent)}
+        item["trace"] = [asdict(step) for step in answer.steps]
+    if solution.error is not None:
+        item["error"] = solution.error
+    return item
+
+
+def as_text(solution: Solution) -> str:
+    """Four columns: problem and answer, whether that is right, why it ended, forward tokens."""
+    assert solution.answer is not None
+    right = "unchecked" if solution.correct is None else "correct" if solution.correct else "wrong"
+    if solution.correct is not None and solution.first_wrong is not None:
+        right += f" (step {solution.first_wrong})"
+    answer = solution.answer
+    told = solution.result or quote(answer.text)
+    return f"{solution.problem}\t{told}\t{right}\t{answer.finish_reason}\t{answer.spent.forward_tokens}"
+
+
+def shown(solution: Solution) -> Iterator[str]:
+    """A line for every step, and one for every candidate of a step that had several."""
+    assert solution.answer is not None
+    yield solution.problem
+    for number, step in enumerate(solution.answer.steps, start=1):
+        told = "" if step.uncertainty is None else f"  u {step.uncertainty:.3f}"
+        told += "" if step.level is None else f"  M {step.level:.3f}"
+        yield f"  {number}  {step.text}{told}"
+        yield from _candidates(step)
+
+
+def _candidates(step: Taken) -> Iterator[str]:
+    counts: dict[str, list[int]] = {}
+    for i, text in enumerate(step.proposals):
+        counts.setdefault(text, []).append(i)
+    for text, numbers in counts.items():
+        mark = "*" if step.chosen in numbers else " "
+        yield f"     {mark} {len(numbers)}x {text}  score {step.scores[numbers[0]]:.3f}"

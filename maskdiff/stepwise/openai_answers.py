@@ -1,0 +1,136 @@
+"""Reading what an OpenAI-compatible server answered: its choices, their tokens with log-probabilities, and what they cost.
+
+For: the backends of `maskdiff.stepwise.openai_api`. Not for: sending, or telling which end a choice came to. Easy to get wrong:
+servers leave out whatever they like, and nothing is filled in: what no candidate can be made of raises `Unusable`, and what is
+merely not told is None or 0. Log-probabilities come in two forms, that of chats and that of completions, and either may answer
+either request; alternatives are only the likeliest tokens, so an entropy of them is a lower bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NO_LOG_PROBS = "returns no log-probabilities: choose a scorer that needs none, such as vote, or another backend"
+
+
+class Unusable(Exception):
+    """An answer that came, and that no candidate can be made of: the problem, and what was given where it shows that."""
+
+    def __init__(self, problem: str, given: object = "") -> None:
+        super().__init__(problem)
+        self.given = given
+
+
+@dataclass(frozen=True)
+class Token:
+    """One drawn token, and log-probabilities of the likeliest ones at its place (of which it may be one)."""
+
+    log_prob: float
+    alternatives: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that a request ran through the model, and how many of them were drawn."""
+
+    forward: int
+    drawn: int
+
+
+def read_choices(body: object, num: int) -> list[dict[str, Any]]:
+    """The choices of an answer, in order."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise Unusable("answered without choices", body)
+    if len(choices) != num:
+        raise Unusable(f"{len(choices)} choices came where n is {num}; ask for one candidate at a time")
+    places = [choice.get("index") for choice in choices]
+    if sorted(place for place in places if isinstance(place, int)) == list(range(num)):
+        choices = sorted(choices, key=lambda choice: choice["index"])
+    return choices
+
+
+def read_usage(body: Any) -> Usage | None:
+    """What was run through the model, cached tokens of the prompt left out; None where the server does not say."""
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    prompt, drawn = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(drawn, int):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(max(0, prompt - (cached if isinstance(cached, int) else 0)) + drawn, drawn)
+
+
+def count_drawn(usage: Usage | None, drawn: list[list[Token] | None]) -> list[int]:
+    """Drawn tokens of every choice.
+
+    Of a single choice they are the server's own count; of several, which it sums up, the number of log-probabilities, or
+    without these equal shares, of which the last gets the remainder. 0 where nothing is known of one.
+    """
+    num = len(drawn)
+    if usage is not None and num == 1:
+        return [usage.drawn]
+    if usage is not None and all(tokens is None for tokens in drawn):
+        share = usage.drawn // num
+        return [share] * (num - 1) + [usage.drawn - share * (num - 1)]
+    return [len(tokens or ()) for tokens in drawn]
+
+
+def read_tokens(logprobs: object, text: str) -> list[Token]:
+    """The tokens of a choice that says `text`, from either form of log-probabilities, whichever request it answers.
+
+    Those of a stop string, behind the text, are kept where they have a number and dropped where they have none.
+    """
+    rows = _rows(logprobs) if isinstance(logprobs, dict) else []
+    # How much of the text the tokens in front of each one cover.
+    before = [0]
+    for row in rows:
+        before.append(before[-1] + len(str(row[0] or "")))
+    while rows and not _is_number(rows[-1][1]) and before[len(rows) - 1] >= len(text):
+        rows.pop()
+    if (text and not rows) or not all(_is_number(number) and math.isfinite(number) for _, number, _ in rows):
+        raise Unusable(NO_LOG_PROBS)
+    return [Token(float(number), tuple(float(top) for top in tops if _is_number(top))) for _, number, tops in rows]
+
+
+def _rows(logprobs: dict[str, Any]) -> list[tuple[Any, Any, list[Any]]]:
+    """Text, log-probability and alternatives of every token."""
+    content = logprobs.get("content")
+    if isinstance(content, list):  # the form of chats
+        rows = [entry if isinstance(entry, dict) else {} for entry in content]
+        tops = [[top.get("logprob") for top in row.get("top_logprobs") or () if isinstance(top, dict)] for row in rows]
+        return [(row.get("token"), row.get("logprob"), top) for row, top in zip(rows, tops)]
+    numbers = logprobs.get("token_logprobs") or []
+    texts = logprobs.get("tokens") or [""] * len(numbers)
+    given = logprobs.get("top_logprobs") or [{}] * len(numbers)
+    return [
+        (text, number, list(top.values()) if isinstance(top, dict) else []) for text, number, top in zip(texts, numbers, given)
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def entropy(log_probs: Sequence[float]) -> float:
+    """Entropy in nats of the likeliest tokens and of one bucket for all others: a lower bound of that of the tokens.
+
+    The others, told apart, would add the mass of the bucket times the entropy within it.
+    """
+    probs = [math.exp(min(0.0, number)) for number in log_probs]
+    probs.append(max(0.0, 1.0 - math.fsum(probs)))
+    return max(0.0, -math.fsum(p * math.log(p) for p in probs if p > 0))
+
+
+def gap(log_probs: Sequence[float]) -> float:
+    """Probability of the likeliest token minus that of the second."""
+    first, second = sorted((math.exp(min(0.0, number)) for number in log_probs), reverse=True)[:2]
+    return first - second
+
+
+__all__ = ["Token", "Unusable", "Usage", "count_drawn", "entropy", "gap", "read_choices", "read_tokens", "read_usage"]

@@ -1,0 +1,239 @@
+"""How good candidates for one step are: the higher, the better.
+
+For: `SCORERS`, by name, and `make_scorer`. Not for: drawing candidates, or when there are several. Easy to get wrong: a backend
+that tells no log-probabilities has no entropy of 0, so a scorer that needs what is missing raises; and of equal scores the
+first candidate's counts, so that a scorer that sees no difference changes nothing.
+
+From the draw itself: `entropy`, `perplexity`, `probability` (of the whole step), `gap` (between the likeliest two tokens).
+`vote`: how many candidates say the same (2203.11171). `denoiser`: the bidirectional mode's pseudo-log-likelihood of the step
+(1910.14659), which sees what stands behind a token, as no causal model does. `checker`: whether the step is right, by the
+language; no model may know that, so it is the upper bound.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from maskdiff.errors import ConfigError, nearest, quote
+from maskdiff.languages import Stepwise
+from maskdiff.model import rotary_tables
+from maskdiff.stepwise.drawing import answered, ids_of
+from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+
+ROWS = 512  # canvases of the denoiser at a time
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The candidates of one request that are to be compared. problem: what the prompt was made of."""
+
+    request: Request
+    candidates: tuple[Candidate, ...]
+    problem: str = ""
+
+
+class Scorer(Protocol):
+    """Compares candidates."""
+
+    def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
+        """Scores of the candidates of each judgement, and what finding them took. Raises BackendError for missing figures."""
+        ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A scorer that reads a figure of the draw; free."""
+
+    name: str
+    of: Callable[[Candidate], float]
+
+    def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
+        """See `Scorer`."""
+        return [([self.of(candidate) for candidate in j.candidates], Spent()) for j in judgements]
+
+
+def _needed(values: tuple[float, ...] | None, what: str) -> tuple[float, ...]:
+    if values is None:
+        raise BackendError(f"this backend tells no {what}; choose a scorer that needs none (vote), or another backend")
+    return values
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    return sum(values) / len(values) if values else 0.0  # a step without a token of its own is certain
+
+
+def mean_log_prob(candidate: Candidate) -> float:
+    """Mean log-probability of a candidate's tokens, nats. Raises BackendError where they are not known."""
+    return _mean(_needed(candidate.log_probs, "log-probabilities"))
+
+
+FIGURES: dict[str, Callable[[Candidate], float]] = {
+    "entropy": lambda candidate: -_mean(_needed(candidate.entropies, "entropies")),
+    "perplexity": mean_log_prob,
+    "probability": lambda candidate: sum(_needed(candidate.log_probs, "log-probabilities")),
+    "gap": lambda candidate: _mean(_needed(candidate.gaps, "probabilities of other tokens")),
+}
+SCORERS = (*FIGURES, "vote", "denoiser", "checker")
+
+
+class Vote:
+    """How many candidates say the same step."""
+
+    def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
+        """See `Scorer`."""
+        counts = [Counter(candidate.step for candidate in j.candidates) for j in judgements]
+        return [
+            ([float(count[candidate.step]) for candidate in j.candidates], Spent())
+            for j, count in zip(judgements, counts, strict=True)
+        ]
+
+
+class Checker:
+    """1 where the language says that a step, or every step of a whole answer, is right, else 0."""
+
+    def __init__(self, language: Stepwise) -> None:
+        self.language = language
+
+    def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
+        """See `Scorer`."""
+        return [([float(self._right(j, candidate)) for candidate in j.candidates], Spent()) for j in judgements]
+
+    def _right(self, judgement: Judgement, candidate: Candidate) -> bool:
+        separator = self.language.separator
+        before = judgement.problem
+        if judgement.request.partial:
+            before = judgement.request.partial[-1].step.removesuffix(separator)
+        steps = [before, *candidate.step.removesuffix(separator).split(separator)]
+        right = all(self.language.right_step(a, b) for a, b in zip(steps, steps[1:]))
+        return right and self.language.is_final(steps[-1]) == (candidate.finish == "end")
+
+
+class DenoiserScorer:
+    """Pseudo-log-likelihood of a candidate under the bidirectional mode [1910.14659]: the sum of log p(token | all the others).
+
+    Only where candidates differ: the tokens that all begin with, and those that all end with, are left out but for the one
+    next to the difference. groups: evaluations of a candidate, each of which hides every groups-th of those tokens; 0 hides
+    each alone, which is exact and costs one evaluation a token. Candidates that say the same are evaluated once, and not at
+    all if all do.
+    """
+
+    def __init__(self, loaded: Loaded, groups: int = 0) -> None:
+        if loaded.config.train.open_share == 0.0:
+            raise ConfigError(
+                "the denoiser of this checkpoint never saw a string whose end is open, so it cannot judge a step; "
+                "choose another scorer, or train it with open_share above 0"
+            )
+        self.denoiser, self.vocabulary, self.device = loaded.denoiser, loaded.vocabulary, loaded.device
+        self.groups, self.longest = groups, loaded.config.model.block_size
+
+    def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
+        """See `Scorer`."""
+        began = time.perf_counter()
+        texts: dict[tuple[int, tuple[int, ...]], tuple[list[int], range]] = {}
+        ids = [[tuple(ids_of(candidate, self.vocabulary)) for candidate in j.candidates] for j in judgements]
+        for number, (judgement, candidates) in enumerate(zip(judgements, ids, strict=True)):
+            if len(set(candidates)) > 1:
+                request = judgement.request
+                given = [self.vocabulary.bos, *self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+                begin, end = differing(candidates)
+                texts |= {
+                    (number, own): ([*given, *own], range(len(given) + begin, len(given) + len(own) - end)) for own in candidates
+                }
+        sums, tokens, calls = self._sums(list(texts.values()))
+        of = dict(zip(texts, sums, strict=True))
+        spent, called = [0] * len(judgements), [set[int]() for _ in judgements]
+        for (number, _), count, own_calls in zip(texts, tokens, calls, strict=True):
+            spent[number] += count
+            called[number] |= own_calls
+        share = (time.perf_counter() - began) / max(1, len(judgements))
+        return [
+            ([of.get((number, own), 0.0) for own in candidates], Spent(spent[number], len(called[number]), 0, share))
+            for number, candidates in enumerate(ids)
+        ]
+
+    def _sums(self, texts: list[tuple[list[int], range]]) -> tuple[list[float], list[int], list[set[int]]]:
+        """Of each (ids, places that count): the pseudo-log-likelihood, the tokens that were evaluated, in which calls."""
+        rows: list[tuple[int, list[int], list[int]]] = []  # text, its ids, hidden places
+        for number, (text, places) in enumerate(texts):
+            stride = self.groups or max(1, len(places))
+            rows += [(number, text, list(places[first::stride])) for first in range(min(stride, len(places)))]
+        sums, tokens, calls = [0.0] * len(texts), [0] * len(texts), [set[int]() for _ in texts]
+        rows.sort(key=lambda row: len(row[1]))  # rows of like length together: little padding
+        for at in range(0, len(rows), ROWS):
+            part = rows[at : at + ROWS]
+            for (number, text, _), value in zip(part, self._evaluate(part), strict=True):
+                sums[number] += value
+                tokens[number] += len(text)
+                calls[number].add(at)
+        return sums, tokens, calls
+
+    def _evaluate(self, rows: list[tuple[int, list[int], list[int]]]) -> list[float]:
+        """Sum of the log-probabilities of what is hidden in each row."""
+        width = max(len(text) for _, text, _ in rows)
+        self._make_room(width)
+        clean = torch.tensor([text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows])
+        hidden = torch.zeros_like(clean, dtype=torch.bool)
+        for i, (_, _, places) in enumerate(rows):
+            hidden[i, places] = True
+        tokens = clean.masked_fill(hidden, self.vocabulary.mask).to(self.device)
+        length = torch.tensor([len(text) for _, text, _ in rows], device=self.device)
+        logits = self.denoiser(tokens, length, torch.zeros(len(rows), device=self.device), False, None)
+        log_p = logits.cpu().double().log_softmax(-1).gather(2, clean[:, :, None])[:, :, 0]
+        sums: list[float] = log_p.masked_fill(~hidden, 0.0).sum(1).tolist()
+        return sums
+
+
+    def _make_room(self, width: int) -> None:
+        """Rotary positions go on beyond the canvases of the training, as those of the causal mode do; others do not."""
+        model = self.denoiser.model
+        if width > self.longest and model.from_end is not None:
+            raise BackendError(f"a text of {width} tokens cannot be judged: the canvases of this model end at {self.longest}")
+        if width > len(model.cos):
+            tables = rotary_tables(2 * width, model.config.n_embd // model.config.n_head)
+            model.cos, model.sin = (table.to(model.cos) for table in tables)
+
+
+def differing(candidates: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    """How many tokens at the beginning and at the end of all candidates need not be looked at.
+
+    They are the same in all, and one of them on each side stays: `15` differs from `5` in a token that `5` does not have.
+    """
+    shortest = min(map(len, candidates))
+    begin = 0
+    while begin < shortest and len({own[begin] for own in candidates}) == 1:
+        begin += 1
+    end = 0
+    while end < shortest - begin and len({own[-1 - end] for own in candidates}) == 1:
+        end += 1
+    return max(0, begin - 1), max(0, end - 1)
+
+
+def make_scorer(name: str, loaded: Loaded | None, groups: int = 0) -> Scorer:
+    """The scorer of that name; `loaded` for those that need a model or a language. Raises ConfigError."""
+    if name in FIGURES:
+        return Figure(name, FIGURES[name])
+    if name == "vote":
+        return Vote()
+    if name not in SCORERS:
+        raise ConfigError(
+            f"scorer {quote(name)} is unknown; the scorers are {', '.join(SCORERS)}: did you mean {nearest(name, SCORERS)}?"
+        )
+    if loaded is None:
+        raise ConfigError(f"the scorer {name} needs a checkpoint of our own; give --checkpoint")
+    if name == "denoiser":
+        return DenoiserScorer(loaded, groups)
+    if not isinstance(loaded.language, Stepwise):
+        raise ConfigError(f"{loaded.language.name} has no steps that could be checked; choose another scorer than checker")
+    return Checker(loaded.language)
+
+
+__all__ = ["SCORERS", "Checker", "DenoiserScorer", "Judgement", "Scorer", "make_scorer", "mean_log_prob"]

@@ -1,0 +1,186 @@
+"""Solving many problems at once: what their strategies ask for is gathered, asked together, and handed back.
+
+For: `solve`, `solving`, `Solution` and the refusal of backends that do not go on from a partial answer. Not for: what a
+strategy does. Easy to get wrong: one problem that fails must not take the others down, so a batch that fails is asked again one
+by one; and a solution never depends on which problems shared its batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from maskdiff.config import StepConfig
+from maskdiff.errors import ConfigError, DataError, UserError
+from maskdiff.sampling.random import new_keys
+from maskdiff.stepwise.probe import Nonce, Probe, Verdict, digits_nonce, probe
+from maskdiff.stepwise.protocol import Generator, Request
+from maskdiff.stepwise.scorers import Judgement, Scorer, make_scorer
+from maskdiff.stepwise.strategies import RUNS, STEPWISE, Answer, Ask, Run, Told, step_stop
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.languages import Stepwise
+
+COHORT = 64  # problems at a time
+PARAGRAPH = "\n\n"  # what ends a step where no language says it
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What came of one problem. correct: whether the answer is right, None where nobody knows. first_wrong: the number of the
+    first wrong step, from 1, None where none is or nobody knows. error: why there is no answer.
+    """
+
+    problem: str
+    answer: Answer | None = None
+    result: str = ""
+    correct: bool | None = None
+    first_wrong: int | None = None
+    strategy: str = ""
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole answer."""
+        return "" if self.answer is None else self.answer.text
+
+
+class Solver:
+    """Solves problems with one backend, scorer and strategy.
+
+    `language` says what a prompt is, where a step ends and what is right; without one the prompt is the problem itself and
+    nobody knows. `loaded` is the checkpoint that scorers with a model of their own use. Raises ConfigError for settings that
+    do not fit, and for a strategy that continues partial answers over a backend that does not (`config.fallback` names what
+    is done instead).
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        config: StepConfig,
+        language: Stepwise | None = None,
+        loaded: Loaded | None = None,
+        probed: Probe | None = None,
+    ) -> None:
+        self.generator, self.language = generator, language
+        self.probed = probed
+        self.config = self._allowed(config)
+        self.fell_back = self.config.strategy != config.strategy
+        self.scorer: Scorer = make_scorer(self.config.scorer, loaded, self.config.scorer_groups)
+        self.stop = step_stop(self.config, language.separator if language is not None else PARAGRAPH)
+
+    def _allowed(self, config: StepConfig) -> StepConfig:
+        """The configuration, or the fallback's where the backend does not continue. Raises ConfigError."""
+        if config.strategy not in STEPWISE or self.generator.capabilities.continues:
+            return config
+        if not config.require_continuation:
+            return config
+        if self.generator.capabilities.continues is None:
+            self.probed = self.probed or self.probe()
+            if self.probed.verdict is Verdict.CONTINUE:
+                return config
+            why = f"given a partial answer, it {self.probed.verdict.value} ({self.probed.verdict.name}; {self.probed.seen[0]})"
+        else:
+            why = "it cannot go on from a partial answer"
+        if config.fallback == "best-of-n":
+            return replace(config, strategy="best-of-n")
+        raise ConfigError(
+            f"{config.strategy} continues partial answers, and the backend {self.generator.name} does not: {why}; "
+            "take --strategy best-of-n, which needs no continuation, or --fallback best-of-n"
+        )
+
+    def probe(self) -> Probe:
+        """Whether the backend goes on from a partial answer."""
+        language = self.language
+        if language is None:
+            return probe(self.generator, digits_nonce)
+
+        def make(rng: np.random.Generator) -> Nonce:
+            problem, reply, given = language.nonce(rng)
+            return Nonce(self.prompt(problem), reply, given)
+
+        return probe(self.generator, make)
+
+    def prompt(self, problem: str) -> str:
+        """What the backend is told."""
+        if self.language is None or self.generator.capabilities.chat:
+            return problem
+        return self.language.prompt(problem)
+
+    def solving(self, problems: Iterable[str | DataError], seed: int = 0, cohort: int = COHORT) -> Iterator[Solution]:
+        """Solutions in the order of the problems; one that fails has `error` in its place."""
+        source = torch.Generator().manual_seed(seed)
+        problems = iter(problems)
+        while batch := list(itertools.islice(problems, cohort)):
+            keys = [int(key) & ((1 << 62) - 1) for key in new_keys(len(batch), source)]
+            yield from self._cohort(batch, keys)
+            self.generator.forget()
+
+    def _cohort(self, batch: Sequence[str | DataError], keys: Sequence[int]) -> list[Solution]:
+        made: dict[int, Solution] = {}
+        runs: dict[int, tuple[str, Run]] = {}
+        for number, (given, key) in enumerate(zip(batch, keys, strict=True)):
+            try:
+                if isinstance(given, DataError):
+                    raise given
+                problem = given if self.language is None else self.language.problem(given)
+                runs[number] = problem, RUNS[self.config.strategy](
+                    self.prompt(problem), problem, self.config, self.stop, key
+                )  # fmt: skip
+            except UserError as error:
+                made[number] = Solution("" if isinstance(given, DataError) else given, error=str(error))
+        asks: dict[int, Ask] = {number: next(run) for number, (_, run) in runs.items()}
+        while asks:
+            told = self._ask(asks)
+            asks = {}
+            for number, item in told.items():
+                problem, run = runs[number]
+                try:
+                    if isinstance(item, UserError):
+                        raise item
+                    asks[number] = run.send(item)
+                except StopIteration as ended:
+                    made[number] = self._judged(problem, ended.value)
+                except UserError as error:
+                    made[number] = Solution(problem, strategy=self.config.strategy, error=str(error))
+        return [made[number] for number in range(len(batch))]
+
+    def _ask(self, asks: dict[int, Ask]) -> dict[int, Told | UserError]:
+        """All requests together, then all judgements; what fails together is asked one by one."""
+        requests = {number: ask for number, ask in asks.items() if isinstance(ask, Request)}
+        judgements = {number: ask for number, ask in asks.items() if isinstance(ask, Judgement)}
+        told: dict[int, Told | UserError] = {}
+        try:
+            told |= zip(requests, self.generator.next_step(list(requests.values())), strict=True) if requests else ()
+            told |= zip(judgements, self.scorer.score(list(judgements.values())), strict=True) if judgements else ()
+        except UserError as error:
+            if len(asks) == 1:
+                return {next(iter(asks)): error}
+            for number, ask in asks.items():
+                if number not in told:
+                    told |= self._ask({number: ask})
+        return told
+
+    def _judged(self, problem: str, answer: Answer) -> Solution:
+        """The solution, with what the language says of it."""
+        steps = [step.text for step in answer.steps]
+        last = steps[-1] if steps else ""
+        for stop in self.stop.strings:
+            last = last.removesuffix(stop)
+        if self.language is None:
+            return Solution(problem, answer, last.strip(), strategy=self.config.strategy)
+        last = last.rpartition(self.language.separator)[2]  # steps may have ended elsewhere (`step_stop`)
+        wrong = self.language.first_wrong(self.language.prompt(problem) + answer.text)
+        result = last if answer.finish_reason == "end" and self.language.is_final(last) else ""
+        correct = result == self.language.answer(problem)
+        return Solution(problem, answer, result, correct, wrong, self.config.strategy)
+
+
+__all__ = ["COHORT", "Solution", "Solver"]

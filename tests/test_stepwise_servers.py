@@ -1,0 +1,136 @@
+"""Real servers over our own model, asked by the official client: the probe, the turn-closing failure, and equality with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from maskdiff.checkpoint import Loaded, load_denoiser
+from maskdiff.config import BackendConfig, StepConfig
+from maskdiff.errors import ConfigError
+from maskdiff.languages import Stepwise
+from maskdiff.stepwise.backends import make_generator
+from maskdiff.stepwise.causal import CausalGenerator
+from maskdiff.stepwise.probe import Nonce, Verdict, probe
+from maskdiff.stepwise.protocol import Generator
+from maskdiff.stepwise.solver import Solution, Solver
+
+pytest.importorskip("fastapi")
+pytest.importorskip("openai")
+
+VERDICTS = {
+    "continue": Verdict.CONTINUE,
+    "restart": Verdict.RESTART,
+    "reject": Verdict.REJECT,
+    "echo": Verdict.ECHO,
+}
+CAP = 12
+CONFIG = StepConfig(strategy="sample", scorer="vote", max_steps=CAP)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load_denoiser("checkpoints/arithmetic-steps.pt", "cpu")
+
+
+@pytest.fixture(scope="module")
+def language(loaded: Loaded) -> Stepwise:
+    assert isinstance(loaded.language, Stepwise)
+    return loaded.language
+
+
+@pytest.fixture(scope="module")
+def problems(language: Stepwise) -> list[str]:
+    """Problems of four steps or more, which a restart cannot finish by luck."""
+    drawn = language.problems(200, np.random.default_rng(5))
+    return [problem for problem in drawn if len(language.solution(problem)) >= 4][:6]
+
+
+@contextmanager
+def backend(loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue") -> Iterator[Generator]:
+    """A backend over HTTP that asks a server of the shipped checkpoint."""
+    from maskdiff.serving.app import create_app
+    from maskdiff.serving.local import running
+    from maskdiff.serving.served import Served
+
+    served = Served(CausalGenerator(loaded), "steps", language.prompt, 4096)
+    with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
+        yield make_generator(BackendConfig(backend=kind, model="steps", base_url=url), language=language)
+
+
+def solve(generator: Generator, config: StepConfig, language: Stepwise, problems: list[str]) -> list[Solution]:
+    return list(Solver(generator, config, language).solving(problems, 3))
+
+
+@pytest.mark.parametrize("prefill", VERDICTS)
+def test_the_probe_tells_what_each_server_does_20_times_of_20(loaded: Loaded, language: Stepwise, prefill: str) -> None:
+    def make(rng: np.random.Generator) -> Nonce:
+        return Nonce(*language.nonce(rng))
+
+    with backend(loaded, language, "chat", prefill) as chat:
+        verdicts = [probe(chat, make, seed).verdict for seed in range(20)]
+    assert verdicts == [VERDICTS[prefill]] * 20
+
+
+def test_text_completion_continues_whatever_becomes_of_chats(loaded: Loaded, language: Stepwise) -> None:
+    with backend(loaded, language, "completions", "restart") as text:
+        assert Solver(text, CONFIG, language).probe().verdict is Verdict.CONTINUE
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+def test_greedy_over_http_is_greedy_at_home(loaded: Loaded, language: Stepwise, problems: list[str], kind: str) -> None:
+    config = replace(CONFIG, strategy="greedy")
+    home = solve(CausalGenerator(loaded), config, language, problems)
+    with backend(loaded, language, kind) as far:
+        away = solve(far, config, language, problems)
+    for here, there in zip(home, away, strict=True):
+        assert here.answer is not None
+        assert there.answer is not None
+        assert (here.text, here.answer.finish_reason) == (there.text, there.answer.finish_reason)
+        assert here.answer.log_probs == pytest.approx(there.answer.log_probs, abs=1e-5)
+        assert there.answer.spent.forward_tokens > here.answer.spent.forward_tokens  # the prompt is read again each time
+
+
+@pytest.mark.parametrize("prefill", ["restart", "reject", "echo"])
+def test_adaptive_refuses_a_server_that_does_not_continue_and_falls_back(
+    loaded: Loaded, language: Stepwise, problems: list[str], prefill: str
+) -> None:
+    config = replace(CONFIG, strategy="adaptive", candidates=2)
+    with backend(loaded, language, "chat", prefill) as chat:
+        with pytest.raises(ConfigError, match="best-of-n") as refused:
+            Solver(chat, config, language)
+        assert VERDICTS[prefill].name in str(refused.value)
+        solver = Solver(chat, replace(config, fallback="best-of-n"), language)
+        solutions = list(solver.solving(problems[:2]))
+    assert solver.fell_back
+    assert [s.strategy for s in solutions] == ["best-of-n"] * 2
+    assert all(s.answer is not None and s.answer.finish_reason == "end" for s in solutions)
+
+
+def test_a_closed_turn_runs_to_the_cap_unguarded_and_three_steps_guarded(
+    loaded: Loaded, language: Stepwise, problems: list[str]
+) -> None:
+    unguarded = replace(CONFIG, require_continuation=False, guard=False)
+    with backend(loaded, language, "chat", "restart") as chat:
+        loose = solve(chat, unguarded, language, problems)
+        tight = solve(chat, replace(unguarded, guard=True), language, problems)
+    answers = [s.answer for s in loose if s.answer is not None]
+    assert [(a.finish_reason, len(a.steps)) for a in answers] == [("max_steps", CAP)] * len(problems)
+    assert sum(a.restarts for a in answers) / sum(len(a.steps) - 1 for a in answers) > 0.9
+    # Each step is fluent all the same: nothing but what it says gives the failure away.
+    assert np.mean([step.uncertainty for a in answers for step in a.steps]) < 0.1
+    assert not any(s.correct for s in loose)
+    for solution in tight:
+        assert solution.answer is not None
+        assert solution.answer.finish_reason == "restarted"
+        assert len(solution.answer.steps) <= 3
+
+
+def test_a_server_that_continues_is_never_guarded(loaded: Loaded, language: Stepwise, problems: list[str]) -> None:
+    with backend(loaded, language, "chat") as chat:
+        solutions = solve(chat, CONFIG, language, problems)
+    assert all(s.answer is not None and s.answer.restarts == 0 for s in solutions)

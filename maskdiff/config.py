@@ -203,8 +203,9 @@ class StepConfig:
     """How a problem is solved step by step; see docs/stepwise.md."""
 
     strategy: str = knob(
-        "adaptive", "when a step gets several candidates", choices=("greedy", "sample", "every-step", "adaptive", "random", "best-of-n")
-    )
+        "adaptive", "when a step gets several candidates; always is every-step, never the first candidates alone",
+        choices=("greedy", "sample", "every-step", "always", "adaptive", "random", "never", "best-of-n"),
+    )  # fmt: skip
     scorer: str = knob(
         "denoiser", "what chooses among candidates",
         choices=("entropy", "perplexity", "probability", "gap", "vote", "denoiser", "checker"),
@@ -213,7 +214,9 @@ class StepConfig:
     temperature: float = knob(0.6, "of the draw of candidates", low=0.0, high=100.0)
     draft: str = knob("greedy", "how the first candidate of a step is taken", choices=("greedy", "sample"))
     momentum: float = knob(0.9, "adaptive: weight of the past in the momentum uncertainty (2507.14958)", low=0.0, high=0.999999)
-    scaling: float = knob(0.9, "adaptive: a step gets more candidates above 1/scaling of it; lower is rarer", low=1e-6, high=1.0)
+    scaling: float = knob(
+        0.9, "adaptive: a step gets more candidates above 1/scaling of it; lower is rarer", low=1e-6, high=1.0
+    )
     bias_corrected: bool = knob(False, "adaptive: divide the momentum uncertainty by 1 - momentum^t")
     rate: float = knob(0.5, "random: probability that a step gets more candidates", low=0.0, high=1.0)
     max_steps: int = knob(32, "steps of an answer at most", low=1, high=10_000)

@@ -196,7 +196,9 @@ def check(config: Config, source: str = "") -> Config:
         raise ConfigError(f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0")
     modes = train.causal_share + train.repair_share + train.skeleton_share + train.open_share
     if modes > 1.0 + 1e-9:
-        raise ConfigError(f"{_prefix(source)}causal, repair, skeleton and open shares add up to {modes:g}; lower them to 1 or less")
+        raise ConfigError(
+            f"{_prefix(source)}causal, repair, skeleton and open shares add up to {modes:g}; lower them to 1 or less"
+        )
     return config
 
 

@@ -1,4 +1,4 @@
-"""Real servers over our own model, asked by the official client: the probe, the turn-closing failure, and equality with the model."""
+"""Real servers over our own model, asked by the official client: the probe, the turn-closing failure, and equality."""
 
 from __future__ import annotations
 

@@ -221,4 +221,6 @@ def plot_solve(axes: Any, rows: Sequence[Row], split: str) -> bool:
         if r.sampler == "greedy":
             axes.axhline(100 * r.value, color="k", linestyle="--", linewidth=0.8)
     axes.set_xscale("log")
-    return bool(chosen) and _finish(axes, "forward tokens a problem (large markers: 8 candidates)", "answers that are right (%)")
+    return bool(chosen) and _finish(
+        axes, "forward tokens a problem (large markers: 16 candidates)", "answers that are right (%)"
+    )

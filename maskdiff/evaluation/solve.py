@@ -27,7 +27,7 @@ from maskdiff.stepwise.solver import Solution, Solver
 SPLITS = ("test", "deeper")  # held-out problems like those of the training; such of one level more than any of them
 CLOSER = ("denoiser", "checker")  # scorers that are looked at more closely, and that lots are drawn with
 EAGER = {"scaling": 0.99}  # adaptive, which then scales about twice as many steps of this language
-WIDE = {"candidates": 8, "temperature": 1.0}  # more, and more varied, candidates
+WIDE = {"candidates": 16, "temperature": 1.0}  # more, and more varied, candidates
 CLOSED_PROBLEMS, CLOSED_STEPS = 16, 40  # of the demonstration over HTTP
 
 

@@ -59,7 +59,10 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         help=f"requests that may wait while one is answered; more get status 429 (default {limits.max_waiting})",
     )  # fmt: skip
     cli.add_machine_flags(verb)
-    told = {"checkpoint": "what to serve (default checkpoints/arithmetic-steps.pt)", "seed": "not used: a request has its own, or none"}
+    told = {
+        "checkpoint": "what to serve (default checkpoints/arithmetic-steps.pt)",
+        "seed": "not used: a request has its own, or none",
+    }
     for action in verb._actions:
         action.help = told.get(action.dest, action.help)
     cli.add_language_flags(verb)

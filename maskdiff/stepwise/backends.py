@@ -1,7 +1,7 @@
 """The backend that a configuration names.
 
-For: `make_generator`. Not for: any backend. Easy to get wrong: what a backend needs beyond torch is imported when it is asked for,
-and not before.
+For: `make_generator`. Not for: any backend. Easy to get wrong: what a backend needs beyond torch is imported when it is asked
+for, and not before.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _http(config: BackendConfig, language: Stepwise | None) -> Generator:
     ended = None if language is None else language.is_final
     if config.backend == "chat":
         return ChatBackend(
-            config.model, config.base_url, prefill=cast(Prefill, config.prefill), timeout=config.timeout, retries=config.retries,
-            concurrency=config.concurrency, log_probs=config.log_probs, ended=ended,
+            config.model, config.base_url, prefill=cast(Prefill, config.prefill), timeout=config.timeout,
+            retries=config.retries, concurrency=config.concurrency, log_probs=config.log_probs, ended=ended,
         )  # fmt: skip
     return CompletionsBackend(
         config.model, config.base_url, timeout=config.timeout, retries=config.retries, concurrency=config.concurrency,

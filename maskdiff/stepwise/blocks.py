@@ -47,9 +47,7 @@ class BlockGenerator:
     first. Raises ConfigError for a model that was not trained on open canvases.
     """
 
-    capabilities = Capabilities(
-        continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True
-    )
+    capabilities = Capabilities(continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True)
 
     def __init__(self, loaded: Loaded, name: str = "blocks", block: int = 8, per_call: int = 1) -> None:
         if loaded.config.train.open_share == 0.0:
@@ -77,7 +75,9 @@ class BlockGenerator:
         for r, request in enumerate(requests):
             given = [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
             if len(given) + 2 > self.longest:
-                raise BackendError(f"prompt and answer have {len(given)} tokens; the canvases of this model end at {self.longest}")
+                raise BackendError(
+                    f"prompt and answer have {len(given)} tokens; the canvases of this model end at {self.longest}"
+                )
             steps = [Step(request, key_of(request, i)) for i in range(request.num)]
             writing.append(steps)
             rows += [_Row(r, step, given, self.block) for step in steps if step.finish is None]

@@ -36,9 +36,7 @@ class CausalGenerator:
     length, or predicts no next token.
     """
 
-    capabilities = Capabilities(
-        continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True
-    )
+    capabilities = Capabilities(continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True)
 
     def __init__(self, loaded: Loaded, name: str = "causal") -> None:
         if loaded.told:
@@ -68,9 +66,7 @@ class CausalGenerator:
         writing = [[Step(request, key_of(request, i)) for i in range(request.num)] for request in requests]
         tokens, calls = [0] * len(requests), [0] * len(requests)
         ends = self._read_paths(paths, tokens, calls)
-        active = [
-            (r, step, ends[r]) for r, steps in enumerate(writing) for step in steps if step.finish is None
-        ]
+        active = [(r, step, ends[r]) for r, steps in enumerate(writing) for step in steps if step.finish is None]
         while active:
             active = self._one_token(active, [len(path) for path in paths], tokens, calls)
         share = (time.perf_counter() - began) / max(1, len(requests))
@@ -129,9 +125,7 @@ class CausalGenerator:
         for r in {r for r, _, _ in going}:
             calls[r] += 1
         # Of equal histories the first stands for all, so that whichever candidate is chosen, its keys and values are found.
-        return [
-            (r, step, self.children.setdefault((node, step.ids[-1]), first + i)) for i, (r, step, node) in enumerate(going)
-        ]
+        return [(r, step, self.children.setdefault((node, step.ids[-1]), first + i)) for i, (r, step, node) in enumerate(going)]
 
     def _extend(self, parents: list[int], new: list[int]) -> Tensor:
         """(n, vocab) log-probabilities after each of the new nodes."""

@@ -1,7 +1,7 @@
 """The verb `solve` of `inference.py`: flags, problems in, solutions out.
 
-For: `add_verb` and `solve`. Not for: solving. Easy to get wrong: one bad problem must not stop the others; it is reported in its
-place, and the exit status is 2.
+For: `add_verb` and `solve`. Not for: solving. Easy to get wrong: one bad problem must not stop the others; it is reported in
+its place, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_verb(verbs: Any) -> None:
     verb = verbs.add_parser(
         "solve", help="solve problems step by step", description="Answers, written step by step; see docs/stepwise.md."
     )
-    verb.add_argument("texts", nargs="*", metavar="PROBLEM", help="problems, such as \"(+ 3 (* 2 4))\"")
+    verb.add_argument("texts", nargs="*", metavar="PROBLEM", help='problems, such as "(+ 3 (* 2 4))"')
     verb.add_argument("--input", metavar="FILE", help="read problems from FILE, one a line; - is standard input")
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
     verb.add_argument("--show", action="store_true", help="print every step, how unsure it was, and its candidates")
@@ -128,7 +128,11 @@ def as_object(number: int, solution: Solution) -> dict[str, Any]:
         "finish_reason": "error" if answer is None else answer.finish_reason,
     }  # fmt: skip
     if answer is not None:
-        item |= {"scaled": sum(step.scaled for step in answer.steps), "restarts": answer.restarts, "spent": asdict(answer.spent)}
+        item |= {
+            "scaled": sum(step.scaled for step in answer.steps),
+            "restarts": answer.restarts,
+            "spent": asdict(answer.spent),
+        }
         item["trace"] = [asdict(step) for step in answer.steps]
     if solution.error is not None:
         item["error"] = solution.error

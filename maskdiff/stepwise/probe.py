@@ -2,8 +2,8 @@
 
 For: `probe`, asked before; `Guard`, which watches a run. Not for: backends. Easy to get wrong: a chat interface that closes the
 turn answers fluently, with good log-probabilities, from the beginning, at every step; so nothing but *what* it says next tells.
-A random string is asked for and its first half given as the partial answer: the next symbol is that of the second half, or of the
-first. Comparing texts by their beginnings would call an echo a continuation.
+A random string is asked for and its first half given as the partial answer: the next symbol is that of the second half, or of
+the first. Comparing texts by their beginnings would call an echo a continuation.
 """
 
 from __future__ import annotations

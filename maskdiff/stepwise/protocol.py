@@ -180,5 +180,6 @@ def bounded(text: str, since: int, stop: Stop, carried: str) -> tuple[str, str] 
 
 
 __all__ = [
-    "BackendError", "Candidate", "Capabilities", "Finish", "Generator", "Rejected", "Reply", "Request", "Spent", "Stop", "bounded",
+    "BackendError", "Candidate", "Capabilities", "Finish", "Generator", "Rejected", "Reply", "Request", "Spent", "Stop",
+    "bounded",
 ]  # fmt: skip

@@ -146,7 +146,8 @@ class DenoiserScorer:
                 given = [self.vocabulary.bos, *self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
                 begin, end = differing(candidates)
                 texts |= {
-                    (number, own): ([*given, *own], range(len(given) + begin, len(given) + len(own) - end)) for own in candidates
+                    (number, own): ([*given, *own], range(len(given) + begin, len(given) + len(own) - end))
+                    for own in candidates
                 }
         sums, tokens, calls = self._sums(list(texts.values()))
         of = dict(zip(texts, sums, strict=True))
@@ -190,7 +191,6 @@ class DenoiserScorer:
         log_p = logits.cpu().double().log_softmax(-1).gather(2, clean[:, :, None])[:, :, 0]
         sums: list[float] = log_p.masked_fill(~hidden, 0.0).sum(1).tolist()
         return sums
-
 
     def _make_room(self, width: int) -> None:
         """Rotary positions go on beyond the canvases of the training, as those of the causal mode do; others do not."""

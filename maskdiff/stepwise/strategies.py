@@ -1,9 +1,9 @@
 """How one problem is solved: strategies as coroutines, which ask for candidates and scores and are sent the answers.
 
 For: `stepwise` (greedy, sample, every-step, adaptive, random: one loop, which differs in its trigger) and `whole` (best-of-n).
-Not for: asking a model (`solver.py` gathers what all problems ask for, so that they share a batch). Easy to get wrong: the first
-candidate of a step stays among its candidates when more are drawn, so `always` is best-of-n at every step, `never` is a plain
-draw, and nothing is paid for twice; MUR's own code draws all N anew.
+Not for: asking a model (`solver.py` gathers what all problems ask for, so that they share a batch). Easy to get wrong: the
+first candidate of a step stays among its candidates when more are drawn, so `always` is best-of-n at every step, `never` is
+the first candidates alone, and nothing is paid for twice; MUR's own code draws all N anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Ask = Request | Judgement
 Told = Reply | tuple[list[float], Spent]
 Run = Generator[Ask, Told, "Answer"]
 
-STEPWISE = ("greedy", "sample", "every-step", "adaptive", "random")
+STEPWISE = ("greedy", "sample", "every-step", "always", "adaptive", "random", "never")
 WHOLE = ("best-of-n",)
 STRATEGIES = (*STEPWISE, *WHOLE)
 
@@ -86,7 +86,7 @@ class _Run:
 
 def make_trigger(config: StepConfig, seed: int) -> Trigger:
     """The trigger of a stepwise strategy."""
-    if config.strategy == "every-step":
+    if config.strategy in ("every-step", "always"):
         return Always()
     if config.strategy == "adaptive":
         return Momentum(config.momentum, config.scaling, config.bias_corrected)
@@ -106,10 +106,9 @@ def step_stop(config: StepConfig, separator: str) -> Stop:
 def stepwise(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) -> Run:
     """Write an answer step by step, with more candidates where the trigger says so."""
     trigger, guard, run = make_trigger(config, seed), Guard(), _Run()
-    cold = config.strategy == "greedy"
-    scales = not isinstance(trigger, Never)
+    cold = config.strategy == "greedy" or (config.strategy != "sample" and config.draft == "greedy")
     for number in range(config.max_steps):
-        first = 0.0 if cold or (scales and config.draft == "greedy") else config.temperature
+        first = 0.0 if cold else config.temperature
         request = Request(prompt, tuple(run.partial), 1, first, stop, _mixed(seed, number))
         candidates = yield from _candidates(run, request)
         known = candidates[0].log_probs is not None
@@ -199,6 +198,6 @@ RUNS: dict[str, Callable[[str, str, StepConfig, Stop, int], Run]] = {
 }  # fmt: skip
 
 __all__ = [
-    "RUNS", "STEPWISE", "STRATEGIES", "WHOLE", "Answer", "Ask", "Run", "Taken", "Told", "make_trigger", "step_stop", "stepwise", "uncertainty_of",
-    "whole",
+    "RUNS", "STEPWISE", "STRATEGIES", "WHOLE", "Answer", "Ask", "Run", "Taken", "Told", "make_trigger", "step_stop",
+    "stepwise", "uncertainty_of", "whole",
 ]  # fmt: skip

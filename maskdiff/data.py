@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskdiff.errors import DataError
 from maskdiff.languages import split_of
-from maskdiff.noise.canvases import IGNORE, Canvases, Strings, pad
+from maskdiff.noise.canvases import IGNORE, OPEN, Canvases, Strings, pad
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Split, Vocabulary
@@ -69,8 +69,8 @@ class PackedCanvases:
 
     @property
     def inner(self) -> Tensor:
-        """(rows, width) bool: symbols of the strings, without BOS, EOS and padding."""
-        return (self.position > 0) & (self.from_end > 0)
+        """(rows, width) bool: symbols of the strings, without BOS, EOS and padding; the last token of an open canvas is one."""
+        return (self.position > 0) & ((self.from_end > 0) | (self.mode == OPEN))
 
     @property
     def fill(self) -> float:

@@ -86,8 +86,8 @@ class Canvases:
 
     @property
     def inner_tokens(self) -> int:
-        """Symbols of all strings, without BOS and EOS: what a loss in nats per token is divided by."""
-        return int(self.length.sum()) - 2 * len(self)
+        """Symbols of all strings, without BOS and EOS (an open canvas has none): what a loss in nats per token is divided by."""
+        return int(self.length.sum()) - 2 * len(self) + int((self.mode == OPEN).sum())
 
     def widened(self, width: int, padding: int) -> Canvases:
         """The same canvases, padded to ``width`` with ``padding``, the id of PAD."""

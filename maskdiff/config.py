@@ -207,7 +207,7 @@ class StepConfig:
         choices=("greedy", "sample", "every-step", "always", "adaptive", "random", "never", "best-of-n"),
     )  # fmt: skip
     scorer: str = knob(
-        "denoiser", "what chooses among candidates",
+        "perplexity", "what chooses among candidates",
         choices=("entropy", "perplexity", "probability", "gap", "vote", "denoiser", "checker"),
     )  # fmt: skip
     candidates: int = knob(4, "candidates of a step, or whole answers of best-of-n", low=1, high=1024)

@@ -86,7 +86,7 @@ class Canvases:
 
     @property
     def inner_tokens(self) -> int:
-        """Symbols of all strings, without BOS and EOS (an open canvas has none): what a loss in nats per token is divided by."""
+        """Symbols of all strings, without BOS and EOS (an open canvas has none): what divides a loss in nats per token."""
         return int(self.length.sum()) - 2 * len(self) + int((self.mode == OPEN).sum())
 
     def widened(self, width: int, padding: int) -> Canvases:

@@ -124,7 +124,7 @@ class BlockGenerator:
         return torch.tensor(padded, device=self.device), torch.tensor([len(text) for text in texts], device=self.device)
 
     def _settled(self, row: _Row) -> bool:
-        """Whether the step has ended. A block that is filled from its left as far as it matters is handed to the step."""
+        """Whether the step has ended: a block that is full is handed to it, up to its end."""
         if len(row.filled) < row.block:
             return False
         for place in range(row.start, row.start + row.block):

@@ -109,11 +109,10 @@ def ids_of(candidate: Candidate, vocabulary: Vocabulary) -> list[int]:
 
     A candidate of another backend has no ids, or those of another vocabulary. Raises ParseError for foreign symbols.
     """
-    inner = [token for token in candidate.ids if token != vocabulary.eos]
-    known = len(vocabulary)
-    if candidate.ids and all(0 <= token < known for token in inner):
-        if "".join([vocabulary.symbols[token] for token in inner]) == candidate.said:
-            return list(candidate.ids)
+    inner, symbols = [token for token in candidate.ids if token != vocabulary.eos], vocabulary.symbols
+    ours = len(candidate.ids) > 0 and all(0 <= token < len(symbols) for token in inner)
+    if ours and "".join([symbols[token] for token in inner]) == candidate.said:
+        return list(candidate.ids)
     return vocabulary.encode(candidate.said)
 
 

@@ -20,6 +20,7 @@ NONCES = 3
 SAID = 4  # tokens asked for: the next symbol is all that counts, white space may come before it
 DIGITS = 8  # of a nonce for a chat model
 IN_A_ROW, EARLY = 2, 3  # repeated steps that stop a run; the step by which one is enough
+SHORT = 8  # symbols; shorter steps repeat in good answers, too
 
 
 class Verdict(Enum):
@@ -108,7 +109,8 @@ def _said(generator: Generator, prompt: str, given: str) -> str:
 class Guard:
     """Notices at run time that an answer starts again and again: its steps repeat, whole, what was said before.
 
-    It says so when by the third step one of them did, or later when two in a row do. Where all that a turn-closing server says
+    It says so when by the third step one of them did, or later when two in a row do; steps of fewer than `SHORT` symbols may
+    repeat. Where all that a turn-closing server says
     is drawn anew, three different beginnings escape it for a step more.
     """
 
@@ -118,7 +120,7 @@ class Guard:
 
     def restarted(self, step: str) -> bool:
         """Take the text of the next step; whether the run should stop."""
-        again = bool(step) and step in self.seen
+        again = len(step) >= SHORT and step in self.seen
         self.seen.append(step)
         self.restarts += again
         self.in_a_row = self.in_a_row + 1 if again else 0

@@ -12,6 +12,7 @@ language; no model may know that, so it is the upper bound.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from maskdiff.errors import ConfigError, nearest, quote
+from maskdiff.errors import ConfigError, ParseError, nearest, quote
 from maskdiff.languages import Stepwise
 from maskdiff.model import rotary_tables
 from maskdiff.stepwise.drawing import answered, ids_of
@@ -139,8 +140,9 @@ class DenoiserScorer:
         """See `Scorer`."""
         began = time.perf_counter()
         texts: dict[tuple[int, tuple[int, ...]], tuple[list[int], range]] = {}
-        ids = [[tuple(ids_of(candidate, self.vocabulary)) for candidate in j.candidates] for j in judgements]
-        for number, (judgement, candidates) in enumerate(zip(judgements, ids, strict=True)):
+        ids = [[self._ids(candidate) for candidate in j.candidates] for j in judgements]
+        for number, (judgement, known) in enumerate(zip(judgements, ids, strict=True)):
+            candidates = [own for own in known if own is not None]
             if len(set(candidates)) > 1:
                 request = judgement.request
                 given = [self.vocabulary.bos, *self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
@@ -157,9 +159,23 @@ class DenoiserScorer:
             called[number] |= own_calls
         share = (time.perf_counter() - began) / max(1, len(judgements))
         return [
-            ([of.get((number, own), 0.0) for own in candidates], Spent(spent[number], len(called[number]), 0, share))
+            (
+                [-math.inf if own is None else of.get((number, own), 0.0) for own in candidates],
+                Spent(spent[number], len(called[number]), 0, share),
+            )
             for number, candidates in enumerate(ids)
         ]
+
+    def _ids(self, candidate: Candidate) -> tuple[int, ...] | None:
+        """The candidate as our model reads it; None for foreign symbols, which no string of the language has."""
+        try:
+            ids = ids_of(candidate, self.vocabulary)
+        except ParseError:
+            return None
+        ends = (
+            candidate.finish == "end" and bool(candidate.said) and not candidate.ids
+        )  # a backend without ids does not tell the end
+        return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 
     def _sums(self, texts: list[tuple[list[int], range]]) -> tuple[list[float], list[int], list[set[int]]]:
         """Of each (ids, places that count): the pseudo-log-likelihood, the tokens that were evaluated, in which calls."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from maskdiff.config import StepConfig
-from maskdiff.errors import ConfigError, DataError, UserError
+from maskdiff.errors import ConfigError, DataError, UserError, quote
 from maskdiff.sampling.random import new_keys
 from maskdiff.stepwise.probe import Nonce, Probe, Verdict, digits_nonce, probe
 from maskdiff.stepwise.protocol import Generator, Request
@@ -75,6 +75,8 @@ class Solver:
         self.fell_back = self.config.strategy != config.strategy
         self.scorer: Scorer = make_scorer(self.config.scorer, loaded, self.config.scorer_groups)
         self.stop = step_stop(self.config, language.separator if language is not None else PARAGRAPH)
+        if config.scorer == "checker" and language is not None and self.stop.strings != (language.separator,):
+            raise ConfigError(f"the checker knows steps that end with {quote(language.separator)}; leave step_stop alone")
 
     def _allowed(self, config: StepConfig) -> StepConfig:
         """The configuration, or the fallback's where the backend does not continue. Raises ConfigError."""
@@ -177,10 +179,16 @@ class Solver:
         if self.language is None:
             return Solution(problem, answer, last.strip(), strategy=self.config.strategy)
         last = last.rpartition(self.language.separator)[2]  # steps may have ended elsewhere (`step_stop`)
-        wrong = self.language.first_wrong(self.language.prompt(problem) + answer.text)
+        wrong = self.language.first_wrong(self.language.prompt(problem) + self._whole_steps(answer))
         result = last if answer.finish_reason == "end" and self.language.is_final(last) else ""
         correct = result == self.language.answer(problem)
         return Solution(problem, answer, result, correct, wrong, self.config.strategy)
+
+    def _whole_steps(self, answer: Answer) -> str:
+        """What was written, without a last step that was cut off: half a number is no wrong one."""
+        assert self.language is not None
+        text = answer.text
+        return text if answer.finish_reason == "end" else text[: text.rfind(self.language.separator) + 1]
 
 
 __all__ = ["COHORT", "Solution", "Solver"]

@@ -62,7 +62,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All that was written."""
+        """All steps; what the last token said beyond the last of them is left out."""
         return "".join(step.text for step in self.steps)
 
 

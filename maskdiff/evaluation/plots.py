@@ -8,6 +8,7 @@ so that their intervals do not hide one another.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,10 +208,11 @@ def plot_solve(axes: Any, rows: Sequence[Row], split: str) -> bool:
     chosen = [r for r in own if r.metric == "accuracy"]
     strategies = list(dict.fromkeys(r.sampler for r in chosen))
     scorers = list(dict.fromkeys(r.settings.get("scorer", "") for r in chosen))
-    for r in chosen:
+    places = [10**x for x in apart([math.log10(cost[label(r)]) for r in chosen])]
+    for x, r in zip(places, chosen, strict=True):
         wide = "candidates" in r.settings
         axes.errorbar(
-            [cost[label(r)]], [100 * r.value], yerr=_errors([r]), fmt="osD^vP"[strategies.index(r.sampler) % 6], capsize=2,
+            [x], [100 * r.value], yerr=_errors([r]), fmt="osD^vP"[strategies.index(r.sampler) % 6], capsize=2,
             color=f"C{scorers.index(r.settings.get('scorer', ''))}", markersize=8 if wide else 5, alpha=0.8,
         )  # fmt: skip
     for i, name in enumerate(strategies):

@@ -181,7 +181,7 @@ def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | Da
             event = {"schema": SCHEMA, "verb": "complete", "index": request, "sample": number + 1, "delta": characters}
             print(json.dumps(event), flush=True)
         else:
-            print(shown(characters), end="", flush=True)
+            print(cli.printable(characters), end="", flush=True)
 
     seen = watch if args.stream else None
     yield from tasks.completing(
@@ -272,12 +272,9 @@ def as_text(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
     """The four columns of a result, separated by tabs; a fifth tells why it ended."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
-    return f"{shown(text)}\t{verdict(result)}\t{score}\t{result.evaluations}" + (f"\t{result.finish_reason}" if why else "")
-
-
-def shown(text: str) -> str:
-    """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"{cli.printable(text)}\t{verdict(result)}\t{score}\t{result.evaluations}" + (
+        f"\t{result.finish_reason}" if why else ""
+    )
 
 
 def verdict(item: Result | Alternative) -> str:
@@ -290,9 +287,9 @@ def more_lines(result: Result, script: bool) -> Iterator[str]:
     from maskdiff.edits import render
 
     if script and result.edits is not None:
-        yield f"  {shown(render(result.edits))}"
+        yield f"  {cli.printable(render(result.edits))}"
     for rank, item in enumerate(result.alternatives, start=1):
-        yield f"  {rank}\t{shown(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{shown(render(item.edits))}"
+        yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(render(item.edits))}"
 
 
 def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, sample: int) -> None:

@@ -225,7 +225,12 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-# ------------------------------------------------------------------------------------------------------------ input lines
+# ------------------------------------------------------------------------------------------------------- lines in and out
+
+
+def printable(text: str) -> str:
+    """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_lines(path: str) -> Iterator[str | DataError]:

@@ -185,7 +185,7 @@ def test_the_denoiser_against_single_canvases(pieces: bool, groups: int) -> None
 
 
 def test_calls_of_many_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorers, "ROWS", 3)
+    monkeypatch.setattr(scorers, "TOKENS", 3 * 11)
     model = loaded()
     judgement = Judgement(Request("(+ 1 2)>"), spoken(model, "31", "47", "5"))  # 2 + 2 + 1 places
     with ledger(model) as book:

@@ -16,7 +16,7 @@ import numpy as np
 from maskdiff import metrics
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.data import draw_texts
-from maskdiff.errors import ConfigError
+from maskdiff.errors import ConfigError, DataError
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, unwatched
 from maskdiff.languages import Stepwise
 from maskdiff.metrics import Estimate
@@ -28,6 +28,7 @@ SPLITS = ("test", "deeper")  # held-out problems like those of the training; suc
 CLOSER = ("denoiser", "checker")  # scorers that are looked at more closely, and that lots are drawn with
 EAGER = {"scaling": 0.99}  # adaptive, which then scales about twice as many steps of this language
 WIDE = {"candidates": 16, "temperature": 1.0}  # more, and more varied, candidates
+BARREN = 20  # draws of problems without a new one
 CLOSED_PROBLEMS, CLOSED_STEPS = 16, 40  # of the demonstration over HTTP
 
 
@@ -74,18 +75,25 @@ def problems_of(subject: Subject, split: str, count: int, seed: int) -> list[str
         raise ConfigError(f"{language.name} has no problems to solve step by step; the suite solve is for arithmetic-steps")
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     found: dict[str, None] = {}
+    barren = 0
     while len(found) < count:
+        before = len(found)
         if split == "test":
             drawn = [text.split(language.separator)[0] for text in draw_texts(language, count, rng, "test")]
         else:
             drawn = language.problems(count, rng, 1)
         found |= dict.fromkeys(drawn)
+        barren = barren + 1 if len(found) == before else 0
+        if barren == BARREN:
+            raise DataError(f"{language.name} has no {count} different {split} problems, but {len(found)}: lower --num_samples")
     return list(found)[:count]
 
 
 def solve(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
     """Rows of the suite."""
     ledger = Ledger("solve")
+    with watch("solve, over HTTP"):  # first: what can fail here must not lose the rest
+        _over_http(ledger, subject, plan)
     for split in plan.problems:
         problems = problems_of(subject, split, plan.num_samples, plan.seed)
         made: dict[str, list[Solution]] = {}
@@ -97,8 +105,6 @@ def solve(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
                 made[_key(lots)] = _measure(ledger, subject, plan, watch, split, problems, lots, made)
             _compare(ledger, subject, plan, split, made, setting, lots)
             _compare(ledger, subject, plan, split, made, setting, Setting("every-step", setting.scorer))
-    with watch("solve, over HTTP"):
-        _over_http(ledger, subject, plan)
     return ledger.rows
 
 
@@ -162,7 +168,8 @@ def _compare(
     first, second = made[_key(one)], made[_key(other)]
     where = subject.settings(split=split, **one.told)
     gain = [float(bool(a.correct)) - float(bool(b.correct)) for a, b in zip(first, second, strict=True)]
-    cost = [[s.answer.spent.forward_tokens for s in side if s.answer is not None] for side in (first, second)]
+    answered = [(a.answer, b.answer) for a, b in zip(first, second, strict=True) if a.answer and b.answer]
+    cost = [[pair[side].spent.forward_tokens for pair in answered] for side in (0, 1)]
     name = f"{one.strategy} against {other.strategy}"
     ledger.add(name, where, "accuracy_gain", metrics.mean(gain, plan.rng(84)))
     ledger.add(name, where, "forward_tokens_ratio", metrics.ratio(cost[0], cost[1], plan.rng(85)))

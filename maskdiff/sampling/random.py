@@ -23,8 +23,8 @@ class Purpose(IntEnum):
     CHOICE = 3  # Gumbel noise on the confidence of a position (MaskGIT)
     COUNT = 4  # how many tokens an ancestral step commits
     REMASK = 5  # which committed tokens are hidden again
-    TRIGGER = 7  # whether a step of an answer gets more candidates, for the control that draws lots
     SPAN = 6  # how a span of symbols is derived (joint draws under a grammar)
+    TRIGGER = 7  # whether a step of an answer gets more candidates, for the control that draws lots
 
 
 def _signed(value: int) -> int:

@@ -3,7 +3,7 @@
 For: `BlockGenerator`, semi-autoregressive as in 2503.09573 (block diffusion) and LLaDA (2502.09992). Not for: models that never
 saw a canvas whose end is open (`open_share` of training), which fill blanks only where a string ends behind them. Easy to get
 wrong: within a block tokens are drawn in the order of confidence, so the log-probability of a step is a sum over that order,
-and is exact for it; tokens behind the end of a step are thrown away, though they were paid for.
+and leaves out tokens of the block behind its end, which it may have seen; those are thrown away, though they were paid for.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from maskdiff.checkpoint import Loaded
 
-NODES = 100_000  # tokens whose keys and values are kept at most; more makes it forget, and read prompts again
+NODES = 200_000  # tokens whose keys and values are kept; beyond them it forgets between requests, and reads prompts again
+SEEN = 2**18  # (token, token that it sees) pairs of one pass, whose keys and values are gathered
 LONGEST = 16_384  # tokens of prompt and answer
 
 
@@ -52,6 +53,7 @@ class CausalGenerator:
         """See `Generator`."""
         self.reader = self.model.reader()
         self.nodes = 0
+        self.roots: dict[int, int] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
         self.children: dict[tuple[int, int], int] = {}  # (parent, token) -> node, of prompts and of what was drawn
         self.after: dict[int, Tensor] = {}  # node -> (vocab,) log-probabilities of what may follow it
 
@@ -65,7 +67,7 @@ class CausalGenerator:
             raise BackendError(f"prompt and answer have more than {LONGEST} tokens")
         writing = [[Step(request, key_of(request, i)) for i in range(request.num)] for request in requests]
         tokens, calls = [0] * len(requests), [0] * len(requests)
-        ends = self._read_paths(paths, tokens, calls)
+        ends = self._read_paths([request.session for request in requests], paths, tokens, calls)
         active = [(r, step, ends[r]) for r, steps in enumerate(writing) for step in steps if step.finish is None]
         while active:
             active = self._one_token(active, [len(path) for path in paths], tokens, calls)
@@ -75,26 +77,30 @@ class CausalGenerator:
             for r, steps in enumerate(writing)
         ]
 
-    def _read_paths(self, paths: list[list[int]], tokens: list[int], calls: list[int]) -> list[int]:
+    def _read_paths(self, sessions: list[int], paths: list[list[int]], tokens: list[int], calls: list[int]) -> list[int]:
         """Evaluate what is new of each path, all together; the node at which each ends."""
         parents: list[int] = []
         new: list[int] = []
         owners: list[int] = []
         ends = []
-        for r, path in enumerate(paths):
-            node = ROOT
-            for token in (0, *path):  # beginning 0, which is BOS
-                known = self.children.get((node, token))
-                if known is None:
-                    known = self.nodes + len(new)
-                    self.children[node, token] = known
-                    parents.append(node)
-                    new.append(token)
-                    owners.append(r)
-                node = known
+
+        def added(parent: int, token: int, owner: int) -> int:
+            parents.append(parent)
+            new.append(token)
+            owners.append(owner)
+            return self.nodes + len(new) - 1
+
+        for r, (session, path) in enumerate(zip(sessions, paths, strict=True)):
+            if session not in self.roots:
+                self.roots[session] = added(ROOT, 0, r)  # beginning 0, which is BOS
+            node = self.roots[session]
+            for token in path:
+                if (node, token) not in self.children:
+                    self.children[node, token] = added(node, token, r)
+                node = self.children[node, token]
             ends.append(node)
         if new:
-            log_p = self._extend(parents, new)
+            log_p = self._extend(parents, new, max(map(len, paths)))
             first = self.nodes - len(new)
             self.after.update({first + i: row for i, row in enumerate(log_p)})
             for r in owners:
@@ -118,7 +124,8 @@ class CausalGenerator:
         if not going:
             return []
         first = self.nodes
-        log_p = self._extend([node for _, _, node in going], [step.ids[-1] for _, step, _ in going])
+        deepest = max(starts[r] + len(step.ids) for r, step, _ in going)
+        log_p = self._extend([node for _, _, node in going], [step.ids[-1] for _, step, _ in going], deepest)
         self.after.update({first + i: row for i, row in enumerate(log_p)})
         for r, _, _ in going:
             tokens[r] += 1
@@ -127,8 +134,10 @@ class CausalGenerator:
         # Of equal histories the first stands for all, so that whichever candidate is chosen, its keys and values are found.
         return [(r, step, self.children.setdefault((node, step.ids[-1]), first + i)) for i, (r, step, node) in enumerate(going)]
 
-    def _extend(self, parents: list[int], new: list[int]) -> Tensor:
-        """(n, vocab) log-probabilities after each of the new nodes."""
-        log_p = self.reader.extend(torch.tensor(parents), torch.tensor(new))
+    def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
+        """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
+        size = max(1, SEEN // (deepest + 1))
+        pairs = zip(torch.tensor(parents).split(size), torch.tensor(new).split(size), strict=True)
+        log_p = torch.cat([self.reader.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)
         return log_p

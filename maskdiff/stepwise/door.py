@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -43,6 +44,9 @@ def add_verb(verbs: Any) -> None:
     add_config_flags(verb, StepConfig)
     add_config_flags(verb, BackendConfig)
     cli.add_machine_flags(verb)
+    told = {"checkpoint": f"our model, and the language of the problems (default checkpoints/{CHECKPOINT} for our backends)"}
+    for action in verb._actions:
+        action.help = told.get(action.dest, action.help)
     cli.add_language_flags(verb)
 
 
@@ -95,7 +99,7 @@ def solve(args: argparse.Namespace) -> int:
     for number, solution in enumerate(bar, start=1):
         failed = failed or solution.error is not None
         if args.json:
-            print(json.dumps(as_object(number, solution)))
+            print(json.dumps(as_object(number, solution), allow_nan=False))
         elif solution.error is not None:
             print(f"inference.py: problem {number}: {solution.error}", file=sys.stderr)
             if args.input is not None:
@@ -133,10 +137,15 @@ def as_object(number: int, solution: Solution) -> dict[str, Any]:
             "restarts": answer.restarts,
             "spent": asdict(answer.spent),
         }
-        item["trace"] = [asdict(step) for step in answer.steps]
+        item["trace"] = [_step(step) for step in answer.steps]
     if solution.error is not None:
         item["error"] = solution.error
     return item
+
+
+def _step(step: Taken) -> dict[str, Any]:
+    """A step as JSON takes it, which knows no infinite score."""
+    return asdict(step) | {"scores": [score if math.isfinite(score) else None for score in step.scores]}
 
 
 def as_text(solution: Solution) -> str:
@@ -147,17 +156,18 @@ def as_text(solution: Solution) -> str:
         right += f" (step {solution.first_wrong})"
     answer = solution.answer
     told = solution.result or quote(answer.text)
-    return f"{solution.problem}\t{told}\t{right}\t{answer.finish_reason}\t{answer.spent.forward_tokens}"
+    spent = answer.spent.forward_tokens
+    return "\t".join([cli.printable(solution.problem), cli.printable(told), right, answer.finish_reason, str(spent)])
 
 
 def shown(solution: Solution) -> Iterator[str]:
     """A line for every step, and one for every candidate of a step that had several."""
     assert solution.answer is not None
-    yield solution.problem
+    yield cli.printable(solution.problem)
     for number, step in enumerate(solution.answer.steps, start=1):
         told = "" if step.uncertainty is None else f"  u {step.uncertainty:.3f}"
         told += "" if step.level is None else f"  M {step.level:.3f}"
-        yield f"  {number}  {step.text}{told}"
+        yield f"  {number}  {cli.printable(step.text)}{told}"
         yield from _candidates(step)
 
 
@@ -167,4 +177,4 @@ def _candidates(step: Taken) -> Iterator[str]:
         counts.setdefault(text, []).append(i)
     for text, numbers in counts.items():
         mark = "*" if step.chosen in numbers else " "
-        yield f"     {mark} {len(numbers)}x {text}  score {step.scores[numbers[0]]:.3f}"
+        yield f"     {mark} {len(numbers)}x {cli.printable(text)}  score {step.scores[numbers[0]]:.3f}"

@@ -101,7 +101,8 @@ class Request:
 
     prompt: what the user said. temperature: of the draw; 0 is the likeliest token. seed: candidate i depends on it and on i
     alone, whatever else is asked in the same batch. first: number of the first candidate, so that more of them can be asked
-    for later.
+    for later. session: which answer this is a part of; what a backend keeps is shared within an answer, never between answers,
+    so that what one costs does not depend on the others.
     """
 
     prompt: str
@@ -111,6 +112,7 @@ class Request:
     stop: Stop = field(default_factory=Stop)
     seed: int = 0
     first: int = 0
+    session: int = 0
 
     @property
     def answer(self) -> str:

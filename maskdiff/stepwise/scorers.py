@@ -30,7 +30,7 @@ from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-ROWS = 512  # canvases of the denoiser at a time
+TOKENS = 2**16  # of the canvases that the denoiser evaluates at a time
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,25 @@ FIGURES: dict[str, Callable[[Candidate], float]] = {
 SCORERS = (*FIGURES, "vote", "denoiser", "checker")
 
 
+@dataclass(frozen=True)
 class Vote:
-    """How many candidates say the same step."""
+    """How many candidates say the same step; of whole answers, the same result: what stands behind the last of `ends`."""
+
+    ends: tuple[str, ...] = ()
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
         """See `Scorer`."""
-        counts = [Counter(candidate.step for candidate in j.candidates) for j in judgements]
+        said = [[self._said(j, candidate) for candidate in j.candidates] for j in judgements]
         return [
-            ([float(count[candidate.step]) for candidate in j.candidates], Spent())
-            for j, count in zip(judgements, counts, strict=True)
+            ([float(count[text]) for text in texts], Spent()) for texts, count in zip(said, map(Counter, said), strict=True)
         ]
+
+    def _said(self, judgement: Judgement, candidate: Candidate) -> str:
+        text = candidate.step
+        if not judgement.request.stop.strings:
+            for end in self.ends:
+                text = text.removesuffix(end).rpartition(end)[2]
+        return text.strip()
 
 
 class Checker:
@@ -185,8 +194,9 @@ class DenoiserScorer:
             rows += [(number, text, list(places[first::stride])) for first in range(min(stride, len(places)))]
         sums, tokens, calls = [0.0] * len(texts), [0] * len(texts), [set[int]() for _ in texts]
         rows.sort(key=lambda row: len(row[1]))  # rows of like length together: little padding
-        for at in range(0, len(rows), ROWS):
-            part = rows[at : at + ROWS]
+        size = max(1, TOKENS // len(rows[-1][1])) if rows else 1
+        for at in range(0, len(rows), size):
+            part = rows[at : at + size]
             for (number, text, _), value in zip(part, self._evaluate(part), strict=True):
                 sums[number] += value
                 tokens[number] += len(text)
@@ -233,18 +243,18 @@ def differing(candidates: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     return max(0, begin - 1), max(0, end - 1)
 
 
-def make_scorer(name: str, loaded: Loaded | None, groups: int = 0) -> Scorer:
-    """The scorer of that name; `loaded` for those that need a model or a language. Raises ConfigError."""
+def make_scorer(name: str, loaded: Loaded | None, groups: int = 0, ends: tuple[str, ...] = ()) -> Scorer:
+    """The scorer of that name; `loaded` for those that need a model or a language, `ends` of steps. Raises ConfigError."""
     if name in FIGURES:
         return Figure(name, FIGURES[name])
     if name == "vote":
-        return Vote()
+        return Vote(ends)
     if name not in SCORERS:
         raise ConfigError(
             f"scorer {quote(name)} is unknown; the scorers are {', '.join(SCORERS)}: did you mean {nearest(name, SCORERS)}?"
         )
     if loaded is None:
-        raise ConfigError(f"the scorer {name} needs a checkpoint of our own; give --checkpoint")
+        raise ConfigError(f"the scorer {name} needs a checkpoint of our own: give --checkpoint, or --scorer vote or perplexity")
     if name == "denoiser":
         return DenoiserScorer(loaded, groups)
     if not isinstance(loaded.language, Stepwise):

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Stepwise
 
-COHORT = 64  # problems at a time
+COHORT = 32  # problems at a time
+UNSCORED = ("greedy", "sample", "never")  # strategies of one candidate a step
 PARAGRAPH = "\n\n"  # what ends a step where no language says it
 
 
@@ -73,9 +74,12 @@ class Solver:
         self.probed = probed
         self.config = self._allowed(config)
         self.fell_back = self.config.strategy != config.strategy
-        self.scorer: Scorer = make_scorer(self.config.scorer, loaded, self.config.scorer_groups)
         self.stop = step_stop(self.config, language.separator if language is not None else PARAGRAPH)
-        if config.scorer == "checker" and language is not None and self.stop.strings != (language.separator,):
+        name = (
+            "vote" if self.config.strategy in UNSCORED or config.candidates == 1 else config.scorer
+        )  # else there is no choice
+        self.scorer: Scorer = make_scorer(name, loaded, config.scorer_groups, self.stop.strings)
+        if name == "checker" and language is not None and self.stop.strings != (language.separator,):
             raise ConfigError(f"the checker knows steps that end with {quote(language.separator)}; leave step_stop alone")
 
     def _allowed(self, config: StepConfig) -> StepConfig:
@@ -137,7 +141,8 @@ class Solver:
                     self.prompt(problem), problem, self.config, self.stop, key
                 )  # fmt: skip
             except UserError as error:
-                made[number] = Solution("" if isinstance(given, DataError) else given, error=str(error))
+                text = "" if isinstance(given, DataError) else given
+                made[number] = Solution(text, strategy=self.config.strategy, error=str(error))
         asks: dict[int, Ask] = {number: next(run) for number, (_, run) in runs.items()}
         while asks:
             told = self._ask(asks)

@@ -109,7 +109,7 @@ def stepwise(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: in
     cold = config.strategy == "greedy" or (config.strategy != "sample" and config.draft == "greedy")
     for number in range(config.max_steps):
         first = 0.0 if cold else config.temperature
-        request = Request(prompt, tuple(run.partial), 1, first, stop, _mixed(seed, number))
+        request = Request(prompt, tuple(run.partial), 1, first, stop, _mixed(seed, number), session=seed)
         candidates = yield from _candidates(run, request)
         known = candidates[0].log_probs is not None
         needed = isinstance(trigger, Momentum)
@@ -141,7 +141,7 @@ def whole(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) 
     run = _Run()
     most = stop.max_tokens * config.max_steps
     first = 0.0 if config.draft == "greedy" else config.temperature
-    request = Request(prompt, (), 1, first, Stop((), most), _mixed(seed, 0))
+    request = Request(prompt, (), 1, first, Stop((), most), _mixed(seed, 0), session=seed)
     if config.draft == "greedy":
         candidates = yield from _candidates(run, request)
         if config.candidates > 1:

@@ -13,7 +13,7 @@ pytest.importorskip("openai")
 from openai_helpers import Serve, chat, chat_logs, completion, fails, isolate, logs, only, serving
 
 from maskdiff.stepwise.openai_api import ChatBackend, CompletionsBackend
-from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
+from maskdiff.stepwise.protocol import Candidate, Request, Spent, Stop
 
 
 @pytest.fixture(autouse=True)
@@ -124,10 +124,21 @@ def test_tokens_of_the_stop_string_are_kept_where_they_have_a_number(serve: Serv
 
 
 def test_a_choice_without_text_and_log_probs_is_not_certain(serve: Serve) -> None:
-    candidate = only(CompletionsBackend("m", serve(completion("", usage=(10, 1))).url), Request("p"))
+    made = completion("", usage=(10, 1), stop_reason=">")
+    candidate = only(CompletionsBackend("m", serve(made).url), Request("p"))
     assert (candidate.said, candidate.log_probs, candidate.entropies, candidate.tokens) == (">", None, None, 1)
-    candidate = only(ChatBackend("m", serve(chat(None, stop_reason=None)).url), Request("p"))
-    assert (candidate.said, candidate.log_probs, candidate.finish) == ("", None, "end")
+
+
+def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
+    for more in ({}, {"stop_reason": None}):
+        candidate = only(ChatBackend("m", serve(chat(None, usage=(10, 1), **more)).url), Request("p"))
+        assert (candidate.step, candidate.said, candidate.finish, candidate.tokens) == ("", "", "end", 1)
+        assert (candidate.log_probs, candidate.entropies, candidate.gaps) == ((), (), ())
+    candidate = only(ChatBackend("m", serve(chat(None)).url, log_probs=False), Request("p"))
+    assert (candidate.finish, candidate.log_probs) == ("end", None)
+    carried = (Candidate("a>", "a>(", "stop", 2, over="("),)
+    candidate = only(CompletionsBackend("m", serve(completion("")).url), Request("p", carried))
+    assert (candidate.step, candidate.finish, candidate.log_probs) == ("(>", "stop", None)
 
 
 def test_entropies_and_gaps(serve: Serve) -> None:
@@ -162,10 +173,24 @@ def test_several_choices_in_their_order(serve: Serve) -> None:
     assert [c.tokens for c in reply.candidates] == [2, 2, 3]
 
 
-def test_too_few_choices(serve: Serve) -> None:
-    backend = CompletionsBackend("m", serve(completion("a")).url)
-    with pytest.raises(BackendError, match="1 choices came where n is 2; ask for one candidate at a time"):
-        backend.next_step([Request("p", num=2)])
+def test_the_rest_of_too_few_choices_is_asked_for(serve: Serve) -> None:
+    server = serve(completion("a", usage=(10, 2), stop_reason=">"))
+    backend = CompletionsBackend("m", server.url)
+    (reply,) = backend.next_step([Request("p", num=3, seed=7)])
+    assert [(c.step, c.tokens) for c in reply.candidates] == [("a>", 2)] * 3
+    assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (36, 3, 3)
+    assert [body["n"] for body in server.bodies] == [3, 2, 1]
+    for first in (1, 2):
+        only(backend, Request("p", seed=7, first=first))
+    seeds = [body["seed"] for body in server.bodies]
+    assert seeds[1:3] == seeds[3:]
+    assert len(set(seeds)) == 3
+
+
+def test_no_choices_and_too_many(serve: Serve) -> None:
+    for texts in ((), ("a", "b")):
+        said = fails(CompletionsBackend("m", serve(completion(*texts)).url))
+        assert f"{len(texts)} choices came where n is 1" in said
 
 
 # What it costs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -178,6 +180,39 @@ def test_the_first_error_after_all_have_ended(serve: Serve) -> None:
     assert len(server.bodies) == 2
 
 
+INTERRUPTED = """
+import sys
+from maskdiff.stepwise.openai_api import CompletionsBackend
+from maskdiff.stepwise.protocol import Request
+try:
+    CompletionsBackend("m", sys.argv[1], concurrency=2).next_step([Request("p")] * 3)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for another process")
+def test_an_interrupt_ends_at_once(serve: Serve) -> None:
+    asked, done = threading.Barrier(3), threading.Event()
+
+    def answer(body: dict[str, Any]) -> Answer:
+        asked.wait(30)
+        done.wait(30)
+        return completion("x")
+
+    server = serve(answer)
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE)
+    try:
+        asked.wait(30)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=10)
+        assert (said.strip(), process.returncode) == (b"interrupted", 0)
+        assert len(server.bodies) == 2
+    finally:
+        done.set()
+        process.kill()
+
+
 # Errors
 
 
@@ -239,6 +274,14 @@ def test_a_server_that_is_not_there() -> None:
     assert "hush" not in said
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_proxy_leads_to_this_machine(serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert only(CompletionsBackend("m", serve(completion("x")).url, retries=0), Request("p")).step == "x>"
+
+
 # The key
 
 
@@ -280,6 +323,15 @@ def test_a_key_is_needed_elsewhere_only(serve: Serve, monkeypatch: pytest.Monkey
         with pytest.raises(ConfigError, match="OPENAI_API_KEY holds characters") as caught:
             CompletionsBackend("m", server.url)
         assert "verySecret" not in str(caught.value)
+
+
+def test_a_key_is_not_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    CompletionsBackend("m", "http://u.example/v1").close()  # so that unsetting it helps
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with pytest.raises(ConfigError, match=r"http://u\.example/v1 .*use https, or unset the key") as caught:
+        CompletionsBackend("m", "HTTP://u.example/v1")
+    assert "verySecret" not in str(caught.value)
+    CompletionsBackend("m", "http://127.0.0.1:1/v1").close()
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,10 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.languages import make_language
 from maskdiff.model import UniversalDenoiser
+from maskdiff.serving import app as app_module
+from maskdiff.serving import local
 from maskdiff.serving.app import create_app
-from maskdiff.serving.door import open_served
+from maskdiff.serving.door import hosts_of, open_served
 from maskdiff.serving.local import listening, running
 from maskdiff.serving.served import Limits
 
@@ -165,6 +167,47 @@ def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
         assert client.completions.create(model="toy", prompt="?").choices
 
 
+@pytest.mark.parametrize(
+    "name, status",
+    [("127.0.0.1", 200), ("LOCALHOST", 200), ("[::1]", 200), ("evil.example", 400), ("localhost.evil.example", 400), ("", 400)],
+)
+def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
+    for host in (name, f"{name}:8000"):
+        answer = httpx.get(f"{url}/models", headers={"Host": host})
+        assert answer.status_code == status
+        assert status == 200 or answer.json()["error"]["code"] == "invalid_host"
+
+
+def test_names_of_other_servers() -> None:
+    assert hosts_of("127.0.0.1", "127.0.0.1") == ("127.0.0.1", "localhost", "[::1]")
+    assert hosts_of("box", "fe80::1%eth0") == ("127.0.0.1", "localhost", "[::1]", "box", "[fe80::1%eth0]")
+    assert hosts_of("0.0.0.0", "0.0.0.0") == hosts_of("::", "::") == ("*",)
+    for hosts, status in ((("box",), 200), (("*",), 200), (("fox",), 400)):
+        with running(create_app(served(Toy()), hosts=hosts)) as url:
+            assert httpx.get(f"{url}/models", headers={"Host": "box"}).status_code == status
+
+
+def post_half(url: str, body: bytes) -> socket.socket:
+    """A connection whose request promises ten bytes more than come."""
+    address = url.removeprefix("http://").removesuffix("/v1").split(":")
+    connection = socket.create_connection((address[0], int(address[1])), 10)
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    connection.sendall(f"{head}{len(body) + 10}\r\n\r\n".encode() + body)
+    return connection
+
+
+def test_slow_bodies_and_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "BODY_SECONDS", 2.0)
+    monkeypatch.setattr(local, "CONNECTIONS", 3)
+    with running(create_app(served(Toy()), Limits(max_waiting=0))) as url, httpx.Client() as quick:
+        with post_half(url, b"{") as slow, post_half(url, b""), post_half(url, b""):
+            wait_until(lambda: quick.get(f"{url}/models").status_code == 503)
+            said = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"body_too_slow" in said
+        wait_until(lambda: quick.get(f"{url}/models").status_code == 200)
+
+
 # ---------------------------------------------------------------------------------------------------------- many clients
 
 
@@ -281,6 +324,28 @@ def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signa
             list(stream)
 
 
+def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -> None:
+    """The answer is refused at once; the body, which could still come, when the grace is over. Nothing else is said."""
+    command = [sys.executable, "-c", LIGHT.replace("0.05", "7")]
+    with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(client.completions.create, model="toy", prompt="?", seed=seed) for seed in range(2)]
+        with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
+            time.sleep(1)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            for future in asked:
+                error = future.exception(10)
+                assert isinstance(error, openai.InternalServerError)
+                assert (error.status_code, error.code) == (503, "closing")
+            assert time.monotonic() - begun < 3
+            said = b"".join(iter(lambda: slow.recv(4096), b""))
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"the server is ending" in said
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 @contextmanager
 def started(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI, str]]:
     """The process, a client of its server, and the name of its model."""
@@ -321,8 +386,6 @@ def test_messages_of_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_other_addresses_are_warned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from maskdiff.serving import local
-
     monkeypatch.setattr(local.Server, "run", lambda self, sockets: self.ready())
     path = tiny_checkpoint(tmp_path, causal_length=False)
     assert main(["serve", "--host", "0.0.0.0", "--port", "0", "--name", "it", "--checkpoint", str(path)]) == 0

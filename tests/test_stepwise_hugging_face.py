@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,7 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
 @pytest.mark.parametrize("chat", [True, False])
 def test_steps_are_what_generate_writes(folder, chat):
     generator = load(folder, chat=chat)
+    assert generator.capabilities.chat == chat
     assert (generator.name, generator.chat, generator.template_agrees, generator.caches) == (folder.name, chat, True, True)
     barred = [i for i, text in enumerate(generator.table.texts) if text is None and i != 3]
     for prompt in PROMPTS:
@@ -156,23 +158,27 @@ def requests_at_random(generator: Generator, count: int) -> list[Request]:
 
 
 def test_a_cache_changes_nothing(folder):
-    plain, kept, small = load(folder, kept=0), load(folder), load(folder, kept=2)
+    plain, kept, small = load(folder, kept=0), load(folder, kept=64), load(folder, kept=2)
+    others = [load(folder, kept_tokens=most) for most in (0, 60, 300)]
     requests = requests_at_random(plain, 24)
-    tokens = dict.fromkeys(["plain", "kept", "small", "together"], 0)
+    requests[5::6] = [replace(request, stop=Stop((), 5)) for request in requests[5::6]]
+    tokens = dict.fromkeys(["plain", "kept", "small", "none", "little", "more"], 0)
     for i, request in enumerate(requests):
         if i == 12:
             kept.forget()
             assert not kept._kept.groups
-        expected, *others = (generator.next_step([request])[0] for generator in (plain, kept, small))
-        for name, reply in zip(tokens, [expected, *others], strict=False):
+        expected, *more = (generator.next_step([request])[0] for generator in (plain, kept, small, *others))
+        for name, reply in zip(tokens, [expected, *more], strict=True):
             same(reply.candidates, expected.candidates)
             tokens[name] += reply.spent.forward_tokens
-    assert not plain._kept.groups
+        assert all(other._kept.weight() <= other._kept.tokens for other in others)
+    assert not plain._kept.groups | others[0]._kept.groups
     assert len(small._kept.groups) <= 2
     together = load(folder).next_step(requests)  # one call
     for request, reply in zip(requests, together, strict=True):
         same(reply.candidates, plain.next_step([request])[0].candidates)
     tokens["together"] = sum(reply.spent.forward_tokens for reply in together)
+    assert tokens["more"] < tokens["none"] == tokens["plain"]
     assert max(tokens["kept"], tokens["together"]) < tokens["small"] < tokens["plain"]
 
 
@@ -390,12 +396,12 @@ def test_what_is_spent_is_what_is_run(folder):
 
 
 def test_only_new_tokens_are_run(generator):
-    prompt, stop = PROMPTS[2], Stop((), 5)
-    first = one(generator, prompt=prompt, num=4, stop=stop)
-    steps = [step for step in first.candidates if step.finish == "length"]
+    prompt, stop = PROMPTS[2], Stop(tuple("abcdefghijklmnop"), 25, 2)
+    first = one(generator, prompt=prompt, num=8, stop=stop)
+    steps = [step for step in first.candidates if step.finish == "stop"]
     before = len(generator.prompt_ids(prompt))
     assert first.spent.forward_tokens == before + sum(step.tokens - 1 for step in first.candidates)
-    more = one(generator, prompt=prompt, first=4, stop=stop)
+    more = one(generator, prompt=prompt, first=8, stop=stop)
     assert more.spent.forward_tokens == more.candidates[0].tokens - 1
     elsewhere = one(generator, prompt=prompt, seed=7, stop=stop)
     assert elsewhere.spent.forward_tokens == elsewhere.candidates[0].tokens - 1
@@ -406,6 +412,27 @@ def test_only_new_tokens_are_run(generator):
     generator.forget()
     walk(generator, prompt, 6, stop=Stop((), 1))
     assert len(generator._kept.groups) == 1
+
+
+def test_what_is_kept(generator):
+    stop = Stop(tuple("abcdefghijklmnop"), 30, 2)
+    requests = [Request(f"compute {i}", stop=stop, seed=i) for i in range(32)]
+    steps = [reply.candidates for reply in generator.next_step(requests)]
+    generator.next_step([replace(request, first=1) for request in requests[:3]])
+    more = [replace(r, partial=step) for r, step in zip(requests, steps, strict=True) if step[0].finish == "stop"]
+    assert len(more) > 8
+    for reply in generator.next_step(more):
+        assert reply.spent.forward_tokens <= reply.candidates[0].tokens
+    [one(generator, prompt=prompt, stop=stop) for prompt in PROMPTS[:2]]
+    assert len(generator._kept.groups) <= 8
+    generator.forget()
+    one(generator, prompt=PROMPTS[0], num=4, stop=Stop((), 20))
+    assert not generator._kept.groups  # a whole answer
+    steps = one(generator, prompt=PROMPTS[0], num=16, stop=Stop(tuple("abcdefghijklmnop"), 4, 2)).candidates
+    assert {step.finish for step in steps} >= {"stop", "length"}
+    [group] = generator._kept.groups.values()
+    ids = generator.prompt_ids(PROMPTS[0])
+    assert set(group) == {ids, *((*ids, *step.ids[:-1]) for step in steps if step.finish == "stop")}
 
 
 def test_positions_end(generator):
@@ -465,6 +492,9 @@ def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="fast"):
         HuggingFaceGenerator(network(), SimpleNamespace(chat_template=None, all_special_ids=[]))
+    assert load(folder, "auto").model.device.type in ("cpu", "cuda", "mps")
+    with pytest.raises(ConfigError, match="device is 'abacus'"):
+        load(folder, "abacus")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"maskdiff\[transformers\]"):
         load(folder)

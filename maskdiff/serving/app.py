@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -26,11 +26,13 @@ from maskdiff.errors import UserError
 from maskdiff.serving.answers import usage
 from maskdiff.serving.bodies import ChatBody, CompletionBody, parsed
 from maskdiff.serving.orders import Order, chat_order, completion_order
-from maskdiff.serving.refusals import FAILED, GONE, NOT_FOUND, TOO_LARGE, TOO_MANY, WRONG_TYPE, Refused, refusal
-from maskdiff.serving.served import Limits, Prefill, Served
+from maskdiff.serving.refusals import FAILED, GONE, NOT_FOUND, TOO_LARGE, TOO_MANY, TOO_SLOW, WRONG_TYPE, Refused, refusal
+from maskdiff.serving.served import LOOPBACK, Limits, Prefill, Served
+from maskdiff.serving.shell import Shell
 from maskdiff.serving.writing import Desk, Piece, joined, pieces
 
 DRAINED = 4  # times the limit of a body that is read and thrown away, so that its sender gets to read the refusal
+BODY_SECONDS = 30.0  # that the sender of a body has
 
 Result = TypeVar("Result")
 
@@ -39,8 +41,10 @@ class Gone(Exception):
     """The client has gone away."""
 
 
-def create_app(served: Served, limits: Limits | None = None, prefill: Prefill = "continue") -> FastAPI:
-    """The server of one model; `app.state.desk` is where its requests wait."""
+def create_app(
+    served: Served, limits: Limits | None = None, prefill: Prefill = "continue", hosts: Sequence[str] = LOOPBACK
+) -> FastAPI:
+    """The server of one model; `app.state.desk` is where its requests wait. hosts: the names that clients may call it by."""
     limits = limits or Limits()
     desk = Desk(served, limits)
 
@@ -77,6 +81,7 @@ def create_app(served: Served, limits: Limits | None = None, prefill: Prefill = 
 
     for kind in (Refused, UserError, HTTPException, ClientDisconnect, Gone, Exception):
         app.add_exception_handler(kind, on_error)
+    app.add_middleware(Shell, hosts=hosts, desk=desk)
     return app
 
 
@@ -88,17 +93,25 @@ async def on_error(request: HTTPRequest, error: Exception) -> Response:
         refused = Refused(error.status_code, str(error.detail))
         return JSONResponse(refused.as_json(), error.status_code, error.headers)
     refused = refusal(error)
-    headers = {TOO_MANY: {"Retry-After": "1"}, FAILED: {"Connection": "close"}}  # behind a bug, uvicorn closes in any case
+    close = {"Connection": "close"}  # behind a bug, uvicorn closes in any case
+    headers = {TOO_MANY: {"Retry-After": "1"}, TOO_SLOW: close, FAILED: close}
     return JSONResponse(refused.as_json(), refused.status, headers.get(refused.status))
 
 
 async def read_body(request: HTTPRequest, limit: int) -> bytes:
-    """The body of a JSON request, of which no more than `limit` bytes are ever kept. Raises Refused.
+    """The body of a JSON request, of which no more than `limit` bytes are ever kept, and not for long. Raises Refused.
 
     That other types are refused keeps web pages out, whose browsers ask before they send JSON elsewhere.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(WRONG_TYPE, "the Content-Type of a request must be application/json", code="unsupported_media_type")
+    try:
+        return await asyncio.wait_for(_body(request, limit), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise Refused(TOO_SLOW, f"the body did not come within {BODY_SECONDS:g} seconds", code="body_too_slow") from None
+
+
+async def _body(request: HTTPRequest, limit: int) -> bytes:
     body, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)
@@ -201,6 +214,7 @@ async def unless_gone(request: HTTPRequest, work: Awaitable[Result]) -> Result:
             pass
 
     tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    tasks[0].add_done_callback(lambda task: task.cancelled() or task.exception())  # it may fail when nobody waits any more
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():

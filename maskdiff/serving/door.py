@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from maskdiff import cli
 from maskdiff.errors import ConfigError
-from maskdiff.serving.served import PREFILLS, Limits, Served
+from maskdiff.serving.served import LOOPBACK, PREFILLS, Limits, Served
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.stepwise.protocol import Generator
 
-MAX_TOKENS, MOST_TOKENS = 4096, 16_384  # room for prompt and answer: by default, and of our causal mode at most
+MAX_TOKENS, MOST_TOKENS = 1024, 16_384  # room for prompt and answer: by default, and of our causal mode at most
 
 
 def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
@@ -76,13 +76,24 @@ def serve(args: argparse.Namespace) -> int:
 
     with ended_by_signals(), listening(args.host, args.port) as listener:  # a taken port is found before the model is read
         served = open_served(args)
-        app = create_app(served, Limits(max_body=args.max_body, max_waiting=args.max_waiting), args.prefill)
         address, port = listener.getsockname()[:2]
+        limits = Limits(max_body=args.max_body, max_waiting=args.max_waiting)
+        app = create_app(served, limits, args.prefill, hosts_of(args.host, address))
         if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
             _say(f"{args.host} may be reached by others, and there is no authentication")
-        host = f"[{args.host}]" if ":" in args.host else args.host
-        Server(app, lambda: _say(f"serving {served.name} on http://{host}:{port}/v1")).run(sockets=[listener])
+        Server(app, lambda: _say(f"serving {served.name} on http://{_bracketed(args.host)}:{port}/v1")).run(sockets=[listener])
     return 0
+
+
+def hosts_of(host: str, address: str) -> tuple[str, ...]:
+    """What clients may call a server that listens on `address` because of --host `host`."""
+    if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:
+        return ("*",)
+    return tuple(dict.fromkeys((*LOOPBACK, _bracketed(host), _bracketed(address))))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def open_served(args: argparse.Namespace) -> Served:
@@ -148,4 +159,4 @@ def _say(line: str) -> None:
     print(f"maskdiff: {line}", file=sys.stderr, flush=True)
 
 
-__all__ = ["add_verb", "ended_by_signals", "open_generator", "open_served", "serve"]
+__all__ = ["add_verb", "ended_by_signals", "hosts_of", "open_generator", "open_served", "serve"]

@@ -6,6 +6,8 @@ listen yet can be bound twice, so `listening` does both; clients that come befor
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 import threading
@@ -18,6 +20,7 @@ from fastapi import FastAPI
 from maskdiff.errors import ConfigError, quote
 
 BACKLOG = 128
+CONNECTIONS = 256  # beside those of requests that may wait; more get uvicorn's own 503
 GRACE = 5  # seconds that connections get to end, after their work has been stopped
 
 
@@ -25,6 +28,7 @@ class Server(uvicorn.Server):
     """uvicorn's, which says when it is ready and, when it is to end, stops the work of requests first."""
 
     def __init__(self, app: FastAPI, ready: Callable[[], object]) -> None:
+        logging.getLogger("uvicorn.error").addFilter(_worth_saying)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -37,6 +41,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=GRACE,
+                limit_concurrency=CONNECTIONS + app.state.desk.limits.max_waiting,
             )
         )
         self.desk, self.ready = app.state.desk, ready
@@ -49,6 +54,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.desk.close()
         await super().shutdown(sockets=sockets)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not that connections which outlive the grace are cut."""
+    cut = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut and "graceful shutdown" not in str(record.msg)
 
 
 def listening(host: str, port: int) -> socket.socket:

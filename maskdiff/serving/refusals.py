@@ -11,7 +11,7 @@ from typing import Any
 from maskdiff.errors import CheckpointError, DataError, UserError, one_line
 from maskdiff.stepwise.protocol import BackendError, Rejected
 
-BAD_REQUEST, NOT_FOUND, TOO_LARGE, WRONG_TYPE, TOO_MANY = 400, 404, 413, 415, 429
+BAD_REQUEST, NOT_FOUND, TOO_SLOW, TOO_LARGE, WRONG_TYPE, TOO_MANY = 400, 404, 408, 413, 415, 429
 GONE, FAILED, BAD_GATEWAY, CLOSING = 499, 500, 502, 503
 
 
@@ -42,6 +42,6 @@ def refusal(error: Exception) -> Refused:
 
 
 __all__ = [
-    "BAD_GATEWAY", "BAD_REQUEST", "CLOSING", "FAILED", "GONE", "NOT_FOUND", "TOO_LARGE", "TOO_MANY", "WRONG_TYPE", "Refused",
-    "refusal",
+    "BAD_GATEWAY", "BAD_REQUEST", "CLOSING", "FAILED", "GONE", "NOT_FOUND", "TOO_LARGE", "TOO_MANY", "TOO_SLOW", "WRONG_TYPE",
+    "Refused", "refusal",
 ]  # fmt: skip

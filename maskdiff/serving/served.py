@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Prefill = Literal["continue", "restart", "reject", "echo"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # what a server is called by clients on the same machine
 
 
 @dataclass(frozen=True)
@@ -57,4 +58,4 @@ class Limits:
     max_waiting: int = 64
 
 
-__all__ = ["PREFILLS", "Limits", "Prefill", "Served"]
+__all__ = ["LOOPBACK", "PREFILLS", "Limits", "Prefill", "Served"]

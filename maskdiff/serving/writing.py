@@ -131,14 +131,19 @@ class Desk:
         self.inside = 0  # requests that are answered or wait
         self.closed = False
         self._worker: ThreadPoolExecutor | None = None
+        self._asked: set[asyncio.Future[list[Reply]]] = set()  # what is waited for
+        self._ended: set[asyncio.Future[list[Reply]]] = set()  # and is no longer, because of the end
 
     def open(self) -> None:
         """Take requests (again)."""
         self.closed = False
 
     def close(self) -> None:
-        """End what is under way after the running call, and take no more."""
+        """Refuse what is under way, whose running call ends unheard, and take no more. In the thread of the event loop."""
         self.closed = True
+        for future in self._asked:
+            if future.cancel():
+                self._ended.add(future)
         if self._worker is not None:
             self._worker.shutdown(wait=False)
             self._worker = None
@@ -157,15 +162,25 @@ class Desk:
     async def ask(self, requests: Sequence[Request]) -> list[Reply]:
         """The generator's replies; whoever is cancelled before the turn comes costs nothing. Raises Refused when closed."""
         if self.closed:
-            raise _closing()
+            raise closing()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "maskdiff-serve")
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._next_step, requests)
+        future = asyncio.get_running_loop().run_in_executor(self._worker, self._next_step, requests)
+        self._asked.add(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future in self._ended:
+                raise closing() from None
+            raise
+        finally:
+            self._asked.discard(future)
+            self._ended.discard(future)
 
     def _next_step(self, requests: Sequence[Request]) -> list[Reply]:
         with self.served.lock:
             if self.closed:
-                raise _closing()
+                raise closing()
             try:
                 return self.served.generator.next_step(requests)
             except UserError:
@@ -175,7 +190,8 @@ class Desk:
                 raise
 
 
-def _closing() -> Refused:
+def closing() -> Refused:
+    """What a request is told that the end of the server cuts short."""
     return Refused(CLOSING, "the server is ending", code="closing")
 
 
@@ -209,4 +225,4 @@ def joined(parts: Iterable[Piece]) -> list[Piece]:
     ]
 
 
-__all__ = ["SLICE", "Desk", "Draft", "Piece", "Task", "Token", "joined", "pieces"]
+__all__ = ["SLICE", "Desk", "Draft", "Piece", "Task", "Token", "closing", "joined", "pieces"]

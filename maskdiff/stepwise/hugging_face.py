@@ -26,6 +26,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from maskdiff.checkpoint import resolve_device
 from maskdiff.completion.hugging_face import _ids, _texts, _transformers
 from maskdiff.completion.tokens import TokenTable
 from maskdiff.errors import CheckpointError, ConfigError, quote
@@ -33,23 +34,25 @@ from maskdiff.sampling.random import bits, token_noise
 from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Finish, Reply, Request, Spent, Stop, bounded
 
 PROBE = "\tSo <1> + 2\n"  # an answer that shows whether a template leaves answers, and the white space around them, alone
+KEPT, KEPT_TOKENS = 8, 65_536  # what is kept by default: groups of a request each, and rows x tokens
 Ids = tuple[int, ...]
 
 
 def load(
     name: str | Path,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: torch.dtype | str = "auto",
     chat: bool = True,
     template: Mapping[str, Any] | None = None,
-    kept: int = 64,
+    kept: int = KEPT,
+    kept_tokens: int = KEPT_TOKENS,
 ) -> HuggingFaceGenerator:
     """What `save_pretrained` wrote to a folder, or what `from_pretrained` knows by name: safetensors, and no code.
 
-    dtype "auto" is that of the weights. The rest: see `HuggingFaceGenerator`. Raises ConfigError where the package transformers
-    is missing, CheckpointError for what cannot be read.
+    device: as in `resolve_device`. dtype "auto" is that of the weights. The rest: see `HuggingFaceGenerator`. Raises
+    ConfigError where the package transformers or the device is missing, CheckpointError for what cannot be read.
     """
-    transformers = _transformers()
+    transformers, where = _transformers(), resolve_device(device)
     path, settings = str(name), {"trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **settings)
@@ -61,7 +64,7 @@ def load(
     if missing := sorted(info["missing_keys"]):  # they were drawn at random
         raise CheckpointError(f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first")
     title = Path(path).resolve().name if Path(path).is_dir() else path
-    return HuggingFaceGenerator(model.to(device), tokenizer, title, chat, template, kept)
+    return HuggingFaceGenerator(model.to(where), tokenizer, title, chat, template, kept, kept_tokens)
 
 
 class HuggingFaceGenerator:
@@ -69,11 +72,14 @@ class HuggingFaceGenerator:
 
     chat: ask through the chat template, if the tokenizer has one; else prompt and answer are one text. template: what the
     template is told besides the messages (`{"enable_thinking": False}`). kept: for how many requests keys and values are kept:
-    of what was given and of each candidate, until one of them is gone on with. To go on with several, ask for them in one call;
+    of what was given and of each candidate that a stop string ended, until one of them is gone on with; for those of the last
+    two calls where they are more (0 keeps nothing). kept_tokens: beyond so many rows x tokens, the oldest requests are dropped.
+    Of whole answers (no stop strings, more than one token) nothing is kept. To go on with several, ask for them in one call;
     what is not found is evaluated again.
 
-    Attributes. template_agrees: whether the template writes a partial answer as the prompt for an answer and then its text,
-    unchanged. Where it does not (it strips, or writes the marks of a thought), the prompt is what it writes before an answer.
+    Attributes. capabilities: `chat` where a template is used. template_agrees: whether the template writes a partial answer
+    as the prompt for an answer and then its text, unchanged. Where it does not (it strips, or writes the marks of a thought),
+    the prompt is what it writes before an answer.
     caches: whether the model's cache can be copied and gone on with, which is tried; else each token costs a pass over all.
 
     Special tokens that do not end an answer are never drawn; log-probabilities, entropies and gaps are of the model's own
@@ -82,10 +88,6 @@ class HuggingFaceGenerator:
     SentencePiece-like tokenizer may begin with a space.
     """
 
-    capabilities = Capabilities(
-        continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True
-    )  # fmt: skip
-
     def __init__(
         self,
         model: Any,
@@ -93,7 +95,8 @@ class HuggingFaceGenerator:
         name: str | None = None,
         chat: bool = True,
         template: Mapping[str, Any] | None = None,
-        kept: int = 64,
+        kept: int = KEPT,
+        kept_tokens: int = KEPT_TOKENS,
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         config = model.config.get_text_config(decoder=True)
@@ -114,12 +117,15 @@ class HuggingFaceGenerator:
         self._barred = barred.to(model.device)  # (vocabulary,) ids that are never drawn
         self._keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self.chat, self._template = chat and bool(tokenizer.chat_template), dict(template or {})
+        self.capabilities = Capabilities(
+            continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True, chat=self.chat
+        )  # fmt: skip
         self.template_agrees = True
         if self.chat:
             prompt = self._prompt_text("X")
             self.template_agrees = self._partial_text("X") == prompt + PROBE
             self._prompt_text("X")  # raises where nothing tells where an answer begins
-        self._kept = _Kept(kept)
+        self._kept = _Kept(kept, kept_tokens)
         self._tokens = self._calls = 0  # run through the model so far
         self.caches = True
         self.caches = self._cache_works()
@@ -127,6 +133,7 @@ class HuggingFaceGenerator:
     @torch.no_grad()
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
         """See `Generator.next_step`. Requests are evaluated one after another, the candidates of each as one batch."""
+        self._kept.expect(len(requests))
         at_once = [_said_before(request) for request in requests]
         ids = [() if done else self._request_ids(request) for request, done in zip(requests, at_once, strict=True)]
         found = [self._kept.find(request.seed, known) for request, known in zip(requests, ids, strict=True)]
@@ -215,14 +222,14 @@ class HuggingFaceGenerator:
                 row.take(*values, self.table, request.stop)
             going = [i for i, row in enumerate(alive) if row.finish is None]
             for i, row in enumerate(alive):
-                if row.finish is not None and len(row.ids) > 1 and self._kept.size:
+                if row.finish == "stop" and len(row.ids) > 1 and self._kept.size:
                     behind.append(_Entry((*ids, *row.ids[:-1]), _select(cache, [i])))
             if 0 < len(going) < len(alive):
                 cache = _select(cache, going)
             alive, numbers = [alive[i] for i in going], numbers[going]
             if alive:
                 logits, cache = self._forward([(*ids, *row.ids) for row in alive], len(ids) + len(alive[0].ids) - 1, cache)
-        if self.caches:
+        if self.caches and (request.stop.strings or request.stop.max_tokens == 1):  # not of whole answers
             self._kept.add(request.seed, root, behind)
         return [row.candidate() for row in rows]
 
@@ -361,9 +368,14 @@ class _Place:
 class _Kept:
     """What was computed for the latest requests: a group each, of what was given and of the candidates behind it."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, tokens: int) -> None:
+        self.size, self.tokens = size, tokens
+        self.asked = (0, 0)  # requests of the last two calls
         self.groups: OrderedDict[tuple[int, Ids], dict[Ids, _Entry]] = OrderedDict()  # by seed and given ids
+
+    def expect(self, count: int) -> None:
+        """A call of `count` requests begins; a cohort finds what it left, also after a call for more candidates of some."""
+        self.asked = self.asked[1], count
 
     def find(self, seed: int, ids: Ids) -> _Place | None:
         """The entry that covers most of how `ids` begin, of the same seed where there are several."""
@@ -388,8 +400,13 @@ class _Kept:
         key = seed, root.ids
         group = self.groups.pop(key, {root.ids: root})
         self.groups[key] = group | {entry.ids: entry for entry in behind}
-        while len(self.groups) > self.size:
+        most = max(self.size, *self.asked) if self.size else 0
+        while len(self.groups) > most or self.weight() > self.tokens:
             self.groups.popitem(last=False)
+
+    def weight(self) -> int:
+        """Rows x tokens."""
+        return sum(len(ids) for group in self.groups.values() for ids in group)
 
 
 def _select(cache: Any, rows: list[int]) -> Any:

@@ -41,14 +41,14 @@ class Usage:
 
 
 def read_choices(body: object, num: int) -> list[dict[str, Any]]:
-    """The choices of an answer, in order."""
+    """The choices of an answer, in order: `num`, or fewer from a server that does not heed n."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Unusable("answered without choices", body)
-    if len(choices) != num:
-        raise Unusable(f"{len(choices)} choices came where n is {num}; ask for one candidate at a time")
+    if not 1 <= len(choices) <= num:
+        raise Unusable(f"{len(choices)} choices came where n is {num}")
     places = [choice.get("index") for choice in choices]
-    if sorted(place for place in places if isinstance(place, int)) == list(range(num)):
+    if sorted(place for place in places if isinstance(place, int)) == list(range(len(choices))):
         choices = sorted(choices, key=lambda choice: choice["index"])
     return choices
 

@@ -4,9 +4,9 @@ For: `CompletionsBackend` (`/completions`, prompt and answer as one text) and `C
 far as a message of the assistant that the server goes on with), both through the official package `openai`. Not for: streams,
 tools, reading what came back (`maskdiff.stepwise.openai_answers`), or telling whether a server really goes on with a partial
 answer (`maskdiff.stepwise.probe` asks it). Easy to get wrong: a server cuts the stop string off and reports "stop" for that and
-for its own end alike. vLLM's `stop_reason` and SGLang's `matched_stop` tell them apart; where neither is there, `ended` must.
-And the answer travels as text, exactly as it was said: a chat template may still trim it on the server, and its tokens there
-need not be those that were drawn.
+for its own end alike. vLLM's `stop_reason` and SGLang's `matched_stop` tell them apart; where neither is there, `ended` must;
+a step that says nothing is the end. And the answer travels as text, exactly as it was said: a chat template may still trim
+it on the server, and its tokens there need not be those that were drawn.
 
 Log-probabilities are the server's own. vLLM's are at temperature 1 unless it was told otherwise; the official API does not
 report those of a stop string. Nothing is ever filled in for what a server leaves out.
@@ -18,10 +18,12 @@ import hashlib
 import importlib
 import ipaddress
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -41,6 +43,7 @@ from maskdiff.stepwise.protocol import (
 )
 
 Prefill = Literal["continue_final_message", "prefix", "plain"]
+Part = tuple[list[dict[str, Any]], object, float]  # choices of one answer, the answer, seconds
 
 KEY = "OPENAI_API_KEY"
 PREFILLS = ("continue_final_message", "prefix", "plain")
@@ -57,7 +60,8 @@ class OpenAIBackend(ABC):
     whether to ask for them; a server that then leaves them out is an error. ended: whether a step's text, without a stop
     string, is the last of an answer, for servers that do not say why they stopped (default: never).
 
-    The key is read from OPENAI_API_KEY, and only there; a server on this machine needs none. `unmetered` counts requests
+    The key is read from OPENAI_API_KEY, and only there. A server on this machine, or one behind plain http, needs none; over
+    plain http a key is sent to this machine only, and no proxy of the environment stands before it. `unmetered` counts requests
     answered without a usable `usage`: their `Spent.forward_tokens` holds only drawn tokens whose log-probabilities came, so
     the sum is too low as soon as it is above 0. The `entropies` of candidates are lower bounds (see
     `openai_answers.entropy`), for which reason `capabilities` does not promise them.
@@ -95,8 +99,10 @@ class OpenAIBackend(ABC):
         self._key = _key(self.where, local)
         self._openai = _openai()
         try:
+            # No proxy leads to this machine, whatever the environment says.
+            http = self._openai.DefaultHttpxClient(timeout=timeout, trust_env=False) if local else None
             self._client = self._openai.OpenAI(
-                api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=retries
+                api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=retries, http_client=http
             )
         except (ImportError, ValueError) as error:  # such as of a proxy that the environment names
             raise ConfigError(f"no client can be made for {self.where}: {self._quote(str(error))}") from None
@@ -113,20 +119,48 @@ class OpenAIBackend(ABC):
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer the requests in their order, `concurrency` of them at a time, each by one HTTP request of `num` choices.
 
-        With a seed, candidate i is the same whatever else is asked only as far as the server sees to that. Raises ConfigError
-        before anything is sent, and the first BackendError after all have ended.
+        A server that gives fewer is asked for the rest. With a seed, candidate i is the same whatever else is asked only as far
+        as the server sees to that. Raises ConfigError before anything is sent, and the first BackendError after all have ended.
+        An interrupt ends this at once, and closes the connections.
         """
         payloads = [None if bounded("", 0, request.stop, request.over) else self._payload(request) for request in requests]
         if not requests:
             return []
-        with ThreadPoolExecutor(min(self._concurrency, len(requests))) as pool:
-            futures = [pool.submit(self._post, payload) for payload in payloads]
-            try:
-                wait(futures)
-            except BaseException:  # an interrupt should not wait for what has not begun
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [self._reply(request, *future.result()) for request, future in zip(requests, futures)]
+        futures = self._start(list(zip(requests, payloads)))
+        try:
+            wait(futures)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            self.close()
+            raise
+        return [self._reply(request, future.result()) for request, future in zip(requests, futures)]
+
+    def _start(self, asked: list[tuple[Request, dict[str, Any] | None]]) -> list[Future[list[Part]]]:
+        """What `_collect` will return of each, `concurrency` of them at a time.
+
+        No ThreadPoolExecutor: the interpreter waits for its threads, and closing a connection wakes none that listens to it.
+        """
+        futures: list[Future[list[Part]]] = [Future() for _ in asked]
+        waiting: SimpleQueue[tuple[Future[list[Part]], Request, dict[str, Any] | None]] = SimpleQueue()
+        for future, (request, payload) in zip(futures, asked):
+            waiting.put((future, request, payload))
+
+        def work() -> None:
+            while True:
+                try:
+                    future, request, payload = waiting.get_nowait()
+                except Empty:
+                    return
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(self._collect(request, payload))
+                    except BaseException as error:
+                        future.set_exception(error)
+
+        for _ in range(min(self._concurrency, len(asked))):
+            threading.Thread(target=work, name="maskdiff-ask", daemon=True).start()
+        return futures
 
     def forget(self) -> None:  # noqa: B027
         """Nothing is kept of earlier requests here; a server's own cache is its own affair."""
@@ -175,10 +209,23 @@ class OpenAIBackend(ABC):
         }
         return {**payload, **({"stop": list(stop.strings)} if stop.strings else {}), **self._asked(request)}
 
-    def _post(self, payload: dict[str, Any] | None) -> tuple[object, float]:
+    def _collect(self, request: Request, payload: dict[str, Any] | None) -> list[Part]:
+        """The answers that together hold all choices: one, unless the server gives fewer than it is asked for."""
+        parts: list[Part] = []
+        missing = 0 if payload is None else request.num
+        while missing:
+            seed = _seed(request.seed, request.first + request.num - missing)
+            body, seconds = self._post({**(payload or {}), "n": missing, "seed": seed})
+            try:
+                choices = read_choices(body, missing)
+            except Unusable as problem:
+                raise self._unusable(problem) from None
+            parts.append((choices, body, seconds))
+            missing -= len(choices)
+        return parts
+
+    def _post(self, payload: dict[str, Any]) -> tuple[object, float]:
         """The JSON that came back, and how many seconds that took, retries included."""
-        if payload is None:
-            return None, 0.0
         api, started = self._openai, time.perf_counter()
         try:
             # Raw, because the client's own types are lenient: what a server leaves out should be seen here.
@@ -197,25 +244,29 @@ class OpenAIBackend(ABC):
         except (ValueError, RecursionError):
             raise self._error(f"answered what is not JSON: {self._quote(response.text)}") from None
 
-    def _reply(self, request: Request, body: object, seconds: float) -> Reply:
-        """The candidates that an answer holds, and their cost."""
+    def _reply(self, request: Request, parts: list[Part]) -> Reply:
+        """The candidates that the answers hold, and their cost."""
         carried = bounded("", 0, request.stop, request.over)
         if carried:  # what was carried over is a whole step: nothing was asked
             none = () if self.log_probs else None
             done = Candidate(carried[0], "", "stop", 0, carried[1], log_probs=none, entropies=none, gaps=none)
             return Reply((done,) * request.num, Spent(candidates=request.num))
+        replies = [self._part(request, *part) for part in parts]
+        made = tuple(candidate for reply in replies for candidate in reply.candidates)
+        return Reply(made, sum((reply.spent for reply in replies), Spent()))
+
+    def _part(self, request: Request, choices: list[dict[str, Any]], body: object, seconds: float) -> Reply:
+        """The candidates that one answer holds, and its cost."""
         try:
-            choices = read_choices(body, request.num)
             drawn = [self._drawn(choice) for choice in choices]
             usage = read_usage(body)
             tokens = count_drawn(usage, drawn)
             made = tuple(self._candidate(request, *each) for each in zip(choices, drawn, tokens))
         except Unusable as problem:
-            given = f": {self._quote(str(problem.given))}" if problem.given != "" else ""
-            raise self._error(f"{problem}{given}") from None
+            raise self._unusable(problem) from None
         self.unmetered += usage is None
         forward = sum(tokens) if usage is None else usage.forward
-        return Reply(made, Spent(forward, 1, request.num, seconds))
+        return Reply(made, Spent(forward, 1, len(choices), seconds))
 
     def _said(self, choice: dict[str, Any]) -> str:
         text = self._text(choice)
@@ -229,7 +280,7 @@ class OpenAIBackend(ABC):
         """The tokens of a choice; None where they were not asked for, and for one of which a server tells none.
 
         That is one without text: of what was drawn there, a stop string or the end, the official API tells nothing. An empty
-        tuple would pass for a certain step.
+        tuple would pass for a certain step; only an end that says nothing is one, which `_candidate` sees to.
         """
         tokens = read_tokens(choice.get("logprobs"), self._said(choice)) if self.log_probs else []
         return tokens or None
@@ -246,6 +297,8 @@ class OpenAIBackend(ABC):
             if all(len(token.alternatives) > 1 for token in drawn):
                 entropies = tuple(entropy(token.alternatives) for token in drawn)
                 gaps = tuple(gap(token.alternatives) for token in drawn)
+        elif self.log_probs and finish == "end" and not step:  # nothing is said that could be uncertain
+            log_probs = entropies = gaps = ()
         return Candidate(step, said, finish, tokens, over, log_probs=log_probs, entropies=entropies, gaps=gaps)
 
     def _ending(self, request: Request, choice: dict[str, Any], text: str) -> tuple[str, Finish]:
@@ -258,7 +311,9 @@ class OpenAIBackend(ABC):
         if request.stop.find(text) is not None:
             return text, "stop"  # it was not cut off
         told = [choice[field] for field in ("stop_reason", "matched_stop") if field in choice]
-        if not told and strings and not self._ended(request.over + text):
+        whole = request.over + text
+        # Without a word it is the end: after a true end that was taken for a stop string, empty texts would come for ever.
+        if not told and strings and whole and not self._ended(whole):
             told = [strings[0]]
         # None is the end-of-string token, a number another token that ends the answer.
         return (text + told[0], "stop") if told and told[0] in strings else (text, "end")
@@ -277,6 +332,10 @@ class OpenAIBackend(ABC):
         else:
             what = f"failed{self._tries() if status >= 500 else ''}"
         return self._error(f"{what} (HTTP {status}): {said}")
+
+    def _unusable(self, problem: Unusable) -> BackendError:
+        given = f": {self._quote(str(problem.given))}" if problem.given != "" else ""
+        return self._error(f"{problem}{given}")
 
     def _error(self, problem: str) -> BackendError:
         return BackendError(f"{self.name} at {self.where}: {problem}")
@@ -316,7 +375,8 @@ class ChatBackend(OpenAIBackend):
     prefill: how the server is told to go on with that beginning. "continue_final_message" is vLLM's way; "prefix"
     marks the message (DeepSeek's, under /beta); "plain" sends nothing more, for servers that go on unasked. A server that does
     not understand begins a new answer, which no reply tells: `capabilities.continues` is None until it is probed.
-    settings: those of `OpenAIBackend`.
+    The cap on tokens is sent as `max_tokens`: newer models of OpenAI itself refuse that and want `max_completion_tokens`, which
+    is not sent here. settings: those of `OpenAIBackend`.
     """
 
     kind = "chat"
@@ -378,7 +438,10 @@ def _address(base_url: str) -> tuple[str, bool]:
 def _key(where: str, local: bool) -> str:
     """The API key of the environment; empty where none is set and none is needed."""
     key = os.environ.get(KEY, "").strip()
-    if not key and not local:
+    plain = where.startswith("http:")
+    if key and plain and not local:
+        raise ConfigError(f"{where} would be sent the key in {KEY} unencrypted; use https, or unset the key")
+    if not key and not plain and not local:
         raise ConfigError(f"{where} is not on this machine and needs a key: set the environment variable {KEY}")
     if not all("!" <= letter <= "~" and letter not in "\"'\\" for letter in key):
         raise ConfigError(f"{KEY} holds characters that no key has, such as spaces, quotes or accents; set it anew")

@@ -110,8 +110,7 @@ class Guard:
     """Notices at run time that an answer starts again and again: its steps repeat, whole, what was said before.
 
     It says so when by the third step one of them did, or later when two in a row do; steps of fewer than `SHORT` symbols may
-    repeat. Where all that a turn-closing server says
-    is drawn anew, three different beginnings escape it for a step more.
+    repeat. A server that words its beginning anew each time is not noticed: it is the probe that tells.
     """
 
     seen: list[str] = field(default_factory=list)

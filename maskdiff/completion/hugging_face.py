@@ -43,24 +43,16 @@ class HuggingFaceModel:
         self.model = model.eval()
         self._takes_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         config = model.config.get_text_config(decoder=True)
-        owners = (getattr(model, "generation_config", None), model.config, config, tokenizer)
-        size = int(config.vocab_size)
-        ends = tuple(dict.fromkeys(i for owner in owners for i in _ids(owner, "eos_token_id") if i < size))
-        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-        if not hasattr(backend, "to_str"):
-            raise ConfigError(
-                "this tokenizer keeps no tables of the package tokenizers; give a fast one, with a tokenizer.json"
-            )
-        written = backend.to_str()
-        self.table = TokenTable(_texts(json.loads(written), size, {*ends, *tokenizer.all_special_ids}), ends)
-        self._cutter = type(backend).from_str(written)  # a copy, so that the caller's keeps its settings
+        self.table, written = read_tokens(model, tokenizer)
+        self._cutter = type(tokenizer.backend_tokenizer).from_str(written)  # a copy, so that the caller's keeps its settings
         self._cutter.encode_special_tokens = True  # cut the name of a special token as the text that it is
         self._cutter.no_truncation()
         self._cutter.no_padding()
         if context is None:
-            begins = [i for owner in (tokenizer, *owners) for i in _ids(owner, "bos_token_id")]
-            context = (begins or [*_ids(tokenizer, "eos_token_id"), *ends])[:1]
+            begins = [i for owner in (tokenizer, *_owners(model, tokenizer)) for i in _ids(owner, "bos_token_id")]
+            context = (begins or [*_ids(tokenizer, "eos_token_id"), *self.table.ends])[:1]
         self.context = tuple(context)
+        size = len(self.table.texts)
         if not self.context or not all(0 <= i < size for i in self.context):
             raise ConfigError(
                 f"the context {quote(list(self.context))} is not one or more ids below {size}: give such a context"
@@ -72,7 +64,7 @@ class HuggingFaceModel:
         self.beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (limit,))
         drawn = [text is not None for text in self.table.texts]
         self.barred = ~torch.tensor(drawn, device=model.device)  # (vocabulary,) ids that are never drawn
-        self.barred[list(ends)] = False
+        self.barred[list(self.table.ends)] = False
         _check_kind(model, config, len(self.context) + max(limit, 2))
         self._check_tree()
 
@@ -271,6 +263,26 @@ def _check_kind(model: Any, config: Any, longest: int) -> None:
             f"attention has a window of {config.sliding_window} tokens, and context and string may have {longest}: "
             "a tree of histories needs all of them in the window; lower max_tokens"
         )
+
+
+def read_tokens(model: Any, tokenizer: Any) -> tuple[TokenTable, str]:
+    """What the tokens of a model say, and which of them end its text; and the tokenizer.json that it was read from.
+
+    Raises ConfigError for a tokenizer without one, or whose tables are not understood.
+    """
+    size = int(model.config.get_text_config(decoder=True).vocab_size)
+    ends = tuple(dict.fromkeys(i for owner in _owners(model, tokenizer) for i in _ids(owner, "eos_token_id") if i < size))
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if not hasattr(backend, "to_str"):
+        raise ConfigError("this tokenizer keeps no tables of the package tokenizers; give a fast one, with a tokenizer.json")
+    written: str = backend.to_str()
+    return TokenTable(_texts(json.loads(written), size, {*ends, *tokenizer.all_special_ids}), ends), written
+
+
+def _owners(model: Any, tokenizer: Any) -> tuple[Any, ...]:
+    """Whatever may name the ids that begin or end a text, in the order in which they are asked."""
+    config = model.config.get_text_config(decoder=True)
+    return getattr(model, "generation_config", None), model.config, config, tokenizer
 
 
 def _ids(owner: Any, name: str) -> list[int]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import codecs
 import copy
 import inspect
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,9 @@ import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import resolve_device
-from maskdiff.completion.hugging_face import _ids, _texts, _transformers
+from maskdiff.completion.hugging_face import _transformers, read_tokens
 from maskdiff.completion.tokens import TokenTable
-from maskdiff.errors import CheckpointError, ConfigError, quote
+from maskdiff.errors import CheckpointError, quote
 from maskdiff.sampling.random import bits, token_noise
 from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Finish, Reply, Request, Spent, Stop, bounded
 
@@ -102,18 +101,9 @@ class HuggingFaceGenerator:
         config = model.config.get_text_config(decoder=True)
         self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
         self.room: int | None = getattr(config, "max_position_embeddings", None)
-        owners = (getattr(model, "generation_config", None), model.config, config, tokenizer)
-        size = int(config.vocab_size)
-        ends = tuple(dict.fromkeys(i for owner in owners for i in _ids(owner, "eos_token_id") if i < size))
-        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-        if not hasattr(backend, "to_str"):
-            raise ConfigError(
-                "this tokenizer keeps no tables of the package tokenizers; give a fast one, with a tokenizer.json"
-            )
-        tables = json.loads(backend.to_str())
-        self.table = TokenTable(_texts(tables, size, {*ends, *tokenizer.all_special_ids}), ends)
+        self.table, _ = read_tokens(model, tokenizer)
         barred = torch.tensor([text is None for text in self.table.texts])
-        barred[list(ends)] = False
+        barred[list(self.table.ends)] = False
         self._barred = barred.to(model.device)  # (vocabulary,) ids that are never drawn
         self._keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self.chat, self._template = chat and bool(tokenizer.chat_template), dict(template or {})

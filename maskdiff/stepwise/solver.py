@@ -75,9 +75,8 @@ class Solver:
         self.config = self._allowed(config)
         self.fell_back = self.config.strategy != config.strategy
         self.stop = step_stop(self.config, language.separator if language is not None else PARAGRAPH)
-        name = (
-            "vote" if self.config.strategy in UNSCORED or config.candidates == 1 else config.scorer
-        )  # else there is no choice
+        alone = self.config.strategy in UNSCORED or config.candidates == 1
+        name = "vote" if alone else config.scorer  # where nothing is chosen, a scorer need not fit
         self.scorer: Scorer = make_scorer(name, loaded, config.scorer_groups, self.stop.strings)
         if name == "checker" and language is not None and self.stop.strings != (language.separator,):
             raise ConfigError(f"the checker knows steps that end with {quote(language.separator)}; leave step_stop alone")

@@ -29,7 +29,10 @@ def knob(
 class LanguageConfig:
     """Which formal language, and the shape of its strings."""
 
-    language: str = knob("arithmetic", "arithmetic, arithmetic-steps, json, python-expressions, or a folder with corpus.txt")
+    language: str = knob(
+        "arithmetic",
+        "arithmetic, arithmetic-steps, arithmetic-corrections, json, python-expressions, or a folder with corpus.txt",
+    )
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
@@ -40,7 +43,7 @@ class LanguageConfig:
     max_int: int = knob(10, "largest operand", low=0, high=10**6)
     min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
-    max_value: int = knob(9999, "largest absolute value in a derivation of arithmetic-steps; others are rejected", low=1)
+    max_value: int = knob(9999, "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected", low=1)
     separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 
@@ -252,6 +255,46 @@ class BackendConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """What the experiments on self-distillation measure and train; see docs/distillation.md."""
+
+    environment: str = knob("arithmetic", "what judges answers", choices=("arithmetic", "python"))
+    feedback: str = knob(
+        "first_wrong_step", "arithmetic: what is said of an attempt; leak says the result, and bounds the rest from above",
+        choices=("none", "scalar", "first_wrong_step", "leak"),
+    )  # fmt: skip
+    records: str = knob("", "python: problems in LiveCodeBench's format (.jsonl); empty: ten that come with the package")
+    isolation: str = knob("required", "python: run programs isolated, or anywhere", choices=("required", "none"))
+    problems: int = knob(10, "problems of a seed", low=1, high=10_000)
+    rollouts: int = knob(8, "answers to a problem", low=1, high=1024)
+    seeds: int = knob(10, "seeds, each with problems of its own", low=1, high=10_000)
+    first_seed: int = knob(0, "the first seed; the others follow it", low=0)
+    temperature: float = knob(1.0, "of the student's answers, and of what is compared with them", low=0.01, high=100.0)
+    max_tokens: int = knob(0, "tokens of an answer at most; 0: 96 for our models, 512 for large ones", low=0, high=65_536)
+    divergence: str = knob(
+        "reverse", "KL(student || teacher), KL(teacher || student), or both to their mixture",
+        choices=("reverse", "forward", "jensen-shannon"),
+    )  # fmt: skip
+    top_k: int = knob(20, "of the student's likeliest tokens; 0: the whole vocabulary", low=0)
+    tail: bool = knob(False, "everything else is one more outcome (as published), instead of renormalising over the top k")
+    teacher: str = knob(
+        "self", "whose weights judge: the student's own at every step, those it began with, or their average",
+        choices=("self", "initial", "ema"),
+    )  # fmt: skip
+    teacher_rate: float = knob(0.05, "ema: share of the student's weights that its teacher takes over a step", low=0.0, high=1.0)
+    trainer: str = knob(
+        "standard", "what is trained through time: on the teacher's view of the answer, or of its own regeneration",
+        choices=("standard", "regeneration"),
+    )  # fmt: skip
+    steps: int = knob(8, "steps of training that are followed", low=1, high=100_000)
+    window_steps: int = knob(3, "steps of training for each window", low=1, high=100_000)
+    lr: float = knob(0.0, "learning rate of AdamW; 0: 3e-5 for our models, 1e-6 for large ones", low=0.0)
+    weight_decay: float = knob(0.01, "decoupled weight decay", low=0.0)
+    grad_clip: float = knob(1.0, "largest norm of a gradient; 0 is off", low=0.0)
+    resamples: int = knob(2000, "draws of the bootstrap", low=100, high=1_000_000)
+
+
+@dataclass(frozen=True)
 class DecodeConfig:
     """Everything that strings are drawn with: the settings files of ``inference.py``."""
 
@@ -277,6 +320,7 @@ __all__ = [
     "ConfigError",
     "ControlConfig",
     "DecodeConfig",
+    "DistillationConfig",
     "LanguageConfig",
     "ModelConfig",
     "NoiseConfig",

@@ -72,7 +72,7 @@ class Cache:
     filled: int = 0  # tokens already read, the same for all rows
 
     def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append a token a row, (rows, heads, 1, head_dim); keys and values of all that it sees, (rows, heads, n, head_dim)."""
+        """Append tokens, (rows, heads, new, head_dim); keys and values of all that was read, (rows, heads, n, head_dim)."""
         end = self.filled + keys.size(2)
         self.keys[slot, :, :, self.filled : end] = keys
         self.values[slot, :, :, self.filled : end] = values
@@ -346,11 +346,11 @@ class UniversalDenoiser(nn.Module):
             k_iter=k_iter,
         )
 
-    def start_cache(self, rows: int, k_iter: int | None = None) -> Cache:
-        """An empty cache for ``rows`` strings."""
+    def start_cache(self, rows: int, k_iter: int | None = None, width: int = 0) -> Cache:
+        """An empty cache for ``rows`` strings of up to ``width`` tokens (0: as many as the longest of the training)."""
         config = self.config
         applications = (k_iter or config.k_iter) * config.n_layer
-        shape = (applications, rows, config.n_head, config.block_size, config.n_embd // config.n_head)
+        shape = (applications, rows, config.n_head, width or config.block_size, config.n_embd // config.n_head)
         keys = torch.zeros(shape, device=self.token.weight.device, dtype=self.token.weight.dtype)
         return Cache(keys, torch.zeros_like(keys))
 
@@ -369,8 +369,33 @@ class UniversalDenoiser(nn.Module):
             ValueError: with an aligned head, which never learned to predict a token that it does not see.
         """
         position = torch.full_like(token, cache.filled)
-        logits = self._read(token, position, from_end, None, cache)
+        logits = self._read(token[:, None], position[:, None], from_end[:, None], None, cache)
         cache.filled += 1
+        return logits
+
+    def read_beginnings(self, tokens: Tensor, pads: Tensor, cache: Cache) -> Tensor:
+        """Go on reading strings of several lengths, which end together, in causal mode; score the token behind each.
+
+        For a model whose causal mode is not told the length. Args:
+            tokens: (rows, n) next n tokens of each row.
+            pads: (rows,) tokens of padding at the beginning of each row, which are never attended to.
+            cache: updated in place; it holds what was read of the rows before.
+
+        Returns:
+            (rows, vocab) logits.
+
+        Raises:
+            ValueError: with an aligned head.
+        """
+        n, begin = tokens.size(1), cache.filled
+        order = torch.arange(begin + n, device=tokens.device)
+        now = order[begin:]
+        visible = (order >= pads[:, None, None]) & (order <= now[:, None])  # (rows, n, begin + n)
+        visible = visible | (order == now[:, None])  # padding sees itself, so that no softmax is empty
+        position = (now - pads[:, None]).clamp(min=0)
+        self._lengthen(begin + n)
+        logits = self._read(tokens, position, torch.zeros_like(position), visible[:, None], cache)
+        cache.filled += n
         return logits
 
     def start_tree(self, k_iter: int | None = None) -> TreeCache:
@@ -399,24 +424,27 @@ class UniversalDenoiser(nn.Module):
         cache.read(cache.grow(parents))
         position = cache.depth[cache.new]
         width = int(position.max()) + 1
-        if width > len(self.cos):  # a string longer than any of the training: what was learned of positions ends, these go on
+        self._lengthen(width)
+        visible = torch.arange(width, device=token.device) <= position[:, None]
+        return self._read(token[:, None], position[:, None], from_end[:, None], visible[:, None, None], cache)
+
+    def _lengthen(self, width: int) -> None:
+        """Let rotary positions reach ``width``, beyond any string of the training; what was learned of positions ends."""
+        if width > len(self.cos):
             tables = rotary_tables(2 * width, self.config.n_embd // self.config.n_head)
             self.cos, self.sin = (table.to(self.cos) for table in tables)
-        visible = torch.arange(width, device=token.device) <= position[:, None]
-        return self._read(token, position, from_end, visible[:, None, None], cache)
 
     def _read(
-        self, token: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
+        self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
     ) -> Tensor:
-        """(rows, vocab) logits of what follows one token a row, in causal mode."""
+        """(rows, vocab) logits of what follows the last of some new tokens (rows, n), in causal mode."""
         if self.config.head == "aligned":
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
-        sigma = torch.zeros(token.size(0), 1, device=token.device)
-        place = position[:, None]
-        x = self.embed(token[:, None], sigma, place, from_end[:, None], torch.ones_like(place, dtype=torch.bool))
+        sigma = torch.zeros(tokens.shape, device=tokens.device)
+        x = self.embed(tokens, sigma, position, from_end, torch.ones_like(position, dtype=torch.bool))
         k_iter = cache.keys.size(0) // self.config.n_layer
-        x = self.trunk(x, Geometry(visible, *self.rotations(place)), k_iter, cache)
-        return self.scores(x)[:, 0].float()
+        x = self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
+        return self.scores(x[:, -1]).float()
 
     def scores(self, x: Tensor) -> Tensor:
         """(..., vocab) raw scores of the trunk's output (..., n_embd)."""

@@ -14,6 +14,7 @@ from typing import Any
 from maskdiff.config import LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
+from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.languages.corpus import counted, open_corpus, restored
 from maskdiff.languages.pieces import piece_vocabulary, token_lengths
@@ -24,6 +25,7 @@ from maskdiff.languages.vocabulary import Vocabulary
 LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]] = {
     "arithmetic": lambda config, lengths: ArithmeticLanguage(config),
     "arithmetic-steps": ArithmeticSteps,
+    "arithmetic-corrections": ArithmeticCorrections,
     "json": json_language,
     "python-expressions": python_language,
 }
@@ -84,6 +86,6 @@ def _check_own(config: LanguageConfig) -> None:
 
 
 __all__ = [
-    "LANGUAGES", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Stepwise", "Vocabulary",
+    "LANGUAGES", "ArithmeticCorrections", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Stepwise", "Vocabulary",
     "holds", "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
 ]  # fmt: skip

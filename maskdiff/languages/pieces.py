@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from maskdiff.errors import ConfigError
 from maskdiff.languages.byte_pairs import train_merges
 from maskdiff.languages.protocol import Language, split_of
+from maskdiff.languages.text import TextLanguage
 from maskdiff.languages.vocabulary import DIGIT, SPECIALS, Vocabulary
 
 DRAWS = 20_000  # strings that stand for a generator's
@@ -37,7 +38,10 @@ def piece_vocabulary(language: Language, size: int) -> Vocabulary:
             f"vocab_size is {size}; {language.name} has {len(characters)} characters and {len(SPECIALS)} special tokens, "
             f"so pieces need {least} or more"
         )
-    merges = train_merges(training_strings(language), "".join(characters), size - least + 1)
+    texts = training_strings(language)
+    if isinstance(language, TextLanguage):  # no pair that is merged reaches over a border, so no piece ever does
+        texts = [fragment for text in texts for fragment in language.fragments(text)]
+    merges = train_merges(texts, "".join(characters), size - least + 1)
     return language.vocabulary.with_merges(merges)
 
 

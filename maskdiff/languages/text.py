@@ -82,6 +82,10 @@ class TextLanguage:
         """All strings that `sample` draws from, None where they are generated."""
         return self.material.texts()
 
+    def fragments(self, text: str) -> list[str]:
+        """The parts of `text` over whose borders no piece of a byte-pair vocabulary may reach: here the whole."""
+        return [text]
+
     # ----------------------------------------------------------------------------------------------------------- validity
 
     def parses(self, text: str) -> bool:

@@ -80,6 +80,7 @@ class HuggingFaceGenerator:
     as the prompt for an answer and then its text, unchanged. Where it does not (it strips, or writes the marks of a thought),
     the prompt is what it writes before an answer.
     caches: whether the model's cache can be copied and gone on with, which is tried; else each token costs a pass over all.
+    barred: (vocabulary,) ids that are never drawn.
 
     Special tokens that do not end an answer are never drawn; log-probabilities, entropies and gaps are of the model's own
     distribution, which has them. A candidate without ids, of another backend, is tokenised alone: not always as it was drawn
@@ -104,7 +105,7 @@ class HuggingFaceGenerator:
         self.table, _ = read_tokens(model, tokenizer)
         barred = torch.tensor([text is None for text in self.table.texts])
         barred[list(self.table.ends)] = False
-        self._barred = barred.to(model.device)  # (vocabulary,) ids that are never drawn
+        self.barred = barred.to(model.device)
         self._keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self.chat, self._template = chat and bool(tokenizer.chat_template), dict(template or {})
         self.capabilities = Capabilities(
@@ -241,7 +242,7 @@ class HuggingFaceGenerator:
         entropies, best = torch.special.entr(p).sum(-1), p.topk(2).values
         if not entropies.isfinite().all():
             raise BackendError(f"{quote(self.name)} says what is no number at position {position}; load it with a wider dtype")
-        scores = log_p.masked_fill(self._barred.to(log_p.device), -torch.inf)
+        scores = log_p.masked_fill(self.barred.to(log_p.device), -torch.inf)
         if request.temperature > 0:
             seed = (request.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # as an int64
             keys = bits(torch.tensor([seed]), numbers).to(log_p.device)

@@ -38,7 +38,7 @@ class ArithmeticSteps(TextLanguage):
     separator = SEPARATOR
 
     def __init__(self, config: LanguageConfig, lengths: Sequence[int] | None = None) -> None:
-        _check(config)
+        check_operations(config, "arithmetic-steps", SHORTEST)
         material = Material(
             symbols=DIGITS + "()+-* " + SEPARATOR,
             draw=self._draw,
@@ -187,9 +187,10 @@ def lark_grammar(operators: str) -> str:
     )
 
 
-def _check(config: LanguageConfig) -> None:
+def check_operations(config: LanguageConfig, name: str, shortest: int) -> None:
+    """Raises ConfigError for knobs that no language `name` of problems like these can obey; `shortest`: least `max_len`."""
     if config.notation != "prefix" or config.separator:
-        raise ConfigError("arithmetic-steps is written in prefix notation with spaces: leave notation and separator alone")
+        raise ConfigError(f"{name} is written in prefix notation with spaces: leave notation and separator alone")
     known = set(config.operators) & set(OPERATORS)
     if not config.operators or len(known) != len(config.operators):
         raise ConfigError(f"operators {quote(config.operators)} are not allowed; give one or more of + - *, each at most once")
@@ -200,5 +201,5 @@ def _check(config: LanguageConfig) -> None:
         raise ConfigError(f"max_int {config.max_int} is above max_value {config.max_value}, which bounds operands, too")
     if config.max_depth < 1:
         raise ConfigError("max_depth is 0: a problem has at least one operation")
-    if config.max_len < SHORTEST:
-        raise ConfigError(f"max_len is {config.max_len}; arithmetic-steps needs {SHORTEST} or more")
+    if config.max_len < shortest:
+        raise ConfigError(f"max_len is {config.max_len}; {name} needs {shortest} or more")

@@ -1,0 +1,148 @@
+"""Experiment 3: how do the divergences by position change while the student is trained?
+
+For: `Training`. Not for: what part of an answer should be trained on (`windows.py`). Easy to get wrong: the difference of the two
+divergences may fall because one of them rises; so the trained one is judged alone, too, and relative to where it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskdiff.config import DistillationConfig
+from maskdiff.distillation.compare import measure, nats
+from maskdiff.distillation.experiments.protocol import (
+    Conclusion,
+    Part,
+    Progress,
+    Series,
+    Table,
+    array,
+    listed,
+    mean_and_error,
+    pooled,
+    seeds_of,
+)
+from maskdiff.distillation.positions import DECILES, decile_means, late_minus_early, mean_of
+from maskdiff.distillation.study import Study
+from maskdiff.distillation.trainer import Trainer, divergence_of
+from maskdiff.distillation.verdicts import Claim, estimated
+from maskdiff.distillation.weights import restored
+
+MARGIN = 0.02  # nats a token, over all steps
+SHARE = 0.1  # of what a divergence began with
+
+
+class Training:
+    """Implements `Experiment`."""
+
+    name = "training"
+    title = "Divergence by decile while the student is trained"
+    predicts = "early positions reduce their gap faster than late ones"
+
+    def measure(self, study: Study, progress: Progress) -> dict[str, Any]:
+        """See `Experiment`."""
+        config = study.config
+        figure = {"nats": nats(divergence_of(config))}
+        standard, delta, rewards, losses, norms = [], [], [], [], []
+        with restored(study.policy):
+            trainer = Trainer(study.policy, config)
+            for step in range(config.steps + 1):
+                progress(f"step {step}/{config.steps}")
+                answers = study.draw("training", step)
+                others = study.anew(answers, "regenerated", config.temperature, step=step + 1)
+                pairs = {"standard": study.standard_pairs(answers), "regeneration": study.pairs_with(answers, others)}
+                curves = {}
+                for name, compared in pairs.items():
+                    made = measure(study.policy, trainer.teacher, compared, figure)["nats"]
+                    curves[name] = answers.by_problem(np.stack([decile_means(row) for row in made]))
+                standard.append(curves["standard"])
+                delta.append(curves["regeneration"] - curves["standard"])
+                rewards.append(answers.by_problem(answers.rewards))
+                if step < config.steps:
+                    stepped = trainer.step(pairs[config.trainer])
+                    losses.append(stepped.loss)
+                    norms.append(stepped.norm)
+        return {
+            "problems": len(study.problems),
+            "standard": listed(np.stack(standard, 1)),  # (problems, steps + 1, 10)
+            "delta": listed(np.stack(delta, 1)),
+            "reward": listed(np.stack(rewards, 1)),  # (problems, steps + 1)
+            "loss": listed(array(losses)),
+            "norm": listed(array(norms)),
+        }
+
+    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+        """See `Experiment`."""
+        standard, delta, reward = (pooled(parts, name) for name in ("standard", "delta", "reward"))
+        seeds = seeds_of(parts)
+        share = np.stack([_share(mean_of(standard[seeds == seed])) for seed in range(len(parts))])  # (seeds, 10)
+        claims = [
+            Claim(
+                "early - late of how far regeneration less standard falls", "early positions close their gap faster",
+                -late_minus_early(_fall(delta)), MARGIN, seeds,
+            ),
+            Claim(
+                "early - late of how far standard falls, relative to its beginning", "early positions learn faster",
+                -late_minus_early(share), SHARE, np.arange(len(parts)), control=True,
+            ),
+            Claim(
+                "early - late of how far standard falls", "early positions come nearer to the teacher by more",
+                -late_minus_early(_fall(standard)), MARGIN, seeds, control=True,
+            ),
+            Claim("how far standard falls", "training brings the student nearer at all", mean_of(_fall(standard).T), MARGIN, seeds),
+        ]  # fmt: skip
+        rows: list[tuple[Any, ...]] = []
+        for d in range(DECILES):
+            falls = [estimated(_fall(values)[:, d], rng, config.resamples, seeds) for values in (delta, standard)]
+            rows.append((f"{d + 1}", *falls, estimated(share[:, d], rng, config.resamples, np.arange(len(parts)))))
+        gain = estimated(reward[:, -1] - reward[:, 0], rng, config.resamples, seeds)
+        first, last = (estimated(reward[:, step], rng, config.resamples, seeds) for step in (0, -1))
+        title = f"How far the divergences fall over {config.steps} steps (least squares)"
+        tables = [
+            Table(title, ("decile", "regeneration less standard, nats", "standard, nats", "standard, share"), rows),
+            Table("Reward of the answers that are trained on", ("first step", "last step", "gained"), [(first, last, gain)]),
+        ]
+        series = [line for name, values in (("difference", delta), ("standard", standard)) for line in _lines(name, values)]
+        axes = {name: ("step", "nats a token") for name in ("difference", "standard")}
+        return Conclusion(claims, tables, series, axes)
+
+
+def _fall(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., steps + 1, 10) -> (..., 10): how far a straight line through the steps falls from the first to the last.
+
+    NaN where fewer than two steps are known.
+    """
+    steps = np.arange(values.shape[-2], dtype=np.float64)[:, None]
+    known = np.isfinite(values)
+    count = known.sum(-2)
+    mean_x = (known * steps).sum(-2) / np.maximum(count, 1)
+    filled = np.where(known, values, 0.0)
+    mean_y = filled.sum(-2) / np.maximum(count, 1)
+    x = np.where(known, steps - mean_x[..., None, :], 0.0)
+    spread = (x * x).sum(-2)
+    slope = (x * (filled - mean_y[..., None, :])).sum(-2) / np.where(spread > 0, spread, np.nan)
+    fallen: NDArray[np.float64] = -slope * (values.shape[-2] - 1)
+    return fallen
+
+
+def _share(curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(steps + 1, 10) -> (10,): how far the line falls, as a share of where the line begins."""
+    fall = _fall(curves)
+    start = mean_of(curves) + fall / 2
+    return np.where(start > 0, fall / np.where(start > 0, start, 1.0), np.nan)
+
+
+def _lines(panel: str, values: NDArray[np.float64]) -> list[Series]:
+    """A line for each decile over the steps of (problems, steps + 1, 10)."""
+    means, errors = mean_and_error(values)
+    steps = [float(step) for step in range(values.shape[1])]
+    return [
+        Series(panel, f"decile {d + 1}", steps, means[:, d].tolist(), errors[:, d].tolist(), f"decile:{d}") for d in range(DECILES)
+    ]
+
+
+__all__ = ["Training"]

@@ -1,0 +1,235 @@
+"""Programs judged by tests: problems of `records.py`, answers run by `sandbox.py`.
+
+For: `PythonTests`, an environment whose reward is the share of tests passed. Not for: isolation, or the format of records. Easy
+to get wrong: what feedback may say. It shows input, expected output and what came of failing public tests, which a solver may
+know; of private tests it says only how many failed. And a program may print whatever it likes, so the result of a function is
+what stands behind a word drawn for each run, on the last line printed; forging it helps nobody, since what is expected is
+compared here and never enters the sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Literal, get_args
+
+from maskdiff.distillation.environment import Outcome, Problem
+from maskdiff.distillation.records import Record, Test
+from maskdiff.distillation.sandbox import STANDARD, Isolation, Limits, Run, Verdict, available, refusal, run
+from maskdiff.errors import ConfigError, DataError, quote
+
+Counted = Literal["all", "public", "private"]
+MOST_FEEDBACK = 2000  # characters
+MOST_SHOWN = 2  # failing tests
+MOST_FIELD = 280  # characters of an input, an output or an error
+MOST_PROGRAM = 1 << 20  # characters
+ERROR_LINES = 4
+CUT = " ... [cut]"
+FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", flags=re.MULTILINE | re.DOTALL)
+PLACE = re.compile(r'File "[^"\n]*program\.py", line (\d{1,9})')
+PYTHON = ("python", "python3", "py")
+# What solvers of such problems take for given; a single line, which the line numbers shown leave out.
+IMPORTS = "; ".join(
+    [f"from {name} import *" for name in ("typing", "collections", "heapq", "bisect", "functools", "itertools", "math")]
+    + ["from builtins import *", "import collections, heapq, bisect, functools, itertools, math, random, re, string, sys"]
+    + ["sys.setrecursionlimit(50000)"]
+)
+# Calls the function with the arguments on standard input, and prints the word and the result.
+DRIVER = """
+
+def _answer():
+    import json, sys
+    given = [json.loads(line) for line in sys.stdin.read().split("\\n") if line.strip()]
+    names = globals()
+    target = names["Solution"]() if "Solution" in names else None
+    result = (getattr(target, {name!r}) if target is not None else names[{name!r}])(*given)
+    sys.stdout.write("\\n" + {word!r} + json.dumps(result) + "\\n")
+
+
+_answer()
+"""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A test, whether it is public, and what came of it; shown: the answer where there is one."""
+
+    test: Test
+    public: bool
+    passed: bool
+    run: Run
+    shown: str | None
+
+
+class PythonTests:
+    """Problems whose answers are Python programs, in a fence or bare; the reward is the share of the counted tests passed.
+
+    reveals is False: what feedback shows is of public tests, as the problem's own text may. tests: which are counted, "all",
+    "public" or "private"; the first `most` of them, public ones before private ones. Every test is a run of its own.
+    """
+
+    name = "python-tests"
+    reveals = False
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        limits: Limits = STANDARD,
+        isolation: Isolation = "required",
+        tests: Counted = "all",
+        most: int = 20,
+    ) -> None:
+        """Raises IsolationError where isolation is required and not to be had, ConfigError, DataError for no test to count."""
+        for key, given, kinds in (("isolation", isolation, Isolation), ("tests", tests, Counted)):
+            if given not in get_args(kinds):
+                raise ConfigError(f"{key} is {quote(given)}; give one of {', '.join(get_args(kinds))}")
+        if most < 1:
+            raise ConfigError(f"most is {most}; at least 1 test must be run")
+        reason = available() if isolation == "required" else None
+        if reason is not None:
+            raise refusal(reason)
+        self.limits, self.isolation, self.tests, self.most = limits, isolation, tests, most
+        self.records = {record.name: record for record in records}
+        for record in records:
+            if not self.counted(record):
+                raise DataError(f"problem {record.name} has no {tests} tests; count others, or leave it out")
+
+    def problems(self, count: int, seed: int) -> list[Problem]:
+        """`count` different problems in an order drawn by `seed`. Raises DataError where there are fewer."""
+        if not 0 <= count <= len(self.records):
+            raise DataError(f"{count} problems asked for, and there are {len(self.records)}; ask for at most as many")
+        chosen = random.Random(seed).sample(list(self.records.values()), count)
+        return [Problem(record.name, text_of(record)) for record in chosen]
+
+    def counted(self, record: Record) -> list[tuple[Test, bool]]:
+        """The tests that are run for a record, and whether each is public."""
+        public = [(test, True) for test in record.public if self.tests != "private"]
+        private = [(test, False) for test in record.private if self.tests != "public"]
+        return [*public, *private][: self.most]
+
+    def attempt(self, problem: Problem, answer: str) -> Outcome:
+        """Run all counted tests of the problem. Raises IsolationError or OSError where programs cannot be run at all."""
+        record = self.records[problem.name]
+        code = code_of(answer)
+        if len(code) > MOST_PROGRAM:
+            return Outcome(0.0, f"The program is longer than {MOST_PROGRAM} characters and was not run.")
+        results = [self._tested(record, code, test, public) for test, public in self.counted(record)]
+        passed = sum(result.passed for result in results)
+        return Outcome(passed / len(results), feedback(results))
+
+    def _tested(self, record: Record, code: str, test: Test, public: bool) -> _Result:
+        word = f"result-{secrets.token_hex(16)}:"
+        program = _program(code, DRIVER.format(name=record.function, word=word) if test.functional else "")
+        ran = run(program, test.input, self.limits, self.isolation)
+        shown: str | None = ran.stdout
+        if test.functional:
+            lines = ran.stdout.rstrip("\n").split("\n")
+            shown = lines[-1].removeprefix(word) if lines[-1].startswith(word) else None
+        right = same_value if test.functional else same_output
+        passed = ran.verdict is Verdict.OK and shown is not None and right(shown, test.output)
+        return _Result(test, public, passed, ran, shown)
+
+
+def text_of(record: Record) -> str:
+    """What a solver is given."""
+    parts = [record.title, record.content]
+    if any(test.functional for test in record.public + record.private):
+        parts.append(f"Write Python that completes this:\n```python\n{record.starter.rstrip()}\n```")
+    else:
+        parts.append("Write a Python program that reads standard input and writes the answer to standard output.")
+        if record.starter.strip():
+            parts.append(f"Start from this:\n```python\n{record.starter.rstrip()}\n```")
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def code_of(answer: str) -> str:
+    """The last fence marked as Python, else the last unmarked one, else all of the text; the last may be left open."""
+    found = [(match[1].lower(), match[2]) for match in FENCE.finditer(answer)]
+    for marks in (PYTHON, ("",)):
+        for mark, code in reversed(found):
+            if mark in marks:
+                return code
+    return answer
+
+
+def _program(code: str, driver: str) -> str:
+    future = re.search(r"^from __future__ import", code, flags=re.MULTILINE) is not None  # nothing may come before it
+    return f"{'#' if future else IMPORTS}\n{code}{driver}"
+
+
+def same_output(given: str, expected: str) -> bool:
+    """Whether outputs agree line by line, white space around lines aside: as texts, or else word by word as numbers."""
+    ours, theirs = ([line.strip() for line in text.strip().split("\n")] for text in (given, expected))
+    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
+
+
+def _same_line(given: str, expected: str) -> bool:
+    if given == expected:
+        return True
+    words = given.split(), expected.split()
+    if len(words[0]) != len(words[1]):
+        return False
+    try:
+        return all(Decimal(ours) == Decimal(theirs) for ours, theirs in zip(*words, strict=True))
+    except InvalidOperation:  # no numbers
+        return False
+
+
+def same_value(given: str, expected: str) -> bool:
+    """Whether two JSON texts are equal values, as Python compares them: 1 equals 1.0 and true."""
+    try:
+        return bool(json.loads(given) == json.loads(expected))
+    except (ValueError, RecursionError):
+        return False
+
+
+def feedback(results: Sequence[_Result]) -> str:
+    """What may be said of the results: of public ones the shortest that failed, of private ones how many did."""
+    failed = [result for result in results if not result.passed]
+    if not failed:
+        return f"All {len(results)} tests passed."
+    shown = sorted(
+        (result for result in failed if result.public), key=lambda result: len(result.test.input) + len(result.test.output)
+    )
+    public, private = sum(result.public for result in results), sum(not result.public for result in results)
+    told = []
+    if public:
+        told.append(f"{public - len(shown)} of {public} public tests passed")
+    if private:
+        told.append(f"{len(failed) - len(shown)} of {private} hidden tests failed")
+    parts = ["; ".join(told) + ".", *(_told(result) for result in shown[:MOST_SHOWN])]
+    return cut("\n\n".join(parts), MOST_FEEDBACK)
+
+
+def _told(result: _Result) -> str:
+    """A failing public test in words."""
+    ran = result.run
+    lines = ["Input:", cut(result.test.input.strip("\n")), "Expected:", cut(result.test.output.strip("\n"))]
+    if ran.verdict is Verdict.OK:
+        got = "nothing" if result.shown is None or not result.shown.strip() else cut(result.shown.strip("\n"))
+        lines += ["Got:", got]
+    else:
+        lines.append(f"Verdict: {ran.verdict.value}")
+        words = _last_words(ran.stderr)
+        lines += ["Error:", words] if words and ran.verdict is not Verdict.OUTPUT_LIMIT else []
+    return "\n".join(lines)
+
+
+def _last_words(stderr: str) -> str:
+    """The last lines of what was written on standard error, numbered as in the answer; their end where they are long."""
+    text = "\n".join(stderr[-(1 << 14) :].rstrip().split("\n")[-ERROR_LINES:])
+    text = PLACE.sub(lambda match: f'File "program.py", line {int(match[1]) - 1}', text)
+    return text if len(text) <= MOST_FIELD else CUT.strip() + " " + text[-(MOST_FIELD - len(CUT) - 1) :]
+
+
+def cut(text: str, most: int = MOST_FIELD) -> str:
+    """A text of at most `most` characters, with a mark where it was longer."""
+    return text if len(text) <= most else text[: most - len(CUT)] + CUT
+
+
+__all__ = ["Counted", "PythonTests", "code_of", "cut", "feedback", "same_output", "same_value", "text_of"]

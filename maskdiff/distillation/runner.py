@@ -1,0 +1,157 @@
+"""Runs experiments seed by seed, keeps what was measured, and concludes.
+
+    DIR/seeds.json            the seed file: configuration, model, seeds; gives the same results again with --seed_file
+    DIR/parts/NAME-SEED.json  what one experiment measured of one seed; a run that is interrupted goes on behind the last
+    DIR/results.json          estimates, verdicts and tables
+    DIR/NAME.png, report.md   the same to look at
+
+For: `Run`, `run`. Not for: layout (`report.py`, `plots.py`). Easy to get wrong: nothing that differs between two runs of one seed file
+(times, paths, versions) may stand in results.json; and parts of another configuration or other weights must never be mixed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskdiff.checkpoint import write_atomic
+from maskdiff.config import DistillationConfig
+from maskdiff.configio import build
+from maskdiff.distillation.environment import Environment
+from maskdiff.distillation.experiments import EXPERIMENTS, Conclusion
+from maskdiff.distillation.policy import Policy
+from maskdiff.distillation.study import Study
+from maskdiff.distillation.verdicts import Finding, decide
+from maskdiff.errors import ConfigError, DataError, quote
+
+SCHEMA = 1
+MAX_BYTES = 2**26  # of a file that is read again
+Tell = Callable[[str, int, str], None]  # experiment, seed, what is being done
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made from: the seed file. weights: fingerprint of the model; threads: CPU threads, which rounding depends on."""
+
+    config: DistillationConfig
+    model: str
+    weights: str
+    threads: int
+    quick: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """As the seed file holds it."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def read(cls, path: str | Path) -> Setting:
+        """A seed file. Raises ConfigError."""
+        raw = read_json(path)
+        try:
+            if raw["schema"] != SCHEMA:
+                raise ConfigError(f"{quote(str(path))} is a seed file of version {raw['schema']}; this is version {SCHEMA}")
+            config = build(DistillationConfig, raw["config"], str(path))
+            model, weights, threads, quick = (raw[name] for name in ("model", "weights", "threads", "quick"))
+        except (KeyError, TypeError, AttributeError):
+            raise ConfigError(f"{quote(str(path))} is no seed file; give the seeds.json of a run") from None
+        if not (isinstance(model, str) and isinstance(weights, str) and type(threads) is int and type(quick) is bool):
+            raise ConfigError(f"{quote(str(path))} is no seed file; give the seeds.json of a run")
+        return cls(config, model, weights, threads, quick)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An experiment's conclusion, with its claims decided."""
+
+    name: str
+    conclusion: Conclusion
+    findings: list[Finding]
+
+    def primary(self, control: bool) -> Finding:
+        """The finding that the experiment's verdict is taken from, as first described or after controls."""
+        return next(finding for finding in self.findings if finding.control == control)
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds. Raises DataError."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"it has over {MAX_BYTES} bytes")
+        return json.loads(raw)
+    except OSError as error:
+        raise DataError(f"cannot read {quote(str(path))}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{quote(str(path))} is no JSON: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all. Raises what `write_atomic` does."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def fingerprint(policy: Policy) -> str:
+    """16 hex digits of a policy's weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for weight in policy.module.parameters():
+        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def prepare(folder: Path, setting: Setting) -> None:
+    """Make the folder and its seed file, or see that it is of the same run. Raises DataError and ConfigError."""
+    try:
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {quote(str(folder))}: {error.strerror or error}") from None
+    path = folder / "seeds.json"
+    if path.exists():
+        known = Setting.read(path)
+        if known != setting:
+            wrong = [name for name, value in asdict(setting).items() if asdict(known)[name] != value]
+            knobs = {**asdict(setting.config)}
+            differ = [name for name, value in knobs.items() if asdict(known.config)[name] != value]
+            raise ConfigError(
+                f"{quote(str(folder))} holds a run with another {', '.join(differ or wrong)}; give another --out, or the same settings"
+            )
+    else:
+        write_json(path, setting.as_json())
+
+
+def run(
+    policy: Policy, environment: Environment, setting: Setting, names: Sequence[str], folder: Path, tell: Tell
+) -> list[Result]:
+    """Measure what is not measured yet, and conclude. Raises UserError."""
+    prepare(folder, setting)
+    config = setting.config
+    parts: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        study = Study(policy, environment, config, seed)
+        for name in names:
+            path = folder / "parts" / f"{name}-{seed}.json"
+            if not path.exists():
+                tell(name, seed, "")
+                write_json(path, EXPERIMENTS[name].measure(study, lambda what, n=name, s=seed: tell(n, s, what)))
+            tell(name, seed, "done")
+            parts[name].append(read_json(path))
+    return [conclude(name, parts[name], config) for name in names]
+
+
+def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: DistillationConfig) -> Result:
+    """The conclusion from the parts of one experiment. Raises DataError for parts that cannot be those of it."""
+    rng = np.random.default_rng((config.first_seed, list(EXPERIMENTS).index(name)))
+    try:
+        conclusion = EXPERIMENTS[name].conclude(parts, config, rng)
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"the parts of {name} are damaged ({error!r}); delete them and run again") from None
+    return Result(name, conclusion, [decide(claim, rng, config.resamples) for claim in conclusion.claims])
+
+
+__all__ = ["Result", "Setting", "Tell", "conclude", "fingerprint", "prepare", "read_json", "run", "write_json"]

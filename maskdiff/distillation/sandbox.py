@@ -1,0 +1,410 @@
+"""Running a program that nobody vouches for: alone, for a while, within limits, and leaving nothing behind.
+
+For: `run`, its `Limits`, what it gives (`Run` with a `Verdict`), and `available`. Not for: building the isolation (`jail.py`,
+which runs in a process of its own), or judging output (`python_tests.py`). Easy to get wrong: a verdict is what was seen (the
+clock, the count of output, a signal) or else what the program's last words say, the uncaught exception that ended it. A program
+that swallows its exceptions gets the verdict of what it did in the end, and one that prints a false traceback the verdict that
+it asked for: verdicts are for feedback, and what holds the program is the isolation.
+
+Isolation needs Linux with user namespaces; nothing is installed, and no superuser needed. The program sees the interpreter and
+system libraries read-only, a few devices, and one empty folder to write to, which vanishes; no network, no other process, no
+descriptor but its three streams, no environment of ours. Limits of memory and file size are of each process and each file; in
+all a program has at most processes * memory_bytes + file_bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import IO, Literal
+
+from maskdiff.errors import ConfigError, UserError
+
+Isolation = Literal["required", "none"]
+START_SECONDS = 20.0  # what building the isolation may take
+END_SECONDS = 10.0  # what its end may take, after which its supervisor is killed too
+TICK = 0.02
+CHUNK = 1 << 16
+JAIL = Path(__file__).with_name("jail.py")
+FLAGS = ("-s", "-S", "-B", "-X", "utf8")
+# What site.py would have defined, and the source run as the main module.
+START = (
+    "import sys, builtins; builtins.exit = builtins.quit = sys.exit; sys.argv = sys.argv[1:]; __file__ = sys.argv[0]; "
+    "del sys, builtins; exec(compile(open(__file__, 'rb').read(), __file__, 'exec'))"
+)
+SYSTEM = ("/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share/zoneinfo", "/bin", "/lib", "/lib32", "/lib64")
+
+
+class IsolationError(UserError):
+    """Isolation was required, and this machine does not give it."""
+
+
+class Verdict(str, Enum):
+    """How a run ended."""
+
+    OK = "ok"  # to the end, with exit status 0
+    TIME_LIMIT = "time_limit"
+    MEMORY_LIMIT = "memory_limit"
+    PROCESS_LIMIT = "process_limit"  # also of threads; they fail alike where memory for their stacks runs out
+    OUTPUT_LIMIT = "output_limit"
+    FILE_LIMIT = "file_limit"
+    NETWORK_DENIED = "network_denied"
+    FILE_DENIED = "file_denied"  # a file that is not there or not to be touched: reading outside, writing, deleting
+    RUNTIME_ERROR = "runtime_error"  # any other way
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. Raises ConfigError where a value is out of its range.
+
+    wall_seconds: from the program's start, in [0.05, 600]. cpu_seconds: whole seconds of each process, in [1, 600].
+    memory_bytes: address space of each process, in [2^26, 2^40]; the interpreter itself takes about 2^24. processes: processes
+    and threads at once, the program included, in [1, 1024]; without isolation it is not enforced, since a user's processes are
+    counted together. file_bytes: each file, and with isolation all of them together, in [2^12, 2^30]. output_bytes: standard
+    output and error together, in [2^10, 2^28].
+    """
+
+    wall_seconds: float = 6.0
+    cpu_seconds: int = 6
+    memory_bytes: int = 1 << 30
+    processes: int = 8
+    file_bytes: int = 1 << 24
+    output_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            given, (low, high) = getattr(self, item.name), RANGES[item.name]
+            whole = item.name != "wall_seconds"
+            kinds = (int,) if whole else (int, float)
+            if isinstance(given, bool) or not isinstance(given, kinds) or not low <= given <= high:
+                kind = "a whole number" if whole else "a number"
+                raise ConfigError(f"{item.name} is {given!r}; give {kind} from {low} to {high}")
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "wall_seconds": (0.05, 600), "cpu_seconds": (1, 600), "memory_bytes": (1 << 26, 1 << 40), "processes": (1, 1024),
+    "file_bytes": (1 << 12, 1 << 30), "output_bytes": (1 << 10, 1 << 28),
+}  # fmt: skip
+STANDARD = Limits()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A program's end: what it wrote, what it cannot be decoded from replaced, and its exit status.
+
+    status: -n for a signal n, None where the program did not end itself. seconds: from its start to its end.
+    """
+
+    verdict: Verdict
+    stdout: str
+    stderr: str
+    status: int | None
+    seconds: float
+
+
+def run(program: str, stdin: str = "", limits: Limits = STANDARD, isolation: Isolation = "required") -> Run:
+    """Run the source text of a program with the interpreter that runs us, without its site packages.
+
+    With isolation "none" it is a process of this user like any other, with limits and a clock, in a temporary folder: it can
+    read, write, delete and connect as the user can, and what it starts in a session of its own outlives it.
+    Raises IsolationError where isolation is required and not to be had; OSError where no process can be started.
+    """
+    if isolation == "required":
+        reason = available()
+        if reason is not None:
+            raise refusal(reason)
+    return _run(program, stdin, limits, isolation)
+
+
+@functools.cache
+def available() -> str | None:
+    """Why isolation does not work here, None where it does; found by trying, once."""
+    if sys.platform != "linux":
+        return f"it needs Linux, and this is {sys.platform}"
+    try:
+        tried = _run(PROBE, "", Limits(processes=2, wall_seconds=10.0), "required")
+    except (OSError, IsolationError) as error:
+        return str(error)
+    if tried.verdict is Verdict.OK and tried.stdout == "isolated\n":
+        return None
+    told = (tried.stdout + tried.stderr).strip().splitlines()
+    return f"a program run in it failed its check ({tried.verdict.value}): {told[-1] if told else 'it said nothing'}"
+
+
+def refusal(reason: str) -> IsolationError:
+    """The error of those who need isolation."""
+    return IsolationError(
+        f"no isolation for running programs here: {reason}; allow user namespaces, or run them unprotected "
+        "with --unsafe (isolation: none)"
+    )
+
+
+PROBE = """
+import errno, os, socket
+left = {line.split()[1].strip("0") for line in open("/proc/self/status") if line.startswith("Cap")} \\
+    if os.path.exists("/proc/self/status") else {""}
+assert left == {""}, "the program keeps capabilities"
+assert set(os.listdir("/")) & {"etc", "home", "tmp", "var"} <= set(), "the program sees files"
+assert os.getuid() != 0, "the program runs as the superuser"
+try:
+    open("/written", "w")
+    raise SystemExit("the program can write")
+except OSError:
+    pass
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("127.0.0.1", 9))
+    raise SystemExit("the program has a network")
+except OSError as error:
+    assert error.errno == errno.ENETUNREACH, error
+import time
+if not os.fork():
+    time.sleep(60)
+try:
+    if not os.fork():
+        time.sleep(60)
+    raise SystemExit("the limit on processes does not hold")
+except BlockingIOError:
+    print("isolated")
+"""
+
+
+@functools.cache
+def interpreter() -> tuple[str, str]:
+    """The file of the base interpreter (not of a virtual environment), and the prefix of its library, links resolved."""
+    prefix = os.path.realpath(sys.base_prefix)
+    named = os.path.join(prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    for path in (getattr(sys, "_base_executable", None), named, sys.executable):
+        if path and os.path.isfile(path) and os.path.realpath(path).startswith(prefix.rstrip("/") + "/"):
+            return os.path.realpath(path), prefix
+    raise OSError(f"no interpreter is found below {prefix}")
+
+
+@dataclass
+class _Seen:
+    """What the parent has seen of a run so far."""
+
+    begun: float = field(default_factory=time.monotonic)
+    started: bool = False
+    cause: Verdict | None = None  # why it was killed
+    streams: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in ("out", "err", "status")})
+
+    def read(self, name: str, descriptor: int) -> bool:
+        """Take what is there; False where nothing will come any more."""
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            return True
+        self.streams[name] += data
+        if not self.started and self.streams["status"].startswith(b"start\n"):
+            self.started, self.begun = True, time.monotonic()
+        return bool(data)
+
+    def full(self, limits: Limits) -> bool:
+        if len(self.streams["out"]) + len(self.streams["err"]) > limits.output_bytes:
+            self.cause = Verdict.OUTPUT_LIMIT
+        return self.cause is not None
+
+
+def _run(program: str, stdin: str, limits: Limits, isolation: Isolation) -> Run:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if isolation == "none" else _nowhere() as folder:
+        with _launched(program, limits, isolation, folder) as (process, status):
+            seen = _watch(process, status, stdin.encode("utf-8", "surrogatepass"), limits)
+        seconds = time.monotonic() - seen.begun
+    words = seen.streams["status"].decode(errors="replace").splitlines()
+    for word in words:
+        if word.startswith("error "):
+            raise IsolationError(word.removeprefix("error "))
+    if not seen.started:
+        raise IsolationError(f"it did not start in {START_SECONDS:g} seconds" if seen.cause else "it ended before it started")
+    code, cpu = _ended(process.returncode, words, isolation)
+    out, err = seen.streams["out"][: limits.output_bytes], seen.streams["err"][: limits.output_bytes]
+    stderr = err.decode("utf-8", "replace")
+    verdict = seen.cause or _judged(code, cpu, stderr, limits)
+    return Run(verdict, out.decode("utf-8", "replace"), stderr, None if seen.cause else code, seconds)
+
+
+@contextmanager
+def _nowhere() -> Iterator[str]:
+    yield ""
+
+
+@contextmanager
+def _launched(program: str, limits: Limits, isolation: Isolation, folder: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The process that becomes the program or its supervisor, and where it tells its status; all are gone in the end."""
+    executable, prefix = interpreter()
+    path = os.path.join(folder, "program.py") if folder else "/program.py"
+    home = folder or "/box"
+    if folder:
+        Path(path).write_bytes(program.encode("utf-8", "surrogatepass"))
+    libraries = {} if prefix == "/usr" else {"LD_LIBRARY_PATH": f"{prefix}/lib"}
+    places = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin"}
+    job = {item.name: getattr(limits, item.name) for item in fields(limits)} | {
+        "isolation": isolation, "folder": folder, "program": program, "argv": [executable, *FLAGS, "-c", START, path],
+        "environment": {**places, **libraries, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
+        "shown": [*SYSTEM, *(f"{prefix}/{name}" for name in ("bin", "lib", "lib64"))],
+    }  # fmt: skip
+    with tempfile.TemporaryFile() as request:
+        request.write(json.dumps(job).encode("ascii"))
+        request.seek(0)
+        status, told = os.pipe()
+        try:
+            process = _popen(executable, request, told)
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(told)
+    try:
+        yield process, status
+    finally:
+        _end(process, isolation)
+        os.close(status)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _popen(executable: str, request: IO[bytes], told: int) -> subprocess.Popen[bytes]:
+    numbers = (request.fileno(), told)
+    kept = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
+    return subprocess.Popen(
+        [executable, "-I", "-S", "-B", str(JAIL), *map(str, numbers), str(os.getpid())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pass_fds=numbers,
+        env=kept, cwd="/", start_new_session=True,
+    )  # fmt: skip
+
+
+def _watch(process: subprocess.Popen[bytes], status: int, stdin: bytes, limits: Limits) -> _Seen:
+    """Write, read and look at the clock, until the process ended or has to."""
+    seen = _Seen()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    sources = {"out": process.stdout.fileno(), "err": process.stderr.fileno(), "status": status}
+    for number in (*sources.values(), process.stdin.fileno()):
+        os.set_blocking(number, False)
+    with selectors.DefaultSelector() as selector:
+        for name, number in sources.items():
+            selector.register(number, selectors.EVENT_READ, name)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        written = 0
+        while process.poll() is None and not seen.full(limits):
+            left = seen.begun + (limits.wall_seconds if seen.started else START_SECONDS) - time.monotonic()
+            if left <= 0:
+                seen.cause = Verdict.TIME_LIMIT
+            elif not selector.get_map():
+                _wait(process, left)
+            for key, _ in selector.select(min(max(left, 0), TICK)) if selector.get_map() else ():
+                if key.data is None:
+                    written = _feed(process, selector, stdin, written)
+                elif not seen.read(key.data, key.fd):
+                    selector.unregister(key.fd)
+        for name, number in sources.items():  # what was written just before the end
+            size = -1
+            while not seen.full(limits) and size < len(seen.streams[name]):
+                size = len(seen.streams[name])
+                seen.read(name, number)
+    return seen
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _feed(process: subprocess.Popen[bytes], selector: selectors.BaseSelector, stdin: bytes, written: int) -> int:
+    """Write more of the input, and close it after its end or where nobody reads it; how much is written."""
+    assert process.stdin is not None
+    try:
+        written += os.write(process.stdin.fileno(), stdin[written : written + CHUNK])
+    except BlockingIOError:
+        return written
+    except BrokenPipeError:
+        written = len(stdin)
+    if written >= len(stdin):
+        selector.unregister(process.stdin)
+        process.stdin.close()
+    return written
+
+
+def _end(process: subprocess.Popen[bytes], isolation: Isolation) -> None:
+    """Have no process left: the supervisor ends after those it made, without isolation the group is killed."""
+    if isolation == "required":
+        process.terminate()  # nothing where it ended
+        _wait(process, END_SECONDS)
+        process.kill()
+    else:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    process.wait()
+
+
+def _ended(code: int, words: list[str], isolation: Isolation) -> tuple[int | None, float]:
+    """The exit status of the program, None where nobody told it, and the processor time that it took, 0 where unknown."""
+    if isolation == "none":
+        return code, 0.0
+    for word in words:
+        if word.startswith("end "):
+            _, raw, cpu = word.split()
+            return os.waitstatus_to_exitcode(int(raw)), float(cpu)
+    return None, 0.0
+
+
+ERRNO_VERDICTS = {
+    Verdict.PROCESS_LIMIT: {11}, Verdict.MEMORY_LIMIT: {12}, Verdict.FILE_LIMIT: {27, 28, 122},
+    Verdict.NETWORK_DENIED: {97, 99, 100, 101, 113}, Verdict.FILE_DENIED: {1, 2, 13, 16, 18, 30},
+}  # fmt: skip
+
+
+def _judged(status: int | None, cpu: float, stderr: str, limits: Limits) -> Verdict:
+    """The verdict of a program that was not killed from outside, from its exit status and its last words."""
+    if status == 0:
+        return Verdict.OK
+    if status == -signal.SIGXCPU or (status == -signal.SIGKILL and cpu >= limits.cpu_seconds):
+        return Verdict.TIME_LIMIT
+    if status == -signal.SIGXFSZ:
+        return Verdict.FILE_LIMIT
+    name, message = _last_exception(stderr)
+    if name.endswith("MemoryError"):
+        return Verdict.MEMORY_LIMIT
+    if name == "RuntimeError" and "can't start new thread" in message:
+        return Verdict.PROCESS_LIMIT
+    number = re.search(r"\[Errno (-?\d+)\]", message)
+    if number is not None and (name.endswith("Error") or name.endswith("error")):
+        if name.endswith("gaierror") or number[1].startswith("-"):
+            return Verdict.NETWORK_DENIED
+        for verdict, numbers in ERRNO_VERDICTS.items():
+            if int(number[1]) in numbers:
+                return verdict
+    return Verdict.FILE_DENIED if name in ("PermissionError", "FileNotFoundError") else Verdict.RUNTIME_ERROR
+
+
+def _last_exception(stderr: str) -> tuple[str, str]:
+    """Name and message of the exception whose traceback comes last; empty where there is none."""
+    lines = stderr.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    if not starts:
+        return ("MemoryError", "") if lines and lines[-1].startswith("MemoryError") else ("", "")
+    header = next((line for line in lines[starts[-1] + 1 :] if line.strip() and not line.startswith(" ")), "")
+    name, _, message = header.partition(": ")
+    return name.strip(), message
+
+
+__all__ = ["STANDARD", "Isolation", "IsolationError", "Limits", "Run", "Verdict", "available", "interpreter", "refusal", "run"]

@@ -1,0 +1,69 @@
+"""Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
+
+For: `kept_steps`, `judge`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language (`language.py`). Easy to
+get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it follows the step *before* it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from maskdiff.languages.arithmetic_steps.expressions import derivation, is_number, reductions
+
+STEP, BACKTRACK = ">", "!"  # what stands behind a step: the next one, or one in its place
+SCALAR, FIRST_WRONG, LEAK = "~", "@", "="  # how each kind of feedback begins
+FEEDBACK = ("none", "scalar", "first_wrong_step", "leak")
+_PARTS = re.compile(rf"([^{STEP}{BACKTRACK}]*)([{STEP}{BACKTRACK}]|$)")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What an answer is worth.
+
+    right: kept steps that follow from the one before. kept: steps that were not taken back. needed: steps of a solution.
+    first_wrong: number of the first wrong kept step, from 1; None where none is. final: whether the last step is the value of
+    the problem.
+    """
+
+    right: int
+    kept: int
+    needed: int
+    first_wrong: int | None
+    final: bool
+
+    @property
+    def share(self) -> float:
+        """Right steps of those that were written or needed, whichever are more; in [0, 1]."""
+        return self.right / max(self.kept, self.needed)
+
+
+def kept_steps(answer: str) -> list[str]:
+    """The steps of `answer` that are not taken back, in order."""
+    return [step for step, mark in _PARTS.findall(answer) if mark != BACKTRACK and (step or mark)]
+
+
+def judge(problem: str, answer: str) -> Marks:
+    """The marks of any text as an answer to `problem`, which must be an expression."""
+    steps, solution = kept_steps(answer), derivation(problem)
+    before = [problem, *steps]
+    right = [step in reductions(before[i]) for i, step in enumerate(steps)]
+    wrong = next((i + 1 for i, good in enumerate(right) if not good), None)
+    final = bool(steps) and is_number(steps[-1]) and steps[-1] == solution[-1]
+    return Marks(sum(right), len(steps), len(solution) - 1, wrong, final)
+
+
+def feedback(problem: str, answer: str, kind: str) -> str:
+    """What is said of an answer: nothing, tenths of right steps, the first wrong step (0: none), or the value of the problem.
+
+    `kind` is one of FEEDBACK. `leak` says what was asked for: it bounds from above what feedback can do.
+    """
+    if kind == "none":
+        return ""
+    if kind == "leak":
+        return LEAK + derivation(problem)[-1]
+    marks = judge(problem, answer)
+    if kind == "scalar":
+        return f"{SCALAR}{int(10 * marks.share)}"
+    missing = None if marks.final else marks.kept + 1  # nothing wrong is there, but not all that is needed
+    return f"{FIRST_WRONG}{marks.first_wrong or missing or 0}"

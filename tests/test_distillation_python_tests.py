@@ -1,0 +1,415 @@
+"""Records of programs with tests, and the environment that runs them: rewards, feedback and what it never says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskdiff.distillation import python_tests, records, sandbox
+from maskdiff.distillation.environment import Environment, Problem
+from maskdiff.distillation.python_tests import PythonTests, code_of, same_output, same_value
+from maskdiff.distillation.records import Record, read_records, shipped_problems
+from maskdiff.distillation.sandbox import IsolationError, Limits, available
+from maskdiff.errors import ConfigError, DataError
+
+REASON = available()
+isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
+QUICK = Limits(wall_seconds=2.0, memory_bytes=1 << 28, processes=4)
+
+SOLUTIONS = {
+    "barrel": """
+n, room = map(int, input().split())
+water = lost = 0
+for rain in map(int, input().split()):
+    lost += max(0, water + rain - room)
+    water = min(room, water + rain)
+print(water, lost)
+""",
+    "sticky": "import re\nprint(re.sub(r'(.)\\1\\1+', r'\\1\\1', input()))",
+    "ferry": """
+import sys
+stays = sorted(tuple(map(int, line.split())) for line in sys.stdin.read().splitlines()[1:])
+quiet, until = 0, stays[0][0]
+for start, end in stays:
+    quiet, until = max(quiet, start - until), max(until, end)
+print(quiet)
+""",
+    "moss": """
+h, w = map(int, input().split())
+left = {(r, c) for r in range(h) for c, stone in enumerate(input()) if stone == "#"}
+best = 0
+while left:
+    patch, size = [left.pop()], 0
+    while patch:
+        r, c = patch.pop()
+        size += 1
+        for near in ((r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)):
+            if near in left:
+                left.remove(near)
+                patch.append(near)
+    best = max(best, size)
+print(best)
+""",
+    "hike": """
+n, k = map(int, input().split())
+sums = [0, *accumulate(map(int, input().split()))]
+print(max(sums[i + k] - sums[i] for i in range(n - k + 1)) / k)
+""",
+    "plates": """
+stack = []
+for _ in range(int(input())):
+    match input().split():
+        case ["put", name]:
+            stack.append(name)
+        case ["take"]:
+            print(stack.pop() if stack else "empty")
+        case ["flip"]:
+            stack.reverse()
+print(len(stack))
+""",
+    "stones": """
+input()
+a = b = 0
+costs = list(map(int, input().split()))
+best = []
+for i, cost in enumerate(costs):
+    best.append(cost + (min(best[-3:]) if best else 0))
+print(best[-1])
+""",
+    "lanterns": """
+class Solution:
+    def count_lit(self, places: List[int], reach: int) -> int:
+        order = sorted(places)
+        near = [b - a <= reach for a, b in zip(order, order[1:])]
+        return sum(a or b for a, b in zip([False, *near], [*near, False]))
+""",
+    "shuffled": """
+class Solution:
+    def companions(self, words: List[str]) -> List[List[str]]:
+        groups = defaultdict(list)
+        for word in sorted(words):
+            groups["".join(sorted(word))].append(word)
+        return sorted(tuple(group) for group in groups.values() if len(group) > 1)
+""",
+    "column": """
+class Solution:
+    def set_column(self, text: str, width: int) -> List[str]:
+        lines = []
+        for word in text.split():
+            if lines and len(lines[-1]) + 1 + len(word) <= width:
+                lines[-1] += " " + word
+            else:
+                lines.append(word)
+        return lines
+""",
+}
+
+
+def packed(value: object) -> str:
+    return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
+
+
+def item(public: list[tuple[str, str]], private: list[tuple[str, str]] = [], kind: str = "stdin", **other: Any) -> dict[str, Any]:  # noqa: B006
+    def cases(pairs: list[tuple[str, str]]) -> str:
+        return json.dumps([{"input": given, "output": out, "testtype": kind} for given, out in pairs])
+
+    texts = {"question_id": "q", "question_title": "T", "question_content": "C", "platform": "p", "contest_id": "c"}
+    texts |= {"contest_date": "d", "starter_code": "", "difficulty": "easy", "metadata": "{}"}
+    return texts | {"public_test_cases": cases(public), "private_test_cases": cases(private)} | other
+
+
+def read(tmp_path: Path, *items: object) -> list[Record]:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in items), encoding="utf-8")
+    return read_records(path)
+
+
+def judged(found: list[Record], answer: str, **options: Any) -> tuple[float, str]:
+    environment = PythonTests(found, **{"limits": QUICK, **options})
+    outcome = environment.attempt(environment.problems(1, 0)[0], answer)
+    assert len(outcome.feedback) <= python_tests.MOST_FEEDBACK
+    return outcome.reward, outcome.feedback
+
+
+# Records.
+
+
+def test_shipped_problems_are_as_described() -> None:
+    found = shipped_problems()
+    assert [record.name for record in found] == list(SOLUTIONS)
+    assert [all(test.functional for test in record.public + record.private) for record in found] == [False] * 7 + [True] * 3
+    assert all(2 <= len(record.public) <= 3 and 4 <= len(record.private) <= 6 for record in found)
+    lines = [json.loads(line) for line in records.SHIPPED.read_text(encoding="utf-8").splitlines()]
+    assert sum(not line["private_test_cases"].startswith("[") for line in lines) >= 2
+    shown = [test for record in found for test in record.public if record.content.count(test.output.strip())]
+    assert len(shown) >= 10  # the examples are tests
+
+
+def test_private_tests_are_read_packed_in_every_protocol(tmp_path: Path) -> None:
+    text = json.dumps([{"input": "é\n", "output": "1" * 300, "testtype": "stdin"}] * 3)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        data = base64.b64encode(zlib.compress(pickle.dumps(text, protocol))).decode()
+        (record,) = read(tmp_path, item([], private_test_cases=data))
+        assert record.private == (records.Test("é\n", "1" * 300, False),) * 3
+    path = tmp_path / "records.jsonl"
+    assert len(read_records(path, keep=2)[0].private) == 2
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_is_a_program_does_not_run(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    for value in (Evil(touched), [Evil(touched)], ("[]", Evil(touched))):
+        with pytest.raises(DataError, match=r"line 1: private_test_cases: its pickle .*"):
+            read(tmp_path, item([("", "")], private_test_cases=packed(value)))
+    assert not touched.exists()
+    pickle.loads(pickle.dumps(Evil(touched)))
+    assert touched.exists()  # it would have
+
+
+GOOD = item([("1", "2")])
+FUNCTION = item([("1", "2")], kind="functional", metadata='{"func_name": "f"}')
+MALFORMED: dict[str, tuple[object, str]] = {
+    "no JSON": ("{", "the line: no JSON"),
+    "deep": ("[" * 100_000, "the line: no JSON"),
+    "a list": ([1], "the line: .* is no JSON object"),
+    **{f"no {key}": ({name: value for name, value in GOOD.items() if name != key}, f"{key}: missing") for key in GOOD},
+    **{f"number as {key}": (GOOD | {key: 1}, f"{key}: '1' is no text") for key in GOOD},
+    "no name": (GOOD | {"question_id": ""}, "question_id: empty"),
+    "metadata": (GOOD | {"metadata": "[]"}, "metadata: .* is no JSON object"),
+    "metadata no JSON": (GOOD | {"metadata": "x"}, "metadata: no JSON"),
+    "public no JSON": (GOOD | {"public_test_cases": "x"}, "public_test_cases: no JSON"),
+    "public no list": (GOOD | {"public_test_cases": "{}"}, "public_test_cases: .* is no JSON list"),
+    "no object": (GOOD | {"public_test_cases": "[1]"}, "public_test_cases: test 1 is no object"),
+    "no output": (GOOD | {"public_test_cases": '[{"input": "", "testtype": "stdin"}]'}, "public_test_cases: test 1 is no object"),
+    "test type": (item([("", "")], kind="other"), "public_test_cases: test 1: testtype is 'other'"),
+    "no tests": (item([]), "public_test_cases: no tests"),
+    "neither": (GOOD | {"private_test_cases": "x"}, "private_test_cases: neither a JSON list nor base64 of zlib"),
+    "base64 of else": (GOOD | {"private_test_cases": "eHh4"}, "private_test_cases: neither"),
+    "cut off": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x" * 99)[:-4]).decode()}, "it?s? ?compressed form is cut"),
+    "no pickle": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x")).decode()}, "its pickle is damaged"),
+    "empty pickle": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"")).decode()}, "its pickle is damaged"),
+    "pickle of a number": (GOOD | {"private_test_cases": packed(1)}, "its pickle is no text but has the instruction BININT1"),
+    "pickle of no JSON": (GOOD | {"private_test_cases": packed("x")}, "private_test_cases: no JSON"),
+    "no function": (FUNCTION | {"metadata": "{}"}, "metadata: func_name is ''"),
+    "no name of one": (FUNCTION | {"metadata": '{"func_name": "f; import os"}'}, "metadata: func_name is 'f; import os'"),
+    "keyword": (FUNCTION | {"metadata": '{"func_name": "class"}'}, "metadata: func_name is 'class'"),
+    "argument": (item([("1\nx", "2")], kind="functional", metadata='{"func_name": "f"}'), "public_test_cases, test 1: no JSON"),
+    "result": (item([("1", "x")], kind="functional", metadata='{"func_name": "f"}'), "public_test_cases, test 1: no JSON"),
+}
+
+
+@pytest.mark.parametrize("bad, told", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_records_are_named(tmp_path: Path, bad: object, told: str) -> None:
+    with pytest.raises(DataError, match=rf"records\.jsonl, line 2: .*{told}") as caught:
+        read(tmp_path, GOOD | {"question_id": "first"}, bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_malformed_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="line 3: question_id: 'q' is that of line 1"):
+        read(tmp_path, GOOD, "", GOOD)
+    with pytest.raises(DataError, match="no records"):
+        read(tmp_path, "")
+    with pytest.raises(DataError, match="cannot read .*missing"):
+        read_records(tmp_path / "missing")
+    (tmp_path / "latin").write_bytes(b'{"question_id": "\xe9"}')
+    with pytest.raises(DataError, match="latin, line 1: the line: no JSON"):
+        read_records(tmp_path / "latin")
+    bomb = item([("", "")], private_test_cases=packed("[" + " " * 100_000 + "]"))
+    assert len(read(tmp_path, bomb)) == 1
+    monkeypatch.setattr(records, "MAX_UNPACKED", 50_000)
+    with pytest.raises(DataError, match="private_test_cases: longer than 50000 bytes unpacked"):
+        read(tmp_path, bomb)
+    monkeypatch.setattr(records, "MAX_LINE", 100)
+    with pytest.raises(DataError, match="line 1: longer than 100 bytes"):
+        read(tmp_path, GOOD)
+
+
+# Answers.
+
+
+def test_the_code_of_an_answer() -> None:
+    assert code_of("print(1)") == "print(1)"
+    assert code_of("So:\n```python\na\n```\nor\n```python\nb\nc\n```\nDone.") == "b\nc\n"
+    assert code_of("```python\na\n```\n```\noutput\n```\n```text\nb\n```") == "a\n"
+    assert code_of("```\na\n```") == "a\n"
+    assert code_of("```Python3\na") == "a"
+    assert code_of("```text\na\n```") == "```text\na\n```"
+    assert code_of("") == ""
+
+
+def test_outputs_are_compared_as_livecodebench_does() -> None:
+    assert same_output(" 1 2 \n3\n\n", "1 2\n3")
+    assert same_output("1.0 2e0", "1 2")
+    assert same_output("0.10\nyes", "0.1\nyes")
+    assert not same_output("1 2", "1  x")
+    assert not same_output("1\n2", "1 2")
+    assert not same_output("1 2 3", "1 2")
+    assert not same_output("a", "A")
+    assert not same_output("nan", "NaN")
+    assert not same_output("sNaN", "1")
+    assert not same_output("", "0")
+    assert same_value("[1, 2.0]", "[1,2]")
+    assert not same_value("[1, 2]", "[2, 1]")
+    assert not same_value("x", "1")
+    assert not same_value("[" * 100_000, "1")
+
+
+# Judging.
+
+
+@isolated
+def test_reference_solutions_pass_everything() -> None:
+    environment: Environment = PythonTests(shipped_problems(), QUICK)
+    for problem in environment.problems(10, 0):
+        outcome = environment.attempt(problem, f"Like this:\n```python\n{SOLUTIONS[problem.name]}```\n")
+        assert outcome.reward == 1.0, outcome.feedback
+        assert outcome.feedback.startswith("All ")
+    assert not environment.reveals
+
+
+def test_problems_are_drawn_by_seed() -> None:
+    environment = PythonTests(shipped_problems(), isolation="none")
+    assert environment.problems(5, 1) == environment.problems(5, 1) != environment.problems(5, 2)
+    assert len({problem.name for problem in environment.problems(10, 3)}) == 10
+    assert environment.problems(3, 4) == environment.problems(3, 4)
+    with pytest.raises(DataError, match="11 problems asked for, and there are 10"):
+        environment.problems(11, 0)
+    texts = {problem.name: problem.text for problem in environment.problems(10, 0)}
+    assert "class Solution" in texts["lanterns"]
+    assert "standard input" in texts["barrel"]
+    assert "8 12" not in texts["barrel"]  # a private input
+
+
+@isolated
+def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path) -> None:
+    pairs = [("100000\n", "200000\n"), ("3\n", "6\n"), ("20\n", "40\n"), ("1\n", "2\n")]
+    found = read(tmp_path, item(pairs, [("5", "10"), ("6", "12")]))
+    reward, told = judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)")
+    assert reward == 2 / 6
+    assert told.startswith("1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\nInput:\n20\n")
+    assert "100000" not in told
+    assert judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0] == 1 / 4
+    reward, told = judged(found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private")
+    assert (reward, told) == (0.5, "1 of 2 hidden tests failed.")
+    assert judged(found, "print(2 * int(input()))", most=3) == (1.0, "All 3 tests passed.")
+
+
+@isolated
+def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
+    found = read(tmp_path, item([("1", "1")], [("27182", "HIDDEN-31415"), ("27183", "HIDDEN-31416")]))
+    for answer in ("print(input())", "import sys\nsys.exit(input())", "print('HIDDEN')", "", "while True: print(input())"):
+        reward, told = judged(found, answer)
+        assert reward < 1
+        assert not any(word in told for word in ("HIDDEN", "27182", "27183", "31415"))
+        assert "2 of 2 hidden tests failed" in told
+
+
+@isolated
+def test_feedback_is_bounded_and_marks_what_it_cuts(tmp_path: Path) -> None:
+    found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
+    for answer in ("print('z' * 5000)", "raise ValueError('w' * 5000)", "import sys\nsys.stderr.write('e\\n' * 5000)\nsys.exit(1)"):
+        _, told = judged(found, answer)
+        assert python_tests.CUT in told
+        assert told.count("Expected:") == 2
+    assert judged(found, "'" + "x" * (1 << 20) + "'") == (0.0, "The program is longer than 1048576 characters and was not run.")
+
+
+@isolated
+def test_errors_are_told_by_their_line_in_the_answer(tmp_path: Path) -> None:
+    found = read(tmp_path, item([("1", "1")]))
+    for isolation in ("required", "none"):
+        for first in ("", "from __future__ import annotations\n"):
+            _, told = judged(found, f"```python\n{first}x = 1\n1 / 0\n```", isolation=isolation)
+            line = 3 if first else 2
+            assert f'Verdict: runtime_error\nError:\n  File "program.py", line {line}, in <module>\n' in told
+            assert told.endswith("ZeroDivisionError: division by zero")
+
+
+HARM = {
+    "while True: pass": "time_limit",
+    "import os, time\nfor _ in range(200):\n    if not os.fork(): time.sleep(9); os._exit(0)": "process_limit",
+    "while True: print('x' * 1000)": "output_limit",
+    "x = bytearray(10 << 30)": "memory_limit",
+    "import shutil\nshutil.rmtree('/usr')": "file_denied",
+    "print(open('/etc/passwd').read())": "file_denied",
+    "import socket\nsocket.create_connection(('192.0.2.1', 80))": "network_denied",
+    "open('f', 'wb').write(bytes(1 << 26))": "file_limit",
+}
+
+
+@isolated
+@pytest.mark.parametrize("answer, verdict", HARM.items(), ids=HARM.values())
+def test_harm_is_survived_and_named(tmp_path: Path, answer: str, verdict: str) -> None:
+    found = read(tmp_path, item([("1", "1")]))
+    reward, told = judged(found, answer, limits=Limits(wall_seconds=0.5, memory_bytes=1 << 28, processes=4))
+    assert reward == 0
+    assert f"Verdict: {verdict}" in told
+
+
+FAKES = {
+    "print('8'); print('result-00:8')": "print",
+    "import atexit\natexit.register(lambda: print('8'))": "at the end",
+    "import sys\nsys.stdin.read = None\nprint(8)\nsys.exit()": "and leave",
+    "import json\njson.dumps = lambda value: '8'\ndef f(x): return 0\nprint('\\n8')": "another result",
+}
+
+
+@isolated
+def test_functions_are_called_and_their_results_are_values(tmp_path: Path) -> None:
+    found = read(tmp_path, item([('3\n"b"', '["bbb", 3]')], kind="functional", metadata='{"func_name": "f"}'))
+    assert judged(found, "class Solution:\n    def f(self, n, text): return (text * n, n)")[0] == 1
+    assert judged(found, "def f(n, text):\n    print('noise')\n    return [text * n, n + 0.0]")[0] == 1
+    assert judged(found, "def f(n, text): return [n, text * n]")[1].endswith('Got:\n[3, "bbb"]')
+    assert judged(found, "def f(n, text): return {1, 2}")[1].endswith("TypeError: Object of type set is not JSON serializable")
+    assert judged(found, "def g(n, text): return 1")[0] == 0
+    assert judged(found, "import sys\nsys.exit(0)")[1].endswith("Got:\nnothing")
+
+
+@isolated
+@pytest.mark.parametrize("fake", FAKES, ids=FAKES.values())
+def test_results_that_a_program_prints_itself_do_not_count(tmp_path: Path, fake: str) -> None:
+    found = read(tmp_path, item([("4", "8")], kind="functional", metadata='{"func_name": "f"}'))
+    reward, _ = judged(found, f"class Solution:\n    def f(self, n): return 7\n{fake}")
+    assert reward == (1 if "json.dumps" in fake and "import json" in fake else 0)
+
+
+def test_the_expected_output_is_not_in_the_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(tmp_path, item([("4", "31415")], [("5", "27182")], kind="functional", metadata='{"func_name": "f"}'))
+    seen: list[str] = []
+    monkeypatch.setattr(python_tests, "run", lambda *given: seen.append(repr(given)) or sandbox.run("", "", QUICK, "none"))
+    judged(found, "def f(n): return 1", isolation="none")
+    assert len(seen) == 2
+    assert not any("31415" in given or "27182" in given for given in seen)
+
+
+def test_refusal_and_bad_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = read(tmp_path, item([("1", "1")]))
+    monkeypatch.setattr(python_tests, "available", lambda: "no namespaces")
+    with pytest.raises(IsolationError, match=r"no isolation for running programs here: no namespaces; .*--unsafe"):
+        PythonTests(found)
+    assert judged(found, "print(1)", isolation="none") == (1.0, "All 1 tests passed.")
+    with pytest.raises(ConfigError, match="isolation is 'maybe'; give one of required, none"):
+        PythonTests(found, isolation="maybe")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="tests is 'some'"):
+        PythonTests(found, isolation="none", tests="some")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="most is 0"):
+        PythonTests(found, isolation="none", most=0)
+    with pytest.raises(DataError, match="problem q has no private tests"):
+        PythonTests(found, isolation="none", tests="private")
+    with pytest.raises(KeyError):
+        PythonTests(found, isolation="none").attempt(Problem("other", ""), "")

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from maskdiff.errors import ConfigError, DataError
 
 REASON = available()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
+Pairs = Sequence[tuple[str, str]]
 QUICK = Limits(wall_seconds=2.0, memory_bytes=1 << 28, processes=4)
 
 SOLUTIONS = {
@@ -32,7 +34,7 @@ for rain in map(int, input().split()):
     water = min(room, water + rain)
 print(water, lost)
 """,
-    "sticky": "import re\nprint(re.sub(r'(.)\\1\\1+', r'\\1\\1', input()))",
+    "sticky": "import re\nprint(re.sub(r'(.)\\1\\1+', r'\\1\\1', input()))\n",
     "ferry": """
 import sys
 stays = sorted(tuple(map(int, line.split())) for line in sys.stdin.read().splitlines()[1:])
@@ -60,7 +62,7 @@ print(best)
     "hike": """
 n, k = map(int, input().split())
 sums = [0, *accumulate(map(int, input().split()))]
-print(max(sums[i + k] - sums[i] for i in range(n - k + 1)) / k)
+print(f"{max(sums[i + k] - sums[i] for i in range(n - k + 1)) / k:.3f}")
 """,
     "plates": """
 stack = []
@@ -76,7 +78,6 @@ print(len(stack))
 """,
     "stones": """
 input()
-a = b = 0
 costs = list(map(int, input().split()))
 best = []
 for i, cost in enumerate(costs):
@@ -116,8 +117,10 @@ def packed(value: object) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
 
 
-def item(public: list[tuple[str, str]], private: list[tuple[str, str]] = [], kind: str = "stdin", **other: Any) -> dict[str, Any]:  # noqa: B006
-    def cases(pairs: list[tuple[str, str]]) -> str:
+def item(public: Pairs, private: Pairs = (), kind: str = "stdin", **other: Any) -> dict[str, Any]:
+    """A record, each of whose tests is a pair of input and output."""
+
+    def cases(pairs: Pairs) -> str:
         return json.dumps([{"input": given, "output": out, "testtype": kind} for given, out in pairs])
 
     texts = {"question_id": "q", "question_title": "T", "question_content": "C", "platform": "p", "contest_id": "c"}
@@ -180,6 +183,7 @@ def test_a_pickle_that_is_a_program_does_not_run(tmp_path: Path) -> None:
     assert touched.exists()  # it would have
 
 
+CUT_OFF = base64.b64encode(zlib.compress(b"x" * 99)[:-4]).decode()
 GOOD = item([("1", "2")])
 FUNCTION = item([("1", "2")], kind="functional", metadata='{"func_name": "f"}')
 MALFORMED: dict[str, tuple[object, str]] = {
@@ -194,12 +198,12 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "public no JSON": (GOOD | {"public_test_cases": "x"}, "public_test_cases: no JSON"),
     "public no list": (GOOD | {"public_test_cases": "{}"}, "public_test_cases: .* is no JSON list"),
     "no object": (GOOD | {"public_test_cases": "[1]"}, "public_test_cases: test 1 is no object"),
-    "no output": (GOOD | {"public_test_cases": '[{"input": "", "testtype": "stdin"}]'}, "public_test_cases: test 1 is no object"),
+    "no output": (GOOD | {"public_test_cases": '[{"input": "", "testtype": "stdin"}]'}, "test 1 is no object"),
     "test type": (item([("", "")], kind="other"), "public_test_cases: test 1: testtype is 'other'"),
     "no tests": (item([]), "public_test_cases: no tests"),
     "neither": (GOOD | {"private_test_cases": "x"}, "private_test_cases: neither a JSON list nor base64 of zlib"),
     "base64 of else": (GOOD | {"private_test_cases": "eHh4"}, "private_test_cases: neither"),
-    "cut off": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x" * 99)[:-4]).decode()}, "it?s? ?compressed form is cut"),
+    "cut off": (GOOD | {"private_test_cases": CUT_OFF}, "its compressed form is cut off"),
     "no pickle": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x")).decode()}, "its pickle is damaged"),
     "empty pickle": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"")).decode()}, "its pickle is damaged"),
     "pickle of a number": (GOOD | {"private_test_cases": packed(1)}, "its pickle is no text but has the instruction BININT1"),
@@ -224,7 +228,7 @@ def test_malformed_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read(tmp_path, GOOD, "", GOOD)
     with pytest.raises(DataError, match="no records"):
         read(tmp_path, "")
-    with pytest.raises(DataError, match="cannot read .*missing"):
+    with pytest.raises(DataError, match=r"cannot read .*missing"):
         read_records(tmp_path / "missing")
     (tmp_path / "latin").write_bytes(b'{"question_id": "\xe9"}')
     with pytest.raises(DataError, match="latin, line 1: the line: no JSON"):
@@ -301,7 +305,8 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
     found = read(tmp_path, item(pairs, [("5", "10"), ("6", "12")]))
     reward, told = judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)")
     assert reward == 2 / 6
-    assert told.startswith("1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\nInput:\n20\n")
+    assert told.startswith("1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\n")
+    assert told.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
     assert "100000" not in told
     assert judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0] == 1 / 4
     reward, told = judged(found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private")
@@ -312,7 +317,7 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
 @isolated
 def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
     found = read(tmp_path, item([("1", "1")], [("27182", "HIDDEN-31415"), ("27183", "HIDDEN-31416")]))
-    for answer in ("print(input())", "import sys\nsys.exit(input())", "print('HIDDEN')", "", "while True: print(input())"):
+    for answer in ("print(input())", "import sys\nsys.exit(input())", "print('3')", "", "while True: print(input())"):
         reward, told = judged(found, answer)
         assert reward < 1
         assert not any(word in told for word in ("HIDDEN", "27182", "27183", "31415"))
@@ -322,7 +327,7 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
 @isolated
 def test_feedback_is_bounded_and_marks_what_it_cuts(tmp_path: Path) -> None:
     found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
-    for answer in ("print('z' * 5000)", "raise ValueError('w' * 5000)", "import sys\nsys.stderr.write('e\\n' * 5000)\nsys.exit(1)"):
+    for answer in ("print('z' * 5000)", "raise ValueError('w' * 5000)", "raise SystemExit('e\\n' * 5000)"):
         _, told = judged(found, answer)
         assert python_tests.CUT in told
         assert told.count("Expected:") == 2
@@ -365,7 +370,6 @@ FAKES = {
     "print('8'); print('result-00:8')": "print",
     "import atexit\natexit.register(lambda: print('8'))": "at the end",
     "import sys\nsys.stdin.read = None\nprint(8)\nsys.exit()": "and leave",
-    "import json\njson.dumps = lambda value: '8'\ndef f(x): return 0\nprint('\\n8')": "another result",
 }
 
 
@@ -385,7 +389,7 @@ def test_functions_are_called_and_their_results_are_values(tmp_path: Path) -> No
 def test_results_that_a_program_prints_itself_do_not_count(tmp_path: Path, fake: str) -> None:
     found = read(tmp_path, item([("4", "8")], kind="functional", metadata='{"func_name": "f"}'))
     reward, _ = judged(found, f"class Solution:\n    def f(self, n): return 7\n{fake}")
-    assert reward == (1 if "json.dumps" in fake and "import json" in fake else 0)
+    assert reward == 0
 
 
 def test_the_expected_output_is_not_in_the_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,9 +54,10 @@ def judge(problem: str, answer: str) -> Marks:
 
 
 def feedback(problem: str, answer: str, kind: str) -> str:
-    """What is said of an answer: nothing, tenths of right steps, the first wrong step (0: none), or the value of the problem.
+    """What is said of an answer: nothing, tenths of right steps, its first wrong step, or the value of the problem.
 
-    `kind` is one of FEEDBACK. `leak` says what was asked for: it bounds from above what feedback can do.
+    `kind` is one of FEEDBACK. `first_wrong_step` says the step's number and quotes it (`@2=(+ 3 9)`); `@0` where all is right, and
+    the number alone of a step that is missing. `leak` says what was asked for: it bounds from above what feedback can do.
     """
     if kind == "none":
         return ""
@@ -65,5 +66,6 @@ def feedback(problem: str, answer: str, kind: str) -> str:
     marks = judge(problem, answer)
     if kind == "scalar":
         return f"{SCALAR}{int(10 * marks.share)}"
-    missing = None if marks.final else marks.kept + 1  # nothing wrong is there, but not all that is needed
-    return f"{FIRST_WRONG}{marks.first_wrong or missing or 0}"
+    if marks.first_wrong is not None:
+        return f"{FIRST_WRONG}{marks.first_wrong}{LEAK}{kept_steps(answer)[marks.first_wrong - 1]}"
+    return f"{FIRST_WRONG}{0 if marks.final else marks.kept + 1}"

@@ -3,8 +3,9 @@
 A string has one of three forms, where an answer is a chain of steps of which some are taken back (`answers.py`):
 
     (+ 3 (* 2 4))>(+ 3 8)>11                        a problem and its answer
-    (+ 3 (* 2 4))|@1>(+ 3 8)>11                     ... after feedback on an attempt that is not shown
-    (+ 3 (* 2 4));(+ 3 9)>12|@1>(+ 3 9)!(+ 3 8)>11  ... and after the attempt, too
+    (+ 3 (* 2 4))|@1=(+ 3 9)>(+ 3 8)>11             ... after feedback on an attempt that is not shown
+    (+ 3 (* 2 4));(+ 3 9)>12|@1=(+ 3 9)>(+ 3 9)!(+ 3 8)>11
+                                                    ... and after the attempt, too
 
 For: `ArithmeticCorrections`, from whose strings a model learns to answer, and to make use of feedback. Not for: solving or
 judging. Easy to get wrong: attempts begin behind `;`, so that a model learns to make their mistakes only where they are announced;
@@ -44,7 +45,7 @@ PLAIN, HIDDEN = 0.35, 0.25  # shares of strings without feedback, and with feedb
 LEAST_STEPS = 3  # of a solution: what has fewer says little about where in an answer something happens
 SLIP = 0.25  # steps of an attempt that go wrong
 BACK = 0.04  # steps before which a wrong one stands that is taken back
-REPEATED = 0.15  # corrections that go along with the attempt up to its first wrong step, and take it back
+REPEATED = 0.25  # corrections that go along with the attempt up to its first wrong step, and take it back
 TOLD = (0.1, 0.2, 0.45, 0.25)  # shares of the kinds of FEEDBACK
 TRIES = 10
 _MARKS = re.escape(STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK)
@@ -96,7 +97,7 @@ class ArithmeticCorrections(TextLanguage):
                 attempt = write_answer(problem, rng, SLIP, BACK, bound)
                 if attempt is None or answer is None:
                     continue
-                if form >= PLAIN + HIDDEN and rng.random() < REPEATED:
+                if rng.random() < REPEATED:
                     answer = taken_back(problem, attempt) or answer
                 shown = ATTEMPT + attempt if form >= PLAIN + HIDDEN else ""
                 text = f"{problem}{shown}{SAID}{feedback(problem, attempt, kind)}{STEP}{answer}"
@@ -165,6 +166,10 @@ def is_feedback(text: str) -> bool:
     rest = text[1:]
     if text[:1] == LEAK:
         return is_number(rest)
+    if text[:1] == FIRST_WRONG:
+        rest, quotes, step = rest.partition(LEAK)
+        if quotes and not is_expression(step):
+            return False
     return not text or (text[0] in SCALAR + FIRST_WRONG and is_number(rest) and not rest.startswith("-"))
 
 
@@ -176,7 +181,8 @@ def lark_grammar(operators: str) -> str:
         (
             f'start: operation "{STEP}" answer | operation shown "{STEP}" answer',
             f'shown: "{SAID}" feedback | "{ATTEMPT}" answer "{SAID}" feedback',
-            f'feedback: | "{LEAK}" value | "{SCALAR}" natural | "{FIRST_WRONG}" natural',
+            f'feedback: | "{LEAK}" value | "{SCALAR}" natural | "{FIRST_WRONG}" natural quoted',
+            f'quoted: | "{LEAK}" expr',
             f'answer: value | value "{BACKTRACK}" answer | operation mark answer',
             f'mark: "{STEP}" | "{BACKTRACK}"',
             'operation: "(" OPERATOR " " expr " " expr ")"',

@@ -43,7 +43,9 @@ class LanguageConfig:
     max_int: int = knob(10, "largest operand", low=0, high=10**6)
     min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
-    max_value: int = knob(9999, "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected", low=1)
+    max_value: int = knob(
+        9999, "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected", low=1
+    )
     separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 
@@ -281,7 +283,7 @@ class DistillationConfig:
         "self", "whose weights judge: the student's own at every step, those it began with, or their average",
         choices=("self", "initial", "ema"),
     )  # fmt: skip
-    teacher_rate: float = knob(0.05, "ema: share of the student's weights that its teacher takes over a step", low=0.0, high=1.0)
+    teacher_rate: float = knob(0.05, "ema: share of the student that its teacher takes over at a step", low=0.0, high=1.0)
     trainer: str = knob(
         "standard", "what is trained through time: on the teacher's view of the answer, or of its own regeneration",
         choices=("standard", "regeneration"),

@@ -1,7 +1,8 @@
 """Arithmetic problems that are answered step by step, as an environment.
 
-For: `ArithmeticSteps`. Not for: what is a step (`maskdiff.languages.arithmetic_corrections`). Easy to get wrong: half of the reward
-is for the way and half for the result, which is checked against the problem's own value and against nothing that an answer says.
+For: `ArithmeticSteps`. Not for: what is a step (`maskdiff.languages.arithmetic_corrections`). Easy to get wrong: half of the
+reward is for the way and half for the result, which is checked against the problem's own value and against nothing that an
+answer says.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ TRIES = 50  # draws a problem before too few of them differ
 class ArithmeticSteps:
     """Implements `Environment` over the problems of a language's test split.
 
-    mode: what feedback says. `scalar`: tenths of right steps. `first_wrong_step`: its number, 0 where none is wrong. `leak`: the
-    value of the problem, which is what was asked for: an upper bound, and `reveals` says so. Raises ConfigError for another mode.
+    mode: what feedback says. `scalar`: tenths of right steps. `first_wrong_step`: its number, 0 where none is wrong. `leak`:
+    the value of the problem, which is what was asked for: an upper bound, and `reveals` says so. Raises ConfigError for another
+    mode.
     """
 
     name = "arithmetic"

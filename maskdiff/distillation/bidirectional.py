@@ -1,9 +1,9 @@
 """A teacher that sees a whole answer at once: it hides the tokens that it doubts, and writes them anew in their places.
 
-Its own answer has as many tokens as the student's, so that places stay aligned, where a teacher who writes from left to right shifts
-everything behind its first change. For: `BidirectionalTeacher.revise`. Not for: judging; the places of the revised answer are scored
-by the causal mode like any other answer's. Easy to get wrong: a visible token is right by assumption of the training, so that doubt
-is measured with the token hidden, some of them at a time.
+Its own answer has as many tokens as the student's, so that places stay aligned, where a teacher who writes from left to right
+shifts everything behind its first change. For: `BidirectionalTeacher.revise`. Not for: judging; the places of the revised
+answer are scored by the causal mode like any other answer's. Easy to get wrong: a visible token is right by assumption of the
+training, so that doubt is measured with the token hidden, some of them at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class BidirectionalTeacher:
     def confidence(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[Tensor]:
         """(places,) probability of every token of an answer but its end, hidden together with every `groups`-th other."""
         bodies = [self._body(answer) for answer in answers]
-        rows, spots = [], []
+        rows: list[list[int]] = []
+        spots: list[tuple[int, range]] = []
         for i, (prompt, body) in enumerate(zip(prompts, bodies, strict=True)):
             for first in range(min(self.groups, len(body))):
                 row = [*prompt, *body]
@@ -55,7 +56,9 @@ class BidirectionalTeacher:
 
     @torch.no_grad()
     def revise(self, prompts: Sequence[Ids], answers: Sequence[Ids], keys: Sequence[int], temperature: float) -> list[Ids]:
-        """Answers of the same lengths in which the doubted tokens were drawn anew, one at an evaluation, the most certain first."""
+        """Answers of the same lengths in which the doubted tokens were drawn anew, one at an evaluation, the most certain
+        first.
+        """
         chosen = [self._doubted(confidence) for confidence in self.confidence(prompts, answers)]
         made = list(answers)
         some = [i for i, places in enumerate(chosen) if places]
@@ -72,9 +75,9 @@ class BidirectionalTeacher:
         canvas = replace(canvas, keys=torch.tensor([keys[i] for i in some], device=canvas.tokens.device))
         loop = Unmask(order="entropy", steps=0, temperature=temperature)
         filled = loop(self.policy.loaded.denoiser, canvas).tokens.tolist()
-        for row, i in zip(filled, some, strict=True):
+        for whole, i in zip(filled, some, strict=True):
             start, body = len(prompts[i]), self._body(answers[i])
-            made[i] = (*row[start : start + len(body)], *answers[i][len(body) :])
+            made[i] = (*whole[start : start + len(body)], *answers[i][len(body) :])
         return made
 
     def _body(self, answer: Ids) -> Ids:

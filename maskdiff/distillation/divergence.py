@@ -4,9 +4,9 @@
     the reference experiment       reverse           20       no      itself (exponential average in its trainer)
     SDPO as published (2601.20802) jensen-shannon    100      yes     exponential average, rate 0.05
 
-For: `Divergence`. Not for: which positions count, or how they are averaged (`trainer.py`). Easy to get wrong: the k tokens are the
-*student's* likeliest, so what the teacher alone would say is in the tail, and without `tail` it is nowhere: both are renormalised
-over the k, and a teacher that wants something else entirely can seem to agree.
+For: `Divergence`. Not for: which positions count, or how they are averaged (`trainer.py`). Easy to get wrong: the k tokens are
+the *student's* likeliest, so what the teacher alone would say is in the tail, and without `tail` it is nowhere: both are
+renormalised over the k, and a teacher that wants something else entirely can seem to agree.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Divergence:
     """Nats between student and teacher at every position.
 
     kind: reverse is KL(student || teacher), forward KL(teacher || student), jensen-shannon the mean of the KLs of both to their
-    even mixture (at most ln 2), twice which lies between the others for close distributions. top_k: over the student's k likeliest
-    tokens; 0, or as many as there are, is the whole vocabulary. tail: with one more outcome, everything else; without it, both are
-    renormalised over the k.
+    even mixture (at most ln 2), twice which lies between the others for close distributions. top_k: over the student's k
+    likeliest tokens; 0, or as many as there are, is the whole vocabulary. tail: with one more outcome, everything else; without
+    it, both are renormalised over the k.
     """
 
     kind: Kind = "reverse"

@@ -43,8 +43,8 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--out", required=True, metavar="DIR", help="where results.json, report.md and pictures go")
     parser.add_argument("--quick", action="store_true", help="one seed, three problems, few steps: to see it work")
     parser.add_argument("--seed_file", metavar="FILE", help="the seeds.json of a run, which is done again; no other settings")
-    parser.add_argument("--model", default="", metavar="MODEL", help=f"a checkpoint of ours (default checkpoints/{CHECKPOINT}), "
-                        "or a folder or name of a causal model of transformers")  # fmt: skip
+    models = f"a checkpoint of ours (default checkpoints/{CHECKPOINT}), or a folder or name of a causal model of transformers"
+    parser.add_argument("--model", default="", metavar="MODEL", help=models)
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="of a model of transformers (default float32)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     parser.add_argument("--threads", type=cli.natural, default=0, metavar="N", help="CPU threads (default 0: all cores)")
@@ -140,6 +140,7 @@ def _experiments(
     policy: Policy, environment: Environment, setting: Setting, names: list[str], folder: Path, pictures: bool
 ) -> None:
     """Run with a progress bar, write the results, and say them."""
+    from maskdiff.checkpoint import write_atomic
     from maskdiff.distillation import plots, report, runner
 
     began = time.monotonic()
@@ -153,11 +154,11 @@ def _experiments(
         results = runner.run(policy, environment, setting, names, folder, tell)
     runner.write_json(folder / "results.json", report.results_json(results, setting))
     for result in results if pictures else []:
-        runner.write_atomic(folder / f"{result.name}.png", plots.draw(result))
+        write_atomic(folder / f"{result.name}.png", plots.draw(result))
     wanted = "all" if len(names) == 5 else " ".join(names)
     command = f"python -m maskdiff.distillation --experiment {wanted} --seed_file {folder.name}{os.sep}seeds.json --out DIR"
     page = report.to_markdown(results, setting, command, pictures)
-    runner.write_atomic(folder / "report.md", page.encode())
+    write_atomic(folder / "report.md", page.encode())
     print(report.summary(results))
     print(f"{folder / 'report.md'} ({time.monotonic() - began:.0f} s, {setting.threads} threads)")
 

@@ -254,7 +254,7 @@ def _groups(sizes: Sequence[int], most: int, rows: int) -> list[list[int]]:
     left, groups = sorted(range(len(sizes)), key=lambda i: sizes[i]), []
     while left:
         fitting = max(1, sum((n + 1) * sizes[i] <= most for n, i in enumerate(left[:rows])))
-        groups.append(sorted(left[:fitting]))
+        groups.append(left[:fitting])
         left = left[fitting:]
     return groups
 

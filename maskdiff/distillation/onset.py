@@ -1,8 +1,8 @@
 """Where a curve over deciles begins to be higher, and whether it does at all.
 
-For: `find_onset`, tried on teachers whose corruption begins at a known place. Not for: what the curve means: one that rises because
-later tokens are harder has an onset, too. Easy to get wrong: the split is chosen to be the best of nine, so its height alone says
-nothing; the level is that of the best of nine splits of curves whose deciles were permuted.
+For: `find_onset`, tried on teachers whose corruption begins at a known place. Not for: what the curve means: one that rises
+because later tokens are harder has an onset, too. Easy to get wrong: the split is chosen to be the best of nine, so its height
+alone says nothing; the level is that of the best of nine splits of curves whose deciles were permuted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ PERMUTATIONS = 499
 
 @dataclass(frozen=True)
 class Onset:
-    """decile: the first of the higher ones, 1 to 9; None where no rise is certain. p: its level. rise: mean after less before."""
+    """decile: the first of the higher ones, 1 to 9; None where no rise is certain. p: its level. rise: mean after less
+    before.
+    """
 
     decile: int | None
     p: float
@@ -28,9 +30,11 @@ class Onset:
 
 
 def find_onset(curves: NDArray[np.float64], rng: np.random.Generator, level: float = LEVEL) -> Onset:
-    """The step that fits the mean of `curves` (units, 10) best, if it rises: least squares, which is the likeliest in even noise.
+    """The step that fits the mean of `curves` (units, 10) best, if it rises: least squares, which is the likeliest in even
+    noise.
 
-    Its level is that among `PERMUTATIONS` permutations of the deciles within every unit. A unit's missing deciles are at its mean.
+    Its level is that among `PERMUTATIONS` permutations of the deciles within every unit. A unit's missing deciles are at its
+    mean.
     """
     level_of = mean_of(curves.T)[:, None]
     whole = np.where(np.isfinite(curves), curves, level_of)

@@ -1,7 +1,7 @@
 """Our causal mode as a policy: a model of `arithmetic-corrections`, in any vocabulary of pieces.
 
-For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the pieces of this language end at its
-marks, so that a prompt, an attempt and feedback put together as ids are cut just as their text is.
+For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the pieces of this language end at
+its marks, so that a prompt, an attempt and feedback put together as ids are cut just as their text is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OwnPolicy:
     def __init__(self, loaded: Loaded, name: str = "") -> None:
         if not isinstance(loaded.language, ArithmeticCorrections):
             raise ConfigError(
-                f"this is a model of {loaded.language.name}; self-distillation needs one that was taught to make use of feedback: "
+                f"this is a model of {loaded.language.name}; self-distillation needs one that was taught to use feedback: "
                 "take one of arithmetic-corrections, such as checkpoints/arithmetic-corrections.pt"
             )
         if loaded.told:
@@ -84,7 +84,9 @@ class OwnPolicy:
         model, device = self.loaded.denoiser.model, self.loaded.device
         width = max(map(len, prompts))
         pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        tokens = torch.tensor([[self.vocabulary.pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        tokens = torch.tensor(
+            [[self.vocabulary.pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+        )
         cache = model.start_cache(len(prompts), width=width + limit)
         answers: list[list[int]] = [[] for _ in prompts]
         alive = torch.arange(len(prompts), device=device)

@@ -1,8 +1,8 @@
 """Teachers whose fault is known, and a small policy of tables: what the experiments must find, and must not.
 
-For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests. Not for: anything learned from
-language. Easy to get wrong: a fault that only begins somewhere would be found by looking for the first difference; here every place
-is disturbed by a random amount, and from the onset on by more.
+For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests. Not for: anything learned
+from language. Easy to get wrong: a fault that only begins somewhere would be found by looking for the first difference; here
+every place is disturbed by a random amount, and from the onset on by more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.policy import Ids, Policy, lengths, pick
+from maskdiff.distillation.policy import Ids, Judge, lengths, pick
 from maskdiff.distillation.positions import DECILES
 from maskdiff.sampling.random import bits, uniform
 
@@ -27,9 +27,9 @@ END = 0
 def corrupted(logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, strong: float = STRONG) -> Tensor:
     """Logits of a teacher who agrees but for noise: with probability q a token is any, q log-normal about 0.02 at every place.
 
-    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys (batch,) of the noise. From decile
-    `onset` of each answer on (1 to 9; None: nowhere) q is about `strong` instead. The divergence at a place depends little on how
-    certain the student is.
+    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys (batch,) of the noise. From
+    decile `onset` of each answer on (1 to 9; None: nowhere) q is about `strong` instead. The divergence at a place depends
+    little on how certain the student is.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
@@ -43,7 +43,7 @@ def corrupted(logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, 
 class Disturbed:
     """A teacher who agrees with a policy but for noise, which is stronger from decile `onset` on: its `logits` alone."""
 
-    def __init__(self, policy: Policy, onset: int | None, seed: int) -> None:
+    def __init__(self, policy: Judge, onset: int | None, seed: int) -> None:
         self.policy, self.onset, self.seed = policy, onset, seed
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
@@ -59,8 +59,8 @@ def _keys(answers: Sequence[Ids], seed: int) -> Tensor:
 class PlantedPolicy:
     """A table of what follows each token. As a teacher (behind feedback) it is `corrupted` from decile `onset` on.
 
-    Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last token of the vocabulary takes
-    something back. Implements `Policy`.
+    Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last token of the vocabulary
+    takes something back. Implements `Policy`.
     """
 
     large = False

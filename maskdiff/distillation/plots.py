@@ -1,7 +1,7 @@
 """A picture for each experiment.
 
-For: `draw`, PNG bytes of a conclusion. Not for: figures, which are all in its series. Easy to get wrong: matplotlib is an optional
-extra, imported here and with a backend that needs no screen.
+For: `draw`, PNG bytes of a conclusion. Not for: figures, which are all in its series. Easy to get wrong: matplotlib is an
+optional extra, imported here and with a backend that needs no screen.
 """
 
 from __future__ import annotations

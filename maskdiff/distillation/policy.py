@@ -1,8 +1,8 @@
 """What the experiments ask of a model, as student and as teacher: prompts, draws, and logits of given answers.
 
-For: the protocol `Policy` and plain values around it. Not for: any model (`own.py`, `hugging_face.py`, `planted.py`), or what is
-learned. Easy to get wrong: an answer is the ids that were drawn, its end included if it came to one; it is put behind a prompt as
-ids, and never made of text again, which might be cut otherwise.
+For: the protocol `Policy` and plain values around it. Not for: any model (`own.py`, `hugging_face.py`, `planted.py`), or what
+is learned. Easy to get wrong: an answer is the ids that were drawn, its end included if it came to one; it is put behind a
+prompt as ids, and never made of text again, which might be cut otherwise.
 """
 
 from __future__ import annotations
@@ -22,23 +22,39 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 
-class Policy(Protocol):
+class Judge(Protocol):
+    """What can score given answers."""
+
+    def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
+        """(batch, longest answer, size) float32: row t scores token t of an answer; rows behind an answer mean nothing.
+
+        With gradients where they are enabled.
+        """
+        ...
+
+
+class Policy(Judge, Protocol):
     """A causal language model that is asked problems. Student and teacher are the same policy behind different prompts.
 
-    name: of the model. module: its weights, which training changes in place. size: ids of its vocabulary. backtracking: ids of
-    tokens that take something back, or begin to. large: whether the defaults of large models are meant for it.
+    name: of the model. size: ids of its vocabulary. backtracking: ids of tokens that take something back, or begin to. large:
+    whether the defaults of large models are meant for it. Training changes the weights in place.
     """
 
     name: str
-    module: nn.Module
     size: int
     backtracking: frozenset[int]
     large: bool
 
+    @property
+    def module(self) -> nn.Module:
+        """The weights."""
+        ...
+
     def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
         """What an answer stands behind: the problem, or with an earlier attempt at it, or with what was said of that, or both.
 
-        Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises UserError where it is too long.
+        Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises UserError where it is too
+        long.
         """
         ...
 
@@ -51,13 +67,6 @@ class Policy(Protocol):
 
         Token t of an answer is argmax(log p / T + Gumbel noise of (its key, t, symbol)), so that it depends on nothing else of
         the batch, and prompts that share a key share their luck.
-        """
-        ...
-
-    def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
-        """(batch, longest answer, size) float32: row t scores token t of an answer; rows behind an answer mean nothing.
-
-        With gradients where they are enabled.
         """
         ...
 
@@ -81,4 +90,4 @@ def lengths(answers: Sequence[Ids]) -> Tensor:
     return torch.tensor([len(answer) for answer in answers])
 
 
-__all__ = ["Ids", "Policy", "lengths", "pick"]
+__all__ = ["Ids", "Judge", "Policy", "lengths", "pick"]

@@ -1,8 +1,8 @@
 """Where in an answer something is, and which place of another answer it is compared with.
 
-For: deciles, and the two alignments of a student's answer with its teacher's. Not for: what is compared. Easy to get wrong: once
-two answers part, equal places hold different texts, so that ordinal alignment compares what has nothing to do with each other; and
-a decile is one of the *student's* answer, so what lies beyond a shorter partner is missing, and never moved.
+For: deciles, and the two alignments of a student's answer with its teacher's. Not for: what is compared. Easy to get wrong:
+once two answers part, equal places hold different texts, so that ordinal alignment compares what has nothing to do with each
+other; and a decile is one of the *student's* answer, so what lies beyond a shorter partner is missing, and never moved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Results as JSON and as a page.
 
-For: `results_json`, `to_markdown`, `summary`. Not for: pictures (`plots.py`). Easy to get wrong: infinite and unknown numbers are
-null in JSON, and an interval that is not known is shown as such, never left out.
+For: `results_json`, `to_markdown`, `summary`. Not for: pictures (`plots.py`). Easy to get wrong: infinite and unknown numbers
+are null in JSON, and an interval that is not known is shown as such, never left out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from maskdiff.distillation.verdicts import Finding
 from maskdiff.metrics import Estimate
 
 RULE = (
-    "A claim is a number that the thesis says is above zero, with a margin: the least that would matter. Of its 95% interval: "
-    "*supported* where the whole of it lies above 0 and it reaches the margin; *not supported* where the whole of it lies below the "
-    "margin; *undecided* otherwise. Problems are resampled, where training ties them together seeds first."
+    "A claim is a number that the thesis says is above zero, with a margin: the least that would matter. Of its 95% "
+    "interval: *supported* where the whole of it lies above 0 and it reaches the margin; *not supported* where the whole of it "
+    "lies below the margin; *undecided* otherwise. Problems are resampled, where training ties them together seeds first."
 )
 
 
@@ -98,9 +98,9 @@ def to_markdown(results: Sequence[Result], setting: Setting, command: str, pictu
     lines = [
         "# Prefix corruption in self-distillation",
         "",
-        f"`{command}`: {config.seeds} seeds (from {config.first_seed}) of {config.problems} problems with {config.rollouts} answers "
-        f"each, environment `{config.environment}`, feedback `{config.feedback}`, model `{setting.model}` (weights {setting.weights}), "
-        f"{setting.threads} threads.",
+        f"`{command}`: {config.seeds} seeds (from {config.first_seed}) of {config.problems} problems with {config.rollouts} "
+        f"answers each, environment `{config.environment}`, feedback `{config.feedback}`, model `{setting.model or 'shipped'}` "
+        f"(weights {setting.weights}), {setting.threads} threads.",
         "",
         RULE,
         "",

@@ -5,8 +5,9 @@
     DIR/results.json          estimates, verdicts and tables
     DIR/NAME.png, report.md   the same to look at
 
-For: `Run`, `run`. Not for: layout (`report.py`, `plots.py`). Easy to get wrong: nothing that differs between two runs of one seed file
-(times, paths, versions) may stand in results.json; and parts of another configuration or other weights must never be mixed in.
+For: `Run`, `run`. Not for: layout (`report.py`, `plots.py`). Easy to get wrong: nothing that differs between two runs of one
+seed file (times, paths, versions) may stand in results.json; and parts of another configuration or other weights must never be
+mixed in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,9 @@ Tell = Callable[[str, int, str], None]  # experiment, seed, what is being done
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is made from: the seed file. weights: fingerprint of the model; threads: CPU threads, which rounding depends on."""
+    """What a run is made from: the seed file. weights: fingerprint of the model; threads: CPU threads, which rounding depends
+    on.
+    """
 
     config: DistillationConfig
     model: str
@@ -115,14 +119,17 @@ def prepare(folder: Path, setting: Setting) -> None:
     if path.exists():
         known = Setting.read(path)
         if known != setting:
-            wrong = [name for name, value in asdict(setting).items() if asdict(known)[name] != value]
-            knobs = {**asdict(setting.config)}
-            differ = [name for name, value in knobs.items() if asdict(known.config)[name] != value]
+            differ = [knob.name for knob in fields(setting.config) if _differ(setting.config, known.config, knob.name)]
+            differ += [name for name in ("model", "weights", "threads", "quick") if _differ(setting, known, name)]
             raise ConfigError(
-                f"{quote(str(folder))} holds a run with another {', '.join(differ or wrong)}; give another --out, or the same settings"
+                f"{quote(str(folder))} holds a run with another {', '.join(differ)}; give another --out, or the same settings"
             )
     else:
         write_json(path, setting.as_json())
+
+
+def _differ(first: object, second: object, name: str) -> bool:
+    return bool(getattr(first, name) != getattr(second, name))
 
 
 def run(
@@ -138,7 +145,7 @@ def run(
             path = folder / "parts" / f"{name}-{seed}.json"
             if not path.exists():
                 tell(name, seed, "")
-                write_json(path, EXPERIMENTS[name].measure(study, lambda what, n=name, s=seed: tell(n, s, what)))
+                write_json(path, EXPERIMENTS[name].measure(study, partial(tell, name, seed)))
             tell(name, seed, "done")
             parts[name].append(read_json(path))
     return [conclude(name, parts[name], config) for name in names]

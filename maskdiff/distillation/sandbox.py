@@ -15,7 +15,7 @@ all a program has at most processes * memory_bytes + file_bytes.
 from __future__ import annotations
 
 import functools
-import json
+import marshal
 import os
 import re
 import selectors
@@ -257,7 +257,7 @@ def _launched(program: str, limits: Limits, isolation: Isolation, folder: str) -
         "shown": [*SYSTEM, *(f"{prefix}/{name}" for name in ("bin", "lib", "lib64"))],
     }  # fmt: skip
     with tempfile.TemporaryFile() as request:
-        request.write(json.dumps(job).encode("ascii"))
+        request.write(marshal.dumps(job))
         request.seek(0)
         status, told = os.pipe()
         try:

@@ -1,4 +1,5 @@
-"""The material of one seed: problems, the student's answers, and what was written anew in view of them; drawn once, when needed.
+"""The material of one seed: problems, the student's answers, and what was written anew in view of them; drawn once, when
+needed.
 
     sampled       s    of the student, at the configured temperature
     greedy             of the student, one a problem, its likeliest tokens
@@ -9,8 +10,8 @@
     shown              of the teacher who saw s, of which nothing was said
     revised            s with the tokens that the bidirectional mode doubts written anew
 
-For: `Study`. Not for: what is made of it (`experiments/`). Easy to get wrong: the random numbers of an answer belong to (seed, what it
-is drawn for, problem, number), and to nothing else, so that experiments alone and together give the same figures.
+For: `Study`. Not for: what is made of it (`experiments/`). Easy to get wrong: the random numbers of an answer belong to (seed,
+what it is drawn for, problem, number), and to nothing else, so that experiments alone and together give the same figures.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     loss = mean over the compared places t of all answers s of D(student(. | p, s_<t), teacher(. | q, a_<t'))
 
-For standard SDPO q is the problem with feedback and a = s; with regeneration q also holds the attempt s and a = s' is the teacher's
-own answer. Answers are drawn anew for every step from the student as it is, so that importance ratios are 1 and there is nothing to
-clip. For: `Trainer`. Not for: drawing answers (`study.py`). Easy to get wrong: weights of half precision never move by steps of
-1e-6; the trainer keeps float32 copies of them, and steps those.
+For standard SDPO q is the problem with feedback and a = s; with regeneration q also holds the attempt s and a = s' is the
+teacher's own answer. Answers are drawn anew for every step from the student as it is, so that importance ratios are 1 and there
+is nothing to clip. For: `Trainer`. Not for: drawing answers (`study.py`). Easy to get wrong: weights of half precision never
+move by steps of 1e-6; the trainer keeps float32 copies of them, and steps those.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ A claim is a number that the thesis says is above zero, with a margin: the least
     not supported  the whole interval lies below the margin: an effect that matters is ruled out
     undecided      anything else: neither no effect nor one that matters is ruled out
 
-For: `Claim`, `decide`, and the two bootstraps. Not for: what is claimed (`experiments/`). Easy to get wrong: answers to one problem
-are alike, so that problems are resampled and never answers; where training ties the problems of a seed together, seeds are
-resampled first and then problems within them.
+For: `Claim`, `decide`, and the two bootstraps. Not for: what is claimed (`experiments/`). Easy to get wrong: answers to one
+problem are alike, so that problems are resampled and never answers; where training ties the problems of a seed together, seeds
+are resampled first and then problems within them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Verdict = Literal["supported", "not supported", "undecided"]
 class Claim:
     """What the thesis predicts to be above zero.
 
-    name: of the figure. text: what it would mean. values: one for each problem, NaN where it could not be measured. clusters: the
-    seed of each, where its problems were trained on together; None where problems are independent. margin: the least that
+    name: of the figure. text: what it would mean. values: one for each problem, NaN where it could not be measured. clusters:
+    the seed of each, where its problems were trained on together; None where problems are independent. margin: the least that
     matters, in the unit of the values. control: whether this is what is left after controls, not the experiment as it was first
     described.
     """

@@ -86,6 +86,7 @@ def _check_own(config: LanguageConfig) -> None:
 
 
 __all__ = [
-    "LANGUAGES", "ArithmeticCorrections", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split", "Stepwise", "Vocabulary",
-    "holds", "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
+    "LANGUAGES", "ArithmeticCorrections", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split",
+    "Stepwise", "Vocabulary", "holds", "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of",
+    "token_lengths",
 ]  # fmt: skip

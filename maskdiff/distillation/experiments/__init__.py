@@ -1,7 +1,7 @@
 """The five experiments, one file each, in the order in which they are numbered.
 
-For: `EXPERIMENTS`. Not for: running them (`maskdiff.distillation.runner`). Easy to get wrong: an experiment measures one seed at a
-time and concludes from all of them, so that what was measured is kept and an interrupted run goes on.
+For: `EXPERIMENTS`. Not for: running them (`maskdiff.distillation.runner`). Easy to get wrong: an experiment measures one seed
+at a time and concludes from all of them, so that what was measured is kept and an interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Experiment 2: how far is the student from its teacher, by position: on its own answers, and on the teacher's regenerations?
 
-For: `Positions`. Not for: training. Easy to get wrong: the divergence from a teacher who writes another text grows with position
-because the texts part; that is no sign of a better signal. The control is a text that parts as much and corrects nothing: the
-student's own next try. Where the two answers say the same (edit alignment), and where places stay aligned (the bidirectional
-teacher), the difference is one of signals.
+For: `Positions`. Not for: training. Easy to get wrong: the divergence from a teacher who writes another text grows with
+position because the texts part; that is no sign of a better signal. The control is a text that parts as much and corrects
+nothing: the student's own next try. Where the two answers say the same (edit alignment), and where places stay aligned (the
+bidirectional teacher), the difference is one of signals.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Positions:
         planted = measure(study.policy, Disturbed(study.policy, onset, study.seed), own, figure)["nats"]
         even = measure(study.policy, Disturbed(study.policy, None, study.seed), own, figure)["nats"]
         found = [
-            find_onset(_curves(answers, values), np.random.default_rng((study.seed, i))) for i, values in enumerate((planted, even))
+            find_onset(_curves(answers, values), np.random.default_rng((study.seed, i)))
+            for i, values in enumerate((planted, even))
         ]
         return {
             "null": max(float(np.abs(values).max()) for values in null),
@@ -120,7 +121,7 @@ class Positions:
                 "late - early of regeneration less standard, s shown to both", "it grows when both teachers know as much",
                 late_minus_early(curves["regenerated"] - curves["standard_shown"]), MARGIN, control=True,
             ),
-            Claim("late - early of standard", "the standard divergence itself grows", late_minus_early(curves["standard"]), MARGIN),
+            Claim("late - early of standard", "the standard one itself grows", late_minus_early(curves["standard"]), MARGIN),
         ]  # fmt: skip
         if "revised" in curves:
             text = "it grows for a teacher whose places stay aligned"
@@ -141,7 +142,7 @@ class Positions:
         series.append(curve("difference", "regeneration less standard, texts equal", gap, "--"))
         series.append(curve("controls", "planted fault (each seed from another decile)", pooled(parts, "curves", "planted")))
         series.append(curve("controls", "as faulty everywhere", pooled(parts, "curves", "even")))
-        axes = {panel: ("place in the answer", "nats a token") for panel in ("nats", "difference", "controls")}
+        axes = dict.fromkeys(("nats", "difference", "controls"), ("place in the answer", "nats a token"))
         return Conclusion(claims, tables, series, axes, self._notes(parts, curves["standard"], rng))
 
     def _notes(self, parts: Sequence[Part], standard: NDArray[np.float64], rng: np.random.Generator) -> list[str]:
@@ -150,7 +151,7 @@ class Positions:
         onset = find_onset(standard, rng)
         where = "no decile" if onset.decile is None else f"decile {onset.decile + 1}"
         return [
-            f"A teacher with the student's own prompt is {max(part['null'] for part in parts):g} nats away at most (it must be 0).",
+            f"A teacher with the student's own prompt is {max(part['null'] for part in parts):g} nats away (it must be 0).",
             f"A planted fault was located within one decile in {near} of {len(parts)} seeds; "
             f"a fault that is the same everywhere was taken for one that begins somewhere in {flagged}.",
             f"The standard divergence steps up at {where} (p = {onset.p:.3f}).",

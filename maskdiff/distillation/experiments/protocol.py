@@ -1,7 +1,7 @@
 """What an experiment is: a measurement of one seed, and a conclusion from the measurements of all.
 
-For: the protocol `Experiment`, and the plain values that it gives. Not for: any experiment. Easy to get wrong: what is measured is
-written to JSON between the two, so that NaN is None there (`listed`, `array`).
+For: the protocol `Experiment`, and the plain values that it gives. Not for: any experiment. Easy to get wrong: what is measured
+is written to JSON between the two, so that NaN is None there (`listed`, `array`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """claims: what the thesis predicts; of those without controls the first, and of those with them the first, are the ones that
-    the experiment's two verdicts are taken from. axes: panel -> (x label, y label).
+    """claims: what the thesis predicts; of those without controls the first, and of those with them the first, are the ones
+    that the experiment's two verdicts are taken from. axes: panel -> (x label, y label).
     """
 
     claims: list[Claim]
@@ -135,6 +135,6 @@ def by_decile(
 
 
 __all__ = [
-    "Conclusion", "Experiment", "Part", "Progress", "Series", "Table", "array", "by_decile", "curve", "listed", "mean_and_error",
-    "pooled", "seeds_of",
+    "Conclusion", "Experiment", "Part", "Progress", "Series", "Table", "array", "by_decile", "curve", "listed",
+    "mean_and_error", "pooled", "seeds_of",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """Experiment 1: are answers that a teacher writes in view of feedback better than the student's?
 
-For: `Rewards`. Not for: positions. Easy to get wrong: of answers that failed, the next is better by luck alone; so what the teacher
-gains on them counts only above what the student gains who tries again without feedback. And the likeliest answer of a teacher is no
-match for answers that a student drew: like is compared with like, and what the mismatch would have added is in the table.
+For: `Rewards`. Not for: positions. Easy to get wrong: of answers that failed, the next is better by luck alone; so what the
+teacher gains on them counts only above what the student gains who tries again without feedback. And the likeliest answer of a
+teacher is no match for answers that a student drew: like is compared with like, and what the mismatch would have added is in
+the table.
 """
 
 from __future__ import annotations
@@ -74,10 +75,12 @@ class Rewards:
                 "likeliest s' - likeliest s", "it pays for likeliest answers, too",
                 mean("greedy_from_greedy") - mean("greedy"), MARGIN, control=True,
             ),
-            Claim("regenerated - shown", "it is the feedback that pays", mean("regenerated") - mean("shown"), MARGIN, control=True),
+            Claim("regenerated - shown", "it is the feedback", mean("regenerated") - mean("shown"), MARGIN, control=True),
         ]  # fmt: skip
         mismatch = mean("regenerated_greedy") - mean("sampled") - (mean("greedy_from_greedy") - mean("greedy"))
-        notes = [("what comparing likeliest s' with sampled s would add to the gain", estimated(mismatch, rng, config.resamples))]
+        notes = [
+            ("what comparing likeliest s' with sampled s would add to the gain", estimated(mismatch, rng, config.resamples))
+        ]
         rows: list[tuple[Any, ...]] = []
         for way in ways:
             cells = [estimated(mean(way), rng, config.resamples)]

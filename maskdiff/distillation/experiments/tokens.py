@@ -1,8 +1,8 @@
 """Experiment 5: what do the top k tokens leave out, and does the teacher want to take something back late in an answer?
 
-For: `Tokens`. Not for: other curves. Easy to get wrong: the student, too, takes things back more where answers go wrong, and a prompt
-that announces feedback may raise such tokens whatever it says; so the teacher's rise counts above the student's, and above that of a
-teacher who was told nothing.
+For: `Tokens`. Not for: other curves. Easy to get wrong: the student, too, takes things back more where answers go wrong, and a
+prompt that announces feedback may raise such tokens whatever it says; so the teacher's rise counts above the student's, and
+above that of a teacher who was told nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Tokens:
     name = "tokens"
     title = "Top k against the whole vocabulary, and tokens that take something back"
     predicts = (
-        "the top k make divergences smaller but their course no flatter; late, the teacher gives more to backtracking tokens than "
-        "early, and than the student"
+        "the top k make divergences smaller but their course no flatter; late, the teacher gives more to backtracking tokens "
+        "than early, and than the student"
     )
 
     def measure(self, study: Study, progress: Progress) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Tokens:
                 "nats: whole vocabulary - top k", "the top k make divergences smaller",
                 mean_of(curves["full"].T) - mean_of(curves["top"].T), NATS,
             ),
-            Claim("nats, top k: late - early", "under the top k, divergences still grow", late_minus_early(curves["top"]), NATS),
+            Claim("nats, top k: late - early", "under the top k they still grow", late_minus_early(curves["top"]), NATS),
             Claim(
                 "nats, whole vocabulary: late - early", "divergences grow at all", late_minus_early(curves["full"]), NATS,
                 control=True,

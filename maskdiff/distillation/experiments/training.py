@@ -1,7 +1,7 @@
 """Experiment 3: how do the divergences by position change while the student is trained?
 
-For: `Training`. Not for: what part of an answer should be trained on (`windows.py`). Easy to get wrong: the difference of the two
-divergences may fall because one of them rises; so the trained one is judged alone, too, and relative to where it began.
+For: `Training`. Not for: what part of an answer should be trained on (`windows.py`). Easy to get wrong: the difference of the
+two divergences may fall because one of them rises; so the trained one is judged alone, too, and relative to where it began.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Training:
                 "early - late of how far standard falls", "early positions come nearer to the teacher by more",
                 -late_minus_early(_fall(standard)), MARGIN, seeds, control=True,
             ),
-            Claim("how far standard falls", "training brings the student nearer at all", mean_of(_fall(standard).T), MARGIN, seeds),
+            Claim("how far standard falls", "the student comes nearer at all", mean_of(_fall(standard).T), MARGIN, seeds),
         ]  # fmt: skip
         rows: list[tuple[Any, ...]] = []
         for d in range(DECILES):
@@ -107,7 +107,7 @@ class Training:
             Table("Reward of the answers that are trained on", ("first step", "last step", "gained"), [(first, last, gain)]),
         ]
         series = [line for name, values in (("difference", delta), ("standard", standard)) for line in _lines(name, values)]
-        axes = {name: ("step", "nats a token") for name in ("difference", "standard")}
+        axes = dict.fromkeys(("difference", "standard"), ("step", "nats a token"))
         return Conclusion(claims, tables, series, axes)
 
 
@@ -141,7 +141,8 @@ def _lines(panel: str, values: NDArray[np.float64]) -> list[Series]:
     means, errors = mean_and_error(values)
     steps = [float(step) for step in range(values.shape[1])]
     return [
-        Series(panel, f"decile {d + 1}", steps, means[:, d].tolist(), errors[:, d].tolist(), f"decile:{d}") for d in range(DECILES)
+        Series(panel, f"decile {d + 1}", steps, means[:, d].tolist(), errors[:, d].tolist(), f"decile:{d}")
+        for d in range(DECILES)
     ]
 
 

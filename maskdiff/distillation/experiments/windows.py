@@ -1,9 +1,9 @@
 """Experiment 4: which part of an answer should be trained on: the whole, its first half, or its last?
 
-For: `Windows`. Not for: curves. Easy to get wrong: every arm starts from the same weights and sees the same random numbers, so that
-arms are compared problem by problem; and the last half may move weights less simply because its gradient is shorter, which is why
-every arm also runs with all gradients scaled to one length. (AdamW divides by the gradient's own size, so that a length that stays the
-same from step to step makes no difference to it; only changes between steps do.)
+For: `Windows`. Not for: curves. Easy to get wrong: every arm starts from the same weights and sees the same random numbers, so
+that arms are compared problem by problem; and the last half may move weights less simply because its gradient is shorter, which
+is why every arm also runs with all gradients scaled to one length. (AdamW divides by the gradient's own size, so that a length
+that stays the same from step to step makes no difference to it; only changes between steps do.)
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Windows:
             claim("whole - last half", "the whole teaches more than the last half", gains["full"] - gains["last"]),
             claim("loss by the last half", "training on the last half does harm", -gains["last"]),
             claim("whole - first half", "the last half adds something to the first", gains["full"] - gains["first"]),
-            claim("regeneration - standard", "training on regenerations is better", gains["regeneration"] - gains["full"], True),
+            claim("regeneration - standard", "regenerations teach more", gains["regeneration"] - gains["full"], True),
         ]  # fmt: skip
         rows: list[tuple[Any, ...]] = []
         for name in names:

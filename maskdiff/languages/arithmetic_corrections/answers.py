@@ -1,7 +1,8 @@
 """Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
 
-For: `kept_steps`, `judge`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language (`language.py`). Easy to
-get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it follows the step *before* it.
+For: `kept_steps`, `judge`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language (`language.py`). Easy
+to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it follows the step *before*
+it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def judge(problem: str, answer: str) -> Marks:
 def feedback(problem: str, answer: str, kind: str) -> str:
     """What is said of an answer: nothing, tenths of right steps, its first wrong step, or the value of the problem.
 
-    `kind` is one of FEEDBACK. `first_wrong_step` says the step's number and quotes it (`@2=(+ 3 9)`); `@0` where all is right, and
-    the number alone of a step that is missing. `leak` says what was asked for: it bounds from above what feedback can do.
+    `kind` is one of FEEDBACK. `first_wrong_step` says the step's number and quotes it (`@2=(+ 3 9)`); `@0` where all is right,
+    and the number alone of a step that is missing. `leak` says what was asked for: it bounds from above what feedback can do.
     """
     if kind == "none":
         return ""

@@ -8,8 +8,9 @@ A string has one of three forms, where an answer is a chain of steps of which so
                                                     ... and after the attempt, too
 
 For: `ArithmeticCorrections`, from whose strings a model learns to answer, and to make use of feedback. Not for: solving or
-judging. Easy to get wrong: attempts begin behind `;`, so that a model learns to make their mistakes only where they are announced;
-answers have no mistake but such as are taken back at once. Problems of the test split are in no string that is drawn.
+judging. Easy to get wrong: attempts begin behind `;`, so that a model learns to make their mistakes only where they are
+announced; answers have no mistake but such as are taken back at once. Problems of the test split are in no string that is
+drawn.
 """
 
 from __future__ import annotations

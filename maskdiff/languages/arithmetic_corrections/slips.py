@@ -1,7 +1,7 @@
 """Answers with mistakes: steps that go wrong as small models get them wrong, and steps that are taken back.
 
-For: `write_answer`, `taken_back`. Not for: judging answers (`answers.py`). Easy to get wrong: a slip must not happen to be right, as another
-order of reductions would be; one that is, or that leaves the bounds, is drawn again.
+For: `write_answer`, `taken_back`. Not for: judging answers (`answers.py`). Easy to get wrong: a slip must not happen to be
+right, as another order of reductions would be; one that is, or that leaves the bounds, is drawn again.
 """
 
 from __future__ import annotations

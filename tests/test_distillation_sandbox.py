@@ -224,9 +224,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 print(os.getuid() > 0, os.getgroups() in ([], [os.getgid()], [65534]) or os.getgroups())
 print([line.split()[1].strip("0") for line in open("/proc/self/status") if line.startswith("Cap")])
 print([libc.unshare(kind) for kind in (0x10000000, 0x20000, 0x40000000)], libc.mount(b"tmpfs", b"/box", b"tmpfs", 0, None))
+mounts = [line.split() for line in open("/proc/self/mountinfo")]
+print(sorted(fields[4] for fields in mounts if "ro" not in fields[5].split(",")))
+print(all("nosuid" in fields[5] for fields in mounts if not fields[4].startswith("/dev/")))
 print(libc.setuid(0), libc.shmget(0, 4096, 0o1600), libc.syscall(425, 8, 0), libc.chroot(b"/box"))
 """)
-    assert result.stdout.splitlines()[1:] == ["['', '', '', '', '']", "[-1, -1, -1] -1", "-1 -1 -1 -1"], result.stderr
+    writable = "['/box', '/dev/null', '/dev/urandom', '/dev/zero']"
+    expected = ["['', '', '', '', '']", "[-1, -1, -1] -1", writable, "True", "-1 -1 -1 -1"]
+    assert result.stdout.splitlines()[1:] == expected, result.stderr
     assert result.stdout.startswith("True ")
 
 

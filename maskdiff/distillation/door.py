@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tqdm import tqdm
 
@@ -88,11 +88,12 @@ def make_environment(config: DistillationConfig, policy: Policy) -> Environment:
         from maskdiff.distillation.arithmetic import ArithmeticSteps
 
         return ArithmeticSteps(policy.language, config.feedback)
-    from maskdiff.distillation.python_tests import PythonTests, shipped_problems
-    from maskdiff.distillation.records import read_records
+    from maskdiff.distillation.python_tests import PythonTests
+    from maskdiff.distillation.records import read_records, shipped_problems
+    from maskdiff.distillation.sandbox import Isolation
 
     records = read_records(config.records) if config.records else shipped_problems()
-    return PythonTests(records, isolation=config.isolation)
+    return PythonTests(records, isolation=cast(Isolation, config.isolation))
 
 
 def settings_of(args: argparse.Namespace) -> tuple[DistillationConfig, str, bool]:

@@ -68,8 +68,8 @@ class BidirectionalTeacher:
         rows, known = [], []
         for i in some:
             begun = list(prompts[i][1:])  # a canvas brings its own BOS
-            body = [vocabulary.mask if place in chosen[i] else token for place, token in enumerate(self._body(answers[i]))]
-            rows.append(begun + body)
+            body = self._body(answers[i])
+            rows.append(begun + [vocabulary.mask if place in chosen[i] else token for place, token in enumerate(body)])
             known.append([token != vocabulary.mask for token in rows[-1]])
         canvas = Canvas.of(rows, known, vocabulary, device=self.policy.loaded.device)
         canvas = replace(canvas, keys=torch.tensor([keys[i] for i in some], device=canvas.tokens.device))

@@ -7,7 +7,7 @@ other; and a decile is one of the *student's* answer, so what lies beyond a shor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 DECILES = 10
 NONE = -1  # partner of a place that has none
+Align = Callable[[Sequence[int], Sequence[int]], list[int]]  # answer, other -> a partner for each place of the answer
 
 
 def ordinal(answer: Sequence[int], other: Sequence[int]) -> list[int]:
@@ -59,4 +60,4 @@ def late_minus_early(curves: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_of(halves[1]) - mean_of(halves[0])
 
 
-__all__ = ["DECILES", "NONE", "decile", "decile_means", "edit_aligned", "late_minus_early", "mean_of", "ordinal"]
+__all__ = ["DECILES", "NONE", "Align", "decile", "decile_means", "edit_aligned", "late_minus_early", "mean_of", "ordinal"]

@@ -30,7 +30,7 @@ from maskdiff.distillation.compare import Pair
 from maskdiff.distillation.environment import Environment, Outcome, Problem, attempts
 from maskdiff.distillation.own import OwnPolicy
 from maskdiff.distillation.policy import Ids, Policy
-from maskdiff.distillation.positions import ordinal
+from maskdiff.distillation.positions import Align, mean_of, ordinal
 from maskdiff.sampling.random import bits
 
 PURPOSES = ("sampled", "greedy", "regenerated", "resampled", "shown", "revised", "training", "noise")
@@ -54,8 +54,6 @@ class Answers:
 
     def by_problem(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(answers, ...) -> (problems, ...): means over the answers of each problem, NaN left out."""
-        from maskdiff.distillation.positions import mean_of
-
         return np.stack([mean_of(values[self.owner == problem]) for problem in range(int(self.owner.max()) + 1)])
 
 
@@ -168,7 +166,7 @@ class Study:
         """The student's answers, judged by a teacher who was told what was said of them."""
         return [Pair.same(*row) for row in zip(answers.prompts, answers.ids, self.told(answers), strict=True)]
 
-    def pairs_with(self, answers: Answers, others: Answers, align=ordinal) -> list[Pair]:  # type: ignore[no-untyped-def]
+    def pairs_with(self, answers: Answers, others: Answers, align: Align = ordinal) -> list[Pair]:
         """The student's answers beside others, which a teacher judges behind the prompts that they were drawn behind."""
         rows = zip(answers.prompts, answers.ids, others.prompts, others.ids, strict=True)
         return [Pair(*row, tuple(align(row[1], row[3]))) for row in rows]

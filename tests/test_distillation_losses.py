@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskdiff.distillation.compare import Pair
+from maskdiff.distillation.compare import Pair, student_logits, teacher_logits
 from maskdiff.distillation.divergence import KINDS, Divergence, Kind
 from maskdiff.distillation.planted import PlantedPolicy
 from maskdiff.distillation.trainer import LARGE_LR, OWN_LR, Masters, Trainer, divergence_of, half
@@ -82,7 +82,7 @@ def test_the_kinds_differ_and_their_order_is_that_of_their_names() -> None:
     sure, unsure = torch.tensor([[4.0, 0.0, 0.0]]), torch.zeros(1, 3)
     reverse, forward = Divergence("reverse", 0), Divergence("forward", 0)
     assert float(reverse(sure, unsure)) == pytest.approx(float(forward(unsure, sure)))
-    assert float(reverse(sure, unsure)) == pytest.approx(math.log(3) - 0.1790, abs=1e-3)  # ln 3 less the entropy of the sure one
+    assert float(reverse(sure, unsure)) == pytest.approx(math.log(3) - 0.1773, abs=1e-4)  # less the sure one's entropy
     assert float(forward(sure, unsure)) > 1.5 * float(reverse(sure, unsure))
 
 
@@ -140,10 +140,11 @@ def test_jensen_shannon_reaches_ln_2_and_is_small_like_an_eighth_of_chi_square()
 @every_kind
 def test_telling_fewer_outcomes_apart_never_adds_to_a_divergence(kind: Kind) -> None:
     """The data processing inequality, along the chain of ever coarser tails."""
-    student, teacher = drawn(2000, 12, scale=3.0)
+    student, teacher = drawn(2000, 12)
     chain = torch.stack([Divergence(kind, k, True)(student, teacher) for k in range(1, 12)])
-    assert bool((chain[:-1] <= chain[1:] + 1e-12).all())
-    assert bool((chain[-1] <= Divergence(kind, 0)(student, teacher) + 1e-12).all())
+    assert bool((chain[:-1] <= chain[1:] + 1e-9).all())  # a small tail is a difference from 1, and rounded as such
+    assert bool((chain[-1] <= Divergence(kind, 0)(student, teacher) + 1e-9).all())
+    assert float((chain[1:] - chain[:-1]).mean()) > 0.01
 
 
 def test_renormalising_can_add_and_can_take_away() -> None:
@@ -237,6 +238,23 @@ def test_half_precision_is_computed_in_float32(kind: Kind, top_k: int, tail: boo
 
 
 @every_kind
+@pytest.mark.parametrize("sure", [8.0, 14.0, 20.0])
+def test_a_small_tail_is_not_lost_to_rounding(kind: Kind, sure: float) -> None:
+    """The student has hardly anything outside its three, the teacher a lot: float32 must know how little."""
+    student, teacher = drawn(30, 9)
+    student[:, :3] += sure
+    values, gradients = [], []
+    for dtype in (torch.float32, torch.float64):
+        given = student.to(dtype).requires_grad_()
+        nats = Divergence(kind, 3, True)(given, teacher.to(dtype))
+        nats.sum().backward()
+        values.append(nats.detach().double())
+        gradients.append(given.grad.double())
+    torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-5)
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 1e-3
+
+
+@every_kind
 @every_cut
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e30])
 def test_extreme_logits_have_finite_values_and_gradients(kind: Kind, top_k: int, tail: bool, size: float) -> None:
@@ -246,7 +264,7 @@ def test_extreme_logits_have_finite_values_and_gradients(kind: Kind, top_k: int,
     nats.sum().backward()
     assert bool(nats.isfinite().all())
     assert bool(student.grad.isfinite().all())
-    assert float(nats.min()) >= -1e-6
+    assert float(nats.detach().min()) >= -1e-6
 
 
 @every_kind
@@ -291,9 +309,8 @@ def test_small_steps_do_not_move_weights_of_half_precision_without_masters() -> 
     weight = policy.module[0]
     before = weight.detach().clone()
     optimizer = torch.optim.AdamW([weight], lr=1e-6)
-    nats = divergence_of(SMALL)
-    loss = nats(policy.logits([pairs[0].prompt], [pairs[0].answer]), policy.logits([pairs[0].teacher_prompt], [pairs[0].answer]))
-    loss.sum().backward()
+    student, teacher = student_logits(policy, pairs), teacher_logits(policy, pairs)
+    divergence_of(SMALL)(student, teacher).sum().backward()
     assert float(weight.grad.abs().max()) > 0
     for _ in range(STEPS):
         optimizer.step()

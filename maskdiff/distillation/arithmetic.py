@@ -12,13 +12,13 @@ import numpy as np
 from maskdiff.distillation.environment import Outcome, Problem
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages import ArithmeticCorrections
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback, judge
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback, judge, located
 
 TRIES = 50  # draws a problem before too few of them differ
 
 
 class ArithmeticSteps:
-    """Implements `Environment` over the problems of a language's test split.
+    """Implements `Environment` and `Locating` over the problems of a language's test split.
 
     mode: what feedback says. `scalar`: tenths of right steps. `first_wrong_step`: its number, 0 where none is wrong. `leak`:
     the value of the problem, which is what was asked for: an upper bound, and `reveals` says so. Raises ConfigError for another
@@ -45,3 +45,7 @@ class ArithmeticSteps:
         """See `Environment`: the mean of the share of right steps and of whether the last one is the problem's value."""
         marks = judge(problem.text, answer)
         return Outcome((marks.share + marks.final) / 2, feedback(problem.text, answer, self.mode))
+
+    def located(self, problem: Problem, answer: str) -> list[bool | None]:
+        """See `Locating`."""
+        return located(problem.text, answer)

@@ -110,10 +110,10 @@ def mass(tokens: frozenset[int], whose: Literal["student", "teacher"]) -> Measur
     return figure
 
 
-def disagreement(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
-    """1 where the teacher finds the student's token less likely than the student does, else 0."""
+def advantage(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
+    """How much likelier the teacher finds the student's token than the student does, in nats."""
     ours, theirs = (x.float().log_softmax(-1).gather(-1, answer[..., None])[..., 0] for x in (student, teacher))
-    return (theirs < ours).float()
+    return theirs - ours
 
 
 def entropy(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
@@ -122,5 +122,5 @@ def entropy(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
 
 
 __all__ = [
-    "Measure", "Pair", "chunks", "disagreement", "entropy", "mass", "measure", "nats", "student_logits", "teacher_logits",
+    "Measure", "Pair", "advantage", "chunks", "entropy", "mass", "measure", "nats", "student_logits", "teacher_logits",
 ]  # fmt: skip

@@ -15,14 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.compare import Pair, disagreement, entropy, measure, nats
-from maskdiff.distillation.experiments.protocol import Conclusion, Part, Progress, array, by_decile, curve, listed, pooled
+from maskdiff.distillation.compare import Pair, advantage, entropy, measure, nats
+from maskdiff.distillation.experiments.protocol import (
+    Conclusion,
+    Part,
+    Progress,
+    Table,
+    array,
+    by_decile,
+    curve,
+    listed,
+    pooled,
+)
 from maskdiff.distillation.onset import find_onset
 from maskdiff.distillation.planted import Disturbed
-from maskdiff.distillation.positions import decile_means, edit_aligned, late_minus_early
+from maskdiff.distillation.positions import DECILES, decile, decile_means, edit_aligned, late_minus_early
+from maskdiff.distillation.reliability import Locating, area, token_labels
 from maskdiff.distillation.study import Answers, Study
 from maskdiff.distillation.trainer import divergence_of
-from maskdiff.distillation.verdicts import Claim
+from maskdiff.distillation.verdicts import Claim, estimated
 
 MARGIN = 0.05  # nats a token
 ONSETS = (3, 4, 5, 6, 7)  # deciles at which the planted fault may begin, by seed
@@ -35,6 +46,11 @@ CURVES = {
     "revised": "bidirectional teacher's revision, (p, s, f; s')",
 }
 MATCHED = ("edit_regenerated", "edit_standard", "edit_resampled")
+
+
+OWN_TEXT = ("standard", "standard_shown")  # teachers who judge s itself
+PARTS = ("early", "late", "intact", "spoilt")  # halves of an answer; before and behind its first wrong token
+AREA = 0.05  # margin of the area under a ROC curve
 
 
 class Positions:
@@ -60,14 +76,17 @@ class Positions:
             others: Answers | None = getattr(study, way)
             if others is not None:
                 pairs[way] = study.pairs_with(answers, others)
-        curves, raw = {}, {}
+        curves, raw, reliability = {}, {}, {}
         for name, compared in pairs.items():
             progress(name)
-            extra = {"disagreement": disagreement, "entropy": entropy} if name == "standard" else {}
+            extra = {"advantage": advantage, "entropy": entropy} if name in OWN_TEXT else {}
             made = measure(policy, policy, compared, {**figure, **extra})
             raw[name] = made["nats"]
             curves[name] = _curves(answers, made["nats"])
-            curves.update({extra_name: _curves(answers, made[extra_name]) for extra_name in extra})
+            if extra:
+                curves["entropy"] = _curves(answers, made["entropy"])
+                curves[f"{name}_likes_less"] = _curves(answers, [np.where(row < 0, 1.0, 0.0) for row in made["advantage"]])
+                reliability[name] = self._reliability(study, made["advantage"])
         same = [np.where(np.isfinite(edit), plain, np.nan) for edit, plain in zip(raw["edit_regenerated"], raw["standard"])]
         curves["edit_standard"] = _curves(answers, same)
         controls = self._controls(study, progress)
@@ -77,8 +96,29 @@ class Positions:
             "problems": len(study.problems),
             "curves": {name: listed(values) for name, values in curves.items()},
             "compared": lasting,
+            "reliability": reliability,
             **controls,
         }
+
+    def _reliability(self, study: Study, advantages: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
+        """The area of `reliability.py` in halves of the answers, and before and behind their first wrong tokens.
+
+        None in an environment that does not know where answers go wrong.
+        """
+        if not isinstance(study.environment, Locating):
+            return None
+        signals: dict[str, list[NDArray[np.float64]]] = {part: [] for part in PARTS}
+        truths: dict[str, list[NDArray[np.float64]]] = {part: [] for part in PARTS}
+        for i, signal in enumerate(advantages):
+            answer, problem = study.sampled.ids[i], study.problems[int(study.sampled.owner[i])]
+            right = token_labels(study.policy, study.environment.located(problem, study.policy.text(answer)), answer)
+            early = decile(len(answer)) < DECILES // 2
+            spoilt = np.concatenate(([False], np.cumsum(right == 0.0)[:-1] > 0))
+            for part, kept in zip(PARTS, (early, ~early, ~spoilt, spoilt), strict=True):
+                signals[part].append(signal[kept])
+                truths[part].append(right[kept])
+        joined = {part: (np.concatenate(signals[part]), np.concatenate(truths[part])) for part in PARTS}
+        return {part: listed(np.array(area(*pair))) for part, pair in joined.items()}
 
     def _controls(self, study: Study, progress: Progress) -> dict[str, Any]:
         """A teacher in the student's own place, one with a planted fault, and one that is as faulty everywhere."""
@@ -105,7 +145,7 @@ class Positions:
     def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
         """See `Experiment`."""
         names = [name for name in CURVES if all(name in part["curves"] for part in parts)]
-        curves = {name: pooled(parts, "curves", name) for name in [*names, *MATCHED, "disagreement", "entropy"]}
+        curves = {name: pooled(parts, "curves", name) for name in [*names, *MATCHED, "standard_likes_less", "entropy"]}
         delta = curves["regenerated"] - curves["standard"]
         claims = [
             Claim("late - early of regeneration less standard", "the gap grows", late_minus_early(delta), MARGIN),
@@ -123,11 +163,15 @@ class Positions:
             ),
             Claim("late - early of standard", "the standard one itself grows", late_minus_early(curves["standard"]), MARGIN),
         ]  # fmt: skip
+        claims += self._reliability_claims(parts)
         if "revised" in curves:
             text = "it grows for a teacher whose places stay aligned"
             values = late_minus_early(curves["revised"] - curves["standard"])
             claims.append(Claim("late - early of the revision less standard", text, values, MARGIN, control=True))
-        labels = {**{name: CURVES[name] for name in names}, "disagreement": "standard: share of tokens the teacher likes less"}
+        labels = {
+            **{name: CURVES[name] for name in names},
+            "standard_likes_less": "standard: share of tokens the teacher likes less",
+        }
         labels["entropy"] = "entropy of the student"
         shown = {label: curves[name] for name, label in labels.items()} | {"regeneration less standard": delta}
         where = {"regeneration": "edit_regenerated", "standard": "edit_standard", "resampled": "edit_resampled"}
@@ -135,6 +179,7 @@ class Positions:
             by_decile("Nats a token by decile of the student's answer, equal places", shown, config, rng),
             by_decile("Only tokens that both answers have", {n: curves[key] for n, key in where.items()}, config, rng),
         ]
+        tables += self._reliability_table(parts, config, rng)
         series = [curve("nats", CURVES[name], curves[name]) for name in names]
         series.append(curve("difference", "regeneration less standard", delta))
         series.append(curve("difference", "regeneration less resampled", curves["regenerated"] - curves["resampled"]))
@@ -144,6 +189,30 @@ class Positions:
         series.append(curve("controls", "as faulty everywhere", pooled(parts, "curves", "even")))
         axes = dict.fromkeys(("nats", "difference", "controls"), ("place in the answer", "nats a token"))
         return Conclusion(claims, tables, series, axes, self._notes(parts, curves["standard"], rng))
+
+    def _reliability_claims(self, parts: Sequence[Part]) -> list[Claim]:
+        """That the signal tells right from wrong less well late, and behind a first wrong token: the thesis, asked directly."""
+        claims = []
+        for name in OWN_TEXT if all(part["reliability"]["standard"] for part in parts) else ():
+            areas = {where: array([part["reliability"][name][where] for part in parts]) for where in PARTS}
+            teacher = "s not shown" if name == "standard" else "s shown"
+            for first, then, where in (("early", "late", "late"), ("intact", "spoilt", "behind a mistake")):
+                text = f"the signal tells right from wrong less well {where}"
+                values, seeds = areas[first] - areas[then], np.arange(len(parts))
+                claims.append(Claim(f"area, {first} - {then}, {teacher}", text, values, AREA, seeds, control=True))
+        return claims
+
+    def _reliability_table(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> list[Table]:
+        """How well the signal tells right tokens from wrong ones."""
+        if not all(part["reliability"]["standard"] for part in parts):
+            return []
+        rows: list[tuple[Any, ...]] = []
+        for name in OWN_TEXT:
+            areas = (array([part["reliability"][name][where] for part in parts]) for where in PARTS)
+            rows.append((CURVES[name], *[estimated(values, rng, config.resamples, np.arange(len(parts))) for values in areas]))
+        title = "Probability that a right token has more of the teacher's signal than a wrong one (0.5: it knows nothing)"
+        header = ("teacher", "early half", "late half", "up to the first wrong token", "behind it")
+        return [Table(title, header, rows)]
 
     def _notes(self, parts: Sequence[Part], standard: NDArray[np.float64], rng: np.random.Generator) -> list[str]:
         near = sum(part["onset_found"] is not None and abs(part["onset_found"] - part["onset"]) <= 1 for part in parts)

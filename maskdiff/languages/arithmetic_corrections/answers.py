@@ -1,8 +1,8 @@
 """Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
 
-For: `kept_steps`, `judge`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language (`language.py`). Easy
-to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it follows the step *before*
-it.
+For: `kept_steps`, `judge`, `located`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language
+(`language.py`). Easy to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it
+follows the step *before* it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,26 @@ def judge(problem: str, answer: str) -> Marks:
     wrong = next((i + 1 for i, good in enumerate(right) if not good), None)
     final = bool(steps) and is_number(steps[-1]) and steps[-1] == solution[-1]
     return Marks(sum(right), len(steps), len(solution) - 1, wrong, final)
+
+
+def located(problem: str, answer: str) -> list[bool | None]:
+    """For each symbol of `answer` whether it is right, given what stands before it.
+
+    It is while the step may still become one that follows from the kept step before, right or not; the first symbol that rules
+    this out is wrong, and of the rest of that step nothing can be said. A mark is right where it goes on from a right step, or
+    takes back a wrong one, and wrong the other way round.
+    """
+    before, labels = problem, list[bool | None]()
+    for step, mark in _PARTS.findall(answer):
+        options = list(reductions(before))
+        good = 0
+        while good < len(step) and any(option.startswith(step[: good + 1]) for option in options):
+            good += 1
+        labels += [True] * good + [False] * (good < len(step)) + [None] * (len(step) - good - 1)
+        right = step in options
+        labels += [right == (mark == STEP)] if mark else []
+        before = step if mark == STEP else before
+    return labels
 
 
 def feedback(problem: str, answer: str, kind: str) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import torch
+
 from maskdiff.config import DistillationConfig
 from maskdiff.distillation.environment import Outcome, Problem
+from maskdiff.distillation.planted import END, PlantedPolicy
 
 SMALL = DistillationConfig(
     problems=3, rollouts=2, seeds=2, steps=2, window_steps=2, resamples=100, max_tokens=12, lr=0.01
 )  # fmt: skip
+
+
+def planted(seed: int = 0, onset: int | None = 5, null: bool = False, end: float = 1.0) -> PlantedPolicy:
+    """A policy whose answers often end of themselves; with an `end` of -3, as it is made, hardly any do."""
+    policy = PlantedPolicy(seed, onset=onset, null=null)
+    with torch.no_grad():
+        policy.module[0][:, END] = end
+    return policy
 
 
 class Letters:

@@ -1,0 +1,646 @@
+"""Whole runs of the experiments: the same results again, alone, after interruptions and kills; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distillation_helpers import SMALL, Letters, planted
+
+from maskdiff.checkpoint import make_payload, save
+from maskdiff.cli import default_checkpoint, run_door
+from maskdiff.config import Config, DistillationConfig, LanguageConfig, ModelConfig
+from maskdiff.distillation import door, plots, report, runner
+from maskdiff.distillation.environment import Environment, Problem
+from maskdiff.distillation.experiments import EXPERIMENTS
+from maskdiff.distillation.planted import PlantedPolicy
+from maskdiff.distillation.runner import Setting, fingerprint
+from maskdiff.distillation.study import Study
+from maskdiff.errors import ConfigError, DataError, UserError
+from maskdiff.languages import make_language, model_vocabulary
+from maskdiff.model import UniversalDenoiser
+
+NAMES = list(EXPERIMENTS)
+every_experiment = pytest.mark.parametrize("name", NAMES)
+Tell = Callable[[str, int, str], None]
+
+
+class Located(Letters):
+    """The same, and a letter from `m` on is where an answer goes wrong."""
+
+    def located(self, problem: Problem, answer: str) -> list[bool | None]:
+        return [letter < "m" for letter in answer]
+
+
+def setting_of(policy: PlantedPolicy, config: DistillationConfig = SMALL) -> Setting:
+    return Setting(config, policy.name, fingerprint(policy), 1)
+
+
+def quiet(name: str, seed: int, what: str) -> None:
+    """Nobody is told anything."""
+
+
+def run(
+    folder: Path, names: list[str] = NAMES, setting: Setting | None = None, policy: PlantedPolicy | None = None,
+    tell: Tell = quiet, environment: Environment | None = None,
+) -> bytes:  # fmt: skip
+    """The bytes of results.json."""
+    policy = policy or planted()
+    setting = setting or setting_of(policy)
+    results = runner.run(policy, environment or Located(), setting, names, folder, tell)
+    runner.write_json(folder / "results.json", report.results_json(results, setting))
+    return (folder / "results.json").read_bytes()
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with when it was written and what it holds."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, as the door leaves it."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    policy = planted()
+    door._experiments(policy, Located(), setting_of(policy), NAMES, folder, True)
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, so that a run that starts by mistake shows as files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+# ------------------------------------------------------------------------------------------------------------- the same again
+
+
+def test_a_seed_file_gives_the_same_bytes_in_another_folder(whole: Path, tmp_path: Path) -> None:
+    known = Setting.read(whole / "seeds.json")
+    assert known == setting_of(planted())
+    assert run(tmp_path / "again", setting=known) == (whole / "results.json").read_bytes()
+    assert parts_of(tmp_path / "again") == parts_of(whole)
+    assert sorted(parts_of(whole)) == sorted(f"{name}-{seed}.json" for name in NAMES for seed in (0, 1))
+    assert (tmp_path / "again/seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
+
+
+def test_other_seeds_and_other_weights_give_other_results(whole: Path, tmp_path: Path) -> None:
+    """The negative control: equal bytes are not for want of anything random."""
+    first = parts_of(whole)
+    assert all(first[f"{name}-0.json"] != first[f"{name}-1.json"] for name in NAMES)
+    run(tmp_path / "weights", policy=planted(1))
+    assert all(found != first[name] for name, found in parts_of(tmp_path / "weights").items())
+    run(tmp_path / "later", setting=setting_of(planted(), replace(SMALL, first_seed=1, seeds=1)))
+    assert all(found == first[name] for name, found in parts_of(tmp_path / "later").items())  # a seed is the same in any set
+
+
+@every_experiment
+def test_an_experiment_alone_gives_what_it_gives_in_the_set_and_leaves_the_weights(
+    whole: Path, tmp_path: Path, name: str
+) -> None:
+    policy = planted()
+    before, seen = policy.module[0].detach().clone(), []
+
+    def watch(experiment: str, seed: int, what: str) -> None:
+        seen.append(torch.equal(policy.module[0], before))
+
+    run(tmp_path, [name], policy=policy, tell=watch)
+    assert results_of(tmp_path)["experiments"] == {name: results_of(whole)["experiments"][name]}
+    assert parts_of(tmp_path) == {part: raw for part, raw in parts_of(whole).items() if part.startswith(f"{name}-")}
+    assert torch.equal(policy.module[0], before)
+    assert seen[-1]
+    assert all(seen) == (name not in ("training",))  # which tells of every step; windows tells of each arm before it
+
+
+def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path, NAMES[::-1])
+    assert parts_of(tmp_path) == parts_of(whole)
+    assert results_of(tmp_path) == results_of(whole)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    """It is interrupted after every eleventh thing that it tells, in the midst of training, too."""
+    policy, stopped = planted(), []
+    before = policy.module[0].detach().clone()
+
+    def tell(name: str, seed: int, what: str) -> None:
+        if what != "done":
+            tell.left -= 1  # type: ignore[attr-defined]
+            if not tell.left:  # type: ignore[attr-defined]
+                raise KeyboardInterrupt(name, seed, what)
+
+    for _ in range(50):
+        tell.left = 11  # type: ignore[attr-defined]
+        try:
+            found = run(tmp_path, policy=policy, tell=tell)
+            break
+        except KeyboardInterrupt as interrupt:
+            stopped.append(interrupt.args)
+            assert torch.equal(policy.module[0], before)
+    else:
+        pytest.fail("it never came to an end")
+    assert len(stopped) >= 5
+    assert {name for name, _, what in stopped if what} >= {"training", "windows"}
+    assert found == (whole / "results.json").read_bytes()
+    assert parts_of(tmp_path) == parts_of(whole)
+
+
+def test_what_was_measured_is_not_measured_again(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    (folder / "parts/windows-1.json").unlink()
+    told = []
+    before = files_of(folder)
+    assert run(folder, tell=lambda *what: told.append(what)) == (whole / "results.json").read_bytes()
+    assert {(name, seed) for name, seed, what in told if what != "done"} == {("windows", 1)}
+    assert sum(what == "done" for *_, what in told) == 10
+    after = files_of(folder)
+    assert after["parts/windows-1.json"][1] == files_of(whole)["parts/windows-1.json"][1]
+    assert all(after[name] == before[name] for name in before if name != "results.json")
+
+
+def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> None:
+    """What was concluded came from parts as they were written: numbers of 9 digits, None for what is not known."""
+    for name, raw in parts_of(whole).items():
+        assert json.dumps(json.loads(raw, parse_constant=pytest.fail), indent=1) + "\n" == raw.decode(), name
+
+
+# ------------------------------------------------------------------------------------------------------------ what is refused
+
+
+def one_line(call: Callable[[], object]) -> str:
+    """What a UserError says."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value).count("\n") == 0
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"rollouts": 3}, "rollouts"),
+        ({"seeds": 3}, "seeds"),
+        ({"temperature": 0.5, "tail": True}, "temperature, tail"),
+        ({"teacher": "ema"}, "teacher"),
+        ({"records": "other.jsonl"}, "records"),
+    ],
+)
+def test_parts_of_another_configuration_are_refused(whole: Path, changes: dict[str, Any], named: str) -> None:
+    before = files_of(whole)
+    said = one_line(lambda: run(whole, setting=setting_of(planted(), replace(SMALL, **changes))))
+    assert f"holds a run with another {named};" in said
+    assert files_of(whole) == before
+
+
+@pytest.mark.parametrize(
+    "changes, named", [({"weights": "0" * 16}, "weights"), ({"model": "x"}, "model"), ({"threads": 2}, "threads")]
+)
+def test_parts_of_another_model_or_machine_are_refused(whole: Path, changes: dict[str, Any], named: str) -> None:
+    before = files_of(whole)
+    assert f"another {named};" in one_line(lambda: run(whole, setting=replace(setting_of(planted()), **changes)))
+    assert files_of(whole) == before
+
+
+def test_a_fingerprint_is_of_every_weight() -> None:
+    seen = {fingerprint(planted(seed)) for seed in range(20)}
+    assert len(seen) == 20
+    policy = planted()
+    assert fingerprint(policy) == fingerprint(policy.twin())
+    with torch.no_grad():
+        policy.module[0][3, 7] += 1e-6
+    assert fingerprint(policy) not in seen
+
+
+def mended(folder: Path, path: str, change: Callable[[Any], Any]) -> None:
+    """Write a file of JSON anew."""
+    (folder / path).write_text(json.dumps(change(json.loads((folder / path).read_text()))))
+
+
+DAMAGES: dict[str, Callable[[Any], Any]] = {
+    "a list": lambda part: [part],
+    "nothing": lambda part: None,
+    "a number": lambda part: 3,
+    "a text": lambda part: "part",
+    "no keys": lambda part: {},
+    "texts for lists": lambda part: dict.fromkeys(part, "x"),
+    "numbers for lists": lambda part: dict.fromkeys(part, 3),
+    "nulls for all": lambda part: dict.fromkeys(part),
+    "ragged lists": lambda part: {key: [1.0, [2.0]] for key in part},
+    "lists of texts": lambda part: {key: ["x"] for key in part},
+    "flat lists": lambda part: {key: [1.0, 2.0, 3.0] for key in part},
+}
+INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "rewards": {
+        "a way is missing": lambda part: {**part, "all": {}},
+        "fewer problems": lambda part: {**part, "all": {**part["all"], "sampled": part["all"]["sampled"][:2]}},
+        "texts": lambda part: {**part, "all": {**part["all"], "sampled": ["x", "y", "z"]}},
+    },
+    "positions": {
+        "fewer deciles": lambda part: {**part, "curves": {k: [row[:9] for row in v] for k, v in part["curves"].items()}},
+        "a text": lambda part: {**part, "compared": "most"},
+        "no curve": lambda part: {**part, "curves": {**part["curves"], "standard": []}},
+    },
+    "training": {
+        "fewer steps": lambda part: {**part, "standard": [row[:1] for row in part["standard"]]},
+        "problems beyond measure": lambda part: {**part, "problems": 1e400},
+        "problems below none": lambda part: {**part, "problems": -1},
+    },
+    "windows": {
+        "an arm is missing": lambda part: {**part, "gains": {k: v for k, v in part["gains"].items() if k != "last"}},
+        "ragged": lambda part: {**part, "before": [1.0, [2.0], 3.0]},
+        "problems in words": lambda part: {**part, "problems": "three"},
+    },
+    "tokens": {
+        "fewer problems": lambda part: {**part, "curves": {**part["curves"], "top": part["curves"]["top"][:1]}},
+        "texts": lambda part: {**part, "curves": dict.fromkeys(part["curves"], [["x"] * 10] * 3)},
+    },
+}
+
+
+@every_experiment
+def test_damaged_parts_are_an_error_of_one_line(whole: Path, elsewhere: Path, name: str) -> None:
+    """What is no JSON is told by its file, what has another shape by the experiment; none is a traceback or concluded from."""
+    folder = Path("copy")
+    shutil.copytree(whole, folder)
+    part = folder / f"parts/{name}-1.json"
+    good = part.read_bytes()
+    for raw in (b"", b"{", good[: len(good) // 2], b"\xff\xfe", b"[" * 100_000, good + b"x"):
+        part.write_bytes(raw)
+        said = one_line(lambda: run(folder, [name]))
+        assert f"{name}-1.json" in said
+        assert "is no JSON" in said
+    escaped = []
+    for what, damage in {**DAMAGES, **INNER[name]}.items():
+        part.write_bytes(good)
+        mended(folder, f"parts/{name}-1.json", damage)
+        try:
+            run(folder, [name])
+            escaped.append(f"{what}: concluded from")
+        except UserError as error:
+            if f"the parts of {name} are damaged" not in str(error):
+                escaped.append(f"{what}: {error}")
+        except Exception as error:
+            escaped.append(f"{what}: {error!r}")
+    assert not escaped, "\n".join(escaped)
+    part.unlink()
+    part.mkdir()
+    assert one_line(lambda: run(folder, [name])) == f"cannot read '{part}': Is a directory"
+
+
+SEED_FILES: dict[str, Callable[[Any], Any]] = {
+    "a list": lambda seeds: [seeds],
+    "no configuration": lambda seeds: {**seeds, "config": None},
+    "no model": lambda seeds: {key: value for key, value in seeds.items() if key != "model"},
+    "threads in words": lambda seeds: {**seeds, "threads": "one"},
+    "threads of truth": lambda seeds: {**seeds, "threads": True},
+    "threads below none": lambda seeds: {**seeds, "threads": -1},
+    "weights of a number": lambda seeds: {**seeds, "weights": 3},
+}
+
+
+@pytest.mark.parametrize("what", SEED_FILES)
+def test_damaged_seed_files_are_an_error_of_one_line(whole: Path, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "seeds.json"
+    shutil.copy(whole / "seeds.json", path)
+    mended(tmp_path, "seeds.json", SEED_FILES[what])
+    assert "is no seed file; give the seeds.json of a run" in one_line(lambda: Setting.read(path))
+
+
+def test_seed_files_that_cannot_be_are_an_error_of_one_line(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "seeds.json"
+    assert "No such file" in one_line(lambda: Setting.read(path))
+    assert "Is a directory" in one_line(lambda: Setting.read(tmp_path))
+    for raw in (b"", b"{", b"\xff", (whole / "seeds.json").read_bytes()[:-5]):
+        path.write_bytes(raw)
+        assert "is no JSON" in one_line(lambda: Setting.read(path))
+
+    def read(change: Callable[[Any], Any]) -> str:
+        shutil.copy(whole / "seeds.json", path)
+        mended(tmp_path, "seeds.json", change)
+        return one_line(lambda: Setting.read(path))
+
+    assert "is a seed file of version 2; this is version 1" in read(lambda seeds: {**seeds, "schema": 2})
+    said = read(lambda seeds: {**seeds, "config": {**seeds["config"], "problms": 3}})
+    assert "unknown key 'problms'; the nearest valid one is 'problems'" in said
+    assert "seeds is '0'" in read(lambda seeds: {**seeds, "config": {**seeds["config"], "seeds": 0}})
+
+
+def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot make the folder" in one_line(lambda: run(tmp_path / "file"))
+    (tmp_path / "parts").write_text("")
+    assert "cannot make the folder" in one_line(lambda: run(tmp_path))
+
+
+def test_parts_without_their_seed_file_are_not_taken_for_ones_own(whole: Path, tmp_path: Path) -> None:
+    """Whose they are cannot be known, so that they must not be mixed in."""
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    (folder / "seeds.json").unlink()
+    other = planted(1)
+    try:
+        run(folder, ["rewards"], policy=other)
+    except UserError:
+        return
+    assert parts_of(folder)["rewards-0.json"] != parts_of(whole)["rewards-0.json"]
+
+
+# ------------------------------------------------------------------------------------------------------------- what is written
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers of JSON."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from numbers(inner)
+    elif isinstance(value, float):
+        yield value
+
+
+def strange(text: str) -> list[str]:
+    """What stands for numbers that there are none of, wherever it stands."""
+    return re.findall(r"\b-?(?:nan|inf|infinity)\b", text, flags=re.IGNORECASE)
+
+
+def test_results_hold_numbers_and_nothing_of_when_and_where(whole: Path) -> None:
+    """That nothing of the time is in them is what equal bytes of two runs show."""
+    text = (whole / "results.json").read_text()
+    results = results_of(whole)
+    assert list(results["experiments"]) == NAMES
+    assert sum(1 for _ in numbers(results)) > 300
+    assert all(map(math.isfinite, numbers(results)))
+    assert strange(text) == []
+    for path in (whole, whole.parent, Path.cwd(), Path(sys.prefix), Path.home()):
+        assert str(path) not in text
+    assert torch.__version__ not in text
+    for name, made in results["experiments"].items():
+        kinds = {claim["control"]: claim["verdict"] for claim in reversed(made["claims"])}  # the first of each kind
+        assert (made["verdict"], made["verdict_controlled"]) == (kinds[False], kinds[True]), name
+
+
+def test_answers_of_few_tokens_leave_no_strange_numbers(tmp_path: Path) -> None:
+    """Of six tokens there is none in four of the deciles: what is not known is null or a dash."""
+    config = replace(SMALL, max_tokens=6, seeds=1)
+    policy = planted(end=-9.0)
+    setting = setting_of(policy, config)
+    text = run(tmp_path, setting=setting, policy=policy).decode()
+    assert strange(text) == []
+    results = runner.run(policy, Located(), setting, NAMES, tmp_path, quiet)
+    assert strange(report.to_markdown(results, setting, "command")) == []
+
+
+def test_an_environment_that_cannot_locate_mistakes_has_no_claims_about_them(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path, ["positions"], environment=Letters())
+    made = (results_of(folder)["experiments"]["positions"]["claims"] for folder in (tmp_path, whole))
+    without, within = ({claim["name"]: claim for claim in claims} for claims in made)
+    assert set(without) < set(within)
+    assert all("area" in name for name in set(within) - set(without))
+    known = {name: claim for name, claim in within.items() if name in without}
+    assert {name: claim["estimate"]["value"] for name, claim in without.items()} == {
+        name: claim["estimate"]["value"] for name, claim in known.items()
+    }
+
+
+def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
+    page = (whole / "report.md").read_text()
+    config = results_of(whole)["config"]
+    assert f"{config['seeds']} seeds" in page
+    assert f"{config['problems']} problems" in page
+    assert report.RULE in page
+    for name, made in results_of(whole)["experiments"].items():
+        assert made["title"] in page
+        assert made["predicts"] in page
+        assert f"]({name}.png)" in page
+        for claim in made["claims"]:
+            kind = " (control)" if claim["control"] else ""
+            (row,) = [line for line in page.splitlines() if line.startswith(f"| {claim['name']}{kind}: {claim['text']} |")]
+            assert row.endswith(f"| {claim['margin']:g} | {claim['verdict']} |")
+            value, low = claim["estimate"]["value"], claim["estimate"]["low"]
+            figure = row.split("|")[2].strip()
+            if value is not None:
+                assert float(figure.split()[0]) == pytest.approx(value, abs=6e-4)
+                assert ("[unknown]" in figure) == (low is None)
+        for table in made["tables"]:
+            assert f"{table['title']}:" in page
+            assert all(f"| {row[0]} |" in page for row in table["rows"] if isinstance(row[0], str))
+        assert all(f"- {note}" in page for note in made["notes"])
+    blocks = re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE)
+    assert len(blocks) > 10
+    assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in blocks)  # rows of equal cells
+
+
+def test_the_summary_says_both_verdicts_of_each(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    policy = planted()
+    door._experiments(policy, Located(), setting_of(policy), ["tokens", "rewards"], folder, False)
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[:-1]] == ["tokens", "tokens", "rewards", "rewards"]
+    assert [line[11:].split("  ")[0] for line in out[:-1]] == ["as described", "controlled"] * 2
+    for line in out[:-1]:
+        assert any(verdict in line for verdict in ("supported", "undecided"))
+    assert str(folder / "report.md") in out[-1]
+    page = (folder / "report.md").read_text()
+    assert "--experiment tokens rewards --seed_file copy" in page
+    assert ".png" not in page
+
+
+def test_pictures_are_pictures(whole: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    for name in NAMES:
+        raw = (whole / f"{name}.png").read_bytes()
+        assert raw.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = struct.unpack(">II", raw[16:24])
+        assert 400 <= width <= 3000
+        assert 400 <= height <= 1500
+        assert 5_000 < len(raw) < 2_000_000
+        pixels = image.imread(whole / f"{name}.png")
+        assert pixels.shape[:2] == (height, width)
+        assert len(np.unique(pixels[..., 0])) + len(np.unique(pixels[..., 2])) > 40  # something is drawn, in colours
+        assert 0.5 < float((pixels[..., :3].min(-1) > 0.99).mean()) < 0.99  # mostly on white
+
+
+def test_without_matplotlib_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(DataError, match=r"pip install 'maskdiff\[plots\]'"):
+        plots.check_plots()
+
+
+def test_weights_that_were_left_behind_are_noticed() -> None:
+    """The negative control of the weights' test: the same step outside an experiment does move them."""
+    policy = planted()
+    before = policy.module[0].detach().clone()
+    study = Study(policy, Letters(), SMALL, 0)
+    from maskdiff.distillation.trainer import Trainer
+
+    Trainer(policy, SMALL).step(study.standard_pairs(study.sampled))
+    assert not torch.equal(policy.module[0], before)
+
+
+# --------------------------------------------------------------------------------------------------------- the command line
+
+SHIPPED = "arithmetic-corrections.pt"
+SETTINGS = ["--experiment", "rewards", "tokens", "--threads", "1", "--no_pictures", "--seeds", "5", "--rollouts", "2"]
+
+
+def tiny_model(path: Path, seed: int = 0) -> Path:
+    """A checkpoint of the right language that knows nothing."""
+    config = replace(
+        Config(),
+        language=LanguageConfig(language="arithmetic-corrections", max_depth=2, min_depth=2, max_len=256),
+        model=ModelConfig(
+            n_layer=1, k_iter=1, n_head=2, n_embd=16, mlp_ratio=1.0, block_size=256, end_positions=False, causal_length=False
+        ),
+    )  # fmt: skip
+    language = make_language(config.language)
+    vocabulary = model_vocabulary(language, config.model)
+    config = replace(config, model=replace(config.model, vocab_size=len(vocabulary)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = UniversalDenoiser(config.model)
+        weights = {name: weight + 0.3 * torch.randn(weight.shape) for name, weight in model.state_dict().items()}
+    save(path, make_payload(config, vocabulary, weights, metrics={"elbo": 3.0}, provenance={"steps": 0, "seed": seed}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--out", "x", "--experiment", "reward"], "unknown experiment 'reward'; the nearest valid one is 'rewards'"),
+        (["--out", "x", "--experiment", "rewards", "window"], "experiment 'window'; the nearest valid one is 'windows'"),
+        (["--out", "x", "--experiment", "al"], "the nearest valid one is 'all'"),
+        (["--out", "x", "--experiment"], "expected at least one argument"),
+        ([], "--out"),
+        (["--out", "x", "--max_token", "5"], "unknown flag '--max_token'; the nearest valid one is --max_tokens"),
+        (["--out", "x", "--steps", "0"], "steps is '0'; allowed is 1 to 100000"),
+        (["--out", "x", "--steps", "two"], "it must be a whole number"),
+        (["--out", "x", "--teacher_rate", "1.5"], "allowed is 0 to 1"),
+        (["--out", "x", "--temperature", "nan"], "it must be a number"),
+        (["--out", "x", "--divergence", "kl"], "divergence is 'kl'"),
+        (["--out", "x", "--divergence", "revers"], "the nearest is 'reverse'"),
+        (["--out", "x", "--threads", "-1"], "'-1' is no whole number of at least 0"),
+        (["--out", "x", "--model", "no.pt"], "'no.pt' does not exist"),
+        (["--out", "x", "--seed_file", "no.json"], "cannot read 'no.json': No such file"),
+        (["--out", "x", "--seed_file", "no.json", "--steps", "3"], "--seed_file says everything; leave out --steps"),
+        (["--out", "x", "--seed_file", "no.json", "--quick"], "leave out --quick"),
+        (["--out", "x", "--seed_file", "no.json", "--model", "a.pt"], "leave out --model"),
+    ],
+)
+def test_mistakes_are_one_line_and_no_files(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
+) -> None:
+    assert run_door(door.main, argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) -> None:
+    with pytest.raises(ConfigError, match="this is a model of arithmetic; self-distillation needs one"):
+        door.main(["--out", "x", "--no_pictures", "--model", default_checkpoint("best.pt")])
+    model = str(tiny_model(elsewhere / "tiny.pt"))
+    with pytest.raises(ConfigError, match="give --environment arithmetic"):
+        door.main(["--out", "x", "--no_pictures", "--model", model, "--environment", "python"])
+    assert [path.name for path in elsewhere.iterdir()] == ["tiny.pt"]
+
+
+def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: Path) -> None:
+    tiny_model(elsewhere / "tiny.pt")
+    few = ["--seeds", "1", "--problems", "2", "--max_tokens", "16", "--resamples", "100", "--steps", "1", "--window_steps", "1"]
+    argv = ["--experiment", "all", "--threads", "1", "--rollouts", "2", *few, "--no_pictures"]
+    assert door.main([*argv, "--model", "tiny.pt", "--out", "first"]) == 0
+    made = (elsewhere / "first/results.json").read_bytes()
+    assert "revision" in made.decode()  # our models have a bidirectional mode
+    assert b"tiny" not in made
+    again = ["--seed_file", "first/seeds.json", "--no_pictures", "--out", "second"]
+    assert door.main(again) == 0
+    assert (elsewhere / "second/results.json").read_bytes() == made
+    tiny_model(elsewhere / "tiny.pt", seed=1)
+    with pytest.raises(ConfigError, match=r"the model 'tiny.pt' is another than that of 'first/seeds.json'"):
+        door.main([*again[:-1], "third"])
+    with pytest.raises(ConfigError, match="holds a run with another weights"):
+        door.main([*argv, "--model", "tiny.pt", "--out", "first"])
+    assert not (elsewhere / "third").exists()
+    assert (elsewhere / "first/results.json").read_bytes() == made
+
+
+def process(argv: list[str], folder: Path) -> subprocess.Popen[str]:
+    """The door in a process of its own, of one thread."""
+    command = [sys.executable, "-m", "maskdiff.distillation", *argv]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("argv", [["--out", "x", "--rollout", "2"], ["--out", "x", "--problems", "0"]])
+def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: list[str]) -> None:
+    door_ = process(argv, tmp_path)
+    out, err = door_.communicate(timeout=120)
+    assert (door_.returncode, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert argv[2] in err or argv[2].removeprefix("--") in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None:
+    """SIGKILL between its parts: nothing is half written, and the same command gives what it gives undisturbed."""
+    model, size = Path(default_checkpoint(SHIPPED)).resolve(), ["--problems", "2", "--max_tokens", "60"]
+    if not model.exists():  # one that knows nothing does as well
+        model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
+    argv = [*SETTINGS, *size, "--quick", "--model", str(model), "--out"]
+    assert door.main([*argv, str(tmp_path / "whole")]) == 0
+    total = 10
+    assert len(parts_of(tmp_path / "whole")) == total
+
+    victim = process([*argv, "killed"], tmp_path)
+    until = time.monotonic() + 300
+    parts = tmp_path / "killed/parts"
+    while victim.poll() is None and time.monotonic() < until and not (parts.is_dir() and len(list(parts.glob("*.json"))) >= 2):
+        time.sleep(0.002)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert victim.returncode == -signal.SIGKILL
+    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+    assert 2 <= len(done) < total
+    assert not (tmp_path / "killed/results.json").exists()
+
+    again = process([*argv, "killed"], tmp_path)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "tokens     controlled" in out
+    assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+    assert all((parts / name).stat().st_mtime_ns == when for name, when in done.items())
+    assert str(tmp_path) not in (tmp_path / "killed/results.json").read_text()

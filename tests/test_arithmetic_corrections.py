@@ -32,7 +32,8 @@ from maskdiff.languages import (
     split_of,
     text,
 )
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, Marks, feedback, judge
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, Marks, feedback, judge, located
+from maskdiff.languages.arithmetic_corrections import language as forms
 from maskdiff.languages.arithmetic_corrections.answers import kept_steps
 from maskdiff.languages.arithmetic_corrections.language import LEAST_STEPS, is_feedback
 from maskdiff.languages.arithmetic_corrections.slips import slipped, taken_back, write_answer
@@ -174,19 +175,38 @@ def test_every_draw_parses_where_minus_is_no_operator() -> None:
     assert [string for string in drawn(language, 300) if not language.parses(string) or language.derivations(string) != 1] == []
 
 
-def test_every_form_feedback_and_kind_of_correction_is_drawn() -> None:
-    """Shares of 2,000 draws; one that is off by 0.05 is noticed in all but one in a thousand runs."""
+def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
+    """2,000 draws; shares that are right pass in all but one in 50,000 runs."""
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 2000)]
     plain, hidden = (sum(said is None for _, _, said, _ in parts), sum(a is None and s is not None for _, a, s, _ in parts))
-    assert abs(plain / 2000 - 0.35) < 0.05
-    assert abs(hidden / 2000 - 0.25) < 0.05
+    assert abs(plain / 2000 - forms.PLAIN) < 0.05
+    assert abs(hidden / 2000 - forms.HIDDEN) < 0.05
     told = [said[:1] for _, _, said, _ in parts if said is not None]
-    for mark, share in (("", 0.1), ("~", 0.2), ("@", 0.45), ("=", 0.25)):
+    for mark, share in zip(("", "~", "@", "="), forms.TOLD):
         assert abs(told.count(mark) / len(told) - share) < 0.06
-    wrong = [(p, a, answer) for p, a, _, answer in parts if a is not None and judged_by_trees(p, a).first_wrong is not None]
-    repeated = [answer == taken_back(p, a) for p, a, answer in wrong]
-    assert 0.15 < sum(repeated) / len(wrong) < 0.4
     assert any("!" in answer for _, _, said, answer in parts if said is None)
+    assert any("!" in attempt for _, attempt, _, _ in parts if attempt is not None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_corrections_repeat_the_mistake_as_often_as_they_should(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "REPEATED", share)
+    monkeypatch.setattr(forms, "BACK", 0.0)
+    parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 1200)]
+    wrong = [(p, a, answer) for p, a, _, answer in parts if a is not None and judged_by_trees(p, a).first_wrong is not None]
+    repeated = [answer == taken_back(problem, attempt) for problem, attempt, answer in wrong]
+    assert len(wrong) > 200
+    assert abs(sum(repeated) / len(wrong) - share) < 4.5 * (share * (1 - share) / len(wrong)) ** 0.5 + 1e-9
+    assert [("!" in answer) for _, _, answer in wrong] == repeated
+
+
+def test_what_is_too_long_is_drawn_again() -> None:
+    """Of a language in which most records of three parts are just too long, or just short enough."""
+    language = ArithmeticCorrections(replace(BASE, max_int=9, max_depth=2, max_len=104))
+    sizes = [len(string) for string in drawn(language, 300)]
+    assert max(sizes) <= language.max_symbols == 102
+    assert sum(size > 88 for size in sizes) > 5
+    assert sum(size < 60 for size in sizes) > 10
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -268,13 +288,13 @@ def test_edited_strings_parse_where_lark_s_parser_accepts_them(config: LanguageC
     grammar, alphabet = language.lark_grammar(), language.material.symbols
     assert grammar is not None
     agreed = {False: 0, True: 0}
-    for string in [string for string in drawn(language, 200, 3) if len(string) < 110][:25]:
+    for string in [string for string in drawn(language, 200, 3) if len(string) < 110][:15]:
         for edited in [string, *dice.sample(sorted({*edits(string, alphabet)}), 12)]:
             accepted = accepts(grammar, edited)
             assert language.parses(edited) == accepted, edited
             assert language.derivations(edited) == accepted, edited
             agreed[accepted] += 1
-    assert min(agreed.values()) > 40
+    assert min(agreed.values()) > 25
 
 
 @pytest.mark.xfail(
@@ -323,7 +343,7 @@ def test_a_string_holds_where_the_trees_find_no_kept_step_wrong() -> None:
 def test_marks_are_those_of_the_trees() -> None:
     """Of answers whose kept steps are all expressions; of others, all but how many are right."""
     seen = set()
-    for problem, answer in attempts(250, 1):
+    for problem, answer in attempts(180, 1):
         marks, expected = judge(problem, answer), judged_by_trees(problem, answer)
         if not all_expressions(answer):
             expected = replace(expected, right=marks.right)
@@ -383,6 +403,61 @@ def test_taking_back_nothing_is_a_mistake(answer: str) -> None:
     assert marks.first_wrong is not None or marks.share < 1
 
 
+# --------------------------------------------------------------------------------------------------------------- symbols
+
+
+def located_by_hand(problem: str, answer: str) -> list[bool | None]:
+    """Labels by the definition, symbol by symbol, with all reducts of trees written out."""
+    labels, before, now, lost = list[bool | None](), problem, "", False
+    for symbol in answer:
+        tree = read(before)
+        options = [write(other) for other in reducts(0 if tree is None else tree)]
+        if symbol in ">!":
+            labels.append((now in options) == (symbol == ">"))
+            before, now, lost = now if symbol == ">" else before, "", False
+            continue
+        now += symbol
+        possible = any(option[: len(now)] == now for option in options)
+        labels.append(None if lost else possible)
+        lost = lost or not possible
+    return labels
+
+
+def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
+    seen = {True: 0, False: 0, None: 0}
+    for problem, answer in attempts(120, 6):
+        labels = located(problem, answer)
+        assert len(labels) == len(answer)
+        if not all_expressions(answer):
+            continue
+        assert labels == located_by_hand(problem, answer), (problem, answer)
+        for label in labels:
+            seen[label] += 1
+        if judged_by_trees(problem, answer).first_wrong is None and "!" not in answer:
+            assert all(labels)
+        elif judged_by_trees(problem, answer).first_wrong is not None:
+            assert False in labels
+    assert min(seen.values()) > 500
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels"),
+    [
+        ("(+ 3 8)>11", "++++++++++"),
+        ("(+ 3 9)!(+ 3 8)>11", "+++++-.+++++++++++"),
+        ("(+ 3 9)>12", "+++++-.-++"),  # goes on from a wrong step, and follows from that
+        ("(+ 3 8)!(+ 3 8)>11", "+++++++-++++++++++"),
+        ("(+ 3 8)>1>11", "+++++++++--."),
+        ("(+ 3 8)>115", "++++++++++-"),
+        ("(+ 3", "++++"),
+        ("8>", "--"),
+        ("", ""),
+    ],
+)
+def test_symbols_by_hand(answer: str, labels: str) -> None:
+    assert located("(+ 3 (* 2 4))", answer) == [{"+": True, "-": False, ".": None}[label] for label in labels]
+
+
 # --------------------------------------------------------------------------------------------------------------- feedback
 
 
@@ -413,7 +488,7 @@ def test_feedback_by_hand(answer: str, scalar: str, first_wrong: str) -> None:
 
 def test_feedback_is_its_definition() -> None:
     kinds = set()
-    for problem, answer in attempts(200, 2):
+    for problem, answer in attempts(120, 2):
         for kind in FEEDBACK if all_expressions(answer) else ("none", "first_wrong_step", "leak"):
             said = feedback(problem, answer, kind)
             assert said == said_by_hand(problem, answer, kind), (problem, answer)
@@ -540,7 +615,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "DRAWS", 600)
 
 
-@pytest.mark.parametrize("size", [40, 80, 200])
+@pytest.mark.parametrize("size", [80, 200])
 def test_no_piece_reaches_over_a_border(size: int) -> None:
     vocabulary = pieces.piece_vocabulary(LANGUAGE, size)
     assert len(vocabulary) <= size

@@ -115,7 +115,7 @@ HARM = {
     "writing outside": ("open('/new', 'w')", SHORT, "file_denied"),
     "changing the library": ("open(os.__file__, 'a')", SHORT, "file_denied"),
     "passwords": ("print(open('/etc/passwd').read())", SHORT, "file_denied"),
-    "a temporary folder": ("open('/tmp/new', 'w')", SHORT, "file_denied"),
+    "a temporary folder": (f"open({os.path.join(tempfile.gettempdir(), 'new')!r}, 'w')", SHORT, "file_denied"),
     "a name on the network": ("import socket\nsocket.create_connection(('example.com', 80))", SHORT, "network_denied"),
     "a datagram": (
         "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",

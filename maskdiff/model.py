@@ -288,7 +288,7 @@ class UniversalDenoiser(nn.Module):
         if self.from_start is not None:
             x = x + last_known(self.from_start, position)
         if self.from_end is not None:
-            ends = self.from_end(from_end)
+            ends = last_known(self.from_end, from_end)
             x = x + (ends if self.config.causal_length else torch.where(causal[..., None], 0.0, ends))
         if self.previous is not None and previous is not None:
             x = x + self.previous(previous.to(x.dtype))
@@ -332,6 +332,7 @@ class UniversalDenoiser(nn.Module):
 
         Returns (batch, width, vocab) logits; rows beyond a string's length are meaningless.
         """
+        self._lengthen(tokens.size(1))
         position = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
         inside = position < length[:, None]
         return self(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from maskdiff.config import DistillationConfig
@@ -33,3 +35,8 @@ class Letters:
     def attempt(self, problem: Problem, answer: str) -> Outcome:
         share = sum(letter < "m" for letter in answer) / max(len(answer), 1)
         return Outcome(1.0 if share > 0.6 else share, f"{share:.1f}")
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    """What was measured in the folder of a run."""
+    return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}

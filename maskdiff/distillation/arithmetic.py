@@ -20,7 +20,7 @@ TRIES = 50  # draws a problem before too few of them differ
 class ArithmeticSteps:
     """Implements `Environment` and `Locating` over the problems of a language's test split.
 
-    mode: what feedback says. `scalar`: tenths of right steps. `first_wrong_step`: its number, 0 where none is wrong. `leak`:
+    mode: what feedback says. `scalar`: tenths of right steps. `first_wrong_step`: its number, and the step. `leak`:
     the value of the problem, which is what was asked for: an upper bound, and `reveals` says so. Raises ConfigError for another
     mode.
     """
@@ -33,7 +33,7 @@ class ArithmeticSteps:
         self.language, self.mode, self.reveals = language, mode, mode == "leak"
 
     def problems(self, count: int, seed: int) -> list[Problem]:
-        """See `Environment`: problems that no training string holds."""
+        """See `Environment`: problems with which no training string begins."""
         rng, found = np.random.default_rng((0xD157, seed)), dict[str, None]()
         for _ in range(TRIES):
             found.update(dict.fromkeys(self.language.problems(count, rng)))

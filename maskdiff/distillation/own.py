@@ -38,6 +38,8 @@ class OwnPolicy:
                 f"this is a model of {loaded.language.name}; self-distillation needs one that was taught to use feedback: "
                 "take one of arithmetic-corrections, such as checkpoints/arithmetic-corrections.pt"
             )
+        if loaded.config.model.head == "aligned":
+            raise ConfigError("this model predicts no next token; take one trained with head: next")
         if loaded.told:
             raise ConfigError("this model is told how long its strings are; take one trained with causal_length: false")
         self.loaded, self.language, self.vocabulary = loaded, loaded.language, loaded.vocabulary

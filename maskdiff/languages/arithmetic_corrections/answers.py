@@ -1,6 +1,6 @@
 """Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
 
-For: `kept_steps`, `judge`, `located`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language
+For: `kept_steps`, `next_steps`, `judge`, `located`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language
 (`language.py`). Easy to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it
 follows the step *before* it.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from maskdiff.languages.arithmetic_steps.expressions import derivation, is_number, reductions
+from maskdiff.languages.arithmetic_steps.expressions import derivation, is_expression, is_number, reductions
 
 STEP, BACKTRACK = ">", "!"  # what stands behind a step: the next one, or one in its place
 SCALAR, FIRST_WRONG, LEAK = "~", "@", "="  # how each kind of feedback begins
@@ -36,19 +36,24 @@ class Marks:
     @property
     def share(self) -> float:
         """Right steps of those that were written or needed, whichever are more; in [0, 1]."""
-        return self.right / max(self.kept, self.needed)
+        return self.right / max(self.kept, self.needed, 1)
 
 
 def kept_steps(answer: str) -> list[str]:
-    """The steps of `answer` that are not taken back, in order."""
-    return [step for step, mark in _PARTS.findall(answer) if mark != BACKTRACK and (step or mark)]
+    """The steps of `answer` that are not taken back, in order; a mark with no step before it is an empty step, which stays."""
+    return [step for step, mark in _PARTS.findall(answer) if (not step and mark) or (step and mark != BACKTRACK)]
+
+
+def next_steps(before: str) -> list[str]:
+    """All right steps after an expression; none after any other text."""
+    return list(reductions(before)) if is_expression(before) else []
 
 
 def judge(problem: str, answer: str) -> Marks:
     """The marks of any text as an answer to `problem`, which must be an expression."""
     steps, solution = kept_steps(answer), derivation(problem)
     before = [problem, *steps]
-    right = [step in reductions(before[i]) for i, step in enumerate(steps)]
+    right = [step in next_steps(before[i]) for i, step in enumerate(steps)]
     wrong = next((i + 1 for i, good in enumerate(right) if not good), None)
     final = bool(steps) and is_number(steps[-1]) and steps[-1] == solution[-1]
     return Marks(sum(right), len(steps), len(solution) - 1, wrong, final)
@@ -63,14 +68,13 @@ def located(problem: str, answer: str) -> list[bool | None]:
     """
     before, labels = problem, list[bool | None]()
     for step, mark in _PARTS.findall(answer):
-        options = list(reductions(before))
+        options = next_steps(before)
         good = 0
         while good < len(step) and any(option.startswith(step[: good + 1]) for option in options):
             good += 1
         labels += [True] * good + [False] * (good < len(step)) + [None] * (len(step) - good - 1)
-        right = step in options
-        labels += [right == (mark == STEP)] if mark else []
-        before = step if mark == STEP else before
+        labels += [bool(step) and (step in options) == (mark == STEP)] if mark else []
+        before = before if step and mark == BACKTRACK else step
     return labels
 
 
@@ -78,7 +82,8 @@ def feedback(problem: str, answer: str, kind: str) -> str:
     """What is said of an answer: nothing, tenths of right steps, its first wrong step, or the value of the problem.
 
     `kind` is one of FEEDBACK. `first_wrong_step` says the step's number and quotes it (`@2=(+ 3 9)`); `@0` where all is right,
-    and the number alone of a step that is missing. `leak` says what was asked for: it bounds from above what feedback can do.
+    and the number alone of a step that is missing or no expression. `leak` says what was asked for: it bounds from above what
+    feedback can do.
     """
     if kind == "none":
         return ""
@@ -88,5 +93,6 @@ def feedback(problem: str, answer: str, kind: str) -> str:
     if kind == "scalar":
         return f"{SCALAR}{int(10 * marks.share)}"
     if marks.first_wrong is not None:
-        return f"{FIRST_WRONG}{marks.first_wrong}{LEAK}{kept_steps(answer)[marks.first_wrong - 1]}"
+        step = kept_steps(answer)[marks.first_wrong - 1]
+        return f"{FIRST_WRONG}{marks.first_wrong}{LEAK + step if is_expression(step) else ''}"
     return f"{FIRST_WRONG}{0 if marks.final else marks.kept + 1}"

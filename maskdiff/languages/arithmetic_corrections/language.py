@@ -9,8 +9,8 @@ A string has one of three forms, where an answer is a chain of steps of which so
 
 For: `ArithmeticCorrections`, from whose strings a model learns to answer, and to make use of feedback. Not for: solving or
 judging. Easy to get wrong: attempts begin behind `;`, so that a model learns to make their mistakes only where they are
-announced; answers have no mistake but such as are taken back at once. Problems of the test split are in no string that is
-drawn.
+announced; answers have no mistake but such as are taken back at once. No string begins with a problem of the test split; a step
+on the way of another problem may be one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from maskdiff.config import LanguageConfig
+from maskdiff.errors import ConfigError
 from maskdiff.languages.arithmetic_corrections.answers import (
     BACKTRACK,
     FEEDBACK,
@@ -32,7 +34,7 @@ from maskdiff.languages.arithmetic_corrections.answers import (
     feedback,
     judge,
 )
-from maskdiff.languages.arithmetic_corrections.slips import taken_back, write_answer
+from maskdiff.languages.arithmetic_corrections.slips import Bounds, taken_back, write_answer
 from maskdiff.languages.arithmetic_steps.expressions import is_expression, is_number
 from maskdiff.languages.arithmetic_steps.generator import draw_problems
 from maskdiff.languages.arithmetic_steps.language import check_operations
@@ -41,7 +43,7 @@ from maskdiff.languages.text import Material, TextLanguage
 from maskdiff.languages.vocabulary import DIGITS
 
 ATTEMPT, SAID = ";", "|"  # what an attempt, and feedback, stand behind
-SHORTEST = 64  # tokens: the least room for a record of a small problem
+SHORTEST = 100  # tokens: no derivation of three steps fits in what less leaves for it
 PLAIN, HIDDEN = 0.35, 0.25  # shares of strings without feedback, and with feedback on an attempt that is not shown
 LEAST_STEPS = 3  # of a solution: what has fewer says little about where in an answer something happens
 SLIP = 0.25  # steps of an attempt that go wrong
@@ -58,6 +60,10 @@ class ArithmeticCorrections(TextLanguage):
 
     def __init__(self, config: LanguageConfig, lengths: Sequence[int] | None = None) -> None:
         check_operations(config, "arithmetic-corrections", SHORTEST)
+        if config.max_depth < 2:
+            raise ConfigError(
+                "max_depth is 1: problems of arithmetic-corrections have at least three operations; give 2 or more"
+            )
         material = Material(
             symbols=DIGITS + "()+-* " + STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK,
             draw=self._draw,
@@ -68,6 +74,7 @@ class ArithmeticCorrections(TextLanguage):
         super().__init__("arithmetic-corrections", config, material, lengths)
         self.min_symbols = len("(+ 0 0)>0")
         # Of a derivation: a record holds about two of them.
+        self._bounds = Bounds(config.max_value, config.operators)
         self._steps = replace(config, max_len=max(16, int(0.45 * config.max_len)))
 
     # ------------------------------------------------------------------------------------------------------------- drawing
@@ -83,19 +90,18 @@ class ArithmeticCorrections(TextLanguage):
         return [steps[0] for steps in draw_problems(n, rng, self._steps, fits)]
 
     def problems(self, count: int, rng: np.random.Generator) -> list[str]:
-        """`count` problems of the test split, which no string that is drawn holds; may repeat."""
+        """`count` problems of the test split, with which no string that is drawn begins; may repeat."""
         return self._problems(count, rng, ("test",))
 
     def _string(self, problem: str, rng: np.random.Generator) -> str:
         """A string about `problem`; where none fits, its solution."""
-        bound = self.config.max_value
         for _ in range(TRIES):
             form = rng.random()
-            answer = write_answer(problem, rng, 0.0, BACK, bound)
+            answer = write_answer(problem, rng, 0.0, BACK, self._bounds)
             text = None if answer is None else problem + STEP + answer
             if form >= PLAIN:
                 kind = FEEDBACK[rng.choice(len(TOLD), p=TOLD)]
-                attempt = write_answer(problem, rng, SLIP, BACK, bound)
+                attempt = write_answer(problem, rng, SLIP, BACK, self._bounds)
                 if attempt is None or answer is None:
                     continue
                 if rng.random() < REPEATED:
@@ -104,9 +110,14 @@ class ArithmeticCorrections(TextLanguage):
                 text = f"{problem}{shown}{SAID}{feedback(problem, attempt, kind)}{STEP}{answer}"
             if text is not None and len(text) <= self.max_symbols:
                 return text
-        solution = write_answer(problem, rng, 0.0, 0.0, bound)
+        solution = write_answer(problem, rng, 0.0, 0.0, self._bounds)
         assert solution is not None  # its bounds were checked when the problem was drawn
         return problem + STEP + solution
+
+    @cached_property
+    def possible(self) -> np.ndarray:
+        """(max_symbols + 1,) whether some string, right or wrong, has that many symbols."""
+        return np.arange(self.max_symbols + 1) >= self.min_symbols
 
     # ------------------------------------------------------------------------------------------------------------ prompts
 
@@ -131,7 +142,7 @@ class ArithmeticCorrections(TextLanguage):
                 return False
         if head in (ATTEMPT, SAID):
             said, step, rest = rest.partition(STEP)
-            if not step or not is_feedback(said):
+            if not step or not self._is_feedback(said):
                 return False
         return bool(head) and self._is_operation(problem) and self._is_answer(rest)
 
@@ -148,6 +159,17 @@ class ArithmeticCorrections(TextLanguage):
     def _taken(self, step: str) -> bool:
         return is_expression(step, self.config.operators)
 
+    def _is_feedback(self, text: str) -> bool:
+        """Whether `text` is something that `feedback` may say."""
+        rest = text[1:]
+        if text[:1] == LEAK:
+            return is_number(rest) and self._taken(rest)
+        if text[:1] == FIRST_WRONG:
+            rest, quotes, step = rest.partition(LEAK)
+            if quotes and not self._taken(step):
+                return False
+        return not text or (text[0] in SCALAR + FIRST_WRONG and is_number(rest) and not rest.startswith("-"))
+
     def holds(self, text: str) -> bool:
         """Whether `text` parses, its answer has no wrong step that is kept, and ends in the value of the problem."""
         if not self.parses(text):
@@ -160,18 +182,6 @@ class ArithmeticCorrections(TextLanguage):
     def consequence(self, prefix: str) -> str | None:
         """None: a step may always be taken back, so nothing follows."""
         return None
-
-
-def is_feedback(text: str) -> bool:
-    """Whether `text` is something that `feedback` may say."""
-    rest = text[1:]
-    if text[:1] == LEAK:
-        return is_number(rest)
-    if text[:1] == FIRST_WRONG:
-        rest, quotes, step = rest.partition(LEAK)
-        if quotes and not is_expression(step):
-            return False
-    return not text or (text[0] in SCALAR + FIRST_WRONG and is_number(rest) and not rest.startswith("-"))
 
 
 def lark_grammar(operators: str) -> str:

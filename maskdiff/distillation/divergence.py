@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Kind = Literal["reverse", "forward", "jensen-shannon"]
+LEAST = -1e30  # a log-probability of nothing that arithmetic survives
 KINDS: tuple[Kind, ...] = ("reverse", "forward", "jensen-shannon")
 
 
@@ -42,8 +44,7 @@ class Divergence:
         if self.kind == "forward":
             return _kl(log_t, log_s)
         if self.kind == "jensen-shannon":
-            middle = torch.logaddexp(log_s, log_t) - math.log(2)
-            return (_kl(log_s, middle) + _kl(log_t, middle)) / 2
+            return (_kl_to_middle(log_s, log_t) + _kl_to_middle(log_t, log_s)) / 2
         return _kl(log_s, log_t)
 
     def outcomes(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +53,8 @@ class Divergence:
         if not 0 < self.top_k < student.shape[-1]:
             return log_s, log_t
         top = log_s.detach().topk(self.top_k, dim=-1).indices
-        log_s, log_t = log_s.gather(-1, top), log_t.gather(-1, top)
         close = _with_tail if self.tail else _renormalised
-        return close(log_s), close(log_t)
+        return close(log_s, top), close(log_t, top)
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -67,15 +67,23 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * difference).sum(-1)
 
 
-def _renormalised(log_p: Tensor) -> Tensor:
-    return log_p - log_p.logsumexp(-1, keepdim=True)
+def _kl_to_middle(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || (p + q) / 2), exactly 0 where p and q are the same; impossible outcomes have neither value nor gradient."""
+    possible = log_p > -math.inf
+    further = torch.where(possible, log_q, 0.0) - torch.where(possible, log_p, 0.0)
+    even = F.softplus(torch.zeros((), dtype=log_p.dtype, device=log_p.device))  # ln 2 as softplus rounds it
+    return (log_p.exp() * torch.where(possible, even - F.softplus(further), 0.0)).sum(-1)
 
 
-def _with_tail(log_p: Tensor) -> Tensor:
-    """With the log-probability of everything else, log(1 - sum p), which rounding must not make a logarithm of less than 0."""
-    most = -torch.finfo(log_p.dtype).eps
-    whole = log_p.logsumexp(-1, keepdim=True).clamp(max=most)
-    return torch.cat((log_p, torch.log(-torch.expm1(whole))), dim=-1)
+def _renormalised(log_p: Tensor, top: Tensor) -> Tensor:
+    chosen = log_p.gather(-1, top)
+    return chosen - chosen.logsumexp(-1, keepdim=True)
+
+
+def _with_tail(log_p: Tensor, top: Tensor) -> Tensor:
+    """With the log-probability of everything else: summed, since 1 - sum p loses what is small."""
+    others = log_p.scatter(-1, top, LEAST).clamp(min=LEAST)
+    return torch.cat((log_p.gather(-1, top), others.logsumexp(-1, keepdim=True)), dim=-1)
 
 
 __all__ = ["KINDS", "Divergence", "Kind"]

@@ -11,7 +11,7 @@ An interrupted run goes on where it was when the same command is given again. Se
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,8 +102,9 @@ def settings_of(args: argparse.Namespace) -> tuple[DistillationConfig, str, bool
 
     given = overrides(args, DistillationConfig)
     if args.seed_file:
-        if given or args.model or args.quick:
-            said = next(iter(given), "model" if args.model else "quick")
+        others = [name for name in ("model", "quick", "threads") if getattr(args, name)]
+        if given or others:
+            said = [*given, *others][0]
             raise ConfigError(f"--seed_file says everything; leave out --{said}")
         known = Setting.read(args.seed_file)
         args.threads = known.threads
@@ -157,7 +158,9 @@ def _experiments(
     for result in results if pictures else []:
         write_atomic(folder / f"{result.name}.png", plots.draw(result))
     wanted = "all" if len(names) == 5 else " ".join(names)
-    command = f"python -m maskdiff.distillation --experiment {wanted} --seed_file {folder.name}{os.sep}seeds.json --out DIR"
+    command = (
+        f"python -m maskdiff.distillation --experiment {wanted} --seed_file {shlex.quote(str(folder / 'seeds.json'))} --out DIR"
+    )
     page = report.to_markdown(results, setting, command, pictures)
     write_atomic(folder / "report.md", page.encode())
     print(report.summary(results))

@@ -59,13 +59,16 @@ class Setting:
         raw = read_json(path)
         try:
             if raw["schema"] != SCHEMA:
-                raise ConfigError(f"{quote(str(path))} is a seed file of version {raw['schema']}; this is version {SCHEMA}")
+                raise ConfigError(
+                    f"{quote(str(path), 200)} is a seed file of version {raw['schema']}; this is version {SCHEMA}"
+                )
             config = build(DistillationConfig, raw["config"], str(path))
             model, weights, threads, quick = (raw[name] for name in ("model", "weights", "threads", "quick"))
         except (KeyError, TypeError, AttributeError):
-            raise ConfigError(f"{quote(str(path))} is no seed file; give the seeds.json of a run") from None
-        if not (isinstance(model, str) and isinstance(weights, str) and type(threads) is int and type(quick) is bool):
-            raise ConfigError(f"{quote(str(path))} is no seed file; give the seeds.json of a run")
+            raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run") from None
+        texts, counts = isinstance(model, str) and isinstance(weights, str), type(threads) is int and threads > 0
+        if not (texts and counts and type(quick) is bool):
+            raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run")
         return cls(config, model, weights, threads, quick)
 
 
@@ -91,9 +94,9 @@ def read_json(path: str | Path) -> Any:
             raise ValueError(f"it has over {MAX_BYTES} bytes")
         return json.loads(raw)
     except OSError as error:
-        raise DataError(f"cannot read {quote(str(path))}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {quote(str(path), 200)}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{quote(str(path))} is no JSON: {error}") from None
+        raise DataError(f"{quote(str(path), 200)} is no JSON: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,9 +105,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fingerprint(policy: Policy) -> str:
-    """16 hex digits of a policy's weights."""
+    """16 hex digits of a policy's weights and their precision."""
     digest = hashlib.blake2b(digest_size=8)
     for weight in policy.module.parameters():
+        digest.update(str(weight.dtype).encode())
         digest.update(weight.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -114,16 +118,17 @@ def prepare(folder: Path, setting: Setting) -> None:
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the folder {quote(str(folder))}: {error.strerror or error}") from None
+        raise DataError(f"cannot make the folder {quote(str(folder), 200)}: {error.strerror or error}") from None
     path = folder / "seeds.json"
     if path.exists():
         known = Setting.read(path)
         if known != setting:
             differ = [knob.name for knob in fields(setting.config) if _differ(setting.config, known.config, knob.name)]
             differ += [name for name in ("model", "weights", "threads", "quick") if _differ(setting, known, name)]
-            raise ConfigError(
-                f"{quote(str(folder))} holds a run with another {', '.join(differ)}; give another --out, or the same settings"
-            )
+            where = quote(str(folder), 200)
+            raise ConfigError(f"{where} holds a run with another {', '.join(differ)}; give the same settings or another --out")
+    elif any((folder / "parts").glob("*.json")):
+        raise ConfigError(f"{quote(str(folder), 200)} holds parts without the seeds.json of their run; give another --out")
     else:
         write_json(path, setting.as_json())
 
@@ -156,7 +161,7 @@ def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: Distillation
     rng = np.random.default_rng((config.first_seed, list(EXPERIMENTS).index(name)))
     try:
         conclusion = EXPERIMENTS[name].conclude(parts, config, rng)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(f"the parts of {name} are damaged ({error!r}); delete them and run again") from None
     return Result(name, conclusion, [decide(claim, rng, config.resamples) for claim in conclusion.claims])
 

@@ -24,6 +24,7 @@ from maskdiff.distillation.policy import Policy
 
 Window = Literal["full", "first", "last"]
 WINDOWS: tuple[Window, ...] = ("full", "first", "last")
+SILENT = 1e-7  # a gradient up to this length is rounding: a step would make as much of it as of any other
 OWN_LR, LARGE_LR = 3e-5, 1e-6
 
 
@@ -69,7 +70,7 @@ def divergence_of(config: DistillationConfig, **changes: object) -> Divergence:
 
 
 def in_window(length: int, window: Window) -> list[bool]:
-    """Which places of an answer are in its first or last half, or in the whole; a middle place is in the last half."""
+    """Which places of an answer are in its first or last half, or in the whole; a middle place is in the first half."""
     return [window == "full" or (2 * place < length) == (window == "first") for place in range(length)]
 
 
@@ -83,9 +84,10 @@ class Trainer:
         self.lr = config.lr or (LARGE_LR if policy.large else OWN_LR)
         self.optimizer = torch.optim.AdamW(self.masters.copies, lr=self.lr, weight_decay=config.weight_decay)
         self.teacher: Policy = policy if config.teacher == "self" else policy.twin()
+        self.averages = Masters(list(self.teacher.module.parameters()))
 
     def step(self, pairs: Sequence[Pair], window: Window = "full", norm: float | None = None) -> Stepped:
-        """One step; without a place to compare, none, and a loss of 0."""
+        """One step; none where there is no place to compare (its loss is 0), or nothing to learn."""
         inside = [
             [kept and here for kept, here in zip(pair.compared, in_window(len(pair.answer), window), strict=True)]
             for pair in pairs
@@ -102,6 +104,8 @@ class Trainer:
                 total, start = total + float(loss.detach()), start + len(group)
         self.masters.take_gradients()
         length = self._scale(norm)
+        if length <= SILENT:
+            return Stepped(total, length, places)
         self.optimizer.step()
         self.masters.give_weights()
         self._teach()
@@ -128,8 +132,9 @@ class Trainer:
         """Let an averaged teacher take over its share of the student's weights."""
         if self.config.teacher != "ema":
             return
-        for theirs, ours in zip(self.teacher.module.parameters(), self.policy.module.parameters(), strict=True):
+        for theirs, ours in zip(self.averages.copies, self.policy.module.parameters(), strict=True):
             theirs.lerp_(ours.to(theirs), self.config.teacher_rate)
+        self.averages.give_weights()
 
 
 __all__ = ["LARGE_LR", "OWN_LR", "WINDOWS", "Masters", "Stepped", "Trainer", "Window", "divergence_of", "in_window"]

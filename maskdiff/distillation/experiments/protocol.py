@@ -78,10 +78,10 @@ class Experiment(Protocol):
 
 
 def listed(values: NDArray[Any]) -> list[Any]:
-    """An array as JSON knows it, 9 significant digits, NaN as None."""
+    """An array as JSON knows it, 9 significant digits, NaN and infinity as None."""
     if values.ndim == 0:
         number = float(values)
-        return None if math.isnan(number) else float(f"{number:.9g}")  # type: ignore[return-value]
+        return None if not math.isfinite(number) else float(f"{number:.9g}")  # type: ignore[return-value]
     return [listed(row) for row in values]
 
 
@@ -130,7 +130,7 @@ def by_decile(
     for label, values in curves.items():
         means, _ = mean_and_error(values)
         ends = [estimated(values[:, d], rng, config.resamples) for d in (0, DECILES - 1)]
-        rows.append((label, ends[0], *[f"{mean:.3f}" for mean in means[1:-1]], ends[1]))
+        rows.append((label, ends[0], *["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means[1:-1]], ends[1]))
     return Table(title, ("", *[f"{d + 1}" for d in range(DECILES)]), rows)
 
 

@@ -111,28 +111,31 @@ class Training:
         return Conclusion(claims, tables, series, axes)
 
 
-def _fall(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., steps + 1, 10) -> (..., 10): how far a straight line through the steps falls from the first to the last.
+def _line(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(..., steps + 1, 10) -> (..., 10) twice: where a straight line through the steps begins, and how far it falls.
 
     NaN where fewer than two steps are known.
     """
     steps = np.arange(values.shape[-2], dtype=np.float64)[:, None]
     known = np.isfinite(values)
-    count = known.sum(-2)
-    mean_x = (known * steps).sum(-2) / np.maximum(count, 1)
+    count = np.maximum(known.sum(-2), 1)
+    mean_x = (known * steps).sum(-2) / count
     filled = np.where(known, values, 0.0)
-    mean_y = filled.sum(-2) / np.maximum(count, 1)
+    mean_y = filled.sum(-2) / count
     x = np.where(known, steps - mean_x[..., None, :], 0.0)
     spread = (x * x).sum(-2)
     slope = (x * (filled - mean_y[..., None, :])).sum(-2) / np.where(spread > 0, spread, np.nan)
-    fallen: NDArray[np.float64] = -slope * (values.shape[-2] - 1)
-    return fallen
+    return mean_y - slope * mean_x, -slope * (values.shape[-2] - 1)
+
+
+def _fall(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., steps + 1, 10) -> (..., 10): how far a line through the steps falls."""
+    return _line(values)[1]
 
 
 def _share(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(steps + 1, 10) -> (10,): how far the line falls, as a share of where the line begins."""
-    fall = _fall(curves)
-    start = mean_of(curves) + fall / 2
+    """(steps + 1, 10) -> (10,): how far the line falls, as a share of where it begins."""
+    start, fall = _line(curves)
     return np.where(start > 0, fall / np.where(start > 0, start, 1.0), np.nan)
 
 

@@ -1,6 +1,6 @@
 """Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
 
-For: `kept_steps`, `next_steps`, `judge`, `located`, `feedback`. Not for: drawing answers (`slips.py`), or strings of the language
+For: `kept_steps`, `next_steps`, `judge`, `located`, `feedback`. Not for: drawing answers (`slips.py`), or strings
 (`language.py`). Easy to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it
 follows the step *before* it.
 """

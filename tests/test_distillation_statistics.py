@@ -372,7 +372,7 @@ def test_the_quantile_of_student_is_that_of_the_table() -> None:
 
 @pytest.mark.parametrize("units", [3, 5, 10])
 def test_few_units_cover_as_many_do(units: int) -> None:
-    """400 normal samples each; an interval that covers 95% is below 0.92 in fewer than one of 100 runs. A plain bootstrap is."""
+    """400 normal samples each; an interval that covers 95% is below 0.92 in under one of 100 runs. A plain bootstrap is."""
     rng = np.random.default_rng(units)
     covered = plain = 0
     for _ in range(400):

@@ -373,6 +373,11 @@ def _pieces(stored: Mapping[str, Any], characters: Vocabulary, most: int, shown:
         raise CheckpointError(f"checkpoint {shown} has pieces that the merges do not make: {error}") from None
 
 
+def stored_pieces(payload: Mapping[str, Any], language: Language, shown: str) -> Vocabulary:
+    """The pieces that a payload makes of the characters of `language`; whether they are its own, `check_vocabulary` says."""
+    return _pieces(payload["vocabulary"], language.vocabulary, language.config.max_len, shown)[0]
+
+
 def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, shown: str) -> Language:
     """The language of a checkpoint, or that of the folder that its user gives."""
     from maskdiff.languages import LANGUAGES, make_language, restore_language

@@ -46,6 +46,7 @@ class LanguageConfig:
     max_value: int = knob(
         9999, "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected", low=1
     )
+    attempts: str = knob("", "arithmetic-corrections: a file of a model's own attempts, of which most of the records are made")
     separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 

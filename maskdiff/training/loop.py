@@ -27,7 +27,7 @@ from maskdiff.config import Config
 from maskdiff.configio import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, ConfigError, UserError, quote
-from maskdiff.languages import make_language, model_vocabulary, token_lengths
+from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.objectives import sums_by, weighted_nll
@@ -65,13 +65,13 @@ class Trainer:
             torch.set_num_threads(train.threads)
         self.world: World = join_world(self.device)
         self.language = make_language(config.language)
-        self.vocabulary = vocabulary = model_vocabulary(self.language, config.model)
+        source = folder / "last.pt" if resume else init
+        payload = None if source is None else checkpoint.load(source, self.device)
+        self.vocabulary = vocabulary = self._vocabulary(config, payload, quote(str(source)))
         self.lengths = token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
         model_config = replace(config.model, vocab_size=len(vocabulary), block_size=config.language.max_len)
         self.config = replace(config, model=model_config)
         self.folder, self.resumed = folder, resume
-        source = folder / "last.pt" if resume else init
-        payload = None if source is None else checkpoint.load(source, self.device)
         if resume and payload is not None:
             check_unchanged(checkpoint.read_config(payload, quote(str(source))), self.config, quote(str(source)))
             before, now = payload.get("language", {}), self.language.state()
@@ -100,6 +100,12 @@ class Trainer:
         self.read = compiled(self.logits) if train.compile else self.logits
         self.monitor = Monitor(self.config, self.language, vocabulary, folder, self.progress.step) if self.world.leads else None
         self.stop_signal: int | None = None
+
+    def _vocabulary(self, config: Config, payload: dict[str, Any] | None, shown: str) -> Vocabulary:
+        """What the model reads with. One that goes on with weights keeps its pieces: other strings would give others."""
+        if payload is not None and config.model.vocabulary == "bpe" and payload["vocabulary"].get("merges"):
+            return checkpoint.stored_pieces(payload, self.language, shown)
+        return model_vocabulary(self.language, config.model)
 
     @torch.no_grad()
     def start_from(self, payload: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from maskdiff.config import LanguageConfig
-from maskdiff.errors import ConfigError
+from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages.arithmetic_corrections.answers import (
     BACKTRACK,
     FEEDBACK,
@@ -48,6 +48,7 @@ PLAIN, HIDDEN = 0.35, 0.25  # shares of strings without feedback, and with feedb
 LEAST_STEPS = 3  # of a solution: what has fewer says little about where in an answer something happens
 SLIP = 0.25  # steps of an attempt that go wrong
 BACK = 0.04  # steps before which a wrong one stands that is taken back
+OWN = 0.75  # records of a model's own attempts, where there are some
 REPEATED = 0.03  # corrections that go along with the attempt up to its first wrong step, and take it back
 TOLD = (0.1, 0.2, 0.45, 0.25)  # shares of the kinds of FEEDBACK
 TRIES = 10
@@ -81,7 +82,12 @@ class ArithmeticCorrections(TextLanguage):
 
     def _draw(self, n: int, rng: np.random.Generator) -> list[str]:
         problems, words = (np.random.default_rng(seed) for seed in rng.integers(0, 2**63, 2))
-        return [self._string(problem, words) for problem in self._problems(n, problems, ("train", "validation"))]
+        return [self._string(problem, words) for problem in self.problems(n, problems, held_out=False)]
+
+    @cached_property
+    def _attempts(self) -> list[tuple[str, str]]:
+        """Problems with attempts at them, of the file that the configuration names. Raises DataError."""
+        return read_attempts(self.config.attempts, self) if self.config.attempts else []
 
     def _problems(self, n: int, rng: np.random.Generator, splits: tuple[Split, ...]) -> list[str]:
         def fits(steps: list[str]) -> bool:
@@ -89,19 +95,21 @@ class ArithmeticCorrections(TextLanguage):
 
         return [steps[0] for steps in draw_problems(n, rng, self._steps, fits)]
 
-    def problems(self, count: int, rng: np.random.Generator) -> list[str]:
-        """`count` problems of the test split, with which no string that is drawn begins; may repeat."""
-        return self._problems(count, rng, ("test",))
+    def problems(self, count: int, rng: np.random.Generator, held_out: bool = True) -> list[str]:
+        """`count` problems of the test split, with which no string that is drawn begins, or of the others; may repeat."""
+        return self._problems(count, rng, ("test",) if held_out else ("train", "validation"))
 
     def _string(self, problem: str, rng: np.random.Generator) -> str:
         """A string about `problem`; where none fits, its solution."""
         for _ in range(TRIES):
-            form = rng.random()
+            form, made = rng.random(), None
+            if form >= PLAIN and self._attempts and rng.random() < OWN:
+                problem, made = self._attempts[rng.integers(len(self._attempts))]
             answer = write_answer(problem, rng, 0.0, BACK, self._bounds)
             text = None if answer is None else problem + STEP + answer
             if form >= PLAIN:
                 kind = FEEDBACK[rng.choice(len(TOLD), p=TOLD)]
-                attempt = write_answer(problem, rng, SLIP, BACK, self._bounds)
+                attempt = made or write_answer(problem, rng, SLIP, BACK, self._bounds)
                 if attempt is None or answer is None:
                     continue
                 if rng.random() < REPEATED:
@@ -182,6 +190,23 @@ class ArithmeticCorrections(TextLanguage):
     def consequence(self, prefix: str) -> str | None:
         """None: a step may always be taken back, so nothing follows."""
         return None
+
+
+def read_attempts(path: str, language: ArithmeticCorrections) -> list[tuple[str, str]]:
+    """Lines `problem;attempt`, the problems not of the test split. Raises DataError with the number of a line that is none."""
+    found = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                problem, _, attempt = line.rstrip("\n").partition(ATTEMPT)
+                if not language.parses(problem + STEP + attempt) or split_of(problem) == "test":
+                    raise DataError(f"line {number} of {quote(path, 200)} is no attempt at a problem that may be trained on")
+                found.append((problem, attempt))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the attempts in {quote(path, 200)}: {error}") from None
+    if not found:
+        raise DataError(f"{quote(path, 200)} holds no attempts")
+    return found
 
 
 def lark_grammar(operators: str) -> str:

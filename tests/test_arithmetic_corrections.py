@@ -87,10 +87,10 @@ def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
     """2,000 draws; shares that are right pass in all but one in 50,000 runs."""
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 2000)]
     plain, hidden = (sum(said is None for _, _, said, _ in parts), sum(a is None and s is not None for _, a, s, _ in parts))
-    assert abs(plain / 2000 - forms.PLAIN) < 0.05
-    assert abs(hidden / 2000 - forms.HIDDEN) < 0.05
+    assert abs(plain / 2000 - forms.MADE_UP.plain) < 0.05
+    assert abs(hidden / 2000 - forms.MADE_UP.hidden) < 0.05
     told = [said[:1] for _, _, said, _ in parts if said is not None]
-    for mark, share in zip(("", "~", "@", "="), forms.TOLD):
+    for mark, share in zip(("", "~", "@", "="), forms.MADE_UP.told):
         assert abs(told.count(mark) / len(told) - share) < 0.06
     assert any("!" in answer for _, _, said, answer in parts if said is None)
     assert any("!" in attempt for _, attempt, _, _ in parts if attempt is not None)

@@ -97,7 +97,7 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
     marks = [judge(*line.split(";", 1)) for line in made]
     failed = [mark for mark in marks if mark.first_wrong is not None or not mark.final]
     assert len(made) > 10
-    assert len(failed) >= len(made) - len(failed)  # no more right ones than wrong ones
+    assert len(failed) // 2 >= len(made) - len(failed)  # at most half as many right ones
     language = with_attempts(tmp_path / "again.txt", *made)
     assert all(map(language.parses, language.sample_many(20, np.random.default_rng(0))))
 

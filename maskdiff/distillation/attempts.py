@@ -5,7 +5,7 @@
 Mistakes that are made up are seldom those that a model makes, so a model that is taught with them alone has no use for
 feedback: what it says of a mistake that it would not have made is no news. A file of `problem;attempt` lines is a knob of the
 language (`--attempts FILE`), which makes three of four records of them. For: `write_attempts`. Easy to get wrong: the problems
-must not be of the test split; as many attempts fail as do not, where there are so many.
+must not be of the test split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIMIT = 128  # tokens of an attempt
 
 
 def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
-    """Lines of attempts at `count` problems, sampled at temperature 1: those that fail, and no more of those that do not.
+    """Lines of attempts at `count` problems, sampled at temperature 1: those that fail, and half as many that do not.
 
     What does not end, or is no answer by its form, is left out.
     """
@@ -48,7 +48,7 @@ def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
                 marks = judge(problem, attempt)
                 line = f"{language.prompt(problem, attempt).partition('|')[0]}\n"
                 (right if marks.final and marks.first_wrong is None else failed).append(line)
-    return failed + right[: len(failed)]
+    return failed + right[: len(failed) // 2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,16 +44,27 @@ from maskdiff.languages.vocabulary import DIGITS
 
 ATTEMPT, SAID = ";", "|"  # what an attempt, and feedback, stand behind
 SHORTEST = 100  # tokens: no derivation of three steps fits in what less leaves for it
-PLAIN, HIDDEN = 0.35, 0.25  # shares of strings without feedback, and with feedback on an attempt that is not shown
 LEAST_STEPS = 3  # of a solution: what has fewer says little about where in an answer something happens
 SLIP = 0.25  # steps of an attempt that go wrong
 BACK = 0.04  # steps before which a wrong one stands that is taken back
 OWN = 0.75  # records of a model's own attempts, where there are some
 REPEATED = 0.03  # corrections that go along with the attempt up to its first wrong step, and take it back
-TOLD = (0.1, 0.2, 0.45, 0.25)  # shares of the kinds of FEEDBACK
 TRIES = 10
 _MARKS = re.escape(STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK)
 _FRAGMENT = re.compile(rf"-?\d+|[{_MARKS}]|[^\d{_MARKS}]+?(?=-?\d|[{_MARKS}]|$)")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of strings without feedback, of those with feedback on an attempt that is not shown, and of kinds of FEEDBACK."""
+
+    plain: float
+    hidden: float
+    told: tuple[float, float, float, float]
+
+
+MADE_UP = Mix(0.35, 0.25, (0.1, 0.2, 0.45, 0.25))
+FROM_FILE = Mix(0.2, 0.4, (0.1, 0.1, 0.65, 0.15))  # with a model's own attempts: more of what it has to learn from them
 
 
 class ArithmeticCorrections(TextLanguage):
@@ -102,19 +113,19 @@ class ArithmeticCorrections(TextLanguage):
     def _string(self, problem: str, rng: np.random.Generator) -> str:
         """A string about `problem`; where none fits, its solution."""
         for _ in range(TRIES):
-            form, made = rng.random(), None
-            if form >= PLAIN and self._attempts and rng.random() < OWN:
+            form, made, mix = rng.random(), None, FROM_FILE if self._attempts else MADE_UP
+            if form >= mix.plain and self._attempts and rng.random() < OWN:
                 problem, made = self._attempts[rng.integers(len(self._attempts))]
             answer = write_answer(problem, rng, 0.0, BACK, self._bounds)
             text = None if answer is None else problem + STEP + answer
-            if form >= PLAIN:
-                kind = FEEDBACK[rng.choice(len(TOLD), p=TOLD)]
+            if form >= mix.plain:
+                kind = FEEDBACK[rng.choice(len(FEEDBACK), p=mix.told)]
                 attempt = made or write_answer(problem, rng, SLIP, BACK, self._bounds)
                 if attempt is None or answer is None:
                     continue
                 if rng.random() < REPEATED:
                     answer = taken_back(problem, attempt) or answer
-                shown = ATTEMPT + attempt if form >= PLAIN + HIDDEN else ""
+                shown = ATTEMPT + attempt if form >= mix.plain + mix.hidden else ""
                 text = f"{problem}{shown}{SAID}{feedback(problem, attempt, kind)}{STEP}{answer}"
             if text is not None and len(text) <= self.max_symbols:
                 return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -98,12 +99,12 @@ def test_taking_back_nothing_is_a_mistake(answer: str) -> None:
 
 
 def located_by_hand(problem: str, answer: str) -> list[bool | None]:
-    """Labels by the definition, symbol by symbol, with all reducts of trees written out."""
+    """Labels by the definition, symbol by symbol, with all reducts of trees written out; what has no bracket does not go on."""
     labels, before, now, lost = list[bool | None](), problem, "", False
     for symbol in answer:
         options = following(before)
         if symbol in ">!":
-            labels.append(now != "" and (now in options) == (symbol == ">"))
+            labels.append(now != "" and ((now in options and "(" in now) if symbol == ">" else now not in options))
             before, now, lost = now if symbol == ">" or not now else before, "", False
             continue
         now += symbol
@@ -114,17 +115,20 @@ def located_by_hand(problem: str, answer: str) -> list[bool | None]:
 
 
 def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
-    seen = {True: 0, False: 0, None: 0}
-    for problem, answer in attempts(120, 6):
+    seen, ended = {True: 0, False: 0, None: 0}, 0
+    for problem, answer in chain.from_iterable(((one, text), (one, f"{text}>")) for one, text in attempts(120, 6)):
         labels, wrong = located(problem, answer), judged_by_trees(problem, answer).first_wrong
         assert labels == located_by_hand(problem, answer), (problem, answer)
         for label in labels:
             seen[label] += 1
         if wrong is None and "!" not in answer:
-            assert all(labels)
+            behind = [found.end() for found in re.finditer("[0-9](?=>)", answer)]
+            assert [place for place, label in enumerate(labels) if not label] == behind
+            ended += not all(labels)
         elif wrong is not None and all_expressions(answer):
             assert False in labels
     assert min(seen.values()) > 500
+    assert ended > 20
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,10 @@ def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
         ("(+ 3 8)!(+ 3 8)>11", "+++++++-++++++++++"),
         ("(+ 3 8)>1>11", "+++++++++--."),
         ("(+ 3 8)>115", "++++++++++-"),
+        ("(+ 3 8)>11>", "++++++++++-"),  # behind the value nothing comes
+        ("(+ 3 8)>11>11", "++++++++++--."),
+        ("(+ 3 8)>12>", "+++++++++--"),
+        ("(+ 3 8)>12!11>", "+++++++++-+++-"),
         ("(+ 3", "++++"),
         ("8>", "--"),
         ("!(+ 3 8)>11", "--......-++"),  # nothing is taken back, and nothing is right after it

@@ -228,7 +228,8 @@ def test_parts_of_a_prompt_stand_in_order(wide):
         return text.removeprefix(head).removesuffix(tail)
 
     shown, told = f"{ATTEMPT}\n\n```\nit is 4\n```", f"{FEEDBACK}\n\ntoo much"
-    assert said() == said(None, "") == "compute 1 + 2"
+    assert said() == "compute 1 + 2"
+    assert said(None, "") == f"compute 1 + 2\n\n{AGAIN}"  # as who is told something
     assert said(attempt) == said(attempt, "") == f"compute 1 + 2\n\n{shown}\n\n{AGAIN}"
     assert said(attempt, "too much") == f"compute 1 + 2\n\n{shown}\n\n{told}\n\n{AGAIN}"
     assert said(None, "too much") == f"compute 1 + 2\n\n{told}\n\n{AGAIN}"

@@ -323,7 +323,7 @@ def test_problems_are_drawn_by_seed() -> None:
 def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path) -> None:
     pairs = [("100000\n", "200000\n"), ("3\n", "6\n"), ("20\n", "40\n"), ("1\n", "2\n")]
     found = read(tmp_path, item(pairs, [("5", "10"), ("6", "12")]))
-    reward, told = judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)")
+    reward, told = judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="all")
     assert reward == 2 / 6
     assert told.startswith("1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\n")
     assert told.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
@@ -331,7 +331,56 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
     assert judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0] == 1 / 4
     reward, told = judged(found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private")
     assert (reward, told) == (0.5, "1 of 2 hidden tests failed.")
-    assert judged(found, "print(2 * int(input()))", most=3) == (1.0, "All 3 tests passed.")
+    assert judged(found, "print(2 * int(input()))", tests="all", most=3) == (1.0, "All 3 tests passed.")
+
+
+def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
+    pairs = [("1", "3"), ("2", "5"), ("9", "19")]
+    learned = "print({'1': 3, '2': 5, '9': 19}.get(input()))"
+    found = read(tmp_path, item(pairs, [("4", "9"), ("5", "11")]))
+    hard = (0.0, "3 of 3 public tests passed; 2 of 2 hidden tests failed.")
+    assert judged(found, learned, isolation="none") == judged(found, learned, isolation="none", tests="hidden") == hard
+    assert judged(found, learned, isolation="none", tests="all")[0] == 3 / 5
+    assert judged(found, "print(2 * int(input()) + 1)", isolation="none") == (1.0, "All 5 tests passed.")
+    reward, told = judged(found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none")
+    assert reward == 0.5
+    assert told.startswith("1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n1\nExpected:\n3\nGot:\n2\n\n")
+    reward, told = judged(found, "n = int(input())\nprint(2 * n + (n > 3))", isolation="none", most=1)
+    assert (reward, told.split(".")[0]) == (1.0, "0 of 1 public tests passed; 0 of 1 hidden tests failed")
+    found = read(tmp_path, item(pairs))
+    assert judged(found, learned, isolation="none") == (1.0, "All 3 tests passed.")  # no others are there
+
+
+def test_an_answer_that_never_ends_is_not_run_on_every_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two public tests end, and time runs out on numbers from 3 on."""
+    seen = list[int]()
+
+    def run(_: str, stdin: str, *__: object) -> Run:
+        seen.append(int(stdin))
+        verdict = Verdict.OK if seen[-1] < 3 else Verdict.TIME_LIMIT
+        return Run(verdict, stdin, "", 0 if verdict is Verdict.OK else None, 6.0)
+
+    monkeypatch.setattr(python_tests, "run", run)
+    pairs = [(str(n), str(n)) for n in range(1, 10)]
+    for public, shown, ran in ((2, 0, [1, 2, 3, 4]), (3, 1, [1, 2, 3, 4]), (6, 2, [1, 2, 3, 4])):
+        seen.clear()
+        reward, told = judged(read(tmp_path, item(pairs[:public], pairs[public:])), "", isolation="none")
+        assert (reward, seen) == (0.0, ran)
+        head = f"2 of {public} public tests passed; {9 - public} of {9 - public} hidden tests failed; "
+        assert told.startswith(f"{head}5 of all were not run, since 2 had run out of time.")
+        assert told.count("Verdict: time_limit") == told.count("Input:") == shown
+    for tests, reward in (("all", 2 / 9), ("public", 2 / 6), ("private", 0)):
+        assert judged(read(tmp_path, item(pairs[:6], pairs[6:])), "", isolation="none", tests=tests)[0] == reward
+    assert judged(read(tmp_path, item(pairs[:4])), "", isolation="none")[0] == 0.5
+    assert "not run" not in judged(read(tmp_path, item(pairs[:4])), "", isolation="none")[1]
+
+
+@isolated
+def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
+    limits = Limits(wall_seconds=0.3, memory_bytes=1 << 28)
+    reward, told = judged(read(tmp_path, item([("1", "1")] * 2, [("1", "1")] * 9)), "while True: pass", limits=limits)
+    assert reward == 0
+    assert told.startswith("0 of 2 public tests passed; 9 of 9 hidden tests failed; 9 of all were not run, since 2 had run")
 
 
 @isolated
@@ -425,7 +474,7 @@ def test_the_expected_output_is_not_in_the_sandbox(tmp_path: Path, monkeypatch: 
 def test_refusal_and_bad_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = read(tmp_path, item([("1", "1")]))
     monkeypatch.setattr(python_tests, "available", lambda: "no namespaces")
-    with pytest.raises(IsolationError, match=r"no isolation for running programs here: no namespaces; .*--unsafe"):
+    with pytest.raises(IsolationError, match=r"no isolation for running programs here: no namespaces; .*--isolation none$"):
         PythonTests(found)
     assert judged(found, "print(1)", isolation="none") == (1.0, "All 1 tests passed.")
     with pytest.raises(ConfigError, match="isolation is 'maybe'; give one of required, none"):
@@ -434,6 +483,9 @@ def test_refusal_and_bad_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         PythonTests(found, isolation="none", tests="some")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="most is 0"):
         PythonTests(found, isolation="none", most=0)
+    assert judged(found, "print(1)", isolation="none", tests="hidden")[0] == 1.0
+    with pytest.raises(ConfigError, match="give one of hidden, all, public, private"):
+        PythonTests(found, isolation="none", tests="most")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="problem q has no private tests"):
         PythonTests(found, isolation="none", tests="private")
     with pytest.raises(KeyError):

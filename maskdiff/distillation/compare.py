@@ -110,6 +110,18 @@ def mass(tokens: frozenset[int], whose: Literal["student", "teacher"]) -> Measur
     return figure
 
 
+def outside(top_k: int, whose: Literal["student", "teacher"]) -> Measure:
+    """The probability that the student, or the teacher, gives to what is not among the student's likeliest tokens."""
+
+    def figure(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
+        if not 0 < top_k < student.shape[-1]:
+            return torch.zeros(student.shape[:-1], device=student.device)
+        p = (student if whose == "student" else teacher).float().softmax(-1)
+        return p.scatter(-1, student.topk(top_k, dim=-1).indices, 0.0).sum(-1)
+
+    return figure
+
+
 def advantage(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
     """How much likelier the teacher finds the student's token than the student does, in nats."""
     ours, theirs = (x.float().log_softmax(-1).gather(-1, answer[..., None])[..., 0] for x in (student, teacher))
@@ -122,5 +134,6 @@ def entropy(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
 
 
 __all__ = [
-    "Measure", "Pair", "advantage", "chunks", "entropy", "mass", "measure", "nats", "student_logits", "teacher_logits",
+    "Measure", "Pair", "advantage", "chunks", "entropy", "mass", "measure", "nats", "outside", "student_logits",
+    "teacher_logits",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ class Divergence:
     """Nats between student and teacher at every position.
 
     kind: reverse is KL(student || teacher), forward KL(teacher || student), jensen-shannon the mean of the KLs of both to their
-    even mixture (at most ln 2), twice which lies between the others for close distributions. top_k: over the student's k
+    even mixture (at most ln 2; a quarter of the others for close distributions). top_k: over the student's k
     likeliest tokens; 0, or as many as there are, is the whole vocabulary. tail: with one more outcome, everything else; without
     it, both are renormalised over the k.
     """

@@ -107,7 +107,7 @@ def settings_of(args: argparse.Namespace) -> tuple[DistillationConfig, str, bool
             said = [*given, *others][0]
             raise ConfigError(f"--seed_file says everything; leave out --{said}")
         known = Setting.read(args.seed_file)
-        args.threads = known.threads
+        args.threads, args.dtype = known.threads, known.dtype
         return known.config, known.model, known.quick
     base = replace(DistillationConfig(), **QUICK) if args.quick else DistillationConfig()  # type: ignore[arg-type]
     return build(DistillationConfig, given, base=base), args.model, args.quick
@@ -127,7 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         plots.check_plots()
     policy = load_policy(model, args.device, args.dtype)
     environment = make_environment(config, policy)
-    setting = runner.Setting(config, model, runner.fingerprint(policy), args.threads or torch.get_num_threads(), quick)
+    threads = args.threads or torch.get_num_threads()
+    device = str(next(policy.module.parameters()).device)
+    records = runner.content(config.records) if config.records else ""
+    setting = runner.Setting(config, model, runner.fingerprint(policy), threads, quick, device, args.dtype, records)
     if args.seed_file:
         known = runner.Setting.read(args.seed_file)
         if known.weights != setting.weights:
@@ -144,6 +147,7 @@ def _experiments(
     """Run with a progress bar, write the results, and say them."""
     from maskdiff.checkpoint import write_atomic
     from maskdiff.distillation import plots, report, runner
+    from maskdiff.distillation.experiments import EXPERIMENTS
 
     began = time.monotonic()
     total = len(names) * setting.config.seeds
@@ -157,7 +161,7 @@ def _experiments(
     runner.write_json(folder / "results.json", report.results_json(results, setting))
     for result in results if pictures else []:
         write_atomic(folder / f"{result.name}.png", plots.draw(result))
-    wanted = "all" if len(names) == 5 else " ".join(names)
+    wanted = "all" if len(names) == len(EXPERIMENTS) else " ".join(names)
     command = (
         f"python -m maskdiff.distillation --experiment {wanted} --seed_file {shlex.quote(str(folder / 'seeds.json'))} --out DIR"
     )

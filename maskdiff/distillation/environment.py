@@ -1,7 +1,7 @@
 """What judges an attempt: a reward, and words about it.
 
 For: `Problem`, `Outcome` and the protocol `Environment`. Not for: any environment (`arithmetic.py`, `python_tests.py`), or how
-a model is asked (`models.py`). Easy to get wrong: feedback is text that a teacher is shown, so whatever it holds, the expected
+a model is asked (`policy.py`). Easy to get wrong: feedback is text that a teacher is shown, so whatever it holds, the expected
 answer above all, is privileged information; an environment that tells the answer says so (`reveals`).
 """
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.policy import Ids, pick
+from maskdiff.distillation.policy import Ids, groups, pick
 from maskdiff.errors import ConfigError, quote
 from maskdiff.stepwise.hugging_face import HuggingFaceGenerator, load
 from maskdiff.stepwise.protocol import BackendError
@@ -73,14 +73,15 @@ class HuggingFacePolicy:
 
     def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
         """See `Policy`. An attempt and feedback are text of the user's message; where one reads like a special token, a space
-        splits it there, so that nothing in it ends the message. Raises BackendError where no token of an answer fits behind.
+        splits it there, so that nothing in it ends the message. Feedback that says nothing asks again like any other. Raises
+        BackendError where no token of an answer fits behind.
         """
         parts = [problem.text]
         if attempt is not None:
             parts.append(f"{ATTEMPT}\n\n{_fenced(self._ordinary(self.text(attempt)))}")
         if feedback:
             parts.append(f"{FEEDBACK}\n\n{self._ordinary(feedback)}")
-        if len(parts) > 1:
+        if attempt is not None or feedback is not None:
             parts.append(AGAIN)
         return self._fitting(self.generator.prompt_ids("\n\n".join(parts)))
 
@@ -96,7 +97,7 @@ class HuggingFacePolicy:
         self.module.eval()
         limits = [limit if self.room is None else min(limit, self.room - len(self._fitting(prompt))) for prompt in prompts]
         answers: list[Ids] = [()] * len(prompts)
-        for group in _groups([len(self._fitting(prompt)) + limit for prompt in prompts], DRAWN, ROWS):
+        for group in groups([len(self._fitting(prompt)) + limit for prompt in prompts], DRAWN, ROWS):
             chosen = torch.tensor([keys[i] for i in group])
             drawn = self._draw([prompts[i] for i in group], chosen, temperature, [limits[i] for i in group])
             for i, answer in zip(group, drawn, strict=True):
@@ -129,11 +130,11 @@ class HuggingFacePolicy:
         """
         self.module.eval()
         rows = [(*self._fitting(prompt, len(answer)), *answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        groups = _groups([len(row) for row in rows], SCORED, len(rows))
-        if len(groups) == 1:
+        together = groups([len(row) for row in rows], SCORED, len(rows))
+        if len(together) == 1:
             return self._score(rows, answers)
         longest, made = max(map(len, answers)), dict[int, Tensor]()
-        for group in groups:
+        for group in together:
             scores = self._score([rows[i] for i in group], [answers[i] for i in group])  # (group, its longest, size)
             made.update(zip(group, nn.functional.pad(scores, (0, 0, 0, longest - scores.shape[1])), strict=True))
         return torch.stack([made[i] for i in range(len(rows))])
@@ -247,16 +248,6 @@ class _Reading:
             self._cache.reorder_cache(index)
         self._new = torch.tensor(tokens, device=index.device)[:, None]
         self._mask = nn.functional.pad(self._mask[index], (0, 1), value=True)
-
-
-def _groups(sizes: Sequence[int], most: int, rows: int) -> list[list[int]]:
-    """Indices of strings to be run together: at most `rows`, and rows x the longest at most `most`, if more than one."""
-    left, groups = sorted(range(len(sizes)), key=lambda i: sizes[i]), []
-    while left:
-        fitting = max(1, sum((n + 1) * sizes[i] <= most for n, i in enumerate(left[:rows])))
-        groups.append(left[:fitting])
-        left = left[fitting:]
-    return groups
 
 
 def _fenced(text: str) -> str:

@@ -55,15 +55,13 @@ def main() -> None:
 
 def obey(job: dict[str, Any], status: int, parent: int) -> None:
     """Become the program as we are, or isolate it."""
-    die_with_parent()
-    if os.getppid() != parent:
-        raise OSError("the process that asked is gone")
+    die_with_parent(parent)
     os.umask(0o022)
     if os.path.exists("/proc/self/oom_score_adj"):
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("1000")  # where memory runs out, this goes first
     if job["isolation"] == "required":
-        supervise(job, status)
+        supervise(job, status, parent)
     limit(job, None)
     os.chdir(job["folder"])
     os.write(status, b"start\n")
@@ -97,15 +95,18 @@ def call(name: str, *arguments: Any, about: str = "") -> int:
     return result
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None) -> None:
+    """Raises OSError where the parent died before we asked; None: it has no number here, and the caller looks for it."""
     if hasattr(LIBC, "prctl"):
         call("prctl", DIE_WITH_PARENT, int(signal.SIGKILL), 0, 0, 0, about="parent death signal")
+    if parent is not None and os.getppid() != parent:
+        raise OSError("the process that asked is gone")
 
 
 # The supervisor.
 
 
-def supervise(job: dict[str, Any], status: int) -> NoReturn:
+def supervise(job: dict[str, Any], status: int, parent: int) -> NoReturn:
     """Make the namespaces and process 1 in them; a SIGTERM ends it, and we end after it and all of its processes have."""
     several, uid, gid = strangers()
     mapper, ready = helper(several, uid, gid)
@@ -116,7 +117,7 @@ def supervise(job: dict[str, Any], status: int) -> NoReturn:
     if code:
         number = os.waitstatus_to_exitcode(code)
         raise OSError(number, os.strerror(abs(number)), "writing the user map:")
-    die_with_parent()
+    die_with_parent(parent)  # if the new user namespace made us forget it, as a change of user does
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
     life, held = os.pipe()
     first = os.fork()
@@ -182,7 +183,7 @@ def helper(several: bool, uid: int, gid: int) -> tuple[int, int]:
 
 def reign(job: dict[str, Any], status: int, life: int, ids: tuple[bool, int, int]) -> None:
     """Build the root, start the program, reap until it ends, tell how it did."""
-    die_with_parent()
+    die_with_parent(None)
     watch = select.poll()
     watch.register(life, select.POLLHUP)
     if watch.poll(0):
@@ -299,7 +300,7 @@ def become(job: dict[str, Any], status: int, ids: tuple[bool, int, int]) -> None
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     drop()
-    die_with_parent()
+    die_with_parent(1)
     limit(job, job["processes"] + (0 if several else 2))  # an ordinary user's supervisor and process 1 count too
     confine()
     execute(job, status)
@@ -362,9 +363,10 @@ def rules() -> Iterator[tuple[int, int, int, int]]:
 
 
 def confine() -> None:
-    """Refuse system calls that no namespace and no limit covers; on machines whose numbers we do not know, nothing."""
-    if os.uname().machine not in CALLS:
-        return
+    """Refuse system calls that no namespace and no limit covers. Raises OSError on machines whose numbers we do not know."""
+    machine = os.uname().machine
+    if machine not in CALLS:
+        raise OSError(f"no filter of system calls is known for {machine}, only for {' and '.join(CALLS)}")
     code = b"".join(struct.pack("HBBI", *rule) for rule in rules())
     held = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HP", len(code) // 8, ctypes.addressof(held))

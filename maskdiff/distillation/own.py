@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.policy import Ids, pick
+from maskdiff.distillation.policy import Ids, groups, pick
 from maskdiff.errors import ConfigError
 from maskdiff.languages import ArithmeticCorrections
 from maskdiff.languages.arithmetic_corrections import BACKTRACK
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 ROWS = 128  # answers that are drawn together
-TOKENS = 16_384  # padding included, that go through the model together
+DRAWN = 2**16  # rows x tokens of prompts that are read together
+SCORED = 2**14  # rows x tokens that go through the model together where answers are scored
 
 
 class OwnPolicy:
@@ -73,9 +74,7 @@ class OwnPolicy:
     def sample(self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int) -> list[Ids]:
         """See `Policy`."""
         answers: list[Ids] = [()] * len(prompts)
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(prompts), ROWS):
-            rows = by_length[start : start + ROWS]
+        for rows in groups([len(prompt) for prompt in prompts], DRAWN, ROWS):
             drawn = self._sample([prompts[i] for i in rows], torch.tensor([keys[i] for i in rows]), temperature, limit)
             for i, answer in zip(rows, drawn, strict=True):
                 answers[i] = answer
@@ -110,11 +109,8 @@ class OwnPolicy:
         """See `Policy`."""
         longest = max(map(len, answers))
         rows = [(*prompt, *answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         made: dict[int, Tensor] = {}
-        while by_length:
-            fitting = max(1, sum((n + 1) * len(rows[i]) <= TOKENS for n, i in enumerate(by_length)))
-            group, by_length = by_length[:fitting], by_length[fitting:]
+        for group in groups([len(row) for row in rows], SCORED, len(rows)):
             scores = self._forward([rows[i] for i in group])  # (group, width, size)
             for scored, i in zip(scores, group, strict=True):
                 made[i] = nn.functional.pad(scored[len(prompts[i]) : len(rows[i])], (0, 0, 0, longest - len(answers[i])))

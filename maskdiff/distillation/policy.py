@@ -85,9 +85,19 @@ def pick(logits: Tensor, keys: Tensor, place: int, temperature: float) -> Tensor
     return (log_p / temperature + noise).argmax(-1)
 
 
+def groups(sizes: Sequence[int], most: int, rows: int) -> list[list[int]]:
+    """Indices of strings to be run together: at most `rows`, and rows x the longest at most `most`, if more than one."""
+    left, made = sorted(range(len(sizes)), key=lambda i: sizes[i]), []
+    while left:
+        fitting = max(1, sum((n + 1) * sizes[i] <= most for n, i in enumerate(left[:rows])))
+        made.append(left[:fitting])
+        left = left[fitting:]
+    return made
+
+
 def lengths(answers: Sequence[Ids]) -> Tensor:
     """(batch,) tokens of each answer."""
     return torch.tensor([len(answer) for answer in answers])
 
 
-__all__ = ["Ids", "Judge", "Policy", "lengths", "pick"]
+__all__ = ["Ids", "Judge", "Policy", "groups", "lengths", "pick"]

@@ -23,12 +23,18 @@ def ordinal(answer: Sequence[int], other: Sequence[int]) -> list[int]:
     return [place if place < len(other) else NONE for place in range(len(answer))]
 
 
-def edit_aligned(answer: Sequence[int], other: Sequence[int]) -> list[int]:
-    """For each token of `answer` the place of the same token of `other` that matches it, in order; NONE where none does."""
+def edit_aligned(answer: Sequence[int], other: Sequence[int], least: int = 3) -> list[int]:
+    """For each place of `answer` the place of `other` behind the same tokens: `least` of them, or all since the beginning.
+
+    Matching tokens are found in order. What is compared is what *follows* them, whether that is the same or not: to ask for the
+    same would choose the places where the other's author happened to agree. NONE where nothing matches.
+    """
     partners = [NONE] * len(answer)
     for block in SequenceMatcher(None, answer, other, autojunk=False).get_matching_blocks():
-        for k in range(block.size):
-            partners[block.a + k] = block.b + k
+        begun = 0 if block.a == block.b == 0 else least
+        for k in range(begun, block.size + 1 if block.size >= begun else 0):
+            if block.a + k < len(answer) and block.b + k < len(other):
+                partners[block.a + k] = block.b + k
     return partners
 
 

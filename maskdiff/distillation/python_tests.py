@@ -2,9 +2,10 @@
 
 For: `PythonTests`, an environment whose reward is the share of tests passed. Not for: isolation, or the format of records. Easy
 to get wrong: what feedback may say. It shows input, expected output and what came of failing public tests, which a solver may
-know; of private tests it says only how many failed. And a program may print whatever it likes, so the result of a function is
-what stands behind a word drawn for each run, on the last line printed; forging it helps nobody, since what is expected is
-compared here and never enters the sandbox.
+know; of private tests it says only how many failed, and unless told otherwise those alone make up the reward: whoever was shown
+what public ones expect could write it down. And a program may print whatever it likes, so the result of a function is what
+stands behind a word drawn for each run, on the last line printed; forging it helps nobody, since what is expected is compared
+here and never enters the sandbox.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from maskdiff.distillation.records import Record, Test
 from maskdiff.distillation.sandbox import STANDARD, Isolation, Limits, Run, Verdict, available, refusal, run
 from maskdiff.errors import ConfigError, DataError, quote
 
-Counted = Literal["all", "public", "private"]
+Counted = Literal["hidden", "all", "public", "private"]
+MOST_SLOW = 2  # tests of an answer that may run into the limit of time; after them the others count as failed, and are not run
 MOST_FEEDBACK = 2000  # characters
 MOST_SHOWN = 2  # failing tests
 MOST_FIELD = 280  # characters of an input, an output or an error
@@ -57,20 +59,27 @@ _answer()
 
 @dataclass(frozen=True)
 class _Result:
-    """A test, whether it is public, and what came of it; shown: the answer where there is one."""
+    """A test, whether it is public, and what came of it. run: None where it was not run. shown: the answer, if there is one."""
 
     test: Test
     public: bool
     passed: bool
-    run: Run
+    run: Run | None
     shown: str | None
+
+    @property
+    def slow(self) -> bool:
+        return self.run is not None and self.run.verdict is Verdict.TIME_LIMIT
 
 
 class PythonTests:
     """Problems whose answers are Python programs, in a fence or bare; the reward is the share of the counted tests passed.
 
     reveals is False: what feedback shows is of public tests, as the problem's own text may. tests: which are counted, "all",
-    "public" or "private"; the first `most` of them, public ones before private ones. Every test is a run of its own.
+    "public", "private" or "hidden": private tests where a record has any, else its public ones, so that it does not pay to
+    write down outputs that feedback shows. The first `most` of them count, public ones before private ones. Tests that do not
+    count are not run, except by "hidden", which runs the first `most` public ones too, for feedback. Every test is a run of its
+    own; after MOST_SLOW that ran into the limit of time the others count as failed, and are not run.
     """
 
     name = "python-tests"
@@ -81,7 +90,7 @@ class PythonTests:
         records: Sequence[Record],
         limits: Limits = STANDARD,
         isolation: Isolation = "required",
-        tests: Counted = "all",
+        tests: Counted = "hidden",
         most: int = 20,
     ) -> None:
         """Raises IsolationError where isolation is required and not to be had, ConfigError, DataError for no test to count."""
@@ -107,20 +116,28 @@ class PythonTests:
         return [Problem(record.name, text_of(record)) for record in chosen]
 
     def counted(self, record: Record) -> list[tuple[Test, bool]]:
-        """The tests that are run for a record, and whether each is public."""
-        public = [(test, True) for test in record.public if self.tests != "private"]
-        private = [(test, False) for test in record.private if self.tests != "public"]
+        """The tests that make up the reward of a record, and whether each is public."""
+        kind = ("private" if record.private else "public") if self.tests == "hidden" else self.tests
+        public = [(test, True) for test in record.public if kind != "private"]
+        private = [(test, False) for test in record.private if kind != "public"]
         return [*public, *private][: self.most]
 
     def attempt(self, problem: Problem, answer: str) -> Outcome:
-        """Run all counted tests of the problem. Raises IsolationError or OSError where programs cannot be run at all."""
+        """Run the tests of the problem, those for feedback alone first.
+
+        Raises IsolationError or OSError where programs cannot be run at all.
+        """
         record = self.records[problem.name]
         code = code_of(answer)
         if len(code) > MOST_PROGRAM:
             return Outcome(0.0, f"The program is longer than {MOST_PROGRAM} characters and was not run.")
-        results = [self._tested(record, code, test, public) for test, public in self.counted(record)]
-        passed = sum(result.passed for result in results)
-        return Outcome(passed / len(results), feedback(results))
+        extra = [(test, True) for test in record.public[: self.most] if self.tests == "hidden" and record.private]
+        results = list[_Result]()
+        for test, public in [*extra, *self.counted(record)]:
+            waits = sum(result.slow for result in results) < MOST_SLOW
+            results.append(self._tested(record, code, test, public) if waits else _Result(test, public, False, None, None))
+        counted = results[len(extra) :]
+        return Outcome(sum(result.passed for result in counted) / len(counted), feedback(results))
 
     def _tested(self, record: Record, code: str, test: Test, public: bool) -> _Result:
         word = f"result-{secrets.token_hex(16)}:"
@@ -189,30 +206,35 @@ def same_value(given: str, expected: str) -> bool:
 
 
 def feedback(results: Sequence[_Result]) -> str:
-    """What may be said of the results: of public ones the shortest that failed, of private ones how many did."""
+    """What may be said of the results: of public ones the shortest that failed, of private ones how many did.
+
+    Tests that were not run failed, and are counted once more, together.
+    """
     failed = [result for result in results if not result.passed]
     if not failed:
         return f"All {len(results)} tests passed."
-    shown = sorted(
-        (result for result in failed if result.public), key=lambda result: len(result.test.input) + len(result.test.output)
-    )
     public, private = sum(result.public for result in results), sum(not result.public for result in results)
+    passed, unrun = sum(result.public and result.passed for result in results), sum(result.run is None for result in results)
     told = []
     if public:
-        told.append(f"{public - len(shown)} of {public} public tests passed")
+        told.append(f"{passed} of {public} public tests passed")
     if private:
-        told.append(f"{len(failed) - len(shown)} of {private} hidden tests failed")
-    parts = ["; ".join(told) + ".", *(_told(result) for result in shown[:MOST_SHOWN])]
+        told.append(f"{len(failed) - (public - passed)} of {private} hidden tests failed")
+    if unrun:
+        told.append(f"{unrun} of all were not run, since {MOST_SLOW} had run out of time")
+    shown = sorted(
+        ((result.test, result.run, result.shown) for result in failed if result.public and result.run is not None),
+        key=lambda found: len(found[0].input) + len(found[0].output),
+    )
+    parts = ["; ".join(told) + ".", *(_told(*found) for found in shown[:MOST_SHOWN])]
     return cut("\n\n".join(parts), MOST_FEEDBACK)
 
 
-def _told(result: _Result) -> str:
+def _told(test: Test, ran: Run, shown: str | None) -> str:
     """A failing public test in words."""
-    ran = result.run
-    lines = ["Input:", cut(result.test.input.strip("\n")), "Expected:", cut(result.test.output.strip("\n"))]
+    lines = ["Input:", cut(test.input.strip("\n")), "Expected:", cut(test.output.strip("\n"))]
     if ran.verdict is Verdict.OK:
-        got = "nothing" if result.shown is None or not result.shown.strip() else cut(result.shown.strip("\n"))
-        lines += ["Got:", got]
+        lines += ["Got:", "nothing" if shown is None or not shown.strip() else cut(shown.strip("\n"))]
     else:
         lines.append(f"Verdict: {ran.verdict.value}")
         words = _last_words(ran.stderr)

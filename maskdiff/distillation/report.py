@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from maskdiff.config import DistillationConfig
 from maskdiff.distillation.experiments import EXPERIMENTS, Table
 from maskdiff.distillation.runner import SCHEMA, Result, Setting
 from maskdiff.distillation.verdicts import Finding
@@ -19,7 +20,8 @@ from maskdiff.metrics import Estimate
 RULE = (
     "A claim is a number that the thesis says is above zero, with a margin: the least that would matter. Of its 95% "
     "interval: *supported* where the whole of it lies above 0 and it reaches the margin; *not supported* where the whole of it "
-    "lies below the margin; *undecided* otherwise. Problems are resampled, where training ties them together seeds first."
+    "lies below the margin; *undecided* otherwise, and where what is compared is itself smaller than the margin (too little to "
+    "see). Problems are resampled, where training ties them together seeds first."
 )
 
 
@@ -29,6 +31,7 @@ def results_json(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": setting.weights,
         "config": asdict(setting.config),
+        "upper_bound": bounded(setting.config),
         "experiments": {
             result.name: {
                 "title": EXPERIMENTS[result.name].title,
@@ -54,7 +57,7 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    made = {name: getattr(finding, name) for name in ("name", "text", "control", "margin", "verdict")}
+    made = {name: getattr(finding, name) for name in ("name", "text", "control", "margin", "seen", "verdict")}
     return {**made, "estimate": _estimate(finding.estimate)}
 
 
@@ -92,6 +95,11 @@ def summary(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def bounded(config: DistillationConfig) -> bool:
+    """Whether feedback holds what was asked for, so that the figures bound from above what feedback can do."""
+    return config.environment == "arithmetic" and config.feedback == "leak"
+
+
 def to_markdown(results: Sequence[Result], setting: Setting, command: str, pictures: bool = True) -> str:
     """The page `report.md`."""
     config = setting.config
@@ -103,6 +111,7 @@ def to_markdown(results: Sequence[Result], setting: Setting, command: str, pictu
         f"(weights {setting.weights}), {setting.threads} threads.",
         "",
         RULE,
+        *(["", "The feedback tells the result: what follows is an upper bound."] if bounded(config) else []),
         "",
         "| experiment | as described | | after controls | |",
         "|---|---|---|---|---|",
@@ -126,7 +135,8 @@ def _section(number: int, result: Result, pictures: bool) -> list[str]:
     for found in result.findings:
         kind = " (control)" if found.control else ""
         figure = shown(found.estimate, digits_for(found.margin))
-        lines.append(f"| {found.name}{kind}: {found.text} | {figure} | {found.margin:g} | {found.verdict} |")
+        verdict = found.verdict if found.seen else f"{found.verdict} (too little to see)"
+        lines.append(f"| {found.name}{kind}: {found.text} | {figure} | {found.margin:g} | {verdict} |")
     for table in result.conclusion.tables:
         lines += ["", f"{table.title}:", "", f"| {' | '.join(table.header)} |", "|" + "---|" * len(table.header)]
         for row in table.rows:

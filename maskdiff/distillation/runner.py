@@ -48,6 +48,9 @@ class Setting:
     weights: str
     threads: int
     quick: bool = False
+    device: str = "cpu"
+    dtype: str = "float32"
+    records: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """As the seed file holds it."""
@@ -64,12 +67,13 @@ class Setting:
                 )
             config = build(DistillationConfig, raw["config"], str(path))
             model, weights, threads, quick = (raw[name] for name in ("model", "weights", "threads", "quick"))
+            where = tuple(raw[name] for name in ("device", "dtype", "records"))
         except (KeyError, TypeError, AttributeError):
             raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run") from None
-        texts, counts = isinstance(model, str) and isinstance(weights, str), type(threads) is int and threads > 0
+        texts, counts = all(isinstance(text, str) for text in (model, weights, *where)), type(threads) is int and threads > 0
         if not (texts and counts and type(quick) is bool):
             raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run")
-        return cls(config, model, weights, threads, quick)
+        return cls(config, model, weights, threads, quick, *where)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,14 @@ def fingerprint(policy: Policy) -> str:
     return digest.hexdigest()
 
 
+def content(path: str) -> str:
+    """16 hex digits of a file's content. Raises DataError."""
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {quote(path, 200)}: {error.strerror or error}") from None
+
+
 def prepare(folder: Path, setting: Setting) -> None:
     """Make the folder and its seed file, or see that it is of the same run. Raises DataError and ConfigError."""
     try:
@@ -124,7 +136,8 @@ def prepare(folder: Path, setting: Setting) -> None:
         known = Setting.read(path)
         if known != setting:
             differ = [knob.name for knob in fields(setting.config) if _differ(setting.config, known.config, knob.name)]
-            differ += [name for name in ("model", "weights", "threads", "quick") if _differ(setting, known, name)]
+            others = [knob.name for knob in fields(setting) if knob.name != "config"]
+            differ += [name for name in others if _differ(setting, known, name)]
             where = quote(str(folder), 200)
             raise ConfigError(f"{where} holds a run with another {', '.join(differ)}; give the same settings or another --out")
     elif any((folder / "parts").glob("*.json")):
@@ -140,20 +153,23 @@ def _differ(first: object, second: object, name: str) -> bool:
 def run(
     policy: Policy, environment: Environment, setting: Setting, names: Sequence[str], folder: Path, tell: Tell
 ) -> list[Result]:
-    """Measure what is not measured yet, and conclude. Raises UserError."""
+    """Measure what is not measured yet of some experiments, and conclude from all that are measured. Raises UserError."""
     prepare(folder, setting)
     config = setting.config
-    parts: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
-    for seed in range(config.first_seed, config.first_seed + config.seeds):
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+
+    def part(name: str, seed: int) -> Path:
+        return folder / "parts" / f"{name}-{seed}.json"
+
+    for seed in seeds:
         study = Study(policy, environment, config, seed)
         for name in names:
-            path = folder / "parts" / f"{name}-{seed}.json"
-            if not path.exists():
+            if not part(name, seed).exists():
                 tell(name, seed, "")
-                write_json(path, EXPERIMENTS[name].measure(study, partial(tell, name, seed)))
+                write_json(part(name, seed), EXPERIMENTS[name].measure(study, partial(tell, name, seed)))
             tell(name, seed, "done")
-            parts[name].append(read_json(path))
-    return [conclude(name, parts[name], config) for name in names]
+    whole = [name for name in EXPERIMENTS if all(part(name, seed).exists() for seed in seeds)]
+    return [conclude(name, [read_json(part(name, seed)) for seed in seeds], config) for name in whole]
 
 
 def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: DistillationConfig) -> Result:
@@ -162,8 +178,10 @@ def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: Distillation
     try:
         conclusion = EXPERIMENTS[name].conclude(parts, config, rng)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise DataError(f"the parts of {name} are damaged ({error!r}); delete them and run again") from None
+        raise DataError(
+            f"the parts of {name} cannot be read ({error!r}); if files in parts/ were damaged, delete those"
+        ) from None
     return Result(name, conclusion, [decide(claim, rng, config.resamples) for claim in conclusion.claims])
 
 
-__all__ = ["Result", "Setting", "Tell", "conclude", "fingerprint", "prepare", "read_json", "run", "write_json"]
+__all__ = ["Result", "Setting", "Tell", "conclude", "content", "fingerprint", "prepare", "read_json", "run", "write_json"]

@@ -6,10 +6,10 @@ clock, the count of output, a signal) or else what the program's last words say,
 that swallows its exceptions gets the verdict of what it did in the end, and one that prints a false traceback the verdict that
 it asked for: verdicts are for feedback, and what holds the program is the isolation.
 
-Isolation needs Linux with user namespaces; nothing is installed, and no superuser needed. The program sees the interpreter and
-system libraries read-only, a few devices, and one empty folder to write to, which vanishes; no network, no other process, no
-descriptor but its three streams, no environment of ours. Limits of memory and file size are of each process and each file; in
-all a program has at most processes * memory_bytes + file_bytes.
+Isolation needs Linux with user namespaces on a machine whose system calls we know (x86_64, aarch64); nothing is installed, and
+no superuser needed. The program sees the interpreter and system libraries read-only, a few devices, and one empty folder to
+write to, which vanishes; no network, no other process, no descriptor but its three streams, no environment of ours. Limits of
+memory and file size are of each process and each file; in all a program has at most processes * memory_bytes + file_bytes.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def refusal(reason: str) -> IsolationError:
     """The error of those who need isolation."""
     return IsolationError(
         f"no isolation for running programs here: {reason}; allow user namespaces, or run them unprotected "
-        "with --unsafe (isolation: none)"
+        "with --isolation none"
     )
 
 

@@ -78,9 +78,12 @@ class Study:
         made = bits(torch.tensor(self.seed), PURPOSES.index(purpose), step, torch.tensor(owner), torch.tensor(numbers))
         return [int(key) for key in made]
 
-    def answered(self, prompts: list[Ids], owner: Sequence[int], keys: list[int], temperature: float) -> Answers:
-        """Draw answers behind prompts and have them judged."""
-        return self.judged(prompts, self.policy.sample(prompts, keys, temperature, self.limit), owner, keys)
+    def answered(
+        self, prompts: list[Ids], owner: Sequence[int], keys: list[int], temperature: float, writer: Policy | None = None
+    ) -> Answers:
+        """Draw answers behind prompts, of the policy or of another writer, and have them judged."""
+        drawn = (writer or self.policy).sample(prompts, keys, temperature, self.limit)
+        return self.judged(prompts, drawn, owner, keys)
 
     def judged(self, prompts: list[Ids], ids: list[Ids], owner: Sequence[int], keys: list[int]) -> Answers:
         """Have answers judged."""
@@ -107,10 +110,12 @@ class Study:
             for problem, answer, outcome in given
         ]
 
-    def anew(self, answers: Answers, purpose: str, temperature: float, said: bool = True, step: int = 0) -> Answers:
-        """What a teacher writes who sees each answer, and mostly what was said of it."""
-        owner = answers.owner.tolist()
-        return self.answered(self.shown_and_told(answers, said), owner, self.keys(purpose, owner, step), temperature)
+    def anew(
+        self, answers: Answers, purpose: str, temperature: float, said: bool = True, step: int = 0, writer: Policy | None = None
+    ) -> Answers:
+        """What a teacher (`writer`, or the policy) writes who sees each answer, and mostly what was said of it."""
+        owner, prompts = answers.owner.tolist(), self.shown_and_told(answers, said)
+        return self.answered(prompts, owner, self.keys(purpose, owner, step), temperature, writer)
 
     # ------------------------------------------------------------------------------------------------------- what is drawn
 
@@ -164,7 +169,15 @@ class Study:
 
     def standard_pairs(self, answers: Answers) -> list[Pair]:
         """The student's answers, judged by a teacher who was told what was said of them."""
-        return [Pair.same(*row) for row in zip(answers.prompts, answers.ids, self.told(answers), strict=True)]
+        return self.pairs_behind(answers, self.told(answers))
+
+    def pairs_behind(self, answers: Answers, prompts: Sequence[Ids]) -> list[Pair]:
+        """The student's answers, judged by a teacher behind other prompts."""
+        return [Pair.same(*row) for row in zip(answers.prompts, answers.ids, prompts, strict=True)]
+
+    def untold(self, answers: Answers) -> list[Ids]:
+        """The prompts of a teacher who is asked as if he was told, and told nothing."""
+        return [self.policy.prompt(self.problems[problem], None, "") for problem in answers.owner.tolist()]
 
     def pairs_with(self, answers: Answers, others: Answers, align: Align = ordinal) -> list[Pair]:
         """The student's answers beside others, which a teacher judges behind the prompts that they were drawn behind."""

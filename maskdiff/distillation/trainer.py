@@ -10,6 +10,7 @@ move by steps of 1e-6; the trainer keeps float32 copies of them, and steps those
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,7 @@ from maskdiff.config import DistillationConfig
 from maskdiff.distillation.compare import Pair, chunks, student_logits, teacher_logits
 from maskdiff.distillation.divergence import Divergence
 from maskdiff.distillation.policy import Policy
+from maskdiff.errors import DataError
 
 Window = Literal["full", "first", "last"]
 WINDOWS: tuple[Window, ...] = ("full", "first", "last")
@@ -84,7 +86,7 @@ class Trainer:
         self.lr = config.lr or (LARGE_LR if policy.large else OWN_LR)
         self.optimizer = torch.optim.AdamW(self.masters.copies, lr=self.lr, weight_decay=config.weight_decay)
         self.teacher: Policy = policy if config.teacher == "self" else policy.twin()
-        self.averages = Masters(list(self.teacher.module.parameters()))
+        self.averages = Masters(list(self.teacher.module.parameters())) if config.teacher == "ema" else None
 
     def step(self, pairs: Sequence[Pair], window: Window = "full", norm: float | None = None) -> Stepped:
         """One step; none where there is no place to compare (its loss is 0), or nothing to learn."""
@@ -120,17 +122,19 @@ class Trainer:
     def _scale(self, norm: float | None) -> float:
         """Clip the gradient, or scale it to `norm`; its norm before."""
         limit = norm if norm is not None else self.config.grad_clip
-        length = float(torch.nn.utils.get_total_norm([w.grad for w in self.masters.copies if w.grad is not None]))
+        gradients = [weight.grad for weight in self.masters.copies if weight.grad is not None]
+        length = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+        if not math.isfinite(length):
+            raise DataError("a gradient is no number; lower --lr, or load the model with --dtype float32")
         if limit and length > (0.0 if norm is not None else limit):
-            for weight in self.masters.copies:
-                if weight.grad is not None:
-                    weight.grad.mul_(limit / length)
+            for gradient in gradients:
+                gradient.mul_(limit / length)
         return length
 
     @torch.no_grad()
     def _teach(self) -> None:
         """Let an averaged teacher take over its share of the student's weights."""
-        if self.config.teacher != "ema":
+        if self.averages is None:
             return
         for theirs, ours in zip(self.averages.copies, self.policy.module.parameters(), strict=True):
             theirs.lerp_(ours.to(theirs), self.config.teacher_rate)

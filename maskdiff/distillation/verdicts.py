@@ -4,7 +4,8 @@ A claim is a number that the thesis says is above zero, with a margin: the least
 
     supported      the whole interval lies above 0, and it reaches the margin
     not supported  the whole interval lies below the margin: an effect that matters is ruled out
-    undecided      anything else: neither no effect nor one that matters is ruled out
+    undecided      anything else: neither no effect nor one that matters is ruled out; and wherever what is compared is itself
+                   smaller than the margin (not `seen`), so that no difference could have been as large
 
 For: `Claim`, `decide`, and the two bootstraps. Not for: what is claimed (`experiments/`). Easy to get wrong: answers to one
 problem are alike, so that problems are resampled and never answers; where training ties the problems of a seed together, seeds
@@ -33,8 +34,8 @@ class Claim:
 
     name: of the figure. text: what it would mean. values: one for each problem, NaN where it could not be measured. clusters:
     the seed of each, where its problems were trained on together; None where problems are independent. margin: the least that
-    matters, in the unit of the values. control: whether this is what is left after controls, not the experiment as it was first
-    described.
+    matters, in the unit of the values. seen: whether what is compared is as large as the margin at all. control: whether this
+    is what is left after controls, not the experiment as it was first described.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Claim:
     margin: float
     clusters: NDArray[np.int64] | None = None
     control: bool = False
+    seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,23 @@ class Finding:
     margin: float
     estimate: Estimate
     verdict: Verdict
+    seen: bool = True
 
 
-def verdict_of(estimate: Estimate, margin: float) -> Verdict:
+def verdict_of(estimate: Estimate, margin: float, seen: bool = True) -> Verdict:
     """The rule of the module's docstring; an interval that is not known leaves it undecided."""
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return "undecided"
     if estimate.high < margin:
-        return "not supported"
+        return "not supported" if seen else "undecided"
     return "supported" if estimate.low > 0 else "undecided"
 
 
 def decide(claim: Claim, rng: np.random.Generator, resamples: int) -> Finding:
     """Estimate and judge a claim."""
     estimate = estimated(claim.values, rng, resamples, claim.clusters)
-    return Finding(claim.name, claim.text, claim.control, claim.margin, estimate, verdict_of(estimate, claim.margin))
+    verdict = verdict_of(estimate, claim.margin, claim.seen)
+    return Finding(claim.name, claim.text, claim.control, claim.margin, estimate, verdict, claim.seen)
 
 
 def estimated(

@@ -1,9 +1,10 @@
 """Experiment 2: how far is the student from its teacher, by position: on its own answers, and on the teacher's regenerations?
 
 For: `Positions`. Not for: training. Easy to get wrong: the divergence from a teacher who writes another text grows with
-position because the texts part; that is no sign of a better signal. The control is a text that parts as much and corrects
-nothing: the student's own next try. Where the two answers say the same (edit alignment), and where places stay aligned (the
-bidirectional teacher), the difference is one of signals.
+position because the texts part; that is no sign of a better signal. The controls are texts that part as well and correct
+nothing: that of an author who saw s and was told nothing, and the student's own next try. Behind the same tokens (edit
+alignment), and where places stay aligned (the bidirectional teacher), the difference is one of signals. Differences are taken
+place by place, never of means.
 """
 
 from __future__ import annotations
@@ -20,37 +21,46 @@ from maskdiff.distillation.experiments.protocol import (
     Conclusion,
     Part,
     Progress,
-    Table,
     array,
     by_decile,
     curve,
+    level,
     listed,
+    named,
     pooled,
+    problems_of,
 )
+from maskdiff.distillation.experiments.signals import area_claims, area_table, measure_areas
 from maskdiff.distillation.onset import find_onset
 from maskdiff.distillation.planted import Disturbed
-from maskdiff.distillation.positions import DECILES, decile, decile_means, edit_aligned, late_minus_early
-from maskdiff.distillation.reliability import Locating, area, token_labels
+from maskdiff.distillation.positions import decile_means, edit_aligned, late_minus_early
 from maskdiff.distillation.study import Answers, Study
 from maskdiff.distillation.trainer import divergence_of
-from maskdiff.distillation.verdicts import Claim, estimated
+from maskdiff.distillation.verdicts import Claim
 
 MARGIN = 0.05  # nats a token
 ONSETS = (3, 4, 5, 6, 7)  # deciles at which the planted fault may begin, by seed
 CURVES = {
     "standard": "standard: teacher on (p, f; s)",
     "standard_shown": "the same, s also shown: (p, s, f; s)",
+    "untold": "the same, told nothing: (p, -; s)",
     "regenerated": "regeneration, sampled: (p, s, f; s')",
     "regenerated_greedy": "regeneration, likeliest s'",
+    "shown": "control: s shown, told nothing, (p, s; s*)",
     "resampled": "control: resampled without feedback, (p; s'')",
     "revised": "bidirectional teacher's revision, (p, s, f; s')",
 }
-MATCHED = ("edit_regenerated", "edit_standard", "edit_resampled")
-
-
-OWN_TEXT = ("standard", "standard_shown")  # teachers who judge s itself
-PARTS = ("early", "late", "intact", "spoilt")  # halves of an answer; before and behind its first wrong token
-AREA = 0.05  # margin of the area under a ROC curve
+MATCHED = {"edit_regenerated": "regeneration", "edit_standard": "standard", "edit_resampled": "resampled"}
+OWN_TEXT = ("standard", "standard_shown", "untold")  # teachers who judge s itself
+OTHERS = ("regenerated", "regenerated_greedy", "shown", "resampled", "revised")
+DIFFERENCES = {  # of which curves, place by place
+    "gap": ("regenerated", "standard"),
+    "gap_shown": ("regenerated", "shown"),
+    "gap_resampled": ("regenerated", "resampled"),
+    "gap_same_view": ("regenerated", "standard_shown"),
+    "gap_revised": ("revised", "standard"),
+    "gap_edit": ("edit_regenerated", "standard"),
+}
 
 
 class Positions:
@@ -62,63 +72,51 @@ class Positions:
 
     def measure(self, study: Study, progress: Progress) -> dict[str, Any]:
         """See `Experiment`."""
-        policy, answers = study.policy, study.sampled
-        figure = {"nats": nats(divergence_of(study.config))}
-        pairs = {
-            "standard": study.standard_pairs(answers),
-            "standard_shown": [
-                Pair.same(*row) for row in zip(answers.prompts, answers.ids, study.shown_and_told(answers), strict=True)
-            ],
-            "edit_regenerated": study.pairs_with(answers, study.regenerated, edit_aligned),
-            "edit_resampled": study.pairs_with(answers, study.resampled, edit_aligned),
-        }
-        for way in ("regenerated", "regenerated_greedy", "resampled", "revised"):
-            others: Answers | None = getattr(study, way)
-            if others is not None:
-                pairs[way] = study.pairs_with(answers, others)
-        curves, raw, reliability = {}, {}, {}
-        for name, compared in pairs.items():
+        answers, figure = study.sampled, {"nats": nats(divergence_of(study.config))}
+        curves: dict[str, NDArray[np.float64]] = {}
+        raw: dict[str, list[NDArray[np.float64]]] = {}
+        areas: dict[str, Any] = {}
+        for name, pairs in self._pairs(study).items():
             progress(name)
             extra = {"advantage": advantage, "entropy": entropy} if name in OWN_TEXT else {}
-            made = measure(policy, policy, compared, {**figure, **extra})
+            made = measure(study.policy, study.policy, pairs, {**figure, **extra})
             raw[name] = made["nats"]
-            curves[name] = _curves(answers, made["nats"])
             if extra:
+                areas[name] = measure_areas(study, made["advantage"])
+            if name == "standard":
                 curves["entropy"] = _curves(answers, made["entropy"])
-                curves[f"{name}_likes_less"] = _curves(answers, [np.where(row < 0, 1.0, 0.0) for row in made["advantage"]])
-                reliability[name] = self._reliability(study, made["advantage"])
-        same = [np.where(np.isfinite(edit), plain, np.nan) for edit, plain in zip(raw["edit_regenerated"], raw["standard"])]
-        curves["edit_standard"] = _curves(answers, same)
+                curves["likes_less"] = _curves(answers, [np.where(row < 0, 1.0, 0.0) for row in made["advantage"]])
+        same = zip(raw["edit_regenerated"], raw["standard"], strict=True)
+        raw["edit_standard"] = [np.where(np.isfinite(edit), plain, np.nan) for edit, plain in same]
+        for name, (first, second) in DIFFERENCES.items():
+            if first in raw:
+                raw[name] = [one - other for one, other in zip(raw[first], raw[second], strict=True)]
+        curves |= {name: _curves(answers, rows) for name, rows in raw.items()}
         controls = self._controls(study, progress)
         curves["planted"], curves["even"] = controls.pop("planted"), controls.pop("even")
-        lasting = float(np.mean([np.isfinite(row).mean() for row in raw["regenerated"]]))
         return {
-            "problems": len(study.problems),
+            **named(study),
             "curves": {name: listed(values) for name, values in curves.items()},
-            "compared": lasting,
-            "reliability": reliability,
+            "compared": float(np.mean([np.isfinite(row).mean() for row in raw["regenerated"]])),
+            "areas": areas,
             **controls,
         }
 
-    def _reliability(self, study: Study, advantages: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
-        """The area of `reliability.py` in halves of the answers, and before and behind their first wrong tokens.
-
-        None in an environment that does not know where answers go wrong.
-        """
-        if not isinstance(study.environment, Locating):
-            return None
-        signals: dict[str, list[NDArray[np.float64]]] = {part: [] for part in PARTS}
-        truths: dict[str, list[NDArray[np.float64]]] = {part: [] for part in PARTS}
-        for i, signal in enumerate(advantages):
-            answer, problem = study.sampled.ids[i], study.problems[int(study.sampled.owner[i])]
-            right = token_labels(study.policy, study.environment.located(problem, study.policy.text(answer)), answer)
-            early = decile(len(answer)) < DECILES // 2
-            spoilt = np.concatenate(([False], np.cumsum(right == 0.0)[:-1] > 0))
-            for part, kept in zip(PARTS, (early, ~early, ~spoilt, spoilt), strict=True):
-                signals[part].append(signal[kept])
-                truths[part].append(right[kept])
-        joined = {part: (np.concatenate(signals[part]), np.concatenate(truths[part])) for part in PARTS}
-        return {part: listed(np.array(area(*pair))) for part, pair in joined.items()}
+    def _pairs(self, study: Study) -> dict[str, list[Pair]]:
+        """What is compared, by name."""
+        answers = study.sampled
+        pairs = {
+            "standard": study.standard_pairs(answers),
+            "standard_shown": study.pairs_behind(answers, study.shown_and_told(answers)),
+            "untold": study.pairs_behind(answers, study.untold(answers)),
+            "edit_regenerated": study.pairs_with(answers, study.regenerated, edit_aligned),
+            "edit_resampled": study.pairs_with(answers, study.resampled, edit_aligned),
+        }
+        for way in OTHERS:
+            others: Answers | None = getattr(study, way)
+            if others is not None:
+                pairs[way] = study.pairs_with(answers, others)
+        return pairs
 
     def _controls(self, study: Study, progress: Progress) -> dict[str, Any]:
         """A teacher in the student's own place, one with a planted fault, and one that is as faulty everywhere."""
@@ -144,75 +142,54 @@ class Positions:
 
     def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
         """See `Experiment`."""
-        names = [name for name in CURVES if all(name in part["curves"] for part in parts)]
-        curves = {name: pooled(parts, "curves", name) for name in [*names, *MATCHED, "standard_likes_less", "entropy"]}
-        delta = curves["regenerated"] - curves["standard"]
-        claims = [
-            Claim("late - early of regeneration less standard", "the gap grows", late_minus_early(delta), MARGIN),
-            Claim(
-                "late - early of regeneration less resampling", "it grows more than that of a text that corrects nothing",
-                late_minus_early(curves["regenerated"] - curves["resampled"]), MARGIN, control=True,
-            ),
-            Claim(
-                "the same where texts agree: regeneration less standard", "it grows where s and s' say the same",
-                late_minus_early(curves["edit_regenerated"] - curves["edit_standard"]), MARGIN, control=True,
-            ),
-            Claim(
-                "late - early of regeneration less standard, s shown to both", "it grows when both teachers know as much",
-                late_minus_early(curves["regenerated"] - curves["standard_shown"]), MARGIN, control=True,
-            ),
-            Claim("late - early of standard", "the standard one itself grows", late_minus_early(curves["standard"]), MARGIN),
-        ]  # fmt: skip
-        claims += self._reliability_claims(parts)
-        if "revised" in curves:
-            text = "it grows for a teacher whose places stay aligned"
-            values = late_minus_early(curves["revised"] - curves["standard"])
-            claims.append(Claim("late - early of the revision less standard", text, values, MARGIN, control=True))
+        known = set.intersection(*(set(part["curves"]) for part in parts))
+        curves = {name: pooled(parts, "curves", name) for name in sorted(known)}
+        clusters = problems_of(parts)
         labels = {
-            **{name: CURVES[name] for name in names},
-            "standard_likes_less": "standard: share of tokens the teacher likes less",
+            **CURVES,
+            "likes_less": "standard: share of tokens the teacher likes less",
+            "entropy": "entropy of the student",
         }
-        labels["entropy"] = "entropy of the student"
-        shown = {label: curves[name] for name, label in labels.items()} | {"regeneration less standard": delta}
-        where = {"regeneration": "edit_regenerated", "standard": "edit_standard", "resampled": "edit_resampled"}
+        labels |= {"gap": "regeneration less standard", "gap_shown": "regeneration less shown"}
+        shown = {label: curves[name] for name, label in labels.items() if name in curves}
+        matched = {label: curves[name] for name, label in MATCHED.items()}
         tables = [
-            by_decile("Nats a token by decile of the student's answer, equal places", shown, config, rng),
-            by_decile("Only tokens that both answers have", {n: curves[key] for n, key in where.items()}, config, rng),
+            by_decile("Nats a token by decile of the student's answer, equal places", shown, config, rng, clusters),
+            by_decile("Behind the same tokens alone (edit alignment)", matched, config, rng, clusters),
+            *area_table(parts, config, rng),
         ]
-        tables += self._reliability_table(parts, config, rng)
-        series = [curve("nats", CURVES[name], curves[name]) for name in names]
-        series.append(curve("difference", "regeneration less standard", delta))
-        series.append(curve("difference", "regeneration less resampled", curves["regenerated"] - curves["resampled"]))
-        gap = curves["edit_regenerated"] - curves["edit_standard"]
-        series.append(curve("difference", "regeneration less standard, texts equal", gap, "--"))
-        series.append(curve("controls", "planted fault (each seed from another decile)", pooled(parts, "curves", "planted")))
-        series.append(curve("controls", "as faulty everywhere", pooled(parts, "curves", "even")))
+        series = [curve("nats", label, curves[name]) for name, label in CURVES.items() if name in curves]
+        series.append(curve("difference", "regeneration less standard", curves["gap"]))
+        series.append(curve("difference", "regeneration less shown (told nothing)", curves["gap_shown"]))
+        series.append(curve("difference", "regeneration less resampled", curves["gap_resampled"]))
+        series.append(curve("difference", "regeneration less standard, behind the same tokens", curves["gap_edit"], "--"))
+        series.append(curve("controls", "planted fault (each seed from another decile)", curves["planted"]))
+        series.append(curve("controls", "as faulty everywhere", curves["even"]))
         axes = dict.fromkeys(("nats", "difference", "controls"), ("place in the answer", "nats a token"))
+        claims = self._claims(curves, clusters) + area_claims(parts)
         return Conclusion(claims, tables, series, axes, self._notes(parts, curves["standard"], rng))
 
-    def _reliability_claims(self, parts: Sequence[Part]) -> list[Claim]:
-        """That the signal tells right from wrong less well late, and behind a first wrong token: the thesis, asked directly."""
-        claims = []
-        for name in OWN_TEXT if all(part["reliability"]["standard"] for part in parts) else ():
-            areas = {where: array([part["reliability"][name][where] for part in parts]) for where in PARTS}
-            teacher = "s not shown" if name == "standard" else "s shown"
-            for first, then, where in (("early", "late", "late"), ("intact", "spoilt", "behind a mistake")):
-                text = f"the signal tells right from wrong less well {where}"
-                values, seeds = areas[first] - areas[then], np.arange(len(parts))
-                claims.append(Claim(f"area, {first} - {then}, {teacher}", text, values, AREA, seeds, control=True))
-        return claims
+    def _claims(self, curves: dict[str, NDArray[np.float64]], clusters: NDArray[np.int64] | None) -> list[Claim]:
+        """Late less early, of curves and differences."""
 
-    def _reliability_table(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> list[Table]:
-        """How well the signal tells right tokens from wrong ones."""
-        if not all(part["reliability"]["standard"] for part in parts):
-            return []
-        rows: list[tuple[Any, ...]] = []
-        for name in OWN_TEXT:
-            areas = (array([part["reliability"][name][where] for part in parts]) for where in PARTS)
-            rows.append((CURVES[name], *[estimated(values, rng, config.resamples, np.arange(len(parts))) for values in areas]))
-        title = "Probability that a right token has more of the teacher's signal than a wrong one (0.5: it knows nothing)"
-        header = ("teacher", "early half", "late half", "up to the first wrong token", "behind it")
-        return [Table(title, header, rows)]
+        def claim(name: str, title: str, text: str, control: bool = True) -> Claim:
+            sources = DIFFERENCES.get(name, (name,))
+            seen = max(level(curves[source]) for source in sources) >= MARGIN
+            values = late_minus_early(curves[name])
+            return Claim(f"late - early of {title}", text, values, MARGIN, clusters, control, seen)
+
+        claims = [
+            claim("gap", "regeneration less standard", "the gap grows", control=False),
+            claim("gap_shown", "regeneration less shown", "it grows more than that of a text whose author was told nothing"),
+            claim("gap_resampled", "regeneration less resampling", "it grows more than that of another try"),
+            claim("gap_edit", "regeneration less standard, behind the same tokens", "it grows where the texts agree"),
+            claim("gap_same_view", "regeneration less standard, s shown to both", "it grows when both teachers know as much"),
+            claim("standard", "standard", "the standard divergence itself grows", control=False),
+        ]
+        if "gap_revised" in curves:
+            text = "it grows for a teacher whose places stay aligned"
+            claims.append(claim("gap_revised", "the revision less standard", text))
+        return claims
 
     def _notes(self, parts: Sequence[Part], standard: NDArray[np.float64], rng: np.random.Generator) -> list[str]:
         near = sum(part["onset_found"] is not None and abs(part["onset_found"] - part["onset"]) <= 1 for part in parts)

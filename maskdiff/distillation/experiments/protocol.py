@@ -106,6 +106,30 @@ def seeds_of(parts: Sequence[Part], count: str = "problems") -> NDArray[np.int64
     return np.repeat(np.arange(len(parts)), [int(part[count]) for part in parts])
 
 
+def problems_of(parts: Sequence[Part]) -> NDArray[np.int64] | None:
+    """(problems of all seeds,) a number for each different problem; None where no two seeds share one."""
+    names = [name for part in parts for name in part["names"]]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return None if len(numbers) == len(names) else np.array([numbers[name] for name in names])
+
+
+def named(study: Study) -> dict[str, Any]:
+    """What every part says of its problems."""
+    return {"problems": len(study.problems), "names": [problem.name for problem in study.problems]}
+
+
+def bars(panel: str, label: str, at: Sequence[float], estimates: Sequence[Estimate], names: Sequence[str]) -> Series:
+    """Bars with their intervals, 0 where these are not known."""
+    widths = [(e.high - e.low) / 2 if math.isfinite(e.high) else 0.0 for e in estimates]
+    return Series(panel, label, list(at), [e.value for e in estimates], widths, "bars:" + "|".join(names))
+
+
+def level(values: NDArray[np.float64]) -> float:
+    """The mean of what is known, 0 where nothing is: how much there is of something."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else 0.0
+
+
 def curve(panel: str, label: str, curves: NDArray[np.float64], style: str = "-") -> Series:
     """The mean of curves (units, 10) by decile, with a band of one standard error."""
     means, errors = mean_and_error(curves)
@@ -123,18 +147,22 @@ def mean_and_error(curves: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
 
 
 def by_decile(
-    title: str, curves: Mapping[str, NDArray[np.float64]], config: DistillationConfig, rng: np.random.Generator
+    title: str,
+    curves: Mapping[str, NDArray[np.float64]],
+    config: DistillationConfig,
+    rng: np.random.Generator,
+    clusters: NDArray[np.int64] | None = None,
 ) -> Table:
     """A table of curves (units, 10): a row each, deciles as columns; the first and the last with their intervals."""
     rows: list[tuple[str | Estimate, ...]] = []
     for label, values in curves.items():
         means, _ = mean_and_error(values)
-        ends = [estimated(values[:, d], rng, config.resamples) for d in (0, DECILES - 1)]
+        ends = [estimated(values[:, d], rng, config.resamples, clusters) for d in (0, DECILES - 1)]
         rows.append((label, ends[0], *["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means[1:-1]], ends[1]))
     return Table(title, ("", *[f"{d + 1}" for d in range(DECILES)]), rows)
 
 
 __all__ = [
-    "Conclusion", "Experiment", "Part", "Progress", "Series", "Table", "array", "by_decile", "curve", "listed",
-    "mean_and_error", "pooled", "seeds_of",
+    "Conclusion", "Experiment", "Part", "Progress", "Series", "Table", "array", "bars", "by_decile", "curve", "level", "listed",
+    "mean_and_error", "named", "pooled", "problems_of", "seeds_of",
 ]  # fmt: skip

@@ -15,9 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.experiments.protocol import Conclusion, Part, Progress, Series, Table, listed, mean_and_error, pooled
+from maskdiff.distillation.experiments.protocol import (
+    Conclusion,
+    Part,
+    Progress,
+    Series,
+    Table,
+    bars,
+    listed,
+    named,
+    pooled,
+    problems_of,
+)
 from maskdiff.distillation.study import Answers, Study
 from maskdiff.distillation.verdicts import Claim, estimated
+from maskdiff.metrics import Estimate
 
 MARGIN = 0.05  # of a reward between 0 and 1
 WAYS = {
@@ -52,7 +64,7 @@ class Rewards:
             if len(answers.ids) == len(wrong) and not way.startswith("greedy"):
                 failed[way] = listed(answers.by_problem(np.where(wrong, answers.rewards, np.nan)))
                 kept[way] = listed(answers.by_problem(np.where(wrong, np.nan, answers.rewards)))
-        return {"problems": len(study.problems), "all": means, "failed": failed, "right": kept}
+        return {**named(study), "all": means, "failed": failed, "right": kept}
 
     def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
         """See `Experiment`."""
@@ -61,46 +73,44 @@ class Rewards:
         def mean(way: str, which: str = "all") -> NDArray[np.float64]:
             return pooled(parts, which, way)
 
+        clusters = problems_of(parts)
+
+        def claim(name: str, text: str, values: NDArray[np.float64], control: bool = True) -> Claim:
+            return Claim(name, text, values, MARGIN, clusters, control)
+
+        gain = mean("regenerated") - mean("sampled")
+        again = mean("regenerated", "failed") - mean("resampled", "failed")
+        likeliest = mean("greedy_from_greedy") - mean("greedy")
         claims = [
-            Claim("regenerated - sampled", "regeneration with feedback pays", mean("regenerated") - mean("sampled"), MARGIN),
-            Claim(
-                "of failed answers: regenerated - resampled", "it corrects, beyond the luck of another try",
-                mean("regenerated", "failed") - mean("resampled", "failed"), MARGIN, control=True,
-            ),
-            Claim(
-                "regenerated - resampled", "it pays, beyond another try",
-                mean("regenerated") - mean("resampled"), MARGIN, control=True,
-            ),
-            Claim(
-                "likeliest s' - likeliest s", "it pays for likeliest answers, too",
-                mean("greedy_from_greedy") - mean("greedy"), MARGIN, control=True,
-            ),
-            Claim("regenerated - shown", "it is the feedback", mean("regenerated") - mean("shown"), MARGIN, control=True),
-        ]  # fmt: skip
-        mismatch = mean("regenerated_greedy") - mean("sampled") - (mean("greedy_from_greedy") - mean("greedy"))
-        notes = [
-            ("what comparing likeliest s' with sampled s would add to the gain", estimated(mismatch, rng, config.resamples))
+            claim("regenerated - sampled", "regeneration with feedback pays", gain, control=False),
+            claim("of failed answers: regenerated - resampled", "it corrects, beyond the luck of another try", again),
+            claim("regenerated - resampled", "it pays, beyond another try", mean("regenerated") - mean("resampled")),
+            claim("likeliest s' - likeliest s", "it pays for likeliest answers, too", likeliest),
+            claim("regenerated - shown", "it is the feedback", mean("regenerated") - mean("shown")),
         ]
+        mismatch = mean("regenerated_greedy") - mean("sampled") - likeliest
         rows: list[tuple[Any, ...]] = []
+        figures: dict[str, dict[str, Estimate]] = {which: {} for which in ("all", "failed", "right")}
         for way in ways:
-            cells = [estimated(mean(way), rng, config.resamples)]
-            for which in ("failed", "right"):
-                known = all(way in part[which] for part in parts)
-                cells.append(estimated(mean(way, which), rng, config.resamples) if known else "")  # type: ignore[arg-type]
-            rows.append((WAYS[way], *cells))
+            for which, known in figures.items():
+                if all(way in part[which] for part in parts):
+                    known[way] = estimated(mean(way, which), rng, config.resamples, clusters)
+            rows.append((WAYS[way], *[known.get(way, "") for known in figures.values()]))
+        added = estimated(mismatch, rng, config.resamples, clusters)
         tables = [
             Table("Reward", ("answers", "all", "where s failed", "where s was right"), rows),
-            Table("The mismatch", ("", "reward"), list(notes)),
+            Table(
+                "The mismatch", ("", "reward"), [("what comparing likeliest s' with sampled s would add to the gain", added)]
+            ),
         ]
-        return Conclusion(claims, tables, self._bars(parts, ways), {"rewards": ("", "reward")})
+        return Conclusion(claims, tables, self._bars(figures, ways), {"rewards": ("", "reward")})
 
-    def _bars(self, parts: Sequence[Part], ways: Sequence[str]) -> list[Series]:
+    def _bars(self, figures: dict[str, dict[str, Estimate]], ways: Sequence[str]) -> list[Series]:
         made = []
         for which, label in (("all", "all answers"), ("failed", "where s failed")):
-            shown = [(i, way) for i, way in enumerate(ways) if all(way in part[which] for part in parts)]
-            figures = [mean_and_error(pooled(parts, which, way)) for _, way in shown]
-            values, errors = [float(m) for m, _ in figures], [1.96 * float(e) for _, e in figures]
-            made.append(Series("rewards", label, [float(i) for i, _ in shown], values, errors, "bars:" + "|".join(ways)))
+            known = figures[which]
+            at = [float(i) for i, way in enumerate(ways) if way in known]
+            made.append(bars("rewards", label, at, list(known.values()), ways))
         return made
 
 

@@ -11,10 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.compare import Pair, mass, measure, nats
-from maskdiff.distillation.experiments.protocol import Conclusion, Part, Progress, by_decile, curve, listed, pooled
+from maskdiff.distillation.compare import mass, measure, nats, outside
+from maskdiff.distillation.experiments.protocol import (
+    Conclusion,
+    Part,
+    Progress,
+    by_decile,
+    curve,
+    listed,
+    named,
+    pooled,
+    problems_of,
+)
 from maskdiff.distillation.positions import DECILES, decile_means, late_minus_early, mean_of
 from maskdiff.distillation.study import Study
 from maskdiff.distillation.trainer import divergence_of
@@ -47,62 +58,65 @@ class Tokens:
                 "full": nats(divergence_of(config, top_k=0)),
                 "student": mass(back, "student"),
                 "teacher": mass(back, "teacher"),
+                "outside_student": outside(config.top_k, "student"),
+                "outside_teacher": outside(config.top_k, "teacher"),
             },
         )  # fmt: skip
         progress("untold")
-        silent = [policy.prompt(study.problems[problem], None, "") for problem in answers.owner.tolist()]
-        pairs = [Pair.same(*row) for row in zip(answers.prompts, answers.ids, silent, strict=True)]
+        pairs = study.pairs_behind(answers, study.untold(answers))
         told["untold"] = measure(policy, policy, pairs, {"untold": mass(back, "teacher")})["untold"]
         curves = {name: np.stack([decile_means(row) for row in rows]) for name, rows in told.items()}
         wrong = np.where(answers.rewards < 1.0, 1.0, np.nan)[:, None]
         failed = {f"{name}_failed": curves[name] * wrong for name in ("student", "teacher", "untold")}
         made = {name: listed(answers.by_problem(values)) for name, values in {**curves, **failed}.items()}
-        return {"problems": len(study.problems), "curves": made}
+        return {**named(study), "curves": made}
 
     def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
         """See `Experiment`."""
         curves = {name: pooled(parts, "curves", name) for name in parts[0]["curves"]}
         student, teacher, untold = (curves[name] for name in ("student", "teacher", "untold"))
         late = {name: mean_of(values.T[LATE]) for name, values in curves.items()}
+        clusters = problems_of(parts)
+        taken = level(teacher) >= PROBABILITY
+        apart = level(curves["full"]) >= NATS
+
+        def claim(name: str, text: str, values: NDArray[np.float64], control: bool, nats: bool = False) -> Claim:
+            margin, seen = (NATS, apart) if nats else (PROBABILITY, taken)
+            return Claim(name, text, values, margin, clusters, control, seen)
+
+        rise = {name: late_minus_early(values) for name, values in curves.items()}
+        failed = late["teacher_failed"] - late["student_failed"]
+        smaller = mean_of(curves["full"].T) - mean_of(curves["top"].T)
+        flatter = rise["top"] - rise["full"] + NATS
         claims = [
-            Claim(
-                "backtracking, teacher: late - early", "the teacher takes back more late than early",
-                late_minus_early(teacher), PROBABILITY,
-            ),
-            Claim(
+            claim("backtracking, teacher: late - early", "the teacher takes back more late than early", rise["teacher"], False),
+            claim(
                 "backtracking: rise of the teacher - rise of the student", "its rise is more than the student's",
-                late_minus_early(teacher) - late_minus_early(student), PROBABILITY, control=True,
+                rise["teacher"] - rise["student"], True,
             ),
-            Claim(
+            claim(
                 "backtracking, late: teacher - student", "late, it takes back more than the student",
-                late["teacher"] - late["student"], PROBABILITY,
+                late["teacher"] - late["student"], False,
             ),
-            Claim(
+            claim(
                 "backtracking, late: told - untold", "it is what was said that makes it",
-                late["teacher"] - late["untold"], PROBABILITY, control=True,
+                late["teacher"] - late["untold"], True,
             ),
-            Claim(
-                "backtracking, late, failed answers: teacher - student", "it does on answers that failed",
-                late["teacher_failed"] - late["student_failed"], PROBABILITY, control=True,
-            ),
-            Claim(
-                "nats: whole vocabulary - top k", "the top k make divergences smaller",
-                mean_of(curves["full"].T) - mean_of(curves["top"].T), NATS,
-            ),
-            Claim("nats, top k: late - early", "under the top k they still grow", late_minus_early(curves["top"]), NATS),
-            Claim(
-                "nats, whole vocabulary: late - early", "divergences grow at all", late_minus_early(curves["full"]), NATS,
-                control=True,
-            ),
+            claim("backtracking, late, failed answers: teacher - student", "it does on answers that failed", failed, True),
+            claim("nats: whole vocabulary - top k", "the top k make divergences smaller", smaller, False, True),
+            claim("nats, rise: top k - whole, plus margin", "the top k flatten nothing", flatter, False, True),
+            claim("nats, whole vocabulary: late - early", "divergences grow at all", rise["full"], True, True),
         ]  # fmt: skip
         k = f"top {config.top_k}" if config.top_k else "whole vocabulary, as configured"
         kinds = {f"{k}, {'with tail' if config.tail else 'renormalised'}": curves["top"], f"{k}, with tail": curves["tail"]}
         kinds["whole vocabulary"] = curves["full"]
         masses = {"student": student, "teacher, told": teacher, "teacher, untold": untold}
         masses |= {f"{name}, failed answers": curves[f"{name}_failed"] for name in ("student", "teacher", "untold")}
+        beyond = {f"{who}'s probability outside": curves[f"outside_{who}"] for who in ("student", "teacher")}
         tables = [
-            by_decile("Nats a token by decile", kinds, config, rng),
-            by_decile("Probability of tokens that take something back", masses, config, rng),
+            by_decile("Nats a token by decile", kinds, config, rng, clusters),
+            by_decile("Outside the student's top k", beyond, config, rng, clusters),
+            by_decile("Probability of tokens that take something back", masses, config, rng, clusters),
         ]
         series = [curve("nats", label, values) for label, values in kinds.items()]
         series += [curve("backtracking", label, values, "--" if "failed" in label else "-") for label, values in masses.items()]

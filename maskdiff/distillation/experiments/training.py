@@ -21,8 +21,10 @@ from maskdiff.distillation.experiments.protocol import (
     Series,
     Table,
     array,
+    level,
     listed,
     mean_and_error,
+    named,
     pooled,
     seeds_of,
 )
@@ -47,27 +49,28 @@ class Training:
         """See `Experiment`."""
         config = study.config
         figure = {"nats": nats(divergence_of(config))}
-        standard, delta, rewards, losses, norms = [], [], [], [], []
+        standard, delta, rewards = (list[NDArray[np.float64]]() for _ in range(3))
+        losses, norms = list[float](), list[float]()
         with restored(study.policy):
             trainer = Trainer(study.policy, config)
             for step in range(config.steps + 1):
                 progress(f"step {step}/{config.steps}")
                 answers = study.draw("training", step)
-                others = study.anew(answers, "regenerated", config.temperature, step=step + 1)
+                others = study.anew(answers, "regenerated", config.temperature, step=step + 1, writer=trainer.teacher)
                 pairs = {"standard": study.standard_pairs(answers), "regeneration": study.pairs_with(answers, others)}
-                curves = {}
-                for name, compared in pairs.items():
-                    made = measure(study.policy, trainer.teacher, compared, figure)["nats"]
-                    curves[name] = answers.by_problem(np.stack([decile_means(row) for row in made]))
-                standard.append(curves["standard"])
-                delta.append(curves["regeneration"] - curves["standard"])
+                made = {
+                    name: measure(study.policy, trainer.teacher, compared, figure)["nats"] for name, compared in pairs.items()
+                }
+                gap = [anew - own for anew, own in zip(made["regeneration"], made["standard"])]  # place by place
+                for kept, rows in ((standard, made["standard"]), (delta, gap)):
+                    kept.append(answers.by_problem(np.stack([decile_means(row) for row in rows])))
                 rewards.append(answers.by_problem(answers.rewards))
                 if step < config.steps:
                     stepped = trainer.step(pairs[config.trainer])
                     losses.append(stepped.loss)
                     norms.append(stepped.norm)
         return {
-            "problems": len(study.problems),
+            **named(study),
             "standard": listed(np.stack(standard, 1)),  # (problems, steps + 1, 10)
             "delta": listed(np.stack(delta, 1)),
             "reward": listed(np.stack(rewards, 1)),  # (problems, steps + 1)
@@ -79,7 +82,10 @@ class Training:
         """See `Experiment`."""
         standard, delta, reward = (pooled(parts, name) for name in ("standard", "delta", "reward"))
         seeds = seeds_of(parts)
-        share = np.stack([_share(mean_of(standard[seeds == seed])) for seed in range(len(parts))])  # (seeds, 10)
+        whole = [mean_of(standard[seeds == seed]) for seed in range(len(parts))]  # (steps + 1, 10) each
+        share = np.stack([_share(curves, 1) for curves in whole])  # (seeds, 10)
+        halves = np.stack([_share(curves, DECILES // 2) for curves in whole])  # (seeds, 2)
+        seen = level(standard[:, 0]) >= MARGIN  # there is something that could fall
         claims = [
             Claim(
                 "early - late of how far regeneration less standard falls", "early positions close their gap faster",
@@ -87,13 +93,13 @@ class Training:
             ),
             Claim(
                 "early - late of how far standard falls, relative to its beginning", "early positions learn faster",
-                -late_minus_early(share), SHARE, np.arange(len(parts)), control=True,
+                halves[:, 0] - halves[:, 1], SHARE, np.arange(len(parts)), control=True,
             ),
             Claim(
                 "early - late of how far standard falls", "early positions come nearer to the teacher by more",
-                -late_minus_early(_fall(standard)), MARGIN, seeds, control=True,
+                -late_minus_early(_fall(standard)), MARGIN, seeds, control=True, seen=seen,
             ),
-            Claim("how far standard falls", "the student comes nearer at all", mean_of(_fall(standard).T), MARGIN, seeds),
+            Claim("how far standard falls", "it falls at all", mean_of(_fall(standard).T), MARGIN, seeds, seen=seen),
         ]  # fmt: skip
         rows: list[tuple[Any, ...]] = []
         for d in range(DECILES):
@@ -133,9 +139,9 @@ def _fall(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return _line(values)[1]
 
 
-def _share(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(steps + 1, 10) -> (10,): how far the line falls, as a share of where it begins."""
-    start, fall = _line(curves)
+def _share(curves: NDArray[np.float64], together: int) -> NDArray[np.float64]:
+    """(steps + 1, 10) -> (10 / together,): how far the lines of some deciles together fall, as a share of where they begin."""
+    start, fall = (np.nansum(part.reshape(-1, together), 1) for part in _line(curves))
     return np.where(start > 0, fall / np.where(start > 0, start, 1.0), np.nan)
 
 

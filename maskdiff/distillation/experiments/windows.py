@@ -9,7 +9,6 @@ that stays the same from step to step makes no difference to it; only changes be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,12 @@ from maskdiff.distillation.experiments.protocol import (
     Conclusion,
     Part,
     Progress,
-    Series,
     Table,
     array,
+    bars,
+    level,
     listed,
-    mean_and_error,
+    named,
     pooled,
     seeds_of,
 )
@@ -34,6 +34,10 @@ from maskdiff.distillation.verdicts import Claim, estimated
 from maskdiff.distillation.weights import restored
 
 MARGIN = 0.02  # of a reward between 0 and 1
+NOTE = (
+    "AdamW divides by the size of gradients: an arm whose gradients all have another length makes the same steps. The "
+    "equalised arms differ from the others by what changes from step to step alone."
+)
 NORM = 1.0  # of every gradient of the arms that are equalised
 
 
@@ -56,7 +60,7 @@ class Windows:
         progress("regeneration")
         gains["regeneration"], norms["regeneration"] = self._arm(study, before, "regeneration", "full", None)
         return {
-            "problems": len(study.problems),
+            **named(study),
             "before": listed(before.by_problem(before.rewards)),
             "gains": {name: listed(values) for name, values in gains.items()},
             "norms": {name: listed(array(values)) for name, values in norms.items()},
@@ -66,14 +70,15 @@ class Windows:
         self, study: Study, before: Answers, trainer_name: str, window: Window, norm: float | None
     ) -> tuple[NDArray[np.float64], list[float]]:
         """(problems,) reward gained by some steps of training, and the norms of their gradients."""
-        config = replace(study.config, trainer=trainer_name)
+        config = study.config
         norms = []
         with restored(study.policy):
             trainer = Trainer(study.policy, config)
             for step in range(config.window_steps):
                 answers = study.draw("training", step)
                 if trainer_name == "regeneration":
-                    pairs = study.pairs_with(answers, study.anew(answers, "regenerated", config.temperature, step=step + 1))
+                    others = study.anew(answers, "regenerated", config.temperature, step=step + 1, writer=trainer.teacher)
+                    pairs = study.pairs_with(answers, others)
                 else:
                     pairs = study.standard_pairs(answers)
                 norms.append(trainer.step(pairs, window, norm).norm)
@@ -85,8 +90,10 @@ class Windows:
         seeds, names = seeds_of(parts), list(parts[0]["gains"])
         gains = {name: pooled(parts, "gains", name) for name in names}
 
+        seen = max(abs(level(values)) for values in gains.values()) >= MARGIN  # training does something
+
         def claim(name: str, text: str, values: NDArray[np.float64], control: bool = False) -> Claim:
-            return Claim(name, text, values, MARGIN, seeds, control)
+            return Claim(name, text, values, MARGIN, seeds, control, seen)
 
         claims = [
             claim("first half - last half", "the first half teaches more", gains["first"] - gains["last"]),
@@ -109,10 +116,9 @@ class Windows:
             Table(f"Reward gained in {config.window_steps} steps", ("trained on", "gain", "gradient's norm"), rows),
             Table("Reward before", ("",), [(reward,)]),
         ]
-        figures = [mean_and_error(gains[name]) for name in names]
-        values, errors = [float(m) for m, _ in figures], [1.96 * float(e) for _, e in figures]
-        series = [Series("gain", "", [float(i) for i in range(len(names))], values, errors, "bars:" + "|".join(names))]
-        return Conclusion(claims, tables, series, {"gain": ("", "reward gained")})
+        drawn = [estimated(gains[name], rng, config.resamples, seeds) for name in names]
+        series = [bars("gain", "", [float(i) for i in range(len(names))], drawn, names)]
+        return Conclusion(claims, tables, series, {"gain": ("", "reward gained")}, [NOTE])
 
 
 __all__ = ["Windows"]

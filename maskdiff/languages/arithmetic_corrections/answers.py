@@ -63,8 +63,8 @@ def located(problem: str, answer: str) -> list[bool | None]:
     """For each symbol of `answer` whether it is right, given what stands before it.
 
     It is while the step may still become one that follows from the kept step before, right or not; the first symbol that rules
-    this out is wrong, and of the rest of that step nothing can be said. A mark is right where it goes on from a right step, or
-    takes back a wrong one, and wrong the other way round.
+    this out is wrong, and of the rest of that step nothing can be said. A mark is right where it goes on from a right step that
+    is no number yet, or takes back a wrong one, and wrong the other way round: a number is the end.
     """
     before, labels = problem, list[bool | None]()
     for step, mark in _PARTS.findall(answer):
@@ -73,7 +73,8 @@ def located(problem: str, answer: str) -> list[bool | None]:
         while good < len(step) and any(option.startswith(step[: good + 1]) for option in options):
             good += 1
         labels += [True] * good + [False] * (good < len(step)) + [None] * (len(step) - good - 1)
-        labels += [bool(step) and (step in options) == (mark == STEP)] if mark else []
+        going = step in options and not is_number(step)
+        labels += [bool(step) and (going if mark == STEP else step not in options)] if mark else []
         before = before if step and mark == BACKTRACK else step
     return labels
 

@@ -21,6 +21,7 @@ from maskdiff.distillation.experiments.protocol import (
     Progress,
     by_decile,
     curve,
+    level,
     listed,
     named,
     pooled,

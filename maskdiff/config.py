@@ -280,6 +280,7 @@ class DistillationConfig:
     )  # fmt: skip
     top_k: int = knob(20, "of the student's likeliest tokens; 0: the whole vocabulary", low=0)
     tail: bool = knob(False, "everything else is one more outcome (as published), instead of renormalising over the top k")
+    show_attempt: bool = knob(False, "standard: the teacher also sees the answer that it judges, as in the reference's code")
     teacher: str = knob(
         "self", "whose weights judge: the student's own at every step, those it began with, or their average",
         choices=("self", "initial", "ema"),

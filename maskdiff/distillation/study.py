@@ -168,8 +168,9 @@ class Study:
     # ------------------------------------------------------------------------------------------------------- what is paired
 
     def standard_pairs(self, answers: Answers) -> list[Pair]:
-        """The student's answers, judged by a teacher who was told what was said of them."""
-        return self.pairs_behind(answers, self.told(answers))
+        """The student's answers, judged by a teacher who was told what was said of them, and perhaps sees them, too."""
+        prompts = self.shown_and_told(answers) if self.config.show_attempt else self.told(answers)
+        return self.pairs_behind(answers, prompts)
 
     def pairs_behind(self, answers: Answers, prompts: Sequence[Ids]) -> list[Pair]:
         """The student's answers, judged by a teacher behind other prompts."""

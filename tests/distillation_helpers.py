@@ -1,14 +1,27 @@
-"""A toy environment and small settings for tests of self-distillation with `PlantedPolicy`."""
+"""Toy environments, small settings and whole runs for tests of self-distillation with `PlantedPolicy`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.environment import Outcome, Problem
+from maskdiff.distillation import report, runner
+from maskdiff.distillation.environment import Environment, Outcome, Problem
+from maskdiff.distillation.experiments import EXPERIMENTS
 from maskdiff.distillation.planted import END, PlantedPolicy
+from maskdiff.distillation.runner import Setting, fingerprint
+from maskdiff.errors import UserError
+
+NAMES = list(EXPERIMENTS)
+NAN = float("nan")
+Tell = Callable[[str, int, str], None]
 
 SMALL = DistillationConfig(
     problems=3, rollouts=2, seeds=2, steps=2, window_steps=2, resamples=100, max_tokens=12, lr=0.01
@@ -37,6 +50,59 @@ class Letters:
         return Outcome(1.0 if share > 0.6 else share, f"{share:.1f}")
 
 
+class Located(Letters):
+    """The same, and a letter from `m` on is where an answer goes wrong."""
+
+    def located(self, problem: Problem, answer: str) -> list[bool | None]:
+        return [letter < "m" for letter in answer]
+
+
+def setting_of(policy: PlantedPolicy, config: DistillationConfig = SMALL) -> Setting:
+    return Setting(config, policy.name, fingerprint(policy), 1)
+
+
+def quiet(name: str, seed: int, what: str) -> None:
+    """Nobody is told anything."""
+
+
+def run(
+    folder: Path, names: list[str] = NAMES, setting: Setting | None = None, policy: PlantedPolicy | None = None,
+    tell: Tell = quiet, environment: Environment | None = None,
+) -> bytes:  # fmt: skip
+    """The bytes of results.json."""
+    policy = policy or planted()
+    setting = setting or setting_of(policy)
+    results = runner.run(policy, environment or Located(), setting, names, folder, tell)
+    runner.write_json(folder / "results.json", report.results_json(results, setting))
+    return (folder / "results.json").read_bytes()
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+
+
 def parts_of(folder: Path) -> dict[str, bytes]:
     """What was measured in the folder of a run."""
     return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
+
+
+def one_line(call: Callable[[], object]) -> str:
+    """What a UserError says."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value).count("\n") == 0
+    return str(caught.value)
+
+
+def known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if value == value]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of what is known."""
+    left = known(values)
+    return sum(left) / len(left) if left else NAN
+
+
+def same(found: object, expected: object) -> None:
+    np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=1e-9, atol=1e-9)

@@ -18,6 +18,7 @@ from maskdiff.checkpoint import make_payload, save
 from maskdiff.cli import default_checkpoint, run_door
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.distillation import door
+from maskdiff.distillation.runner import Setting
 from maskdiff.errors import ConfigError
 from maskdiff.languages import make_language, model_vocabulary
 from maskdiff.model import UniversalDenoiser
@@ -74,6 +75,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--out", "x", "--seed_file", "no.json", "--steps", "3"], "--seed_file says everything; leave out --steps"),
         (["--out", "x", "--seed_file", "no.json", "--quick"], "leave out --quick"),
         (["--out", "x", "--seed_file", "no.json", "--model", "a.pt"], "leave out --model"),
+        (["--out", "x", "--seed_file", "no.json", "--threads", "1"], "leave out --threads"),
     ],
 )
 def test_mistakes_are_one_line_and_no_files(
@@ -107,6 +109,9 @@ def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: 
     again = ["--seed_file", "first/seeds.json", "--no_pictures", "--out", "second"]
     assert door.main(again) == 0
     assert (elsewhere / "second/results.json").read_bytes() == made
+    known = Setting.read("first/seeds.json")
+    assert (known.threads, known.device, known.dtype, known.records) == (1, "cpu", "float32", "")
+    assert Setting.read("second/seeds.json") == known
     tiny_model(elsewhere / "tiny.pt", seed=1)
     with pytest.raises(ConfigError, match=r"the model 'tiny.pt' is another than that of 'first/seeds.json'"):
         door.main([*again[:-1], "third"])

@@ -23,6 +23,8 @@ from distillation_policy_helpers import (
     ragged,
     scored,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sampling_dummies import chi_square
 from step_trees import read, reducts, value_of, write
 from tiny import tiny_loaded
@@ -33,7 +35,7 @@ from maskdiff.distillation import own
 from maskdiff.distillation.arithmetic import ArithmeticSteps
 from maskdiff.distillation.environment import Outcome, Problem, attempts
 from maskdiff.distillation.own import OwnPolicy
-from maskdiff.distillation.policy import lengths, pick
+from maskdiff.distillation.policy import groups, lengths, pick
 from maskdiff.errors import ConfigError, DataError, ParseError
 from maskdiff.languages import ArithmeticCorrections, split_of
 from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
@@ -128,13 +130,13 @@ def test_a_prompt_is_the_text_s_own_pieces(policy: OwnPolicy) -> None:
     for problem, attempt, said in attempted(40):
         shown = tuple(vocabulary.encode(attempt))
         for ids in (shown, (*shown, vocabulary.eos)):
-            for given, text in (
+            for parts, text in (
                 ((), language.prompt(problem.text)),
                 ((None, said), language.prompt(problem.text, None, said)),
                 ((ids,), language.prompt(problem.text, attempt)),
                 ((ids, said), language.prompt(problem.text, attempt, said)),
             ):
-                assert policy.prompt(problem, *given) == (vocabulary.bos, *vocabulary.encode(text))
+                assert policy.prompt(problem, *parts) == (vocabulary.bos, *vocabulary.encode(text))
         assert policy.text((*shown, vocabulary.eos)) == policy.text(shown) == attempt
     problem = problems(1)[0]
     assert policy.text(policy.prompt(problem)[1:]) == problem.text + ">"
@@ -226,6 +228,8 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(policy: OwnPolicy, monkeyp
     assert policy.sample([prompts[i] for i in order], [keys[i] for i in order], 1.0, 30) == [together[i] for i in order]
     monkeypatch.setattr(own, "ROWS", 3)
     assert policy.sample(prompts, keys, 1.0, 30) == together
+    monkeypatch.setattr(own, "DRAWN", 2 * max(map(len, prompts)))
+    assert policy.sample(prompts, keys, 1.0, 30) == together
     assert policy.sample([], [], 1.0, 30) == []
 
 
@@ -274,7 +278,7 @@ def test_pick_never_takes_what_is_impossible() -> None:
 
 
 def test_row_t_scores_token_t(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against plain passes over what stands before each token; in a batch, alone, and in small groups."""
+    """Against plain passes over what stands before each token; in a batch, alone, and in small groups, which are counted."""
     prompts = mixed(policy, 24)
     answers = policy.sample(prompts, list(range(24)), 1.0, 20)
     answers[5] = ()
@@ -289,9 +293,28 @@ def test_row_t_scores_token_t(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
             for t in {0, 1, len(answer) - 1} & {*range(len(answer))}:
                 before = [*prompt, *answer[:t]]
                 torch.testing.assert_close(alone[0, t], scored(policy, [*before, 0])[-1], atol=1e-5, rtol=1e-5)
+        sizes, plain = list[tuple[int, ...]](), OwnPolicy._forward
+        monkeypatch.setattr(OwnPolicy, "_forward", lambda self, rows: sizes.append(tuple(map(len, rows))) or plain(self, rows))
         for room in (1, 60, 400):
-            monkeypatch.setattr(own, "TOKENS", room)
+            sizes.clear()
+            monkeypatch.setattr(own, "SCORED", room)
             torch.testing.assert_close(policy.logits(prompts, answers), together, atol=1e-5, rtol=0)
+            assert sum(map(len, sizes)) == 24
+            assert all(len(group) * max(group) <= room or len(group) == 1 for group in sizes)
+            assert (max(map(len, sizes)) > 1) == (room > 1)
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(0, 40), st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_groups_are_as_large_as_there_is_room(sizes: list[int], most: int, rows: int) -> None:
+    """Shorter strings first, each once; none could have taken one more."""
+    found = groups(sizes, most, rows)
+    assert [i for group in found for i in group] == sorted(range(len(sizes)), key=lambda i: sizes[i])
+    for group in found:
+        assert len(group) == 1 or (len(group) <= rows and len(group) * sizes[group[-1]] <= most)
+    for group, after in zip(found, found[1:]):
+        assert group
+        assert len(group) == rows or (len(group) + 1) * sizes[after[0]] > most
 
 
 def test_greedy_answers_are_the_likeliest_by_their_own_logits(policy: OwnPolicy) -> None:

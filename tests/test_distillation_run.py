@@ -8,7 +8,7 @@ import re
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,48 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distillation_helpers import SMALL, Letters, parts_of, planted
+from distillation_helpers import NAMES, SMALL, Letters, Located, one_line, parts_of, planted, quiet, results_of, run, setting_of
 
-from maskdiff.config import DistillationConfig
 from maskdiff.distillation import door, plots, report, runner
-from maskdiff.distillation.environment import Environment, Problem
-from maskdiff.distillation.experiments import EXPERIMENTS
-from maskdiff.distillation.planted import PlantedPolicy
 from maskdiff.distillation.runner import Setting, fingerprint
 from maskdiff.distillation.study import Study
 from maskdiff.distillation.trainer import Trainer
 from maskdiff.errors import DataError, UserError
 
-NAMES = list(EXPERIMENTS)
 every_experiment = pytest.mark.parametrize("name", NAMES)
-Tell = Callable[[str, int, str], None]
-
-
-class Located(Letters):
-    """The same, and a letter from `m` on is where an answer goes wrong."""
-
-    def located(self, problem: Problem, answer: str) -> list[bool | None]:
-        return [letter < "m" for letter in answer]
-
-
-def setting_of(policy: PlantedPolicy, config: DistillationConfig = SMALL) -> Setting:
-    return Setting(config, policy.name, fingerprint(policy), 1)
-
-
-def quiet(name: str, seed: int, what: str) -> None:
-    """Nobody is told anything."""
-
-
-def run(
-    folder: Path, names: list[str] = NAMES, setting: Setting | None = None, policy: PlantedPolicy | None = None,
-    tell: Tell = quiet, environment: Environment | None = None,
-) -> bytes:  # fmt: skip
-    """The bytes of results.json."""
-    policy = policy or planted()
-    setting = setting or setting_of(policy)
-    results = runner.run(policy, environment or Located(), setting, names, folder, tell)
-    runner.write_json(folder / "results.json", report.results_json(results, setting))
-    return (folder / "results.json").read_bytes()
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -74,10 +41,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = planted()
     door._experiments(policy, Located(), setting_of(policy), NAMES, folder, True)
     return folder
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
 
 
 # ------------------------------------------------------------------------------------------------------------- the same again
@@ -127,18 +90,17 @@ def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -
 
 
 def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    """It is interrupted after every eleventh thing that it tells, in the midst of training, too."""
-    policy, stopped = planted(), []
+    """It is interrupted at every fifth thing that it tells for the first time, in the midst of training, too."""
+    policy, stopped, told = planted(), [], set()
     before = policy.module[0].detach().clone()
 
-    def tell(name: str, seed: int, what: str) -> None:
-        if what != "done":
-            tell.left -= 1  # type: ignore[attr-defined]
-            if not tell.left:  # type: ignore[attr-defined]
-                raise KeyboardInterrupt(name, seed, what)
+    def tell(*what: object) -> None:
+        if what not in told:
+            told.add(what)
+            if len(told) % 5 == 0:
+                raise KeyboardInterrupt(*what)
 
     for _ in range(50):
-        tell.left = 11  # type: ignore[attr-defined]
         try:
             found = run(tmp_path, policy=policy, tell=tell)
             break
@@ -147,7 +109,7 @@ def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_byte
             assert torch.equal(policy.module[0], before)
     else:
         pytest.fail("it never came to an end")
-    assert len(stopped) >= 5
+    assert len(stopped) >= 10
     assert {name for name, _, what in stopped if what} >= {"training", "windows"}
     assert found == (whole / "results.json").read_bytes()
     assert parts_of(tmp_path) == parts_of(whole)
@@ -176,14 +138,6 @@ def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> No
 # ------------------------------------------------------------------------------------------------------------ what is refused
 
 
-def one_line(call: Callable[[], object]) -> str:
-    """What a UserError says."""
-    with pytest.raises(UserError) as caught:
-        call()
-    assert str(caught.value).count("\n") == 0
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     "changes, named",
     [
@@ -202,7 +156,14 @@ def test_parts_of_another_configuration_are_refused(whole: Path, changes: dict[s
 
 
 @pytest.mark.parametrize(
-    "changes, named", [({"weights": "0" * 16}, "weights"), ({"model": "x"}, "model"), ({"threads": 2}, "threads")]
+    "changes, named",
+    [
+        ({"weights": "0" * 16}, "weights"),
+        ({"model": "x"}, "model"),
+        ({"threads": 2}, "threads"),
+        ({"device": "cuda:0"}, "device"),
+        ({"dtype": "bfloat16", "records": "0" * 16}, "dtype, records"),
+    ],
 )
 def test_parts_of_another_model_or_machine_are_refused(whole: Path, changes: dict[str, Any], named: str) -> None:
     before = files_of(whole)
@@ -218,123 +179,6 @@ def test_a_fingerprint_is_of_every_weight() -> None:
     with torch.no_grad():
         policy.module[0][3, 7] += 1e-6
     assert fingerprint(policy) not in seen
-
-
-def mended(folder: Path, path: str, change: Callable[[Any], Any]) -> None:
-    """Write a file of JSON anew."""
-    (folder / path).write_text(json.dumps(change(json.loads((folder / path).read_text()))))
-
-
-DAMAGES: dict[str, Callable[[Any], Any]] = {
-    "a list": lambda part: [part],
-    "nothing": lambda part: None,
-    "a number": lambda part: 3,
-    "a text": lambda part: "part",
-    "no keys": lambda part: {},
-    "texts for lists": lambda part: dict.fromkeys(part, "x"),
-    "numbers for lists": lambda part: dict.fromkeys(part, 3),
-    "nulls for all": lambda part: dict.fromkeys(part),
-    "ragged lists": lambda part: {key: [1.0, [2.0]] for key in part},
-    "lists of texts": lambda part: {key: ["x"] for key in part},
-    "flat lists": lambda part: {key: [1.0, 2.0, 3.0] for key in part},
-}
-INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "rewards": {
-        "a way is missing": lambda part: {**part, "all": {}},
-        "fewer problems": lambda part: {**part, "all": {**part["all"], "sampled": part["all"]["sampled"][:2]}},
-        "texts": lambda part: {**part, "all": {**part["all"], "sampled": ["x", "y", "z"]}},
-    },
-    "positions": {
-        "fewer deciles": lambda part: {**part, "curves": {k: [row[:9] for row in v] for k, v in part["curves"].items()}},
-        "a text": lambda part: {**part, "compared": "most"},
-        "no curve": lambda part: {**part, "curves": {**part["curves"], "standard": []}},
-    },
-    "training": {
-        "fewer steps": lambda part: {**part, "standard": [row[:1] for row in part["standard"]]},
-        "problems beyond measure": lambda part: {**part, "problems": 1e400},
-        "problems below none": lambda part: {**part, "problems": -1},
-    },
-    "windows": {
-        "an arm is missing": lambda part: {**part, "gains": {k: v for k, v in part["gains"].items() if k != "last"}},
-        "ragged": lambda part: {**part, "before": [1.0, [2.0], 3.0]},
-        "problems in words": lambda part: {**part, "problems": "three"},
-    },
-    "tokens": {
-        "fewer problems": lambda part: {**part, "curves": {**part["curves"], "top": part["curves"]["top"][:1]}},
-        "texts": lambda part: {**part, "curves": dict.fromkeys(part["curves"], [["x"] * 10] * 3)},
-    },
-}
-
-
-@every_experiment
-def test_damaged_parts_are_an_error_of_one_line(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """What is no JSON is told by its file, what has another shape by the experiment; none is a traceback or concluded from."""
-    monkeypatch.chdir(tmp_path)
-    folder = Path("copy")  # a short name, which messages do not cut
-    shutil.copytree(whole, folder)
-    part = folder / f"parts/{name}-1.json"
-    good = part.read_bytes()
-    for raw in (b"", b"{", good[: len(good) // 2], b"\xff\xfe", b"[" * 100_000, good + b"x"):
-        part.write_bytes(raw)
-        said = one_line(lambda: run(folder, [name]))
-        assert f"{name}-1.json" in said
-        assert "is no JSON" in said
-    escaped = []
-    for what, damage in {**DAMAGES, **INNER[name]}.items():
-        part.write_bytes(good)
-        mended(folder, f"parts/{name}-1.json", damage)
-        try:
-            run(folder, [name])
-            escaped.append(f"{what}: concluded from")
-        except UserError as error:
-            if f"the parts of {name} are damaged" not in str(error):
-                escaped.append(f"{what}: {error}")
-        except Exception as error:
-            escaped.append(f"{what}: {error!r}")
-    assert not escaped, "\n".join(escaped)
-    part.unlink()
-    part.mkdir()
-    assert one_line(lambda: run(folder, [name])) == f"cannot read '{part}': Is a directory"
-
-
-SEED_FILES: dict[str, Callable[[Any], Any]] = {
-    "a list": lambda seeds: [seeds],
-    "no configuration": lambda seeds: {**seeds, "config": None},
-    "no model": lambda seeds: {key: value for key, value in seeds.items() if key != "model"},
-    "threads in words": lambda seeds: {**seeds, "threads": "one"},
-    "threads of truth": lambda seeds: {**seeds, "threads": True},
-    "threads below none": lambda seeds: {**seeds, "threads": -1},
-    "weights of a number": lambda seeds: {**seeds, "weights": 3},
-}
-
-
-@pytest.mark.parametrize("what", SEED_FILES)
-def test_damaged_seed_files_are_an_error_of_one_line(whole: Path, tmp_path: Path, what: str) -> None:
-    path = tmp_path / "seeds.json"
-    shutil.copy(whole / "seeds.json", path)
-    mended(tmp_path, "seeds.json", SEED_FILES[what])
-    assert "is no seed file; give the seeds.json of a run" in one_line(lambda: Setting.read(path))
-
-
-def test_seed_files_that_cannot_be_are_an_error_of_one_line(whole: Path, tmp_path: Path) -> None:
-    path = tmp_path / "seeds.json"
-    assert "No such file" in one_line(lambda: Setting.read(path))
-    assert "Is a directory" in one_line(lambda: Setting.read(tmp_path))
-    for raw in (b"", b"{", b"\xff", (whole / "seeds.json").read_bytes()[:-5]):
-        path.write_bytes(raw)
-        assert "is no JSON" in one_line(lambda: Setting.read(path))
-
-    def read(change: Callable[[Any], Any]) -> str:
-        shutil.copy(whole / "seeds.json", path)
-        mended(tmp_path, "seeds.json", change)
-        return one_line(lambda: Setting.read(path))
-
-    assert "is a seed file of version 2; this is version 1" in read(lambda seeds: {**seeds, "schema": 2})
-    said = read(lambda seeds: {**seeds, "config": {**seeds["config"], "problms": 3}})
-    assert "unknown key 'problms'; the nearest valid one is 'problems'" in said
-    assert "seeds is '0'" in read(lambda seeds: {**seeds, "config": {**seeds["config"], "seeds": 0}})
 
 
 def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path: Path) -> None:
@@ -421,6 +265,7 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
     assert f"{config['seeds']} seeds" in page
     assert f"{config['problems']} problems" in page
     assert report.RULE in page
+    unseen = 0
     for name, made in results_of(whole)["experiments"].items():
         assert made["title"] in page
         assert made["predicts"] in page
@@ -428,7 +273,9 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
         for claim in made["claims"]:
             kind = " (control)" if claim["control"] else ""
             (row,) = [line for line in page.splitlines() if line.startswith(f"| {claim['name']}{kind}: {claim['text']} |")]
-            assert row.endswith(f"| {claim['margin']:g} | {claim['verdict']} |")
+            little = "" if claim["seen"] else " (too little to see)"
+            assert row.endswith(f"| {claim['margin']:g} | {claim['verdict']}{little} |")
+            unseen += bool(little)
             value, low = claim["estimate"]["value"], claim["estimate"]["low"]
             figure = row.split("|")[2].strip()
             if value is not None:
@@ -438,6 +285,7 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
             assert f"{table['title']}:" in page
             assert all(f"| {row[0]} |" in page for row in table["rows"] if isinstance(row[0], str))
         assert all(f"- {note}" in page for note in made["notes"])
+    assert unseen
     blocks = re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE)
     assert len(blocks) > 10
     assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in blocks)  # rows of equal cells
@@ -446,10 +294,13 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
 def test_the_summary_says_both_verdicts_of_each(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
+    for part in (folder / "parts").iterdir():
+        if part.name.partition("-")[0] not in ("tokens", "rewards"):
+            part.unlink()
     policy = planted()
     door._experiments(policy, Located(), setting_of(policy), ["tokens", "rewards"], folder, False)
     out = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in out[:-1]] == ["tokens", "tokens", "rewards", "rewards"]
+    assert [line.split()[0] for line in out[:-1]] == ["rewards", "rewards", "tokens", "tokens"]
     assert [line[11:].split("  ")[0] for line in out[:-1]] == ["as described", "controlled"] * 2
     for line in out[:-1]:
         assert any(verdict in line for verdict in ("supported", "undecided"))
@@ -457,6 +308,43 @@ def test_the_summary_says_both_verdicts_of_each(whole: Path, tmp_path: Path, cap
     page = (folder / "report.md").read_text()
     assert f"--experiment tokens rewards --seed_file {folder}/seeds.json" in page
     assert ".png" not in page
+
+
+def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(whole: Path, tmp_path: Path) -> None:
+    """One experiment after the other gives the results of the set; what lacks a seed is left out, and nothing else is."""
+    policy = planted()
+    for count, name in enumerate(("windows", "rewards", "tokens"), 1):
+        run(tmp_path / "one", [name], policy=policy)
+        found = results_of(tmp_path / "one")["experiments"]
+        assert list(found) == [name for name in NAMES if name in ("windows", "rewards", "tokens")[:count]]
+        assert all(found[name] == results_of(whole)["experiments"][name] for name in found)
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    assert run(folder, ["tokens"]) == run(folder, []) == (whole / "results.json").read_bytes()
+    (folder / "parts/positions-0.json").unlink()
+    told = list[tuple[str, int, str]]()
+    run(folder, ["rewards"], tell=lambda *what: told.append(what))
+    assert told == [("rewards", 0, "done"), ("rewards", 1, "done")]  # nothing is measured that was not asked for
+    assert list(results_of(folder)["experiments"]) == [name for name in NAMES if name != "positions"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskdiff.distillation.plots.draw", lambda result: result.name.encode())
+        door._experiments(policy, Located(), setting_of(policy), ["rewards"], folder, True)
+    for name in NAMES:  # the page and the pictures are of the same experiments
+        assert (f"]({name}.png)" in (folder / "report.md").read_text()) == (name != "positions")
+        drawn = (folder / f"{name}.png").read_bytes()
+        assert drawn == (name.encode() if name != "positions" else (whole / f"{name}.png").read_bytes())
+
+
+def test_records_are_known_by_their_content(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    made = set[str]()
+    for raw in (b"", b"{}", b"{} ", b"\xff" * 100_000):
+        path.write_bytes(raw)
+        made.add(runner.content(str(path)))
+        assert runner.content(str(path)) in made
+    assert len(made) == 4
+    assert all(re.fullmatch("[0-9a-f]{16}", text) for text in made)
+    assert one_line(lambda: runner.content(str(tmp_path))) == f"cannot read '{tmp_path}': Is a directory"
 
 
 def test_pictures_are_pictures(whole: Path) -> None:

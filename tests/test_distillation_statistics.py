@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from distillation_helpers import SMALL, Letters, planted
+from distillation_helpers import NAN, SMALL, Letters, known, mean, planted, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.compare import Pair, advantage, entropy, mass, measure, nats
+from maskdiff.distillation.compare import Pair, advantage, entropy, mass, measure, nats, outside
 from maskdiff.distillation.divergence import Divergence
 from maskdiff.distillation.environment import attempts
 from maskdiff.distillation.experiments.protocol import array, curve, listed, mean_and_error, pooled, seeds_of
@@ -24,37 +24,13 @@ from maskdiff.distillation.experiments.rewards import Rewards
 from maskdiff.distillation.experiments.training import _fall
 from maskdiff.distillation.onset import Onset, find_onset
 from maskdiff.distillation.planted import PlantedPolicy
-from maskdiff.distillation.positions import (
-    DECILES,
-    NONE,
-    decile,
-    decile_means,
-    edit_aligned,
-    late_minus_early,
-    mean_of,
-    ordinal,
-)
+from maskdiff.distillation.positions import DECILES, NONE, decile, decile_means, late_minus_early, mean_of
 from maskdiff.distillation.reliability import area, token_labels
 from maskdiff.distillation.study import PURPOSES, Study
 from maskdiff.distillation.verdicts import Claim, decide, estimated, student_quantile, verdict_of
 from maskdiff.metrics import Estimate
 
-NAN = math.nan
 FIGURE = st.one_of(st.floats(-100, 100), st.just(NAN))
-WORD = st.lists(st.integers(0, 3), max_size=14)
-
-
-def known(values: Sequence[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
-
-
-def mean(values: Sequence[float]) -> float:
-    left = known(values)
-    return sum(left) / len(left) if left else NAN
-
-
-def same(found: object, expected: object) -> None:
-    np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=1e-9, atol=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------------- positions
@@ -94,30 +70,6 @@ def test_what_is_missing_moves_nothing() -> None:
     assert math.isnan(late_minus_early(decile_means(cut)))
 
 
-@given(WORD, WORD)
-@settings(max_examples=300, deadline=None)
-def test_alignments(answer: list[int], other: list[int]) -> None:
-    plain, edit = ordinal(answer, other), edit_aligned(answer, other)
-    assert plain == [t if t < len(other) else NONE for t in range(len(answer))]
-    pairs = [(t, p) for t, p in enumerate(edit) if p != NONE]
-    assert len(edit) == len(answer)
-    assert all(answer[t] == other[p] for t, p in pairs)
-    assert all(a < b for (_, a), (_, b) in zip(pairs, pairs[1:]))
-    assert edit_aligned(answer, answer) == ordinal(answer, answer) == list(range(len(answer)))
-    assert len(pairs) >= bool(set(answer) & set(other))
-
-
-def test_an_insertion_shifts_one_alignment_and_not_the_other() -> None:
-    answer = list(range(300))  # longer than what difflib would take for popular tokens
-    other = [*answer[:100], 999, *answer[100:]]
-    assert edit_aligned(answer, other) == [*range(100), *range(101, 301)]
-    assert edit_aligned(other, answer) == [*range(100), NONE, *range(100, 300)]
-    compared = [answer[t] == other[p] for t, p in enumerate(ordinal(answer, other))]
-    assert sum(compared) == 100  # behind it equal places hold different texts
-    few = [0, 1, 2] * 100  # tokens that return as often as those of a small vocabulary do
-    assert edit_aligned(few, [9, *few]) == list(range(1, 301))
-
-
 # ------------------------------------------------------------------------------------------------------------ comparing
 
 
@@ -132,6 +84,7 @@ def test_measures_at_the_partners_alone() -> None:
         {
             "nats": nats(Divergence("reverse", 0)), "student": mass(frozenset({1, 8}), "student"),
             "teacher": mass(frozenset({1, 8}), "teacher"), "likes": advantage, "entropy": entropy,
+            "ours": outside(3, "student"), "theirs": outside(3, "teacher"),
         },
     )  # fmt: skip
     ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # what stands before each token
@@ -144,6 +97,8 @@ def test_measures_at_the_partners_alone() -> None:
             "nats": (p * (p / q).log()).sum(), "student": p[1] + p[8], "teacher": q[1] + q[8],
             "likes": (q / p).log()[pair.answer[t]], "entropy": -(p * p.log()).sum(),
         }  # fmt: skip
+        beyond = [token for token in range(9) if sum(float(p[other]) > float(p[token]) for other in range(9)) >= 3]
+        expected |= {"ours": p[beyond].sum(), "theirs": q[beyond].sum()}  # of both, outside of what the student likes
         for name, value in expected.items():
             assert made[name][0][t] == pytest.approx(float(value), abs=1e-6)
     assert [len(values) for values in made["nats"]] == [4, 2]
@@ -301,9 +256,12 @@ def test_the_rule_divides_all_intervals_into_three() -> None:
             "undecided": low <= 0 and high >= margin,
         }
         assert sum(rules.values()) == 1
-        verdict = verdict_of(Estimate((low + high) / 2, low, high, 9), margin)
+        estimate = Estimate((low + high) / 2, low, high, 9)
+        verdict = verdict_of(estimate, margin)
         assert rules[verdict]
         seen.add(verdict)
+        unseen = verdict_of(estimate, margin, seen=False)  # nothing is ruled out where there was too little to see
+        assert unseen == ("undecided" if verdict == "not supported" else verdict)
     assert len(seen) == 3
 
 
@@ -324,6 +282,7 @@ def test_the_rule_divides_all_intervals_into_three() -> None:
 )
 def test_verdicts_at_the_borders(low: float, high: float, verdict: str) -> None:
     assert verdict_of(Estimate(0.0, low, high, 5), 0.05) == verdict
+    assert verdict_of(Estimate(0.0, low, high, 5), 0.05, False) != "not supported"
 
 
 def test_what_cannot_be_estimated_is_undecided() -> None:
@@ -337,6 +296,8 @@ def test_what_cannot_be_estimated_is_undecided() -> None:
     assert (one_seed.verdict, one_seed.estimate.low) == ("undecided", -math.inf)
     three = decide(Claim("n", "t", np.ones(3), 0.05, control=True), rng, 100)
     assert (three.verdict, three.control, three.estimate) == ("supported", True, Estimate(1.0, 1.0, 1.0, 3))
+    zeros = [decide(Claim("n", "t", np.zeros(9), 0.05, seen=seen), rng, 100) for seen in (True, False)]
+    assert [(found.verdict, found.seen) for found in zeros] == [("not supported", True), ("undecided", False)]
 
 
 def test_the_bootstrap_is_that_of_the_definition() -> None:

@@ -15,11 +15,13 @@ from torch import Tensor
 from maskdiff.distillation import compare
 from maskdiff.distillation.compare import Pair, chunks
 from maskdiff.distillation.divergence import KINDS
+from maskdiff.distillation.experiments.training import Training
 from maskdiff.distillation.planted import PlantedPolicy
 from maskdiff.distillation.positions import DECILES, NONE, decile
 from maskdiff.distillation.study import Study
 from maskdiff.distillation.trainer import WINDOWS, Stepped, Trainer, Window, in_window
 from maskdiff.distillation.weights import restored
+from maskdiff.errors import DataError
 
 FIXED = replace(SMALL, teacher="initial", grad_clip=0.0)  # a teacher who stays where it is
 TOLD, UNTOLD = (1, 20), (2, 20)
@@ -214,6 +216,42 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
     assert after == done
     assert torch.equal(stepped(clip=2 * length)[0], plain)
     assert torch.equal(stepped(clip=0.0)[0], plain)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("norm", [None, 1.0])
+def test_a_gradient_that_is_no_number_is_an_error_and_no_step(broken: float, half: bool, norm: float | None) -> None:
+    """Of the student's own weights; AdamW would carry it to all of them, and scaling would not mend it."""
+    policy = planted()
+    pairs = [Pair.same(UNTOLD, (3, 4, 5, 6), TOLD)]
+    policy.module.to(torch.bfloat16 if half else torch.float32)
+    trainer = Trainer(policy, replace(FIXED, teacher="ema", teacher_rate=1.0))
+    with torch.no_grad():
+        policy.module[0][4, 7] = broken
+    before, taught = table(policy), trainer.teacher.module[0].detach().clone()
+    with pytest.raises(DataError, match=r"^a gradient is no number; lower --lr, or load the model with --dtype float32$"):
+        trainer.step(pairs, norm=norm)
+    assert torch.equal(table(policy).nan_to_num(7.0), before.nan_to_num(7.0))
+    assert torch.equal(trainer.teacher.module[0], taught)
+    assert not trainer.optimizer.state
+    assert trainer.step([Pair.same(UNTOLD, (3, 5, 6), TOLD)], norm=norm).places == 3  # its row is not asked for
+
+
+def test_weights_that_are_lost_in_training_end_an_experiment_and_are_put_back() -> None:
+    policy = planted()
+    before, told = table(policy), list[str]()
+
+    def lose(what: str) -> None:
+        told.append(what)
+        if what == "step 1/2":
+            with torch.no_grad():
+                policy.module[0].fill_(float("nan"))
+
+    with pytest.raises(DataError, match="a gradient is no number"):
+        Training().measure(Study(policy, Letters(), SMALL, 0), lose)
+    assert told == ["step 0/2", "step 1/2"]
+    assert torch.equal(table(policy), before)
 
 
 def test_equal_lengths_make_equal_steps_of_the_halves() -> None:

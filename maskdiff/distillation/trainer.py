@@ -27,7 +27,7 @@ from maskdiff.errors import DataError
 Window = Literal["full", "first", "last"]
 WINDOWS: tuple[Window, ...] = ("full", "first", "last")
 SILENT = 1e-7  # a gradient up to this length is rounding: a step would make as much of it as of any other
-OWN_LR, LARGE_LR = 3e-5, 1e-6
+OWN_LR, LARGE_LR = 1e-4, 1e-6
 
 
 @dataclass(frozen=True)

@@ -226,10 +226,13 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(policy: OwnPolicy, monkeyp
         assert policy.sample([prompt], [key], 1.0, 30) == [answer]
     order = random.Random(0).sample(range(24), 24)
     assert policy.sample([prompts[i] for i in order], [keys[i] for i in order], 1.0, 30) == [together[i] for i in order]
-    monkeypatch.setattr(own, "ROWS", 3)
-    assert policy.sample(prompts, keys, 1.0, 30) == together
-    monkeypatch.setattr(own, "DRAWN", 2 * max(map(len, prompts)))
-    assert policy.sample(prompts, keys, 1.0, 30) == together
+    seen, plain = list[int](), OwnPolicy._sample
+    monkeypatch.setattr(OwnPolicy, "_sample", lambda self, rows, *more: seen.append(len(rows)) or plain(self, rows, *more))
+    for name, value, most in (("ROWS", 3, 3), ("DRAWN", 2 * max(map(len, prompts)), 3), ("DRAWN", 1, 1)):
+        monkeypatch.setattr(own, name, value)
+        seen.clear()
+        assert policy.sample(prompts, keys, 1.0, 30) == together
+        assert (max(seen), sum(seen)) == (most, 24)
     assert policy.sample([], [], 1.0, 30) == []
 
 

@@ -292,7 +292,7 @@ class DistillationConfig:
     )  # fmt: skip
     steps: int = knob(8, "steps of training that are followed", low=1, high=100_000)
     window_steps: int = knob(3, "steps of training for each window", low=1, high=100_000)
-    lr: float = knob(0.0, "learning rate of AdamW; 0: 1e-4 for our models, 1e-6 for large ones", low=0.0)
+    lr: float = knob(0.0, "learning rate of AdamW; 0: 1e-4 for our models, 1e-6 for large ones", low=0.0, high=10.0)
     weight_decay: float = knob(0.01, "decoupled weight decay", low=0.0)
     grad_clip: float = knob(1.0, "largest norm of a gradient; 0 is off", low=0.0)
     resamples: int = knob(2000, "draws of the bootstrap", low=100, high=1_000_000)

@@ -352,7 +352,7 @@ def test_masters_copy_only_what_has_less_than_float32() -> None:
 
 def test_learning_rates_by_size() -> None:
     policy = PlantedPolicy()
-    assert Trainer(policy, replace(SMALL, lr=0.0)).lr == OWN_LR == 3e-5
+    assert Trainer(policy, replace(SMALL, lr=0.0)).lr == OWN_LR == 1e-4
     policy.large = True
     assert Trainer(policy, replace(SMALL, lr=0.0)).lr == LARGE_LR == 1e-6
     assert Trainer(policy, replace(SMALL, lr=0.5)).optimizer.param_groups[0]["lr"] == 0.5

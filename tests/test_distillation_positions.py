@@ -253,6 +253,7 @@ def test_the_areas_of_a_part_are_those_of_its_teachers() -> None:
         "standard": study.told(study.sampled),
         "standard_shown": study.shown_and_told(study.sampled),
         "untold": study.untold(study.sampled),
+        "untold_shown": study.shown_and_told(study.sampled, said=False),
     }
     assert set(part["areas"]) == set(prompts)
     for name, behind in prompts.items():
@@ -266,11 +267,13 @@ def test_areas_count_above_the_untold_teachers() -> None:
         {
             "untold": {"early": 0.6, "late": 0.5, "spoilt": 0.9},
             "standard": {"early": 0.9, "late": 0.6, "spoilt": 0.1},
+            "untold_shown": {"early": 0.4, "late": 0.3, "spoilt": 0.9},
             "standard_shown": {"early": 0.7, "late": 0.9, "spoilt": 0.1},
         },
         {
             "untold": {"early": 0.5, "late": 0.5, "spoilt": 0.5},
             "standard": {"early": 0.8, "late": None, "spoilt": 0.5},
+            "untold_shown": {"early": 0.5, "late": 0.3, "spoilt": 0.5},
             "standard_shown": {"early": 0.5, "late": 0.4, "spoilt": 0.5},
         },
     ]
@@ -279,8 +282,8 @@ def test_areas_count_above_the_untold_teachers() -> None:
     told_, shown = "told, (p, f; s)", "told, s shown, (p, s, f; s)"
     same(claims[f"area gained, early - late: {told_}"].values, [0.3 - 0.1, NAN])
     same(claims[f"area gained: {told_}"].values, [(0.3 + 0.1) / 2, NAN])
-    same(claims[f"area gained, early - late: {shown}"].values, [0.1 - 0.4, 0.1])
-    same(claims[f"area gained: {shown}"].values, [(0.1 + 0.4) / 2, -0.05])
+    same(claims[f"area gained, early - late: {shown}"].values, [0.3 - 0.6, 0.0 - 0.1])
+    same(claims[f"area gained: {shown}"].values, [(0.3 + 0.6) / 2, 0.05])
     assert len(claims) == 4
     for claim in claims.values():
         assert (claim.control, claim.seen, claim.margin) == (True, True, 0.05)

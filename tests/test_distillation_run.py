@@ -306,7 +306,7 @@ def test_the_summary_says_both_verdicts_of_each(whole: Path, tmp_path: Path, cap
         assert any(verdict in line for verdict in ("supported", "undecided"))
     assert str(folder / "report.md") in out[-1]
     page = (folder / "report.md").read_text()
-    assert f"--experiment tokens rewards --seed_file {folder}/seeds.json" in page
+    assert f"--experiment rewards tokens --seed_file {folder}/seeds.json" in page
     assert ".png" not in page
 
 

@@ -133,8 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     setting = runner.Setting(config, model, runner.fingerprint(policy), threads, quick, device, args.dtype, records)
     if args.seed_file:
         known = runner.Setting.read(args.seed_file)
-        if known.weights != setting.weights:
-            raise ConfigError(f"the model {quote(model or CHECKPOINT)} is another than that of {quote(args.seed_file)}")
+        for what, ours, theirs in (
+            ("model", setting.weights, known.weights), ("file of problems", setting.records, known.records),
+        ):  # fmt: skip
+            if ours != theirs:
+                raise ConfigError(f"the {what} is another than that of {quote(args.seed_file, 200)}")
     if environment.reveals:
         tqdm.write("feedback tells the result: what follows is an upper bound")
     _experiments(policy, environment, setting, names, Path(args.out), not args.no_pictures)
@@ -161,7 +164,8 @@ def _experiments(
     runner.write_json(folder / "results.json", report.results_json(results, setting))
     for result in results if pictures else []:
         write_atomic(folder / f"{result.name}.png", plots.draw(result))
-    wanted = "all" if len(names) == len(EXPERIMENTS) else " ".join(names)
+    made = [result.name for result in results]
+    wanted = "all" if len(made) == len(EXPERIMENTS) else " ".join(made)
     command = (
         f"python -m maskdiff.distillation --experiment {wanted} --seed_file {shlex.quote(str(folder / 'seeds.json'))} --out DIR"
     )

@@ -27,9 +27,13 @@ def edit_aligned(answer: Sequence[int], other: Sequence[int], least: int = 3) ->
     """For each place of `answer` the place of `other` behind the same tokens: `least` of them, or all since the beginning.
 
     Matching tokens are found in order. What is compared is what *follows* them, whether that is the same or not: to ask for the
-    same would choose the places where the other's author happened to agree. NONE where nothing matches.
+    same would choose the places where the other's author happened to agree. (What the longest matches are still depends a
+    little on it: texts that share nothing agree at 46% of such places over an alphabet of four, where 25% is chance.) NONE
+    where nothing matches.
     """
     partners = [NONE] * len(answer)
+    if answer and other:
+        partners[0] = 0  # behind the same beginning, which is empty
     for block in SequenceMatcher(None, answer, other, autojunk=False).get_matching_blocks():
         begun = 0 if block.a == block.b == 0 else least
         for k in range(begun, block.size + 1 if block.size >= begun else 0):

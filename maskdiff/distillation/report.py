@@ -20,8 +20,8 @@ from maskdiff.metrics import Estimate
 RULE = (
     "A claim is a number that the thesis says is above zero, with a margin: the least that would matter. Of its 95% "
     "interval: *supported* where the whole of it lies above 0 and it reaches the margin; *not supported* where the whole of it "
-    "lies below the margin; *undecided* otherwise, and where what is compared is itself smaller than the margin (too little to "
-    "see). Problems are resampled, where training ties them together seeds first."
+    "lies below the margin; *undecided* otherwise, and instead of *not supported* where what is compared is itself smaller "
+    "than the margin (too little to see). Problems are resampled, where training ties them together seeds first."
 )
 
 

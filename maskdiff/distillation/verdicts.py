@@ -4,8 +4,8 @@ A claim is a number that the thesis says is above zero, with a margin: the least
 
     supported      the whole interval lies above 0, and it reaches the margin
     not supported  the whole interval lies below the margin: an effect that matters is ruled out
-    undecided      anything else: neither no effect nor one that matters is ruled out; and wherever what is compared is itself
-                   smaller than the margin (not `seen`), so that no difference could have been as large
+    undecided      anything else: neither no effect nor one that matters is ruled out; and instead of "not supported" where what
+                   is compared is itself, on average, smaller than the margin (not `seen`): there is too little to see
 
 For: `Claim`, `decide`, and the two bootstraps. Not for: what is claimed (`experiments/`). Easy to get wrong: answers to one
 problem are alike, so that problems are resampled and never answers; where training ties the problems of a seed together, seeds

@@ -44,6 +44,7 @@ CURVES = {
     "standard": "standard: teacher on (p, f; s)",
     "standard_shown": "the same, s also shown: (p, s, f; s)",
     "untold": "the same, told nothing: (p, -; s)",
+    "untold_shown": "the same, s shown, told nothing: (p, s, -; s)",
     "regenerated": "regeneration, sampled: (p, s, f; s')",
     "regenerated_greedy": "regeneration, likeliest s'",
     "shown": "control: s shown, told nothing, (p, s; s*)",
@@ -51,7 +52,7 @@ CURVES = {
     "revised": "bidirectional teacher's revision, (p, s, f; s')",
 }
 MATCHED = {"edit_regenerated": "regeneration", "edit_standard": "standard", "edit_resampled": "resampled"}
-OWN_TEXT = ("standard", "standard_shown", "untold")  # teachers who judge s itself
+OWN_TEXT = ("standard", "standard_shown", "untold", "untold_shown")  # teachers who judge s itself
 OTHERS = ("regenerated", "regenerated_greedy", "shown", "resampled", "revised")
 DIFFERENCES = {  # of which curves, place by place
     "gap": ("regenerated", "standard"),
@@ -109,6 +110,7 @@ class Positions:
             "standard": study.standard_pairs(answers),
             "standard_shown": study.pairs_behind(answers, study.shown_and_told(answers)),
             "untold": study.pairs_behind(answers, study.untold(answers)),
+            "untold_shown": study.pairs_behind(answers, study.shown_and_told(answers, said=False)),
             "edit_regenerated": study.pairs_with(answers, study.regenerated, edit_aligned),
             "edit_resampled": study.pairs_with(answers, study.resampled, edit_aligned),
         }

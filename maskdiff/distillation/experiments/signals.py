@@ -25,7 +25,9 @@ TEACHERS = {
     "standard": "told, (p, f; s)",
     "standard_shown": "told, s shown, (p, s, f; s)",
     "untold": "told nothing, (p, -; s)",
+    "untold_shown": "told nothing, s shown, (p, s, -; s)",
 }
+BASELINES = {"standard": "untold", "standard_shown": "untold_shown"}
 WHERE = ("early", "late", "spoilt")  # halves of an answer up to its first wrong token, and what is behind that
 MARGIN = 0.05  # of an area
 
@@ -54,8 +56,8 @@ def area_claims(parts: Sequence[Part]) -> list[Claim]:
     if not all(part["areas"]["untold"] for part in parts):
         return []
     claims = []
-    for name in ("standard", "standard_shown"):
-        gain = {where: _areas(parts, name, where) - _areas(parts, "untold", where) for where in WHERE}
+    for name, baseline in BASELINES.items():
+        gain = {where: _areas(parts, name, where) - _areas(parts, baseline, where) for where in WHERE}
         values, seeds, teacher = gain["early"] - gain["late"], np.arange(len(parts)), TEACHERS[name]
         text = "what it was told helps it less to tell right from wrong late"
         claims.append(Claim(f"area gained, early - late: {teacher}", text, values, MARGIN, seeds, control=True))

@@ -45,9 +45,11 @@ def draw(result: Result) -> bytes:
         axes.set_ylabel(ylabel)
         axes.set_title(panel, fontsize="medium")
         axes.grid(alpha=0.3)
-        if any(series.label for series in lines):
+        if bars and any(series.label for series in lines):
+            axes.legend(fontsize="x-small", loc="lower right")
+        elif any(series.label for series in lines):
             ncols = 2 if len(lines) > 6 else 1
-            axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12 if not bars else -0.42), ncols=ncols)
+            axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=ncols)
     figure.suptitle(EXPERIMENTS[result.name].title)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110, format="png", metadata={"Software": None})

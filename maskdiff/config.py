@@ -270,7 +270,7 @@ class DistillationConfig:
     isolation: str = knob("required", "python: run programs isolated, or anywhere", choices=("required", "none"))
     problems: int = knob(10, "problems of a seed", low=1, high=10_000)
     rollouts: int = knob(8, "answers to a problem", low=1, high=1024)
-    seeds: int = knob(10, "seeds, each with problems of its own", low=1, high=10_000)
+    seeds: int = knob(10, "seeds, each with problems of its own where there are enough", low=1, high=10_000)
     first_seed: int = knob(0, "the first seed; the others follow it", low=0)
     temperature: float = knob(1.0, "of the student's answers, and of what is compared with them", low=0.01, high=100.0)
     max_tokens: int = knob(0, "tokens of an answer at most; 0: 96 for our models, 512 for large ones", low=0, high=65_536)

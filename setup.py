@@ -20,7 +20,6 @@ setup(
         "PyYAML>=6.0",
         "tensorboard>=2.12",
         "lark>=1.1.9",  # reads grammars
-        "interegular>=0.3.3",  # regular expressions of a grammar as automata
         "tokenizers>=0.20",  # byte-pair merges
     ],
     extras_require={

@@ -10,21 +10,17 @@ a *deterministic* automaton.
 from __future__ import annotations
 
 import importlib
-import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from maskdiff.errors import GrammarError, quote
+from maskdiff.languages.regex import Dfa, RegexError, compile_pattern
 
 START = "start"
 MAX_CHARACTERS = 200_000  # of a grammar's text
 MAX_RULES = 2_000  # that a grammar may define, and ten times as many after its expansion
-MAX_REPEAT = 256  # in a regular expression: each repetition is a state of its automaton
-MAX_NESTED = 1024  # product of all repetitions of one, which may stand inside each other
-_FOREIGN = re.compile(r"\(\?[=!<#]|\[\^?\]|\\[pPXbBAzZ]")  # what interegular reads otherwise than Python does, or not at all
-_CATEGORY = re.compile(r"\\[wWdDsS]")
 _DEFINITION = re.compile(r"^[?!]{0,2}[a-z_]\w*(\{[^}]*\})?(\.-?\d+)?\s*:", re.MULTILINE)
 
 Item = str | frozenset[str]  # the name of a nonterminal, or the characters that may stand here
@@ -135,49 +131,26 @@ def _terminal_rules(terminal: Any, symbols: frozenset[str], source: str) -> list
                 )
             body.append(choices)
         return [Rule(name, tuple(body))]
-    import interegular
-
-    _check_pattern(f"{source}: terminal {name}, /{pattern.value}/:", pattern.value, symbols)
     try:
-        automaton = interegular.parse_pattern(pattern.to_regexp()).to_fsm().reduce()
-    except (interegular.patterns.Unsupported, interegular.patterns.InvalidSyntax, RecursionError) as error:
-        told = str(error.args[0]) if error.args else "a construct that is not regular"
-        raise GrammarError(f"{source}: terminal {name}, /{pattern.value}/: {told}") from None
-    return _automaton_rules(name, automaton, symbols)
+        automaton = compile_pattern(pattern.to_regexp(), symbols)
+    except RegexError as error:
+        raise GrammarError(f"{source}: terminal {name}, /{pattern.value}/: {error}") from None
+    return _automaton_rules(name, automaton)
 
 
-def _check_pattern(where: str, pattern: str, symbols: frozenset[str]) -> None:
-    """Refuse what would be misread, or would take for ever."""
-    foreign = _FOREIGN.search(pattern)
-    if foreign:
-        raise GrammarError(f"{where} {quote(foreign.group())} is not supported; write it out")
-    category = _CATEGORY.search(pattern)
-    if category and any(not symbol.isascii() for symbol in symbols):
-        raise GrammarError(f"{where} {quote(category.group())} is not supported with symbols beyond ASCII; list the characters")
-    repeats = [max(map(int, re.findall(r"\d+", bounds))) for bounds in re.findall(r"\{(\d+,?\d*)\}", pattern)]
-    if max(repeats, default=0) > MAX_REPEAT or math.prod(max(1, count) for count in repeats) > MAX_NESTED:
-        raise GrammarError(f"{where} too many repetitions; at most {MAX_REPEAT}, and {MAX_NESTED} multiplied, are allowed")
-
-
-def _automaton_rules(name: str, automaton: Any, symbols: frozenset[str]) -> list[Rule]:
-    """`state -> character next-state`, and `state -> character` where the next state may be the last."""
-    by_class: dict[int, set[str]] = {}
-    for character in symbols:
-        by_class.setdefault(automaton.alphabet[character], set()).add(character)
+def _automaton_rules(name: str, automaton: Dfa) -> list[Rule]:
+    """`state -> characters next-state`, and `state -> characters` where the next state accepts."""
+    heads = [f"{name}@{state}" if state else name for state in range(len(automaton.moves))]
     rules = []
-    for state, moves in automaton.map.items():
-        head = name if state == automaton.initial else f"{name}@{state}"
+    for state, head in enumerate(heads):
         targets: dict[int, set[str]] = {}
-        for letter, target in moves.items():
-            targets.setdefault(target, set()).update(by_class.get(letter, ()))
-        for target, characters in targets.items():
-            if not characters or not automaton.islive(target):
-                continue
-            if target in automaton.finals:
+        for letter, to in automaton.steps(state):
+            targets.setdefault(to, set()).update(automaton.classes[letter])
+        for to, characters in targets.items():
+            if to in automaton.accepting:
                 rules.append(Rule(head, (frozenset(characters),)))
-            if any(automaton.islive(after) for after in automaton.map.get(target, {}).values()):
-                follow = name if target == automaton.initial else f"{name}@{target}"
-                rules.append(Rule(head, (frozenset(characters), follow)))
+            if any(automaton.steps(to)):
+                rules.append(Rule(head, (frozenset(characters), heads[to])))
     return rules
 
 

@@ -1,0 +1,58 @@
+"""Compiles patterns to deterministic automata."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from maskdiff.languages.regex.dfa import Dfa, explore
+from maskdiff.languages.regex.limits import Budget, RegexError
+from maskdiff.languages.regex.nfa import build_nfa
+from maskdiff.languages.regex.reading import Pattern, read_pattern
+from maskdiff.languages.regex.run import Runner, Runs
+from maskdiff.languages.regex.tree import check_size
+
+
+def compile_pattern(pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0) -> Dfa:
+    """The automaton of the strings over `symbols` that `re.fullmatch(pattern, string, flags)` matches.
+
+    Args:
+        pattern: a regular expression of Python.
+        symbols: the alphabet, strings of one character each.
+        flags: flags of `re`, or their letters, such as `"im"`.
+
+    Raises:
+        RegexError: the pattern is not valid, not regular (backreferences, atomic groups, possessive
+            quantifiers, conditional groups), or its automaton is too large.
+    """
+    try:
+        return compile_tree(read_pattern(pattern, symbols, flags))
+    except RecursionError:
+        raise RegexError("the pattern is nested too deeply") from None
+
+
+def compile_tree(pattern: Pattern) -> Dfa:
+    """The automaton of a pattern that has been read."""
+    runner = make_runner(pattern)
+
+    def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
+        for letter in bits(runner.letters(runs)):
+            following = runner.step(runs, letter)
+            if following[-1]:
+                yield letter, following
+
+    return explore(runner.nfa.classes, runner.begin(), step, runner.accepts, runner.budget)
+
+
+def make_runner(pattern: Pattern) -> Runner:
+    """The automata of a pattern, ready to run."""
+    check_size(pattern.tree)
+    budget = Budget()
+    return Runner(build_nfa(pattern.tree, pattern.symbols, budget), budget)
+
+
+def bits(mask: int) -> Iterator[int]:
+    """The positions of the bits of `mask`, from the lowest."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low

@@ -1,0 +1,34 @@
+"""Limits of the regular expressions that are read, and the error for what is beyond them.
+
+Every limit is checked before the work that it bounds is done. Together they keep the time to
+compile one pattern near a second.
+"""
+
+from __future__ import annotations
+
+from maskdiff.errors import UserError
+
+MAX_CHARACTERS = 100_000  # of a pattern
+MAX_POSITIONS = 10_000  # of a pattern whose repetitions are written out
+MAX_STATES = 10_000  # of an automaton, before it is minimised
+MAX_WORK = 2_000_000  # elementary steps of one construction
+
+
+class RegexError(UserError):
+    """A regular expression that is not valid, not regular, or beyond a limit."""
+
+
+class Budget:
+    """Counts the elementary steps of one construction."""
+
+    def __init__(self, steps: int = MAX_WORK) -> None:
+        self.left = steps
+
+    def spend(self, steps: int) -> None:
+        """Subtract `steps`; raise `RegexError` if none are left."""
+        self.left -= steps
+        if self.left < 0:
+            raise RegexError(
+                f"the automaton takes more than {MAX_WORK} steps to build; use fewer repetitions, "
+                "alternatives or look-arounds"
+            )

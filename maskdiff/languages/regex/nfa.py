@@ -1,0 +1,173 @@
+"""Nondeterministic automata with look-arounds, from syntax trees.
+
+A state either reads a character or has branches, which read nothing; a branch may hold a test of a
+look-around, whose body is an automaton of its own among the same states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from maskdiff.languages.regex.limits import Budget
+from maskdiff.languages.regex.tree import Characters, Choice, Look, Node, Repeat, Sequence
+
+Guard = frozenset[int]  # tests that all hold here: +n for look-around n - 1, -n for its negation
+
+
+@dataclass(frozen=True)
+class Body:
+    """The automaton of a look-around."""
+
+    start: int
+    accept: int
+    ahead: bool
+    construct: int
+
+
+@dataclass
+class Nfa:
+    """States of all automata of a pattern.
+
+    Attributes:
+        classes: the alphabet, split into sets of characters that no part of the pattern tells
+            apart, each a sorted string.
+        reads: for each state, the classes that it reads, as a bit mask.
+        after: for each state, the next state once it has read.
+        branches: for each state, pairs of a test (0: none) and the next state.
+        constructs: for each state, the construct whose automaton it is part of; -1 for the pattern.
+        looks: the bodies of the look-arounds; nested ones come before those that hold them.
+        start, accept: of the pattern itself.
+    """
+
+    classes: tuple[str, ...]
+    budget: Budget
+    reads: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+    branches: list[list[tuple[int, int]]] = field(default_factory=list)
+    constructs: list[int] = field(default_factory=list)
+    looks: list[Body] = field(default_factory=list)
+    start: int = 0
+    accept: int = 0
+    _closures: dict[int, tuple[tuple[Guard, int], ...]] = field(default_factory=dict)
+
+    @cached_property
+    def accepts(self) -> frozenset[int]:
+        """The accepting states of the pattern and of the look-arounds."""
+        return frozenset({self.accept, *(look.accept for look in self.looks)})
+
+    def closure(self, state: int) -> tuple[tuple[Guard, int], ...]:
+        """The reading and accepting states that branches lead to, each with the tests on the way."""
+        if state not in self._closures:
+            found: dict[int, list[Guard]] = {}
+            todo: list[tuple[Guard, int]] = [(frozenset(), state)]
+            while todo:
+                guard, at = todo.pop()
+                known = found.setdefault(at, [])
+                self.budget.spend(1 + len(known))
+                if any(other <= guard for other in known):
+                    continue
+                known[:] = [other for other in known if not guard <= other]
+                known.append(guard)
+                for test, to in self.branches[at]:
+                    if -test not in guard or not test:
+                        todo.append((guard | {test} if test else guard, to))
+            self._closures[state] = tuple(
+                (guard, at)
+                for at, guards in sorted(found.items())
+                if self.reads[at] or at in self.accepts
+                for guard in guards
+            )
+        return self._closures[state]
+
+
+def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
+    """The automaton of a syntax tree over the characters `symbols`."""
+    sets: dict[frozenset[str], int] = {}
+    _collect_sets(tree, sets, set())
+    classes = _classes(symbols, list(sets), budget)
+    masks = {chars: sum(1 << n for n, part in enumerate(classes) if part[0] in chars) for chars in sets}
+    builder = _Builder(Nfa(classes, budget), masks)
+    nfa = builder.nfa
+    nfa.accept = builder.add_state()
+    nfa.start = builder.build(tree, nfa.accept)
+    return nfa
+
+
+class _Builder:
+    def __init__(self, nfa: Nfa, masks: dict[frozenset[str], int]) -> None:
+        self.nfa, self.masks = nfa, masks
+        self._tests: dict[Look, int] = {}
+        self._construct = -1
+
+    def add_state(self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()) -> int:
+        self.nfa.reads.append(reads)
+        self.nfa.after.append(after)
+        self.nfa.branches.append(list(branches))
+        self.nfa.constructs.append(self._construct)
+        return len(self.nfa.reads) - 1
+
+    def build(self, node: Node, after: int) -> int:
+        """The state where `node` begins that goes on to the state `after`."""
+        if isinstance(node, Characters):
+            return self.add_state(self.masks[node.characters], after)
+        if isinstance(node, Sequence):
+            for part in reversed(node.parts):
+                after = self.build(part, after)
+            return after
+        if isinstance(node, Choice):
+            return self.add_state(branches=[(0, self.build(part, after)) for part in node.parts])
+        if isinstance(node, Look):
+            return self.add_state(branches=[(self.test(node), after)])
+        return self.repeat(node, after)
+
+    def repeat(self, node: Repeat, after: int) -> int:
+        if node.most is None:
+            loop = self.add_state()
+            self.nfa.branches[loop] += [(0, self.build(node.part, loop)), (0, after)]
+            at = loop
+        else:
+            at = after
+            for _ in range(node.most - node.least):
+                at = self.add_state(branches=[(0, self.build(node.part, at)), (0, after)])
+        for _ in range(node.least):
+            at = self.build(node.part, at)
+        return at
+
+    def test(self, look: Look) -> int:
+        """The test of a look-around: its number in `Nfa.looks`, from 1, with a sign."""
+        if look not in self._tests:
+            outer, self._construct = self._construct, look.construct
+            accept = self.add_state()
+            start = self.build(look.body, accept)  # adds the look-arounds inside first
+            self._construct = outer
+            self.nfa.looks.append(Body(start, accept, look.ahead, look.construct))
+            self._tests[look] = len(self.nfa.looks)
+        return -self._tests[look] if look.negative else self._tests[look]
+
+
+def _collect_sets(node: Node, sets: dict[frozenset[str], int], seen: set[Look]) -> None:
+    if isinstance(node, Characters):
+        sets.setdefault(node.characters, len(sets))
+    elif isinstance(node, Sequence | Choice):
+        for part in node.parts:
+            _collect_sets(part, sets, seen)
+    elif isinstance(node, Repeat):
+        _collect_sets(node.part, sets, seen)
+    elif node not in seen:
+        seen.add(node)
+        _collect_sets(node.body, sets, seen)
+
+
+def _classes(symbols: frozenset[str], sets: list[frozenset[str]], budget: Budget) -> tuple[str, ...]:
+    """The coarsest partition of the alphabet of which every set is a union, in canonical order."""
+    member_of: dict[str, int] = dict.fromkeys(sorted(symbols), 0)
+    for number, characters in enumerate(sets):
+        budget.spend(len(characters) // 8 + 1)
+        for character in characters:
+            member_of[character] |= 1 << number
+    parts: dict[int, list[str]] = {}
+    for character, signature in member_of.items():
+        parts.setdefault(signature, []).append(character)
+    return tuple("".join(part) for part in parts.values())

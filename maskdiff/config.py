@@ -37,6 +37,12 @@ class LanguageConfig:
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
+    start: str = knob("", "rule of grammar.lark whose strings are the language; empty is the rule `start`")
+    spacing: str = knob(
+        "needed",
+        "with %ignore: write one separator where two terminals would run together (needed), or none",
+        choices=("needed", "none"),
+    )
     notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))
     operators: str = knob("+*", "operator symbols, each of + - *")
     min_int: int = knob(0, "smallest operand", low=0)

@@ -67,7 +67,8 @@ def expand(source: GrammarSource) -> Expanded:
     if source.start not in definitions.rules:
         names = ", ".join(list(definitions.rules)[:5])
         raise GrammarError(
-            f"{source.name} has no rule {quote(source.start)}; " + (f"name one of {names} with --start" if names else "it has no rules")
+            f"{source.name} has no rule {quote(source.start)} to start with; "
+            + (f"name one with --start: {names}" if names else "it has no rules at all")
         )
     if definitions.rules[source.start][0]:
         raise GrammarError(f"{source.name}: {quote(source.start)} is a template; start with a rule")
@@ -174,7 +175,7 @@ class _Expander:
         """A rule that the file does not name, one for all groups that are alike."""
         name = self.groups.get((kind, *key))
         if name is None:
-            name = self.groups[kind, *key] = f"{kind}@{len(self.groups)}"
+            name = self.groups[(kind, *key)] = f"{kind}@{len(self.groups)}"
             self._add(name, bodies)
         return name
 

@@ -33,25 +33,30 @@ class TerminalReferences:
     """Which terminals the terminals of several files refer to.
 
     `add` takes the files one by one, each before Lark's loader reads it.
+
+    Attributes:
+        rules: How many rules the files define.
     """
 
     def __init__(self) -> None:
+        self.rules = 0
         self._references: dict[Key, list[Key]] = {}
 
     def add(self, file: str, text: str) -> None:
-        """Counts the terminals of one more file, whose name is relative to the grammar's folder.
-
-        Raises:
-            GrammarError: The terminals of all files come to more than `MAX_EXPANDED` references.
-        """
+        """Counts the rules and terminals of one more file, whose name is relative to the grammar's folder."""
         for line in _lines(text):
             if line[0].kind == "import":
                 self._add_import(file, line)
-            elif line[0].kind == "name" and _is_terminal(line[0].text):
+            elif line[0].kind == "name" and not _is_terminal(line[0].text):
+                self.rules += 1
+            elif line[0].kind == "name":
                 name = line[0].text
                 names = [token.text for token in line[1:] if token.kind == "name"]
                 refers = [(file, other) for other in names if _is_terminal(other)]
                 self._references.setdefault((file, name), []).extend(refers)
+
+    def check_size(self) -> None:
+        """Raises `GrammarError` if the terminals of all files come to more than `MAX_EXPANDED` references."""
         total = 0
         for key, size in self._sizes().items():
             total += size
@@ -85,7 +90,7 @@ class TerminalReferences:
             stack = [first]
             while stack:
                 key = stack[-1]
-                if key in sizes and sizes[key]:
+                if sizes.get(key):
                     stack.pop()
                     continue
                 parts = self._references.get(key, [])

@@ -20,6 +20,7 @@ from maskdiff.languages.cfg.references import LIBRARY, TerminalReferences
 START = "start"
 GRAMMAR = "grammar.lark"  # has no folder, so that names of imported files are relative to its own
 MAX_CHARACTERS = 100_000  # of a grammar with all its imports
+MAX_SCANNED = 10 * MAX_CHARACTERS  # as much is looked at for a better message
 MAX_RULES = 2_000  # that a grammar and its imports may define
 MAX_IMPORTS = 100  # files read, each as often as it is imported
 
@@ -49,6 +50,11 @@ class GrammarSource:
     def state(self) -> dict[str, Any]:
         """Returns plain values from which `restore_source` makes the grammar again."""
         return {"text": self.text, "start": self.start, "files": dict(self.files), "spacing": self.spacing}
+
+
+def as_source(grammar: GrammarSource | str) -> GrammarSource:
+    """Returns a grammar with what it needs; a text alone imports nothing but Lark's library."""
+    return GrammarSource(grammar) if isinstance(grammar, str) else grammar
 
 
 def open_source(path: Path, start: str = START, spacing: Spacing = "needed") -> GrammarSource:
@@ -134,11 +140,14 @@ class _HeldImports:
     def add(self, name: str, text: str) -> None:
         """Counts a text that is about to be read."""
         self.characters += len(text)
-        if self.characters > MAX_CHARACTERS:
+        if self.characters <= MAX_SCANNED:
+            self.references.add(name, text)
+        if self.references.rules > MAX_RULES or self.characters > MAX_CHARACTERS:
             raise GrammarError(
-                f"{self.characters} characters in {self.count + 1} files; at most {MAX_CHARACTERS} are read"
+                f"{self.references.rules} rules in {self.characters} characters; at most {MAX_RULES} rules and "
+                f"{MAX_CHARACTERS} characters are read"
             )
-        self.references.add(name, text)
+        self.references.check_size()
 
 
 class _FolderImports(_HeldImports):
@@ -175,7 +184,7 @@ def _read(path: Path, what: str) -> str:
     """The text of a file; as long as it may be, and one character more."""
     try:
         with path.open(encoding="utf-8-sig", newline=None) as file:
-            return file.read(MAX_CHARACTERS + 1)
+            return file.read(MAX_SCANNED + 1)
     except OSError as error:
         raise GrammarError(f"cannot read {what}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -195,8 +204,6 @@ def _load(source: GrammarSource, imports: _HeldImports) -> Definitions:
         raise GrammarError(f"{source.name}: the grammar is nested too deeply") from None
     except Exception as error:  # Lark's loader fails in many ways, assertions among them
         raise GrammarError(f"{source.name}: {_message(error)}") from None
-    if len(loaded.rule_defs) > MAX_RULES:
-        raise GrammarError(f"{source.name}: {len(loaded.rule_defs)} rules; at most {MAX_RULES} are read")
     declared = [name for name, _, tree, _ in loaded.rule_defs if tree is None]
     if declared:
         raise GrammarError(

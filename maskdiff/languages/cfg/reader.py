@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from maskdiff.errors import GrammarError, quote
-from maskdiff.languages.regex import Dfa, RegexError, compile_pattern
+from maskdiff.languages.regex import Dfa, RegexError, compile_pattern, context_dependences
 
 START = "start"
 MAX_CHARACTERS = 200_000  # of a grammar's text
@@ -133,6 +133,9 @@ def _terminal_rules(terminal: Any, symbols: frozenset[str], source: str) -> list
         return [Rule(name, tuple(body))]
     try:
         automaton = compile_pattern(pattern.to_regexp(), symbols)
+        beyond = context_dependences(pattern.to_regexp(), symbols)
+        if beyond:
+            raise RegexError(str(beyond[0]))
     except RegexError as error:
         raise GrammarError(f"{source}: terminal {name}, /{pattern.value}/: {error}") from None
     return _automaton_rules(name, automaton)

@@ -7,8 +7,11 @@ and word boundaries included. What is not regular is refused by name.
 """
 
 from maskdiff.languages.regex.compiling import compile_pattern
+from maskdiff.languages.regex.context import ContextDependence, context_dependences
 from maskdiff.languages.regex.dfa import Dfa, everything
 from maskdiff.languages.regex.limits import RegexError
 from maskdiff.languages.regex.minimise import DEAD
 
-__all__ = ["DEAD", "Dfa", "RegexError", "compile_pattern", "everything"]
+__all__ = [
+    "DEAD", "ContextDependence", "Dfa", "RegexError", "compile_pattern", "context_dependences", "everything",
+]  # fmt: skip

@@ -35,7 +35,7 @@ def compile_tree(pattern: Pattern) -> Dfa:
     runner = make_runner(pattern)
 
     def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
-        for letter in bits(runner.letters(runs)):
+        for letter in runner.letters(runs):
             following = runner.step(runs, letter)
             if following[-1]:
                 yield letter, following
@@ -48,11 +48,3 @@ def make_runner(pattern: Pattern) -> Runner:
     check_size(pattern.tree)
     budget = Budget()
     return Runner(build_nfa(pattern.tree, pattern.symbols, budget), budget)
-
-
-def bits(mask: int) -> Iterator[int]:
-    """The positions of the bits of `mask`, from the lowest."""
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low

@@ -42,6 +42,10 @@ class Dfa:
                 return False
         return state in self.accepting
 
+    def letter(self, character: str) -> int:
+        """The class of a character of the alphabet."""
+        return self._letters[character]
+
     @property
     def symbols(self) -> frozenset[str]:
         """The alphabet."""

@@ -65,7 +65,7 @@ class Nfa:
             while todo:
                 guard, at = todo.pop()
                 known = found.setdefault(at, [])
-                self.budget.spend(1 + len(known))
+                self.budget.spend(4 + len(known))
                 if any(other <= guard for other in known):
                     continue
                 known[:] = [other for other in known if not guard <= other]

@@ -1,24 +1,26 @@
 """Runs automata with look-arounds over a text, one character at a time.
 
-A *condition* says what must follow in the text for a look-ahead to hold: a set of alternatives,
-each a set of *obligations*. The obligation +s demands that some continuation from the
-state s of a look-ahead leads to its accepting state, -s that none does. What a look-behind finds
-is known from the text before, except for the look-aheads inside of it; so its answer is a condition
-as well. A run is the set of states that are reached, each with the obligations under which it is.
+A *thread* is a state of an automaton that is reached, with what must hold of the rest of the text:
+a set of *obligations*. A *run* is a set of threads; it accepts if some thread is at an accepting
+state when the text ends, and its obligations are met. An obligation comes from a look-ahead that was
+met on the way, and is itself a run, over the rest of the text, that must accept (+) or not (-). What
+a look-behind finds is known from the text before, except for the look-aheads inside of it: its
+answer is a *condition*, which is a set of alternatives, each a set of obligations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from maskdiff.languages.regex.limits import Budget
 from maskdiff.languages.regex.nfa import Guard, Nfa
 
-Alternative = frozenset[int]
+Alternative = frozenset[int]  # obligations that all are to be met: +n or -n for the run number n
 Condition = frozenset[Alternative]
+Answers = tuple[Condition, ...]  # of the look-behinds at one place of the text, nested ones first
 Thread = tuple[int, Alternative]
-Run = frozenset[Thread]
-Runs = tuple[Run, ...]  # of the look-behinds, nested ones first, and at the end of the pattern itself
+Run = int  # a bit for each thread
+Runs = tuple[Run, ...]  # of the look-behinds, nested ones first, and at the end of the pattern
 
 ALWAYS: Condition = frozenset({frozenset()})
 NEVER: Condition = frozenset()
@@ -29,175 +31,252 @@ class Runner:
 
     def __init__(self, nfa: Nfa, budget: Budget) -> None:
         self.nfa, self.budget = nfa, budget
-        self.behinds = [n for n, look in enumerate(nfa.looks) if not look.ahead]
-        self._order = {look: n for n, look in enumerate(self.behinds)}
-        self._advanced: dict[tuple[Thread, int, tuple[Condition, ...]], Run] = {}
-        self._entered: dict[tuple[int, tuple[Condition, ...]], Run] = {}
+        self._behinds = [look for look in nfa.looks if not look.ahead]
+        self._answer_of = {look: n for n, look in enumerate(self._behinds)}
+        self._threads: list[Thread] = []
+        self._numbers: dict[Thread, int] = {}
+        self._readers = [0] * len(nfa.classes)  # for each class, the threads that read it
+        self._conditional = 0  # the threads with obligations
+        self._arrived = 0  # the threads at accepting states
+        self._demands: list[Run] = [0]  # the runs of obligations; number 0 is not used
+        self._demand_numbers: dict[Run, int] = {}
+        # What has been worked out before.
+        self._advanced: dict[tuple[int, int, Answers], Run] = {}
+        self._entered: dict[tuple[int, Answers], Run] = {}
+        self._later_of: dict[tuple[int, int, Answers], Condition] = {}
 
     def begin(self, earlier: Runs | None = None, seeing: Collection[int] = ()) -> Runs:
         """Runs where the pattern begins.
 
         Args:
-            earlier: runs of the text before, from `begin_before`.
+            earlier: runs over the text before, from `begin_before`.
             seeing: the constructs whose look-behinds see that text.
         """
-        return self._begin(earlier, seeing, started=True)
+        runs, answers = self._begin_behinds(earlier, seeing)
+        return (*runs, self._enter(self.nfa.start, answers))
 
     def begin_before(self) -> Runs:
-        """Runs where a text begins that goes before the pattern."""
-        return self._begin(None, (), started=False)
+        """Runs where a text begins that stands before the pattern."""
+        runs, _ = self._begin_behinds(None, ())
+        return (*runs, 0)
 
-    def _begin(self, earlier: Runs | None, seeing: Collection[int], started: bool) -> Runs:
-        runs: list[Run] = []
-        answers: tuple[Condition, ...] = ()
-        for n, look in enumerate(self.nfa.looks[k] for k in self.behinds):
-            if earlier is not None and look.construct in seeing:
-                run = earlier[n]
-            else:
-                run = self._enter(look.start, answers)
-            runs.append(run)
-            answers += (_reached(run, look.accept),)
-        runs.append(self._enter(self.nfa.start, answers) if started else frozenset())
-        return tuple(runs)
+    def step(self, runs: Runs, letter: int) -> Runs:
+        """Runs after one more character, of the class `letter`."""
+        behinds, answers = self._step_behinds(runs, letter)
+        return (*behinds, self._simplify(self._advance(runs[-1], letter, answers)))
 
-    def step(self, runs: Runs, letter: int, ended: bool = False) -> Runs:
-        """Runs after one more character, of the class `letter`.
-
-        After the end of the pattern (`ended`), only the obligations of its threads go on.
-        """
-        found: list[Run] = []
-        answers: tuple[Condition, ...] = ()
-        for n, look in enumerate(self.nfa.looks[k] for k in self.behinds):
-            run = _union([*self._advance(runs[n], letter, answers), self._enter(look.start, answers)])
-            found.append(run)
-            answers += (_reached(run, look.accept),)
-        if ended:
-            last: Iterable[Run] = (
-                frozenset((at, new) for new in self._later(alternative, letter, answers))
-                for at, alternative in runs[-1]
-            )
-        else:
-            last = self._advance(runs[-1], letter, answers)
-        found.append(_union(last))
-        self.budget.spend(sum(map(len, found)))
-        return tuple(found)
+    def step_after(self, runs: Runs, letter: int) -> Runs:
+        """Runs after one more character of the text after the pattern; only obligations go on."""
+        behinds, answers = self._step_behinds(runs, letter)
+        return (*behinds, self._simplify(self._persist(runs[-1], letter, answers)))
 
     def end(self, runs: Runs, seeing: Collection[int] = ()) -> Runs:
-        """Runs where the pattern ends: look-aheads that are not of `seeing` find no more text."""
-        constructs = self.nfa.constructs
-        kept = frozenset(
-            (at, frozenset(n for n in alternative if constructs[abs(n)] in seeing))
-            for at, alternative in runs[-1]
-            if at == self.nfa.accept and all(n < 0 or constructs[n] in seeing for n in alternative)
+        """Runs where the pattern ends; look-aheads of the constructs `seeing` see on from here."""
+        kept = (
+            (at, frozenset(n for n in alternative if self._construct(n) in seeing))
+            for at, alternative in self._members(runs[-1] & self._arrived)
+            if all(self._construct(n) in seeing or self._is_met(n) for n in alternative)
         )
-        return (*runs[:-1], kept)
+        return (*runs[:-1], self._run_of(kept))
 
     def accepts(self, runs: Runs) -> bool:
-        """Whether the pattern matches, if the text ends here."""
-        accept = self.nfa.accept
-        return any(at == accept and all(n < 0 for n in condition) for at, condition in runs[-1])
+        """Whether the pattern matches if the text ends here."""
+        return self._accepts(runs[-1])
 
-    def letters(self, runs: Runs) -> int:
-        """The classes that the pattern itself can read next, as a bit mask."""
-        mask = 0
-        for at, _ in runs[-1]:
-            mask |= self.nfa.reads[at]
-        return mask
+    def letters(self, runs: Runs) -> list[int]:
+        """The classes that the pattern itself can read next."""
+        return [letter for letter, readers in enumerate(self._readers) if runs[-1] & readers]
 
-    def _advance(self, run: Run, letter: int, answers: tuple[Condition, ...]) -> Iterable[Run]:
-        """The threads that each thread of `run` becomes."""
-        for thread in run:
-            at, alternative = thread
-            if not self.nfa.reads[at] >> letter & 1:
-                continue
-            key = thread, letter if alternative else 0, answers
-            if key not in self._advanced:
-                later = self._later(alternative, letter, answers)
-                self._advanced[key] = _simplify(
-                    (to, new)
-                    for to, conditions in self._enter(self.nfa.after[at], answers)
-                    for new in self._both(later, frozenset({conditions}))
-                )
-            yield self._advanced[key]
+    def _begin_behinds(self, earlier: Runs | None, seeing: Collection[int]) -> tuple[Runs, Answers]:
+        runs: Runs = ()
+        answers: Answers = ()
+        for n, look in enumerate(self._behinds):
+            if earlier is not None and look.construct in seeing:
+                runs += (earlier[n],)
+            else:
+                runs += (self._enter(look.start, answers),)
+            answers += (self._answer(runs[n]),)
+        return runs, answers
 
-    def _enter(self, state: int, answers: tuple[Condition, ...]) -> Run:
-        """The threads of an automaton that enters `state` here, given what look-behinds found."""
+    def _step_behinds(self, runs: Runs, letter: int) -> tuple[Runs, Answers]:
+        found: Runs = ()
+        answers: Answers = ()
+        for n, look in enumerate(self._behinds):
+            run = self._advance(runs[n], letter, answers) | self._enter(look.start, answers)
+            found += (self._simplify(run),)
+            answers += (self._answer(found[n]),)
+        return found, answers
+
+    def _answer(self, run: Run) -> Condition:
+        """When a look-behind holds here, from its run."""
+        return _absorb(alternative for _, alternative in self._members(run & self._arrived))
+
+    def _advance(self, run: Run, letter: int, answers: Answers) -> Run:
+        """The threads that the threads of `run` become by reading."""
+        following = 0
+        for thread in bits(run & self._readers[letter]):
+            key = thread, letter if self._conditional >> thread & 1 else -1, answers
+            reached = self._advanced.get(key)
+            if reached is None:
+                at, alternative = self._threads[thread]
+                reached = self._enter(self.nfa.after[at], answers)
+                if alternative:
+                    reached = self._under(reached, self._later(alternative, letter, answers))
+                self._advanced[key] = reached
+            following |= reached
+            self.budget.spend(1)
+        return following
+
+    def _persist(self, run: Run, letter: int, answers: Answers) -> Run:
+        """The threads at accepting states, with what their obligations demand later."""
+        return self._run_of(
+            (at, later)
+            for at, alternative in self._members(run & self._arrived)
+            for later in self._later(alternative, letter, answers)
+        )
+
+    def _enter(self, state: int, answers: Answers) -> Run:
+        """The threads of an automaton that enters `state` here."""
         key = state, answers
         if key not in self._entered:
-            self._entered[key] = _simplify(
+            self._entered[key] = self._run_of(
                 (to, alternative)
                 for guard, to in self.nfa.closure(state)
                 for alternative in self._holds(guard, answers)
             )
         return self._entered[key]
 
-    def _holds(self, guard: Guard, answers: tuple[Condition, ...]) -> Condition:
+    def _holds(self, guard: Guard, answers: Answers) -> Condition:
         """When all tests of a guard hold here."""
         condition = ALWAYS
         for test in sorted(guard):
-            number = abs(test) - 1
-            look = self.nfa.looks[number]
+            look = self.nfa.looks[abs(test) - 1]
             if look.ahead:
-                answer = self._can_accept(look.start, answers)
+                answer = self._demand(self._enter(look.start, answers), test > 0)
             else:
-                answer = answers[self._order[number]]
-            condition = self._both(condition, answer if test > 0 else self._not(answer))
+                answer = answers[self._answer_of[look]]
+                answer = answer if test > 0 else self._not(answer)
+            condition = self._both(condition, answer)
         return condition
 
-    def _can_accept(self, state: int, answers: tuple[Condition, ...]) -> Condition:
-        """When a look-ahead that enters `state` here comes to its accepting state."""
-        found: set[Alternative] = set()
-        for to, alternative in self._enter(state, answers):
-            found.add(alternative if to in self.nfa.accepts else alternative | {to})
-        return _absorb(found)
+    def _demand(self, run: Run, wanted: bool) -> Condition:
+        """The condition that a run over the rest of the text accepts, or that it does not."""
+        if run & self._arrived & ~self._conditional:
+            return ALWAYS if wanted else NEVER
+        if not run:
+            return NEVER if wanted else ALWAYS
+        if wanted:
+            return frozenset({frozenset({self._demand_number(run)})})
+        # One obligation for each thread, so that alternatives can be compared as sets.
+        return frozenset({frozenset(-self._demand_number(1 << thread) for thread in bits(run))})
 
-    def _later(self, alternative: Alternative, letter: int, answers: tuple[Condition, ...]) -> Condition:
+    def _later(self, alternative: Alternative, letter: int, answers: Answers) -> Condition:
         """What obligations demand of the rest, after a character of the class `letter`."""
+        self.budget.spend(3 * len(alternative))
         condition = ALWAYS
         for obligation in sorted(alternative):
-            at = abs(obligation)
-            reads = self.nfa.reads[at] >> letter & 1
-            answer = self._can_accept(self.nfa.after[at], answers) if reads else NEVER
-            condition = self._both(condition, answer if obligation > 0 else self._not(answer))
+            key = obligation, letter, answers
+            if key not in self._later_of:
+                run = self._demands[abs(obligation)]
+                following = self._advance(run, letter, answers)
+                following |= self._persist(run, letter, answers)
+                self._later_of[key] = self._demand(self._simplify(following), obligation > 0)
+            condition = self._both(condition, self._later_of[key])
         return condition
+
+    def _under(self, run: Run, condition: Condition) -> Run:
+        """The threads of `run` with a condition more."""
+        return self._run_of(
+            (at, both)
+            for at, alternative in self._members(run)
+            for both in self._both(frozenset({alternative}), condition)
+        )
 
     def _both(self, one: Condition, other: Condition) -> Condition:
         if one == ALWAYS or other == ALWAYS:
             return other if one == ALWAYS else one
-        self.budget.spend(len(one) * len(other))
+        self.budget.spend(2 * len(one) * len(other))
         joined = (a | b for a in one for b in other)
         return _absorb(a for a in joined if not any(-n in a for n in a))
 
     def _not(self, condition: Condition) -> Condition:
         negated = ALWAYS
         for alternative in condition:
-            negated = self._both(negated, frozenset(frozenset({-n}) for n in alternative))
+            unmet = [self._demand(self._demands[abs(n)], n < 0) for n in alternative]
+            negated = self._both(negated, _absorb(frozenset().union(*unmet)))
         return negated
 
+    def _accepts(self, run: Run) -> bool:
+        """Whether a run accepts if the text ends here."""
+        arrived = run & self._arrived
+        return bool(arrived & ~self._conditional) or any(
+            all(map(self._is_met, alternative)) for _, alternative in self._members(arrived)
+        )
 
-def _reached(run: Run, accept: int) -> Condition:
-    return _absorb(alternative for at, alternative in run if at == accept)
+    def _is_met(self, obligation: int) -> bool:
+        """Whether an obligation is met if the text ends here."""
+        return self._accepts(self._demands[abs(obligation)]) == (obligation > 0)
 
+    def _construct(self, obligation: int) -> int:
+        """The construct that an obligation comes from."""
+        thread = next(bits(self._demands[abs(obligation)]))
+        return self.nfa.constructs[self._threads[thread][0]]
 
-def _union(runs: Iterable[Run]) -> Run:
-    return _simplify(frozenset().union(*runs))
+    def _simplify(self, run: Run) -> Run:
+        """Drop threads that are at the same state under more obligations than another one."""
+        return self._run_of(self._members(run)) if run & self._conditional else run
 
+    def _members(self, run: Run) -> Iterator[Thread]:
+        return (self._threads[thread] for thread in bits(run))
 
-def _simplify(threads: Iterable[Thread]) -> Run:
-    """Drop threads that are at the same state under more obligations than another one."""
-    threads = frozenset(threads)
-    if not any(alternative for _, alternative in threads):
-        return threads
-    by_state: dict[int, list[Alternative]] = {}
-    for at, alternative in threads:
-        by_state.setdefault(at, []).append(alternative)
-    return frozenset((at, new) for at, found in by_state.items() for new in _absorb(found))
+    def _run_of(self, threads: Iterable[Thread]) -> Run:
+        by_state: dict[int, list[Alternative]] = {}
+        count = 0
+        for at, alternative in threads:
+            by_state.setdefault(at, []).append(alternative)
+            count += 1
+        self.budget.spend(2 * count)
+        run = 0
+        for at, found in by_state.items():
+            for alternative in _absorb(found):
+                run |= 1 << self._number(at, alternative)
+        return run
+
+    def _number(self, at: int, alternative: Alternative) -> int:
+        """The bit of a thread."""
+        thread = at, alternative
+        number = self._numbers.setdefault(thread, len(self._threads))
+        if number == len(self._threads):
+            self._threads.append(thread)
+            self._conditional |= bool(alternative) << number
+            self._arrived |= (at in self.nfa.accepts) << number
+            for letter in bits(self.nfa.reads[at]):
+                self._readers[letter] |= 1 << number
+        return number
+
+    def _demand_number(self, run: Run) -> int:
+        """The number of the obligation that is a run."""
+        number = self._demand_numbers.setdefault(run, len(self._demands))
+        if number == len(self._demands):
+            self._demands.append(run)
+        return number
 
 
 def _absorb(alternatives: Iterable[Alternative]) -> Condition:
     """Drop alternatives that demand more than another one."""
+    distinct = frozenset(alternatives)
+    if len(distinct) < 2:
+        return distinct
     kept: list[Alternative] = []
-    for alternative in sorted(set(alternatives), key=len):
+    for alternative in sorted(distinct, key=len):
         if not any(other <= alternative for other in kept):
             kept.append(alternative)
     return frozenset(kept)
+
+
+def bits(mask: int) -> Iterator[int]:
+    """The positions of the bits of `mask`, from the lowest."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low

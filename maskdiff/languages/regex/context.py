@@ -1,0 +1,162 @@
+"""Decides whether look-arounds of a pattern can see beyond the string that the pattern matches.
+
+`re.fullmatch` lets a pattern see only the string itself. A terminal of a grammar stands inside a
+longer text, where its look-arounds see what is before and after it, so that it may match there
+what it does not match alone, or the other way round. Whether it can is decided exactly, by a search
+through all texts `before + string + after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from maskdiff.errors import quote
+from maskdiff.languages.regex.compiling import compile_tree, make_runner
+from maskdiff.languages.regex.dfa import Dfa
+from maskdiff.languages.regex.limits import MAX_STATES, RegexError
+from maskdiff.languages.regex.minimise import DEAD
+from maskdiff.languages.regex.reading import Construct, read_pattern
+from maskdiff.languages.regex.run import Runner, Runs
+
+_BEFORE, _INSIDE, _AFTER = range(3)
+_State = tuple[int, Runs, int]  # the part of the text, the runs there, the state of the automaton
+_Example = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class ContextDependence:
+    """A look-around that sees text before or after a match, and what that changes.
+
+    Attributes:
+        construct: the look-around, anchor or word boundary, as a pattern.
+        kind: such as "negative look-ahead".
+        side: "before" or "after": where the text is that is seen.
+        effect: "forbids" if the string of `example` matches alone and not in this context,
+            "allows" if it matches in this context and not alone.
+        example: a shortest text, as what is before the string, the string and what is after it.
+    """
+
+    construct: str
+    kind: str
+    side: str
+    effect: str
+    example: tuple[str, str, str]
+
+    def __str__(self) -> str:
+        before, text, after = self.example
+        beyond = "end" if self.side == "after" else "beginning"
+        places = [f"after {quote(before)}"] if before else []
+        places += [f"before {quote(after)}"] if after else []
+        alone, here = ("matches", "not") if self.effect == "forbids" else ("does not match", "does")
+        return (
+            f"the {self.kind} {quote(self.construct)} can see beyond the {beyond} of the match: "
+            f"{quote(text)} {alone} alone, but {here} {' and '.join(places)}"
+        )
+
+
+def context_dependences(
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
+) -> tuple[ContextDependence, ...]:
+    """What the matches of a pattern depend on beyond themselves, in any text over `symbols`.
+
+    Without any, the pattern matches a part of a text exactly if it matches that part alone.
+    Arguments and errors are those of `compile_pattern`.
+    """
+    read = read_pattern(pattern, symbols, flags)
+    if not read.constructs:
+        return ()
+    runner = make_runner(read)
+    search = _Search(runner, compile_tree(read))
+    every = range(len(read.constructs))
+    together = search.differences(every, ("before", "after"))
+    if not together:
+        return ()
+    found = []
+    for number in every:
+        for side in ("before", "after"):
+            for effect, example in search.differences((number,), (side,)).items():
+                found.append(_dependence(read.constructs[number], side, effect, example))
+    if found:
+        return tuple(found)
+    # No look-around changes anything by itself, but several of them do together.
+    joined = Construct(", ".join(construct.text for construct in read.constructs), "look-arounds")
+    return tuple(
+        _dependence(joined, "after" if example[2] else "before", effect, example)
+        for effect, example in together.items()
+    )
+
+
+def _dependence(construct: Construct, side: str, effect: str, example: _Example) -> ContextDependence:
+    return ContextDependence(construct.text, construct.kind, side, effect, example)
+
+
+class _Search:
+    """Breadth-first search through texts for one that a pattern matches otherwise than alone."""
+
+    def __init__(self, runner: Runner, alone: Dfa) -> None:
+        self.runner, self.alone = runner, alone
+        classes = runner.nfa.classes
+        self._letters = [alone.letter(part[0]) for part in classes]
+
+    def differences(self, seeing: Collection[int], sides: Collection[str]) -> dict[str, _Example]:
+        """The first example of each effect, where only the constructs `seeing` see beyond."""
+        start: _State = (_BEFORE, self.runner.begin_before(), 0)
+        came_from: dict[_State, tuple[_State, int] | None] = {start: None}
+        found: dict[str, _Example] = {}
+        for state in (order := [start]):  # grows on the way
+            effect = self._effect(state)
+            if effect and effect not in found:
+                found[effect] = self._example(state, came_from)
+            for letter, following in self._steps(state, seeing, sides):
+                if following not in came_from:
+                    came_from[following] = (state, letter)
+                    order.append(following)
+            if len(order) > 2 * MAX_STATES:
+                raise RegexError(
+                    f"it takes more than {2 * MAX_STATES} states to find out whether look-arounds "
+                    "see beyond a match"
+                )
+        return found
+
+    def _steps(
+        self, state: _State, seeing: Collection[int], sides: Collection[str]
+    ) -> Iterator[tuple[int, _State]]:
+        """The next states, each with the class of the character, or `DEAD` where none is read."""
+        part, runs, at = state
+        every = range(len(self._letters))
+        if part == _BEFORE:
+            yield DEAD, (_INSIDE, self.runner.begin(runs, seeing), 0)
+            if "before" in sides:
+                for letter in every:
+                    yield letter, (_BEFORE, self.runner.step(runs, letter), 0)
+        elif part == _INSIDE:
+            ended = self.runner.end(runs, seeing)
+            matches = at in self.alone.accepting
+            if ended[-1] or matches:
+                yield DEAD, (_AFTER, ended, int(matches))
+            for letter in every:
+                to = DEAD if at == DEAD else self.alone.moves[at][self._letters[letter]]
+                following = self.runner.step(runs, letter)
+                if following[-1] or to != DEAD:
+                    yield letter, (_INSIDE, following, to)
+        elif "after" in sides and runs[-1]:
+            for letter in every:
+                yield letter, (_AFTER, self.runner.step_after(runs, letter), at)
+
+    def _effect(self, state: _State) -> str | None:
+        part, runs, matches_alone = state
+        if part != _AFTER or self.runner.accepts(runs) == bool(matches_alone):
+            return None
+        return "forbids" if matches_alone else "allows"
+
+    def _example(
+        self, state: _State, came_from: dict[_State, tuple[_State, int] | None]
+    ) -> _Example:
+        parts, classes = ["", "", ""], self.runner.nfa.classes
+        while (step := came_from[state]) is not None:
+            state, letter = step
+            if letter != DEAD:
+                shown = next((one for one in classes[letter] if one.isprintable()), classes[letter][0])
+                parts[state[0]] = shown + parts[state[0]]
+        return parts[0], parts[1], parts[2]

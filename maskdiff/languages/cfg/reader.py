@@ -11,7 +11,7 @@ change no string.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -19,6 +19,7 @@ from typing import Literal
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ebnf import Expanded, expand
 from maskdiff.languages.cfg.ignoring import reading_rules, skipped_text
+from maskdiff.languages.cfg.neighbours import neighbours
 from maskdiff.languages.cfg.rules import Cfg, Rule, productive
 from maskdiff.languages.cfg.source import MAX_RULES, GrammarSource, as_source
 from maskdiff.languages.cfg.spacing import separator_of, spaced_rules
@@ -94,6 +95,7 @@ def _parts(source: GrammarSource, symbols: frozenset[str]) -> _Parts:
     _check_ends(expanded, source.start)
     terminals = {name: Terminal(name, pattern, symbols) for name, pattern in expanded.terminals.items()}
     ignored = tuple(compile_ignored(expanded.ignored, symbols))
+    _check_context(expanded, terminals, ignored)
     return _Parts(expanded, terminals, ignored)
 
 
@@ -123,6 +125,17 @@ def _check_ends(expanded: Expanded, start: str) -> None:
     endless = sorted(name for name in expanded.rules if name not in able and "@" not in name)
     if endless:
         raise GrammarError(f"no string can be derived from {quote(endless[0])}; remove it or give it an end")
+
+
+def _check_context(expanded: Expanded, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]) -> None:
+    """Raises `GrammarError` for a look-around that can see other terminals or ignored text, and be changed by them."""
+    if not any(terminal.context for terminal in terminals.values()):
+        return
+    following = neighbours(expanded.rules, terminals)
+    preceded = set().union(*following.values())
+    for name, terminal in terminals.items():
+        separable = separator_of(ignored) is not None
+        terminal.check_context(not ignored and name not in preceded, not ignored and not following[name], separable)
 
 
 def _checked(start: str, rules: list[Rule]) -> Cfg:

@@ -7,18 +7,16 @@ derivation has one written form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from maskdiff.errors import GrammarError
+from maskdiff.languages.cfg.neighbours import TerminalRules, neighbours
 from maskdiff.languages.cfg.rules import Cfg, Rule
 from maskdiff.languages.cfg.terminals import Terminal
 from maskdiff.languages.regex import DEAD, Dfa, Joint
 
 BEGIN = -1  # the context at the beginning of a string, where nothing has to be kept apart
 MAX_CONTEXTS = 16
-
-TerminalRules = Mapping[str, Sequence[tuple[str, ...]]]
-
 
 def separator_of(ignored: Sequence[Dfa]) -> str | None:
     """Returns the ignored string of one character to write: a space if there is a choice; None without one."""
@@ -41,7 +39,7 @@ def spaced_rules(
     Raises:
         GrammarError: The terminals fall into more than `MAX_CONTEXTS` kinds by what must not follow them.
     """
-    following = _adjacent(rules, terminals)
+    following = neighbours(rules, terminals)
     scanner = Joint([*(terminal.strings for terminal in terminals.values()), *ignored])
     after = {name: _going_on(terminal, scanner) for name, terminal in terminals.items()}
     apart = {
@@ -72,48 +70,6 @@ def _going_on(terminal: Terminal, scanner: Joint) -> frozenset[str]:
                 seen.add(following)
                 waiting.append(following)
     return frozenset(found)
-
-
-def _adjacent(rules: TerminalRules, terminals: Iterable[str]) -> dict[str, set[str]]:
-    """The terminals that may follow each terminal directly."""
-    empty = _nullable(rules)
-    first = _ends(rules, terminals, empty, 1)
-    last = _ends(rules, terminals, empty, -1)
-    found: dict[str, set[str]] = {name: set() for name in terminals}
-    for body in (body for bodies in rules.values() for body in bodies):
-        for i, left in enumerate(body):
-            for right in body[i + 1 :]:
-                for name in last[left]:
-                    found[name] |= first[right]
-                if right not in empty:
-                    break
-    return found
-
-
-def _nullable(rules: TerminalRules) -> set[str]:
-    found: set[str] = set()
-    while True:
-        more = {head for head, bodies in rules.items() if any(found.issuperset(body) for body in bodies)} - found
-        if not more:
-            return found
-        found |= more
-
-
-def _ends(rules: TerminalRules, terminals: Iterable[str], empty: set[str], step: int) -> dict[str, set[str]]:
-    """The terminals with which each symbol may begin (step 1) or end (step -1)."""
-    found: dict[str, set[str]] = {name: {name} for name in terminals} | {head: set() for head in rules}
-    changed = True
-    while changed:
-        changed = False
-        for head, bodies in rules.items():
-            before = len(found[head])
-            for body in bodies:
-                for item in body[::step]:
-                    found[head] |= found[item]
-                    if item not in empty:
-                        break
-            changed = changed or len(found[head]) > before
-    return found
 
 
 def _contexts(

@@ -7,14 +7,17 @@ the first quote. Such a terminal stands for the strings that `re.match` takes as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ebnf import Pattern
 from maskdiff.languages.cfg.rules import Rule
-from maskdiff.languages.regex import Dfa, RegexError, compile_pattern
+from maskdiff.languages.regex import ContextDependence, Dfa, RegexError, compile_pattern, context_dependences
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,30 @@ class Terminal:
         """The automaton of its strings. Raises `GrammarError`, as all that needs it."""
         return _compiled(self.name, self.pattern, self.symbols)
 
+    @cached_property
+    def context(self) -> tuple[ContextDependence, ...]:
+        """How its look-arounds depend on what stands around it."""
+        if self.pattern.literal is not None:
+            return ()
+        return _guarded(self.name, self.pattern, lambda: context_dependences(self.pattern.regexp, self.symbols))
+
     @property
     def looks_ahead(self) -> bool:
-        """Whether a match depends on what follows the terminal."""
-        return False
+        """Whether what follows can forbid a match."""
+        return any(found.side == "after" for found in self.context)
+
+    def check_context(self, first: bool, last: bool, separable: bool) -> None:
+        """Raises `GrammarError` if its strings depend on what stands around it, by a look-around.
+
+        Args:
+            first: Nothing can stand before it.
+            last: Nothing can follow it.
+            separable: What follows can be kept apart by a separator, so that it forbids no match.
+        """
+        for found in self.context:
+            harmless = first if found.side == "before" else last or (separable and found.effect == "forbids")
+            if not harmless:
+                raise GrammarError(f"terminal {self.name}, /{self.pattern.regexp}/: {found}")
 
     def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
         """Rules that derive, from `head`, the strings that begin with none of the characters `barred`."""
@@ -60,7 +83,7 @@ class Terminal:
 
 def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> list[Dfa]:
     """The automata of ignored terminals: what Lark's scanner skips is what `re.match` takes."""
-    compiled = (_compiled(pattern.regexp, pattern, frozenset(symbols), preferred=True) for pattern in patterns)
+    compiled = (_compiled(pattern.regexp, pattern, frozenset(symbols)) for pattern in patterns)
     return [strings for strings in compiled if not strings.is_empty]
 
 
@@ -87,8 +110,13 @@ def _state_rules(head: str, strings: Dfa, state: int, names: Sequence[str], with
     return rules
 
 
-def _compiled(name: str, pattern: Pattern, symbols: frozenset[str], preferred: bool | None = None) -> Dfa:
+def _compiled(name: str, pattern: Pattern, symbols: frozenset[str]) -> Dfa:
+    return _guarded(name, pattern, lambda: compile_pattern(pattern.regexp, symbols))
+
+
+def _guarded(name: str, pattern: Pattern, make: Callable[[], Made]) -> Made:
+    """What `make` returns; an error names the terminal."""
     try:
-        return compile_pattern(pattern.regexp, symbols)
+        return make()
     except RegexError as error:
         raise GrammarError(f"terminal {name}, /{pattern.regexp}/: {error}") from None

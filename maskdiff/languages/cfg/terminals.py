@@ -38,7 +38,7 @@ class Terminal:
         """How its look-arounds depend on what stands around it."""
         if self.pattern.literal is not None:
             return ()
-        return _guarded(self.name, self.pattern, lambda: context_dependences(self.pattern.regexp, self.symbols))
+        return _guarded(self.name, self.pattern, lambda: context_dependences(self.pattern.regexp, self.symbols, lazy=True))
 
     @property
     def looks_ahead(self) -> bool:
@@ -111,7 +111,7 @@ def _state_rules(head: str, strings: Dfa, state: int, names: Sequence[str], with
 
 
 def _compiled(name: str, pattern: Pattern, symbols: frozenset[str]) -> Dfa:
-    return _guarded(name, pattern, lambda: compile_pattern(pattern.regexp, symbols))
+    return _guarded(name, pattern, lambda: compile_pattern(pattern.regexp, symbols, lazy=True))
 
 
 def _guarded(name: str, pattern: Pattern, make: Callable[[], Made]) -> Made:

@@ -56,7 +56,7 @@ class ContextDependence:
 
 
 def context_dependences(
-    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> tuple[ContextDependence, ...]:
     """What the matches of a pattern depend on beyond themselves, in any text over `symbols`.
 
@@ -66,8 +66,8 @@ def context_dependences(
     read = read_pattern(pattern, symbols, flags)
     if not read.constructs:
         return ()
-    runner = make_runner(read)
-    search = _Search(runner, compile_tree(read))
+    runner = make_runner(read, lazy)
+    search = _Search(runner, compile_tree(read, lazy))
     every = range(len(read.constructs))
     together = search.differences(every, ("before", "after"))
     if not together:

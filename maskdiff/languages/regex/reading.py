@@ -123,7 +123,12 @@ class _Reader:
             return self.sequence(items, _combine(flags, added, removed))
         if name in ("MAX_REPEAT", "MIN_REPEAT"):
             least, most, items = value
-            return Repeat(self.sequence(items, flags), least, None if most == parser.MAXREPEAT else most)
+            return Repeat(
+                self.sequence(items, flags),
+                least,
+                None if most == parser.MAXREPEAT else most,
+                lazy=name == "MIN_REPEAT",
+            )
         if name in ("ASSERT", "ASSERT_NOT"):
             return self.look_around(name, value, flags)
         if name == "AT":

@@ -38,7 +38,7 @@ from maskdiff.languages.cfg import GrammarSource, compile_grammar, find_ambiguit
         ("\n".join(["start: r0"] + [f'r{i}: "1" r{i * 7 % 10000} | "("' for i in range(10000)]), "10001 rules"),
         ("start: /1{1,50000}/", "more than 10000 positions"),
         ("start: /(?:1{150}){150}/", "more than 10000 positions"),
-        ("start: /1(?=1)/", "the look-ahead '(?=1)' can see beyond the end of the match"),
+        ("start: /1(?=1)/ \"1\"", "the look-ahead '(?=1)' can see beyond the end of the match"),
         ("start: /1++/", "a possessive quantifier '1++'"),
         ("start: /\\p{L}/", "\\p" if find_spec("regex") else "Unicode categories"),
         ("%import foo.bar\nstart: bar", "foo"),

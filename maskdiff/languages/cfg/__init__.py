@@ -10,10 +10,11 @@ from functools import lru_cache
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ambiguity import Ambiguity, find_ambiguity
+from maskdiff.languages.cfg.derivations import DerivationSampler
 from maskdiff.languages.cfg.distance import UNREADABLE, Closest, EditCosts, closest, nearest_strings
 from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
 from maskdiff.languages.cfg.prefix import KnownOutlook, OpenOutlook, Outlook, PrefixParser
-from maskdiff.languages.cfg.reader import literal_characters, read_grammar
+from maskdiff.languages.cfg.reader import Form, literal_characters, read_grammar
 from maskdiff.languages.cfg.recognise import Recogniser, recognises
 from maskdiff.languages.cfg.rules import Cfg, Rule
 from maskdiff.languages.cfg.source import GrammarSource, Spacing, as_source, open_source, restore_source
@@ -29,14 +30,13 @@ def compile_grammar(
         GrammarError: See `read_grammar` and `normal_form`; an ambiguous grammar, unless
             `accept_ambiguous`.
     """
-    name = as_source(grammar).name
-    made = normal_form(read_grammar(grammar, symbols), symbols, name)
+    source = as_source(grammar)
+    made = _compiled(source, tuple(symbols), "written")
     if not accept_ambiguous:
-        _check_ambiguity(made, name)
+        _check_ambiguity(made, source.name)
     return made
 
 
-@lru_cache(maxsize=16)
 def compile_reader(grammar: GrammarSource | str, symbols: tuple[str, ...] | str) -> NormalForm:
     """Returns the normal form of the strings that a grammar accepts, over the characters `symbols`.
 
@@ -45,7 +45,14 @@ def compile_reader(grammar: GrammarSource | str, symbols: tuple[str, ...] | str)
     Raises:
         GrammarError: See `read_grammar` and `normal_form`.
     """
-    return normal_form(read_grammar(grammar, symbols, "readable"), symbols, as_source(grammar).name)
+    return _compiled(as_source(grammar), tuple(symbols), "readable")
+
+
+def _compiled(source: GrammarSource, symbols: tuple[str, ...], form: Form) -> NormalForm:
+    return _normal_form(read_grammar(source, symbols, form), symbols, source.name)
+
+
+_normal_form = lru_cache(maxsize=16)(normal_form)  # without %ignore both forms have the same rules
 
 
 def _check_ambiguity(grammar: NormalForm, name: str) -> None:
@@ -61,8 +68,8 @@ def _check_ambiguity(grammar: NormalForm, name: str) -> None:
 
 
 __all__ = [
-    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "GrammarSource", "KnownOutlook", "NormalForm", "OpenOutlook",
-    "Outlook", "PrefixParser", "Recogniser", "Rule", "Spacing", "as_source", "closest", "compile_grammar",
-    "compile_reader", "find_ambiguity", "literal_characters", "nearest_strings", "normal_form", "open_source",
-    "read_grammar", "recognises", "restore_source",
+    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "DerivationSampler", "EditCosts", "GrammarSource",
+    "KnownOutlook", "NormalForm", "OpenOutlook", "Outlook", "PrefixParser", "Recogniser", "Rule", "Spacing",
+    "as_source", "closest", "compile_grammar", "compile_reader", "find_ambiguity", "literal_characters",
+    "nearest_strings", "normal_form", "open_source", "read_grammar", "recognises", "restore_source",
 ]  # fmt: skip

@@ -67,8 +67,8 @@ def expand(source: GrammarSource) -> Expanded:
     if source.start not in definitions.rules:
         names = ", ".join(list(definitions.rules)[:5])
         raise GrammarError(
-            f"{source.name} has no rule {quote(source.start)} to start with; "
-            + (f"name one with --start: {names}" if names else "it has no rules at all")
+            f"{source.name}: no rule {quote(source.start)} to start with; "
+            + (f"name one with --start: {names}" if names else "there are no rules at all")
         )
     if definitions.rules[source.start][0]:
         raise GrammarError(f"{source.name}: {quote(source.start)} is a template; start with a rule")

@@ -73,7 +73,8 @@ def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> No
     if not any(head == cfg.start for head, _ in rules):
         raise GrammarError(f"{source}: the language has no string with at least one symbol")
     longer = {head for head, body in rules if len(body) == 2}
-    names = sorted({head for head, _ in rules}, key=lambda name: (name != cfg.start, name not in longer, name))
+    heads = {head for head, _ in rules}
+    names = sorted(heads, key=lambda name: (name != cfg.start, name not in longer, name))
     number = {name: i for i, name in enumerate(names)}
     place = {symbol: i for i, symbol in enumerate(symbols)}
     emits = np.zeros((len(names), len(symbols)), dtype=bool)

@@ -22,13 +22,20 @@ from maskdiff.languages.cfg.ignoring import reading_rules, skipped_text
 from maskdiff.languages.cfg.neighbours import neighbours
 from maskdiff.languages.cfg.rules import Cfg, Rule, productive
 from maskdiff.languages.cfg.source import MAX_RULES, GrammarSource, as_source
-from maskdiff.languages.cfg.spacing import separator_of, spaced_rules
+from maskdiff.languages.cfg.spacing import separators, spaced_rules
 from maskdiff.languages.cfg.terminals import Terminal, compile_ignored
 from maskdiff.languages.regex import Dfa
 
 Form = Literal["written", "readable"]
 
 MAX_CHARACTER_RULES = 10 * MAX_RULES  # rules over characters that a grammar may come to
+MAX_BODY = 2_000  # symbols of one of them
+
+
+@lru_cache(maxsize=16)
+def _read(source: GrammarSource, symbols: frozenset[str], form: Form) -> Cfg:
+    parts = _parts(source, symbols)
+    return _readable(source, parts) if form == "readable" else _written(source, parts)
 
 
 def read_grammar(grammar: GrammarSource | str, symbols: Collection[str], form: Form = "written") -> Cfg:
@@ -48,8 +55,7 @@ def read_grammar(grammar: GrammarSource | str, symbols: Collection[str], form: F
     """
     source = as_source(grammar)
     try:
-        parts = _parts(source, frozenset(symbols))
-        return _readable(source, parts) if form == "readable" and parts.ignored else _written(source, parts)
+        return _read(source, frozenset(symbols), form)
     except GrammarError as error:
         named = str(error).startswith(source.name)
         raise error if named else GrammarError(f"{source.name}: {error}") from None
@@ -68,7 +74,7 @@ def literal_characters(grammar: GrammarSource | str) -> set[str]:
         literal = pattern.literal or ""
         found |= {*literal.lower(), *literal.upper()} if pattern.folded else {*literal}
     if expanded.ignored:
-        found |= set(separator_of(compile_ignored(expanded.ignored, found | set(" \t"))) or "")
+        found |= set(separators(compile_ignored(expanded.ignored, found | set(" \t")))[:1])
     return found - set("\r\n")
 
 
@@ -95,21 +101,22 @@ def _parts(source: GrammarSource, symbols: frozenset[str]) -> _Parts:
     _check_ends(expanded, source.start)
     terminals = {name: Terminal(name, pattern, symbols) for name, pattern in expanded.terminals.items()}
     ignored = tuple(compile_ignored(expanded.ignored, symbols))
-    _check_context(expanded, terminals, ignored)
+    _check_context(source, expanded, terminals, ignored)
     return _Parts(expanded, terminals, ignored)
 
 
 def _written(source: GrammarSource, parts: _Parts) -> Cfg:
-    separator = separator_of(parts.ignored)
-    if separator is None or source.spacing == "none":
+    if source.spacing == "none" or not separators(parts.ignored):
         return _checked(source.start, [*parts.rules(), *parts.terminal_rules()])
-    spaced = spaced_rules(parts.expanded.rules, source.start, parts.terminals, parts.ignored, separator)
+    spaced = spaced_rules(parts.expanded.rules, source.start, parts.terminals, parts.ignored)
     return _checked(spaced.start, [*spaced.rules, *parts.terminal_rules()])
 
 
 def _readable(source: GrammarSource, parts: _Parts) -> Cfg:
-    skipped = skipped_text(parts.ignored)
-    read = reading_rules(parts.rules(), list(parts.terminals.values()), skipped, source.start)
+    terminals = [terminal.readable for terminal in parts.terminals.values()]
+    if not parts.ignored:
+        return _checked(source.start, [*parts.rules(), *(rule for terminal in terminals for rule in terminal.rules())])
+    read = reading_rules(parts.rules(), terminals, skipped_text(parts.ignored), source.start)
     return _checked(read.start, list(read.rules))
 
 
@@ -127,20 +134,25 @@ def _check_ends(expanded: Expanded, start: str) -> None:
         raise GrammarError(f"no string can be derived from {quote(endless[0])}; remove it or give it an end")
 
 
-def _check_context(expanded: Expanded, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]) -> None:
+def _check_context(
+    source: GrammarSource, expanded: Expanded, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
+) -> None:
     """Raises `GrammarError` for a look-around that can see other terminals or ignored text, and be changed by them."""
     if not any(terminal.context for terminal in terminals.values()):
         return
     following = neighbours(expanded.rules, terminals)
     preceded = set().union(*following.values())
+    separable = source.spacing == "needed" and bool(separators(ignored))
     for name, terminal in terminals.items():
-        separable = separator_of(ignored) is not None
         terminal.check_context(not ignored and name not in preceded, not ignored and not following[name], separable)
 
 
 def _checked(start: str, rules: list[Rule]) -> Cfg:
     if len(rules) > MAX_CHARACTER_RULES:
         raise GrammarError(f"{len(rules)} rules over characters; at most {MAX_CHARACTER_RULES} are allowed")
+    longest = max(len(rule.body) for rule in rules)
+    if longest > MAX_BODY:
+        raise GrammarError(f"a rule or literal of {longest} symbols in a row; at most {MAX_BODY} are allowed")
     cfg = Cfg(start, tuple(dict.fromkeys(rules)))
     if start not in productive(cfg.rules):
         raise GrammarError("no string of the language's symbols can be derived; every string needs another character")

@@ -1,15 +1,15 @@
 """How a grammar with `%ignore` is written: without ignored text, but for what keeps terminals apart.
 
-Between two terminals stands one separator if the first, with the first character of the second, could
-begin another terminal: `in x`, `< =`. So what is written is a function of the terminals, and every
-derivation has one written form.
+Between two terminals stands one separator if some string of the first, with the first character of
+some string of the second, begins another terminal: `in x`, `< =`. What is written is a function of
+the terminals alone, not of their strings, so every derivation has one written form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from maskdiff.errors import GrammarError
+from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.neighbours import TerminalRules, neighbours
 from maskdiff.languages.cfg.rules import Cfg, Rule
 from maskdiff.languages.cfg.terminals import Terminal
@@ -18,14 +18,16 @@ from maskdiff.languages.regex import DEAD, Dfa, Joint
 BEGIN = -1  # the context at the beginning of a string, where nothing has to be kept apart
 MAX_CONTEXTS = 16
 
-def separator_of(ignored: Sequence[Dfa]) -> str | None:
-    """Returns the ignored string of one character to write: a space if there is a choice; None without one."""
-    single = sorted({c for dfa in ignored for letter, to in dfa.steps(0) if to in dfa.accepting for c in dfa.classes[letter]})
-    return " " if " " in single else single[0] if single else None
+def separators(ignored: Sequence[Dfa]) -> list[str]:
+    """Returns the ignored strings of one character, a space first."""
+    single = {
+        c for dfa in ignored for letter, to in dfa.steps(0) if to in dfa.accepting for c in dfa.classes[letter]
+    }
+    return sorted(single, key=lambda c: (c != " ", c))
 
 
 def spaced_rules(
-    rules: TerminalRules, start: str, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa], separator: str
+    rules: TerminalRules, start: str, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
 ) -> Cfg:
     """Returns the grammar of the written form without the rules of its terminals.
 
@@ -34,10 +36,10 @@ def spaced_rules(
         start: The first rule.
         terminals: By name.
         ignored: Automata of the ignored terminals.
-        separator: What is written where two terminals have to be kept apart.
 
     Raises:
-        GrammarError: The terminals fall into more than `MAX_CONTEXTS` kinds by what must not follow them.
+        GrammarError: No separator keeps all terminals apart, or the terminals fall into more than
+            `MAX_CONTEXTS` kinds by what must not follow them.
     """
     following = neighbours(rules, terminals)
     scanner = Joint([*(terminal.strings for terminal in terminals.values()), *ignored])
@@ -47,7 +49,22 @@ def spaced_rules(
         for first, seconds in following.items()
         for second in seconds
     }
+    behind = {second for (_, second), needed in apart.items() if needed}
+    separator = _separator([terminals[name] for name in sorted(behind)], ignored)
     return _Spacing(rules, terminals, _contexts(following, apart), separator).rules_of(start)
+
+
+def _separator(behind: Sequence[Terminal], ignored: Sequence[Dfa]) -> str:
+    """The first separator that skipping ends behind, whichever of the terminals `behind` follows."""
+    first = frozenset[str]().union(*(terminal.strings.first_characters() for terminal in behind))
+    found = separators(ignored)
+    for separator in found:
+        if not any(dfa.accepts(separator + c) for dfa in ignored if dfa.accepts(separator) for c in first):
+            return separator
+    raise GrammarError(
+        f"{', '.join(map(quote, found[:3]))} cannot keep terminals apart: ignored text that begins with it goes on with "
+        f"{' or '.join(quote(terminal.name) for terminal in behind[:3])}; write terminals without separators (--spacing none)"
+    )
 
 
 def _going_on(terminal: Terminal, scanner: Joint) -> frozenset[str]:

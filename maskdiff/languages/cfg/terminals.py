@@ -8,30 +8,32 @@ the first quote. Such a terminal stands for the strings that `re.match` takes as
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ebnf import Pattern
 from maskdiff.languages.cfg.rules import Rule
-from maskdiff.languages.regex import ContextDependence, Dfa, RegexError, compile_pattern, context_dependences
+from maskdiff.languages.regex import ContextDependence, Dfa, RegexError, compile_followed, compile_pattern, context_dependences
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """A terminal over the characters `symbols`."""
+    """A terminal over the characters `symbols`; look-aheads of one that is `followed` see any text behind it."""
 
     name: str
     pattern: Pattern
     symbols: frozenset[str]
+    followed: bool = False
 
     @cached_property
     def strings(self) -> Dfa:
         """The automaton of its strings. Raises `GrammarError`, as all that needs it."""
-        return _compiled(self.name, self.pattern, self.symbols)
+        compiler = compile_followed if self.followed else compile_pattern
+        return _guarded(self.name, self.pattern, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True))
 
     @cached_property
     def context(self) -> tuple[ContextDependence, ...]:
@@ -43,26 +45,32 @@ class Terminal:
     @property
     def looks_ahead(self) -> bool:
         """Whether what follows can forbid a match."""
-        return any(found.side == "after" for found in self.context)
+        return any(found.side == "after" and found.effect == "forbids" for found in self.context)
+
+    @cached_property
+    def readable(self) -> Terminal:
+        """The terminal with the strings that it matches in front of any text, rather than at the end of one."""
+        return replace(self, followed=True) if any(found.side == "after" for found in self.context) else self
 
     def check_context(self, first: bool, last: bool, separable: bool) -> None:
-        """Raises `GrammarError` if its strings depend on what stands around it, by a look-around.
+        """Raises `GrammarError` if a string that is written can be refused because of what stands around it.
 
         Args:
             first: Nothing can stand before it.
             last: Nothing can follow it.
-            separable: What follows can be kept apart by a separator, so that it forbids no match.
+            separable: What follows is kept apart by a separator where it has to be.
         """
         for found in self.context:
-            harmless = first if found.side == "before" else last or (separable and found.effect == "forbids")
+            negative = found.kind.startswith("negative")  # the few strings that it allows need not be written
+            harmless = first if found.side == "before" else last or (negative if found.effect == "allows" else separable)
             if not harmless:
                 raise GrammarError(f"terminal {self.name}, /{self.pattern.regexp}/: {found}")
 
     def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
         """Rules that derive, from `head`, the strings that begin with none of the characters `barred`."""
-        literal = self.pattern.literal
-        if literal is not None and not self.pattern.folded:
-            return [] if literal[0] in barred else [Rule(head, (self.name,))]
+        first = self.strings.first_characters()
+        if first.isdisjoint(barred):
+            return [Rule(head, (self.name,))]
         return automaton_rules(head, self.strings, barred)
 
     def rules(self) -> list[Rule]:
@@ -83,7 +91,7 @@ class Terminal:
 
 def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> list[Dfa]:
     """The automata of ignored terminals: what Lark's scanner skips is what `re.match` takes."""
-    compiled = (_compiled(pattern.regexp, pattern, frozenset(symbols)) for pattern in patterns)
+    compiled = (Terminal(pattern.regexp, pattern, frozenset(symbols)).readable.strings for pattern in patterns)
     return [strings for strings in compiled if not strings.is_empty]
 
 
@@ -108,10 +116,6 @@ def _state_rules(head: str, strings: Dfa, state: int, names: Sequence[str], with
         if characters and any(True for _ in strings.steps(to)):
             rules.append(Rule(head, (frozenset(characters), names[to])))
     return rules
-
-
-def _compiled(name: str, pattern: Pattern, symbols: frozenset[str]) -> Dfa:
-    return _guarded(name, pattern, lambda: compile_pattern(pattern.regexp, symbols, lazy=True))
 
 
 def _guarded(name: str, pattern: Pattern, make: Callable[[], Made]) -> Made:

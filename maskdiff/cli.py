@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from maskdiff.errors import ConfigError, DataError, UserError, nearest, one_line, quote
+from maskdiff.lines import stream_lines
 
 MAX_LINE = 100_000  # bytes of one input line
 MAX_DIGITS = 18  # of a whole number: what 64 bits always hold
@@ -236,7 +237,8 @@ def printable(text: str) -> str:
 def read_lines(path: str) -> Iterator[str | DataError]:
     """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
 
-    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each.
+    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each;
+    what ends a line is described in `maskdiff.lines`.
     """
     if path == "-":
         if sys.stdin is None:
@@ -254,15 +256,10 @@ def read_lines(path: str) -> Iterator[str | DataError]:
 
 
 def _split(file: IO[bytes]) -> Iterator[str | DataError]:
-    number = 0
-    while raw := file.readline(MAX_LINE + 1):
-        number += 1
-        if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
-            while (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
-                pass
+    for number, raw in enumerate(stream_lines(file, MAX_LINE), start=1):
+        if raw is None:
             yield DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
             continue
-        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
         try:
             yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8")
         except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ from maskdiff.errors import ConfigError, DataError, GrammarError, quote
 from maskdiff.languages.cfg import literal_characters
 from maskdiff.languages.checker import Checker, load_checker
 from maskdiff.languages.text import Material, TextLanguage, absent, draws_from
+from maskdiff.lines import split_lines
 
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
@@ -71,7 +72,7 @@ def counted(lengths: object) -> list[int] | None:
 
 def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     folder = Path(config.language)
-    lines = _read(folder / CORPUS).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = split_lines(_read(folder / CORPUS))
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise DataError(f"{folder / CORPUS} has no lines; write one string a line")

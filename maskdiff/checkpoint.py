@@ -31,7 +31,7 @@ from torch import Tensor
 from maskdiff import __version__
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
-from maskdiff.errors import CheckpointError, ConfigError, DataError, quote
+from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
@@ -117,7 +117,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Payload:
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {shown}: {error.strerror or error}") from None
     except Exception as error:  # torch raises whatever a foreign file makes it stumble over
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {folded(error)}"
         raise CheckpointError(f"checkpoint {shown} is damaged or of another program ({reason})") from None
     return _check_payload(payload, shown)
 
@@ -136,7 +136,7 @@ def _check_archive(path: Path, shown: str) -> None:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"checkpoint {shown} is truncated or of another program ({error})") from None
+        raise CheckpointError(f"checkpoint {shown} is truncated or of another program ({folded(error)})") from None
     if bad is not None:
         raise CheckpointError(f"checkpoint {shown} is damaged: {bad} fails its checksum; get it or train it again")
 
@@ -241,7 +241,7 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
     try:
         return check(config_from_dict(payload["config"]))
     except Exception as error:  # not ConfigError alone: a stranger's values may be of any type
-        raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {error}") from None
+        raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {folded(error)}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- denoisers
@@ -424,7 +424,7 @@ def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: st
         with torch.device("meta"):  # names and shapes alone
             wanted = UniversalDenoiser(config).state_dict()
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {error}") from None
+        raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {folded(error)}") from None
     count = sum(weight.numel() for weight in wanted.values())
     if count > MAX_PARAMETERS:
         raise CheckpointError(f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}")
@@ -458,7 +458,7 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu", spok
     except OSError as error:
         raise CheckpointError(f"cannot read {quote(str(error.filename))}: {error.strerror or error}") from None
     except Exception as error:
-        raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {error})") from None
+        raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {folded(error)})") from None
     about = about if isinstance(about, dict) else {}
     return denoiser_from(_check_payload({**about, "weights": weights}, shown), resolve_device(device), str(folder), spoken)
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from maskdiff.errors import ConfigError, DataError, UserError, nearest, one_line, quote
+from maskdiff.errors import ConfigError, DataError, UserError, folded, nearest, one_line, quote, visible
 from maskdiff.lines import stream_lines
 
 MAX_LINE = 100_000  # bytes of one input line
 MAX_DIGITS = 18  # of a whole number: what 64 bits always hold
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+NO_MEMORY = ("out of memory", "allocate memory")  # what torch says of a GPU, and of the CPU
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,8 +92,8 @@ def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None)
     except MemoryError:
         return _say("out of memory; ask for fewer or shorter strings at a time", BAD_INPUT)
     except RuntimeError as error:
-        if "out of memory" in str(error).lower():
-            return _say(f"out of memory ({error}); lower --batch_size or --num, or use --device cpu", BAD_INPUT)
+        if any(words in str(error).lower() for words in NO_MEMORY):
+            return _say(f"out of memory ({folded(error)}); lower --batch_size or --num, or use --device cpu", BAD_INPUT)
         raise
 
 
@@ -231,7 +232,7 @@ def use_threads(count: int) -> None:
 
 def printable(text: str) -> str:
     """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return visible(text)
 
 
 def read_lines(path: str) -> Iterator[str | DataError]:

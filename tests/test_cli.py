@@ -25,7 +25,7 @@ def fail(error: BaseException) -> Callable[[list[str] | None], int]:
 @pytest.mark.parametrize(
     "error, status, said",
     [
-        (UserError("length 2\nis impossible"), 2, "length 2 is impossible"),
+        (UserError("length 2\nis impossible"), 2, "length 2\\nis impossible"),
         (OSError(errno.ENOSPC, "No space left on device", "x.pt"), 2, "'x.pt': No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "Permission denied"),
         (MemoryError(), 2, "out of memory"),

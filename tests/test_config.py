@@ -214,7 +214,7 @@ def test_sections_can_be_chosen() -> None:
 
 
 def test_messages_are_one_line_of_bounded_length() -> None:
-    assert one_line("a\nb\t c") == "a b c"
+    assert one_line("a\nb\t  c") == "a\\nb\\t  c"
     assert len(one_line("x" * 10_000_000)) <= 400
     assert len(one_line("x " * 10_000)) <= 400
 

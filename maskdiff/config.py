@@ -22,6 +22,15 @@ MAX_LENGTH = 16_384  # tokens of the longest string that any model makes
 MAX_THREADS = 1024
 MAX_RATE = 100.0  # learning rates and decays
 
+# Of requests, by flags and in Python.
+MAX_STRINGS = 10**6  # new strings, or completions of a text, of one call
+MAX_MEASURED = 10**5  # strings of each figure of a benchmark, which are all kept
+MAX_BEAM = 1024
+MAX_ALTERNATIVES = 1000
+MAX_CHANGE = 4096  # symbols by which a repair may change a length, and edits of one
+MAX_BOUND = 10**7  # beginnings that a search looks at
+MAX_PLACE = 10**9  # positions and lengths in symbols; which of them there are, a text or a language says itself
+
 KINDS = {
     "int": "a whole number",
     "float": "a number",

@@ -54,7 +54,9 @@ def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a file of attempts. Raises UserError."""
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
-    parser.add_argument("--num", type=cli.positive, default=20_000, metavar="N", help="problems (default 20000)")
+    parser.add_argument(
+        "--num", type=cli.Whole(1, 10**6), default=20_000, metavar="N", help="problems (default 20000)"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="where the lines go")
     cli.add_machine_flags(parser)
     args = parser.parse_args(argv)

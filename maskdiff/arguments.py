@@ -15,6 +15,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from maskdiff.errors import ConfigError, DataError, quote
@@ -78,6 +79,13 @@ def _text(name: str, value: Any) -> str | DataError:
     if isinstance(value, str):
         return str(value)  # of numpy, too
     raise refuse(name, value, "a text; decode bytes first" if isinstance(value, bytes) else "a text")
+
+
+def path(name: str, value: Any) -> Path:
+    """A path, given as a text or an `os.PathLike`."""
+    if isinstance(value, bytes) or not isinstance(value, (str, os.PathLike)):
+        raise refuse(name, value, "a path, as a text or a Path")
+    return Path(value)
 
 
 def whole(low: int, high: int) -> Reader:

@@ -20,6 +20,10 @@ MAX_SEED = 2**63 - 1
 MAX_COUNT = 10**9  # of steps and the like, which take time one by one and no memory
 MAX_LENGTH = 16_384  # tokens of the longest string that any model makes
 MAX_THREADS = 1024
+MAX_PARAMETERS = 10**9  # of a model
+MAX_STEP_TOKENS = 2**24  # of the strings of one step
+MAX_HELD_TOKENS = 2**31  # of a fixed training set, at most
+MAX_VALIDATED_TOKENS = 2**26  # of the held-out strings of a validation, at most
 MAX_RATE = 100.0  # learning rates and decays
 
 # Of requests, by flags and in Python.
@@ -244,9 +248,9 @@ class TrainConfig(Section):
     faithful: bool = knob(False, "reproduce the reference: rows padded to max_len, pads attended to, loss on every position")
     log_interval: int = knob(50, "steps between logged losses", low=1, high=MAX_COUNT)
     eval_interval: int = knob(500, "steps between validations", low=1, high=MAX_COUNT)
-    eval_samples: int = knob(512, "held-out strings in a validation", low=1, high=10**6)
+    eval_samples: int = knob(512, "held-out strings in a validation", low=1, high=10**5)
     live_samples: int = knob(
-        64, "strings sampled and parsed at a validation; 0 is none", low=0, high=4096
+        64, "strings sampled and parsed at a validation; 0 is none", low=0, high=1024
     )
     save_interval: int = knob(500, "steps between saves of last.pt", low=1, high=MAX_COUNT)
     checkpoint_dir: str = knob("", "where best.pt, last.pt, config.yaml and TensorBoard go; empty means runs/NAME")

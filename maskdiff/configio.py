@@ -22,6 +22,10 @@ import yaml
 
 from maskdiff.config import (
     KINDS,
+    MAX_HELD_TOKENS,
+    MAX_PARAMETERS,
+    MAX_STEP_TOKENS,
+    MAX_VALIDATED_TOKENS,
     CompletionConfig,
     Config,
     ControlConfig,
@@ -184,12 +188,33 @@ def check(config: Config, source: str = "") -> Config:
         raise ConfigError(f"{_prefix(source)}the shares of mask, replace, swap, delete and insert add up to {edits:g}, not 1")
     if train.faithful and train.cut_rows:
         raise ConfigError(f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0")
+    _check_sizes(config, source)
     modes = train.causal_share + train.repair_share + train.skeleton_share + train.open_share
     if modes > 1.0 + 1e-9:
         raise ConfigError(
             f"{_prefix(source)}causal, repair, skeleton and open shares add up to {modes:g}; lower them to 1 or less"
         )
     return config
+
+
+def _check_sizes(config: Config, source: str) -> None:
+    """Raises ConfigError where numbers that are allowed one by one would take more memory together than any machine has."""
+    model, train, longest = config.model, config.train, config.language.max_len
+    for what, tokens, most in (
+        ("batch_size", train.batch_size, MAX_STEP_TOKENS),
+        ("num_samples", train.num_samples, MAX_HELD_TOKENS),
+        ("eval_samples", train.eval_samples, MAX_VALIDATED_TOKENS),
+    ):
+        if tokens * longest > most:
+            raise ConfigError(
+                f"{_prefix(source)}{what} is {tokens}; with max_len {longest} at most {most // longest} are allowed"
+            )
+    parameters = round(model.n_layer * model.n_embd**2 * (4 + 2 * model.mlp_ratio))
+    if parameters > MAX_PARAMETERS:
+        raise ConfigError(
+            f"{_prefix(source)}{model.n_layer} blocks of n_embd {model.n_embd} have over {parameters:,} parameters; "
+            f"allowed are {MAX_PARAMETERS:,}"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- YAML

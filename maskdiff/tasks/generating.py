@@ -94,6 +94,7 @@ def _token_lengths(loaded: Loaded, num: int, length: int | tuple[int, int] | Non
     return [int(n) for n in drawn]
 
 
+@verb()
 def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
     """`num` lengths in symbols: the one given, or drawn from the language's distribution within a range. CanvasError."""
     if isinstance(length, int):

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from maskdiff import cli
-from maskdiff.config import Config, DecodeConfig
+from maskdiff.config import MAX_MEASURED, Config, DecodeConfig
 from maskdiff.configio import load_config, load_decoding
 from maskdiff.errors import ConfigError
 from maskdiff.serving.door import add_verb, serve
@@ -48,7 +48,8 @@ def build_parser() -> cli.Parser:
         "decode", metavar="[DECODE_CONFIG]", nargs="?", help="settings of sampling (default: nothing but defaults)"
     )
     verb.add_argument(
-        "--num", type=cli.positive, default=200, metavar="N", help="strings that the model is asked for (default 200)"
+        "--num", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        help="strings that the model is asked for (default 200)",
     )
     verb.add_argument("--json", action="store_true", help="one JSON object")
     cli.add_machine_flags(verb)

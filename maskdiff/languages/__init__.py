@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from maskdiff.arguments import refuse
 from maskdiff.config import LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
@@ -31,13 +32,18 @@ LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]]
 }
 
 
-def make_language(config: LanguageConfig | None = None) -> Language:
+def make_language(config: LanguageConfig | str | Path | None = None) -> Language:
     """The language that `config` names and shapes (the default one without), from a folder if it is the user's own.
+
+    A name or a folder stands for the configuration of that language with defaults.
 
     The configuration must be the user's: a checker that it names is imported. Raises ConfigError, and for a folder DataError
     and GrammarError.
     """
-    config = config or LanguageConfig()
+    if config is None or isinstance(config, (str, Path)):
+        config = LanguageConfig() if config is None else LanguageConfig(language=str(config))
+    if not isinstance(config, LanguageConfig):
+        raise refuse("config", config, "a LanguageConfig, or the name of a language")
     name = config.language
     if name in LANGUAGES:
         _check_own(config)

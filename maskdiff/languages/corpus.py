@@ -20,6 +20,7 @@ from maskdiff.languages.cfg import GrammarSource, literal_characters, open_sourc
 from maskdiff.languages.cfg.source import START
 from maskdiff.languages.checker import Checker, load_checker
 from maskdiff.languages.text import Material, TextLanguage, absent, draws_from
+from maskdiff.lines import split_lines
 
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
@@ -74,7 +75,7 @@ def counted(lengths: object) -> list[int] | None:
 
 def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     folder = Path(config.language)
-    lines = _read(folder / CORPUS).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = split_lines(_read(folder / CORPUS))
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise DataError(f"{folder / CORPUS} has no lines; write one string a line")

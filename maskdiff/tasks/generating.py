@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.completing import completing
+from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language
 
 
+@verb()
 def generate(
     loaded: Loaded,
     num: int,
@@ -42,6 +43,7 @@ def generate(
     )
 
 
+@verb()
 def generating(
     loaded: Loaded,
     num: int,
@@ -54,8 +56,6 @@ def generating(
     control: ControlConfig | None = None,
 ) -> Iterator[Result]:
     """The results of `generate`, a batch at a time."""
-    if num < 0:
-        raise ConfigError(f"num is {num}; ask for 0 strings or more")
     if num == 0:
         return
     if not loaded.told and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
@@ -66,10 +66,12 @@ def generating(
     if trace and loaded.vocabulary.merges:
         raise ConfigError("a trace shows a character for every token, and this model reads pieces of several; leave it out")
     lengths = _token_lengths(loaded, num, length, seed)
-    canvas = Canvas.blank(lengths, loaded.vocabulary, seeded(seed), loaded.device)
     filler = ready_sampler(sampler or SamplerConfig(), loaded, control=control)
-    for rows in torch.arange(num, device=loaded.device).split(batch_size):
-        yield from run_sampler(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace, control)
+    generator = seeded(seed)  # of the keys, which do not depend on the batches
+    for start in range(0, num, batch_size):
+        part = lengths[start : start + batch_size]
+        canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
+        yield from run_sampler(loaded, filler, canvas, [None] * len(part), batch_size, trace, control)
 
 
 def _endless(
@@ -92,6 +94,7 @@ def _token_lengths(loaded: Loaded, num: int, length: int | tuple[int, int] | Non
     return [int(n) for n in drawn]
 
 
+@verb()
 def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
     """`num` lengths in symbols: the one given, or drawn from the language's distribution within a range. CanvasError."""
     if isinstance(length, int):

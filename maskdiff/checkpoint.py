@@ -35,6 +35,8 @@ from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
 
 if TYPE_CHECKING:
+    import argparse
+
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.model import UniversalDenoiser
     from maskdiff.sampling.denoiser import ModelDenoiser
@@ -327,13 +329,22 @@ class Spoken:
     """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
     folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
-    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder.
+    skip_invalid, accept_ambiguous, start, spacing: as in `LanguageConfig`, for the folder.
     """
 
     folder: str = ""
     validity: str = ""
     skip_invalid: bool = False
     accept_ambiguous: bool = False
+    start: str = ""
+    spacing: str = ""
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Spoken:
+        """Returns what the flags of `cli.add_language_flags` state."""
+        return cls(
+            args.language, args.validity, args.skip_invalid, args.accept_ambiguous, args.start, args.spacing
+        )
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
@@ -402,8 +413,9 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
     if not spoken.folder:
-        if spoken.skip_invalid or spoken.accept_ambiguous:
-            raise ConfigError("skip_invalid and accept_ambiguous are for a folder; give --language DIR, too")
+        for name in ("skip_invalid", "accept_ambiguous", "start", "spacing"):
+            if getattr(spoken, name):
+                raise ConfigError(f"{name} is for a folder; give --language DIR, too")
         try:
             return restore_language(config, state, spoken.validity)
         except (ConfigError, DataError) as error:
@@ -418,6 +430,7 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
         replace(
             config, language=spoken.folder, validity=spoken.validity, skip_invalid=spoken.skip_invalid,
             accept_ambiguous=spoken.accept_ambiguous or config.accept_ambiguous,
+            start=spoken.start or config.start, spacing=spoken.spacing or config.spacing,
         )
     )  # fmt: skip
 

@@ -261,6 +261,11 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts, see docs/languages.md")
     group.add_argument("--skip_invalid", action="store_true", help="leave out bad lines of the folder")
     group.add_argument("--accept_ambiguous", action="store_true", help="take an ambiguous grammar")
+    group.add_argument("--start", default="", metavar="RULE", help="rule of its grammar whose strings are the language")
+    group.add_argument(
+        "--spacing", default="", choices=("needed", "none"),
+        help="under %%ignore: separators where terminals would run together (needed), or none",
+    )  # fmt: skip
 
 
 def use_threads(count: int) -> None:

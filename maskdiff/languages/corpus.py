@@ -75,13 +75,10 @@ def counted(lengths: object) -> list[int] | None:
 
 def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     folder = Path(config.language)
-    lines = split_lines(_read(folder / CORPUS))
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
-    if not numbered:
-        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
+    numbered = numbered_lines(folder)
     if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
         raise ConfigError(f"checker {checker.name} returns truth values; name it {checker.name}? so that they count")
-    grammar = _grammar(config, folder / GRAMMAR)
+    grammar = grammar_of(config)
     characters = set("".join(line for _, line in numbered))
     if grammar is not None:
         characters |= literal_characters(grammar)
@@ -99,8 +96,18 @@ def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     return language
 
 
-def _grammar(config: LanguageConfig, path: Path) -> GrammarSource | None:
-    """The grammar of a folder, None where it has none. Raises GrammarError, and ConfigError for settings of none."""
+def numbered_lines(folder: Path) -> list[tuple[int, str]]:
+    """The lines of the corpus in a folder with their numbers, empty ones left out. Raises DataError."""
+    lines = split_lines(_read(folder / CORPUS))
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
+    if not numbered:
+        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
+    return numbered
+
+
+def grammar_of(config: LanguageConfig) -> GrammarSource | None:
+    """The grammar in a folder, None where it has none. Raises GrammarError, and ConfigError for settings of none."""
+    path = Path(config.language) / GRAMMAR
     if path.exists():
         return open_source(path, config.start or START, "none" if config.spacing == "none" else "needed")
     for name in ("start", "spacing"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from maskdiff.errors import GrammarError, quote
@@ -47,13 +47,15 @@ class Expanded:
         rules: Name -> bodies, in the order of the file; each rule can be reached from the first.
         terminals: Name -> pattern, those that rules use.
         ignored: Patterns of `%ignore`.
+        spelled: Characters of all strings in the rules and terminals that are used.
         unreached: Names of rules that the start rule does not reach.
     """
 
     rules: Mapping[str, Sequence[Symbols]]
     terminals: Mapping[str, Pattern]
     ignored: tuple[Pattern, ...]
-    unreached: tuple[str, ...] = field(default=())
+    spelled: frozenset[str]
+    unreached: tuple[str, ...]
 
 
 def expand(source: GrammarSource) -> Expanded:
@@ -97,12 +99,13 @@ class _Expander:
         while self.waiting:
             name, tree, scope = self.waiting.pop(0)
             self._add(name, self._bodies(tree, scope))
+        spelled = frozenset(self.patterns.spelled)  # those of %ignore are left out
         ignored = tuple(self.patterns.named(name) for name in self.definitions.ignored)
         unreached = tuple(
             name for name, (parameters, _) in self.definitions.rules.items()
             if name not in self.rules and not parameters and "__" not in name
         )  # fmt: skip
-        return Expanded(self.rules, self.patterns.used, ignored, unreached)
+        return Expanded(self.rules, self.patterns.used, ignored, spelled, unreached)
 
     def _add(self, name: str, bodies: Sequence[Symbols]) -> None:
         self.rules[name] = list(dict.fromkeys(bodies))
@@ -212,6 +215,7 @@ class _Patterns:
 
         self.definitions = definitions
         self.used: dict[str, Pattern] = {}
+        self.spelled: set[str] = set()
         self._build = TerminalTreeToPattern()
         self._known: dict[int, Any] = {}  # patterns by the identity of their trees, which share their parts
 
@@ -249,7 +253,11 @@ class _Patterns:
         from lark.load_grammar import _literal_to_pattern
 
         if tree.data == "literal":
-            return _guarded(str(tree.children[0]), lambda: _literal_to_pattern(tree.children[0]))
+            made = _guarded(str(tree.children[0]), lambda: _literal_to_pattern(tree.children[0]))
+            if made.type == "str":
+                folded = "i" in made.flags
+                self.spelled.update(*((made.value.lower(), made.value.upper()) if folded else (made.value,)))
+            return made
         if tree.data == "range":
             first, last = (str(child)[1:-1] for child in tree.children)
             return PatternRE(f"[{first}-{last}]")

@@ -69,10 +69,7 @@ def literal_characters(grammar: GrammarSource | str) -> set[str]:
     Line ends are left out, since no line of a corpus holds one.
     """
     expanded = expand(as_source(grammar))
-    found: set[str] = set()
-    for pattern in expanded.terminals.values():
-        literal = pattern.literal or ""
-        found |= {*literal.lower(), *literal.upper()} if pattern.folded else {*literal}
+    found = set(expanded.spelled)
     if expanded.ignored:
         found |= set(separators(compile_ignored(expanded.ignored, found | set(" \t")))[:1])
     return found - set("\r\n")

@@ -8,7 +8,7 @@ directory; `%import common.INT` is read from the library of the installed Lark.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +110,11 @@ def load_definitions(source: GrammarSource) -> Definitions:
             there, or more than `MAX_CHARACTERS`, `MAX_RULES` or `MAX_IMPORTS`.
     """
     return _load(source, _HeldImports(dict(source.files)))
+
+
+def held_imports(source: GrammarSource) -> Callable[[str | None, str], tuple[str, str]]:
+    """Returns what finds the imported files of a grammar, in the form of Lark's `import_paths`."""
+    return _HeldImports(dict(source.files))
 
 
 class _HeldImports:

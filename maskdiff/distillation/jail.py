@@ -233,7 +233,7 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
         os.symlink(f"/proc/self/fd/{number}", f"{ROOT}/dev/{name}")
     os.mkdir(ROOT + "/proc")
     try:
-        # Only the program's own processes: not ours, which it may not trace, nor the kernel's files.
+        # Only the program's own processes: not ours, which it may not trace, and no kernel files.
         options = "hidepid=ptraceable,subset=pid"
         mount("proc", ROOT + "/proc", NO_SUID | NO_DEVICES | NO_EXEC, "proc", options)
     except OSError:

@@ -171,7 +171,8 @@ left = {line.split()[1].strip("0") for line in open("/proc/self/status") if line
     if os.path.exists("/proc/self/status") else {""}
 assert left == {""}, "the program keeps capabilities"
 assert set(os.listdir("/")) & {"etc", "home", "tmp", "var"} <= set(), "the program sees files"
-assert not os.path.exists("/proc/1") and not os.path.exists("/proc/sys"), "the program sees processes"
+assert not os.path.exists("/proc/1"), "the program sees processes"
+assert not os.path.exists("/proc/sys"), "the program sees the kernel's settings"
 
 assert os.getuid() != 0, "the program runs as the superuser"
 try:
@@ -234,8 +235,7 @@ def _run(
     isolation: Isolation,
     surroundings: Surroundings = NOTHING,
 ) -> Run:
-    temporary = isolation == "none"
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if temporary else _nowhere() as folder:
+    with _folder(isolation) as folder:
         job = _job(program, limits, isolation, folder, surroundings)
         with _launched(job) as (process, status):
             seen = _watch(process, status, stdin.encode("utf-8", "surrogatepass"), limits)
@@ -254,8 +254,13 @@ def _run(
 
 
 @contextmanager
-def _nowhere() -> Iterator[str]:
-    yield ""
+def _folder(isolation: Isolation) -> Iterator[str]:
+    """A temporary folder for a program that is not isolated; no folder, "", for one that is."""
+    if isolation == "required":
+        yield ""
+    else:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            yield folder
 
 
 def _job(
@@ -293,7 +298,10 @@ def _filter() -> bytes:
 
 @contextmanager
 def _launched(job: dict[str, object]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The process that becomes the program or its supervisor, and where it tells its status; all are gone in the end."""
+    """The process that becomes the program or its supervisor, and the descriptor of its status.
+
+    All of its processes are gone in the end.
+    """
     with tempfile.TemporaryFile() as request:
         request.write(marshal.dumps(job))
         request.seek(0)
@@ -446,6 +454,6 @@ def _last_exception(stderr: str) -> tuple[str, str]:
 
 
 __all__ = [
-    "STANDARD", "Isolation", "IsolationError", "Limits", "Run", "Surroundings", "Verdict", "available",
-    "refusal", "run",
+    "STANDARD", "Isolation", "IsolationError", "Limits", "Run", "Surroundings", "Verdict",
+    "available", "refusal", "run",
 ]  # fmt: skip

@@ -234,7 +234,7 @@ def _is_leaf(body: str, after_paragraph: bool) -> bool:
     if after_paragraph and _UNDERLINE.fullmatch(body) is not None:
         return True
     kinds = set(body).difference(_BLANKS)
-    is_break = len(kinds) == 1 and kinds <= set("*-_") and body.count(*kinds) >= 3
+    is_break = kinds in ({"*"}, {"-"}, {"_"}) and body.count(body[0]) >= 3
     return is_break or _HEADING.match(body) is not None
 
 

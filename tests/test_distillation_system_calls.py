@@ -11,8 +11,8 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from fuzz_helpers import both_seeds, cases
+
 from maskdiff.distillation.sandbox import Limits, Verdict, available, run
 from maskdiff.distillation.system_calls import (
     ALLOWED,

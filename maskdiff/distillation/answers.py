@@ -14,12 +14,11 @@ from collections.abc import Iterable
 
 from maskdiff.extract import Fence, fences
 
-# `python`, `Python3`, `py title=x`, `{.python #id}`, `python:main.py`; not `python-repl` or `pycon`.
+# `python`, `Python3`, `py title=x`, `{.python #id}`, `python:main.py`; not `python-repl`, `pycon`.
 _PYTHON = re.compile(r"\{?\s*\.?(?:python|py)[0-9.]*(?![\w.-])", flags=re.IGNORECASE)
 _NESTING = re.compile(r"|(?:markdown|md)\b.*", flags=re.IGNORECASE)  # info of a block of blocks
 _MARKED = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[ \t]*[^\s`~]", flags=re.MULTILINE)
 _MARKS = re.compile(r"`{3,}|~{3,}")
-_LAST_MARKS = re.compile(r"`{3,}[ \t\r\n]*\Z")
 # A line that introduces code or ends a sentence, and is not code itself.
 _PROSE = re.compile(r"[^#].*:|[^=()\[\]{}#\"'_]*[.!?]")
 
@@ -64,11 +63,13 @@ def _in_string(head: str) -> bool:
 
 def _text(block: Fence) -> str:
     """The text of a block, without a fence behind the last line of code, which closes nothing."""
-    return block.text if block.closed else _LAST_MARKS.sub("", block.text)
+    if block.closed or not block.text.rstrip().endswith("```"):
+        return block.text
+    return block.text.rstrip().rstrip("`").rstrip(" \t")
 
 
 def _is_closing(head: str, blocks: list[Fence]) -> bool:
-    """Whether the first fence has no mark and closes the code in `head`, instead of opening a block.
+    """Whether the first fence has no mark and closes the code in `head` instead of opening a block.
 
     It does where nothing follows it, and where the fences do not pair: one is open at the end,
     or a marked fence follows before the next one without a mark. Then it depends on the text

@@ -213,7 +213,7 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
     _, uid, gid = ids
     mount("", "/", RECURSIVE | PRIVATE)
     size = len(job["program"].encode("utf-8", "surrogatepass")) + (1 << 20)
-    mount("tmpfs", "/proc", NO_SUID | NO_DEVICES, "tmpfs", f"size={size},nr_inodes=1024,mode=0755")
+    mount("tmpfs", "/proc", NO_SUID | NO_DEVICES, "tmpfs", f"size={size},nr_inodes=16384,mode=0755")
     os.chdir("/proc")  # any folder would do: it is uncovered again as the old root moves away
     os.mkdir(OLD[1:])
     call("pivot_root", b".", OLD[1:].encode())

@@ -1,9 +1,10 @@
 """What a program in the sandbox finds: the interpreter, its library, and what else it is given.
 
 For: `Surroundings`, and the paths that `sandbox.py` lets a program see or hides from it. Not for:
-mounting them (`jail.py`). Easy to get wrong: the folder of the standard library also holds the
-installed packages, and among these may be the hidden tests of a problem. Packages are shown by
-name, each with its own files alone; all folders of packages are covered.
+mounting them (`jail.py`). Easy to get wrong: folders such as /usr/lib and that of the standard
+library also hold applications and installed packages, and among these may be the hidden tests of a
+problem. So of folders of libraries only the libraries are shown, folders of packages in them are
+covered, and packages that a program may use are shown by name.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import re
 import sys
 import sysconfig
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 from maskdiff.errors import ConfigError, quote
 
-SYSTEM = (
-    "/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share/zoneinfo",
-    "/bin", "/lib", "/lib32", "/lib64",
-)  # fmt: skip
+BINARIES = ("/usr/bin", "/bin")
+LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
+DATA = ("/usr/share/zoneinfo", "/usr/lib/locale")
+# Of a folder of libraries: libraries, and folders of one kind of machine, as x86_64-linux-gnu.
+LIBRARY = re.compile(r".+\.so(\..+)?|[^.]+-linux-[^.]+", flags=re.DOTALL)
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 OURS = Path(__file__).resolve().parents[1]  # the package maskdiff
 
 
@@ -48,8 +51,8 @@ class Surroundings:
         return [path for name in self.packages for path in package_paths(name)]
 
     def hidden_paths(self) -> list[str]:
-        """Return what is to be covered, links resolved; most of it is in no folder shown."""
-        return [*package_folders(), *(os.path.realpath(path) for path in self.hidden)]
+        """Return what is to be covered, links resolved; what is in no folder shown may be there."""
+        return [*covered_paths(), *(os.path.realpath(path) for path in self.hidden)]
 
 
 NOTHING = Surroundings()
@@ -92,36 +95,53 @@ def interpreter() -> tuple[str, str]:
     raise OSError(f"no interpreter is found below {prefix}")
 
 
-def shown_paths() -> list[str]:
-    """Return the folders that every program sees: of the system and of the interpreter."""
-    prefix = interpreter()[1]
-    return [*SYSTEM, *(f"{prefix}/{name}" for name in ("bin", "lib", "lib64"))]
+@functools.cache
+def standard_library() -> list[str]:
+    """Return the folders of the standard library, links resolved: one, or two where its compiled
+    part is apart."""
+    bases = {
+        "base": sys.base_prefix, "installed_base": sys.base_prefix,
+        "platbase": sys.base_exec_prefix, "installed_platbase": sys.base_exec_prefix,
+    }  # fmt: skip
+    compiled = sysconfig.get_path("platstdlib", vars=bases)
+    return sorted({os.path.realpath(path) for path in (os.path.dirname(os.__file__), compiled)})
 
 
 @functools.cache
-def package_folders() -> list[str]:
-    """Return folders of installed packages and of this package below those shown."""
-    shown = [path for path in shown_paths() if os.path.isdir(path)]
-    depths = ("", "*/", "*/lib/", "*/*/", "*/*/lib/")
-    found = {
-        path
-        for folder in shown
-        for depth in depths
-        for kind in ("site-packages", "dist-packages")
-        for path in glob(f"{folder}/{depth}python*/{kind}")
-    }
-    found |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
-    # The source of this package, with its problems: the whole checkout, unless the standard
-    # library lies in the same folder.
-    library = os.path.realpath(os.path.dirname(os.__file__))
-    above = str(OURS.parent)
-    found.add(str(OURS) if is_below(library, above) else above)
-    real = {os.path.realpath(path) for path in found}
+def shown_paths() -> list[str]:
+    """Return the files and folders that every program sees: of the system and of the interpreter.
+
+    Links are given as they are, and what they lead to is given too.
+    """
+    executable, prefix = interpreter()
+    shown = [*BINARIES, *DATA, *standard_library(), executable]
+    for folder in (*LIBRARIES, f"{prefix}/lib", f"{prefix}/lib64"):
+        if os.path.islink(folder):
+            shown.append(folder)
+        elif os.path.isdir(folder):
+            names = sorted(filter(LIBRARY.fullmatch, os.listdir(folder)))
+            shown += [f"{folder}/{name}" for name in names]
+    return list(dict.fromkeys(shown))
+
+
+@functools.cache
+def covered_paths() -> list[str]:
+    """Return folders of installed packages, and of this one, below the folders shown."""
+    folders = [path for path in shown_paths() if os.path.isdir(path) and not os.path.islink(path)]
+    shown = [os.path.realpath(path) for path in folders]
+    found = {str(OURS.parent), str(OURS)}
+    for top in shown:
+        for folder, names, _ in os.walk(top):
+            packages = [name for name in names if name in PACKAGE_FOLDERS]
+            found |= {os.path.join(folder, name) for name in packages}
+            names[:] = [name for name in names if name not in packages]
+    library = standard_library()
     return sorted(
         path
-        for path in real
-        if not is_below(library, path)
-        and any(is_below(path, os.path.realpath(folder)) for folder in shown)
+        for path in found
+        # Of a checkout that the standard library lies in, only this package is covered.
+        if not any(is_below(folder, path) for folder in library)
+        and any(is_below(path, folder) for folder in shown)
     )
 
 

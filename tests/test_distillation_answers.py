@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fuzz_helpers import both_seeds, cases
 
+from maskdiff.config import DistillationConfig
 from maskdiff.distillation.answers import code_of
+from maskdiff.distillation.door import make_environment
 from maskdiff.distillation.environment import Problem
 from maskdiff.distillation.python_tests import PRELUDE, PythonTests
-from maskdiff.distillation.records import Record, Test, value_of
+from maskdiff.distillation.records import SHIPPED, Record, Test, value_of
 from maskdiff.distillation.sandbox import available
 from maskdiff.errors import ConfigError
 
@@ -77,6 +82,7 @@ ANSWERS = {
 BARE = 'def f():\n    """Doubles.\n\n    ```python\n    f(3)\n    ```\n    """\n    return 6\n'
 ANSWERS["fences in the docstring of bare code"] = (BARE, BARE)
 LEFT = '"""\n```python\nf(3)\n```\n"""\nprint(1)\n'
+ANSWERS["nested code behind a long text"] = (f"{'words ' * 99}\n````md\n```python\nprint(1)\n```\n````", ONE)
 ANSWERS["fences at the left of a docstring"] = (LEFT, LEFT)
 
 
@@ -220,3 +226,19 @@ def test_packages_are_given_to_programs_by_name() -> None:
     assert judged(answer, "4", "6", packages=["numpy"])[0] == 1
     with pytest.raises(ConfigError, match="package 'nampy' is not installed"):
         judged(answer, "4", "6", packages=["numpy", "nampy"])
+
+
+class Solver:
+    name = "solver"
+
+
+def test_the_setting_of_packages_and_the_file_of_records_reach_the_programs(tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    shutil.copy(SHIPPED, records)
+    given = DistillationConfig(environment="python", isolation="none", records=str(records))
+    environment = make_environment(replace(given, packages=" numpy, iniconfig,"), Solver())  # type: ignore[arg-type]
+    assert isinstance(environment, PythonTests)
+    assert environment.surroundings.packages == ("numpy", "iniconfig")
+    assert str(records) in environment.surroundings.hidden_paths()
+    with pytest.raises(ConfigError, match="package 'nampy' is not installed"):
+        make_environment(replace(given, packages="nampy"), Solver())  # type: ignore[arg-type]

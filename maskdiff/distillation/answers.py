@@ -32,11 +32,11 @@ def code_of(answer: str) -> str:
     fence anywhere, as the format's grader has it, without its indentation, and without these all of
     the text.
     """
-    blocks = list(_inside(fences(answer)))
+    blocks = fences(answer)
     head = answer[: blocks[0].opening] if blocks else answer
     if _in_string(head):
         return answer
-    full = [block for block in blocks if block.text.strip()]
+    full = [block for block in _inside(blocks) if block.text.strip()]
     marked = [block for block in full if _PYTHON.match(block.info)]
     unmarked = [block for block in full if not block.info]
     if not marked and blocks and _is_closing(head, blocks):
@@ -48,8 +48,10 @@ def code_of(answer: str) -> str:
 
 
 def _inside(blocks: Iterable[Fence]) -> Iterable[Fence]:
-    """The blocks, with blocks of Python instead of what holds them: Markdown, or one that a stray
-    closing fence begins."""
+    """The blocks, but of those of Markdown or without a mark the blocks of Python in them, if any.
+
+    Fences that do not pair put such blocks together, too.
+    """
     for block in blocks:
         inner = fences(block.text) if _NESTING.fullmatch(block.info) else []
         python = [fence for fence in inner if _PYTHON.match(fence.info)]

@@ -51,8 +51,9 @@ ALLOWED = {
 }  # fmt: skip
 # Call -> (number of the argument, its allowed values, the error for any other).
 CONDITIONS = {
-    # Normal access patterns, DONTNEED, FREE and (NO)HUGEPAGE: nothing that acts on shared pages.
-    "madvise": (2, (0, 1, 2, 3, 4, 8, 14, 15), errno.EPERM),
+    # Access patterns, DONTNEED, FREE and (NO)HUGEPAGE: nothing that acts on shared pages. EINVAL
+    # is the answer of a kernel without an advice, for which libc has a substitute.
+    "madvise": (2, (0, 1, 2, 3, 4, 8, 14, 15), errno.EINVAL),
     # Duplicates and flags: no locks, leases, notices or owners, and no larger pipes.
     "fcntl": (1, (0, 1, 2, 3, 4, 1030, 1032), errno.EPERM),
     # TCGETS, TCGETS2 and TIOCGWINSZ ask for a terminal; FIONREAD, FIONBIO, FIOCLEX, FIONCLEX.

@@ -221,8 +221,8 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
     os.mkdir(ROOT)
     for path in job["shown"]:
         show(path, path)
-    for path in job["packages"]:
-        show(path, f"{PACKAGES}/{os.path.basename(path)}")
+    for path, name in job["packages"]:
+        show(path, f"{PACKAGES}/{name}")
     for path in job["hidden"]:
         hide(path)
     os.mkdir(ROOT + "/dev")

@@ -116,7 +116,12 @@ def value_of(text: str | bytes) -> Any:
     Longer ones than Python reads by itself become Decimals, which compare alike. Raises ValueError
     for what is no JSON or has longer integers, RecursionError for nests that are too deep.
     """
-    return json.loads(text, parse_int=_integer)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python reads by itself
+        return json.loads(text, parse_int=_integer)
 
 
 def _integer(text: str) -> int | Decimal:

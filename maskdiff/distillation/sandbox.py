@@ -275,7 +275,8 @@ def _job(
     if folder:
         Path(path).write_bytes(program.encode("utf-8", "surrogatepass"))
     packages = surroundings.package_paths()
-    seen = sorted({os.path.dirname(item) for item in packages}) if folder else ["/packages"]
+    folders = sorted({item.removesuffix(name) for item, name in packages})
+    seen = folders if folder else ["/packages"]
     start = START.format(prelude=surroundings.prelude, paths=seen if packages else [])
     libraries = {} if prefix == "/usr" else {"LD_LIBRARY_PATH": f"{prefix}/lib"}
     places = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin"}

@@ -46,8 +46,8 @@ class Surroundings:
     def __post_init__(self) -> None:
         self.package_paths()
 
-    def package_paths(self) -> list[str]:
-        """Return the files and folders of the packages, links resolved."""
+    def package_paths(self) -> list[tuple[str, str]]:
+        """Return the files and folders of the packages, links resolved, and their names."""
         return [path for name in self.packages for path in package_paths(name)]
 
     def hidden_paths(self) -> list[str]:
@@ -59,8 +59,12 @@ NOTHING = Surroundings()
 
 
 @functools.cache
-def package_paths(name: str) -> list[str]:
-    """Return the top-level files and folders of an installed distribution. Raises ConfigError."""
+def package_paths(name: str) -> list[tuple[str, str]]:
+    """Return the files and folders of an installed distribution, and their names below its folder.
+
+    A folder without `__init__.py` may be shared with other distributions, so that its parts are
+    given one by one. Raises ConfigError.
+    """
     try:
         found = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -68,15 +72,27 @@ def package_paths(name: str) -> list[str]:
             f"package {quote(name)} is not installed; give names that `pip list` shows, "
             "separated by commas"
         ) from None
-    parts = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "/")}
-    paths = {os.path.realpath(str(found.locate_file(part))) for part in parts - {"__pycache__"}}
-    code = [path for path in paths if not path.endswith((".dist-info", ".egg-info", ".pth"))]
-    if not any(os.path.exists(path) for path in code):
+    files = {file.parts for file in found.files or () if file.parts[0] not in ("..", "/")}
+    names = set[str]()
+    for parts in files:
+        heads = (parts[:end] for end in range(1, len(parts)))
+        whole = (head for head in heads if (*head, "__init__.py") in files or _is_about(head[-1]))
+        names.add("/".join(next(whole, parts)))
+    paths = [(os.path.realpath(str(found.locate_file(item))), item) for item in sorted(names)]
+    shown = [(path, item) for path, item in paths if os.path.exists(path) and "__pycache__" not in item]
+    if all(_is_about(item) for _, item in shown):
         raise ConfigError(
             f"package {quote(name)} has no files of its own among the installed packages; "
             "install it as a copy, not as a link to its source"
         )
-    return sorted(path for path in paths if os.path.exists(path))
+    if any(is_below(path, str(OURS)) or is_below(str(OURS), path) for path, _ in shown):
+        raise ConfigError(f"package {quote(name)} holds the tests of the problems; leave it out")
+    return shown
+
+
+def _is_about(name: str) -> bool:
+    """Whether a file or folder is about a package, and no part of it."""
+    return name.endswith((".dist-info", ".egg-info", ".pth"))
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Takes an answer out of a longer output: the first string of a language, or the first code block of a Markdown text.
 
 For: judging what a model said when it also says other things. Not for: judging the answer (`metrics.py`), or rendering
-Markdown: only those blocks are read that tell where fenced code is, and HTML is plain lines. Easy to
+Markdown: only those blocks are read that tell where fenced code is; HTML is plain lines. Easy to
 get wrong: a parser that overlooks white space, as that of `arithmetic` does, reads on across it, so that the first string of
 `1=1\\n2=2` is `1=1\\n2`; wrap such a language in `Unspaced` where white space ends an answer.
 

@@ -27,7 +27,7 @@ from maskdiff.errors import ConfigError
 REASON = available()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
 
-# ------------------------------------------------------------------------------------------------ the program in an answer
+# ------------------------------------------------------------------------ the program in an answer
 
 ONE = "print(1)\n"
 ANSWERS = {
@@ -45,7 +45,10 @@ ANSWERS = {
     "a lone closing fence and words": ("print(1)\n```\nThis prints 1.", ONE),
     "a lone closing fence and output": ("print(1)\n```\nOutput:\n```\n1\n```\n", ONE),
     "a lone closing fence and marked output": ("print(1)\n```\nOutput:\n```text\n1\n```\n", ONE),
-    "a lone closing fence and better code": ("print(2)\n```\nBetter:\n```python\nprint(1)\n```", ONE),
+    "a lone closing fence and better code": (
+        "print(2)\n```\nBetter:\n```python\nprint(1)\n```",
+        ONE,
+    ),
     "one closing fence too many": ("```python\nprint(1)\n```\n```\n", ONE),
     "a list item": ("1. Like this:\n   ```python\n   print(1)\n   ```", ONE),
     "a wide list item": ("10. Like this:\n\n    ```python\n    print(1)\n    ```\n", ONE),
@@ -82,7 +85,10 @@ ANSWERS = {
 BARE = 'def f():\n    """Doubles.\n\n    ```python\n    f(3)\n    ```\n    """\n    return 6\n'
 ANSWERS["fences in the docstring of bare code"] = (BARE, BARE)
 LEFT = '"""\n```python\nf(3)\n```\n"""\nprint(1)\n'
-ANSWERS["nested code behind a long text"] = (f"{'words ' * 99}\n````md\n```python\nprint(1)\n```\n````", ONE)
+ANSWERS["nested code behind a long text"] = (
+    f"{'words ' * 99}\n````md\n```python\nprint(1)\n```\n````",
+    ONE,
+)
 ANSWERS["fences at the left of a docstring"] = (LEFT, LEFT)
 
 
@@ -111,13 +117,17 @@ def test_marked_code_is_that_of_another_reader(seed: int) -> None:
 
 def random_line(rng: random.Random) -> str:
     mark = rng.choice(["", "", "", "", "- ", "1. ", "   ", "  ", "> ", "10. ", "    "])
-    return mark + rng.choice(["text", "", "x = 1", "```python", "```python", "```", "```", "~~~", "```text"])
+    return mark + rng.choice(
+        ["text", "", "x = 1", "```python", "```python", "```", "```", "~~~", "```text"]
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- names and settings
+# ------------------------------------------------------------------------------ names and settings
 
 
-def judged(answer: str, given: str, wanted: str, function: str = "f", **options: Any) -> tuple[float, str]:
+def judged(
+    answer: str, given: str, wanted: str, function: str = "f", **options: Any
+) -> tuple[float, str]:
     """Reward and feedback of an answer to one test; without a function it is a program."""
     test = Test(given, wanted, bool(function))
     record = Record("q", "T", "C", "p", "c", "d", "", "easy", (test,), (), function)
@@ -154,7 +164,8 @@ RESULTS = {
 def test_names_of_the_format_are_there() -> None:
     expressions = list(RESULTS)
     body = ",\n            ".join(expressions)
-    answer = f"class Solution:\n    def f(self, nums: List[int]):\n        return [\n            {body}\n        ]\n"
+    head = "class Solution:\n    def f(self, nums: List[int]):\n"
+    answer = f"{head}        return [\n            {body}\n        ]\n"
     wanted = f"[{', '.join(RESULTS.values())}]"
     assert judged(answer, "[3, 1, 6]", wanted) == (1.0, "All 1 tests passed.")
     first = f"class Solution:\n    def f(self, nums):\n        return {expressions[0]}\n"
@@ -166,8 +177,8 @@ def test_names_of_the_format_are_there() -> None:
 
 # The order in which the format's grader imports all names of these modules; then the modules.
 ORDER = """
-string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json builtins
-typing
+string re datetime collections heapq bisect copy math random statistics itertools functools operator
+io sys json builtins typing
 """
 COMPARE = """
 import importlib, json, sys
@@ -179,14 +190,17 @@ for name in order[:-2]:
     expected[name] = importlib.import_module(name)
 exec(prelude, given)
 skipped = {"__builtins__"}
-print(sorted(name for name in {*expected, *given} - skipped if given.get(name, 0) is not expected.get(name, 1)))
+names = {*expected, *given} - skipped
+print(sorted(name for name in names if given.get(name, 0) is not expected.get(name, 1)))
 print(len(expected) > 500, sys.getrecursionlimit())
 """
 
 
 def test_names_are_those_of_the_order_of_the_format() -> None:
     given = json.dumps([ORDER.split(), PRELUDE])
-    done = subprocess.run([sys.executable, "-c", COMPARE], input=given, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE], input=given, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "[]\nTrue 50000\n", done.stderr
 
 
@@ -236,7 +250,8 @@ def test_the_setting_of_packages_and_the_file_of_records_reach_the_programs(tmp_
     records = tmp_path / "records.jsonl"
     shutil.copy(SHIPPED, records)
     given = DistillationConfig(environment="python", isolation="none", records=str(records))
-    environment = make_environment(replace(given, packages=" numpy, iniconfig,"), Solver())  # type: ignore[arg-type]
+    asked = replace(given, packages=" numpy, iniconfig,")
+    environment = make_environment(asked, Solver())  # type: ignore[arg-type]
     assert isinstance(environment, PythonTests)
     assert environment.surroundings.packages == ("numpy", "iniconfig")
     assert str(records) in environment.surroundings.hidden_paths()

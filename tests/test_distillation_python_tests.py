@@ -20,7 +20,14 @@ from maskdiff.distillation import python_tests, records, sandbox
 from maskdiff.distillation.environment import Environment, Problem
 from maskdiff.distillation.python_tests import PythonTests, same_output, same_value
 from maskdiff.distillation.records import Record, read_records, shipped_problems
-from maskdiff.distillation.sandbox import IsolationError, Limits, Run, Surroundings, Verdict, available
+from maskdiff.distillation.sandbox import (
+    IsolationError,
+    Limits,
+    Run,
+    Surroundings,
+    Verdict,
+    available,
+)
 from maskdiff.errors import ConfigError, DataError
 
 REASON = available()

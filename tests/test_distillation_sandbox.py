@@ -210,7 +210,8 @@ def test_no_connection_even_to_this_machine() -> None:
         local.setblocking(False)
         port = server.getsockname()[1]
         assert attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").verdict is Verdict.NETWORK_DENIED
-        assert attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})").verdict is Verdict.NETWORK_DENIED
+        near = attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})")
+        assert near.verdict is Verdict.NETWORK_DENIED
         for listener in (server, local):
             with pytest.raises(BlockingIOError):
                 listener.accept()
@@ -349,8 +350,9 @@ ISOLATION = ("sandbox", "jail", "surroundings", "system_calls")
 ORDINARY = """
 import os, socket
 tried = [
-    lambda: open("/proc/1/cmdline"), lambda: os.utime("/dev/null"), lambda: open("/proc/self/mem", "w"),
-    lambda: os.listdir("/usr/lib/python3/dist-packages"), lambda: socket.socket(),
+    lambda: open("/proc/1/cmdline"), lambda: os.utime("/dev/null"),
+    lambda: open("/proc/self/mem", "w"), lambda: os.listdir("/usr/lib/python3/dist-packages"),
+    lambda: socket.socket(),
 ]
 failed = 0
 for each in tried:
@@ -371,7 +373,8 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
     copy = Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"  # in a folder that every user may enter
     try:
         (copy / "maskdiff" / "distillation").mkdir(parents=True)
-        for name in ("__init__.py", "errors.py", *(f"distillation/{name}.py" for name in ISOLATION)):
+        parts = [f"distillation/{name}.py" for name in ISOLATION]
+        for name in ("__init__.py", "errors.py", *parts):
             shutil.copy(ROOT / "maskdiff" / name, copy / "maskdiff" / name)
         code = (
             "from maskdiff.distillation.sandbox import *\n"

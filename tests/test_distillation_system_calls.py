@@ -1,4 +1,4 @@
-"""The list of system calls: its tables, its filter as an independent reader runs it, and the kernel's own answer."""
+"""The list of system calls: its tables, its filter by another reader, and the kernel's answers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,22 @@ def test_the_filter_answers_as_the_lists_say(machine: str, seed: int) -> None:
     arch, numbers = MACHINES[machine]
     names, code = {number: name for name, number in numbers.items()}, filter_code(machine)
     assert len(names) == len(numbers)
-    edges = [0, 1, 2, 5, 9, 15, 100, 1024, 1030, 0x5401, CLONE_FLAGS, 1 << 28, (1 << 32) - 1, 1 << 40]
+    edges = [
+        0,
+        1,
+        2,
+        5,
+        9,
+        15,
+        100,
+        1024,
+        1030,
+        0x5401,
+        CLONE_FLAGS,
+        1 << 28,
+        (1 << 32) - 1,
+        1 << 40,
+    ]
     for rng in cases(200, seed, 0.5):
         for number in [*range(NEWEST + 1), *rng.sample(range(NEWEST + 1, 1 << 32), 9)]:
             arguments = tuple(rng.choice([*edges, rng.randrange(1 << 64)]) for _ in range(6))
@@ -165,7 +180,9 @@ def test_the_kernel_refuses_every_call_that_is_not_on_the_list() -> None:
     allowed = {numbers[name] for name in allowed_calls() if name in numbers} & tried
     assert {names.get(n, n) for n in tried - set(found)} == {names[n] for n in allowed}
     for number, error in found.items():
-        wanted = errno.ENOSYS if number > NEWEST else REFUSED.get(names.get(number, "?"), errno.EPERM)
+        wanted = (
+            errno.ENOSYS if number > NEWEST else REFUSED.get(names.get(number, "?"), errno.EPERM)
+        )
         assert error == wanted, names.get(number, number)
 
 
@@ -185,7 +202,10 @@ NEW_USER, NEW_MOUNTS, WITH_PARENT, TRACED = 0x10000000, 0x20000, 0x8000, 0x2000
 def test_the_kernel_looks_at_arguments() -> None:
     numbers = MACHINES[os.uname().machine][1]
     calls: list[tuple[str, int, list[int]]] = [
-        *(("clone", errno.EPERM, [flags | 17]) for flags in (NEW_USER, NEW_MOUNTS, WITH_PARENT, TRACED)),
+        *(
+            ("clone", errno.EPERM, [flags | 17])
+            for flags in (NEW_USER, NEW_MOUNTS, WITH_PARENT, TRACED)
+        ),
         ("fcntl", errno.EPERM, [1, 1031, 1 << 20]),  # a larger pipe
         *(("fcntl", errno.EPERM, [0, lock, 0]) for lock in (5, 6, 7, 36, 37, 38)),
         *(("fcntl", errno.EPERM, [0, other, 0]) for other in (8, 10, 1024, 1026, 1033)),
@@ -201,7 +221,10 @@ def test_the_kernel_looks_at_arguments() -> None:
         ("prlimit64", 0, [0, 7, 0, 0]),
         ("madvise", errno.EINVAL, [0, 0, 12]),  # to merge equal pages
         ("madvise", errno.EINVAL, [0, 0, 21]),  # to write pages out
-        *(("socketpair", errno.EAFNOSUPPORT, [family, 1, 0, 0]) for family in (2, 10, 16, 17, 38, 40)),
+        *(
+            ("socketpair", errno.EAFNOSUPPORT, [family, 1, 0, 0])
+            for family in (2, 10, 16, 17, 38, 40)
+        ),
     ]
     result = run(ARGUMENTS, json.dumps([[numbers[name], *given] for name, _, given in calls]))
     assert result.verdict is Verdict.OK, result.stderr
@@ -225,12 +248,16 @@ def test_calls_of_other_machines_are_refused() -> None:
     # A kernel that knows no 32-bit programs answers with a fault of memory.
     assert result.status in (-signal.SIGSYS, -signal.SIGSEGV)
     assert result.stdout == ""
-    second = ARGUMENTS.replace("json.loads(input())", "[[0x40000000 | 39], [0x40000000 | 520], [39]]")
+    second = ARGUMENTS.replace(
+        "json.loads(input())", "[[0x40000000 | 39], [0x40000000 | 520], [39]]"
+    )
     assert run(second).stdout == "[38, 38, 0]\n"
 
 
 @isolated
 def test_a_child_by_vfork_works() -> None:
-    program = "import subprocess, sys\nprint(subprocess.run([sys.executable, '-S', '-c', 'print(5)']))"
+    program = (
+        "import subprocess, sys\nprint(subprocess.run([sys.executable, '-S', '-c', 'print(5)']))"
+    )
     result = run(program)
     assert (result.verdict, result.stdout[:2]) == (Verdict.OK, "5\n"), result.stderr

@@ -7,10 +7,11 @@ that swallows its exceptions gets the verdict of what it did in the end, and one
 it asked for: verdicts are for feedback, and what holds the program is the isolation.
 
 Isolation needs Linux with user namespaces on a machine whose system calls we know (x86_64, aarch64); nothing is installed, and
-no superuser needed. The program sees the interpreter and system libraries read-only, three devices, and one empty folder to
-write to, which vanishes; no network, no other process, no descriptor but its three streams, no environment of ours, and only
-the system calls on a list (`system_calls.py`). Limits of memory and file size are of each process and each file; in all a
-program has at most processes * (memory_bytes + 16 MiB of pipes and socket pairs) + file_bytes.
+no superuser needed. The program sees the interpreter and system libraries read-only, three devices,
+and one empty folder to write to, which vanishes; no network, no other process, no descriptor but
+its three streams, no environment of ours, and only the system calls on a list (`system_calls.py`).
+Limits of memory and file size are of each process and each file; in all a program has at most
+processes * (memory_bytes + 16 MiB of pipes and socket pairs) + file_bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Verdict(str, Enum):
     OUTPUT_LIMIT = "output_limit"
     FILE_LIMIT = "file_limit"
     NETWORK_DENIED = "network_denied"
-    # A file that is missing or not to be read, written or deleted, or a system call that is refused.
+    # A file that is missing or not to be read, written or deleted; a system call that is refused.
     FILE_DENIED = "file_denied"
     RUNTIME_ERROR = "runtime_error"  # any other way
 

@@ -72,14 +72,17 @@ def package_paths(name: str) -> list[tuple[str, str]]:
             f"package {quote(name)} is not installed; give names that `pip list` shows, "
             "separated by commas"
         ) from None
-    files = {file.parts for file in found.files or () if file.parts[0] not in ("..", "/")}
+    outside = ((), ("..",), ("/",))
+    files = {file.parts for file in found.files or () if file.parts[:1] not in outside}
     names = set[str]()
     for parts in files:
         heads = (parts[:end] for end in range(1, len(parts)))
         whole = (head for head in heads if (*head, "__init__.py") in files or _is_about(head[-1]))
         names.add("/".join(next(whole, parts)))
     paths = [(os.path.realpath(str(found.locate_file(item))), item) for item in sorted(names)]
-    shown = [(path, item) for path, item in paths if os.path.exists(path) and "__pycache__" not in item]
+    shown = [
+        (path, item) for path, item in paths if os.path.exists(path) and "__pycache__" not in item
+    ]
     if all(_is_about(item) for _, item in shown):
         raise ConfigError(
             f"package {quote(name)} has no files of its own among the installed packages; "
@@ -92,7 +95,7 @@ def package_paths(name: str) -> list[tuple[str, str]]:
 
 def _is_about(name: str) -> bool:
     """Whether a file or folder is about a package, and no part of it."""
-    return name.endswith((".dist-info", ".egg-info", ".pth"))
+    return name.endswith((".dist-info", ".egg-info", ".pth")) or name.startswith("__editable__")
 
 
 @functools.cache
@@ -102,9 +105,7 @@ def interpreter() -> tuple[str, str]:
     Links are resolved. Raises OSError where there is none.
     """
     prefix = os.path.realpath(sys.base_prefix)
-    named = os.path.join(
-        prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}"
-    )
+    named = os.path.join(prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
     for path in (getattr(sys, "_base_executable", None), named, sys.executable):
         if path and os.path.isfile(path) and is_below(os.path.realpath(path), prefix):
             return os.path.realpath(path), prefix

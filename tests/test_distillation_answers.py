@@ -141,7 +141,7 @@ RESULTS = {
     "ascii_lowercase[:len(nums)]": '"abc"',
     "round(mean(nums), 2)": "3.33",
     "loads(dumps(nums))": "[3, 1, 6]",
-    "statistics.median(nums)": "3",
+    "statistics.mean([1, 3])": "2",
     "datetime(2020, 1, 1).year": "2020",
     "datetime.datetime(2020, 1, 1).month": "1",
     "datetime.timedelta(days=1).days + timedelta(days=1).days + date(2020, 1, 2).day": "4",

@@ -12,7 +12,9 @@ from maskdiff.languages.regex.run import Runner, Runs
 from maskdiff.languages.regex.tree import check_size
 
 
-def compile_pattern(pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0) -> Dfa:
+def compile_pattern(
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
+) -> Dfa:
     """The automaton of the strings over `symbols` that `re.fullmatch(pattern, string, flags)` matches.
 
     Args:

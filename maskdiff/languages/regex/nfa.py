@@ -65,7 +65,7 @@ class Nfa:
             while todo:
                 guard, at = todo.pop()
                 known = found.setdefault(at, [])
-                self.budget.spend(4 + len(known))
+                self.budget.spend(4 + 4 * len(guard) + len(known))
                 if any(other <= guard for other in known):
                     continue
                 known[:] = [other for other in known if not guard <= other]
@@ -87,7 +87,9 @@ def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
     sets: dict[frozenset[str], int] = {}
     _collect_sets(tree, sets, set())
     classes = _classes(symbols, list(sets), budget)
-    masks = {chars: sum(1 << n for n, part in enumerate(classes) if part[0] in chars) for chars in sets}
+    masks = {
+        chars: sum(1 << n for n, part in enumerate(classes) if part[0] in chars) for chars in sets
+    }
     builder = _Builder(Nfa(classes, budget), masks)
     nfa = builder.nfa
     nfa.accept = builder.add_state()
@@ -101,7 +103,9 @@ class _Builder:
         self._tests: dict[Look, int] = {}
         self._construct = -1
 
-    def add_state(self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()) -> int:
+    def add_state(
+        self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()
+    ) -> int:
         self.nfa.reads.append(reads)
         self.nfa.after.append(after)
         self.nfa.branches.append(list(branches))
@@ -160,7 +164,9 @@ def _collect_sets(node: Node, sets: dict[frozenset[str], int], seen: set[Look]) 
         _collect_sets(node.body, sets, seen)
 
 
-def _classes(symbols: frozenset[str], sets: list[frozenset[str]], budget: Budget) -> tuple[str, ...]:
+def _classes(
+    symbols: frozenset[str], sets: list[frozenset[str]], budget: Budget
+) -> tuple[str, ...]:
     """The coarsest partition of the alphabet of which every set is a union, in canonical order."""
     member_of: dict[str, int] = dict.fromkeys(sorted(symbols), 0)
     for number, characters in enumerate(sets):

@@ -8,7 +8,7 @@ through all texts `before + string + after`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskdiff.errors import quote
@@ -20,7 +20,8 @@ from maskdiff.languages.regex.reading import Construct, read_pattern
 from maskdiff.languages.regex.run import Runner, Runs
 
 _BEFORE, _INSIDE, _AFTER = range(3)
-_State = tuple[int, Runs, int]  # the part of the text, the runs there, the state of the automaton
+# The part of the text, the runs there for each sight (see `_Search`), the state of the automaton.
+_State = tuple[int, tuple[Runs, ...], int]
 _Example = tuple[str, str, str]
 
 
@@ -69,13 +70,13 @@ def context_dependences(
     runner = make_runner(read, lazy)
     search = _Search(runner, compile_tree(read, lazy))
     every = range(len(read.constructs))
-    together = search.differences(every, ("before", "after"))
+    together = search.differences([every], ("before", "after"))
     if not together:
         return ()
     found = []
     for number in every:
         for side in ("before", "after"):
-            for effect, example in search.differences((number,), (side,)).items():
+            for effect, example in search.differences([every, (number,)], (side,)).items():
                 found.append(_dependence(read.constructs[number], side, effect, example))
     if found:
         return tuple(found)
@@ -131,16 +132,23 @@ class _Search:
         classes = runner.nfa.classes
         self._letters = [alone.letter(part[0]) for part in classes]
 
-    def differences(self, seeing: Collection[int], sides: Collection[str]) -> dict[str, _Example]:
-        """The first example of each effect, where only the constructs `seeing` see beyond."""
-        start: _State = (_BEFORE, self.runner.begin_before(), 0)
+    def differences(
+        self, sights: Sequence[Collection[int]], sides: Collection[str]
+    ) -> dict[str, _Example]:
+        """The first example of each effect that is the same under every sight.
+
+        Args:
+            sights: sets of constructs; under each one, only these see beyond the string.
+            sides: "before" and "after", where text may stand.
+        """
+        start: _State = (_BEFORE, (self.runner.begin_before(),) * len(sights), 0)
         came_from: dict[_State, tuple[_State, int] | None] = {start: None}
         found: dict[str, _Example] = {}
         for state in (order := [start]):  # grows on the way
             effect = self._effect(state)
             if effect and effect not in found:
                 found[effect] = self._example(state, came_from)
-            for letter, following in self._steps(state, seeing, sides):
+            for letter, following in self._steps(state, sights, sides):
                 if following not in came_from:
                     came_from[following] = (state, letter)
                     order.append(following)
@@ -152,33 +160,34 @@ class _Search:
         return found
 
     def _steps(
-        self, state: _State, seeing: Collection[int], sides: Collection[str]
+        self, state: _State, sights: Sequence[Collection[int]], sides: Collection[str]
     ) -> Iterator[tuple[int, _State]]:
         """The next states, each with the class of the character, or `DEAD` where none is read."""
         part, runs, at = state
-        every = range(len(self._letters))
+        runner, letters = self.runner, range(len(self._letters))
         if part == _BEFORE:
-            yield DEAD, (_INSIDE, self.runner.begin(runs, seeing), 0)
+            begun = tuple(runner.begin(run, sight) for run, sight in zip(runs, sights))
+            yield DEAD, (_INSIDE, begun, 0)
             if "before" in sides:
-                for letter in every:
-                    yield letter, (_BEFORE, self.runner.step(runs, letter), 0)
+                for letter in letters:
+                    yield letter, (_BEFORE, tuple(runner.step(run, letter) for run in runs), 0)
         elif part == _INSIDE:
-            ended = self.runner.end(runs, seeing)
+            ended = tuple(runner.end(run, sight) for run, sight in zip(runs, sights))
             matches = at in self.alone.accepting
-            if ended[-1] or matches:
+            if matches or any(run[-1] for run in ended):
                 yield DEAD, (_AFTER, ended, int(matches))
-            for letter in every:
+            for letter in letters:
                 to = DEAD if at == DEAD else self.alone.moves[at][self._letters[letter]]
-                following = self.runner.step(runs, letter)
-                if following[-1] or to != DEAD:
+                following = tuple(runner.step(run, letter) for run in runs)
+                if to != DEAD or any(run[-1] for run in following):
                     yield letter, (_INSIDE, following, to)
-        elif "after" in sides and runs[-1]:
-            for letter in every:
-                yield letter, (_AFTER, self.runner.step_after(runs, letter), at)
+        elif "after" in sides and any(run[-1] for run in runs):
+            for letter in letters:
+                yield letter, (_AFTER, tuple(runner.step_after(run, letter) for run in runs), at)
 
     def _effect(self, state: _State) -> str | None:
         part, runs, matches_alone = state
-        if part != _AFTER or self.runner.accepts(runs) == bool(matches_alone):
+        if part != _AFTER or any(self.runner.accepts(run) == bool(matches_alone) for run in runs):
             return None
         return "forbids" if matches_alone else "allows"
 
@@ -189,6 +198,8 @@ class _Search:
         while (step := came_from[state]) is not None:
             state, letter = step
             if letter != DEAD:
-                shown = next((one for one in classes[letter] if one.isprintable()), classes[letter][0])
+                shown = next(
+                    (one for one in classes[letter] if one.isprintable()), classes[letter][0]
+                )
                 parts[state[0]] = shown + parts[state[0]]
         return parts[0], parts[1], parts[2]

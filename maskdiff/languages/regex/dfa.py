@@ -96,14 +96,18 @@ class Dfa:
         def entered(state: int, others: Iterable[int]) -> tuple[int, frozenset[int]]:
             return state, frozenset(others) | ({0} if state in self.accepting else frozenset())
 
-        def step(state: tuple[int, frozenset[int]]) -> Iterator[tuple[int, tuple[int, frozenset[int]]]]:
+        def step(
+            state: tuple[int, frozenset[int]],
+        ) -> Iterator[tuple[int, tuple[int, frozenset[int]]]]:
             for letter, (mine, theirs) in enumerate(letters):
                 to = DEAD if state[0] == DEAD else self.moves[state[0]][mine]
                 others = {other.moves[at][theirs] for at in state[1]} - {DEAD}
                 if to != DEAD or others:
                     yield letter, entered(to, others)
 
-        return explore(classes, entered(0, ()), step, lambda state: not state[1].isdisjoint(other.accepting))
+        return explore(
+            classes, entered(0, ()), step, lambda state: not state[1].isdisjoint(other.accepting)
+        )
 
     def star(self) -> Dfa:
         """Any number of strings of this automaton in a row, or none."""
@@ -116,11 +120,15 @@ class Dfa:
 
         # The initial state accepts and is not state 0, which may be inside of a string.
         ends = self.accepting | {DEAD}
-        return explore(self.classes, frozenset({DEAD}), step, lambda state: not state.isdisjoint(ends))
+        return explore(
+            self.classes, frozenset({DEAD}), step, lambda state: not state.isdisjoint(ends)
+        )
 
     def prefixes(self) -> Dfa:
         """The beginnings of the accepted strings."""
-        return Dfa._minimal(self.classes, self.moves, range(0 if self.is_empty else len(self.moves)))
+        return Dfa._minimal(
+            self.classes, self.moves, range(0 if self.is_empty else len(self.moves))
+        )
 
     def _combine(self, other: Dfa, keep: Callable[[bool, bool], bool]) -> Dfa:
         classes, letters = self._common_classes(other)
@@ -132,11 +140,18 @@ class Dfa:
                     DEAD if state[0] == DEAD else self.moves[state[0]][mine],
                     DEAD if state[1] == DEAD else other.moves[state[1]][theirs],
                 )
-                if (to[0] != DEAD or follow[1]) and (to[1] != DEAD or follow[0]) and to != (DEAD, DEAD):
+                if (
+                    (to[0] != DEAD or follow[1])
+                    and (to[1] != DEAD or follow[0])
+                    and to != (DEAD, DEAD)
+                ):
                     yield letter, to
 
         return explore(
-            classes, (0, 0), step, lambda at: keep(at[0] in self.accepting, at[1] in other.accepting)
+            classes,
+            (0, 0),
+            step,
+            lambda at: keep(at[0] in self.accepting, at[1] in other.accepting),
         )
 
     def _common_classes(self, other: Dfa) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
@@ -145,18 +160,24 @@ class Dfa:
             raise ValueError("the automata have different alphabets")
         found: dict[tuple[int, int], list[str]] = {}
         for character in sorted(self.symbols):
-            found.setdefault((self._letters[character], other._letters[character]), []).append(character)
+            found.setdefault((self._letters[character], other._letters[character]), []).append(
+                character
+            )
         return tuple("".join(members) for members in found.values()), list(found)
 
     @cached_property
     def _letters(self) -> dict[str, int]:
-        return {character: letter for letter, members in enumerate(self.classes) for character in members}
+        return {
+            character: letter
+            for letter, members in enumerate(self.classes)
+            for character in members
+        }
 
     @staticmethod
-    def _minimal(classes: Sequence[str], moves: Sequence[Iterable[int]], accepting: Collection[int]) -> Dfa:
-        edges = [
-            {letter: to for letter, to in enumerate(row) if to != DEAD} for row in moves
-        ]
+    def _minimal(
+        classes: Sequence[str], moves: Sequence[Iterable[int]], accepting: Collection[int]
+    ) -> Dfa:
+        edges = [{letter: to for letter, to in enumerate(row) if to != DEAD} for row in moves]
         return Dfa(*minimise(classes, edges, accepting))
 
 

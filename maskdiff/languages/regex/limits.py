@@ -11,7 +11,7 @@ from maskdiff.errors import UserError
 MAX_CHARACTERS = 100_000  # of a pattern
 MAX_POSITIONS = 10_000  # of a pattern whose repetitions are written out
 MAX_STATES = 10_000  # of an automaton, before it is minimised
-MAX_WORK = 2_000_000  # elementary steps of one construction
+MAX_WORK = 1_500_000  # elementary steps of one construction
 
 
 class RegexError(UserError):

@@ -50,7 +50,9 @@ def _leading_to(accepting: Collection[int], sources: list[list[tuple[int, int]]]
     return live
 
 
-def _blocks(live: set[int], accepting: set[int], sources: list[list[tuple[int, int]]]) -> dict[int, int]:
+def _blocks(
+    live: set[int], accepting: set[int], sources: list[list[tuple[int, int]]]
+) -> dict[int, int]:
     """The block of each live state: states with the same strings are in the same block.
 
     Hopcroft's algorithm. A missing move goes to no block, which is why both first blocks are
@@ -92,6 +94,9 @@ def _merge_classes(
     columns: dict[tuple[int, ...], list[int]] = {}
     for letter, column in enumerate(zip(*rows)):
         columns.setdefault(column, []).append(letter)
-    merged = sorted(("".join(sorted("".join(classes[n] for n in found))), column) for column, found in columns.items())
+    merged = sorted(
+        ("".join(sorted("".join(classes[n] for n in found))), column)
+        for column, found in columns.items()
+    )
     moves = zip(*(column for _, column in merged)) if merged else ((),) * len(rows)
     return tuple(members for members, _ in merged), tuple(moves)

@@ -66,7 +66,7 @@ class Nfa:
             while todo:
                 guard, at = todo.pop()
                 known = found.setdefault(at, [])
-                self.budget.spend(4 + len(known))
+                self.budget.spend(4 + 4 * len(guard) + len(known))
                 if any(other <= guard for other in known):
                     continue
                 known[:] = [other for other in known if not guard <= other]
@@ -92,7 +92,9 @@ def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget, lazy: bool = 
     sets: dict[frozenset[str], int] = {}
     _collect_sets(tree, sets, set())
     classes = _classes(symbols, list(sets), budget)
-    masks = {chars: sum(1 << n for n, part in enumerate(classes) if part[0] in chars) for chars in sets}
+    masks = {
+        chars: sum(1 << n for n, part in enumerate(classes) if part[0] in chars) for chars in sets
+    }
     builder = _Builder(Nfa(classes, budget), masks)
     nfa = builder.nfa
     nfa.accept = builder.add_state()
@@ -111,7 +113,9 @@ class _Builder:
         self.guard_lazy = False
         self.following: deque[int] = deque()  # states behind lazy repetitions, in the order of building
 
-    def add_state(self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()) -> int:
+    def add_state(
+        self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()
+    ) -> int:
         self.nfa.reads.append(reads)
         self.nfa.after.append(after)
         self.nfa.branches.append(list(branches))
@@ -181,7 +185,9 @@ def _collect_sets(node: Node, sets: dict[frozenset[str], int], seen: set[Look]) 
         _collect_sets(node.body, sets, seen)
 
 
-def _classes(symbols: frozenset[str], sets: list[frozenset[str]], budget: Budget) -> tuple[str, ...]:
+def _classes(
+    symbols: frozenset[str], sets: list[frozenset[str]], budget: Budget
+) -> tuple[str, ...]:
     """The coarsest partition of the alphabet of which every set is a union, in canonical order."""
     member_of: dict[str, int] = dict.fromkeys(sorted(symbols), 0)
     for number, characters in enumerate(sets):

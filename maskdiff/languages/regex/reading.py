@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskdiff.errors import quote
-from maskdiff.languages.regex.limits import MAX_CHARACTERS, RegexError
+from maskdiff.languages.regex.limits import MAX_CHARACTERS, Budget, RegexError
 from maskdiff.languages.regex.source import parser, write_node
 from maskdiff.languages.regex.tree import (
     EMPTY,
@@ -56,7 +56,9 @@ class Pattern:
     constructs: tuple[Construct, ...]
 
 
-def read_pattern(pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0) -> Pattern:
+def read_pattern(
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
+) -> Pattern:
     """The tree of a pattern over the characters `symbols`.
 
     Args:
@@ -104,6 +106,7 @@ class _Reader:
             raise ValueError("symbols must be single characters")
         self.symbols = symbols
         self.constructs: list[Construct] = []
+        self._budget = Budget()
         self._text = "".join(sorted(symbols))
         self._sets: dict[tuple[str, int], Characters] = {}
         self._looks: dict[tuple[Any, ...], Node] = {}
@@ -143,6 +146,7 @@ class _Reader:
         """What a pattern of one character matches."""
         key = text, flags & int(re.IGNORECASE | re.ASCII | re.DOTALL)
         if key not in self._sets:
+            self._budget.spend(400 + len(self.symbols) // 8)
             self._sets[key] = Characters(frozenset(re.compile(*key).findall(self._text)))
         return self._sets[key]
 

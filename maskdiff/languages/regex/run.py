@@ -17,7 +17,7 @@ from maskdiff.languages.regex.nfa import Guard, Nfa
 
 Alternative = frozenset[int]  # obligations that all are to be met: +n or -n for the run number n
 Condition = frozenset[Alternative]
-Answers = tuple[Condition, ...]  # of the look-behinds at one place of the text, nested ones first
+Answers = int  # the number of a list of answers of look-behinds at one place, nested ones first
 Thread = tuple[int, Alternative]
 Run = int  # a bit for each thread
 Runs = tuple[Run, ...]  # of the look-behinds, nested ones first, and at the end of the pattern
@@ -40,6 +40,9 @@ class Runner:
         self._arrived = 0  # the threads at accepting states
         self._demands: list[Run] = [0]  # the runs of obligations; number 0 is not used
         self._demand_numbers: dict[Run, int] = {}
+        self._accepting: dict[int, bool] = {}  # for each obligation, whether its run accepts
+        self._answers: list[tuple[Condition, ...]] = [()]
+        self._answer_numbers: dict[tuple[Answers, Condition], Answers] = {}
         # What has been worked out before.
         self._advanced: dict[tuple[int, int, Answers], Run] = {}
         self._entered: dict[tuple[int, Answers], Run] = {}
@@ -72,6 +75,8 @@ class Runner:
 
     def end(self, runs: Runs, seeing: Collection[int] = ()) -> Runs:
         """Runs where the pattern ends; look-aheads of the constructs `seeing` see on from here."""
+        for _, alternative in self._members(runs[-1] & self._arrived):
+            self.budget.spend(3 * len(alternative))
         kept = (
             (at, frozenset(n for n in alternative if self._construct(n) in seeing))
             for at, alternative in self._members(runs[-1] & self._arrived)
@@ -88,28 +93,35 @@ class Runner:
         return [letter for letter, readers in enumerate(self._readers) if runs[-1] & readers]
 
     def _begin_behinds(self, earlier: Runs | None, seeing: Collection[int]) -> tuple[Runs, Answers]:
-        runs: Runs = ()
-        answers: Answers = ()
+        runs: list[Run] = []
+        answers: Answers = 0  # none yet
         for n, look in enumerate(self._behinds):
             if earlier is not None and look.construct in seeing:
-                runs += (earlier[n],)
+                runs.append(earlier[n])
             else:
-                runs += (self._enter(look.start, answers),)
-            answers += (self._answer(runs[n]),)
-        return runs, answers
+                runs.append(self._enter(look.start, answers))
+            answers = self._with_answer(answers, runs[n])
+        return tuple(runs), answers
 
     def _step_behinds(self, runs: Runs, letter: int) -> tuple[Runs, Answers]:
-        found: Runs = ()
-        answers: Answers = ()
+        self.budget.spend(4 * len(self._behinds))
+        found: list[Run] = []
+        answers: Answers = 0  # none yet
         for n, look in enumerate(self._behinds):
             run = self._advance(runs[n], letter, answers) | self._enter(look.start, answers)
-            found += (self._simplify(run),)
-            answers += (self._answer(found[n]),)
-        return found, answers
+            found.append(self._simplify(run))
+            answers = self._with_answer(answers, found[n])
+        return tuple(found), answers
 
-    def _answer(self, run: Run) -> Condition:
-        """When a look-behind holds here, from its run."""
-        return _absorb(alternative for _, alternative in self._members(run & self._arrived))
+    def _with_answer(self, answers: Answers, run: Run) -> Answers:
+        """Answers, and that of the next look-behind, from its run."""
+        answer = _absorb(alternative for _, alternative in self._members(run & self._arrived))
+        key = answers, answer
+        number = self._answer_numbers.setdefault(key, len(self._answers))
+        if number == len(self._answers):
+            self._answers.append((*self._answers[answers], answer))
+            self.budget.spend(len(self._answers[number]))
+        return number
 
     def _advance(self, run: Run, letter: int, answers: Answers) -> Run:
         """The threads that the threads of `run` become by reading."""
@@ -154,7 +166,7 @@ class Runner:
             if look.ahead:
                 answer = self._demand(self._enter(look.start, answers), test > 0)
             else:
-                answer = answers[self._answer_of[look]]
+                answer = self._answers[answers][self._answer_of[look]]
                 answer = answer if test > 0 else self._not(answer)
             condition = self._both(condition, answer)
         return condition
@@ -173,16 +185,25 @@ class Runner:
     def _later(self, alternative: Alternative, letter: int, answers: Answers) -> Condition:
         """What obligations demand of the rest, after a character of the class `letter`."""
         self.budget.spend(3 * len(alternative))
+        certain: set[int] = set()  # of the demands that are one alternative
         condition = ALWAYS
         for obligation in sorted(alternative):
-            key = obligation, letter, answers
-            if key not in self._later_of:
-                run = self._demands[abs(obligation)]
-                following = self._advance(run, letter, answers)
-                following |= self._persist(run, letter, answers)
-                self._later_of[key] = self._demand(self._simplify(following), obligation > 0)
-            condition = self._both(condition, self._later_of[key])
-        return condition
+            demands = self._continued(obligation, letter, answers)
+            if len(demands) == 1:
+                certain.update(*demands)
+            else:
+                condition = self._both(condition, demands)
+        return self._both(frozenset({frozenset(certain)}), condition)
+
+    def _continued(self, obligation: int, letter: int, answers: Answers) -> Condition:
+        """What one obligation demands of the rest, after a character of the class `letter`."""
+        key = obligation, letter, answers
+        if key not in self._later_of:
+            run = self._demands[abs(obligation)]
+            following = self._advance(run, letter, answers)
+            following |= self._persist(run, letter, answers)
+            self._later_of[key] = self._demand(self._simplify(following), obligation > 0)
+        return self._later_of[key]
 
     def _under(self, run: Run, condition: Condition) -> Run:
         """The threads of `run` with a condition more."""
@@ -195,9 +216,9 @@ class Runner:
     def _both(self, one: Condition, other: Condition) -> Condition:
         if one == ALWAYS or other == ALWAYS:
             return other if one == ALWAYS else one
-        self.budget.spend(2 * len(one) * len(other))
-        joined = (a | b for a in one for b in other)
-        return _absorb(a for a in joined if not any(-n in a for n in a))
+        for alternative in one:
+            self.budget.spend((2 + len(alternative) // 4) * len(other))
+        return _absorb(a | b for a in one for b in other)
 
     def _not(self, condition: Condition) -> Condition:
         negated = ALWAYS
@@ -215,7 +236,10 @@ class Runner:
 
     def _is_met(self, obligation: int) -> bool:
         """Whether an obligation is met if the text ends here."""
-        return self._accepts(self._demands[abs(obligation)]) == (obligation > 0)
+        number = abs(obligation)
+        if number not in self._accepting:
+            self._accepting[number] = self._accepts(self._demands[number])
+        return self._accepting[number] == (obligation > 0)
 
     def _construct(self, obligation: int) -> int:
         """The construct that an obligation comes from."""
@@ -247,6 +271,7 @@ class Runner:
         thread = at, alternative
         number = self._numbers.setdefault(thread, len(self._threads))
         if number == len(self._threads):
+            self.budget.spend(50 if alternative else 1)  # long masks make every step slower
             self._threads.append(thread)
             self._conditional |= bool(alternative) << number
             self._arrived |= (at in self.nfa.accepts) << number

@@ -20,7 +20,12 @@ _ANCHORS = {
     "AT_BEGINNING": "^", "AT_BEGINNING_STRING": "\\A", "AT_END": "$", "AT_END_STRING": "\\Z",
     "AT_BOUNDARY": "\\b", "AT_NON_BOUNDARY": "\\B",
 }  # fmt: skip
-_LOOKS = {("ASSERT", 1): "?=", ("ASSERT_NOT", 1): "?!", ("ASSERT", -1): "?<=", ("ASSERT_NOT", -1): "?<!"}
+_LOOKS = {
+    ("ASSERT", 1): "?=",
+    ("ASSERT_NOT", 1): "?!",
+    ("ASSERT", -1): "?<=",
+    ("ASSERT_NOT", -1): "?<!",
+}
 _LAZY = {"MAX_REPEAT": "", "MIN_REPEAT": "?", "POSSESSIVE_REPEAT": "+"}
 _FLAGS = {re.A: "a", re.I: "i", re.L: "L", re.M: "m", re.S: "s", re.U: "u", re.X: "x"}
 
@@ -90,7 +95,10 @@ def _set(items: Any) -> str:
 
 
 def _flags(added: int, removed: int) -> str:
-    names = ["".join(letter for flag, letter in _FLAGS.items() if flag & mask) for mask in (added, removed)]
+    names = [
+        "".join(letter for flag, letter in _FLAGS.items() if flag & mask)
+        for mask in (added, removed)
+    ]
     return names[0] + ("-" + names[1] if names[1] else "")
 
 

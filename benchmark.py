@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from maskdiff import cli
 from maskdiff.checkpoint import Spoken, load_denoiser
-from maskdiff.config import ControlConfig
+from maskdiff.config import MAX_LENGTH, MAX_MEASURED, ControlConfig
 from maskdiff.configio import add_config_flags, build, overrides
 from maskdiff.errors import ConfigError, UserError
 from maskdiff.evaluation import plots, report, reproduce, suites
@@ -46,7 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--suite", nargs="+", default=list(suites.DEFAULT_SUITES), metavar="NAME", help=f"of {', '.join(suites.SUITES)}, all"
     )
-    what.add_argument("--num_samples", type=cli.positive, default=200, metavar="N", help="strings of each figure (default 200)")
+    what.add_argument(
+        "--num_samples", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        help="strings of each figure (default 200)",
+    )  # fmt: skip
     what.add_argument("--length", type=cli.length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
     what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
     what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
@@ -57,24 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument(
         "--typed",
-        type=cli.positive,
+        type=cli.Whole(1, MAX_LENGTH),
         nargs="+",
         metavar="N",
         help="characters typed, in the completion suite (default 5 8 12 16 24)",
     )
-    how = parser.add_argument_group("sampling", "the first six name samplers and add up; without them, a handful is measured")
-    how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
-    how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
-    how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
-    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel or speculative: both")
-    how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
-    how.add_argument("--grammar", action="store_true", help="every sampler and repair under the language's grammar, too")
-    how.add_argument("--use_self_cond", action="store_true", help="self_conditioned: the model sees its last prediction")
-    how.add_argument("--num_ar_tokens", type=cli.natural, help="causal tokens of the hybrid (default 3)")
-    how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
-    how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
-    how.add_argument("--temperature", type=float, help="of the token distribution (default 1; 0 is argmax)")
-    add_config_flags(parser, ControlConfig, skip=("first_complete",))  # of the suites generation and repetition
+    _add_sampling(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="also write the rows as JSON, schema 1")
     out.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
@@ -85,7 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--no_training", action="store_true", help="report the seeds that are trained already, each variant's own"
     )
     again.add_argument(
-        "--seeds", type=cli.positive, metavar="N", help="seeds 0..N-1 of each variant (default 3; with --no_training all found)"
+        "--seeds", type=cli.Whole(1, 1000), metavar="N",
+        help="seeds 0..N-1 of each variant (default 3; with --no_training all found)",
     )
     again.add_argument("--variants", nargs="+", metavar="NAME", help="only these variants")
     again.add_argument(
@@ -93,6 +85,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--results", default="docs/results.md", metavar="FILE", help="the report of the reproduction")
     return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The flags that name samplers and set them."""
+    how = parser.add_argument_group("sampling", "the first six name samplers and add up; without them, a handful is measured")
+    how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
+    how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
+    how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
+    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel or speculative: both")
+    how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
+    how.add_argument("--grammar", action="store_true", help="every sampler and repair under the language's grammar, too")
+    how.add_argument("--use_self_cond", action="store_true", help="self_conditioned: the model sees its last prediction")
+    how.add_argument(
+        "--num_ar_tokens", type=cli.Whole(0, MAX_LENGTH),
+        help="causal tokens of the hybrid (default 3)",
+    )  # fmt: skip
+    how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
+    how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
+    how.add_argument(
+        "--temperature", type=cli.Number(0.0, 100.0),
+        help="of the token distribution (default 1; 0 is argmax)",
+    )  # fmt: skip
+    add_config_flags(parser, ControlConfig, skip=("first_complete",))  # of the suites generation and repetition
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -217,7 +232,7 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    spoken = Spoken.of(args)
     subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
     for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(told)

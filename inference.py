@@ -32,7 +32,17 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from maskdiff import cli
-from maskdiff.config import CompletionConfig, ControlConfig, DecodeConfig, SamplerConfig
+from maskdiff.config import (
+    MAX_ALTERNATIVES,
+    MAX_BEAM,
+    MAX_BOUND,
+    MAX_CHANGE,
+    MAX_STRINGS,
+    CompletionConfig,
+    ControlConfig,
+    DecodeConfig,
+    SamplerConfig,
+)
 from maskdiff.configio import add_config_flags, build, load_decoding, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.stepwise.door import add_verb, solve
@@ -42,6 +52,7 @@ if TYPE_CHECKING:
     from maskdiff.tasks import Alternative, Result
 
 SCHEMA = 2
+CHANGE = cli.Whole(0, MAX_CHANGE)
 LINES_AT_A_TIME = 256
 WORTH_SAYING = 0.01  # share that a beam may have left out, above which its user is told
 EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
@@ -52,28 +63,22 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=cli.Parser)
     generate = verbs.add_parser("generate", help="new strings", description="New strings of the language.")
-    generate.add_argument("--num", type=cli.natural, default=1, metavar="N", help="how many (default 1)")
+    generate.add_argument(
+        "--num", type=cli.Whole(0, MAX_STRINGS), default=1, metavar="N", help="how many (default 1)"
+    )
     generate.add_argument(
         "--length", type=cli.length_range, metavar="N", help="in symbols: N or N..M (default: as in the data)"
     )
-    repair = verbs.add_parser("repair", help="mend damaged strings", description="What damaged strings were meant to be.")
-    repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default), draft, least_edits (no model)")
-    repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")
-    repair.add_argument("--slack", type=cli.natural, default=2, metavar="N", help="the length changes by at most N (default 2)")
-    repair.add_argument("--grammar", action="store_true", help="only strings that parse; one that parses stays as it is")
-    repair.add_argument("--holds", action="store_true", help="strings that are true before others that parse")
-    repair.add_argument("--max_edits", type=cli.natural, metavar="N", help="at most N insertions, deletions and replacements")
-    repair.add_argument(
-        "--certain", type=cli.span, action="append", default=[], metavar="A:B", help="symbols A to B-1 stay; may be repeated"
-    )
-    repair.add_argument("--top", type=cli.positive, default=1, metavar="N", help="list the N best alternatives (default 1)")
-    repair.add_argument("--script", action="store_true", help="print the edits that lead from the input to the result")
+    repair = _repair_verb(verbs)
     complete = verbs.add_parser(
         "complete",
         help="go on from what was typed",
         description="Strings that begin with what was typed, see docs/completion.md.",
     )
-    complete.add_argument("--num", type=cli.positive, default=1, metavar="N", help="completions of each string (default 1)")
+    complete.add_argument(
+        "--num", type=cli.Whole(1, MAX_STRINGS), default=1, metavar="N",
+        help="completions of each string (default 1)",
+    )  # fmt: skip
     complete.add_argument("--suffix", default="", metavar="TEXT", help="how the strings end (drawn by the bidirectional mode)")
     complete.add_argument("--stream", action="store_true", help="show a completion character by character as it is drawn")
     edit = verbs.add_parser(
@@ -81,14 +86,20 @@ def build_parser() -> cli.Parser:
     )
     edit.add_argument("--mask", type=cli.span, action="append", default=[], metavar="A:B", help="blank symbols A to B-1, too")
     edit.add_argument("--holds", action="store_true", help="search for a filling that is true, or say that there is none")
-    edit.add_argument("--bound", type=cli.positive, metavar="N", help="beginnings the search looks at (default 100000)")
+    edit.add_argument(
+        "--bound", type=cli.Whole(1, MAX_BOUND), metavar="N",
+        help="beginnings the search looks at (default 100000)",
+    )  # fmt: skip
     edit.add_argument("--replace", type=cli.gap, metavar="A:B", help="new symbols for A to B-1; A:A inserts before symbol A")
     edit.add_argument("--length", type=cli.new_length, metavar="N", help="how many new ones: N or N..M (default: as before)")
     for verb in (repair, edit, complete):
         verb.add_argument("texts", nargs="*", metavar="TEXT", help="strings")
         verb.add_argument("--input", metavar="FILE", help="read strings from FILE, one a line; - is standard input")
     for verb in (repair, edit):
-        verb.add_argument("--beam", type=cli.positive, default=16, metavar="N", help="hypotheses of the beam (default 16)")
+        verb.add_argument(
+            "--beam", type=cli.Whole(1, MAX_BEAM), default=16, metavar="N",
+            help="hypotheses of the beam (default 16)",
+        )  # fmt: skip
         verb.add_argument("--trace", action="store_true", help="print the run step by step")
     generate.add_argument("--trace", action="store_true", help="print the run step by step")
     for verb in (generate, complete, repair, edit):
@@ -106,6 +117,34 @@ def build_parser() -> cli.Parser:
         )
     add_verb(verbs)
     return parser
+
+
+def _repair_verb(verbs: Any) -> cli.Parser:
+    """The verb `repair` with the flags that it alone has."""
+    repair: cli.Parser = verbs.add_parser(
+        "repair", help="mend damaged strings", description="What damaged strings were meant to be."
+    )
+    repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default), draft, least_edits (no model)")
+    repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")
+    repair.add_argument(
+        "--slack", type=CHANGE, default=2, metavar="N",
+        help="the length changes by at most N (default 2)",
+    )  # fmt: skip
+    repair.add_argument("--grammar", action="store_true", help="only strings that parse; one that parses stays as it is")
+    repair.add_argument("--holds", action="store_true", help="strings that are true before others that parse")
+    repair.add_argument(
+        "--max_edits", type=CHANGE, metavar="N",
+        help="at most N insertions, deletions and replacements",
+    )  # fmt: skip
+    repair.add_argument(
+        "--certain", type=cli.span, action="append", default=[], metavar="A:B", help="symbols A to B-1 stay; may be repeated"
+    )
+    repair.add_argument(
+        "--top", type=cli.Whole(1, MAX_ALTERNATIVES), default=1, metavar="N",
+        help="list the N best alternatives (default 1)",
+    )  # fmt: skip
+    repair.add_argument("--script", action="store_true", help="print the edits that lead from the input to the result")
+    return repair
 
 
 def decoding(args: argparse.Namespace) -> DecodeConfig:
@@ -328,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maskdiff.checkpoint import Spoken, load_denoiser
 
     path = args.checkpoint or cli.default_checkpoint()
-    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    spoken = Spoken.of(args)
     loaded = load_denoiser(path, args.device, spoken)
     failed = False
     total = args.num if args.verb == "generate" else None

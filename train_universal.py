@@ -18,7 +18,7 @@ from maskdiff.cli import Parser, run_door
 from maskdiff.configio import add_config_flags, config_from_dict, load_config, overrides
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def build_parser() -> Parser:
     """Every knob of the configuration as a flag, and three that belong to this program alone."""
     parser = Parser(description=__doc__)
     parser.add_argument("--config", metavar="YAML", help="configuration file; flags go on top of it")
@@ -26,13 +26,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     start.add_argument("--resume", action="store_true", help="continue the run in the same folder")
     start.add_argument("--init", metavar="PT", help="start from the weights of this checkpoint, with a fresh optimiser")
     add_config_flags(parser)
-    args: argparse.Namespace = parser.parse_args(argv)
-    return args
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the command that benchmarks the result."""
-    args = parse_args(argv)
+    args: argparse.Namespace = build_parser().parse_args(argv)
     given = overrides(args)
     own = args.resume and args.config is None  # the flags go on top of the run's own configuration
     config = config_from_dict(given) if own else load_config(args.config, given)

@@ -1,12 +1,16 @@
-"""`maskdiff`: what is no training, measuring or sampling: `diagnose` and `serve`.
+"""`maskdiff`: what is no training, measuring or sampling: `diagnose`, `languages check` and `serve`.
 
     maskdiff diagnose configs/twin_truncated.yaml configs/decode.yaml
     maskdiff diagnose runs/twin_truncated/best.pt configs/decode.yaml    # and asks the model itself
     python -m maskdiff diagnose train.yaml decode.yaml --checkpoint best.pt --json
+    maskdiff languages check rules      # is rules/grammar.lark read here as Lark reads it?
     maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt
 
 `diagnose` names the likely cause of repetition and run-on: it compares how a model was trained with how it is decoded, and,
 where the model is at hand, with what it does when nothing holds it back. See docs/repetition.md.
+
+`languages check` compares this package and Lark on the lines of a folder and on strings that its grammar writes; it exits
+with 1 where they differ. See docs/languages.md.
 
 `serve` answers OpenAI's clients over HTTP until Ctrl-C or SIGTERM. See docs/serving.md.
 """
@@ -17,12 +21,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
 from maskdiff import cli
-from maskdiff.config import Config, DecodeConfig
-from maskdiff.configio import load_config, load_decoding
+from maskdiff.config import MAX_SEED, Config, DecodeConfig, LanguageConfig
+from maskdiff.configio import add_config_flags, load_config, load_decoding, overrides
 from maskdiff.errors import ConfigError
 from maskdiff.serving.door import add_verb, serve
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from maskdiff.evaluation.diagnosis import Diagnosis
 
 SCHEMA = 1
+CHECKED = ("start", "spacing", "max_len", "validity_timeout")  # options of a language that reading its grammar asks for
 SLIGHT = 0.1  # weight up to which a finding is no likely cause, even if there is no other
 
 
@@ -48,15 +53,35 @@ def build_parser() -> cli.Parser:
         "decode", metavar="[DECODE_CONFIG]", nargs="?", help="settings of sampling (default: nothing but defaults)"
     )
     verb.add_argument(
-        "--num", type=cli.positive, default=200, metavar="N", help="strings that the model is asked for (default 200)"
+        "--num", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        help="strings that the model is asked for (default 200)",
     )
     verb.add_argument("--json", action="store_true", help="one JSON object")
     cli.add_machine_flags(verb)
     asked = next(action for action in verb._actions if action.dest == "checkpoint")
     asked.help = "the model to ask, where TRAIN_CONFIG is no checkpoint itself (default: none is asked)"
     cli.add_language_flags(verb)
+    _add_languages(verbs)
     add_verb(verbs)
     return parser
+
+
+def _add_languages(verbs: Any) -> None:
+    """The verb `languages` with its actions."""
+    actions = verbs.add_parser(
+        "languages", help="tools for a language of your own", description="Tools for a folder with corpus.txt."
+    ).add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=cli.Parser)
+    check = actions.add_parser(
+        "check",
+        help="compare how Lark and this package read grammar.lark",
+        description="Compares Lark's Earley parser and this package on the corpus and on strings that the grammar writes.",
+    )
+    check.add_argument("folder", metavar="FOLDER", help="a folder with corpus.txt and grammar.lark")
+    add_config_flags(check, LanguageConfig, skip=[knob.name for knob in fields(LanguageConfig) if knob.name not in CHECKED])
+    check.add_argument("--lines", type=cli.Whole(1, 10**6), default=200, metavar="N", help="lines compared (default 200)")
+    check.add_argument("--draws", type=cli.Whole(0, 10**6), default=200, metavar="N", help="strings drawn (default 200)")
+    check.add_argument("--seed", type=cli.Whole(0, MAX_SEED), default=0, metavar="N", help="of the draws (default 0)")
+    check.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def read(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded | None]:
@@ -72,7 +97,7 @@ def read(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded | None]
         from maskdiff.checkpoint import Spoken, load_denoiser
 
         loaded = load_denoiser(
-            path, args.device, Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+            path, args.device, Spoken.of(args)
         )
     train = loaded.config if loaded is not None and path == args.train else load_config(args.train)
     return train, decode, loaded
@@ -100,8 +125,23 @@ def as_text(diagnosis: Diagnosis) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Diagnose or serve; 0 whatever the finding. Raises UserError."""
     args = build_parser().parse_args(argv)
+    if args.verb == "languages":
+        return _check(args)
     cli.use_threads(args.threads)
     return serve(args) if args.verb == "serve" else _diagnose(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Print the comparison; 1 where Lark and this package differ."""
+    from maskdiff.languages.check import check_folder
+
+    config = LanguageConfig(**(overrides(args, LanguageConfig) | {"language": args.folder}))
+    found = check_folder(config, args.lines, args.draws, args.seed)
+    if args.json:
+        print(json.dumps({"schema": SCHEMA, "verb": "languages check", "agrees": found.agrees, **asdict(found)}))
+    else:
+        print(found.report())
+    return 0 if found.agrees else 1
 
 
 def _diagnose(args: argparse.Namespace) -> int:

@@ -28,12 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskdiff import __version__
-from maskdiff.config import Config, LanguageConfig, ModelConfig
+from maskdiff import __version__, arguments
+from maskdiff.arguments import checked_arguments, refuse
+from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
-from maskdiff.errors import CheckpointError, ConfigError, DataError, quote
+from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
 
 if TYPE_CHECKING:
+    import argparse
+
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.model import UniversalDenoiser
     from maskdiff.sampling.denoiser import ModelDenoiser
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
-MAX_PARAMETERS = 10**9  # of a model that a checkpoint may ask for: shared storage makes a small file of a large model
 Payload = dict[str, Any]
 
 
@@ -91,8 +93,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def save(path: str | Path, payload: Mapping[str, Any]) -> None:
-    """Write `payload` (plain values and tensors, see `make_payload`) atomically. CheckpointError; the old file survives."""
+@checked_arguments(path=arguments.path)
+def save(path: str | Path, payload: Mapping[str, Any] | Loaded) -> None:
+    """Write a payload (see `make_payload`), or what `load_denoiser` returns. CheckpointError; the old file survives."""
+    payload = _payload(payload)
     missing = [key for key in REQUIRED if key not in payload]
     if missing:
         raise ValueError(f"checkpoint payload lacks {missing}")
@@ -101,9 +105,10 @@ def save(path: str | Path, payload: Mapping[str, Any]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
+@checked_arguments(path=arguments.path)
 def load(path: str | Path, device: str | torch.device = "cpu") -> Payload:
     """The payload saved at `path`, tensors on `device`. Nothing in the file is executed. Raises CheckpointError."""
-    shown = quote(str(path))
+    shown = quote(str(path), 200)
     try:
         _check_archive(Path(path), shown)
         payload = torch.load(path, map_location=device, weights_only=True)
@@ -117,7 +122,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Payload:
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {shown}: {error.strerror or error}") from None
     except Exception as error:  # torch raises whatever a foreign file makes it stumble over
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {folded(error)}"
         raise CheckpointError(f"checkpoint {shown} is damaged or of another program ({reason})") from None
     return _check_payload(payload, shown)
 
@@ -136,7 +141,7 @@ def _check_archive(path: Path, shown: str) -> None:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"checkpoint {shown} is truncated or of another program ({error})") from None
+        raise CheckpointError(f"checkpoint {shown} is truncated or of another program ({folded(error)})") from None
     if bad is not None:
         raise CheckpointError(f"checkpoint {shown} is damaged: {bad} fails its checksum; get it or train it again")
 
@@ -223,6 +228,22 @@ def make_payload(
     }
 
 
+def payload_of(loaded: Loaded) -> Payload:
+    """The payload of a model that was loaded: what `save` and `save_pretrained` write of it."""
+    lengths = [] if loaded.token_lengths is None else loaded.token_lengths.tolist()
+    return make_payload(
+        loaded.config, loaded.vocabulary, loaded.denoiser.model.state_dict(), language=loaded.language.state(),
+        metrics=loaded.metrics, provenance=loaded.provenance, lengths=lengths,
+    )  # fmt: skip
+
+
+def _payload(given: Mapping[str, Any] | Loaded) -> Mapping[str, Any]:
+    """A payload, of itself or of a model that was loaded. Raises ConfigError for anything else."""
+    if not isinstance(given, (Mapping, Loaded)):
+        raise refuse("payload", given, "what load_denoiser, load or make_payload returns")
+    return payload_of(given) if isinstance(given, Loaded) else given
+
+
 def versions() -> dict[str, str]:
     """The programs that make a result, for provenance."""
     python, machine = platform.python_version(), platform.machine()
@@ -241,7 +262,7 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
     try:
         return check(config_from_dict(payload["config"]))
     except Exception as error:  # not ConfigError alone: a stranger's values may be of any type
-        raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {error}") from None
+        raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {folded(error)}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- denoisers
@@ -308,13 +329,22 @@ class Spoken:
     """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
     folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
-    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder.
+    skip_invalid, accept_ambiguous, start, spacing: as in `LanguageConfig`, for the folder.
     """
 
     folder: str = ""
     validity: str = ""
     skip_invalid: bool = False
     accept_ambiguous: bool = False
+    start: str = ""
+    spacing: str = ""
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Spoken:
+        """Returns what the flags of `cli.add_language_flags` state."""
+        return cls(
+            args.language, args.validity, args.skip_invalid, args.accept_ambiguous, args.start, args.spacing
+        )
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
@@ -383,8 +413,9 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
     if not spoken.folder:
-        if spoken.skip_invalid or spoken.accept_ambiguous:
-            raise ConfigError("skip_invalid and accept_ambiguous are for a folder; give --language DIR, too")
+        for name in ("skip_invalid", "accept_ambiguous", "start", "spacing"):
+            if getattr(spoken, name):
+                raise ConfigError(f"{name} is for a folder; give --language DIR, too")
         try:
             return restore_language(config, state, spoken.validity)
         except (ConfigError, DataError) as error:
@@ -399,6 +430,7 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
         replace(
             config, language=spoken.folder, validity=spoken.validity, skip_invalid=spoken.skip_invalid,
             accept_ambiguous=spoken.accept_ambiguous or config.accept_ambiguous,
+            start=spoken.start or config.start, spacing=spoken.spacing or config.spacing,
         )
     )  # fmt: skip
 
@@ -424,7 +456,7 @@ def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: st
         with torch.device("meta"):  # names and shapes alone
             wanted = UniversalDenoiser(config).state_dict()
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {error}") from None
+        raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {folded(error)}") from None
     count = sum(weight.numel() for weight in wanted.values())
     if count > MAX_PARAMETERS:
         raise CheckpointError(f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}")
@@ -439,8 +471,13 @@ def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: st
 # --------------------------------------------------------------------------------------------------------------- folders
 
 
-def save_pretrained(folder: str | Path, payload: Mapping[str, Any]) -> None:
-    """Write `model.safetensors` and `config.json` into `folder`, for programs that read those. Needs the extra `hub`."""
+@checked_arguments(folder=arguments.path)
+def save_pretrained(folder: str | Path, payload: Mapping[str, Any] | Loaded) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`, for programs that read those. Needs the extra `hub`.
+
+    `payload` is one, or what `load_denoiser` returns. Raises CheckpointError.
+    """
+    payload = _payload(payload)
     tensors = {name: tensor.contiguous() for name, tensor in payload["weights"].items()}
     data = _safetensors().save(tensors, metadata={"format": "pt"})
     folder = Path(folder)
@@ -449,16 +486,19 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.json", (json.dumps(about, indent=2, default=str) + "\n").encode())
 
 
+@checked_arguments(folder=arguments.path)
 def from_pretrained(folder: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
     """The denoiser that `save_pretrained` wrote. Raises as `load_denoiser` does."""
-    folder, shown, module = Path(folder), quote(str(folder)), _safetensors()
+    folder, shown, module = Path(folder), quote(str(folder), 200), _safetensors()
+    if folder.is_file():
+        raise CheckpointError(f"{shown} is a file; give a folder, or use load_denoiser for a .pt file")
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = module.load((folder / "model.safetensors").read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {quote(str(error.filename))}: {error.strerror or error}") from None
     except Exception as error:
-        raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {error})") from None
+        raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {folded(error)})") from None
     about = about if isinstance(about, dict) else {}
     return denoiser_from(_check_payload({**about, "weights": weights}, shown), resolve_device(device), str(folder), spoken)
 

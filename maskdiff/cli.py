@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-from maskdiff.errors import ConfigError, DataError, UserError, nearest, one_line, quote
+from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS
+from maskdiff.errors import ConfigError, DataError, UserError, folded, nearest, one_line, quote, visible
+from maskdiff.lines import stream_lines
+from maskdiff.values import decimal, whole
 
 MAX_LINE = 100_000  # bytes of one input line
-MAX_DIGITS = 18  # of a whole number: what 64 bits always hold
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+NO_MEMORY = ("out of memory", "allocate memory")  # what torch says of a GPU, and of the CPU
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Adds its range to the help of every number."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = super()._get_help_string(action)
+        return f"{text} [{action.type}]" if isinstance(action.type, (Whole, Number)) else text
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Formatter)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def format_help(self) -> str:
@@ -90,8 +103,8 @@ def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None)
     except MemoryError:
         return _say("out of memory; ask for fewer or shorter strings at a time", BAD_INPUT)
     except RuntimeError as error:
-        if "out of memory" in str(error).lower():
-            return _say(f"out of memory ({error}); lower --batch_size or --num, or use --device cpu", BAD_INPUT)
+        if any(words in str(error).lower() for words in NO_MEMORY):
+            return _say(f"out of memory ({folded(error)}); lower --batch_size or --num, or use --device cpu", BAD_INPUT)
         raise
 
 
@@ -134,38 +147,65 @@ def _say(message: str, status: int) -> int:
 # ------------------------------------------------------------------------------------------------------------ flag types
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, of at most 18 digits."""
-    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 1 and at most {MAX_DIGITS} digits")
-    return int(text)
+@dataclass(frozen=True)
+class Whole:
+    """The type of a flag that takes a whole number from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def __call__(self, text: str) -> int:
+        """Raises ArgumentTypeError."""
+        try:
+            value = whole(text)
+        except ValueError:
+            value = None
+        if value is None or not self.low <= value <= self.high:
+            raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number {self}")
+        return value
+
+    def __str__(self) -> str:
+        return f"from {self.low} to {self.high}"
 
 
-def natural(text: str) -> int:
-    """A whole number of at least 0, of at most 18 digits."""
-    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no whole number of at least 0 and at most {MAX_DIGITS} digits")
-    return int(text)
+@dataclass(frozen=True)
+class Number:
+    """The type of a flag that takes a number from `low` to `high`; above `low` where `open`."""
+
+    low: float
+    high: float
+    open: bool = False
+
+    def __call__(self, text: str) -> float:
+        """Raises ArgumentTypeError."""
+        try:
+            value = decimal(text)
+        except ValueError:
+            value = math.nan
+        if not (self.low < value if self.open else self.low <= value) or not value <= self.high:
+            raise argparse.ArgumentTypeError(f"{quote(text)} is no number {self}")
+        return value
+
+    def __str__(self) -> str:
+        low, high = f"{self.low:g}", f"{self.high:g}"
+        return f"above {low} and at most {high}" if self.open else f"from {low} to {high}"
 
 
-def unit(text: str) -> float:
-    """A number in (0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 < value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no number above 0 and at most 1")
-    return value
+positive, natural = Whole(1, 10**6), Whole(0, 10**6)
+unit = Number(0.0, 1.0, open=True)
+threads, seed = Whole(0, MAX_THREADS), Whole(0, MAX_SEED)
+place = Whole(0, MAX_PLACE)
 
 
 def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
     """`N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
     low, dots, high = text.partition("..")
     try:
-        bounds = natural(low), natural(high if dots else low)
+        bounds = place(low), place(high if dots else low)
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no length: give N or N..M, in symbols") from None
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is no length: give N or N..M, in symbols, up to {place.high}"
+        ) from None
     if not lowest <= bounds[0] <= bounds[1]:
         raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give N..M with {lowest} <= N <= M")
     return bounds
@@ -180,9 +220,11 @@ def span(text: str, empty: bool = False) -> tuple[int, int]:
     """`A:B`, symbols A to B - 1 counted from 0, or a single symbol `A`; `A:A` only where an `empty` span has a meaning."""
     first, colon, last = text.partition(":")
     try:
-        bounds = natural(first), natural(last) if colon else natural(first) + 1
+        bounds = place(first), place(last) if colon else place(first) + 1
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no span: give A:B, symbols A to B-1 counted from 0") from None
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is no span: give A:B, symbols A to B-1 counted from 0, to {place.high}"
+        ) from None
     if bounds[0] > bounds[1] or (bounds[0] == bounds[1] and not empty):
         raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give A:B with A {'<=' if empty else '<'} B")
     return bounds
@@ -204,8 +246,12 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--checkpoint", metavar="FILE", default=None, help="what to sample from (default checkpoints/best.pt)")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
-    group.add_argument("--threads", type=natural, default=0, metavar="N", help="CPU threads (default 0: all cores)")
-    group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default 0)")
+    group.add_argument(
+        "--threads", type=threads, default=0, metavar="N", help="CPU threads (default 0: all cores)"
+    )
+    group.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of everything random (default 0)"
+    )
 
 
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +261,11 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts, see docs/languages.md")
     group.add_argument("--skip_invalid", action="store_true", help="leave out bad lines of the folder")
     group.add_argument("--accept_ambiguous", action="store_true", help="take an ambiguous grammar")
+    group.add_argument("--start", default="", metavar="RULE", help="rule of its grammar whose strings are the language")
+    group.add_argument(
+        "--spacing", default="", choices=("needed", "none"),
+        help="under %%ignore: separators where terminals would run together (needed), or none",
+    )  # fmt: skip
 
 
 def use_threads(count: int) -> None:
@@ -230,13 +281,14 @@ def use_threads(count: int) -> None:
 
 def printable(text: str) -> str:
     """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return visible(text)
 
 
 def read_lines(path: str) -> Iterator[str | DataError]:
     """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
 
-    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each.
+    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each;
+    what ends a line is described in `maskdiff.lines`.
     """
     if path == "-":
         if sys.stdin is None:
@@ -254,15 +306,10 @@ def read_lines(path: str) -> Iterator[str | DataError]:
 
 
 def _split(file: IO[bytes]) -> Iterator[str | DataError]:
-    number = 0
-    while raw := file.readline(MAX_LINE + 1):
-        number += 1
-        if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
-            while (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
-                pass
+    for number, raw in enumerate(stream_lines(file, MAX_LINE), start=1):
+        if raw is None:
             yield DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
             continue
-        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
         try:
             yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8")
         except UnicodeDecodeError as error:

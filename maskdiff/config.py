@@ -2,15 +2,46 @@
 
 For: the dataclasses that the other rooms take as arguments.  Not for: reading YAML and flags (``configio.py``), or anything
 that a knob *does*; this file imports nothing of the package but its errors.  Easy to get wrong: field names are unique across
-sections, because each is also a command-line flag of the same name.
+sections, because each is also a command-line flag of the same name.  Every number has a lower and an upper bound, which
+hold however a section is made: from a file, from flags, or in Python.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+import math
+import operator
+import os
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
-from maskdiff.errors import ConfigError
+from maskdiff.errors import ConfigError, nearest, quote
+
+MAX_SEED = 2**63 - 1
+MAX_COUNT = 10**9  # of steps and the like, which take time one by one and no memory
+MAX_LENGTH = 16_384  # tokens of the longest string that any model makes
+MAX_THREADS = 1024
+MAX_PARAMETERS = 10**9  # of a model
+MAX_STEP_TOKENS = 2**24  # of the strings of one step
+MAX_HELD_TOKENS = 2**31  # of a fixed training set, at most
+MAX_VALIDATED_TOKENS = 2**26  # of the held-out strings of a validation, at most
+MAX_RATE = 100.0  # learning rates and decays
+
+# Of requests, by flags and in Python.
+MAX_STRINGS = 10**6  # new strings, or completions of a text, of one call
+MAX_MEASURED = 10**5  # strings of each figure of a benchmark, which are all kept
+MAX_BEAM = 1024
+MAX_ALTERNATIVES = 1000
+MAX_CHANGE = 4096  # symbols by which a repair may change a length, and edits of one
+MAX_BOUND = 10**7  # beginnings that a search looks at
+MAX_PLACE = 10**9  # positions and lengths in symbols; which of them there are, a text or a language says itself
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "tuple[str, ...]": "a text or a list of texts",
+}
 
 
 def knob(
@@ -25,8 +56,76 @@ def knob(
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
+def range_text(knob: Field[Any]) -> str:
+    """The allowed range or choices of a field in words; empty when anything goes."""
+    choices, low, high = (knob.metadata.get(key) for key in ("choices", "low", "high"))
+    if choices:
+        return ", ".join(choice or "''" for choice in choices)
+    return "" if low is None else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def checked(knob: Field[Any], value: Any, given: Any = None) -> Any:
+    """``value`` as the type of the field ``knob``; ``given`` is what messages quote.
+
+    Integers may be of any library (``operator.index``), a number may be an integer, a text may be a path, and a list of
+    texts one text.
+
+    Raises:
+        ConfigError: another type, a number that is not finite or out of its range, or none of the choices.
+    """
+    shown = quote(value if given is None else given)
+    try:
+        value = _typed(str(knob.type), value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{knob.name} is {shown}; it must be {KINDS[str(knob.type)]}") from None
+    choices, low, high = (knob.metadata.get(key) for key in ("choices", "low", "high"))
+    if choices and value not in choices:
+        hint = f"; the nearest is {nearest(value, choices)!r}" if value else ""
+        allowed = ", ".join(map(repr, choices))
+        raise ConfigError(f"{knob.name} is {shown}; allowed are {allowed}{hint}")
+    if low is not None and not low <= value <= high:
+        raise ConfigError(f"{knob.name} is {shown}; allowed is {range_text(knob)}")
+    return value
+
+
+def _typed(kind: str, value: Any) -> Any:
+    """``value`` as the type of that name; raises TypeError, ValueError or OverflowError."""
+    truth = type(value).__name__ in ("bool", "bool_")  # of Python, or numpy
+    if kind == "bool" and truth:
+        return bool(value)
+    if kind == "int" and not truth:
+        return operator.index(value)
+    if kind == "float" and not truth and not isinstance(value, (str, bytes)):
+        if not math.isfinite(number := float(value)):
+            raise ValueError
+        return number + 0.0  # no -0.0
+    if kind == "str" and isinstance(path := os.fspath(value), str):
+        return str(path)
+    if kind == "tuple[str, ...]":
+        texts = (value,) if isinstance(value, str) else value
+        if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
+            return tuple(map(str, texts))
+    raise TypeError
+
+
+class Section:
+    """What all sections have in common: their values are checked, whoever makes one.
+
+    Raises:
+        ConfigError: a value of another type, or out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for knob in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, knob.name, checked(knob, getattr(self, knob.name)))
+
+
 @dataclass(frozen=True)
-class LanguageConfig:
+class LanguageConfig(Section):
     """Which formal language, and the shape of its strings."""
 
     language: str = knob(
@@ -37,21 +136,30 @@ class LanguageConfig:
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
+    start: str = knob("", "rule of grammar.lark whose strings are the language; empty is the rule `start`")
+    spacing: str = knob(
+        "needed",
+        "with %ignore: write one separator where two terminals would run together (needed), or none",
+        choices=("needed", "none"),
+    )
     notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))
     operators: str = knob("+*", "operator symbols, each of + - *")
-    min_int: int = knob(0, "smallest operand", low=0)
+    min_int: int = knob(0, "smallest operand", low=0, high=10**6)
     max_int: int = knob(10, "largest operand", low=0, high=10**6)
     min_depth: int = knob(1, "smallest depth that the generator asks for", low=0, high=12)
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
     max_value: int = knob(
-        9999, "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected", low=1
+        9999,
+        "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected",
+        low=1,
+        high=10**9,
     )
     attempts: str = knob("", "arithmetic-corrections: a file of a model's own attempts, of which most of the records are made")
     separator: str = knob("", "symbol between operands; required where the notation is ambiguous", choices=("", ",", "_"))
 
 
 @dataclass(frozen=True)
-class NoiseConfig:
+class NoiseConfig(Section):
     """How clean strings become canvases to train on."""
 
     sigma_min: float = knob(0.1, "lowest noise level", low=0.0, high=1.0)
@@ -74,7 +182,7 @@ class NoiseConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The shape of a ``UniversalDenoiser``."""
 
     vocabulary: str = knob(
@@ -100,13 +208,18 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Optimisation, mixture of modes, data and bookkeeping of one training run."""
 
-    num_samples: int = knob(20000, "draws of the training set; 0 draws afresh for ever", low=0)
+    num_samples: int = knob(
+        20000, "draws of the training set; 0 draws afresh for ever", low=0, high=10**7
+    )
     length_tilt: float = knob(0.0, "draw length n with weight p(n)^(1-tilt): 1 makes all lengths alike", low=0.0, high=1.0)
     strings_in_a_row: int = knob(
-        1, "strings taught as one, end-of-string after the last: above 1 the model learns to go on (a common mistake)", low=1
+        1,
+        "strings taught as one, end-of-string after the last: above 1 the model learns to go on (a common mistake)",
+        low=1,
+        high=1024,
     )
     cut_rows: float = knob(
         0.0,
@@ -114,8 +227,8 @@ class TrainConfig:
         low=0.0,
         high=1.0,
     )
-    batch_size: int = knob(64, "strings in a step, over all processes", low=1)
-    max_iters: int = knob(2000, "optimiser steps", low=0)
+    batch_size: int = knob(64, "strings in a step, over all processes", low=1, high=65_536)
+    max_iters: int = knob(2000, "optimiser steps", low=0, high=MAX_COUNT)
     causal_share: float = knob(0.3, "share of strings trained to predict the next token", low=0.0, high=1.0)
     repair_share: float = knob(0.15, "share of strings under the mixed corruption", low=0.0, high=1.0)
     skeleton_share: float = knob(0.05, "share of strings trained as skeletons or to fill a skeleton", low=0.0, high=1.0)
@@ -127,11 +240,11 @@ class TrainConfig:
     self_cond_prob: float = knob(0.5, "share of steps that self-condition, with use_self_cond", low=0.0, high=1.0)
     coupling_prob: float = knob(0.5, "share of steps that show the draw's noise, with use_coupling", low=0.0, high=1.0)
     optimizer: str = knob("muon", "muon on the block matrices (adamw on the rest), or adamw", choices=("muon", "adamw"))
-    lr: float = knob(3e-3, "peak learning rate of AdamW", low=0.0)
-    muon_lr: float = knob(0.02, "peak learning rate of Muon", low=0.0)
-    weight_decay: float = knob(0.01, "decoupled weight decay of matrices", low=0.0)
-    grad_clip: float = knob(1.0, "largest global gradient norm; 0 is off", low=0.0)
-    warmup_iters: int = knob(100, "steps of linear warm-up", low=0)
+    lr: float = knob(3e-3, "peak learning rate of AdamW", low=0.0, high=MAX_RATE)
+    muon_lr: float = knob(0.02, "peak learning rate of Muon", low=0.0, high=MAX_RATE)
+    weight_decay: float = knob(0.01, "decoupled weight decay of matrices", low=0.0, high=MAX_RATE)
+    grad_clip: float = knob(1.0, "largest global gradient norm; 0 is off", low=0.0, high=1e6)
+    warmup_iters: int = knob(100, "steps of linear warm-up", low=0, high=MAX_COUNT)
     decay_share: float = knob(0.6, "last share of the steps in which the rate falls", low=0.0, high=1.0)
     decay: str = knob("linear", "shape of the fall", choices=("linear", "cosine"))
     min_lr_ratio: float = knob(0.0, "rate at the end, in units of the peak", low=0.0, high=1.0)
@@ -139,32 +252,39 @@ class TrainConfig:
     amp: bool = knob(False, "autocast to bf16 (pays on a GPU, not on a CPU that emulates it)")
     compile: bool = knob(False, "torch.compile the training step")
     faithful: bool = knob(False, "reproduce the reference: rows padded to max_len, pads attended to, loss on every position")
-    log_interval: int = knob(50, "steps between logged losses", low=1)
-    eval_interval: int = knob(500, "steps between validations", low=1)
-    eval_samples: int = knob(512, "held-out strings in a validation", low=1)
-    live_samples: int = knob(64, "strings sampled and parsed at a validation; 0 is none", low=0)
-    save_interval: int = knob(500, "steps between saves of last.pt", low=1)
+    log_interval: int = knob(50, "steps between logged losses", low=1, high=MAX_COUNT)
+    eval_interval: int = knob(500, "steps between validations", low=1, high=MAX_COUNT)
+    eval_samples: int = knob(512, "held-out strings in a validation", low=1, high=10**5)
+    live_samples: int = knob(
+        64, "strings sampled and parsed at a validation; 0 is none", low=0, high=1024
+    )
+    save_interval: int = knob(500, "steps between saves of last.pt", low=1, high=MAX_COUNT)
     checkpoint_dir: str = knob("", "where best.pt, last.pt, config.yaml and TensorBoard go; empty means runs/NAME")
     name: str = knob("run", "name of the run")
-    seed: int = knob(0, "seed of everything random", low=0)
+    seed: int = knob(0, "seed of everything random", low=0, high=MAX_SEED)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
-    threads: int = knob(0, "CPU threads; 0 is all cores", low=0)
+    threads: int = knob(0, "CPU threads; 0 is all cores", low=0, high=MAX_THREADS)
 
 
 @dataclass(frozen=True)
-class SamplerConfig:
+class SamplerConfig(Section):
     """One way of filling canvases; see ``maskdiff.sampling`` for what each setting does."""
 
     sampler: str = knob("autoregressive", "preset that the other settings refine; see docs/samplers.md")
-    steps: int = knob(12, "evaluations of a string in all, causal ones included; 0: one token each, or no limit", low=0)
-    num_ar_tokens: int = knob(3, "causal tokens before the parallel part of the hybrid", low=0)
+    steps: int = knob(
+        12, "evaluations of a string in all, causal ones included; 0: one token each, or no limit",
+        low=0, high=10**6,
+    )
+    num_ar_tokens: int = knob(
+        3, "causal tokens before the parallel part of the hybrid", low=0, high=MAX_LENGTH
+    )
     temperature: float = knob(1.0, "of the token distribution; 0 is argmax", low=0.0, high=100.0)
     top_p: float = knob(1.0, "smallest set of tokens with this mass is kept", low=0.0, high=1.0)
     grammar: bool = knob(False, "condition every draw on the language's grammar, so that every string parses")
 
 
 @dataclass(frozen=True)
-class CompletionConfig:
+class CompletionConfig(Section):
     """How what was typed is completed; see docs/completion.md."""
 
     mode: str = knob("auto", "which histories of tokens are weighed", choices=("auto", "exact", "beam", "canonical"))
@@ -175,7 +295,7 @@ class CompletionConfig:
 
 
 @dataclass(frozen=True)
-class ControlConfig:
+class ControlConfig(Section):
     """What keeps a string from repeating itself and from running on; see docs/repetition.md. The defaults change nothing."""
 
     repetition_penalty: float = knob(
@@ -190,22 +310,27 @@ class ControlConfig:
     dry_base: float = knob(1.75, "DRY: the loss grows by this factor with each token that matches", low=1.0, high=10.0)
     dry_allowed_length: int = knob(2, "DRY: matching tokens that cost nothing more", low=1, high=50)
     dry_breakers: str = knob("", "DRY: symbols over which no match reaches, nor begins with one")
-    dry_range: int = knob(0, "DRY: how many tokens it looks back; 0 is all", low=0)
+    dry_range: int = knob(0, "DRY: how many tokens it looks back; 0 is all", low=0, high=MAX_LENGTH)
     exempt_prompt: bool = knob(False, "what was given is not counted as said")
     min_p: float = knob(
         0.0, "tokens with less than this share of the likeliest one's probability are dropped", low=0.0, high=1.0
     )
-    top_k: int = knob(0, "only so many of the likeliest tokens are drawn; 0 is all", low=0)
+    top_k: int = knob(
+        0, "only so many of the likeliest tokens are drawn; 0 is all", low=0, high=10**6
+    )
     stop: tuple[str, ...] = knob((), "the string ends before the first of these texts; may be given several times")
     stop_token: tuple[str, ...] = knob((), "a token with this very text ends the string; may be given several times")
     first_complete: bool = knob(False, "of every output only the first string that parses, by the language's own parser")
-    max_tokens: int = knob(0, "most tokens of a string, given ones included; 0 is as many as in training", low=0, high=16384)
+    max_tokens: int = knob(
+        0, "most tokens of a string, given ones included; 0 is as many as in training",
+        low=0, high=MAX_LENGTH,
+    )
     loop_period: int = knob(0, "longest period of a loop that ends the string; 0 is off", low=0, high=1024)
     loop_repeats: int = knob(4, "how often a period stands at the end before that is a loop", low=2, high=1024)
 
 
 @dataclass(frozen=True)
-class StepConfig:
+class StepConfig(Section):
     """How a problem is solved step by step; see docs/stepwise.md."""
 
     strategy: str = knob(
@@ -229,14 +354,17 @@ class StepConfig:
     max_step_tokens: int = knob(96, "tokens of a step at most; one that is cut there says so", low=1, high=16_384)
     min_step_tokens: int = knob(1, "tokens of a step before a stop string counts", low=1, high=16_384)
     step_stop: tuple[str, ...] = knob((), "a text that ends a step (default: the language's separator, or an empty line)")
-    scorer_groups: int = knob(0, "denoiser: evaluations of a candidate, each hiding a part of it; 0: each token alone", low=0)
+    scorer_groups: int = knob(
+        0, "denoiser: evaluations of a candidate, each hiding a part of it; 0: each token alone",
+        low=0, high=1024,
+    )
     guard: bool = knob(True, "stop an answer that starts again and again")
     require_continuation: bool = knob(True, "refuse a backend that does not go on from a partial answer")
     fallback: str = knob("none", "what is done over such a backend instead", choices=("none", "best-of-n"))
 
 
 @dataclass(frozen=True)
-class BackendConfig:
+class BackendConfig(Section):
     """What proposes steps; see docs/stepwise.md. Keys are read from the environment (OPENAI_API_KEY), never from here."""
 
     backend: str = knob(
@@ -258,7 +386,7 @@ class BackendConfig:
 
 
 @dataclass(frozen=True)
-class DistillationConfig:
+class DistillationConfig(Section):
     """What the experiments on self-distillation measure and train; see docs/distillation.md."""
 
     environment: str = knob("arithmetic", "what judges answers", choices=("arithmetic", "python"))
@@ -271,14 +399,16 @@ class DistillationConfig:
     problems: int = knob(10, "problems of a seed", low=1, high=10_000)
     rollouts: int = knob(8, "answers to a problem", low=1, high=1024)
     seeds: int = knob(10, "seeds, each with problems of its own where there are enough", low=1, high=10_000)
-    first_seed: int = knob(0, "the first seed; the others follow it", low=0)
+    first_seed: int = knob(0, "the first seed; the others follow it", low=0, high=2**62)
     temperature: float = knob(1.0, "of the student's answers, and of what is compared with them", low=0.01, high=100.0)
     max_tokens: int = knob(0, "tokens of an answer at most; 0: 96 for our models, 512 for large ones", low=0, high=65_536)
     divergence: str = knob(
         "reverse", "KL(student || teacher), KL(teacher || student), or both to their mixture",
         choices=("reverse", "forward", "jensen-shannon"),
     )  # fmt: skip
-    top_k: int = knob(20, "of the student's likeliest tokens; 0: the whole vocabulary", low=0)
+    top_k: int = knob(
+        20, "of the student's likeliest tokens; 0: the whole vocabulary", low=0, high=10**6
+    )
     tail: bool = knob(False, "everything else is one more outcome (as published), instead of renormalising over the top k")
     show_attempt: bool = knob(False, "standard: the teacher also sees the answer that it judges, as in the reference's code")
     teacher: str = knob(
@@ -293,8 +423,8 @@ class DistillationConfig:
     steps: int = knob(8, "steps of training that are followed", low=1, high=100_000)
     window_steps: int = knob(3, "steps of training for each window", low=1, high=100_000)
     lr: float = knob(0.0, "learning rate of AdamW; 0: 1e-4 for our models, 1e-6 for large ones", low=0.0, high=10.0)
-    weight_decay: float = knob(0.01, "decoupled weight decay", low=0.0)
-    grad_clip: float = knob(1.0, "largest norm of a gradient; 0 is off", low=0.0)
+    weight_decay: float = knob(0.01, "decoupled weight decay", low=0.0, high=MAX_RATE)
+    grad_clip: float = knob(1.0, "largest norm of a gradient; 0 is off", low=0.0, high=1e6)
     resamples: int = knob(2000, "draws of the bootstrap", low=100, high=1_000_000)
 
 
@@ -331,7 +461,9 @@ __all__ = [
     "SamplerConfig",
     "StepConfig",
     "TrainConfig",
+    "checked",
     "fields",
     "is_dataclass",
     "knob",
+    "range_text",
 ]

@@ -2,7 +2,8 @@
 
 For: turning what a user wrote into the frozen dataclasses of `config.py`, with every error naming the key, the value, what
 is allowed and the nearest valid name. Not for: the knobs themselves (`config.py`) or what they do. Easy to get wrong: YAML
-1.1 reads `3e-3` as a string and `off` as false, so every value, from YAML or from a flag, goes through the one `convert`.
+1.1 reads `3e-3` as a string, `off` as false and `010` as 8, so its scalars stay text here, and every value, from YAML or from
+a flag, goes through the one `convert`, which knows what the field wants.
 
 A file may be flat (`n_layer: 2`), sectioned (`model: {n_layer: 2}`) or both; field names are unique across sections.
 `extends: other.yaml` (or a list) is read first, relative to the file that says it, and is overridden by what follows.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -20,6 +21,11 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from maskdiff.config import (
+    KINDS,
+    MAX_HELD_TOKENS,
+    MAX_PARAMETERS,
+    MAX_STEP_TOKENS,
+    MAX_VALIDATED_TOKENS,
     CompletionConfig,
     Config,
     ControlConfig,
@@ -29,8 +35,12 @@ from maskdiff.config import (
     NoiseConfig,
     SamplerConfig,
     TrainConfig,
+    checked,
+    range_text,
 )
-from maskdiff.errors import ConfigError, nearest, quote
+from maskdiff.errors import ConfigError, folded, nearest, quote
+from maskdiff.lines import split_lines
+from maskdiff.values import Plain, decimal, truth, whole
 
 Section = TypeVar("Section")
 
@@ -38,79 +48,48 @@ SECTIONS: dict[str, type] = {"language": LanguageConfig, "noise": NoiseConfig, "
 DECODING: dict[str, type] = {"sampler": SamplerConfig, "completion": CompletionConfig, "control": ControlConfig}
 TEXTS = tuple[str, ...]  # the type of a knob that may be given several times
 DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
+READERS: dict[type, Callable[[str], int | float | bool]] = {int: whole, float: decimal, bool: truth}
 MAX_DEPTH = 16  # of `extends`
-MAX_BYTES = 1_000_000  # of one configuration file
+MAX_BYTES = 100_000  # of one configuration file
+MAX_NESTING = 8  # of lists and mappings in one
+MAX_VALUES = 100_000  # of one, those that aliases repeat counted again
 
 
 # --------------------------------------------------------------------------------------------------------------- values
 
 
 def convert(field: Field[Any], kind: type, given: Any) -> Any:
-    """`given` (of YAML or a flag) as a checked value of `field`, whose annotation is `kind`; ConfigError otherwise."""
-    name, meta = field.name, field.metadata
+    """`given` (of YAML, a flag or Python) as a checked value of `field`, whose annotation is `kind`; ConfigError otherwise.
+
+    Text is read by the kind of value that the field wants; text of YAML without quotes is `Plain`.
+    """
     if kind == TEXTS:
-        return _convert_texts(name, given)
-    value = _convert_bool(name, given) if kind is bool else _convert_scalar(name, kind, given)
-    choices = meta.get("choices")
-    if choices and value not in choices:
-        hint = f"; the nearest is {nearest(str(value), choices)!r}" if str(value) else ""
-        raise ConfigError(f"{name} is {quote(given)}; allowed are {', '.join(map(repr, choices))}{hint}")
-    low, high = meta.get("low"), meta.get("high")
-    outside = kind in (int, float) and ((low is not None and value < low) or (high is not None and value > high))
-    if outside:
-        raise ConfigError(f"{name} is {quote(given)}; allowed is {range_text(field)}")
-    return value
+        return checked(field, _texts(field.name, given), given)
+    if not isinstance(given, str):
+        return checked(field, given)
+    return checked(field, _text(field.name, given) if kind is str else _read(field.name, kind, given), given)
 
 
-def _convert_bool(name: str, given: Any) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if isinstance(given, bool):
-        return given
-    if str(given).lower() in words:
-        return words[str(given).lower()]
-    raise ConfigError(f"{name} is {quote(given)}; allowed are true and false")
-
-
-def _convert_texts(name: str, given: Any) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{name} is {quote(given)}; it must be a text or a list of texts; put numbers in quotes")
-    return tuple(texts)
-
-
-def _convert_scalar(name: str, kind: type, given: Any) -> Any:
-    if given is None or isinstance(given, (bool, list, dict, tuple)):
-        extra = "; put a word that YAML takes for a truth value in quotes" if isinstance(given, bool) and kind is str else ""
-        raise ConfigError(f"{name} is {quote(given)}; it must be {kind_text(kind)}{extra}")
-    if kind is str:
-        return str(given)
+def _read(name: str, kind: type, text: str) -> int | float | bool:
     try:
-        number = float(given)
-        if not math.isfinite(number):
-            raise ValueError
-        # Through int() where possible: a float would round seeds above 2**53.
-        value = kind(given) if kind is float or not isinstance(given, float) else int(number)
-        if kind is int and value != number and abs(number) < 2**53:
-            raise ValueError
-    except (ValueError, OverflowError, TypeError):
-        raise ConfigError(f"{name} is {quote(given)}; it must be {kind_text(kind)}") from None
-    return value
+        return READERS[kind](text)
+    except ValueError as error:
+        hint = f"; {error}" if str(error) else ""
+        raise ConfigError(f"{name} is {quote(text)}; it must be {KINDS[kind.__name__]}{hint}") from None
 
 
-def kind_text(kind: type) -> str:
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, kind.__name__)
+def _text(name: str, text: str) -> str:
+    """The text as it is written. Raises ConfigError for one without quotes that YAML gives another meaning."""
+    if isinstance(text, Plain) and (text.is_null or text.is_truth):
+        meaning = "no value" if text.is_null else "a truth value"
+        raise ConfigError(f"{name} is {quote(text)}, which is {meaning} in YAML; if it is a text, put it in quotes")
+    return str(text)
 
 
-def range_text(field: Field[Any]) -> str:
-    """The allowed range or choices of a field in words; empty when anything goes."""
-    choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
-    if choices:
-        return ", ".join(choice or "''" for choice in choices)
-    if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    if low is not None:
-        return f"{low:g} or more"
-    return f"{high:g} or less" if high is not None else ""
+def _texts(name: str, given: Any) -> Any:
+    if isinstance(given, str):
+        return () if isinstance(given, Plain) and not given else (_text(name, given),)
+    return [_text(name, text) if isinstance(text, str) else text for text in given] if isinstance(given, list) else given
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -125,7 +104,7 @@ def knobs(section: type) -> dict[str, tuple[Field[Any], type]]:
 def build(section: type[Section], values: Mapping[str, Any], source: str = "", base: Section | None = None) -> Section:
     """A checked `section` with `values` over `base` (or the defaults); `source` (a file name) leads the error messages."""
     known = knobs(section)
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             raise ConfigError(_prefix(source) + unknown("key", str(name), known))
@@ -157,11 +136,8 @@ def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config |
         sorted_in[section][key] = given
 
     for name, value in values.items():
-        # `language: {...}` is the section, `language: arithmetic` the knob of the same name.
-        if name in SECTIONS and (isinstance(value, Mapping) or name not in homes):
-            if value is not None and not isinstance(value, Mapping):
-                raise ConfigError(f"{_prefix(source)}section {name!r} is {quote(value)}; it must map keys to values")
-            for inner, given in (value or {}).items():
+        if name in SECTIONS and _is_section(value, name in homes):
+            for inner, given in _entries(name, value, source).items():
                 if inner not in knobs(SECTIONS[name]) and inner in homes:
                     raise ConfigError(f"{_prefix(source)}key {inner!r} belongs in section {homes[inner]!r}, not in {name!r}")
                 put(name, str(inner), given)
@@ -171,6 +147,24 @@ def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config |
             raise ConfigError(_prefix(source) + unknown("key", str(name), [*homes, *SECTIONS, "extends"]))
     parts = {key: build(section, sorted_in[key], source, getattr(config, key)) for key, section in SECTIONS.items()}
     return replace(config, **parts)
+
+
+def _is_section(value: Any, is_knob: bool) -> bool:
+    """Whether a section is meant where one of its name `is_knob`, too: `language: {...}`, or nothing at all behind it."""
+    return not is_knob or isinstance(value, Mapping) or value is None or (isinstance(value, Plain) and not value)
+
+
+def _entries(name: str, value: Any, source: str) -> Mapping[Any, Any]:
+    """The keys and values of a section; one whose keys are all comments has none. Raises ConfigError."""
+    if _is_nothing(value):
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{_prefix(source)}section {name!r} is {quote(value)}; it must map keys to values")
+    return value
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, Plain) and value.is_null)
 
 
 def check(config: Config, source: str = "") -> Config:
@@ -194,6 +188,7 @@ def check(config: Config, source: str = "") -> Config:
         raise ConfigError(f"{_prefix(source)}the shares of mask, replace, swap, delete and insert add up to {edits:g}, not 1")
     if train.faithful and train.cut_rows:
         raise ConfigError(f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0")
+    _check_sizes(config, source)
     modes = train.causal_share + train.repair_share + train.skeleton_share + train.open_share
     if modes > 1.0 + 1e-9:
         raise ConfigError(
@@ -202,21 +197,96 @@ def check(config: Config, source: str = "") -> Config:
     return config
 
 
+def _check_sizes(config: Config, source: str) -> None:
+    """Raises ConfigError where numbers that are allowed one by one would take more memory together than any machine has."""
+    model, train, longest = config.model, config.train, config.language.max_len
+    for what, tokens, most in (
+        ("batch_size", train.batch_size, MAX_STEP_TOKENS),
+        ("num_samples", train.num_samples, MAX_HELD_TOKENS),
+        ("eval_samples", train.eval_samples, MAX_VALIDATED_TOKENS),
+    ):
+        if tokens * longest > most:
+            raise ConfigError(
+                f"{_prefix(source)}{what} is {tokens}; with max_len {longest} at most {most // longest} are allowed"
+            )
+    parameters = round(model.n_layer * model.n_embd**2 * (4 + 2 * model.mlp_ratio))
+    if parameters > MAX_PARAMETERS:
+        raise ConfigError(
+            f"{_prefix(source)}{model.n_layer} blocks of n_embd {model.n_embd} have over {parameters:,} parameters; "
+            f"allowed are {MAX_PARAMETERS:,}"
+        )
+
+
 # ----------------------------------------------------------------------------------------------------------------- YAML
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys: the second would silently win."""
+class _Values:
+    """Nodes of a YAML file as nested plain values whose scalars are text: `Plain` where they have no quotes."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int, float, bool)) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            if isinstance(key, (str, int, float, bool)):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+    def __init__(self) -> None:
+        self.count = 0  # made so far: aliases make a long list of a short file
+
+    def of(self, node: yaml.Node, depth: int = 0) -> Any:
+        """Raises MarkedYAMLError for what no configuration needs: tags, keys that are no text, endless nesting."""
+        self.count += 1
+        if depth > MAX_NESTING or self.count > MAX_VALUES:
+            raise _refused(node, f"lists and mappings are over {MAX_NESTING} deep, or hold over {MAX_VALUES} values")
+        if node.tag not in TAGS:
+            raise _refused(node, f"tag {quote(node.tag)} has no use here; leave it out")
+        if isinstance(node, yaml.ScalarNode):
+            return Plain(node.value) if node.style is None else str(node.value)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.of(item, depth + 1) for item in node.value]
+        return self._mapping(node, depth)
+
+    def _mapping(self, node: yaml.Node, depth: int) -> dict[str, Any]:
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, value = self.of(key_node, depth + 1), self.of(value_node, depth + 1)
+            if not isinstance(key, str):
+                raise _refused(key_node, f"key {quote(key)} is no text")
+            if key == "<<" and isinstance(key, Plain):  # another mapping, or several, whose keys this one overrides
+                for part in value if isinstance(value, list) else [value]:
+                    if not isinstance(part, dict):
+                        raise _refused(value_node, "<< takes a mapping or a list of mappings")
+                    merged = {**part, **merged}
+            elif key in own:
+                raise _refused(key_node, f"key {quote(key)} stands twice")  # the second would silently win
+            else:
+                own[str(key)] = value
+        return {**merged, **own}
+
+
+TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")))  # what has no tag has one of these
+
+
+def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def parse_yaml(text: str, shown: str) -> Any:
+    """The nested values of a YAML text, scalars as text (see `_Values`); ConfigError names the line of the file `shown`."""
+    odd = next((i for i, c in enumerate(text) if c in "\x85\u2028\u2029"), None)
+    if odd is not None:
+        where = f"{shown}, line {len(split_lines(text[: odd + 1]))}"
+        raise ConfigError(f"{where}: {quote(text[odd])} ends a line to some readers of YAML; write it so, in double quotes")
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)  # makes nodes alone: nothing is converted or constructed
+        return None if node is None else _Values().of(node)
+    except yaml.reader.ReaderError as error:
+        line = len(split_lines(text[: error.position + 1]))
+        raise ConfigError(f"{shown}, line {line}: {quote(chr(error.character))} has no place in YAML") from None
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        syntax = isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError))
+        special = syntax or "alias" in str(error.problem)
+        hint = "; put a text with special characters in quotes" if special else ""
+        raise ConfigError(f"{shown}{where}: {error.problem}{hint}") from None
+    except RecursionError:
+        raise ConfigError(f"{shown}: lists and mappings are over {MAX_NESTING} deep") from None
+    except (ValueError, OverflowError) as error:  # of an escape that is no character
+        raise ConfigError(f"{shown}: {folded(error)}") from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -226,18 +296,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read configuration {quote(str(path))}: {error.strerror or error}") from None
+        raise ConfigError(f"cannot read configuration {quote(str(path), 200)}: {error.strerror or error}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"configuration {quote(str(path))} is over {MAX_BYTES} bytes; give a YAML file of settings")
+        raise ConfigError(f"configuration {quote(str(path), 200)} is over {MAX_BYTES} bytes; give a YAML file of settings")
     try:
-        values = yaml.load(raw.decode("utf-8"), Loader=_Loader)  # a SafeLoader
+        values = parse_yaml(raw.decode("utf-8"), f"configuration {path}")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"configuration {quote(str(path))} is not UTF-8 text (byte {error.start})") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"configuration {path}{where}: {getattr(error, 'problem', None) or error}") from None
-    if values is None:
+        raise ConfigError(f"configuration {quote(str(path), 200)} is not UTF-8 text (byte {error.start})") from None
+    if _is_nothing(values):
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"configuration {path} holds {quote(values)}; it must hold `key: value` lines")
@@ -252,12 +318,11 @@ def load_decoding(path: str | Path) -> DecodeConfig:
     parts: dict[str, dict[str, Any]] = {name: {} for name in DECODING}
     for name, value in read_yaml(path).items():
         homes = [section for section, kind in DECODING.items() if name in knobs(kind)]
-        if name in DECODING and (isinstance(value, Mapping) or not homes):
-            if value is not None and not isinstance(value, Mapping):
-                raise ConfigError(f"{path}: section {name!r} is {quote(value)}; it must map keys to values")
-            if twice := [key for key in value or {} if key in parts[name]]:
-                raise ConfigError(f"{path}: key {str(twice[0])!r} stands twice, in section {name!r} and outside; keep one")
-            parts[name].update({str(key): given for key, given in (value or {}).items()})
+        if name in DECODING and _is_section(value, bool(homes)):
+            entries = _entries(name, value, str(path))
+            if twice := [key for key in entries if key in parts[name]]:
+                raise ConfigError(f"{path}: key {twice[0]!r} stands twice, in section {name!r} and outside; keep one")
+            parts[name].update(entries)
             continue
         if not homes:
             if name == "extends":
@@ -285,18 +350,24 @@ def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above or len(above) >= MAX_DEPTH:
         raise ConfigError(f"configuration {path} extends itself, through {' -> '.join(parent.name for parent in above)}")
     values = read_yaml(path)
-    parents = values.pop("extends", [])
-    if isinstance(parents, str):
-        parents = [parents]
-    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise ConfigError(f"{path}: extends is {quote(parents)}; it must be a file name or a list of file names")
     merged: dict[str, Any] = {}
-    for parent in parents:
+    for parent in _parents(values.pop("extends", []), path):
         merged.update(_explicit(path.parent / parent, (*above, path.resolve())))
     config_from_dict(values, str(path))  # for its errors, which name this file
     for name, value in values.items():
-        merged.update(value if isinstance(value, Mapping) else {name: value} if value is not None else {})
+        merged.update(value if isinstance(value, Mapping) else {} if _is_nothing(value) else {name: value})
     return merged
+
+
+def _parents(given: Any, path: Path) -> Sequence[str]:
+    """The files that a file extends. Raises ConfigError."""
+    try:
+        found = _texts("extends", given)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(found, (list, tuple)) or not all(isinstance(parent, str) for parent in found):
+        raise ConfigError(f"{path}: extends is {quote(given)}; it must be a file name or a list of file names")
+    return found
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -304,9 +375,10 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     return asdict(config)
 
 
-def dump_yaml(config: Config) -> str:
-    """The whole configuration as sectioned YAML; `load_config` of it gives an equal Config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=False)  # escaped: YAML folds a raw U+0085
+def dump_yaml(config: Config | DecodeConfig) -> str:
+    """The whole configuration as sectioned YAML; `load_config` (or `load_decoding`) of it gives an equal one."""
+    # Escaped, for YAML folds a raw U+0085; and not folded, for its writer and its reader disagree about some blanks there.
+    return yaml.safe_dump(asdict(config), sort_keys=False, default_flow_style=False, width=math.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-# A line ends as CommonMark has it, at \n, \r\n or \r alone; `str.splitlines` would also cut at form feeds and the like.
-_LINE = re.compile(r"(?P<body>[^\r\n]*)(?:\r\n|\r|\n)|(?P<last>[^\r\n]+)")
+from maskdiff.lines import LINE_END
+
+_LINE = re.compile(rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)")  # ends as CommonMark has them
 _OPENING = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)")
 _TAB_STOP = 4
 

@@ -19,6 +19,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from maskdiff import arguments
+from maskdiff.arguments import checked_arguments
+
+_of_texts = checked_arguments(texts=arguments.texts)  # one text is a list of one, not its characters
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 RESAMPLES = 1000
 LENGTH_BUCKETS: tuple[tuple[str, int, int | None], ...] = (
@@ -233,6 +237,7 @@ def anchors_kept(text: str, template: str, blank: str = "?") -> float:
 # ------------------------------------------------------------------------------------------------------ sets of texts
 
 
+@_of_texts
 def distinct(texts: Sequence[str]) -> Estimate:
     """Distinct texts / texts.  Says nothing about what the texts are: noise is more distinct than any language.
 
@@ -244,6 +249,7 @@ def distinct(texts: Sequence[str]) -> Estimate:
     return _distinct_share(Counter(texts), len(texts))
 
 
+@_of_texts
 def distinct_valid(texts: Sequence[str], language: Checker) -> Estimate:
     """Distinct texts that parse / all texts.  The interval is that of ``distinct``, with the sole copies that parse."""
     return _distinct_share(Counter(text for text in texts if language.parses(text)), len(texts))
@@ -273,6 +279,7 @@ def relative(own: Estimate, real: Sequence[Sequence[str]]) -> Estimate:
     return Estimate(own.value / unit, own.low / unit, own.high / unit, own.count)
 
 
+@_of_texts
 def novel(texts: Sequence[str], seen: Collection[str] | Callable[[str], bool]) -> Estimate:
     """The share of texts that training never saw; ``seen`` is the set of training texts, or says whether one is in it."""
     known = seen if callable(seen) else seen.__contains__
@@ -302,6 +309,7 @@ def histogram_distance(
     return Estimate(estimate.value, min(estimate.low, estimate.value), max(estimate.high, estimate.value), len(values))
 
 
+@_of_texts
 def log_likelihood(texts: Sequence[str], language: Generator, rng: np.random.Generator) -> tuple[Estimate, Estimate]:
     """Nats per token that the true generator gives the texts, given their lengths, and the share it can produce at all.
 
@@ -332,11 +340,13 @@ def by_length(flags: Sequence[bool], lengths: Sequence[int]) -> Mapping[str, Est
     }
 
 
+@_of_texts
 def parses(texts: Sequence[str], language: Checker) -> list[bool]:
     """Whether each text belongs to the language by its real grammar."""
     return [language.parses(text) for text in texts]
 
 
+@_of_texts
 def holds(texts: Sequence[str], language: Judge) -> list[bool]:
     """Whether each text parses and its equation is true."""
     return [language.holds(text) for text in texts]

@@ -335,7 +335,7 @@ def test_an_impossible_suffix_is_named_as_it_was_typed(plain: Loaded) -> None:
 
 
 def test_bad_settings_raise(pieced: Loaded) -> None:
-    with pytest.raises(ConfigError, match="ask for 1"):
+    with pytest.raises(ConfigError, match="num is 0; allowed is 1 to"):
         tasks.complete(pieced, ["("], num=0)
     (result,) = tasks.complete(pieced, ["(+(*(*"], settings=CompletionConfig(mode="exact", budget=3))
     assert result.error is not None
@@ -414,7 +414,7 @@ def test_the_door_reads_lines_and_reports_bad_ones(tmp_path: Path, capsys: pytes
         (["(", "--stream", "--pretty"], "give one of them"),
         ([], "nothing to complete"),
         (["(", "--suffix", "=z"], "unknown symbol 'z'"),
-        (["(", "--num", "0"], "at least 1"),
+        (["(", "--num", "0"], "from 1 to"),
     ],
 )
 def test_the_door_refuses_in_one_line(capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str) -> None:

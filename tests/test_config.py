@@ -89,12 +89,12 @@ def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
         ("model: 3", "must map keys to values"),
         ("lr: fast", "lr is 'fast'; it must be a number"),
         ("lr: .nan", "it must be a number"),
-        ("lr: -1", "allowed is 0 or more"),
+        ("lr: -1", "allowed is 0 to 100"),
         ("n_layer: 2.5", "must be a whole number"),
         ("n_layer: true", "must be a whole number"),
         ("n_layer: [2]", "must be a whole number"),
         ("sigma_max: 1.5", "allowed is 0 to 1"),
-        ("compile: 3", "allowed are true and false"),
+        ("compile: 3", "must be true or false"),
         ("name: no", "in quotes"),
         ("decay: cosin", "the nearest is 'cosine'"),
         ("n_layer: 2\nn_layer: 3", "line 2: key 'n_layer' stands twice"),
@@ -102,8 +102,9 @@ def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
         ("n_layer: 3\nmodel: {n_layer: 2}", "key 'n_layer' stands twice, in section 'model' and outside"),
         ("lr: [", "line 1"),
         ("- lr", "it must hold `key: value` lines"),
-        ("lr: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
-        ("extends: 3", "must be a file name"),
+        ("lr: !!python/object/apply:os.getcwd []", "line 1: tag 'tag:yaml.org,2002:python/object/apply:"),
+        ("extends: {a: b}", "must be a file name"),
+        ("extends: no", "in quotes"),
         ("extends: none.yaml", "No such file"),
         ("sigma_min: 0.95", "sigma_min 0.95 is over sigma_max 0.9"),
         ("n_embd: 100", "must be a multiple of 8, such as 96"),
@@ -122,8 +123,8 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"lr: \xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "x.yaml")
-    (tmp_path / "big.yaml").write_bytes(b"#" * 1_000_001)
-    with pytest.raises(ConfigError, match="over 1000000 bytes"):
+    (tmp_path / "big.yaml").write_bytes(b"#" * 100_001)
+    with pytest.raises(ConfigError, match="over 100000 bytes"):
         load_config(tmp_path / "big.yaml")
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path)
@@ -214,7 +215,7 @@ def test_sections_can_be_chosen() -> None:
 
 
 def test_messages_are_one_line_of_bounded_length() -> None:
-    assert one_line("a\nb\t c") == "a b c"
+    assert one_line("a\nb\t  c") == "a\\nb\\t  c"
     assert len(one_line("x" * 10_000_000)) <= 400
     assert len(one_line("x " * 10_000)) <= 400
 

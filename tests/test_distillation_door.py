@@ -69,7 +69,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--out", "x", "--temperature", "nan"], "it must be a number"),
         (["--out", "x", "--divergence", "kl"], "divergence is 'kl'"),
         (["--out", "x", "--divergence", "revers"], "the nearest is 'reverse'"),
-        (["--out", "x", "--threads", "-1"], "'-1' is no whole number of at least 0"),
+        (["--out", "x", "--threads", "-1"], "'-1' is no whole number from 0 to 1024"),
         (["--out", "x", "--model", "no.pt"], "'no.pt' does not exist"),
         (["--out", "x", "--seed_file", "no.json"], "cannot read 'no.json': No such file"),
         (["--out", "x", "--seed_file", "no.json", "--steps", "3"], "--seed_file says everything; leave out --steps"),

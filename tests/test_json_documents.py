@@ -35,7 +35,7 @@ NO = (
 
 @lru_cache(maxsize=1)
 def grammar() -> NormalForm:
-    return compile_grammar(GRAMMAR.read_text(encoding="utf-8"), SYMBOLS, GRAMMAR.name)
+    return compile_grammar(GRAMMAR.read_text(encoding="utf-8"), SYMBOLS)
 
 
 @lru_cache(maxsize=1)

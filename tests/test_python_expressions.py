@@ -63,12 +63,12 @@ BEYOND = (
 
 @lru_cache(maxsize=1)
 def cfg() -> Cfg:
-    return read_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS, GRAMMAR.name)
+    return read_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS)
 
 
 @lru_cache(maxsize=1)
 def grammar() -> NormalForm:
-    return compile_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS, GRAMMAR.name)
+    return compile_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS)
 
 
 @lru_cache(maxsize=1)

@@ -51,13 +51,20 @@ def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
     return failed + right[: len(failed) // 2]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write a file of attempts. Raises UserError."""
+def build_parser() -> cli.Parser:
+    """All flags."""
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
-    parser.add_argument("--num", type=cli.positive, default=20_000, metavar="N", help="problems (default 20000)")
+    parser.add_argument(
+        "--num", type=cli.Whole(1, 10**6), default=20_000, metavar="N", help="problems (default 20000)"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="where the lines go")
     cli.add_machine_flags(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a file of attempts. Raises UserError."""
+    args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
     policy = OwnPolicy(load_denoiser(args.checkpoint or cli.default_checkpoint("arithmetic-corrections.pt"), args.device))
     lines = write_attempts(policy, args.num, args.seed)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdiff.errors import DataError, quote
+from maskdiff.lines import stream_lines
 
 MAX_LINE = 1 << 26  # bytes of a record
 MAX_UNPACKED = 1 << 28  # bytes of private tests
@@ -97,10 +98,8 @@ def read_records(path: str | Path, keep: int = KEEP) -> list[Record]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
-                if len(line) > MAX_LINE:
+            for number, line in enumerate(stream_lines(file, MAX_LINE), start=1):
+                if line is None:
                     raise DataError(f"{path}, line {number}: longer than {MAX_LINE} bytes; leave some of its tests out")
                 if line.strip():
                     yield number, line

@@ -21,7 +21,7 @@ from maskdiff.completion import CausalModel
 from maskdiff.completion.model import ROOT
 from maskdiff.config import Config, ControlConfig, DecodeConfig
 from maskdiff.data import held_out
-from maskdiff.errors import ConfigError
+from maskdiff.errors import ConfigError, quote
 from maskdiff.evaluation.outputs import COUNTED, Task, draw_outputs
 from maskdiff.extract import all_complete
 from maskdiff.languages import make_language, model_vocabulary
@@ -39,6 +39,7 @@ SURE = 0.5  # p(end-of-string) after a whole string, from which a model counts a
 COVERED = 0.5  # share of what follows the first answer that further answers make up, from which it counts as packed
 ENDS = 0.95  # share of free strings, from which a model that is asked needs no limit
 SAMPLES = 500  # strings of the language that settings are held against
+NEGLIGIBLE = 0.0005  # weight below which nothing is found: its evidence would read 0.0%
 
 
 # ------------------------------------------------------------------------------------------------ what a model does
@@ -65,6 +66,8 @@ def probe(loaded: Loaded, num: int = 200, seed: int = 0, times: int = TIMES) -> 
     """
     if loaded.told:
         raise ConfigError("this model is told how long its strings are, so none can run on; nothing is to be diagnosed")
+    if num < 1:
+        raise ConfigError(f"num is {num}; ask the model for 1 string or more")
     rng, language = np.random.default_rng([seed, 70]), loaded.language
     texts = held_out(language, "validation", num, seed)
     limit = times * (loaded.config.model.block_size - 1)
@@ -86,8 +89,11 @@ def probe(loaded: Loaded, num: int = 200, seed: int = 0, times: int = TIMES) -> 
 
 
 def _cause(figures: dict[str, Estimate]) -> str:
-    """The rule, fixed before the twins of the test were trained anew: does it end, and if not, what follows?"""
-    if figures["end_after_whole"].value >= SURE:
+    """The rule, fixed before the twins of the test were trained anew: does it end, and if not, what follows?
+
+    Of no strings nothing is found.
+    """
+    if figures["end_after_whole"].value >= SURE or not figures["end_after_whole"].count:
         return HEALTHY
     return PACKED if figures["covered"].value >= COVERED else UNTAUGHT
 
@@ -153,6 +159,8 @@ def diagnose(train: Config, decode: DecodeConfig, loaded: Loaded | None = None, 
         *_of_training(train, asked),
         *_of_decoding(train, decode, language, vocabulary, seed, asked),
     ):
+        if not finding.weight >= NEGLIGIBLE:  # nor where it is no number, of no samples
+            continue
         same = found.setdefault(finding.cause, finding)
         if same is not finding:
             weight, evidence = max(same.weight, finding.weight), (*same.evidence, *finding.evidence)
@@ -240,7 +248,7 @@ def _cut_strings(control: ControlConfig, texts: Sequence[str], rows: Sequence[Se
         yield Finding("limit_too_low", CUT, part, (f"max_tokens {limit} cuts {part:.1%} of real strings",), remedy)
     for stop in filter(None, control.stop):
         if part := float(np.mean([stop in text for text in texts])):
-            evidence = f"the stop text {stop!r} stands in {part:.1%} of real strings"
+            evidence = f"the stop text {quote(stop)} stands in {part:.1%} of real strings"
             yield Finding(
                 "stop_in_answers", CUT, part, (evidence,), "a text that stands in none; what was typed is not searched"
             )
@@ -254,7 +262,7 @@ def _penalties(control: ControlConfig, rows: Sequence[Sequence[int]]) -> Iterato
     again = float(np.mean([1 - len(set(row)) / len(row) for row in rows]))
     lasting = control.presence_penalty, control.frequency_penalty
     if control.repetition_penalty > 1 or max(lasting) > 0:
-        evidence = f"penalties, where {again:.0%} of the tokens of real strings were said before in them: those lose against "
+        evidence = f"penalties, where {again:.1%} of the tokens of real strings were said before in them: those lose against "
         yield Finding(
             "penalty", WRONG, again, (f"{evidence}all that was not said, and end-of-string never was",),
             "repetition_penalty 1; loop_period ends loops and changes nothing else",

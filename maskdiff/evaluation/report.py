@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdiff.checkpoint import write_atomic
-from maskdiff.errors import CheckpointError, DataError
+from maskdiff.errors import CheckpointError, DataError, display_width, visible
 from maskdiff.evaluation.rows import Row
 from maskdiff.evaluation.samplers import VERIFIED
 
@@ -326,25 +326,29 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {
 }
 
 
-def header_text(report: Report) -> str:
+def header_lines(report: Report) -> list[str]:
     """What is measured, on how many samples, with which seed and how many threads."""
-    return "\n".join(f"{key}: {value}" for key, value in report.header.items() if not isinstance(value, (dict, list)))
+    return [visible(f"{key}: {value}") for key, value in report.header.items() if not isinstance(value, (dict, list))]
 
 
 def to_terminal(report: Report) -> str:
     """Aligned plain text."""
-    blocks = [header_text(report)]
+    blocks = ["\n".join(header_lines(report))]
     for table in tables(report):
-        grid = [table.columns, *table.lines]
-        widths = [max(len(line[i]) for line in grid) for i in range(len(table.columns))]
-        body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in grid]
-        blocks.append("\n".join([table.title, body[0], "-" * max(map(len, body)), *body[1:]]))
+        grid = [[visible(text) for text in line] for line in [table.columns, *table.lines]]
+        widths = [max(display_width(line[i]) for line in grid) for i in range(len(table.columns))]
+        body = ["  ".join(map(_padded, line, widths)).rstrip() for line in grid]
+        blocks.append("\n".join([table.title, body[0], "-" * max(map(display_width, body)), *body[1:]]))
     return "\n\n".join(blocks + footnotes(report)) + "\n"
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - display_width(text))
 
 
 def to_markdown(report: Report) -> str:
     """The same tables as Markdown."""
-    head = "\n".join(f"- {line}" for line in header_text(report).splitlines())
+    head = "\n".join(f"- {line}" for line in header_lines(report))
     notes = [note.replace(MARK, f"\\{MARK}", 1) + "\n" for note in footnotes(report)]
     return "\n".join([f"# Benchmark\n\n{head}\n", *(table_markdown(table) for table in tables(report)), *notes])
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from maskdiff.arguments import refuse
 from maskdiff.config import LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
@@ -31,13 +32,18 @@ LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]]
 }
 
 
-def make_language(config: LanguageConfig | None = None) -> Language:
+def make_language(config: LanguageConfig | str | Path | None = None) -> Language:
     """The language that `config` names and shapes (the default one without), from a folder if it is the user's own.
+
+    A name or a folder stands for the configuration of that language with defaults.
 
     The configuration must be the user's: a checker that it names is imported. Raises ConfigError, and for a folder DataError
     and GrammarError.
     """
-    config = config or LanguageConfig()
+    if config is None or isinstance(config, (str, Path)):
+        config = LanguageConfig() if config is None else LanguageConfig(language=str(config))
+    if not isinstance(config, LanguageConfig):
+        raise refuse("config", config, "a LanguageConfig, or the name of a language")
     name = config.language
     if name in LANGUAGES:
         _check_own(config)
@@ -80,8 +86,8 @@ def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity:
 
 def _check_own(config: LanguageConfig) -> None:
     """Raises ConfigError for knobs of folders in a language that is none."""
-    for knob in ("validity", "skip_invalid", "accept_ambiguous"):
-        if getattr(config, knob):
+    for knob in ("validity", "skip_invalid", "accept_ambiguous", "start", "spacing"):
+        if getattr(config, knob) != getattr(LanguageConfig(), knob):
             raise ConfigError(f"{knob} is for a language of your own, in a folder; {config.language} comes with its own check")
 
 

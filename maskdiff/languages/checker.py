@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from maskdiff.errors import ConfigError, quote
+from maskdiff.errors import ConfigError, folded, quote
 
 REFUSALS = (ValueError, SyntaxError, RecursionError, MemoryError)  # what a parser says of a text that is invalid
 
@@ -44,7 +44,7 @@ class Checker:
         except REFUSALS:
             return True, None
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"checker {self.name} fails on {quote(text)}: {type(error).__name__}: {error}") from None
+            raise ConfigError(f"checker {self.name} fails on {quote(text)}: {type(error).__name__}: {folded(error)}") from None
 
 
 def load_checker(name: str, folder: Path | None = None) -> Checker | None:
@@ -62,7 +62,8 @@ def load_checker(name: str, folder: Path | None = None) -> Checker | None:
     try:
         found = getattr(_module(module, folder), function)
     except (Exception, SystemExit) as error:  # the user's module may raise anything
-        raise ConfigError(f"validity is {quote(name)}, which cannot be imported: {type(error).__name__}: {error}") from None
+        reason = f"{type(error).__name__}: {folded(error)}"
+        raise ConfigError(f"validity is {quote(name)}, which cannot be imported: {reason}") from None
     if not callable(found):
         raise ConfigError(f"validity is {quote(name)}, which is no function")
     return Checker(name, found, name.endswith("?"))

@@ -16,9 +16,11 @@ from typing import Any
 
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, DataError, GrammarError, quote
-from maskdiff.languages.cfg import literal_characters
+from maskdiff.languages.cfg import GrammarSource, literal_characters, open_source, restore_source
+from maskdiff.languages.cfg.source import START
 from maskdiff.languages.checker import Checker, load_checker
 from maskdiff.languages.text import Material, TextLanguage, absent, draws_from
+from maskdiff.lines import split_lines
 
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
@@ -44,9 +46,11 @@ def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validi
     `validity` names the checker that its user trusts, a module that Python finds. Raises DataError for a state that is none,
     ConfigError for the checker.
     """
-    symbols, grammar, lengths = state.get("symbols"), state.get("grammar"), counted(state.get("lengths"))
-    if not isinstance(symbols, str) or not symbols or not (grammar is None or isinstance(grammar, str)) or lengths is None:
+    symbols, lengths = state.get("symbols"), counted(state.get("lengths"))
+    if not isinstance(symbols, str) or not symbols or lengths is None:
         raise DataError(f"the language {quote(name)} is described by {quote(dict(state))}, not by symbols, grammar and lengths")
+    held = state.get("grammar")
+    grammar = None if held is None else restore_source(held, f"the grammar of {name}")
     checker = load_checker(validity)
 
     @cache
@@ -71,16 +75,13 @@ def counted(lengths: object) -> list[int] | None:
 
 def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     folder = Path(config.language)
-    lines = _read(folder / CORPUS).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
-    if not numbered:
-        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
+    numbered = numbered_lines(folder)
     if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
         raise ConfigError(f"checker {checker.name} returns truth values; name it {checker.name}? so that they count")
-    grammar = _read(folder / GRAMMAR) if (folder / GRAMMAR).exists() else None
+    grammar = grammar_of(config)
     characters = set("".join(line for _, line in numbered))
     if grammar is not None:
-        characters |= literal_characters(grammar, str(folder / GRAMMAR))
+        characters |= literal_characters(grammar)
     if len(characters) > MAX_SYMBOLS:
         raise DataError(f"{folder / CORPUS} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt")
     kept: list[tuple[str, ...]] = []  # one, made below: the lines are checked by the language that they make
@@ -93,6 +94,26 @@ def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     if grammar is not None and not config.accept_ambiguous:
         _check_ambiguity(language, kept[0], folder / GRAMMAR)
     return language
+
+
+def numbered_lines(folder: Path) -> list[tuple[int, str]]:
+    """The lines of the corpus in a folder with their numbers, empty ones left out. Raises DataError."""
+    lines = split_lines(_read(folder / CORPUS))
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
+    if not numbered:
+        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
+    return numbered
+
+
+def grammar_of(config: LanguageConfig) -> GrammarSource | None:
+    """The grammar in a folder, None where it has none. Raises GrammarError, and ConfigError for settings of none."""
+    path = Path(config.language) / GRAMMAR
+    if path.exists():
+        return open_source(path, config.start or START, "none" if config.spacing == "none" else "needed")
+    for name in ("start", "spacing"):
+        if getattr(config, name) != getattr(LanguageConfig(), name):
+            raise ConfigError(f"{name} is {quote(getattr(config, name))}; it is for a grammar, and there is no {path}")
+    return None
 
 
 def _read(path: Path) -> str:
@@ -111,7 +132,7 @@ def _read(path: Path) -> str:
 
 
 def _material(
-    symbols: str, texts: Callable[[], tuple[str, ...] | None], grammar: str | None, checker: Checker | None
+    symbols: str, texts: Callable[[], tuple[str, ...] | None], grammar: GrammarSource | None, checker: Checker | None
 ) -> Material:
     decides = checker.name if checker is not None else GRAMMAR if grammar is not None else ""
     return Material(symbols, draws_from(texts), texts, grammar, checker, decides)

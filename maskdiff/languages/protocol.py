@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from maskdiff.config import LanguageConfig
+from maskdiff.languages.cfg import GrammarSource
 from maskdiff.languages.vocabulary import Vocabulary, squeeze
 
 Split = Literal["train", "validation", "test"]
@@ -42,8 +43,8 @@ class Language(Protocol):
     def parses(self, text: str) -> bool:
         """Whether `text` is a string of the language."""
 
-    def lark_grammar(self) -> str | None:
-        """The grammar in Lark's EBNF over the vocabulary's symbols, None if there is none; `parses` accepts what it derives."""
+    def lark_grammar(self) -> GrammarSource | None:
+        """The grammar in Lark's EBNF over the vocabulary's symbols, None if there is none; `parses` accepts what it writes."""
 
     def pretty(self, text: str) -> str:
         """`text` for a reader; raises ParseError where it does not parse."""

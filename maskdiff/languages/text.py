@@ -17,7 +17,7 @@ import numpy as np
 
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import CanvasError, DataError, ParseError, quote
-from maskdiff.languages.cfg import NormalForm, Recogniser, compile_grammar
+from maskdiff.languages.cfg import GrammarSource, NormalForm, Recogniser, compile_grammar, compile_reader
 from maskdiff.languages.vocabulary import Vocabulary
 
 DRAWS = 20_000  # strings whose lengths stand for a generator's
@@ -30,7 +30,7 @@ class Material:
     """What a language is made of.
 
     symbols: its characters. draw: `n` strings, a prefix of what a larger `n` gives from the same state of the generator.
-    texts: all strings where they are a list. grammar: Lark's EBNF, which may derive a part of the language only if there is a
+    texts: all strings where they are a list. grammar: in Lark's EBNF; it may derive a part of the language only if there is a
     checker. valid: says whether a text is a string of the language; without it the grammar decides. validity: what decides, in
     a word or two.
     """
@@ -38,7 +38,7 @@ class Material:
     symbols: str
     draw: Callable[[int, np.random.Generator], list[str]]
     texts: Callable[[], tuple[str, ...] | None] = lambda: None
-    grammar: str | None = None
+    grammar: GrammarSource | str | None = None
     valid: Callable[[str], bool] | None = None
     validity: str = ""
 
@@ -98,35 +98,39 @@ class TextLanguage:
             return False
         if self.material.valid is not None:
             return self.material.valid(text)
-        if self._recogniser is None:
+        if self._reader is None:
             return len(symbols) > 0
-        return self._recogniser(symbols)
+        return self._reader(symbols)
 
     def _indices(self, text: str) -> list[int]:
         """The symbols of `text` as the grammar numbers them; raises ParseError on a foreign one."""
         return [token - self.vocabulary.inner_ids[0] for token in self.vocabulary.encode(text)]
 
     def derivations(self, text: str) -> int | None:
-        """In how many ways the grammar derives `text`; None without a grammar. Raises ParseError on a foreign symbol."""
-        if self._recogniser is None:
-            return None
-        return self._recogniser.derivations(self._indices(text))
+        """In how many ways the grammar writes `text`; None without a grammar. Raises ParseError on a foreign symbol."""
+        return None if self._writer is None else self._writer.derivations(self._indices(text))
 
-    def lark_grammar(self) -> str | None:
+    def lark_grammar(self) -> GrammarSource | None:
         """The grammar in Lark's EBNF; None if there is none."""
-        return self.material.grammar
+        grammar = self.material.grammar
+        return GrammarSource(grammar, f"the grammar of {self.name}") if isinstance(grammar, str) else grammar
 
     @cached_property
     def grammar(self) -> NormalForm | None:
-        """The grammar in normal form; raises GrammarError."""
-        if self.material.grammar is None:
+        """The strings that the grammar writes, in normal form; raises GrammarError."""
+        grammar = self.lark_grammar()
+        if grammar is None:
             return None
-        source, symbols = f"the grammar of {self.name}", tuple(self.material.symbols)
-        return compile_grammar(self.material.grammar, symbols, source, self.config.accept_ambiguous)
+        return compile_grammar(grammar, tuple(self.material.symbols), self.config.accept_ambiguous)
 
     @cached_property
-    def _recogniser(self) -> Recogniser | None:
+    def _writer(self) -> Recogniser | None:
         return None if self.grammar is None else Recogniser(self.grammar)
+
+    @cached_property
+    def _reader(self) -> Recogniser | None:
+        grammar = self.lark_grammar()
+        return None if grammar is None else Recogniser(compile_reader(grammar, tuple(self.material.symbols)))
 
     def pretty(self, text: str) -> str:
         """`text` itself; raises ParseError where it does not parse."""
@@ -178,10 +182,11 @@ class TextLanguage:
 
     def state(self) -> dict[str, Any]:
         """Symbols, grammar, lengths and which corpus it was: enough for everything but drawing strings, and a checker."""
+        grammar = self.lark_grammar()
         return {
             "name": self.name,
             "symbols": self.material.symbols,
-            "grammar": self.material.grammar,
+            "grammar": None if grammar is None else grammar.state(),
             "lengths": self.counts.tolist(),
             "digest": self.digest,
         }

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from maskdiff import arguments
+from maskdiff.arguments import checked_arguments
 from maskdiff.errors import ParseError, quote
 from maskdiff.languages.byte_pairs import Cutter, Merge
 
@@ -151,6 +153,7 @@ class Vocabulary:
         characters = self._encode_characters(text, blanks, skeleton)
         return characters if not self.merges else self._merged(characters)
 
+    @checked_arguments(texts=arguments.texts)
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, at once where that is faster."""
         if not self.merges:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskdiff import arguments
+from maskdiff.arguments import checked_arguments
 from maskdiff.errors import CanvasError
 from maskdiff.sampling.random import new_keys
 
@@ -88,6 +90,7 @@ class Canvas:
         return cls.of(rows, [[False] * len(row) for row in rows], vocabulary, generator, device=device)
 
     @classmethod
+    @checked_arguments(texts=arguments.texts)
     def template(
         cls,
         texts: Sequence[str],
@@ -100,6 +103,7 @@ class Canvas:
         return cls.of(rows, [[i != vocabulary.mask for i in row] for row in rows], vocabulary, generator, device=device)
 
     @classmethod
+    @checked_arguments(texts=arguments.texts)
     def prefix(
         cls,
         texts: Sequence[str],
@@ -118,6 +122,7 @@ class Canvas:
         return cls.of(rows, [[i != vocabulary.mask for i in row] for row in rows], vocabulary, generator, device=device)
 
     @classmethod
+    @checked_arguments(texts=arguments.texts)
     def draft(
         cls,
         texts: Sequence[str],

@@ -96,13 +96,12 @@ class GrammarConstraint:
     @classmethod
     def of(cls, language: Language, device: torch.device | str = "cpu") -> GrammarConstraint:
         """The constraint of a language's own grammar; raises ``ConfigError`` where it has none."""
-        text = language.lark_grammar()
-        if text is None:
+        grammar = language.lark_grammar()
+        if grammar is None:
             raise ConfigError(f"{language.name} has no grammar; sample without one")
         vocabulary = language.vocabulary
         symbols = tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids)
-        source, accept = f"the grammar of {language.name}", language.config.accept_ambiguous
-        return cls(compile_grammar(text, symbols, source, accept), vocabulary, device)
+        return cls(compile_grammar(grammar, symbols, language.config.accept_ambiguous), vocabulary, device)
 
     def condition(
         self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskdiff.arguments import refuse
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.denoiser import Denoiser
 
 Sampler = Callable[[Denoiser, Canvas], Sample]
 UNLIMITED = 1 << 30
+
+
+def check_sampler(given: object) -> None:
+    """Raises ``ConfigError`` unless it is a sampler: no name, no settings, no class of samplers."""
+    if not callable(given) or isinstance(given, type):
+        raise refuse("stage", given, "a sampler, such as Unmask(), or make_sampler(SamplerConfig(NAME))")
 
 
 class Stage:
@@ -37,6 +44,10 @@ class Chain(Stage):
     """Samplers one after another."""
 
     stages: tuple[Sampler, ...]
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            check_sampler(stage)
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Run the stages in order."""

@@ -6,12 +6,15 @@ a batch records a frame per pass of the loop, but a string that was finished did
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from maskdiff.errors import clusters, display_width, visible
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -57,8 +60,7 @@ class Trace:
             cells = [_cell(i, vocabulary) for i in frame[inside].tolist()]
             lines.append(f"{count:4d}  {''.join(cells)}")
             if bool(marks.any()):
-                carets = ["^" if mark else " " for mark in marks[inside].tolist()]
-                lines.append("      " + "".join(carets).rstrip())
+                lines.append("      " + _carets(cells, marks[inside].tolist()))
         return "\n".join(lines)
 
     def picture(self, row: int, vocabulary: Vocabulary, cell: int = 8) -> np.ndarray:
@@ -72,8 +74,19 @@ class Trace:
 
 
 def _cell(token: int, vocabulary: Vocabulary) -> str:
-    """One character for one token, so that carets line up."""
-    return vocabulary.shown[token][:1]
+    """One character for one token, so that carets line up; a sign stands for a control character."""
+    c = vocabulary.shown[token][:1]
+    return c if visible(c) == c or unicodedata.category(c) == "Cf" else chr(0x2400 + ord(c)) if c < " " else "\ufffd"
+
+
+def _carets(cells: list[str], marks: list[bool]) -> str:
+    """Carets under the marked cells, in columns of a terminal: joined cells (an emoji of several tokens) share theirs."""
+    carets, first = "", 0
+    for cluster in clusters("".join(cells)):  # a cell is one character
+        end = first + len(cluster)
+        carets += ("^" if any(marks[first:end]) else " ").ljust(display_width(cluster))
+        first = end
+    return carets.rstrip()
 
 
 def palette(vocabulary: Vocabulary) -> np.ndarray:

@@ -15,6 +15,7 @@ from maskdiff.serving.refusals import BAD_REQUEST, Refused
 MAX_STOPS = 16
 MAX_STOP = 256  # characters of one stop string
 MAX_SEED = 2**63
+MAX_NUMBER = 10**9  # of choices or tokens; how many there are room for, `orders.py` says
 
 # Fields that are not supported, and the values with which they do nothing (null is always one).
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -44,11 +45,11 @@ class StreamOptions(BaseModel):
 class Body(BaseModel):
     """What both kinds of requests have."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
     model: str
-    n: int | None = Field(None, ge=1)
-    best_of: int | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=MAX_NUMBER)
+    best_of: int | None = Field(None, ge=1, le=MAX_NUMBER)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     temperature: float | None = Field(None, ge=0, le=2)
     seed: int | None = Field(None, ge=-MAX_SEED, lt=MAX_SEED)
     stop: str | list[str] | None = None
@@ -98,7 +99,7 @@ class ChatBody(Body):
     """A request of `/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     continue_final_message: bool | None = None

@@ -40,22 +40,25 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         description="A checkpoint behind OpenAI's HTTP interface (docs/serving.md). There is no authentication.",
     )
     verb.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default 127.0.0.1)")
-    verb.add_argument("--port", type=cli.natural, default=8000, metavar="N", help="0 picks a free one (default 8000)")
+    verb.add_argument(
+        "--port", type=cli.Whole(0, 65_535), default=8000, metavar="N",
+        help="0 picks a free one (default 8000)",
+    )  # fmt: skip
     verb.add_argument("--name", default="", metavar="NAME", help="of the model, for clients (default: of its training)")
     verb.add_argument(
         "--prefill", choices=PREFILLS, default="continue", metavar="MODE",
         help=f"what becomes of a chat that ends with the assistant: {', '.join(PREFILLS)} (default continue)",
     )  # fmt: skip
     verb.add_argument(
-        "--max_tokens", type=cli.positive, default=MAX_TOKENS, metavar="N",
+        "--max_tokens", type=cli.Whole(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
         help=f"room for prompt and answer, in tokens (default {MAX_TOKENS})",
     )  # fmt: skip
     verb.add_argument(
-        "--max_body", type=cli.positive, default=limits.max_body, metavar="N",
+        "--max_body", type=cli.Whole(1, 2**30), default=limits.max_body, metavar="N",
         help=f"bytes of one request (default {limits.max_body})",
     )  # fmt: skip
     verb.add_argument(
-        "--max_waiting", type=cli.natural, default=limits.max_waiting, metavar="N",
+        "--max_waiting", type=cli.Whole(0, 10**5), default=limits.max_waiting, metavar="N",
         help=f"requests that may wait while one is answered; more get status 429 (default {limits.max_waiting})",
     )  # fmt: skip
     cli.add_machine_flags(verb)
@@ -105,7 +108,7 @@ def open_served(args: argparse.Namespace) -> Served:
     if args.max_tokens > MOST_TOKENS:
         raise ConfigError(f"max_tokens is {args.max_tokens}; at most {MOST_TOKENS} are possible")
     path = args.checkpoint or cli.default_checkpoint("arithmetic-steps.pt")
-    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    spoken = Spoken.of(args)
     loaded = load_denoiser(path, args.device, spoken)
     run = loaded.config.train.name
     name = args.name or (run if run != TrainConfig().name else Path(path).stem)

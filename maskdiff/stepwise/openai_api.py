@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from maskdiff.errors import ConfigError, quote
+from maskdiff.errors import ConfigError, folded, quote
 from maskdiff.stepwise.openai_answers import Token, Unusable, count_drawn, entropy, gap, read_choices, read_tokens, read_usage
 from maskdiff.stepwise.protocol import (
     BackendError,
@@ -105,7 +105,7 @@ class OpenAIBackend(ABC):
                 api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=retries, http_client=http
             )
         except (ImportError, ValueError) as error:  # such as of a proxy that the environment names
-            raise ConfigError(f"no client can be made for {self.where}: {self._quote(str(error))}") from None
+            raise ConfigError(f"no client can be made for {self.where}: {self._quote(folded(error))}") from None
         self.capabilities = Capabilities(
             continues=self.continues,
             log_probs=log_probs,
@@ -237,7 +237,7 @@ class OpenAIBackend(ABC):
         except api.APIConnectionError as error:
             raise self._error(f"cannot be reached{self._tries()}: {self._quote(str(error.__cause__ or error))}") from None
         except api.OpenAIError as error:
-            raise self._error(self._quote(str(error))) from None
+            raise self._error(self._quote(folded(error))) from None
         seconds = time.perf_counter() - started
         try:
             return response.json(), seconds

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from maskdiff.arguments import each_text, whole
 from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
-from maskdiff.config import CompletionConfig, ControlConfig
-from maskdiff.configio import build
-from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
+from maskdiff.config import MAX_STRINGS, CompletionConfig, ControlConfig
+from maskdiff.errors import CanvasError, DataError, UserError, quote
 from maskdiff.sampling import Controls, Stopping
 from maskdiff.sampling.random import new_keys
+from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Watch = Callable[[int, str], None]  # told the number of a completion, from 0, and the characters that it has grown by
 
 
+@verb(num=whole(1, MAX_STRINGS))
 def complete(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -45,6 +47,7 @@ def complete(
     )
 
 
+@verb(texts=each_text, num=whole(1, MAX_STRINGS))
 def completing(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -58,10 +61,7 @@ def completing(
     watch: Watch | None = None,
 ) -> Iterator[Result]:
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
-    if num < 1:
-        raise ConfigError(f"num is {num}; ask for 1 string or more")
-    settings, generator = build(CompletionConfig, asdict(settings or CompletionConfig())), seeded(seed)
-    control = build(ControlConfig, asdict(control or ControlConfig()))
+    settings, control, generator = settings or CompletionConfig(), control or ControlConfig(), seeded(seed)
     given = _Given(loaded, suffix, settings, control)
     for text in texts:
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change

@@ -11,7 +11,8 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
-from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, ready_sampler, run_sampler
+from maskdiff.tasks.reading import verb
+from maskdiff.tasks.results import BATCH, Result, canvas_of, merge, prepare, ready_sampler, run_sampler
 from maskdiff.tasks.search import search
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, temperature=0.0)  # most certain blank first, its likeliest symbol
 
 
+@verb()
 def edit(
     loaded: Loaded,
     texts: Sequence[str | DataError],
@@ -43,7 +45,6 @@ def edit(
 
     With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
     """
-    check_beam(beam)
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     constraint = GrammarConstraint.of(loaded.language) if grammar else None
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
-from maskdiff.sampling import Canvas, Sampler
+from maskdiff.sampling import Canvas, GrammarConstraint, Sampler
 from maskdiff.tasks.completing import completing
+from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language
 
 
+@verb()
 def generate(
     loaded: Loaded,
     num: int,
@@ -42,6 +43,7 @@ def generate(
     )
 
 
+@verb()
 def generating(
     loaded: Loaded,
     num: int,
@@ -54,8 +56,6 @@ def generating(
     control: ControlConfig | None = None,
 ) -> Iterator[Result]:
     """The results of `generate`, a batch at a time."""
-    if num < 0:
-        raise ConfigError(f"num is {num}; ask for 0 strings or more")
     if num == 0:
         return
     if not loaded.told and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
@@ -65,11 +65,13 @@ def generating(
         return
     if trace and loaded.vocabulary.merges:
         raise ConfigError("a trace shows a character for every token, and this model reads pieces of several; leave it out")
-    lengths = _token_lengths(loaded, num, length, seed)
-    canvas = Canvas.blank(lengths, loaded.vocabulary, seeded(seed), loaded.device)
+    lengths = _token_lengths(loaded, num, length, seed, grammar=isinstance(sampler, SamplerConfig) and sampler.grammar)
     filler = ready_sampler(sampler or SamplerConfig(), loaded, control=control)
-    for rows in torch.arange(num, device=loaded.device).split(batch_size):
-        yield from run_sampler(loaded, filler, canvas[rows], [None] * len(rows), batch_size, trace, control)
+    generator = seeded(seed)  # of the keys, which do not depend on the batches
+    for start in range(0, num, batch_size):
+        part = lengths[start : start + batch_size]
+        canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
+        yield from run_sampler(loaded, filler, canvas, [None] * len(part), batch_size, trace, control)
 
 
 def _endless(
@@ -82,18 +84,36 @@ def _endless(
         yield replace(result, input=None, completion=None)
 
 
-def _token_lengths(loaded: Loaded, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
-    """`num` lengths of canvases in tokens. Symbols and tokens are the same but for a vocabulary of pieces."""
+def _token_lengths(
+    loaded: Loaded, num: int, length: int | tuple[int, int] | None, seed: int, grammar: bool
+) -> list[int]:
+    """`num` lengths of canvases in tokens. Symbols and tokens are the same but for a vocabulary of pieces.
+
+    Under the grammar, lengths that none of its strings has are not drawn.
+    """
     if not loaded.vocabulary.merges:
-        return draw_lengths(loaded.language, num, length, seed)
+        language, possible = loaded.language, None
+        if grammar:
+            possible = GrammarConstraint.of(language).grammar.lengths(language.max_symbols)
+        return draw_lengths(language, num, length, seed, possible)
     if length is not None:
         raise ConfigError("a length counts symbols, and this model reads pieces of several; leave it out")
     drawn = np.random.default_rng([seed, 1]).choice(len(loaded.lengths), size=num, p=loaded.lengths)
     return [int(n) for n in drawn]
 
 
-def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | None, seed: int) -> list[int]:
-    """`num` lengths in symbols: the one given, or drawn from the language's distribution within a range. CanvasError."""
+@verb()
+def draw_lengths(
+    language: Language,
+    num: int,
+    length: int | tuple[int, int] | None,
+    seed: int,
+    possible: np.ndarray | None = None,
+) -> list[int]:
+    """`num` lengths in symbols: the one given, or drawn from the language's distribution within a range.
+
+    possible: (max_symbols + 1,) bool, the lengths that may be drawn; all without it. Raises `CanvasError`.
+    """
     if isinstance(length, int):
         return [language.check_length(length)] * num
     low, high = length or (language.min_symbols, language.max_symbols)
@@ -101,6 +121,8 @@ def draw_lengths(language: Language, num: int, length: int | tuple[int, int] | N
         return [language.check_length(low)] * num
     sizes = np.arange(language.max_symbols + 1)
     inside = (sizes >= low) & (sizes <= high)
+    if possible is not None:
+        inside &= possible
     probs = np.where(inside, language.length_probs(), 0.0)
     if not probs.sum() > 0:  # no string has such a length yet; perhaps one may
         probs = np.where(inside, [math.exp(language.length_log_prob(n)) for n in sizes.tolist()], 0.0)

@@ -14,6 +14,7 @@ from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
 from maskdiff.tasks.candidates import Damaged, Pool, Scales, Wishes, needs, positions, settle
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
+from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, run_sampler
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ MOST_ALTERNATIVES = 1000
 MOST_TIMES = 2  # as long as the longest string of the language may a damaged text be
 
 
+@verb()
 def repair(
     loaded: Loaded,
     texts: Sequence[str | DataError],

@@ -193,7 +193,7 @@ def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result
     log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
     if not loaded.told:  # log p(text | its length) is no prediction of this model
         log_probs = [math.nan] * len(sample.length)
-    trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).splitlines())
+    trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).split("\n"))
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
     results = [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
     for index, (text, reason) in enumerate(cut_texts(sample, vocabulary, control)):

@@ -17,6 +17,7 @@ from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.sampling import GrammarConstraint, Sampler
 from maskdiff.solve import BOUND
 from maskdiff.tasks.editing import blanked, edit, hidden
+from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, merge, prepare
 from maskdiff.tasks.solving import solve
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TOLD = 3  # failures that are told one by one
 
 
+@verb()
 def rewrite(
     loaded: Loaded,
     texts: Sequence[str | DataError],

@@ -21,6 +21,7 @@ from maskdiff.sampling.processors import allowed_symbols, log_distribution
 from maskdiff.solve import BOUND, Guide, Puzzle, Solved
 from maskdiff.solve import solve as search
 from maskdiff.tasks.editing import blanked
+from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, judged, log_probs, merge, prepare
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SOLUTIONS = 16  # of which the likeliest is given
 PATIENCE = 2_000  # beginnings looked at after the first solution, for others that may be likelier
 
 
+@verb()
 def solve(
     loaded: Loaded,
     texts: Sequence[str | DataError],
@@ -51,8 +53,6 @@ def solve(
     language = loaded.language
     if not isinstance(language, Evaluable):
         raise ConfigError(f"{language.name} strings state nothing that could hold; edit them without holds")
-    if bound < 1 or solutions < 1:
-        raise ConfigError(f"bound is {bound} and solutions {solutions}; both must be at least 1")
     constraint = None if language.lark_grammar() is None else GrammarConstraint.of(language)  # on the CPU, as the search is
     good, results = prepare(loaded, texts, lambda ids: blanked(language, ids, masks, constraint))
     made = []

@@ -26,7 +26,7 @@ from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config
 from maskdiff.configio import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
-from maskdiff.errors import CheckpointError, ConfigError, UserError, quote
+from maskdiff.errors import CheckpointError, ConfigError, UserError, folded, quote
 from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.model import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
@@ -115,7 +115,7 @@ class Trainer:
         try:
             self.model.load_state_dict(weights)
         except RuntimeError as error:
-            raise CheckpointError(f"the weights to start from do not fit this model: {error}") from None
+            raise CheckpointError(f"the weights to start from do not fit this model: {folded(error)}") from None
         self.ema.load(weights)
         parent = payload.get("provenance", {})
         self.progress.parent_tokens = parent.get("tokens", 0) + parent.get("parent_tokens", 0)

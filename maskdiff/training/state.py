@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maskdiff.config import Config
 from maskdiff.configio import DERIVED, to_dict
-from maskdiff.errors import CheckpointError, ConfigError, quote
+from maskdiff.errors import CheckpointError, ConfigError, folded, quote
 
 
 @dataclass
@@ -115,4 +115,6 @@ def restore(
                 group.update(setting)
         return Progress(**state["progress"])
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"the training state does not fit this configuration ({error}); resume with its own") from None
+        raise CheckpointError(
+            f"the training state does not fit this configuration ({folded(error)}); resume with its own"
+        ) from None

@@ -20,6 +20,7 @@ from maskdiff.languages.arithmetic.grammar import as_lark, grammar_of, largest_l
 from maskdiff.languages.arithmetic.lengths import length_table
 from maskdiff.languages.arithmetic.parser import Tree, parse
 from maskdiff.languages.arithmetic.probability import log_generated
+from maskdiff.languages.cfg import GrammarSource
 from maskdiff.languages.vocabulary import ANY_DIGIT, DIGITS, squeeze
 
 _TO_SKELETON = str.maketrans(DIGITS, ANY_DIGIT * len(DIGITS))
@@ -81,9 +82,9 @@ class ArithmeticLanguage:
         except ParseError:
             return None
 
-    def lark_grammar(self) -> str:
+    def lark_grammar(self) -> GrammarSource:
         """The grammar in Lark's EBNF: just the strings for which `parses` is true."""
-        return as_lark(self.grammar)
+        return GrammarSource(as_lark(self.grammar), f"the grammar of {self.name}")
 
     def depth(self, text: str) -> int:
         """Largest number of brackets around an operand; raises ParseError."""

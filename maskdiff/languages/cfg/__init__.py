@@ -1,7 +1,7 @@
 """Context-free grammars: from Lark's EBNF to Chomsky normal form, with a check for ambiguity.
 
-For: `compile_grammar(text, symbols)`. Not for: tensors, or parsing strings. Easy to get wrong: an ambiguous grammar would
-count a string once per derivation, so it is refused unless the caller accepts that.
+`compile_grammar` gives what is generated, and `compile_reader` what is accepted. An ambiguous grammar
+would count a string once per derivation, so it is refused unless the caller accepts that.
 """
 
 from __future__ import annotations
@@ -10,35 +10,66 @@ from functools import lru_cache
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ambiguity import Ambiguity, find_ambiguity
+from maskdiff.languages.cfg.derivations import DerivationSampler
 from maskdiff.languages.cfg.distance import UNREADABLE, Closest, EditCosts, closest, nearest_strings
 from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
 from maskdiff.languages.cfg.prefix import KnownOutlook, OpenOutlook, Outlook, PrefixParser
-from maskdiff.languages.cfg.reader import Cfg, Rule, literal_characters, read_grammar
+from maskdiff.languages.cfg.reader import Form, literal_characters, read_grammar
 from maskdiff.languages.cfg.recognise import Recogniser, recognises
+from maskdiff.languages.cfg.rules import Cfg, Rule
+from maskdiff.languages.cfg.source import GrammarSource, Spacing, as_source, open_source, restore_source
 
 
 @lru_cache(maxsize=16)
 def compile_grammar(
-    text: str, symbols: tuple[str, ...] | str, source: str = "grammar", accept_ambiguous: bool = False
+    grammar: GrammarSource | str, symbols: tuple[str, ...] | str, accept_ambiguous: bool = False
 ) -> NormalForm:
-    """The normal form of a grammar in Lark's EBNF over the characters `symbols`, checked for ambiguity.
+    """Returns the normal form of the strings that a grammar writes, over the characters `symbols`.
 
-    Raises `GrammarError`: see `read_grammar` and `normal_form`; and for an ambiguous grammar, unless `accept_ambiguous`.
+    Raises:
+        GrammarError: See `read_grammar` and `normal_form`; an ambiguous grammar, unless
+            `accept_ambiguous`.
     """
-    grammar = normal_form(read_grammar(text, symbols, source), symbols, source)
+    source = as_source(grammar)
+    made = _compiled(source, tuple(symbols), "written")
     if not accept_ambiguous:
-        found = find_ambiguity(grammar)
-        if found.witness is not None:
-            raise GrammarError(
-                f"{source}: {quote(found.witness)} has {found.derivations} derivations from {quote(found.rule)}: the grammar "
-                "is ambiguous, and its strings would be counted once per derivation; rewrite it, or take it with "
-                "--accept_ambiguous"
-            )
-    return grammar
+        _check_ambiguity(made, source.name)
+    return made
+
+
+def compile_reader(grammar: GrammarSource | str, symbols: tuple[str, ...] | str) -> NormalForm:
+    """Returns the normal form of the strings that a grammar accepts, over the characters `symbols`.
+
+    Without `%ignore` these are the strings that it writes. With it a string may have several derivations.
+
+    Raises:
+        GrammarError: See `read_grammar` and `normal_form`.
+    """
+    return _compiled(as_source(grammar), tuple(symbols), "readable")
+
+
+def _compiled(source: GrammarSource, symbols: tuple[str, ...], form: Form) -> NormalForm:
+    return _normal_form(read_grammar(source, symbols, form), symbols, source.name)
+
+
+_normal_form = lru_cache(maxsize=16)(normal_form)  # without %ignore both forms have the same rules
+
+
+def _check_ambiguity(grammar: NormalForm, name: str) -> None:
+    hint = "is ambiguous, and its strings would be counted once per derivation; rewrite it, or take it with --accept_ambiguous"
+    if grammar.cyclic:
+        what = "a repetition of what may be empty" if "@" in grammar.cyclic else f"the rule {quote(grammar.cyclic)}"
+        raise GrammarError(f"{name}: {what} derives itself: the grammar is cyclic, so it {hint}")
+    found = find_ambiguity(grammar)
+    if found.witness is not None:
+        raise GrammarError(
+            f"{name}: {quote(found.witness)} has {found.derivations} derivations from {quote(found.rule)}: the grammar {hint}"
+        )
 
 
 __all__ = [
-    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "EditCosts", "KnownOutlook", "NormalForm", "OpenOutlook", "Outlook",
-    "PrefixParser", "Recogniser", "Rule", "closest", "compile_grammar", "find_ambiguity", "literal_characters",
-    "nearest_strings", "normal_form", "read_grammar", "recognises",
+    "UNREADABLE", "Ambiguity", "Cfg", "Closest", "DerivationSampler", "EditCosts", "GrammarSource",
+    "KnownOutlook", "NormalForm", "OpenOutlook", "Outlook", "PrefixParser", "Recogniser", "Rule", "Spacing",
+    "as_source", "closest", "compile_grammar", "compile_reader", "find_ambiguity", "literal_characters",
+    "nearest_strings", "normal_form", "open_source", "read_grammar", "recognises", "restore_source",
 ]  # fmt: skip

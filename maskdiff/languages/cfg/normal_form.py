@@ -9,16 +9,19 @@ ambiguity stays, and `ambiguity.py` looks for it here. Nonterminals with the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from maskdiff.errors import GrammarError
-from maskdiff.languages.cfg.reader import Cfg, Item, Rule, productive
+from maskdiff.languages.cfg.rules import Cfg, Item, Rule, productive
 
 MAX_BINARY = 20_000  # rules of the normal form
+MAX_WITHOUT_UNIT = 100_000  # rules on the way there
+MAX_SHOWN = 40  # characters of a name that is made of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class NormalForm:
     parent: np.ndarray
     left: np.ndarray
     right: np.ndarray
+    cyclic: str = ""  # a nonterminal that derives itself in the grammar as it was written, empty if there is none
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,12 +67,14 @@ def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> No
 
     Raises `GrammarError` where nothing but the empty string is left, or more than `MAX_BINARY` rules are.
     """
-    rules = _without_unit(_without_empty(_binary(cfg)))
+    rules = _without_empty(_binary(cfg))
+    rules, cyclic = _without_unit(_trimmed(rules, cfg.start), source)
     rules = _merged(_trimmed(rules, cfg.start), cfg.start)
     if not any(head == cfg.start for head, _ in rules):
         raise GrammarError(f"{source}: the language has no string with at least one symbol")
     longer = {head for head, body in rules if len(body) == 2}
-    names = sorted({head for head, _ in rules}, key=lambda name: (name != cfg.start, name not in longer, name))
+    heads = {head for head, _ in rules}
+    names = sorted(heads, key=lambda name: (name != cfg.start, name not in longer, name))
     number = {name: i for i, name in enumerate(names)}
     place = {symbol: i for i, symbol in enumerate(symbols)}
     emits = np.zeros((len(names), len(symbols)), dtype=bool)
@@ -81,7 +87,7 @@ def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> No
     if len(binary) > MAX_BINARY:
         raise GrammarError(f"{source}: the normal form has {len(binary)} rules; at most {MAX_BINARY} are allowed")
     parent, left, right = np.array(sorted(binary), dtype=np.int64).reshape(-1, 3).T
-    return NormalForm(tuple(symbols), tuple(names), emits, parent, left, right)
+    return NormalForm(tuple(symbols), tuple(names), emits, parent, left, right, cyclic)
 
 
 Rules = set[Rule]
@@ -90,34 +96,38 @@ Rules = set[Rule]
 def _binary(cfg: Cfg) -> Rules:
     """Bodies of at most two items, two only if both are nonterminals; ends of bodies that are alike are shared."""
     rules: Rules = set()
+    names: dict[Item | tuple[str, str], str] = {}  # nonterminals that stand for these characters, or for such a pair
 
-    def name_of(items: tuple[Item, ...]) -> str:
-        """A nonterminal that stands for these items and nothing else."""
-        if len(items) == 1 and isinstance(items[0], str):
-            return items[0]
-        name = " ".join(item if isinstance(item, str) else f"[{''.join(sorted(item))}]" for item in items)
-        add(name, items)
-        return name
+    def single(item: Item) -> str:
+        if isinstance(item, str):
+            return item
+        if item not in names:
+            names[item] = f"[{''.join(sorted(item))}]" if len(item) <= MAX_SHOWN else f"[@{len(names)}]"
+            rules.add(Rule(names[item], (item,)))
+        return names[item]
 
-    def add(head: str, items: tuple[Item, ...]) -> None:
-        if len(items) < 2:
-            rules.add(Rule(head, items))
-        else:
-            rules.add(Rule(head, (name_of(items[:1]), name_of(items[1:]))))
+    def pair(left: str, right: str) -> str:
+        if (left, right) not in names:
+            shown = f"{left} {right}"
+            names[left, right] = shown if len(shown) <= MAX_SHOWN else f"rest@{len(names)}"
+            rules.add(Rule(names[left, right], (left, right)))
+        return names[left, right]
 
-    for rule in cfg.rules:
-        add(rule.head, rule.body)
+    for head, body in cfg.rules:
+        if len(body) < 2:
+            rules.add(Rule(head, body))
+            continue
+        first, *others = map(single, body)
+        last = others.pop()
+        while others:
+            last = pair(others.pop(), last)
+        rules.add(Rule(head, (first, last)))
     return rules
 
 
 def _without_empty(rules: Rules) -> Rules:
     """The same language, the empty string apart, without rules that derive nothing."""
-    empty: set[str] = set()
-    while True:
-        more = {head for head, body in rules if head not in empty and all(item in empty for item in body)}
-        if not more:
-            break
-        empty |= more
+    empty = productive(rule for rule in rules if all(isinstance(item, str) for item in rule.body))
     kept = {rule for rule in rules if rule.body}
     for head, body in list(kept):
         if len(body) == 2:
@@ -125,24 +135,69 @@ def _without_empty(rules: Rules) -> Rules:
     return kept
 
 
-def _without_unit(rules: Rules) -> Rules:
-    """The same language without `A -> B`: A gets the other rules of every B that it may turn into."""
-    turns: dict[str, set[str]] = {}
+def _without_unit(rules: Rules, source: str) -> tuple[Rules, str]:
+    """The same language without `A -> B`: A gets the other rules of every B that it may turn into.
+
+    The second result is a name that may turn into itself, empty if there is none.
+    """
+    turns: dict[str, list[str]] = {}
     own: dict[str, list[tuple[Item, ...]]] = {}
     for head, body in rules:
         if len(body) == 1 and isinstance(body[0], str):
-            turns.setdefault(head, set()).add(body[0])
+            turns.setdefault(head, []).append(body[0])
         else:
             own.setdefault(head, []).append(body)
-    result: Rules = set()
-    for head in {head for head, _ in rules}:
-        seen, waiting = {head}, [head]
-        while waiting:
-            for target in turns.get(waiting.pop(), set()) - seen:
-                seen.add(target)
-                waiting.append(target)
-        result |= {Rule(head, body) for name in seen for body in own.get(name, [])}
-    return result
+    groups = _components(turns)
+    cyclic = [name for group in groups for name in group if len(group) > 1 or name in turns.get(name, ())]
+    bodies: dict[str, set[tuple[Item, ...]]] = {}
+    total = len(rules)
+    for group in groups:  # what a name turns into comes before it
+        shared = {body for name in group for body in own.get(name, ())}
+        for target in (target for name in group for target in turns.get(name, ()) if target not in group):
+            shared.update(bodies[target] if target in bodies else own.get(target, ()))
+        bodies.update(dict.fromkeys(group, shared))
+        total += len(shared) * len(group)
+        if total > MAX_WITHOUT_UNIT:
+            raise GrammarError(
+                f"{source}: over {MAX_WITHOUT_UNIT} rules once no rule stands for a single other one; write fewer "
+                "alternatives that are names alone"
+            )
+    made = {Rule(head, body) for head in own for body in bodies.get(head) or own[head]}
+    made |= {Rule(head, body) for head in bodies for body in bodies[head]}
+    return made, min(cyclic, key=lambda name: ("@" in name, name), default="")
+
+
+def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The strongly connected components of a graph, each after those that it leads to (Tarjan 1972)."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    held: list[str] = []
+    inside: set[str] = set()
+    found: list[list[str]] = []
+    for root in graph:
+        stack = [(root, iter(graph.get(root, ())))] if root not in number else []
+        while stack:
+            name, targets = stack[-1]
+            if name not in number:
+                number[name] = lowest[name] = len(number)
+                held.append(name)
+                inside.add(name)
+            for target in targets:
+                if target not in number:
+                    stack.append((target, iter(graph.get(target, ()))))
+                    break
+                if target in inside:
+                    lowest[name] = min(lowest[name], lowest[target])
+            else:
+                stack.pop()
+                if lowest[name] == number[name]:
+                    place = held.index(name)
+                    found.append(held[place:])
+                    inside -= set(held[place:])
+                    del held[place:]
+                if stack:
+                    lowest[stack[-1][0]] = min(lowest[stack[-1][0]], lowest[name])
+    return found
 
 
 def _trimmed(rules: Rules, start: str) -> Rules:
@@ -163,15 +218,32 @@ def _trimmed(rules: Rules, start: str) -> Rules:
 
 
 def _merged(rules: Rules, start: str) -> Rules:
-    """The same language with one nonterminal for all that have the same rules; the start keeps its name."""
-    while True:
-        bodies: dict[str, set[tuple[Item, ...]]] = {}
-        for head, body in rules:
-            bodies.setdefault(head, set()).add(body)
-        alike: dict[frozenset[tuple[Item, ...]], str] = {}
-        for head in sorted(bodies, key=lambda name: (name != start, name)):
-            alike.setdefault(frozenset(bodies[head]), head)
-        if len(alike) == len(bodies):
-            return rules
-        names = {head: alike[frozenset(own)] for head, own in bodies.items()}
-        rules = {Rule(names[h], tuple(names[i] if isinstance(i, str) else i for i in body)) for h, body in rules}
+    """The same language with one nonterminal for all that have the same rules; the start keeps its name.
+
+    A nonterminal that loses its name is replaced in the rules that use it, which are compared again.
+    """
+    bodies: dict[str, set[tuple[Item, ...]]] = {}
+    users: dict[str, set[str]] = {}
+    for head, body in rules:
+        bodies.setdefault(head, set()).add(body)
+        for item in body:
+            if isinstance(item, str):
+                users.setdefault(item, set()).add(head)
+    alike: dict[frozenset[tuple[Item, ...]], str] = {}
+    order = {name: n for n, name in enumerate(sorted(bodies, key=lambda name: (name != start, name)))}
+    waiting = deque(order)
+    while waiting:
+        head = waiting.popleft()
+        other = alike.setdefault(frozenset(bodies[head]), head) if head in bodies else head
+        if other == head:
+            continue
+        kept, lost = sorted((head, other), key=order.__getitem__)
+        alike[frozenset(bodies.pop(lost))] = kept
+        for user in sorted(users.pop(lost, set()) & bodies.keys(), key=order.__getitem__):
+            old = frozenset(bodies[user])
+            if alike.get(old) == user:
+                del alike[old]
+            bodies[user] = {tuple(kept if item == lost else item for item in body) for body in old}
+            users.setdefault(kept, set()).add(user)
+            waiting.append(user)
+    return {Rule(head, body) for head, own in bodies.items() for body in own}

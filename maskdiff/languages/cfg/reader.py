@@ -1,179 +1,156 @@
-"""Reads a grammar in Lark's EBNF into plain context-free rules over characters.
+"""Context-free grammars over characters, from Lark's EBNF.
 
-For: `read_grammar`, and the `Cfg` it returns. Not for: parsing strings (Lark does that), or the normal form (`normal_form.py`).
-The language is that of the rules with every terminal standing for all strings of its regular expression, which is what Lark's
-Earley parser accepts with `lexer="dynamic_complete"`; priorities, aliases and tree shaping (`?rule`, `-> name`) change nothing.
-Easy to get wrong: a regular expression that can match one string in two ways would count it twice, so each becomes the rules of
-a *deterministic* automaton.
+A grammar has two forms. The written one is what is generated: with `%ignore`, no ignored text but
+single separators (`spacing.py`). The readable one is what is accepted: with `%ignore`, ignored text
+anywhere between terminals (`ignoring.py`). Without `%ignore` the two are one.
+
+Each terminal becomes the rules of a deterministic automaton, because a regular expression that matches
+one string in two ways would count it twice. Priorities, aliases and tree shaping (`?rule`, `-> name`)
+change no string.
 """
 
 from __future__ import annotations
 
-import importlib
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Literal
 
 from maskdiff.errors import GrammarError, quote
-from maskdiff.languages.regex import Dfa, RegexError, compile_pattern, context_dependences
+from maskdiff.languages.cfg.ebnf import Expanded, expand
+from maskdiff.languages.cfg.ignoring import reading_rules, skipped_text
+from maskdiff.languages.cfg.neighbours import neighbours
+from maskdiff.languages.cfg.rules import Cfg, Rule, productive
+from maskdiff.languages.cfg.source import MAX_RULES, GrammarSource, as_source
+from maskdiff.languages.cfg.spacing import separators, spaced_rules
+from maskdiff.languages.cfg.terminals import Terminal, compile_ignored
+from maskdiff.languages.regex import Dfa
 
-START = "start"
-MAX_CHARACTERS = 200_000  # of a grammar's text
-MAX_RULES = 2_000  # that a grammar may define, and ten times as many after its expansion
-_DEFINITION = re.compile(r"^[?!]{0,2}[a-z_]\w*(\{[^}]*\})?(\.-?\d+)?\s*:", re.MULTILINE)
+Form = Literal["written", "readable"]
 
-Item = str | frozenset[str]  # the name of a nonterminal, or the characters that may stand here
-
-
-class Rule(NamedTuple):
-    """`head` may be written as `body`."""
-
-    head: str
-    body: tuple[Item, ...]
+MAX_CHARACTER_RULES = 10 * MAX_RULES  # rules over characters that a grammar may come to
+MAX_BODY = 2_000  # symbols of one of them
 
 
-@dataclass(frozen=True)
-class Cfg:
-    """A context-free grammar over characters; names are those of the file, or have an `@` for states of a terminal."""
-
-    start: str
-    rules: tuple[Rule, ...]
+@lru_cache(maxsize=16)
+def _read(source: GrammarSource, symbols: frozenset[str], form: Form) -> Cfg:
+    parts = _parts(source, symbols)
+    return _readable(source, parts) if form == "readable" else _written(source, parts)
 
 
-def read_grammar(text: str, symbols: Collection[str], source: str = "grammar") -> Cfg:
-    """The rules of a grammar over the characters `symbols`; other characters of its regular expressions are left out.
+def read_grammar(grammar: GrammarSource | str, symbols: Collection[str], form: Form = "written") -> Cfg:
+    """Returns the rules of a grammar over the characters `symbols`.
 
-    Raises `GrammarError`: a syntax error (with Lark's line and column), an undefined, unreachable or unproductive rule, a
-    literal that needs another character, an empty language, %ignore, a regular expression that is not regular, or more than
-    `MAX_RULES` rules.
+    Other characters of regular expressions are left out, and with them the rules that need them.
+
+    Args:
+        grammar: The grammar; a text alone imports nothing but Lark's library.
+        symbols: Strings of one character.
+        form: `written` for the strings that are generated, `readable` for those that are accepted.
+
+    Raises:
+        GrammarError: See `expand`; a rule that derives no string, a literal that needs another
+            character, an empty language, a regular expression that is not regular or depends on
+            what stands around it, or more than `MAX_CHARACTER_RULES`.
     """
-    definitions = len(_DEFINITION.findall(text))
-    if definitions > MAX_RULES or len(text) > MAX_CHARACTERS:
-        raise GrammarError(
-            f"{source}: {definitions} rules in {len(text)} characters; at most {MAX_RULES} rules and "
-            f"{MAX_CHARACTERS} characters are read"
-        )
-    compiled = _compile(text, source)
-    if compiled.ignore_tokens:
-        raise GrammarError(
-            f"{source}: %ignore has no meaning here, every symbol counts; write what may stand between into the rules"
-        )
-    reached = {rule.origin.name for rule in compiled.rules}
-    lost = sorted(name for name, parameters in _defined(compiled) if name not in reached and not parameters)
-    if lost:
-        raise GrammarError(f"{source}: rule {quote(lost[0])} cannot be reached from {START}; remove it or use it")
-    terminals = {terminal.name: terminal for terminal in compiled.terminals}
-    rules = [Rule(str(rule.origin.name), tuple(str(item.name) for item in rule.expansion)) for rule in compiled.rules]
-    used = {item for rule in rules for item in rule.body if item in terminals}
-    for name in sorted(map(str, used)):
-        rules += _terminal_rules(terminals[name], frozenset(symbols), source)
-    if len(rules) > 10 * MAX_RULES:
-        raise GrammarError(
-            f"{source}: the grammar has {len(rules)} rules after its expansion; at most {10 * MAX_RULES} are allowed"
-        )
-    cfg = Cfg(START, tuple(dict.fromkeys(rules)))
-    _check_productive(cfg, source)
-    return cfg
+    source = as_source(grammar)
+    try:
+        return _read(source, frozenset(symbols), form)
+    except GrammarError as error:
+        named = str(error).startswith(source.name)
+        raise error if named else GrammarError(f"{source.name}: {error}") from None
+    except RecursionError:
+        raise GrammarError(f"{source.name}: the grammar is nested too deeply") from None
 
 
-def literal_characters(text: str, source: str = "grammar") -> set[str]:
-    """The characters that a grammar spells out, those of its regular expressions aside. Raises `GrammarError`."""
-    found: set[str] = set()
-    for terminal in _compile(text, source).terminals:
-        if terminal.pattern.type == "str":
-            folded = "i" in terminal.pattern.flags
-            found |= {*terminal.pattern.value.lower(), *terminal.pattern.value.upper()} if folded else {*terminal.pattern.value}
+def literal_characters(grammar: GrammarSource | str) -> set[str]:
+    """Returns the characters that a grammar spells out, and one that its written form separates with.
+
+    Line ends are left out, since no line of a corpus holds one.
+    """
+    expanded = expand(as_source(grammar))
+    found = set(expanded.spelled)
+    if expanded.ignored:
+        found |= set(separators(compile_ignored(expanded.ignored, found | set(" \t")))[:1])
     return found - set("\r\n")
 
 
-def _compile(text: str, source: str) -> Any:
-    from lark import Lark  # here, because most runs read no grammar
-    from lark.exceptions import LarkError
+@dataclass(frozen=True)
+class _Parts:
+    """A grammar over terminals, and its terminals over characters."""
 
-    bad: tuple[type[Exception], ...] = (LarkError, ImportError, OSError, *_regex_errors())
-    try:
-        # Earley with the dynamic lexer is the one mode of Lark that takes every context-free grammar.
-        return Lark(text, parser="earley", lexer="dynamic_complete", keep_all_tokens=True, maybe_placeholders=False)
-    except RecursionError:
-        raise GrammarError(f"{source}: the grammar is nested too deeply") from None
-    except bad as error:
-        told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-        raise GrammarError(f"{source}: {told}") from None
+    expanded: Expanded
+    terminals: Mapping[str, Terminal]
+    ignored: tuple[Dfa, ...]
 
+    def rules(self) -> list[Rule]:
+        """The rules over terminals."""
+        return [Rule(head, body) for head, bodies in self.expanded.rules.items() for body in bodies]
 
-def _regex_errors() -> tuple[type[Exception], ...]:
-    """What Lark lets through about a regular expression: it uses the package `regex` where that is installed, else `re`."""
-    try:
-        return re.error, importlib.import_module("regex").error
-    except ImportError:
-        return (re.error,)
+    def terminal_rules(self) -> list[Rule]:
+        """The rules of all terminals over characters."""
+        return [rule for terminal in self.terminals.values() for rule in terminal.rules()]
 
 
-def _defined(compiled: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Name and template parameters of every rule that the file itself defines."""
-    for definition in compiled.grammar.rule_defs:
-        if "__" not in definition[0]:  # imported: the file asked for one rule and gets its helpers
-            yield str(definition[0]), tuple(definition[1])
+@lru_cache(maxsize=16)
+def _parts(source: GrammarSource, symbols: frozenset[str]) -> _Parts:
+    expanded = expand(source)
+    _check_ends(expanded, source.start)
+    terminals = {name: Terminal(name, pattern, symbols) for name, pattern in expanded.terminals.items()}
+    ignored = tuple(compile_ignored(expanded.ignored, symbols))
+    _check_context(source, expanded, terminals, ignored)
+    return _Parts(expanded, terminals, ignored)
 
 
-def _terminal_rules(terminal: Any, symbols: frozenset[str], source: str) -> list[Rule]:
-    """Rules of one terminal: its characters in a row, or one state after another of its automaton."""
-    name, pattern = str(terminal.name), terminal.pattern
-    if pattern.type == "str":
-        folded = "i" in pattern.flags
-        body = []
-        for character in pattern.value:
-            choices = frozenset({character.lower(), character.upper()} if folded else {character}) & symbols
-            if not choices:
-                raise GrammarError(
-                    f"{source}: {quote(pattern.value)} needs {quote(character)}, which is not a symbol of the language"
-                )
-            body.append(choices)
-        return [Rule(name, tuple(body))]
-    try:
-        automaton = compile_pattern(pattern.to_regexp(), symbols)
-        beyond = context_dependences(pattern.to_regexp(), symbols)
-        if beyond:
-            raise RegexError(str(beyond[0]))
-    except RegexError as error:
-        raise GrammarError(f"{source}: terminal {name}, /{pattern.value}/: {error}") from None
-    return _automaton_rules(name, automaton)
+def _written(source: GrammarSource, parts: _Parts) -> Cfg:
+    if source.spacing == "none" or not separators(parts.ignored):
+        return _checked(source.start, [*parts.rules(), *parts.terminal_rules()])
+    spaced = spaced_rules(parts.expanded.rules, source.start, parts.terminals, parts.ignored)
+    return _checked(spaced.start, [*spaced.rules, *parts.terminal_rules()])
 
 
-def _automaton_rules(name: str, automaton: Dfa) -> list[Rule]:
-    """`state -> characters next-state`, and `state -> characters` where the next state accepts."""
-    heads = [f"{name}@{state}" if state else name for state in range(len(automaton.moves))]
-    rules = []
-    for state, head in enumerate(heads):
-        targets: dict[int, set[str]] = {}
-        for letter, to in automaton.steps(state):
-            targets.setdefault(to, set()).update(automaton.classes[letter])
-        for to, characters in targets.items():
-            if to in automaton.accepting:
-                rules.append(Rule(head, (frozenset(characters),)))
-            if any(automaton.steps(to)):
-                rules.append(Rule(head, (frozenset(characters), heads[to])))
-    return rules
+def _readable(source: GrammarSource, parts: _Parts) -> Cfg:
+    terminals = [terminal.readable for terminal in parts.terminals.values()]
+    if not parts.ignored:
+        return _checked(source.start, [*parts.rules(), *(rule for terminal in terminals for rule in terminal.rules())])
+    read = reading_rules(parts.rules(), terminals, skipped_text(parts.ignored), source.start)
+    return _checked(read.start, list(read.rules))
 
 
-def productive(rules: Collection[Rule]) -> set[str]:
-    """The nonterminals from which some string of characters can be derived (the empty one counts)."""
-    found: set[str] = set()
-    while True:
-        more = {h for h, body in rules if h not in found and all(isinstance(i, frozenset) or i in found for i in body)}
-        if not more:
-            return found
-        found |= more
+def _check_ends(expanded: Expanded, start: str) -> None:
+    """Raises `GrammarError` for a rule all whose bodies come back to themselves, whatever its terminals are."""
+    able = productive(
+        Rule(head, tuple(frozenset(item) if item in expanded.terminals else item for item in body))
+        for head, bodies in expanded.rules.items()
+        for body in bodies
+    )
+    if start not in able:
+        raise GrammarError(f"no string can be derived from {start}; every way through its rules goes on for ever")
+    endless = sorted(name for name in expanded.rules if name not in able and "@" not in name)
+    if endless:
+        raise GrammarError(f"no string can be derived from {quote(endless[0])}; remove it or give it an end")
 
 
-def _check_productive(cfg: Cfg, source: str) -> None:
-    able = productive(cfg.rules)
-    if cfg.start not in able:
-        raise GrammarError(f"{source}: no string can be derived from {cfg.start}; every way through its rules goes on for ever")
-    heads = {rule.head for rule in cfg.rules} | {item for rule in cfg.rules for item in rule.body if isinstance(item, str)}
-    for name in sorted(heads - able):
-        if "@" not in name:
-            raise GrammarError(
-                f"{source}: no string of the language's symbols can be derived from {quote(name)}; remove it or mend it"
-            )
+def _check_context(
+    source: GrammarSource, expanded: Expanded, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
+) -> None:
+    """Raises `GrammarError` for a look-around that can see other terminals or ignored text, and be changed by them."""
+    if not any(terminal.context for terminal in terminals.values()):
+        return
+    following = neighbours(expanded.rules, terminals)
+    preceded = set().union(*following.values())
+    separable = source.spacing == "needed" and bool(separators(ignored))
+    for name, terminal in terminals.items():
+        terminal.check_context(not ignored and name not in preceded, not ignored and not following[name], separable)
+
+
+def _checked(start: str, rules: list[Rule]) -> Cfg:
+    if len(rules) > MAX_CHARACTER_RULES:
+        raise GrammarError(f"{len(rules)} rules over characters; at most {MAX_CHARACTER_RULES} are allowed")
+    longest = max(len(rule.body) for rule in rules)
+    if longest > MAX_BODY:
+        raise GrammarError(f"a rule or literal of {longest} symbols in a row; at most {MAX_BODY} are allowed")
+    cfg = Cfg(start, tuple(dict.fromkeys(rules)))
+    if start not in productive(cfg.rules):
+        raise GrammarError("no string of the language's symbols can be derived; every string needs another character")
+    return cfg

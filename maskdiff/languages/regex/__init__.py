@@ -7,11 +7,17 @@ and word boundaries included. What is not regular is refused by name.
 """
 
 from maskdiff.languages.regex.compiling import compile_pattern
-from maskdiff.languages.regex.context import ContextDependence, context_dependences
-from maskdiff.languages.regex.dfa import Dfa, everything
+from maskdiff.languages.regex.context import (
+    ContextDependence,
+    compile_followed,
+    context_dependences,
+)
+from maskdiff.languages.regex.dfa import Dfa, everything, explore
+from maskdiff.languages.regex.joint import Joint
 from maskdiff.languages.regex.limits import RegexError
 from maskdiff.languages.regex.minimise import DEAD
 
 __all__ = [
-    "DEAD", "ContextDependence", "Dfa", "RegexError", "compile_pattern", "context_dependences", "everything",
+    "DEAD", "ContextDependence", "Dfa", "Joint", "RegexError", "compile_followed", "compile_pattern",
+    "context_dependences", "everything", "explore",
 ]  # fmt: skip

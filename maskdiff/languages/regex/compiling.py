@@ -13,28 +13,33 @@ from maskdiff.languages.regex.tree import check_size
 
 
 def compile_pattern(
-    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:
     """The automaton of the strings over `symbols` that `re.fullmatch(pattern, string, flags)` matches.
+
+    With `lazy`, a lazy repetition takes no further copy where what follows it in the pattern
+    matches: `".*?"` ends at the first quote, as it does for `re.match`, where the whole of
+    `"a", "b"` would be a full match. All strings that `re.match` matches as a whole are accepted.
 
     Args:
         pattern: a regular expression of Python.
         symbols: the alphabet, strings of one character each.
         flags: flags of `re`, or their letters, such as `"im"`.
+        lazy: whether lazy repetitions end as early as they can.
 
     Raises:
         RegexError: the pattern is not valid, not regular (backreferences, atomic groups, possessive
             quantifiers, conditional groups), or its automaton is too large.
     """
     try:
-        return compile_tree(read_pattern(pattern, symbols, flags))
+        return compile_tree(read_pattern(pattern, symbols, flags), lazy)
     except RecursionError:
         raise RegexError("the pattern is nested too deeply") from None
 
 
-def compile_tree(pattern: Pattern) -> Dfa:
+def compile_tree(pattern: Pattern, lazy: bool = False) -> Dfa:
     """The automaton of a pattern that has been read."""
-    runner = make_runner(pattern)
+    runner = make_runner(pattern, lazy)
 
     def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
         for letter in runner.letters(runs):
@@ -45,8 +50,8 @@ def compile_tree(pattern: Pattern) -> Dfa:
     return explore(runner.nfa.classes, runner.begin(), step, runner.accepts, runner.budget)
 
 
-def make_runner(pattern: Pattern) -> Runner:
+def make_runner(pattern: Pattern, lazy: bool = False) -> Runner:
     """The automata of a pattern, ready to run."""
     check_size(pattern.tree)
     budget = Budget()
-    return Runner(build_nfa(pattern.tree, pattern.symbols, budget), budget)
+    return Runner(build_nfa(pattern.tree, pattern.symbols, budget, lazy), budget)

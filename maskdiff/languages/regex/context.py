@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from maskdiff.errors import quote
 from maskdiff.languages.regex.compiling import compile_tree, make_runner
-from maskdiff.languages.regex.dfa import Dfa
+from maskdiff.languages.regex.dfa import Dfa, explore
 from maskdiff.languages.regex.limits import MAX_STATES, RegexError
 from maskdiff.languages.regex.minimise import DEAD
 from maskdiff.languages.regex.reading import Construct, read_pattern
@@ -57,7 +57,7 @@ class ContextDependence:
 
 
 def context_dependences(
-    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> tuple[ContextDependence, ...]:
     """What the matches of a pattern depend on beyond themselves, in any text over `symbols`.
 
@@ -67,8 +67,8 @@ def context_dependences(
     read = read_pattern(pattern, symbols, flags)
     if not read.constructs:
         return ()
-    runner = make_runner(read)
-    search = _Search(runner, compile_tree(read))
+    runner = make_runner(read, lazy)
+    search = _Search(runner, compile_tree(read, lazy))
     every = range(len(read.constructs))
     together = search.differences([every], ("before", "after"))
     if not together:
@@ -86,6 +86,44 @@ def context_dependences(
         _dependence(joined, "after" if example[2] else "before", effect, example)
         for effect, example in together.items()
     )
+
+
+def compile_followed(
+    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
+) -> Dfa:
+    """The automaton of the strings that a pattern matches at the beginning of some text.
+
+    These are the strings that it matches alone, and those for which a look-ahead needs more text.
+    Arguments and errors are those of `compile_pattern`.
+    """
+    read = read_pattern(pattern, symbols, flags)
+    runner = make_runner(read, lazy)
+    every = range(len(read.constructs))
+
+    def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
+        for letter in runner.letters(runs):
+            following = runner.step(runs, letter)
+            if following[-1]:
+                yield letter, following
+
+    def accepts(runs: Runs) -> bool:
+        seen = [runner.end(runs, every)]
+        for after in seen:  # grows on the way
+            if runner.accepts(after):
+                return True
+            following = (
+                runner.step_after(after, letter)
+                for letter in range(len(runner.nfa.classes))
+                if after[-1]
+            )
+            seen += [new for new in following if new not in seen]
+            if len(seen) > MAX_STATES:
+                raise RegexError(
+                    f"it takes more than {MAX_STATES} states to find out what look-aheads need"
+                )
+        return False
+
+    return explore(runner.nfa.classes, runner.begin(), step, accepts, runner.budget)
 
 
 def _dependence(

@@ -6,6 +6,7 @@ look-around, whose body is an automaton of its own among the same states.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -82,8 +83,12 @@ class Nfa:
         return self._closures[state]
 
 
-def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
-    """The automaton of a syntax tree over the characters `symbols`."""
+def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget, lazy: bool = False) -> Nfa:
+    """The automaton of a syntax tree over the characters `symbols`.
+
+    With `lazy`, a lazy repetition goes on only where what follows it does not match. For this the
+    automaton is built twice: what follows is looked for in a copy whose repetitions all go on.
+    """
     sets: dict[frozenset[str], int] = {}
     _collect_sets(tree, sets, set())
     classes = _classes(symbols, list(sets), budget)
@@ -94,6 +99,9 @@ def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
     nfa = builder.nfa
     nfa.accept = builder.add_state()
     nfa.start = builder.build(tree, nfa.accept)
+    if lazy and builder.following:
+        builder.guard_lazy = True
+        nfa.start = builder.build(tree, nfa.accept)
     return nfa
 
 
@@ -102,6 +110,10 @@ class _Builder:
         self.nfa, self.masks = nfa, masks
         self._tests: dict[Look, int] = {}
         self._construct = -1
+        self.guard_lazy = False
+        self.following: deque[int] = (
+            deque()
+        )  # states behind lazy repetitions, in the order of building
 
     def add_state(
         self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()
@@ -127,17 +139,28 @@ class _Builder:
         return self.repeat(node, after)
 
     def repeat(self, node: Repeat, after: int) -> int:
+        test = self.follows(after) if node.lazy else 0
         if node.most is None:
             loop = self.add_state()
-            self.nfa.branches[loop] += [(0, self.build(node.part, loop)), (0, after)]
+            self.nfa.branches[loop] += [(test, self.build(node.part, loop)), (0, after)]
             at = loop
         else:
             at = after
             for _ in range(node.most - node.least):
-                at = self.add_state(branches=[(0, self.build(node.part, at)), (0, after)])
+                at = self.add_state(branches=[(test, self.build(node.part, at)), (0, after)])
         for _ in range(node.least):
             at = self.build(node.part, at)
         return at
+
+    def follows(self, after: int) -> int:
+        """The test that what follows a lazy repetition does not match; 0 where it does not count."""
+        if self._construct >= 0:  # a look-around matches or not, however few copies it takes
+            return 0
+        if not self.guard_lazy:
+            self.following.append(after)
+            return 0
+        self.nfa.looks.append(Body(self.following.popleft(), self.nfa.accept, True, -1))
+        return -len(self.nfa.looks)
 
     def test(self, look: Look) -> int:
         """The test of a look-around: its number in `Nfa.looks`, from 1, with a sign."""

@@ -127,7 +127,10 @@ class _Reader:
         if name in ("MAX_REPEAT", "MIN_REPEAT"):
             least, most, items = value
             return Repeat(
-                self.sequence(items, flags), least, None if most == parser.MAXREPEAT else most
+                self.sequence(items, flags),
+                least,
+                None if most == parser.MAXREPEAT else most,
+                lazy=name == "MIN_REPEAT",
             )
         if name in ("ASSERT", "ASSERT_NOT"):
             return self.look_around(name, value, flags)

@@ -1,7 +1,7 @@
 """Syntax trees of regular expressions over sets of characters.
 
 Only sets of characters and look-arounds are leaves: anchors and word boundaries are look-arounds,
-and groups, flags and the order of preference are gone.
+and groups, flags and the order of alternatives are gone.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """`least` to `most` copies of `part`; `most` is None where there is no upper limit."""
+    """`least` to `most` copies of `part`; `most` is None where there is no upper limit.
+
+    A lazy one takes as few copies as it can.
+    """
 
     part: Node
     least: int
     most: int | None
+    lazy: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,169 @@
+"""Arguments of functions that users call, brought to their types in one place.
+
+For: `checked_arguments`, a decorator that reads arguments by their names, and the readers that it takes. Not for: options of a
+configuration (`config.py`) or text of files and flags (`values.py`). What is clear is taken: one text where a list is wanted,
+numbers of numpy, any iterable of texts. What is not is a ConfigError of one line, which says what to give instead. Easy to get
+wrong: a text is itself a sequence of texts, its characters, and the number True is an integer.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from maskdiff.errors import ConfigError, DataError, quote
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Reader = Callable[[str, Any], Any]  # (name of the argument, what was given) -> its value; raises ConfigError
+
+
+def checked_arguments(**readers: Reader) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: each argument that is given and has a reader is replaced by what its reader makes of it."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            for name, value in bound.arguments.items():
+                if name in readers:
+                    bound.arguments[name] = readers[name](name, value)
+            return function(*bound.args, **bound.kwargs)
+
+        return called
+
+    return decorate
+
+
+def refuse(name: str, value: object, wanted: str) -> ConfigError:
+    """The error of an argument of another type than the one that is wanted."""
+    return ConfigError(f"{name} is {quote(value)} (of type {type(value).__name__}); give {wanted}")
+
+
+def texts(name: str, value: Any) -> list[str | DataError]:
+    """The texts of a list, or of any other iterable; one text is a list of one. An error may stand for a line of input."""
+    return list(each_text(name, value))
+
+
+def each_text(name: str, value: Any) -> Iterator[str | DataError]:
+    """The texts of `texts` one by one as they are asked for; what is no iterable of texts is refused at once."""
+    if isinstance(value, (str, DataError)):
+        value = [value]
+    if isinstance(value, os.PathLike):
+        raise refuse(name, value, "texts; read the file first: Path(...).read_text().split('\\n')")
+    if isinstance(value, (bytes, bytearray, Mapping, AbstractSet)) or not isinstance(value, Iterable):
+        raise refuse(name, value, "a list of texts")
+    return (_text(f"{name}[{i}]", text) for i, text in enumerate(value))
+
+
+def text(name: str, value: Any) -> str:
+    """One text."""
+    found = _text(name, value)
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+def _text(name: str, value: Any) -> str | DataError:
+    if isinstance(value, DataError):
+        return value
+    if isinstance(value, str):
+        return str(value)  # of numpy, too
+    raise refuse(name, value, "a text; decode bytes first" if isinstance(value, bytes) else "a text")
+
+
+def path(name: str, value: Any) -> Path:
+    """A path, given as a text or an `os.PathLike`."""
+    if isinstance(value, bytes) or not isinstance(value, (str, os.PathLike)):
+        raise refuse(name, value, "a path, as a text or a Path")
+    return Path(value)
+
+
+def whole(low: int, high: int) -> Reader:
+    """A reader of whole numbers from `low` to `high`, of Python or any library."""
+
+    def read(name: str, value: Any) -> int:
+        try:
+            if is_truth(value):
+                raise TypeError
+            number = operator.index(value)
+        except TypeError:
+            raise refuse(name, value, f"a whole number from {low} to {high}") from None
+        if not low <= number <= high:
+            raise ConfigError(f"{name} is {quote(number)[1:-1]}; allowed is {low} to {high}")
+        return number
+
+    return read
+
+
+def number(low: float, high: float) -> Reader:
+    """A reader of finite numbers from `low` to `high`, of Python or any library."""
+
+    def read(name: str, value: Any) -> float:
+        try:
+            if is_truth(value) or isinstance(value, (str, bytes)):
+                raise TypeError
+            found = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise refuse(name, value, f"a number from {low:g} to {high:g}") from None
+        if not low <= found <= high or math.isnan(found):
+            raise ConfigError(f"{name} is {found:g}; allowed is {low:g} to {high:g}")
+        return found
+
+    return read
+
+
+def is_truth(value: Any) -> bool:
+    """Whether it is a truth value, of Python or numpy."""
+    return type(value).__name__ in ("bool", "bool_")
+
+
+def truth(name: str, value: Any) -> bool:
+    """A truth value: a text such as "no" would count as true."""
+    if not is_truth(value):
+        raise refuse(name, value, "True or False")
+    return bool(value)
+
+
+def pair(low: int, high: int) -> Reader:
+    """A reader of two whole numbers, such as the ends of a span."""
+    one = whole(low, high)
+
+    def read(name: str, value: Any) -> tuple[int, int]:
+        if isinstance(value, (str, bytes, Mapping, AbstractSet)) or not isinstance(value, Iterable):
+            raise refuse(name, value, "two whole numbers")
+        ends = list(value)
+        if len(ends) != 2:
+            raise refuse(name, value, "two whole numbers")
+        return one(name, ends[0]), one(name, ends[1])
+
+    return read
+
+
+def pairs(low: int, high: int) -> Reader:
+    """A reader of a list of pairs; one pair is a list of one."""
+    one = pair(low, high)
+
+    def read(name: str, value: Any) -> tuple[tuple[int, int], ...]:
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            raise refuse(name, value, "a list of pairs (first, last + 1)")
+        found = list(value)
+        if len(found) == 2 and not any(isinstance(item, Iterable) for item in found):
+            found = [found]
+        return tuple(one(name, item) for item in found)
+
+    return read
+
+
+def optional(reader: Reader) -> Reader:
+    """A reader that takes None, too."""
+    return lambda name, value: None if value is None else reader(name, value)

@@ -1,0 +1,192 @@
+"""How a grammar with `%ignore` is written: without ignored text, but for what keeps terminals apart.
+
+Between two terminals stands one separator if some string of the first, with the first character of
+some string of the second, begins another terminal: `in x`, `< =`. What is written is a function of
+the terminals alone, not of their strings, so every derivation has one written form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from maskdiff.errors import GrammarError, quote
+from maskdiff.languages.cfg.neighbours import TerminalRules, neighbours
+from maskdiff.languages.cfg.rules import Cfg, Rule
+from maskdiff.languages.cfg.terminals import Terminal
+from maskdiff.languages.regex import DEAD, Dfa, Joint
+
+BEGIN = -1  # the context at the beginning of a string, where nothing has to be kept apart
+MAX_CONTEXTS = 16
+
+def separators(ignored: Sequence[Dfa]) -> list[str]:
+    """Returns the ignored strings of one character, a space first."""
+    single = {
+        c for dfa in ignored for letter, to in dfa.steps(0) if to in dfa.accepting for c in dfa.classes[letter]
+    }
+    return sorted(single, key=lambda c: (c != " ", c))
+
+
+def spaced_rules(
+    rules: TerminalRules, start: str, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
+) -> Cfg:
+    """Returns the grammar of the written form without the rules of its terminals.
+
+    Args:
+        rules: Bodies of names of rules and terminals.
+        start: The first rule.
+        terminals: By name.
+        ignored: Automata of the ignored terminals.
+
+    Raises:
+        GrammarError: No separator keeps all terminals apart, or the terminals fall into more than
+            `MAX_CONTEXTS` kinds by what must not follow them.
+    """
+    following = neighbours(rules, terminals)
+    scanner = Joint([*(terminal.strings for terminal in terminals.values()), *ignored])
+    after = {name: _going_on(terminal, scanner) for name, terminal in terminals.items()}
+    apart = {
+        (first, second): not after[first].isdisjoint(terminals[second].strings.first_characters())
+        for first, seconds in following.items()
+        for second in seconds
+    }
+    behind = {second for (_, second), needed in apart.items() if needed}
+    separator = _separator([terminals[name] for name in sorted(behind)], ignored)
+    return _Spacing(rules, terminals, _contexts(following, apart), separator).rules_of(start)
+
+
+def _separator(behind: Sequence[Terminal], ignored: Sequence[Dfa]) -> str:
+    """The first separator that skipping ends behind, whichever of the terminals `behind` follows."""
+    first = frozenset[str]().union(*(terminal.strings.first_characters() for terminal in behind))
+    found = separators(ignored)
+    for separator in found:
+        if not any(dfa.accepts(separator + c) for dfa in ignored if dfa.accepts(separator) for c in first):
+            return separator
+    raise GrammarError(
+        f"{', '.join(map(quote, found[:3]))} cannot keep terminals apart: ignored text that begins with it goes on with "
+        f"{' or '.join(quote(terminal.name) for terminal in behind[:3])}; write terminals without separators (--spacing none)"
+    )
+
+
+def _going_on(terminal: Terminal, scanner: Joint) -> frozenset[str]:
+    """The characters with which a string of a terminal begins some other string of the scanner."""
+    if terminal.looks_ahead:
+        return terminal.symbols
+    own = list(scanner.automata).index(terminal.strings)
+    start = (0, frozenset((number, 0) for number in range(len(scanner))))
+    seen, waiting = {start}, [start]
+    found: set[str] = set()
+    while waiting:
+        at, others = waiting.pop()
+        for letter, members in enumerate(scanner.classes):
+            moves = ((number, scanner.move(number, state, letter)) for number, state in others)
+            reached = frozenset(move for move in moves if move[1] != DEAD)
+            if reached and scanner.accepts(own, at):
+                found.update(members)
+            following = scanner.move(own, at, letter), reached
+            if following[0] != DEAD and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return frozenset(found)
+
+
+def _contexts(
+    following: Mapping[str, set[str]], apart: Mapping[tuple[str, str], bool]
+) -> dict[str, tuple[int, frozenset[str]]]:
+    """For each terminal the number of its context, and before which terminals a separator stands in it.
+
+    Terminals share a context if they agree on all terminals that may follow both.
+    """
+    decided: list[dict[str, bool]] = []
+    place: dict[str, int] = {}
+    for first, seconds in following.items():
+        own = {second: apart[first, second] for second in seconds}
+        fits = (n for n, known in enumerate(decided) if all(known.get(s, a) == a for s, a in own.items()))
+        place[first] = next(fits, len(decided))
+        if place[first] == len(decided):
+            decided.append({})
+        decided[place[first]].update(own)
+    if len(decided) > MAX_CONTEXTS:
+        raise GrammarError(
+            f"its terminals fall into {len(decided)} kinds by what must be kept apart from them; at most "
+            f"{MAX_CONTEXTS} are written; write it without separators (--spacing none)"
+        )
+    return {
+        first: (n, frozenset(second for second, needed in decided[n].items() if needed)) for first, n in place.items()
+    }
+
+
+class _Spacing:
+    """Nonterminals that know the context in which they begin and the one in which they end."""
+
+    def __init__(
+        self,
+        rules: TerminalRules,
+        terminals: Mapping[str, Terminal],
+        contexts: Mapping[str, tuple[int, frozenset[str]]],
+        separator: str,
+    ) -> None:
+        self.rules, self.terminals, self.separator = rules, terminals, frozenset(separator)
+        self.contexts = contexts
+        self.needed = dict(contexts.values()) | {BEGIN: frozenset[str]()}
+        self.ends: dict[tuple[tuple[str, ...], int], set[int]] = {}  # where a row of symbols may end, by its beginning
+        self.users: dict[tuple[tuple[str, ...], int], set[tuple[tuple[str, ...], int]]] = {}
+
+    def rules_of(self, start: str) -> Cfg:
+        """All rules that derive the written forms of what `start` derives."""
+        self._find_ends((start,))
+        made: dict[Rule, None] = {}
+        for (row, begin), ends in self.ends.items():
+            for end in sorted(ends):
+                for body in self._bodies(row, begin, end):
+                    made[Rule(_name(row, begin, end), body)] = None
+        whole = f"{start}@written"
+        tops = [Rule(whole, (_name((start,), BEGIN, end),)) for end in sorted(self.ends[(start,), BEGIN])]
+        return Cfg(whole, (*tops, *made))
+
+    def _find_ends(self, top: tuple[str, ...]) -> None:
+        waiting = [(top, BEGIN)]
+        self.ends[top, BEGIN] = set()
+        while waiting:
+            key = waiting.pop()
+            reached = self._reached(key, waiting)
+            if reached - self.ends[key]:
+                self.ends[key] |= reached
+                waiting += sorted(self.users.get(key, ()))
+
+    def _reached(self, key: tuple[tuple[str, ...], int], waiting: list[tuple[tuple[str, ...], int]]) -> set[int]:
+        """Where a row of symbols ends as far as is known; what it depends on is asked for."""
+        row, begin = key
+
+        def ends(part: tuple[str, ...], at: int) -> set[int]:
+            self.users.setdefault((part, at), set()).add(key)
+            if (part, at) not in self.ends:
+                self.ends[part, at] = set()
+                waiting.append((part, at))
+            return self.ends[part, at]
+
+        if not row:
+            return {begin}
+        if len(row) > 1:
+            return {end for middle in set(ends(row[:1], begin)) for end in set(ends(row[1:], middle))}
+        if row[0] in self.terminals:
+            return {self.contexts[row[0]][0]}
+        return {end for body in self.rules[row[0]] for end in set(ends(body, begin))}
+
+    def _bodies(self, row: tuple[str, ...], begin: int, end: int) -> Iterator[tuple[str | frozenset[str], ...]]:
+        """The right sides of a row of symbols that begins and ends in given contexts."""
+        if not row:
+            yield ()
+        elif len(row) > 1:
+            for middle in sorted(self.ends[row[:1], begin]):
+                if end in self.ends[row[1:], middle]:
+                    yield _name(row[:1], begin, middle), _name(row[1:], middle, end)
+        elif row[0] in self.terminals:
+            yield (self.separator, row[0]) if row[0] in self.needed[begin] else (row[0],)
+        else:
+            for body in self.rules[row[0]]:
+                if end in self.ends[body, begin]:
+                    yield (_name(body, begin, end),)
+
+
+def _name(row: tuple[str, ...], begin: int, end: int) -> str:
+    return f"{' '.join(row)}@{begin}>{end}"

@@ -1,0 +1,126 @@
+"""Terminals of a grammar as automata, and as rules over characters.
+
+A terminal stands for the strings that its whole regular expression matches (`re.fullmatch`). One with
+a lazy quantifier stands for fewer: a lazy quantifier states where the terminal ends, so `".*?"` ends at
+the first quote. Such a terminal stands for the strings that `re.match` takes as a whole, as in Lark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+from maskdiff.errors import GrammarError, quote
+from maskdiff.languages.cfg.ebnf import Pattern
+from maskdiff.languages.cfg.rules import Rule
+from maskdiff.languages.regex import ContextDependence, Dfa, RegexError, compile_followed, compile_pattern, context_dependences
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A terminal over the characters `symbols`; look-aheads of one that is `followed` see any text behind it."""
+
+    name: str
+    pattern: Pattern
+    symbols: frozenset[str]
+    followed: bool = False
+
+    @cached_property
+    def strings(self) -> Dfa:
+        """The automaton of its strings. Raises `GrammarError`, as all that needs it."""
+        compiler = compile_followed if self.followed else compile_pattern
+        return _guarded(self.name, self.pattern, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True))
+
+    @cached_property
+    def context(self) -> tuple[ContextDependence, ...]:
+        """How its look-arounds depend on what stands around it."""
+        if self.pattern.literal is not None:
+            return ()
+        return _guarded(self.name, self.pattern, lambda: context_dependences(self.pattern.regexp, self.symbols, lazy=True))
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether what follows can forbid a match."""
+        return any(found.side == "after" and found.effect == "forbids" for found in self.context)
+
+    @cached_property
+    def readable(self) -> Terminal:
+        """The terminal with the strings that it matches in front of any text, rather than at the end of one."""
+        return replace(self, followed=True) if any(found.side == "after" for found in self.context) else self
+
+    def check_context(self, first: bool, last: bool, separable: bool) -> None:
+        """Raises `GrammarError` if a string that is written can be refused because of what stands around it.
+
+        Args:
+            first: Nothing can stand before it.
+            last: Nothing can follow it.
+            separable: What follows is kept apart by a separator where it has to be.
+        """
+        for found in self.context:
+            negative = found.kind.startswith("negative")  # the few strings that it allows need not be written
+            harmless = first if found.side == "before" else last or (negative if found.effect == "allows" else separable)
+            if not harmless:
+                raise GrammarError(f"terminal {self.name}, /{self.pattern.regexp}/: {found}")
+
+    def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
+        """Rules that derive, from `head`, the strings that begin with none of the characters `barred`."""
+        first = self.strings.first_characters()
+        if first.isdisjoint(barred):
+            return [Rule(head, (self.name,))]
+        return automaton_rules(head, self.strings, barred)
+
+    def rules(self) -> list[Rule]:
+        """Rules over characters that derive its strings, each in one way, from a nonterminal of its name."""
+        literal = self.pattern.literal
+        if literal is not None and not self.pattern.folded:
+            for character in literal:
+                if character not in self.symbols:
+                    raise GrammarError(
+                        f"{quote(literal)} needs {quote(character)}, which is not a symbol of the language"
+                    )
+            return [Rule(self.name, tuple(frozenset(character) for character in literal))]
+        if literal is not None and self.strings.is_empty:
+            missing = next(c for c in literal if not {c.lower(), c.upper()} & self.symbols)
+            raise GrammarError(f"{quote(literal)} needs {quote(missing)}, which is not a symbol of the language")
+        return automaton_rules(self.name, self.strings)
+
+
+def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> list[Dfa]:
+    """The automata of ignored terminals: what Lark's scanner skips is what `re.match` takes."""
+    compiled = (Terminal(pattern.regexp, pattern, frozenset(symbols)).readable.strings for pattern in patterns)
+    return [strings for strings in compiled if not strings.is_empty]
+
+
+def automaton_rules(name: str, strings: Dfa, without: Collection[str] = ()) -> list[Rule]:
+    """Right-linear rules for the strings of an automaton that begin with none of the characters `without`."""
+    inner = [f"{name}@{state}" if state or without else name for state in range(len(strings.moves))]
+    rules = _state_rules(name, strings, 0, inner, frozenset(without))
+    for state in range(0 if without else 1, len(inner)):
+        rules += _state_rules(inner[state], strings, state, inner, frozenset())
+    return rules
+
+
+def _state_rules(head: str, strings: Dfa, state: int, names: Sequence[str], without: frozenset[str]) -> list[Rule]:
+    """`head -> characters next-state`, and `head -> characters` where the next state accepts."""
+    targets: dict[int, set[str]] = {}
+    for letter, to in strings.steps(state):
+        targets.setdefault(to, set()).update(set(strings.classes[letter]) - without)
+    rules = []
+    for to, characters in targets.items():
+        if characters and to in strings.accepting:
+            rules.append(Rule(head, (frozenset(characters),)))
+        if characters and any(True for _ in strings.steps(to)):
+            rules.append(Rule(head, (frozenset(characters), names[to])))
+    return rules
+
+
+def _guarded(name: str, pattern: Pattern, make: Callable[[], Made]) -> Made:
+    """What `make` returns; an error names the terminal."""
+    try:
+        return make()
+    except RegexError as error:
+        raise GrammarError(f"terminal {name}, /{pattern.regexp}/: {error}") from None

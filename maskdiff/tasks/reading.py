@@ -1,0 +1,100 @@
+"""What the verbs take, by the names of their arguments: the readers of `verb`.
+
+For: `verb`, the decorator of every verb. Not for: what depends on the model or on a text. Easy to get wrong: a name means the
+same in every verb that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, ParamSpec, TypeVar
+
+from maskdiff import arguments
+from maskdiff.arguments import Reader, checked_arguments, optional, refuse
+from maskdiff.config import (
+    MAX_ALTERNATIVES,
+    MAX_BEAM,
+    MAX_BOUND,
+    MAX_CHANGE,
+    MAX_PLACE,
+    MAX_SEED,
+    MAX_STRINGS,
+    CompletionConfig,
+    ControlConfig,
+    SamplerConfig,
+)
+from maskdiff.configio import build
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _loaded(name: str, value: Any) -> Any:
+    if not hasattr(value, "denoiser") or not hasattr(value, "language"):
+        raise refuse(name, value, "what load_denoiser(PATH) returns")
+    return value
+
+
+def _sampler(name: str, value: Any) -> Any:
+    """Settings, the name of a preset, or a sampler that was made; a class is none."""
+    if isinstance(value, str):
+        return SamplerConfig(sampler=str(value))
+    if isinstance(value, Mapping):
+        return build(SamplerConfig, value)
+    if isinstance(value, SamplerConfig) or (callable(value) and not isinstance(value, type)):
+        return value
+    raise refuse(name, value, "a SamplerConfig, the name of a preset such as 'maskgit', or a sampler")
+
+
+def _settings(section: type) -> Reader:
+    """A section of the configuration, or a mapping of some of its keys; checked anew."""
+
+    def read(name: str, value: Any) -> Any:
+        if not isinstance(value, (section, Mapping)):
+            raise refuse(name, value, f"a {section.__name__}, or a mapping of its settings")
+        return build(section, value if isinstance(value, Mapping) else asdict(value))  # type: ignore[call-overload]
+
+    return read
+
+
+def _length(name: str, value: Any) -> int | tuple[int, int]:
+    """A number of symbols, or a range with both ends."""
+    reader = arguments.pair if isinstance(value, (tuple, list)) else arguments.whole
+    found: int | tuple[int, int] = reader(0, MAX_PLACE)(name, value)
+    return found
+
+
+_span, _spans = arguments.pair(0, MAX_PLACE), arguments.pairs(0, MAX_PLACE)
+READERS: dict[str, Reader] = {
+    "loaded": _loaded,
+    "texts": arguments.texts,
+    "num": arguments.whole(0, MAX_STRINGS),
+    "length": optional(_length),
+    "sampler": optional(_sampler),
+    "control": optional(_settings(ControlConfig)),
+    "settings": optional(_settings(CompletionConfig)),
+    "suffix": arguments.text,
+    "method": arguments.text,
+    "sigma": optional(arguments.number(0.0, 1.0)),
+    "beam": arguments.whole(1, MAX_BEAM),
+    "slack": arguments.whole(0, MAX_CHANGE),
+    "steps": arguments.whole(1, 10**6),
+    "max_edits": optional(arguments.whole(0, MAX_CHANGE)),
+    "top": arguments.whole(1, MAX_ALTERNATIVES),
+    "certain": _spans,
+    "masks": _spans,
+    "replace": _span,
+    "bound": arguments.whole(1, MAX_BOUND),
+    "solutions": arguments.whole(1, 10**6),
+    "seed": arguments.whole(0, MAX_SEED),
+    "batch_size": arguments.whole(1, 65_536),
+    "grammar": arguments.truth,
+    "holds": arguments.truth,
+    "trace": arguments.truth,
+}
+
+
+def verb(**other: Reader) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: arguments are read by their names, before anything is done; `other` readers go before those of all verbs."""
+    return checked_arguments(**{**READERS, **other})

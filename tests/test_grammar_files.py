@@ -1,0 +1,218 @@
+"""Files of a grammar: imports, start rules, declarations, and the limits that are checked before work is done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskdiff.config import LanguageConfig
+from maskdiff.errors import ConfigError, GrammarError
+from maskdiff.languages import make_language, restore_language
+from maskdiff.languages.cfg import (
+    GrammarSource,
+    Recogniser,
+    compile_grammar,
+    open_source,
+    read_grammar,
+    restore_source,
+)
+from maskdiff.languages.cfg import source as grammar_source
+from maskdiff.languages.text import TextLanguage
+
+LETTERS = "abcdefghijklmnopqrstuvwx"
+
+
+def folder(where: Path, grammar: str, lines: str, **beside: str) -> Path:
+    """A language folder; `beside` are texts of files by their names without .lark, with `__` for a slash."""
+    where.mkdir(parents=True, exist_ok=True)
+    (where / "grammar.lark").write_text(grammar, encoding="utf-8")
+    (where / "corpus.txt").write_text(lines, encoding="utf-8")
+    for name, text in beside.items():
+        path = where / f"{name.replace('__', '/')}.lark"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return where
+
+
+def language_of(where: Path, **settings: str) -> TextLanguage:
+    made = make_language(LanguageConfig(language=str(where), **settings))  # type: ignore[arg-type]
+    assert isinstance(made, TextLanguage)
+    return made
+
+
+def test_a_relative_import_is_read_beside_the_grammar_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = folder(tmp_path / "mine", '%import .words.VERB\nstart: VERB " x"', "go x\n", words='VERB: "go" | "run"')
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "words.lark").write_text('VERB: "stay"', encoding="utf-8")
+    monkeypatch.chdir(elsewhere)
+    assert language_of(mine).parses("run x")
+    (mine / "words.lark").unlink()
+    with pytest.raises(GrammarError, match=r"cannot read the imported file words\.lark"):
+        language_of(mine)
+
+
+def test_imports_of_imports_are_relative_to_the_file_that_imports(tmp_path: Path) -> None:
+    mine = folder(
+        tmp_path / "mine", "%import .parts.outer.pair\nstart: pair", "ab\n",
+        parts__outer="%import .inner.B\npair: A B\nA: /a/", parts__inner='B: "b" | "c"',
+    )  # fmt: skip
+    assert language_of(mine).parses("ac")
+
+
+def test_a_checkpoint_holds_the_imported_files(tmp_path: Path) -> None:
+    grammar = '%import .words.VERB\n%import common.INT\nbegin: VERB " " INT'
+    mine = folder(tmp_path / "mine", grammar, "go 1\ngo 23\n", words='VERB: "go" | "run"')
+    language = language_of(mine, start="begin")
+    held = language.state()
+    (mine / "words.lark").unlink()
+    (mine / "grammar.lark").unlink()
+    (mine / "corpus.txt").unlink()
+    again = restore_language(language.config, held)
+    assert again.parses("run 321")
+    assert not again.parses("begin 1")
+    assert again.lark_grammar() == GrammarSource(
+        grammar, "the grammar of mine", "begin", language.lark_grammar().files  # type: ignore[union-attr]
+    )
+
+
+def test_a_strangers_grammar_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.lark").write_text('VERB: "go"', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for text in ("%import .words.VERB\nstart: VERB", "%import words.VERB\nstart: VERB"):
+        with pytest.raises(GrammarError, match="words"):
+            read_grammar(restore_source({"text": text}, "the grammar"), "go")
+
+
+@pytest.mark.parametrize(
+    "state", [3, {"text": 3}, {"text": "start: A", "files": {"a": 1}}, {"text": "", "spacing": "x"}, ["a"]]
+)
+def test_a_grammar_that_is_described_otherwise_is_one_line(state: object) -> None:
+    with pytest.raises(GrammarError, match="the grammar of mine is described by"):
+        restore_source(state, "the grammar of mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('%declare indent\nstart: "a"', "%declare of the rule 'indent'"),
+        ("%declare _INDENT\nstart: _INDENT", "'_INDENT' is declared and not defined"),
+        ('begin: "a"', "no rule 'start' to start with; name one with --start: begin"),
+        ('start{x}: x\nother: start{"a"}', "'start' is a template"),
+        ('start: "b".."a"', "bad character range"),
+        ('start: A\nA: "a" -> b', "Aliasing not allowed in terminals"),
+        ("start: A\nA: B\nB: A", "ecursion in terminal"),
+        ('start: x{"a"}\nx{y}: x{z{y}} | y\nz{y}: y', "ever new arguments"),
+        ('start: "a"~3..2', r"repeated ~3\.\.2"),
+        ('start: "a"~99999', "at most 1000 times"),
+        ("%import nothing.A\nstart: A", "Lark's library has no grammar 'nothing'"),
+        ("%import common.NOTHING\nstart: NOTHING", "NOTHING"),
+        ('start: "\\', "line 1 column"),
+        ("start: /(/", r"the terminal '/\(/' cannot be read"),
+        ("start: " + "(" * 5000 + '"a"' + ")" * 5000, "nested too deeply"),
+        ("start: A0\n" + "".join(f"A{i}: A{i + 1} A{i + 1}\n" for i in range(60)) + 'A60: "a"', "over 100000 names"),
+        ('start: "' + "a" * 30_000 + '"', "symbols in a row; at most 2000"),
+        ("start: a\n" + "".join(f'r{i}: "a"\n' for i in range(2_500)), "2501 rules in"),
+        ('start: "a"\n//' + "x" * 200_000, "at most 2000 rules and 100000 characters are read"),
+        ("\x00", "line 1 column 1"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_is_one_line_that_says_why(text: str, message: str) -> None:
+    with pytest.raises(GrammarError, match=message) as caught:
+        compile_grammar(GrammarSource(text, "mine.lark"), "ab")
+    assert str(caught.value).startswith("mine.lark: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_import_each_other_are_refused(tmp_path: Path) -> None:
+    mine = folder(tmp_path, "%import .one.A\nstart: A", "a\n", one="%import .two.A", two="%import .one.A")
+    with pytest.raises(GrammarError, match="do files import each other"):
+        open_source(mine / "grammar.lark")
+
+
+def test_terminals_that_double_across_files_are_refused(tmp_path: Path) -> None:
+    files = {f"f{i}": f"%import .f{i + 1}.A -> B\nA: B B" for i in range(40)}
+    mine = folder(tmp_path, "%import .f0.A\nstart: A", "a\n", **files, f40='A: "a"')
+    with pytest.raises(GrammarError, match="over 100000 names"):
+        open_source(mine / "grammar.lark")
+
+
+def test_the_start_rule_is_a_setting(tmp_path: Path) -> None:
+    mine = folder(tmp_path, 'whole: part+\npart: "a" | "b"', "ab\n")
+    assert language_of(mine, start="whole").parses("bba")
+    assert not language_of(folder(tmp_path, 'whole: part+\npart: "a" | "ab"', "ab\n"), start="part").parses("aa")
+    (mine / "grammar.lark").unlink()
+    with pytest.raises(ConfigError, match=r"start is 'whole'; it is for a grammar, and there is no .*grammar\.lark"):
+        language_of(mine, start="whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "accepts", "rejects"),
+    [
+        ("options", "start: " + " ".join(f'"{c}"?' for c in LETTERS), [LETTERS, "ax", "c"], ["ba", "aa"]),
+        ("options of groups", "start: " + " ".join(f'("{c}" | "{c}{c}")?' for c in LETTERS), ["aabb", "xx"], ["aaa"]),
+        ("unit rules", "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(1_990)) + 'r1990: "a"', ["a"], ["aa"]),
+        ("chains", "start: r0\n" + "".join(f'r{i}: "b" r{i + 1} | "c"\n' for i in range(1_990)) + 'r1990: "a"', ["bbc"], ["b"]),
+        ("repetitions", 'start: ("a" "b"?)~100..900', ["a" * 100, "ab" * 300], ["a" * 99]),
+        ("alternatives", "start: " + " ".join(["(" + " | ".join(f'"{c}"' for c in LETTERS) + ")"] * 200), ["a" * 200], ["a"]),
+    ],
+)
+def test_what_grows_exponentially_when_it_is_multiplied_out_is_read(
+    name: str, text: str, accepts: list[str], rejects: list[str]
+) -> None:
+    """Each is read in a second process that ends within 60 seconds, however busy the machine is."""
+    program = (
+        "import sys, json\nfrom maskdiff.languages.cfg import compile_grammar, Recogniser\n"
+        "text, symbols, accepts, rejects = json.load(sys.stdin)\n"
+        "known = Recogniser(compile_grammar(text, symbols))\n"
+        "read = lambda some: known([symbols.index(c) for c in some])\n"
+        "assert all(map(read, accepts)), 'accepts'\nassert not any(map(read, rejects)), 'rejects'\n"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps([text, LETTERS, accepts, rejects]), text=True, timeout=60,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, (name, made.stderr)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('start: x | "a" /[0-9]+/ "b"\nx: start', "the rule 'start'"),
+        ('start: y | "a"\ny: z | "c"\nz: y "b"?', "the rule 'y'"),
+        ('start: x+ "c"\nx: "b"?', "a repetition of what may be empty"),
+        ('start: start start | "a"?', "the rule 'start'"),
+    ],
+)
+def test_a_cyclic_grammar_is_ambiguous(text: str, what: str) -> None:
+    with pytest.raises(GrammarError, match=f"{what} derives itself: the grammar is cyclic"):
+        compile_grammar(text, "abc0123456789")
+    assert compile_grammar(text, "abc0123456789", accept_ambiguous=True)
+
+
+def test_unreached_rules_change_nothing() -> None:
+    grammar = compile_grammar('start: "a"\nother: "b" other | "c"', "abc")
+    assert Recogniser(grammar)([0])
+    assert len(grammar) == 1
+
+
+def test_a_checkpoints_grammar_is_compiled_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"name": "mine", "symbols": "ab", "grammar": {"text": "start: ((("}, "lengths": [0, 1]}
+    language = restore_language(LanguageConfig(language="mine"), state)
+    assert language.check_length
+    assert language.length_probs()[1] == 1.0
+    with pytest.raises(GrammarError, match="the grammar of mine: "):
+        language.parses("a")
+
+
+def test_limits_are_checked_before_lark_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("Lark's loader was called")
+
+    monkeypatch.setattr("lark.load_grammar.load_grammar", forbidden)
+    with pytest.raises(GrammarError, match="5000 rules in"):
+        grammar_source.load_definitions(GrammarSource("".join(f'r{i}: "a"\n' for i in range(5_000))))

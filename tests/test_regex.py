@@ -1,4 +1,4 @@
-"""Regular expressions as automata: every construct as `re.fullmatch` reads it, and what is refused."""
+"""Regular expressions as automata: each construct as `re.fullmatch` reads it; what is refused."""
 
 from __future__ import annotations
 

@@ -7,7 +7,11 @@ and word boundaries included. What is not regular is refused by name.
 """
 
 from maskdiff.languages.regex.compiling import compile_pattern
-from maskdiff.languages.regex.context import ContextDependence, compile_followed, context_dependences
+from maskdiff.languages.regex.context import (
+    ContextDependence,
+    compile_followed,
+    context_dependences,
+)
 from maskdiff.languages.regex.dfa import Dfa, everything, explore
 from maskdiff.languages.regex.joint import Joint
 from maskdiff.languages.regex.limits import RegexError

@@ -111,16 +111,28 @@ def compile_followed(
         for after in seen:  # grows on the way
             if runner.accepts(after):
                 return True
-            following = (runner.step_after(after, letter) for letter in range(len(runner.nfa.classes)) if after[-1])
+            following = (
+                runner.step_after(after, letter)
+                for letter in range(len(runner.nfa.classes))
+                if after[-1]
+            )
             seen += [new for new in following if new not in seen]
             if len(seen) > MAX_STATES:
-                raise RegexError(f"it takes more than {MAX_STATES} states to find out what look-aheads need")
+                raise RegexError(
+                    f"it takes more than {MAX_STATES} states to find out what look-aheads need"
+                )
         return False
 
     return explore(runner.nfa.classes, runner.begin(), step, accepts, runner.budget)
 
 
+<<<<<<< HEAD
 def _dependence(construct: Construct, side: str, effect: str, example: _Example) -> ContextDependence:
+=======
+def _dependence(
+    construct: Construct, side: str, effect: str, example: _Example
+) -> ContextDependence:
+>>>>>>> regex
     return ContextDependence(construct.text, construct.kind, side, effect, example)
 
 

@@ -18,7 +18,11 @@ class Joint:
     def __init__(self, automata: Sequence[Dfa]) -> None:
         self.automata = tuple(automata)
         letters = [
-            {character: letter for letter, members in enumerate(dfa.classes) for character in members}
+            {
+                character: letter
+                for letter, members in enumerate(dfa.classes)
+                for character in members
+            }
             for dfa in self.automata
         ]
         kinds: dict[tuple[int, ...], list[str]] = {}
@@ -32,7 +36,11 @@ class Joint:
 
     def move(self, number: int, state: int, letter: int) -> int:
         """Returns the state of one automaton behind a character of class `letter`; `DEAD` leads to `DEAD`."""
-        return DEAD if state == DEAD else self.automata[number].moves[state][self._letters[letter][number]]
+        return (
+            DEAD
+            if state == DEAD
+            else self.automata[number].moves[state][self._letters[letter][number]]
+        )
 
     def accepts(self, number: int, state: int) -> bool:
         """Whether a string of one automaton may end in a state."""

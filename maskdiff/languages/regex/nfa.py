@@ -111,7 +111,9 @@ class _Builder:
         self._tests: dict[Look, int] = {}
         self._construct = -1
         self.guard_lazy = False
-        self.following: deque[int] = deque()  # states behind lazy repetitions, in the order of building
+        self.following: deque[int] = (
+            deque()
+        )  # states behind lazy repetitions, in the order of building
 
     def add_state(
         self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()

@@ -126,13 +126,9 @@ def compile_followed(
     return explore(runner.nfa.classes, runner.begin(), step, accepts, runner.budget)
 
 
-<<<<<<< HEAD
-def _dependence(construct: Construct, side: str, effect: str, example: _Example) -> ContextDependence:
-=======
 def _dependence(
     construct: Construct, side: str, effect: str, example: _Example
 ) -> ContextDependence:
->>>>>>> regex
     return ContextDependence(construct.text, construct.kind, side, effect, example)
 
 

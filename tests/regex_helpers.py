@@ -155,6 +155,20 @@ def _fixed(rng: random.Random, depth: int) -> str:
     return "|".join(choices)
 
 
+def nested_pattern(rng: random.Random, depth: int) -> str:
+    """Quantifiers and alternatives inside each other, many of which match the empty string."""
+    kind = rng.random()
+    if depth == 0 or kind < 0.25:
+        return rng.choice(["a", "b", "", "a?", "b??", "[ab]", "(?=a)", "(?!b)", "\\b", "$"])
+    if kind < 0.5:
+        parts = [nested_pattern(rng, depth - 1) for _ in range(rng.randint(2, 3))]
+        return f"(?:{'|'.join(parts)})"
+    if kind < 0.7:
+        return nested_pattern(rng, depth - 1) + nested_pattern(rng, depth - 1)
+    quantifier = rng.choice(["*", "+", "?", "{2}", "{1,2}", "{0,2}", "{2,}", "{1,3}"])
+    return f"(?:{nested_pattern(rng, depth - 1)}){quantifier}{rng.choice(['', '?'])}"
+
+
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str] | None:
     """What `re` makes of a pattern; None if it is not valid."""
     with warnings.catch_warnings():

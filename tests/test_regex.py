@@ -85,6 +85,17 @@ a b (a|b)*b a{2} a{1,2} a{,2} a{2,} a{0} a*?b a+? a??b a{1,2}?b (?:a?){3} (a*)*b
 PATTERNS = PATTERN_TEXT.split()
 
 
+@pytest.mark.parametrize("pattern", [*PATTERNS, '".*?"', "1?b|1a", "(?:|a)+b", "(a|ab)(c|b1)?"])
+def test_lazy_patterns_are_taken_as_re_match_takes_them(pattern: str) -> None:
+    """A lazy quantifier that changes nothing else makes every pattern lazy."""
+    flags = re.match(r"(\(\?[a-z]+\))?", pattern).end()  # type: ignore[union-attr]
+    pattern = f"{pattern[:flags]}(?:{pattern[flags:]})(?:)??"
+    dfa, reference = compile_pattern(pattern, 'ab1\n"', lazy=True), re.compile(pattern)
+    for text in all_strings('ab1\n"', 4):
+        found = reference.match(text)
+        assert dfa.accepts(text) == (found is not None and found.end() == len(text)), text
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_short_string_is_taken_as_re_takes_it(pattern: str) -> None:
     symbols = "ab1\né"

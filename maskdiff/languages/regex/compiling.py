@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator
 from maskdiff.languages.regex.dfa import Dfa, explore
 from maskdiff.languages.regex.limits import Budget, RegexError
 from maskdiff.languages.regex.nfa import build_nfa
+from maskdiff.languages.regex.preferred import PreferredRunner
 from maskdiff.languages.regex.reading import Pattern, read_pattern
 from maskdiff.languages.regex.run import Runner, Runs
-from maskdiff.languages.regex.tree import check_size
+from maskdiff.languages.regex.tree import check_size, is_lazy
 
 
 def compile_pattern(
@@ -17,15 +18,15 @@ def compile_pattern(
 ) -> Dfa:
     """The automaton of the strings over `symbols` that `re.fullmatch(pattern, string, flags)` matches.
 
-    With `lazy`, a lazy repetition takes no further copy where what follows it in the pattern
-    matches: `".*?"` ends at the first quote, as it does for `re.match`, where the whole of
-    `"a", "b"` would be a full match. All strings that `re.match` matches as a whole are accepted.
+    With `lazy`, a pattern that has lazy quantifiers stands for fewer strings: those that
+    `re.match(pattern, string, flags)` matches as a whole. So `".*?"` ends at the first quote, where
+    the whole of `"a", "b"` would be a full match.
 
     Args:
         pattern: a regular expression of Python.
         symbols: the alphabet, strings of one character each.
         flags: flags of `re`, or their letters, such as `"im"`.
-        lazy: whether lazy repetitions end as early as they can.
+        lazy: whether lazy quantifiers say where a match ends.
 
     Raises:
         RegexError: the pattern is not valid, not regular (backreferences, atomic groups, possessive
@@ -47,11 +48,15 @@ def compile_tree(pattern: Pattern, lazy: bool = False) -> Dfa:
             if following[-1]:
                 yield letter, following
 
-    return explore(runner.nfa.classes, runner.begin(), step, runner.accepts, runner.budget)
+    def accepts(runs: Runs) -> bool:
+        return runner.accepts(runner.end(runs))
+
+    return explore(runner.nfa.classes, runner.begin(), step, accepts, runner.budget)
 
 
 def make_runner(pattern: Pattern, lazy: bool = False) -> Runner:
     """The automata of a pattern, ready to run."""
     check_size(pattern.tree)
     budget = Budget()
-    return Runner(build_nfa(pattern.tree, pattern.symbols, budget, lazy), budget)
+    runner = PreferredRunner if lazy and is_lazy(pattern.tree) else Runner
+    return runner(build_nfa(pattern.tree, pattern.symbols, budget), budget)

@@ -6,10 +6,10 @@ look-around, whose body is an automaton of its own among the same states.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from maskdiff.languages.regex.limits import Budget
 from maskdiff.languages.regex.tree import Characters, Choice, Look, Node, Repeat, Sequence
@@ -27,6 +27,14 @@ class Body:
     construct: int
 
 
+class Round(NamedTuple):
+    """What a state chooses between that may begin one more copy of a repeated part."""
+
+    loop: int  # the same for all copies of one repetition
+    body: int
+    after: int
+
+
 @dataclass
 class Nfa:
     """States of all automata of a pattern.
@@ -36,7 +44,9 @@ class Nfa:
             apart, each a sorted string.
         reads: for each state, the classes that it reads, as a bit mask.
         after: for each state, the next state once it has read.
-        branches: for each state, pairs of a test (0: none) and the next state.
+        branches: for each state, pairs of a test (0: none) and the next state, in the order in
+            which `re` tries them.
+        rounds: the states that may begin one more copy of a repeated part.
         constructs: for each state, the construct whose automaton it is part of; -1 for the pattern.
         looks: the bodies of the look-arounds; nested ones come before those that hold them.
         start, accept: of the pattern itself.
@@ -49,6 +59,7 @@ class Nfa:
     branches: list[list[tuple[int, int]]] = field(default_factory=list)
     constructs: list[int] = field(default_factory=list)
     looks: list[Body] = field(default_factory=list)
+    rounds: dict[int, Round] = field(default_factory=dict)
     start: int = 0
     accept: int = 0
     _closures: dict[int, tuple[tuple[Guard, int], ...]] = field(default_factory=dict)
@@ -83,12 +94,8 @@ class Nfa:
         return self._closures[state]
 
 
-def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget, lazy: bool = False) -> Nfa:
-    """The automaton of a syntax tree over the characters `symbols`.
-
-    With `lazy`, a lazy repetition goes on only where what follows it does not match. For this the
-    automaton is built twice: what follows is looked for in a copy whose repetitions all go on.
-    """
+def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
+    """The automaton of a syntax tree over the characters `symbols`."""
     sets: dict[frozenset[str], int] = {}
     _collect_sets(tree, sets, set())
     classes = _classes(symbols, list(sets), budget)
@@ -99,9 +106,6 @@ def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget, lazy: bool = 
     nfa = builder.nfa
     nfa.accept = builder.add_state()
     nfa.start = builder.build(tree, nfa.accept)
-    if lazy and builder.following:
-        builder.guard_lazy = True
-        nfa.start = builder.build(tree, nfa.accept)
     return nfa
 
 
@@ -110,10 +114,7 @@ class _Builder:
         self.nfa, self.masks = nfa, masks
         self._tests: dict[Look, int] = {}
         self._construct = -1
-        self.guard_lazy = False
-        self.following: deque[int] = (
-            deque()
-        )  # states behind lazy repetitions, in the order of building
+        self._loops = 0  # number of repetitions so far
 
     def add_state(
         self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()
@@ -139,28 +140,25 @@ class _Builder:
         return self.repeat(node, after)
 
     def repeat(self, node: Repeat, after: int) -> int:
-        test = self.follows(after) if node.lazy else 0
+        self._loops += 1
+        loop, at = self._loops, after
         if node.most is None:
-            loop = self.add_state()
-            self.nfa.branches[loop] += [(test, self.build(node.part, loop)), (0, after)]
-            at = loop
+            at = self.add_state()
+            self.choose_round(node, loop, at, self.build(node.part, at), after)
         else:
-            at = after
             for _ in range(node.most - node.least):
-                at = self.add_state(branches=[(test, self.build(node.part, at)), (0, after)])
+                body = self.build(node.part, at)
+                at = self.add_state()
+                self.choose_round(node, loop, at, body, after)
         for _ in range(node.least):
             at = self.build(node.part, at)
         return at
 
-    def follows(self, after: int) -> int:
-        """The test that what follows a lazy repetition does not match; 0 where it does not count."""
-        if self._construct >= 0:  # a look-around matches or not, however few copies it takes
-            return 0
-        if not self.guard_lazy:
-            self.following.append(after)
-            return 0
-        self.nfa.looks.append(Body(self.following.popleft(), self.nfa.accept, True, -1))
-        return -len(self.nfa.looks)
+    def choose_round(self, node: Repeat, loop: int, at: int, body: int, after: int) -> None:
+        """Let the state `at` begin one more copy, or go on after the loop, as it prefers."""
+        choices = [(0, body), (0, after)]
+        self.nfa.branches[at] += reversed(choices) if node.lazy else choices
+        self.nfa.rounds[at] = Round(loop, body, after)
 
     def test(self, look: Look) -> int:
         """The test of a look-around: its number in `Nfa.looks`, from 1, with a sign."""

@@ -85,7 +85,7 @@ class Runner:
         return (*runs[:-1], self._run_of(kept))
 
     def accepts(self, runs: Runs) -> bool:
-        """Whether the pattern matches if the text ends here."""
+        """Whether the pattern matches if the text ends here; `runs` are those from `end`."""
         return self._accepts(runs[-1])
 
     def letters(self, runs: Runs) -> list[int]:

@@ -36,7 +36,7 @@ class Choice:
 class Repeat:
     """`least` to `most` copies of `part`; `most` is None where there is no upper limit.
 
-    A lazy one takes as few copies as it can.
+    A lazy one prefers fewer copies, others prefer more.
     """
 
     part: Node
@@ -63,6 +63,15 @@ Node = Characters | Sequence | Choice | Repeat | Look
 
 EMPTY = Sequence(())
 NOTHING = Choice(())
+
+
+def is_lazy(node: Node) -> bool:
+    """Whether a tree has a lazy quantifier, look-arounds aside: these match or not, however short."""
+    if isinstance(node, Sequence | Choice):
+        return any(map(is_lazy, node.parts))
+    if isinstance(node, Repeat):
+        return (node.lazy and node.least != node.most) or is_lazy(node.part)
+    return False
 
 
 def check_size(tree: Node) -> None:

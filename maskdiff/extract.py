@@ -17,7 +17,8 @@ from typing import Protocol
 
 from maskdiff.lines import LINE_END
 
-_LINE = re.compile(rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)")  # ends as CommonMark has them
+# Lines end as CommonMark has them.
+_LINE = re.compile(rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)")
 _OPENING = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)")
 _TAB_STOP = 4
 

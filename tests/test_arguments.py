@@ -1,4 +1,4 @@
-"""Arguments in Python: what is clear is taken, what is not is refused in one line that says what to give."""
+"""Arguments in Python: what is clear is taken, what is not is refused in one line that helps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ VERBS: dict[str, tuple[Verb, str]] = {
     "complete": (lambda loaded, given: tasks.complete(loaded, given), "(+"),
     "completing": (lambda loaded, given: list(tasks.completing(loaded, given)), "(+"),
     "solve": (lambda loaded, given: tasks.solve(loaded, given, bound=200), "(+(*7?)10)=45"),
-    "rewrite": (lambda loaded, given: tasks.rewrite(loaded, given, replace=(2, 7), length=3, beam=2), GOOD),
+    "rewrite": (
+        lambda loaded, given: tasks.rewrite(loaded, given, replace=(2, 7), length=3, beam=2),
+        GOOD,
+    ),
 }
 
 
@@ -44,7 +47,14 @@ def test_texts_of_any_iterable_are_those_of_a_list(loaded: Loaded, name: str) ->
     verb, text = VERBS[name]
     expected = verb(loaded, [text])
     assert len(expected) == 1
-    for given in (text, np.str_(text), (text,), iter([text]), (t for t in [text]), np.array([text])):
+    for given in (
+        text,
+        np.str_(text),
+        (text,),
+        iter([text]),
+        (t for t in [text]),
+        np.array([text]),
+    ):
         assert [r.text for r in verb(loaded, given)] == [r.text for r in expected]
     two = verb(loaded, [text, DataError("a bad line")])
     assert (two[0].text, two[1].error) == (expected[0].text, "a bad line")
@@ -54,23 +64,39 @@ def test_texts_of_any_iterable_are_those_of_a_list(loaded: Loaded, name: str) ->
 @pytest.mark.parametrize(
     "given, said",
     [
-        (None, "a list of texts"), (b"(+", "a list of texts"), (3, "a list of texts"), ({"(+": 1}, "a list of texts"),
-        ({"(+"}, "a list of texts"), (Path("x"), "read the file first"), ([b"(+"], "decode bytes first"),
-        ([None], r"texts\[0\] is 'None'"), (["(+", 3], r"texts\[1\] is '3'"), ([["(+"]], "a text"),
+        (None, "a list of texts"),
+        (b"(+", "a list of texts"),
+        (3, "a list of texts"),
+        ({"(+": 1}, "a list of texts"),
+        ({"(+"}, "a list of texts"),
+        (Path("x"), "read the file first"),
+        ([b"(+"], "decode bytes first"),
+        ([None], r"texts\[0\] is 'None'"),
+        (["(+", 3], r"texts\[1\] is '3'"),
+        ([["(+"]], "a text"),
     ],
-)  # fmt: skip
-def test_what_is_no_list_of_texts_is_refused(loaded: Loaded, name: str, given: Any, said: str) -> None:
+)
+def test_what_is_no_list_of_texts_is_refused(
+    loaded: Loaded, name: str, given: Any, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         VERBS[name][0](loaded, given)
 
 
 def test_samplers_by_name(loaded: Loaded) -> None:
-    expected = [r.text for r in tasks.generate(loaded, 3, length=9, sampler=SamplerConfig("maskgit"))]
+    expected = [
+        r.text for r in tasks.generate(loaded, 3, length=9, sampler=SamplerConfig("maskgit"))
+    ]
     for given in ("maskgit", {"sampler": "maskgit"}, make_sampler(SamplerConfig("maskgit"))):
         assert [r.text for r in tasks.generate(loaded, 3, length=9, sampler=given)] == expected  # type: ignore[arg-type]
     holed = [r.text for r in tasks.edit(loaded, HOLED, sampler=SamplerConfig("entropy"))]  # type: ignore[arg-type]
     assert [r.text for r in tasks.edit(loaded, [HOLED], sampler="entropy")] == holed  # type: ignore[arg-type]
-    for given, said in (("maskgi", "maskgit"), (Unmask, "a SamplerConfig"), (3, "a SamplerConfig"), ({"stesp": 3}, "steps")):
+    for given, said in (
+        ("maskgi", "maskgit"),
+        (Unmask, "a SamplerConfig"),
+        (3, "a SamplerConfig"),
+        ({"stesp": 3}, "steps"),
+    ):
         with pytest.raises(UserError, match=said):
             tasks.generate(loaded, 1, sampler=given)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="a sampler, such as"):
@@ -85,18 +111,40 @@ def test_numbers_of_numpy_and_torch(loaded: Loaded) -> None:
         ranged = tasks.generate(loaded, 3, length=(nine, nine), seed=five)
         assert [r.text for r in ranged] == expected
     one = tasks.edit(loaded, [HOLED], masks=(3, 5), beam=np.int64(2))  # type: ignore[arg-type]
-    assert [r.text for r in one] == [r.text for r in tasks.edit(loaded, [HOLED], masks=[[3, 5]], beam=2)]  # type: ignore[list-item]
+    assert [r.text for r in one] == [
+        r.text for r in tasks.edit(loaded, [HOLED], masks=[[3, 5]], beam=2)
+    ]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        {"num": True}, {"num": 3.0}, {"num": "3"}, {"num": None}, {"num": -1}, {"num": 10**30}, {"num": 10**5000},
-        {"seed": -1}, {"seed": 2**63}, {"seed": 1.5}, {"seed": None}, {"length": "5"}, {"length": (1, 2, 3)}, {"length": 5.0},
-        {"length": True}, {"length": 10**30}, {"batch_size": 0}, {"batch_size": 10**9}, {"trace": "no"}, {"control": "stop"},
-        {"control": SamplerConfig()}, {"loaded": "best.pt"}, {"loaded": None}, {"control": {"stp": "x"}},
+        {"num": True},
+        {"num": 3.0},
+        {"num": "3"},
+        {"num": None},
+        {"num": -1},
+        {"num": 10**30},
+        {"num": 10**5000},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": 1.5},
+        {"seed": None},
+        {"length": "5"},
+        {"length": (1, 2, 3)},
+        {"length": 5.0},
+        {"length": True},
+        {"length": 10**30},
+        {"batch_size": 0},
+        {"batch_size": 10**9},
+        {"trace": "no"},
+        {"control": "stop"},
+        {"control": SamplerConfig()},
+        {"loaded": "best.pt"},
+        {"loaded": None},
+        {"control": {"stp": "x"}},
     ],
-)  # fmt: skip
+)
 def test_other_values_are_refused_in_one_line(loaded: Loaded, given: dict[str, Any]) -> None:
     arguments = {"loaded": loaded, "num": 1, **given}
     with pytest.raises(UserError) as caught:
@@ -108,7 +156,10 @@ def test_other_values_are_refused_in_one_line(loaded: Loaded, given: dict[str, A
 def test_settings_as_mappings(loaded: Loaded) -> None:
     made = tasks.complete(loaded, "(", settings={"temperature": 0}, control={"stop": "+"})  # type: ignore[arg-type]
     same = tasks.complete(
-        loaded, ["("], settings=CompletionConfig(temperature=0.0), control=ControlConfig(stop=("+",))
+        loaded,
+        ["("],
+        settings=CompletionConfig(temperature=0.0),
+        control=ControlConfig(stop=("+",)),
     )
     assert [r.text for r in made] == [r.text for r in same]
 
@@ -155,14 +206,20 @@ def test_models_that_were_loaded_are_saved(tmp_path: Path) -> None:
     expected = [r.text for r in tasks.generate(loaded, 3)]
     for other in (from_pretrained(tmp_path / "folder"), load_denoiser(str(tmp_path / "again.pt"))):
         assert [r.text for r in tasks.generate(other, 3)] == expected
-        assert (other.config, other.metrics, other.provenance) == (loaded.config, loaded.metrics, loaded.provenance)
+        assert (other.config, other.metrics, other.provenance) == (
+            loaded.config,
+            loaded.metrics,
+            loaded.provenance,
+        )
     weights, before = load(tmp_path / "again.pt")["weights"], load(path)["weights"]
     assert weights.keys() == before.keys()
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
 def test_models_of_pieces_that_were_loaded_are_saved(tmp_path: Path) -> None:
-    loaded = load_denoiser(tiny_checkpoint(tmp_path, vocabulary="bpe", vocab_size=60, causal_length=False))
+    loaded = load_denoiser(
+        tiny_checkpoint(tmp_path, vocabulary="bpe", vocab_size=60, causal_length=False)
+    )
     save(tmp_path / "again.pt", loaded)
     again = load_denoiser(tmp_path / "again.pt")
     assert np.array_equal(again.lengths, loaded.lengths)
@@ -190,7 +247,17 @@ def test_every_verb_reads_its_arguments_by_the_same_names() -> None:
     from maskdiff.tasks.reading import READERS
 
     unread = {"watch", "language", "ready"}
-    for name in ("generate", "generating", "repair", "edit", "complete", "completing", "solve", "rewrite", "draw_lengths"):
+    for name in (
+        "generate",
+        "generating",
+        "repair",
+        "edit",
+        "complete",
+        "completing",
+        "solve",
+        "rewrite",
+        "draw_lengths",
+    ):
         verb = getattr(tasks, name)
         assert hasattr(verb, "__wrapped__"), name
         assert set(inspect.signature(verb).parameters) - set(READERS) <= unread, name

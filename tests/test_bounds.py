@@ -1,4 +1,4 @@
-"""Numbers: every option that takes one has a lower and an upper bound, and says so, wherever the number comes from."""
+"""Numbers: every option that takes one has a lower and an upper bound, and says so."""
 
 from __future__ import annotations
 
@@ -30,11 +30,25 @@ PARSERS = {
     "maskdiff.distillation.door": ROOT / "maskdiff/distillation/door.py",
     "maskdiff.distillation.attempts": ROOT / "maskdiff/distillation/attempts.py",
 }
-ABSURD = ["99999999999999999999", "-99999999999999999999", "9" * 5000, "1e400", "-1e400", "nan", "inf", "-inf", "0x7f", "1_0"]
+ABSURD = [
+    "99999999999999999999",
+    "-99999999999999999999",
+    "9" * 5000,
+    "1e400",
+    "-1e400",
+    "nan",
+    "inf",
+    "-inf",
+    "0x7f",
+    "1_0",
+]
 KINDS = [kind for kind in vars(config).values() if isinstance(kind, type)]
 SECTIONS = [kind for kind in KINDS if issubclass(kind, Section) and kind is not Section]
 NUMBERS = [
-    (section, field, kind) for section in SECTIONS for field, kind in knobs(section).values() if kind in (int, float)
+    (section, field, kind)
+    for section in SECTIONS
+    for field, kind in knobs(section).values()
+    if kind in (int, float)
 ]
 
 
@@ -45,7 +59,9 @@ def test_every_section_checks_its_values() -> None:
     assert len(NUMBERS) > 80
 
 
-@pytest.mark.parametrize("section, field, kind", NUMBERS, ids=lambda value: getattr(value, "name", None))
+@pytest.mark.parametrize(
+    "section, field, kind", NUMBERS, ids=lambda value: getattr(value, "name", None)
+)
 def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: type) -> None:
     """In Python, as a flag and in YAML alike."""
     low, high = field.metadata["low"], field.metadata["high"]
@@ -58,7 +74,18 @@ def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: t
         assert getattr(section(**{field.name: end}), field.name) == end
         assert convert(field, kind, repr(end)) == end
     step = 1 if kind is int else 1e-3 * max(1.0, abs(high))
-    for bad in (low - step, high + step, 10**400, math.nan, math.inf, -math.inf, "3", None, True, [3]):
+    for bad in (
+        low - step,
+        high + step,
+        10**400,
+        math.nan,
+        math.inf,
+        -math.inf,
+        "3",
+        None,
+        True,
+        [3],
+    ):
         with pytest.raises(ConfigError):
             section(**{field.name: bad})
     for text in ABSURD:
@@ -71,13 +98,22 @@ def test_every_parser_is_walked() -> None:
     """A file that makes a parser of its own is in the table above."""
     making = set()
     for path in [*ROOT.glob("*.py"), *(ROOT / "maskdiff").rglob("*.py")]:
-        names = (node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-        if any(getattr(name, "attr", getattr(name, "id", "")) in ("Parser", "ArgumentParser") for name in names):
+        names = (
+            node.func
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        )
+        if any(
+            getattr(name, "attr", getattr(name, "id", "")) in ("Parser", "ArgumentParser")
+            for name in names
+        ):
             making.add(path)
     assert making == set(PARSERS.values())
 
 
-def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
+def actions(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
     for action in parser._actions:
         yield parser, action
         if isinstance(action, argparse._SubParsersAction):
@@ -99,14 +135,22 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
     for parser, action in actions(importlib.import_module(module).build_parser()):
         if action.nargs == 0 or isinstance(action, argparse._SubParsersAction):
             continue
-        default = action.default[0] if isinstance(action.default, (list, tuple)) and action.default else action.default
+        default = (
+            action.default[0]
+            if isinstance(action.default, (list, tuple)) and action.default
+            else action.default
+        )
         if action.type is None:
-            assert not isinstance(default, (int, float)), f"{action.dest} takes any text for a number"
+            assert not isinstance(default, (int, float)), (
+                f"{action.dest} takes any text for a number"
+            )
             continue
         assert callable(action.type)
         for text in ABSURD:
             said, value = outcome(action.type, text)
-            assert len(said.splitlines()) == 1 or isinstance(value, str), f"{action.dest} takes {text}"
+            assert len(said.splitlines()) == 1 or isinstance(value, str), (
+                f"{action.dest} takes {text}"
+            )
         numeric += isinstance(action.type, (cli.Whole, cli.Number))
         if isinstance(action.type, (cli.Whole, cli.Number)):
             assert f"[{action.type}]" in " ".join(parser.format_help().split())
@@ -124,13 +168,27 @@ def test_the_walk_finds_a_flag_without_bounds() -> None:
                 flag(text)
 
 
-@pytest.mark.parametrize("name", ["n", "best_of", "max_tokens", "max_completion_tokens", "temperature", "seed", "top_logprobs"])
+@pytest.mark.parametrize(
+    "name",
+    ["n", "best_of", "max_tokens", "max_completion_tokens", "temperature", "seed", "top_logprobs"],
+)
 def test_every_number_of_a_request_has_bounds(name: str) -> None:
     bodies = pytest.importorskip("maskdiff.serving.bodies")
     from maskdiff.serving.refusals import Refused
 
-    for text in ("99999999999999999999", "-99999999999999999999", "1" + "0" * 6000, "1e400", "NaN", "Infinity", "true", '"3"'):
-        body = f'{{"model": "m", "messages": [{{"role": "user", "content": "x"}}], "{name}": {text}}}'
+    for text in (
+        "99999999999999999999",
+        "-99999999999999999999",
+        "1" + "0" * 6000,
+        "1e400",
+        "NaN",
+        "Infinity",
+        "true",
+        '"3"',
+    ):
+        body = (
+            f'{{"model": "m", "messages": [{{"role": "user", "content": "x"}}], "{name}": {text}}}'
+        )
         with pytest.raises(Refused):
             bodies.parsed(bodies.ChatBody, body.encode())
 
@@ -140,7 +198,9 @@ def test_every_number_of_a_request_is_known() -> None:
     bodies = pytest.importorskip("maskdiff.serving.bodies")
     for kind in (bodies.CompletionBody, bodies.ChatBody):
         for name, field in kind.model_fields.items():
-            if any(part in str(field.annotation) for part in ("int", "float")) and "Stream" not in str(field.annotation):
+            if any(
+                part in str(field.annotation) for part in ("int", "float")
+            ) and "Stream" not in str(field.annotation):
                 limits = {type(item).__name__ for item in field.metadata}
                 assert limits & {"Ge", "Gt"}, name
                 assert limits & {"Le", "Lt"}, name
@@ -149,10 +209,16 @@ def test_every_number_of_a_request_is_known() -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("batch_size: 65536\nmax_len: 1024", "batch_size is 65536; with max_len 1024 at most 16384"),
+        (
+            "batch_size: 65536\nmax_len: 1024",
+            "batch_size is 65536; with max_len 1024 at most 16384",
+        ),
         ("num_samples: 10000000\nmax_len: 1024", "at most 2097152"),
         ("eval_samples: 100000\nmax_len: 1024", "at most 65536"),
-        ("n_layer: 64\nn_embd: 4096", "64 blocks of n_embd 4096 have over 12,884,901,888 parameters"),
+        (
+            "n_layer: 64\nn_embd: 4096",
+            "64 blocks of n_embd 4096 have over 12,884,901,888 parameters",
+        ),
     ],
 )
 def test_numbers_that_are_absurd_together_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -160,7 +226,10 @@ def test_numbers_that_are_absurd_together_are_refused(tmp_path: Path, text: str,
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         load_config(path)
-    assert check(config_from_dict({"batch_size": 65536, "num_samples": 10**7})).train.batch_size == 65536
+    assert (
+        check(config_from_dict({"batch_size": 65536, "num_samples": 10**7})).train.batch_size
+        == 65536
+    )
 
 
 def test_a_million_strings_are_made_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,4 +244,6 @@ def test_a_million_strings_are_made_a_batch_at_a_time(monkeypatch: pytest.Monkey
     made = tasks.generating(loaded, MAX_STRINGS, length=5, sampler="maskgit", batch_size=3)
     first = [next(made).text for _ in range(4)]
     assert sizes == [3, 3]
-    assert first == [result.text for result in tasks.generate(loaded, 4, length=5, sampler="maskgit")]
+    assert first == [
+        result.text for result in tasks.generate(loaded, 4, length=5, sampler="maskgit")
+    ]

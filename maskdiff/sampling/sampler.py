@@ -24,7 +24,9 @@ UNLIMITED = 1 << 30
 def check_sampler(given: object) -> None:
     """Raises ``ConfigError`` unless it is a sampler: no name, no settings, no class of samplers."""
     if not callable(given) or isinstance(given, type):
-        raise refuse("stage", given, "a sampler, such as Unmask(), or make_sampler(SamplerConfig(NAME))")
+        raise refuse(
+            "stage", given, "a sampler, such as Unmask(), or make_sampler(SamplerConfig(NAME))"
+        )
 
 
 class Stage:

@@ -7,7 +7,7 @@ import ast
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from maskdiff import cli, config, tasks
 from maskdiff.config import MAX_STRINGS, Config, DecodeConfig, Section
 from maskdiff.configio import check, config_from_dict, convert, knobs, load_config, range_text
 from maskdiff.errors import ConfigError
-from maskdiff.sampling import Canvas
+from maskdiff.sampling import Autoregressive, Canvas, Predictive, Reconsider, Speculate, Unmask
 from maskdiff.values import Plain
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +166,20 @@ def test_the_walk_finds_a_flag_without_bounds() -> None:
         for text in ("6", "-1", *ABSURD):
             with pytest.raises(argparse.ArgumentTypeError):
                 flag(text)
+
+
+def test_every_number_of_a_stage_has_bounds() -> None:
+    """A sampler that is made in Python takes no number that a configuration would not."""
+    walked = 0
+    for kind in (Unmask, Autoregressive, Predictive, Reconsider, Speculate):
+        for field in fields(kind):
+            if field.type in ("int", "float") and (kind, field.name) != (Reconsider, "sigma"):
+                walked += 1
+                for bad in (10**30, -(10**30), math.nan, math.inf, 10**400, "3", None, True):
+                    with pytest.raises(ConfigError, match=field.name):
+                        given = {"finish": Unmask()} if kind is Speculate else {}
+                        kind(**{**given, field.name: bad})
+    assert walked > 15
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from maskdiff import cli
 from maskdiff.checkpoint import Spoken, load_denoiser
 from maskdiff.config import MAX_LENGTH, MAX_MEASURED, ControlConfig
 from maskdiff.configio import add_config_flags, build, overrides
-from maskdiff.errors import ConfigError, UserError
+from maskdiff.errors import ConfigError, UserError, visible
 from maskdiff.evaluation import plots, report, reproduce, suites
 from maskdiff.evaluation.repair import check_methods, corruption
 from maskdiff.evaluation.rows import Plan, Row, Subject, Watch
@@ -158,7 +158,7 @@ def progress(total: int) -> Iterator[Watch]:
 
 def note(text: str) -> None:
     """A line on the error stream."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def check_outputs(args: argparse.Namespace) -> None:

@@ -1,9 +1,10 @@
 """Arguments of functions that users call, brought to their types in one place.
 
-For: `checked_arguments`, a decorator that reads arguments by their names, and the readers that it takes. Not for: options of a
-configuration (`config.py`) or text of files and flags (`values.py`). What is clear is taken: one text where a list is wanted,
-numbers of numpy, any iterable of texts. What is not is a ConfigError of one line, which says what to give instead. Easy to get
-wrong: a text is itself a sequence of texts, its characters, and the number True is an integer.
+For: `checked_arguments`, a decorator that reads arguments by their names, and the readers that it
+takes. Not for: options of a configuration (`config.py`) or text of files and flags (`values.py`).
+What is clear is taken: one text where a list is wanted, numbers of numpy, any iterable of texts.
+What is not is a ConfigError of one line, which says what to give instead. Easy to get wrong: a text
+is itself a sequence of texts, its characters, and True is an integer.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from maskdiff.errors import ConfigError, DataError, quote
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Reader = Callable[[str, Any], Any]  # (name of the argument, what was given) -> its value; raises ConfigError
+Reader = Callable[
+    [str, Any], Any
+]  # (name of the argument, what was given) -> its value; raises ConfigError
 
 
 def checked_arguments(**readers: Reader) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: each argument that is given and has a reader is replaced by what its reader makes of it."""
+    """A decorator: an argument that is given and has a reader becomes what its reader makes of it."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
@@ -50,17 +53,19 @@ def refuse(name: str, value: object, wanted: str) -> ConfigError:
 
 
 def texts(name: str, value: Any) -> list[str | DataError]:
-    """The texts of a list, or of any other iterable; one text is a list of one. An error may stand for a line of input."""
+    """The texts of any ordered iterable; one text is a list of one. An error may stand for a line."""
     return list(each_text(name, value))
 
 
 def each_text(name: str, value: Any) -> Iterator[str | DataError]:
-    """The texts of `texts` one by one as they are asked for; what is no iterable of texts is refused at once."""
+    """The texts of `texts` one by one; what is no iterable of texts is refused at once."""
     if isinstance(value, (str, DataError)):
         value = [value]
     if isinstance(value, os.PathLike):
         raise refuse(name, value, "texts; read the file first: Path(...).read_text().split('\\n')")
-    if isinstance(value, (bytes, bytearray, Mapping, AbstractSet)) or not isinstance(value, Iterable):
+    if isinstance(value, (bytes, bytearray, Mapping, AbstractSet)) or not isinstance(
+        value, Iterable
+    ):
         raise refuse(name, value, "a list of texts")
     return (_text(f"{name}[{i}]", text) for i, text in enumerate(value))
 
@@ -78,7 +83,9 @@ def _text(name: str, value: Any) -> str | DataError:
         return value
     if isinstance(value, str):
         return str(value)  # of numpy, too
-    raise refuse(name, value, "a text; decode bytes first" if isinstance(value, bytes) else "a text")
+    raise refuse(
+        name, value, "a text; decode bytes first" if isinstance(value, bytes) else "a text"
+    )
 
 
 def path(name: str, value: Any) -> Path:

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS
-from maskdiff.errors import ConfigError, DataError, UserError, folded, nearest, one_line, quote, visible
+from maskdiff.errors import (
+    ConfigError,
+    DataError,
+    UserError,
+    folded,
+    nearest,
+    one_line,
+    quote,
+    visible,
+)
 from maskdiff.lines import stream_lines
 from maskdiff.values import decimal, whole
 
@@ -104,7 +113,8 @@ def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None)
         return _say("out of memory; ask for fewer or shorter strings at a time", BAD_INPUT)
     except RuntimeError as error:
         if any(words in str(error).lower() for words in NO_MEMORY):
-            return _say(f"out of memory ({folded(error)}); lower --batch_size or --num, or use --device cpu", BAD_INPUT)
+            hint = "lower --batch_size or --num, or use --device cpu"
+            return _say(f"out of memory ({folded(error)}); {hint}", BAD_INPUT)
         raise
 
 
@@ -287,8 +297,8 @@ def printable(text: str) -> str:
 def read_lines(path: str) -> Iterator[str | DataError]:
     """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
 
-    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each;
-    what ends a line is described in `maskdiff.lines`.
+    Raises DataError when the file cannot be read at all. Lines are read one by one, at most
+    `MAX_LINE` bytes of each; what ends a line is described in `maskdiff.lines`.
     """
     if path == "-":
         if sys.stdin is None:

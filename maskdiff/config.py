@@ -2,8 +2,8 @@
 
 For: the dataclasses that the other rooms take as arguments.  Not for: reading YAML and flags (``configio.py``), or anything
 that a knob *does*; this file imports nothing of the package but its errors.  Easy to get wrong: field names are unique across
-sections, because each is also a command-line flag of the same name.  Every number has a lower and an upper bound, which
-hold however a section is made: from a file, from flags, or in Python.
+sections, because each is also a command-line flag of the same name.  Every number has a lower and
+an upper bound, which hold however a section is made: from a file, from flags, or in Python.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_BEAM = 1024
 MAX_ALTERNATIVES = 1000
 MAX_CHANGE = 4096  # symbols by which a repair may change a length, and edits of one
 MAX_BOUND = 10**7  # beginnings that a search looks at
-MAX_PLACE = 10**9  # positions and lengths in symbols; which of them there are, a text or a language says itself
+MAX_PLACE = 10**9  # positions and lengths in symbols; those that there are depend on the text
 
 KINDS = {
     "int": "a whole number",
@@ -71,11 +71,11 @@ def _number(value: Any) -> str:
 def checked(knob: Field[Any], value: Any, given: Any = None) -> Any:
     """``value`` as the type of the field ``knob``; ``given`` is what messages quote.
 
-    Integers may be of any library (``operator.index``), a number may be an integer, a text may be a path, and a list of
-    texts one text.
+    Integers may be of any library (``operator.index``), a number may be an integer, a text may be
+    a path, and a list of texts one text.
 
     Raises:
-        ConfigError: another type, a number that is not finite or out of its range, or none of the choices.
+        ConfigError: another type, a number that is not finite or out of its range, or no choice.
     """
     shown = quote(value if given is None else given)
     try:
@@ -150,7 +150,8 @@ class LanguageConfig(Section):
     max_depth: int = knob(6, "largest depth that the generator asks for", low=0, high=12)
     max_value: int = knob(
         9999,
-        "largest absolute value in a derivation of arithmetic-steps or -corrections; others are rejected",
+        "largest absolute value in a derivation of arithmetic-steps or -corrections; others are "
+        "rejected",
         low=1,
         high=10**9,
     )
@@ -217,7 +218,8 @@ class TrainConfig(Section):
     length_tilt: float = knob(0.0, "draw length n with weight p(n)^(1-tilt): 1 makes all lengths alike", low=0.0, high=1.0)
     strings_in_a_row: int = knob(
         1,
-        "strings taught as one, end-of-string after the last: above 1 the model learns to go on (a common mistake)",
+        "strings taught as one, end-of-string after the last: above 1 the model learns to go on "
+        "(a common mistake)",
         low=1,
         high=1024,
     )

@@ -2,8 +2,8 @@
 
 For: turning what a user wrote into the frozen dataclasses of `config.py`, with every error naming the key, the value, what
 is allowed and the nearest valid name. Not for: the knobs themselves (`config.py`) or what they do. Easy to get wrong: YAML
-1.1 reads `3e-3` as a string, `off` as false and `010` as 8, so its scalars stay text here, and every value, from YAML or from
-a flag, goes through the one `convert`, which knows what the field wants.
+1.1 reads `3e-3` as a string, `off` as false and `010` as 8, so its scalars stay text here, and every
+value, from YAML or from a flag, goes through the one `convert`, which knows what the field wants.
 
 A file may be flat (`n_layer: 2`), sectioned (`model: {n_layer: 2}`) or both; field names are unique across sections.
 `extends: other.yaml` (or a list) is read first, relative to the file that says it, and is overridden by what follows.
@@ -59,15 +59,17 @@ MAX_VALUES = 100_000  # of one, those that aliases repeat counted again
 
 
 def convert(field: Field[Any], kind: type, given: Any) -> Any:
-    """`given` (of YAML, a flag or Python) as a checked value of `field`, whose annotation is `kind`; ConfigError otherwise.
+    """`given` (of YAML, a flag or Python) as a checked value of `field`, whose annotation is `kind`.
 
     Text is read by the kind of value that the field wants; text of YAML without quotes is `Plain`.
+    Raises ConfigError.
     """
     if kind == TEXTS:
         return checked(field, _texts(field.name, given), given)
     if not isinstance(given, str):
         return checked(field, given)
-    return checked(field, _text(field.name, given) if kind is str else _read(field.name, kind, given), given)
+    value = _text(field.name, given) if kind is str else _read(field.name, kind, given)
+    return checked(field, value, given)
 
 
 def _read(name: str, kind: type, text: str) -> int | float | bool:
@@ -75,21 +77,31 @@ def _read(name: str, kind: type, text: str) -> int | float | bool:
         return READERS[kind](text)
     except ValueError as error:
         hint = f"; {error}" if str(error) else ""
-        raise ConfigError(f"{name} is {quote(text)}; it must be {KINDS[kind.__name__]}{hint}") from None
+        raise ConfigError(
+            f"{name} is {quote(text)}; it must be {KINDS[kind.__name__]}{hint}"
+        ) from None
 
 
 def _text(name: str, text: str) -> str:
-    """The text as it is written. Raises ConfigError for one without quotes that YAML gives another meaning."""
+    """The text as it is written.
+
+    Raises ConfigError for one without quotes that YAML gives another meaning.
+    """
     if isinstance(text, Plain) and (text.is_null or text.is_truth):
         meaning = "no value" if text.is_null else "a truth value"
-        raise ConfigError(f"{name} is {quote(text)}, which is {meaning} in YAML; if it is a text, put it in quotes")
+        raise ConfigError(
+            f"{name} is {quote(text)}, which is {meaning} in YAML; if it is a text, put it in "
+            f"quotes"
+        )
     return str(text)
 
 
 def _texts(name: str, given: Any) -> Any:
     if isinstance(given, str):
         return () if isinstance(given, Plain) and not given else (_text(name, given),)
-    return [_text(name, text) if isinstance(text, str) else text for text in given] if isinstance(given, list) else given
+    if isinstance(given, list):
+        return [_text(name, text) if isinstance(text, str) else text for text in given]
+    return given
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -150,12 +162,13 @@ def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config |
 
 
 def _is_section(value: Any, is_knob: bool) -> bool:
-    """Whether a section is meant where one of its name `is_knob`, too: `language: {...}`, or nothing at all behind it."""
-    return not is_knob or isinstance(value, Mapping) or value is None or (isinstance(value, Plain) and not value)
+    """Whether a section is meant, where a knob has its name: `language: {...}`, or nothing behind it."""
+    empty = value is None or (isinstance(value, Plain) and not value)
+    return empty or not is_knob or isinstance(value, Mapping)
 
 
 def _entries(name: str, value: Any, source: str) -> Mapping[Any, Any]:
-    """The keys and values of a section; one whose keys are all comments has none. Raises ConfigError."""
+    """The entries of a section; one whose keys are all comments has none. Raises ConfigError."""
     if _is_nothing(value):
         return {}
     if not isinstance(value, Mapping):
@@ -198,7 +211,7 @@ def check(config: Config, source: str = "") -> Config:
 
 
 def _check_sizes(config: Config, source: str) -> None:
-    """Raises ConfigError where numbers that are allowed one by one would take more memory together than any machine has."""
+    """Raises ConfigError where numbers that are allowed one by one take absurd memory together."""
     model, train, longest = config.model, config.train, config.language.max_len
     for what, tokens, most in (
         ("batch_size", train.batch_size, MAX_STEP_TOKENS),
@@ -207,13 +220,14 @@ def _check_sizes(config: Config, source: str) -> None:
     ):
         if tokens * longest > most:
             raise ConfigError(
-                f"{_prefix(source)}{what} is {tokens}; with max_len {longest} at most {most // longest} are allowed"
+                f"{_prefix(source)}{what} is {tokens}; with max_len {longest} at most "
+                f"{most // longest} are allowed"
             )
     parameters = round(model.n_layer * model.n_embd**2 * (4 + 2 * model.mlp_ratio))
     if parameters > MAX_PARAMETERS:
         raise ConfigError(
-            f"{_prefix(source)}{model.n_layer} blocks of n_embd {model.n_embd} have over {parameters:,} parameters; "
-            f"allowed are {MAX_PARAMETERS:,}"
+            f"{_prefix(source)}{model.n_layer} blocks of n_embd {model.n_embd} have over "
+            f"{parameters:,} parameters; allowed are {MAX_PARAMETERS:,}"
         )
 
 
@@ -221,16 +235,17 @@ def _check_sizes(config: Config, source: str) -> None:
 
 
 class _Values:
-    """Nodes of a YAML file as nested plain values whose scalars are text: `Plain` where they have no quotes."""
+    """Nodes of a YAML file as nested values whose scalars are text: `Plain` where they have no quotes."""
 
     def __init__(self) -> None:
         self.count = 0  # made so far: aliases make a long list of a short file
 
     def of(self, node: yaml.Node, depth: int = 0) -> Any:
-        """Raises MarkedYAMLError for what no configuration needs: tags, keys that are no text, endless nesting."""
+        """The values of a node. Raises MarkedYAMLError for tags, keys that are no text, endless nesting."""
         self.count += 1
         if depth > MAX_NESTING or self.count > MAX_VALUES:
-            raise _refused(node, f"lists and mappings are over {MAX_NESTING} deep, or hold over {MAX_VALUES} values")
+            limits = f"over {MAX_NESTING} deep, or hold over {MAX_VALUES} values"
+            raise _refused(node, f"lists and mappings are {limits}")
         if node.tag not in TAGS:
             raise _refused(node, f"tag {quote(node.tag)} has no use here; leave it out")
         if isinstance(node, yaml.ScalarNode):
@@ -246,19 +261,21 @@ class _Values:
             key, value = self.of(key_node, depth + 1), self.of(value_node, depth + 1)
             if not isinstance(key, str):
                 raise _refused(key_node, f"key {quote(key)} is no text")
-            if key == "<<" and isinstance(key, Plain):  # another mapping, or several, whose keys this one overrides
+            if key == "<<" and isinstance(key, Plain):  # mappings whose keys this one overrides
                 for part in value if isinstance(value, list) else [value]:
                     if not isinstance(part, dict):
                         raise _refused(value_node, "<< takes a mapping or a list of mappings")
                     merged = {**part, **merged}
             elif key in own:
-                raise _refused(key_node, f"key {quote(key)} stands twice")  # the second would silently win
+                # The second would silently win.
+                raise _refused(key_node, f"key {quote(key)} stands twice")
             else:
                 own[str(key)] = value
         return {**merged, **own}
 
 
-TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")))  # what has no tag has one of these
+# What has no tag has one of these.
+TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")))
 
 
 def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
@@ -266,17 +283,22 @@ def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str, shown: str) -> Any:
-    """The nested values of a YAML text, scalars as text (see `_Values`); ConfigError names the line of the file `shown`."""
+    """The nested values of a YAML text, scalars as text (see `_Values`); ConfigError names the line."""
     odd = next((i for i, c in enumerate(text) if c in "\x85\u2028\u2029"), None)
     if odd is not None:
         where = f"{shown}, line {len(split_lines(text[: odd + 1]))}"
-        raise ConfigError(f"{where}: {quote(text[odd])} ends a line to some readers of YAML; write it so, in double quotes")
+        raise ConfigError(
+            f"{where}: {quote(text[odd])} ends a line to some readers of YAML; write it so, in "
+            f"double quotes"
+        )
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)  # makes nodes alone: nothing is converted or constructed
+        node = yaml.compose(text, Loader=yaml.BaseLoader)  # nodes alone: nothing is converted
         return None if node is None else _Values().of(node)
     except yaml.reader.ReaderError as error:
         line = len(split_lines(text[: error.position + 1]))
-        raise ConfigError(f"{shown}, line {line}: {quote(chr(error.character))} has no place in YAML") from None
+        raise ConfigError(
+            f"{shown}, line {line}: {quote(chr(error.character))} has no place in YAML"
+        ) from None
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         syntax = isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError))
@@ -296,13 +318,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read configuration {quote(str(path), 200)}: {error.strerror or error}") from None
+        raise ConfigError(
+            f"cannot read configuration {quote(str(path), 200)}: {error.strerror or error}"
+        ) from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"configuration {quote(str(path), 200)} is over {MAX_BYTES} bytes; give a YAML file of settings")
+        raise ConfigError(
+            f"configuration {quote(str(path), 200)} is over {MAX_BYTES} bytes; give a YAML file of "
+            f"settings"
+        )
     try:
         values = parse_yaml(raw.decode("utf-8"), f"configuration {path}")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"configuration {quote(str(path), 200)} is not UTF-8 text (byte {error.start})") from None
+        raise ConfigError(
+            f"configuration {quote(str(path), 200)} is not UTF-8 text (byte {error.start})"
+        ) from None
     if _is_nothing(values):
         return {}
     if not isinstance(values, dict):
@@ -321,7 +350,10 @@ def load_decoding(path: str | Path) -> DecodeConfig:
         if name in DECODING and _is_section(value, bool(homes)):
             entries = _entries(name, value, str(path))
             if twice := [key for key in entries if key in parts[name]]:
-                raise ConfigError(f"{path}: key {twice[0]!r} stands twice, in section {name!r} and outside; keep one")
+                raise ConfigError(
+                    f"{path}: key {twice[0]!r} stands twice, in section {name!r} and outside; keep "
+                    f"one"
+                )
             parts[name].update(entries)
             continue
         if not homes:
@@ -355,7 +387,8 @@ def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         merged.update(_explicit(path.parent / parent, (*above, path.resolve())))
     config_from_dict(values, str(path))  # for its errors, which name this file
     for name, value in values.items():
-        merged.update(value if isinstance(value, Mapping) else {} if _is_nothing(value) else {name: value})
+        flat = {} if _is_nothing(value) else {name: value}
+        merged.update(value if isinstance(value, Mapping) else flat)
     return merged
 
 
@@ -366,7 +399,9 @@ def _parents(given: Any, path: Path) -> Sequence[str]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(found, (list, tuple)) or not all(isinstance(parent, str) for parent in found):
-        raise ConfigError(f"{path}: extends is {quote(given)}; it must be a file name or a list of file names")
+        raise ConfigError(
+            f"{path}: extends is {quote(given)}; it must be a file name or a list of file names"
+        )
     return found
 
 
@@ -376,8 +411,9 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def dump_yaml(config: Config | DecodeConfig) -> str:
-    """The whole configuration as sectioned YAML; `load_config` (or `load_decoding`) of it gives an equal one."""
-    # Escaped, for YAML folds a raw U+0085; and not folded, for its writer and its reader disagree about some blanks there.
+    """The whole configuration as sectioned YAML; `load_config`, or `load_decoding`, reads it back."""
+    # Escaped, for YAML folds a raw U+0085; and not folded, for its writer and its reader disagree
+    # about some blanks there.
     return yaml.safe_dump(asdict(config), sort_keys=False, default_flow_style=False, width=math.inf)
 
 

@@ -3,8 +3,9 @@
 The line says what was given, what is allowed and what to do. The doors (the command-line programs) print it on the error
 stream and exit with status 2; a traceback always means a bug. Not for internal invariants: those are plain assertions and
 ValueErrors. Easy to get wrong: a message of several lines breaks every reader that takes one line per failure, so the
-constructor escapes line ends and shortens what is too long. Text of the user stays exact: blanks are never folded, what has no
-shape is escaped, and joined characters (emoji, letters with marks) are never cut apart.
+constructor escapes line ends and shortens what is too long. Text of the user stays exact: blanks
+are never folded, what has no shape is escaped, and joined characters (emoji, letters with marks)
+are never cut apart.
 """
 
 from __future__ import annotations
@@ -17,32 +18,40 @@ from collections.abc import Iterable
 
 MAX_MESSAGE = 400
 
-# Characters without a shape that join others and are shown as they are: joiners between characters beyond Latin-1 (emoji
+# Characters without a shape that join others and are shown as they are: joiners between characters
+# beyond Latin-1 (emoji
 # and scripts that need them), and the tags behind a black flag that name a region.
-_JOINING = re.compile("(?<=[^\x00-\xff])[\u200c\u200d](?=[^\x00-\xff])|(?<=\U0001f3f4)[\U000e0020-\U000e007e]+\U000e007f")
+_JOINING = re.compile(
+    "(?<=[^\x00-\xff])[\u200c\u200d](?=[^\x00-\xff])"
+    "|(?<=\U0001f3f4)[\U000e0020-\U000e007e]+\U000e007f"
+)
 _JOINERS, _ZWJ = "\u200c\u200d", "\u200d"
 _FLAG_LETTERS, _SKIN_TONES = ("\U0001f1e6", "\U0001f1ff"), ("\U0001f3fb", "\U0001f3ff")
-_TAGS, _VOWELS_AND_FINALS = ("\U000e0020", "\U000e007f"), ("\u1160", "\u11ff")  # the latter of Hangul written as letters
+_TAGS, _VOWELS_AND_FINALS = (
+    ("\U000e0020", "\U000e007f"),
+    ("\u1160", "\u11ff"),
+)  # the latter of Hangul written as letters
 
 
-# ------------------------------------------------------------------------------------------------------------ showing text
+# ------------------------------------------------------------------------------------- showing text
 
 
 def visible(text: str) -> str:
-    """`text` as one line: line ends, control characters and others without a shape are escaped as in Python's literals.
+    """`text` as one line: line ends, control characters and others without a shape are escaped.
 
-    Blanks stay as they are, and so do the joiners of emoji.
+    They are written as in Python's literals. Blanks stay as they are, and so do joiners of emoji.
     """
     if text.isprintable():
         return text
     joining = {i for match in _JOINING.finditer(text) for i in range(*match.span())}
     return "".join(
-        c if c.isprintable() or i in joining else c.encode("unicode_escape").decode() for i, c in enumerate(text)
+        c if c.isprintable() or i in joining else c.encode("unicode_escape").decode()
+        for i, c in enumerate(text)
     )
 
 
 def clusters(text: str) -> list[str]:
-    """The characters of `text` as a reader counts them, roughly the grapheme clusters of Unicode (UAX 29)."""
+    """The characters of `text` as a reader counts them: grapheme clusters of Unicode (UAX 29)."""
     found: list[str] = []
     for c in text:
         if found and _joins(found[-1], c):
@@ -55,12 +64,23 @@ def clusters(text: str) -> list[str]:
 def _joins(cluster: str, c: str) -> bool:
     """Whether `c` is shown as a part of the cluster before it."""
     last = cluster[-1]
-    if unicodedata.category(last) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not (last in _JOINERS or _TAGS[0] <= last <= _TAGS[1]):
+    if unicodedata.category(last) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not (
+        last in _JOINERS or _TAGS[0] <= last <= _TAGS[1]
+    ):
         return False
     if _FLAG_LETTERS[0] <= c <= _FLAG_LETTERS[1]:
         return len(cluster) == 1 and _FLAG_LETTERS[0] <= last <= _FLAG_LETTERS[1]
-    if last == _ZWJ and _is_picture(c):  # pictures join where one stands before the joiner, whatever marks it has
-        return next((_is_picture(before) for before in cluster[-2::-1] if before == _ZWJ or not _extends(before)), False)
+    if last == _ZWJ and _is_picture(
+        c
+    ):  # pictures join where one stands before the joiner, whatever marks it has
+        return next(
+            (
+                _is_picture(before)
+                for before in cluster[-2::-1]
+                if before == _ZWJ or not _extends(before)
+            ),
+            False,
+        )
     return _extends(c) or _VOWELS_AND_FINALS[0] <= c <= _VOWELS_AND_FINALS[1]
 
 
@@ -74,7 +94,7 @@ def _is_picture(c: str) -> bool:
 
 
 def display_width(text: str) -> int:
-    """Columns of a terminal that `text` takes: 2 for a wide cluster (emoji, East Asian), 0 for a lone mark, 1 otherwise."""
+    """Columns of a terminal that `text` takes: 2 for a wide cluster (emoji, East Asian), else 1."""
     return sum(_cluster_width(cluster) for cluster in clusters(text))
 
 
@@ -88,7 +108,7 @@ def _cluster_width(cluster: str) -> int:
 
 
 def clip(text: str, limit: int) -> str:
-    """`text`, or as much of it as fits `limit` characters with `...` behind it; clusters stay whole."""
+    """`text`, or as much of it as fits `limit` characters with `...` behind; clusters stay whole."""
     if len(text) <= limit:
         return text
     return _fitting(clusters(text[:limit]), limit - 3) + "..."
@@ -106,7 +126,8 @@ def _fitting(parts: list[str], limit: int) -> str:
 
 def one_line(message: str, limit: int = MAX_MESSAGE) -> str:
     """`message` as one line (see `visible`), its middle cut out beyond `limit` characters."""
-    # Cut before escaping too: a message that quotes a gigabyte of input should not be read character by character first.
+    # Cut before escaping too: a message that quotes a gigabyte of input should not be read
+    # character by character first.
     if len(message) > 16 * limit:
         message = message[: 8 * limit] + " ... " + message[-8 * limit :]
     text = visible(message)
@@ -118,7 +139,7 @@ def one_line(message: str, limit: int = MAX_MESSAGE) -> str:
 
 
 def folded(problem: BaseException | str) -> str:
-    """What another program says in several lines, in one; for its own words, not for text of the user."""
+    """What another program says in several lines, in one; not for text of the user."""
     return re.sub(r"\s*[\r\n]\s*", " ", str(problem).strip())
 
 
@@ -131,20 +152,24 @@ class _Short(reprlib.Repr):
         self.maxstring, self.maxother, self.maxlong = 200, 200, 200
 
     def repr_int(self, x: int, level: int) -> str:
-        """A long number as about how long it is: Python refuses to print one of over 4300 digits."""
-        return repr(x) if abs(x) < 10**100 else f"a number of about {int(x.bit_length() * 0.30103)} digits"
+        """A long number as its length: Python refuses to print one of over 4300 digits."""
+        return (
+            repr(x)
+            if abs(x) < 10**100
+            else f"a number of about {int(x.bit_length() * 0.30103)} digits"
+        )
 
 
 _SHORT = _Short()
 
 
 def quote(given: object, limit: int = 60) -> str:
-    """What the user gave, as one line of at most about `limit` characters between quotes; blanks stay as they are."""
+    """What the user gave, in quotes, as one line of about `limit` characters at most; blanks stay."""
     text = given if isinstance(given, str) else _SHORT.repr(given)
     return f"'{clip(visible(text[: limit + 1]), limit)}'"
 
 
-# ------------------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 class UserError(ValueError):

@@ -1,7 +1,7 @@
 """Lines of text: the one rule for corpora, `--input` and files of records.
 
-A line ends at LF, at CR LF or at CR alone (files of old Macintosh programs). Nothing else ends a line: U+2028, U+0085 (NEL),
-form feeds and vertical tabs are text, unlike in `str.splitlines`.
+A line ends at LF, at CR LF or at CR alone (files of old Macintosh programs). Nothing else ends a
+line: U+2028, U+0085 (NEL), form feeds and vertical tabs are text, unlike in `str.splitlines`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def split_lines(text: str) -> list[str]:
 def stream_lines(file: IO[bytes], longest: int) -> Iterator[bytes | None]:
     """Yield the lines of a binary file without their ends; None for a line of over `longest` bytes.
 
-    A line is yielded as soon as its end has been read, so that a pipe is answered line by line. At most `longest` bytes and
-    one chunk are held in memory.
+    A line is yielded as soon as its end has been read, so that a pipe is answered line by line. At
+    most `longest` bytes and one chunk are held in memory.
     """
     begun = bytearray()  # the line whose end has not been read
     after_cr = False  # whether the byte before this chunk was a CR, whose line was yielded there
     while chunk := file.read1(CHUNK):  # type: ignore[attr-defined]
-        *ended, last = _BYTE_ENDS.split(chunk[1:] if after_cr and chunk.startswith(b"\n") else chunk)
+        *ended, last = _BYTE_ENDS.split(
+            chunk[1:] if after_cr and chunk.startswith(b"\n") else chunk
+        )
         after_cr = chunk.endswith(b"\r")
         for piece in ended:
             begun += piece

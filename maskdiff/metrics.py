@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from maskdiff import arguments
 from maskdiff.arguments import checked_arguments
 
-_of_texts = checked_arguments(texts=arguments.texts)  # one text is a list of one, not its characters
+_of_texts = checked_arguments(texts=arguments.texts)  # one text is a list of one
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 RESAMPLES = 1000
 LENGTH_BUCKETS: tuple[tuple[str, int, int | None], ...] = (

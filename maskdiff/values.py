@@ -1,9 +1,10 @@
 """Scalars that a user wrote, in a YAML file or as a flag, as values: the one reader of both.
 
-For: `whole`, `decimal` and `truth`, which read text, and `Plain`, which marks text that YAML has without quotes. Not for:
-ranges (`config.py`) or files (`configio.py`). Easy to get wrong: YAML gives unquoted text other meanings (`007` is octal,
-`1_000` a thousand, `12:30` 750, `on` true), so its scalars stay text until the field that wants them is known. A text field
-keeps them as written; a number field takes plain decimal forms only. The readers raise ValueError with a hint, perhaps empty.
+For: `whole`, `decimal` and `truth`, which read text, and `Plain`, which marks text that YAML has
+without quotes. Not for: ranges (`config.py`) or files (`configio.py`). Easy to get wrong: YAML gives
+unquoted text other meanings (`007` is octal, `1_000` a thousand, `12:30` 750, `on` true), so its
+scalars stay text until the field that wants them is known. A text field keeps them as written; a
+number field takes plain decimal forms only. The readers raise ValueError with a hint, perhaps empty.
 """
 
 from __future__ import annotations
@@ -11,17 +12,26 @@ from __future__ import annotations
 import math
 import re
 
-MAX_DIGITS = 40  # more digits than any range has; longer numbers are cut to so many, which is still out of range
+MAX_DIGITS = 40  # more than any range has; longer numbers are cut to so many, and still out of range
 
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_TRUTHS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 NULLS = ("", "~", "null")
 EXAMPLE = "write it in plain decimal digits, such as 1000 or 0.003"
 
 
 class Plain(str):
-    """A scalar of YAML without quotes, as it is written; `str` itself is one in quotes, or a flag."""
+    """A scalar of YAML without quotes, as it is written; `str` itself is one in quotes or a flag."""
 
     __slots__ = ()
 
@@ -37,16 +47,19 @@ class Plain(str):
 
 
 def whole(text: str) -> int:
-    """The whole number that `text` is: decimal digits without leading zeros, perhaps a sign. Raises ValueError."""
+    """The whole number that `text` is: decimal digits without leading zeros, perhaps a sign.
+
+    Raises ValueError.
+    """
     if not _WHOLE.fullmatch(text):
         raise ValueError(_hint(text))
     return int(text[:MAX_DIGITS])
 
 
 def decimal(text: str) -> float:
-    """The finite number that `text` is: a decimal fraction, perhaps with an exponent. Raises ValueError.
+    """The finite number that `text` is: a decimal fraction, perhaps with an exponent.
 
-    A number that is not 0 and too small for a float is refused, too; -0 is 0.
+    Raises ValueError, also for a number that is not 0 and too small for a float; -0 is 0.
     """
     if not _DECIMAL.fullmatch(text):
         raise ValueError(_hint(text))
@@ -59,7 +72,10 @@ def decimal(text: str) -> float:
 
 
 def truth(text: str) -> bool:
-    """The truth value that `text` is: true, yes, on or 1, false, no, off or 0, in any case. Raises ValueError."""
+    """The truth value that `text` is: true, yes, on or 1, false, no, off or 0, in any case.
+
+    Raises ValueError.
+    """
     if text.lower() not in _TRUTHS:
         raise ValueError("true and yes, on and 1 are one, false and no, off and 0 the other")
     return _TRUTHS[text.lower()]

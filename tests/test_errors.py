@@ -1,16 +1,43 @@
-"""Messages: one line, the user's text exact in it, and characters that are joined never cut apart."""
+"""Messages: one line, the user's text exact in it, and joined characters never cut apart."""
 
 from __future__ import annotations
 
 import pytest
 from fuzz_helpers import both_seeds, cases
 
-from maskdiff.errors import MAX_MESSAGE, UserError, clip, clusters, display_width, folded, one_line, quote, visible
+from maskdiff.errors import (
+    MAX_MESSAGE,
+    UserError,
+    clip,
+    clusters,
+    display_width,
+    folded,
+    one_line,
+    quote,
+    visible,
+)
 
-FAMILY, FLAG, ENGLAND = "👨‍👩‍👧", "🇩🇪", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+FAMILY, FLAG, ENGLAND = (
+    "👨‍👩‍👧",
+    "🇩🇪",
+    "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+)
 WAVING, HEART, ACCENT = "👋🏽", "❤️", "e\u0301"
 JOINED = (FAMILY, FLAG, ENGLAND, WAVING, HEART, ACCENT, "नि", "각")
-PIECES = [*JOINED, *"a  \t\n\r\u2028\u202e\x1b", "\u200d", "\u200c", "\u0301", "\ufe0f", "🇩", "🏽", "👨", "漢", "\ud800", "\\n"]
+PIECES = [
+    *JOINED,
+    *"a  \t\n\r\u2028\u202e\x1b",
+    "\u200d",
+    "\u200c",
+    "\u0301",
+    "\ufe0f",
+    "🇩",
+    "🏽",
+    "👨",
+    "漢",
+    "\ud800",
+    "\\n",
+]
 
 
 def random_text(rng, most: int = 40) -> str:  # type: ignore[no-untyped-def]
@@ -23,16 +50,21 @@ def test_blanks_of_the_user_stay() -> None:
 
 
 def test_what_has_no_shape_is_escaped_and_joined_emoji_are_not() -> None:
-    assert visible("a\r\n\x1b[31m\u202e\u2028\x00\ud800") == "a\\r\\n\\x1b[31m\\u202e\\u2028\\x00\\ud800"
+    assert (
+        visible("a\r\n\x1b[31m\u202e\u2028\x00\ud800")
+        == "a\\r\\n\\x1b[31m\\u202e\\u2028\\x00\\ud800"
+    )
     for text in JOINED:
         assert visible(text) == text
-    assert visible("pass\u200dword") == "pass\\u200dword"  # a joiner that joins nothing hides in text
+    assert (
+        visible("pass\u200dword") == "pass\\u200dword"
+    )  # a joiner that joins nothing hides in text
     assert visible("a\U000e0067\U000e007f") == "a\\U000e0067\\U000e007f"
 
 
 @both_seeds
 def test_every_message_is_one_bounded_line(seed: int) -> None:
-    """No line end of any kind, nothing that speaks to the terminal, and nothing lost where it is short."""
+    """No line end, no control character, and nothing lost where it is short."""
     for rng in cases(2000, seed, 1.0):
         text = random_text(rng, 400)
         line = one_line(text)
@@ -74,7 +106,9 @@ def test_quoted_text_ends_between_clusters() -> None:
 
 
 def test_widths() -> None:
-    assert [display_width(text) for text in (FAMILY, FLAG, ENGLAND, WAVING, HEART, ACCENT, "漢", "a")] == [2] * 5 + [1, 2, 1]
+    assert [
+        display_width(text) for text in (FAMILY, FLAG, ENGLAND, WAVING, HEART, ACCENT, "漢", "a")
+    ] == [2] * 5 + [1, 2, 1]
 
 
 def test_quoting_is_bounded_whatever_is_given() -> None:

@@ -286,7 +286,7 @@ def test_ambiguity_is_decided_exactly() -> None:
     [
         ({"max_int": 11}, "1 10 and 11 0 are both written 110; set separator"),
         ({"notation": "infix", "separator": ","}, "leave separator empty"),
-        ({"notation": "postfix"}, "prefix or infix"),
+        ({"notation": "postfix"}, "'prefix', 'infix'"),
         ({"separator": ";"}, "separator"),
         ({"operators": ""}, "operators"),
         ({"operators": "++"}, "at most once"),

@@ -1,4 +1,4 @@
-"""YAML: texts are read as they are written, numbers in plain decimal forms alone, and what is written is read back."""
+"""YAML: texts are kept as written, numbers are plain decimals, and what is written is read back."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ def refused(text: str) -> str:
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------------------ texts
+# -------------------------------------------------------------------------------------------- texts
 
-# What YAML 1.1 makes something else of: octal, float, integers with signs, base 60, hexadecimal, binary, dates.
+# What YAML 1.1 makes something else of: octal, float, integers with signs, base 60, hexadecimal,
+# binary, dates.
 REWRITTEN = [
-    "007", "2026_11", "1.10", "010", "12:30", "01", "0x1F", "0b101", "0o17", "1e3", ".5", "1_000", "+7", "-0",
-    "190:20:30.15", "2024-01-01", "2024-01-01T10:00:00Z", ".inf", "-.INF", ".nan", "1.", "=", "1:2:3", "0.10", "00",
-    "08", "1__0", "١٢", "12e03",
+    "007", "2026_11", "1.10", "010", "12:30", "01", "0x1F", "0b101", "0o17", "1e3", ".5", "1_000",
+    "+7", "-0", "190:20:30.15", "2024-01-01", "2024-01-01T10:00:00Z", ".inf", "-.INF", ".nan",
+    "1.", "=", "1:2:3", "0.10", "00", "08", "1__0", "١٢", "12e03",
 ]  # fmt: skip
 
 
@@ -65,11 +66,17 @@ def test_a_text_is_kept_as_it_is_written(text: str) -> None:
 @pytest.mark.parametrize("text", REWRITTEN)
 def test_texts_of_a_list_are_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "decode.yaml"
-    path.write_text(f"stop: [{text}, '{text}']\nstop_token: {text}\ndry_breakers: {text}\n", encoding="utf-8")
-    assert load_decoding(path).control == ControlConfig(stop=(text, text), stop_token=(text,), dry_breakers=text)
+    path.write_text(
+        f"stop: [{text}, '{text}']\nstop_token: {text}\ndry_breakers: {text}\n", encoding="utf-8"
+    )
+    assert load_decoding(path).control == ControlConfig(
+        stop=(text, text), stop_token=(text,), dry_breakers=text
+    )
 
 
-@pytest.mark.parametrize("word", ["~", "null", "Null", "NULL", "", "yes", "No", "on", "OFF", "true", "False"])
+@pytest.mark.parametrize(
+    "word", ["~", "null", "Null", "NULL", "", "yes", "No", "on", "OFF", "true", "False"]
+)
 def test_a_word_of_another_meaning_is_refused_where_a_text_is_wanted(word: str) -> None:
     assert "put it in quotes" in refused(f"name: {word}")
     assert config_of(f"name: '{word}'").train.name == word
@@ -92,18 +99,32 @@ def test_a_section_whose_keys_are_comments_is_empty(tmp_path: Path) -> None:
     assert "in quotes" in refused("language: null")  # it may be a name
 
 
-# ---------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 NO_WHOLE = [
-    "010", "0x1F", "0b1", "0o7", "1_000", "12:30", "1e3", "1.0", "1.", ".5", "١٢", "１２", "1,000", "+", "~", "null",
-    "yes", "0x", "--", "1e", "",
+    "010", "0x1F", "0b1", "0o7", "1_000", "12:30", "1e3", "1.0", "1.", ".5", "١٢", "１２", "1,000",
+    "+", "~", "null", "yes", "0x", "--", "1e", "",
 ]  # fmt: skip
 NO_DECIMAL = [
-    "010", "00.5", "0x1F", "1_000.0", "12:30", "190:20:30.15", ".inf", "-.inf", ".nan", "inf", "nan", "1e400", "1e-400",
-    "١٢", "1e", "1e5.0", "1,5", "-1_0", "",
+    "010", "00.5", "0x1F", "1_000.0", "12:30", "190:20:30.15", ".inf", "-.inf", ".nan", "inf",
+    "nan", "1e400", "1e-400", "١٢", "1e", "1e5.0", "1,5", "-1_0", "",
 ]  # fmt: skip
-DECIMAL = ["0", "3", "+3", "0.5", ".5", "1.", "1e-3", "1E+1", "2.5e1", "1.0e-08", "-0", "-0.0", "0e5"]
+DECIMAL = [
+    "0",
+    "3",
+    "+3",
+    "0.5",
+    ".5",
+    "1.",
+    "1e-3",
+    "1E+1",
+    "2.5e1",
+    "1.0e-08",
+    "-0",
+    "-0.0",
+    "0e5",
+]
 
 
 @pytest.mark.parametrize("text", NO_WHOLE)
@@ -170,7 +191,7 @@ def test_truth_values_of_yaml_are_read() -> None:
         assert "true or false" in refused(f"amp: {word}")
 
 
-# -------------------------------------------------------------------------------------------------------------- structure
+# ---------------------------------------------------------------------------------------- structure
 
 
 @pytest.mark.parametrize(
@@ -218,7 +239,9 @@ def test_merge_keys_are_those_of_pyyaml(seed: int) -> None:
     for rng in cases(300, seed, 1.0):
 
         def pairs(rng: random.Random = rng) -> str:
-            return ", ".join(f"{key}: '{rng.randrange(100)}'" for key in rng.sample("abcd", rng.randrange(1, 4)))
+            return ", ".join(
+                f"{key}: '{rng.randrange(100)}'" for key in rng.sample("abcd", rng.randrange(1, 4))
+            )
 
         several = f"[{', '.join(f'*{name}' for name in rng.sample('xy', 2))}]"
         merged = rng.choice([several, "*x", "*y"])
@@ -228,7 +251,7 @@ def test_merge_keys_are_those_of_pyyaml(seed: int) -> None:
 
 
 def reference(text: str) -> Any:
-    """The values that PyYAML's events make, scalars with whether they are plain; ValueError for what is refused here."""
+    """The values that PyYAML's events make, with styles; ValueError for what is refused here."""
     anchors: dict[str, Any] = {}
     events = iter(list(yaml.parse(text, Loader=yaml.SafeLoader))[1:])
 
@@ -274,8 +297,8 @@ def styled(value: Any) -> Any:
 
 
 SCALARS = [
-    *REWRITTEN, "a", "b c", "'x: y'", '"a\\tb"', "~", "on", "''",
-    "|\n    a\n    b", ">-\n    c\n    d", "*p", "&p q", "a#b", "! z",
+    *REWRITTEN, "a", "b c", "'x: y'", '"a\\tb"', "~", "on", "''", "|\n    a\n    b",
+    ">-\n    c\n    d", "*p", "&p q", "a#b", "! z",
 ]  # fmt: skip
 
 
@@ -285,22 +308,39 @@ def random_yaml(rng: random.Random) -> str:
         if kind == 0:
             return rng.choice(SCALARS[:-6])
         parts = [flow(depth + 1) for _ in range(rng.randrange(3))]
-        return f"[{', '.join(parts)}]" if kind == 1 else "{" + ", ".join(f"{rng.choice('abc')}: {part}" for part in parts) + "}"
+        return (
+            f"[{', '.join(parts)}]"
+            if kind == 1
+            else "{" + ", ".join(f"{rng.choice('abc')}: {part}" for part in parts) + "}"
+        )
 
     lines = []
     for _ in range(rng.randrange(6)):
-        body = rng.choice([rng.choice(SCALARS), flow(0), "", f"\n  {rng.choice('de')}: {flow(1)}", f"\n  - {flow(1)}\n  - z"])
-        lines.append(f"{rng.choice(['a', 'b', 'c', 'lr', chr(39) + 'k' + chr(39)])}: {body}{rng.choice(['', '  # note'])}")
-    text = rng.choice(["", "---\n", "# head\n"]) + "\n".join(lines) + rng.choice(["", "\n", "\n...\n"])
+        body = rng.choice(
+            [
+                rng.choice(SCALARS),
+                flow(0),
+                "",
+                f"\n  {rng.choice('de')}: {flow(1)}",
+                f"\n  - {flow(1)}\n  - z",
+            ]
+        )
+        key = rng.choice(["a", "b", "c", "lr", "'k'"])
+        lines.append(f"{key}: {body}{rng.choice(['', '  # note'])}")
+    text = (
+        rng.choice(["", "---\n", "# head\n"]) + "\n".join(lines) + rng.choice(["", "\n", "\n...\n"])
+    )
     for _ in range(rng.choice([0, 0, 1, 3])):  # damage
         at = rng.randrange(len(text) + 1)
-        text = text[:at] + rng.choice("[]{}:,-\n \t'\"#&*!|>%@\r~<ax0") + text[at + rng.randrange(3) :]
+        text = (
+            text[:at] + rng.choice("[]{}:,-\n \t'\"#&*!|>%@\r~<ax0") + text[at + rng.randrange(3) :]
+        )
     return text
 
 
 @both_seeds
 def test_structure_is_that_of_pyyaml(seed: int) -> None:
-    """Differential against the events of PyYAML: the same nesting, texts and quotes, or refused by both."""
+    """Differential against the events of PyYAML: the same values and quotes, or refused by both."""
     read = 0
     for rng in cases(1500, seed, 3.0):
         text = random_yaml(rng)
@@ -316,12 +356,13 @@ def test_structure_is_that_of_pyyaml(seed: int) -> None:
     assert read > 3
 
 
-# ------------------------------------------------------------------------------------------------------------ there and back
+# ----------------------------------------------------------------------------------- there and back
 
 TRICKY = [
-    *REWRITTEN, "null", "~", "on", "no", "", " ", "a: b", ": ", "#", "a #b", "- a", "'", '"', "\n", "a\n", "\r\n", "\t",
-    "\x85", "\u2028", "\ufeff", "%", "@", "`", "|", ">", "[a", "{", "!", "&a", "*a", "?", "---", "...", "é", "👨‍👩‍👧",
-    "\x00", "\x1b", "\\", "a  b " * 40, "\ud800", "<<", "=",
+    *REWRITTEN, "null", "~", "on", "no", "", " ", "a: b", ": ", "#", "a #b", "- a", "'", '"',
+    "\n", "a\n", "\r\n", "\t", "\x85", "\u2028", "\ufeff", "%", "@", "`", "|", ">", "[a", "{",
+    "!", "&a", "*a", "?", "---", "...", "é", "👨‍👩‍👧", "\x00", "\x1b", "\\", "a  b " * 40,
+    "\ud800", "<<", "=",
 ]  # fmt: skip
 
 
@@ -338,7 +379,9 @@ def values_of(section: Any) -> st.SearchStrategy[Any]:
         elif kind is float:
             made[name] = st.floats(low, high)
         else:
-            made[name] = st.booleans() if kind is bool else st.sampled_from(choices) if choices else text
+            made[name] = (
+                st.booleans() if kind is bool else st.sampled_from(choices) if choices else text
+            )
     return st.builds(section, **made)
 
 
@@ -352,7 +395,9 @@ def test_every_configuration_is_read_back(config: Config) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.builds(DecodeConfig, **{name: values_of(section) for name, section in DECODING.items()}))
-def test_every_settings_file_is_read_back(tmp_path_factory: pytest.TempPathFactory, config: DecodeConfig) -> None:
+def test_every_settings_file_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, config: DecodeConfig
+) -> None:
     path = tmp_path_factory.getbasetemp() / "decode.yaml"
     path.write_text(dump_yaml(config), encoding="utf-8")
     assert load_decoding(path) == config

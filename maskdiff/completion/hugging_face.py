@@ -91,7 +91,9 @@ class HuggingFaceModel:
                 str(folder), dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
             )
         except Exception as error:  # of many kinds, each library's own
-            raise CheckpointError(f"cannot read a model and a tokenizer in {quote(str(folder))}: {folded(error)}") from error
+            raise CheckpointError(
+                f"cannot read a model and a tokenizer in {quote(str(folder))}: {folded(error)}"
+            ) from error
         if missing := sorted(info["missing_keys"]):  # they were drawn at random
             raise CheckpointError(f"the weights in {quote(str(folder))} lack {len(missing)} tensors, {quote(missing[0])} first")
         return cls(model.to(device), tokenizer, max_tokens, context)
@@ -145,7 +147,9 @@ class HuggingFaceModel:
             expected = self.log_next(torch.cat(alone))[[0, 1, 4, 2, 5]].exp()
             distance = (torch.cat(tree).exp() - expected).abs().sum(1).max().item() / 2
         except Exception as error:  # whatever a model's own code raises
-            raise ConfigError(f"this model cannot be evaluated as a tree of histories: {folded(error)}") from error
+            raise ConfigError(
+                f"this model cannot be evaluated as a tree of histories: {folded(error)}"
+            ) from error
         if not distance <= (1e-3 if self.model.dtype.itemsize >= 4 else 0.05):
             raise ConfigError(
                 f"this model cannot be evaluated as a tree of histories: its distributions are off by {distance:.2g} in total "

@@ -55,7 +55,8 @@ def build_parser() -> cli.Parser:
     """All flags."""
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
     parser.add_argument(
-        "--num", type=cli.Whole(1, 10**6), default=20_000, metavar="N", help="problems (default 20000)"
+        "--num", type=cli.Whole(1, 10**6), default=20_000, metavar="N",
+        help="problems (default 20000)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="where the lines go")
     cli.add_machine_flags(parser)

@@ -48,7 +48,8 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="of a model of transformers (default float32)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     parser.add_argument(
-        "--threads", type=cli.threads, default=0, metavar="N", help="CPU threads (default 0: all cores)"
+        "--threads", type=cli.threads, default=0, metavar="N",
+        help="CPU threads (default 0: all cores)",
     )
     parser.add_argument("--no_pictures", action="store_true", help="draw none (they need matplotlib)")
     add_config_flags(parser, DistillationConfig)

@@ -213,7 +213,9 @@ class HuggingFacePolicy:
             p, q = (torch.stack([row.cpu().double() for row in rows]).softmax(-1) for rows in (given, alone))
             distance = (p - q).abs().sum(1).max().item() / 2
         except Exception as error:  # whatever a model's own code raises
-            raise ConfigError(f"{quote(self.name)} cannot be run in padded batches: {folded(error)}") from error
+            raise ConfigError(
+                f"{quote(self.name)} cannot be run in padded batches: {folded(error)}"
+            ) from error
         if not distance <= (1e-3 if model.dtype.itemsize >= 4 else 0.05):
             raise ConfigError(
                 f"{quote(self.name)} cannot be run in padded batches: its distributions are off by {distance:.2g} in total "

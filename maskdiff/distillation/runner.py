@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from maskdiff.checkpoint import write_atomic
-from maskdiff.config import DistillationConfig
+from maskdiff.config import MAX_THREADS, DistillationConfig
 from maskdiff.configio import build
 from maskdiff.distillation.environment import Environment
 from maskdiff.distillation.experiments import EXPERIMENTS, Conclusion
@@ -70,7 +70,8 @@ class Setting:
             where = tuple(raw[name] for name in ("device", "dtype", "records"))
         except (KeyError, TypeError, AttributeError):
             raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run") from None
-        texts, counts = all(isinstance(text, str) for text in (model, weights, *where)), type(threads) is int and threads > 0
+        texts = all(isinstance(text, str) for text in (model, weights, *where))
+        counts = type(threads) is int and 0 < threads <= MAX_THREADS
         if not (texts and counts and type(quick) is bool):
             raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run")
         return cls(config, model, weights, threads, quick, *where)

@@ -262,7 +262,8 @@ def _penalties(control: ControlConfig, rows: Sequence[Sequence[int]]) -> Iterato
     again = float(np.mean([1 - len(set(row)) / len(row) for row in rows]))
     lasting = control.presence_penalty, control.frequency_penalty
     if control.repetition_penalty > 1 or max(lasting) > 0:
-        evidence = f"penalties, where {again:.1%} of the tokens of real strings were said before in them: those lose against "
+        said = f"{again:.1%} of the tokens of real strings were said before in them"
+        evidence = f"penalties, where {said}: those lose against "
         yield Finding(
             "penalty", WRONG, again, (f"{evidence}all that was not said, and end-of-string never was",),
             "repetition_penalty 1; loop_period ends loops and changes nothing else",

@@ -328,7 +328,8 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {
 
 def header_lines(report: Report) -> list[str]:
     """What is measured, on how many samples, with which seed and how many threads."""
-    return [visible(f"{key}: {value}") for key, value in report.header.items() if not isinstance(value, (dict, list))]
+    items = report.header.items()
+    return [visible(f"{key}: {value}") for key, value in items if not isinstance(value, (dict, list))]
 
 
 def to_terminal(report: Report) -> str:
@@ -338,7 +339,8 @@ def to_terminal(report: Report) -> str:
         grid = [[visible(text) for text in line] for line in [table.columns, *table.lines]]
         widths = [max(display_width(line[i]) for line in grid) for i in range(len(table.columns))]
         body = ["  ".join(map(_padded, line, widths)).rstrip() for line in grid]
-        blocks.append("\n".join([table.title, body[0], "-" * max(map(display_width, body)), *body[1:]]))
+        rule = "-" * max(map(display_width, body))
+        blocks.append("\n".join([table.title, body[0], rule, *body[1:]]))
     return "\n\n".join(blocks + footnotes(report)) + "\n"
 
 

@@ -44,7 +44,10 @@ class Checker:
         except REFUSALS:
             return True, None
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"checker {self.name} fails on {quote(text)}: {type(error).__name__}: {folded(error)}") from None
+            raise ConfigError(
+                f"checker {self.name} fails on {quote(text)}: {type(error).__name__}: "
+                f"{folded(error)}"
+            ) from None
 
 
 def load_checker(name: str, folder: Path | None = None) -> Checker | None:
@@ -63,7 +66,9 @@ def load_checker(name: str, folder: Path | None = None) -> Checker | None:
         found = getattr(_module(module, folder), function)
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         reason = f"{type(error).__name__}: {folded(error)}"
-        raise ConfigError(f"validity is {quote(name)}, which cannot be imported: {reason}") from None
+        raise ConfigError(
+            f"validity is {quote(name)}, which cannot be imported: {reason}"
+        ) from None
     if not callable(found):
         raise ConfigError(f"validity is {quote(name)}, which is no function")
     return Checker(name, found, name.endswith("?"))

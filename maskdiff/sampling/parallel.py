@@ -57,6 +57,7 @@ class Unmask(Stage):
     controls: Controls = PLAIN  # penalties see what is committed, on either side
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in ORDERS:
             raise ConfigError(f"order {self.order!r} is unknown; give one of {', '.join(ORDERS)}")
         if self.rewrite and not (self.steps or self.own):

@@ -97,6 +97,7 @@ class Reconsider(Stage):
     steps: int = 12  # total evaluations of the string; 0: no limit
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.threshold <= 1 or not 0 < self.share <= 1:
             raise ConfigError(f"share {self.share} and threshold {self.threshold} of a correction must be in (0, 1]")
 

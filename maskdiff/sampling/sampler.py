@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskdiff.arguments import refuse
+from maskdiff.arguments import Reader, number, refuse, whole
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.denoiser import Denoiser
 
@@ -24,11 +24,27 @@ UNLIMITED = 1 << 30
 def check_sampler(given: object) -> None:
     """Raises ``ConfigError`` unless it is a sampler: no name, no settings, no class of samplers."""
     if not callable(given) or isinstance(given, type):
-        raise refuse("stage", given, "a sampler, such as Unmask(), or make_sampler(SamplerConfig(NAME))")
+        raise refuse(
+            "stage", given, "a sampler, such as Unmask(), or make_sampler(SamplerConfig(NAME))"
+        )
+
+
+# Ranges of the numbers that stages have.
+NUMBERS: dict[str, Reader] = {
+    **dict.fromkeys(("steps", "own", "count", "spacing", "window", "radius", "reserve"), whole(0, UNLIMITED)),
+    **dict.fromkeys(("temperature", "choice_temperature"), number(0.0, 100.0)),
+    **dict.fromkeys(("top_p", "share", "threshold"), number(0.0, 1.0)),
+}
 
 
 class Stage:
     """A sampler that can be followed by another."""
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for numbers that are not finite or out of range."""
+        for name, read in NUMBERS.items():
+            if hasattr(self, name):
+                read(name, getattr(self, name))
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Fill what this stage fills; known tokens stay."""
@@ -46,6 +62,7 @@ class Chain(Stage):
     stages: tuple[Sampler, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for stage in self.stages:
             check_sampler(stage)
 

@@ -74,13 +74,15 @@ class Trace:
 
 
 def _cell(token: int, vocabulary: Vocabulary) -> str:
-    """One character for one token, so that carets line up; a sign stands for a control character."""
+    """One character for one token; a sign stands for a control character."""
     c = vocabulary.shown[token][:1]
-    return c if visible(c) == c or unicodedata.category(c) == "Cf" else chr(0x2400 + ord(c)) if c < " " else "\ufffd"
+    if visible(c) == c or unicodedata.category(c) == "Cf":
+        return c
+    return chr(0x2400 + ord(c)) if c < " " else "\ufffd"
 
 
 def _carets(cells: list[str], marks: list[bool]) -> str:
-    """Carets under the marked cells, in columns of a terminal: joined cells (an emoji of several tokens) share theirs."""
+    """Carets under the marked cells, in columns of a terminal; the cells of one emoji share theirs."""
     carets, first = "", 0
     for cluster in clusters("".join(cells)):  # a cell is one character
         end = first + len(cluster)

@@ -59,7 +59,9 @@ def load(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
         )
     except Exception as error:  # of many kinds, each library's own
-        raise CheckpointError(f"cannot read a model and a tokenizer in {quote(path)}: {folded(error)}") from error
+        raise CheckpointError(
+            f"cannot read a model and a tokenizer in {quote(path)}: {folded(error)}"
+        ) from error
     if missing := sorted(info["missing_keys"]):  # they were drawn at random
         raise CheckpointError(f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first")
     title = Path(path).resolve().name if Path(path).is_dir() else path
@@ -169,7 +171,9 @@ class HuggingFaceGenerator:
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **settings, **self._template))
         except Exception as error:  # of many kinds: the template is a program
-            raise BackendError(f"the chat template of {quote(self.name)} cannot be rendered: {folded(error)}") from error
+            raise BackendError(
+                f"the chat template of {quote(self.name)} cannot be rendered: {folded(error)}"
+            ) from error
 
     def _request_ids(self, request: Request) -> Ids:
         """Of the prompt and the answer so far. Raises BackendError where no token fits behind them."""

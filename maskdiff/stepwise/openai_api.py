@@ -105,7 +105,9 @@ class OpenAIBackend(ABC):
                 api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=retries, http_client=http
             )
         except (ImportError, ValueError) as error:  # such as of a proxy that the environment names
-            raise ConfigError(f"no client can be made for {self.where}: {self._quote(folded(error))}") from None
+            raise ConfigError(
+                f"no client can be made for {self.where}: {self._quote(folded(error))}"
+            ) from None
         self.capabilities = Capabilities(
             continues=self.continues,
             log_probs=log_probs,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskdiff.config import StepConfig
+from maskdiff.arguments import checked_arguments, each_text, whole
+from maskdiff.config import MAX_SEED, StepConfig
 from maskdiff.errors import ConfigError, DataError, UserError, quote
 from maskdiff.sampling.random import new_keys
 from maskdiff.stepwise.probe import Nonce, Probe, Verdict, digits_nonce, probe
@@ -119,6 +120,7 @@ class Solver:
             return problem
         return self.language.prompt(problem)
 
+    @checked_arguments(problems=each_text, seed=whole(0, MAX_SEED), cohort=whole(1, 2**16))
     def solving(self, problems: Iterable[str | DataError], seed: int = 0, cohort: int = COHORT) -> Iterator[Solution]:
         """Solutions in the order of the problems; one that fails has `error` in its place."""
         source = torch.Generator().manual_seed(seed)

@@ -61,7 +61,8 @@ def completing(
     watch: Watch | None = None,
 ) -> Iterator[Result]:
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
-    settings, control, generator = settings or CompletionConfig(), control or ControlConfig(), seeded(seed)
+    settings, control = settings or CompletionConfig(), control or ControlConfig()
+    generator = seeded(seed)
     given = _Given(loaded, suffix, settings, control)
     for text in texts:
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change

@@ -12,7 +12,15 @@ from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
 from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import BATCH, Result, canvas_of, merge, prepare, ready_sampler, run_sampler
+from maskdiff.tasks.results import (
+    BATCH,
+    Result,
+    canvas_of,
+    merge,
+    prepare,
+    ready_sampler,
+    run_sampler,
+)
 from maskdiff.tasks.search import search
 
 if TYPE_CHECKING:

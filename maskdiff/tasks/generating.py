@@ -71,7 +71,8 @@ def generating(
     for start in range(0, num, batch_size):
         part = lengths[start : start + batch_size]
         canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
-        yield from run_sampler(loaded, filler, canvas, [None] * len(part), batch_size, trace, control)
+        inputs = [None] * len(part)
+        yield from run_sampler(loaded, filler, canvas, inputs, batch_size, trace, control)
 
 
 def _endless(

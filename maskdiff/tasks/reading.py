@@ -1,7 +1,7 @@
 """What the verbs take, by the names of their arguments: the readers of `verb`.
 
-For: `verb`, the decorator of every verb. Not for: what depends on the model or on a text. Easy to get wrong: a name means the
-same in every verb that has it.
+For: `verb`, the decorator of every verb. Not for: what depends on the model or on a text. Easy to
+get wrong: a name means the same in every verb that has it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _sampler(name: str, value: Any) -> Any:
         return build(SamplerConfig, value)
     if isinstance(value, SamplerConfig) or (callable(value) and not isinstance(value, type)):
         return value
-    raise refuse(name, value, "a SamplerConfig, the name of a preset such as 'maskgit', or a sampler")
+    raise refuse(
+        name, value, "a SamplerConfig, the name of a preset such as 'maskgit', or a sampler"
+    )
 
 
 def _settings(section: type) -> Reader:
@@ -53,7 +55,8 @@ def _settings(section: type) -> Reader:
     def read(name: str, value: Any) -> Any:
         if not isinstance(value, (section, Mapping)):
             raise refuse(name, value, f"a {section.__name__}, or a mapping of its settings")
-        return build(section, value if isinstance(value, Mapping) else asdict(value))  # type: ignore[call-overload]
+        given = value if isinstance(value, Mapping) else asdict(value)  # type: ignore[call-overload]
+        return build(section, given)
 
     return read
 
@@ -96,5 +99,5 @@ READERS: dict[str, Reader] = {
 
 
 def verb(**other: Reader) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: arguments are read by their names, before anything is done; `other` readers go before those of all verbs."""
+    """A decorator: arguments are read by their names, by `other` readers before those of all verbs."""
     return checked_arguments(**{**READERS, **other})

@@ -115,7 +115,9 @@ class Trainer:
         try:
             self.model.load_state_dict(weights)
         except RuntimeError as error:
-            raise CheckpointError(f"the weights to start from do not fit this model: {folded(error)}") from None
+            raise CheckpointError(
+                f"the weights to start from do not fit this model: {folded(error)}"
+            ) from None
         self.ema.load(weights)
         parent = payload.get("provenance", {})
         self.progress.parent_tokens = parent.get("tokens", 0) + parent.get("parent_tokens", 0)

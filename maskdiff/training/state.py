@@ -116,5 +116,6 @@ def restore(
         return Progress(**state["progress"])
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"the training state does not fit this configuration ({folded(error)}); resume with its own"
+            f"the training state does not fit this configuration ({folded(error)}); "
+            "resume with its own"
         ) from None

@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from maskdiff.errors import visible
+
 
 class ErrorStream:
     """``sys.stderr`` as it is at the moment of writing; after a failure it is silent."""
@@ -49,4 +51,4 @@ STREAM = ErrorStream()
 
 def tell(line: str) -> None:
     """One line above the progress bar."""
-    tqdm.write(line, file=STREAM)
+    tqdm.write(visible(line), file=STREAM)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -41,6 +42,7 @@ from maskdiff.languages.arithmetic_steps.language import check_operations
 from maskdiff.languages.protocol import Split, split_of
 from maskdiff.languages.text import Material, TextLanguage
 from maskdiff.languages.vocabulary import DIGITS
+from maskdiff.lines import split_lines
 
 ATTEMPT, SAID = ";", "|"  # what an attempt, and feedback, stand behind
 SHORTEST = 100  # tokens: no derivation of three steps fits in what less leaves for it
@@ -207,14 +209,15 @@ def read_attempts(path: str, language: ArithmeticCorrections) -> list[tuple[str,
     """Lines `problem;attempt`, the problems not of the test split. Raises DataError with the number of a line that is none."""
     found = []
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                problem, _, attempt = line.rstrip("\n").partition(ATTEMPT)
-                if not language.parses(problem + STEP + attempt) or split_of(problem) == "test":
-                    raise DataError(f"line {number} of {quote(path, 200)} is no attempt at a problem that may be trained on")
-                found.append((problem, attempt))
+        lines = split_lines(Path(path).read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the attempts in {quote(path, 200)}: {error}") from None
+    for number, line in enumerate(lines, 1):
+        problem, _, attempt = line.partition(ATTEMPT)
+        if not language.parses(problem + STEP + attempt) or split_of(problem) == "test":
+            where = f"line {number} of {quote(path, 200)}"
+            raise DataError(f"{where} is no attempt at a problem that may be trained on")
+        found.append((problem, attempt))
     if not found:
         raise DataError(f"{quote(path, 200)} holds no attempts")
     return found

@@ -217,7 +217,7 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    spoken = Spoken.of(args)
     subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
     for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(told)

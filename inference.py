@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maskdiff.checkpoint import Spoken, load_denoiser
 
     path = args.checkpoint or cli.default_checkpoint()
-    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    spoken = Spoken.of(args)
     loaded = load_denoiser(path, args.device, spoken)
     failed = False
     total = args.num if args.verb == "generate" else None

@@ -34,6 +34,8 @@ from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, DataError, quote
 
 if TYPE_CHECKING:
+    import argparse
+
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.model import UniversalDenoiser
     from maskdiff.sampling.denoiser import ModelDenoiser
@@ -308,13 +310,23 @@ class Spoken:
     """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
     folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
-    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder.
+    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder. validity_timeout: seconds
+    for one text.
     """
 
     folder: str = ""
     validity: str = ""
     skip_invalid: bool = False
     accept_ambiguous: bool = False
+    validity_timeout: float = LanguageConfig.validity_timeout
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Spoken:
+        """What the flags of `cli.add_language_flags` say."""
+        return cls(
+            args.language, args.validity, args.skip_invalid, args.accept_ambiguous,
+            args.validity_timeout,
+        )  # fmt: skip
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
@@ -382,6 +394,8 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
     """The language of a checkpoint, or that of the folder that its user gives."""
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
+    if spoken.validity:
+        config = replace(config, validity_timeout=spoken.validity_timeout)
     if not spoken.folder:
         if spoken.skip_invalid or spoken.accept_ambiguous:
             raise ConfigError("skip_invalid and accept_ambiguous are for a folder; give --language DIR, too")

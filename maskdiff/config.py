@@ -35,6 +35,9 @@ class LanguageConfig:
     )
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
+    validity_timeout: float = knob(
+        10.0, "seconds after which validity is stopped at a text, with an error", low=0.001, high=3600.0
+    )
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
     notation: str = knob("prefix", "where the operator stands", choices=("prefix", "infix"))

@@ -80,8 +80,8 @@ def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity:
 
 def _check_own(config: LanguageConfig) -> None:
     """Raises ConfigError for knobs of folders in a language that is none."""
-    for knob in ("validity", "skip_invalid", "accept_ambiguous"):
-        if getattr(config, knob):
+    for knob in ("validity", "validity_timeout", "skip_invalid", "accept_ambiguous"):
+        if getattr(config, knob) != getattr(LanguageConfig, knob):
             raise ConfigError(f"{knob} is for a language of your own, in a folder; {config.language} comes with its own check")
 
 

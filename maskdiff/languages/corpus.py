@@ -35,7 +35,8 @@ def open_corpus(config: LanguageConfig) -> TextLanguage:
     Raises DataError: no such folder or corpus, text that is not UTF-8, no lines, or lines that are invalid or too long (unless
     `config.skip_invalid`); GrammarError; ConfigError for a checker that cannot be used.
     """
-    return _open(config, load_checker(config.validity, Path(config.language)))
+    checker = load_checker(config.validity, Path(config.language), config.validity_timeout)
+    return _open(config, checker)
 
 
 def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> TextLanguage:
@@ -47,7 +48,7 @@ def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validi
     symbols, grammar, lengths = state.get("symbols"), state.get("grammar"), counted(state.get("lengths"))
     if not isinstance(symbols, str) or not symbols or not (grammar is None or isinstance(grammar, str)) or lengths is None:
         raise DataError(f"the language {quote(name)} is described by {quote(dict(state))}, not by symbols, grammar and lengths")
-    checker = load_checker(validity)
+    checker = load_checker(validity, timeout=config.validity_timeout)
 
     @cache
     def texts() -> tuple[str, ...] | None:

@@ -105,7 +105,7 @@ def open_served(args: argparse.Namespace) -> Served:
     if args.max_tokens > MOST_TOKENS:
         raise ConfigError(f"max_tokens is {args.max_tokens}; at most {MOST_TOKENS} are possible")
     path = args.checkpoint or cli.default_checkpoint("arithmetic-steps.pt")
-    spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+    spoken = Spoken.of(args)
     loaded = load_denoiser(path, args.device, spoken)
     run = loaded.config.train.name
     name = args.name or (run if run != TrainConfig().name else Path(path).stem)

@@ -62,7 +62,7 @@ def make_solver(args: argparse.Namespace) -> Solver:
         config = replace(config, strategy="best-of-n", scorer="vote")  # nothing is solved, so nothing is refused
     loaded = language = None
     if backend.backend in OURS or args.checkpoint:
-        spoken = Spoken(args.language, args.validity, args.skip_invalid, args.accept_ambiguous)
+        spoken = Spoken.of(args)
         loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, spoken)
         if isinstance(loaded.language, Stepwise):
             language = loaded.language

@@ -25,6 +25,10 @@ def knob(
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
+CANDIDATES = 100  # answers to a repair or an edit, the likeliest first, looked at for a valid one
+MOST_CANDIDATES = 1000
+
+
 @dataclass(frozen=True)
 class LanguageConfig:
     """Which formal language, and the shape of its strings."""
@@ -175,6 +179,9 @@ class CompletionConfig:
     beam: int = knob(32, "histories that beam mode keeps at every byte of what was typed", low=1, high=10**5)
     temperature: float = knob(1.0, "of the conditioned distribution; 0 is argmax", low=0.0, high=100.0)
     top_p: float = knob(1.0, "smallest set of tokens with this conditioned mass is kept", low=0.0, high=1.0)
+    candidates: int = knob(
+        1, "draws of a string until one is valid; 1 takes what is drawn", low=1, high=MOST_CANDIDATES
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,15 @@ from maskdiff.sampling.processors import allowed_symbols, log_distribution
 from maskdiff.solve import BOUND, Guide, Puzzle, Solved
 from maskdiff.solve import solve as search
 from maskdiff.tasks.editing import blanked
-from maskdiff.tasks.results import BATCH, Result, judged, log_probs, merge, prepare
+from maskdiff.tasks.results import (
+    BATCH,
+    Result,
+    instead_of_holds,
+    judged,
+    log_probs,
+    merge,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -50,7 +58,9 @@ def solve(
     """
     language = loaded.language
     if not isinstance(language, Evaluable):
-        raise ConfigError(f"{language.name} strings state nothing that could hold; edit them without holds")
+        raise ConfigError(
+            f"strings of {language.name} state nothing that could hold; {instead_of_holds(language)}"
+        )
     if bound < 1 or solutions < 1:
         raise ConfigError(f"bound is {bound} and solutions {solutions}; both must be at least 1")
     constraint = None if language.lark_grammar() is None else GrammarConstraint.of(language)  # on the CPU, as the search is

@@ -343,12 +343,12 @@ def _text(rng: random.Random) -> str:
     [
         (Change(0, 0), False),
         (Change(2, 3), False),  # too few to tell
-        (Change(3, 9), False),
-        (Change(4, 9), True),
+        (Change(3, 10), False),
+        (Change(4, 12), True),
         (Change(4, 9, 4), False),  # {“a”:“b”}
         (Change(5, 9, 5), True),
         (Change(9, 9, 9), True),
-        (Change(4, 10, 1), False),
+        (Change(3, 8, 1), False),
         (Change(5, 10, 1), True),
     ],
 )

@@ -215,3 +215,21 @@ def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
     assert loaded.config.language.validity_timeout == 20.0
     assert loaded.language.parses("ab")
     assert not loaded.language.parses("a")
+
+
+def test_a_checker_that_fails_on_a_sample_ends_no_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from types import SimpleNamespace
+
+    from maskdiff.training import live
+
+    def parses(text: str) -> bool:
+        if text == "c":
+            raise ConfigError("checker mine:ok? fails on 'c'")
+        return True
+
+    language = SimpleNamespace(parses=parses)
+    assert live._valid(language, ["a", "b"]) == [True, True]  # type: ignore[arg-type]
+    assert live._valid(language, ["a", "c"]) == []  # type: ignore[arg-type]
+    assert "not judged: checker mine:ok? fails on 'c'" in capsys.readouterr().err

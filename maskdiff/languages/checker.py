@@ -80,7 +80,7 @@ class Checker:
         file = self.folder / f"{module}.py" if self.folder and module.isidentifier() else None
         limit = max(IMPORT_TIMEOUT, self.timeout)
         task = {
-            "module": module, "function": function, "predicate": self.predicate, "path": sys.path,
+            "module": module, "function": function, "predicate": self.predicate, "path": [str(place) for place in sys.path],
             "file": str(file) if file is not None and file.is_file() else None,
             "limit": limit, "timeout": self.timeout,
         }  # fmt: skip

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
 
 BATCH = 256
-FAR_SHARE = 1 / 3  # of the readable symbols: an answer that changes more is far from the text
+FAR_SHARE = 0.3  # of the readable symbols: an answer that changes more is far from the text
 FAR_UNREADABLE = 1 / 2  # of all symbols: where more are unreadable, any answer is far from the text
 FAR_SYMBOLS = 3  # that an answer far from a text changes at least: short texts have large shares
 Item = TypeVar("Item")

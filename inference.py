@@ -116,7 +116,10 @@ def build_parser() -> cli.Parser:
 
 def add_search_flags(verb: argparse.ArgumentParser) -> None:
     """The flags of verbs that search for the likeliest answer."""
-    verb.add_argument("--beam", type=cli.positive, default=16, metavar="N", help="hypotheses of the beam (default 16)")
+    verb.add_argument(
+        "--beam", type=cli.positive, default=16, metavar="N",
+        help="hypotheses of the beam (default 16)",
+    )  # fmt: skip
     verb.add_argument(
         "--candidates", type=cli.positive, default=CANDIDATES, metavar="N",
         help=f"the likeliest, looked at for one that is valid (default {CANDIDATES})",
@@ -167,8 +170,8 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
         if args.verb == "repair":
             yield from tasks.repair(
                 loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, grammar=args.grammar,
-                holds=args.holds, max_edits=args.max_edits, top=args.top, candidates=args.candidates,
-                certain=args.certain, seed=args.seed, trace=args.trace,
+                holds=args.holds, max_edits=args.max_edits, top=args.top,
+                candidates=args.candidates, certain=args.certain, seed=args.seed, trace=args.trace,
             )  # fmt: skip
         else:
             yield from edited(args, loaded, batch)
@@ -235,8 +238,8 @@ def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataE
     if args.replace is not None:
         return tasks.rewrite(
             loaded, batch, replace=args.replace, length=args.length, masks=args.mask, holds=args.holds, bound=bound,
-            sampler=sampler, beam=args.beam, candidates=args.candidates, grammar=grammar, seed=args.seed,
-            trace=args.trace,
+            sampler=sampler, beam=args.beam, candidates=args.candidates, grammar=grammar,
+            seed=args.seed, trace=args.trace,
         )  # fmt: skip
     if args.holds:
         return tasks.solve(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
@@ -293,7 +296,7 @@ def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, 
 
 
 def as_text(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
-    """The columns of a result, separated by tabs: four, then why it ended and what is to be noted."""
+    """The columns of a result, separated by tabs: four, why it ended, what is to be noted."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
     columns = [cli.printable(text), verdict(result), score, str(result.evaluations)]
@@ -314,7 +317,8 @@ def notes(result: Result) -> Iterator[str]:
         yield f"read as unreadable: {', '.join(shown)}" + (f" and {more} more" if more else "")
     looked = result.candidates or 1
     if looked > 1:
-        yield f"{looked} candidates looked at" if result.parses else f"none of {looked} candidates is valid"
+        counted = f"{looked} candidates"
+        yield f"{counted} looked at" if result.parses else f"none of {counted} is valid"
 
 
 def verdict(item: Result | Alternative) -> str:

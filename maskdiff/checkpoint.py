@@ -310,8 +310,8 @@ class Spoken:
     """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
     folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
-    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder. validity_timeout: seconds
-    for one text.
+    skip_invalid, accept_ambiguous: as in `LanguageConfig`, for the folder. validity_timeout:
+    seconds for one text.
     """
 
     folder: str = ""

@@ -228,7 +228,8 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--language", default="", metavar="DIR", help="read the folder anew (it may have a grammar now)")
     group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts, see docs/languages.md")
     group.add_argument(
-        "--validity_timeout", type=seconds, default=LanguageConfig.validity_timeout, metavar="SECONDS",
+        "--validity_timeout", type=seconds, default=LanguageConfig.validity_timeout,
+        metavar="SECONDS",
         help=f"time that it has for one text (default {LanguageConfig.validity_timeout:g})",
     )  # fmt: skip
     group.add_argument("--skip_invalid", action="store_true", help="leave out bad lines of the folder")

@@ -40,7 +40,7 @@ class LanguageConfig:
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
     validity_timeout: float = knob(
-        10.0, "seconds after which validity is stopped at a text, with an error", low=0.001, high=3600.0
+        10.0, "seconds after which validity is stopped at a text", low=0.001, high=3600.0
     )
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
@@ -180,7 +180,7 @@ class CompletionConfig:
     temperature: float = knob(1.0, "of the conditioned distribution; 0 is argmax", low=0.0, high=100.0)
     top_p: float = knob(1.0, "smallest set of tokens with this conditioned mass is kept", low=0.0, high=1.0)
     candidates: int = knob(
-        1, "draws of a string until one is valid; 1 takes what is drawn", low=1, high=MOST_CANDIDATES
+        1, "draws of a string until one is valid; 1 takes any", low=1, high=MOST_CANDIDATES
     )
 
 

@@ -1,4 +1,4 @@
-"""Which answer is given: valid ones first, foreign symbols as unreadable ones, and what is far from the input says so."""
+"""Which answer is given: valid ones first; foreign symbols are unreadable; far answers say so."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def trained() -> Loaded:
     return load_denoiser(ROOT / "checkpoints" / "best.pt")
 
 
-# -------------------------------------------------------------------------------------------------------------- valid first
+# -------------------------------------------------------------------------------------- valid first
 
 
 @both_seeds
@@ -144,7 +144,7 @@ def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
 
 
 def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None:
-    """What was valid stays the draw that it was; the law of the others is in the key, not in the batch."""
+    """What was valid stays the draw that it was; the others depend on their key alone."""
     text, many = "(+", CompletionConfig(candidates=20)
     plain = tasks.complete(picky, [text], num=8)
     again = tasks.complete(picky, [text], num=8, settings=many)
@@ -171,7 +171,7 @@ def test_impossible_numbers_of_candidates(loaded: Loaded, count: int) -> None:
             verb(loaded, [GOOD], candidates=count)  # type: ignore[operator]
 
 
-# ------------------------------------------------------------------------------------------------------- with a checker
+# ---------------------------------------------------------------------------------- with a checker
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,8 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     )
     language = make_language(LanguageConfig(language=str(path)))
     config = replace(
-        tiny_config(vocab_size=len(language.vocabulary)), language=LanguageConfig(language=str(path))
+        tiny_config(vocab_size=len(language.vocabulary)),
+        language=LanguageConfig(language=str(path)),
     )
     torch.manual_seed(0)
     weights = UniversalDenoiser(config.model).state_dict()
@@ -232,12 +233,13 @@ def test_a_checker_that_hangs_or_cannot_tell_ends_the_program_in_one_line(
     assert "checker mine:hangs? fails on 'abab" in err
     assert "takes more than 0.3 s" in err
     for verb in ("repair", "edit"):
-        assert run_door(inference.main, [verb, "a?", "--holds", "--validity", "mine:even?", *checked]) == 2
+        argv = [verb, "a?", "--holds", "--validity", "mine:even?", *checked]
+        assert run_door(inference.main, argv) == 2
         err = capfd.readouterr().err
         assert "state nothing that could hold; leave out holds: what mine:even? calls valid" in err
 
 
-# ---------------------------------------------------------------------------------------------------- foreign symbols
+# ---------------------------------------------------------------------------------- foreign symbols
 
 
 DAMAGED = [
@@ -276,7 +278,9 @@ def test_white_space_that_the_language_skips_is_not_foreign(loaded: Loaded) -> N
 
 def test_a_foreign_symbol_cannot_be_certain(loaded: Loaded) -> None:
     for settings in ({}, {"grammar": True}, {"method": "draft"}, {"method": "least_edits"}):
-        bad, good = tasks.repair(loaded, ["(+7\u00e9)=12", "(+75)=12"], certain=[(3, 4)], **settings)  # type: ignore[arg-type]
+        texts = ["(+7\u00e9)=12", "(+75)=12"]
+        found = tasks.repair(loaded, texts, certain=[(3, 4)], **settings)  # type: ignore[arg-type]
+        bad, good = found
         assert bad.error is not None
         assert bad.error.startswith("symbol '\u00e9' at position 3 is called certain")
         assert good.error is None
@@ -330,12 +334,13 @@ def _text(rng: random.Random) -> str:
     found = []
     for _ in range(rng.randint(0, 14)):
         pool = rng.choice(pools)
-        found.append(rng.choice(pool) if pool else chr(rng.choice([rng.randrange(0x110000), rng.randrange(256)])))
+        anything = chr(rng.choice([rng.randrange(0x110000), rng.randrange(256)]))
+        found.append(rng.choice(pool) if pool else anything)
     text = "".join(found)
     return text if not text.startswith("-") else "=" + text
 
 
-# ------------------------------------------------------------------------------------------------------- far from the input
+# ------------------------------------------------------------------------------- far from the input
 
 
 @pytest.mark.parametrize(
@@ -359,7 +364,8 @@ def test_what_far_means(change: Change, far: bool) -> None:
 def test_an_answer_far_from_its_input_says_so(
     trained: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unlike = ["7 * 5 + 10 = 45", "hello, world", "\u043f\u0440\u0438\u0432\u0435\u0442", "))((==*+*+"]
+    infix, russian = "7 * 5 + 10 = 45", "\u043f\u0440\u0438\u0432\u0435\u0442"
+    unlike = [infix, "hello, world", russian, "))((==*+*+"]
     alike = ["(+(*75)10=45", "(+(*7?)10)=4", "(*(+12)(+34))=2l", GOOD, "????", "(+7\u00e9)=12"]
     for text, result in zip(unlike + alike, tasks.repair(trained, unlike + alike), strict=True):
         assert result.change is not None

@@ -120,7 +120,9 @@ def test_what_a_checker_does_wrong_is_one_line_with_its_text(
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["python", "sleeps", "backtracks", "native", "stubborn", "subprocesses"])
+@pytest.mark.parametrize(
+    "name", ["python", "sleeps", "backtracks", "native", "stubborn", "subprocesses"]
+)
 def test_a_checker_that_hangs_is_stopped(folder: Path, name: str) -> None:
     """In Python, in C, behind a handled signal or in a child; from any thread."""
     told: list[str] = []

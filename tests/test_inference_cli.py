@@ -118,7 +118,8 @@ def test_repair_with_alternatives_and_edits(capsys: pytest.CaptureFixture[str], 
     argv = ["repair", "(+(*75)10=45", GOOD, *flags]
     status, out, err = door(capsys, *argv, "--json")
     broken, whole = (json.loads(line) for line in out.splitlines())
-    assert (status, err, set(broken)) == (0, "", FIELDS | {"input", "change", "edits", "alternatives"})
+    fields = FIELDS | {"input", "change", "edits", "alternatives"}
+    assert (status, err, set(broken)) == (0, "", fields)
     assert len(broken["alternatives"]) == 3
     assert set(broken["alternatives"][0]) == {"text", "parses", "holds", "score", "share", "edits"}
     assert set(broken["edits"][0]) == {"operation", "position", "old", "new"}

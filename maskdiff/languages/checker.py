@@ -80,7 +80,8 @@ class Checker:
         file = self.folder / f"{module}.py" if self.folder and module.isidentifier() else None
         limit = max(IMPORT_TIMEOUT, self.timeout)
         task = {
-            "module": module, "function": function, "predicate": self.predicate, "path": [str(place) for place in sys.path],
+            "module": module, "function": function, "predicate": self.predicate,
+            "path": [str(place) for place in sys.path],
             "file": str(file) if file is not None and file.is_file() else None,
             "limit": limit, "timeout": self.timeout,
         }  # fmt: skip
@@ -98,7 +99,9 @@ class Checker:
             )
         return process
 
-    def _exchange(self, process: subprocess.Popen[bytes], sent: object, limit: float) -> dict[str, Any]:
+    def _exchange(
+        self, process: subprocess.Popen[bytes], sent: object, limit: float
+    ) -> dict[str, Any]:
         """Send one value and wait for the reply, which names an error where none comes."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -109,7 +112,7 @@ class Checker:
             reply = process.stdout.read(REPLY) if poll.poll(limit * 1000) else None
         except OSError:
             reply = b""
-        except BaseException:  # Ctrl-C: the reply that is still to come must not answer another text
+        except BaseException:  # Ctrl-C: the reply still to come must not answer another text
             self._stop()
             raise
         if reply:
@@ -163,7 +166,8 @@ def load_checker(name: str, folder: Path | None = None, timeout: float = TIMEOUT
         )
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ConfigError(
-            f"validity_timeout is {timeout:g}; give seconds, above 0 and at most {LONGEST_TIMEOUT:g}"
+            f"validity_timeout is {timeout:g}; "
+            f"give seconds, above 0 and at most {LONGEST_TIMEOUT:g}"
         )
     checker = Checker(name, folder, timeout)
     checker.start()

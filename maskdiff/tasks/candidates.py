@@ -33,9 +33,9 @@ class Wishes:
     """What is asked of a repaired string, beside being probable.
 
     grammar: it parses. holds: what it states is true, if that can be had. max_edits: of the input, at most. top: how many
-    answers. look: how many candidates are looked at for a valid one, `top` at least. by_edits: fewer
-    edits are better, whatever is probable. same_length: it is as long as the input, if that can be
-    had; lengths have no probability then.
+    answers. look: how many candidates are looked at for a valid one, `top` at least. by_edits:
+    fewer edits are better, whatever is probable. same_length: it is as long as the input, if that
+    can be had; lengths have no probability then.
     """
 
     grammar: bool = False
@@ -49,7 +49,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Damaged:
-    """A string to repair: its token ids, its text, and the positions of the symbols that are certain.
+    """A string to repair: its token ids, its text, and the positions of symbols that are certain.
 
     foreign: symbols that the language does not have, by position; the text has blanks for them.
     """

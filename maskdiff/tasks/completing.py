@@ -40,10 +40,10 @@ def complete(
     suffix strings are those of the causal mode, with one those of the bidirectional mode, filled from left to right. An
     empty text is completed to any string. With `candidates` (of the settings) above 1 a string that
     is invalid is drawn again, up to that many times in all: the first valid one is a draw from the
-    model given that the string is valid, too. `control` keeps them from repeating themselves and from
-    running on; what was typed ends none. A text that nothing can be made of has one result, an error.
-    Raises ConfigError for settings, or a model, that can complete nothing, and what `condition` raises
-    for the suffix.
+    model given that the string is valid, too. `control` keeps them from repeating themselves and
+    from running on; what was typed ends none. A text that nothing can be made of has one result, an
+    error. Raises ConfigError for settings, or a model, that can complete nothing, and what
+    `condition` raises for the suffix.
     """
     return list(
         completing(loaded, texts, num=num, suffix=suffix, settings=settings, seed=seed, batch_size=batch_size, control=control)
@@ -128,7 +128,7 @@ class _Given:
         return [only_complete(language, result) for result in results]
 
     def valid(self, conditioned: Conditioned, keys: Tensor, typed: str) -> list[Result]:
-        """One completion for each key: the first valid of `candidates` draws, the last one if none is."""
+        """One completion for each key: the first valid of `candidates` draws, else the last."""
         results = self.drawn(conditioned, keys, typed)
         results = [replace(result, candidates=1) for result in results]
         for attempt in range(1, self.settings.candidates):

@@ -53,8 +53,8 @@ def edit(
     Without a `sampler`, the likelier, by the causal mode, of two fillings: that of a beam search with the causal mode, which
     weighs whole strings but meets what stands to the right of a blank too late, and that of the bidirectional mode, most
     certain blank first, which sees both sides. Where something tells what is valid and the likelier
-    one is not, the likeliest valid one of the first `candidates`: the beam's are looked at, too. The
-    seed changes nothing then. With a `sampler`, the filling is drawn from it.
+    one is not, the likeliest valid one of the first `candidates`: the beam's are looked at, too.
+    The seed changes nothing then. With a `sampler`, the filling is drawn from it.
 
     With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
     """

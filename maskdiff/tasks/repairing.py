@@ -104,7 +104,7 @@ def repair(
 def _unchanged(
     scales: Scales, damaged: dict[int, Damaged], good: dict[int, list[int]]
 ) -> dict[int, Result]:
-    """The results of the texts that have nothing to repair under the grammar, taken out of `good`."""
+    """The results of texts that have nothing to repair under the grammar, taken out of `good`."""
     language, wishes = scales.loaded.language, scales.wishes
     whole = {
         i: Pool(item)
@@ -144,8 +144,8 @@ def _read(
     if wrong is None:
         return readable, foreign
     symbol = quote(foreign[wrong])
-    error = f"symbol {symbol} at position {wrong} is called certain, and {language.name} has no such symbol"
-    return DataError(error), {}
+    error = f"symbol {symbol} at position {wrong} is called certain"
+    return DataError(f"{error}, and {language.name} has no such symbol"), {}
 
 
 def _check(language: Language, method: str, sigma: float | None, beam: int, slack: int, steps: int, wishes: Wishes) -> None:
@@ -166,7 +166,8 @@ def _check(language: Language, method: str, sigma: float | None, beam: int, slac
     check_candidates(wishes.look)
     if wishes.holds and not isinstance(language, Evaluable):
         raise ConfigError(
-            f"strings of {language.name} state nothing that could hold; {instead_of_holds(language)}"
+            f"strings of {language.name} state nothing that could hold; "
+            f"{instead_of_holds(language)}"
         )
     if wishes.grammar and language.lark_grammar() is None:
         raise ConfigError(f"{language.name} has no grammar; repair without grammar, or give it one")

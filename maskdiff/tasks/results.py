@@ -68,8 +68,8 @@ class Alternative:
 class Change:
     """How much of a repaired text is new. Blanks of the text are not counted.
 
-    changed: symbols of the `given` ones that were deleted, replaced or unreadable. unreadable: those
-    that are no symbols of the language.
+    changed: symbols of the `given` ones that were deleted, replaced or unreadable. unreadable:
+    those that are no symbols of the language.
     """
 
     changed: int
@@ -95,9 +95,9 @@ class Result:
     followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
     `repetition` (a loop), `incomplete` (blanks are left) or `error`. edits: what was done to the input, where it was repaired.
     alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
-    found and cost; then the score is log p of all tokens drawn, per symbol. candidates: how many were
-    looked at for a valid one, where there was a choice and something tells what is valid. foreign:
-    symbols of the input, by position, that the language does not have and that were read as blanks.
+    found and cost; then the score is log p of all tokens drawn, per symbol. candidates: how many
+    were looked at for a valid one, where there was a choice and something tells what is valid.
+    foreign: symbols of the input, by position, that the language does not have and that were read as blanks.
     change: of a repaired text, how much of it the answer keeps.
     """
 

@@ -47,10 +47,11 @@ def rewrite(
 
     `length` counts the new symbols: a number from 0 (the span is removed) or a range with both ends; None keeps the length. An
     empty span inserts. The result is the likeliest over the lengths that fit, by log p(x | n) + log p(n) of the causal mode and
-    the language; where something tells what is valid, a valid one of whatever length comes before all
-    others, and each length looks at `candidates` fillings for it. `masks` count in the text as it is
-    given. `holds` asks `solve`, otherwise `edit` fills, with the other settings as there. A text
-    whose span is out of range, or that no length fits, is an error; ConfigError as in `edit`/`solve`.
+    the language; where something tells what is valid, a valid one of whatever length comes before
+    all others, and each length looks at `candidates` fillings for it. `masks` count in the text as
+    it is given. `holds` asks `solve`, otherwise `edit` fills, with the other settings as there. A
+    text whose span is out of range, or that no length fits, is an error; ConfigError as in
+    `edit`/`solve`.
     """
     first, last = replace
     low, high = (last - first,) * 2 if length is None else (length, length) if isinstance(length, int) else length
@@ -70,8 +71,8 @@ def rewrite(
         filled = solve(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
     else:
         filled = edit(
-            loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar, seed=seed,
-            batch_size=batch_size, trace=trace,
+            loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar,
+            seed=seed, batch_size=batch_size, trace=trace,
         )  # fmt: skip
     choices: dict[int, list[Result]] = {i: [] for i in good}
     for (i, _), result in zip(jobs, filled, strict=True):

@@ -59,7 +59,8 @@ def solve(
     language = loaded.language
     if not isinstance(language, Evaluable):
         raise ConfigError(
-            f"strings of {language.name} state nothing that could hold; {instead_of_holds(language)}"
+            f"strings of {language.name} state nothing that could hold; "
+            f"{instead_of_holds(language)}"
         )
     if bound < 1 or solutions < 1:
         raise ConfigError(f"bound is {bound} and solutions {solutions}; both must be at least 1")

@@ -55,7 +55,7 @@ def endless(denoiser: ModelDenoiser, count: int) -> list[str]:
 
 
 def _valid(language: Language, texts: list[str]) -> list[bool]:
-    """Which texts are valid; nothing where a checker fails at one, which is no reason to end a run."""
+    """Which texts are valid; nothing where a checker fails at one, which ends no run."""
     try:
         return [language.parses(text) for text in texts]
     except ConfigError as error:

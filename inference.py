@@ -33,11 +33,13 @@ from tqdm import tqdm
 
 from maskdiff import cli
 from maskdiff.config import (
+    CANDIDATES,
     MAX_ALTERNATIVES,
     MAX_BEAM,
     MAX_BOUND,
     MAX_CHANGE,
     MAX_STRINGS,
+    MOST_CANDIDATES,
     CompletionConfig,
     ControlConfig,
     DecodeConfig,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 SCHEMA = 2
 CHANGE = cli.Whole(0, MAX_CHANGE)
 LINES_AT_A_TIME = 256
+SHOWN = 3  # foreign symbols in a note
 WORTH_SAYING = 0.01  # share that a beam may have left out, above which its user is told
 EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
 
@@ -96,11 +99,7 @@ def build_parser() -> cli.Parser:
         verb.add_argument("texts", nargs="*", metavar="TEXT", help="strings")
         verb.add_argument("--input", metavar="FILE", help="read strings from FILE, one a line; - is standard input")
     for verb in (repair, edit):
-        verb.add_argument(
-            "--beam", type=cli.Whole(1, MAX_BEAM), default=16, metavar="N",
-            help="hypotheses of the beam (default 16)",
-        )  # fmt: skip
-        verb.add_argument("--trace", action="store_true", help="print the run step by step")
+        add_search_flags(verb)
     generate.add_argument("--trace", action="store_true", help="print the run step by step")
     for verb in (generate, complete, repair, edit):
         verb.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -147,6 +146,19 @@ def _repair_verb(verbs: Any) -> cli.Parser:
     return repair
 
 
+def add_search_flags(verb: argparse.ArgumentParser) -> None:
+    """The flags of verbs that search for the likeliest answer."""
+    verb.add_argument(
+        "--beam", type=cli.Whole(1, MAX_BEAM), default=16, metavar="N",
+        help="hypotheses of the beam (default 16)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--candidates", type=cli.Whole(1, MOST_CANDIDATES), default=CANDIDATES, metavar="N",
+        help=f"the likeliest, looked at for one that is valid (default {CANDIDATES})",
+    )  # fmt: skip
+    verb.add_argument("--trace", action="store_true", help="print the run step by step")
+
+
 def decoding(args: argparse.Namespace) -> DecodeConfig:
     """The settings of new strings and completions: those of --config, the flags on top of it. Raises ConfigError."""
     base = load_decoding(args.config) if args.config else DecodeConfig()
@@ -190,8 +202,8 @@ def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
         if args.verb == "repair":
             yield from tasks.repair(
                 loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, grammar=args.grammar,
-                holds=args.holds, max_edits=args.max_edits, top=args.top, certain=args.certain, seed=args.seed,
-                trace=args.trace,
+                holds=args.holds, max_edits=args.max_edits, top=args.top,
+                candidates=args.candidates, certain=args.certain, seed=args.seed, trace=args.trace,
             )  # fmt: skip
         else:
             yield from edited(args, loaded, batch)
@@ -258,15 +270,17 @@ def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataE
     if args.replace is not None:
         return tasks.rewrite(
             loaded, batch, replace=args.replace, length=args.length, masks=args.mask, holds=args.holds, bound=bound,
-            sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed, trace=args.trace,
+            sampler=sampler, beam=args.beam, candidates=args.candidates, grammar=grammar,
+            seed=args.seed, trace=args.trace,
         )  # fmt: skip
     if args.holds:
         return tasks.solve(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
     if not args.mask:
         batch = [with_a_blank(text, loaded) for text in batch]
     return tasks.edit(
-        loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=grammar, seed=args.seed, trace=args.trace
-    )
+        loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, candidates=args.candidates,
+        grammar=grammar, seed=args.seed, trace=args.trace,
+    )  # fmt: skip
 
 
 def with_a_blank(text: str | DataError, loaded: Loaded) -> str | DataError:
@@ -294,6 +308,12 @@ def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, 
         "evaluations": result.evaluations,
         "finish_reason": result.finish_reason,
     }
+    if result.candidates is not None:
+        item["candidates"] = result.candidates
+    if result.foreign:
+        item["foreign"] = [{"position": i, "symbol": s} for i, s in result.foreign.items()]
+    if result.change is not None:
+        item["change"] = asdict(result.change) | {"far": result.change.far}
     if result.completion is not None:
         item["completion"] = asdict(result.completion)
     if result.edits is not None:
@@ -308,12 +328,29 @@ def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, 
 
 
 def as_text(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
-    """The four columns of a result, separated by tabs; a fifth tells why it ended."""
+    """The columns of a result, separated by tabs: four, why it ended, what is to be noted."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
-    return f"{cli.printable(text)}\t{verdict(result)}\t{score}\t{result.evaluations}" + (
-        f"\t{result.finish_reason}" if why else ""
-    )
+    columns = [cli.printable(text), verdict(result), score, str(result.evaluations)]
+    columns += [result.finish_reason] if why else []
+    if noted := "; ".join(notes(result)):
+        columns.append(cli.printable(noted))
+    return "\t".join(columns)
+
+
+def notes(result: Result) -> Iterator[str]:
+    """What is to be known of an answer beside its verdict; mostly nothing."""
+    if result.change is not None and result.change.far:
+        changed, given = result.change.changed, result.change.given
+        yield f"far from the language: {changed} of {given} symbols changed"
+    if result.foreign:
+        shown = [f"{quote(s)} at {i}" for i, s in [*result.foreign.items()][:SHOWN]]
+        more = len(result.foreign) - len(shown)
+        yield f"read as unreadable: {', '.join(shown)}" + (f" and {more} more" if more else "")
+    looked = result.candidates or 1
+    if looked > 1:
+        counted = f"{looked} candidates"
+        yield f"{counted} looked at" if result.parses else f"none of {counted} is valid"
 
 
 def verdict(item: Result | Alternative) -> str:

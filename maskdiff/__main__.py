@@ -96,9 +96,7 @@ def read(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded | None]
     if path is not None:
         from maskdiff.checkpoint import Spoken, load_denoiser
 
-        loaded = load_denoiser(
-            path, args.device, Spoken.of(args)
-        )
+        loaded = load_denoiser(path, args.device, Spoken.of(args))
     train = loaded.config if loaded is not None and path == args.train else load_config(args.train)
     return train, decode, loaded
 

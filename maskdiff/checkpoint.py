@@ -329,7 +329,8 @@ class Spoken:
     """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
     folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
-    skip_invalid, accept_ambiguous, start, spacing: as in `LanguageConfig`, for the folder.
+    skip_invalid, accept_ambiguous, start, spacing: as in `LanguageConfig`, for the folder. validity_timeout:
+    seconds for one text.
     """
 
     folder: str = ""
@@ -338,13 +339,15 @@ class Spoken:
     accept_ambiguous: bool = False
     start: str = ""
     spacing: str = ""
+    validity_timeout: float = LanguageConfig.validity_timeout
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Spoken:
         """Returns what the flags of `cli.add_language_flags` state."""
         return cls(
-            args.language, args.validity, args.skip_invalid, args.accept_ambiguous, args.start, args.spacing
-        )
+            args.language, args.validity, args.skip_invalid, args.accept_ambiguous, args.start, args.spacing,
+            args.validity_timeout,
+        )  # fmt: skip
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
@@ -412,6 +415,8 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
     """The language of a checkpoint, or that of the folder that its user gives."""
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
+    if spoken.validity:
+        config = replace(config, validity_timeout=spoken.validity_timeout)
     if not spoken.folder:
         for name in ("skip_invalid", "accept_ambiguous", "start", "spacing"):
             if getattr(spoken, name):

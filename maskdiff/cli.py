@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS
+from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS, LanguageConfig
 from maskdiff.errors import (
     ConfigError,
     DataError,
@@ -207,6 +207,19 @@ threads, seed = Whole(0, MAX_THREADS), Whole(0, MAX_SEED)
 place = Whole(0, MAX_PLACE)
 
 
+def seconds(text: str) -> float:
+    """A time in seconds, above 0 and at most an hour."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value <= 3600.0:
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is no number of seconds above 0 and at most 3600"
+        )
+    return value
+
+
 def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
     """`N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
     low, dots, high = text.partition("..")
@@ -265,10 +278,15 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
-    """`--language --validity --skip_invalid --accept_ambiguous`: what a user says about the own language of a checkpoint."""
+    """The flags that `Spoken.of` reads: what a user says about the own language of a checkpoint."""
     group = parser.add_argument_group("language", "of a checkpoint that was trained on a folder of your own")
     group.add_argument("--language", default="", metavar="DIR", help="read the folder anew (it may have a grammar now)")
     group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts, see docs/languages.md")
+    group.add_argument(
+        "--validity_timeout", type=seconds, default=LanguageConfig.validity_timeout,
+        metavar="SECONDS",
+        help=f"time that it has for one text (default {LanguageConfig.validity_timeout:g})",
+    )  # fmt: skip
     group.add_argument("--skip_invalid", action="store_true", help="leave out bad lines of the folder")
     group.add_argument("--accept_ambiguous", action="store_true", help="take an ambiguous grammar")
     group.add_argument("--start", default="", metavar="RULE", help="rule of its grammar whose strings are the language")

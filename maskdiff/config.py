@@ -122,6 +122,8 @@ class Section:
     def __post_init__(self) -> None:
         for knob in fields(self):  # type: ignore[arg-type]
             object.__setattr__(self, knob.name, checked(knob, getattr(self, knob.name)))
+CANDIDATES = 100  # answers to a repair or an edit, the likeliest first, looked at for a valid one
+MOST_CANDIDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,9 @@ class LanguageConfig(Section):
     )
     max_len: int = knob(64, "longest string in tokens, BOS and EOS included; longer draws are rejected", low=5, high=1024)
     validity: str = knob("", "MODULE:FUNCTION that parses texts (with ?: that judges them), for a folder; docs/languages.md")
+    validity_timeout: float = knob(
+        10.0, "seconds after which validity is stopped at a text", low=0.001, high=3600.0
+    )
     skip_invalid: bool = knob(False, "leave out lines of the corpus that are invalid or too long, instead of refusing it")
     accept_ambiguous: bool = knob(False, "take an ambiguous grammar, under which a string counts once for every derivation")
     start: str = knob("", "rule of grammar.lark whose strings are the language; empty is the rule `start`")
@@ -294,6 +299,9 @@ class CompletionConfig(Section):
     beam: int = knob(32, "histories that beam mode keeps at every byte of what was typed", low=1, high=10**5)
     temperature: float = knob(1.0, "of the conditioned distribution; 0 is argmax", low=0.0, high=100.0)
     top_p: float = knob(1.0, "smallest set of tokens with this conditioned mass is kept", low=0.0, high=1.0)
+    candidates: int = knob(
+        1, "draws of a string until one is valid; 1 takes any", low=1, high=MOST_CANDIDATES
+    )
 
 
 @dataclass(frozen=True)

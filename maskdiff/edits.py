@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+FILL = 2.0**-20  # what a fill costs in the table: of equally cheap scripts the fewest fills
+
 Operation = Literal["insert", "delete", "replace", "fill"]
 
 
@@ -90,7 +92,9 @@ def apply(given: str, script: Sequence[Edit]) -> str:
 
 def _change(old: str, new: str, blank: str, certain: bool) -> float:
     """What it costs that `new` stands in the place of `old`."""
-    if old in (new, blank):
+    if old == blank:
+        return FILL
+    if old == new:
         return 0.0
     return np.inf if certain else 1.0
 
@@ -103,7 +107,8 @@ def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.nd
     for i, symbol in enumerate(given):
         price = np.inf if i in certain else 1.0
         row = table[i] + price
-        change = np.zeros(len(text)) if symbol == blank else np.where(codes == ord(symbol), 0.0, price)
+        change = np.where(codes == ord(symbol), 0.0, price)
+        change = np.full(len(text), FILL) if symbol == blank else change
         row[1:] = np.minimum(row[1:], table[i, :-1] + change)
         table[i + 1] = np.minimum.accumulate(row - step) + step  # symbols inserted behind it
     return table

@@ -118,7 +118,8 @@ def test_repair_with_alternatives_and_edits(capsys: pytest.CaptureFixture[str], 
     argv = ["repair", "(+(*75)10=45", GOOD, *flags]
     status, out, err = door(capsys, *argv, "--json")
     broken, whole = (json.loads(line) for line in out.splitlines())
-    assert (status, err, set(broken)) == (0, "", FIELDS | {"input", "edits", "alternatives"})
+    fields = FIELDS | {"input", "change", "edits", "alternatives"}
+    assert (status, err, set(broken)) == (0, "", fields)
     assert len(broken["alternatives"]) == 3
     assert set(broken["alternatives"][0]) == {"text", "parses", "holds", "score", "share", "edits"}
     assert set(broken["edits"][0]) == {"operation", "position", "old", "new"}
@@ -144,13 +145,19 @@ def test_a_batch_with_bad_lines(capsys: pytest.CaptureFixture[str], checkpoint: 
     status, out, err = door(capsys, verb, "--input", str(path), "--json", "--checkpoint", checkpoint)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, len(rows)) == (2, "", 6)
-    assert ["error" in row for row in rows] == [False, True, True, True, True, False]
+    good = {0, 5} if verb == "edit" else {0, 2, 5}  # a foreign symbol is unreadable to `repair`
+    assert {i for i, row in enumerate(rows) if "error" not in row} == good
     assert all(set(row) >= FIELDS | {"input"} for row in rows)
-    assert all(row["text"] is None and row["finish_reason"] == "error" for row in rows[1:5])
-    assert "position 2" in rows[2]["error"]
+    bad = [row for row in rows if "error" in row]
+    assert all(row["text"] is None and row["finish_reason"] == "error" for row in bad)
+    if verb == "edit":
+        assert "position 2" in rows[2]["error"]
+    else:
+        assert rows[2]["foreign"] == [{"position": 2, "symbol": "z"}]
     status, out, err = door(capsys, verb, "--input", str(path), "--checkpoint", checkpoint)
-    assert (status, len(out.splitlines()), len(err.splitlines())) == (2, 6, 4)
-    assert "string 3:" in err
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (2, 6, 6 - len(good))
+    assert ("string 3:" in err) == (verb == "edit")
+    assert ("read as unreadable: 'z' at 2" in out) == (verb == "repair")
 
 
 def test_a_bad_argument_does_not_stop_the_others(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:

@@ -129,10 +129,17 @@ def test_bad_strings_are_reported_in_place(loaded: Loaded, verb: object) -> None
     ]
     results = verb(loaded, texts)  # type: ignore[operator]
     assert len(results) == len(texts)
-    assert [result.error is None for result in results] == [True, *[False] * 7, True]
-    assert all(result.finish_reason == "error" and result.text == "" for result in results[1:-1])
-    assert all("\n" not in result.error and len(result.error) <= 400 for result in results[1:-1])
-    assert "position 2" in results[3].error
+    foreign = [texts[3], texts[7]]  # symbols that are unreadable to `repair`
+    fine = [result.input in (GOOD, *foreign[: 2 * (verb is tasks.repair)]) for result in results]
+    assert [result.error is None for result in results] == fine
+    bad = [result for result in results if result.error is not None]
+    assert len(bad) == (5 if verb is tasks.repair else 7)
+    assert all(result.finish_reason == "error" and result.text == "" for result in bad)
+    assert all("\n" not in result.error and len(result.error) <= 400 for result in bad)
+    if verb is tasks.edit:
+        assert "position 2" in results[3].error
+    else:
+        assert results[3].foreign == {2: "a"}
     assert results[0].text == results[-1].text
 
 

@@ -87,8 +87,9 @@ def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity:
 
 def _check_own(config: LanguageConfig) -> None:
     """Raises ConfigError for knobs of folders in a language that is none."""
-    for knob in ("validity", "skip_invalid", "accept_ambiguous", "start", "spacing"):
-        if getattr(config, knob) != getattr(LanguageConfig(), knob):
+    own = ("validity", "validity_timeout", "skip_invalid", "accept_ambiguous", "start", "spacing")
+    for knob in own:
+        if getattr(config, knob) != getattr(LanguageConfig, knob):
             raise ConfigError(f"{knob} is for a language of your own, in a folder; {config.language} comes with its own check")
 
 

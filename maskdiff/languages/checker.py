@@ -3,57 +3,159 @@
 For: `load_checker` and the `Checker` that it gives. Not for: deciding whose word is taken; a name must come from the user,
 never from a checkpoint. Easy to get wrong: a parser may return something false for a valid text (`json.loads("false")`), so
 only its exceptions count; a function that returns a verdict is named with a question mark, `MODULE:FUNCTION?`.
+
+The function runs in a process of its own (`checker_worker.py`), which is started at its first use,
+imports the module there and gets one text after another. A function that hangs, in Python or in C,
+in any thread, is killed with its process after `timeout` seconds; one that exits or crashes takes
+nothing else down; what it prints goes to the error stream. Not covered: memory that it takes,
+files that it changes, and programs that it starts in a session of their own.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import weakref
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from maskdiff.errors import ConfigError, folded, quote
+from maskdiff.config import LanguageConfig
+from maskdiff.errors import ConfigError, quote
 
-REFUSALS = (ValueError, SyntaxError, RecursionError, MemoryError)  # what a parser says of a text that is invalid
+WORKER = Path(__file__).with_name("checker_worker.py")
+TIMEOUT = LanguageConfig.validity_timeout  # seconds for one text
+LONGEST_TIMEOUT = 3600.0
+IMPORT_TIMEOUT = 60.0  # seconds for the import, or as long as a text may take if that is more
+REPLY = 65_536  # bytes; a reply is far shorter, and is written at once
 
 
-@dataclass(frozen=True)
 class Checker:
-    """Whether a text is valid: `function` raises none of `REFUSALS` and, if it is a `predicate`, returns something true."""
+    """Whether a text is valid: the function raises neither ValueError nor SyntaxError and, if it is
+    a predicate (`MODULE:FUNCTION?`), returns something true.
 
-    name: str
-    function: Callable[[str], Any]
-    predicate: bool
+    Calls from several threads wait for each other.
+    """
+
+    def __init__(self, name: str, folder: Path | None = None, timeout: float = TIMEOUT) -> None:
+        self.name, self.folder, self.timeout = name, folder, timeout
+        self.predicate = name.endswith("?")
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # process that started it: a fork must not share its pipes
 
     def __call__(self, text: str) -> bool:
-        """Raises ConfigError where the function fails in another way."""
-        refused, result = self._ask(text)
-        return not refused and (bool(result) or not self.predicate)
+        """Raises ConfigError where the function fails: it raises something else, ends or hangs."""
+        return bool(self._ask(text)["valid"])
+
+    def __reduce__(self) -> tuple[type[Checker], tuple[str, Path | None, float]]:
+        return type(self), (self.name, self.folder, self.timeout)
 
     def only_verdicts(self, texts: list[str]) -> bool:
         """Whether a function that is no predicate returns truth values for all of some texts: it was meant as one."""
-        return not self.predicate and all(type(self._ask(text)[1]) is bool for text in texts)
+        return not self.predicate and all(self._ask(text)["bool"] for text in texts)
 
-    def _ask(self, text: str) -> tuple[bool, Any]:
-        """Whether the function refused the text, and what it returned."""
-        try:
-            return False, self.function(text)
-        except REFUSALS:
-            return True, None
-        except (Exception, SystemExit) as error:
+    def start(self) -> None:
+        """Import the function, if that is not done yet. Raises ConfigError."""
+        with self._lock:
+            self._started()
+
+    def _ask(self, text: str) -> dict[str, Any]:
+        """What the process says of a text. Raises ConfigError."""
+        with self._lock:
+            reply = self._exchange(self._started(), text, self.timeout)
+        if "error" in reply:
+            raise ConfigError(f"checker {self.name} fails on {quote(text)}: {reply['error']}")
+        return reply
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The process, started where there is none."""
+        if self._process is not None and self._owner == os.getpid():
+            return self._process
+        module, _, function = self.name.removesuffix("?").partition(":")
+        file = self.folder / f"{module}.py" if self.folder and module.isidentifier() else None
+        limit = max(IMPORT_TIMEOUT, self.timeout)
+        task = {
+            "module": module, "function": function, "predicate": self.predicate,
+            "path": [str(place) for place in sys.path],
+            "file": str(file) if file is not None and file.is_file() else None,
+            "limit": limit, "timeout": self.timeout,
+        }  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            start_new_session=True,  # Ctrl-C is for this program alone
+        )  # fmt: skip
+        self._process, self._owner = process, os.getpid()
+        self._end = weakref.finalize(self, _end, process, self._owner)
+        reply = self._exchange(process, task, limit)
+        if "error" in reply:
+            self._stop()
             raise ConfigError(
-                f"checker {self.name} fails on {quote(text)}: {type(error).__name__}: "
-                f"{folded(error)}"
-            ) from None
+                f"validity is {quote(self.name)}, which cannot be imported: {reply['error']}"
+            )
+        return process
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], sent: object, limit: float
+    ) -> dict[str, Any]:
+        """Send one value and wait for the reply, which names an error where none comes."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(sent).encode() + b"\n")
+            poll = select.poll()
+            poll.register(process.stdout, select.POLLIN)
+            reply = process.stdout.read(REPLY) if poll.poll(limit * 1000) else None
+        except OSError:
+            reply = b""
+        except BaseException:  # Ctrl-C: the reply still to come must not answer another text
+            self._stop()
+            raise
+        if reply:
+            return dict(json.loads(reply))
+        if reply is not None:  # its end of the pipe is closed, but it may not be gone yet
+            try:
+                process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                pass
+        self._stop()
+        if reply is None:
+            return {"error": f"it takes more than {limit:g} s (validity_timeout)"}
+        return {"error": f"it ended its process ({_status(process.returncode)})"}
+
+    def _stop(self) -> None:
+        self._end()
+        self._process = None
 
 
-def load_checker(name: str, folder: Path | None = None) -> Checker | None:
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    """Kill the process and those that it started."""
+    if owner != os.getpid():
+        return
+    if process.poll() is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _status(code: int) -> str:
+    return f"exit status {code}" if code >= 0 else f"signal {-code}"
+
+
+def load_checker(name: str, folder: Path | None = None, timeout: float = TIMEOUT) -> Checker | None:
     """The function `MODULE:FUNCTION` (with `?`: a predicate); None for an empty name. Raises ConfigError.
 
-    The module is `folder/MODULE.py` where that exists; it is then loaded for itself, and `sys.path` stays as it is.
+    The module is `folder/MODULE.py` where that exists; it is then loaded for itself, without
+    `sys.path`. `timeout` is the time for one text, in seconds.
     """
     if not name:
         return None
@@ -62,25 +164,11 @@ def load_checker(name: str, folder: Path | None = None) -> Checker | None:
         raise ConfigError(
             f"validity is {quote(name)}; give MODULE:FUNCTION, such as json:loads (a parser) or mine:ok? (a verdict)"
         )
-    try:
-        found = getattr(_module(module, folder), function)
-    except (Exception, SystemExit) as error:  # the user's module may raise anything
-        reason = f"{type(error).__name__}: {folded(error)}"
+    if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ConfigError(
-            f"validity is {quote(name)}, which cannot be imported: {reason}"
-        ) from None
-    if not callable(found):
-        raise ConfigError(f"validity is {quote(name)}, which is no function")
-    return Checker(name, found, name.endswith("?"))
-
-
-def _module(name: str, folder: Path | None) -> ModuleType:
-    path = folder / f"{name}.py" if folder is not None and name.isidentifier() else None
-    if path is None or not path.is_file():
-        return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(f"maskdiff_checker_{name}", path)
-    if spec is None or spec.loader is None:  # a .py file has both
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+            f"validity_timeout is {timeout:g}; "
+            f"give seconds, above 0 and at most {LONGEST_TIMEOUT:g}"
+        )
+    checker = Checker(name, folder, timeout)
+    checker.start()
+    return checker

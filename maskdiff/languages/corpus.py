@@ -39,7 +39,8 @@ def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
     Raises DataError: no such folder or corpus, text that is not UTF-8, no lines, or lines that are invalid or too long (unless
     `config.skip_invalid`); GrammarError; ConfigError for a checker that cannot be used.
     """
-    return _open(config, load_checker(config.validity, Path(config.language)), symbols)
+    checker = load_checker(config.validity, Path(config.language), config.validity_timeout)
+    return _open(config, checker, symbols)
 
 
 def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> TextLanguage:
@@ -53,7 +54,7 @@ def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validi
         raise DataError(f"the language {quote(name)} is described by {quote(dict(state))}, not by symbols, grammar and lengths")
     held = state.get("grammar")
     grammar = None if held is None else restore_source(held, f"the grammar of {name}")
-    checker = load_checker(validity)
+    checker = load_checker(validity, timeout=config.validity_timeout)
 
     @cache
     def texts() -> tuple[str, ...] | None:

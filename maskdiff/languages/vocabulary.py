@@ -102,6 +102,13 @@ class Vocabulary:
         """The characters of `text` that stand for symbols: all of them, or those that are not white space."""
         return text if self.has_space else squeeze(text)
 
+    def readable(self, text: str) -> tuple[str, dict[int, str]]:
+        """The characters of `text`, a blank for each that is no symbol, and those by position."""
+        given = self.characters(text)
+        known = {symbol for symbol in self.ids if len(symbol) == 1} | {self.blank}
+        foreign = {i: symbol for i, symbol in enumerate(given) if symbol not in known}
+        return "".join(self.blank if i in foreign else s for i, s in enumerate(given)), foreign
+
     @property
     def pad(self) -> int:
         return 0

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     REMASK = 5  # which committed tokens are hidden again
     SPAN = 6  # how a span of symbols is derived (joint draws under a grammar)
     TRIGGER = 7  # whether a step of an answer gets more candidates, for the control that draws lots
+    RETRY = 8  # the key of a string that is drawn again
 
 
 def _signed(value: int) -> int:

@@ -17,11 +17,11 @@ from maskdiff.tasks.completing import complete, completing
 from maskdiff.tasks.editing import edit
 from maskdiff.tasks.generating import draw_lengths, generate, generating
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
-from maskdiff.tasks.results import Alternative, Result, cut_texts
+from maskdiff.tasks.results import Alternative, Change, Result, cut_texts
 from maskdiff.tasks.rewriting import rewrite
 from maskdiff.tasks.solving import solve
 
 __all__ = [
-    "REPAIR_METHODS", "Alternative", "Result", "complete", "completing", "cut_texts", "draw_lengths", "edit", "generate",
-    "generating", "refiner", "repair", "rewrite", "solve",
+    "REPAIR_METHODS", "Alternative", "Change", "Result", "complete", "completing", "cut_texts",
+    "draw_lengths", "edit", "generate", "generating", "refiner", "repair", "rewrite", "solve",
 ]  # fmt: skip

@@ -9,15 +9,16 @@ must not change the first of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from maskdiff.config import CANDIDATES
 from maskdiff.edits import Edit, cost, edit_script
 from maskdiff.languages import holds
 from maskdiff.repair import Channel, Repaired, channel_log_probs
-from maskdiff.tasks.results import Alternative, Result, judged, log_probs
+from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
 
 if TYPE_CHECKING:
@@ -32,25 +33,48 @@ class Wishes:
     """What is asked of a repaired string, beside being probable.
 
     grammar: it parses. holds: what it states is true, if that can be had. max_edits: of the input, at most. top: how many
-    answers. by_edits: fewer edits are better, whatever is probable. same_length: it is as long as the input, if that can be
-    had; lengths have no probability then.
+    answers. look: how many candidates are looked at for a valid one, `top` at least. by_edits:
+    fewer edits are better, whatever is probable. same_length: it is as long as the input, if that
+    can be had; lengths have no probability then.
     """
 
     grammar: bool = False
     holds: bool = False
     max_edits: int | None = None
     top: int = 1
+    look: int = CANDIDATES
     by_edits: bool = False
     same_length: bool = False
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A string to repair: its token ids, its text, and the positions of the symbols that are certain."""
+    """A string to repair: its token ids, its text, and the positions of symbols that are certain.
+
+    foreign: symbols that the language does not have, by position; the text has blanks for them.
+    """
 
     tokens: list[int]
     text: str
     certain: frozenset[int] = frozenset()
+    foreign: Mapping[int, str] = field(default_factory=dict)
+
+    def script(self, text: str, blank: str) -> tuple[Edit, ...] | None:
+        """The edits that make `text` of what was given; None where none keep what is certain."""
+        script = edit_script(self.text, text, blank, self.certain)
+        if script is None or not self.foreign:
+            return script
+        return tuple(
+            replace(edit, old=self.foreign.get(edit.position, edit.old)) if edit.old else edit
+            for edit in script
+        )
+
+    def change(self, script: Sequence[Edit], blank: str) -> Change:
+        """What such edits leave of the symbols that were given."""
+        gone = {e.position for e in script if e.operation in ("delete", "replace")}
+        blanks = {i for i, symbol in enumerate(self.text) if symbol == blank} - self.foreign.keys()
+        changed = (gone | self.foreign.keys()) - blanks
+        return Change(len(changed), len(self.text) - len(blanks), len(self.foreign))
 
 
 @dataclass(frozen=True)
@@ -73,7 +97,7 @@ class Candidate:
 
     @cached_property
     def script(self) -> tuple[Edit, ...] | None:
-        return edit_script(self.damaged.text, self.text, self.language.vocabulary.blank, self.damaged.certain)
+        return self.damaged.script(self.text, self.language.vocabulary.blank)
 
     @cached_property
     def edits(self) -> float:
@@ -156,9 +180,14 @@ def settle(pool: Pool, language: Language, wishes: Wishes) -> Result | None:
     fitting = pool.fitting(wishes)
     if not fitting:
         return None
+    looked = None
+    if language.validity and not wishes.grammar:  # what fits a grammar is valid
+        fitting, looked = valid_first(fitting, lambda c: c.parses, wishes.look, wishes.top)
     best = fitting[0]
     made = judged(language, best.text, best.log_prior, pool.evaluations, with_answer(pool.trace, best.text))
-    return replace(made, edits=best.script, alternatives=_listed(fitting, wishes.top) if wishes.top > 1 else ())
+    listed = _listed(fitting, wishes.top) if wishes.top > 1 else ()
+    change = pool.damaged.change(best.script or (), language.vocabulary.blank)
+    return replace(made, edits=best.script, alternatives=listed, candidates=looked, change=change)
 
 
 def _listed(fitting: Sequence[Candidate], top: int) -> tuple[Alternative, ...]:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from maskdiff.arguments import each_text, whole
 from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
 from maskdiff.config import MAX_STRINGS, CompletionConfig, ControlConfig
-from maskdiff.errors import CanvasError, DataError, UserError, quote
+from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Controls, Stopping
-from maskdiff.sampling.random import new_keys
+from maskdiff.sampling.random import Purpose, bits, new_keys
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from maskdiff.checkpoint import Loaded
 
 Watch = Callable[[int, str], None]  # told the number of a completion, from 0, and the characters that it has grown by
@@ -38,9 +40,12 @@ def complete(
 
     What was typed need not end where a token does. White space that means nothing in the language is left out first. Without a
     suffix strings are those of the causal mode, with one those of the bidirectional mode, filled from left to right. An
-    empty text is completed to any string. `control` keeps them from repeating themselves and from running on; what was typed
-    ends none. A text that nothing can be made of has one result, an error. Raises ConfigError for settings, or a model, that
-    can complete nothing, and what `condition` raises for the suffix.
+    empty text is completed to any string. With `candidates` (of the settings) above 1 a string that
+    is invalid is drawn again, up to that many times in all: the first valid one is a draw from the
+    model given that the string is valid, too. `control` keeps them from repeating themselves and
+    from running on; what was typed ends none. A text that nothing can be made of has one result, an
+    error. Raises ConfigError for settings, or a model, that can complete nothing, and what
+    `condition` raises for the suffix.
     """
     return list(
         completing(loaded, texts, num=num, suffix=suffix, settings=settings, seed=seed, batch_size=batch_size, control=control)
@@ -63,6 +68,12 @@ def completing(
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
     settings, control = settings or CompletionConfig(), control or ControlConfig()
     generator = seeded(seed)
+    if settings.candidates > 1 and (watch or not loaded.language.validity):
+        raise ConfigError(
+            "candidates draws again what is invalid, and "
+            + ("a stream shows what is drawn" if watch else f"{loaded.language.name} has no check")
+            + "; leave it out"
+        )
     given = _Given(loaded, suffix, settings, control)
     for text in texts:
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change
@@ -73,18 +84,18 @@ def completing(
             yield Result(finish_reason="error", input=shown, error=str(error))
             continue
         for number, part in enumerate(keys.split(1 if watch else batch_size)):
-            how = settings.temperature, settings.top_p, given.controls, given.stopping
-            drawn = Decoding(conditioned, part, *how).run(None if watch is None else _characters(watch, number))
-            for item in drawn:
-                result = _result(loaded, item, conditioned, shown)
-                yield only_complete(loaded.language, result) if control.first_complete else result
+            if settings.candidates > 1:
+                yield from given.valid(conditioned, part, shown)
+            else:
+                heard = None if watch is None else _characters(watch, number)
+                yield from given.drawn(conditioned, part, shown, heard)
 
 
 class _Given:
     """The model that texts are completed by; made once for all of them."""
 
     def __init__(self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig) -> None:
-        self.loaded, self.settings = loaded, settings
+        self.loaded, self.settings, self.control = loaded, settings, control
         self.controls = Controls.of(control, loaded.vocabulary)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
@@ -100,6 +111,36 @@ class _Given:
             raise text
         typed, settings = self._typed(text), self.settings
         return condition(self.model or self.canvas, typed, settings.mode, settings.budget, settings.beam)
+
+    def drawn(
+        self,
+        conditioned: Conditioned,
+        keys: Tensor,
+        typed: str,
+        heard: Callable[[int, bytes], None] | None = None,
+    ) -> list[Result]:
+        """One completion for each key."""
+        language, settings = self.loaded.language, self.settings
+        how = settings.temperature, settings.top_p, self.controls, self.stopping
+        items = Decoding(conditioned, keys, *how).run(heard)
+        results = [_result(self.loaded, item, conditioned, typed) for item in items]
+        if not self.control.first_complete:
+            return results
+        return [only_complete(language, result) for result in results]
+
+    def valid(self, conditioned: Conditioned, keys: Tensor, typed: str) -> list[Result]:
+        """One completion for each key: the first valid of `candidates` draws, else the last."""
+        results = self.drawn(conditioned, keys, typed)
+        results = [replace(result, candidates=1) for result in results]
+        for attempt in range(1, self.settings.candidates):
+            invalid = [i for i, result in enumerate(results) if not result.parses]
+            if not invalid:
+                break
+            again = self.drawn(conditioned, bits(keys[invalid], int(Purpose.RETRY), attempt), typed)
+            for i, result in zip(invalid, again, strict=True):
+                spent = results[i].evaluations + result.evaluations
+                results[i] = replace(result, candidates=attempt + 1, evaluations=spent)
+        return results
 
     def _typed(self, text: str) -> bytes:
         """What was typed as the language reads it. ParseError for a foreign symbol, CanvasError for too many."""

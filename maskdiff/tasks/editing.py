@@ -7,21 +7,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from maskdiff.config import SamplerConfig
+from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, DataError
-from maskdiff.repair import Channel
+from maskdiff.repair import Channel, Repaired
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
     Result,
     canvas_of,
+    judged,
     merge,
     prepare,
     ready_sampler,
     run_sampler,
+    valid_first,
 )
-from maskdiff.tasks.search import search
+from maskdiff.tasks.search import explain, with_answer
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -38,6 +40,7 @@ def edit(
     masks: Sequence[tuple[int, int]] = (),
     sampler: SamplerConfig | Sampler | None = None,
     beam: int = 16,
+    candidates: int = CANDIDATES,
     grammar: bool = False,
     seed: int = 0,
     batch_size: int = BATCH,
@@ -49,7 +52,9 @@ def edit(
 
     Without a `sampler`, the likelier, by the causal mode, of two fillings: that of a beam search with the causal mode, which
     weighs whole strings but meets what stands to the right of a blank too late, and that of the bidirectional mode, most
-    certain blank first, which sees both sides. The seed changes nothing then. With a `sampler`, the filling is drawn from it.
+    certain blank first, which sees both sides. Where something tells what is valid and the likelier
+    one is not, the likeliest valid one of the first `candidates`: the beam's are looked at, too.
+    The seed changes nothing then. With a `sampler`, the filling is drawn from it.
 
     With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
     """
@@ -64,15 +69,41 @@ def edit(
     drawn = run_sampler(loaded, filler, canvas, [None] * len(good), batch_size, trace)
     if sampler is not None:
         return merge(texts, results, good, drawn)
-    found = search(loaded, good, Channel.blanks(), beam, 0, trace)
-    pairs = [(a if a.parses or not grammar else replace(a, score=None), b) for a, b in zip(found, drawn)]
-    return merge(texts, results, good, [_likelier(b, a) for a, b in pairs])
+    rows = list(good.values())
+    found, notes = explain(loaded, rows, Channel.blanks(), beam, 0, trace, top=None)
+    chosen = [
+        _chosen(loaded, a, b, steps, candidates, grammar)
+        for a, b, steps in zip(drawn, found, notes, strict=True)
+    ]
+    return merge(texts, results, good, chosen)
 
 
-def _likelier(a: Result, b: Result) -> Result:
-    """The one of the higher score, with the evaluations of both."""
-    best = max(a, b, key=lambda result: -math.inf if result.score is None else result.score)
-    return replace(best, evaluations=a.evaluations + b.evaluations)
+def _chosen(
+    loaded: Loaded,
+    drawn: Result,
+    found: Sequence[Repaired],
+    steps: tuple[str, ...] | None,
+    look: int,
+    grammar: bool,
+) -> Result:
+    """The likeliest filling, valid ones first: the one that was drawn, or one of the beam's.
+
+    Under a grammar what was drawn obeys it, and what the beam found may not.
+    """
+    language, evaluations = loaded.language, drawn.evaluations
+    scores = {} if drawn.error else {drawn.text: -math.inf if drawn.score is None else drawn.score}
+    log_priors = {language.vocabulary.decode(item.tokens): item.log_prior for item in found}
+    for text, log_prior in log_priors.items():
+        scores.setdefault(text, log_prior / len(text))
+    evaluations += found[0].evaluations if found else 0
+    ranked, looked = sorted(scores, key=lambda text: scores[text], reverse=True), None
+    if language.validity:
+        ranked, looked = valid_first(ranked, language.parses, look)
+    if not ranked or ranked[0] == drawn.text or (grammar and not language.parses(ranked[0])):
+        return replace(drawn, evaluations=evaluations, candidates=looked)
+    shown = with_answer(steps, ranked[0])
+    made = judged(language, ranked[0], log_priors[ranked[0]], evaluations, shown)
+    return replace(made, candidates=looked)
 
 
 def blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]], constraint: Constraint | None) -> list[int]:

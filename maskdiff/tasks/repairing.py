@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from maskdiff.edits import cost, edit_script
+from maskdiff.config import CANDIDATES
+from maskdiff.edits import cost
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import Evaluable
 from maskdiff.repair import Channel
@@ -15,7 +16,17 @@ from maskdiff.tasks.candidates import Damaged, Pool, Scales, Wishes, needs, posi
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
 from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, run_sampler
+from maskdiff.tasks.results import (
+    BATCH,
+    Result,
+    canvas_of,
+    check_beam,
+    check_candidates,
+    instead_of_holds,
+    merge,
+    prepare,
+    run_sampler,
+)
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -42,12 +53,16 @@ def repair(
     holds: bool = False,
     max_edits: int | None = None,
     top: int = 1,
+    candidates: int = CANDIDATES,
     certain: Sequence[tuple[int, int]] = (),
     seed: int = 0,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
     """What each damaged text was meant to be, with the edits that lead there; a blank is an unreadable symbol.
+
+    So is a symbol that the language does not have (`foreign`). Where something tells what is valid,
+    the likeliest valid one of the first `candidates` is taken; of `top` the valid ones come first.
 
     method `channel`: the most probable explanation under the noisy channel (see `maskdiff.repair`), whose length may differ by
     up to `slack`; `sigma` is the share of symbols thought to be damaged, None sums over several levels. method `draft`: the
@@ -66,26 +81,73 @@ def repair(
     What no string can be made of, within all that, is an error in its place.
     """
     by_edits = method == "least_edits"
-    wishes = Wishes(grammar or holds or by_edits, holds, max_edits, top, by_edits, slack == 0 and method == "channel")
-    _check(loaded.language, method, sigma, beam, slack, steps, wishes)
-    language, gate = loaded.language, _Gate(loaded.language, method, wishes, slack, tuple(certain))
-    good, results = prepare(loaded, texts, gate)
-    damaged = {i: Damaged(ids, language.vocabulary.decode(ids), positions(certain)) for i, ids in good.items()}
+    under, same = grammar or holds or by_edits, slack == 0 and method == "channel"
+    wishes = Wishes(under, holds, max_edits, top, candidates, by_edits, same)
+    language = loaded.language
+    _check(language, method, sigma, beam, slack, steps, wishes)
+    gate = _Gate(language, method, wishes, slack, tuple(certain))
+    read = [_read(language, text, certain) for text in texts]
+    good, results = prepare(loaded, [text for text, _ in read], gate)
+    decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
+    damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
     channel = Channel.of(loaded.config.noise, SIGMAS if sigma is None else (sigma,), len(language.vocabulary.inner_ids))
     scales = Scales(loaded, channel, wishes)
     if wishes.grammar:
-        whole = {i: Pool(item) for i, item in damaged.items() if _valid(language, item.text, holds)}
-        scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
-        results |= {i: settle(pool, language, wishes) or refusal(language, pool, wishes) for i, pool in whole.items()}
-    items = [damaged[i] for i in good]
-    if not items:
-        made = []
-    elif method == "draft":
-        made = _drafts(loaded, {i: damaged[i] for i in good}, sigma or 0.2, steps, seed, batch_size, trace, wishes)
+        results |= _unchanged(scales, damaged, good)
+    broken, made = {i: damaged[i] for i in good}, []
+    if broken and method == "draft":
+        made = _drafts(loaded, broken, sigma or 0.2, steps, seed, batch_size, trace, wishes)
+    elif broken:
+        made = _searched(scales, list(broken.values()), beam, slack, trace)
+    merged = merge(texts, results, good, made)
+    return [replace(item, foreign=foreign) for item, (_, foreign) in zip(merged, read, strict=True)]
+
+
+def _unchanged(
+    scales: Scales, damaged: dict[int, Damaged], good: dict[int, list[int]]
+) -> dict[int, Result]:
+    """The results of texts that have nothing to repair under the grammar, taken out of `good`."""
+    language, wishes = scales.loaded.language, scales.wishes
+    whole = {
+        i: Pool(item)
+        for i, item in damaged.items()
+        if _valid(language, item.text, wishes.holds)
+    }
+    scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
+    return {
+        i: settle(pool, language, wishes) or refusal(language, pool, wishes)
+        for i, pool in whole.items()
+    }
+
+
+def _searched(
+    scales: Scales, items: Sequence[Damaged], beam: int, slack: int, trace: bool
+) -> list[Result]:
+    """The best candidate for each text, by probability or by edits."""
+    language, wishes = scales.loaded.language, scales.wishes
+    if wishes.by_edits:
+        pools = nearest_ones(scales, items)
     else:
-        pools = nearest_ones(scales, items) if by_edits else explanations(scales, items, beam, slack, trace)
-        made = [settle(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
-    return merge(texts, results, good, made)
+        pools = explanations(scales, items, beam, slack, trace)
+    return [settle(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
+
+
+def _read(
+    language: Language, text: str | DataError, certain: Sequence[tuple[int, int]]
+) -> tuple[str | DataError, dict[int, str]]:
+    """A text with blanks for the symbols that the language does not have, and those by position.
+
+    A DataError in its place where one of them is called certain.
+    """
+    if isinstance(text, DataError):
+        return text, {}
+    readable, foreign = language.vocabulary.readable(text)
+    wrong = next((i for i in foreign if any(a <= i < b for a, b in certain)), None)
+    if wrong is None:
+        return readable, foreign
+    symbol = quote(foreign[wrong])
+    error = f"symbol {symbol} at position {wrong} is called certain"
+    return DataError(f"{error}, and {language.name} has no such symbol"), {}
 
 
 def _check(language: Language, method: str, sigma: float | None, beam: int, slack: int, steps: int, wishes: Wishes) -> None:
@@ -103,10 +165,14 @@ def _check(language: Language, method: str, sigma: float | None, beam: int, slac
         raise ConfigError(f"max_edits is {wishes.max_edits}; give 0 or more, or none to allow any number")
     if not 1 <= wishes.top <= MOST_ALTERNATIVES:
         raise ConfigError(f"top is {wishes.top}; give 1 to {MOST_ALTERNATIVES} alternatives")
+    check_candidates(wishes.look)
+    if wishes.holds and not isinstance(language, Evaluable):
+        raise ConfigError(
+            f"strings of {language.name} state nothing that could hold; "
+            f"{instead_of_holds(language)}"
+        )
     if wishes.grammar and language.lark_grammar() is None:
         raise ConfigError(f"{language.name} has no grammar; repair without grammar, or give it one")
-    if wishes.holds and not isinstance(language, Evaluable):
-        raise ConfigError(f"{language.name} states nothing that could hold; repair with grammar instead of holds")
     if method == "draft" and (wishes.holds or wishes.top > 1):
         raise ConfigError("a draft is rewritten as one string; holds and top need method channel or least_edits")
 
@@ -137,9 +203,10 @@ def _drafts(
 
 def _counted(item: Damaged, result: Result, blank: str, wishes: Wishes) -> Result:
     """The result with its edits; an error if they are too many."""
-    script = None if result.error else edit_script(item.text, result.text, blank, item.certain)
+    script = None if result.error else item.script(result.text, blank)
     if script is None or wishes.max_edits is None or cost(script) <= wishes.max_edits:
-        return replace(result, edits=script)
+        change = None if script is None else item.change(script, blank)
+        return replace(result, edits=script, change=change)
     error = needs("the rewritten draft", cost(script), wishes)
     return Result(finish_reason="error", error=error, evaluations=result.evaluations, trace=result.trace)
 

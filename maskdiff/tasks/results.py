@@ -7,13 +7,13 @@ Easy to get wrong: one bad string must not take the others down, so errors stand
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from maskdiff.config import ControlConfig, SamplerConfig
+from maskdiff.config import MOST_CANDIDATES, ControlConfig, SamplerConfig
 from maskdiff.edits import Edit
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
 from maskdiff.extract import first_complete
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
 
 BATCH = 256
+FAR_SHARE = 0.3  # of the readable symbols: an answer that changes more is far from the text
+FAR_UNREADABLE = 1 / 2  # of all symbols: where more are unreadable, any answer is far from the text
+FAR_SYMBOLS = 3  # that an answer far from a text changes at least: short texts have large shares
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,26 @@ class Alternative:
 
 
 @dataclass(frozen=True)
+class Change:
+    """How much of a repaired text is new. Blanks of the text are not counted.
+
+    changed: symbols of the `given` ones that were deleted, replaced or unreadable. unreadable:
+    those that are no symbols of the language.
+    """
+
+    changed: int
+    given: int
+    unreadable: int = 0
+
+    @property
+    def far(self) -> bool:
+        """Whether the answer is too different from the text to be called a repair of it."""
+        replaced, readable = self.changed - self.unreadable, self.given - self.unreadable
+        most = replaced > FAR_SHARE * readable or self.unreadable > FAR_UNREADABLE * self.given
+        return self.changed >= FAR_SYMBOLS and most
+
+
+@dataclass(frozen=True)
 class Result:
     """What became of one request.
 
@@ -71,7 +95,10 @@ class Result:
     followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
     `repetition` (a loop), `incomplete` (blanks are left) or `error`. edits: what was done to the input, where it was repaired.
     alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
-    found and cost; then the score is log p of all tokens drawn, per symbol.
+    found and cost; then the score is log p of all tokens drawn, per symbol. candidates: how many
+    were looked at for a valid one, where there was a choice and something tells what is valid.
+    foreign: symbols of the input, by position, that the language does not have and that were read as blanks.
+    change: of a repaired text, how much of it the answer keeps.
     """
 
     text: str = ""
@@ -86,6 +113,38 @@ class Result:
     edits: tuple[Edit, ...] | None = None
     alternatives: tuple[Alternative, ...] = ()
     completion: Summary | None = None
+    candidates: int | None = None
+    foreign: Mapping[int, str] = field(default_factory=dict)
+    change: Change | None = None
+
+
+def valid_first(
+    items: Sequence[Item], valid: Callable[[Item], bool], look: int, top: int = 1
+) -> tuple[list[Item], int]:
+    """The items with the valid ones of the first `look` in front, and how many were looked at.
+
+    The order stays within both classes. For `top` 1 only the first has to be found, which ends the
+    search; for more, `top` items at least are looked at.
+    """
+    window = items[: max(look, top)]
+    looked = len(window)
+    if top == 1:
+        looked = next((n for n, item in enumerate(window, 1) if valid(item)), looked)
+    ordered = sorted(window[:looked], key=lambda item: not valid(item))
+    return [*ordered, *items[looked:]], looked
+
+
+def check_candidates(candidates: int) -> None:
+    """Raises ConfigError."""
+    if not 1 <= candidates <= MOST_CANDIDATES:
+        raise ConfigError(f"candidates is {candidates}; give 1 to {MOST_CANDIDATES}")
+
+
+def instead_of_holds(language: Language) -> str:
+    """What to do without `holds`, for the error of a language that states nothing."""
+    if language.validity:
+        return f"leave out holds: what {language.validity} calls valid comes first without it"
+    return "leave out holds"
 
 
 def check_beam(beam: int) -> None:

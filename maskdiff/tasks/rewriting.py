@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace as changed
 from typing import TYPE_CHECKING
 
-from maskdiff.config import SamplerConfig
+from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.sampling import GrammarConstraint, Sampler
 from maskdiff.solve import BOUND
@@ -39,6 +39,7 @@ def rewrite(
     bound: int = BOUND,
     sampler: SamplerConfig | Sampler | None = None,
     beam: int = 16,
+    candidates: int = CANDIDATES,
     grammar: bool = False,
     seed: int = 0,
     batch_size: int = BATCH,
@@ -48,8 +49,11 @@ def rewrite(
 
     `length` counts the new symbols: a number from 0 (the span is removed) or a range with both ends; None keeps the length. An
     empty span inserts. The result is the likeliest over the lengths that fit, by log p(x | n) + log p(n) of the causal mode and
-    the language. `masks` count in the text as it is given. `holds` asks `solve`, otherwise `edit` fills, with the other
-    settings as there. A text whose span is out of range, or that no length fits, is an error; ConfigError as in `edit`/`solve`.
+    the language; where something tells what is valid, a valid one of whatever length comes before
+    all others, and each length looks at `candidates` fillings for it. `masks` count in the text as
+    it is given. `holds` asks `solve`, otherwise `edit` fills, with the other settings as there. A
+    text whose span is out of range, or that no length fits, is an error; ConfigError as in
+    `edit`/`solve`.
     """
     first, last = replace
     low, high = (last - first,) * 2 if length is None else (length, length) if isinstance(length, int) else length
@@ -69,8 +73,9 @@ def rewrite(
         filled = solve(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
     else:
         filled = edit(
-            loaded, templates, sampler=sampler, beam=beam, grammar=grammar, seed=seed, batch_size=batch_size, trace=trace
-        )
+            loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar,
+            seed=seed, batch_size=batch_size, trace=trace,
+        )  # fmt: skip
     choices: dict[int, list[Result]] = {i: [] for i in good}
     for (i, _), result in zip(jobs, filled, strict=True):
         choices[i].append(result)
@@ -111,19 +116,24 @@ def _fitting(
 
 
 def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
-    """The likeliest of results of different lengths, with the evaluations of all; an error if all of them are."""
+    """The likeliest of results of different lengths, valid ones first, with the evaluations and the
+    candidates of all; an error if all of them are."""
 
-    def total(result: Result) -> float:
-        n = len(result.text)
-        return -math.inf if result.score is None else n * result.score + loaded.language.length_log_prob(n)
+    def worth(result: Result) -> tuple[bool, float]:
+        n, valid = len(result.text), result.parses is not False
+        if result.score is None:
+            return valid, -math.inf
+        return valid, n * result.score + loaded.language.length_log_prob(n)
 
     spent = sum(result.evaluations for result in choices)
+    counts = [result.candidates for result in choices if result.candidates is not None]
     found = [result for result in choices if result.error is None]
     if not found:
         said = list(dict.fromkeys(result.error or "" for result in choices))
         more = [f"and so for {len(said) - TOLD} other lengths"] if len(said) > TOLD else []
         return changed(choices[0], error=one_line("; ".join([*said[:TOLD], *more])), evaluations=spent)
-    return changed(max(found, key=total), evaluations=spent)
+    looked = sum(counts) if counts else None
+    return changed(max(found, key=worth), evaluations=spent, candidates=looked)
 
 
 def _refusal(loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int, high: int) -> Result:

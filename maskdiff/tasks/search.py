@@ -1,8 +1,7 @@
 """Explaining strings by the noisy-channel beam; what repairing and editing share.
 
 For: running `maskdiff.repair` over requests. Not for: the beam itself, or choosing among what it finds (`candidates.py`).
-Easy to get wrong: the score of a result is log p given its length, like that of every other result, not the total that the
-beam compares.
+Easy to get wrong: a length that is given has no probability.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
 from maskdiff.sampling import Constraint
-from maskdiff.tasks.results import Result, judged, log_probs
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -57,21 +55,6 @@ def explain(
         found += repair_channel(loaded.denoiser, [row], [lengths[i]], prior, channel, beam, watch, constraint, top, kept)
         notes.append(tuple(steps))
     return found, [*notes]
-
-
-def search(loaded: Loaded, good: dict[int, list[int]], channel: Channel, beam: int, slack: int, trace: bool) -> list[Result]:
-    """Results of the best explanations of the usable texts, scored as every other result is."""
-    found, notes = explain(loaded, list(good.values()), channel, beam, slack, trace)
-    scores = iter(log_probs(loaded, [items[0].tokens for items in found if items]))
-    results = []
-    for items, steps in zip(found, notes, strict=True):
-        if not items:
-            results.append(Result(finish_reason="error", error="no string of a possible length explains the text", trace=steps))
-        else:
-            text = loaded.language.vocabulary.decode(items[0].tokens)
-            shown = with_answer(steps, text)
-            results.append(judged(loaded.language, text, next(scores), items[0].evaluations, shown))
-    return results
 
 
 def with_answer(steps: tuple[str, ...] | None, text: str) -> tuple[str, ...] | None:

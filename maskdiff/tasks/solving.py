@@ -22,7 +22,15 @@ from maskdiff.solve import BOUND, Guide, Puzzle, Solved
 from maskdiff.solve import solve as search
 from maskdiff.tasks.editing import blanked
 from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import BATCH, Result, judged, log_probs, merge, prepare
+from maskdiff.tasks.results import (
+    BATCH,
+    Result,
+    instead_of_holds,
+    judged,
+    log_probs,
+    merge,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -52,7 +60,10 @@ def solve(
     """
     language = loaded.language
     if not isinstance(language, Evaluable):
-        raise ConfigError(f"{language.name} strings state nothing that could hold; edit them without holds")
+        raise ConfigError(
+            f"strings of {language.name} state nothing that could hold; "
+            f"{instead_of_holds(language)}"
+        )
     constraint = None if language.lark_grammar() is None else GrammarConstraint.of(language)  # on the CPU, as the search is
     good, results = prepare(loaded, texts, lambda ids: blanked(language, ids, masks, constraint))
     made = []

@@ -13,6 +13,7 @@ import torch
 from maskdiff.completion import CausalModel, Decoding, condition
 from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import held_out
+from maskdiff.errors import ConfigError
 from maskdiff.languages import Language, Vocabulary
 from maskdiff.model import UniversalDenoiser
 from maskdiff.sampling.canvas import Canvas
@@ -21,6 +22,7 @@ from maskdiff.sampling.presets import make_sampler
 from maskdiff.sampling.random import new_keys
 from maskdiff.training.board import Board
 from maskdiff.training.picture import token_grid
+from maskdiff.training.telling import tell
 
 LIVE_SEED = 7
 SHOWN = 8  # texts a sampler
@@ -52,6 +54,15 @@ def endless(denoiser: ModelDenoiser, count: int) -> list[str]:
     return [item.data.decode(errors="replace") for item in drawn]
 
 
+def _valid(language: Language, texts: list[str]) -> list[bool]:
+    """Which texts are valid; nothing where a checker fails at one, which ends no run."""
+    try:
+        return [language.parses(text) for text in texts]
+    except ConfigError as error:
+        tell(f"live samples are not judged: {error}")
+        return []
+
+
 def live_samples(
     model: UniversalDenoiser, language: Language, vocabulary: Vocabulary, config: Config, board: Board, step: int
 ) -> dict[str, float]:
@@ -69,10 +80,11 @@ def live_samples(
         tokens = make_sampler(settings)(denoiser, canvas).tokens
         drawn[name] = [vocabulary.decode(row, "drop") for row in tokens.tolist()]
     for name, texts in drawn.items():
-        valid = [language.parses(text) for text in texts]
-        if language.validity:
+        valid = _valid(language, texts)
+        if language.validity and valid:
             rates[f"parses_{name}"] = sum(valid) / len(valid)
-        shown = [f"    {verdicts[ok]}  {text}" for ok, text in list(zip(valid, texts, strict=True))[:SHOWN]]
+        pairs = zip(valid or [False] * len(texts), texts, strict=True)
+        shown = [f"    {verdicts[ok]}  {text}" for ok, text in list(pairs)[:SHOWN]]
         board.text(f"samples/{name}", "\n".join(shown), step)
     middle = sorted(lengths)[len(lengths) // 2]
     canvas = Canvas.blank([middle], vocabulary, torch.Generator().manual_seed(LIVE_SEED)).traced()

@@ -40,7 +40,7 @@ class Progress:
 FREE = {
     "max_iters", "checkpoint_dir", "name", "device", "threads", "amp", "compile", "log_interval", "save_interval",
     "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr", "weight_decay", "grad_clip", "warmup_iters",
-    "decay_share", "decay", "min_lr_ratio", "validity",
+    "decay_share", "decay", "min_lr_ratio", "validity", "validity_timeout",
 }  # fmt: skip
 
 

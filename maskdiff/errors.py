@@ -28,9 +28,16 @@ def one_line(message: str, limit: int = MAX_MESSAGE) -> str:
 
 def quote(given: object, limit: int = 60) -> str:
     """What the user gave, as one printable line of at most about `limit` characters."""
-    text = given if isinstance(given, str) else repr(given)
+    text = given if isinstance(given, str) else _repr(given)
     shown = text if len(text) <= limit else text[: limit - 3] + "..."
     return ascii(shown) if not shown.isprintable() else f"'{shown}'"
+
+
+def _repr(given: object) -> str:
+    try:
+        return repr(given)
+    except ValueError:  # a whole number of thousands of digits, here or inside
+        return f"a {type(given).__name__} with a number of too many digits"
 
 
 class UserError(ValueError):
@@ -46,6 +53,10 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, foreign, damaged, too new, or that does not fit."""
+
+
+class LogitsError(CheckpointError):
+    """A model whose logits are not numbers, or infinite: no text can be drawn from them."""
 
 
 class CanvasError(UserError):

@@ -71,7 +71,7 @@ def counted(lengths: object) -> list[int] | None:
 
 def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     folder = Path(config.language)
-    lines = _read(folder / CORPUS).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = _read(folder / CORPUS).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
@@ -86,8 +86,9 @@ def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
     kept: list[tuple[str, ...]] = []  # one, made below: the lines are checked by the language that they make
     material = _material("".join(sorted(characters)), lambda: kept[0], grammar, checker)
     language = TextLanguage(folder.resolve().name, config, material)
-    kept.append(tuple(_checked(language, numbered, folder / CORPUS)))
-    language.digest = hashlib.blake2b("\n".join(sorted(kept[0])).encode(), digest_size=8).hexdigest()
+    # Sorted, so that what is drawn does not depend on the order in the file.
+    kept.append(tuple(sorted(_checked(language, numbered, folder / CORPUS))))
+    language.digest = hashlib.blake2b("\n".join(kept[0]).encode(), digest_size=8).hexdigest()
     if len(kept[0]) < len(numbered):
         language.note = f"{len(numbered) - len(kept[0])} of {len(numbered)} lines of {folder / CORPUS} are left out"
     if grammar is not None and not config.accept_ambiguous:
@@ -96,12 +97,13 @@ def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
 
 
 def _read(path: Path) -> str:
+    """The text of a file, with line feeds for line ends."""
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{quote(str(path), 200)} is no file; a language is a folder with {CORPUS}")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} has over {MAX_BYTES} bytes; give a part of it")
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DataError(
             f"cannot read {quote(str(path), 200)}: {error.strerror or error}; a language is a folder with {CORPUS}"
@@ -142,7 +144,7 @@ def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path
 
 def _check_ambiguity(language: TextLanguage, lines: Sequence[str], path: Path) -> None:
     """Raises GrammarError for a line that is derived in several ways: enumeration sees short strings only."""
-    for line in sorted(set(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
+    for line in sorted(dict.fromkeys(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
         ways = language.derivations(line) or 1
         if ways > 1:
             raise GrammarError(

@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from maskdiff.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ class World:
             return
         gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in weights]
         flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
+        _reduce(flat)
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up ``values`` over all processes."""
         if self.size > 1:
-            dist.all_reduce(values)
+            _reduce(values)
         return values
 
     def largest(self, number: int) -> int:
@@ -54,13 +57,21 @@ class World:
         if self.size == 1:
             return number
         value = torch.tensor(number)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
+        _reduce(value, dist.ReduceOp.MAX)
         return int(value)
 
     def close(self) -> None:
         """Leave the process group."""
         if self.size > 1:
             dist.destroy_process_group()
+
+
+def _reduce(values: Tensor, how: Any = dist.ReduceOp.SUM) -> None:
+    """Reduce ``values`` over all processes, in place.  Raises UserError if another one ended."""
+    try:
+        dist.all_reduce(values, how)
+    except RuntimeError:
+        raise UserError("another process of this run ended; see its message") from None
 
 
 def join_world(device: torch.device) -> World:

@@ -85,14 +85,17 @@ def _saved_config(last: Path) -> Config:
 
 
 def _found(language: LanguageConfig, last: Path) -> LanguageConfig:
-    """``language`` with its folder, or else the one in ``last.pt``: the path as it was typed."""
-    if language.language in LANGUAGES or Path(language.language).is_dir():
+    """``language`` with a folder that is here: as typed, which ``last.pt`` keeps, or as given."""
+    given = Path(language.language)
+    if language.language in LANGUAGES:
         return language
-    typed = _saved_config(last).language.language
-    if typed in LANGUAGES or not Path(typed).is_dir():
+    typed = Path(_saved_config(last).language.language)
+    if typed.is_dir() and (not given.is_dir() or given.samefile(typed)):
+        return replace(language, language=str(typed))
+    if not given.is_dir():
         shown = quote(language.language, 200)
         raise ConfigError(f"the run's language {shown} is no folder; give it with --language")
-    return replace(language, language=typed)
+    return language
 
 
 def command(program: str, *words: str, processes: int = 1) -> str:

@@ -54,8 +54,12 @@ class RunFolder:
             self.__exit__()
             shown = quote(str(self.path / "last.pt"), 200)
             raise FolderError(f"another training wrote {shown} while this one started; start again")
-        self._lock.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-        self._lock.flush()
+        try:
+            about = {"pid": os.getpid(), "host": socket.gethostname()}
+            self._lock.write(json.dumps(about).encode())
+            self._lock.flush()
+        except OSError:  # a full disk: what is written next fails, too, and says so
+            pass
         for name in FILES:
             remove_leftovers(self.path / name)
         return self

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +34,7 @@ from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.objectives import sums_by, weighted_nll
 from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
-from maskdiff.training.distributed import World, join_world
+from maskdiff.training.distributed import World, join_world, shard
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
@@ -73,6 +74,8 @@ class Trainer:
         if train.threads:
             torch.set_num_threads(train.threads)
         self.world: World = join_world(self.device)
+        self.shards = train.shards or self.world.size
+        self.own = self.world.own(self.shards)
         self.folder, self.resumed, self.files = folder, resume, RunFolder(folder)
         self.language = make_language(config.language)
         source = folder / "last.pt" if resume else init
@@ -180,30 +183,43 @@ class Trainer:
         Raises:
             NotFinite: the loss or the gradient is not finite; nothing was updated.
         """
-        train, step = self.config.train, self.progress.step
-        if self.config.model.dropout:
-            torch.manual_seed(step_generator(train.seed, step, DROPOUT).initial_seed() + self.world.rank)
-        mine = batch.map(self.world.share).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
-            known = self.read, mine, self.config, self.vocabulary, step
-            losses = self.losses(mine, self_condition(*known), couple(*known, len(batch.tokens), self.world))
-        loss = losses.sum() / inner_tokens
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.world.sum_gradients(self.model.parameters())
+        train, step, sums = self.config.train, self.progress.step, 1 + 2 * len(MODES)
+        parts = [self.shard_sums(batch, inner_tokens, number) for number in self.own]
+        total = self.world.add_up(torch.stack(parts))  # (sums + gradients,), the same in all processes
+        seen = [weight for weight in self.model.parameters() if weight.grad is not None]
+        gradients = total[sums:].split([weight.numel() for weight in seen])
+        for weight, gradient in zip(seen, gradients, strict=True):
+            weight.grad = gradient.view_as(weight)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf)
-        modes = torch.where(mine.segment >= 0, mine.mode, 0)
-        by_mode = [sums_by(values, modes, len(MODES)) for values in (losses.detach(), mine.inner)]
-        sums = self.world.sum(torch.cat((loss.detach()[None], *by_mode))).cpu()  # (1 + 2 * modes,)
-        total = sums[0].item()
-        if not math.isfinite(total + norm.item()):
-            raise NotFinite(f"the loss is {total} and the gradient norm {norm.item()} at step {step}")
+        loss, by_mode = total[0].item(), total[1:sums].view(2, len(MODES)).T.cpu()
+        if not math.isfinite(loss + norm.item()):
+            raise NotFinite(f"the loss is {loss} and the gradient norm {norm.item()} at step {step}")
         set_lr(self.optimizers, lr_scale(step, train))
         for optimizer in self.optimizers:
             optimizer.step()
         self.ema.update(step)
-        return total, sums[1:].view(2, len(MODES)).T
+        return loss, by_mode
+
+    def shard_sums(self, batch: PackedCanvases, inner_tokens: int, number: int) -> Tensor:
+        """Of one shard: loss, nats by mode, inner tokens by mode, and all gradients, in one row."""
+        train, step = self.config.train, self.progress.step
+        if self.config.model.dropout:
+            seed = step_generator(train.seed, step, DROPOUT).initial_seed()
+            torch.manual_seed(seed + number)
+        share = partial(shard, number=number, shards=self.shards)
+        mine = batch.map(share).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
+            known = self.read, mine, self.config, self.vocabulary, step
+            conditions = self_condition(*known), couple(*known, len(batch.tokens), share)
+            losses = self.losses(mine, *conditions)
+        loss = losses.sum() / inner_tokens
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        modes = torch.where(mine.segment >= 0, mine.mode, 0)
+        by_mode = [sums_by(values, modes, len(MODES)) for values in (losses.detach(), mine.inner)]
+        gradients = [w.grad.flatten() for w in self.model.parameters() if w.grad is not None]
+        return torch.cat((loss.detach()[None], *by_mode, *gradients))
 
     # -------------------------------------------------------------------------------------------------------- the run
 

@@ -100,6 +100,7 @@ class Trainer:
             if resume:
                 state = restore(payload, self.model, self.ema, self.optimizers, quote(str(source)))
                 self.progress, self.curve = state
+                set_lr(self.optimizers, lr_scale(max(0, self.progress.step - 1), train))
             else:
                 self.start_from(payload, quote(str(source)))
         self.batches = Batches(

@@ -4,8 +4,8 @@ For: `best.pt` / `last.pt` of training runs and `from_pretrained` folders (safet
 which decides what goes in and when. Easy to get wrong: a checkpoint is input from a stranger. It is loaded with
 `weights_only=True`, checked for being an uncompressed, undamaged archive first; then every part is checked for its type, and
 the parts for fitting each other, before anything is built from them. Every failure is one line, never a traceback. A save
-goes to a temporary file in the same folder, is flushed to the disk and renamed over the old one, so that a full disk or a
-kill leaves the previous checkpoint as it was.
+is atomic (`files.py`), so that a full disk or a kill leaves the previous checkpoint as it was. The
+state of a training run in `last.pt` is checked where it is used (`training/state.py`).
 
 The layout of the file is documented in `docs/formats.md`.
 """
@@ -18,7 +18,7 @@ import os
 import pickle
 import platform
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from maskdiff.arguments import checked_arguments, refuse
 from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
+from maskdiff.files import write_atomic
 
 if TYPE_CHECKING:
     import argparse
@@ -44,65 +45,27 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
+MAX_COUNT = 2**53  # steps, tokens, seconds: floats hold all whole numbers up to it
 Payload = dict[str, Any]
 
 
 # ----------------------------------------------------------------------------------------------------------------- files
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Put `data` at `path` so that at every moment the path holds the whole old or the whole new file; CheckpointError."""
-    path = Path(os.path.realpath(path))  # replace what a link points to, not the link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            _discard(temporary)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        kept = "; the previous file is kept" if os.path.isfile(path) else ""
-        raise CheckpointError(f"cannot write {quote(str(path))}: {error.strerror or error}{kept}") from error
-
-
-def _discard(path: Path) -> None:
-    """Remove a temporary file if it is there and can be removed; the failure before it is the one to report."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system allows to open a folder."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
 @checked_arguments(path=arguments.path)
 def save(path: str | Path, payload: Mapping[str, Any] | Loaded) -> None:
     """Write a payload (see `make_payload`), or what `load_denoiser` returns. CheckpointError; the old file survives."""
-    payload = _payload(payload)
+    write_atomic(path, to_bytes(_payload(payload)))
+
+
+def to_bytes(payload: Mapping[str, Any]) -> bytes:
+    """The contents of the file that `save` writes."""
     missing = [key for key in REQUIRED if key not in payload]
     if missing:
         raise ValueError(f"checkpoint payload lacks {missing}")
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **payload}, buffer)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 @checked_arguments(path=arguments.path)
@@ -157,26 +120,74 @@ def _check_payload(payload: Any, shown: str) -> Payload:
     for key in REQUIRED:
         if not isinstance(payload.get(key), dict):
             raise CheckpointError(f"checkpoint {shown} is incomplete: it has no {key!r}")
-    if not isinstance(payload.get("language", {}), dict):
-        raise CheckpointError(
-            f"checkpoint {shown} is damaged: its language is {quote(payload['language'])}, not names with values"
-        )
-    symbols, metrics = payload["vocabulary"].get("symbols"), payload.get("metrics", {})
+    symbols = payload["vocabulary"].get("symbols")
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
         raise CheckpointError(f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts")
-    if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
-        raise CheckpointError(f"checkpoint {shown} is damaged: its metrics are {quote(metrics)}, not names with numbers")
-    provenance = payload.get("provenance", {})
-    plain = isinstance(provenance, dict) and all(isinstance(value, (str, int, float)) for value in provenance.values())
-    counts, times = ("step", "tokens", "parent_tokens"), ("train_seconds", "parent_seconds")
-    plain = plain and all(isinstance(provenance.get(name, 0), int) for name in counts)
-    if not plain or not all(isinstance(provenance.get(name, 0), (int, float)) for name in times):
-        raise CheckpointError(
-            f"checkpoint {shown} is damaged: its provenance is {quote(provenance)}, not names with plain values"
-        )
+    for name, (fits, kind) in ABOUT.items():
+        if not fits(payload.get(name, {})):
+            given = quote(payload[name])
+            raise CheckpointError(
+                f"checkpoint {shown} is damaged: {name} is {given}, not names with {kind}"
+            )
     for name, weight in payload["weights"].items():
         _check_weight(name, weight, shown)
     return payload
+
+
+def is_count(value: object) -> bool:
+    """Whether `value` is a whole number that something may be counted with."""
+    return type(value) is int and 0 <= value <= MAX_COUNT
+
+
+def is_amount(value: object) -> bool:
+    """Whether `value` is a finite number of at least 0."""
+    return type(value) in (int, float) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a number that can be printed: of any size as a float, else of 64 bits."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def are_numbers(values: object) -> bool:
+    """Whether `values` are names with numbers."""
+    return _names(values, is_number)
+
+
+def _are_facts(values: object) -> bool:
+    """Whether `values` are names with texts and numbers, counts and times being at least 0."""
+    if not _names(values, lambda value: isinstance(value, str) or is_number(value)):
+        return False
+    facts: dict[str, object] = values  # type: ignore[assignment]
+    counts = ("step", "tokens", "strings", "parent_tokens")
+    amounts = ("train_seconds", "parent_seconds")
+    return all(is_count(facts.get(name, 0)) for name in counts) and all(
+        is_amount(facts.get(name, 0)) for name in amounts
+    )
+
+
+def _are_plain(values: object) -> bool:
+    """Whether `values` are names with texts, numbers, None, and lists of them."""
+
+    def plain(value: object) -> bool:
+        if isinstance(value, list):
+            return all(map(plain, value))
+        return value is None or isinstance(value, str) or is_number(value)
+
+    return _names(values, plain)
+
+
+def _names(values: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(name, str) and fits(value) for name, value in values.items()
+    )
+
+
+ABOUT: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload that may be absent
+    "language": (_are_plain, "plain values"),
+    "metrics": (are_numbers, "numbers"),
+    "provenance": (_are_facts, "texts, counts and times"),
+}
 
 
 def _check_weight(name: object, weight: object, shown: str) -> None:
@@ -467,12 +478,17 @@ def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: st
     count = sum(weight.numel() for weight in wanted.values())
     if count > MAX_PARAMETERS:
         raise CheckpointError(f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}")
+    check_fits(weights, wanted, f"checkpoint {shown} has weights that do not fit its configuration")
+    return UniversalDenoiser(config)
+
+
+def check_fits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], message: str) -> None:
+    """Raise CheckpointError, `message` and some names, where `weights` are not like `wanted`."""
     wrong = [name for name in {**wanted, **weights} if name not in wanted or name not in weights]
     wrong += [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
     if wrong:
         some = ", ".join(map(quote, wrong[:3])) + (" and others" if len(wrong) > 3 else "")
-        raise CheckpointError(f"checkpoint {shown} has weights that do not fit its configuration: {some}")
-    return UniversalDenoiser(config)
+        raise CheckpointError(f"{message}: {some}")
 
 
 # --------------------------------------------------------------------------------------------------------------- folders

@@ -203,21 +203,9 @@ class Number:
 
 positive, natural = Whole(1, 10**6), Whole(0, 10**6)
 unit = Number(0.0, 1.0, open=True)
+seconds = Number(0.0, 3600.0, open=True)
 threads, seed = Whole(0, MAX_THREADS), Whole(0, MAX_SEED)
 place = Whole(0, MAX_PLACE)
-
-
-def seconds(text: str) -> float:
-    """A time in seconds, above 0 and at most an hour."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 < value <= 3600.0:
-        raise argparse.ArgumentTypeError(
-            f"{quote(text)} is no number of seconds above 0 and at most 3600"
-        )
-    return value
 
 
 def length_range(text: str, lowest: int = 1) -> tuple[int, int]:

@@ -258,6 +258,13 @@ class TrainConfig(Section):
     ema: float = knob(0.999, "decay of the weights' moving average, validated and kept; 0 is off", low=0.0, high=0.999999)
     amp: bool = knob(False, "autocast to bf16 (pays on a GPU, not on a CPU that emulates it)")
     compile: bool = knob(False, "torch.compile the training step")
+    shards: int = knob(
+        0,
+        "parts of a batch, whose gradients are added in order; equal shards and threads give equal "
+        "weights on any number of processes that divides the shards; 0: one a process",
+        low=0,
+        high=1024,
+    )
     faithful: bool = knob(False, "reproduce the reference: rows padded to max_len, pads attended to, loss on every position")
     log_interval: int = knob(50, "steps between logged losses", low=1, high=MAX_COUNT)
     eval_interval: int = knob(500, "steps between validations", low=1, high=MAX_COUNT)

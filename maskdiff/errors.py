@@ -187,6 +187,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, foreign, damaged, too new, or that does not fit."""
 
 
+class LogitsError(CheckpointError):
+    """A model whose logits are not numbers, or infinite: no text can be drawn from them."""
+
+
 class CanvasError(UserError):
     """A template, prefix, draft or length that no canvas can be made of."""
 

@@ -25,10 +25,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from maskdiff.config import ModelConfig
+from maskdiff.errors import LogitsError
 
 SIGMA_FREQUENCIES = 16  # sinusoids of the noise level, from half a wave over [0, 1] to 2^7 waves
 LATE_INPUTS = ("previous.weight", "coupling.weight")  # start at zero, so that weights without them are the same model
 SELF = 0  # segment of a string that has its row to itself
+
+
+def finite(logits: Tensor, who: str = "the model") -> Tensor:
+    """``logits`` themselves.  Raises LogitsError if one is NaN or infinite."""
+    if not bool(logits.isfinite().all()):
+        raise LogitsError(f"{who} gives NaN or infinite logits: its weights are unusable")
+    return logits
 
 
 def norm(x: Tensor) -> Tensor:
@@ -448,8 +456,13 @@ class UniversalDenoiser(nn.Module):
         return self.scores(x[:, -1]).float()
 
     def scores(self, x: Tensor) -> Tensor:
-        """(..., vocab) raw scores of the trunk's output (..., n_embd)."""
-        return F.linear(x, self.token.weight) if self.head is None else self.head(x)
+        """(..., vocab) raw scores of the trunk's output (..., n_embd).
+
+        In evaluation mode LogitsError is raised unless they are finite; in training the loss is
+        checked instead.
+        """
+        raw: Tensor = F.linear(x, self.token.weight) if self.head is None else self.head(x)
+        return raw if self.training else finite(raw)
 
     def parameter_count(self) -> int:
         """Number of trained numbers."""

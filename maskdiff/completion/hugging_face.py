@@ -24,6 +24,7 @@ from torch import Tensor
 from maskdiff.completion.model import ROOT, Beginnings
 from maskdiff.completion.tokens import TokenTable
 from maskdiff.errors import CheckpointError, ConfigError, folded, quote
+from maskdiff.model import finite
 
 ATTENTION = ("sdpa", "eager")  # implementations that take a mask of one's own
 ROWS = 256  # distributions that are normalised together
@@ -120,9 +121,14 @@ class HuggingFaceModel:
         return cuts
 
     def log_next(self, logits: Tensor) -> Tensor:
-        """(n, vocabulary) float64 log-probabilities without the ids that are never drawn; overwrites float64 logits."""
+        """(n, vocabulary) float64 log-probabilities without the ids that are never drawn.
+
+        Overwrites float64 logits. Raises LogitsError where one is NaN, or the largest infinite: some
+        models give unused ids minus infinity.
+        """
         rows = (logits.cpu() if logits.device.type == "mps" else logits).double()  # mps has no float64
         rows.masked_fill_(self.barred.to(rows.device), -torch.inf)
+        finite(rows.amax(-1))
         for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
             part.copy_(part.log_softmax(-1))
         return rows

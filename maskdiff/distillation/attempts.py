@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 from maskdiff import cli
-from maskdiff.checkpoint import load_denoiser, write_atomic
+from maskdiff.checkpoint import load_denoiser
 from maskdiff.distillation.environment import Problem
 from maskdiff.distillation.own import OwnPolicy
+from maskdiff.files import write_atomic
 from maskdiff.languages.arithmetic_corrections import judge
 from maskdiff.sampling.random import bits
 

@@ -156,9 +156,9 @@ def _experiments(
     policy: Policy, environment: Environment, setting: Setting, names: list[str], folder: Path, pictures: bool
 ) -> None:
     """Run with a progress bar, write the results, and say them."""
-    from maskdiff.checkpoint import write_atomic
     from maskdiff.distillation import plots, report, runner
     from maskdiff.distillation.experiments import EXPERIMENTS
+    from maskdiff.files import write_atomic
 
     began = time.monotonic()
     total = len(names) * setting.config.seeds

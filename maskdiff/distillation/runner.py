@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from maskdiff.checkpoint import write_atomic
 from maskdiff.config import MAX_THREADS, DistillationConfig
 from maskdiff.configio import build
 from maskdiff.distillation.environment import Environment
@@ -31,6 +30,7 @@ from maskdiff.distillation.policy import Policy
 from maskdiff.distillation.study import Study
 from maskdiff.distillation.verdicts import Finding, decide
 from maskdiff.errors import ConfigError, DataError, quote
+from maskdiff.files import write_atomic
 
 SCHEMA = 1
 MAX_BYTES = 2**26  # of a file that is read again

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskdiff.checkpoint import write_atomic
 from maskdiff.errors import CheckpointError, DataError, display_width, visible
 from maskdiff.evaluation.rows import Row
 from maskdiff.evaluation.samplers import VERIFIED
+from maskdiff.files import write_atomic
 
 SCHEMA = 1
 MARK = "*"  # of a sampler whose tokens the causal mode verifies

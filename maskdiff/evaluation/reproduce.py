@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from maskdiff import metrics
-from maskdiff.checkpoint import load_denoiser, write_atomic
+from maskdiff.checkpoint import load_denoiser
 from maskdiff.config import Config
 from maskdiff.configio import load_config
 from maskdiff.data import held_out
@@ -30,6 +30,7 @@ from maskdiff.evaluation.report import RATES, number, write_text
 from maskdiff.evaluation.rows import Plan, Row, draw_lengths, one_symbol_each, verdicts
 from maskdiff.evaluation.rows import row as make_row
 from maskdiff.evaluation.variants import VARIANTS, Faithful, Padded, Variant, refine
+from maskdiff.files import write_atomic
 from maskdiff.sampling.canvas import Canvas
 
 if TYPE_CHECKING:

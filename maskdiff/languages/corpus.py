@@ -92,8 +92,9 @@ def _open(config: LanguageConfig, checker: Checker | None, symbols: str = "") ->
     kept: list[tuple[str, ...]] = []  # one, made below: the lines are checked by the language that they make
     material = _material("".join(sorted(characters)), lambda: kept[0], grammar, checker)
     language = TextLanguage(folder.resolve().name, config, material)
-    kept.append(tuple(_checked(language, numbered, folder / CORPUS)))
-    language.digest = hashlib.blake2b("\n".join(sorted(kept[0])).encode(), digest_size=8).hexdigest()
+    # Sorted, so that what is drawn does not depend on the order in the file.
+    kept.append(tuple(sorted(_checked(language, numbered, folder / CORPUS))))
+    language.digest = hashlib.blake2b("\n".join(kept[0]).encode(), digest_size=8).hexdigest()
     if len(kept[0]) < len(numbered):
         language.note = f"{len(numbered) - len(kept[0])} of {len(numbered)} lines of {folder / CORPUS} are left out"
     if grammar is not None and not config.accept_ambiguous:
@@ -122,12 +123,13 @@ def grammar_of(config: LanguageConfig) -> GrammarSource | None:
 
 
 def _read(path: Path) -> str:
+    """The text of a file, with line feeds for line ends."""
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{quote(str(path), 200)} is no file; a language is a folder with {CORPUS}")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} has over {MAX_BYTES} bytes; give a part of it")
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DataError(
             f"cannot read {quote(str(path), 200)}: {error.strerror or error}; a language is a folder with {CORPUS}"
@@ -168,7 +170,7 @@ def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path
 
 def _check_ambiguity(language: TextLanguage, lines: Sequence[str], path: Path) -> None:
     """Raises GrammarError for a line that is derived in several ways: enumeration sees short strings only."""
-    for line in sorted(set(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
+    for line in sorted(dict.fromkeys(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
         ways = language.derivations(line) or 1
         if ways > 1:
             raise GrammarError(

@@ -181,7 +181,11 @@ class TextLanguage:
         return math.log(weight[n] / weight.sum()) if 0 <= n <= self.max_symbols and weight[n] > 0 else -math.inf
 
     def state(self) -> dict[str, Any]:
-        """Symbols, grammar, lengths and which corpus it was: enough for everything but drawing strings, and a checker."""
+        """Plain values that make this language again, but for its strings and its checker.
+
+        `digest` is that of the lines of a corpus whatever their order in the file; `order` is the
+        order in which they are numbered for drawing.
+        """
         grammar = self.lark_grammar()
         return {
             "name": self.name,
@@ -189,6 +193,7 @@ class TextLanguage:
             "grammar": None if grammar is None else grammar.state(),
             "lengths": self.counts.tolist(),
             "digest": self.digest,
+            "order": "sorted" if self.digest else "",
         }
 
 

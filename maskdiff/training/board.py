@@ -26,7 +26,7 @@ class Board:
     """An event file in ``folder``, made when the first thing is written.
 
     Args:
-        folder: where; made if missing.
+        folder: where; made if missing, in a folder that exists.
         start: the first step that will be written; what an earlier sitting wrote from there on is forgotten.
     """
 
@@ -61,12 +61,11 @@ class Board:
 
     def _write(self, event: Any) -> None:
         if self.file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)  # no parents: a run's folder may have been removed
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
             self.file = (self.folder / name).open("wb")
             self._write(Event(step=self.start, file_version="brain.Event:2"))
-            if self.start:
-                self._write(Event(step=self.start, session_log=SessionLog(status=SessionLog.START)))
+            self._write(Event(step=self.start, session_log=SessionLog(status=SessionLog.START)))
         event.wall_time = time.time()
         RecordWriter(self.file).write(event.SerializeToString())
 

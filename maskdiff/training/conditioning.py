@@ -17,7 +17,6 @@ from maskdiff.data import PackedCanvases, step_generator
 from maskdiff.languages import Vocabulary
 from maskdiff.noise import IGNORE, MASKED, exponentials, posterior_gumbel
 from maskdiff.sampling.processors import allowed_symbols, log_distribution
-from maskdiff.training.distributed import World
 
 NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
 Read = Callable[[PackedCanvases, Tensor, Tensor, Tensor], Tensor]  # (batch, tokens, causal, sigma) -> logits of the tokens
@@ -37,12 +36,18 @@ def self_condition(read: Read, batch: PackedCanvases, config: Config, vocabulary
 
 @torch.no_grad()
 def couple(
-    read: Read, batch: PackedCanvases, config: Config, vocabulary: Vocabulary, step: int, rows: int, world: World
+    read: Read,
+    batch: PackedCanvases,
+    config: Config,
+    vocabulary: Vocabulary,
+    step: int,
+    rows: int,
+    share: Callable[[Tensor], Tensor],
 ) -> Tensor | None:
     """Noise with which the causal mode, as it is now, draws the hidden tokens of masked strings [2512.21323].
 
-    In a share of the steps; zero in the others, and None for a model without the input.  ``batch`` is this process's share
-    of ``rows`` of the global batch; numbers are drawn for all of them, so that all processes together have those of one.
+    In a share of the steps; zero in the others, None for a model without the input.  ``batch`` is the
+    ``share`` of a shard of the global batch's ``rows``; numbers are drawn for all of them.
     """
     train = config.train
     if not config.model.use_coupling:
@@ -50,7 +55,8 @@ def couple(
     generator = step_generator(train.seed, step, COUPLING)
     if torch.rand(1, generator=generator).item() >= train.coupling_prob:
         return torch.zeros(*batch.tokens.shape, len(vocabulary), device=batch.tokens.device)
-    numbers = world.share(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator)).to(batch.tokens.device)
+    numbers = share(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator))
+    numbers = numbers.to(batch.tokens.device)
     hidden = (batch.mode == MASKED) & (batch.targets != IGNORE)
     clean = torch.where(hidden, batch.targets, batch.tokens)
     logits = read(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))

@@ -9,12 +9,17 @@ same step, or the others wait for ever.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+
+from maskdiff.errors import ConfigError, UserError
+
+PIECE = 2**20  # numbers of every shard that are gathered at a time
 
 
 @dataclass(frozen=True)
@@ -29,38 +34,67 @@ class World:
         """True in the one process that writes files and prints."""
         return self.rank == 0
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's rows of a global batch, (about rows / size, ...)."""
-        return rows[self.rank :: self.size]
+    def own(self, shards: int) -> range:
+        """The numbers of this process's shards of a global batch, of ``shards`` in all.
 
-    def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all processes in one flat all-reduce; nothing to do in a world of one."""
+        Raises ConfigError where the processes cannot have equally many.
+        """
+        if shards % self.size:
+            size = self.size
+            raise ConfigError(f"shards is {shards}; with {size} processes it must be a multiple of {size}")
+        return range(self.rank, shards, self.size)
+
+    def add_up(self, parts: Tensor) -> Tensor:
+        """The sum (n,) over the shards of all processes; ``parts`` (own shards, n) in the order of ``own``.
+
+        Shards are added one after another, in the order of their numbers, so that the rounding does
+        not depend on the number of processes.
+        """
+        total = torch.empty_like(parts[0])
+        for target, piece in zip(total.split(PIECE), parts.split(PIECE, dim=1), strict=True):
+            gathered = self._gather(piece.contiguous())
+            rows = torch.stack(gathered, dim=1).flatten(0, 1)  # (shards, piece), by number
+            target.copy_(rows[0])
+            for row in rows[1:]:
+                target.add_(row)
+        return total
+
+    def _gather(self, values: Tensor) -> list[Tensor]:
+        """The ``values`` of every process, by rank."""
         if self.size == 1:
-            return
-        gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in weights]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Add up ``values`` over all processes."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
+            return [values]
+        gathered = [torch.empty_like(values) for _ in range(self.size)]
+        with _together():
+            dist.all_gather(gathered, values)
+        return gathered
 
     def largest(self, number: int) -> int:
         """The largest ``number`` of all processes, in every one of them."""
         if self.size == 1:
             return number
         value = torch.tensor(number)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
+        with _together():
+            dist.all_reduce(value, dist.ReduceOp.MAX)
         return int(value)
 
     def close(self) -> None:
         """Leave the process group."""
         if self.size > 1:
             dist.destroy_process_group()
+
+
+def shard(rows: Tensor, number: int, shards: int) -> Tensor:
+    """The rows of one shard of a global batch, (about rows / shards, ...)."""
+    return rows[number::shards]
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Around a collective.  Raises UserError if another process ended."""
+    try:
+        yield
+    except RuntimeError:
+        raise UserError("another process of this run ended; see its message") from None
 
 
 def join_world(device: torch.device) -> World:

@@ -10,15 +10,18 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskdiff import checkpoint
-from maskdiff.config import Config, TrainConfig
+from maskdiff.config import Config, LanguageConfig, TrainConfig
 from maskdiff.configio import load_config
 from maskdiff.errors import ConfigError, quote
+from maskdiff.languages import LANGUAGES
+from maskdiff.training.folder import check_free, in_use
 from maskdiff.training.loop import Trainer
 from maskdiff.training.state import Progress
 from maskdiff.training.telling import tell
@@ -30,6 +33,7 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
     Raises:
         ConfigError: the name is no name of a folder; or the folder holds a run and ``resume`` is not asked for, or holds none
             and it is.
+        FolderError: another process trains in the folder.
     """
     plain = config.name.isprintable() and config.name not in ("", ".", "..") and not set(config.name) & set("/\\")
     if not config.checkpoint_dir and not plain:
@@ -40,14 +44,16 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
         return (folder / "last.pt").exists() or (folder / "best.pt").exists()
 
     if resume:
+        check_free(folder)
         if not (folder / "last.pt").exists():
             raise ConfigError(f"{folder} holds no last.pt to resume from; give the run's --name or --checkpoint_dir")
         return folder
     if not config.checkpoint_dir and config.name == TrainConfig().name:
         number = 1
-        while taken():
+        while taken() or in_use(folder):
             number += 1
             folder = Path("runs") / f"{config.name}-{number}"
+    check_free(folder)
     if taken():
         raise ConfigError(f"{folder} already holds a run; continue it with --resume, or give another --name")
     return folder
@@ -60,14 +66,36 @@ def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
     names must not be imported.
     """
     last = folder / "last.pt"
-    if (folder / "config.yaml").exists():
-        config = load_config(folder / "config.yaml", given)
+    written = folder / "config.yaml"
+    if written.exists():
+        config = load_config(written, given)
     else:
-        config = load_config(None, given, base=checkpoint.read_config(checkpoint.load(last), quote(str(last))))
+        config = load_config(None, given, base=_saved_config(last))
+    if "language" not in given:
+        config = replace(config, language=_found(config.language, last))
     checker = config.language.validity
     if checker and given.get("validity") != checker:
         raise ConfigError(f"the run in {folder} checks texts with {quote(checker)}; say that it may, with --validity {checker}")
     return config
+
+
+def _saved_config(last: Path) -> Config:
+    shown = quote(str(last))
+    return checkpoint.read_config(checkpoint.load(last), shown)
+
+
+def _found(language: LanguageConfig, last: Path) -> LanguageConfig:
+    """``language`` with a folder that is here: as typed, which ``last.pt`` keeps, or as given."""
+    given = Path(language.language)
+    if language.language in LANGUAGES:
+        return language
+    typed = Path(_saved_config(last).language.language)
+    if typed.is_dir() and (not given.is_dir() or given.samefile(typed)):
+        return replace(language, language=str(typed))
+    if not given.is_dir():
+        shown = quote(language.language, 200)
+        raise ConfigError(f"the run's language {shown} is no folder; give it with --language")
+    return language
 
 
 def command(program: str, *words: str, processes: int = 1) -> str:
@@ -87,8 +115,8 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
             f"{trainer.model.parameter_count():,} parameters on {trainer.device}, {torch.get_num_threads()} threads, "
             f"{world.size} process{'es' * (world.size > 1)}, seed {config.train.seed}; files go to {folder}"
         )
-        if trainer.language.note:
-            tell(trainer.language.note)
+        if trainer.note:
+            tell(trainer.note)
         if trainer.finished and resume:
             made, asked = trainer.progress.step, config.train.max_iters
             tell(f"nothing to train: {made:,} steps are made and max_iters is {asked:,}; give a larger --max_iters to go on")

@@ -16,27 +16,31 @@ from torch import Tensor
 
 from maskdiff.config import Config
 from maskdiff.data import held_out
+from maskdiff.errors import LogitsError
 from maskdiff.languages import Language, Measurable, Vocabulary
 from maskdiff.model import UniversalDenoiser
 from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
 from maskdiff.objectives import sums_by, weighted_nll
 from maskdiff.training.board import Board
 from maskdiff.training.live import live_samples
-from maskdiff.training.state import Progress
+from maskdiff.training.state import Curve, Progress
 from maskdiff.training.telling import tell
 
 VALIDATION_SEED = 20_240_607  # of held-out strings and of validation noise, the same for every run
 BUCKETS = 5  # of the noise level
 DRAWS = 4  # noise levels per held-out string: their spread is most of the ELBO's
 REPAIR_SIGMA = 0.2
+SCORED = 64  # strings that tell whether weights can be used at all
 
 
 class Monitor:
     """Validates, samples and writes TensorBoard; one per run, in the leading process."""
 
-    def __init__(self, config: Config, language: Language, vocabulary: Vocabulary, folder: Path, step: int):
+    def __init__(
+        self, config: Config, language: Language, vocabulary: Vocabulary, folder: Path, first: int
+    ):
         self.config, self.language, self.vocabulary = config, language, vocabulary
-        self.board = Board(folder / "tensorboard", start=step + 1 if step else 0)
+        self.board = Board(folder / "tensorboard", start=first)
         self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
         self.strings = pad(vocabulary.encode_many(texts), vocabulary)
@@ -45,10 +49,10 @@ class Monitor:
             nats = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts)
             self.floor = {"floor": nats / sum(map(len, texts))}
 
-    def log_step(self, progress: Progress, loss: float, parts: Tensor, lr_scale: float) -> None:
-        """Write the training loss, its parts by mode (modes, 2: nats and inner tokens), rate and speed."""
-        self.board.scalar("train/loss", loss, progress.step)
-        for mode, (nats, tokens) in zip(MODES, parts.tolist(), strict=True):
+    def log_step(self, progress: Progress, curve: Curve, lr_scale: float) -> None:
+        """Write the training loss, its means by mode since the last entry, rate and speed."""
+        self.board.scalar("train/loss", curve.loss, progress.step)
+        for mode, (nats, tokens) in zip(MODES, curve.parts.tolist(), strict=True):
             if tokens:
                 self.board.scalar(f"train/loss_{mode}", nats / tokens, progress.step)
         self.board.scalar("train/lr_scale", lr_scale, progress.step)
@@ -76,6 +80,17 @@ class Monitor:
         told = " ".join(f"{name} {metrics[name]:.3f}" for name in metrics if "sigma" not in name)
         tell(f"step {progress.step:,}, {progress.tokens / 1e6:.2f}M tokens: {told}")
         return metrics
+
+    @torch.no_grad()
+    def finite(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether ``weights`` are finite and score some held-out strings with finite numbers."""
+        self.model.load_state_dict(dict(weights))
+        some = self.strings[torch.arange(min(len(self.strings), SCORED))]
+        try:
+            self.model.forward_strings(some.tokens, some.length, torch.zeros(len(some)), False)
+        except LogitsError:
+            return False
+        return all(bool(weight.isfinite().all()) for weight in weights.values())
 
     def likelihood(self) -> dict[str, float]:
         """ELBO (whole and by noise level), next-token and repair loss in nats per inner token."""

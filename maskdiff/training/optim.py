@@ -79,6 +79,13 @@ class Muon(torch.optim.Optimizer):
                     weight.add_((block.mT if wide else block).reshape(weight.shape), alpha=-group["lr"] * scale)
 
 
+# What each optimiser keeps of a weight, all of the weight's shape but `step`, a number.
+KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    Muon: ("momentum",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
+
+
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each group keeps its peak rate under ``peak_lr``.
 

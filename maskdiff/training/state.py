@@ -7,16 +7,27 @@ a moving average, a best figure or a token count that is forgotten changes the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from maskdiff.checkpoint import are_numbers, is_amount, is_count, is_number
 from maskdiff.config import Config
 from maskdiff.configio import DERIVED, to_dict
-from maskdiff.errors import CheckpointError, ConfigError, folded, quote
+from maskdiff.errors import CheckpointError, ConfigError, quote
+from maskdiff.languages import LANGUAGES
+from maskdiff.model import LATE_INPUTS
+from maskdiff.noise import MODES
+from maskdiff.training.optim import KEPT
+
+LARGEST_STEP = 2**24  # that an optimiser counts in float32
+PATHS = ("language", "attempts")  # keys that may name files of the user's own
 
 
 @dataclass
@@ -35,25 +46,82 @@ class Progress:
     parent_seconds: float = 0.0
 
 
+@dataclass
+class Curve:
+    """What the next entry of the training curve is made from; the same in all processes of a run.
+
+    parts: (modes, 2) float32, nats and inner tokens since the last entry. loss: of the last step,
+    in nats per inner token. logged: step of the last entry.
+    """
+
+    parts: Tensor = field(default_factory=lambda: torch.zeros(len(MODES), 2))
+    loss: float = 0.0
+    logged: int = 0
+
+
 # What may change when a run resumes: its length, where and how it runs, what is shown of it, and the learning rate and its
 # schedule, without which a run that diverged could not be saved. With anything else it would be another run.
 FREE = {
     "max_iters", "checkpoint_dir", "name", "device", "threads", "amp", "compile", "log_interval", "save_interval",
     "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr", "weight_decay", "grad_clip", "warmup_iters",
-    "decay_share", "decay", "min_lr_ratio", "validity", "validity_timeout",
+    "decay_share", "decay", "min_lr_ratio", "validity", "validity_timeout", "skip_invalid",
+    "accept_ambiguous",
 }  # fmt: skip
 
 
 def check_unchanged(old: Config, new: Config, shown: str) -> None:
-    """That ``new`` continues the run made with ``old``; ConfigError names the first key that must not change."""
+    """Check that ``new`` continues the run of ``old``; ConfigError names a key that differs.
+
+    Paths of the user's own files may change: `check_same_language` compares the contents.
+    """
     for section, values in to_dict(new).items():
         before = to_dict(old)[section]
         for key, value in values.items():
-            if key not in FREE and key not in (*DERIVED, "vocab_size") and value != before[key]:
+            if key in FREE or key in (*DERIVED, "vocab_size"):
+                continue
+            paths = key in PATHS and _is_path(value) and _is_path(before[key])
+            if value != before[key] and not paths:
                 raise ConfigError(
                     f"{key} is {quote(value)}, but {shown} was trained with {quote(before[key])}; "
                     "resume without it, or start a new run (with --init, from these weights)"
                 )
+
+
+def check_same_language(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: str, shown: str
+) -> str:
+    """Check that the language in `where` is that of the run in `shown`, by `Language.state`.
+
+    The name of a folder and the order of its lines may differ. Returns a note for the user if the
+    run was started by a version that drew lines by their order in the file. Raises ConfigError.
+    """
+    strings = "digest" if before.get("digest") else "lengths"  # of generated strings: lengths alone
+    parts = {"symbols": "symbols", "grammar": "grammar", strings: "strings"}
+    changed = [
+        what
+        for name, what in parts.items()
+        if name in before and not same_plain(_unix(before[name]), now.get(name))
+    ]
+    if changed:
+        raise ConfigError(
+            f"the {' and '.join(changed)} of {quote(where)} changed since {shown} was saved; give "
+            "the language that it was trained on, or start a new run"
+        )
+    if before.get("order", "") == now.get("order", ""):
+        return ""
+    return (
+        f"{shown} was made by an earlier version, which drew lines by their order in the file; "
+        "from here on they are sorted"
+    )
+
+
+def _unix(value: object) -> object:
+    """`value`, a text with line feeds for line ends: earlier versions kept a grammar as it was."""
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value
+
+
+def _is_path(value: str) -> bool:
+    return bool(value) and value not in LANGUAGES
 
 
 class Ema:
@@ -82,40 +150,179 @@ class Ema:
             average.copy_(weights[name])
 
 
-def capture(model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress) -> dict[str, Any]:
+def capture(
+    model: nn.Module, optimizers: list[Optimizer], progress: Progress, curve: Curve
+) -> dict[str, Any]:
     """Everything that resuming needs beside the averaged weights, as plain values and tensors."""
     return {
         "model": {name: w.detach().cpu().clone() for name, w in model.named_parameters()},
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "progress": dict(vars(progress)),
+        "curve": {**vars(curve), "parts": curve.parts.clone()},
     }
 
 
 @torch.no_grad()
 def restore(
-    payload: Mapping[str, Any], model: nn.Module, ema: Ema, optimizers: list[torch.optim.Optimizer], config: Config
-) -> Progress:
-    """Put a run back to where ``payload`` left it and return its counters.
+    payload: Mapping[str, Any], model: nn.Module, ema: Ema, optimizers: list[Optimizer], shown: str
+) -> tuple[Progress, Curve]:
+    """Put a run back to where `payload` left it and return its counters.
 
-    The peak learning rates and weight decay are those of ``config``, so that a resumed run may change them on purpose.
+    Learning rates and weight decay stay as they are: a resumed run may change them.
 
     Raises:
-        CheckpointError: the payload has no training state, or one of another model or optimiser.
+        CheckpointError: there is no training state, or it does not fit; nothing was changed.
     """
     state = payload.get("training")
     if not isinstance(state, dict):
-        raise CheckpointError("this checkpoint holds no training state: resume from a run's last.pt, or start with --init")
-    try:
-        model.load_state_dict(state["model"])
-        ema.load(payload["weights"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            for group, setting in zip(optimizer.param_groups, settings, strict=True):
-                group.update(setting)
-        return Progress(**state["progress"])
-    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"the training state does not fit this configuration ({folded(error)}); "
-            "resume with its own"
+            f"{shown} holds no training state: resume from a run's last.pt, or start with --init"
+        )
+    try:
+        progress, curve, kept = check_state(state, model, optimizers)
+        named = dict(model.named_parameters())
+        _check_tensors("averaged weights", payload["weights"], named, exact=False)
+    except _Unfit as error:
+        raise CheckpointError(
+            f"{shown} cannot be resumed: its training state does not fit: {error}; "
+            "start with --init"
         ) from None
+    for name, weight in named.items():
+        weight.copy_(state["model"][name])
+    ema.load(payload["weights"])
+    for optimizer, values in zip(optimizers, kept, strict=True):
+        groups = optimizer.state_dict()["param_groups"]  # our own, whatever the file says
+        optimizer.load_state_dict({"state": values, "param_groups": groups})
+    return progress, curve
+
+
+# --------------------------------------------------------------------------- checks of what is read
+
+
+class _Unfit(ValueError):
+    """A training state that is not one of this run; the text says what is wrong."""
+
+
+PROGRESS: dict[str, Callable[[Any], bool]] = {
+    "step": is_count,
+    "tokens": is_count,
+    "strings": is_count,
+    "seconds": is_amount,
+    "best": lambda value: is_number(value) and not math.isnan(value),  # infinite at first
+    "best_step": is_count,
+    "validated": lambda value: is_count(value) or (type(value) is int and value == -1),
+    "metrics": are_numbers,
+    "parent_tokens": is_count,
+    "parent_seconds": is_amount,
+}
+CURVE: dict[str, Callable[[Any], bool]] = {
+    "loss": lambda value: is_number(value) and math.isfinite(value),
+    "logged": is_count,
+    "parts": lambda value: isinstance(value, Tensor),  # the rest is checked as that of any tensor
+}
+
+
+def check_state(
+    state: Mapping[str, Any], model: nn.Module, optimizers: list[Optimizer]
+) -> tuple[Progress, Curve, list[dict[int, Any]]]:
+    """The counters, the curve and what each optimiser keeps of each weight. Raises _Unfit."""
+    _check_keys("the state", state, {"model", "optimizers", "progress"}, {"curve"})
+    named = dict(model.named_parameters())
+    _check_tensors("weights", state["model"], named)
+    later = {"validated", "parent_tokens", "parent_seconds"}  # unknown to the first version
+    progress = Progress(**_checked("progress", state["progress"], PROGRESS, later))
+    if max(progress.best_step, progress.validated) > progress.step:
+        raise _Unfit(f"best_step or validated is after step {progress.step}")
+    curve = Curve(logged=progress.step)  # earlier versions wrote each entry before the state
+    if "curve" in state:
+        curve = Curve(**_checked("curve", state["curve"], CURVE, set()))
+        _check_tensors("curve", {"parts": curve.parts}, {"parts": torch.zeros(len(MODES), 2)})
+    if curve.logged > progress.step:
+        raise _Unfit(f"curve: logged is after step {progress.step}")
+    saved = state["optimizers"]
+    if not isinstance(saved, list) or len(saved) != len(optimizers):
+        raise _Unfit(f"optimizers is {quote(saved)}, not a list of {len(optimizers)}")
+    names = {id(weight): name for name, weight in named.items()}
+    pairs = zip(optimizers, saved, strict=True)
+    kept = [_kept(optimizer, item, names, progress.step) for optimizer, item in pairs]
+    return progress, Curve(curve.parts.cpu().clone(), curve.loss, curve.logged), kept
+
+
+def _kept(optimizer: Optimizer, saved: Any, names: Mapping[int, str], step: int) -> dict[int, Any]:
+    """What an optimiser keeps of each weight, by the weight's number, in memory of its own."""
+    kind = f"optimiser {type(optimizer).__name__}"
+    _check_keys(kind, saved, {"state", "param_groups"})
+    order = [group["params"] for group in optimizer.state_dict()["param_groups"]]
+    groups = saved["param_groups"]
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise _Unfit(f"{kind}: param_groups is {quote(groups)}, not a list of groups")
+    if not same_plain([group.get("params") for group in groups], order):
+        raise _Unfit(f"{kind}: its groups hold other weights")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    numbered = dict(zip([number for numbers in order for number in numbers], weights, strict=True))
+    late = {number for number, weight in numbered.items() if names[id(weight)] in LATE_INPUTS}
+    needed = set(numbered) - late if step else set()  # an input that no step used has no state
+    _check_keys(f"{kind}: its state", saved["state"], needed, late if step else set())
+    kept: dict[int, Any] = {}
+    for number, values in saved["state"].items():
+        what, weight = f"{kind}, weight {quote(names[id(numbered[number])])}", numbered[number]
+        names_kept = KEPT[type(optimizer)]
+        wanted = {name: torch.zeros(()) if name == "step" else weight for name in names_kept}
+        _check_tensors(what, values, wanted)
+        steps = values["step"].item() if "step" in values else step
+        if not 1 <= steps <= step or (number not in late and steps < min(step, LARGEST_STEP)):
+            raise _Unfit(f"{what}: its step is {steps:g}, that of the run {step}")
+        if "exp_avg_sq" in values and bool((values["exp_avg_sq"] < 0).any()):
+            raise _Unfit(f"{what}: exp_avg_sq is negative")
+        kept[number] = {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in values.items()
+        }
+    return kept
+
+
+def _checked(
+    what: str, values: Any, fields: Mapping[str, Callable[[Any], bool]], optional: set[str]
+) -> dict[str, Any]:
+    """`values` themselves, if they are those of `fields`."""
+    _check_keys(what, values, fields.keys() - optional, optional)
+    for name, value in values.items():
+        if not fields[name](value):
+            raise _Unfit(f"{what}: {name} is {quote(value)}")
+    return dict(values)
+
+
+def _check_keys(
+    what: str, values: Any, needed: AbstractSet[Any], optional: AbstractSet[Any] = frozenset()
+) -> None:
+    if not isinstance(values, dict):
+        raise _Unfit(f"{what} is {quote(values)}, not names with values")
+    if missing := sorted(needed - values.keys()):
+        raise _Unfit(f"{what} lacks {quote(missing[0])}")
+    if more := [key for key in values if key not in needed | optional]:
+        raise _Unfit(f"{what} has {quote(more[0])}, which this version does not know")
+
+
+def _check_tensors(
+    what: str, tensors: Any, wanted: Mapping[str, Tensor], exact: bool = True
+) -> None:
+    """That `tensors` are finite and of the names, shapes and, if `exact`, types of `wanted`."""
+    _check_keys(what, tensors, wanted.keys())
+    for name, like in wanted.items():
+        tensor = tensors[name]
+        whole = isinstance(tensor, Tensor) and tensor.layout is torch.strided
+        if not whole or tensor.device.type == "meta":
+            raise _Unfit(f"{what}: {name} is no tensor stored in full")
+        if tensor.shape != like.shape or (exact and tensor.dtype != like.dtype):
+            have, want = (f"{list(one.shape)} {one.dtype}" for one in (tensor, like))
+            raise _Unfit(f"{what}: {name} is {have}, not {want}")
+        if not bool(tensor.isfinite().all()):
+            raise _Unfit(f"{what}: {name} has numbers that are infinite or none")
+
+
+def same_plain(one: object, other: object) -> bool:
+    """Whether two plain values are equal; other objects, tensors among them, equal nothing."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_plain, one, other))
+    plain = isinstance(one, (str, int, float, type(None)))
+    return plain and type(one) is type(other) and one == other

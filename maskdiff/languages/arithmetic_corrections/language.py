@@ -15,11 +15,13 @@ on the way of another problem may be one.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +103,12 @@ class ArithmeticCorrections(TextLanguage):
     def _attempts(self) -> list[tuple[str, str]]:
         """Problems with attempts at them, of the file that the configuration names. Raises DataError."""
         return read_attempts(self.config.attempts, self) if self.config.attempts else []
+
+    def state(self) -> dict[str, Any]:
+        """See `TextLanguage.state`; `digest` is that of the attempts in their order."""
+        lines = "\n".join(f"{problem}{ATTEMPT}{attempt}" for problem, attempt in self._attempts)
+        digest = hashlib.blake2b(lines.encode(), digest_size=8).hexdigest() if lines else ""
+        return {**super().state(), "digest": digest}
 
     def _problems(self, n: int, rng: np.random.Generator, splits: tuple[Split, ...]) -> list[str]:
         def fits(steps: list[str]) -> bool:

@@ -100,7 +100,7 @@ def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) 
     for request, expected in zip(requests, alone, strict=True):
         same(one(generator, **vars(replace(request, num=5))).candidates[:3], expected)
         same(one(generator, **vars(replace(request, num=2, first=1))).candidates, expected[1:])
-    monkeypatch.setattr(causal, "NODES", 0)  # it forgets before every request
+    generator.memory = 0  # it forgets before every request
     for reply, expected in zip(generator.next_step(requests), alone, strict=True):
         same(reply.candidates, expected)
     anew = CausalGenerator(model)

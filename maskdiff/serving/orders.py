@@ -16,7 +16,8 @@ from maskdiff.serving.refusals import BAD_REQUEST, NOT_FOUND, TOO_LARGE, Refused
 from maskdiff.serving.served import Limits, Prefill, Served
 from maskdiff.serving.writing import Task
 
-TOKEN_BYTES = 3000  # for each token of an answer: Python objects, and the JSON made of them
+# Bytes for each token of an answer, and for one that is drawn by itself, of Python objects and JSON.
+TEXT_BYTES, TOKEN_BYTES = 200, 2000
 DEFAULT_TOKENS = 16  # of /completions, as in OpenAI's; chats default to all the room there is
 
 
@@ -121,7 +122,9 @@ def _task(
     if logprobs and not served.generator.capabilities.log_probs:
         raise Refused(BAD_REQUEST, "this model tells no log-probabilities", "logprobs", "unsupported_value")
     written = n * len(prompts) * most
-    memory = (sum(counts) + written) * served.token_bytes + written * TOKEN_BYTES
+    by_token = bool(body.stream) or logprobs
+    each = TOKEN_BYTES if by_token else TEXT_BYTES
+    memory = (sum(counts) + written) * served.token_bytes + written * each
     if memory > limits.room:
         raise _too_much(memory, limits.room)
     task = Task(
@@ -132,7 +135,7 @@ def _task(
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
         stop=body.stops(),
         keep_stop=bool(body.include_stop_str_in_output),
-        by_token=bool(body.stream) or logprobs,
+        by_token=by_token,
         memory=memory,
     )
     return task, sum(counts)

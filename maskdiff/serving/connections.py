@@ -77,6 +77,16 @@ class Connection(H11Protocol):
         """Whether a part of a request's head has come."""
         return bool(self.conn.trailing_data[0])
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse bytes that are no HTTP. A request that they are a part of is given up."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun
+            self.transport.close()
+
     def expire(self) -> None:
         """End a connection whose time is over. One that has sent a part of a head gets status 408."""
         if self.phase == "head" and self._begun() and self.conn.our_state is h11.IDLE:

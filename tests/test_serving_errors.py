@@ -22,6 +22,7 @@ pytest.importorskip("fastapi")
 
 import httpx
 import openai
+from serving_process import request, wait_until
 from serving_toy import ROOT, STORY, Toy, client_of, expected, served, streamed
 from tiny import tiny_checkpoint, tiny_config
 
@@ -33,7 +34,7 @@ from maskdiff.languages import make_language
 from maskdiff.model import UniversalDenoiser
 from maskdiff.serving import local
 from maskdiff.serving.app import create_app
-from maskdiff.serving.door import hosts_of, open_served
+from maskdiff.serving.door import hosts_of, open_served, trimmer
 from maskdiff.serving.local import listening, running
 from maskdiff.serving.served import Limits
 
@@ -207,13 +208,6 @@ def test_slow_bodies() -> None:
 # ---------------------------------------------------------------------------------------------------------- many clients
 
 
-def wait_until(condition: Any) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_client_that_leaves_stops_the_work() -> None:
     toy = Toy()
     toy.pause = 0.02
@@ -238,6 +232,20 @@ def test_a_client_that_leaves_stops_the_work() -> None:
         toy.gate.set()
         assert client.completions.create(model="toy", prompt="?").choices
         assert all(request.prompt != "gone" for request in toy.asked)  # it left before its turn came
+
+
+def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
+    """The server does not read while the second request waits, so it looks for the end."""
+    toy = Toy()
+    toy.pause = 0.02
+    app = create_app(served(toy, 10_000))
+    with running(app) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(2 * request(temperature=0, max_tokens=5000, logprobs=0))
+            wait_until(lambda: toy.calls)
+        wait_until(lambda: app.state.desk.inside == 0)
+        assert toy.calls < len(STORY) - 5
 
 
 def test_too_many_wait() -> None:
@@ -322,7 +330,7 @@ def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signa
 
 def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -> None:
     """The answer is refused at once; the body, which could still come, when the grace is over. Nothing else is said."""
-    command = [sys.executable, "-c", LIGHT.replace("0.05", "7")]
+    command = [sys.executable, "-c", LIGHT.replace("0.05", "60")]
     with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(client.completions.create, model="toy", prompt="?", seed=seed) for seed in range(2)]
         with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
@@ -418,6 +426,30 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     said = [choice.text for choice in text.choices]
     assert said == [choice.message.content for choice in chat.choices] == [stream[0]["text"], stream[1]["text"]]
     assert text.usage == chat.usage
+
+
+def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
+    """Clients send turns that end in a newline, which the model has no symbol for."""
+    path = untrained_steps(tmp_path)
+    steps = open_served(build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"]))
+    with running(create_app(steps)) as url:
+
+        def answer(*turns: str) -> str | None:
+            roles = ("user", "assistant")
+            messages: Any = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+            asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12}
+            return client_of(url).chat.completions.create(messages=messages, **asked).choices[0].message.content
+
+        plain = answer("(+ 1 2)")
+        for turn in ("(+ 1 2)\n", "(+ 1 2)\r\n\r\n", "\n\t(+ 1 2) \n ", "(+ 1 2)\u00a0\u2028"):
+            assert answer(turn) == plain
+        assert answer("(+ 1 2)\n", "(+\n") == answer("(+ 1 2)", "(+")
+        given: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12, "prompt": "(+ 1 2)>(+ "}
+        assert answer("(+ 1 2)", "(+ \n") == client_of(url).completions.create(**given).choices[0].text
+        with pytest.raises(openai.BadRequestError, match="unknown symbol"):
+            answer("(+ 1\n2)")
+    assert trimmer(" ")("\n a\n ") == " a\n "
+    assert trimmer("")("\x0b a\n ") == "a"
 
 
 def test_other_verbs_need_no_extra() -> None:

@@ -153,7 +153,7 @@ def mutated(rng: random.Random, raw: bytes) -> bytes:
 def test_random_http(server: Running, seed: int) -> None:
     """Answers are refusals or right; connections end at any place, with and without reading."""
     sources = [raw for raw, _ in RAW.values() if len(raw) < 5000]
-    for rng in cases(100_000, seed, SECONDS / 2):
+    for rng in cases(100_000, seed, SECONDS / 4):
         raw = b"".join(mutated(rng, rng.choice(sources)) for _ in range(rng.randint(1, 3)))
         received = sent(server, raw, 1, rng.choice((0.0001, 0.01, 0.1)))
         assert all(status < 500 for status in statuses(received)), (raw, received)
@@ -258,7 +258,7 @@ def test_random_bodies(server: Running, seed: int) -> None:
     """Every answer is a completion or an error in the form that clients read."""
     seen = set()
     with httpx.Client(headers=TYPE, timeout=20) as client:
-        for rng in cases(100_000, seed, SECONDS / 2):
+        for rng in cases(100_000, seed, SECONDS / 4):
             raw, path = random_body(rng), rng.choice(("completions", "chat/completions"))
             answer = client.post(f"{server.url}/{path}", content=raw)
             seen.add(answer.status_code)

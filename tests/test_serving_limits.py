@@ -95,7 +95,7 @@ def test_a_client_has_so_many_connections(tmp_path: Path) -> None:
 def test_connections_at_work_are_not_ended_for_new_ones(tmp_path: Path) -> None:
     """New ones end at once until there is room again."""
     with process(tmp_path, "--max_per_client", "3", pause=0.05) as server:
-        busy = [server.connect(request(max_tokens=20, logprobs=0)) for _ in range(3)]
+        busy = [server.connect(request(max_tokens=12, logprobs=0)) for _ in range(3)]
         wait_until(lambda: server.connections() == 3)
         time.sleep(0.3)
         assert all_of(server.connect(MODELS)) == b""
@@ -212,6 +212,19 @@ def test_clients_that_read_get_all_of_it(quick: Running) -> None:
     body = {"model": "toy", "prompt": "?", "n": 16, "max_tokens": 20_000, "temperature": 0.0}
     answer = httpx.post(f"{quick.url}/completions", json=body, timeout=60)
     assert [len(choice["text"]) for choice in answer.json()["choices"]] == [20_000] * 16
+
+
+def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
+    """Neither for one that does not read, nor for one that does not send."""
+    with process(tmp_path) as server, socket.socket() as reader, ExitStack() as stack:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(("127.0.0.1", server.port))
+        reader.sendall(request(max_tokens=5000, stream=True))
+        for sent in (b"", b"GET /v1/mo", MODELS, head(10), head("chunked")):
+            stack.enter_context(server.connect(sent))
+        wait_until(lambda: server.connections() == 6)
+        assert server.end() == 0
+        assert server.lines() == []
 
 
 # ------------------------------------------------------------------------------------------ logs

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import select
 from collections.abc import Iterable
 from typing import Literal
 
@@ -107,6 +108,14 @@ class Connection(H11Protocol):
         else:
             self.drop()
 
+    def has_left(self) -> bool:
+        """Whether the client has gone while nothing is read, because its next request waits."""
+        if not self.flow.read_paused or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), getattr(select, "POLLRDHUP", 0))
+        return bool(poll.poll(0))
+
     def drop(self) -> None:
         """End the connection at once."""
         self.connections.discard(self)
@@ -153,6 +162,8 @@ class Guard:
             connection.observe()
             if now - connection.since > self._seconds.get(connection.phase, float("inf")):
                 connection.expire()
+            elif connection.phase == "work" and connection.has_left():
+                connection.drop()
 
 
 def client_address(host: str) -> str:

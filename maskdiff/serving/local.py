@@ -30,7 +30,7 @@ from maskdiff.serving.served import Limits
 logger = logging.getLogger("uvicorn.error")
 
 BACKLOG = 128
-GRACE = 5  # seconds that connections get to end, after their work has been stopped
+GRACE = 3  # seconds that connections get to end, after their work has been stopped
 MAX_FILES = 2**16  # descriptors that are asked for
 PAUSE = 1.0  # seconds without accepting, after the system had no descriptor for another connection
 

@@ -99,7 +99,7 @@ class TreeCache:
 
     keys: Tensor  # (applications, capacity, heads, head_dim)
     values: Tensor
-    # (capacity, SEGMENT) int32: each node's ancestors and itself, by position in the segment; 0 behind
+    # (capacity, SEGMENT) int32: each node's ancestors and itself by position in the segment, or 0
     paths: Tensor
     above: Tensor  # (capacity,) the last ancestor in the segment before; -1 in the first segment
     depth: Tensor  # (nodes,) its position, 0 for a root
@@ -151,7 +151,7 @@ class TreeCache:
         return new
 
     def _reserve(self, nodes: int) -> None:
-        """Make room for `nodes` in all. Room grows by half, so that adding one by one stays cheap."""
+        """Make room for `nodes` in all. It grows by half, so that adding one by one stays cheap."""
         if nodes <= len(self.paths):
             return
         more = max(nodes - len(self.paths), len(self.paths) // 2)

@@ -133,7 +133,9 @@ def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
 
 def head(length: int | str = 0, path: str = "completions", **headers: str) -> bytes:
     """The head of a POST request with a JSON body of `length` bytes."""
-    more = {"Content-Length": str(length)} if length != "chunked" else {"Transfer-Encoding": "chunked"}
+    more = (
+        {"Content-Length": str(length)} if length != "chunked" else {"Transfer-Encoding": "chunked"}
+    )
     lines = {"Host": "localhost", "Content-Type": "application/json", **more, **headers}
     text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"POST /v1/{path} HTTP/1.1\r\n{text}\r\n".encode()

@@ -431,21 +431,22 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
 def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
     """Clients send turns that end in a newline, which the model has no symbol for."""
     path = untrained_steps(tmp_path)
-    steps = open_served(build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"]))
-    with running(create_app(steps)) as url:
+    flags = ["serve", "--checkpoint", str(path), "--name", "steps"]
+    asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12}
+    with running(create_app(open_served(build_parser().parse_args(flags)))) as url:
 
         def answer(*turns: str) -> str | None:
             roles = ("user", "assistant")
-            messages: Any = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
-            asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12}
-            return client_of(url).chat.completions.create(messages=messages, **asked).choices[0].message.content
+            chat: Any = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+            made = client_of(url).chat.completions.create(messages=chat, **asked)
+            return made.choices[0].message.content
 
         plain = answer("(+ 1 2)")
         for turn in ("(+ 1 2)\n", "(+ 1 2)\r\n\r\n", "\n\t(+ 1 2) \n ", "(+ 1 2)\u00a0\u2028"):
             assert answer(turn) == plain
         assert answer("(+ 1 2)\n", "(+\n") == answer("(+ 1 2)", "(+")
-        given: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12, "prompt": "(+ 1 2)>(+ "}
-        assert answer("(+ 1 2)", "(+ \n") == client_of(url).completions.create(**given).choices[0].text
+        made = client_of(url).completions.create(prompt="(+ 1 2)>(+ ", **asked)
+        assert answer("(+ 1 2)", "(+ \n") == made.choices[0].text
         with pytest.raises(openai.BadRequestError, match="unknown symbol"):
             answer("(+ 1\n2)")
     assert trimmer(" ")("\n a\n ") == " a\n "

@@ -1,4 +1,4 @@
-"""Limits of the server: connections, time, memory and log lines, with a server in another process."""
+"""Limits of connections, time, memory and log lines, of a server in another process."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_what_tells_clients_apart(host: str, client: str) -> None:
 
 
 def drip(connection: socket.socket, piece: bytes) -> bytes:
-    """What the server answers to a piece every 20 ms, which goes on until it ends the connection."""
+    """What the server answers to a piece every 20 ms, until it ends the connection."""
     connection.settimeout(0.02)
     received = bytearray()
     for _ in range(1000):
@@ -150,7 +150,11 @@ SLOW = {
     "chunks": (head("chunked"), b"1\r\n \r\n", b"HTTP/1.1 408"),
     "one long chunk": (head("chunked") + b"fffff\r\n", b" ", b"HTTP/1.1 408"),
     "body that nobody asked for": (head(10_000, "models"), b" ", b"HTTP/1.1 405"),
-    "body behind an early answer": (head(10_000, **{"Content-Type": "text/plain"}), b" ", b"HTTP/1.1 415"),
+    "body behind an early answer": (
+        head(10_000, **{"Content-Type": "text/plain"}),
+        b" ",
+        b"HTTP/1.1 415",
+    ),
 }
 
 
@@ -163,7 +167,9 @@ def test_slow_requests_are_cut(quick: Running, kind: str) -> None:
     assert quick.answers()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /v1/mo", MODELS, head(10), head(10) + b"{", head("chunked")])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /v1/mo", MODELS, head(10), head(10) + b"{", head("chunked")]
+)
 def test_silent_clients_are_cut(quick: Running, sent: bytes) -> None:
     with quick.connect(sent) as connection:
         answer = all_of(connection)
@@ -265,7 +271,10 @@ def test_equal_lines_pass_once_and_are_counted(monkeypatch: pytest.MonkeyPatch) 
     assert [passed(f"lost %s\nsocket: {i}", "b") for i in range(5)] == [None] * 5
     now += 61
     assert passed("lost %s", "c") == "lost c (left out since the last such line: 5)"
-    assert sum(passed("".join(chr(97 + int(d)) for d in str(i))) is not None for i in range(999)) == 999
+    assert (
+        sum(passed("".join(chr(97 + int(d)) for d in str(i))) is not None for i in range(999))
+        == 999
+    )
     assert len(repeats._seen) <= 256
 
 
@@ -273,7 +282,7 @@ def test_equal_lines_pass_once_and_are_counted(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_reserved_memory_is_never_more_than_there_is() -> None:
-    """Requests enter in their order; those that leave the line or the memory leave nothing behind."""
+    """Requests enter in their order, and those that leave take no memory with them."""
 
     async def use(memory: Memory, size: int, number: int, entered: list[int]) -> None:
         async with memory.reserved(size):
@@ -372,7 +381,9 @@ def answer_of(connection: socket.socket) -> bytes:
 HOSTILE = {
     "wrong prompts": b'{"model":"toy","prompt":[' + b"1," * 400_000 + b"1]}",
     "empty messages": b'{"model":"toy","messages":[' + b"{}," * 300_000 + b"{}]}",
-    "unknown lists": b'{"model":"toy","prompt":"?","max_tokens":1,"x":[' + b"[]," * 300_000 + b"0]}",
+    "unknown lists": b'{"model":"toy","prompt":"?","max_tokens":1,"x":['
+    + b"[]," * 300_000
+    + b"0]}",
     "unknown fields": b'{"model":"toy","prompt":"?","max_tokens":1'
     + b"".join(b',"%x":0' % i for i in range(90_000))
     + b"}",
@@ -388,7 +399,10 @@ def test_hostile_bodies_take_little(patient: Running, kind: str) -> None:
     assert len(raw) < 2**20
     before = patient.resident()
     answer = httpx.post(
-        f"{patient.url}/{path}", content=raw, headers={"Content-Type": "application/json"}, timeout=60
+        f"{patient.url}/{path}",
+        content=raw,
+        headers={"Content-Type": "application/json"},
+        timeout=60,
     )
     assert answer.status_code in (200, 400)
     assert patient.resident("VmHWM") - before < 100
@@ -403,8 +417,14 @@ def test_hostile_bodies_take_little(patient: Running, kind: str) -> None:
         (["--header_timeout", "0"], "header_timeout is '0'; allowed is 0.05 to 86400"),
         (["--header_timeout", "nan"], "header_timeout is 'nan'; it must be a number"),
         (["--max_connections", "0"], "max_connections is '0'; allowed is 1 to 4096"),
-        (["--max_body", "99999999999999999999"], "max_body is '99999999999999999999'; allowed is 1 to"),
-        (["--max_body", "20000000"], "max_bodies is 16777216; at least max_body (20000000) is needed"),
+        (
+            ["--max_body", "99999999999999999999"],
+            "max_body is '99999999999999999999'; allowed is 1 to",
+        ),
+        (
+            ["--max_body", "20000000"],
+            "max_bodies is 16777216; at least max_body (20000000) is needed",
+        ),
         (["--max_memory", "x"], "max_memory is 'x'; it must be a whole number"),
     ],
 )

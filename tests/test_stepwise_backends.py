@@ -252,7 +252,7 @@ def test_what_is_refused() -> None:
 
 @pytest.mark.parametrize("segment", [1, 2, 4, 7, 128])
 def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in any order and in any parts, the nodes of a tree have the log-probabilities of one pass.
+    """Read in any order and parts, the nodes of a tree have the log-probabilities of one pass.
 
     Segments end everywhere in the strings: before, at and behind a branch.
     """
@@ -288,14 +288,15 @@ def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_memory_is_bounded_by_bytes() -> None:
-    """What is kept is no more than `memory` and the tokens of the call; the answers are the same."""
+    """What is kept is at most `memory` and the tokens of a call; the answers are the same."""
     model = loaded()
     small, large = CausalGenerator(model, memory=100_000), CausalGenerator(model)
     before = small.token_bytes
     for i in range(0, 60, 3):
         requests = [Request(prompt, stop=stop_of(most=8), seed=i) for prompt in PROMPTS[i : i + 3]]
         most = sum(len(model.vocabulary.encode(request.prompt)) + 9 for request in requests)
-        for reply, expected in zip(small.next_step(requests), large.next_step(requests), strict=True):
+        answers = small.next_step(requests), large.next_step(requests)
+        for reply, expected in zip(*answers, strict=True):
             same(reply.candidates, expected.candidates)
         cache = small.reader.cache
         assert small.nodes * small.token_bytes <= small.memory + most * small.token_bytes

@@ -136,7 +136,7 @@ async def read_order(
 
 
 async def read_body(request: HTTPRequest, limit: int, take: Callable[[int], None]) -> bytes:
-    """The body of a request; at most `limit` bytes are kept, which `take` counts. Raises Refused."""
+    """The body of a request, of at most `limit` bytes, which `take` counts. Raises Refused."""
     body, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)

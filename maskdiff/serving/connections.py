@@ -89,7 +89,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def expire(self) -> None:
-        """End a connection whose time is over. One that has sent a part of a head gets status 408."""
+        """End a connection whose time is over; after a part of a head with status 408."""
         if self.phase == "head" and self._begun() and self.conn.our_state is h11.IDLE:
             refused = Refused(TOO_SLOW, "the headers did not come in time", code="headers_too_slow")
             body = json.dumps(refused.as_json()).encode()

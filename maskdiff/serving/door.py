@@ -100,8 +100,8 @@ def limits_of(args: argparse.Namespace) -> Limits:
         return limits
     if "max_connections" in given:
         raise ConfigError(
-            f"max_connections is {limits.max_connections}; at most {most} are possible, three quarters "
-            "of the open files that this process may have (ulimit -n)"
+            f"max_connections is {limits.max_connections}; at most {most} are possible, three "
+            "quarters of the open files that this process may have (ulimit -n)"
         )
     return replace(limits, max_connections=most)
 
@@ -194,6 +194,6 @@ def _say(line: str) -> None:
 
 
 __all__ = [
-    "add_verb", "ended_by_signals", "hosts_of", "limits_of", "open_generator", "open_served", "serve",
-    "trimmer",
+    "add_verb", "ended_by_signals", "hosts_of", "limits_of", "open_generator", "open_served",
+    "serve", "trimmer",
 ]  # fmt: skip

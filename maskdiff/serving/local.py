@@ -135,7 +135,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def open_files() -> int:
-    """How many descriptors this process may have, after the soft limit was raised to the hard one."""
+    """How many descriptors this process may have, after the soft limit was raised."""
     if sys.platform == "win32":
         return MAX_FILES
     import resource

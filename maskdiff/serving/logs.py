@@ -19,7 +19,7 @@ _VARIABLE = re.compile(
 
 
 class Repeats(logging.Filter):
-    """Passes one of equal records in `SECONDS`, which says how many were left out since the one before."""
+    """Passes one of equal records in `SECONDS`, with the number of those left out before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Repeats(logging.Filter):
 
 
 def _kind(record: logging.LogRecord) -> str:
-    """What equal records have in common: logger, first line, and the place and type of an exception."""
+    """What equal records share: logger, first line, and the place and type of an exception."""
     where = type(record.exc_info[1]).__name__ if record.exc_info else ""
     trace = record.exc_info[2] if record.exc_info else None
     while trace is not None and trace.tb_next is not None:

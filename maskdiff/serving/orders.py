@@ -16,7 +16,7 @@ from maskdiff.serving.refusals import BAD_REQUEST, NOT_FOUND, TOO_LARGE, Refused
 from maskdiff.serving.served import Limits, Prefill, Served
 from maskdiff.serving.writing import Task
 
-# Bytes for each token of an answer, and for one that is drawn by itself, of Python objects and JSON.
+# Bytes of Python objects and JSON for each token of an answer; one drawn by itself takes more.
 TEXT_BYTES, TOKEN_BYTES = 200, 2000
 DEFAULT_TOKENS = 16  # of /completions, as in OpenAI's; chats default to all the room there is
 

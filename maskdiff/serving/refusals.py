@@ -47,6 +47,6 @@ def closing() -> Refused:
 
 
 __all__ = [
-    "BAD_GATEWAY", "BAD_REQUEST", "FAILED", "GONE", "NOT_FOUND", "TOO_LARGE", "TOO_MANY", "TOO_SLOW",
-    "UNAVAILABLE", "WRONG_TYPE", "Refused", "closing", "refusal",
+    "BAD_GATEWAY", "BAD_REQUEST", "FAILED", "GONE", "NOT_FOUND", "TOO_LARGE", "TOO_MANY",
+    "TOO_SLOW", "UNAVAILABLE", "WRONG_TYPE", "Refused", "closing", "refusal",
 ]  # fmt: skip

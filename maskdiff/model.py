@@ -96,23 +96,40 @@ class Cache:
         return Cache(keys, values, self.filled)
 
 
+SEGMENT = 128  # positions of which a node of a tree names its ancestors; long paths are chains
+
+
 @dataclass
 class TreeCache:
-    """Keys and values of a tree of beginnings of strings: every row of a batch is one node, which sees its ancestors and
-    itself.
+    """Keys and values of a tree of beginnings of strings: every row of a batch is one node, which
+    sees its ancestors and itself. The memory depends on the number of nodes, not on their depth.
     """
 
     keys: Tensor  # (applications, capacity, heads, head_dim)
     values: Tensor
-    paths: Tensor  # (capacity, block_size or deeper) numbers of each node's ancestors and of itself, by position; 0 behind
+    # (capacity, SEGMENT) int32: each node's ancestors and itself by position in the segment, or 0
+    paths: Tensor
+    above: Tensor  # (capacity,) the last ancestor in the segment before; -1 in the first segment
     depth: Tensor  # (nodes,) its position, 0 for a root
     new: Tensor  # numbers of the nodes that are being read
     seen: Tensor  # (new, width) numbers of the nodes that each of them sees, itself included
 
+    @property
+    def node_bytes(self) -> int:
+        """Bytes that a node takes. While the cache grows, it takes twice as many."""
+        return (self.keys.nbytes + self.values.nbytes) // self.keys.size(1) + 4 * SEGMENT + 16
+
     def read(self, nodes: Tensor) -> None:
         """Make some nodes those that are being read; their parents have been, or are among them."""
         self.new = nodes
-        self.seen = self.paths[nodes, : int(self.depth[nodes].max()) + 1]
+        width = int(self.depth[nodes].max()) + 1
+        seen = nodes.new_zeros(len(nodes), -(-width // SEGMENT), SEGMENT)
+        rows, at = torch.arange(len(nodes), device=nodes.device), nodes
+        while len(rows):  # a segment at a time, the last one first
+            seen[rows, self.depth[at] // SEGMENT] = self.paths[at].long()
+            at = self.above[at]
+            rows, at = rows[at >= 0], at[at >= 0]
+        self.seen = seen.flatten(1)[:, :width]
 
     def forget(self, nodes: int) -> None:
         """Leave only the first nodes."""
@@ -125,25 +142,31 @@ class TreeCache:
         """
         first, count = len(self.depth), len(parents)
         new = torch.arange(first, first + count, device=parents.device)
-        if first + count > len(self.paths):  # at least doubled, so that growing one by one stays cheap
-            self.paths = F.pad(self.paths, (0, 0, 0, max(first + count - len(self.paths), len(self.paths))))
+        self._reserve(first + count)
         self.depth = F.pad(self.depth, (0, count), value=-1)
-        waiting, parents = new, parents.clone()
+        waiting, parents = new, parents.clamp(min=-1)
         while len(waiting):  # a generation at a time
             ready = (parents < 0) | (self.depth[parents.clamp(min=0)] >= 0)
-            nodes, above = waiting[ready], parents[ready]
-            self.depth[nodes] = torch.where(above < 0, 0, self.depth[above.clamp(min=0)] + 1)
-            deepest = int(self.depth[nodes].max())
-            if deepest >= self.paths.shape[1]:
-                self.paths = F.pad(self.paths, (0, deepest))
-            self.paths[nodes] = torch.where(above[:, None] < 0, 0, self.paths[above.clamp(min=0)])
-            self.paths[nodes, self.depth[nodes]] = nodes
+            nodes, parent = waiting[ready], parents[ready]
+            known = parent.clamp(min=0)
+            depth = torch.where(parent < 0, 0, self.depth[known] + 1)
+            begins = depth % SEGMENT == 0  # a segment
+            self.depth[nodes] = depth
+            self.above[nodes] = torch.where(begins, parent, self.above[known])
+            self.paths[nodes] = torch.where(begins[:, None], 0, self.paths[known])
+            self.paths[nodes, depth % SEGMENT] = nodes.int()
             waiting, parents = waiting[~ready], parents[~ready]
-        room = max(first + count - self.keys.size(1), 0)
-        if room:
-            room = max(room, self.keys.size(1))
-            self.keys, self.values = (F.pad(x, (0, 0, 0, 0, 0, room)) for x in (self.keys, self.values))
         return new
+
+    def _reserve(self, nodes: int) -> None:
+        """Make room for `nodes` in all. It grows by half, so that adding one by one stays cheap."""
+        if nodes <= len(self.paths):
+            return
+        more = max(nodes - len(self.paths), len(self.paths) // 2)
+        self.keys = F.pad(self.keys, (0, 0, 0, 0, 0, more))  # one tensor at a time is there twice
+        self.values = F.pad(self.values, (0, 0, 0, 0, 0, more))
+        self.paths = F.pad(self.paths, (0, 0, 0, more))
+        self.above = F.pad(self.above, (0, more))
 
     def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store those of the new nodes, (new, heads, 1, head_dim); those that each sees, (new, heads, width, head_dim)."""
@@ -410,10 +433,12 @@ class UniversalDenoiser(nn.Module):
     def start_tree(self, k_iter: int | None = None) -> TreeCache:
         """An empty tree."""
         config, weight = self.config, self.token.weight
-        shape = ((k_iter or config.k_iter) * config.n_layer, 64, config.n_head, config.n_embd // config.n_head)
-        keys, none = weight.new_zeros(shape), torch.zeros(0, dtype=torch.int64, device=weight.device)
-        paths = none.new_zeros(0, config.block_size)
-        return TreeCache(keys, torch.zeros_like(keys), paths, none, none, paths)
+        room, applications = 64, (k_iter or config.k_iter) * config.n_layer
+        keys = weight.new_zeros(applications, room, config.n_head, config.n_embd // config.n_head)
+        none = torch.zeros(0, dtype=torch.int64, device=weight.device)
+        paths = torch.zeros(room, SEGMENT, dtype=torch.int32, device=weight.device)
+        values, above = torch.zeros_like(keys), none.new_zeros(room)
+        return TreeCache(keys, values, paths, above, none, none, none[:, None])
 
     def tree_logits(self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache) -> Tensor:
         """Read new nodes of a tree in causal mode and score what follows each.

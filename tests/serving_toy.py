@@ -33,6 +33,7 @@ class Toy:
         self.entered = threading.Event()
         self.fault: Exception | None = None
         self.pause = 0.0
+        self.story = STORY
         self._users = 0
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
@@ -59,7 +60,7 @@ class Toy:
             if request.temperature == 0:
                 digest = bytes(4)
             at = len(told) + len(said)
-            token = STORY[at : at + 1 + digest[0] % 3]
+            token = self.story[at : at + 1 + digest[0] % 3]
             said += token.upper() if digest[1] % 4 == 1 else token
             log_probs.append(-(1 + digest[2] % 8) / 8)
             place += 1
@@ -85,8 +86,8 @@ def count(text: str) -> int:
     return len(text)
 
 
-def served(toy: Toy, room: int = 200) -> Served:
-    return Served(toy, "toy", turn, max_tokens=room, count=count)
+def served(toy: Toy, room: int = 200, token_bytes: int = 0) -> Served:
+    return Served(toy, "toy", turn, max_tokens=room, count=count, token_bytes=token_bytes)
 
 
 def client_of(url: str) -> openai.OpenAI:

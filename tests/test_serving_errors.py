@@ -22,6 +22,7 @@ pytest.importorskip("fastapi")
 
 import httpx
 import openai
+from serving_process import request, wait_until
 from serving_toy import ROOT, STORY, Toy, client_of, expected, served, streamed
 from tiny import tiny_checkpoint, tiny_config
 
@@ -31,10 +32,9 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.languages import make_language
 from maskdiff.model import UniversalDenoiser
-from maskdiff.serving import app as app_module
 from maskdiff.serving import local
 from maskdiff.serving.app import create_app
-from maskdiff.serving.door import hosts_of, open_served
+from maskdiff.serving.door import hosts_of, open_served, trimmer
 from maskdiff.serving.local import listening, running
 from maskdiff.serving.served import Limits
 
@@ -196,26 +196,16 @@ def post_half(url: str, body: bytes) -> socket.socket:
     return connection
 
 
-def test_slow_bodies_and_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "BODY_SECONDS", 2.0)
-    monkeypatch.setattr(local, "CONNECTIONS", 3)
-    with running(create_app(served(Toy()), Limits(max_waiting=0))) as url, httpx.Client() as quick:
-        with post_half(url, b"{") as slow, post_half(url, b""), post_half(url, b""):
-            wait_until(lambda: quick.get(f"{url}/models").status_code == 503)
+def test_slow_bodies() -> None:
+    with running(create_app(served(Toy()), Limits(body_timeout=0.3))) as url:
+        with post_half(url, b"{") as slow:
             said = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
         assert said.startswith(b"HTTP/1.1 408 ")
         assert b"body_too_slow" in said
-        wait_until(lambda: quick.get(f"{url}/models").status_code == 200)
+        assert httpx.get(f"{url}/models").status_code == 200
 
 
 # ---------------------------------------------------------------------------------------------------------- many clients
-
-
-def wait_until(condition: Any) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_client_that_leaves_stops_the_work() -> None:
@@ -242,6 +232,20 @@ def test_a_client_that_leaves_stops_the_work() -> None:
         toy.gate.set()
         assert client.completions.create(model="toy", prompt="?").choices
         assert all(request.prompt != "gone" for request in toy.asked)  # it left before its turn came
+
+
+def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
+    """The server does not read while the second request waits, so it looks for the end."""
+    toy = Toy()
+    toy.pause = 0.02
+    app = create_app(served(toy, 10_000))
+    with running(app) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(2 * request(temperature=0, max_tokens=5000, logprobs=0))
+            wait_until(lambda: toy.calls)
+        wait_until(lambda: app.state.desk.inside == 0)
+        assert toy.calls < len(STORY) - 5
 
 
 def test_too_many_wait() -> None:
@@ -326,7 +330,7 @@ def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signa
 
 def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -> None:
     """The answer is refused at once; the body, which could still come, when the grace is over. Nothing else is said."""
-    command = [sys.executable, "-c", LIGHT.replace("0.05", "7")]
+    command = [sys.executable, "-c", LIGHT.replace("0.05", "60")]
     with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(client.completions.create, model="toy", prompt="?", seed=seed) for seed in range(2)]
         with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
@@ -422,6 +426,31 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     said = [choice.text for choice in text.choices]
     assert said == [choice.message.content for choice in chat.choices] == [stream[0]["text"], stream[1]["text"]]
     assert text.usage == chat.usage
+
+
+def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
+    """Clients send turns that end in a newline, which the model has no symbol for."""
+    path = untrained_steps(tmp_path)
+    flags = ["serve", "--checkpoint", str(path), "--name", "steps"]
+    asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12}
+    with running(create_app(open_served(build_parser().parse_args(flags)))) as url:
+
+        def answer(*turns: str) -> str | None:
+            roles = ("user", "assistant")
+            chat: Any = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+            made = client_of(url).chat.completions.create(messages=chat, **asked)
+            return made.choices[0].message.content
+
+        plain = answer("(+ 1 2)")
+        for turn in ("(+ 1 2)\n", "(+ 1 2)\r\n\r\n", "\n\t(+ 1 2) \n ", "(+ 1 2)\u00a0\u2028"):
+            assert answer(turn) == plain
+        assert answer("(+ 1 2)\n", "(+\n") == answer("(+ 1 2)", "(+")
+        made = client_of(url).completions.create(prompt="(+ 1 2)>(+ ", **asked)
+        assert answer("(+ 1 2)", "(+ \n") == made.choices[0].text
+        with pytest.raises(openai.BadRequestError, match="unknown symbol"):
+            answer("(+ 1\n2)")
+    assert trimmer(" ")("\n a\n ") == " a\n "
+    assert trimmer("")("\x0b a\n ") == "a"
 
 
 def test_other_verbs_need_no_extra() -> None:

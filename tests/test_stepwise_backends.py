@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from completion_helpers import ONE_IN_A_MILLION, chi_square
 from stepwise_helpers import STEPS, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
 
+from maskdiff import model as model_module
 from maskdiff.checkpoint import Loaded
+from maskdiff.completion import CausalModel
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.stepwise import causal
 from maskdiff.stepwise.causal import CausalGenerator
@@ -100,7 +103,7 @@ def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) 
     for request, expected in zip(requests, alone, strict=True):
         same(one(generator, **vars(replace(request, num=5))).candidates[:3], expected)
         same(one(generator, **vars(replace(request, num=2, first=1))).candidates, expected[1:])
-    monkeypatch.setattr(causal, "NODES", 0)  # it forgets before every request
+    generator.memory = 0  # it forgets before every request
     for reply, expected in zip(generator.next_step(requests), alone, strict=True):
         same(reply.candidates, expected)
     anew = CausalGenerator(model)
@@ -245,3 +248,59 @@ def test_what_is_refused() -> None:
     assert not generator.children  # what was refused left nothing behind
     long = one(generator, prompt="1" * 300, num=2, temperature=0.0, stop=Stop((), 3))  # beyond the canvases of the training
     assert all(candidate.tokens > 0 for candidate in long.candidates)
+
+
+@pytest.mark.parametrize("segment", [1, 2, 4, 7, 128])
+def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in any order and parts, the nodes of a tree have the log-probabilities of one pass.
+
+    Segments end everywhere in the strings: before, at and behind a branch.
+    """
+    monkeypatch.setattr(model_module, "SEGMENT", segment)
+    model, rng = loaded(False, double=True), random.Random(segment)
+    inner = list(model.vocabulary.inner_ids)
+    strings = [rng.choices(inner, k=30)]
+    while len(strings) < 12:
+        kept = rng.choice(strings)[: rng.randrange(30)]
+        strings.append([*kept, *rng.choices(inner, k=30 - len(kept))])
+    expected = next_log_probs(model, strings)
+    reader = CausalModel(model.denoiser, model.lengths).reader()
+    numbers, left = dict[tuple[int, ...], int](), []
+    for row, ids in enumerate(strings):
+        for end in range(len(ids)):
+            history = tuple(ids[:end])
+            if history not in numbers:
+                numbers[history] = -1
+                left.append((history, row))
+    rng.shuffle(left)
+    left.sort(key=lambda item: len(item[0]))  # a parent comes before its children
+    known = 0
+    while left:
+        batch, left = left[: (size := rng.randint(1, 40))], left[size:]
+        for history, _ in batch:
+            numbers[history] = known
+            known += 1
+        parents = torch.tensor([numbers[history[:-1]] if history else -1 for history, _ in batch])
+        tokens = torch.tensor([history[-1] if history else 0 for history, _ in batch])
+        log_p = reader.extend(parents, tokens)
+        for got, (history, row) in zip(log_p, batch, strict=True):
+            torch.testing.assert_close(got, expected[row, len(history) + 1], rtol=0, atol=1e-6)
+
+
+def test_memory_is_bounded_by_bytes() -> None:
+    """What is kept is at most `memory` and the tokens of a call; the answers are the same."""
+    model = loaded()
+    small, large = CausalGenerator(model, memory=100_000), CausalGenerator(model)
+    before = small.token_bytes
+    for i in range(0, 60, 3):
+        requests = [Request(prompt, stop=stop_of(most=8), seed=i) for prompt in PROMPTS[i : i + 3]]
+        most = sum(len(model.vocabulary.encode(request.prompt)) + 9 for request in requests)
+        answers = small.next_step(requests), large.next_step(requests)
+        for reply, expected in zip(*answers, strict=True):
+            same(reply.candidates, expected.candidates)
+        cache = small.reader.cache
+        assert small.nodes * small.token_bytes <= small.memory + most * small.token_bytes
+        held = sum(x.nbytes for x in (cache.keys, cache.values, cache.paths, cache.above))
+        assert held <= max(64, small.nodes) * small.token_bytes
+    assert small.nodes < large.nodes
+    assert small.token_bytes == before

@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -24,15 +24,25 @@ from starlette.types import Receive, Scope, Send
 
 from maskdiff.errors import UserError
 from maskdiff.serving.answers import usage
-from maskdiff.serving.bodies import ChatBody, CompletionBody, parsed
+from maskdiff.serving.bodies import AnyBody, ChatBody, CompletionBody, parsed
 from maskdiff.serving.orders import Order, chat_order, completion_order
-from maskdiff.serving.refusals import FAILED, GONE, NOT_FOUND, TOO_LARGE, TOO_MANY, TOO_SLOW, WRONG_TYPE, Refused, refusal
+from maskdiff.serving.refusals import (
+    FAILED,
+    GONE,
+    NOT_FOUND,
+    TOO_LARGE,
+    TOO_MANY,
+    TOO_SLOW,
+    UNAVAILABLE,
+    WRONG_TYPE,
+    Refused,
+    refusal,
+)  # fmt: skip
 from maskdiff.serving.served import LOOPBACK, Limits, Prefill, Served
 from maskdiff.serving.shell import Shell
 from maskdiff.serving.writing import Desk, Piece, joined, pieces
 
 DRAINED = 4  # times the limit of a body that is read and thrown away, so that its sender gets to read the refusal
-BODY_SECONDS = 30.0  # that the sender of a body has
 
 Result = TypeVar("Result")
 
@@ -71,13 +81,17 @@ def create_app(
 
     @app.post("/v1/completions")
     async def completions(request: HTTPRequest) -> Response:
-        body = parsed(CompletionBody, await read_body(request, limits.max_body))
-        return await answer(request, desk, completion_order(body, served, limits))
+        def order(body: CompletionBody) -> Order:
+            return completion_order(body, served, limits)
+
+        return await answer(request, desk, await read_order(request, desk, CompletionBody, order))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: HTTPRequest) -> Response:
-        body = parsed(ChatBody, await read_body(request, limits.max_body))
-        return await answer(request, desk, chat_order(body, served, limits, prefill))
+        def order(body: ChatBody) -> Order:
+            return chat_order(body, served, limits, prefill)
+
+        return await answer(request, desk, await read_order(request, desk, ChatBody, order))
 
     for kind in (Refused, UserError, HTTPException, ClientDisconnect, Gone, Exception):
         app.add_exception_handler(kind, on_error)
@@ -94,28 +108,40 @@ async def on_error(request: HTTPRequest, error: Exception) -> Response:
         return JSONResponse(refused.as_json(), error.status_code, error.headers)
     refused = refusal(error)
     close = {"Connection": "close"}  # behind a bug, uvicorn closes in any case
-    headers = {TOO_MANY: {"Retry-After": "1"}, TOO_SLOW: close, FAILED: close}
+    later = {"Retry-After": "1"}
+    headers = {TOO_MANY: later, UNAVAILABLE: later, TOO_SLOW: close, FAILED: close}
     return JSONResponse(refused.as_json(), refused.status, headers.get(refused.status))
 
 
-async def read_body(request: HTTPRequest, limit: int) -> bytes:
-    """The body of a JSON request, of which no more than `limit` bytes are ever kept, and not for long. Raises Refused.
+async def read_order(
+    request: HTTPRequest, desk: Desk, kind: type[AnyBody], order: Callable[[AnyBody], Order]
+) -> Order:
+    """What a JSON request asks for; its body is not kept.
 
-    That other types are refused keeps web pages out, whose browsers ask before they send JSON elsewhere.
+    Other types are refused, because web pages may send them to any address without asking.
+    Raises Refused, and UserError for a prompt that the model cannot read.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(WRONG_TYPE, "the Content-Type of a request must be application/json", code="unsupported_media_type")
-    try:
-        return await asyncio.wait_for(_body(request, limit), BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise Refused(TOO_SLOW, f"the body did not come within {BODY_SECONDS:g} seconds", code="body_too_slow") from None
+    kind_sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind_sent != "application/json":
+        message = "the Content-Type of a request must be application/json"
+        raise Refused(WRONG_TYPE, message, code="unsupported_media_type")
+    seconds = desk.limits.body_timeout
+    with desk.bodies.holding() as take:
+        try:
+            body = await asyncio.wait_for(read_body(request, desk.limits.max_body, take), seconds)
+        except asyncio.TimeoutError:
+            message = f"the body did not come within {seconds:g} seconds"
+            raise Refused(TOO_SLOW, message, code="body_too_slow") from None
+        return order(parsed(kind, body))
 
 
-async def _body(request: HTTPRequest, limit: int) -> bytes:
+async def read_body(request: HTTPRequest, limit: int, take: Callable[[int], None]) -> bytes:
+    """The body of a request, of at most `limit` bytes, which `take` counts. Raises Refused."""
     body, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)
         if size <= limit:
+            take(len(part))
             body += part
         elif size > DRAINED * limit:
             break

@@ -6,7 +6,7 @@ are unknown are ignored, as everywhere, but those of `NEUTRAL` are known and not
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +16,7 @@ MAX_STOPS = 16
 MAX_STOP = 256  # characters of one stop string
 MAX_SEED = 2**63
 MAX_NUMBER = 10**9  # of choices or tokens; how many there are room for, `orders.py` says
+MAX_LIST = 4096  # messages of a chat, parts of a message, prompts of a request
 
 # Fields that are not supported, and the values with which they do nothing (null is always one).
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -35,6 +36,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+Item = TypeVar("Item")
+# Reading ends at the first wrong item: the errors of a long list would take gigabytes.
+Listed = Annotated[list[Item], Field(max_length=MAX_LIST, fail_fast=True)]
+
+
 class StreamOptions(BaseModel):
     """How a stream ends."""
 
@@ -52,7 +58,7 @@ class Body(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     temperature: float | None = Field(None, ge=0, le=2)
     seed: int | None = Field(None, ge=-MAX_SEED, lt=MAX_SEED)
-    stop: str | list[str] | None = None
+    stop: str | Listed[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_stop_str_in_output: bool | None = None
@@ -68,7 +74,7 @@ class Body(BaseModel):
 class CompletionBody(Body):
     """A request of `/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | Listed[str]
     logprobs: int | None = Field(None, ge=0, le=5)
 
 
@@ -83,7 +89,7 @@ class Message(BaseModel):
     """A turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Listed[Part] | None = None
 
     def text(self) -> str:
         """What it says. Raises Refused where that is no text."""
@@ -98,7 +104,7 @@ class Message(BaseModel):
 class ChatBody(Body):
     """A request of `/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Listed[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -142,4 +148,7 @@ def _check(body: Body) -> None:
         raise Refused(BAD_REQUEST, "stream_options is for streams; set stream to true", "stream_options", "invalid_value")
 
 
-__all__ = ["MAX_STOP", "MAX_STOPS", "NEUTRAL", "Body", "ChatBody", "CompletionBody", "Message", "parsed"]
+__all__ = [
+    "MAX_STOP", "MAX_STOPS", "NEUTRAL", "AnyBody", "Body", "ChatBody", "CompletionBody", "Message",
+    "parsed",
+]  # fmt: skip

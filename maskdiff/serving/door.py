@@ -11,29 +11,32 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from maskdiff import cli
+from maskdiff.configio import add_config_flags, build, overrides
 from maskdiff.errors import ConfigError
 from maskdiff.serving.served import LOOPBACK, PREFILLS, Limits, Served
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.stepwise.protocol import Generator
+    from maskdiff.languages import Stepwise
+    from maskdiff.stepwise.causal import CausalGenerator
 
 MAX_TOKENS, MOST_TOKENS = 1024, 16_384  # room for prompt and answer: by default, and of our causal mode at most
 
 
 def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
     """The verb `serve` and its flags."""
-    limits = Limits()
     verb = verbs.add_parser(
         "serve",
         help="answer OpenAI's clients over HTTP",
@@ -53,14 +56,6 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         "--max_tokens", type=cli.Whole(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
         help=f"room for prompt and answer, in tokens (default {MAX_TOKENS})",
     )  # fmt: skip
-    verb.add_argument(
-        "--max_body", type=cli.Whole(1, 2**30), default=limits.max_body, metavar="N",
-        help=f"bytes of one request (default {limits.max_body})",
-    )  # fmt: skip
-    verb.add_argument(
-        "--max_waiting", type=cli.Whole(0, 10**5), default=limits.max_waiting, metavar="N",
-        help=f"requests that may wait while one is answered; more get status 429 (default {limits.max_waiting})",
-    )  # fmt: skip
     cli.add_machine_flags(verb)
     told = {
         "checkpoint": "what to serve (default checkpoints/arithmetic-steps.pt)",
@@ -69,23 +64,49 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
     for action in verb._actions:
         action.help = told.get(action.dest, action.help)
     cli.add_language_flags(verb)
+    add_config_flags(verb, Limits)
 
 
 def serve(args: argparse.Namespace) -> int:
     """Listen until a signal ends it; 0. Raises UserError."""
     _check_extra()
     from maskdiff.serving.app import create_app
-    from maskdiff.serving.local import Server, listening
+    from maskdiff.serving.local import GRACE, Server, listening
 
+    limits = limits_of(args)
     with ended_by_signals(), listening(args.host, args.port) as listener:  # a taken port is found before the model is read
         served = open_served(args)
         address, port = listener.getsockname()[:2]
-        limits = Limits(max_body=args.max_body, max_waiting=args.max_waiting)
+        url = f"http://{_bracketed(args.host)}:{port}/v1"
         app = create_app(served, limits, args.prefill, hosts_of(args.host, address))
         if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
             _say(f"{args.host} may be reached by others, and there is no authentication")
-        Server(app, lambda: _say(f"serving {served.name} on http://{_bracketed(args.host)}:{port}/v1")).run(sockets=[listener])
+        try:
+            Server(app, lambda: _say(f"serving {served.name} on {url}")).run(sockets=[listener])
+        finally:
+            if not app.state.desk.idle.wait(GRACE):  # Python would wait for the running slice
+                sys.stderr.flush()
+                os._exit(0)
     return 0
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits of the flags, with fewer connections than open files are allowed.
+
+    Raises ConfigError.
+    """
+    from maskdiff.serving.local import open_files
+
+    given = overrides(args, Limits)
+    limits, most = build(Limits, given), open_files() * 3 // 4
+    if limits.max_connections <= most:
+        return limits
+    if "max_connections" in given:
+        raise ConfigError(
+            f"max_connections is {limits.max_connections}; at most {most} are possible, three "
+            "quarters of the open files that this process may have (ulimit -n)"
+        )
+    return replace(limits, max_connections=most)
 
 
 def hosts_of(host: str, address: str) -> tuple[str, ...]:
@@ -112,20 +133,37 @@ def open_served(args: argparse.Namespace) -> Served:
     loaded = load_denoiser(path, args.device, spoken)
     run = loaded.config.train.name
     name = args.name or (run if run != TrainConfig().name else Path(path).stem)
+    generator = open_generator(loaded, name, 2 * build(Limits, overrides(args, Limits)).room)
     return Served(
-        generator=open_generator(loaded, name),
+        generator=generator,
         name=name,
-        turn=loaded.language.prompt if isinstance(loaded.language, Stepwise) else _unchanged,
+        turn=_problem_prompt(loaded.language) if isinstance(loaded.language, Stepwise) else str,
         max_tokens=args.max_tokens,
         count=lambda text: len(loaded.vocabulary.encode(text)),
+        trim=trimmer("".join(loaded.vocabulary.symbols)),
+        token_bytes=generator.token_bytes,
     )
 
 
-def open_generator(loaded: Loaded, name: str) -> Generator:
-    """What proposes the tokens. Raises ConfigError for a model that cannot."""
+def _problem_prompt(language: Stepwise) -> Callable[[str], str]:
+    return lambda text: language.prompt(text.strip())
+
+
+def trimmer(readable: str) -> Callable[[str], str]:
+    """A function that removes white space at the ends of a text, except `readable` characters."""
+    spaces = (c for c in map(chr, range(0x3001)) if c.isspace())  # the last one is U+3000
+    white = "".join(c for c in spaces if c not in readable)
+    return lambda text: text.strip(white)
+
+
+def open_generator(loaded: Loaded, name: str, memory: int) -> CausalGenerator:
+    """What proposes the tokens and keeps `memory` bytes.
+
+    Raises ConfigError for a model that cannot.
+    """
     from maskdiff.stepwise.causal import CausalGenerator
 
-    return CausalGenerator(loaded, name)
+    return CausalGenerator(loaded, name, memory)
 
 
 @contextmanager
@@ -146,10 +184,6 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _unchanged(text: str) -> str:
-    return text
-
-
 def _check_extra() -> None:
     try:
         import fastapi  # noqa: F401
@@ -162,4 +196,7 @@ def _say(line: str) -> None:
     print(f"maskdiff: {line}", file=sys.stderr, flush=True)
 
 
-__all__ = ["add_verb", "ended_by_signals", "hosts_of", "open_generator", "open_served", "serve"]
+__all__ = [
+    "add_verb", "ended_by_signals", "hosts_of", "limits_of", "open_generator", "open_served",
+    "serve", "trimmer",
+]  # fmt: skip

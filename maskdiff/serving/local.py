@@ -7,32 +7,49 @@ listen yet can be bound twice, so `listening` does both; clients that come befor
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import math
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
 from maskdiff.errors import ConfigError, quote
+from maskdiff.serving.connections import Connection, Guard
+from maskdiff.serving.logs import limit_logs
+from maskdiff.serving.served import Limits
+
+logger = logging.getLogger("uvicorn.error")
 
 BACKLOG = 128
-CONNECTIONS = 256  # beside those of requests that may wait; more get uvicorn's own 503
-GRACE = 5  # seconds that connections get to end, after their work has been stopped
+GRACE = 3  # seconds that connections get to end, after their work has been stopped
+MAX_FILES = 2**16  # descriptors that are asked for
+PAUSE = 1.0  # seconds without accepting, after the system had no descriptor for another connection
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which says when it is ready and, when it is to end, stops the work of requests first."""
+    """uvicorn's server with a guard of its connections and a call when it is ready.
+
+    It accepts connections itself, because at the limit of descriptors the servers of asyncio
+    (Python 3.11) log without end. When it ends, it first stops the work of requests.
+    """
 
     def __init__(self, app: FastAPI, ready: Callable[[], object]) -> None:
-        logging.getLogger("uvicorn.error").addFilter(_worth_saying)
+        limit_logs()
+        self.desk, self.ready = app.state.desk, ready
+        limits: Limits = self.desk.limits
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 loop="asyncio",
                 lifespan="on",
@@ -40,26 +57,59 @@ class Server(uvicorn.Server):
                 log_level="error",
                 access_log=False,
                 server_header=False,
+                h11_max_incomplete_event_size=limits.max_headers,
                 timeout_graceful_shutdown=GRACE,
-                limit_concurrency=CONNECTIONS + app.state.desk.limits.max_waiting,
+                timeout_keep_alive=math.ceil(limits.idle_timeout) + 1,  # the guard comes first
             )
         )
-        self.desk, self.ready = app.state.desk, ready
+        self.guard = Guard(limits, cast("set[Connection]", self.server_state.connections))
+        self._accepting: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self.ready()
+        """Start to accept connections of `sockets`, which listen."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise SystemExit(STARTUP_FAILURE)
+        self.servers = []
+        self._accepting = [asyncio.create_task(self._accept(each)) for each in sockets or ()]
+        self.started = True
+        self.ready()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        while True:
+            try:
+                client, address = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptor or memory is left, or the client has gone
+                if error.errno != errno.ECONNABORTED:
+                    logger.error("maskdiff: cannot accept connections: %s", error.strerror)
+                    await asyncio.sleep(0.01 if self.guard.end_longest() else PAUSE)
+                continue
+            try:
+                if self.guard.admit(address[0]):
+                    await loop.connect_accepted_socket(self._connection, client)
+                    continue
+            except OSError:  # the client has gone
+                pass
+            client.close()
+            await asyncio.sleep(0)
+
+    def _connection(self) -> Connection:
+        return Connection(self.config, self.server_state, self.lifespan.state)
+
+    async def on_tick(self, counter: int) -> bool:
+        """See uvicorn: called ten times a second."""
+        self.guard.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, stop the work and end the connections."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         self.desk.close()
         await super().shutdown(sockets=sockets)
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-    """Not that connections which outlive the grace are cut."""
-    cut = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not cut and "graceful shutdown" not in str(record.msg)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -84,6 +134,22 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
+def open_files() -> int:
+    """How many descriptors this process may have, after the soft limit was raised."""
+    if sys.platform == "win32":
+        return MAX_FILES
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (ValueError, OSError):  # the system allows fewer
+            return soft
+    return most
+
+
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The base URL (`http://127.0.0.1:PORT/v1`) of `app`, which runs on a free port in a thread until the end of the block."""
@@ -103,4 +169,4 @@ def running(app: FastAPI) -> Iterator[str]:
             thread.join(2 * GRACE)
 
 
-__all__ = ["Server", "listening", "running"]
+__all__ = ["Server", "listening", "open_files", "running"]

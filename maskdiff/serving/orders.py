@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from maskdiff.serving.answers import CHAT, COMPLETION, Form
 from maskdiff.serving.bodies import Body, ChatBody, CompletionBody, Message
-from maskdiff.serving.refusals import BAD_REQUEST, NOT_FOUND, Refused
+from maskdiff.serving.refusals import BAD_REQUEST, NOT_FOUND, TOO_LARGE, Refused
 from maskdiff.serving.served import Limits, Prefill, Served
 from maskdiff.serving.writing import Task
 
+# Bytes of Python objects and JSON for each token of an answer; one drawn by itself takes more.
+TEXT_BYTES, TOKEN_BYTES = 200, 2000
 DEFAULT_TOKENS = 16  # of /completions, as in OpenAI's; chats default to all the room there is
 
 
@@ -77,12 +79,14 @@ def _conversation(body: ChatBody, served: Served, prefill: Prefill) -> tuple[str
     if last.role == "user":
         # Without an invitation to answer, it is the user's own text that the model goes on with.
         open_ended = bool(body.continue_final_message) or body.add_generation_prompt is False
-        return (last.text() if open_ended else served.turn(last.text())), ""
+        text = served.trim(last.text())
+        return (text if open_ended else served.turn(text)), ""
     if last.role != "assistant":
         raise Refused(BAD_REQUEST, "the last message must be from the user or the assistant", "messages")
     if prefill == "reject":
         raise Refused(BAD_REQUEST, "last message must be from the user", "messages")
-    prompt, partial = served.turn(_asked(body.messages).text()), last.text()
+    prompt = served.turn(served.trim(_asked(body.messages).text()))
+    partial = served.trim(last.text())
     if prefill == "restart" or (prefill == "continue" and body.continue_final_message is False):
         return prompt, ""
     return prompt + partial, partial if prefill == "echo" else ""
@@ -117,6 +121,12 @@ def _task(
         )
     if logprobs and not served.generator.capabilities.log_probs:
         raise Refused(BAD_REQUEST, "this model tells no log-probabilities", "logprobs", "unsupported_value")
+    written = n * len(prompts) * most
+    by_token = bool(body.stream) or logprobs
+    each = TOKEN_BYTES if by_token else TEXT_BYTES
+    memory = (sum(counts) + written) * served.token_bytes + written * each
+    if memory > limits.room:
+        raise _too_much(memory, limits.room)
     task = Task(
         prompts=prompts,
         n=n,
@@ -125,9 +135,19 @@ def _task(
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
         stop=body.stops(),
         keep_stop=bool(body.include_stop_str_in_output),
-        by_token=bool(body.stream) or logprobs,
+        by_token=by_token,
+        memory=memory,
     )
     return task, sum(counts)
+
+
+def _too_much(memory: int, room: int) -> Refused:
+    return Refused(
+        TOO_LARGE,
+        f"the answer may take {memory / 2**20:.1f} MiB of memory; {room / 2**20:g} are allowed; "
+        "ask for fewer choices or tokens, or start the server with a larger --max_memory",
+        code="answer_too_large",
+    )
 
 
 def _too_long(body: Body, message: str) -> Refused:

@@ -12,7 +12,7 @@ from maskdiff.errors import CheckpointError, DataError, UserError, one_line
 from maskdiff.stepwise.protocol import BackendError, Rejected
 
 BAD_REQUEST, NOT_FOUND, TOO_SLOW, TOO_LARGE, WRONG_TYPE, TOO_MANY = 400, 404, 408, 413, 415, 429
-GONE, FAILED, BAD_GATEWAY, CLOSING = 499, 500, 502, 503
+GONE, FAILED, BAD_GATEWAY, UNAVAILABLE = 499, 500, 502, 503
 
 
 class Refused(Exception):
@@ -41,7 +41,12 @@ def refusal(error: Exception) -> Refused:
     return Refused(FAILED, "the server failed; its error stream says why", code="internal_error")
 
 
+def closing() -> Refused:
+    """What a request is told that the end of the server cuts short."""
+    return Refused(UNAVAILABLE, "the server is ending", code="closing")
+
+
 __all__ = [
-    "BAD_GATEWAY", "BAD_REQUEST", "CLOSING", "FAILED", "GONE", "NOT_FOUND", "TOO_LARGE", "TOO_MANY", "TOO_SLOW", "WRONG_TYPE",
-    "Refused", "refusal",
+    "BAD_GATEWAY", "BAD_REQUEST", "FAILED", "GONE", "NOT_FOUND", "TOO_LARGE", "TOO_MANY",
+    "TOO_SLOW", "UNAVAILABLE", "WRONG_TYPE", "Refused", "closing", "refusal",
 ]  # fmt: skip

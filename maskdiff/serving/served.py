@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from maskdiff.config import knob
 from maskdiff.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class Served:
 
     name: what clients call it. turn: the prompt that a user's message becomes; for step languages it appends the separator.
     max_tokens: room for prompt and answer together. count: how many tokens a text has (raises UserError for one that the
-    model cannot read); by default every character is one.
+    model cannot read); by default every character is one. trim: what is read of a turn of a chat;
+    by default all of it. token_bytes: memory that the generator takes for each token of a prompt
+    or an answer; 0 where it keeps none.
     """
 
     generator: Generator
@@ -35,6 +38,8 @@ class Served:
     turn: Callable[[str], str]
     max_tokens: int
     count: Callable[[str], int] = len
+    trim: Callable[[str], str] = str
+    token_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -46,16 +51,47 @@ class Served:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many may come at once.
+    """What requests may ask for and take, and how long the server waits for its clients."""
 
-    max_body: bytes of a request. max_n: choices of one request, over all its prompts. max_prompt: characters of one prompt.
-    max_waiting: requests that may wait while another is answered.
-    """
+    max_body: int = knob(2**20, "bytes of the body of a request", low=1, high=2**30)
+    max_headers: int = knob(2**14, "bytes of the head of a request", low=256, high=2**20)
+    max_n: int = knob(16, "choices of one request, over all its prompts", low=1, high=1024)
+    max_prompt: int = knob(2**16, "characters of one prompt", low=1, high=2**30)
+    max_waiting: int = knob(
+        64, "requests that may wait while one is answered; more get status 429", low=0, high=10_000
+    )
+    max_bodies: int = knob(
+        2**24, "bytes of all the bodies that are being read; more get status 503", low=1, high=2**34
+    )
+    max_memory: int = knob(
+        1024, "MiB for answers under way, the model's cache included", low=1, high=2**20
+    )
+    max_connections: int = knob(
+        512, "connections; at most three quarters of the open files allowed", low=1, high=4096
+    )
+    max_per_client: int = knob(256, "connections of one address", low=1, high=4096)
+    header_timeout: float = knob(10.0, "seconds for the head of a request", low=0.05, high=86_400.0)
+    body_timeout: float = knob(30.0, "seconds for the body of a request", low=0.05, high=86_400.0)
+    idle_timeout: float = knob(
+        15.0, "seconds between two requests of a connection", low=0.05, high=86_400.0
+    )
+    write_timeout: float = knob(
+        60.0, "seconds in which a client reads what was sent", low=0.05, high=86_400.0
+    )
 
-    max_body: int = 2**20
-    max_n: int = 16
-    max_prompt: int = 2**16
-    max_waiting: int = 64
+    def __post_init__(self) -> None:
+        if self.max_bodies < self.max_body:
+            least = f"at least max_body ({self.max_body}) is needed"
+            raise ConfigError(f"max_bodies is {self.max_bodies}; {least}")
+
+    @property
+    def room(self) -> int:
+        """Bytes that requests may reserve: a quarter of `max_memory`.
+
+        A generator keeps twice as much before it drops what ended requests left, and adds what
+        the running ones need; the texts of answers take the rest.
+        """
+        return self.max_memory * 2**20 // 4
 
 
 __all__ = ["LOOPBACK", "PREFILLS", "Limits", "Prefill", "Served"]

@@ -13,8 +13,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maskdiff.serving.refusals import BAD_REQUEST, Refused
-from maskdiff.serving.writing import Desk, closing
+from maskdiff.serving.refusals import BAD_REQUEST, Refused, closing
+from maskdiff.serving.writing import Desk
 
 MARK = "maskdiff.host"  # in a scope: the host may be named
 

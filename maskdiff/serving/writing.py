@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from maskdiff.errors import UserError
-from maskdiff.serving.refusals import CLOSING, TOO_MANY, Refused
+from maskdiff.serving.memory import Memory
+from maskdiff.serving.refusals import TOO_MANY, Refused, closing
 from maskdiff.serving.served import Limits, Served
 from maskdiff.stepwise.protocol import Candidate, Reply, Request, Stop
 
@@ -29,7 +31,11 @@ SLICE = 64  # tokens of one call of the generator
 
 @dataclass(frozen=True)
 class Task:
-    """`n` choices for each prompt. by_token: one token a call, for streams and for log-probabilities."""
+    """`n` choices for each prompt.
+
+    by_token: one token a call, for streams and for log-probabilities. memory: bytes that writing
+    the answer takes at most.
+    """
 
     prompts: tuple[str, ...]
     n: int
@@ -39,6 +45,7 @@ class Task:
     stop: tuple[str, ...] = ()
     keep_stop: bool = False
     by_token: bool = False
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Draft:
     def take(self, candidate: Candidate) -> Piece:
         """Append what the generator said."""
         since = len(self.text)
-        self.partial.append(candidate)
+        self.partial.append(replace(candidate, log_probs=None, entropies=None, gaps=None))
         self.text += candidate.said
         drawn = max(1, candidate.tokens)  # so that every task ends
         self.drawn += drawn
@@ -130,6 +137,10 @@ class Desk:
         self.served, self.limits = served, limits
         self.inside = 0  # requests that are answered or wait
         self.closed = False
+        self.bodies = Memory(limits.max_bodies)  # of requests that are being read
+        self.answers = Memory(limits.room)  # of requests under way
+        self.idle = threading.Event()  # set while no call of the generator is running
+        self.idle.set()
         self._worker: ThreadPoolExecutor | None = None
         self._asked: set[asyncio.Future[list[Reply]]] = set()  # what is waited for
         self._ended: set[asyncio.Future[list[Reply]]] = set()  # and is no longer, because of the end
@@ -141,6 +152,7 @@ class Desk:
     def close(self) -> None:
         """Refuse what is under way, whose running call ends unheard, and take no more. In the thread of the event loop."""
         self.closed = True
+        self.answers.close()
         for future in self._asked:
             if future.cancel():
                 self._ended.add(future)
@@ -181,6 +193,7 @@ class Desk:
         with self.served.lock:
             if self.closed:
                 raise closing()
+            self.idle.clear()
             try:
                 return self.served.generator.next_step(requests)
             except UserError:
@@ -188,11 +201,8 @@ class Desk:
             except BaseException:
                 self.served.generator.forget()  # what it keeps may be half made
                 raise
-
-
-def closing() -> Refused:
-    """What a request is told that the end of the server cuts short."""
-    return Refused(CLOSING, "the server is ending", code="closing")
+            finally:
+                self.idle.set()
 
 
 async def pieces(desk: Desk, task: Task) -> AsyncGenerator[list[Piece], None]:
@@ -201,10 +211,11 @@ async def pieces(desk: Desk, task: Task) -> AsyncGenerator[list[Piece], None]:
     Raises Refused, and what the generator raises.
     """
     with desk.place():
-        drafts = [Draft(task, index) for index in range(len(task.prompts) * task.n)]
-        while active := [draft for draft in drafts if not draft.finished]:
-            replies = await desk.ask([draft.request() for draft in active])
-            yield [draft.take(reply.candidates[0]) for draft, reply in zip(active, replies)]
+        async with desk.answers.reserved(task.memory):
+            drafts = [Draft(task, index) for index in range(len(task.prompts) * task.n)]
+            while active := [draft for draft in drafts if not draft.finished]:
+                replies = await desk.ask([draft.request() for draft in active])
+                yield [draft.take(reply.candidates[0]) for draft, reply in zip(active, replies)]
 
 
 def joined(parts: Iterable[Piece]) -> list[Piece]:
@@ -225,4 +236,4 @@ def joined(parts: Iterable[Piece]) -> list[Piece]:
     ]
 
 
-__all__ = ["SLICE", "Desk", "Draft", "Piece", "Task", "Token", "closing", "joined", "pieces"]
+__all__ = ["SLICE", "Desk", "Draft", "Piece", "Task", "Token", "joined", "pieces"]

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from maskdiff.checkpoint import Loaded
 
-NODES = 200_000  # tokens whose keys and values are kept; beyond them it forgets between requests, and reads prompts again
-SEEN = 2**18  # (token, token that it sees) pairs of one pass, whose keys and values are gathered
+# Bytes of what is kept of tokens; beyond them it forgets between requests, and reads prompts again.
+MEMORY = 2**29
+PASS = 2**25  # bytes of the keys and values that one pass gathers
+OBJECTS = 1000  # bytes of the Python objects that are kept of a token
 LONGEST = 16_384  # tokens of prompt and answer
 
 
@@ -35,17 +37,20 @@ class CausalGenerator:
     Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not shared between them, so that
     `forward_tokens` is what any backend with a key/value cache spends. Raises ConfigError for a model that is told the
     length, or predicts no next token.
+
+    memory: bytes of what is kept between requests. A call of `next_step` adds `token_bytes` for
+    each token of its own.
     """
 
     capabilities = Capabilities(continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True)
 
-    def __init__(self, loaded: Loaded, name: str = "causal") -> None:
+    def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
         if loaded.told:
             raise ConfigError(
                 "this model is told how long its strings are, so it cannot go on from half an answer; "
                 "take one trained with causal_length: false, such as checkpoints/arithmetic-steps.pt"
             )
-        self.name, self.vocabulary = name, loaded.vocabulary
+        self.name, self.vocabulary, self.memory = name, loaded.vocabulary, memory
         self.model = CausalModel(loaded.denoiser, loaded.lengths)
         self.forget()
 
@@ -57,10 +62,15 @@ class CausalGenerator:
         self.children: dict[tuple[int, int], int] = {}  # (parent, token) -> node, of prompts and of what was drawn
         self.after: dict[int, Tensor] = {}  # node -> (vocab,) log-probabilities of what may follow it
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes kept of each token. Keys and values count twice, because growing copies them."""
+        return 2 * self.reader.cache.node_bytes + 8 * len(self.vocabulary) + OBJECTS
+
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
         """See `Generator`. Raises ParseError for a prompt with foreign symbols, BackendError for one that is too long."""
         began = time.perf_counter()
-        if self.nodes > NODES:
+        if self.nodes * self.token_bytes > self.memory:
             self.forget()
         paths = [[*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)] for request in requests]
         if any(len(path) > LONGEST for path in paths):
@@ -136,7 +146,8 @@ class CausalGenerator:
 
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
-        size = max(1, SEEN // (deepest + 1))
+        keys = self.reader.cache.keys
+        size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
         pairs = zip(torch.tensor(parents).split(size), torch.tensor(new).split(size), strict=True)
         log_p = torch.cat([self.reader.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)

@@ -80,6 +80,8 @@ class GrammarCheck:
         for name, found in kinds.items():
             rows += [f"  {name}: line {number} {quote(line)}" for number, line in found[:SHOWN]]
         rows += [f"  drawn and refused by Lark: {quote(text)}" for text in self.refused[:SHOWN]]
+        if self.only_here or self.refused:
+            rows.append("  Lark takes what re.match takes of a terminal: an alternative that begins another one goes behind it")
         if self.unreached:
             rows.append(f"rules that the start rule does not reach: {', '.join(self.unreached[:10])}")
         return "\n".join(rows)
@@ -110,8 +112,10 @@ def check_folder(config: LanguageConfig, lines: int = 200, draws: int = 200, see
     seconds = time.monotonic() - start
     some = sorted(first, key=len)[:: max(1, len(first) // lines)][:lines]
     drawn = _draws(writer, draws, config.max_len - 2, seed)
-    return _compared(source, symbols, (reader, writer), [(first[line], line) for line in some], drawn, len(first), seconds,
-                     config.validity_timeout)
+    numbered = [(first[line], line) for line in some]
+    return _compared(
+        source, symbols, (reader, writer), numbered, drawn, len(first), seconds, config.validity_timeout
+    )
 
 
 def _draws(grammar: NormalForm, count: int, longest: int, seed: int) -> list[str]:

@@ -1,0 +1,75 @@
+"""`maskdiff languages check`: where Lark reads a grammar otherwise, and that a grammar that stops Lark stops nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskdiff.__main__ import main
+from maskdiff.config import LanguageConfig
+from maskdiff.errors import ConfigError
+from maskdiff.languages.cfg import GrammarSource
+from maskdiff.languages.check import check_folder
+from maskdiff.languages.lark_reader import accepts, request
+
+HOURS = "\n".join(f"{hour} h" for hour in range(24))
+
+
+def folder(where: Path, grammar: str, lines: str) -> str:
+    (where / "grammar.lark").write_text(grammar, encoding="utf-8")
+    (where / "corpus.txt").write_text(lines, encoding="utf-8")
+    return str(where)
+
+
+def test_a_grammar_that_lark_reads_otherwise_is_found_with_the_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = folder(tmp_path, 'start: HOUR " h"\nHOUR: /1?[0-9]|2[0-3]/', HOURS)
+    assert main(["languages", "check", mine, "--draws", "50", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["lines"], found["both"], found["only_lark"], found["neither"]) == (24, 20, [], [])
+    assert sorted(line for _, line in found["only_here"]) == ["20 h", "21 h", "22 h", "23 h"]
+    assert found["refused"]
+    assert not found["agrees"]
+
+
+def test_the_same_grammar_with_its_alternatives_exchanged_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = folder(tmp_path, 'start: HOUR " h"\nHOUR: /2[0-3]|1?[0-9]/\nother: "x"', HOURS + "\n24 h\n")
+    assert main(["languages", "check", mine, "--draws", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "25 of 25 different lines: 24 read by both, 1 by neither, 0 only here, 0 only by Lark" in said
+    assert "50 strings drawn from the grammar: 50 read by Lark" in said
+    assert "rules that the start rule does not reach: other" in said
+    assert "by neither: line 25 '24 h'" in said
+
+
+def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
+    (tmp_path / "words.lark").write_text('WORD: "go" | "run"', encoding="utf-8")
+    mine = folder(tmp_path, "%import .words.WORD\nall: WORD+\n%ignore / +/", "go\nrun go\n gogo \nx\n")
+    found = check_folder(LanguageConfig(language=mine, start="all"), draws=30)
+    assert (found.both, found.written, found.agrees) == (3, 1, True)
+    assert [line for _, line in found.neither] == ["x"]
+
+
+def test_a_grammar_over_which_lark_takes_for_ever_is_one_line(tmp_path: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwx"
+    mine = folder(tmp_path, "start: " + " ".join(f'"{c}"?' for c in letters), "ax\n")
+    with pytest.raises(ConfigError, match=r"takes more than 1 s \(validity_timeout\)"):
+        check_folder(LanguageConfig(language=mine, validity_timeout=1.0), draws=0)
+
+
+def test_a_folder_without_a_grammar_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("a\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"grammar\.lark is not there"):
+        check_folder(LanguageConfig(language=str(tmp_path)))
+
+
+def test_lark_is_asked_itself() -> None:
+    """A negative control: the reader refuses what Lark refuses, and accepts what it accepts."""
+    source = GrammarSource('start: "a" "b"\n%ignore " "')
+    assert accepts(request(source, "a b "))
+    assert not accepts(request(source, "ba"))

@@ -25,7 +25,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from maskdiff import cli
-from maskdiff.config import MAX_SEED, Config, DecodeConfig, LanguageConfig
+from maskdiff.config import MAX_MEASURED, MAX_SEED, Config, DecodeConfig, LanguageConfig
 from maskdiff.configio import add_config_flags, load_config, load_decoding, overrides
 from maskdiff.errors import ConfigError
 from maskdiff.serving.door import add_verb, serve

@@ -426,12 +426,14 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
         raise ConfigError(
             f"language is {quote(spoken.folder)}; give a folder, for a checkpoint of one (this is of {config.language})"
         )
+    symbols = state.get("symbols")
     return make_language(
         replace(
             config, language=spoken.folder, validity=spoken.validity, skip_invalid=spoken.skip_invalid,
             accept_ambiguous=spoken.accept_ambiguous or config.accept_ambiguous,
             start=spoken.start or config.start, spacing=spoken.spacing or config.spacing,
-        )
+        ),
+        symbols if isinstance(symbols, str) else "",
     )  # fmt: skip
 
 

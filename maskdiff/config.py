@@ -396,6 +396,9 @@ class DistillationConfig(Section):
     )  # fmt: skip
     records: str = knob("", "python: problems in LiveCodeBench's format (.jsonl); empty: ten that come with the package")
     isolation: str = knob("required", "python: run programs isolated, or anywhere", choices=("required", "none"))
+    packages: str = knob(
+        "", "python: installed packages that programs may read and import, by comma; empty: none"
+    )
     problems: int = knob(10, "problems of a seed", low=1, high=10_000)
     rollouts: int = knob(8, "answers to a problem", low=1, high=1024)
     seeds: int = knob(10, "seeds, each with problems of its own where there are enough", low=1, high=10_000)

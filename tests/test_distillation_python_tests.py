@@ -18,9 +18,16 @@ import pytest
 
 from maskdiff.distillation import python_tests, records, sandbox
 from maskdiff.distillation.environment import Environment, Problem
-from maskdiff.distillation.python_tests import PythonTests, code_of, same_output, same_value
+from maskdiff.distillation.python_tests import PythonTests, same_output, same_value
 from maskdiff.distillation.records import Record, read_records, shipped_problems
-from maskdiff.distillation.sandbox import IsolationError, Limits, Run, Verdict, available
+from maskdiff.distillation.sandbox import (
+    IsolationError,
+    Limits,
+    Run,
+    Surroundings,
+    Verdict,
+    available,
+)
 from maskdiff.errors import ConfigError, DataError
 
 REASON = available()
@@ -246,17 +253,7 @@ def test_malformed_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read(tmp_path, GOOD)
 
 
-# Answers.
-
-
-def test_the_code_of_an_answer() -> None:
-    assert code_of("print(1)") == "print(1)"
-    assert code_of("So:\n```python\na\n```\nor\n```python\nb\nc\n```\nDone.") == "b\nc\n"
-    assert code_of("```python\na\n```\n```\noutput\n```\n```text\nb\n```") == "a\n"
-    assert code_of("```\na\n```") == "a\n"
-    assert code_of("```Python3\na") == "a"
-    assert code_of("```text\na\n```") == "```text\na\n```"
-    assert code_of("") == ""
+# Outputs.
 
 
 def test_outputs_are_compared_as_livecodebench_does() -> None:
@@ -279,11 +276,13 @@ def test_outputs_are_compared_as_livecodebench_does() -> None:
 # Judging.
 
 
-def here(program: str, stdin: str, *_: object) -> Run:
+def here(program: str, stdin: str, _: object, __: object, around: Surroundings) -> Run:
     """Run a program of ours in this process, which is quick."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.StringIO(stdin))
-        exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
+        names = {"__name__": "__main__"}
+        exec(around.prelude, names)
+        exec(compile(program, "program.py", "exec"), names)
     return Run(Verdict.OK, out.getvalue(), "", 0, 0.0)
 
 

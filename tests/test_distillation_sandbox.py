@@ -210,7 +210,8 @@ def test_no_connection_even_to_this_machine() -> None:
         local.setblocking(False)
         port = server.getsockname()[1]
         assert attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").verdict is Verdict.NETWORK_DENIED
-        assert attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})").verdict is Verdict.RUNTIME_ERROR
+        near = attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})")
+        assert near.verdict is Verdict.NETWORK_DENIED
         for listener in (server, local):
             with pytest.raises(BlockingIOError):
                 listener.accept()
@@ -224,13 +225,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 print(os.getuid() > 0, os.getgroups() in ([], [os.getgid()], [65534]) or os.getgroups())
 print([line.split()[1].strip("0") for line in open("/proc/self/status") if line.startswith("Cap")])
 print([libc.unshare(kind) for kind in (0x10000000, 0x20000, 0x40000000)], libc.mount(b"tmpfs", b"/box", b"tmpfs", 0, None))
-mounts = [line.split() for line in open("/proc/self/mountinfo")]
-print(sorted(fields[4] for fields in mounts if "ro" not in fields[5].split(",")))
-print(all("nosuid" in fields[5] for fields in mounts if not fields[4].startswith("/dev/")))
 print(libc.setuid(0), libc.shmget(0, 4096, 0o1600), libc.syscall(425, 8, 0), libc.chroot(b"/box"))
 """)
-    writable = "['/box', '/dev/null', '/dev/urandom', '/dev/zero']"
-    expected = ["['', '', '', '', '']", "[-1, -1, -1] -1", writable, "True", "-1 -1 -1 -1"]
+    expected = ["['', '', '', '', '']", "[-1, -1, -1] -1", "-1 -1 -1 -1"]
     assert result.stdout.splitlines()[1:] == expected, result.stderr
     assert result.stdout.startswith("True ")
 
@@ -348,6 +345,25 @@ def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert living(mark) == []
 
 
+ISOLATION = ("sandbox", "jail", "surroundings", "system_calls")
+# The user of the program is that of the caller: what it may not reach is hidden by other means.
+ORDINARY = """
+import os, socket
+tried = [
+    lambda: open("/proc/1/cmdline"), lambda: os.utime("/dev/null"),
+    lambda: open("/proc/self/mem", "w"), lambda: os.listdir("/usr/lib/python3/dist-packages"),
+    lambda: socket.socket(),
+]
+failed = 0
+for each in tried:
+    try:
+        each()
+    except OSError:
+        failed += 1
+print(failed)
+"""
+
+
 @isolated
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a superuser can become somebody else")
 def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
@@ -357,12 +373,15 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
     copy = Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"  # in a folder that every user may enter
     try:
         (copy / "maskdiff" / "distillation").mkdir(parents=True)
-        for name in ("__init__.py", "errors.py", "distillation/sandbox.py", "distillation/jail.py"):
+        parts = [f"distillation/{name}.py" for name in ISOLATION]
+        for name in ("__init__.py", "errors.py", *parts):
             shutil.copy(ROOT / "maskdiff" / name, copy / "maskdiff" / name)
         code = (
             "from maskdiff.distillation.sandbox import *\n"
             f"print(available(), run({'import os' + STORM!r}, limits=Limits(processes=6)).verdict.value, "
-            "run('import os; print(os.listdir())').stdout, run('while 1: pass', limits=Limits(wall_seconds=0.2)).verdict.value)"
+            "run('import os; print(os.listdir())').stdout, "
+            "run('while 1: pass', limits=Limits(wall_seconds=0.2)).verdict.value, "
+            f"run({ORDINARY!r}).stdout)"
         )
         nobody = {"user": 65534, "group": 65534, "extra_groups": []}
         asked = subprocess.run([python, "-B", "-c", code], cwd=copy, capture_output=True, text=True, timeout=30, **nobody)
@@ -370,14 +389,12 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
         shutil.rmtree(copy, ignore_errors=True)
     if "namespaces" in asked.stdout:
         pytest.skip(f"user namespaces are for superusers here: {asked.stdout}")
-    assert asked.stdout == "None process_limit []\n time_limit\n", asked.stderr
+    assert asked.stdout == "None process_limit []\n time_limit 5\n\n", asked.stderr
 
 
 @isolated
-def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    jail, source = tmp_path / "jail.py", sandbox.JAIL.read_text(encoding="utf-8")
-    jail.write_text(source.replace("\nif __name__", "\nCALLS = {'vax': CALLS['x86_64']}\n\nif __name__"), encoding="utf-8")
-    monkeypatch.setattr(sandbox, "JAIL", jail)
+def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MACHINES", {"vax": sandbox.MACHINES["x86_64"]})
     monkeypatch.setattr(sandbox, "available", sandbox.functools.cache(available.__wrapped__))
     reason = f"no filter of system calls is known for {os.uname().machine}, only for vax"
     assert sandbox.available() == reason
@@ -386,6 +403,7 @@ def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.Monke
     monkeypatch.setattr(sandbox, "available", lambda: None)
     with pytest.raises(IsolationError, match=reason):
         run("print(1)")
+    assert run("print(1)", isolation="none").stdout == "1\n"
 
 
 def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,10 +7,21 @@ import re
 
 import numpy as np
 import pytest
+from fuzz_helpers import both_seeds, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdiff.extract import Checker, Fence, Span, Unspaced, all_complete, first_complete, first_fence
+from maskdiff.extract import (
+    MAX_DEPTH,
+    Checker,
+    Fence,
+    Span,
+    Unspaced,
+    all_complete,
+    fences,
+    first_complete,
+    first_fence,
+)
 from maskdiff.languages import make_language
 
 ARITHMETIC = make_language()
@@ -282,3 +293,85 @@ def test_markdown_it_finds_the_same_block() -> None:
             assert text[: fence.start].count(ending) == blocks[0].map[0] + 1, text
             assert text[: fence.end].count(ending) == blocks[0].map[1] - 1, text
     assert 400 < closed < 3600  # both answers are common
+
+
+# Quotes and list items around fences; the first is example 128 of CommonMark 0.31.2.
+CONTAINED = [
+    ("> ```\n> aaa\n\nbbb\n", ["aaa\n"]),
+    ("1.  A paragraph\n    with two lines.\n\n    ```\n    a\n    ```\n", ["a\n"]),
+    ("> ```\n```\n", ["", ""]),
+    ("1. ```\n   foo\n   ```\n\n   bar\n", ["foo\n"]),
+    ("- a\n- ```\n  b\n\n\n  ```\n- c\n", ["b\n\n\n"]),
+    ("* a\n  > b\n  ```\n  c\n  ```\n* d\n", ["c\n"]),
+    ("10) a\n\n    ```\n    b\n    ```\n", ["b\n"]),
+    ("1.\ta\n\t```\n\tb\n\t\tc\n\t```\n", ["b\n\tc\n"]),
+    ("- a\nb\n  ```\n  c\n  ```\n", ["c\n"]),  # a paragraph goes on without its marks
+    ("- a\n\nb\n    ```\n    c\n    ```\n", []),  # but not after a blank line: four columns
+    ("2. a\n", []),
+    ("text\n2. ```\n   a\n   ```\n", [""]),  # only an item of number 1 ends a paragraph
+    ("text\n1. ```\n   a\n   ```\n", ["a\n"]),
+    ("-\n  ```\n  a\n  ```\n", ["a\n"]),
+    ("-\n\n  ```\n  a\n  ```\n", ["a\n"]),  # the item is over; the fence stands alone
+    ("-     ```\n  a\n", []),  # five columns behind the mark: indented code
+    ("* * *\n```\na\n```\n", ["a\n"]),
+    ("> > ```\n> > a\n> b\n", ["a\n"]),
+    (">```\r\n>a\r\n>```\r\n", ["a\r\n"]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CONTAINED)
+def test_fences_in_quotes_and_list_items(text: str, expected: list[str]) -> None:
+    assert [fence.text for fence in fences(text)] == expected
+    assert first_fence(text) == next((fence for fence in fences(text) if fence.closed), None)
+
+
+def contained_line(rng: random.Random) -> str:
+    """A line of Markdown behind marks of quotes and list items, or what might be some."""
+    blanks = ["", "", "", " ", "  ", "   ", "    ", "\t"]
+    marks = [*blanks, "> ", ">", "- ", "* ", "1. ", "10) ", "2. ", "-   ", "-\t", "+      "]
+    before = "".join(rng.choice(marks) for _ in range(rng.choice([0, 1, 1, 1, 2, 2, 3])))
+    if rng.random() < 0.35:
+        leaves = ["", "", "text", "# head", "a ``` b", "***", "---", "===", "x\ty", "#", "- ", "-"]
+        return before + rng.choice([*leaves, "1."])
+    tails = ["py", " c++", " a`b", "`` `", "~ ~", " ```", " {.x}"]
+    tail = rng.choice(["", "", "", "", "", " ", "\t", *tails])
+    return before + rng.choice("``~") * rng.choice([2, 3, 3, 3, 4]) + tail
+
+
+# Where markdown-it departs from CommonMark: it takes a quote's mark behind four columns, and keeps
+# a tab whole of which the mark took a column.
+DEPARTS = re.compile(r"(?:\t| {4})[ \t]*>|>\t")
+
+
+@both_seeds
+def test_markdown_it_finds_the_same_blocks_in_quotes_and_items(seed: int) -> None:
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark")
+    reader.disable(["html_block", "reference"])
+    compared = contained = 0
+    for rng in cases(4000, seed, 1.0):
+        text = "\n".join(contained_line(rng) for _ in range(rng.randrange(1, 9))) + "\n"
+        if not DEPARTS.search(text):
+            blocks = [token for token in reader.parse(text) if token.type == "fence"]
+            found = [(fence.text, fence.info) for fence in fences(text)]
+            assert found == [(token.content, token.info.strip(" \t")) for token in blocks], text
+            compared += bool(blocks)
+            contained += any(token.level for token in blocks)
+    assert compared > 20
+    assert contained > 10
+
+
+def test_places_of_blocks_in_quotes_and_items() -> None:
+    text = "a\n\n- > ~~~ py\n  > x\n  > ~~~\n```\ny\n"
+    first, second = fences(text)
+    assert (first.text, first.info, first.closed) == ("x\n", "py", True)
+    assert text[first.opening : first.start] == "- > ~~~ py\n"
+    assert text[first.start : first.end] == "  > x\n"
+    assert (second.text, second.closed, second.end) == ("y\n", False, len(text))
+    assert text[second.opening :].startswith("```")
+
+
+def test_nesting_is_bounded() -> None:
+    for mark in ("> ", "- ", "1. "):
+        assert [fence.text for fence in fences(mark * MAX_DEPTH + "```\n")] == [""]
+        assert fences(mark * (MAX_DEPTH + 1) + "```\n") == []
+        assert fences(mark * 200_000 + "\n" + "x\n" * 1000) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 from collections.abc import Callable
@@ -74,6 +73,7 @@ WORD: "a".."f"~1..3
 %ignore " "
 """
 GRAMMARS = {"calculator": CALCULATOR, "document": DOCUMENT, "program": PROGRAM, "question": QUESTION, "templates": TEMPLATES}
+ONE_OR_TWO = ("a", "b", "aa", "ab", "ba", "bb")
 LOOKING_AHEAD = ("program", "question")  # where what follows can forbid a match, what is read is a superset
 
 
@@ -97,6 +97,17 @@ def reader_of(grammar: GrammarSource | str, symbols: str) -> Callable[[str], boo
     """Whether the readable form of a grammar derives a text."""
     recogniser, place = Recogniser(compile_reader(grammar, symbols)), {c: i for i, c in enumerate(symbols)}
     return lambda text: recogniser([place.get(character, -1) for character in text])
+
+
+def writer_of(grammar: str, symbols: str) -> Callable[[str], bool]:
+    """Whether the written form of a grammar derives a text; it may derive none."""
+    try:
+        recogniser = Recogniser(compile_grammar(grammar, symbols, True))
+    except GrammarError as error:
+        if "no string" not in str(error):
+            raise
+        return lambda text: False
+    return lambda text: recogniser([symbols.index(character) for character in text])
 
 
 def mutated(text: str, rng: random.Random, symbols: str) -> str:
@@ -172,13 +183,14 @@ def strings(grammar: str, symbols: str, longest: int) -> set[str]:
         ('start: "i" N | N\nN: /[ix]/\n%ignore " "', "ix ", {"i", "x", "ii", "ix"}),
         ('start: A ["+" A]\nA: /a/\n%ignore /-+/', "a+-", {"a", "a+a"}),
         ('start: A A\nA: /a+/\n%ignore /-/', "a-", {"a-a", "aa-a", "a-aa"}),
+        ('start: A A\nA: /[ab]+/\n%ignore / a*/', "ab ", {f"{a} b{c}" for a in ONE_OR_TWO for c in ("", "a", "b")}),
         ('start: "/" C\nC: /[*\\/]/\n%ignore /[\\/][*]/\n%ignore " "', "/* ", {"/ /", "/ *"}),
     ],
 )
 def test_terminals_that_would_run_together_are_written_with_one_separator(
     grammar: str, symbols: str, written: set[str]
 ) -> None:
-    assert strings(grammar, symbols, 4) == written
+    assert strings(grammar, symbols, 4) == {text for text in written if len(text) <= 4}
 
 
 def test_without_separators_terminals_stand_side_by_side() -> None:
@@ -237,21 +249,13 @@ def test_random_grammars_are_read_as_lark_reads_them(seed: int) -> None:
         except LarkError:  # alternatives that collide once options are multiplied out
             continue
         read = reader_of(grammar, "ab ")
-        write = Recogniser(compile_grammar(separable(grammar), "ab ", True))
+        write = writer_of(grammar, "ab ")
         for text in rng.sample(texts, 120):
             assert read(text) == lark(text), (grammar, text)
-            if write(["ab ".index(character) for character in text]):
+            if write(text):
                 assert lark(text), (grammar, text)
         tried += 1
     assert tried
-
-
-def separable(grammar: str) -> GrammarSource:
-    """The grammar, without separators where none keeps its terminals apart."""
-    with contextlib.suppress(GrammarError):
-        compile_grammar(grammar, "ab ", True)
-        return as_source(grammar)
-    return GrammarSource(grammar, spacing="none")
 
 
 def test_a_reader_that_skips_nothing_is_caught() -> None:

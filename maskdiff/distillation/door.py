@@ -95,7 +95,12 @@ def make_environment(config: DistillationConfig, policy: Policy) -> Environment:
     from maskdiff.distillation.sandbox import Isolation
 
     records = read_records(config.records) if config.records else shipped_problems()
-    return PythonTests(records, isolation=cast(Isolation, config.isolation))
+    return PythonTests(
+        records,
+        isolation=cast(Isolation, config.isolation),
+        packages=[name.strip() for name in config.packages.split(",") if name.strip()],
+        hidden=[config.records] if config.records else [],
+    )
 
 
 def settings_of(args: argparse.Namespace) -> tuple[DistillationConfig, str, bool]:

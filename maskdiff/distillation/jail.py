@@ -21,27 +21,21 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-NEW_MOUNTS, NEW_HOST, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
-    0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+NEW_MOUNTS, NEW_GROUPS, NEW_HOST, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
+    0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 )  # fmt: skip
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 DETACH = 2
 DIE_WITH_PARENT, DUMPABLE, SECCOMP, DROP_BOUND, NO_NEW_PRIVILEGES, AMBIENT = 1, 4, 22, 24, 38, 47
-ROOT, OLD, FOLDER = "/jail", "/old", "/box"
+ROOT, OLD, FOLDER, PACKAGES = "/jail", "/old", "/box", "/packages"
 DEVICES = ("null", "zero", "urandom")
 OPEN_FILES = 64
-# Machine -> its number for the kernel, and the numbers of the calls that get round the limits: socket (of families that are not
-# split by namespace), memory that no limit counts (memfd_create, memfd_secret, shmget, msgget), io_uring_setup (makes sockets),
-# and what only widens the kernel's surface (add_key, request_key, keyctl, perf_event_open, bpf, userfaultfd).
-CALLS = {
-    "x86_64": (0xC000003E, 41, (319, 447, 29, 68), (425, 248, 249, 250, 298, 321, 323)),
-    "aarch64": (0xC00000B7, 198, (279, 447, 194, 186), (425, 217, 218, 219, 241, 280, 282)),
-}
-FAMILIES = (1, 2, 10)  # unix, internet, internet 6
+# Files of /proc about the process itself that it may read: its limits, memory and words.
+OWN = ("cmdline", "comm", "environ", "limits", "maps", "stat", "statm", "status")
 
 
 def main() -> None:
@@ -189,7 +183,8 @@ def reign(job: dict[str, Any], status: int, life: int, ids: tuple[bool, int, int
     if watch.poll(0):
         os._exit(1)  # the supervisor died before we asked to die with it
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # from within the namespace it is then ignored
-    call("unshare", NEW_MOUNTS, about="of the mount namespace")
+    groups = NEW_GROUPS if os.path.exists("/proc/self/ns/cgroup") else 0
+    call("unshare", NEW_MOUNTS | groups, about="of mount and cgroup namespaces")
     call("sethostname", b"box", 3)
     build(job, ids)
     call("prctl", DUMPABLE, 0, 0, 0, 0)  # nothing of ours can be read or traced by the program
@@ -218,14 +213,18 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
     _, uid, gid = ids
     mount("", "/", RECURSIVE | PRIVATE)
     size = len(job["program"].encode("utf-8", "surrogatepass")) + (1 << 20)
-    mount("tmpfs", "/proc", NO_SUID | NO_DEVICES, "tmpfs", f"size={size},nr_inodes=1024,mode=0755")
+    mount("tmpfs", "/proc", NO_SUID | NO_DEVICES, "tmpfs", f"size={size},nr_inodes=16384,mode=0755")
     os.chdir("/proc")  # any folder would do: it is uncovered again as the old root moves away
     os.mkdir(OLD[1:])
     call("pivot_root", b".", OLD[1:].encode())
     os.chdir("/")
     os.mkdir(ROOT)
     for path in job["shown"]:
-        show(path)
+        show(path, path)
+    for path, name in job["packages"]:
+        show(path, f"{PACKAGES}/{name}")
+    for path in job["hidden"]:
+        hide(path)
     os.mkdir(ROOT + "/dev")
     for name in DEVICES:
         os.close(os.open(f"{ROOT}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
@@ -234,9 +233,13 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
         os.symlink(f"/proc/self/fd/{number}", f"{ROOT}/dev/{name}")
     os.mkdir(ROOT + "/proc")
     try:
-        mount("proc", ROOT + "/proc", NO_SUID | NO_DEVICES | NO_EXEC, "proc")
+        # Only the program's own processes: not ours, which it may not trace, and no kernel files.
+        options = "hidepid=ptraceable,subset=pid"
+        mount("proc", ROOT + "/proc", NO_SUID | NO_DEVICES | NO_EXEC, "proc", options)
     except OSError:
-        pass  # refused where the outer /proc is partly covered, as in many containers; most programs do without
+        # Kernels before 5.8 do not know these options, and many containers cover a part of their
+        # own /proc, so that a new one is refused. Most programs do without.
+        pass
     with open(f"{ROOT}/program.py", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         file.write(job["program"])
     os.chmod(f"{ROOT}/program.py", 0o444)
@@ -251,21 +254,38 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
     os.chdir(FOLDER)
 
 
-def show(path: str) -> None:
-    """Let the program see a file or folder of the old root, or the link that it is; nothing where it is not there."""
-    source, target = OLD + path, ROOT + path
+def show(path: str, name: str) -> None:
+    """Let the program see a file, folder or link of the old root by a name; nothing if missing."""
+    source, target = OLD + path, ROOT + name
     if not os.path.lexists(source) or os.path.lexists(target):
         return
     os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
     if os.path.islink(source):
         os.symlink(os.readlink(source), target)
-    elif os.path.isdir(source):
+        return
+    if os.path.isdir(source):
         os.mkdir(target)
-        mount(source, target, BIND | RECURSIVE)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    mount(source, target, BIND | RECURSIVE)
+
+
+def hide(path: str) -> None:
+    """Cover a file or folder that the program would see with one that nobody may read."""
+    target = ROOT + path
+    if os.path.isdir(target):
+        mount("tmpfs", target, NO_SUID | NO_DEVICES, "tmpfs", "size=4k,nr_inodes=1,mode=0")
+    elif os.path.lexists(target):
+        os.close(os.open("/covered", os.O_CREAT | os.O_WRONLY, 0))
+        mount("/covered", target, BIND)
 
 
 def close_to_writing() -> None:
-    """Make every mount below the new root read-only, but the working folder and the devices; locked flags must be kept."""
+    """Make every mount below the new root read-only but the working folder; keep locked flags.
+
+    A device of a read-only mount can still be written to, but its inode, which is the machine's
+    own, keeps its times, mode and attributes.
+    """
     flags = {b"ro": READ_ONLY, b"nosuid": NO_SUID, b"nodev": NO_DEVICES, b"noexec": NO_EXEC}
     escapes = {b"\\%03o" % code: bytes([code]) for code in b" \t\n\\"}  # the backslash last
     with open(OLD + "/proc/self/mountinfo", "rb") as file:
@@ -275,7 +295,7 @@ def close_to_writing() -> None:
         for code, meant in escapes.items():
             path = path.replace(code, meant)
         inside = path.startswith(ROOT.encode() + b"/")
-        if inside and path != (ROOT + FOLDER).encode() and not path.startswith(ROOT.encode() + b"/dev/"):
+        if inside and path != (ROOT + FOLDER).encode():
             kept = sum(flags.get(option, 0) for option in set(fields[5].split(b",")))
             kept |= REMOUNT | BIND | READ_ONLY | NO_SUID
             call("mount", None, path, None, kept, None, about=f"read-only of {os.fsdecode(path)}")
@@ -302,7 +322,8 @@ def become(job: dict[str, Any], status: int, ids: tuple[bool, int, int]) -> None
     drop()
     die_with_parent(1)
     limit(job, job["processes"] + (0 if several else 2))  # an ordinary user's supervisor and process 1 count too
-    confine()
+    conceal()
+    confine(job["filter"])
     execute(job, status)
 
 
@@ -340,34 +361,31 @@ def limit(job: dict[str, Any], processes: int | None) -> None:
         resource.setrlimit(which, (soft, hard))
 
 
-def rules() -> Iterator[tuple[int, int, int, int]]:
-    """The filter of system calls, as instructions: what, how far to jump if so, how far if not, a number."""
-    arch, socket, memory, other = CALLS[os.uname().machine]
-    load, equal, least, back, refuse = 0x20, 0x15, 0x35, 0x06, 0x50000
-    yield load, 0, 0, 4
-    yield equal, 1, 0, arch
-    yield back, 0, 0, 0x80000000  # calls of another machine's numbers: kill
-    yield load, 0, 0, 0
-    yield least, 0, 1, 0x40000000
-    yield back, 0, 0, refuse | 38  # "no such call", to a second set of numbers
-    for numbers, error in ((memory, 12), (other, 1)):  # "out of memory", "not permitted"
-        for number in numbers:
-            yield equal, 0, 1, number
-            yield back, 0, 0, refuse | error
-    yield equal, 0, len(FAMILIES) + 2, socket
-    yield load, 0, 0, 16
-    for i, family in enumerate(FAMILIES):
-        yield equal, len(FAMILIES) - i, 0, family
-    yield back, 0, 0, refuse | 97  # "no such family"
-    yield back, 0, 0, 0x7FFF0000
+def conceal() -> None:
+    """Make files below /proc unreadable, the mount table above all, but for a few of our own.
+
+    By Landlock, where the kernel has its second version at least; elsewhere nothing changes.
+    """
+    create, add, restrict = 444, 445, 446  # the numbers of these system calls on every machine
+    if LIBC.syscall(create, None, ctypes.c_ulong(0), 1) < 2:
+        return
+    read, move = 1 << 2, 1 << 13  # a file, between folders (refused unless it is allowed)
+    rights = ctypes.create_string_buffer(struct.pack("Q", read | move), 8)
+    ruleset = call("syscall", create, rights, 8, 0, about="of Landlock rules")
+    whole = [f"/{name}" for name in os.listdir("/") if name != "proc"]
+    for path in [*whole, *(f"/proc/self/{name}" for name in OWN)]:
+        if os.path.exists(path):
+            opened = os.open(path, os.O_PATH)
+            allowed = read | move if os.path.isdir(path) else read
+            rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, opened), 12)
+            call("syscall", add, ruleset, 1, rule, 0, about=f"of the Landlock rule for {path}")
+            os.close(opened)
+    call("syscall", restrict, ruleset, 0, about="to Landlock rules")
+    os.close(ruleset)
 
 
-def confine() -> None:
-    """Refuse system calls that no namespace and no limit covers. Raises OSError on machines whose numbers we do not know."""
-    machine = os.uname().machine
-    if machine not in CALLS:
-        raise OSError(f"no filter of system calls is known for {machine}, only for {' and '.join(CALLS)}")
-    code = b"".join(struct.pack("HBBI", *rule) for rule in rules())
+def confine(code: bytes) -> None:
+    """Refuse the system calls that the filter does, given as instructions."""
     held = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HP", len(code) // 8, ctypes.addressof(held))
     call("prctl", SECCOMP, 2, ctypes.c_char_p(program), 0, 0, about="filter of system calls")

@@ -10,7 +10,6 @@ here and never enters the sandbox.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import secrets
@@ -19,9 +18,20 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Literal, get_args
 
+from maskdiff.distillation.answers import code_of
 from maskdiff.distillation.environment import Outcome, Problem
-from maskdiff.distillation.records import Record, Test
-from maskdiff.distillation.sandbox import STANDARD, Isolation, Limits, Run, Verdict, available, refusal, run
+from maskdiff.distillation.records import MOST_DIGITS, Record, Test, value_of
+from maskdiff.distillation.sandbox import (
+    STANDARD,
+    Isolation,
+    Limits,
+    Run,
+    Surroundings,
+    Verdict,
+    available,
+    refusal,
+    run,
+)
 from maskdiff.errors import ConfigError, DataError, quote
 
 Counted = Literal["hidden", "all", "public", "private"]
@@ -32,14 +42,24 @@ MOST_FIELD = 280  # characters of an input, an output or an error
 MOST_PROGRAM = 1 << 20  # characters
 ERROR_LINES = 4
 CUT = " ... [cut]"
-FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", flags=re.MULTILINE | re.DOTALL)
 PLACE = re.compile(r'File "[^"\n]*program\.py", line (\d{1,9})')
-PYTHON = ("python", "python3", "py")
-# What solvers of such problems take for given; a single line, which the line numbers shown leave out.
-IMPORTS = "; ".join(
-    [f"from {name} import *" for name in ("typing", "collections", "heapq", "bisect", "functools", "itertools", "math")]
-    + ["from builtins import *", "import collections, heapq, bisect, functools, itertools, math, random, re, string, sys"]
-    + ["sys.setrecursionlimit(50000)"]
+# The names that the grader of the format gives a solution, in its order: later ones replace earlier
+# ones, so that `sub` is the operator's and `datetime` the module.
+STARRED = (
+    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
+    "statistics", "itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing",
+)  # fmt: skip
+MODULES = STARRED[:-2]
+PRELUDE = "\n".join(
+    [
+        *(f"from {name} import *" for name in STARRED),
+        *(f"import {name}" for name in MODULES),
+        # There, calling `datetime` fails, since it is the module. Many solutions do: allow both.
+        "datetime.__class__ = type('module', (type(datetime),), "
+        "{'__call__': lambda self, *given, **named: self.datetime(*given, **named)})",
+        "sys.setrecursionlimit(50000)",
+        f"getattr(sys, 'set_int_max_str_digits', int)({MOST_DIGITS})",
+    ]
 )
 # Calls the function with the arguments on standard input, and prints the word and the result.
 DRIVER = """
@@ -92,8 +112,14 @@ class PythonTests:
         isolation: Isolation = "required",
         tests: Counted = "hidden",
         most: int = 20,
+        packages: Sequence[str] = (),
+        hidden: Sequence[str] = (),
     ) -> None:
-        """Raises IsolationError where isolation is required and not to be had, ConfigError, DataError for no test to count."""
+        """Make the environment; `packages` and `hidden` are those of `Surroundings`.
+
+        Raises IsolationError where isolation is required and not to be had, ConfigError for
+        settings out of range and packages that are not installed, DataError for no test to count.
+        """
         for key, given, kinds in (("isolation", isolation, Isolation), ("tests", tests, Counted)):
             if given not in get_args(kinds):
                 raise ConfigError(f"{key} is {quote(given)}; give one of {', '.join(get_args(kinds))}")
@@ -103,6 +129,7 @@ class PythonTests:
         if reason is not None:
             raise refusal(reason)
         self.limits, self.isolation, self.tests, self.most = limits, isolation, tests, most
+        self.surroundings = Surroundings(PRELUDE, tuple(packages), tuple(hidden))
         self.records = {record.name: record for record in records}
         for record in records:
             if not self.counted(record):
@@ -141,8 +168,8 @@ class PythonTests:
 
     def _tested(self, record: Record, code: str, test: Test, public: bool) -> _Result:
         word = f"result-{secrets.token_hex(16)}:"
-        program = _program(code, DRIVER.format(name=record.function, word=word) if test.functional else "")
-        ran = run(program, test.input, self.limits, self.isolation)
+        driver = DRIVER.format(name=record.function, word=word) if test.functional else ""
+        ran = run(code + driver, test.input, self.limits, self.isolation, self.surroundings)
         shown: str | None = ran.stdout
         if test.functional:
             lines = ran.stdout.rstrip("\n").split("\n")
@@ -162,21 +189,6 @@ def text_of(record: Record) -> str:
         if record.starter.strip():
             parts.append(f"Start from this:\n```python\n{record.starter.rstrip()}\n```")
     return "\n\n".join(part.strip() for part in parts)
-
-
-def code_of(answer: str) -> str:
-    """The last fence marked as Python, else the last unmarked one, else all of the text; the last may be left open."""
-    found = [(match[1].lower(), match[2]) for match in FENCE.finditer(answer)]
-    for marks in (PYTHON, ("",)):
-        for mark, code in reversed(found):
-            if mark in marks:
-                return code
-    return answer
-
-
-def _program(code: str, driver: str) -> str:
-    future = re.search(r"^from __future__ import", code, flags=re.MULTILINE) is not None  # nothing may come before it
-    return f"{'#' if future else IMPORTS}\n{code}{driver}"
 
 
 def same_output(given: str, expected: str) -> bool:
@@ -200,7 +212,7 @@ def _same_line(given: str, expected: str) -> bool:
 def same_value(given: str, expected: str) -> bool:
     """Whether two JSON texts are equal values, as Python compares them: 1 equals 1.0 and true."""
     try:
-        return bool(json.loads(given) == json.loads(expected))
+        return bool(value_of(given) == value_of(expected))
     except (ValueError, RecursionError):
         return False
 
@@ -243,9 +255,9 @@ def _told(test: Test, ran: Run, shown: str | None) -> str:
 
 
 def _last_words(stderr: str) -> str:
-    """The last lines of what was written on standard error, numbered as in the answer; their end where they are long."""
+    """The last lines of what was written on standard error; their end where they are long."""
     text = "\n".join(stderr[-(1 << 14) :].rstrip().split("\n")[-ERROR_LINES:])
-    text = PLACE.sub(lambda match: f'File "program.py", line {int(match[1]) - 1}', text)
+    text = PLACE.sub(r'File "program.py", line \1', text)
     return text if len(text) <= MOST_FIELD else CUT.strip() + " " + text[-(MOST_FIELD - len(CUT) - 1) :]
 
 

@@ -20,6 +20,7 @@ import pickletools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from maskdiff.lines import stream_lines
 MAX_LINE = 1 << 26  # bytes of a record
 MAX_UNPACKED = 1 << 28  # bytes of private tests
 KEEP = 100  # tests of either kind kept of a record; those of a contest may be millions of characters each
+MOST_DIGITS = 50_000  # of an integer in a test, as in the format's grader
 SHIPPED = Path(__file__).with_name("problems.jsonl")
 TEXTS = (
     "question_id", "question_title", "question_content", "platform", "contest_id", "contest_date", "starter_code", "difficulty"
@@ -107,10 +109,30 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
+def value_of(text: str | bytes) -> Any:
+    """Return the value of a JSON text, whose integers may have MOST_DIGITS digits.
+
+    Longer ones than Python reads by itself become Decimals, which compare alike. Raises ValueError
+    for what is no JSON or has longer integers, RecursionError for nests that are too deep.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python reads by itself
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(text: str) -> int | Decimal:
+    if len(text.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"an integer of more than {MOST_DIGITS} digits")
+    return int(text) if len(text) < 1000 else Decimal(text)
+
+
 def _parsed(key: str, text: str | bytes, kind: type, name: str) -> Any:
     """The JSON value of a text, which is to be of a kind; Python's own error of numbers too long and nests too deep is ours."""
     try:
-        value = json.loads(text)
+        value = value_of(text)
     except (ValueError, RecursionError) as error:
         raise _Bad(key, f"no JSON ({error})") from None
     if not isinstance(value, kind):
@@ -198,4 +220,4 @@ def _pickled_text(key: str, data: bytes) -> str:
     return found[0]
 
 
-__all__ = ["Record", "Test", "arguments", "read_records", "shipped_problems"]
+__all__ = ["Record", "Test", "arguments", "read_records", "shipped_problems", "value_of"]

@@ -7,9 +7,11 @@ that swallows its exceptions gets the verdict of what it did in the end, and one
 it asked for: verdicts are for feedback, and what holds the program is the isolation.
 
 Isolation needs Linux with user namespaces on a machine whose system calls we know (x86_64, aarch64); nothing is installed, and
-no superuser needed. The program sees the interpreter and system libraries read-only, a few devices, and one empty folder to
-write to, which vanishes; no network, no other process, no descriptor but its three streams, no environment of ours. Limits of
-memory and file size are of each process and each file; in all a program has at most processes * memory_bytes + file_bytes.
+no superuser needed. The program sees the interpreter and system libraries read-only, three devices,
+and one empty folder to write to, which vanishes; no network, no other process, no descriptor but
+its three streams, no environment of ours, and only the system calls on a list (`system_calls.py`).
+Limits of memory and file size are of each process and each file; in all a program has at most
+processes * (memory_bytes + 16 MiB of pipes and socket pairs) + file_bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Literal
 
+from maskdiff.distillation.surroundings import NOTHING, Surroundings, interpreter, shown_paths
+from maskdiff.distillation.system_calls import MACHINES, filter_code
 from maskdiff.errors import ConfigError, UserError
 
 Isolation = Literal["required", "none"]
@@ -40,12 +44,17 @@ TICK = 0.02
 CHUNK = 1 << 16
 JAIL = Path(__file__).with_name("jail.py")
 FLAGS = ("-s", "-S", "-B", "-X", "utf8")
-# What site.py would have defined, and the source run as the main module.
-START = (
-    "import sys, builtins; builtins.exit = builtins.quit = sys.exit; sys.argv = sys.argv[1:]; __file__ = sys.argv[0]; "
-    "del sys, builtins; exec(compile(open(__file__, 'rb').read(), __file__, 'exec'))"
-)
-SYSTEM = ("/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share/zoneinfo", "/bin", "/lib", "/lib32", "/lib64")
+# Defines what site.py would have, and runs the prelude and the source as the main module.
+START = """
+import sys, builtins
+builtins.exit = builtins.quit = sys.exit
+sys.argv = sys.argv[1:]
+sys.path += {paths!r}
+__file__ = sys.argv[0]
+del sys, builtins
+{prelude}
+__builtins__.exec(__builtins__.compile(__builtins__.open(__file__, "rb").read(), __file__, "exec"))
+"""
 
 
 class IsolationError(UserError):
@@ -62,7 +71,8 @@ class Verdict(str, Enum):
     OUTPUT_LIMIT = "output_limit"
     FILE_LIMIT = "file_limit"
     NETWORK_DENIED = "network_denied"
-    FILE_DENIED = "file_denied"  # a file that is not there or not to be touched: reading outside, writing, deleting
+    # A file that is missing or not to be read, written or deleted; a system call that is refused.
+    FILE_DENIED = "file_denied"
     RUNTIME_ERROR = "runtime_error"  # any other way
 
 
@@ -115,8 +125,14 @@ class Run:
     seconds: float
 
 
-def run(program: str, stdin: str = "", limits: Limits = STANDARD, isolation: Isolation = "required") -> Run:
-    """Run the source text of a program with the interpreter that runs us, without its site packages.
+def run(
+    program: str,
+    stdin: str = "",
+    limits: Limits = STANDARD,
+    isolation: Isolation = "required",
+    surroundings: Surroundings = NOTHING,
+) -> Run:
+    """Run the source text of a program with the interpreter that runs us, without site packages.
 
     With isolation "none" it is a process of this user like any other, with limits and a clock, in a temporary folder: it can
     read, write, delete and connect as the user can, and what it starts in a session of its own outlives it.
@@ -126,7 +142,7 @@ def run(program: str, stdin: str = "", limits: Limits = STANDARD, isolation: Iso
         reason = available()
         if reason is not None:
             raise refusal(reason)
-    return _run(program, stdin, limits, isolation)
+    return _run(program, stdin, limits, isolation, surroundings)
 
 
 @functools.cache
@@ -158,6 +174,9 @@ left = {line.split()[1].strip("0") for line in open("/proc/self/status") if line
     if os.path.exists("/proc/self/status") else {""}
 assert left == {""}, "the program keeps capabilities"
 assert set(os.listdir("/")) & {"etc", "home", "tmp", "var"} <= set(), "the program sees files"
+assert not os.path.exists("/proc/1"), "the program sees processes"
+assert not os.path.exists("/proc/sys"), "the program sees the kernel's settings"
+
 assert os.getuid() != 0, "the program runs as the superuser"
 try:
     open("/written", "w")
@@ -165,10 +184,15 @@ try:
 except OSError:
     pass
 try:
-    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("127.0.0.1", 9))
+    os.utime("/dev/null")
+    raise SystemExit("the program can change a device")
+except OSError as error:
+    assert error.errno == errno.EROFS, error
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     raise SystemExit("the program has a network")
 except OSError as error:
-    assert error.errno == errno.ENETUNREACH, error
+    assert error.errno == errno.EAFNOSUPPORT, error
 import time
 if not os.fork():
     time.sleep(60)
@@ -179,17 +203,6 @@ try:
 except BlockingIOError:
     print("isolated")
 """
-
-
-@functools.cache
-def interpreter() -> tuple[str, str]:
-    """The file of the base interpreter (not of a virtual environment), and the prefix of its library, links resolved."""
-    prefix = os.path.realpath(sys.base_prefix)
-    named = os.path.join(prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
-    for path in (getattr(sys, "_base_executable", None), named, sys.executable):
-        if path and os.path.isfile(path) and os.path.realpath(path).startswith(prefix.rstrip("/") + "/"):
-            return os.path.realpath(path), prefix
-    raise OSError(f"no interpreter is found below {prefix}")
 
 
 @dataclass
@@ -218,9 +231,16 @@ class _Seen:
         return self.cause is not None
 
 
-def _run(program: str, stdin: str, limits: Limits, isolation: Isolation) -> Run:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if isolation == "none" else _nowhere() as folder:
-        with _launched(program, limits, isolation, folder) as (process, status):
+def _run(
+    program: str,
+    stdin: str,
+    limits: Limits,
+    isolation: Isolation,
+    surroundings: Surroundings = NOTHING,
+) -> Run:
+    with _folder(isolation) as folder:
+        job = _job(program, limits, isolation, folder, surroundings)
+        with _launched(job) as (process, status):
             seen = _watch(process, status, stdin.encode("utf-8", "surrogatepass"), limits)
         seconds = time.monotonic() - seen.begun
     words = seen.streams["status"].decode(errors="replace").splitlines()
@@ -237,31 +257,61 @@ def _run(program: str, stdin: str, limits: Limits, isolation: Isolation) -> Run:
 
 
 @contextmanager
-def _nowhere() -> Iterator[str]:
-    yield ""
+def _folder(isolation: Isolation) -> Iterator[str]:
+    """A temporary folder for a program that is not isolated; no folder, "", for one that is."""
+    if isolation == "required":
+        yield ""
+    else:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            yield folder
 
 
-@contextmanager
-def _launched(program: str, limits: Limits, isolation: Isolation, folder: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The process that becomes the program or its supervisor, and where it tells its status; all are gone in the end."""
+def _job(
+    program: str, limits: Limits, isolation: Isolation, folder: str, surroundings: Surroundings
+) -> dict[str, object]:
+    """Return all that `jail.py` needs to know. Raises IsolationError for an unknown machine."""
     executable, prefix = interpreter()
     path = os.path.join(folder, "program.py") if folder else "/program.py"
     home = folder or "/box"
     if folder:
         Path(path).write_bytes(program.encode("utf-8", "surrogatepass"))
+    packages = surroundings.package_paths()
+    folders = sorted({item.removesuffix(name) for item, name in packages})
+    seen = folders if folder else ["/packages"]
+    start = START.format(prelude=surroundings.prelude, paths=seen if packages else [])
     libraries = {} if prefix == "/usr" else {"LD_LIBRARY_PATH": f"{prefix}/lib"}
     places = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin"}
-    job = {item.name: getattr(limits, item.name) for item in fields(limits)} | {
-        "isolation": isolation, "folder": folder, "program": program, "argv": [executable, *FLAGS, "-c", START, path],
-        "environment": {**places, **libraries, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
-        "shown": [*SYSTEM, *(f"{prefix}/{name}" for name in ("bin", "lib", "lib64"))],
+    settings = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    return {item.name: getattr(limits, item.name) for item in fields(limits)} | {
+        "isolation": isolation, "folder": folder, "program": program,
+        "argv": [executable, *FLAGS, "-c", start, path],
+        "environment": {**places, **libraries, **settings},
+        "shown": shown_paths(), "packages": packages, "hidden": surroundings.hidden_paths(),
+        "filter": _filter() if isolation == "required" else b"",
     }  # fmt: skip
+
+
+def _filter() -> bytes:
+    """Return the filter of system calls of this machine. Raises IsolationError if none is known."""
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        known = " and ".join(MACHINES)
+        raise IsolationError(f"no filter of system calls is known for {machine}, only for {known}")
+    return filter_code(machine)
+
+
+@contextmanager
+def _launched(job: dict[str, object]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The process that becomes the program or its supervisor, and the descriptor of its status.
+
+    All of its processes are gone in the end.
+    """
     with tempfile.TemporaryFile() as request:
         request.write(marshal.dumps(job))
         request.seek(0)
         status, told = os.pipe()
         try:
-            process = _popen(executable, request, told)
+            process = _popen(interpreter()[0], request, told)
         except BaseException:
             os.close(status)
             raise
@@ -270,7 +320,7 @@ def _launched(program: str, limits: Limits, isolation: Isolation, folder: str) -
     try:
         yield process, status
     finally:
-        _end(process, isolation)
+        _end(process, job["isolation"] == "required")
         os.close(status)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
@@ -342,9 +392,9 @@ def _feed(process: subprocess.Popen[bytes], selector: selectors.BaseSelector, st
     return written
 
 
-def _end(process: subprocess.Popen[bytes], isolation: Isolation) -> None:
+def _end(process: subprocess.Popen[bytes], isolated: bool) -> None:
     """Have no process left: the supervisor ends after those it made, without isolation the group is killed."""
-    if isolation == "required":
+    if isolated:
         process.terminate()  # nothing where it ended
         _wait(process, END_SECONDS)
         process.kill()
@@ -407,4 +457,7 @@ def _last_exception(stderr: str) -> tuple[str, str]:
     return name.strip(), message
 
 
-__all__ = ["STANDARD", "Isolation", "IsolationError", "Limits", "Run", "Verdict", "available", "interpreter", "refusal", "run"]
+__all__ = [
+    "STANDARD", "Isolation", "IsolationError", "Limits", "Run", "Surroundings", "Verdict",
+    "available", "refusal", "run",
+]  # fmt: skip

@@ -32,10 +32,11 @@ LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]]
 }
 
 
-def make_language(config: LanguageConfig | str | Path | None = None) -> Language:
+def make_language(config: LanguageConfig | str | Path | None = None, symbols: str = "") -> Language:
     """The language that `config` names and shapes (the default one without), from a folder if it is the user's own.
 
-    A name or a folder stands for the configuration of that language with defaults.
+    A name or a folder stands for the configuration of that language with defaults. `symbols`, if given, are those of a
+    model that is at hand: a folder whose lines need no others gets just these.
 
     The configuration must be the user's: a checker that it names is imported. Raises ConfigError, and for a folder DataError
     and GrammarError.
@@ -49,7 +50,7 @@ def make_language(config: LanguageConfig | str | Path | None = None) -> Language
         _check_own(config)
         return LANGUAGES[name](config, None)
     if name and Path(name).is_dir():
-        return open_corpus(config)
+        return open_corpus(config, symbols)
     if "/" in name or "\\" in name:
         raise ConfigError(f"language {quote(name)} is no folder; give one with corpus.txt, or one of {', '.join(LANGUAGES)}")
     raise ConfigError(

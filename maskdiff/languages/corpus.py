@@ -31,13 +31,15 @@ COUNTED = 200  # lines, of all lengths, whose derivations are counted
 PROBED = 20  # lines that tell whether a checker returns verdicts
 
 
-def open_corpus(config: LanguageConfig) -> TextLanguage:
+def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
     """The language of the folder `config.language`, with the checker that `config.validity` names. Both must be the user's.
+
+    Its symbols are `symbols` if they hold all characters of the lines; without that those of the lines and of the grammar.
 
     Raises DataError: no such folder or corpus, text that is not UTF-8, no lines, or lines that are invalid or too long (unless
     `config.skip_invalid`); GrammarError; ConfigError for a checker that cannot be used.
     """
-    return _open(config, load_checker(config.validity, Path(config.language)))
+    return _open(config, load_checker(config.validity, Path(config.language)), symbols)
 
 
 def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> TextLanguage:
@@ -73,14 +75,16 @@ def counted(lengths: object) -> list[int] | None:
     return lengths if all(type(n) is int and 0 <= n < 2**48 for n in lengths) else None
 
 
-def _open(config: LanguageConfig, checker: Checker | None) -> TextLanguage:
+def _open(config: LanguageConfig, checker: Checker | None, symbols: str = "") -> TextLanguage:
     folder = Path(config.language)
     numbered = numbered_lines(folder)
     if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
         raise ConfigError(f"checker {checker.name} returns truth values; name it {checker.name}? so that they count")
     grammar = grammar_of(config)
     characters = set("".join(line for _, line in numbered))
-    if grammar is not None:
+    if characters <= set(symbols):
+        characters = set(symbols)
+    elif grammar is not None:
         characters |= literal_characters(grammar)
     if len(characters) > MAX_SYMBOLS:
         raise DataError(f"{folder / CORPUS} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt")

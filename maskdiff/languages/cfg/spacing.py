@@ -2,14 +2,16 @@
 
 Between two terminals stands one separator if some string of the first, with the first character of
 some string of the second, begins another terminal: `in x`, `< =`. What is written is a function of
-the terminals alone, not of their strings, so every derivation has one written form.
+the terminals alone, not of their strings, so every derivation has one written form. Behind a
+separator, strings that begin with more of what is skipped are left out: nothing would tell them from
+skipped text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from maskdiff.errors import GrammarError, quote
+from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg.neighbours import TerminalRules, neighbours
 from maskdiff.languages.cfg.rules import Cfg, Rule
 from maskdiff.languages.cfg.terminals import Terminal
@@ -38,8 +40,7 @@ def spaced_rules(
         ignored: Automata of the ignored terminals.
 
     Raises:
-        GrammarError: No separator keeps all terminals apart, or the terminals fall into more than
-            `MAX_CONTEXTS` kinds by what must not follow them.
+        GrammarError: The terminals fall into more than `MAX_CONTEXTS` kinds by what must not follow them.
     """
     following = neighbours(rules, terminals)
     scanner = Joint([*(terminal.strings for terminal in terminals.values()), *ignored])
@@ -50,21 +51,21 @@ def spaced_rules(
         for second in seconds
     }
     behind = {second for (_, second), needed in apart.items() if needed}
-    separator = _separator([terminals[name] for name in sorted(behind)], ignored)
-    return _Spacing(rules, terminals, _contexts(following, apart), separator).rules_of(start)
+    first = {name: terminals[name].strings.first_characters() for name in behind}
+    separator, barred = _separator(frozenset[str]().union(*first.values()), ignored)
+    cut = {name: f"{name}@behind" for name in sorted(behind) if not first[name].isdisjoint(barred)}
+    made = _Spacing(rules, terminals, _contexts(following, apart), separator, cut).rules_of(start)
+    more = [rule for name, head in cut.items() for rule in terminals[name].rules_without(head, barred)]
+    return Cfg(made.start, (*made.rules, *more))
 
 
-def _separator(behind: Sequence[Terminal], ignored: Sequence[Dfa]) -> str:
-    """The first separator that skipping ends behind, whichever of the terminals `behind` follows."""
-    first = frozenset[str]().union(*(terminal.strings.first_characters() for terminal in behind))
-    found = separators(ignored)
-    for separator in found:
-        if not any(dfa.accepts(separator + c) for dfa in ignored if dfa.accepts(separator) for c in first):
-            return separator
-    raise GrammarError(
-        f"{', '.join(map(quote, found[:3]))} cannot keep terminals apart: ignored text that begins with it goes on with "
-        f"{' or '.join(quote(terminal.name) for terminal in behind[:3])}; write terminals without separators (--spacing none)"
-    )
+def _separator(behind: frozenset[str], ignored: Sequence[Dfa]) -> tuple[str, frozenset[str]]:
+    """A separator, and the characters with which skipping would go on behind it: none of `behind` if possible."""
+    found = [
+        (separator, frozenset(c for c in behind if any(dfa.accepts(separator + c) for dfa in ignored)))
+        for separator in separators(ignored)
+    ]
+    return min(found, key=lambda pair: bool(pair[1]))
 
 
 def _going_on(terminal: Terminal, scanner: Joint) -> frozenset[str]:
@@ -124,9 +125,10 @@ class _Spacing:
         terminals: Mapping[str, Terminal],
         contexts: Mapping[str, tuple[int, frozenset[str]]],
         separator: str,
+        cut: Mapping[str, str],
     ) -> None:
         self.rules, self.terminals, self.separator = rules, terminals, frozenset(separator)
-        self.contexts = contexts
+        self.contexts, self.cut = contexts, cut
         self.needed = dict(contexts.values()) | {BEGIN: frozenset[str]()}
         self.ends: dict[tuple[tuple[str, ...], int], set[int]] = {}  # where a row of symbols may end, by its beginning
         self.users: dict[tuple[tuple[str, ...], int], set[tuple[tuple[str, ...], int]]] = {}
@@ -181,7 +183,8 @@ class _Spacing:
                 if end in self.ends[row[1:], middle]:
                     yield _name(row[:1], begin, middle), _name(row[1:], middle, end)
         elif row[0] in self.terminals:
-            yield (self.separator, row[0]) if row[0] in self.needed[begin] else (row[0],)
+            apart = row[0] in self.needed[begin]
+            yield (self.separator, self.cut.get(row[0], row[0])) if apart else (row[0],)
         else:
             for body in self.rules[row[0]]:
                 if end in self.ends[body, begin]:

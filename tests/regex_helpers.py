@@ -62,7 +62,7 @@ def _sequence(rng: random.Random, depth: int, loops: int) -> str:
 
 
 def _item(rng: random.Random, depth: int, loops: int) -> str:
-    """One part, with or without a quantifier; at most two unlimited ones stand inside each other."""
+    """One part, perhaps with a quantifier; at most two unlimited ones are inside each other."""
     chance = rng.random()
     if chance < 0.08:
         return rng.choice(ANCHORS)

@@ -162,7 +162,7 @@ def test_one_character_is_taken_as_re_takes_it(pattern: str, flags: int) -> None
     ],
 )
 def test_what_cannot_be_compiled_is_one_line(pattern: str, message: str) -> None:
-    """A pattern that is too large is refused before the work is done (or, without a message, read)."""
+    """What is too large is refused before the work is done (or, without a message, read)."""
     try:
         compile_pattern(pattern, "ab123")
     except RegexError as error:
@@ -310,7 +310,8 @@ def test_the_terminals_of_lark_compile() -> None:
                 (terminal.name, one.construct) for one in context_dependences(pattern, symbols)
             }
     assert seeing == {
-        ("DEC_NUMBER", "(?![1-9])"), ("OP", "(?![a-z])"), ("STRING", '(?!"")'), ("STRING", "(?!'')"),
+        ("DEC_NUMBER", "(?![1-9])"), ("OP", "(?![a-z])"),
+        ("STRING", '(?!"")'), ("STRING", "(?!'')"),
     }  # fmt: skip
 
 

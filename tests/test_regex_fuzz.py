@@ -18,7 +18,6 @@ from regex_helpers import (
     all_strings,
     broken,
     compiled,
-    nested_pattern,
     random_pattern,
     random_set,
     random_strings,
@@ -79,33 +78,6 @@ def test_random_patterns_accept_what_re_matches(seed: int) -> None:
     assert seen["refused"] == 0
     assert seen["compiled"] > 0.8 * seen.total() - 5
     assert seen["slow in re"] < 0.01 * seen.total() + 2
-
-
-@both_seeds
-def test_random_lazy_patterns_accept_what_re_match_takes_as_a_whole(seed: int) -> None:
-    """Whatever the construct, and where repeated parts match the empty string."""
-    differing = 0
-    for rng in cases(10_000, seed, SECONDS / 2):
-        nested = rng.random() < 0.5
-        pattern = nested_pattern(rng, rng.randint(2, 5)) if nested else random_pattern(rng)
-        pattern += "(?:)??"  # a lazy quantifier that changes nothing else
-        symbols, reference = "ab" if nested else symbols_of(rng, 5), compiled(pattern)
-        try:
-            dfa = compile_pattern(pattern, symbols, lazy=True)
-        except RegexError:
-            continue
-        assert reference is not None
-        every = all_strings(symbols, 5 if nested else 1)
-        try:
-            with time_limit(1):
-                for text in [*every, *random_strings(rng, dfa, symbols, 8)]:
-                    found = reference.match(text)
-                    taken = found is not None and found.end() == len(text)
-                    assert dfa.accepts(text) == taken, (pattern, symbols, text)
-        except TimeoutError:
-            continue
-        differing += dfa != compile_pattern(pattern, symbols)
-    assert differing > 0
 
 
 @both_seeds

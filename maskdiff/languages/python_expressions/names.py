@@ -2,8 +2,8 @@
 
 For: `name_pattern()`; print it with `python -m maskdiff.languages.python_expressions.names` and paste it when the keywords
 change. Not for: soft keywords (`match`, `case`, `type`, `_`), which are names wherever an expression stands.
-Easy to get wrong: the reader of grammars has no lookahead, so "but not a keyword" must be spelt out letter by letter: whoever
-leaves the spelling of every keyword, goes past its end or stops before it has written a name.
+Easy to get wrong: "but not a keyword" is spelt out letter by letter, not as `(?!if\\b)`, which would see what follows the name:
+whoever leaves the spelling of every keyword, goes past its end or stops before it has written a name.
 """
 
 from __future__ import annotations

@@ -18,6 +18,6 @@ from maskdiff.languages.regex.limits import RegexError
 from maskdiff.languages.regex.minimise import DEAD
 
 __all__ = [
-    "DEAD", "ContextDependence", "Dfa", "Joint", "RegexError", "compile_followed", "compile_pattern",
-    "context_dependences", "everything", "explore",
+    "DEAD", "ContextDependence", "Dfa", "Joint", "RegexError", "compile_followed",
+    "compile_pattern", "context_dependences", "everything", "explore",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from maskdiff.languages.regex.tree import check_size, is_lazy
 def compile_pattern(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:
-    """The automaton of the strings over `symbols` that `re.fullmatch(pattern, string, flags)` matches.
+    """The automaton of the strings that `re.fullmatch(pattern, string, flags)` matches.
 
     With `lazy`, a pattern that has lazy quantifiers stands for fewer strings: those that
     `re.match(pattern, string, flags)` matches as a whole. So `".*?"` ends at the first quote, where

@@ -33,7 +33,7 @@ class Dfa:
     accepting: frozenset[int]
 
     def accepts(self, text: str) -> bool:
-        """Whether the automaton accepts `text`; a character outside the alphabet is never accepted."""
+        """Whether the automaton accepts `text`, which may have characters of any alphabet."""
         state = 0
         for character in text:
             letter = self._letters.get(character)
@@ -155,7 +155,7 @@ class Dfa:
         )
 
     def _common_classes(self, other: Dfa) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
-        """The coarsest classes that refine both, and the class of each automaton that holds them."""
+        """The coarsest classes that refine both, and the classes of either that hold them."""
         if self.symbols != other.symbols:
             raise ValueError("the automata have different alphabets")
         found: dict[tuple[int, int], list[str]] = {}

@@ -35,7 +35,7 @@ class Joint:
         return len(self.automata)
 
     def move(self, number: int, state: int, letter: int) -> int:
-        """Returns the state of one automaton behind a character of class `letter`; `DEAD` leads to `DEAD`."""
+        """The state of one automaton after a character of class `letter`; `DEAD` stays `DEAD`."""
         return (
             DEAD
             if state == DEAD

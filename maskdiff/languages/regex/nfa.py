@@ -70,7 +70,7 @@ class Nfa:
         return frozenset({self.accept, *(look.accept for look in self.looks)})
 
     def closure(self, state: int) -> tuple[tuple[Guard, int], ...]:
-        """The reading and accepting states that branches lead to, each with the tests on the way."""
+        """The reading and accepting states that branches lead to, with the tests on the way."""
         if state not in self._closures:
             found: dict[int, list[Guard]] = {}
             todo: list[tuple[Guard, int]] = [(frozenset(), state)]

@@ -2,10 +2,10 @@
 
 A *thread* is a state of an automaton that is reached, with what must hold of the rest of the text:
 a set of *obligations*. A *run* is a set of threads; it accepts if some thread is at an accepting
-state when the text ends, and its obligations are met. An obligation comes from a look-ahead that was
-met on the way, and is itself a run, over the rest of the text, that must accept (+) or not (-). What
-a look-behind finds is known from the text before, except for the look-aheads inside of it: its
-answer is a *condition*, which is a set of alternatives, each a set of obligations.
+state when the text ends, and its obligations are met. An obligation comes from a look-ahead on the
+way, and is itself a run, over the rest of the text, that must accept (+) or not (-). What a
+look-behind finds is known from the text before, except for the look-aheads inside of it: its answer
+is a *condition*, which is a set of alternatives, each a set of obligations.
 """
 
 from __future__ import annotations

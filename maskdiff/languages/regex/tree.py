@@ -66,7 +66,7 @@ NOTHING = Choice(())
 
 
 def is_lazy(node: Node) -> bool:
-    """Whether a tree has a lazy quantifier, look-arounds aside: these match or not, however short."""
+    """Whether a tree has a lazy quantifier outside of look-arounds, where it has no effect."""
     if isinstance(node, Sequence | Choice):
         return any(map(is_lazy, node.parts))
     if isinstance(node, Repeat):

@@ -13,7 +13,8 @@
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
 Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations; of
-new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left). With
+new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left); and one
+more where something is to be noted (an answer far from its input, symbols read as unreadable, candidates looked at). With
 --script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
 --stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
 in its place, the others are processed, and the exit status is 2.

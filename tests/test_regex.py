@@ -16,6 +16,7 @@ from maskdiff.languages.regex import (
     DEAD,
     Dfa,
     RegexError,
+    compile_followed,
     compile_pattern,
     context_dependences,
     everything,
@@ -188,6 +189,18 @@ def test_what_cannot_be_compiled_is_one_line(pattern: str, message: str) -> None
 def test_what_is_not_a_choice_of_strings_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(RegexError, match=re.escape(message)):
         compile_pattern(pattern, "abc")
+
+
+def test_deep_nesting_is_refused_by_every_function() -> None:
+    """Also between the depth where Python's parser ends and the depth where the rest does."""
+    for depth in range(0, 400, 20):
+        pattern = "(?:a(?=" * depth + "b" + ")?)" * depth + "*"
+        for function in (compile_pattern, context_dependences, compile_followed):
+            try:
+                function(pattern, "ab")
+            except RegexError as error:
+                refused = str(error)
+    assert "nested too deeply" in refused
 
 
 def test_flags_are_letters_or_those_of_re() -> None:

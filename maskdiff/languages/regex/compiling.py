@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from maskdiff.languages.regex.dfa import Dfa, explore
-from maskdiff.languages.regex.limits import Budget, RegexError
+from maskdiff.languages.regex.limits import Budget, nesting_limit
 from maskdiff.languages.regex.nfa import build_nfa
 from maskdiff.languages.regex.preferred import PreferredRunner
 from maskdiff.languages.regex.reading import Pattern, read_pattern
@@ -13,6 +13,7 @@ from maskdiff.languages.regex.run import Runner, Runs
 from maskdiff.languages.regex.tree import check_size, is_lazy
 
 
+@nesting_limit()
 def compile_pattern(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:
@@ -32,10 +33,7 @@ def compile_pattern(
         RegexError: the pattern is not valid, not regular (backreferences, atomic groups, possessive
             quantifiers, conditional groups), or its automaton is too large.
     """
-    try:
-        return compile_tree(read_pattern(pattern, symbols, flags), lazy)
-    except RecursionError:
-        raise RegexError("the pattern is nested too deeply") from None
+    return compile_tree(read_pattern(pattern, symbols, flags), lazy)
 
 
 def compile_tree(pattern: Pattern, lazy: bool = False) -> Dfa:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from maskdiff.errors import quote
 from maskdiff.languages.regex.compiling import compile_tree, make_runner
 from maskdiff.languages.regex.dfa import Dfa, explore
-from maskdiff.languages.regex.limits import MAX_STATES, RegexError
+from maskdiff.languages.regex.limits import MAX_STATES, RegexError, nesting_limit
 from maskdiff.languages.regex.minimise import DEAD
 from maskdiff.languages.regex.reading import Construct, read_pattern
 from maskdiff.languages.regex.run import Runner, Runs
@@ -56,6 +56,7 @@ class ContextDependence:
         )
 
 
+@nesting_limit()
 def context_dependences(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> tuple[ContextDependence, ...]:
@@ -88,6 +89,7 @@ def context_dependences(
     )
 
 
+@nesting_limit()
 def compile_followed(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:

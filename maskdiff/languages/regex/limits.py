@@ -6,6 +6,9 @@ compile one pattern near a second.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from maskdiff.errors import UserError
 
 MAX_CHARACTERS = 100_000  # of a pattern
@@ -16,6 +19,15 @@ MAX_WORK = 1_500_000  # elementary steps of one construction
 
 class RegexError(UserError):
     """A regular expression that is not valid, not regular, or beyond a limit."""
+
+
+@contextmanager
+def nesting_limit() -> Iterator[None]:
+    """Raise `RegexError` where a pattern is nested too deeply for Python's stack."""
+    try:
+        yield
+    except RecursionError:
+        raise RegexError("the pattern is nested too deeply") from None
 
 
 class Budget:

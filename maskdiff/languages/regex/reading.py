@@ -85,8 +85,6 @@ def read_pattern(
         if isinstance(error, RegexError):
             raise
         raise RegexError(str(error)) from None
-    except RecursionError:
-        raise RegexError("the pattern is nested too deeply") from None
     return Pattern(tree, reader.symbols, tuple(reader.constructs))
 
 

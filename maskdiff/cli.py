@@ -109,6 +109,10 @@ def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None)
     except OSError as error:
         where = f" {quote(str(error.filename))}" if error.filename else ""
         return _say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT)
+    except ValueError as error:  # of the system's own functions, of paths that a settings file can hold
+        if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
+            return _say(f"a path or text cannot be used ({folded(error)}); take other characters", BAD_INPUT)
+        raise
     except MemoryError:
         return _say("out of memory; ask for fewer or shorter strings at a time", BAD_INPUT)
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from maskdiff.completion import CausalModel, condition
 from maskdiff.config import CompletionConfig, Config, ControlConfig, DecodeConfig, SamplerConfig
 from maskdiff.configio import config_from_dict
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.diagnosis import Diagnosis, diagnose, end_probabilities, probe
+from maskdiff.evaluation.diagnosis import Diagnosis, _cause, diagnose, end_probabilities, probe
 from maskdiff.languages import make_language
+from maskdiff.metrics import Estimate
 from maskdiff.training.loop import Trainer
 
 TWIN = {
@@ -104,6 +106,24 @@ def test_a_setting_is_held_against_the_strings_of_the_language(control: ControlC
     made = diagnose(config_from_dict(TWIN), DecodeConfig(control=control))
     assert causes(made) == found
     assert all(0 < finding.weight <= 1 and finding.evidence and finding.remedy for finding in made.findings)
+
+
+def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> None:
+    """0% of the tokens of these strings come again; one string in two of the control does it."""
+    penalty = DecodeConfig(control=ControlConfig(repetition_penalty=1.1))
+    for name, text, found in (("once", "ab\ncd\nabcd\n", []), ("twice", "ab\naabb\n", ["penalty"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "corpus.txt").write_text(text)
+        made = diagnose(config_from_dict({"language": str(tmp_path / name)}), penalty)
+        assert causes(made) == found
+        assert "0%" not in " ".join(line for finding in made.findings for line in finding.evidence).replace("50%", "")
+
+
+def test_of_no_strings_nothing_is_found(twins: dict[str, Loaded]) -> None:
+    with pytest.raises(ConfigError, match="num is 0"):
+        diagnose(config_from_dict(TWIN), PLAIN, twins["end_not_taught"], 0)
+    empty = Estimate(math.nan, math.nan, math.nan, 0)
+    assert _cause({"end_after_whole": empty, "covered": empty}) == "healthy"
 
 
 def test_limits_count_tokens_as_the_model_reads_them() -> None:

@@ -7,6 +7,7 @@ import torch
 from sampling_dummies import TINY, Scrambled
 
 from maskdiff.errors import CanvasError, ParseError
+from maskdiff.languages import Vocabulary
 from maskdiff.sampling import Autoregressive, Canvas, Sample, Unmask
 
 
@@ -79,6 +80,17 @@ def test_trace_renders_each_evaluation_and_paints_a_grid():
     picture = sample.trace.picture(0, TINY, cell=4)
     assert picture.shape == (3 * 4, 7 * 4, 3)
     assert picture.dtype.name == "uint8"
+
+
+def test_trace_shows_joined_and_wide_characters_whole():
+    """Tokens that make one emoji share its columns, a wide character has two, and a tab is a sign."""
+    vocabulary = Vocabulary.of("👨\u200d漢a\t")
+    canvas = Canvas.template(["a👨\u200d👨漢\ta"], vocabulary, generator()).traced()
+    after = canvas.tokens.clone()
+    after[0, 5] = vocabulary.ids["a"]  # what was 漢
+    canvas.trace.record(after, canvas.spent + 1)
+    lines = canvas.trace.render(0, vocabulary).split("\n")
+    assert lines == ["   0  a👨\u200d👨漢␉a", "   1  a👨\u200d👨a␉a", "         ^"]
 
 
 def test_trace_of_a_chain_covers_all_stages():

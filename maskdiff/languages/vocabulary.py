@@ -17,7 +17,7 @@ from typing import Literal
 
 from maskdiff import arguments
 from maskdiff.arguments import checked_arguments
-from maskdiff.errors import ParseError, quote
+from maskdiff.errors import ParseError, clusters, quote
 from maskdiff.languages.byte_pairs import Cutter, Merge
 
 PAD, MASK, BOS, EOS, DIGIT = "<PAD>", "<MASK>", "<BOS>", "<EOS>", "<DIGIT>"
@@ -192,8 +192,9 @@ class Vocabulary:
             return [table[s] for s in symbols]
         except KeyError:
             position = next(i for i, s in enumerate(symbols) if s not in table)
+            whole = clusters(symbols[position : position + 64])[0]  # an emoji of several characters
             raise ParseError(
-                f"unknown symbol {quote(symbols[position])} at position {position}; "
+                f"unknown symbol {quote(whole)} at position {position}; "
                 f"the symbols are {' '.join(s if s.isprintable() else ascii(s) for s in table)}",
                 position,
                 text,

@@ -47,6 +47,7 @@ RAW: dict[str, tuple[bytes, list[int]]] = {
     "chunks": (CHUNKED + b"%x;a=b\r\n%b\r\n0\r\nA: b\r\n\r\n" % (len(BODY), BODY), [200]),
     "chunk of no length": (CHUNKED + b"\r\n{}\r\n0\r\n\r\n", [400]),
     "chunk of a huge length": (CHUNKED + b"f" * 40 + b"\r\n{}", [400]),
+    "tiny chunks": (CHUNKED + b"1\r\n \r\n" * 20_000 + b"0\r\n\r\n", [400]),
     "too little": (head(len(BODY) - 5) + BODY, [400, 408]),
     "wrong chunk behind a right one": (CHUNKED + b"1\r\n{\r\nz\r\n", [400]),
     "wrong chunk behind an early answer": (

@@ -24,10 +24,27 @@ from maskdiff.serving.served import Limits
 # What a connection waits for: the head of a request, its body, the next request, the client that
 # reads the answer, or the answer.
 Phase = Literal["head", "body", "idle", "write", "work"]
-BODY_GRACE = (
-    1.0  # seconds in which the application refuses a slow body, before the connection is cut
-)
+BODY_GRACE = 1.0  # seconds for the application to refuse a slow body before the connection is cut
+READ = 2**14  # bytes that are read at a time, because the loop does nothing else meanwhile
+MAX_PARTS = 2**13  # of a body; every part takes time, however short it is
 IPV6_PREFIX = 64  # bits of an address that tell IPv6 clients apart
+
+
+class Reader(h11.Connection):
+    """h11's reader, which refuses a body in more than `MAX_PARTS` parts."""
+
+    parts = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """See h11. Raises RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.parts = 0
+        elif isinstance(event, h11.Data):
+            self.parts += 1
+            if self.parts > MAX_PARTS:
+                raise h11.RemoteProtocolError(f"the body has more than {MAX_PARTS} parts")
+        return event
 
 
 class Connection(H11Protocol):
@@ -40,6 +57,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.conn = Reader(h11.SERVER, self.config.h11_max_incomplete_event_size or 2**14)
+        if hasattr(transport, "max_size"):  # one of asyncio's
+            transport.max_size = READ
         self.address = client_address(self.client[0]) if self.client else ""
         self.since = self.loop.time()
 

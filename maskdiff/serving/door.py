@@ -83,10 +83,11 @@ def serve(args: argparse.Namespace) -> int:
             _say(f"{args.host} may be reached by others, and there is no authentication")
         try:
             Server(app, lambda: _say(f"serving {served.name} on {url}")).run(sockets=[listener])
-        finally:
+        except SystemExit:  # a signal
             if not app.state.desk.idle.wait(GRACE):  # Python would wait for the running slice
                 sys.stderr.flush()
                 os._exit(0)
+            raise
     return 0
 
 

@@ -18,7 +18,7 @@ import os
 import pickle
 import platform
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
 from maskdiff.files import write_atomic
+from maskdiff.payload import PARTS, check_weight
 
 if TYPE_CHECKING:
     import argparse
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
-MAX_COUNT = 2**53  # steps, tokens, seconds: floats hold all whole numbers up to it
 Payload = dict[str, Any]
 
 
@@ -123,84 +122,15 @@ def _check_payload(payload: Any, shown: str) -> Payload:
     symbols = payload["vocabulary"].get("symbols")
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
         raise CheckpointError(f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts")
-    for name, (fits, kind) in ABOUT.items():
+    for name, (fits, kind) in PARTS.items():
         if not fits(payload.get(name, {})):
             given = quote(payload[name])
             raise CheckpointError(
                 f"checkpoint {shown} is damaged: {name} is {given}, not names with {kind}"
             )
     for name, weight in payload["weights"].items():
-        _check_weight(name, weight, shown)
+        check_weight(name, weight, shown)
     return payload
-
-
-def is_count(value: object) -> bool:
-    """Whether `value` is a whole number that something may be counted with."""
-    return type(value) is int and 0 <= value <= MAX_COUNT
-
-
-def is_amount(value: object) -> bool:
-    """Whether `value` is a finite number of at least 0."""
-    return type(value) in (int, float) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a number that can be printed: of any size as a float, else of 64 bits."""
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
-
-
-def are_numbers(values: object) -> bool:
-    """Whether `values` are names with numbers."""
-    return _names(values, is_number)
-
-
-def _are_facts(values: object) -> bool:
-    """Whether `values` are names with texts and numbers, counts and times being at least 0."""
-    if not _names(values, lambda value: isinstance(value, str) or is_number(value)):
-        return False
-    facts: dict[str, object] = values  # type: ignore[assignment]
-    counts = ("step", "tokens", "strings", "parent_tokens")
-    amounts = ("train_seconds", "parent_seconds")
-    return all(is_count(facts.get(name, 0)) for name in counts) and all(
-        is_amount(facts.get(name, 0)) for name in amounts
-    )
-
-
-def _are_plain(values: object) -> bool:
-    """Whether `values` are names with texts, numbers, None, and lists of them."""
-
-    def plain(value: object) -> bool:
-        if isinstance(value, list):
-            return all(map(plain, value))
-        return value is None or isinstance(value, str) or is_number(value)
-
-    return _names(values, plain)
-
-
-def _names(values: object, fits: Callable[[object], bool]) -> bool:
-    return isinstance(values, dict) and all(
-        isinstance(name, str) and fits(value) for name, value in values.items()
-    )
-
-
-ABOUT: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload that may be absent
-    "language": (_are_plain, "plain values"),
-    "metrics": (are_numbers, "numbers"),
-    "provenance": (_are_facts, "texts, counts and times"),
-}
-
-
-def _check_weight(name: object, weight: object, shown: str) -> None:
-    """That a weight is an ordinary tensor of finite numbers, all of which the file holds."""
-    where = f"checkpoint {shown} is damaged: weight {quote(name)}"
-    if not isinstance(name, str) or not isinstance(weight, Tensor):
-        raise CheckpointError(f"{where} is not a tensor")
-    if weight.dtype not in FLOATS:
-        raise CheckpointError(f"{where} holds {weight.dtype}; allowed are {', '.join(map(str, FLOATS))}")
-    if weight.layout is not torch.strided or weight.device.type == "meta" or not weight.is_contiguous():
-        raise CheckpointError(f"{where} is not stored in full; save it contiguous")
-    if not bool(weight.float().isfinite().all()):
-        raise CheckpointError(f"{where} has numbers that are infinite or none; train it again, with a lower rate")
 
 
 # -------------------------------------------------------------------------------------------------------------- payloads

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import tiny_config
 
+from maskdiff.checkpoint import load_denoiser, make_payload, save
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, GrammarError
 from maskdiff.languages import make_language, restore_language
@@ -22,6 +25,7 @@ from maskdiff.languages.cfg import (
 )
 from maskdiff.languages.cfg import source as grammar_source
 from maskdiff.languages.text import TextLanguage
+from maskdiff.model import UniversalDenoiser
 
 LETTERS = "abcdefghijklmnopqrstuvwx"
 
@@ -216,3 +220,16 @@ def test_limits_are_checked_before_lark_reads(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("lark.load_grammar.load_grammar", forbidden)
     with pytest.raises(GrammarError, match="5000 rules in"):
         grammar_source.load_definitions(GrammarSource("".join(f'r{i}: "a"\n' for i in range(5_000))))
+
+
+def test_a_checkpoint_file_holds_the_grammar(tmp_path: Path) -> None:
+    """Written and read again, by the file's own checks of plain values."""
+    mine = folder(tmp_path / "mine", "%import .words.VERB\nstart: VERB+", "gorun\n", words='VERB: "go" | "run"')
+    language = language_of(mine)
+    config = tiny_config(vocab_size=len(language.vocabulary), block_size=language.config.max_len)
+    config = replace(config, language=language.config)
+    model = UniversalDenoiser(config.model)
+    save(tmp_path / "x.pt", make_payload(config, language.vocabulary, model.state_dict(), language=language.state()))
+    for file in mine.iterdir():
+        file.unlink()
+    assert load_denoiser(tmp_path / "x.pt").language.parses("rungorun")

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskdiff.checkpoint import are_numbers, is_amount, is_count, is_number
 from maskdiff.config import Config
 from maskdiff.configio import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, quote
 from maskdiff.languages import LANGUAGES
 from maskdiff.model import LATE_INPUTS
 from maskdiff.noise import MODES
+from maskdiff.payload import are_numbers, is_amount, is_count, is_number
 from maskdiff.training.optim import KEPT
 
 LARGEST_STEP = 2**24  # that an optimiser counts in float32

@@ -90,8 +90,8 @@ def _text(name: str, text: str) -> str:
     if isinstance(text, Plain) and (text.is_null or text.is_truth):
         meaning = "no value" if text.is_null else "a truth value"
         raise ConfigError(
-            f"{name} is {quote(text)}, which is {meaning} in YAML; if it is a text, put it in "
-            f"quotes"
+            f"{name} is {quote(text)}, which is {meaning} in YAML; "
+            "if it is a text, put it in quotes"
         )
     return str(text)
 
@@ -289,7 +289,7 @@ def parse_yaml(text: str, shown: str) -> Any:
         where = f"{shown}, line {len(split_lines(text[: odd + 1]))}"
         raise ConfigError(
             f"{where}: {quote(text[odd])} ends a line to some readers of YAML; write it so, in "
-            f"double quotes"
+            "double quotes"
         )
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)  # nodes alone: nothing is converted
@@ -324,7 +324,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if len(raw) > MAX_BYTES:
         raise ConfigError(
             f"configuration {quote(str(path), 200)} is over {MAX_BYTES} bytes; give a YAML file of "
-            f"settings"
+            "settings"
         )
     try:
         values = parse_yaml(raw.decode("utf-8"), f"configuration {path}")
@@ -352,7 +352,7 @@ def load_decoding(path: str | Path) -> DecodeConfig:
             if twice := [key for key in entries if key in parts[name]]:
                 raise ConfigError(
                     f"{path}: key {twice[0]!r} stands twice, in section {name!r} and outside; keep "
-                    f"one"
+                    "one"
                 )
             parts[name].update(entries)
             continue

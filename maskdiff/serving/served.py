@@ -53,18 +53,18 @@ class Served:
 class Limits:
     """What requests may ask for and take, and how long the server waits for its clients."""
 
-    max_body: int = knob(2**20, "bytes of the body of a request", low=1, high=2**30)
-    max_headers: int = knob(2**14, "bytes of the head of a request", low=256, high=2**20)
+    max_body: int = knob(2**20, "bytes of the body of a request", low=1, high=10**9)
+    max_headers: int = knob(2**14, "bytes of the head of a request", low=256, high=10**6)
     max_n: int = knob(16, "choices of one request, over all its prompts", low=1, high=1024)
-    max_prompt: int = knob(2**16, "characters of one prompt", low=1, high=2**30)
+    max_prompt: int = knob(2**16, "characters of one prompt", low=1, high=10**9)
     max_waiting: int = knob(
         64, "requests that may wait while one is answered; more get status 429", low=0, high=10_000
     )
     max_bodies: int = knob(
-        2**24, "bytes of all the bodies that are being read; more get status 503", low=1, high=2**34
+        2**24, "bytes of all the bodies that are being read; more get status 503", low=1, high=10**10
     )
     max_memory: int = knob(
-        1024, "MiB for answers under way, the model's cache included", low=1, high=2**20
+        1024, "MiB for answers under way, the model's cache included", low=1, high=10**6
     )
     max_connections: int = knob(
         512, "connections; at most three quarters of the open files allowed", low=1, high=4096

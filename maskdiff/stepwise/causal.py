@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Bytes of what is kept of tokens; beyond them it forgets between requests, and reads prompts again.
 MEMORY = 2**29
 PASS = 2**25  # bytes of the keys and values that one pass gathers
-OBJECTS = 1000  # bytes of the Python objects that are kept of a token
+OBJECTS = 1700  # bytes of the Python objects that are kept of a token, measured
 LONGEST = 16_384  # tokens of prompt and answer
 
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from maskdiff import __version__
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
+from maskdiff.deadline import NEVER, Deadline
 from maskdiff.errors import CheckpointError, ConfigError, DataError, quote
 
 if TYPE_CHECKING:
@@ -281,6 +282,11 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.model.parameters()).device
+
+    @property
+    def deadline(self) -> Deadline:
+        """By when the task under way has to end; `denoiser.until` sets it."""
+        return getattr(self.denoiser, "deadline", NEVER)
 
 
 def resolve_device(name: str | torch.device) -> torch.device:

@@ -1,8 +1,9 @@
 """What the doors (the command-line programs) share: a parser with one-line errors, line reading, and `run_door`.
 
-For: turning every failure that a user can cause into one line on the error stream and a status: 2 for bad input, 130 for
-Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags (`configio.add_config_flags`) or any work. Easy to get wrong:
-output is buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore happens in here.
+For: turning every failure that a user can cause into one line on the error stream and a status: 2 for bad input, 124 for a
+time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags (`configio.add_config_flags`) or any
+work. Easy to get wrong: output is buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore
+happens in here.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from maskdiff.errors import ConfigError, DataError, UserError, nearest, one_line, quote
+from maskdiff.lines import open_lines
 
-MAX_LINE = 100_000  # bytes of one input line
 MAX_DIGITS = 18  # of a whole number: what 64 bits always hold
-BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+BAD_INPUT, TIMED_OUT, INTERRUPTED, CLOSED_PIPE = 2, 124, 130, 141
+MOST_SECONDS = 10**7  # of a time limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,6 +98,13 @@ def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None)
         raise
 
 
+def worse(status: int, finish_reason: str) -> int:
+    """The exit status after one more result: bad input counts more than too little time."""
+    if finish_reason == "error" or status == BAD_INPUT:
+        return BAD_INPUT
+    return TIMED_OUT if finish_reason == "timeout" else status
+
+
 def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
@@ -159,6 +169,17 @@ def unit(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no number of seconds above 0 and at most {MOST_SECONDS}")
+    return value
+
+
 def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
     """`N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
     low, dots, high = text.partition("..")
@@ -208,6 +229,11 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default 0)")
 
 
+def add_timeout_flag(parser: argparse.ArgumentParser, of: str = "each string; strings are then worked on one by one") -> None:
+    """`--timeout`, a limit for the time that a request may take."""
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help=f"time limit of {of} (default: none)")
+
+
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
     """`--language --validity --skip_invalid --accept_ambiguous`: what a user says about the own language of a checkpoint."""
     group = parser.add_argument_group("language", "of a checkpoint that was trained on a folder of your own")
@@ -236,34 +262,7 @@ def printable(text: str) -> str:
 def read_lines(path: str) -> Iterator[str | DataError]:
     """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
 
-    Raises DataError when the file cannot be read at all. Lines are read one by one, at most `MAX_LINE` bytes of each.
+    Raises DataError when the file cannot be read at all. Lines are read as they come, at most `MAX_LINE` bytes of each.
     """
-    if path == "-":
-        if sys.stdin is None:
-            raise DataError("standard input is closed; give it a file or a pipe, or give --input a file")
-        yield from _split(sys.stdin.buffer)
-        return
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below; the error is of opening only
-    except OSError as error:
-        raise DataError(
-            f"cannot read input {quote(path)}: {error.strerror or error}; give a file, or - for standard input"
-        ) from None
-    with file:
-        yield from _split(file)
-
-
-def _split(file: IO[bytes]) -> Iterator[str | DataError]:
-    number = 0
-    while raw := file.readline(MAX_LINE + 1):
-        number += 1
-        if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
-            while (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
-                pass
-            yield DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
-            continue
-        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-        try:
-            yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield DataError(f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})")
+    with closing(open_lines(path)) as reader:
+        yield from reader

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
+import torch
+
+from maskdiff.completion import CanvasModel, CausalModel, Completion, Conditioned, Decoding, condition, ending_with
 from maskdiff.config import CompletionConfig, ControlConfig
 from maskdiff.configio import build
+from maskdiff.deadline import TimedOut
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Controls, Stopping
 from maskdiff.sampling.random import new_keys
@@ -60,23 +63,60 @@ def completing(
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
     if num < 1:
         raise ConfigError(f"num is {num}; ask for 1 string or more")
-    settings, generator = build(CompletionConfig, asdict(settings or CompletionConfig())), seeded(seed)
-    control = build(ControlConfig, asdict(control or ControlConfig()))
-    given = _Given(loaded, suffix, settings, control)
+    completer = Completer(loaded, suffix=suffix, settings=settings, control=control)
+    generator = seeded(seed)
     for text in texts:
+        yield from completer.complete(text, num, generator, batch_size, watch)
+
+
+class Completer:
+    """Completes text after text with the same settings.
+
+    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what `condition` raises for the
+    suffix, which is read with the first text.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        suffix: str = "",
+        settings: CompletionConfig | None = None,
+        control: ControlConfig | None = None,
+    ) -> None:
+        self.settings = build(CompletionConfig, asdict(settings or CompletionConfig()))
+        self.control = build(ControlConfig, asdict(control or ControlConfig()))
+        self.loaded = loaded
+        self.given = _Given(loaded, suffix, self.settings, self.control)
+
+    def complete(
+        self,
+        text: str | DataError,
+        num: int,
+        generator: torch.Generator,
+        batch_size: int = BATCH,
+        watch: Watch | None = None,
+    ) -> Iterator[Result]:
+        """`num` completions of a text, the keys of which are drawn from `generator`; one error for a bad text.
+
+        Once the deadline has passed, completions under way end where they are (`timeout`). Raises TimedOut before that.
+        """
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change
         shown = "" if isinstance(text, DataError) else text
+        self.given.prepare()
         try:
-            conditioned = given.condition(text)
+            conditioned = self.given.condition(text)
+        except TimedOut:
+            raise
         except UserError as error:
             yield Result(finish_reason="error", input=shown, error=str(error))
-            continue
+            return
+        how = self.settings.temperature, self.settings.top_p, self.given.controls, self.given.stopping
         for number, part in enumerate(keys.split(1 if watch else batch_size)):
-            how = settings.temperature, settings.top_p, given.controls, given.stopping
             drawn = Decoding(conditioned, part, *how).run(None if watch is None else _characters(watch, number))
             for item in drawn:
-                result = _result(loaded, item, conditioned, shown)
-                yield only_complete(loaded.language, result) if control.first_complete else result
+                result = _result(self.loaded, item, conditioned, shown)
+                yield only_complete(self.loaded.language, result) if self.control.first_complete else result
 
 
 class _Given:
@@ -87,18 +127,22 @@ class _Given:
         self.controls = Controls.of(control, loaded.vocabulary)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
-        if self.suffix:
-            self.model: CausalModel | None = None
-            self.canvas = ending_with(loaded.denoiser, loaded.lengths, self.suffix, settings)
-        else:
+        self.model: CausalModel | CanvasModel | None = None
+        if not self.suffix:
             self.model = CausalModel(loaded.denoiser, loaded.lengths, control.max_tokens)
+
+    def prepare(self) -> CausalModel | CanvasModel:
+        """The model, for which the suffix is read once. Raises what `condition` raises for it."""
+        if self.model is None:
+            self.model = ending_with(self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings)
+        return self.model
 
     def condition(self, text: str | DataError) -> Conditioned:
         """The model given one text; UserError."""
         if isinstance(text, DataError):
             raise text
         typed, settings = self._typed(text), self.settings
-        return condition(self.model or self.canvas, typed, settings.mode, settings.budget, settings.beam)
+        return condition(self.prepare(), typed, settings.mode, settings.budget, settings.beam)
 
     def _typed(self, text: str) -> bytes:
         """What was typed as the language reads it. ParseError for a foreign symbol, CanvasError for too many."""

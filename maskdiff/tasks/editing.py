@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
-from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, ready_sampler, run_sampler
+from maskdiff.sampling.random import new_keys
+from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, ready_sampler, run_sampler, seeded
 from maskdiff.tasks.search import search
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ def edit(
     sampler: SamplerConfig | Sampler | None = None,
     beam: int = 16,
     grammar: bool = False,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
@@ -42,15 +45,17 @@ def edit(
     certain blank first, which sees both sides. The seed changes nothing then. With a `sampler`, the filling is drawn from it.
 
     With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
+    A generator as the `seed` makes texts given in several calls depend on their place among all of them. Raises TimedOut.
     """
     check_beam(beam)
+    keys = new_keys(len(texts), seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     constraint = GrammarConstraint.of(loaded.language) if grammar else None
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])
     known = [[i != loaded.language.vocabulary.mask for i in row] for row in good.values()]
-    canvas = canvas_of(loaded, good, known, seed)
+    canvas = canvas_of(loaded, good, known, keys)
     filler = ready_sampler(CERTAIN if sampler is None else sampler, loaded, grammar)
     drawn = run_sampler(loaded, filler, canvas, [None] * len(good), batch_size, trace)
     if sampler is not None:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from maskdiff.edits import cost, edit_script
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import Evaluable
 from maskdiff.repair import Channel
 from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
+from maskdiff.sampling.random import new_keys
 from maskdiff.tasks.candidates import Damaged, Pool, Scales, Wishes, needs, positions, settle
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
-from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, run_sampler
+from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, run_sampler, seeded
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -41,7 +45,7 @@ def repair(
     max_edits: int | None = None,
     top: int = 1,
     certain: Sequence[tuple[int, int]] = (),
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
@@ -61,8 +65,9 @@ def repair(
     max_edits: more insertions, deletions and replacements than that are an error; filled blanks are free. certain: spans
     (first, last + 1) of symbols of each text that are neither deleted nor replaced; others may come between them. top: that
     many `alternatives`, as far as there are: a text that comes back unchanged is the only one, for nothing is searched then.
-    What no string can be made of, within all that, is an error in its place.
+    What no string can be made of, within all that, is an error in its place. seed: of drafts, as in `edit`. Raises TimedOut.
     """
+    keys = new_keys(len(texts), seeded(seed))
     by_edits = method == "least_edits"
     wishes = Wishes(grammar or holds or by_edits, holds, max_edits, top, by_edits, slack == 0 and method == "channel")
     _check(loaded.language, method, sigma, beam, slack, steps, wishes)
@@ -79,7 +84,7 @@ def repair(
     if not items:
         made = []
     elif method == "draft":
-        made = _drafts(loaded, {i: damaged[i] for i in good}, sigma or 0.2, steps, seed, batch_size, trace, wishes)
+        made = _drafts(loaded, {i: damaged[i] for i in good}, sigma or 0.2, steps, keys, batch_size, trace, wishes)
     else:
         pools = nearest_ones(scales, items) if by_edits else explanations(scales, items, beam, slack, trace)
         made = [settle(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
@@ -119,7 +124,7 @@ def _drafts(
     damaged: dict[int, Damaged],
     sigma: float,
     steps: int,
-    seed: int,
+    keys: Tensor,
     batch_size: int,
     trace: bool,
     wishes: Wishes,
@@ -127,7 +132,7 @@ def _drafts(
     """The texts rewritten, but for what is certain."""
     vocabulary, items = loaded.language.vocabulary, list(damaged.values())
     known = [[i in item.certain and token != vocabulary.mask for i, token in enumerate(item.tokens)] for item in items]
-    canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, seed, sigma)
+    canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, keys, sigma)
     sampler = refiner(steps, loaded if wishes.grammar else None)
     made = run_sampler(loaded, sampler, canvas, [None] * len(items), batch_size, trace)
     return [_counted(item, result, vocabulary.blank, wishes) for item, result in zip(items, made, strict=True)]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace as changed
 from typing import TYPE_CHECKING
 
+import torch
+
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.sampling import GrammarConstraint, Sampler
@@ -38,7 +40,7 @@ def rewrite(
     sampler: SamplerConfig | Sampler | None = None,
     beam: int = 16,
     grammar: bool = False,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:

@@ -1,0 +1,155 @@
+"""Lines of a byte stream, read as they arrive.
+
+For: `LineReader`, behind every `--input`, and `Splitter`, which it feeds. CR, LF and CRLF end a line alike. Not for: files that
+are read whole. Easy to get wrong: a CRLF may be cut in two by the border of a chunk, and a line that ends with CR is complete
+before it is known whether LF follows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import stat
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import IO
+
+from maskdiff.errors import DataError, quote
+
+MAX_LINE = 100_000  # bytes of one input line
+CHUNK = 65_536  # bytes read at once
+MOST_COUNTED = 16 * 2**20  # bytes of a file whose lines are counted before it is read
+ENDS = re.compile(rb"\r\n|\r|\n")
+BOM = b"\xef\xbb\xbf"
+
+Line = str | DataError
+
+
+class Splitter:
+    """Splits bytes that come in chunks into lines without their ends.
+
+    A line that is no UTF-8 text, or longer than `MAX_LINE` bytes, is a DataError in its place. At most `MAX_LINE` bytes of an
+    unfinished line are kept.
+    """
+
+    def __init__(self) -> None:
+        self._open = bytearray()  # the unfinished line
+        self._too_long = False
+        self._after_cr = False  # the last chunk ended with CR: an LF at the start of the next belongs to it
+        self._first = True
+
+    def feed(self, chunk: bytes) -> list[Line]:
+        """The lines that end in `chunk`, which is not empty."""
+        after_cr, self._after_cr = self._after_cr, chunk.endswith(b"\r")
+        if after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        *ended, rest = ENDS.split(chunk)
+        lines = []
+        for part in ended:
+            self._append(part)
+            lines.append(self._take())
+        self._append(rest)
+        return lines
+
+    def end(self) -> list[Line]:
+        """The last line, if it has no end."""
+        return [self._take()] if self._open or self._too_long else []
+
+    def _append(self, part: bytes) -> None:
+        self._too_long = self._too_long or len(self._open) + len(part) > MAX_LINE + len(BOM)
+        if self._too_long:
+            self._open.clear()
+        else:
+            self._open += part
+
+    def _take(self) -> Line:
+        raw, too_long = bytes(self._open), self._too_long
+        self._open.clear()
+        self._too_long = False
+        if self._first:
+            raw, self._first = raw.removeprefix(BOM), False
+        if too_long or len(raw) > MAX_LINE:
+            return DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return DataError(f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})")
+
+
+class LineReader:
+    """The lines of an open binary file, pipe or terminal."""
+
+    def __init__(self, file: IO[bytes], close: bool = False) -> None:
+        self.file, self._close = file, close
+        self._splitter: Splitter | None = Splitter()  # None at the end of the file
+        self._lines: deque[Line] = deque()
+
+    def take(self, most: int) -> list[Line]:
+        """Up to `most` lines; empty at the end of the file.
+
+        Waits for the first line alone: further lines are returned if they are there already.
+        """
+        while self._splitter is not None and (not self._lines or (len(self._lines) < most and _ready(self.file))):
+            chunk = _read(self.file)
+            if chunk:
+                self._lines += self._splitter.feed(chunk)
+            else:
+                self._lines += self._splitter.end()
+                self._splitter = None
+        return [self._lines.popleft() for _ in range(min(most, len(self._lines)))]
+
+    def __iter__(self) -> Iterator[Line]:
+        while lines := self.take(1):
+            yield from lines
+
+    def close(self) -> None:
+        """Close the file, if it was opened for this reader."""
+        if self._close:
+            self.file.close()
+
+
+def open_lines(path: str) -> LineReader:
+    """The lines of a file (`-`: standard input). Raises DataError when it cannot be read at all."""
+    if path == "-":
+        if sys.stdin is None:
+            raise DataError("standard input is closed; give it a file or a pipe, or give --input a file")
+        return LineReader(sys.stdin.buffer)
+    try:
+        return LineReader(open(path, "rb"), close=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot read input {quote(path)}: {error.strerror or error}; give a file, or - for standard input"
+        ) from None
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """At least one byte as soon as there is one; nothing at the end of the file."""
+    read1 = getattr(file, "read1", file.read)
+    return bytes(read1(CHUNK))
+
+
+def _ready(file: IO[bytes]) -> bool:
+    """Whether a read returns at once. False where nobody can tell, so that no line waits for a later one."""
+    try:
+        number = file.fileno()
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            return True
+        return bool(select.select([number], [], [], 0)[0])
+    except (OSError, ValueError, AttributeError):
+        return not hasattr(file, "raw")  # a buffer in memory
+
+
+def count_lines(path: str) -> int | None:
+    """The number of lines of a regular file; None for anything else, and for a large file."""
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MOST_COUNTED:
+            return None
+        with open(path, "rb") as file:
+            return sum(1 for _ in LineReader(file))
+    except OSError:
+        return None
+
+
+__all__ = ["CHUNK", "MAX_LINE", "Line", "LineReader", "Splitter", "count_lines", "open_lines"]

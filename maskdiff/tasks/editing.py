@@ -50,7 +50,7 @@ def edit(
     check_beam(beam)
     keys = new_keys(len(texts), seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = GrammarConstraint.of(loaded.language) if grammar else None
+    constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])

@@ -153,7 +153,7 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
     """
     if under is not None:
-        return replace(REWRITE, own=steps, constraint=GrammarConstraint.of(under.language, under.device))
+        return replace(REWRITE, own=steps, constraint=GrammarConstraint.of(under.language, under.device, under.deadline))
     return CERTAIN.then(replace(REWRITE, own=steps))
 
 

@@ -106,7 +106,10 @@ def ready_sampler(
     if loaded.vocabulary.merges and (grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)):
         raise ConfigError("a grammar conditions characters, and this model reads pieces of several; sample without one")
     if not isinstance(sampler, SamplerConfig):
-        made = constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
+        made = sampler
+        if grammar:
+            constraint = GrammarConstraint.of(loaded.language, loaded.device, loaded.deadline)
+            made = constrained(sampler, constraint)
     else:
         made = sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
     controls = Controls.of(control or ControlConfig(), loaded.vocabulary)

@@ -98,7 +98,9 @@ def _fitting(
     loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int = 0, high: int | None = None
 ) -> list[int]:
     """How many symbols, from `low` to `high`, may take the place of the span so that some string of the language fits."""
-    constraint = GrammarConstraint.of(loaded.language) if grammar and loaded.language.lark_grammar() is not None else None
+    constraint = None
+    if grammar and loaded.language.lark_grammar() is not None:
+        constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline)
     room = loaded.language.max_symbols - len(ids) + span[1] - span[0]
     fitting = []
     for size in range(low, (room if high is None else min(room, high)) + 1):

@@ -233,10 +233,11 @@ def condition(
     if mode == "auto":
         mode = "exact" if number <= budget else "beam"
     if mode == "exact":
-        if number > budget and not isinstance(model, Costly):
+        negligible = model.negligible if isinstance(model, Costly) else 0.0
+        if negligible:
+            growth = grow_likeliest(model, goal, negligible, budget)
+        elif number > budget:
             raise _too_many(goal, budget)
-        if isinstance(model, Costly):
-            growth = grow_likeliest(model, goal, model.negligible, budget)
         else:
             growth = Growth(enumerate_histories(goal), model.reader(), model.beginnings.log_prior)
             growth.evaluate()

@@ -80,6 +80,7 @@ class Solver:
         probed: Probe | None = None,
     ) -> None:
         self.generator, self.language, self.loaded = generator, language, loaded
+        self.deadline = NEVER  # of the cohort under way
         self.probed = probed
         self.config = self._allowed(config)
         self.fell_back = self.config.strategy != config.strategy
@@ -143,12 +144,14 @@ class Solver:
         Once the deadline has passed, an answer ends after its last whole step (`timeout`).
         """
         keys = [int(key) & ((1 << 62) - 1) for key in new_keys(len(batch), source)]
+        self.deadline = deadline
         try:
-            return self._cohort(batch, keys, deadline)
+            return self._cohort(batch, keys)
         finally:
+            self.deadline = NEVER
             self.generator.forget()
 
-    def _cohort(self, batch: Sequence[str | DataError], keys: Sequence[int], deadline: Deadline) -> list[Solution]:
+    def _cohort(self, batch: Sequence[str | DataError], keys: Sequence[int]) -> list[Solution]:
         made: dict[int, Solution] = {}
         runs: dict[int, tuple[str, Run]] = {}
         for number, (given, key) in enumerate(zip(batch, keys, strict=True)):
@@ -164,7 +167,7 @@ class Solver:
                 made[number] = Solution(text, strategy=self.config.strategy, error=str(error))
         asks: dict[int, Ask] = {number: next(run) for number, (_, run) in runs.items()}
         while asks:
-            told = self._ask(asks, deadline)
+            told = self._ask(asks)
             asks = {}
             for number, item in told.items():
                 problem, run = runs[number]
@@ -182,13 +185,13 @@ class Solver:
                     made[number] = Solution(problem, strategy=self.config.strategy, error=str(error), timed_out=late)
         return [made[number] for number in range(len(batch))]
 
-    def _ask(self, asks: dict[int, Ask], deadline: Deadline) -> dict[int, Told | UserError]:
+    def _ask(self, asks: dict[int, Ask]) -> dict[int, Told | UserError]:
         """All requests together, then all judgements; what fails together is asked one by one."""
         requests = {number: ask for number, ask in asks.items() if isinstance(ask, Request)}
         judgements = {number: ask for number, ask in asks.items() if isinstance(ask, Judgement)}
         told: dict[int, Told | UserError] = {}
         try:
-            deadline.check()
+            self.deadline.check()
             told |= zip(requests, self.generator.next_step(list(requests.values())), strict=True) if requests else ()
             told |= zip(judgements, self.scorer.score(list(judgements.values())), strict=True) if judgements else ()
         except TimedOut as error:
@@ -198,7 +201,7 @@ class Solver:
                 return {next(iter(asks)): error}
             for number, ask in asks.items():
                 if number not in told:
-                    told |= self._ask({number: ask}, deadline)
+                    told |= self._ask({number: ask})
         return told
 
     def _judged(self, problem: str, answer: Answer) -> Solution:

@@ -244,7 +244,11 @@ def condition(
         return Conditioned(model, goal, mode, growth, None)
     if mode == "canonical":
         return _canonical(model, goal)
-    return Conditioned(model, goal, mode, grow_beam(model, goal, beam), None)
+    floor = model.floor if isinstance(model, Costly) else 0.0
+    growth = grow_beam(model, goal, beam, floor)
+    if floor and growth.log_covered == -math.inf and not any(map(goal.reached, range(len(model.beginnings)))):
+        growth = grow_beam(model, goal, beam)  # what leads on was unlikely for long
+    return Conditioned(model, goal, mode, growth, None)
 
 
 def _too_many(goal: Goal, budget: int) -> ConfigError:
@@ -295,14 +299,14 @@ def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, floa
             yield node, growth.log_p[node], row
 
 
-def grow_beam(model: NextTokenModel, goal: Goal, beam: int) -> Growth:
+def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
     """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) beginnings.
 
     Histories of different lengths in tokens compete where they have explained the same text, those of all beginnings together.
-    The first bytes, while all their histories are few, are read in one pass without pruning.
+    The first bytes, while all their histories are few, are read in one pass without pruning. With a `floor`
+    above 0, those that together have less than this share of the probability are left out at every byte, from the first on.
     """
     keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
-    floor = model.floor if isinstance(model, Costly) else 0.0
     head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0
     while not floor and below <= goal.last and count(goal, head, below + 1) <= head:
         below += 1

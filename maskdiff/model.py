@@ -104,15 +104,19 @@ class TreeCache:
 
     keys: Tensor  # (applications, capacity, heads, head_dim)
     values: Tensor
-    paths: Tensor  # (capacity, block_size or deeper) numbers of each node's ancestors and of itself, by position; 0 behind
+    paths: Tensor  # (capacity, block_size or deeper) int32 numbers of each node's ancestors and its own, 0 behind
     depth: Tensor  # (nodes,) its position, 0 for a root
-    new: Tensor  # numbers of the nodes that are being read
-    seen: Tensor  # (new, width) numbers of the nodes that each of them sees, itself included
+    new: Tensor  # (rows, n) numbers of the nodes that are being read: one a row, or one row with the nodes of a chain
+    seen: Tensor  # (rows, width) numbers of the nodes that those of each row see, themselves included
 
-    def read(self, nodes: Tensor) -> None:
-        """Make some nodes those that are being read; their parents have been, or are among them."""
-        self.new = nodes
-        self.seen = self.paths[nodes, : int(self.depth[nodes].max()) + 1]
+    def read(self, nodes: Tensor, chain: bool = False) -> None:
+        """Make some nodes those that are being read; their parents have been, or are among them.
+
+        Of a `chain` each node but the first is the child of the one before it, so that what the last sees is gathered for all.
+        """
+        self.new = nodes[None] if chain else nodes[:, None]
+        last = self.new[:, -1]
+        self.seen = self.paths[last, : int(self.depth[last].max()) + 1].long()
 
     def forget(self, nodes: int) -> None:
         """Leave only the first nodes."""
@@ -128,7 +132,11 @@ class TreeCache:
         if first + count > len(self.paths):  # at least doubled, so that growing one by one stays cheap
             self.paths = F.pad(self.paths, (0, 0, 0, max(first + count - len(self.paths), len(self.paths))))
         self.depth = F.pad(self.depth, (0, count), value=-1)
-        waiting, parents = new, parents.clone()
+        if count > 1 and is_chain(new, parents):
+            self._grow_chain(new, parents[0])
+            waiting = new[:0]
+        else:
+            waiting, parents = new, parents.clone()
         while len(waiting):  # a generation at a time
             ready = (parents < 0) | (self.depth[parents.clamp(min=0)] >= 0)
             nodes, above = waiting[ready], parents[ready]
@@ -137,7 +145,7 @@ class TreeCache:
             if deepest >= self.paths.shape[1]:
                 self.paths = F.pad(self.paths, (0, deepest))
             self.paths[nodes] = torch.where(above[:, None] < 0, 0, self.paths[above.clamp(min=0)])
-            self.paths[nodes, self.depth[nodes]] = nodes
+            self.paths[nodes, self.depth[nodes]] = nodes.to(self.paths.dtype)
             waiting, parents = waiting[~ready], parents[~ready]
         room = max(first + count - self.keys.size(1), 0)
         if room:
@@ -145,11 +153,29 @@ class TreeCache:
             self.keys, self.values = (F.pad(x, (0, 0, 0, 0, 0, room)) for x in (self.keys, self.values))
         return new
 
+    def _grow_chain(self, new: Tensor, parent: Tensor) -> None:
+        """Depths and paths of nodes each of which is the child of the one before it, the first of `parent`."""
+        begin, count = 0 if parent < 0 else int(self.depth[parent]) + 1, len(new)
+        self.depth[new] = begin + torch.arange(count, device=new.device)
+        if begin + count > self.paths.shape[1]:
+            self.paths = F.pad(self.paths, (0, begin + count - self.paths.shape[1]))
+        if begin:
+            self.paths[new, :begin] = self.paths[parent, :begin]
+        self.paths[new, begin : begin + count] = new.to(self.paths.dtype).expand(count, -1).tril()
+
     def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store those of the new nodes, (new, heads, 1, head_dim); those that each sees, (new, heads, width, head_dim)."""
-        self.keys[slot, self.new] = keys[:, :, 0].to(self.keys.dtype)
-        self.values[slot, self.new] = values[:, :, 0].to(self.values.dtype)
+        """Store those of the new nodes, (rows, heads, n, head_dim).
+
+        Returns those that each row sees, (rows, heads, width, head_dim).
+        """
+        self.keys[slot, self.new] = keys.transpose(1, 2).to(self.keys.dtype)
+        self.values[slot, self.new] = values.transpose(1, 2).to(self.values.dtype)
         return self.keys[slot, self.seen].transpose(1, 2), self.values[slot, self.seen].transpose(1, 2)
+
+
+def is_chain(nodes: Tensor, parents: Tensor) -> bool:
+    """Whether each of the nodes but the first is the child of the one before it."""
+    return bool((parents[1:] == nodes[:-1]).all())
 
 
 class Attention(nn.Module):
@@ -413,7 +439,7 @@ class UniversalDenoiser(nn.Module):
         shape = ((k_iter or config.k_iter) * config.n_layer, 64, config.n_head, config.n_embd // config.n_head)
         keys, none = weight.new_zeros(shape), torch.zeros(0, dtype=torch.int64, device=weight.device)
         paths = none.new_zeros(0, config.block_size)
-        return TreeCache(keys, torch.zeros_like(keys), paths, none, none, paths)
+        return TreeCache(keys, torch.zeros_like(keys), paths.int(), none, none, paths)
 
     def tree_logits(self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache) -> Tensor:
         """Read new nodes of a tree in causal mode and score what follows each.
@@ -430,12 +456,16 @@ class UniversalDenoiser(nn.Module):
         Raises:
             ValueError: with an aligned head.
         """
-        cache.read(cache.grow(parents))
-        position = cache.depth[cache.new]
+        nodes = cache.grow(parents)
+        chain = len(nodes) > 1 and is_chain(nodes, parents)
+        cache.read(nodes, chain)
+        shape = cache.new.shape
+        position = cache.depth[cache.new]  # (rows, n)
         width = int(position.max()) + 1
         self._lengthen(width)
-        visible = torch.arange(width, device=token.device) <= position[:, None]
-        return self._read(token[:, None], position[:, None], from_end[:, None], visible[:, None, None], cache)
+        visible = torch.arange(width, device=token.device) <= position[..., None]  # (rows, n, width)
+        x = self._trunk_of(token.view(shape), position, from_end.view(shape), visible[:, None], cache)
+        return self.scores(x.flatten(0, 1)).float()
 
     def _lengthen(self, width: int) -> None:
         """Let rotary positions reach ``width``, beyond any string of the training; what was learned of positions ends."""
@@ -447,13 +477,19 @@ class UniversalDenoiser(nn.Module):
         self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
     ) -> Tensor:
         """(rows, vocab) logits of what follows the last of some new tokens (rows, n), in causal mode."""
+        x = self._trunk_of(tokens, position, from_end, visible, cache)
+        return self.scores(x[:, -1]).float()
+
+    def _trunk_of(
+        self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
+    ) -> Tensor:
+        """(rows, n, n_embd) what the trunk makes of new tokens (rows, n), in causal mode."""
         if self.config.head == "aligned":
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
         sigma = torch.zeros(tokens.shape, device=tokens.device)
         x = self.embed(tokens, sigma, position, from_end, torch.ones_like(position, dtype=torch.bool))
         k_iter = cache.keys.size(0) // self.config.n_layer
-        x = self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
-        return self.scores(x[:, -1]).float()
+        return self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
 
     def scores(self, x: Tensor) -> Tensor:
         """(..., vocab) raw scores of the trunk's output (..., n_embd).

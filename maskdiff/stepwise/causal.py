@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 NODES = 200_000  # tokens whose keys and values are kept; beyond them it forgets between requests, and reads prompts again
 SEEN = 2**18  # (token, token that it sees) pairs of one pass, whose keys and values are gathered
-LONGEST = 16_384  # tokens of prompt and answer
+CHAIN = 1024  # tokens of one prompt that are read in one pass, and gather them once
+LONGEST = 8192  # tokens of prompt and answer: the memory of a tree grows with the square
 
 
 class CausalGenerator:
@@ -137,7 +138,26 @@ class CausalGenerator:
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
         size = max(1, SEEN // (deepest + 1))
-        pairs = zip(torch.tensor(parents).split(size), torch.tensor(new).split(size), strict=True)
+        passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
+        pairs = zip(torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True)
         log_p = torch.cat([self.reader.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)
         return log_p
+
+
+def _passes(parents: list[int], first: int, size: int) -> list[int]:
+    """The sizes of passes over new nodes, numbered from `first`, that are too many for one.
+
+    A run of nodes each of which is the child of the one before it, such as a long prompt, has passes of its own, of up to
+    `CHAIN` nodes: they gather keys once. Of the others up to `size` share a pass.
+    """
+    starts = [i for i, parent in enumerate(parents) if i == 0 or parent != first + i - 1]
+    passes: list[int] = []
+    alone = False  # whether the last pass is of nodes that are no run
+    for start, end in zip(starts, [*starts[1:], len(parents)], strict=True):
+        if end - start == 1 and alone and passes[-1] < size:
+            passes[-1] += 1
+        else:
+            passes += [min(CHAIN, end - i) for i in range(start, end, CHAIN)]
+            alone = end - start == 1
+    return passes

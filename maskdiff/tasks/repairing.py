@@ -81,22 +81,19 @@ def repair(
     max_edits: more insertions, deletions and replacements than that are an error; filled blanks are free. certain: spans
     (first, last + 1) of symbols of each text that are neither deleted nor replaced; others may come between them. top: that
     many `alternatives`, as far as there are: a text that comes back unchanged is the only one, for nothing is searched then.
-    What no string can be made of, within all that, is an error in its place. seed, source: of
-    drafts, as in `edit`. Raises TimedOut.
+    What no string can be made of is an error in its place. seed, source: of drafts. Raises TimedOut.
     """
     keys = new_keys(len(texts), source or seeded(seed))
-    by_edits = method == "least_edits"
+    language, by_edits = loaded.language, method == "least_edits"
     under, same = grammar or holds or by_edits, slack == 0 and method == "channel"
     wishes = Wishes(under, holds, max_edits, top, candidates, by_edits, same)
-    language = loaded.language
     _check(language, method, sigma, wishes)
-    gate = _Gate(language, method, wishes, slack, tuple(certain))
     read = [_read(language, text, certain) for text in texts]
+    gate = _Gate(language, method, wishes, slack, tuple(certain))
     good, results = prepare(loaded, [text for text, _ in read], gate)
     decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
     damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
-    channel = Channel.of(loaded.config.noise, SIGMAS if sigma is None else (sigma,), len(language.vocabulary.inner_ids))
-    scales = Scales(loaded, channel, wishes)
+    scales = Scales(loaded, _channel(loaded, sigma), wishes)
     if wishes.grammar:
         results |= _unchanged(scales, damaged, good)
     broken, made = {i: damaged[i] for i in good}, []
@@ -104,8 +101,14 @@ def repair(
         made = _drafts(loaded, broken, sigma or 0.2, steps, keys, batch_size, trace, wishes)
     elif broken:
         made = _searched(scales, list(broken.values()), beam, slack, trace)
-    merged = merge(texts, results, good, made)
-    return [replace(item, foreign=foreign) for item, (_, foreign) in zip(merged, read, strict=True)]
+    merged = zip(merge(texts, results, good, made), read, strict=True)
+    return [replace(item, foreign=foreign) for item, (_, foreign) in merged]
+
+
+def _channel(loaded: Loaded, sigma: float | None) -> Channel:
+    """What damages strings, at one noise level or at several."""
+    levels = SIGMAS if sigma is None else (sigma,)
+    return Channel.of(loaded.config.noise, levels, len(loaded.language.vocabulary.inner_ids))
 
 
 def _unchanged(

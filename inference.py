@@ -16,7 +16,8 @@ Text output has four columns: the string, whether it parses or even holds, its s
 new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left). With
 --script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
 --stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
-in its place, the others are processed, and the exit status is 2. Results appear in small batches; equal strings are worked
+in its place, the others are processed, and the exit status is 2. Results appear in small batches;
+equal strings are worked
 on once. --timeout limits the time of each string; without an answer by then the exit status is 124.
 """
 
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.tasks import Alternative, Result
 
-    Work = Callable[[Sequence[Line]], Iterable[tuple[int, Result]]]  # a batch -> (place in it, result)
+    Work = Callable[
+        [Sequence[Line]], Iterable[tuple[int, Result]]
+    ]  # a batch -> (place in it, result)
 
 SCHEMA = 2
 PERIOD = 256  # strings after which the random keys of `edit` and `repair` begin again
@@ -126,7 +129,8 @@ def decoding(args: argparse.Namespace) -> DecodeConfig:
 
 
 def requests(args: argparse.Namespace) -> Requests:
-    """The strings to work on: the arguments, then the lines of --input. Raises DataError where there is none."""
+    """The strings to work on: the arguments, then the lines of --input. Raises DataError where
+    there is none."""
     if args.input is None and not args.texts:
         raise DataError(f"nothing to {args.verb}; give strings as arguments, or --input FILE (- is standard input)")
     return Requests(args.texts, None if args.input is None else open_lines(args.input))
@@ -135,7 +139,8 @@ def requests(args: argparse.Namespace) -> Requests:
 def answers(
     args: argparse.Namespace, loaded: Loaded, progress: Progress, stream: Stream | None
 ) -> Iterator[tuple[int, int, Result]]:
-    """Results with the number of their request and, of a request that has several, their own; both from 1.
+    """Results with the number of their request and, of a request that has several, their own; both
+    from 1.
 
     They come in the order of the requests, a batch at a time; with --timeout a request at a time.
     """
@@ -148,7 +153,9 @@ def answers(
     largest = 1 if alone else LARGEST if loaded.device.type == "cpu" else LARGEST_ON_GPU
     number = 0
     with closing(requests(args)) as asked:
-        for number, sample, result in answered(growing(asked, largest, PERIOD), timed(args, loaded, progress, work)):
+        for number, sample, result in answered(
+            growing(asked, largest, PERIOD), timed(args, loaded, progress, work)
+        ):
             yield number, sample, result
     if number == 0:
         raise DataError(f"nothing to {args.verb}: the input is empty")
@@ -163,14 +170,21 @@ def timed(args: argparse.Namespace, loaded: Loaded, progress: Progress, work: Wo
             try:
                 yield from work(batch)
             except TimedOut as error:  # a batch of one request: see `answers`
-                given = None if args.verb == "generate" else "" if isinstance(batch[0], DataError) else batch[0]
+                given = (
+                    None
+                    if args.verb == "generate"
+                    else ""
+                    if isinstance(batch[0], DataError)
+                    else batch[0]
+                )
                 yield 0, Result(finish_reason="timeout", input=given, error=str(error))
 
     return within
 
 
 def generated(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
-    """The results of `generate`; with --timeout in small batches, so that what is done in time is seen."""
+    """The results of `generate`; with --timeout in small batches, so that what is done in time is
+    seen."""
     from maskdiff import tasks
     from maskdiff.tasks.results import BATCH
 
@@ -182,7 +196,8 @@ def generated(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
 
 
 def batched(args: argparse.Namespace, loaded: Loaded) -> Work:
-    """What answers batches of `repair` and `edit`: string i has the i-th random key of the seed, counted within `PERIOD`."""
+    """What answers batches of `repair` and `edit`: string i has the i-th random key of the seed,
+    counted within `PERIOD`."""
     from maskdiff.tasks.results import seeded
 
     done, keys = 0, seeded(args.seed)
@@ -192,12 +207,16 @@ def batched(args: argparse.Namespace, loaded: Loaded) -> Work:
         if done % PERIOD == 0:
             keys = seeded(args.seed)
         done += len(batch)
-        yield from enumerate((repaired if args.verb == "repair" else edited)(args, loaded, batch, keys))
+        yield from enumerate(
+            (repaired if args.verb == "repair" else edited)(args, loaded, batch, keys)
+        )
 
     return work
 
 
-def repaired(args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], keys: torch.Generator) -> list[Result]:
+def repaired(
+    args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], keys: torch.Generator
+) -> list[Result]:
     """The results of `repair`."""
     from maskdiff import tasks
 
@@ -222,41 +241,59 @@ class Stream:
         """Print characters of a completion."""
         self.last = request, sample
         if self.json:
-            event = {"schema": SCHEMA, "verb": "complete", "index": request, "sample": sample, "delta": characters}
+            event = {
+                "schema": SCHEMA,
+                "verb": "complete",
+                "index": request,
+                "sample": sample,
+                "delta": characters,
+            }
             print(json.dumps(event), flush=True)
         else:
             print(cli.printable(characters), end="", flush=True)
 
     def finish(self, request: int, sample: int, result: Result) -> None:
-        """Print the whole of a completion that was not drawn now, because an equal string was completed before."""
+        """Print the whole of a completion that was not drawn now, because an equal string was
+        completed before."""
         if self.last != (request, sample) and result.text:
             self.print(request, sample, result.text)
 
 
 def completed(args: argparse.Namespace, loaded: Loaded, stream: Stream | None) -> Work:
-    """What answers single strings of `complete`; with --stream their characters are printed as they come."""
+    """What answers single strings of `complete`; with --stream their characters are printed as they
+    come."""
     from maskdiff import tasks
     from maskdiff.tasks.results import seeded
 
     if args.stream and args.pretty:
-        raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
+        raise ConfigError(
+            "--pretty needs a whole string, and --stream shows its parts; give one of them"
+        )
     settings = decoding(args)
     if args.stream and settings.control.first_complete:
-        raise ConfigError("--first_complete needs a whole string, and --stream shows its parts; give one of them")
-    completer = tasks.Completer(loaded, suffix=args.suffix, settings=settings.completion, control=settings.control)
+        raise ConfigError(
+            "--first_complete needs a whole string, and --stream shows its parts; give one of them"
+        )
+    completer = tasks.Completer(
+        loaded, suffix=args.suffix, settings=settings.completion, control=settings.control
+    )
     keys = seeded(args.seed)
 
     def work(batch: Sequence[Line]) -> Iterator[tuple[int, Result]]:
         (text,) = batch
         if stream is not None:
             stream.request += 1
-        for result in completer.complete(text, args.num, keys, watch=None if stream is None else stream.watch):
+        for result in completer.complete(
+            text, args.num, keys, watch=None if stream is None else stream.watch
+        ):
             yield 0, result
 
     return work
 
 
-def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], keys: torch.Generator) -> list[Result]:
+def edited(
+    args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], keys: torch.Generator
+) -> list[Result]:
     """The results of `edit`: blanks filled, or a span rewritten, or what has to hold searched for. Raises ConfigError."""
     from maskdiff import tasks
     from maskdiff.solve import BOUND
@@ -281,7 +318,14 @@ def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], keys
     if not args.mask:
         batch = [with_a_blank(text, loaded) for text in batch]
     return tasks.edit(
-        loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, grammar=grammar, seed=keys, trace=args.trace
+        loaded,
+        batch,
+        masks=args.mask,
+        sampler=sampler,
+        beam=args.beam,
+        grammar=grammar,
+        seed=keys,
+        trace=args.trace,
     )
 
 
@@ -347,7 +391,14 @@ def more_lines(result: Result, script: bool) -> Iterator[str]:
         yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(render(item.edits))}"
 
 
-def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, sample: int, stream: Stream | None) -> None:
+def show(
+    args: argparse.Namespace,
+    loaded: Loaded,
+    result: Result,
+    number: int,
+    sample: int,
+    stream: Stream | None,
+) -> None:
     """Print one result; in text an error goes to the error stream, and an empty line keeps its place in a batch."""
     if stream is not None and result.error is None:
         stream.finish(number, sample, result)
@@ -357,7 +408,9 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, 
     if result.trace is not None:
         print("\n".join(result.trace))
     if result.error is None:
-        shown = result if stream is None else replace(result, text="")  # its first column is there already
+        shown = (
+            result if stream is None else replace(result, text="")
+        )  # its first column is there already
         why = args.verb in ("generate", "complete")
         text = as_text(shown, loaded, args.pretty, why)
         print("\n".join([text, *more_lines(result, getattr(args, "script", False))]))
@@ -371,7 +424,11 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, 
 def name(args: argparse.Namespace, number: int) -> str:
     """How messages call a request: by its line, too, where arguments come before the lines."""
     given = len(getattr(args, "texts", ()))
-    return f"string {number} (line {number - given} of the input)" if 0 < given < number else f"string {number}"
+    return (
+        f"string {number} (line {number - given} of the input)"
+        if 0 < given < number
+        else f"string {number}"
+    )
 
 
 def remarks(args: argparse.Namespace, result: Result, sample: int) -> Iterator[str]:
@@ -380,7 +437,12 @@ def remarks(args: argparse.Namespace, result: Result, sample: int) -> Iterator[s
         yield result.error
         return
     summary = result.completion
-    if summary is not None and sample == 1 and summary.mode == "beam" and summary.dropped > WORTH_SAYING:
+    if (
+        summary is not None
+        and sample == 1
+        and summary.mode == "beam"
+        and summary.dropped > WORTH_SAYING
+    ):
         yield f"up to {summary.dropped:.2g} of the probability may lie in histories that the beam left out; widen --beam"
     if args.verb == "repair" and args.holds and not result.holds:
         yield "nothing near it was found that holds; the answer only parses"
@@ -397,7 +459,8 @@ def expected(args: argparse.Namespace) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, answer; 2 if any request failed, 124 if any had too little time. Raises UserError."""
+    """Parse, load, answer; 2 if any request failed, 124 if any had too little time. Raises
+    UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
     if args.verb == "solve":
@@ -409,7 +472,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_denoiser(path, args.device, spoken)
     stream = Stream(args.json) if getattr(args, "stream", False) else None
     status = 0
-    with Progress("inference.py", "string", expected(args), bar=not (stream and sys.stdout.isatty())) as progress:
+    with Progress(
+        "inference.py", "string", expected(args), bar=not (stream and sys.stdout.isatty())
+    ) as progress:
         for number, sample, result in answers(args, loaded, progress, stream):
             progress.hide()
             show(args, loaded, result, number, sample, stream)

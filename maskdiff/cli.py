@@ -1,8 +1,11 @@
 """What the doors (the command-line programs) share: a parser with one-line errors, line reading, and `run_door`.
 
-For: turning every failure that a user can cause into one line on the error stream and a status: 2 for bad input, 124 for a
-time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags (`configio.add_config_flags`) or any
-work. Easy to get wrong: output is buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore
+For: turning every failure that a user can cause into one line on the error stream and a status: 2
+for bad input, 124 for a
+time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags
+(`configio.add_config_flags`) or any
+work. Easy to get wrong: output is buffered, so a full disk or a closed pipe often shows only at the
+last flush, which therefore
 happens in here.
 """
 
@@ -176,7 +179,9 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 < value <= MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is no number of seconds above 0 and at most {MOST_SECONDS}")
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is no number of seconds above 0 and at most {MOST_SECONDS}"
+        )
     return value
 
 
@@ -229,9 +234,13 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default 0)")
 
 
-def add_timeout_flag(parser: argparse.ArgumentParser, of: str = "each string; strings are then worked on one by one") -> None:
+def add_timeout_flag(
+    parser: argparse.ArgumentParser, of: str = "each string; strings are then worked on one by one"
+) -> None:
     """`--timeout`, a limit for the time that a request may take."""
-    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help=f"time limit of {of} (default: none)")
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", help=f"time limit of {of} (default: none)"
+    )
 
 
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
@@ -262,7 +271,8 @@ def printable(text: str) -> str:
 def read_lines(path: str) -> Iterator[str | DataError]:
     """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
 
-    Raises DataError when the file cannot be read at all. Lines are read as they come, at most `MAX_LINE` bytes of each.
+    Raises DataError when the file cannot be read at all. Lines are read as they come, at most
+    `MAX_LINE` bytes of each.
     """
     with closing(open_lines(path)) as reader:
         yield from reader

@@ -1,7 +1,9 @@
 """Lines of a byte stream, read as they arrive.
 
-For: `LineReader`, behind every `--input`, and `Splitter`, which it feeds. CR, LF and CRLF end a line alike. Not for: files that
-are read whole. Easy to get wrong: a CRLF may be cut in two by the border of a chunk, and a line that ends with CR is complete
+For: `LineReader`, behind every `--input`, and `Splitter`, which it feeds. CR, LF and CRLF end a
+line alike. Not for: files that
+are read whole. Easy to get wrong: a CRLF may be cut in two by the border of a chunk, and a line
+that ends with CR is complete
 before it is known whether LF follows.
 """
 
@@ -30,14 +32,17 @@ Line = str | DataError
 class Splitter:
     """Splits bytes that come in chunks into lines without their ends.
 
-    A line that is no UTF-8 text, or longer than `MAX_LINE` bytes, is a DataError in its place. At most `MAX_LINE` bytes of an
+    A line that is no UTF-8 text, or longer than `MAX_LINE` bytes, is a DataError in its place. At
+    most `MAX_LINE` bytes of an
     unfinished line are kept.
     """
 
     def __init__(self) -> None:
         self._open = bytearray()  # the unfinished line
         self._too_long = False
-        self._after_cr = False  # the last chunk ended with CR: an LF at the start of the next belongs to it
+        self._after_cr = (
+            False  # the last chunk ended with CR: an LF at the start of the next belongs to it
+        )
         self._first = True
 
     def feed(self, chunk: bytes) -> list[Line]:
@@ -71,11 +76,15 @@ class Splitter:
         if self._first:
             raw, self._first = raw.removeprefix(BOM), False
         if too_long or len(raw) > MAX_LINE:
-            return DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
+            return DataError(
+                f"the line has over {MAX_LINE} bytes; give shorter strings, one a line"
+            )
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            return DataError(f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})")
+            return DataError(
+                f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})"
+            )
 
 
 class LineReader:
@@ -91,7 +100,9 @@ class LineReader:
 
         Waits for the first line alone: further lines are returned if they are there already.
         """
-        while self._splitter is not None and (not self._lines or (len(self._lines) < most and _ready(self.file))):
+        while self._splitter is not None and (
+            not self._lines or (len(self._lines) < most and _ready(self.file))
+        ):
             chunk = _read(self.file)
             if chunk:
                 self._lines += self._splitter.feed(chunk)
@@ -114,7 +125,9 @@ def open_lines(path: str) -> LineReader:
     """The lines of a file (`-`: standard input). Raises DataError when it cannot be read at all."""
     if path == "-":
         if sys.stdin is None:
-            raise DataError("standard input is closed; give it a file or a pipe, or give --input a file")
+            raise DataError(
+                "standard input is closed; give it a file or a pipe, or give --input a file"
+            )
         return LineReader(sys.stdin.buffer)
     try:
         return LineReader(open(path, "rb"), close=True)
@@ -131,7 +144,8 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def _ready(file: IO[bytes]) -> bool:
-    """Whether a read returns at once. False where nobody can tell, so that no line waits for a later one."""
+    """Whether a read returns at once. False where nobody can tell, so that no line waits for a
+    later one."""
     try:
         number = file.fileno()
         if stat.S_ISREG(os.fstat(number).st_mode):

@@ -14,12 +14,25 @@ from maskdiff import lines
 from maskdiff.errors import DataError
 from maskdiff.lines import Line, LineReader, Splitter, count_lines, open_lines
 
-PIECES = [b"\r", b"\n", b"\r\n", b"a", b"bc", b" ", b"\x0b", b"\x0c", b"\x85", b"\xc2\x85", b"\xe2\x80\xa8"]
+PIECES = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"a",
+    b"bc",
+    b" ",
+    b"\x0b",
+    b"\x0c",
+    b"\x85",
+    b"\xc2\x85",
+    b"\xe2\x80\xa8",
+]
 PIECES += [b"\xef\xbb\xbf", b"\xff", b"\xc3\xa9", b"\xc3", b"x" * 7]
 
 
 def whole(data: bytes) -> list[str | None]:
-    """The lines of the whole, by the method of bytes, which knows CR, LF and CRLF alone; None for a bad one."""
+    """The lines of the whole, by the method of bytes, which knows CR, LF and CRLF alone; None for a
+    bad one."""
     found: list[str | None] = []
     for number, raw in enumerate(data.splitlines()):
         text = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
@@ -45,7 +58,8 @@ def in_chunks(data: bytes, rng: random.Random) -> list[Line]:
 
 @both_seeds
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """CR, LF and CRLF alike, wherever chunks are cut, with lines that are no text or too long among them."""
+    """CR, LF and CRLF alike, wherever chunks are cut, with lines that are no text or too long among
+    them."""
     monkeypatch.setattr(lines, "MAX_LINE", 12)
     for rng in cases(3000, seed, 2.0):
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
@@ -77,7 +91,8 @@ def test_an_unfinished_line_is_bounded() -> None:
 
 
 def test_a_pipe_is_read_as_it_fills() -> None:
-    """A reader waits for one line alone, and takes what else is there; it never waits for a full batch."""
+    """A reader waits for one line alone, and takes what else is there; it never waits for a full
+    batch."""
     reading, writing = os.pipe()
     with open(reading, "rb") as file, open(writing, "wb", buffering=0) as out:
         reader = LineReader(file)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskdiff.completion import CanvasModel, CausalModel, Completion, Conditioned, Decoding, condition, ending_with
+from maskdiff.completion import (
+    CanvasModel,
+    CausalModel,
+    Completion,
+    Conditioned,
+    Decoding,
+    condition,
+    ending_with,
+)
 from maskdiff.config import CompletionConfig, ControlConfig
 from maskdiff.configio import build
 from maskdiff.deadline import TimedOut
@@ -72,7 +80,8 @@ def completing(
 class Completer:
     """Completes text after text with the same settings.
 
-    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what `condition` raises for the
+    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what
+    `condition` raises for the
     suffix, which is read with the first text.
     """
 
@@ -97,9 +106,11 @@ class Completer:
         batch_size: int = BATCH,
         watch: Watch | None = None,
     ) -> Iterator[Result]:
-        """`num` completions of a text, the keys of which are drawn from `generator`; one error for a bad text.
+        """`num` completions of a text, the keys of which are drawn from `generator`; one error for
+        a bad text.
 
-        Once the deadline has passed, completions under way end where they are (`timeout`). Raises TimedOut before that.
+        Once the deadline has passed, completions under way end where they are (`timeout`). Raises
+        TimedOut before that.
         """
         keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change
         shown = "" if isinstance(text, DataError) else text
@@ -111,12 +122,21 @@ class Completer:
         except UserError as error:
             yield Result(finish_reason="error", input=shown, error=str(error))
             return
-        how = self.settings.temperature, self.settings.top_p, self.given.controls, self.given.stopping
+        how = (
+            self.settings.temperature,
+            self.settings.top_p,
+            self.given.controls,
+            self.given.stopping,
+        )
         for number, part in enumerate(keys.split(1 if watch else batch_size)):
             drawn = Decoding(conditioned, part, *how).run(None if watch is None else _characters(watch, number))
             for item in drawn:
                 result = _result(self.loaded, item, conditioned, shown)
-                yield only_complete(self.loaded.language, result) if self.control.first_complete else result
+                yield (
+                    only_complete(self.loaded.language, result)
+                    if self.control.first_complete
+                    else result
+                )
 
 
 class _Given:
@@ -134,7 +154,9 @@ class _Given:
     def prepare(self) -> CausalModel | CanvasModel:
         """The model, for which the suffix is read once. Raises what `condition` raises for it."""
         if self.model is None:
-            self.model = ending_with(self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings)
+            self.model = ending_with(
+                self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings
+            )
         return self.model
 
     def condition(self, text: str | DataError) -> Conditioned:

@@ -14,7 +14,17 @@ from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
 from maskdiff.sampling.random import new_keys
-from maskdiff.tasks.results import BATCH, Result, canvas_of, check_beam, merge, prepare, ready_sampler, run_sampler, seeded
+from maskdiff.tasks.results import (
+    BATCH,
+    Result,
+    canvas_of,
+    check_beam,
+    merge,
+    prepare,
+    ready_sampler,
+    run_sampler,
+    seeded,
+)
 from maskdiff.tasks.search import search
 
 if TYPE_CHECKING:
@@ -45,12 +55,15 @@ def edit(
     certain blank first, which sees both sides. The seed changes nothing then. With a `sampler`, the filling is drawn from it.
 
     With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
-    A generator as the `seed` makes texts given in several calls depend on their place among all of them. Raises TimedOut.
+    A generator as the `seed` makes texts given in several calls depend on their place among all of
+    them. Raises TimedOut.
     """
     check_beam(beam)
     keys = new_keys(len(texts), seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
+    constraint = (
+        GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
+    )
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])

@@ -65,7 +65,8 @@ def repair(
     max_edits: more insertions, deletions and replacements than that are an error; filled blanks are free. certain: spans
     (first, last + 1) of symbols of each text that are neither deleted nor replaced; others may come between them. top: that
     many `alternatives`, as far as there are: a text that comes back unchanged is the only one, for nothing is searched then.
-    What no string can be made of, within all that, is an error in its place. seed: of drafts, as in `edit`. Raises TimedOut.
+    What no string can be made of, within all that, is an error in its place. seed: as in `edit`.
+    Raises TimedOut.
     """
     keys = new_keys(len(texts), seeded(seed))
     by_edits = method == "least_edits"

@@ -70,7 +70,8 @@ class Result:
     per symbol in nats under the causal mode; None where there is no text, or a part of what was drawn. evaluations: calls of
     the denoiser that this string needed. finish_reason: `eos` (the string is whole), `stop` (a stop text or token, or what
     followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
-    `repetition` (a loop), `incomplete` (blanks are left), `timeout` (the time was up: the best so far, or an error) or `error`.
+    `repetition` (a loop), `incomplete` (blanks are left), `timeout` (the time was up: the best so
+    far, or an error) or `error`.
     edits: what was done to the input, where it was repaired.
     alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
     found and cost; then the score is log p of all tokens drawn, per symbol.
@@ -96,7 +97,8 @@ def check_beam(beam: int) -> None:
 
 
 def seeded(seed: int | torch.Generator) -> torch.Generator:
-    """The source of random keys that a seed stands for; a generator goes on where its last batch ended."""
+    """The source of random keys that a seed stands for; a generator goes on where its last batch
+    ended."""
     return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
 
 
@@ -157,9 +159,14 @@ def merge(
 
 
 def canvas_of(
-    loaded: Loaded, rows: dict[int, list[int]], known: Sequence[Sequence[bool]], keys: Tensor, sigma: float = 0.0
+    loaded: Loaded,
+    rows: dict[int, list[int]],
+    known: Sequence[Sequence[bool]],
+    keys: Tensor,
+    sigma: float = 0.0,
 ) -> Canvas:
-    """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on the others."""
+    """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on
+    the others."""
     canvas = Canvas.of([*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device)
     return replace(canvas, keys=keys[list(rows)].to(loaded.device))
 

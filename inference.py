@@ -12,13 +12,14 @@
     python inference.py solve "(+ 3 (* 2 4))" --strategy adaptive --show   # step by step; docs/stepwise.md
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
-Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations; of
-new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left). With
---script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
---stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
-in its place, the others are processed, and the exit status is 2. Results appear in small batches;
-equal strings are worked
-on once. --timeout limits the time of each string; without an answer by then the exit status is 124.
+Text output has four columns: the string, whether it parses or even holds, its score (log p per
+symbol, nats), evaluations; of new strings and completions a fifth: why it ended (eos, stop, length,
+repetition; incomplete where blanks are left). With --script the edits follow in a line of their
+own, with --top the alternatives: rank, string, verdict, share, edits. With --stream a completion
+appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is
+reported in its place, the others are processed, and the exit status is 2. Results appear in small
+batches; equal strings are worked on once. --timeout limits the time of each string; without an
+answer by then the exit status is 124.
 """
 
 from __future__ import annotations

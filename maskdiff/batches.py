@@ -2,11 +2,9 @@
 with `--input` shares.
 
 For: `Requests`, `answered` and `Progress`. Not for: the work itself, or printing results. Easy to
-get wrong: sizes of batches
-follow from the numbers of requests alone, never from the time that work took, so that a run
-repeated gives the same digits;
-and a repeated request still takes its place in its batch, so that all others keep their random
-keys.
+get wrong: sizes of batches follow from the numbers of requests alone, never from the time that work
+took, so that a run repeated gives the same digits; and a repeated request still takes its place in
+its batch, so that all others keep their random keys.
 """
 
 from __future__ import annotations
@@ -100,8 +98,8 @@ def answered(
     of the requests.
 
     `work` gets a batch and gives (place in the batch, result), place by place, one result or more
-    each. A text that was
-    answered before is `Repeated` in its batch, and gets the results of the first one.
+    each. A text that was answered before is `Repeated` in its batch, and gets the results of the
+    first one.
     """
     memory, before = memory or Memory(), 0
     for batch in batches:

@@ -1,9 +1,8 @@
 """A time limit that long-running loops check themselves.
 
 For: `Deadline`, which a denoiser carries (`ModelDenoiser.until`) and every loop checks at its head.
-Not for: signals or
-threads; work is never cut inside a step. A loop that has a partial result catches `TimedOut` and
-returns it.
+Not for: signals or threads; work is never cut inside a step. A loop that has a partial result
+catches `TimedOut` and returns it.
 """
 
 from __future__ import annotations

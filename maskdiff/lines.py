@@ -1,10 +1,8 @@
 """Lines of a byte stream, read as they arrive.
 
 For: `LineReader`, behind every `--input`, and `Splitter`, which it feeds. CR, LF and CRLF end a
-line alike. Not for: files that
-are read whole. Easy to get wrong: a CRLF may be cut in two by the border of a chunk, and a line
-that ends with CR is complete
-before it is known whether LF follows.
+line alike. Not for: files that are read whole. Easy to get wrong: a CRLF may be cut in two by the
+border of a chunk, and a line that ends with CR is complete before it is known whether LF follows.
 """
 
 from __future__ import annotations
@@ -33,8 +31,7 @@ class Splitter:
     """Splits bytes that come in chunks into lines without their ends.
 
     A line that is no UTF-8 text, or longer than `MAX_LINE` bytes, is a DataError in its place. At
-    most `MAX_LINE` bytes of an
-    unfinished line are kept.
+    most `MAX_LINE` bytes of an unfinished line are kept.
     """
 
     def __init__(self) -> None:

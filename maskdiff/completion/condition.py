@@ -10,11 +10,10 @@ others.
     q(t | h) = p(t | h) Z(h t) / Z(h)
 
 *exact* evaluates all histories in one forward pass (their number is known before it), or, of a
-model whose histories share
-nothing (`Costly`), the likeliest first until no share worth counting is left. *beam* keeps the
-likeliest at every byte
-of the prefix, *canonical* those that the tokenizer itself would write (2410.09303, 2506.07956): what they leave out is bounded
-by its probability so far, since no Z exceeds 1. Covers of a string by tokens: 2412.03719.
+model whose histories share nothing (`Costly`), the likeliest first until no share worth counting is
+left. *beam* keeps the likeliest at every byte of the prefix, *canonical* those that the tokenizer
+itself would write (2410.09303, 2506.07956): what they leave out is bounded by its probability so
+far, since no Z exceeds 1. Covers of a string by tokens: 2412.03719.
 """
 
 from __future__ import annotations
@@ -325,11 +324,10 @@ def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, floa
 def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
     """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) beginnings.
 
-    Histories of different lengths in tokens compete where they have explained the same text, those of all beginnings together.
-    The first bytes, while all their histories are few, are read in one pass without pruning. With a
-    `floor`
-    above 0, those that together have less than this share of the probability are left out at every
-    byte, from the first on.
+    Histories of different lengths in tokens compete where they have explained the same text, those
+    of all beginnings together. The first bytes, while all their histories are few, are read in one
+    pass without pruning. With a `floor` above 0, those that together have less than this share of
+    the probability are left out at every byte, from the first on.
     """
     keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
     head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0

@@ -38,10 +38,10 @@ from maskdiff.sampling.stopping import (
 class Completion:
     """A string that was drawn.
 
-    data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it included. log_p: log-probability
-    of the tokens under the model, the beginning's included, nats, before conditioning. reason: why it ended, `eos`, `stop` (a
-    stop text or token: `data` ends before it, `tokens` do not), `length` (cut at the model's
-    limit), `repetition` or `timeout`.
+    data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it
+    included. log_p: log-probability of the tokens under the model, the beginning's included, nats,
+    before conditioning. reason: why it ended, `eos`, `stop` (a stop text or token: `data` ends
+    before it, `tokens` do not), `length` (cut at the model's limit), `repetition` or `timeout`.
     calls: forward passes that it took part in.
     """
 

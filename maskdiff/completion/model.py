@@ -91,8 +91,8 @@ class Costly(NextTokenModel, Protocol):
     cost.
 
     negligible: share of Z that exact mode may leave out, so little that rounding hides it. floor:
-    share of the probability that
-    the beam may leave out at every byte. Of either, 0 leaves out nothing more than other models do.
+    share of the probability that the beam may leave out at every byte. Of either, 0 leaves out
+    nothing more than other models do.
     """
 
     negligible: float

@@ -80,8 +80,7 @@ class GrammarConstraint:
     Charts are float64; filling them raises TimedOut at ``deadline``.
 
     Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are
-    not
-    the vocabulary's, in their order.
+    not the vocabulary's, in their order.
     """
 
     def __init__(

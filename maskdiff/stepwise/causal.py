@@ -151,8 +151,8 @@ def _passes(parents: list[int], first: int, size: int) -> list[int]:
     """The sizes of passes over new nodes, numbered from `first`, that are too many for one.
 
     A run of nodes each of which is the child of the one before it, such as a long prompt, has
-    passes of its own, of up to
-    `CHAIN` nodes: they gather keys once. Of the others up to `size` share a pass.
+    passes of its own, of up to `CHAIN` nodes: they gather keys once. Of the others up to `size`
+    share a pass.
     """
     starts = [i for i, parent in enumerate(parents) if i == 0 or parent != first + i - 1]
     passes: list[int] = []

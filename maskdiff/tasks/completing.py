@@ -81,8 +81,7 @@ class Completer:
     """Completes text after text with the same settings.
 
     Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what
-    `condition` raises for the
-    suffix, which is read with the first text.
+    `condition` raises for the suffix, which is read with the first text.
     """
 
     def __init__(

@@ -65,16 +65,17 @@ class Alternative:
 class Result:
     """What became of one request.
 
-    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language; None
-    where it cannot tell: nothing checks its strings, or they state nothing that could be true. score: log p(text | its length)
-    per symbol in nats under the causal mode; None where there is no text, or a part of what was drawn. evaluations: calls of
-    the denoiser that this string needed. finish_reason: `eos` (the string is whole), `stop` (a stop text or token, or what
-    followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
-    `repetition` (a loop), `incomplete` (blanks are left), `timeout` (the time was up: the best so
-    far, or an error) or `error`.
-    edits: what was done to the input, where it was repaired.
-    alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
-    found and cost; then the score is log p of all tokens drawn, per symbol.
+    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds:
+    strictly, by the language; None where it cannot tell: nothing checks its strings, or they state
+    nothing that could be true. score: log p(text | its length) per symbol in nats under the causal
+    mode; None where there is no text, or a part of what was drawn. evaluations: calls of the
+    denoiser that this string needed. finish_reason: `eos` (the string is whole), `stop` (a stop
+    text or token, or what followed the first complete string was cut off), `length` (cut where the
+    model takes no more, or at `max_tokens`), `repetition` (a loop), `incomplete` (blanks are left),
+    `timeout` (the time was up: the best so far, or an error) or `error`. edits: what was done to
+    the input, where it was repaired. alternatives: where several were asked for, this one first.
+    completion: what conditioning on the text that was completed found and cost; then the score is
+    log p of all tokens drawn, per symbol.
     """
 
     text: str = ""

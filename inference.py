@@ -12,12 +12,14 @@
     python inference.py solve "(+ 3 (* 2 4))" --strategy adaptive --show   # step by step; docs/stepwise.md
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
-Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations; of
-new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left). With
---script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
---stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
-in its place, the others are processed, and the exit status is 2. Results appear in small batches; equal strings are worked
-on once. --timeout limits the time of each string; without an answer by then the exit status is 124.
+Text output has four columns: the string, whether it parses or even holds, its score (log p per
+symbol, nats), evaluations; of new strings and completions a fifth: why it ended (eos, stop, length,
+repetition; incomplete where blanks are left). With --script the edits follow in a line of their
+own, with --top the alternatives: rank, string, verdict, share, edits. With --stream a completion
+appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is
+reported in its place, the others are processed, and the exit status is 2. Results appear in small
+batches; equal strings are worked on once. --timeout limits the time of each string; without an
+answer by then the exit status is 124.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     from maskdiff.tasks import Result
     from maskdiff.tasks.showing import Stream
 
-    Work = Callable[[Sequence[Line]], Iterable[tuple[int, Result]]]  # a batch -> (place in it, result)
+    Work = Callable[
+        [Sequence[Line]], Iterable[tuple[int, Result]]
+    ]  # a batch -> (place in it, result)
 
 CHANGE = cli.Whole(0, MAX_CHANGE)
 PERIOD = 256  # strings after which the random keys of `edit` and `repair` begin again
@@ -173,7 +177,8 @@ def decoding(args: argparse.Namespace) -> DecodeConfig:
 
 
 def requests(args: argparse.Namespace) -> Requests:
-    """The strings to work on: the arguments, then the lines of --input. Raises DataError where there is none."""
+    """The strings to work on: the arguments, then the lines of --input. Raises DataError where
+    there is none."""
     if args.input is None and not args.texts:
         raise DataError(f"nothing to {args.verb}; give strings as arguments, or --input FILE (- is standard input)")
     return Requests(args.texts, None if args.input is None else open_lines(args.input))
@@ -182,7 +187,8 @@ def requests(args: argparse.Namespace) -> Requests:
 def answers(
     args: argparse.Namespace, loaded: Loaded, progress: Progress, stream: Stream | None
 ) -> Iterator[tuple[int, int, Result]]:
-    """Results with the number of their request and, of a request that has several, their own; both from 1.
+    """Results with the number of their request and, of a request that has several, their own; both
+    from 1.
 
     They come in the order of the requests, a batch at a time; with --timeout a request at a time.
     """
@@ -195,7 +201,9 @@ def answers(
     largest = 1 if alone else LARGEST if loaded.device.type == "cpu" else LARGEST_ON_GPU
     number = 0
     with closing(requests(args)) as asked:
-        for number, sample, result in answered(growing(asked, largest, PERIOD), timed(args, loaded, progress, work)):
+        for number, sample, result in answered(
+            growing(asked, largest, PERIOD), timed(args, loaded, progress, work)
+        ):
             yield number, sample, result
     if number == 0:
         raise DataError(f"nothing to {args.verb}: the input is empty")
@@ -210,14 +218,21 @@ def timed(args: argparse.Namespace, loaded: Loaded, progress: Progress, work: Wo
             try:
                 yield from work(batch)
             except TimedOut as error:  # a batch of one request: see `answers`
-                given = None if args.verb == "generate" else "" if isinstance(batch[0], DataError) else batch[0]
+                given = (
+                    None
+                    if args.verb == "generate"
+                    else ""
+                    if isinstance(batch[0], DataError)
+                    else batch[0]
+                )
                 yield 0, Result(finish_reason="timeout", input=given, error=str(error))
 
     return within
 
 
 def generated(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
-    """The results of `generate`; with --timeout in small batches, so that what is done in time is seen."""
+    """The results of `generate`; with --timeout in small batches, so that what is done in time is
+    seen."""
     from maskdiff import tasks
     from maskdiff.tasks.results import BATCH
 
@@ -229,7 +244,8 @@ def generated(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
 
 
 def batched(args: argparse.Namespace, loaded: Loaded) -> Work:
-    """What answers batches of `repair` and `edit`: string i has the i-th random key of the seed, counted within `PERIOD`."""
+    """What answers batches of `repair` and `edit`: string i has the i-th random key of the seed,
+    counted within `PERIOD`."""
     from maskdiff.tasks.results import seeded
 
     done, source = 0, seeded(args.seed)
@@ -259,12 +275,15 @@ def repaired(
 
 
 def completed(args: argparse.Namespace, loaded: Loaded, stream: Stream | None) -> Work:
-    """What answers single strings of `complete`; with --stream their characters are printed as they come."""
+    """What answers single strings of `complete`; with --stream their characters are printed as they
+    come."""
     from maskdiff import tasks
     from maskdiff.tasks.results import seeded
 
     if args.stream and args.pretty:
-        raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
+        raise ConfigError(
+            "--pretty needs a whole string, and --stream shows its parts; give one of them"
+        )
     settings = decoding(args)
     if args.stream and settings.control.first_complete:
         raise ConfigError("--first_complete needs a whole string, and --stream shows its parts; give one of them")
@@ -335,7 +354,8 @@ def expected(args: argparse.Namespace) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, answer; 2 if any request failed, 124 if any had too little time. Raises UserError."""
+    """Parse, load, answer; 2 if any request failed, 124 if any had too little time. Raises
+    UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
     if args.verb == "solve":
@@ -348,7 +368,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_denoiser(path, args.device, spoken)
     stream = Stream(args.json) if getattr(args, "stream", False) else None
     status = 0
-    with Progress("inference.py", "string", expected(args), bar=not (stream and sys.stdout.isatty())) as progress:
+    with Progress(
+        "inference.py", "string", expected(args), bar=not (stream and sys.stdout.isatty())
+    ) as progress:
         for number, sample, result in answers(args, loaded, progress, stream):
             progress.hide()
             show(args, loaded, result, number, sample, stream)

@@ -1,8 +1,10 @@
-"""Requests in small batches, equal requests once, and progress on the error stream; what every verb with `--input` shares.
+"""Requests in small batches, equal requests once, and progress on the error stream; what every verb
+with `--input` shares.
 
-For: `Requests`, `answered` and `Progress`. Not for: the work itself, or printing results. Easy to get wrong: sizes of batches
-follow from the numbers of requests alone, never from the time that work took, so that a run repeated gives the same digits;
-and a repeated request still takes its place in its batch, so that all others keep their random keys.
+For: `Requests`, `answered` and `Progress`. Not for: the work itself, or printing results. Easy to
+get wrong: sizes of batches follow from the numbers of requests alone, never from the time that work
+took, so that a run repeated gives the same digits; and a repeated request still takes its place in
+its batch, so that all others keep their random keys.
 """
 
 from __future__ import annotations
@@ -25,7 +27,12 @@ LARGEST_ON_GPU = 256
 MEMORY = 64 * 2**20  # characters of results that are kept for equal requests
 EVERY_SECONDS = 60.0  # between lines of progress where the error stream is no terminal
 REFRESH_SECONDS = 0.5  # between updates of the bar where it is one
-REPEATED = DataError("an equal request was answered before")  # stands for it in its batch
+AGAIN = "an equal request was answered before"
+
+
+class Repeated(DataError):
+    """Stands in a batch for a request that equals one before it; a new object each time, for it may
+    be raised."""
 
 
 class Requests:
@@ -48,7 +55,8 @@ class Requests:
 
 
 def growing(requests: Requests, largest: int, period: int | None = None) -> Iterator[list[Line]]:
-    """Batches of 1, 2, 4, ... up to `largest` requests, none of which goes beyond a multiple of `period`."""
+    """Batches of 1, 2, 4, ... up to `largest` requests, none of which goes beyond a multiple of
+    `period`."""
     size, done = 1, 0
     while batch := requests.take(size if period is None else min(size, period - done % period)):
         yield batch
@@ -57,7 +65,8 @@ def growing(requests: Requests, largest: int, period: int | None = None) -> Iter
 
 
 class Memory(Generic[R]):
-    """Results by their text, of which the least recently used are forgotten beyond `room` characters."""
+    """Results by their text, of which the least recently used are forgotten beyond `room`
+    characters."""
 
     def __init__(self, room: int = MEMORY) -> None:
         self.room = room
@@ -85,10 +94,12 @@ def answered(
     work: Callable[[Sequence[Line]], Iterable[tuple[int, R]]],
     memory: Memory[R] | None = None,
 ) -> Iterator[tuple[int, int, R]]:
-    """Results with the number of their request and their own within it, both from 1, in the order of the requests.
+    """Results with the number of their request and their own within it, both from 1, in the order
+    of the requests.
 
-    `work` gets a batch and gives (place in the batch, result), place by place, one result or more each. A text that was
-    answered before is `REPEATED` in its batch, and gets the results of the first one.
+    `work` gets a batch and gives (place in the batch, result), place by place, one result or more
+    each. A text that was answered before is `Repeated` in its batch, and gets the results of the
+    first one.
     """
     memory, before = memory or Memory(), 0
     for batch in batches:
@@ -98,15 +109,17 @@ def answered(
             if isinstance(text, str) and text not in known:
                 found = memory.get(text)
                 known[text] = found or []
-                asked.append(REPEATED if found else text)
+                asked.append(Repeated(AGAIN) if found else text)
             else:
-                asked.append(REPEATED if isinstance(text, str) else text)
+                asked.append(Repeated(AGAIN) if isinstance(text, str) else text)
         made: dict[int, list[R]] = {}
         for place, result in work(asked):
             text = batch[place]
-            if asked[place] is REPEATED:
+            if isinstance(asked[place], Repeated):
                 assert isinstance(text, str)
-                yield from ((before + place + 1, i, own) for i, own in enumerate(known[text], start=1))
+                yield from (
+                    (before + place + 1, i, own) for i, own in enumerate(known[text], start=1)
+                )
                 continue
             made.setdefault(place, []).append(result)
             if isinstance(text, str):
@@ -121,7 +134,8 @@ def answered(
 class Progress:
     """How far a program is, on the error stream: a bar on a terminal, elsewhere a line a minute.
 
-    total: requests, None where nobody knows. bar: False leaves the bar out, where it would run into the output.
+    total: requests, None where nobody knows. bar: False leaves the bar out, where it would run into
+    the output.
     """
 
     def __init__(self, program: str, unit: str, total: int | None, bar: bool = True) -> None:
@@ -168,4 +182,14 @@ class Progress:
         return f"{self.done}{of} {self.unit}s done in {seconds:.0f} s, {self.done / max(seconds, 1e-9):.2g} a second"
 
 
-__all__ = ["LARGEST", "LARGEST_ON_GPU", "MEMORY", "REPEATED", "Memory", "Progress", "Requests", "answered", "growing"]
+__all__ = [
+    "LARGEST",
+    "LARGEST_ON_GPU",
+    "MEMORY",
+    "Memory",
+    "Progress",
+    "Repeated",
+    "Requests",
+    "answered",
+    "growing",
+]

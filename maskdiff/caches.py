@@ -47,15 +47,16 @@ class TreeCache:
 
     keys: Tensor  # (applications, capacity, heads, head_dim)
     values: Tensor
-    paths: Tensor  # (capacity, block_size or deeper) int32 numbers of each node's ancestors and its own, 0 behind
+    paths: Tensor  # (capacity, block_size or deeper) int32 numbers of its ancestors and its own; 0 behind
     depth: Tensor  # (nodes,) its position, 0 for a root
-    new: Tensor  # (rows, n) numbers of the nodes that are being read: one a row, or one row with the nodes of a chain
-    seen: Tensor  # (rows, width) numbers of the nodes that those of each row see, themselves included
+    new: Tensor  # (rows, n) nodes that are being read: one a row, or a chain of them in one row
+    seen: Tensor  # (rows, width) nodes that those of each row see, themselves included
 
     def read(self, nodes: Tensor, chain: bool = False) -> None:
         """Make some nodes those that are being read; their parents have been, or are among them.
 
-        Of a `chain` each node but the first is the child of the one before it, so that what the last sees is gathered for all.
+        Of a `chain` each node but the first is the child of the one before it: what the last sees is
+        gathered for all.
         """
         self.new = nodes[None] if chain else nodes[:, None]
         last = self.new[:, -1]
@@ -97,7 +98,7 @@ class TreeCache:
         return new
 
     def _grow_chain(self, new: Tensor, parent: Tensor) -> None:
-        """Depths and paths of nodes each of which is the child of the one before it, the first of `parent`."""
+        """Depths and paths of a chain of nodes, the first of which is a child of `parent`."""
         begin, count = 0 if parent < 0 else int(self.depth[parent]) + 1, len(new)
         self.depth[new] = begin + torch.arange(count, device=new.device)
         if begin + count > self.paths.shape[1]:

@@ -1,8 +1,9 @@
 """What the doors (the command-line programs) share: a parser with one-line errors, line reading, and `run_door`.
 
-For: turning every failure that a user can cause into one line on the error stream and a status: 2 for bad input, 124 for a
-time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags (`configio.add_config_flags`) or any
-work. Easy to get wrong: output is buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore
+For: turning every failure that a user can cause into one line on the error stream and a status: 2
+for bad input, 124 for a time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the
+configuration's flags (`configio.add_config_flags`) or any work. Easy to get wrong: output is
+buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore
 happens in here.
 """
 

@@ -1,7 +1,8 @@
 """A time limit that long-running loops check themselves.
 
-For: `Deadline`, which a denoiser carries (`ModelDenoiser.until`) and every loop checks at its head. Not for: signals or
-threads; work is never cut inside a step. A loop that has a partial result catches `TimedOut` and returns it.
+For: `Deadline`, which a denoiser carries (`ModelDenoiser.until`) and every loop checks at its head.
+Not for: signals or threads; work is never cut inside a step. A loop that has a partial result
+catches `TimedOut` and returns it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Deadline:
     @property
     def message(self) -> str:
         """What a user reads when there is no answer in time."""
-        return f"no answer within {self.seconds:g} s; give a larger --timeout, or a shorter text"
+        return f"no answer within {self.seconds:g} s; give a larger --timeout, or ask for less"
 
 
 NEVER = Deadline()

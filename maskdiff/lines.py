@@ -86,7 +86,9 @@ class Splitter:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            return DataError(f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})")
+            return DataError(
+                f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})"
+            )
 
 
 class LineReader:
@@ -102,7 +104,9 @@ class LineReader:
 
         Waits for the first line alone: further lines are returned if they are there already.
         """
-        while self._splitter is not None and (not self._lines or (len(self._lines) < most and _ready(self.file))):
+        while self._splitter is not None and (
+            not self._lines or (len(self._lines) < most and _ready(self.file))
+        ):
             chunk = _read(self.file)
             if chunk:
                 self._lines += self._splitter.feed(chunk)
@@ -125,7 +129,9 @@ def open_lines(path: str) -> LineReader:
     """The lines of a file (`-`: standard input). Raises DataError when it cannot be read at all."""
     if path == "-":
         if sys.stdin is None:
-            raise DataError("standard input is closed; give it a file or a pipe, or give --input a file")
+            raise DataError(
+                "standard input is closed; give it a file or a pipe, or give --input a file"
+            )
         return LineReader(sys.stdin.buffer)
     try:
         return LineReader(open(path, "rb"), close=True)
@@ -142,7 +148,8 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def _ready(file: IO[bytes]) -> bool:
-    """Whether a read returns at once. False where nobody can tell, so that no line waits for a later one."""
+    """Whether a read returns at once. False where nobody can tell, so that no line waits for a
+    later one."""
     try:
         number = file.fileno()
         if stat.S_ISREG(os.fstat(number).st_mode):

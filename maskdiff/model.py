@@ -357,8 +357,9 @@ class UniversalDenoiser(nn.Module):
         position = cache.depth[cache.new]  # (rows, n)
         width = int(position.max()) + 1
         self._lengthen(width)
-        visible = torch.arange(width, device=token.device) <= position[..., None]  # (rows, n, width)
-        x = self._trunk_of(token.view(shape), position, from_end.view(shape), visible[:, None], cache)
+        visible = torch.arange(width, device=token.device) <= position[..., None]
+        tokens, from_end = token.view(shape), from_end.view(shape)
+        x = self._trunk_of(tokens, position, from_end, visible[:, None], cache)
         return self.scores(x.flatten(0, 1)).float()
 
     def _lengthen(self, width: int) -> None:

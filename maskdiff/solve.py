@@ -60,7 +60,8 @@ class Solved:
 
     exhausted: every filling was ruled out or is among the solutions. candidates: fillings that were verified, and beginnings
     whose only continuation does not fit. looked: beginnings and fillings looked at, what the bound counts. first: candidates
-    up to the first solution, that one included; None without one. timed_out: the deadline ended the search.
+    up to the first solution, that one included; None without one. timed_out: the deadline ended the
+    search.
     """
 
     solutions: tuple[str, ...]
@@ -100,8 +101,9 @@ def solve(
 ) -> Solved:
     """Search until so many solutions are found, nothing is left, or `bound` beginnings and fillings were looked at.
 
-    With `patience` the search also ends that many looks after its first solution, and it ends at the deadline. Nothing is
-    random: the same puzzle and guide give the same outcome. The template must be one that the mask leaves a filling of.
+    With `patience` the search also ends that many looks after its first solution, and it ends at
+    the deadline. Nothing is random: the same puzzle and guide give the same outcome. The template
+    must be one that the mask leaves a filling of.
     """
     search, limit, late = _Search(puzzle, guide, bound, deadline), bound, False
     try:
@@ -180,7 +182,8 @@ class _Search:
         self.start = self.puzzle.mask or _Anything(vocabulary)
 
     def begin(self) -> None:
-        """Look at what stands before the first blank, and open the chunks of what may stand there."""
+        """Look at what stands before the first blank, and open the chunks of what may stand
+        there."""
         self.looked = 1
         (text,) = self._undecided([""])
         if text is not None:

@@ -10,7 +10,7 @@ import pytest
 from fuzz_helpers import both_seeds, cases
 
 from maskdiff import batches
-from maskdiff.batches import REPEATED, Memory, Progress, Requests, answered, growing
+from maskdiff.batches import Memory, Progress, Repeated, Requests, answered, growing
 from maskdiff.deadline import NEVER, Deadline, TimedOut
 from maskdiff.errors import DataError
 from maskdiff.lines import Line, LineReader
@@ -29,11 +29,17 @@ def test_batches_grow_from_one_and_respect_the_period() -> None:
 
 def test_arguments_come_before_lines_and_do_not_wait_for_them() -> None:
     requests = Requests(["a", "b"], reader("c", "d"))
-    assert [requests.take(5), requests.take(1), requests.take(5), requests.take(5)] == [["a", "b"], ["c"], ["d"], []]
+    assert [requests.take(5), requests.take(1), requests.take(5), requests.take(5)] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+        [],
+    ]
 
 
 class Worker:
-    """Numbers the requests that it works on; a text has as many results as it has characters, a bad one has one."""
+    """Numbers the requests that it works on; a text has as many results as it has characters, a bad
+    one has one."""
 
     def __init__(self) -> None:
         self.seen: list[Line] = []
@@ -50,7 +56,9 @@ class Worker:
 def test_equal_requests_are_worked_out_once(seed: int) -> None:
     """Whatever the batches, every request has the results of the first equal one, in its place."""
     for rng in cases(400, seed, 2.0):
-        texts: list[Line] = [rng.choice(["a", "bb", "ccc", "dd", "e"]) for _ in range(rng.randrange(1, 30))]
+        texts: list[Line] = [
+            rng.choice(["a", "bb", "ccc", "dd", "e"]) for _ in range(rng.randrange(1, 30))
+        ]
         bad = DataError("no text")
         for i in range(len(texts)):
             if rng.random() < 0.1:
@@ -69,9 +77,13 @@ def test_equal_requests_are_worked_out_once(seed: int) -> None:
             own = range(len(text) if isinstance(text, str) else 1)
             expected += [(number, i + 1, f"{text}/{place}/{i}") for i in own]
         assert found == expected
-        assert len(worker.seen) == len(texts)  # every request has its place, so all have the same keys as without repeats
-        worked = [text for text in worker.seen if text is not REPEATED]
-        assert worked == [text for i, text in enumerate(texts) if text is bad or text not in texts[:i]]
+        assert len(worker.seen) == len(
+            texts
+        )  # every request has its place, so all have the same keys as without repeats
+        worked = [text for text in worker.seen if not isinstance(text, Repeated)]
+        assert worked == [
+            text for i, text in enumerate(texts) if text is bad or text not in texts[:i]
+        ]
 
 
 def test_results_come_before_their_batch_is_done() -> None:
@@ -142,7 +154,9 @@ def test_a_line_a_minute_where_there_is_no_terminal(
     assert capsys.readouterr().err == "program: 0 strings done in 61 s, 0 a second\n"
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with Progress("program", "string", 7) as progress:

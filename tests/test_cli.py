@@ -105,7 +105,9 @@ def test_long_numbers_are_refused_and_never_cut(flag: Callable[[str], int]) -> N
 
 def test_lines_of_every_kind(tmp_path: Path) -> None:
     long = b"(" * 1_000_000
-    data = b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * MAX_LINE + b"\nlast"
+    data = (
+        b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * MAX_LINE + b"\nlast"
+    )
     (tmp_path / "in").write_bytes(data)
     lines = list(cli.read_lines(str(tmp_path / "in")))
     assert lines[0] == "one"

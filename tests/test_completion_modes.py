@@ -355,7 +355,8 @@ def check_many(number: int, whole: bool) -> bool:
 
 @both_seeds
 def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
-    """The likeliest histories first give Z and q of all of them, and say how much they left out; so does a floor of a beam."""
+    """The likeliest histories first give Z and q of all of them, and say how much they left out; so
+    does a floor of a beam."""
     fewer = bounded = 0
     for rng in cases(150, seed, 2.0):
         model, prefix, told = many(rng.randrange(10**6))
@@ -374,19 +375,29 @@ def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
                 bounded += lost > 1e-9
                 fewer += len(found.tree) < len(truth.tree)
                 if negligible == 1e-12 and mode == "exact":
-                    assert found.log_root.exp().tolist() == pytest.approx(truth.log_root.exp().tolist(), abs=1e-10), told
+                    assert found.log_root.exp().tolist() == pytest.approx(
+                        truth.log_root.exp().tolist(), abs=1e-10
+                    ), told
                     for node in range(len(found.tree)):
                         root, path = found.tree.beginning[node], found.tree.path(node)
                         same = truth.tree.child[ROOT, root]
                         for token in path:
                             same = truth.tree.child[same, token]
-                        own, other = (x.log_q([i])[0].exp() for x, i in ((found, node), (truth, same)))
-                        assert torch.allclose(own, other, atol=1e-7) or found.log_z[node] < -20, told
+                        own, other = (
+                            x.log_q([i])[0].exp() for x, i in ((found, node), (truth, same))
+                        )
+                        assert torch.allclose(own, other, atol=1e-7) or found.log_z[node] < -20, (
+                            told
+                        )
     assert fewer > 0 < bounded
 
 
 def test_exact_mode_of_a_costly_model_stops_at_its_budget() -> None:
-    model, prefix, _ = next(case for case in map(many, range(100)) if len(case[1]) > 3 and truth_of(case[0], case[1], False))
+    model, prefix, _ = next(
+        case
+        for case in map(many, range(100))
+        if len(case[1]) > 3 and truth_of(case[0], case[1], False)
+    )
     costly = Counted(model)
     costly.negligible = costly.floor = 1e-15  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="exact mode needs over 1 histories"):

@@ -16,7 +16,19 @@ from maskdiff import cli, lines
 from maskdiff.errors import DataError
 from maskdiff.lines import Line, LineReader, Splitter, count_lines, open_lines, split_lines
 
-PIECES = [b"\r", b"\n", b"\r\n", b"a", b"bc", b" ", b"\x0b", b"\x0c", b"\x85", b"\xc2\x85", b"\xe2\x80\xa8"]
+PIECES = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"a",
+    b"bc",
+    b" ",
+    b"\x0b",
+    b"\x0c",
+    b"\x85",
+    b"\xc2\x85",
+    b"\xe2\x80\xa8",
+]
 PIECES += [b"\xef\xbb\xbf", b"\xff", b"\xc3\xa9", b"\xc3", b"x" * 7]
 LONGEST = 12  # bytes of a line
 
@@ -39,7 +51,8 @@ def universal(text: str) -> list[str]:
 
 
 def whole(data: bytes) -> list[str | None]:
-    """The lines of the whole, by the method of bytes, which knows CR, LF and CRLF alone; None for a bad one."""
+    """The lines of the whole, by the method of bytes, which knows CR, LF and CRLF alone; None for a
+    bad one."""
     found: list[str | None] = []
     for number, raw in enumerate(data.splitlines()):
         text = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
@@ -146,7 +159,8 @@ def test_an_unfinished_line_is_bounded() -> None:
 
 
 def test_a_pipe_is_read_as_it_fills() -> None:
-    """A reader waits for one line alone, and takes what else is there; it never waits for a full batch."""
+    """A reader waits for one line alone, and takes what else is there; it never waits for a full
+    batch."""
     reading, writing = os.pipe()
     with open(reading, "rb") as file, open(writing, "wb", buffering=0) as out:
         reader = LineReader(file)

@@ -251,7 +251,8 @@ def test_what_is_refused() -> None:
 
 @both_seeds
 def test_passes_hold_all_nodes_and_keep_runs_together(seed: int) -> None:
-    """Every node is in one pass; a run of parents and children has passes of its own; others fill theirs."""
+    """Every node is in one pass; a run of parents and children has passes of its own; others fill
+    theirs."""
     for rng in cases(500, seed, 1.0):
         first, size, parents, runs = rng.randrange(5), rng.randrange(1, 6), [], []
         for _ in range(rng.randrange(1, 8)):

@@ -52,7 +52,8 @@ def first_wrong(problem: str, text: str) -> int | None:
 
 
 def test_the_steps_that_were_done_in_time_are_given() -> None:
-    """An answer ends after its last whole step; one without a step, and a whole answer, is an error of its own kind."""
+    """An answer ends after its last whole step; one without a step, and a whole answer, is an error
+    of its own kind."""
     now = [0.0]
     right = solver_script(lambda request, number: False)
 
@@ -65,10 +66,21 @@ def test_the_steps_that_were_done_in_time_are_given() -> None:
     (whole,) = Solver(Scripted(right), config, STEPS).solving([problem])
     assert whole.answer is not None
     assert len(whole.answer.steps) == 2
-    for strategy, seconds, steps in (("greedy", 0.5, 1), ("greedy", 1.5, 2), ("greedy", -0.5, None), ("best-of-n", 0.5, None)):
-        solver = Solver(Scripted(slow), StepConfig(strategy=strategy, max_steps=9, scorer="vote", candidates=2), STEPS)
+    for strategy, seconds, steps in (
+        ("greedy", 0.5, 1),
+        ("greedy", 1.5, 2),
+        ("greedy", -0.5, None),
+        ("best-of-n", 0.5, None),
+    ):
+        solver = Solver(
+            Scripted(slow),
+            StepConfig(strategy=strategy, max_steps=9, scorer="vote", candidates=2),
+            STEPS,
+        )
         deadline = Deadline(seconds, clock=lambda: now[0])
-        first, bad = solver.together([problem, DataError("bad")], torch.Generator().manual_seed(0), deadline)
+        first, bad = solver.together(
+            [problem, DataError("bad")], torch.Generator().manual_seed(0), deadline
+        )
         assert bad.finish_reason == "error"
         if steps is None:
             assert (first.answer, first.finish_reason) == (None, "timeout")

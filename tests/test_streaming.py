@@ -1,4 +1,5 @@
-"""Batches of `--input`: what they are not to change, when answers appear, and how long they may take."""
+"""Batches of `--input`: what they are not to change, when answers appear, and how long they may
+take."""
 
 from __future__ import annotations
 
@@ -52,14 +53,31 @@ VERBS: dict[str, tuple[list[str], Callable[[Loaded, list[str]], list[tasks.Resul
         lambda loaded, texts: tasks.edit(loaded, texts, sampler=SAMPLER, masks=[(1, 4)], seed=5),
     ),
     "rewrite": (
-        ["edit", "--sampler", "maskgit", "--steps", "3", "--replace", "1:3", "--length", "1..3", "--seed", "5"],
-        lambda loaded, texts: tasks.rewrite(loaded, texts, replace=(1, 3), length=(1, 3), sampler=SAMPLER, seed=5),
+        [
+            "edit",
+            "--sampler",
+            "maskgit",
+            "--steps",
+            "3",
+            "--replace",
+            "1:3",
+            "--length",
+            "1..3",
+            "--seed",
+            "5",
+        ],
+        lambda loaded, texts: tasks.rewrite(
+            loaded, texts, replace=(1, 3), length=(1, 3), sampler=SAMPLER, seed=5
+        ),
     ),
     "draft": (
         ["repair", "--method", "draft", "--seed", "5"],
         lambda loaded, texts: tasks.repair(loaded, texts, method="draft", seed=5),
     ),
-    "repair": (["repair", "--beam", "2"], lambda loaded, texts: tasks.repair(loaded, texts, beam=2)),
+    "repair": (
+        ["repair", "--beam", "2"],
+        lambda loaded, texts: tasks.repair(loaded, texts, beam=2),
+    ),
     "complete": (
         ["complete", "--num", "2", "--seed", "5"],
         lambda loaded, texts: tasks.complete(loaded, texts, num=2, seed=5),
@@ -90,7 +108,8 @@ def test_batches_change_no_result(
 def test_equal_lines_have_equal_answers_and_leave_others_alone(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str
 ) -> None:
-    """The answers of the first of them, whatever is drawn; all other lines have what they had without a repeat."""
+    """The answers of the first of them, whatever is drawn; all other lines have what they had
+    without a repeat."""
     texts = [f"(+{i}{i + 1})=1{i}" for i in range(8)]
     (tmp_path / "apart").write_text("\n".join(texts) + "\n")
     repeated = [texts[0], texts[1], texts[1], texts[3], texts[0], texts[5], texts[3], texts[7]]
@@ -107,7 +126,9 @@ def test_equal_lines_have_equal_answers_and_leave_others_alone(
     assert found == [by_text[text] for text in repeated]
 
 
-def test_a_repeated_stream_shows_its_characters(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_a_repeated_stream_shows_its_characters(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     """With --stream an equal string is not drawn again, and is printed all the same."""
     argv = ["complete", "(+", "(+", "--num", "2", "--stream", "--checkpoint", checkpoint]
     assert run_door(inference.main, argv) == 0
@@ -115,13 +136,27 @@ def test_a_repeated_stream_shows_its_characters(capsys: pytest.CaptureFixture[st
     assert lines[:2] == lines[2:]
     assert all(line.startswith("(+") for line in lines)
     found = rows(capsys, checkpoint, "complete", "(+", "(+", "--stream")
-    deltas = {i: "".join(row["delta"] for row in found if "delta" in row and row["index"] == i) for i in (1, 2)}
+    deltas = {
+        i: "".join(row["delta"] for row in found if "delta" in row and row["index"] == i)
+        for i in (1, 2)
+    }
     assert [row["text"] for row in found if "text" in row] == [deltas[1], deltas[2]]
 
 
-def test_a_message_names_the_line(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path) -> None:
+def test_a_message_names_the_line(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path
+) -> None:
     (tmp_path / "in").write_text("(+12)=3\n\nbad\n")
-    argv = ["edit", "(+??)=12", "--mask", "1", "--input", str(tmp_path / "in"), "--checkpoint", checkpoint]
+    argv = [
+        "edit",
+        "(+??)=12",
+        "--mask",
+        "1",
+        "--input",
+        str(tmp_path / "in"),
+        "--checkpoint",
+        checkpoint,
+    ]
     assert run_door(inference.main, argv) == 2
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 4
@@ -130,17 +165,26 @@ def test_a_message_names_the_line(capsys: pytest.CaptureFixture[str], checkpoint
     ]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------- other processes
+# ---------------------------------------------------------------------------------- other processes
 
 
 def started(checkpoint: str, *argv: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "inference.py"), *argv, "--checkpoint", checkpoint, "--threads", "1"]
+    command = [
+        sys.executable,
+        str(ROOT / "inference.py"),
+        *argv,
+        "--checkpoint",
+        checkpoint,
+        "--threads",
+        "1",
+    ]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_a_slow_producer_is_answered_line_by_line_and_interrupted(checkpoint: str) -> None:
-    """Every answer is there before the next line is written; Ctrl-C then leaves what is done, and one line."""
+    """Every answer is there before the next line is written; Ctrl-C then leaves what is done, and
+    one line."""
     with started(checkpoint, "repair", "--input", "-", "--beam", "2", "--json") as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -167,7 +211,7 @@ def test_a_reader_that_leaves_ends_a_batch_quietly(checkpoint: str, tmp_path: Pa
         assert process.stderr.read() == ""
 
 
-# ------------------------------------------------------------------------------------------------------------ time limits
+# -------------------------------------------------------------------------------------- time limits
 
 
 class Steps:
@@ -198,7 +242,8 @@ TIMED: dict[str, Callable[[Loaded], list[tasks.Result]]] = {
 @pytest.mark.parametrize("verb", TIMED)
 @both_seeds
 def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
-    """After any number of steps there is an honest result, or TimedOut; with time enough what there is without a limit."""
+    """After any number of steps there is an honest result, or TimedOut; with time enough what there
+    is without a limit."""
     call = TIMED[verb]
     whole, clock = call(loaded), Steps()
     with loaded.denoiser.until(Deadline(1e9, clock=clock)):
@@ -206,7 +251,10 @@ def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
     assert loaded.denoiser.deadline.seconds is None
     steps = int(clock.now)
     assert steps > 3
-    with loaded.denoiser.until(Deadline(0.5, clock=Steps())), pytest.raises(TimedOut, match="no answer within"):
+    with (
+        loaded.denoiser.until(Deadline(0.5, clock=Steps())),
+        pytest.raises(TimedOut, match="no answer within"),
+    ):
         call(loaded)
     for rng in cases(6, seed, 0.5):
         given = rng.randrange(1, steps)
@@ -227,13 +275,16 @@ def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
 
 
 def test_a_completion_under_way_ends_where_it_is() -> None:
-    """The strings so far are given, and begin as they should; others that were not begun are not."""
+    """The strings so far are given, and begin as they should; others that were not begun are
+    not."""
     loaded = tiny_loaded()
     ends = set()
     for given in range(3, 40, 4):
         with loaded.denoiser.until(Deadline(given, clock=Steps())):
             try:
-                results = tasks.complete(loaded, ["(+(*7"], num=3, settings=CompletionConfig("exact"))
+                results = tasks.complete(
+                    loaded, ["(+(*7"], num=3, settings=CompletionConfig("exact")
+                )
             except TimedOut:
                 continue
         ends |= {result.finish_reason for result in results}
@@ -251,17 +302,23 @@ def test_a_completion_under_way_ends_where_it_is() -> None:
         ["complete", "(+", "--suffix", "=45"],
     ],
 )
-def test_the_door_says_so(capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str]) -> None:
+def test_the_door_says_so(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str]
+) -> None:
     """Status 124 unless something is bad, one line a string, and a reason of its own in JSON."""
     bad = "bad" in argv
     found = rows(capsys, checkpoint, *argv, "--timeout", "0.000001", status=2 if bad else 124)
-    assert [row["finish_reason"] for row in found] == (["timeout", "error"] if bad else ["timeout"] * len(found))
+    assert [row["finish_reason"] for row in found] == (
+        ["timeout", "error"] if bad else ["timeout"] * len(found)
+    )
     assert all(row["text"] is None and row["error"] for row in found)
     limit = ["--timeout", "0.000001", "--checkpoint", checkpoint]
     assert run_door(inference.main, [*argv, *limit]) == (2 if bad else 124)
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", len(found))
-    assert run_door(inference.main, [*argv, "--timeout", "600", "--checkpoint", checkpoint]) == (2 if bad else 0)
+    assert run_door(inference.main, [*argv, "--timeout", "600", "--checkpoint", checkpoint]) == (
+        2 if bad else 0
+    )
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "1e9", "x", ""])

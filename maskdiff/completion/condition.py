@@ -9,10 +9,11 @@ others.
            0                                        if it contradicts the prefix, or the string ended
     q(t | h) = p(t | h) Z(h t) / Z(h)
 
-*exact* evaluates all histories in one forward pass (their number is known before it), or, of a model whose histories share
-nothing (`Costly`), the likeliest first until no share worth counting is left. *beam* keeps the likeliest at every byte
-of the prefix, *canonical* those that the tokenizer itself would write (2410.09303, 2506.07956): what they leave out is bounded
-by its probability so far, since no Z exceeds 1. Covers of a string by tokens: 2412.03719.
+*exact* evaluates all histories in one forward pass (their number is known before it), or, of a
+model whose histories share nothing (`Costly`), the likeliest first until no share worth counting is
+left. *beam* keeps the likeliest at every byte of the prefix, *canonical* those that the tokenizer
+itself would write (2410.09303, 2506.07956): what they leave out is bounded by its probability so
+far, since no Z exceeds 1. Covers of a string by tokens: 2412.03719.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ MODES = ("auto", "exact", "beam", "canonical")
 CELLS = 2**28  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
 SPREAD = 16  # beginnings, each of which widens the beam: of several, some are far likelier early than they turn out to be
 HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
-TOGETHER = 64  # histories that are evaluated together, the likeliest first, where each of them is costly
+TOGETHER = (
+    64  # histories that are evaluated together, the likeliest first, where each of them is costly
+)
 
 
 @dataclass
@@ -51,7 +54,9 @@ class Growth:
     log_next: list[Tensor] = field(default_factory=list)  # a part for every call
     log_p: list[float] = field(default_factory=list)
     log_dropped: float = -math.inf
-    log_covered: float = -math.inf  # probability of the goal found so far, where it is counted: a lower bound of Z
+    log_covered: float = (
+        -math.inf
+    )  # probability of the goal found so far, where it is counted: a lower bound of Z
 
     def evaluate(self, log_p: list[float] | None = None) -> None:
         """Ask the model about the nodes that it has not seen, in one call; `log_p` of each, where that is known before."""
@@ -78,15 +83,20 @@ class Growth:
 
 
     def cover(self, goal: Goal, first: int) -> None:
-        """Count what the covering tokens of the nodes from `first` on, those evaluated last, add to Z."""
+        """Count what the covering tokens of the nodes from `first` on, those evaluated last, add to
+        Z."""
         tree, rows = self.tree, self.log_next[-1]
         alike: dict[CoverKey, list[int]] = {}
         for node in range(first, len(tree)):
-            alike.setdefault(goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]), []).append(node)
+            alike.setdefault(
+                goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]), []
+            ).append(node)
         for key, nodes in alike.items():
             if ids := goal.covers(key):
                 own = torch.tensor([self.log_p[node] for node in nodes], dtype=torch.float64)
-                found = rows[[node - first for node in nodes]][:, ids].double().cpu().logsumexp(1) + own
+                found = (
+                    rows[[node - first for node in nodes]][:, ids].double().cpu().logsumexp(1) + own
+                )
                 self.log_covered = float(np.logaddexp(self.log_covered, float(found.logsumexp(0))))
 
 
@@ -246,7 +256,11 @@ def condition(
         return _canonical(model, goal)
     floor = model.floor if isinstance(model, Costly) else 0.0
     growth = grow_beam(model, goal, beam, floor)
-    if floor and growth.log_covered == -math.inf and not any(map(goal.reached, range(len(model.beginnings)))):
+    if (
+        floor
+        and growth.log_covered == -math.inf
+        and not any(map(goal.reached, range(len(model.beginnings))))
+    ):
         growth = grow_beam(model, goal, beam)  # what leads on was unlikely for long
     return Conditioned(model, goal, mode, growth, None)
 
@@ -259,15 +273,19 @@ def _too_many(goal: Goal, budget: int) -> ConfigError:
 
 
 def grow_likeliest(model: NextTokenModel, goal: Goal, negligible: float, most: int) -> Growth:
-    """Histories, the likeliest first, until those that are left add no more than the share `negligible` to Z.
+    """Histories, the likeliest first, until those that are left add no more than the share
+    `negligible` to Z.
 
-    No history can add more than its own probability. Raises ConfigError where `most` histories do not suffice.
+    No history can add more than its own probability. Raises ConfigError where `most` histories do
+    not suffice.
     """
     growth = Growth(Histories(), model.reader(), model.beginnings.log_prior)
     tree, prior = growth.tree, model.beginnings.log_prior.tolist()
     reached = [prior[b] for b in range(len(prior)) if goal.reached(b)]
     growth.log_covered = float(np.logaddexp.reduce(reached, initial=-math.inf))
-    waiting = [(-prior[b], ROOT, b, 0) for b in roots(goal)]  # a heap of (-log p, parent, token, bytes explained)
+    waiting = [
+        (-prior[b], ROOT, b, 0) for b in roots(goal)
+    ]  # a heap of (-log p, parent, token, bytes explained)
     heapq.heapify(waiting)
     while waiting:
         left = float(np.logaddexp.reduce([-item[0] for item in waiting]))
@@ -282,7 +300,10 @@ def grow_likeliest(model: NextTokenModel, goal: Goal, negligible: float, most: i
         growth.evaluate([-cost for cost, *_ in taken])
         growth.cover(goal, first)
         for node, own, row in _roomy(growth, goal, range(first, len(tree))):
-            steps = [*goal.steps[tree.offset[node]], *((token, tree.offset[node]) for token in goal.table.silent)]
+            steps = [
+                *goal.steps[tree.offset[node]],
+                *((token, tree.offset[node]) for token in goal.table.silent),
+            ]
             values = row[[token for token, _ in steps]].tolist()
             for (token, end), value in zip(steps, values, strict=True):
                 if value > -math.inf:
@@ -292,7 +313,8 @@ def grow_likeliest(model: NextTokenModel, goal: Goal, negligible: float, most: i
 
 
 def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, float, Tensor]]:
-    """Of the nodes evaluated last those with room for more than a covering token: node, its log p, and that of what follows."""
+    """Of the nodes evaluated last those with room for more than a covering token: node, its log p,
+    and that of what follows."""
     tree = growth.tree
     for node, row in zip(nodes, growth.log_next[-1] if len(nodes) else (), strict=True):
         if tree.depth[node] + 1 < goal.beginnings.limits[tree.beginning[node]]:
@@ -302,9 +324,10 @@ def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, floa
 def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
     """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) beginnings.
 
-    Histories of different lengths in tokens compete where they have explained the same text, those of all beginnings together.
-    The first bytes, while all their histories are few, are read in one pass without pruning. With a `floor`
-    above 0, those that together have less than this share of the probability are left out at every byte, from the first on.
+    Histories of different lengths in tokens compete where they have explained the same text, those
+    of all beginnings together. The first bytes, while all their histories are few, are read in one
+    pass without pruning. With a `floor` above 0, those that together have less than this share of
+    the probability are left out at every byte, from the first on.
     """
     keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
     head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0
@@ -332,13 +355,19 @@ def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) 
     return growth
 
 
-def _worth(growth: Growth, waiting: dict[int, list[tuple[float, int, int]]], offset: int, floor: float) -> int:
+def _worth(
+    growth: Growth, waiting: dict[int, list[tuple[float, int, int]]], offset: int, floor: float
+) -> int:
     """How many of the likeliest histories that explain `offset` bytes are worth their cost.
 
-    The others together have less than `floor` of the probability of all that explain as much or more.
+    The others together have less than `floor` of the probability of all that explain as much or
+    more.
     """
     here = sorted((log_p for log_p, _, _ in waiting.get(offset, [])), reverse=True)
-    everything = [growth.log_covered, *(log_p for found in waiting.values() for log_p, _, _ in found)]
+    everything = [
+        growth.log_covered,
+        *(log_p for found in waiting.values() for log_p, _, _ in found),
+    ]
     from_last = np.logaddexp.accumulate(here[::-1])[::-1] if here else np.empty(0)
     return int((from_last > np.logaddexp.reduce(everything) + math.log(floor)).sum())
 
@@ -348,7 +377,11 @@ def _push(growth: Growth, goal: Goal, nodes: range, below: int, waiting: dict[in
     for node, own, row in _roomy(growth, goal, nodes):
         if goal.table.silent:
             growth.drop(own + row[list(goal.table.silent)])
-        steps = [(token, reached) for token, reached in goal.steps[growth.tree.offset[node]] if reached >= below]
+        steps = [
+            (token, reached)
+            for token, reached in goal.steps[growth.tree.offset[node]]
+            if reached >= below
+        ]
         if steps:
             values = row[[token for token, _ in steps]].tolist()
             for (token, reached), value in zip(steps, values, strict=True):

@@ -22,16 +22,26 @@ from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.processors import draw
 from maskdiff.sampling.random import token_noise
 from maskdiff.sampling.said import Said
-from maskdiff.sampling.stopping import EOS, LENGTH, NEVER, REPETITION, STOP, TIMEOUT, Stopping, StopText
+from maskdiff.sampling.stopping import (
+    EOS,
+    LENGTH,
+    NEVER,
+    REPETITION,
+    STOP,
+    TIMEOUT,
+    Stopping,
+    StopText,
+)
 
 
 @dataclass(frozen=True)
 class Completion:
     """A string that was drawn.
 
-    data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it included. log_p: log-probability
-    of the tokens under the model, the beginning's included, nats, before conditioning. reason: why it ended, `eos`, `stop` (a
-    stop text or token: `data` ends before it, `tokens` do not), `length` (cut at the model's limit), `repetition` or `timeout`.
+    data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it
+    included. log_p: log-probability of the tokens under the model, the beginning's included, nats,
+    before conditioning. reason: why it ended, `eos`, `stop` (a stop text or token: `data` ends
+    before it, `tokens` do not), `length` (cut at the model's limit), `repetition` or `timeout`.
     calls: forward passes that it took part in.
     """
 
@@ -209,7 +219,9 @@ class Decoding:
         """End what is under way where it is, for the time is up; whether anything goes on."""
         for string in self.strings:
             if not string.reason:
-                string.text += string.prefix[len(string.text) :]  # it covers what was typed, whatever else it was to be
+                string.text += string.prefix[
+                    len(string.text) :
+                ]  # it covers what was typed, whatever else it was to be
                 self._end(string, TIMEOUT)
         return False
 

@@ -79,8 +79,8 @@ class GrammarConstraint:
 
     Charts are float64; filling them raises TimedOut at ``deadline``.
 
-    Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are not
-    the vocabulary's, in their order.
+    Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are
+    not the vocabulary's, in their order.
     """
 
     def __init__(

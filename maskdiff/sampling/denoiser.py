@@ -108,7 +108,8 @@ class ModelDenoiser:
 
     @contextmanager
     def until(self, deadline: Deadline) -> Iterator[None]:
-        """Within the block every evaluation, and every loop that asks `deadline`, raises TimedOut once it has passed."""
+        """Within the block every evaluation, and every loop that asks `deadline`, raises TimedOut
+        once it has passed."""
         before, self.deadline = self.deadline, deadline
         try:
             yield

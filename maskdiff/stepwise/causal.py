@@ -139,7 +139,9 @@ class CausalGenerator:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
         size = max(1, SEEN // (deepest + 1))
         passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
-        pairs = zip(torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True)
+        pairs = zip(
+            torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True
+        )
         log_p = torch.cat([self.reader.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)
         return log_p
@@ -148,8 +150,9 @@ class CausalGenerator:
 def _passes(parents: list[int], first: int, size: int) -> list[int]:
     """The sizes of passes over new nodes, numbered from `first`, that are too many for one.
 
-    A run of nodes each of which is the child of the one before it, such as a long prompt, has passes of its own, of up to
-    `CHAIN` nodes: they gather keys once. Of the others up to `size` share a pass.
+    A run of nodes each of which is the child of the one before it, such as a long prompt, has
+    passes of its own, of up to `CHAIN` nodes: they gather keys once. Of the others up to `size`
+    share a pass.
     """
     starts = [i for i, parent in enumerate(parents) if i == 0 or parent != first + i - 1]
     passes: list[int] = []

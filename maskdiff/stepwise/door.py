@@ -45,7 +45,9 @@ def add_verb(verbs: Any) -> None:
     verb.add_argument("--probe", action="store_true", help="only say whether the backend goes on from a partial answer")
     add_config_flags(verb, StepConfig)
     add_config_flags(verb, BackendConfig)
-    cli.add_timeout_flag(verb, "each problem, between and within steps; problems are then solved one by one")
+    cli.add_timeout_flag(
+        verb, "each problem, between and within steps; problems are then solved one by one"
+    )
     cli.add_machine_flags(verb)
     told = {"checkpoint": f"our model, and the language of the problems (default checkpoints/{CHECKPOINT} for our backends)"}
     for action in verb._actions:
@@ -96,7 +98,9 @@ def solve(args: argparse.Namespace) -> int:
     lines = 0 if args.input is None else count_lines(args.input)
     status = 0
     with (
-        Progress("inference.py", "problem", None if lines is None else len(args.texts) + lines) as progress,
+        Progress(
+            "inference.py", "problem", None if lines is None else len(args.texts) + lines
+        ) as progress,
         closing(problems(args)) as asked,
     ):
         batches = growing(asked, COHORT if args.timeout is None else 1)
@@ -126,7 +130,8 @@ def worker(
 
 
 def show(args: argparse.Namespace, number: int, solution: Solution) -> None:
-    """Print one solution; in text an error goes to the error stream, and an empty line keeps its place in a batch."""
+    """Print one solution; in text an error goes to the error stream, and an empty line keeps its
+    place in a batch."""
     if args.json:
         print(json.dumps(as_object(number, solution), allow_nan=False), flush=True)
     elif solution.error is None:

@@ -38,7 +38,8 @@ PARAGRAPH = "\n\n"  # what ends a step where no language says it
 @dataclass(frozen=True)
 class Solution:
     """What came of one problem. correct: whether the answer is right, None where nobody knows. first_wrong: the number of the
-    first wrong step, from 1, None where none is or nobody knows. error: why there is no answer; timed_out: for want of time.
+    first wrong step, from 1, None where none is or nobody knows. error: why there is no answer;
+    timed_out: for want of time.
     """
 
     problem: str
@@ -184,7 +185,9 @@ class Solver:
                     made[number] = self._judged(problem, ended.value)
                 except UserError as error:
                     late = isinstance(error, TimedOut)
-                    made[number] = Solution(problem, strategy=self.config.strategy, error=str(error), timed_out=late)
+                    made[number] = Solution(
+                        problem, strategy=self.config.strategy, error=str(error), timed_out=late
+                    )
         return [made[number] for number in range(len(batch))]
 
     def _ask(self, asks: dict[int, Ask]) -> dict[int, Told | UserError]:

@@ -48,7 +48,8 @@ class Taken:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a problem: its steps, why it ended (`end`, `max_steps`, `step_length`, `restarted`, `timeout`), its cost.
+    """What came of a problem: its steps, why it ended (`end`, `max_steps`, `step_length`,
+    `restarted`, `timeout`), its cost.
 
     tokens: drawn tokens of the answer itself. restarts: steps that repeated an earlier one.
     """

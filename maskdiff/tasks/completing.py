@@ -78,8 +78,8 @@ def completing(
 class Completer:
     """Completes text after text with the same settings, which are those of `completing`.
 
-    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what `condition` raises for the
-    suffix, which is read with the first text.
+    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what
+    `condition` raises for the suffix, which is read with the first text.
     """
 
     @verb()
@@ -108,7 +108,8 @@ class Completer:
     ) -> Iterator[Result]:
         """`num` completions of a text, with random keys from `source`; one error for a bad text.
 
-        Once the deadline has passed, completions under way end where they are (`timeout`). Raises TimedOut before that.
+        Once the deadline has passed, completions under way end where they are (`timeout`). Raises
+        TimedOut before that.
         """
         keys = new_keys(num, source)  # drawn for a bad text, too: those after it do not change
         shown = "" if isinstance(text, DataError) else text
@@ -143,7 +144,9 @@ class _Given:
     def prepare(self) -> CausalModel | CanvasModel:
         """The model, for which the suffix is read once. Raises what `condition` raises for it."""
         if self.model is None:
-            self.model = ending_with(self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings)
+            self.model = ending_with(
+                self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings
+            )
         return self.model
 
     def condition(self, text: str | DataError) -> Conditioned:

@@ -67,7 +67,9 @@ def edit(
     """
     keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
+    constraint = (
+        GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
+    )
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])

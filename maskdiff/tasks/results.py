@@ -205,9 +205,14 @@ def merge(
 
 
 def canvas_of(
-    loaded: Loaded, rows: dict[int, list[int]], known: Sequence[Sequence[bool]], keys: Tensor, sigma: float = 0.0
+    loaded: Loaded,
+    rows: dict[int, list[int]],
+    known: Sequence[Sequence[bool]],
+    keys: Tensor,
+    sigma: float = 0.0,
 ) -> Canvas:
-    """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on the others."""
+    """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on
+    the others."""
     canvas = Canvas.of([*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device)
     return replace(canvas, keys=keys[list(rows)].to(loaded.device))
 

@@ -54,10 +54,11 @@ def solve(
 ) -> list[Result]:
     """Fill the blanks (`?`) of each text, and the symbols in `masks` (first, last + 1), so that the result holds.
 
-    One bidirectional evaluation says what to try first; the evaluator verifies. Of the first `solutions` found, the likeliest
-    by the causal mode; the search for others ends soon after the first. A text without solution is an error, which says
-    whether all candidates were checked, or `bound` beginnings were looked at, or the deadline passed. Nothing is
-    drawn: there is no seed. Raises ConfigError for a language whose strings state nothing, and for a bound or number of
+    One bidirectional evaluation says what to try first; the evaluator verifies. Of the first
+    `solutions` found, the likeliest by the causal mode; the search for others ends soon after the
+    first. A text without solution is an error, which says whether all candidates were checked, or
+    `bound` beginnings were looked at, or the deadline passed. Nothing is drawn: there is no seed.
+    Raises ConfigError for a language whose strings state nothing, and for a bound or number of
     solutions below 1.
     """
     language = loaded.language
@@ -125,4 +126,6 @@ def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: b
     best = int(likely.argmax())
     evaluations = 1 + (len(likely) > 1)  # the guide's, and the choice among several
     result = judged(loaded.language, outcome.solutions[best], float(likely[best]), evaluations, steps)
-    return replace(result, holds=True, finish_reason="timeout" if outcome.timed_out else result.finish_reason)
+    return replace(
+        result, holds=True, finish_reason="timeout" if outcome.timed_out else result.finish_reason
+    )

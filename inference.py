@@ -12,27 +12,27 @@
     python inference.py solve "(+ 3 (* 2 4))" --strategy adaptive --show   # step by step; docs/stepwise.md
     python inference.py repair --input damaged.txt --json     # one string a line; - is standard input
 
-Text output has four columns: the string, whether it parses or even holds, its score (log p per symbol, nats), evaluations; of
-new strings and completions a fifth: why it ended (eos, stop, length, repetition; incomplete where blanks are left); and one
-more where something is to be noted (an answer far from its input, symbols read as unreadable, candidates looked at). With
---script the edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share, edits. With
---stream a completion appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is reported
-in its place, the others are processed, and the exit status is 2.
+Text output has four columns: the string, whether it parses or even holds, its score (log p per
+symbol, nats), evaluations; of new strings and completions a fifth: why it ended (eos, stop, length,
+repetition; incomplete where blanks are left); and one more where something is to be noted (an
+answer far from its input, symbols read as unreadable, candidates looked at). With --script the
+edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share,
+edits. With --stream a completion appears as it is drawn. With --json every line is one object, see
+docs/formats.md. A bad line is reported in its place, the others are processed, and the exit status
+is 2. Results appear in small batches; equal strings are worked on once. --timeout limits the time
+of each string; without an answer by then the exit status is 124.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from maskdiff import cli
+from maskdiff.batches import LARGEST, LARGEST_ON_GPU, Progress, Requests, answered, growing
 from maskdiff.config import (
     CANDIDATES,
     MAX_ALTERNATIVES,
@@ -47,18 +47,24 @@ from maskdiff.config import (
     SamplerConfig,
 )
 from maskdiff.configio import add_config_flags, build, load_decoding, overrides, sampler_config
+from maskdiff.deadline import Deadline, TimedOut
 from maskdiff.errors import ConfigError, DataError, quote
+from maskdiff.lines import Line, count_lines, open_lines
 from maskdiff.stepwise.door import add_verb, solve
 
 if TYPE_CHECKING:
-    from maskdiff.checkpoint import Loaded
-    from maskdiff.tasks import Alternative, Result
+    import torch
 
-SCHEMA = 2
+    from maskdiff.checkpoint import Loaded
+    from maskdiff.tasks import Result
+    from maskdiff.tasks.showing import Stream
+
+    Work = Callable[
+        [Sequence[Line]], Iterable[tuple[int, Result]]
+    ]  # a batch -> (place in it, result)
+
 CHANGE = cli.Whole(0, MAX_CHANGE)
-LINES_AT_A_TIME = 256
-SHOWN = 3  # foreign symbols in a note
-WORTH_SAYING = 0.01  # share that a beam may have left out, above which its user is told
+PERIOD = 256  # strings after which the random keys of `edit` and `repair` begin again
 EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
 
 
@@ -105,6 +111,7 @@ def build_parser() -> cli.Parser:
     for verb in (generate, complete, repair, edit):
         verb.add_argument("--json", action="store_true", help="one JSON object a line")
         verb.add_argument("--pretty", action="store_true", help="print strings that parse with spaces")
+        cli.add_timeout_flag(verb, *(["all strings together"] if verb is generate else []))
         cli.add_machine_flags(verb)
         cli.add_language_flags(verb)
     for verb in (generate, edit):
@@ -170,90 +177,135 @@ def decoding(args: argparse.Namespace) -> DecodeConfig:
     return DecodeConfig(sampler_config(args, base.sampler), completion, control)
 
 
-def requests(args: argparse.Namespace) -> Iterator[str | DataError]:
-    """The strings to work on: the arguments, then the lines of --input."""
-    texts: Iterable[str | DataError] = args.texts
-    if args.input is not None:
-        texts = itertools.chain(texts, cli.read_lines(args.input))
-    elif not args.texts:
+def requests(args: argparse.Namespace) -> Requests:
+    """The strings to work on: the arguments, then the lines of --input. Raises DataError where
+    there is none."""
+    if args.input is None and not args.texts:
         raise DataError(f"nothing to {args.verb}; give strings as arguments, or --input FILE (- is standard input)")
-    return iter(texts)
+    return Requests(args.texts, None if args.input is None else open_lines(args.input))
 
 
-def answers(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
-    """Results in the order of the requests, a batch at a time."""
-    from maskdiff import tasks
+def answers(
+    args: argparse.Namespace, loaded: Loaded, progress: Progress, stream: Stream | None
+) -> Iterator[tuple[int, int, Result]]:
+    """Results with the number of their request and, of a request that has several, their own; both
+    from 1.
 
+    They come in the order of the requests, a batch at a time; with --timeout a request at a time.
+    """
     if args.verb == "generate":
-        settings = decoding(args)
-        yield from tasks.generating(
-            loaded, args.num, length=args.length, sampler=settings.sampler, seed=args.seed, trace=args.trace,
-            control=settings.control,
-        )  # fmt: skip
+        made = timed(args, loaded, progress, lambda _: enumerate(generated(args, loaded)))([""])
+        yield from ((number, 1, result) for number, (_, result) in enumerate(made, start=1))
         return
-    texts = requests(args)
-    first = next(texts, None)
-    if first is None:
+    work = completed(args, loaded, stream) if args.verb == "complete" else batched(args, loaded)
+    alone = args.verb == "complete" or args.timeout is not None
+    largest = 1 if alone else LARGEST if loaded.device.type == "cpu" else LARGEST_ON_GPU
+    number = 0
+    with closing(requests(args)) as asked:
+        for number, sample, result in answered(
+            growing(asked, largest, PERIOD), timed(args, loaded, progress, work)
+        ):
+            yield number, sample, result
+    if number == 0:
         raise DataError(f"nothing to {args.verb}: the input is empty")
-    texts = itertools.chain([first], texts)
-    if args.verb == "complete":
-        yield from completed(args, loaded, texts)
-        return
-    while batch := list(itertools.islice(texts, LINES_AT_A_TIME)):
-        if args.verb == "repair":
-            yield from tasks.repair(
-                loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, grammar=args.grammar,
-                holds=args.holds, max_edits=args.max_edits, top=args.top,
-                candidates=args.candidates, certain=args.certain, seed=args.seed, trace=args.trace,
-            )  # fmt: skip
-        else:
-            yield from edited(args, loaded, batch)
 
 
-def completed(args: argparse.Namespace, loaded: Loaded, texts: Iterable[str | DataError]) -> Iterator[Result]:
-    """The results of `complete`; with --stream their characters are printed as they come."""
+def timed(args: argparse.Namespace, loaded: Loaded, progress: Progress, work: Work) -> Work:
+    """The same work within --timeout; what is not answered by then is an error in its place."""
+    from maskdiff.tasks import Result
+
+    def within(batch: Sequence[Line]) -> Iterator[tuple[int, Result]]:
+        with loaded.denoiser.until(Deadline(args.timeout, progress.tick)):
+            try:
+                yield from work(batch)
+            except TimedOut as error:  # a batch of one request: see `answers`
+                given = (
+                    None
+                    if args.verb == "generate"
+                    else ""
+                    if isinstance(batch[0], DataError)
+                    else batch[0]
+                )
+                yield 0, Result(finish_reason="timeout", input=given, error=str(error))
+
+    return within
+
+
+def generated(args: argparse.Namespace, loaded: Loaded) -> Iterator[Result]:
+    """The results of `generate`; with --timeout in small batches, so that what is done in time is
+    seen."""
     from maskdiff import tasks
-
-    if args.stream and args.pretty:
-        raise ConfigError("--pretty needs a whole string, and --stream shows its parts; give one of them")
+    from maskdiff.tasks.results import BATCH
 
     settings = decoding(args)
-    if args.stream and settings.control.first_complete:
-        raise ConfigError("--first_complete needs a whole string, and --stream shows its parts; give one of them")
-    texts, request = iter(texts), 0
-
-    def counted() -> Iterator[str | DataError]:
-        nonlocal request
-        for text in texts:
-            request += 1
-            yield text
-
-    def watch(number: int, characters: str) -> None:
-        if args.json:
-            event = {"schema": SCHEMA, "verb": "complete", "index": request, "sample": number + 1, "delta": characters}
-            print(json.dumps(event), flush=True)
-        else:
-            print(cli.printable(characters), end="", flush=True)
-
-    seen = watch if args.stream else None
-    yield from tasks.completing(
-        loaded, counted(), num=args.num, suffix=args.suffix, settings=settings.completion, seed=args.seed,
-        control=settings.control, watch=seen,
+    yield from tasks.generating(
+        loaded, args.num, length=args.length, sampler=settings.sampler, seed=args.seed, trace=args.trace,
+        control=settings.control, batch_size=BATCH if args.timeout is None else LARGEST,
     )  # fmt: skip
 
 
-def numbered(args: argparse.Namespace, results: Iterable[Result]) -> Iterator[tuple[int, int, Result]]:
-    """Results with the number of their request and, of a request that has several, their own; both from 1."""
-    most = args.num if args.verb == "complete" else 1
-    request, sample = 0, most
-    for result in results:
-        request, sample = (request + 1, 1) if sample == most else (request, sample + 1)
-        yield request, sample, result
-        if result.error is not None:  # one error stands for all samples of its request
-            sample = most
+def batched(args: argparse.Namespace, loaded: Loaded) -> Work:
+    """What answers batches of `repair` and `edit`: string i has the i-th random key of the seed,
+    counted within `PERIOD`."""
+    from maskdiff.tasks.results import seeded
+
+    done, source = 0, seeded(args.seed)
+    answer = repaired if args.verb == "repair" else edited
+
+    def work(batch: Sequence[Line]) -> Iterator[tuple[int, Result]]:
+        nonlocal done, source
+        if done % PERIOD == 0:
+            source = seeded(args.seed)
+        done += len(batch)
+        yield from enumerate(answer(args, loaded, batch, source))
+
+    return work
 
 
-def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataError]) -> list[Result]:
+def repaired(
+    args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], source: torch.Generator
+) -> list[Result]:
+    """The results of `repair`."""
+    from maskdiff import tasks
+
+    return tasks.repair(
+        loaded, batch, method=args.method, sigma=args.sigma, beam=args.beam, slack=args.slack, grammar=args.grammar,
+        holds=args.holds, max_edits=args.max_edits, top=args.top, candidates=args.candidates,
+        certain=args.certain, source=source, trace=args.trace,
+    )  # fmt: skip
+
+
+def completed(args: argparse.Namespace, loaded: Loaded, stream: Stream | None) -> Work:
+    """What answers single strings of `complete`; with --stream their characters are printed as they
+    come."""
+    from maskdiff import tasks
+    from maskdiff.tasks.results import seeded
+
+    if args.stream and args.pretty:
+        raise ConfigError(
+            "--pretty needs a whole string, and --stream shows its parts; give one of them"
+        )
+    settings = decoding(args)
+    if args.stream and settings.control.first_complete:
+        raise ConfigError("--first_complete needs a whole string, and --stream shows its parts; give one of them")
+    completer = tasks.Completer(
+        loaded, suffix=args.suffix, settings=settings.completion, control=settings.control,
+        watch=None if stream is None else stream.watch,
+    )  # fmt: skip
+    source = seeded(args.seed)
+
+    def work(batch: Sequence[Line]) -> Iterator[tuple[int, Result]]:
+        (text,) = batch
+        if stream is not None:
+            stream.request += 1
+        yield from ((0, result) for result in completer.complete(text, args.num, source))
+
+    return work
+
+
+def edited(
+    args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], source: torch.Generator
+) -> list[Result]:
     """The results of `edit`: blanks filled, or a span rewritten, or what has to hold searched for. Raises ConfigError."""
     from maskdiff import tasks
     from maskdiff.solve import BOUND
@@ -272,7 +324,7 @@ def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataE
         return tasks.rewrite(
             loaded, batch, replace=args.replace, length=args.length, masks=args.mask, holds=args.holds, bound=bound,
             sampler=sampler, beam=args.beam, candidates=args.candidates, grammar=grammar,
-            seed=args.seed, trace=args.trace,
+            source=source, trace=args.trace,
         )  # fmt: skip
     if args.holds:
         return tasks.solve(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
@@ -280,11 +332,11 @@ def edited(args: argparse.Namespace, loaded: Loaded, batch: Sequence[str | DataE
         batch = [with_a_blank(text, loaded) for text in batch]
     return tasks.edit(
         loaded, batch, masks=args.mask, sampler=sampler, beam=args.beam, candidates=args.candidates,
-        grammar=grammar, seed=args.seed, trace=args.trace,
+        grammar=grammar, source=source, trace=args.trace,
     )  # fmt: skip
 
 
-def with_a_blank(text: str | DataError, loaded: Loaded) -> str | DataError:
+def with_a_blank(text: Line, loaded: Loaded) -> Line:
     """The text, or an error in its place where it has `?` for blanks and that is a symbol of the language."""
     blank = loaded.language.vocabulary.blank
     if isinstance(text, str) and "?" in text and blank not in text:
@@ -294,129 +346,39 @@ def with_a_blank(text: str | DataError, loaded: Loaded) -> str | DataError:
     return text
 
 
-def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, Any]:
-    """The JSON object of a result; `input` and `error` only where there is one."""
-    item: dict[str, Any] = {"schema": SCHEMA, "verb": verb, "index": number}
-    if verb == "complete":
-        item["sample"] = sample
-    if result.input is not None:
-        item["input"] = result.input
-    item |= {
-        "text": None if result.error else result.text,
-        "parses": result.parses,
-        "holds": result.holds,
-        "score": result.score,
-        "evaluations": result.evaluations,
-        "finish_reason": result.finish_reason,
-    }
-    if result.candidates is not None:
-        item["candidates"] = result.candidates
-    if result.foreign:
-        item["foreign"] = [{"position": i, "symbol": s} for i, s in result.foreign.items()]
-    if result.change is not None:
-        item["change"] = asdict(result.change) | {"far": result.change.far}
-    if result.completion is not None:
-        item["completion"] = asdict(result.completion)
-    if result.edits is not None:
-        item["edits"] = [asdict(edit) for edit in result.edits]
-    if result.alternatives:
-        item["alternatives"] = [asdict(alternative) for alternative in result.alternatives]
-    if result.error:
-        item["error"] = result.error
-    if result.trace is not None:
-        item["trace"] = list(result.trace)
-    return item
-
-
-def as_text(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
-    """The columns of a result, separated by tabs: four, why it ended, what is to be noted."""
-    text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
-    score = "-" if result.score is None else f"{result.score:.3f}"
-    columns = [cli.printable(text), verdict(result), score, str(result.evaluations)]
-    columns += [result.finish_reason] if why else []
-    if noted := "; ".join(notes(result)):
-        columns.append(cli.printable(noted))
-    return "\t".join(columns)
-
-
-def notes(result: Result) -> Iterator[str]:
-    """What is to be known of an answer beside its verdict; mostly nothing."""
-    if result.change is not None and result.change.far:
-        changed, given = result.change.changed, result.change.given
-        yield f"far from the language: {changed} of {given} symbols changed"
-    if result.foreign:
-        shown = [f"{quote(s)} at {i}" for i, s in [*result.foreign.items()][:SHOWN]]
-        more = len(result.foreign) - len(shown)
-        yield f"read as unreadable: {', '.join(shown)}" + (f" and {more} more" if more else "")
-    looked = result.candidates or 1
-    if looked > 1:
-        counted = f"{looked} candidates"
-        yield f"{counted} looked at" if result.parses else f"none of {counted} is valid"
-
-
-def verdict(item: Result | Alternative) -> str:
-    """What the language says of a string."""
-    return "holds" if item.holds else "parses" if item.parses else "unchecked" if item.parses is None else "invalid"
-
-
-def more_lines(result: Result, script: bool) -> Iterator[str]:
-    """The indented lines under a repaired string: its edits, then the alternatives with rank, verdict, share and edits."""
-    from maskdiff.edits import render
-
-    if script and result.edits is not None:
-        yield f"  {cli.printable(render(result.edits))}"
-    for rank, item in enumerate(result.alternatives, start=1):
-        yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(render(item.edits))}"
-
-
-def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, sample: int) -> None:
-    """Print one result; in text an error goes to the error stream, and an empty line keeps its place in a batch."""
-    if args.json:
-        print(json.dumps(as_object(args.verb, result, number, sample)))
-        return
-    if result.trace is not None:
-        print("\n".join(result.trace))
-    summary = result.completion
-    if summary is not None and sample == 1 and summary.mode == "beam" and summary.dropped > WORTH_SAYING:
-        told = f"up to {summary.dropped:.2g} of the probability may lie in histories that the beam left out; widen --beam"
-        print(f"inference.py: string {number}: {told}", file=sys.stderr)
-    if result.error is None and getattr(args, "stream", False):
-        print(as_text(replace(result, text=""), loaded, False, True))  # its first column is there already
-        return
-    if result.error is None:
-        why = args.verb in ("generate", "complete")
-        print("\n".join([as_text(result, loaded, args.pretty, why), *more_lines(result, getattr(args, "script", False))]))
-        if args.verb == "repair" and args.holds and not result.holds:
-            print(
-                f"inference.py: string {number}: nothing near it was found that holds; the answer only parses", file=sys.stderr
-            )
-        return
-    print(f"inference.py: string {number}: {result.error}", file=sys.stderr)
-    if getattr(args, "input", None) is not None:
-        print()
+def expected(args: argparse.Namespace) -> int | None:
+    """How many requests there are, where that is known before they are read."""
+    if args.verb == "generate":
+        return int(args.num)
+    lines = 0 if args.input is None else count_lines(args.input)
+    return None if lines is None else len(args.texts) + lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, answer; 2 if any request failed. Raises UserError."""
+    """Parse, load, answer; 2 if any request failed, 124 if any had too little time. Raises
+    UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
     if args.verb == "solve":
         return solve(args)
     from maskdiff.checkpoint import Spoken, load_denoiser
+    from maskdiff.tasks.showing import Stream, show
 
     path = args.checkpoint or cli.default_checkpoint()
     spoken = Spoken.of(args)
     loaded = load_denoiser(path, args.device, spoken)
-    failed = False
-    total = args.num if args.verb == "generate" else None
-    quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # a bar only where it does not run into the answers
-    bar = tqdm(answers(args, loaded), total=total, unit="string", disable=quiet)
-    for made, (number, sample, result) in enumerate(numbered(args, bar), start=1):
-        show(args, loaded, result, number, sample)
-        failed = failed or result.error is not None
-        if made % LINES_AT_A_TIME == 0:
+    stream = Stream(args.json) if getattr(args, "stream", False) else None
+    status = 0
+    with Progress(
+        "inference.py", "string", expected(args), bar=not (stream and sys.stdout.isatty())
+    ) as progress:
+        for number, sample, result in answers(args, loaded, progress, stream):
+            progress.hide()
+            show(args, loaded, result, number, sample, stream)
             sys.stdout.flush()
-    return cli.BAD_INPUT if failed else 0
+            progress.finished(number)
+            status = cli.worse(status, result.finish_reason)
+    return status
 
 
 if __name__ == "__main__":

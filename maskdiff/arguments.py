@@ -67,18 +67,19 @@ def each_text(name: str, value: Any) -> Iterator[str | DataError]:
         value, Iterable
     ):
         raise refuse(name, value, "a list of texts")
-    return (_text(f"{name}[{i}]", text) for i, text in enumerate(value))
+    return (line(f"{name}[{i}]", text) for i, text in enumerate(value))
 
 
 def text(name: str, value: Any) -> str:
     """One text."""
-    found = _text(name, value)
+    found = line(name, value)
     if isinstance(found, DataError):
         raise found
     return found
 
 
-def _text(name: str, value: Any) -> str | DataError:
+def line(name: str, value: Any) -> str | DataError:
+    """One text, or the error that stands for one."""
     if isinstance(value, DataError):
         return value
     if isinstance(value, str):

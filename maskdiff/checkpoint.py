@@ -32,6 +32,7 @@ from maskdiff import __version__, arguments
 from maskdiff.arguments import checked_arguments, refuse
 from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
+from maskdiff.deadline import NEVER, Deadline
 from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
 from maskdiff.files import write_atomic
 from maskdiff.payload import PARTS, check_weight
@@ -243,6 +244,11 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.model.parameters()).device
+
+    @property
+    def deadline(self) -> Deadline:
+        """By when the task under way has to end; `denoiser.until` sets it."""
+        return getattr(self.denoiser, "deadline", NEVER)
 
 
 def resolve_device(name: str | torch.device) -> torch.device:

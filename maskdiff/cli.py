@@ -1,8 +1,10 @@
 """What the doors (the command-line programs) share: a parser with one-line errors, line reading, and `run_door`.
 
-For: turning every failure that a user can cause into one line on the error stream and a status: 2 for bad input, 130 for
-Ctrl-C, 141 for a closed pipe. Not for: the configuration's flags (`configio.add_config_flags`) or any work. Easy to get wrong:
-output is buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore happens in here.
+For: turning every failure that a user can cause into one line on the error stream and a status: 2
+for bad input, 124 for a time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the
+configuration's flags (`configio.add_config_flags`) or any work. Easy to get wrong: output is
+buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore
+happens in here.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS, LanguageConfig
 from maskdiff.errors import (
@@ -28,11 +31,10 @@ from maskdiff.errors import (
     quote,
     visible,
 )
-from maskdiff.lines import stream_lines
+from maskdiff.lines import open_lines
 from maskdiff.values import decimal, whole
 
-MAX_LINE = 100_000  # bytes of one input line
-BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+BAD_INPUT, TIMED_OUT, INTERRUPTED, CLOSED_PIPE = 2, 124, 130, 141
 NO_MEMORY = ("out of memory", "allocate memory")  # what torch says of a GPU, and of the CPU
 
 
@@ -122,6 +124,13 @@ def run_door(main: Callable[..., int | None], argv: Sequence[str] | None = None)
         raise
 
 
+def worse(status: int, finish_reason: str) -> int:
+    """The exit status after one more result: bad input counts more than too little time."""
+    if finish_reason == "error" or status == BAD_INPUT:
+        return BAD_INPUT
+    return TIMED_OUT if finish_reason == "timeout" else status
+
+
 def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
@@ -207,7 +216,7 @@ class Number:
 
 positive, natural = Whole(1, 10**6), Whole(0, 10**6)
 unit = Number(0.0, 1.0, open=True)
-seconds = Number(0.0, 3600.0, open=True)
+seconds, time_limit = Number(0.0, 3600.0, open=True), Number(0.0, 86_400.0, open=True)
 threads, seed = Whole(0, MAX_THREADS), Whole(0, MAX_SEED)
 place = Whole(0, MAX_PLACE)
 
@@ -269,6 +278,15 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_timeout_flag(
+    parser: argparse.ArgumentParser, of: str = "each string; strings are then worked on one by one"
+) -> None:
+    """`--timeout`, a limit for the time that a request may take."""
+    parser.add_argument(
+        "--timeout", type=time_limit, metavar="SECONDS", help=f"time limit of {of} (default: none)"
+    )
+
+
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `Spoken.of` reads: what a user says about the own language of a checkpoint."""
     group = parser.add_argument_group("language", "of a checkpoint that was trained on a folder of your own")
@@ -307,30 +325,8 @@ def printable(text: str) -> str:
 def read_lines(path: str) -> Iterator[str | DataError]:
     """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
 
-    Raises DataError when the file cannot be read at all. Lines are read one by one, at most
+    Raises DataError when the file cannot be read at all. Lines are read as they come, at most
     `MAX_LINE` bytes of each; what ends a line is described in `maskdiff.lines`.
     """
-    if path == "-":
-        if sys.stdin is None:
-            raise DataError("standard input is closed; give it a file or a pipe, or give --input a file")
-        yield from _split(sys.stdin.buffer)
-        return
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below; the error is of opening only
-    except OSError as error:
-        raise DataError(
-            f"cannot read input {quote(path)}: {error.strerror or error}; give a file, or - for standard input"
-        ) from None
-    with file:
-        yield from _split(file)
-
-
-def _split(file: IO[bytes]) -> Iterator[str | DataError]:
-    for number, raw in enumerate(stream_lines(file, MAX_LINE), start=1):
-        if raw is None:
-            yield DataError(f"the line has over {MAX_LINE} bytes; give shorter strings, one a line")
-            continue
-        try:
-            yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield DataError(f"the line is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})")
+    with closing(open_lines(path)) as reader:
+        yield from reader

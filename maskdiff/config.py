@@ -394,7 +394,9 @@ class BackendConfig(Section):
         "continue_final_message", "chat: how the server is asked to go on from a partial answer",
         choices=("continue_final_message", "prefix", "plain"),
     )  # fmt: skip
-    timeout: float = knob(60.0, "completions, chat: seconds without a word from the server", low=0.001, high=86_400.0)
+    server_timeout: float = knob(
+        60.0, "completions, chat: seconds without a word from the server", low=0.001, high=86_400.0
+    )
     retries: int = knob(2, "completions, chat: tries after the first", low=0, high=100)
     concurrency: int = knob(8, "completions, chat: requests at a time", low=1, high=1024)
     log_probs: bool = knob(True, "completions, chat: ask for log-probabilities")

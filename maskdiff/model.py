@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from maskdiff import caches
+from maskdiff.caches import Cache, TreeCache, is_chain
 from maskdiff.config import ModelConfig
 from maskdiff.errors import LogitsError
 
@@ -69,110 +71,6 @@ class Geometry:
     visible: Tensor | None  # (rows, 1, width, keys) True where the query may attend; None lets it see everything
     cos: Tensor | None  # (rows, 1, width, head_dim / 2), or None without rotary positions
     sin: Tensor | None
-
-
-@dataclass
-class Cache:
-    """Keys and values of the causal mode, one slot for each of the ``k_iter * n_layer`` applications of a block."""
-
-    keys: Tensor  # (applications, rows, heads, block_size, head_dim)
-    values: Tensor
-    filled: int = 0  # tokens already read, the same for all rows
-
-    def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append tokens, (rows, heads, new, head_dim); keys and values of all that was read, (rows, heads, n, head_dim)."""
-        end = self.filled + keys.size(2)
-        self.keys[slot, :, :, self.filled : end] = keys
-        self.values[slot, :, :, self.filled : end] = values
-        return self.keys[slot, :, :, :end], self.values[slot, :, :, :end]
-
-    def select(self, rows: Tensor) -> Cache:
-        """The cache of some rows, in the order given; rows may repeat (as in a beam)."""
-        shape = (self.keys.size(0), len(rows), *self.keys.shape[2:])
-        keys, values = self.keys.new_empty(shape), self.values.new_empty(shape)
-        # What is not filled yet need not be copied: in a beam this is most of the time of a step.
-        keys[:, :, :, : self.filled] = self.keys[:, rows, :, : self.filled]
-        values[:, :, :, : self.filled] = self.values[:, rows, :, : self.filled]
-        return Cache(keys, values, self.filled)
-
-
-SEGMENT = 128  # positions of which a node of a tree names its ancestors; long paths are chains
-
-
-@dataclass
-class TreeCache:
-    """Keys and values of a tree of beginnings of strings: every row of a batch is one node, which
-    sees its ancestors and itself. The memory depends on the number of nodes, not on their depth.
-    """
-
-    keys: Tensor  # (applications, capacity, heads, head_dim)
-    values: Tensor
-    # (capacity, SEGMENT) int32: each node's ancestors and itself by position in the segment, or 0
-    paths: Tensor
-    above: Tensor  # (capacity,) the last ancestor in the segment before; -1 in the first segment
-    depth: Tensor  # (nodes,) its position, 0 for a root
-    new: Tensor  # numbers of the nodes that are being read
-    seen: Tensor  # (new, width) numbers of the nodes that each of them sees, itself included
-
-    @property
-    def node_bytes(self) -> int:
-        """Bytes that a node takes. While the cache grows, it takes twice as many."""
-        return (self.keys.nbytes + self.values.nbytes) // self.keys.size(1) + 4 * SEGMENT + 16
-
-    def read(self, nodes: Tensor) -> None:
-        """Make some nodes those that are being read; their parents have been, or are among them."""
-        self.new = nodes
-        width = int(self.depth[nodes].max()) + 1
-        seen = nodes.new_zeros(len(nodes), -(-width // SEGMENT), SEGMENT)
-        rows, at = torch.arange(len(nodes), device=nodes.device), nodes
-        while len(rows):  # a segment at a time, the last one first
-            seen[rows, self.depth[at] // SEGMENT] = self.paths[at].long()
-            at = self.above[at]
-            rows, at = rows[at >= 0], at[at >= 0]
-        self.seen = seen.flatten(1)[:, :width]
-
-    def forget(self, nodes: int) -> None:
-        """Leave only the first nodes."""
-        self.depth = self.depth[:nodes]
-
-    def grow(self, parents: Tensor) -> Tensor:
-        """Make room for new nodes (n,), numbered as they come, and return their numbers.
-
-        A parent below 0 makes a root, others come before their children.
-        """
-        first, count = len(self.depth), len(parents)
-        new = torch.arange(first, first + count, device=parents.device)
-        self._reserve(first + count)
-        self.depth = F.pad(self.depth, (0, count), value=-1)
-        waiting, parents = new, parents.clamp(min=-1)
-        while len(waiting):  # a generation at a time
-            ready = (parents < 0) | (self.depth[parents.clamp(min=0)] >= 0)
-            nodes, parent = waiting[ready], parents[ready]
-            known = parent.clamp(min=0)
-            depth = torch.where(parent < 0, 0, self.depth[known] + 1)
-            begins = depth % SEGMENT == 0  # a segment
-            self.depth[nodes] = depth
-            self.above[nodes] = torch.where(begins, parent, self.above[known])
-            self.paths[nodes] = torch.where(begins[:, None], 0, self.paths[known])
-            self.paths[nodes, depth % SEGMENT] = nodes.int()
-            waiting, parents = waiting[~ready], parents[~ready]
-        return new
-
-    def _reserve(self, nodes: int) -> None:
-        """Make room for `nodes` in all. It grows by half, so that adding one by one stays cheap."""
-        if nodes <= len(self.paths):
-            return
-        more = max(nodes - len(self.paths), len(self.paths) // 2)
-        self.keys = F.pad(self.keys, (0, 0, 0, 0, 0, more))  # one tensor at a time is there twice
-        self.values = F.pad(self.values, (0, 0, 0, 0, 0, more))
-        self.paths = F.pad(self.paths, (0, 0, 0, more))
-        self.above = F.pad(self.above, (0, more))
-
-    def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store those of the new nodes, (new, heads, 1, head_dim); those that each sees, (new, heads, width, head_dim)."""
-        self.keys[slot, self.new] = keys[:, :, 0].to(self.keys.dtype)
-        self.values[slot, self.new] = values[:, :, 0].to(self.values.dtype)
-        return self.keys[slot, self.seen].transpose(1, 2), self.values[slot, self.seen].transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -436,7 +334,7 @@ class UniversalDenoiser(nn.Module):
         room, applications = 64, (k_iter or config.k_iter) * config.n_layer
         keys = weight.new_zeros(applications, room, config.n_head, config.n_embd // config.n_head)
         none = torch.zeros(0, dtype=torch.int64, device=weight.device)
-        paths = torch.zeros(room, SEGMENT, dtype=torch.int32, device=weight.device)
+        paths = torch.zeros(room, caches.SEGMENT, dtype=torch.int32, device=weight.device)
         values, above = torch.zeros_like(keys), none.new_zeros(room)
         return TreeCache(keys, values, paths, above, none, none, none[:, None])
 
@@ -455,12 +353,17 @@ class UniversalDenoiser(nn.Module):
         Raises:
             ValueError: with an aligned head.
         """
-        cache.read(cache.grow(parents))
-        position = cache.depth[cache.new]
+        nodes = cache.grow(parents)
+        chain = len(nodes) > 1 and is_chain(nodes, parents)
+        cache.read(nodes, chain)
+        shape = cache.new.shape
+        position = cache.depth[cache.new]  # (rows, n)
         width = int(position.max()) + 1
         self._lengthen(width)
-        visible = torch.arange(width, device=token.device) <= position[:, None]
-        return self._read(token[:, None], position[:, None], from_end[:, None], visible[:, None, None], cache)
+        visible = torch.arange(width, device=token.device) <= position[..., None]
+        tokens, from_end = token.view(shape), from_end.view(shape)
+        x = self._trunk_of(tokens, position, from_end, visible[:, None], cache)
+        return self.scores(x.flatten(0, 1)).float()
 
     def _lengthen(self, width: int) -> None:
         """Let rotary positions reach ``width``, beyond any string of the training; what was learned of positions ends."""
@@ -472,13 +375,19 @@ class UniversalDenoiser(nn.Module):
         self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
     ) -> Tensor:
         """(rows, vocab) logits of what follows the last of some new tokens (rows, n), in causal mode."""
+        x = self._trunk_of(tokens, position, from_end, visible, cache)
+        return self.scores(x[:, -1]).float()
+
+    def _trunk_of(
+        self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
+    ) -> Tensor:
+        """(rows, n, n_embd) what the trunk makes of new tokens (rows, n), in causal mode."""
         if self.config.head == "aligned":
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
         sigma = torch.zeros(tokens.shape, device=tokens.device)
         x = self.embed(tokens, sigma, position, from_end, torch.ones_like(position, dtype=torch.bool))
         k_iter = cache.keys.size(0) // self.config.n_layer
-        x = self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
-        return self.scores(x[:, -1]).float()
+        return self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
 
     def scores(self, x: Tensor) -> Tensor:
         """(..., vocab) raw scores of the trunk's output (..., n_embd).

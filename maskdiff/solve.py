@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskdiff.deadline import NEVER, Deadline, TimedOut
+
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.sampling.constraint import NextSymbol
@@ -58,7 +60,8 @@ class Solved:
 
     exhausted: every filling was ruled out or is among the solutions. candidates: fillings that were verified, and beginnings
     whose only continuation does not fit. looked: beginnings and fillings looked at, what the bound counts. first: candidates
-    up to the first solution, that one included; None without one.
+    up to the first solution, that one included; None without one. timed_out: the deadline ended the
+    search.
     """
 
     solutions: tuple[str, ...]
@@ -66,6 +69,7 @@ class Solved:
     candidates: int
     looked: int
     first: int | None
+    timed_out: bool = False
 
 
 class Guide:
@@ -87,19 +91,32 @@ class Guide:
         return (weights * self.log_probs).sum(-1)
 
 
-def solve(puzzle: Puzzle, guide: Guide, solutions: int = 1, bound: int = BOUND, patience: int | None = None) -> Solved:
+def solve(
+    puzzle: Puzzle,
+    guide: Guide,
+    solutions: int = 1,
+    bound: int = BOUND,
+    patience: int | None = None,
+    deadline: Deadline = NEVER,
+) -> Solved:
     """Search until so many solutions are found, nothing is left, or `bound` beginnings and fillings were looked at.
 
-    With `patience` the search also ends that many looks after its first solution. Nothing is random: the same puzzle and guide
-    give the same outcome. The template must be one that the mask leaves a filling of.
+    With `patience` the search also ends that many looks after its first solution, and it ends at
+    the deadline. Nothing is random: the same puzzle and guide give the same outcome. The template
+    must be one that the mask leaves a filling of.
     """
-    search, limit = _Search(puzzle, guide, bound), bound
-    while search.open and search.looked < limit and len(search.found) < solutions:
-        search.extend(heapq.heappop(search.open)[2])
-        if patience is not None and search.found:
-            limit, patience = min(bound, search.looked + patience), None
-    left = bool(search.open) or search.cut or len(search.found) > solutions
-    return Solved(tuple(search.found[:solutions]), not left, search.candidates, search.looked, search.first)
+    search, limit, late = _Search(puzzle, guide, bound, deadline), bound, False
+    try:
+        search.begin()
+        while search.open and search.looked < limit and len(search.found) < solutions:
+            search.extend(heapq.heappop(search.open)[2])
+            if patience is not None and search.found:
+                limit, patience = min(bound, search.looked + patience), None
+    except TimedOut:
+        late = True
+    left = late or bool(search.open) or search.cut or len(search.found) > solutions
+    found = tuple(search.found[:solutions])
+    return Solved(found, not left, search.candidates, search.looked, search.first, late)
 
 
 @dataclass
@@ -146,6 +163,7 @@ class _Search:
     puzzle: Puzzle
     guide: Guide
     bound: int
+    deadline: Deadline = NEVER
     open: list[tuple[float, int, _Chunk]] = field(default_factory=list)  # a heap, the likeliest first
     found: list[str] = field(default_factory=list)
     candidates: int = 0
@@ -162,6 +180,10 @@ class _Search:
         self.kept: deque[_Origin] = deque()
         self.room = KEPT
         self.start = self.puzzle.mask or _Anything(vocabulary)
+
+    def begin(self) -> None:
+        """Look at what stands before the first blank, and open the chunks of what may stand
+        there."""
         self.looked = 1
         (text,) = self._undecided([""])
         if text is not None:
@@ -199,6 +221,7 @@ class _Search:
     def _settle(self, text: str, start: int) -> str | None:
         """`text`, or None once a beginning of it, of at least `start` symbols, is or implies a candidate."""
         for size in range(start, len(text) + 1):
+            self.deadline.check()
             if size == len(self.puzzle.template):
                 self._verify(text)
                 return None
@@ -218,6 +241,7 @@ class _Search:
         """Tell the mask, which knows the first `written` symbols, the others."""
         ids = self.puzzle.vocabulary.ids
         for position in range(written, len(texts[0])):
+            self.deadline.check()
             mask.write(torch.tensor([ids[text[position]] for text in texts]))
 
     def _branch(self, mask: NextSymbol, texts: list[str], score: Tensor) -> None:

@@ -167,7 +167,7 @@ def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None
 @pytest.mark.parametrize("count", [0, 1001])
 def test_impossible_numbers_of_candidates(loaded: Loaded, count: int) -> None:
     for verb in (tasks.repair, tasks.edit):
-        with pytest.raises(ConfigError, match=f"candidates is {count}; give 1 to 1000"):
+        with pytest.raises(ConfigError, match=f"candidates is {count}; allowed is 1 to 1000"):
             verb(loaded, [GOOD], candidates=count)  # type: ignore[operator]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from maskdiff import cli
 from maskdiff.errors import DataError, UserError
+from maskdiff.lines import MAX_LINE
 
 
 def fail(error: BaseException) -> Callable[[list[str] | None], int]:
@@ -107,7 +108,9 @@ def test_long_numbers_are_refused_and_never_cut(flag: Callable[[str], int]) -> N
 
 def test_lines_of_every_kind(tmp_path: Path) -> None:
     long = b"(" * 1_000_000
-    data = b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * cli.MAX_LINE + b"\nlast"
+    data = (
+        b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * MAX_LINE + b"\nlast"
+    )
     (tmp_path / "in").write_bytes(data)
     lines = list(cli.read_lines(str(tmp_path / "in")))
     assert lines[0] == "one"
@@ -116,7 +119,7 @@ def test_lines_of_every_kind(tmp_path: Path) -> None:
     assert isinstance(lines[3], DataError)
     assert "0xff" in str(lines[3])
     assert lines[4] == "fé"
-    assert lines[5] == "x" * cli.MAX_LINE
+    assert lines[5] == "x" * MAX_LINE
     assert lines[6] == "last"
     assert len(lines) == 7
 

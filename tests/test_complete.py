@@ -91,6 +91,27 @@ def test_the_packed_tree_equals_plain_passes(pieced: Loaded) -> None:
         for row, history in zip(got, histories[-size:], strict=True):
             torch.testing.assert_close(row, next_log_probs(pieced, history), atol=1e-9, rtol=0)
     assert (reader.calls, reader.positions) == (4, 21)
+    chain = rng.choice(
+        pieced.vocabulary.inner_ids, size=70
+    ).tolist()  # longer than a string of the training
+    for parent in (NO_PARENT, 5):
+        first, before = len(histories), [] if parent == NO_PARENT else histories[parent]
+        tokens = [0, *chain] if parent == NO_PARENT else chain
+        histories += [[*before, *chain[: i + (parent != NO_PARENT)]] for i in range(len(tokens))]
+        parents = [parent, *range(first, first + len(tokens) - 1)]
+        got = reader.extend(torch.tensor(parents), torch.tensor(tokens))
+        for i in (0, 1, 33, len(tokens) - 1):
+            torch.testing.assert_close(
+                got[i], next_log_probs(pieced, histories[first + i]), atol=1e-9, rtol=0
+            )
+    leaf = len(histories) - 1
+    got = reader.extend(
+        torch.tensor([leaf, 3]), torch.tensor([chain[0], chain[1]])
+    )  # they see what chains left
+    for row, history in zip(
+        got, ([*histories[leaf], chain[0]], [*histories[3], chain[1]]), strict=True
+    ):
+        torch.testing.assert_close(row, next_log_probs(pieced, history), atol=1e-9, rtol=0)
 
 
 def test_z_and_q_equal_brute_force(pieced: Loaded) -> None:

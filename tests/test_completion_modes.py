@@ -26,12 +26,13 @@ from completion_helpers import (
     random_case,
     random_table,
 )
+from fuzz_helpers import both_seeds, cases
 
 from maskdiff.completion.baselines import leaves, position_table, reject, token_healing, total_variation
 from maskdiff.completion.condition import Conditioned, condition
 from maskdiff.completion.decode import Decoding
 from maskdiff.completion.histories import Goal
-from maskdiff.completion.model import Beginnings
+from maskdiff.completion.model import ROOT, Beginnings
 from maskdiff.completion.table import TableModel
 from maskdiff.completion.tokens import TokenTable
 from maskdiff.errors import CanvasError, ConfigError
@@ -350,6 +351,57 @@ def check_many(number: int, whole: bool) -> bool:
         if q.sum() > 0:
             assert np.abs(found.log_q([node])[0].exp().numpy() - q / q.sum()).max() < 1e-10, (told, beginning, path)
     return True
+
+
+@both_seeds
+def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
+    """The likeliest histories first give Z and q of all of them, and say how much they left out; so
+    does a floor of a beam."""
+    fewer = bounded = 0
+    for rng in cases(150, seed, 2.0):
+        model, prefix, told = many(rng.randrange(10**6))
+        if not truth_of(model, prefix, False):
+            continue
+        truth = condition(model, prefix, "exact")
+        for negligible in (1e-12, 1e-2, 0.3):
+            costly = Counted(model)
+            costly.negligible, costly.floor = negligible, negligible  # type: ignore[attr-defined]
+            for mode in ("exact", "beam"):
+                found = condition(costly, prefix, mode, beam=1000)
+                lost = math.exp(truth.summary.log_z) - math.exp(found.summary.log_z)
+                most = math.exp(found.log_dropped)
+                assert -1e-12 < lost <= most + 1e-12, told
+                assert mode == "beam" or found.summary.dropped <= negligible, told
+                bounded += lost > 1e-9
+                fewer += len(found.tree) < len(truth.tree)
+                if negligible == 1e-12 and mode == "exact":
+                    assert found.log_root.exp().tolist() == pytest.approx(
+                        truth.log_root.exp().tolist(), abs=1e-10
+                    ), told
+                    for node in range(len(found.tree)):
+                        root, path = found.tree.beginning[node], found.tree.path(node)
+                        same = truth.tree.child[ROOT, root]
+                        for token in path:
+                            same = truth.tree.child[same, token]
+                        own, other = (
+                            x.log_q([i])[0].exp() for x, i in ((found, node), (truth, same))
+                        )
+                        assert torch.allclose(own, other, atol=1e-7) or found.log_z[node] < -20, (
+                            told
+                        )
+    assert fewer > 0 < bounded
+
+
+def test_exact_mode_of_a_costly_model_stops_at_its_budget() -> None:
+    model, prefix, _ = next(
+        case
+        for case in map(many, range(100))
+        if len(case[1]) > 3 and truth_of(case[0], case[1], False)
+    )
+    costly = Counted(model)
+    costly.negligible = costly.floor = 1e-15  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="exact mode needs over 1 histories"):
+        condition(costly, prefix, "exact", budget=1)
 
 
 def test_several_beginnings_are_weighed_by_what_they_lead_to() -> None:

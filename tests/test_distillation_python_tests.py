@@ -241,7 +241,7 @@ def test_malformed_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match=r"cannot read .*missing"):
         read_records(tmp_path / "missing")
     (tmp_path / "latin").write_bytes(b'{"question_id": "\xe9"}')
-    with pytest.raises(DataError, match="latin, line 1: the line: no JSON"):
+    with pytest.raises(DataError, match="latin, line 1: the line is not UTF-8 text"):
         read_records(tmp_path / "latin")
     bomb = item([("", "")], private_test_cases=packed("[" + " " * 100_000 + "]"))
     assert len(read(tmp_path, bomb)) == 1
@@ -249,7 +249,7 @@ def test_malformed_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match="private_test_cases: longer than 50000 bytes unpacked"):
         read(tmp_path, bomb)
     monkeypatch.setattr(records, "MAX_LINE", 100)
-    with pytest.raises(DataError, match="line 1: longer than 100 bytes"):
+    with pytest.raises(DataError, match="line 1: the line has over 100 bytes"):
         read(tmp_path, GOOD)
 
 

@@ -22,7 +22,7 @@ from maskdiff.solve import Guide, Puzzle, solve
 LANGUAGE = ArithmeticLanguage(LanguageConfig())
 CONSTRAINT = GrammarConstraint.of(LANGUAGE)
 INNER = [LANGUAGE.vocabulary.symbols[i] for i in LANGUAGE.vocabulary.inner_ids]
-EVERY = 10**9
+EVERY = 10**6
 
 
 def puzzle(template: str, grammar: bool = True) -> Puzzle:
@@ -180,7 +180,7 @@ def test_masks_are_blanks_and_traces_show_the_solutions(loaded: Loaded) -> None:
 
 def test_bad_settings_and_languages_that_state_nothing(loaded: Loaded) -> None:
     for settings in ({"bound": 0}, {"solutions": 0}):
-        with pytest.raises(ConfigError, match="at least 1"):
+        with pytest.raises(ConfigError, match="allowed is 1 to"):
             tasks.solve(loaded, ["5=5"], **settings)
     other = replace(loaded, language=make_language(LanguageConfig(language="json")))
     with pytest.raises(ConfigError, match="state nothing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import replace
@@ -9,10 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 from completion_helpers import ONE_IN_A_MILLION, chi_square
+from fuzz_helpers import both_seeds, cases
 from stepwise_helpers import STEPS, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
 
-from maskdiff import model as model_module
-from maskdiff.checkpoint import Loaded
+from maskdiff import caches
 from maskdiff.completion import CausalModel
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.stepwise import causal
@@ -256,7 +257,7 @@ def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch)
 
     Segments end everywhere in the strings: before, at and behind a branch.
     """
-    monkeypatch.setattr(model_module, "SEGMENT", segment)
+    monkeypatch.setattr(caches, "SEGMENT", segment)
     model, rng = loaded(False, double=True), random.Random(segment)
     inner = list(model.vocabulary.inner_ids)
     strings = [rng.choices(inner, k=30)]
@@ -304,3 +305,37 @@ def test_memory_is_bounded_by_bytes() -> None:
         assert held <= max(64, small.nodes) * small.token_bytes
     assert small.nodes < large.nodes
     assert small.token_bytes == before
+@both_seeds
+def test_passes_hold_all_nodes_and_keep_runs_together(seed: int) -> None:
+    """Every node is in one pass; a run of parents and children has passes of its own; others fill
+    theirs."""
+    for rng in cases(500, seed, 1.0):
+        first, size, parents, runs = rng.randrange(5), rng.randrange(1, 6), [], []
+        for _ in range(rng.randrange(1, 8)):
+            run = rng.choice([1, 1, 1, 2, 9, 1500])
+            runs.append(run)
+            parents += [-1, *range(first + len(parents), first + len(parents) + run - 1)]
+        passes = causal._passes(parents, first, size)
+        assert sum(passes) == len(parents)
+        ends = list(itertools.accumulate(passes))
+        for start, end in zip([0, *ends], ends, strict=False):
+            inner = [parents[i] == first + i - 1 for i in range(start + 1, end)]
+            assert all(inner) or (not any(inner) and end - start <= size)
+            assert end - start <= max(causal.CHAIN, size)
+        assert len(passes) <= sum(-(-run // causal.CHAIN) for run in runs)
+
+
+@pytest.mark.parametrize("segment", [1, 5, 128])
+def test_long_prompts_are_read_in_chains(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading prompts in parts of chains gives the answers of reading them node by node."""
+    model = loaded(pieces=True, double=True)
+    asked = some_requests(model)
+    expected = CausalGenerator(model).next_step(asked)
+    monkeypatch.setattr(causal, "PASS", 1)
+    monkeypatch.setattr(caches, "SEGMENT", segment)
+    for chain in (1, 3, 1024):
+        monkeypatch.setattr(causal, "CHAIN", chain)
+        for reply, other in zip(CausalGenerator(model).next_step(asked), expected, strict=True):
+            for a, b in zip(reply.candidates, other.candidates, strict=True):
+                assert (a.step, a.ids) == (b.step, b.ids)
+                assert a.log_probs == pytest.approx(b.log_probs, abs=1e-9)

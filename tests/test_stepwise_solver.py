@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 from step_trees import read, reducts, value_of, write, wrong_step
 from stepwise_helpers import KNOWN, STEPS, WRONG, Scripted, loaded, problems, said, solve, solver_script
 
 from maskdiff.config import BackendConfig, StepConfig
+from maskdiff.deadline import Deadline
 from maskdiff.errors import ConfigError, DataError
 from maskdiff.stepwise.backends import make_generator
 from maskdiff.stepwise.probe import Probe, Verdict
@@ -47,6 +49,49 @@ def first_wrong(problem: str, text: str) -> int | None:
     """By trees. What stands behind the last separator may still go on, unless it is a number."""
     *steps, last = text.split(">")
     return wrong_step([problem, *steps, *([last] if isinstance(read(last), int) else [])])
+
+
+def test_the_steps_that_were_done_in_time_are_given() -> None:
+    """An answer ends after its last whole step; one without a step, and a whole answer, is an error
+    of its own kind."""
+    now = [0.0]
+    right = solver_script(lambda request, number: False)
+
+    def slow(request: Request, number: int) -> Candidate:
+        now[0] += 1.0
+        return right(request, number)
+
+    problem = "(+ 3 (* 2 4))"
+    config = StepConfig(strategy="greedy", max_steps=9)
+    (whole,) = Solver(Scripted(right), config, STEPS).solving([problem])
+    assert whole.answer is not None
+    assert len(whole.answer.steps) == 2
+    for strategy, seconds, steps in (
+        ("greedy", 0.5, 1),
+        ("greedy", 1.5, 2),
+        ("greedy", -0.5, None),
+        ("best-of-n", 0.5, None),
+    ):
+        solver = Solver(
+            Scripted(slow),
+            StepConfig(strategy=strategy, max_steps=9, scorer="vote", candidates=2),
+            STEPS,
+        )
+        deadline = Deadline(seconds, clock=lambda: now[0])
+        first, bad = solver.together(
+            [problem, DataError("bad")], torch.Generator().manual_seed(0), deadline
+        )
+        assert bad.finish_reason == "error"
+        if steps is None:
+            assert (first.answer, first.finish_reason) == (None, "timeout")
+            assert "no answer within" in str(first.error)
+        else:
+            assert first.answer is not None
+            assert first.error is None
+            assert first.answer.steps == whole.answer.steps[:steps]
+            assert first.finish_reason == ("timeout" if steps < 2 else "end")
+            assert (first.correct, first.first_wrong) == (steps == 2, None)
+        assert not solver.deadline.passed
 
 
 def test_cohorts_change_nothing(solver: Solver) -> None:

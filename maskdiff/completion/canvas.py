@@ -46,6 +46,8 @@ class CanvasModel:
         self.denoiser, self.lengths, self.beginnings, self.backwards = denoiser, list(lengths), beginnings, backwards
         self.ends: list[tuple[int, ...]] = list(ends) if ends is not None else [()] * len(self.lengths)
         self.table = token_table(denoiser.vocabulary, ends=False, backwards=backwards)
+        # Nothing is left out of a suffix: what was typed may ask for just that, and its covers keep their numbers.
+        self.negligible, self.floor = (0.0, 0.0) if backwards else (1e-9, 1e-6)
 
     def reader(self) -> CanvasReader:
         """See `NextTokenModel.reader`."""

@@ -60,6 +60,7 @@ class CausalModel:
             raise ConfigError(
                 "this model predicts no next token (head: aligned), so it completes nothing; train with head: next"
             )
+        self.denoiser = denoiser
         self.model: UniversalDenoiser = denoiser.model
         self.vocabulary = denoiser.vocabulary
         self.told = config.causal_length
@@ -104,6 +105,7 @@ class CausalReader:
 
     def _pass(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """(n, vocabulary) float64 logits of what may follow."""
+        self.owner.denoiser.deadline.check()
         device, first = self.allowed.device, len(self.from_end)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
             beginning = self.owner.lengths[token] + 1 if self.owner.told and parent == ROOT else 0

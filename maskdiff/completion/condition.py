@@ -9,14 +9,18 @@ others.
            0                                        if it contradicts the prefix, or the string ended
     q(t | h) = p(t | h) Z(h t) / Z(h)
 
-*exact* evaluates all histories in one forward pass (their number is known before it). *beam* keeps the likeliest at every byte
-of the prefix, *canonical* those that the tokenizer itself would write (2410.09303, 2506.07956): what they leave out is bounded
-by its probability so far, since no Z exceeds 1. Covers of a string by tokens: 2412.03719.
+*exact* evaluates all histories in one forward pass (their number is known before it), or, of a
+model whose histories share nothing (`Costly`), the likeliest first until no share worth counting is
+left. *beam* keeps the likeliest at every byte of the prefix, *canonical* those that the tokenizer
+itself would write (2410.09303, 2506.07956): what they leave out is bounded by its probability so
+far, since no Z exceeds 1. Covers of a string by tokens: 2412.03719.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor
 
 from maskdiff.completion.histories import CoverKey, Goal, Histories, count, enumerate_histories, from_sequences, roots
-from maskdiff.completion.model import ROOT, Canonical, NextTokenModel, Reader
+from maskdiff.completion.model import ROOT, Canonical, Costly, NextTokenModel, Reader
 from maskdiff.config import CompletionConfig
 from maskdiff.errors import CanvasError, ConfigError, nearest, quote
 
@@ -33,6 +37,9 @@ MODES = ("auto", "exact", "beam", "canonical")
 CELLS = 2**28  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
 SPREAD = 16  # beginnings, each of which widens the beam: of several, some are far likelier early than they turn out to be
 HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
+TOGETHER = (
+    64  # histories that are evaluated together, the likeliest first, where each of them is costly
+)
 
 
 @dataclass
@@ -47,6 +54,9 @@ class Growth:
     log_next: list[Tensor] = field(default_factory=list)  # a part for every call
     log_p: list[float] = field(default_factory=list)
     log_dropped: float = -math.inf
+    log_covered: float = (
+        -math.inf
+    )  # probability of the goal found so far, where it is counted: a lower bound of Z
 
     def evaluate(self, log_p: list[float] | None = None) -> None:
         """Ask the model about the nodes that it has not seen, in one call; `log_p` of each, where that is known before."""
@@ -70,6 +80,24 @@ class Growth:
         """Count histories (n,) that are left out: their probability bounds what they would have added to Z."""
         if len(log_probs):
             self.log_dropped = float(np.logaddexp(float(log_probs.double().logsumexp(0)), self.log_dropped))
+
+
+    def cover(self, goal: Goal, first: int) -> None:
+        """Count what the covering tokens of the nodes from `first` on, those evaluated last, add to
+        Z."""
+        tree, rows = self.tree, self.log_next[-1]
+        alike: dict[CoverKey, list[int]] = {}
+        for node in range(first, len(tree)):
+            alike.setdefault(
+                goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]), []
+            ).append(node)
+        for key, nodes in alike.items():
+            if ids := goal.covers(key):
+                own = torch.tensor([self.log_p[node] for node in nodes], dtype=torch.float64)
+                found = (
+                    rows[[node - first for node in nodes]][:, ids].double().cpu().logsumexp(1) + own
+                )
+                self.log_covered = float(np.logaddexp(self.log_covered, float(found.logsumexp(0))))
 
 
 @dataclass(frozen=True)
@@ -215,28 +243,95 @@ def condition(
     if mode == "auto":
         mode = "exact" if number <= budget else "beam"
     if mode == "exact":
-        if number > budget:
-            raise ConfigError(
-                f"exact mode needs over {budget} histories for the {len(prefix)} bytes typed; "
-                "raise the budget, or use the modes that scale: beam (bounds what it leaves out) or canonical"
-            )
-        growth = Growth(enumerate_histories(goal), model.reader(), model.beginnings.log_prior)
-        growth.evaluate()
+        negligible = model.negligible if isinstance(model, Costly) else 0.0
+        if negligible:
+            growth = grow_likeliest(model, goal, negligible, budget)
+        elif number > budget:
+            raise _too_many(goal, budget)
+        else:
+            growth = Growth(enumerate_histories(goal), model.reader(), model.beginnings.log_prior)
+            growth.evaluate()
         return Conditioned(model, goal, mode, growth, None)
     if mode == "canonical":
         return _canonical(model, goal)
-    return Conditioned(model, goal, mode, grow_beam(model, goal, beam), None)
+    floor = model.floor if isinstance(model, Costly) else 0.0
+    growth = grow_beam(model, goal, beam, floor)
+    if (
+        floor
+        and growth.log_covered == -math.inf
+        and not any(map(goal.reached, range(len(model.beginnings))))
+    ):
+        growth = grow_beam(model, goal, beam)  # what leads on was unlikely for long
+    return Conditioned(model, goal, mode, growth, None)
 
 
-def grow_beam(model: NextTokenModel, goal: Goal, beam: int) -> Growth:
+def _too_many(goal: Goal, budget: int) -> ConfigError:
+    return ConfigError(
+        f"exact mode needs over {budget} histories for the {len(goal.prefix)} bytes typed; "
+        "raise the budget, or use the modes that scale: beam (bounds what it leaves out) or canonical"
+    )
+
+
+def grow_likeliest(model: NextTokenModel, goal: Goal, negligible: float, most: int) -> Growth:
+    """Histories, the likeliest first, until those that are left add no more than the share
+    `negligible` to Z.
+
+    No history can add more than its own probability. Raises ConfigError where `most` histories do
+    not suffice.
+    """
+    growth = Growth(Histories(), model.reader(), model.beginnings.log_prior)
+    tree, prior = growth.tree, model.beginnings.log_prior.tolist()
+    reached = [prior[b] for b in range(len(prior)) if goal.reached(b)]
+    growth.log_covered = float(np.logaddexp.reduce(reached, initial=-math.inf))
+    waiting = [
+        (-prior[b], ROOT, b, 0) for b in roots(goal)
+    ]  # a heap of (-log p, parent, token, bytes explained)
+    heapq.heapify(waiting)
+    while waiting:
+        left = float(np.logaddexp.reduce([-item[0] for item in waiting]))
+        if left <= growth.log_covered + math.log(negligible):
+            break
+        if len(tree) >= most:
+            raise _too_many(goal, most)
+        taken = [heapq.heappop(waiting) for _ in range(min(TOGETHER, len(waiting)))]
+        first = len(tree)
+        for _, parent, token, offset in taken:
+            tree.add(parent, token, offset)
+        growth.evaluate([-cost for cost, *_ in taken])
+        growth.cover(goal, first)
+        for node, own, row in _roomy(growth, goal, range(first, len(tree))):
+            steps = [
+                *goal.steps[tree.offset[node]],
+                *((token, tree.offset[node]) for token in goal.table.silent),
+            ]
+            values = row[[token for token, _ in steps]].tolist()
+            for (token, end), value in zip(steps, values, strict=True):
+                if value > -math.inf:
+                    heapq.heappush(waiting, (-(own + value), node, token, end))
+    growth.drop(torch.tensor([-item[0] for item in waiting], dtype=torch.float64))
+    return growth
+
+
+def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, float, Tensor]]:
+    """Of the nodes evaluated last those with room for more than a covering token: node, its log p,
+    and that of what follows."""
+    tree = growth.tree
+    for node, row in zip(nodes, growth.log_next[-1] if len(nodes) else (), strict=True):
+        if tree.depth[node] + 1 < goal.beginnings.limits[tree.beginning[node]]:
+            yield node, growth.log_p[node], row
+
+
+def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
     """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) beginnings.
 
-    Histories of different lengths in tokens compete where they have explained the same text, those of all beginnings together.
-    The first bytes, while all their histories are few, are read in one pass without pruning.
+    Histories of different lengths in tokens compete where they have explained the same text, those
+    of all beginnings together. The first bytes, while all their histories are few, are read in one
+    pass without pruning. With a `floor` above 0, those that together have less than this share of
+    the probability are left out at every byte, from the first on.
     """
     keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
     head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0
-    while below <= goal.last and count(goal, head, below + 1) <= head:
+    while not floor and below <= goal.last and count(goal, head, below + 1) <= head:
         below += 1
     tree = enumerate_histories(goal, below, silent=False)
     growth = Growth(tree, model.reader(), model.beginnings.log_prior)
@@ -246,29 +341,47 @@ def grow_beam(model: NextTokenModel, goal: Goal, beam: int) -> Growth:
         waiting[0] = [(float(model.beginnings.log_prior[b]), ROOT, b) for b in roots(goal)]
     _push(growth, goal, range(len(tree)), below, waiting)
     for offset in range(below, goal.last + 1):
+        worth = _worth(growth, waiting, offset, floor) if floor else keep
         found = sorted(waiting.pop(offset, []), reverse=True)
-        growth.drop(torch.tensor([log_p for log_p, _, _ in found[keep:]], dtype=torch.float64))
+        kept = min(keep, worth)
+        growth.drop(torch.tensor([log_p for log_p, _, _ in found[kept:]], dtype=torch.float64))
         first = len(tree)
-        for _, parent, token in found[:keep]:
+        for _, parent, token in found[:kept]:
             tree.add(parent, token, offset)
-        growth.evaluate([log_p for log_p, _, _ in found[:keep]])
+        growth.evaluate([log_p for log_p, _, _ in found[:kept]])
+        if floor and first < len(tree):
+            growth.cover(goal, first)
         _push(growth, goal, range(first, len(tree)), offset + 1, waiting)
     return growth
 
 
+def _worth(
+    growth: Growth, waiting: dict[int, list[tuple[float, int, int]]], offset: int, floor: float
+) -> int:
+    """How many of the likeliest histories that explain `offset` bytes are worth their cost.
+
+    The others together have less than `floor` of the probability of all that explain as much or
+    more.
+    """
+    here = sorted((log_p for log_p, _, _ in waiting.get(offset, [])), reverse=True)
+    everything = [
+        growth.log_covered,
+        *(log_p for found in waiting.values() for log_p, _, _ in found),
+    ]
+    from_last = np.logaddexp.accumulate(here[::-1])[::-1] if here else np.empty(0)
+    return int((from_last > np.logaddexp.reduce(everything) + math.log(floor)).sum())
+
+
 def _push(growth: Growth, goal: Goal, nodes: range, below: int, waiting: dict[int, list[tuple[float, int, int]]]) -> None:
     """Put the children of nodes that explain `below` bytes or more in the queue; silent tokens are left out, and counted."""
-    if not len(nodes):
-        return
-    tree, log_next = growth.tree, growth.log_next[-1]
-    first = len(tree) - len(log_next)
-    for node in nodes:
-        if tree.depth[node] + 1 >= goal.beginnings.limits[tree.beginning[node]]:
-            continue
-        own, row = growth.log_p[node], log_next[node - first]
+    for node, own, row in _roomy(growth, goal, nodes):
         if goal.table.silent:
             growth.drop(own + row[list(goal.table.silent)])
-        steps = [(token, reached) for token, reached in goal.steps[tree.offset[node]] if reached >= below]
+        steps = [
+            (token, reached)
+            for token, reached in goal.steps[growth.tree.offset[node]]
+            if reached >= below
+        ]
         if steps:
             values = row[[token for token, _ in steps]].tolist()
             for (token, reached), value in zip(steps, values, strict=True):

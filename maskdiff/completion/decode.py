@@ -17,21 +17,32 @@ from torch import Tensor
 from maskdiff.completion.condition import Conditioned
 from maskdiff.completion.model import ROOT, Reader
 from maskdiff.completion.together import Branch
+from maskdiff.deadline import TimedOut
 from maskdiff.sampling.controls import PLAIN, Controls
 from maskdiff.sampling.processors import draw
 from maskdiff.sampling.random import token_noise
 from maskdiff.sampling.said import Said
-from maskdiff.sampling.stopping import EOS, LENGTH, NEVER, REPETITION, STOP, Stopping, StopText
+from maskdiff.sampling.stopping import (
+    EOS,
+    LENGTH,
+    NEVER,
+    REPETITION,
+    STOP,
+    TIMEOUT,
+    Stopping,
+    StopText,
+)
 
 
 @dataclass(frozen=True)
 class Completion:
     """A string that was drawn.
 
-    data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it included. log_p: log-probability
-    of the tokens under the model, the beginning's included, nats, before conditioning. reason: why it ended, `eos`, `stop` (a
-    stop text or token: `data` ends before it, `tokens` do not), `length` (cut at the model's limit) or `repetition`. calls:
-    forward passes that it took part in.
+    data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it
+    included. log_p: log-probability of the tokens under the model, the beginning's included, nats,
+    before conditioning. reason: why it ended, `eos`, `stop` (a stop text or token: `data` ends
+    before it, `tokens` do not), `length` (cut at the model's limit), `repetition` or `timeout`.
+    calls: forward passes that it took part in.
     """
 
     data: bytes
@@ -204,6 +215,16 @@ class Decoding:
         string.reason = STOP if string.search.stopped else reason
         return string.reason
 
+    def _cut_short(self) -> bool:
+        """End what is under way where it is, for the time is up; whether anything goes on."""
+        for string in self.strings:
+            if not string.reason:
+                string.text += string.prefix[
+                    len(string.text) :
+                ]  # it covers what was typed, whatever else it was to be
+                self._end(string, TIMEOUT)
+        return False
+
     def _record(self, tokens: list[int]) -> None:
         """Keep account of what was said, and end what goes round in circles."""
         if self.said is None:
@@ -258,7 +279,7 @@ class Decoding:
         return Completion(self.data(i), tuple(string.tokens), string.log_p, string.reason, string.calls)
 
     def run(self, watch: Callable[[int, bytes], None] | None = None) -> list[Completion]:
-        """Go on until all strings have ended.
+        """Go on until all strings have ended, or the deadline has passed.
 
         `watch` is told the number of a string and its new bytes, once it covers the prefix (which comes first) and whenever it
         grows.
@@ -266,7 +287,10 @@ class Decoding:
         told = [0] * len(self.keys)
         going = True
         while going:
-            going = bool(self.step())
+            try:
+                going = bool(self.step())
+            except TimedOut:
+                going = self._cut_short()
             for i in range(len(self.keys)) if watch else ():
                 data = self.data(i)
                 if len(data) > told[i] and len(data) >= len(self.strings[i].prefix):

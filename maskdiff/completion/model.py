@@ -86,6 +86,20 @@ class NextTokenModel(Protocol):
 
 
 @runtime_checkable
+class Costly(NextTokenModel, Protocol):
+    """A model whose histories share nothing, so that each that is not evaluated saves its whole
+    cost.
+
+    negligible: share of Z that exact mode may leave out, so little that rounding hides it. floor:
+    share of the probability that the beam may leave out at every byte. Of either, 0 leaves out
+    nothing more than other models do.
+    """
+
+    negligible: float
+    floor: float
+
+
+@runtime_checkable
 class Canonical(Protocol):
     """A model whose tokenizer is at hand."""
 

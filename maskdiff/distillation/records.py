@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdiff.errors import DataError, quote
-from maskdiff.lines import stream_lines
+from maskdiff.lines import LineReader
 
 MAX_LINE = 1 << 26  # bytes of a record
 MAX_UNPACKED = 1 << 28  # bytes of private tests
@@ -97,19 +97,19 @@ def read_records(path: str | Path, keep: int = KEEP) -> list[Record]:
     return records
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(stream_lines(file, MAX_LINE), start=1):
-                if line is None:
-                    raise DataError(f"{path}, line {number}: longer than {MAX_LINE} bytes; leave some of its tests out")
+            for number, line in enumerate(LineReader(file, longest=MAX_LINE), start=1):
+                if isinstance(line, DataError):
+                    raise DataError(f"{path}, line {number}: {line}")
                 if line.strip():
                     yield number, line
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
-def value_of(text: str | bytes) -> Any:
+def value_of(text: str) -> Any:
     """Return the value of a JSON text, whose integers may have MOST_DIGITS digits.
 
     Longer ones than Python reads by itself become Decimals, which compare alike. Raises ValueError
@@ -129,7 +129,7 @@ def _integer(text: str) -> int | Decimal:
     return int(text) if len(text) < 1000 else Decimal(text)
 
 
-def _parsed(key: str, text: str | bytes, kind: type, name: str) -> Any:
+def _parsed(key: str, text: str, kind: type, name: str) -> Any:
     """The JSON value of a text, which is to be of a kind; Python's own error of numbers too long and nests too deep is ours."""
     try:
         value = value_of(text)
@@ -140,7 +140,7 @@ def _parsed(key: str, text: str | bytes, kind: type, name: str) -> Any:
     return value
 
 
-def _record(line: bytes, keep: int) -> Record:
+def _record(line: str, keep: int) -> Record:
     item = _parsed("the line", line, dict, "JSON object")
     texts = [_text(item, key) for key in TEXTS]
     if not texts[0]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskdiff.deadline import NEVER, Deadline
+
 if TYPE_CHECKING:
     from maskdiff.languages.cfg import NormalForm
 
@@ -57,10 +59,13 @@ class Rules:
 
     Nonterminals below ``long`` may span any width, the others are one symbol.  A *pair* is a distinct (left, right) of some
     rule.  Pairs are ordered by which children are long: neither, the right one, the left one, both (``slices``).
+    Charts of these rules are filled until ``deadline``, and raise TimedOut.
     """
 
-    def __init__(self, grammar: NormalForm, device: torch.device | str = "cpu") -> None:
-        self.long = grammar.long
+    def __init__(
+        self, grammar: NormalForm, device: torch.device | str = "cpu", deadline: Deadline = NEVER
+    ) -> None:
+        self.long, self.deadline = grammar.long, deadline
         children = torch.stack((torch.from_numpy(grammar.left), torch.from_numpy(grammar.right)), 1)
         pairs, pair_of = torch.unique(children, dim=0, return_inverse=True)
         kind = 2 * (pairs[:, 0] < self.long) + (pairs[:, 1] < self.long)
@@ -114,6 +119,7 @@ def fill(rules: Rules, emission: Tensor, length: Tensor, best: bool = False) -> 
     inside = emission.new_full((rules.long, batch, n + 1, n + 1), -torch.inf)
     inside[:, :, :n, 1] = unit[: rules.long]
     for width in range(2, n + 1):
+        rules.deadline.check()
         joined = torch.cat([_join(rules, unit, inside, kind, width, best) for kind in range(4)])
         inside[:, :, : n - width + 1, width] = rules.to_parents(joined, best)
     return Chart(rules, emission, length, unit, inside, best)
@@ -173,6 +179,7 @@ def descend(chart: Chart, uniform: Tensor | None = None) -> Tensor:
     rows = torch.arange(batch, device=chart.length.device)
     spans[rows, 0, chart.length] = torch.where(chart.log_total > -torch.inf, 0, NONE)
     for width in range(n, 1, -1):
+        chart.rules.deadline.check()
         row, start = (spans[:, :, width] != NONE).nonzero().T
         if len(row):
             left, right, split = _split(chart, row, start, width, spans[row, start, width], uniform)

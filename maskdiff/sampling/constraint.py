@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from maskdiff.deadline import NEVER, Deadline
 from maskdiff.errors import CanvasError, ConfigError, quote
 from maskdiff.languages.cfg import NormalForm, compile_grammar
 from maskdiff.sampling.chart import Chart, Rules, descend, fill
@@ -76,17 +77,25 @@ class NextSymbol(Protocol):
 class GrammarConstraint:
     """Exact conditioning on a context-free grammar over the inner symbols of a vocabulary, for canvases on ``device``.
 
-    Charts are float64.  Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are not
-    the vocabulary's, in their order.
+    Charts are float64; filling them raises TimedOut at ``deadline``.
+
+    Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are
+    not the vocabulary's, in their order.
     """
 
-    def __init__(self, grammar: NormalForm, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        grammar: NormalForm,
+        vocabulary: Vocabulary,
+        device: torch.device | str = "cpu",
+        deadline: Deadline = NEVER,
+    ) -> None:
         if grammar.symbols != tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids):
             raise ValueError(f"a grammar over {grammar.symbols} cannot constrain {vocabulary}")
         if torch.device(device).type == "mps":
             raise ConfigError("grammars need float64, which mps lacks; sample with --device cpu")
         self.vocabulary, self.grammar, self.device = vocabulary, grammar, torch.device(device)
-        self.rules = Rules(grammar, device)
+        self.rules = Rules(grammar, device, deadline)
         self.inner = torch.tensor(vocabulary.inner_ids, device=device)
         self.digits = torch.tensor(vocabulary.digit_ids, dtype=torch.int64, device=device)
         self.stands_for = torch.arange(len(vocabulary), device=device)[:, None] == self.inner  # (vocab, inner symbols)
@@ -94,14 +103,17 @@ class GrammarConstraint:
             self.stands_for[vocabulary.digit] = torch.isin(self.inner, self.digits)
 
     @classmethod
-    def of(cls, language: Language, device: torch.device | str = "cpu") -> GrammarConstraint:
+    def of(
+        cls, language: Language, device: torch.device | str = "cpu", deadline: Deadline = NEVER
+    ) -> GrammarConstraint:
         """The constraint of a language's own grammar; raises ``ConfigError`` where it has none."""
         grammar = language.lark_grammar()
         if grammar is None:
             raise ConfigError(f"{language.name} has no grammar; sample without one")
         vocabulary = language.vocabulary
         symbols = tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids)
-        return cls(compile_grammar(grammar, symbols, language.config.accept_ambiguous), vocabulary, device)
+        normal = compile_grammar(grammar, symbols, language.config.accept_ambiguous)
+        return cls(normal, vocabulary, device, deadline)
 
     def condition(
         self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping

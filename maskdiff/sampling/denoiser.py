@@ -7,11 +7,14 @@ so row 0 (BOS) means nothing and nobody reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from maskdiff.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -101,6 +104,17 @@ class ModelDenoiser:
         config = model.config
         names = {"previous": config.use_self_cond, "noise": config.use_coupling}
         self.inputs = frozenset(name for name, used in names.items() if used)
+        self.deadline = NEVER
+
+    @contextmanager
+    def until(self, deadline: Deadline) -> Iterator[None]:
+        """Within the block every evaluation, and every loop that asks `deadline`, raises TimedOut
+        once it has passed."""
+        before, self.deadline = self.deadline, deadline
+        try:
+            yield
+        finally:
+            self.deadline = before
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +135,9 @@ class ModelDenoiser:
         """See ``Denoiser``; pads are told apart by the length and never attended to.
 
         On a CPU strings of like length are run together, in groups that fit its cache: most of a mixed batch is padding.
+        Raises TimedOut where the deadline has passed.
         """
+        self.deadline.check()
         if tokens.device.type != "cpu" or tokens.numel() <= GROUP:
             return self._run(tokens, length, sigma, causal, previous, noise)
         logits = torch.zeros(*tokens.shape, len(self.vocabulary))
@@ -129,6 +145,7 @@ class ModelDenoiser:
         widths = length[by_length].tolist()
         start = 0
         while start < len(widths):
+            self.deadline.check()
             end = start + 1
             while end < len(widths) and (end + 1 - start) * widths[end] <= GROUP:
                 end += 1
@@ -145,21 +162,22 @@ class ModelDenoiser:
     def causal_stream(self, length: Tensor) -> CausalStream:
         """The causal mode, with a key/value cache where the head predicts the next token."""
         aligned = self.model.config.head == "aligned"  # scores a token that its own row sees: only a full pass can hide it
-        return FullCausalStream(self, length) if aligned else ModelStream(self.model, length)
+        return FullCausalStream(self, length) if aligned else ModelStream(self, length)
 
 
 class ModelStream:
     """Cached causal decoding of one batch."""
 
-    def __init__(self, model: Any, length: Tensor) -> None:
-        self.model, self.length, self.position = model, length, 0
-        self.cache = model.start_cache(len(length))
+    def __init__(self, denoiser: ModelDenoiser, length: Tensor) -> None:
+        self.denoiser, self.length, self.position = denoiser, length, 0
+        self.cache = denoiser.model.start_cache(len(length))
 
     @torch.no_grad()
     def step(self, token: Tensor) -> Tensor:
         """See ``CausalStream.step``; strings that have ended get meaningless logits."""
+        self.denoiser.deadline.check()
         from_end = (self.length - 1 - self.position).clamp(min=0)
-        logits: Tensor = self.model.next_logits(token, from_end, self.cache)
+        logits: Tensor = self.denoiser.model.next_logits(token, from_end, self.cache)
         self.position += 1
         return logits.float()
 

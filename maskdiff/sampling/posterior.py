@@ -27,6 +27,7 @@ def posterior(chart: Chart) -> Tensor:
         raise ValueError("posteriors need a float64 chart that adds up")
     spans = _Spans(chart)
     for width in range(chart.emission.shape[1], 0, -1):
+        chart.rules.deadline.check()
         spans.complete(width)
     top = chart.emission.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
     below = chart.unit - top[..., 0]  # log of each nonterminal's share of the best symbol's probability

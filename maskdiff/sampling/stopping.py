@@ -16,6 +16,7 @@ from maskdiff.errors import ConfigError, nearest, quote
 from maskdiff.repetition import first_periodic_tail
 
 EOS, STOP, LENGTH, REPETITION = "eos", "stop", "length", "repetition"  # why a string ended
+TIMEOUT = "timeout"  # the time was up before anything else ended it
 
 
 @dataclass(frozen=True)

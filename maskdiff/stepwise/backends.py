@@ -54,11 +54,11 @@ def _http(config: BackendConfig, language: Stepwise | None) -> Generator:
     ended = None if language is None else language.is_final
     if config.backend == "chat":
         return ChatBackend(
-            config.model, config.base_url, prefill=cast(Prefill, config.prefill), timeout=config.timeout,
+            config.model, config.base_url, prefill=cast(Prefill, config.prefill), timeout=config.server_timeout,
             retries=config.retries, concurrency=config.concurrency, log_probs=config.log_probs, ended=ended,
         )  # fmt: skip
     return CompletionsBackend(
-        config.model, config.base_url, timeout=config.timeout, retries=config.retries, concurrency=config.concurrency,
+        config.model, config.base_url, timeout=config.server_timeout, retries=config.retries, concurrency=config.concurrency,
         log_probs=config.log_probs, ended=ended,
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Bytes of what is kept of tokens; beyond them it forgets between requests, and reads prompts again.
 MEMORY = 2**29
 PASS = 2**25  # bytes of the keys and values that one pass gathers
+CHAIN = 512  # tokens of one prompt that are read in one pass, and gather them once
 OBJECTS = 1700  # bytes of the Python objects that are kept of a token, measured
 LONGEST = 16_384  # tokens of prompt and answer
 
@@ -148,7 +149,29 @@ class CausalGenerator:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
         keys = self.reader.cache.keys
         size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
-        pairs = zip(torch.tensor(parents).split(size), torch.tensor(new).split(size), strict=True)
+        passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
+        pairs = zip(
+            torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True
+        )
         log_p = torch.cat([self.reader.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)
         return log_p
+
+
+def _passes(parents: list[int], first: int, size: int) -> list[int]:
+    """The sizes of passes over new nodes, numbered from `first`, that are too many for one.
+
+    A run of nodes each of which is the child of the one before it, such as a long prompt, has
+    passes of its own, of up to `CHAIN` nodes: they gather keys once. Of the others up to `size`
+    share a pass.
+    """
+    starts = [i for i, parent in enumerate(parents) if i == 0 or parent != first + i - 1]
+    passes: list[int] = []
+    alone = False  # whether the last pass is of nodes that are no run
+    for start, end in zip(starts, [*starts[1:], len(parents)], strict=True):
+        if end - start == 1 and alone and passes[-1] < size:
+            passes[-1] += 1
+        else:
+            passes += [min(CHAIN, end - i) for i in range(start, end, CHAIN)]
+            alone = end - start == 1
+    return passes

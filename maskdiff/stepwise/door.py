@@ -7,20 +7,21 @@ its place, and the exit status is 2.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from maskdiff import cli
+from maskdiff.batches import Progress, Requests, answered, growing
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.configio import add_config_flags, build, overrides
+from maskdiff.deadline import Deadline
 from maskdiff.errors import ConfigError, DataError, quote
+from maskdiff.lines import Line, count_lines, open_lines
 
 if TYPE_CHECKING:
     from maskdiff.stepwise.solver import Solution, Solver
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 CHECKPOINT = "arithmetic-steps.pt"
 OURS = ("causal", "blocks")
+COHORT = 32  # problems that are solved together, at most
 
 
 def add_verb(verbs: Any) -> None:
@@ -43,6 +45,9 @@ def add_verb(verbs: Any) -> None:
     verb.add_argument("--probe", action="store_true", help="only say whether the backend goes on from a partial answer")
     add_config_flags(verb, StepConfig)
     add_config_flags(verb, BackendConfig)
+    cli.add_timeout_flag(
+        verb, "each problem, between and within steps; problems are then solved one by one"
+    )
     cli.add_machine_flags(verb)
     told = {"checkpoint": f"our model, and the language of the problems (default checkpoints/{CHECKPOINT} for our backends)"}
     for action in verb._actions:
@@ -75,38 +80,66 @@ def make_solver(args: argparse.Namespace) -> Solver:
     return Solver(generator, config, language, loaded)
 
 
-def problems(args: argparse.Namespace) -> Iterator[str | DataError]:
+def problems(args: argparse.Namespace) -> Requests:
     """The arguments, then the lines of --input. Raises DataError where there is none."""
-    texts: Iterable[str | DataError] = args.texts
-    if args.input is not None:
-        texts = itertools.chain(texts, cli.read_lines(args.input))
-    elif not args.texts:
+    if args.input is None and not args.texts:
         raise DataError('nothing to solve; give problems such as "(+ 3 (* 2 4))", or --input FILE (- is standard input)')
-    return iter(texts)
+    return Requests(args.texts, None if args.input is None else open_lines(args.input))
 
 
 def solve(args: argparse.Namespace) -> int:
-    """Answer; 2 if any problem failed. Raises UserError."""
+    """Answer; 2 if any problem failed, 124 if any had too little time. Raises UserError."""
     solver = make_solver(args)
     if args.probe:
         return _probe(args, solver)
     if solver.fell_back:
         told = f"{solver.generator.name} does not go on from a partial answer: {solver.config.strategy} instead"
         print(f"inference.py: {told}", file=sys.stderr)
-    failed = False
-    quiet = sys.stdout.isatty() or not sys.stderr.isatty()
-    bar = tqdm(solver.solving(problems(args), args.seed), unit="problem", disable=quiet)
-    for number, solution in enumerate(bar, start=1):
-        failed = failed or solution.error is not None
-        if args.json:
-            print(json.dumps(as_object(number, solution), allow_nan=False))
-        elif solution.error is not None:
-            print(f"inference.py: problem {number}: {solution.error}", file=sys.stderr)
-            if args.input is not None:
-                print()
-        else:
-            print("\n".join([*(shown(solution) if args.show else ()), as_text(solution)]))
-    return cli.BAD_INPUT if failed else 0
+    lines = 0 if args.input is None else count_lines(args.input)
+    status = 0
+    with (
+        Progress(
+            "inference.py", "problem", None if lines is None else len(args.texts) + lines
+        ) as progress,
+        closing(problems(args)) as asked,
+    ):
+        batches = growing(asked, COHORT if args.timeout is None else 1)
+        for number, _, solution in answered(batches, worker(args, solver, progress)):
+            progress.hide()
+            show(args, number, solution)
+            progress.finished(number)
+            status = cli.worse(status, solution.finish_reason)
+    return status
+
+
+def worker(
+    args: argparse.Namespace, solver: Solver, progress: Progress
+) -> Callable[[Sequence[Line]], Iterable[tuple[int, Solution]]]:
+    """What solves a batch of problems, within --timeout."""
+    import torch
+
+    source = torch.Generator().manual_seed(args.seed)
+    denoiser = None if solver.loaded is None else solver.loaded.denoiser
+
+    def work(batch: Sequence[Line]) -> Iterable[tuple[int, Solution]]:
+        deadline = Deadline(args.timeout, progress.tick)
+        with nullcontext() if denoiser is None else denoiser.until(deadline):
+            return enumerate(solver.together(batch, source, deadline))
+
+    return work
+
+
+def show(args: argparse.Namespace, number: int, solution: Solution) -> None:
+    """Print one solution; in text an error goes to the error stream, and an empty line keeps its
+    place in a batch."""
+    if args.json:
+        print(json.dumps(as_object(number, solution), allow_nan=False), flush=True)
+    elif solution.error is None:
+        print("\n".join([*(shown(solution) if args.show else ()), as_text(solution)]), flush=True)
+    else:
+        if args.input is not None:
+            print(flush=True)
+        print(f"inference.py: problem {number}: {solution.error}", file=sys.stderr)
 
 
 def _probe(args: argparse.Namespace, solver: Solver) -> int:
@@ -129,7 +162,7 @@ def as_object(number: int, solution: Solution) -> dict[str, Any]:
         "text": None if answer is None else answer.text, "answer": solution.result or None, "correct": solution.correct,
         "first_wrong": solution.first_wrong, "steps": 0 if answer is None else len(answer.steps),
         "tokens": 0 if answer is None else answer.tokens, "strategy": solution.strategy,
-        "finish_reason": "error" if answer is None else answer.finish_reason,
+        "finish_reason": solution.finish_reason,
     }  # fmt: skip
     if answer is not None:
         item |= {

@@ -16,6 +16,7 @@ import torch
 
 from maskdiff.arguments import checked_arguments, each_text, whole
 from maskdiff.config import MAX_SEED, StepConfig
+from maskdiff.deadline import NEVER, Deadline, TimedOut
 from maskdiff.errors import ConfigError, DataError, UserError, quote
 from maskdiff.sampling.random import new_keys
 from maskdiff.stepwise.probe import Nonce, Probe, Verdict, digits_nonce, probe
@@ -37,7 +38,8 @@ PARAGRAPH = "\n\n"  # what ends a step where no language says it
 @dataclass(frozen=True)
 class Solution:
     """What came of one problem. correct: whether the answer is right, None where nobody knows. first_wrong: the number of the
-    first wrong step, from 1, None where none is or nobody knows. error: why there is no answer.
+    first wrong step, from 1, None where none is or nobody knows. error: why there is no answer;
+    timed_out: for want of time.
     """
 
     problem: str
@@ -47,6 +49,14 @@ class Solution:
     first_wrong: int | None = None
     strategy: str = ""
     error: str | None = None
+    timed_out: bool = False
+
+    @property
+    def finish_reason(self) -> str:
+        """That of the answer; without one `timeout` or `error`."""
+        if self.answer is not None:
+            return self.answer.finish_reason
+        return "timeout" if self.timed_out else "error"
 
     @property
     def text(self) -> str:
@@ -71,7 +81,8 @@ class Solver:
         loaded: Loaded | None = None,
         probed: Probe | None = None,
     ) -> None:
-        self.generator, self.language = generator, language
+        self.generator, self.language, self.loaded = generator, language, loaded
+        self.deadline = NEVER  # of the cohort under way
         self.probed = probed
         self.config = self._allowed(config)
         self.fell_back = self.config.strategy != config.strategy
@@ -126,8 +137,21 @@ class Solver:
         source = torch.Generator().manual_seed(seed)
         problems = iter(problems)
         while batch := list(itertools.islice(problems, cohort)):
-            keys = [int(key) & ((1 << 62) - 1) for key in new_keys(len(batch), source)]
-            yield from self._cohort(batch, keys)
+            yield from self.together(batch, source)
+
+    def together(
+        self, batch: Sequence[str | DataError], source: torch.Generator, deadline: Deadline = NEVER
+    ) -> list[Solution]:
+        """Solutions of a cohort, the keys of which are drawn from `source`.
+
+        Once the deadline has passed, an answer ends after its last whole step (`timeout`).
+        """
+        keys = [int(key) & ((1 << 62) - 1) for key in new_keys(len(batch), source)]
+        self.deadline = deadline
+        try:
+            return self._cohort(batch, keys)
+        finally:
+            self.deadline = NEVER
             self.generator.forget()
 
     def _cohort(self, batch: Sequence[str | DataError], keys: Sequence[int]) -> list[Solution]:
@@ -151,13 +175,19 @@ class Solver:
             for number, item in told.items():
                 problem, run = runs[number]
                 try:
-                    if isinstance(item, UserError):
+                    if isinstance(item, TimedOut):
+                        run.throw(item)
+                    elif isinstance(item, UserError):
                         raise item
-                    asks[number] = run.send(item)
+                    else:
+                        asks[number] = run.send(item)
                 except StopIteration as ended:
                     made[number] = self._judged(problem, ended.value)
                 except UserError as error:
-                    made[number] = Solution(problem, strategy=self.config.strategy, error=str(error))
+                    late = isinstance(error, TimedOut)
+                    made[number] = Solution(
+                        problem, strategy=self.config.strategy, error=str(error), timed_out=late
+                    )
         return [made[number] for number in range(len(batch))]
 
     def _ask(self, asks: dict[int, Ask]) -> dict[int, Told | UserError]:
@@ -166,8 +196,11 @@ class Solver:
         judgements = {number: ask for number, ask in asks.items() if isinstance(ask, Judgement)}
         told: dict[int, Told | UserError] = {}
         try:
+            self.deadline.check()
             told |= zip(requests, self.generator.next_step(list(requests.values())), strict=True) if requests else ()
             told |= zip(judgements, self.scorer.score(list(judgements.values())), strict=True) if judgements else ()
+        except TimedOut as error:
+            told |= {number: error for number in asks if number not in told}
         except UserError as error:
             if len(asks) == 1:
                 return {next(iter(asks)): error}

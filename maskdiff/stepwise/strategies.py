@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from maskdiff.config import StepConfig
+from maskdiff.deadline import TimedOut
 from maskdiff.stepwise.probe import Guard
 from maskdiff.stepwise.protocol import Candidate, Reply, Request, Spent, Stop
 from maskdiff.stepwise.scorers import Judgement, mean_log_prob
@@ -47,7 +48,8 @@ class Taken:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a problem: its steps, why it ended (`end`, `max_steps`, `step_length`, `restarted`), what it cost.
+    """What came of a problem: its steps, why it ended (`end`, `max_steps`, `step_length`,
+    `restarted`, `timeout`), its cost.
 
     tokens: drawn tokens of the answer itself. restarts: steps that repeated an earlier one.
     """
@@ -104,8 +106,23 @@ def step_stop(config: StepConfig, separator: str) -> Stop:
 
 
 def stepwise(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) -> Run:
-    """Write an answer step by step, with more candidates where the trigger says so."""
-    trigger, guard, run = make_trigger(config, seed), Guard(), _Run()
+    """Write an answer step by step, with more candidates where the trigger says so.
+
+    TimedOut, thrown into it, ends the answer after its last whole step.
+    """
+    run, guard = _Run(), Guard()
+    try:
+        return (yield from _steps(run, guard, prompt, problem, config, stop, seed))
+    except TimedOut:
+        if not run.partial:
+            raise
+        return run.answer("timeout", guard.restarts)
+
+
+def _steps(
+    run: _Run, guard: Guard, prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int
+) -> Run:
+    trigger = make_trigger(config, seed)
     cold = config.strategy == "greedy" or (config.strategy != "sample" and config.draft == "greedy")
     for number in range(config.max_steps):
         first = 0.0 if cold else config.temperature

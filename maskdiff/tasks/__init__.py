@@ -13,7 +13,7 @@ that fit no string at all raise.
 
 from __future__ import annotations
 
-from maskdiff.tasks.completing import complete, completing
+from maskdiff.tasks.completing import Completer, complete, completing
 from maskdiff.tasks.editing import edit
 from maskdiff.tasks.generating import draw_lengths, generate, generating
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
@@ -22,6 +22,7 @@ from maskdiff.tasks.rewriting import rewrite
 from maskdiff.tasks.solving import solve
 
 __all__ = [
-    "REPAIR_METHODS", "Alternative", "Change", "Result", "complete", "completing", "cut_texts",
-    "draw_lengths", "edit", "generate", "generating", "refiner", "repair", "rewrite", "solve",
+    "REPAIR_METHODS", "Alternative", "Change", "Completer", "Result", "complete", "completing",
+    "cut_texts", "draw_lengths", "edit", "generate", "generating", "refiner", "repair", "rewrite",
+    "solve",
 ]  # fmt: skip

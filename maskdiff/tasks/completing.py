@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from maskdiff.arguments import each_text, whole
-from maskdiff.completion import CausalModel, Completion, Conditioned, Decoding, condition, ending_with
+import torch
+from torch import Tensor
+
+from maskdiff.arguments import each_text, line, whole
+from maskdiff.completion import CanvasModel, CausalModel, Completion, Conditioned, Decoding, condition, ending_with
 from maskdiff.config import MAX_STRINGS, CompletionConfig, ControlConfig
+from maskdiff.deadline import TimedOut
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Controls, Stopping
 from maskdiff.sampling.random import Purpose, bits, new_keys
+from maskdiff.sampling.stopping import TIMEOUT
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from maskdiff.checkpoint import Loaded
 
 Watch = Callable[[int, str], None]  # told the number of a completion, from 0, and the characters that it has grown by
@@ -66,29 +69,64 @@ def completing(
     watch: Watch | None = None,
 ) -> Iterator[Result]:
     """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
-    settings, control = settings or CompletionConfig(), control or ControlConfig()
-    generator = seeded(seed)
-    if settings.candidates > 1 and (watch or not loaded.language.validity):
-        raise ConfigError(
-            "candidates draws again what is invalid, and "
-            + ("a stream shows what is drawn" if watch else f"{loaded.language.name} has no check")
-            + "; leave it out"
-        )
-    given = _Given(loaded, suffix, settings, control)
+    completer = Completer(loaded, suffix=suffix, settings=settings, control=control, watch=watch)
+    source = seeded(seed)
     for text in texts:
-        keys = new_keys(num, generator)  # drawn for a bad text, too: those after it do not change
+        yield from completer.complete(text, num, source, batch_size)
+
+
+class Completer:
+    """Completes text after text with the same settings, which are those of `completing`.
+
+    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what
+    `condition` raises for the suffix, which is read with the first text.
+    """
+
+    @verb()
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        suffix: str = "",
+        settings: CompletionConfig | None = None,
+        control: ControlConfig | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        settings, control = settings or CompletionConfig(), control or ControlConfig()
+        if settings.candidates > 1 and (watch or not loaded.language.validity):
+            raise ConfigError(
+                "candidates draws again what is invalid, and "
+                + ("a stream shows what is drawn" if watch else f"{loaded.language.name} has no check")
+                + "; leave it out"
+            )
+        self.given = _Given(loaded, suffix, settings, control)
+        self.watch = watch
+
+    @verb(text=line, num=whole(1, MAX_STRINGS))
+    def complete(
+        self, text: str | DataError, num: int, source: torch.Generator, batch_size: int = BATCH
+    ) -> Iterator[Result]:
+        """`num` completions of a text, with random keys from `source`; one error for a bad text.
+
+        Once the deadline has passed, completions under way end where they are (`timeout`). Raises
+        TimedOut before that.
+        """
+        keys = new_keys(num, source)  # drawn for a bad text, too: those after it do not change
         shown = "" if isinstance(text, DataError) else text
+        self.given.prepare()
         try:
-            conditioned = given.condition(text)
+            conditioned = self.given.condition(text)
+        except TimedOut:
+            raise
         except UserError as error:
             yield Result(finish_reason="error", input=shown, error=str(error))
-            continue
-        for number, part in enumerate(keys.split(1 if watch else batch_size)):
-            if settings.candidates > 1:
-                yield from given.valid(conditioned, part, shown)
+            return
+        for number, part in enumerate(keys.split(1 if self.watch else batch_size)):
+            if self.given.settings.candidates > 1:
+                yield from self.given.valid(conditioned, part, shown)
             else:
-                heard = None if watch is None else _characters(watch, number)
-                yield from given.drawn(conditioned, part, shown, heard)
+                heard = None if self.watch is None else _characters(self.watch, number)
+                yield from self.given.drawn(conditioned, part, shown, heard)
 
 
 class _Given:
@@ -99,18 +137,24 @@ class _Given:
         self.controls = Controls.of(control, loaded.vocabulary)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
-        if self.suffix:
-            self.model: CausalModel | None = None
-            self.canvas = ending_with(loaded.denoiser, loaded.lengths, self.suffix, settings)
-        else:
+        self.model: CausalModel | CanvasModel | None = None
+        if not self.suffix:
             self.model = CausalModel(loaded.denoiser, loaded.lengths, control.max_tokens)
+
+    def prepare(self) -> CausalModel | CanvasModel:
+        """The model, for which the suffix is read once. Raises what `condition` raises for it."""
+        if self.model is None:
+            self.model = ending_with(
+                self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings
+            )
+        return self.model
 
     def condition(self, text: str | DataError) -> Conditioned:
         """The model given one text; UserError."""
         if isinstance(text, DataError):
             raise text
         typed, settings = self._typed(text), self.settings
-        return condition(self.model or self.canvas, typed, settings.mode, settings.budget, settings.beam)
+        return condition(self.prepare(), typed, settings.mode, settings.budget, settings.beam)
 
     def drawn(
         self,
@@ -129,18 +173,30 @@ class _Given:
         return [only_complete(language, result) for result in results]
 
     def valid(self, conditioned: Conditioned, keys: Tensor, typed: str) -> list[Result]:
-        """One completion for each key: the first valid of `candidates` draws, else the last."""
+        """One completion for each key: the first valid of `candidates` draws, else the last.
+
+        At the deadline the last draw that is whole; its finish_reason is `timeout`.
+        """
         results = self.drawn(conditioned, keys, typed)
         results = [replace(result, candidates=1) for result in results]
+        deadline = self.loaded.deadline
         for attempt in range(1, self.settings.candidates):
             invalid = [i for i, result in enumerate(results) if not result.parses]
-            if not invalid:
+            if not invalid or deadline.passed:
                 break
-            again = self.drawn(conditioned, bits(keys[invalid], int(Purpose.RETRY), attempt), typed)
+            again_keys = bits(keys[invalid], int(Purpose.RETRY), attempt)
+            try:
+                again = self.drawn(conditioned, again_keys, typed)
+            except TimedOut:
+                break
             for i, result in zip(invalid, again, strict=True):
                 spent = results[i].evaluations + result.evaluations
-                results[i] = replace(result, candidates=attempt + 1, evaluations=spent)
-        return results
+                cut = result.finish_reason == TIMEOUT and not result.parses
+                kept = results[i] if cut else replace(result, candidates=attempt + 1)
+                results[i] = replace(kept, evaluations=spent)
+        if not deadline.passed:
+            return results
+        return [item if item.parses else replace(item, finish_reason=TIMEOUT) for item in results]
 
     def _typed(self, text: str) -> bytes:
         """What was typed as the language reads it. ParseError for a foreign symbol, CanvasError for too many."""

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
+from maskdiff.sampling.random import new_keys
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
@@ -21,6 +24,7 @@ from maskdiff.tasks.results import (
     prepare,
     ready_sampler,
     run_sampler,
+    seeded,
     valid_first,
 )
 from maskdiff.tasks.search import explain, with_answer
@@ -43,6 +47,7 @@ def edit(
     candidates: int = CANDIDATES,
     grammar: bool = False,
     seed: int = 0,
+    source: torch.Generator | None = None,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
@@ -57,14 +62,19 @@ def edit(
     The seed changes nothing then. With a `sampler`, the filling is drawn from it.
 
     With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
+    A `source` of random keys takes the place of the seed: texts of several calls then get the keys
+    that they would get in one. Raises TimedOut.
     """
+    keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = GrammarConstraint.of(loaded.language) if grammar else None
+    constraint = (
+        GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
+    )
     good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
     if not good:
         return merge(texts, results, good, [])
     known = [[i != loaded.language.vocabulary.mask for i in row] for row in good.values()]
-    canvas = canvas_of(loaded, good, known, seed)
+    canvas = canvas_of(loaded, good, known, keys)
     filler = ready_sampler(CERTAIN if sampler is None else sampler, loaded, grammar)
     drawn = run_sampler(loaded, filler, canvas, [None] * len(good), batch_size, trace)
     if sampler is not None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from maskdiff.deadline import Deadline
 from maskdiff.edits import edit_script
 from maskdiff.languages import Evaluable, holds
 from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
@@ -33,7 +34,7 @@ def explanations(scales: Scales, damaged: Sequence[Damaged], beam: int, slack: i
     """Candidates by the noisy channel: the beam's; under a grammar the beam's there and the strings of least edits; with truth,
     what is true near all of those."""
     wishes, pools = scales.wishes, [Pool(item) for item in damaged]
-    constraint = GrammarConstraint.of(scales.loaded.language) if wishes.grammar else None  # on the CPU, as the search is
+    constraint = _constraint(scales) if wishes.grammar else None
     rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
     found, notes = explain(scales.loaded, rows, scales.channel, beam, slack, trace, constraint, certain, None)
     for pool, items, steps in zip(pools, found, notes, strict=True):
@@ -48,7 +49,7 @@ def explanations(scales: Scales, damaged: Sequence[Damaged], beam: int, slack: i
 def nearest_ones(scales: Scales, damaged: Sequence[Damaged]) -> list[Pool]:
     """The strings of the grammar that are fewest edits away; with truth, what is true near those."""
     pools = [Pool(item) for item in damaged]
-    _widen(scales, pools, GrammarConstraint.of(scales.loaded.language))
+    _widen(scales, pools, _constraint(scales))
     return pools
 
 
@@ -71,6 +72,11 @@ def refusal(language: Language, pool: Pool, wishes: Wishes) -> Result:
     return Result(finish_reason="error", error=said, evaluations=pool.evaluations, trace=pool.trace)
 
 
+def _constraint(scales: Scales) -> GrammarConstraint:
+    """The grammar, on the CPU, as the search is."""
+    return GrammarConstraint.of(scales.loaded.language, deadline=scales.loaded.deadline)
+
+
 def _widen(scales: Scales, pools: Sequence[Pool], constraint: GrammarConstraint) -> None:
     """Add the strings of least edits; where truth is wished, what is true and near to what is there."""
     wishes, language = scales.wishes, scales.loaded.language
@@ -79,9 +85,12 @@ def _widen(scales: Scales, pools: Sequence[Pool], constraint: GrammarConstraint)
     scales.weigh(pools, [[tokens for tokens, _ in found] for found in near])
     if wishes.holds and isinstance(language, Evaluable):
         encode = language.vocabulary.encode
-        scales.weigh(pools, [[tuple(encode(text)) for text in _truths(language, pool, wishes)] for pool in pools])
+        deadline = scales.loaded.deadline
+        near_truths = [_truths(language, pool, wishes, deadline) for pool in pools]
+        scales.weigh(pools, [[tuple(encode(text)) for text in found] for found in near_truths])
         lost = [pool for pool in pools if not any(c.holds for c in pool.fitting(wishes))]
-        scales.weigh(lost, [[tuple(encode(text)) for text in _farther(language, pool, wishes)] for pool in lost])
+        far_truths = [_farther(language, pool, wishes, deadline) for pool in lost]
+        scales.weigh(lost, [[tuple(encode(text)) for text in found] for found in far_truths])
 
 
 def _nearest(
@@ -92,7 +101,10 @@ def _nearest(
     place = {token: i for i, token in enumerate(inner)}
     given = [place.get(token, UNREADABLE) for token in damaged.tokens]
     most = math.inf if max_edits is None else max_edits
-    found = nearest_strings(constraint.grammar, given, count, most, certain=damaged.certain)
+    deadline = constraint.rules.deadline
+    found = nearest_strings(
+        constraint.grammar, given, count, most, certain=damaged.certain, deadline=deadline
+    )
     return [(tuple(inner[i] for i in item.symbols), item) for item in found]
 
 
@@ -106,25 +118,33 @@ def _likely(pool: Pool, wishes: Wishes) -> list[str]:
     return list(dict.fromkeys(c.text for c in (*fitting[:NEIGHBOURS], *nearby[:NEIGHBOURS])))
 
 
-def _truths(language: Language, pool: Pool, wishes: Wishes) -> Iterator[str]:
+def _truths(language: Language, pool: Pool, wishes: Wishes, deadline: Deadline) -> Iterator[str]:
     """What is true and begins like a candidate, or is a likely one with one symbol replaced, or two that were not given."""
     assert isinstance(language, Evaluable)
     yield from _consequences(language, pool.candidates)
     for text in _likely(pool, wishes):
         other = _replacements(language, text)
         changed = (text[:i] + s + text[i + 1 :] for i, symbols in enumerate(other) for s in symbols)
-        yield from (found for found in changed if holds(language, found))
+        yield from _true(language, changed, deadline)
         script = edit_script(text, pool.damaged.text) or ()
         doubtful = sorted({edit.position for edit in script} & set(range(len(text))))[:DOUBTFUL]
-        yield from (found for found in _pairs(text, other, doubtful) if holds(language, found))
+        yield from _true(language, _pairs(text, other, doubtful), deadline)
 
 
-def _farther(language: Language, pool: Pool, wishes: Wishes) -> Iterator[str]:
+def _farther(language: Language, pool: Pool, wishes: Wishes, deadline: Deadline) -> Iterator[str]:
     """What is true once any two symbols of a likely candidate are replaced, as far as `TRIALS` go."""
     trials = itertools.chain.from_iterable(
         _pairs(text, _replacements(language, text), range(len(text))) for text in _likely(pool, wishes)
     )
-    yield from (found for found in itertools.islice(trials, TRIALS) if holds(language, found))
+    yield from _true(language, itertools.islice(trials, TRIALS), deadline)
+
+
+def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Iterator[str]:
+    """Those of the texts that hold. Raises TimedOut."""
+    for text in texts:
+        deadline.check()
+        if holds(language, text):
+            yield text
 
 
 def _consequences(language: Evaluable, texts: Iterable[str]) -> Iterator[str]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+
 from maskdiff import arguments
 from maskdiff.arguments import Reader, checked_arguments, optional, refuse
 from maskdiff.config import (
@@ -62,6 +64,13 @@ def _settings(section: type) -> Reader:
     return read
 
 
+def _source(name: str, value: Any) -> torch.Generator:
+    """A source of random keys; a seed is an argument of its own."""
+    if not isinstance(value, torch.Generator):
+        raise refuse(name, value, "a torch.Generator; a whole number is a seed")
+    return value
+
+
 def _length(name: str, value: Any) -> int | tuple[int, int]:
     """A number of symbols, or a range with both ends."""
     reader = arguments.pair if isinstance(value, (tuple, list)) else arguments.whole
@@ -93,6 +102,7 @@ READERS: dict[str, Reader] = {
     "bound": arguments.whole(1, MAX_BOUND),
     "solutions": arguments.whole(1, 10**6),
     "seed": arguments.whole(0, MAX_SEED),
+    "source": optional(_source),
     "batch_size": arguments.whole(1, 65_536),
     "grammar": arguments.truth,
     "holds": arguments.truth,

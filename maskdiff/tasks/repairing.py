@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from maskdiff.config import CANDIDATES
 from maskdiff.edits import cost
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import Evaluable
 from maskdiff.repair import Channel
 from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
+from maskdiff.sampling.random import new_keys
 from maskdiff.tasks.candidates import Damaged, Pool, Scales, Wishes, needs, positions, settle
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
@@ -20,12 +24,11 @@ from maskdiff.tasks.results import (
     BATCH,
     Result,
     canvas_of,
-    check_beam,
-    check_candidates,
     instead_of_holds,
     merge,
     prepare,
     run_sampler,
+    seeded,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
 REWRITE = Unmask(schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True)  # every symbol anew, the likeliest
-MOST_ALTERNATIVES = 1000
 MOST_TIMES = 2  # as long as the longest string of the language may a damaged text be
 
 
@@ -56,6 +58,7 @@ def repair(
     candidates: int = CANDIDATES,
     certain: Sequence[tuple[int, int]] = (),
     seed: int = 0,
+    source: torch.Generator | None = None,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
@@ -78,29 +81,34 @@ def repair(
     max_edits: more insertions, deletions and replacements than that are an error; filled blanks are free. certain: spans
     (first, last + 1) of symbols of each text that are neither deleted nor replaced; others may come between them. top: that
     many `alternatives`, as far as there are: a text that comes back unchanged is the only one, for nothing is searched then.
-    What no string can be made of, within all that, is an error in its place.
+    What no string can be made of is an error in its place. seed, source: of drafts. Raises TimedOut.
     """
-    by_edits = method == "least_edits"
+    keys = new_keys(len(texts), source or seeded(seed))
+    language, by_edits = loaded.language, method == "least_edits"
     under, same = grammar or holds or by_edits, slack == 0 and method == "channel"
     wishes = Wishes(under, holds, max_edits, top, candidates, by_edits, same)
-    language = loaded.language
-    _check(language, method, sigma, beam, slack, steps, wishes)
-    gate = _Gate(language, method, wishes, slack, tuple(certain))
+    _check(language, method, sigma, wishes)
     read = [_read(language, text, certain) for text in texts]
+    gate = _Gate(language, method, wishes, slack, tuple(certain))
     good, results = prepare(loaded, [text for text, _ in read], gate)
     decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
     damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
-    channel = Channel.of(loaded.config.noise, SIGMAS if sigma is None else (sigma,), len(language.vocabulary.inner_ids))
-    scales = Scales(loaded, channel, wishes)
+    scales = Scales(loaded, _channel(loaded, sigma), wishes)
     if wishes.grammar:
         results |= _unchanged(scales, damaged, good)
     broken, made = {i: damaged[i] for i in good}, []
     if broken and method == "draft":
-        made = _drafts(loaded, broken, sigma or 0.2, steps, seed, batch_size, trace, wishes)
+        made = _drafts(loaded, broken, sigma or 0.2, steps, keys, batch_size, trace, wishes)
     elif broken:
         made = _searched(scales, list(broken.values()), beam, slack, trace)
-    merged = merge(texts, results, good, made)
-    return [replace(item, foreign=foreign) for item, (_, foreign) in zip(merged, read, strict=True)]
+    merged = zip(merge(texts, results, good, made), read, strict=True)
+    return [replace(item, foreign=foreign) for item, (_, foreign) in merged]
+
+
+def _channel(loaded: Loaded, sigma: float | None) -> Channel:
+    """What damages strings, at one noise level or at several."""
+    levels = SIGMAS if sigma is None else (sigma,)
+    return Channel.of(loaded.config.noise, levels, len(loaded.language.vocabulary.inner_ids))
 
 
 def _unchanged(
@@ -150,22 +158,14 @@ def _read(
     return DataError(f"{error}, and {language.name} has no such symbol"), {}
 
 
-def _check(language: Language, method: str, sigma: float | None, beam: int, slack: int, steps: int, wishes: Wishes) -> None:
+def _check(language: Language, method: str, sigma: float | None, wishes: Wishes) -> None:
     """Raises ConfigError for settings that fit no string at all."""
-    check_beam(beam)
     if method not in REPAIR_METHODS:
         raise ConfigError(
             f"method {quote(method)} is unknown; the nearest of {REPAIR_METHODS} is {nearest(method, REPAIR_METHODS)!r}"
         )
-    if sigma is not None and not 0.0 < sigma <= 1.0:
+    if sigma is not None and sigma <= 0.0:
         raise ConfigError(f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1")
-    if slack < 0 or steps < 1:
-        raise ConfigError(f"slack is {slack} and steps {steps}; slack must be at least 0 and steps at least 1")
-    if wishes.max_edits is not None and wishes.max_edits < 0:
-        raise ConfigError(f"max_edits is {wishes.max_edits}; give 0 or more, or none to allow any number")
-    if not 1 <= wishes.top <= MOST_ALTERNATIVES:
-        raise ConfigError(f"top is {wishes.top}; give 1 to {MOST_ALTERNATIVES} alternatives")
-    check_candidates(wishes.look)
     if wishes.holds and not isinstance(language, Evaluable):
         raise ConfigError(
             f"strings of {language.name} state nothing that could hold; "
@@ -187,7 +187,7 @@ def _drafts(
     damaged: dict[int, Damaged],
     sigma: float,
     steps: int,
-    seed: int,
+    keys: Tensor,
     batch_size: int,
     trace: bool,
     wishes: Wishes,
@@ -195,7 +195,7 @@ def _drafts(
     """The texts rewritten, but for what is certain."""
     vocabulary, items = loaded.language.vocabulary, list(damaged.values())
     known = [[i in item.certain and token != vocabulary.mask for i, token in enumerate(item.tokens)] for item in items]
-    canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, seed, sigma)
+    canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, keys, sigma)
     sampler = refiner(steps, loaded if wishes.grammar else None)
     made = run_sampler(loaded, sampler, canvas, [None] * len(items), batch_size, trace)
     return [_counted(item, result, vocabulary.blank, wishes) for item, result in zip(items, made, strict=True)]
@@ -217,7 +217,7 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
     """
     if under is not None:
-        return replace(REWRITE, own=steps, constraint=GrammarConstraint.of(under.language, under.device))
+        return replace(REWRITE, own=steps, constraint=GrammarConstraint.of(under.language, under.device, under.deadline))
     return CERTAIN.then(replace(REWRITE, own=steps))
 
 

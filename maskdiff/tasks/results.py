@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 
-from maskdiff.config import MOST_CANDIDATES, ControlConfig, SamplerConfig
+from maskdiff.config import ControlConfig, SamplerConfig
+from maskdiff.deadline import TimedOut
 from maskdiff.edits import Edit
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
 from maskdiff.extract import first_complete
@@ -33,7 +35,6 @@ from maskdiff.sampling import (
     cut_short,
 )
 from maskdiff.sampling.presets import sampler_for
-from maskdiff.sampling.random import new_keys
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -93,7 +94,8 @@ class Result:
     per symbol in nats under the causal mode; None where there is no text, or a part of what was drawn. evaluations: calls of
     the denoiser that this string needed. finish_reason: `eos` (the string is whole), `stop` (a stop text or token, or what
     followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
-    `repetition` (a loop), `incomplete` (blanks are left) or `error`. edits: what was done to the input, where it was repaired.
+    `repetition` (a loop), `incomplete` (blanks are left), `timeout` (the time was up: the best so far, or an error) or `error`.
+    edits: what was done to the input, where it was repaired.
     alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
     found and cost; then the score is log p of all tokens drawn, per symbol. candidates: how many
     were looked at for a valid one, where there was a choice and something tells what is valid.
@@ -134,12 +136,6 @@ def valid_first(
     return [*ordered, *items[looked:]], looked
 
 
-def check_candidates(candidates: int) -> None:
-    """Raises ConfigError."""
-    if not 1 <= candidates <= MOST_CANDIDATES:
-        raise ConfigError(f"candidates is {candidates}; give 1 to {MOST_CANDIDATES}")
-
-
 def instead_of_holds(language: Language) -> str:
     """What to do without `holds`, for the error of a language that states nothing."""
     if language.validity:
@@ -147,12 +143,8 @@ def instead_of_holds(language: Language) -> str:
     return "leave out holds"
 
 
-def check_beam(beam: int) -> None:
-    if not 1 <= beam <= 1024:
-        raise ConfigError(f"beam is {beam}; give 1 to 1024 hypotheses")
-
-
 def seeded(seed: int) -> torch.Generator:
+    """The source of random keys that a seed stands for."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -162,7 +154,10 @@ def ready_sampler(
     if loaded.vocabulary.merges and (grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)):
         raise ConfigError("a grammar conditions characters, and this model reads pieces of several; sample without one")
     if not isinstance(sampler, SamplerConfig):
-        made = constrained(sampler, GrammarConstraint.of(loaded.language, loaded.device)) if grammar else sampler
+        made = sampler
+        if grammar:
+            constraint = GrammarConstraint.of(loaded.language, loaded.device, loaded.deadline)
+            made = constrained(sampler, constraint)
     else:
         made = sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
     controls = Controls.of(control or ControlConfig(), loaded.vocabulary)
@@ -194,6 +189,8 @@ def prepare(
             if len(text) > 100 * (longest + 10):  # white space may be long, but encoding gigabytes helps nobody
                 raise CanvasError(f"the text has {len(text)} characters; strings have at most {longest} symbols")
             good[index] = check(loaded.language.vocabulary.encode(text, blanks=True))
+        except TimedOut:
+            raise
         except UserError as error:
             bad[index] = Result(finish_reason="error", input=shown, error=str(error))
     return good, bad
@@ -208,12 +205,16 @@ def merge(
 
 
 def canvas_of(
-    loaded: Loaded, rows: dict[int, list[int]], known: Sequence[Sequence[bool]], seed: int, sigma: float = 0.0
+    loaded: Loaded,
+    rows: dict[int, list[int]],
+    known: Sequence[Sequence[bool]],
+    keys: Tensor,
+    sigma: float = 0.0,
 ) -> Canvas:
-    """The canvas of usable texts by their index, on which alone, and the seed, the noise of each depends."""
+    """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on
+    the others."""
     canvas = Canvas.of([*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device)
-    keys = new_keys(max(rows) + 1, seeded(seed))[list(rows)]
-    return replace(canvas, keys=keys.to(loaded.device))
+    return replace(canvas, keys=keys[list(rows)].to(loaded.device))
 
 
 def run_sampler(

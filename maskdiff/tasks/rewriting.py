@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace as changed
 from typing import TYPE_CHECKING
 
+import torch
+
 from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.sampling import GrammarConstraint, Sampler
@@ -42,6 +44,7 @@ def rewrite(
     candidates: int = CANDIDATES,
     grammar: bool = False,
     seed: int = 0,
+    source: torch.Generator | None = None,
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
@@ -74,7 +77,7 @@ def rewrite(
     else:
         filled = edit(
             loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar,
-            seed=seed, batch_size=batch_size, trace=trace,
+            seed=seed, source=source, batch_size=batch_size, trace=trace,
         )  # fmt: skip
     choices: dict[int, list[Result]] = {i: [] for i in good}
     for (i, _), result in zip(jobs, filled, strict=True):
@@ -103,7 +106,9 @@ def _fitting(
     loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int = 0, high: int | None = None
 ) -> list[int]:
     """How many symbols, from `low` to `high`, may take the place of the span so that some string of the language fits."""
-    constraint = GrammarConstraint.of(loaded.language) if grammar and loaded.language.lark_grammar() is not None else None
+    constraint = None
+    if grammar and loaded.language.lark_grammar() is not None:
+        constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline)
     room = loaded.language.max_symbols - len(ids) + span[1] - span[0]
     fitting = []
     for size in range(low, (room if high is None else min(room, high)) + 1):

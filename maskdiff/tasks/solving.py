@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskdiff.deadline import NEVER
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages import Evaluable
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint
@@ -53,10 +54,12 @@ def solve(
 ) -> list[Result]:
     """Fill the blanks (`?`) of each text, and the symbols in `masks` (first, last + 1), so that the result holds.
 
-    One bidirectional evaluation says what to try first; the evaluator verifies. Of the first `solutions` found, the likeliest
-    by the causal mode; the search for others ends soon after the first. A text without solution is an error, which says
-    whether all candidates were checked, or `bound` beginnings were looked at before that. Nothing is drawn: there is no seed.
-    Raises ConfigError for a language whose strings state nothing, and for a bound or number of solutions below 1.
+    One bidirectional evaluation says what to try first; the evaluator verifies. Of the first
+    `solutions` found, the likeliest by the causal mode; the search for others ends soon after the
+    first. A text without solution is an error, which says whether all candidates were checked, or
+    `bound` beginnings were looked at, or the deadline passed. Nothing is drawn: there is no seed.
+    Raises ConfigError for a language whose strings state nothing, and for a bound or number of
+    solutions below 1.
     """
     language = loaded.language
     if not isinstance(language, Evaluable):
@@ -64,14 +67,17 @@ def solve(
             f"strings of {language.name} state nothing that could hold; "
             f"{instead_of_holds(language)}"
         )
-    constraint = None if language.lark_grammar() is None else GrammarConstraint.of(language)  # on the CPU, as the search is
+    constraint = None
+    if language.lark_grammar() is not None:  # on the CPU, as the search is
+        constraint = GrammarConstraint.of(language, deadline=loaded.deadline)
     good, results = prepare(loaded, texts, lambda ids: blanked(language, ids, masks, constraint))
     made = []
     for ids, told in zip(good.values(), _guides(loaded, list(good.values()), batch_size), strict=True):
         puzzle = Puzzle(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.consequence,
                         _mask(loaded, ids, constraint))  # fmt: skip
-        outcome = search(puzzle, Guide(told), solutions, bound, PATIENCE)
-        made.append(_answer(loaded, puzzle.template, outcome, bound, trace))
+        outcome = search(puzzle, Guide(told), solutions, bound, PATIENCE, loaded.deadline)
+        with loaded.denoiser.until(NEVER):  # what was found in time is given, however late
+            made.append(_answer(loaded, puzzle.template, outcome, bound, trace))
     return merge(texts, results, good, made)
 
 
@@ -107,14 +113,19 @@ def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: b
             said = f"no filling of {quote(template)} holds: " + (
                 f"all {counted} were checked" if outcome.candidates != 1 else "the only candidate was checked"
             )
+        elif outcome.timed_out:
+            said = f"no filling of {quote(template)} that holds was found in time ({counted} checked); there may be one"
         else:
             said = (
                 f"no filling of {quote(template)} that holds is among the first {bound} beginnings ({counted} checked); "
                 "there may be one: raise the bound, or give more symbols"
             )
-        return Result(finish_reason="error", error=said, evaluations=1, trace=steps)
+        reason = "timeout" if outcome.timed_out else "error"
+        return Result(finish_reason=reason, error=said, evaluations=1, trace=steps)
     likely = torch.tensor(log_probs(loaded, [vocabulary.encode(text) for text in outcome.solutions])).nan_to_num(-torch.inf)
     best = int(likely.argmax())
     evaluations = 1 + (len(likely) > 1)  # the guide's, and the choice among several
     result = judged(loaded.language, outcome.solutions[best], float(likely[best]), evaluations, steps)
-    return replace(result, holds=True)
+    return replace(
+        result, holds=True, finish_reason="timeout" if outcome.timed_out else result.finish_reason
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maskdiff.deadline import NEVER, Deadline
 from maskdiff.languages.cfg.normal_form import NormalForm
 
 UNREADABLE = -1  # a symbol that was given but cannot be read: any symbol will do in its place, at no cost
@@ -61,14 +62,16 @@ def nearest_strings(
     most: float = math.inf,
     costs: EditCosts | None = None,
     certain: Collection[int] = (),
+    deadline: Deadline = NEVER,
 ) -> list[Closest]:
     """Up to `count` different strings of the language in the order of their cost, none of which costs more than `most`.
 
     given: indices of symbols, or UNREADABLE. certain: positions of `given` that are neither deleted nor replaced; new symbols
     may come between any two. There are fewer strings where the language has no more of them, or, behind the first, where
     `MAX_EXPANSIONS` steps were not enough; none at all only if no string keeps what is certain, or costs at most `most`.
+    Raises TimedOut.
     """
-    table = _Table(grammar, given, costs or EditCosts(), frozenset(certain))
+    table = _Table(grammar, given, costs or EditCosts(), frozenset(certain), deadline)
     found: list[Closest] = []
     written: set[tuple[int, ...]] = set()
     for item in _in_order(table, most):
@@ -83,8 +86,15 @@ def nearest_strings(
 class _Table:
     """`cost[a, i, j]`: the least cost at which given[i:j] becomes a string of nonterminal a; j may be i, inf below."""
 
-    def __init__(self, grammar: NormalForm, given: Sequence[int], costs: EditCosts, certain: frozenset[int]) -> None:
-        self.grammar, self.insert, n = grammar, costs.insert, len(given)
+    def __init__(
+        self,
+        grammar: NormalForm,
+        given: Sequence[int],
+        costs: EditCosts,
+        certain: frozenset[int],
+        deadline: Deadline,
+    ) -> None:
+        self.grammar, self.insert, self.deadline, n = grammar, costs.insert, deadline, len(given)
         barred = np.array([i in certain for i in range(n)], dtype=bool)
         symbols = np.arange(len(grammar.symbols))
         seen = np.array(given, dtype=np.int64).reshape(n, 1)
@@ -106,6 +116,7 @@ class _Table:
         one = np.where(emits.any(1), self.insert, np.inf)[:, None].repeat(n + 1, 1)  # (a, starts) as one symbol
         place = np.arange(n + 1)
         for width in range(n + 1):
+            self.deadline.check()
             starts = n - width + 1
             if width:
                 i = place[:starts]
@@ -190,6 +201,7 @@ def _in_order(table: _Table, most: float) -> Iterator[Closest]:
     push((), bottom.push(0), np.where(np.arange(len(table.drop)) == 0, 0.0, np.inf))
     expansions = 0
     while heap and expansions < MAX_EXPANSIONS:
+        table.deadline.check()
         cost, _, written, stack, paid = heapq.heappop(heap)
         if stack.below is None:
             yield Closest(written, cost)

@@ -118,8 +118,8 @@ class TreeCache:
             nodes, new = new[: SEGMENT - place], new[SEGMENT - place :]
             count = len(nodes)
             self.depth[nodes] = depth + torch.arange(count, device=nodes.device)
-            self.above[nodes] = self.above[parent] if place else parent
-            self.paths[nodes] = self.paths[parent] if place else 0
+            self.above[nodes] = int(self.above[parent]) if place else parent
+            self.paths[nodes] = self.paths[parent].clone() if place else 0
             self.paths[nodes, place : place + count] = nodes.int().expand(count, -1).tril()
             parent, depth = int(nodes[-1]), depth + count
 

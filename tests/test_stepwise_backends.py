@@ -14,6 +14,7 @@ from fuzz_helpers import both_seeds, cases
 from stepwise_helpers import STEPS, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
 
 from maskdiff import caches
+from maskdiff.checkpoint import Loaded
 from maskdiff.completion import CausalModel
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.stepwise import causal

@@ -267,6 +267,22 @@ def test_what_a_lock_says_does_not_matter(tmp_path: Path, text: bytes) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}
 
 
+def test_a_lock_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / LOCK).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
+        pass
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
+        pass
+    os.rmdir(tmp_path / LOCK)
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_default_names_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with RunFolder(Path("runs/run")):

@@ -15,7 +15,7 @@ from typing import IO, Any
 from maskdiff.errors import UserError, quote
 from maskdiff.files import lock, remove_leftovers, replace_file
 
-LOCK = ".lock"
+LOCK = ".maskdiff.lock"
 FILES = ("config.yaml", "last.pt", "best.pt")
 READ = 1000  # bytes of a lock that are read: what it says is for a message only
 
@@ -109,8 +109,10 @@ def check_free(path: Path) -> None:
 def _open_lock(folder: Path) -> IO[bytes] | None:
     """The lock file of a folder, empty, open and locked; None if another process holds the lock."""
     path = folder / LOCK
+    # Not through a link, which may lead to a file of the user's.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = path.open("a+b")
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if lock(file.fileno()) is False:
             file.close()
             return None

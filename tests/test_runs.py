@@ -1,4 +1,4 @@
-"""Folders of runs: one training at a time, nothing left behind, whole curves, corpora in any order."""
+"""Folders of runs: one training at a time, nothing left behind, whole curves, any order of lines."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_two_processes_train_like_one_bit_for_bit(tmp_path: Path, whole_run_of_t
 
 
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
-    """Rounding differs, which is the negative control of the test above, and stays small at first."""
+    """Rounding differs (the negative control of the test above) and stays small at first."""
     for shards in (1, 2, 5):
         Trainer(tiny(shards=shards), tmp_path / str(shards)).run()
     runs = [checkpoint.load(tmp_path / name / "last.pt") for name in ("1", "2", "5")]

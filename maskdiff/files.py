@@ -25,8 +25,8 @@ TAKEN = (errno.EAGAIN, errno.EACCES)  # what a system answers where another proc
 def lock(handle: int, shared: bool = False) -> bool | None:
     """Lock an open file until it is closed, if no other process holds it; whether that was done.
 
-    None where the system or the file system has no locks. Several processes may hold a `shared` lock,
-    and none an exclusive one beside them.
+    None where the system or the file system has no locks. Several processes may hold a `shared`
+    lock, and none an exclusive one beside them.
     """
     if fcntl is None:
         return None
@@ -97,7 +97,7 @@ def _cannot_write(path: str | Path, error: OSError) -> CheckpointError:
 
 
 def _discard(path: Path) -> None:
-    """Remove a temporary file where that is possible; the failure before it is the one to report."""
+    """Remove a temporary file if possible; the failure before it is the one to report."""
     try:
         path.unlink(missing_ok=True)
     except OSError:

@@ -336,7 +336,10 @@ def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
             (tmp_path / "config.yaml").write_text(dump_yaml(checkpoint.read_config(payload)))
         with pytest.raises(ConfigError, match=r"say that it may, with --validity spy_checker:ok\?"):
             run_config(tmp_path, {})
-        assert run_config(tmp_path, {"validity": "spy_checker:ok?"}).language.validity == "spy_checker:ok?"
+        with pytest.raises(ConfigError, match=r"spy_checker\.py'; say .* --language DIR"):
+            run_config(tmp_path, {"validity": "spy_checker:ok?"})
+        given = {"validity": "spy_checker:ok?", "language": named.language}
+        assert run_config(tmp_path, given).language.validity == "spy_checker:ok?"
     assert not trace.exists()
 
 

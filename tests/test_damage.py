@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged in any way load cleanly or are refused in one line; absurd weights give no answer."""
+"""Damaged checkpoints load cleanly or are refused in one line; absurd weights give no answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Payload:
     return checkpoint.load(folder / "last.pt")
 
 
-# ---------------------------------------------------------------------------------------------- the state of training
+# ---------------------------------------------------------------- the state of training
 
 
 def changed(payload: Payload, path: str, value: object) -> Payload:
@@ -85,10 +85,10 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("training/curve/loss", math.nan, "curve: loss is 'nan'"),
     ("training/curve/logged", 7, "curve: logged is after step 2"),
     ("training/curve/parts", [1.0], "curve: parts is '[1.0]'"),
-    ("training/curve/parts", lambda parts: parts[:1], "curve: parts is [1, 2] torch.float32, not ["),
+    ("training/curve/parts", lambda parts: parts[:1], "curve: parts is [1, 2] torch.float32"),
     ("training/model/head.weight", REMOVED, "weights lacks 'head.weight'"),
     ("training/model/head.weight", lambda w: w[:1], "weights: head.weight is [1, 8] torch.float32"),
-    ("training/model/head.weight", lambda w: w.double(), "weights: head.weight is [20, 8] torch.float64"),
+    ("training/model/head.weight", lambda w: w.double(), "head.weight is [20, 8] torch.float64"),
     ("training/model/head.weight", lambda w: w * math.nan, "infinite or none"),
     ("training/model/head.weight", 1, "weights: head.weight is no tensor stored in full"),
     ("weights/head.weight", lambda w: w[:1], "averaged weights: head.weight is [1, 8]"),
@@ -101,7 +101,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("training/optimizers/0/param_groups/0/params", [1, 0], "its groups hold other weights"),
     ("training/optimizers/0/param_groups/0/params", torch.ones(2), "its groups hold other weights"),
     ("training/optimizers/0/param_groups", 5, "param_groups is '5', not a list of groups"),
-    (MUON, lambda m: m[:1], "optimiser Muon, weight 'blocks.0.attention.qkv.weight': momentum is [1, 8]"),
+    (MUON, lambda m: m[:1], "weight 'blocks.0.attention.qkv.weight': momentum is [1, 8]"),
     (MUON, lambda m: m.bfloat16(), "momentum is [24, 8] torch.bfloat16, not [24, 8] torch.float32"),
     (MUON, lambda m: m.to_sparse(), "momentum is no tensor stored in full"),
     (MUON, lambda m: m.to("meta"), "momentum is no tensor stored in full"),
@@ -145,7 +145,7 @@ def test_what_the_groups_of_an_optimiser_say_has_no_effect(tmp_path: Path, whole
 
 
 def test_tensors_that_share_their_memory_are_parted(tmp_path: Path, whole: Payload) -> None:
-    """One number for a whole matrix, which no update could be written to, and two moments in one place."""
+    """One number for a whole matrix, to which no update can be written; two moments in one."""
     made = changed(whole, MUON, lambda m: torch.zeros(1).expand_as(m))
     moments = made["training"]["optimizers"][1]["state"][0]
     moments["exp_avg"] = moments["exp_avg_sq"]
@@ -156,15 +156,16 @@ def test_tensors_that_share_their_memory_are_parted(tmp_path: Path, whole: Paylo
     assert trainer.run().step == 4
 
 
-# ------------------------------------------------------------------------------------------------------------- fuzzing
+# ---------------------------------------------------------------- fuzzing
 
 VALUES: list[object] = [
-    None, True, -1, 0, 10**30, 10**5000, math.nan, -math.inf, 1e300, "", "x", "\x00\n", b"", [], {}, [[]], {"a": 1},
-    {1: 2}, (), (1, 2), torch.ones(0), torch.ones(2, 3), torch.tensor(3), torch.tensor(math.nan), torch.ones(2).to("meta"),
-    torch.ones(2).to_sparse(), torch.ones(1, dtype=torch.complex64), torch.zeros(1).expand(10**6, 10**6),
+    None, True, -1, 0, 10**30, 10**5000, math.nan, -math.inf, 1e300, "", "x", "\x00\n", b"", [], {},
+    [[]], {"a": 1}, {1: 2}, (), (1, 2), torch.ones(0), torch.ones(2, 3), torch.tensor(3),
+    torch.tensor(math.nan), torch.ones(2).to("meta"), torch.ones(2).to_sparse(),
+    torch.ones(1, dtype=torch.complex64), torch.zeros(1).double().expand(10**6, 10**6),
 ]  # fmt: skip
 TENSORS: list[Callable[[torch.Tensor], object]] = [
-    lambda t: t[:0], lambda t: t.flatten(), lambda t: t.unsqueeze(0), lambda t: t.double(),
+    lambda t: t.flatten()[:0], lambda t: t.flatten(), lambda t: t.unsqueeze(0), lambda t: t.double(),
     lambda t: t.half(), lambda t: t.long(), lambda t: t.bool(), lambda t: t * math.nan,
     lambda t: t * 0 + 3e38, lambda t: -t - 1, lambda t: t.mT if t.dim() > 1 else t,
     lambda t: t.to_sparse(), lambda t: t.tolist(), lambda t: torch.nn.Parameter(t.float()),
@@ -173,7 +174,7 @@ TENSORS: list[Callable[[torch.Tensor], object]] = [
 
 
 def damage(payload: Payload, rng: random.Random) -> Payload:
-    """A copy in which one to three things are replaced, removed, added or exchanged, anywhere in it."""
+    """A copy in which one to three things anywhere are replaced, removed, added or exchanged."""
     made = copy.deepcopy(payload)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         holder: Any = made
@@ -191,9 +192,15 @@ def damage(payload: Payload, rng: random.Random) -> Payload:
     return made
 
 
+def is_plain(value: object) -> bool:
+    """Whether it is a tensor that no damage has made odd yet."""
+    strided = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return strided and value.device.type == "cpu" and value.dtype is torch.float32
+
+
 def _change(holder: Any, key: Any, keys: list[Any], rng: random.Random) -> None:
     kind = rng.randrange(4)
-    if isinstance(holder[key], torch.Tensor) and rng.random() < 0.7:
+    if is_plain(holder[key]) and rng.random() < 0.7:
         holder[key] = rng.choice(TENSORS)(holder[key])
     elif kind == 0:
         holder[key] = copy.copy(rng.choice(VALUES))
@@ -248,7 +255,7 @@ def test_any_damage_is_refused_in_one_line_or_does_no_harm(
     tmp_path: Path, whole: Payload, seed: int
 ) -> None:
     clean, outcomes = checkpoint.to_bytes(whole), {"clean": 0, "refused": 0}
-    for rng in cases(150, seed, 3.0):
+    for rng in cases(150, seed, 2.0):
         if rng.random() < 0.25:
             data = bytes_damaged(clean, rng)
         else:
@@ -265,7 +272,7 @@ def test_any_damage_is_refused_in_one_line_or_does_no_harm(
     assert outcomes["refused"] > 0
 
 
-# ---------------------------------------------------------------------------------------------------- absurd weights
+# ---------------------------------------------------------------- absurd weights
 
 
 def absurd(name: str, value: float = 3e38, **settings: object) -> Loaded:
@@ -306,7 +313,7 @@ def test_a_completion_of_a_model_that_gives_nan_is_an_error() -> None:
 
 @both_seeds
 def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
-    for rng in cases(40, seed, 1.5):
+    for rng in cases(20, seed, 1.0):
         settings = rng.choice([{}, PIECES, {"use_self_cond": True}, {"use_coupling": True}])
         names = list(tiny_payload(**settings)["weights"])
         verb = rng.choice([name for name in VERBS if settings != PIECES or name == "complete"])

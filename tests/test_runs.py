@@ -1,4 +1,4 @@
-"""Folders of runs: one training at a time, nothing left behind, curves without gaps, corpora however they are written."""
+"""Folders of runs: one training at a time, nothing left behind, whole curves, any order of lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,13 @@ import numpy as np
 import pytest
 from corrections_helpers import BASE
 from fuzz_helpers import both_seeds, cases
-from training_helpers import assert_same_run, command, curves, environment, same_tensors, tiny
+from training_helpers import ROOT, assert_same_run, command, curves, environment, same_tensors, tiny
 
+sys.path.insert(0, str(ROOT))
+
+import train_universal
 from maskdiff import checkpoint
+from maskdiff.cli import run_door
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.data import Batches, held_out
 from maskdiff.errors import CheckpointError, ConfigError, UserError
@@ -33,7 +38,7 @@ from maskdiff.training.state import check_same_language, check_unchanged
 QUICK: dict[str, object] = {"live_samples": 0, "max_iters": 8, "eval_interval": 8}
 
 
-# ----------------------------------------------------------------------------------------------------------- corpora
+# ---------------------------------------------------------------- corpora
 
 
 def some_lines(rng: random.Random, count: int = 300) -> list[str]:
@@ -41,7 +46,7 @@ def some_lines(rng: random.Random, count: int = 300) -> list[str]:
 
 
 def write_corpus(folder: Path, lines: list[str], rng: random.Random) -> None:
-    """The lines in another order, with other line ends, blank lines, a byte-order mark and a file beside them."""
+    """The lines in a random order, with random line ends, blank lines and byte-order mark."""
     folder.mkdir(parents=True, exist_ok=True)
     end = rng.choice(["\n", "\r\n", "\r"])
     lines = rng.sample(lines, len(lines))
@@ -194,7 +199,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     assert trainer.run().step == 8
 
 
-# ------------------------------------------------------------------------------------------------------------- locks
+# ---------------------------------------------------------------- locks
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -209,7 +214,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_moved(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, rare = tmp_path / "run", 10**6
     settings: dict[str, object] = {"max_iters": rare, "save_interval": rare, "eval_interval": rare}
@@ -221,12 +226,11 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
         said = f"another training runs in '{folder}' (process {first.pid} on "
         with pytest.raises(FolderError, match=re.escape(said)):
             Trainer(tiny(**QUICK), folder).run()
-        again = [*command(folder), "--resume"]
-        second = subprocess.run(
-            again, env=environment(), capture_output=True, text=True, timeout=120
-        )
-        assert (second.returncode, second.stdout, second.stderr.count("\n")) == (2, "", 1)
-        assert said in second.stderr
+        for words in (["--resume"], ["--max_iters", "5"]):
+            assert run_door(train_universal.main, ["--checkpoint_dir", str(folder), *words]) == 2
+            out, err = capsys.readouterr()
+            assert (out, err.count("\n")) == ("", 1)
+            assert said in err
         after = files(folder)
         assert {path: after[path] for path in before} == before
         assert not any(path.suffix == ".pt" for path in after)
@@ -256,7 +260,7 @@ def test_a_run_removes_what_killed_runs_left_and_nothing_else(tmp_path: Path) ->
     [b"", b"\xff", b"[]", b'{"pid": %d, "host": "vm"}' % os.getpid(), b'{"pid": 1, "host": "x"}'],
 )
 def test_what_a_lock_says_does_not_matter(tmp_path: Path, text: bytes) -> None:
-    """A process number that is used again, or that another host has, keeps nobody out; the system's lock does."""
+    """A process number may be used again, or be that of another host: only the lock counts."""
     (tmp_path / LOCK).write_bytes(text)
     with RunFolder(tmp_path) as folder:
         assert folder.locked
@@ -265,6 +269,22 @@ def test_what_a_lock_says_does_not_matter(tmp_path: Path, text: bytes) -> None:
             pass
         folder.write("last.pt", b"x")
     assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}
+
+
+def test_a_lock_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / LOCK).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
+        pass
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
+        pass
+    os.rmdir(tmp_path / LOCK)
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_default_names_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +324,7 @@ def test_leftovers_of_any_file_go_and_those_being_written_stay(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-# --------------------------------------------------------------------------------------------- folders that go away
+# ---------------------------------------------------------------- folders that go away
 
 
 def meanwhile(trainer: Trainer, step: int, action: object) -> None:
@@ -371,7 +391,7 @@ def test_a_folder_that_cannot_be_written_keeps_the_last_state(
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "last.pt", "tensorboard"}
 
 
-# ------------------------------------------------------------------------------------------------------------ curves
+# ---------------------------------------------------------------- curves
 
 
 class Killed(BaseException):
@@ -379,7 +399,7 @@ class Killed(BaseException):
 
 
 def kill_at(trainer: Trainer, rng: random.Random) -> None:
-    """Let the process end somewhere: in a step, before or behind an entry of the curve, in a validation or a save."""
+    """Let the process end somewhere: in a step, an entry of the curve, a validation or a save."""
     assert trainer.monitor is not None
     owner, name = rng.choice(
         [(trainer, "step"), (trainer, "record"), (trainer.monitor, "log_step"), (trainer.monitor, "validate"),
@@ -429,7 +449,7 @@ def test_curves_of_runs_that_are_killed_have_no_gaps_and_nothing_twice(
 
 
 def test_the_curve_is_torn_where_means_are_forgotten(tmp_path: Path) -> None:
-    """The negative control: without the sums of the steps before the save, the next entry is another."""
+    """The negative control: without the sums before the save, the next entry is another."""
     changes = {**QUICK, "log_interval": 8}
     Trainer(tiny(**changes), tmp_path / "whole").run()
     stopped(Trainer(tiny(**changes), tmp_path / "parts"), 5)

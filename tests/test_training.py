@@ -114,7 +114,7 @@ def test_two_processes_train_like_one_bit_for_bit(tmp_path: Path, whole_run_of_t
 
 
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
-    """The bound that docs/formats.md names for 12 steps, and the negative control of the test above."""
+    """Rounding differs (the negative control of the test above) and stays small at first."""
     for shards in (1, 2, 5):
         Trainer(tiny(shards=shards), tmp_path / str(shards)).run()
     runs = [checkpoint.load(tmp_path / name / "last.pt") for name in ("1", "2", "5")]
@@ -125,12 +125,12 @@ def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
 
 
 def test_shards_are_added_in_order() -> None:
-    """1e8 + 1 - 1e8 is 0 in float32, in another order 1; a process of three takes every third shard."""
+    """In float32, 1e8 + 1 - 1e8 is 0, and in another order 1."""
     parts = torch.tensor([[1e8, 1.0], [1.0, 2.0], [-1e8, 3.0]])
     assert World().add_up(parts).tolist() == [0.0, 6.0]
     assert World().add_up(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
     assert list(World(1, 3).own(6)) == [1, 4]
-    with pytest.raises(ConfigError, match="with 3 processes it must be a multiple of 3"):
+    with pytest.raises(ConfigError, match="3 processes need a multiple of 3"):
         World(1, 3).own(4)
 
 
@@ -150,7 +150,9 @@ sys.exit(run_door(train_universal.main))
 """
 
 
-def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_resumes(tmp_path: Path, whole_run_of_two: Path) -> None:
+def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_resumes(
+    tmp_path: Path, whole_run_of_two: Path
+) -> None:
     program, parts = tmp_path / "program.py", tmp_path / "parts"
     program.write_text(STOPS_THE_SECOND_PROCESS)
     stopped = two_processes(program, parts)
@@ -195,7 +197,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path:
 
 @pytest.mark.parametrize("value", [math.inf, 3e38])  # finite weights give NaN logits, too
 @pytest.mark.parametrize("save_interval, said", [(2, "last.pt holds an earlier one"), (500, "nothing was saved")])
-def test_ruined_weights_do_not_replace_good_ones(tmp_path: Path, save_interval: int, said: str, value: float) -> None:
+def test_ruined_weights_do_not_replace_good_ones(
+    tmp_path: Path, save_interval: int, said: str, value: float
+) -> None:
     trainer = Trainer(tiny(save_interval=save_interval, eval_interval=100), tmp_path)
     original = trainer.step
 

@@ -27,8 +27,10 @@ def tiny(**changes: object) -> Config:
 
 def flags(folder: Path, **changes: object) -> list[str]:
     values = {**TINY, "checkpoint_dir": str(folder), **changes}
-    words = [[f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in values.items()]
-    return [word for pair in words for word in pair]
+    words = []
+    for name, value in values.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
 
 
 def command(folder: Path, *extra: str, **changes: object) -> list[str]:

@@ -123,8 +123,8 @@ class HuggingFaceModel:
     def log_next(self, logits: Tensor) -> Tensor:
         """(n, vocabulary) float64 log-probabilities without the ids that are never drawn.
 
-        Overwrites float64 logits. Raises LogitsError where one is NaN, or the largest infinite: some
-        models give unused ids minus infinity.
+        Overwrites float64 logits. Raises LogitsError where one is NaN, or the largest infinite:
+        some models give unused ids minus infinity.
         """
         rows = (logits.cpu() if logits.device.type == "mps" else logits).double()  # mps has no float64
         rows.masked_fill_(self.barred.to(rows.device), -torch.inf)

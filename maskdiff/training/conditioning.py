@@ -46,8 +46,8 @@ def couple(
 ) -> Tensor | None:
     """Noise with which the causal mode, as it is now, draws the hidden tokens of masked strings [2512.21323].
 
-    In a share of the steps; zero in the others, None for a model without the input.  ``batch`` is the
-    ``share`` of a shard of the global batch's ``rows``; numbers are drawn for all of them.
+    In a share of the steps; zero in the others, None for a model without the input.  ``batch`` is
+    the ``share`` of a shard of the global batch's ``rows``; numbers are drawn for all of them.
     """
     train = config.train
     if not config.model.use_coupling:

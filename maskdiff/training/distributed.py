@@ -41,11 +41,11 @@ class World:
         """
         if shards % self.size:
             size = self.size
-            raise ConfigError(f"shards is {shards}; with {size} processes it must be a multiple of {size}")
+            raise ConfigError(f"shards is {shards}; {size} processes need a multiple of {size}")
         return range(self.rank, shards, self.size)
 
     def add_up(self, parts: Tensor) -> Tensor:
-        """The sum (n,) over the shards of all processes; ``parts`` (own shards, n) in the order of ``own``.
+        """The sum (n,) over the shards of all processes; ``parts`` (own shards, n) as in ``own``.
 
         Shards are added one after another, in the order of their numbers, so that the rounding does
         not depend on the number of processes.

@@ -76,6 +76,12 @@ def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
     checker = config.language.validity
     if checker and given.get("validity") != checker:
         raise ConfigError(f"the run in {folder} checks texts with {quote(checker)}; say that it may, with --validity {checker}")
+    module = Path(config.language.language) / f"{checker.partition(':')[0]}.py"
+    if checker and "language" not in given and module.is_file():
+        shown = quote(str(module), 200)
+        raise ConfigError(
+            f"the run in {folder} checks texts with {shown}; say that it may, with --language DIR"
+        )
     return config
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 from maskdiff.errors import UserError, quote
 from maskdiff.files import lock, remove_leftovers, replace_file
 
-LOCK = ".lock"
+LOCK = ".maskdiff.lock"
 FILES = ("config.yaml", "last.pt", "best.pt")
 READ = 1000  # bytes of a lock that are read: what it says is for a message only
 
@@ -27,10 +27,10 @@ class FolderError(UserError):
 class RunFolder:
     """The folder of a run, which may train only inside `with`.
 
-    Entering makes the folder where it is missing, locks it and removes the temporary files of killed
-    runs. It raises FolderError, and changes nothing, if another process trains in the folder, or if
-    `last.pt` is not the file that was there when this object was made. On a file system without locks
-    `locked` stays False, and a second training is not noticed.
+    Entering makes the folder where it is missing, locks it and removes the temporary files of
+    killed runs. It raises FolderError, and changes nothing, if another process trains in the
+    folder, or if `last.pt` is not the file that was there when this object was made. On a file
+    system without locks `locked` stays False, and a second training is not noticed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +86,7 @@ class RunFolder:
             raise FolderError(f"{path} was replaced by the lock of another training; this one ends")
 
     def write(self, name: str, data: bytes) -> None:
-        """Write the file `name` atomically. Raises FolderError as `check` does, and CheckpointError."""
+        """Write the file `name` atomically. Raises FolderError, as `check`, and CheckpointError."""
         self.check()
         replace_file(self.path / name, data)
 
@@ -109,8 +109,10 @@ def check_free(path: Path) -> None:
 def _open_lock(folder: Path) -> IO[bytes] | None:
     """The lock file of a folder, empty, open and locked; None if another process holds the lock."""
     path = folder / LOCK
+    # Not through a link, which may lead to a file of the user's.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = path.open("a+b")
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if lock(file.fileno()) is False:
             file.close()
             return None
@@ -121,7 +123,7 @@ def _open_lock(folder: Path) -> IO[bytes] | None:
 
 
 def _in_use(folder: Path) -> FolderError:
-    """The error for a folder in which another process trains; its number and host are in the lock."""
+    """The error for a folder in which another process trains; the lock names it and its host."""
     try:
         said: Any = json.loads((folder / LOCK).read_bytes()[:READ])
         who = f" (process {int(said['pid'])} on {quote(said['host'])})"

@@ -186,7 +186,7 @@ class Trainer:
         """
         train, step, sums = self.config.train, self.progress.step, 1 + 2 * len(MODES)
         parts = [self.shard_sums(batch, inner_tokens, number) for number in self.own]
-        total = self.world.add_up(torch.stack(parts))  # (sums + gradients,), the same in all processes
+        total = self.world.add_up(torch.stack(parts))  # (sums + gradients,), alike in all processes
         seen = [weight for weight in self.model.parameters() if weight.grad is not None]
         gradients = total[sums:].split([weight.numel() for weight in seen])
         for weight, gradient in zip(seen, gradients, strict=True):
@@ -194,7 +194,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf)
         loss, by_mode = total[0].item(), total[1:sums].view(2, len(MODES)).T.cpu()
         if not math.isfinite(loss + norm.item()):
-            raise NotFinite(f"the loss is {loss} and the gradient norm {norm.item()} at step {step}")
+            size = norm.item()
+            raise NotFinite(f"the loss is {loss} and the gradient norm {size} at step {step}")
         set_lr(self.optimizers, lr_scale(step, train))
         for optimizer in self.optimizers:
             optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from maskdiff.languages.regex.dfa import Dfa, explore
 from maskdiff.languages.regex.limits import Budget, nesting_limit
@@ -39,15 +39,17 @@ def compile_pattern(
 def compile_tree(pattern: Pattern, lazy: bool = False) -> Dfa:
     """The automaton of a pattern that has been read."""
     runner = make_runner(pattern, lazy)
+    return explore_runs(runner, lambda runs: runner.accepts(runner.end(runs)))
+
+
+def explore_runs(runner: Runner, accepts: Callable[[Runs], bool]) -> Dfa:
+    """The automaton of the strings after which the runs of a pattern are accepted."""
 
     def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
         for letter in runner.letters(runs):
             following = runner.step(runs, letter)
             if following[-1]:
                 yield letter, following
-
-    def accepts(runs: Runs) -> bool:
-        return runner.accepts(runner.end(runs))
 
     return explore(runner.nfa.classes, runner.begin(), step, accepts, runner.budget)
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskdiff.errors import quote
-from maskdiff.languages.regex.compiling import compile_tree, make_runner
-from maskdiff.languages.regex.dfa import Dfa, explore
+from maskdiff.languages.regex.compiling import compile_tree, explore_runs, make_runner
+from maskdiff.languages.regex.dfa import Dfa
 from maskdiff.languages.regex.limits import MAX_STATES, RegexError, nesting_limit
 from maskdiff.languages.regex.minimise import DEAD
 from maskdiff.languages.regex.reading import Construct, read_pattern
@@ -102,12 +102,6 @@ def compile_followed(
     runner = make_runner(read, lazy)
     every = range(len(read.constructs))
 
-    def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
-        for letter in runner.letters(runs):
-            following = runner.step(runs, letter)
-            if following[-1]:
-                yield letter, following
-
     def accepts(runs: Runs) -> bool:
         seen = [runner.end(runs, every)]
         for after in seen:  # grows on the way
@@ -125,7 +119,7 @@ def compile_followed(
                 )
         return False
 
-    return explore(runner.nfa.classes, runner.begin(), step, accepts, runner.budget)
+    return explore_runs(runner, accepts)
 
 
 def _dependence(

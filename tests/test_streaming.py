@@ -3,6 +3,7 @@ take."""
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fuzz_helpers import both_seeds, cases
 from tiny import tiny_checkpoint, tiny_loaded
 
@@ -24,6 +26,7 @@ from maskdiff.checkpoint import Loaded, load_denoiser  # noqa: E402
 from maskdiff.cli import run_door  # noqa: E402
 from maskdiff.config import CompletionConfig, SamplerConfig  # noqa: E402
 from maskdiff.deadline import Deadline, TimedOut  # noqa: E402
+from maskdiff.errors import ConfigError  # noqa: E402
 
 GOOD = "(+(*75)10)=45"
 
@@ -234,6 +237,9 @@ TIMED: dict[str, Callable[[Loaded], list[tasks.Result]]] = {
     "holds": lambda loaded: tasks.repair(loaded, ["(+(*75)10=46"], beam=2, holds=True),
     "least_edits": lambda loaded: tasks.repair(loaded, ["(+(*75)10=45"], method="least_edits"),
     "complete": lambda loaded: tasks.complete(loaded, ["(+(*7"], num=2),
+    "candidates": lambda loaded: tasks.complete(
+        loaded, ["(+(*7"], num=2, settings=CompletionConfig(candidates=4)
+    ),
     "suffix": lambda loaded: tasks.complete(loaded, ["(+("], suffix="=45"),
     "solve": lambda loaded: tasks.solve(loaded, ["(+?(*?4))=1?"]),
 }
@@ -265,13 +271,61 @@ def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
                 continue
         for result in results:
             assert result.finish_reason in ("timeout", "eos", "incomplete")
-            if verb == "complete":
+            if verb in ("complete", "candidates"):
                 assert result.text.startswith("(+(*7")
             if verb == "solve" and result.error is None:
                 assert result.holds
             if verb == "solve" and result.error is not None:
                 assert "found in time" in result.error
                 assert result.finish_reason == "timeout"
+
+
+def test_candidates_end_with_the_last_draw_that_is_whole() -> None:
+    """Whenever the time is up, an invalid answer is what so many candidates give without a limit."""
+    loaded = tiny_loaded()
+
+    def drawn(candidates: int) -> list[tasks.Result]:
+        settings = CompletionConfig("exact", candidates=candidates)
+        return tasks.complete(loaded, ["(+(*7"], num=3, seed=1, settings=settings)
+
+    without = {1: tasks.complete(loaded, ["(+(*7"], num=3, seed=1)}
+    without |= {count: drawn(count) for count in range(2, 5)}
+    seen = set()
+    for given in range(20, 260, 24):
+        with loaded.denoiser.until(Deadline(given, clock=Steps())):
+            try:
+                results = drawn(4)
+            except TimedOut:
+                continue
+        for i, result in enumerate(results):
+            count = result.candidates or 0
+            late = result.finish_reason == "timeout"
+            assert late or result.parses or count == 4
+            if count > 1:
+                assert result.text == without[count][i].text
+            seen.add((count > 1, late))
+    assert (True, True) in seen
+
+
+@pytest.mark.parametrize("verb", ["edit", "draft", "rewrite"])
+def test_a_source_goes_on_where_the_last_call_ended(loaded: Loaded, verb: str) -> None:
+    """Texts of several calls have the keys that they have in one; what is no source is refused."""
+    calls: dict[str, Callable[..., list[tasks.Result]]] = {
+        "edit": functools.partial(tasks.edit, loaded, sampler=SAMPLER, masks=[(1, 4)]),
+        "draft": functools.partial(tasks.repair, loaded, method="draft"),
+        "rewrite": functools.partial(tasks.rewrite, loaded, sampler=SAMPLER, replace=(1, 4)),
+    }
+    call, texts = calls[verb], [GOOD, "(+12)=3", GOOD, "(+(*75)10)=46"]
+    whole = [result.text for result in call(texts, seed=5)]
+    source = torch.Generator().manual_seed(5)
+    parts = [result.text for part in (texts[:1], texts[1:]) for result in call(part, source=source)]
+    assert parts == whole
+    assert whole != [result.text for result in call(texts, seed=6)] or verb == "draft"
+    for wrong in (3, "5", torch.Generator):
+        with pytest.raises(ConfigError, match="a whole number is a seed"):
+            call(texts, source=wrong)
+    with pytest.raises(ConfigError, match="seed is"):
+        call(texts, seed=source)
 
 
 def test_a_completion_under_way_ends_where_it_is() -> None:

@@ -258,6 +258,7 @@ def test_a_run_removes_what_killed_runs_left_and_nothing_else(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "text",
     [b"", b"\xff", b"[]", b'{"pid": %d, "host": "vm"}' % os.getpid(), b'{"pid": 1, "host": "x"}'],
+    ids=["empty", "no text", "no lock", "of this process", "of another host"],
 )
 def test_what_a_lock_says_does_not_matter(tmp_path: Path, text: bytes) -> None:
     """A process number may be used again, or be that of another host: only the lock counts."""

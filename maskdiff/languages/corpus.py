@@ -114,7 +114,7 @@ def numbered_lines(folder: Path) -> list[tuple[int, str]]:
 def grammar_of(config: LanguageConfig) -> GrammarSource | None:
     """The grammar in a folder, None where it has none. Raises GrammarError, and ConfigError for settings of none."""
     path = Path(config.language) / GRAMMAR
-    if path.exists():
+    if path.exists() or path.is_symlink():  # a link that leads nowhere is an error
         return open_source(path, config.start or START, "none" if config.spacing == "none" else "needed")
     for name in ("start", "spacing"):
         if getattr(config, name) != getattr(LanguageConfig(), name):

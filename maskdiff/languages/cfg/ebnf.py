@@ -116,6 +116,8 @@ class _Expander:
     def _rule(self, name: str, arguments: Symbols) -> str:
         """The name of a rule, or of a template with arguments, whose bodies are worked out sooner or later."""
         parameters, tree = self.definitions.rules[name]
+        if parameters and not arguments:
+            raise GrammarError(f"the template {quote(name)} is used without arguments, or is an argument itself; write it out")
         if len(parameters) != len(arguments):
             raise GrammarError(f"{quote(name)} takes {len(parameters)} arguments, not {len(arguments)}")
         full = f"{name}{{{','.join(arguments)}}}" if arguments else name
@@ -166,6 +168,9 @@ class _Expander:
         while math.prod(map(len, parts)) > MAX_SPREAD:
             largest = max(range(len(parts)), key=lambda i: len(parts[i]))
             parts[largest] = [(self._group(parts[largest]),)]
+        length = sum(max(map(len, part), default=0) for part in parts)
+        if length * math.prod(map(len, parts)) > MAX_ITEMS:
+            raise GrammarError(f"a rule has over {MAX_ITEMS} items once its alternatives are multiplied out")
         return list(dict.fromkeys(tuple(itertools.chain(*choice)) for choice in itertools.product(*parts)))
 
     def _group(self, bodies: list[Symbols]) -> str:
@@ -262,6 +267,8 @@ class _Patterns:
             first, last = (str(child)[1:-1] for child in tree.children)
             return PatternRE(f"[{first}-{last}]")
         children = [self._pattern(child) if hasattr(child, "data") else child for child in tree.children]
+        if sum(len(child.value) for child in children if hasattr(child, "value")) > MAX_PATTERN:
+            raise GrammarError(f"the regular expression of a terminal has over {MAX_PATTERN} characters")
         made = _guarded(tree.data, lambda: getattr(self._build, tree.data)(children))
         if len(made.value) > MAX_PATTERN:
             raise GrammarError(f"the regular expression of a terminal has over {MAX_PATTERN} characters")

@@ -1,8 +1,9 @@
 """What `%ignore` adds to the strings of a grammar: skipped text before, between and behind terminals.
 
 Lark's scanner skips a match of an ignored terminal as `re.match` takes it, which is a matter of what
-follows: `//[^\\n]*` never ends before the end of its line. So skipped text ends only where no ignored
-terminal in it could go on.
+follows: `//[^\\n]*` never ends before the end of its line. So skipped text does not end where the next
+character alone makes a longer match. Where it takes more characters (`/a(bb)?/` before `bb`), more is
+read than by Lark.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg.rules import Cfg, Item, Rule
 from maskdiff.languages.cfg.terminals import Terminal, automaton_rules
 from maskdiff.languages.regex import DEAD, Dfa, Joint, explore
+
+MAX_STATES = 2_000  # of skipped text
 
 State = frozenset[tuple[int, int]]  # pairs of an ignored terminal and a state of its automaton
 
@@ -90,6 +94,8 @@ class _Runs:
                 if state not in found:
                     found[state] = None
                     waiting.append(state)
+                    if len(found) > MAX_STATES:
+                        raise GrammarError(f"ignored text has more than {MAX_STATES} states")
         return found
 
     def dfa(self, wanted: Callable[[State], bool]) -> Dfa:

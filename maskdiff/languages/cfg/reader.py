@@ -24,11 +24,12 @@ from maskdiff.languages.cfg.rules import Cfg, Rule, productive
 from maskdiff.languages.cfg.source import MAX_RULES, GrammarSource, as_source
 from maskdiff.languages.cfg.spacing import separators, spaced_rules
 from maskdiff.languages.cfg.terminals import Terminal, compile_ignored
-from maskdiff.languages.regex import Dfa
+from maskdiff.languages.regex import Dfa, RegexError
 
 Form = Literal["written", "readable"]
 
 MAX_CHARACTER_RULES = 10 * MAX_RULES  # rules over characters that a grammar may come to
+PRINTABLE = frozenset(map(chr, range(32, 127)))  # what a separator is looked for among, beside what is spelled out
 MAX_BODY = 2_000  # symbols of one of them
 
 
@@ -56,9 +57,9 @@ def read_grammar(grammar: GrammarSource | str, symbols: Collection[str], form: F
     source = as_source(grammar)
     try:
         return _read(source, frozenset(symbols), form)
-    except GrammarError as error:
+    except (GrammarError, RegexError) as error:
         named = str(error).startswith(source.name)
-        raise error if named else GrammarError(f"{source.name}: {error}") from None
+        raise (error if named else GrammarError(f"{source.name}: {error}")) from None
     except RecursionError:
         raise GrammarError(f"{source.name}: the grammar is nested too deeply") from None
 
@@ -71,7 +72,7 @@ def literal_characters(grammar: GrammarSource | str) -> set[str]:
     expanded = expand(as_source(grammar))
     found = set(expanded.spelled)
     if expanded.ignored:
-        found |= set(separators(compile_ignored(expanded.ignored, found | set(" \t")))[:1])
+        found |= set(separators(compile_ignored(expanded.ignored, found | PRINTABLE))[:1])
     return found - set("\r\n")
 
 
@@ -82,6 +83,7 @@ class _Parts:
     expanded: Expanded
     terminals: Mapping[str, Terminal]
     ignored: tuple[Dfa, ...]
+    followed: frozenset[str]  # terminals whose look-aheads can see what follows
 
     def rules(self) -> list[Rule]:
         """The rules over terminals."""
@@ -95,11 +97,14 @@ class _Parts:
 @lru_cache(maxsize=16)
 def _parts(source: GrammarSource, symbols: frozenset[str]) -> _Parts:
     expanded = expand(source)
+    longest = max(len(body) for bodies in expanded.rules.values() for body in bodies)
+    if longest > MAX_BODY:
+        raise GrammarError(f"a rule of {longest} symbols in a row; at most {MAX_BODY} are allowed")
     _check_ends(expanded, source.start)
     terminals = {name: Terminal(name, pattern, symbols) for name, pattern in expanded.terminals.items()}
     ignored = tuple(compile_ignored(expanded.ignored, symbols))
-    _check_context(source, expanded, terminals, ignored)
-    return _Parts(expanded, terminals, ignored)
+    followed = _check_context(source, expanded, terminals, ignored)
+    return _Parts(expanded, terminals, ignored, followed)
 
 
 def _written(source: GrammarSource, parts: _Parts) -> Cfg:
@@ -110,7 +115,7 @@ def _written(source: GrammarSource, parts: _Parts) -> Cfg:
 
 
 def _readable(source: GrammarSource, parts: _Parts) -> Cfg:
-    terminals = [terminal.readable for terminal in parts.terminals.values()]
+    terminals = [terminal.readable if name in parts.followed else terminal for name, terminal in parts.terminals.items()]
     if not parts.ignored:
         return _checked(source.start, [*parts.rules(), *(rule for terminal in terminals for rule in terminal.rules())])
     read = reading_rules(parts.rules(), terminals, skipped_text(parts.ignored), source.start)
@@ -133,15 +138,21 @@ def _check_ends(expanded: Expanded, start: str) -> None:
 
 def _check_context(
     source: GrammarSource, expanded: Expanded, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
-) -> None:
-    """Raises `GrammarError` for a look-around that can see other terminals or ignored text, and be changed by them."""
-    if not any(terminal.context for terminal in terminals.values()):
-        return
-    following = neighbours(expanded.rules, terminals)
+) -> frozenset[str]:
+    """Returns the terminals behind which something can stand, among those whose look-arounds see it.
+
+    Raises `GrammarError` for a look-around because of which a written string can be refused.
+    """
+    looking = [name for name, terminal in terminals.items() if terminal.context]
+    if not looking:
+        return frozenset()
+    following = neighbours(expanded.rules, {name: name for name in terminals})
     preceded = set().union(*following.values())
-    separable = source.spacing == "needed" and bool(separators(ignored))
-    for name, terminal in terminals.items():
-        terminal.check_context(not ignored and name not in preceded, not ignored and not following[name], separable)
+    between = separators(ignored) if source.spacing == "needed" else []
+    for name in looking:
+        first, last = not ignored and name not in preceded, not ignored and not following[name]
+        terminals[name].check_context(first, last, between)
+    return frozenset(name for name in looking if ignored or following[name])
 
 
 def _checked(start: str, rules: list[Rule]) -> Cfg:
@@ -152,5 +163,5 @@ def _checked(start: str, rules: list[Rule]) -> Cfg:
         raise GrammarError(f"a rule or literal of {longest} symbols in a row; at most {MAX_BODY} are allowed")
     cfg = Cfg(start, tuple(dict.fromkeys(rules)))
     if start not in productive(cfg.rules):
-        raise GrammarError("no string of the language's symbols can be derived; every string needs another character")
+        raise GrammarError("no string can be derived of the language's symbols and what look-arounds leave")
     return cfg

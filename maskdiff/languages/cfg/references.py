@@ -1,32 +1,24 @@
 """How large the terminals of a Lark file become once each name in them is replaced by what it stands for.
 
 Lark's loader replaces the names without a limit, so `A: B B`, `B: C C`, ... doubles with every line.
-`TerminalReferences` counts first, from the text alone.
+`TerminalReferences` counts first, from the statements as Lark's parser gives them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 from maskdiff.errors import GrammarError, quote
 
 MAX_EXPANDED = 100_000  # references in all terminals of a grammar, each replaced by what it stands for
-LIBRARY = "lark/"  # prefix of the names of files of Lark's own library
+HARMLESS = 30  # references in a text, of which no chain that doubles gets beyond `MAX_EXPANDED`
+LIBRARY = "<lark>/"  # prefix of the names of files of Lark's own library, which no path has
 
-_TOKEN = re.compile(
-    r"""(?P<skip>//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"i?|/(?!/)(?:\\/|\\\\|[^/\n])*?/[imslux]*)"""
-    r"""|(?P<line>\n\s*)|(?P<import>%import)|(?P<arrow>->)|(?P<name>[_?!]*[A-Za-z_]\w*)|(?P<other>.)""",
-    re.DOTALL,
-)
+_RULE = re.compile(r"^[ \t]*[?!]{0,2}_?[a-z]\w*[ \t]*(\{[^}\n]*\})?(\.-?\d+)?[ \t]*:", re.MULTILINE)
+_TERMINAL = re.compile(r"\b_*[A-Z]\w*")
 
 Key = tuple[str, str]  # a file and a name in it
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
 
 
 class TerminalReferences:
@@ -35,28 +27,31 @@ class TerminalReferences:
     `add` takes the files one by one, each before Lark's loader reads it.
 
     Attributes:
-        rules: How many rules the files define.
+        rules: How many lines of the files begin a rule.
     """
 
     def __init__(self) -> None:
         self.rules = 0
+        self._names = 0  # of terminals in all texts
         self._references: dict[Key, list[Key]] = {}
+        self._waiting: list[tuple[str, str]] = []
+
+    def count(self, text: str) -> None:
+        """Counts the rules of one more file."""
+        self.rules += len(_RULE.findall(text))
 
     def add(self, file: str, text: str) -> None:
-        """Counts the rules and terminals of one more file, whose name is relative to the grammar's folder."""
-        for line in _lines(text):
-            if line[0].kind == "import":
-                self._add_import(file, line)
-            elif line[0].kind == "name" and not _is_terminal(line[0].text):
-                self.rules += 1
-            elif line[0].kind == "name":
-                name = line[0].text
-                names = [token.text for token in line[1:] if token.kind == "name"]
-                refers = [(file, other) for other in names if _is_terminal(other)]
-                self._references.setdefault((file, name), []).extend(refers)
+        """Counts the terminals of one more file, whose name is relative to the grammar's folder.
 
-    def check_size(self) -> None:
-        """Raises `GrammarError` if the terminals of all files come to more than `MAX_EXPANDED` references."""
+        Raises:
+            GrammarError: The terminals of all files come to more than `MAX_EXPANDED` references.
+        """
+        self._names += len(_TERMINAL.findall(text))
+        self._waiting.append((file, text))
+        if self._names <= HARMLESS:
+            return
+        while self._waiting:
+            self._read(*self._waiting.pop())
         total = 0
         for key, size in self._sizes().items():
             total += size
@@ -66,22 +61,26 @@ class TerminalReferences:
                     "what it stands for"
                 )
 
-    def _add_import(self, file: str, line: Sequence[_Token]) -> None:
-        """`%import .path.NAME -> ALIAS` or `%import path (NAME, NAME)`: a name here is a name there."""
-        relative = len(line) > 1 and line[1].text == "."
-        words = [token for token in line[1:] if token.kind in ("name", "arrow") or token.text == "("]
-        signs = [i for i, token in enumerate(words) if token.kind != "name"]
-        path = [token.text for token in words[: signs[0] if signs else len(words)]]
-        after = [token.text for token in words[signs[0] + 1 :] if token.kind == "name"] if signs else []
-        if signs and words[signs[0]].text == "(":
-            pairs = [(name, name) for name in after]
-        else:
-            name = path.pop() if path else ""
-            pairs = [(after[0] if after else name, name)]
-        folder = file.rpartition("/")[0] if relative else LIBRARY.rstrip("/")
-        there = "/".join([*([folder] if folder else []), *path]) + ".lark"
-        for here, name in pairs:
-            self._references.setdefault((file, here), []).append((there, name))
+    def _read(self, file: str, text: str) -> None:
+        """Enter the definitions and imports of a file. Raises what Lark's parser raises."""
+        from lark.load_grammar import GrammarBuilder, _parse_grammar
+
+        for statement in _parse_grammar(text, file).children:
+            if statement.data in ("override", "extend"):
+                statement = statement.children[0]
+            if statement.data == "term":
+                self._add(file, str(statement.children[0]), statement.children[-1])
+            elif statement.data == "import":
+                path, folder, aliases = GrammarBuilder()._unpack_import(statement, file)
+                there = "/".join(path) + ".lark"
+                there = LIBRARY + there if folder is None else f"{folder}/{there}" if folder else there
+                for name, alias in aliases.items():
+                    self._references.setdefault((file, str(alias)), []).append((there, str(name)))
+
+    def _add(self, file: str, name: str, tree: Any) -> None:
+        values = (value.children[0] for value in tree.find_data("value"))
+        names = [str(item.name) for item in values if not hasattr(item, "data") and hasattr(item, "name")]
+        self._references.setdefault((file, name), []).extend((file, other) for other in names)
 
     def _sizes(self) -> dict[Key, int]:
         """The size of every terminal, a reference to one that is not known, or that is being counted, being 1."""
@@ -94,7 +93,7 @@ class TerminalReferences:
                     stack.pop()
                     continue
                 parts = self._references.get(key, [])
-                waiting = [part for part in parts if part in self._references and part not in sizes]
+                waiting = [part for part in dict.fromkeys(parts) if part in self._references and part not in sizes]
                 if waiting and key not in sizes:
                     sizes[key] = 0  # being counted
                     stack += waiting
@@ -102,22 +101,3 @@ class TerminalReferences:
                 sizes[key] = min(1 + sum(sizes.get(part) or 1 for part in parts), MAX_EXPANDED + 1)
                 stack.pop()
         return sizes
-
-
-def _lines(text: str) -> Iterator[list[_Token]]:
-    """The statements of a Lark file as tokens; a line that begins with `|` goes on with the one before."""
-    statement: list[_Token] = []
-    for found in _TOKEN.finditer(text):
-        kind = str(found.lastgroup)
-        if kind == "line":
-            if statement and text[found.end() : found.end() + 1] != "|":
-                yield statement
-                statement = []
-        elif kind != "skip" and not (kind == "other" and found.group().isspace()):
-            statement.append(_Token(kind, found.group()))
-    if statement:
-        yield statement
-
-
-def _is_terminal(name: str) -> bool:
-    return name.lstrip("_")[:1].isupper()

@@ -36,7 +36,7 @@ class GrammarSource:
         name: What error messages call it.
         start: The rule whose strings are the language.
         files: Imported files as pairs of a name and a text. A name is a path relative to the folder
-            of the grammar, or `lark/common.lark` for a file of Lark's library.
+            of the grammar, or `<lark>/common.lark` for a file of Lark's library.
         spacing: Where a grammar with `%ignore` writes ignored text: `needed` is one separator
             between two terminals that would otherwise be read as one, `none` is nowhere.
     """
@@ -146,13 +146,13 @@ class _HeldImports:
         """Counts a text that is about to be read."""
         self.characters += len(text)
         if self.characters <= MAX_SCANNED:
-            self.references.add(name, text)
+            self.references.count(text)
         if self.references.rules > MAX_RULES or self.characters > MAX_CHARACTERS:
             raise GrammarError(
                 f"{self.references.rules} rules in {self.characters} characters; at most {MAX_RULES} rules and "
                 f"{MAX_CHARACTERS} characters are read"
             )
-        self.references.check_size()
+        self.references.add(name, text)
 
 
 class _FolderImports(_HeldImports):
@@ -188,6 +188,8 @@ def _library(name: str) -> str:
 def _read(path: Path, what: str) -> str:
     """The text of a file; as long as it may be, and one character more."""
     try:
+        if path.exists() and not path.is_file():
+            raise GrammarError(f"{what} is no regular file")
         with path.open(encoding="utf-8-sig", newline=None) as file:
             return file.read(MAX_SCANNED + 1)
     except OSError as error:

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ebnf import Pattern
 from maskdiff.languages.cfg.rules import Rule
-from maskdiff.languages.regex import ContextDependence, Dfa, RegexError, compile_followed, compile_pattern, context_dependences
+from maskdiff.languages.regex import (
+    ContextDependence,
+    Dfa,
+    RegexError,
+    compile_followed,
+    compile_pattern,
+    compile_preferred,
+    context_dependences,
+)
 
 Made = TypeVar("Made")
 
@@ -40,7 +48,7 @@ class Terminal:
         """How its look-arounds depend on what stands around it."""
         if self.pattern.literal is not None:
             return ()
-        return _guarded(self.name, self.pattern, lambda: context_dependences(self.pattern.regexp, self.symbols, lazy=True))
+        return self._dependences()
 
     @property
     def looks_ahead(self) -> bool:
@@ -52,19 +60,31 @@ class Terminal:
         """The terminal with the strings that it matches in front of any text, rather than at the end of one."""
         return replace(self, followed=True) if any(found.side == "after" for found in self.context) else self
 
-    def check_context(self, first: bool, last: bool, separable: bool) -> None:
+    def check_context(self, first: bool, last: bool, between: Sequence[str]) -> None:
         """Raises `GrammarError` if a string that is written can be refused because of what stands around it.
 
         Args:
             first: Nothing can stand before it.
             last: Nothing can follow it.
-            separable: What follows is kept apart by a separator where it has to be.
+            between: Characters with which all begins that can follow it; empty if that can be anything.
         """
-        for found in self.context:
-            negative = found.kind.startswith("negative")  # the few strings that it allows need not be written
-            harmless = first if found.side == "before" else last or (negative if found.effect == "allows" else separable)
-            if not harmless:
-                raise GrammarError(f"terminal {self.name}, /{self.pattern.regexp}/: {found}")
+        behind = self._dependences(between) if between else self.context
+        found = [one for one in self.context if one.side == "before" and not first]
+        if not last:  # a negative look-ahead may allow a few strings more, which need not be written
+            found += [
+                one
+                for one in behind
+                if one.side == "after" and (one.effect == "forbids" or not one.kind.startswith("negative"))
+            ]
+        if found:
+            raise GrammarError(f"terminal {self.name}: {found[0]}")
+
+    def _dependences(self, behind: Sequence[str] | None = None) -> tuple[ContextDependence, ...]:
+        return _guarded(
+            self.name,
+            self.pattern,
+            lambda: context_dependences(self.pattern.regexp, self.symbols, lazy=True, behind=behind),
+        )
 
     def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
         """Rules that derive, from `head`, the strings that begin with none of the characters `barred`."""
@@ -90,9 +110,16 @@ class Terminal:
 
 
 def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> list[Dfa]:
-    """The automata of ignored terminals: what Lark's scanner skips is what `re.match` takes."""
-    compiled = (Terminal(pattern.regexp, pattern, frozenset(symbols)).readable.strings for pattern in patterns)
-    return [strings for strings in compiled if not strings.is_empty]
+    """The automata of ignored terminals: what Lark's scanner skips is what `re.match` takes.
+
+    Raises `GrammarError` for one whose look-arounds see what stands around it.
+    """
+    found = []
+    for pattern in patterns:
+        for dependence in Terminal(pattern.regexp, pattern, frozenset(symbols)).context:
+            raise GrammarError(f"ignored /{pattern.regexp}/: {dependence}")
+        found.append(_guarded(pattern.regexp, pattern, partial(compile_preferred, pattern.regexp, symbols)))
+    return [strings for strings in found if not strings.is_empty]
 
 
 def automaton_rules(name: str, strings: Dfa, without: Collection[str] = ()) -> list[Rule]:

@@ -6,7 +6,7 @@ holds. The automaton accepts exactly the strings that `re.fullmatch` matches, lo
 and word boundaries included. What is not regular is refused by name.
 """
 
-from maskdiff.languages.regex.compiling import compile_pattern
+from maskdiff.languages.regex.compiling import compile_pattern, compile_preferred
 from maskdiff.languages.regex.context import (
     ContextDependence,
     compile_followed,
@@ -19,5 +19,5 @@ from maskdiff.languages.regex.minimise import DEAD
 
 __all__ = [
     "DEAD", "ContextDependence", "Dfa", "Joint", "RegexError", "compile_followed",
-    "compile_pattern", "context_dependences", "everything", "explore",
+    "compile_pattern", "compile_preferred", "context_dependences", "everything", "explore",
 ]  # fmt: skip

@@ -36,6 +36,13 @@ def compile_pattern(
     return compile_tree(read_pattern(pattern, symbols, flags), lazy)
 
 
+@nesting_limit()
+def compile_preferred(pattern: str, symbols: Collection[str]) -> Dfa:
+    """The automaton of the strings that `re.match` takes as a whole, whether quantifiers are lazy or not."""
+    runner = _runner(PreferredRunner, read_pattern(pattern, symbols))
+    return explore_runs(runner, lambda runs: runner.accepts(runner.end(runs)))
+
+
 def compile_tree(pattern: Pattern, lazy: bool = False) -> Dfa:
     """The automaton of a pattern that has been read."""
     runner = make_runner(pattern, lazy)
@@ -56,7 +63,10 @@ def explore_runs(runner: Runner, accepts: Callable[[Runs], bool]) -> Dfa:
 
 def make_runner(pattern: Pattern, lazy: bool = False) -> Runner:
     """The automata of a pattern, ready to run."""
+    return _runner(PreferredRunner if lazy and is_lazy(pattern.tree) else Runner, pattern)
+
+
+def _runner(kind: type[Runner], pattern: Pattern) -> Runner:
     check_size(pattern.tree)
     budget = Budget()
-    runner = PreferredRunner if lazy and is_lazy(pattern.tree) else Runner
-    return runner(build_nfa(pattern.tree, pattern.symbols, budget), budget)
+    return kind(build_nfa(pattern.tree, pattern.symbols, budget), budget)

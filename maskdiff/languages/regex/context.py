@@ -19,7 +19,7 @@ from maskdiff.languages.regex.minimise import DEAD
 from maskdiff.languages.regex.reading import Construct, read_pattern
 from maskdiff.languages.regex.run import Runner, Runs
 
-_BEFORE, _INSIDE, _AFTER = range(3)
+_BEFORE, _INSIDE, _AFTER, _END = range(4)  # the end of the match, before the text behind it
 # The part of the text, the runs there for each sight (see `_Search`), the state of the automaton.
 _State = tuple[int, tuple[Runs, ...], int]
 _Example = tuple[str, str, str]
@@ -58,18 +58,23 @@ class ContextDependence:
 
 @nesting_limit()
 def context_dependences(
-    pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
+    pattern: str,
+    symbols: Collection[str],
+    flags: int | Collection[str] = 0,
+    lazy: bool = False,
+    behind: Collection[str] | None = None,
 ) -> tuple[ContextDependence, ...]:
     """What the matches of a pattern depend on beyond themselves, in any text over `symbols`.
 
     Without any, the pattern matches a part of a text exactly if it matches that part alone.
-    Arguments and errors are those of `compile_pattern`.
+    `behind` are the characters that text behind a match can begin with, all of them without it.
+    Other arguments and errors are those of `compile_pattern`.
     """
     read = read_pattern(pattern, symbols, flags)
     if not read.constructs:
         return ()
     runner = make_runner(read, lazy)
-    search = _Search(runner, compile_tree(read, lazy))
+    search = _Search(runner, compile_tree(read, lazy), behind)
     every = range(len(read.constructs))
     together = search.differences([every], ("before", "after"))
     if not together:
@@ -131,10 +136,15 @@ def _dependence(
 class _Search:
     """Breadth-first search through texts for one that a pattern matches otherwise than alone."""
 
-    def __init__(self, runner: Runner, alone: Dfa) -> None:
+    def __init__(self, runner: Runner, alone: Dfa, behind: Collection[str] | None = None) -> None:
         self.runner, self.alone = runner, alone
         classes = runner.nfa.classes
         self._letters = [alone.letter(part[0]) for part in classes]
+        self._behind = [
+            letter
+            for letter, part in enumerate(classes)
+            if behind is None or not set(behind).isdisjoint(part)
+        ]
 
     def differences(
         self, sights: Sequence[Collection[int]], sides: Collection[str]
@@ -179,19 +189,19 @@ class _Search:
             ended = tuple(runner.end(run, sight) for run, sight in zip(runs, sights))
             matches = at in self.alone.accepting
             if matches or any(run[-1] for run in ended):
-                yield DEAD, (_AFTER, ended, int(matches))
+                yield DEAD, (_END, ended, int(matches))
             for letter in letters:
                 to = DEAD if at == DEAD else self.alone.moves[at][self._letters[letter]]
                 following = tuple(runner.step(run, letter) for run in runs)
                 if to != DEAD or any(run[-1] for run in following):
                     yield letter, (_INSIDE, following, to)
         elif "after" in sides and any(run[-1] for run in runs):
-            for letter in letters:
+            for letter in self._behind if part == _END else letters:
                 yield letter, (_AFTER, tuple(runner.step_after(run, letter) for run in runs), at)
 
     def _effect(self, state: _State) -> str | None:
         part, runs, matches_alone = state
-        if part != _AFTER or any(self.runner.accepts(run) == bool(matches_alone) for run in runs):
+        if part not in (_AFTER, _END) or any(self.runner.accepts(run) == bool(matches_alone) for run in runs):
             return None
         return "forbids" if matches_alone else "allows"
 
@@ -205,5 +215,5 @@ class _Search:
                 shown = next(
                     (one for one in classes[letter] if one.isprintable()), classes[letter][0]
                 )
-                parts[state[0]] = shown + parts[state[0]]
+                parts[min(state[0], _AFTER)] = shown + parts[min(state[0], _AFTER)]
         return parts[0], parts[1], parts[2]

@@ -33,7 +33,7 @@ from maskdiff.arguments import checked_arguments, refuse
 from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.configio import check, config_from_dict, to_dict
 from maskdiff.deadline import NEVER, Deadline
-from maskdiff.errors import CheckpointError, ConfigError, DataError, folded, quote
+from maskdiff.errors import CheckpointError, ConfigError, DataError, GrammarError, folded, quote
 from maskdiff.files import write_atomic
 from maskdiff.payload import PARTS, check_weight
 
@@ -370,7 +370,7 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
                 raise ConfigError(f"{name} is for a folder; give --language DIR, too")
         try:
             return restore_language(config, state, spoken.validity)
-        except (ConfigError, DataError) as error:
+        except (ConfigError, DataError, GrammarError) as error:
             if spoken.validity and isinstance(error, ConfigError):  # the user's own word
                 raise
             raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
@@ -379,6 +379,8 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, 
             f"language is {quote(spoken.folder)}; give a folder, for a checkpoint of one (this is of {config.language})"
         )
     symbols = state.get("symbols")
+    if not (Path(spoken.folder) / "grammar.lark").exists():  # what the training's grammar needed is for none here
+        config = replace(config, start="", spacing=LanguageConfig.spacing)
     return make_language(
         replace(
             config, language=spoken.folder, validity=spoken.validity, skip_invalid=spoken.skip_invalid,

@@ -11,6 +11,7 @@ from maskdiff.errors import CheckpointError, quote
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
 MAX_COUNT = 2**53  # steps, tokens, seconds: floats hold all whole numbers up to it
+MAX_DEPTH = 8  # of names and lists in each other
 
 
 def is_count(value: object) -> bool:
@@ -48,11 +49,11 @@ def _are_facts(values: object) -> bool:
 def _are_plain(values: object) -> bool:
     """Whether `values` are names with texts, numbers, None, and lists and names of them."""
 
-    def plain(value: object) -> bool:
+    def plain(value: object, depth: int = MAX_DEPTH) -> bool:
         if isinstance(value, list):
-            return all(map(plain, value))
+            return depth > 0 and all(plain(item, depth - 1) for item in value)
         if isinstance(value, dict):
-            return _names(value, plain)
+            return depth > 0 and _names(value, lambda item: plain(item, depth - 1))
         return value is None or isinstance(value, str) or is_number(value)
 
     return _names(values, plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from tiny import tiny_config
 
 from maskdiff.checkpoint import load_denoiser, make_payload, save
 from maskdiff.config import LanguageConfig
-from maskdiff.errors import ConfigError, GrammarError
+from maskdiff.errors import CheckpointError, ConfigError, GrammarError
 from maskdiff.languages import make_language, restore_language
 from maskdiff.languages.cfg import (
     GrammarSource,
@@ -184,6 +185,35 @@ def test_what_grows_exponentially_when_it_is_multiplied_out_is_read(
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "start: A0\nA0: \"a\"\n" + "".join(f"A{i}: \"a\"\n%override A{i - 1}: A{i} A{i}\n" for i in range(1, 40)),
+        "start: A0\n" + "".join(f"A{i}: \"b\"\n// |\n | A{i + 1} A{i + 1}\n" for i in range(40)) + "A40: \"a\"",
+        "start: A0\n" + "".join(f"A{i}: /b\"\n/x A{i + 1} A{i + 1}\n" for i in range(40)) + "A40: \"a\"",
+        'start: "b"\n%ignore /[ab]/\n%ignore /a[ab]{25}/',
+        "start: " + " ".join(['("a" | "b")'] * 5 + ['"a"~1000'] * 1000),
+        "start: " + " ".join(f"T{i}" for i in (2, 3, 5, 7, 11, 13)) + "\n%ignore \" \"\n"
+        + "".join(f"T{i}: /(a{{{i}}})+/\n" for i in (2, 3, 5, 7, 11, 13)),
+        "start: (" + " | ".join(f"A{i}" for i in range(1_900)) + ")+\n%ignore \" \"\n"
+        + "".join(f'A{i}: "{format(i + 2048, "b").replace("0", "a").replace("1", "b")}"\n' for i in range(1_900)),
+    ],
+)  # fmt: skip
+def test_what_is_too_large_is_refused_before_it_is_worked_out(text: str) -> None:
+    """In a process with 1 GB of memory and 60 seconds."""
+    program = (
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
+        "from maskdiff.errors import GrammarError\nfrom maskdiff.languages.cfg import compile_grammar, compile_reader\n"
+        "try:\n    compile_reader(text := sys.stdin.read(), 'ab ')\n    compile_grammar(text, 'ab ', True)\n"
+        "except GrammarError as error:\n    print(error)\n"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program], input=text, text=True, timeout=60, capture_output=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
     ("text", "what"),
     [
         ('start: x | "a" /[0-9]+/ "b"\nx: start', "the rule 'start'"),
@@ -205,12 +235,52 @@ def test_unreached_rules_change_nothing() -> None:
 
 
 def test_a_checkpoints_grammar_is_compiled_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that is no grammar: a language is made, drawn lengths of and measured without it."""
     state = {"name": "mine", "symbols": "ab", "grammar": {"text": "start: ((("}, "lengths": [0, 1]}
     language = restore_language(LanguageConfig(language="mine"), state)
-    assert language.check_length
     assert language.length_probs()[1] == 1.0
+    assert language.state()["grammar"]["text"] == "start: ((("
     with pytest.raises(GrammarError, match="the grammar of mine: "):
         language.parses("a")
+
+
+@pytest.mark.parametrize("grammar", [3, ["start: A"], {"text": 3}, {"text": "a", "files": 1}, [[]] * 3])
+def test_a_checkpoint_with_something_else_for_a_grammar_is_one_line(tmp_path: Path, grammar: object) -> None:
+    payload = payload_with(grammar, tmp_path)
+    with pytest.raises(CheckpointError, match=r"^checkpoint .* the grammar of mine is described by"):
+        load_denoiser(payload)
+
+
+def payload_with(grammar: object, where: Path) -> Path:
+    mine = folder(where / "mine", 'start: "a"+', "aa\n")
+    language = language_of(mine)
+    config = tiny_config(vocab_size=len(language.vocabulary), block_size=language.config.max_len)
+    config = replace(config, language=language.config)
+    state = language.state() | {"grammar": grammar}
+    weights = UniversalDenoiser(config.model).state_dict()
+    save(where / "x.pt", make_payload(config, language.vocabulary, weights, language=state))
+    return where / "x.pt"
+
+
+def test_the_numbers_of_nonterminals_are_the_same_in_every_process(tmp_path: Path) -> None:
+    """Seeded draws depend on them, so sets must not decide their order."""
+    mine = folder(tmp_path, "all: WORD+ | pair\npair: WORD \"=\" WORD*\nWORD: \"go\" | /[a-f]+/\n%ignore / +/", "go\n")
+    source = open_source(mine / "grammar.lark", "all")
+    program = (
+        "import json, sys\nfrom maskdiff.languages.cfg import compile_grammar, compile_reader, restore_source\n"
+        "source = restore_source(json.load(sys.stdin), 'mine')\n"
+        "for g in (compile_grammar(source, 'abcdefgo= ', True), compile_reader(source, 'abcdefgo= ')):\n"
+        "    print(g.names, g.parent.tolist(), g.left.tolist(), g.right.tolist(), g.emits.tolist())\n"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program], input=json.dumps(source.state()), text=True, capture_output=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in range(3)
+    }  # fmt: skip
+    assert len(printed) == 1
+    assert "WORD" in printed.pop()
 
 
 def test_limits_are_checked_before_lark_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,29 @@ def random_grammar(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("grammar", "name"),
+    [
+        ('start: A A\nA: /a$/\n%ignore " "', "anchor"),
+        ('start: A B\nA: /a(?! )/\nB: "b"\n%ignore " "', "negative look-ahead"),
+        ('start: A A\nA: /a+(?! )/\n%ignore " "', "negative look-ahead"),
+        ('start: A "b"\nA: /a(?! *b)/\n%ignore " "', "negative look-ahead"),
+        ('start: A A\nA: /a+/\n%ignore / (?!a)/', "ignored"),
+        ('start: A "b"\nA: /a/\n%ignore /(?<=a) /', "ignored"),
+        ('start: A "b"\nA: /a(?!b)/', "negative look-ahead"),
+    ],
+)
+def test_look_arounds_that_see_a_separator_are_refused_by_name(grammar: str, name: str) -> None:
+    with pytest.raises(GrammarError, match=f"{name}.* can see beyond"):
+        compile_grammar(grammar, "ab ")
+
+
+def test_a_look_ahead_behind_which_nothing_stands_is_that_of_the_whole_string() -> None:
+    read = reader_of('start: "b" | A\nA: /,(?=a)/', "ab,")
+    assert read("b")
+    assert not read(",")
+
+
 @both_seeds
 def test_random_grammars_are_read_as_lark_reads_them(seed: int) -> None:
     texts = ["".join(t) for n in range(1, 6) for t in itertools.product("ab ", repeat=n)]

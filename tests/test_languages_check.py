@@ -40,11 +40,11 @@ def test_the_same_grammar_with_its_alternatives_exchanged_agrees(
 ) -> None:
     mine = folder(tmp_path, 'start: HOUR " h"\nHOUR: /2[0-3]|1?[0-9]/\nother: "x"', HOURS + "\n24 h\n")
     assert main(["languages", "check", mine, "--draws", "50"]) == 0
-    said = capsys.readouterr().out
-    assert "25 of 25 different lines: 24 read by both, 1 by neither, 0 only here, 0 only by Lark" in said
-    assert "50 strings drawn from the grammar: 50 read by Lark" in said
-    assert "rules that the start rule does not reach: other" in said
-    assert "by neither: line 25 '24 h'" in said
+    printed = capsys.readouterr().out
+    assert "25 of 25 different lines: 24 read by both, 1 by neither, 0 only here, 0 only by Lark" in printed
+    assert "50 strings drawn from the grammar: 50 read by Lark" in printed
+    assert "rules that the start rule does not reach: other" in printed
+    assert "by neither: line 25 '24 h'" in printed
 
 
 def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
@@ -58,8 +58,20 @@ def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
 def test_a_grammar_over_which_lark_takes_for_ever_is_one_line(tmp_path: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwx"
     mine = folder(tmp_path, "start: " + " ".join(f'"{c}"?' for c in letters), "ax\n")
-    with pytest.raises(ConfigError, match=r"takes more than 1 s \(validity_timeout\)"):
+    with pytest.raises(ConfigError, match=r"^Lark cannot be compared with, at 'ax': it takes more than 1 s"):
         check_folder(LanguageConfig(language=mine, validity_timeout=1.0), draws=0)
+
+
+def test_a_grammar_that_lark_refuses_is_one_line(tmp_path: Path) -> None:
+    mine = folder(tmp_path, 'start: "a" -> x | "a" -> y', "a\n")
+    with pytest.raises(ConfigError, match=r"^Lark cannot be compared with, at 'a': it refuses the grammar: Rules"):
+        check_folder(LanguageConfig(language=mine), draws=0)
+
+
+def test_lines_of_all_lengths_are_compared(tmp_path: Path) -> None:
+    mine = folder(tmp_path, 'start: "a"+ "b"?', "".join("a" * n + "\n" for n in range(1, 40)) + "a" * 38 + "b\n" + "b" * 70)
+    found = check_folder(LanguageConfig(language=mine), lines=20, draws=0)
+    assert (found.lines, found.compared) == (41, 20)
 
 
 def test_a_folder_without_a_grammar_is_one_line(tmp_path: Path) -> None:

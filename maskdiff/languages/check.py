@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,8 @@ class GrammarCheck:
     """What a comparison finds. Examples are pairs of the number of a line and the line.
 
     Attributes:
-        lines, compared: Different lines of the corpus, and how many of them are compared.
+        lines, compared: Different lines of the corpus, and how many of them are compared; those that
+            are too long for `max_len` are not.
         both, neither: Lines that both readers accept, and that neither does.
         only_here, only_lark: Lines that one of them accepts.
         written: Lines that are as the grammar writes them.
@@ -46,7 +47,7 @@ class GrammarCheck:
         refused: Those of them that Lark refuses.
         unreached: Rules that the start rule does not reach.
         ambiguous: What makes the written form ambiguous; empty if nothing is found.
-        seconds: Time for reading the grammar here.
+        seconds: Time for reading the grammar here, its file apart.
     """
 
     lines: int
@@ -106,11 +107,13 @@ def check_folder(config: LanguageConfig, lines: int = 200, draws: int = 200, see
     first: dict[str, int] = {}
     for number, line in numbered_lines(Path(config.language)):
         first.setdefault(line, number)
-    symbols = tuple(sorted(set("".join(first)) | literal_characters(source)))
     start = time.monotonic()
+    symbols = tuple(sorted(set("".join(first)) | literal_characters(source)))
     reader, writer = compile_reader(source, symbols), compile_grammar(source, symbols, True)
     seconds = time.monotonic() - start
-    some = sorted(first, key=len)[:: max(1, len(first) // lines)][:lines]
+    ordered = sorted((line for line in first if len(line) <= config.max_len - 2), key=len)
+    count = min(lines, len(ordered))
+    some = [ordered[i * len(ordered) // count] for i in range(count)]  # of all lengths
     drawn = _draws(writer, draws, config.max_len - 2, seed)
     numbered = [(first[line], line) for line in some]
     return _compared(
@@ -133,13 +136,12 @@ def _compared(
     seconds: float,
     timeout: float,
 ) -> GrammarCheck:
-    lark = load_checker(ACCEPTS, timeout=timeout)
-    assert lark is not None
+    lark = _lark(source, timeout)
     place = {symbol: i for i, symbol in enumerate(symbols)}
     reader, writer = map(Recogniser, forms)
     indices = [[place[character] for character in line] for _, line in lines]
     here = [reader(some) for some in indices]
-    there = [lark(request(source, line)) for _, line in lines]
+    there = [lark(line) for _, line in lines]
 
     def lines_with(mine: bool, other: bool) -> tuple[tuple[int, str], ...]:
         return tuple(line for line, a, b in zip(lines, here, there, strict=True) if (a, b) == (mine, other))
@@ -153,11 +155,27 @@ def _compared(
         only_lark=lines_with(False, True),
         written=sum(map(writer, indices)),
         drawn=len(drawn),
-        refused=tuple(text for text in drawn if not lark(request(source, text))),
+        refused=tuple(text for text in drawn if not lark(text)),
         unreached=expand(source).unreached,
         ambiguous=_ambiguity(source, tuple(symbols)),
         seconds=seconds,
     )
+
+
+def _lark(source: GrammarSource, timeout: float) -> Callable[[str], bool]:
+    """Whether Lark reads a text, in a process that ends with an error after `timeout` seconds for one text."""
+    checker = load_checker(ACCEPTS, timeout=timeout)
+    assert checker is not None
+
+    def reads(text: str) -> bool:
+        try:
+            return checker(request(source, text))
+        except ConfigError as error:
+            reason = str(error).rpartition("RuntimeError: ")[2].rpartition("it takes more")
+            why = reason[1] + reason[2]
+            raise ConfigError(f"Lark cannot be compared with, at {quote(text)}: {why}") from None
+
+    return reads
 
 
 def _ambiguity(source: GrammarSource, symbols: tuple[str, ...]) -> str:

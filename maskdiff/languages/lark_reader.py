@@ -21,12 +21,15 @@ def request(source: GrammarSource, text: str) -> str:
 
 
 def accepts(question: str) -> bool:
-    """Whether Lark's parser accepts the text of a `request`."""
+    """Whether Lark's parser accepts the text of a `request`. Raises RuntimeError if it refuses the grammar."""
     from lark.exceptions import LarkError
 
     asked = json.loads(question)
+    parser = _parser(json.dumps(asked["grammar"]))
+    if isinstance(parser, str):
+        raise RuntimeError(f"it refuses the grammar: {parser}")
     try:
-        _parser(json.dumps(asked["grammar"])).parse(asked["text"])
+        parser.parse(asked["text"])
     except LarkError:
         return False
     except RuntimeError as error:  # a fault of Lark where text is ignored behind a finished string
@@ -37,14 +40,19 @@ def accepts(question: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _parser(grammar: str) -> Any:
+    """Lark's parser, or the error with which Lark refuses the grammar."""
     from lark import Lark
+    from lark.exceptions import LarkError
 
     source = restore_source(json.loads(grammar), "the grammar")
-    return Lark(
-        source.text,
-        parser="earley",
-        lexer="dynamic_complete",
-        start=source.start,
-        import_paths=[held_imports(source)],
-        source_path=GRAMMAR,
-    )
+    try:
+        return Lark(
+            source.text,
+            parser="earley",
+            lexer="dynamic_complete",
+            start=source.start,
+            import_paths=[held_imports(source)],
+            source_path=GRAMMAR,
+        )
+    except LarkError as error:
+        return " ".join(str(error).split())

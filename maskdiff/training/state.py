@@ -19,8 +19,10 @@ from torch.optim import Optimizer
 
 from maskdiff.config import Config
 from maskdiff.configio import DERIVED, to_dict
-from maskdiff.errors import CheckpointError, ConfigError, quote
+from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
 from maskdiff.languages import LANGUAGES
+from maskdiff.languages.cfg import GrammarSource, restore_source
+from maskdiff.languages.cfg.references import LIBRARY
 from maskdiff.model import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.payload import are_numbers, is_amount, is_count, is_number
@@ -100,8 +102,9 @@ def check_same_language(
     changed = [
         what
         for name, what in parts.items()
-        if name in before and not same_plain(_unix(before[name]), now.get(name))
-    ]
+        if name in before and not same_plain(before[name], now.get(name))
+        and (name != "grammar" or not _same_grammar(before[name], now.get(name)))
+    ]  # fmt: skip
     if changed:
         raise ConfigError(
             f"the {' and '.join(changed)} of {quote(where)} changed since {shown} was saved; give "
@@ -115,9 +118,24 @@ def check_same_language(
     )
 
 
-def _unix(value: object) -> object:
-    """`value`, a text with line feeds for line ends: earlier versions kept a grammar as it was."""
-    return value.replace("\r\n", "\n") if isinstance(value, str) else value
+def _same_grammar(one: object, other: object) -> bool:
+    """Whether two descriptions of a grammar read the same files in the same way, line ends apart.
+
+    Earlier versions kept the text alone; Lark's own library is not compared.
+    """
+    if one is None or other is None:
+        return one is other
+    try:
+        sources = [restore_source(grammar, "the grammar") for grammar in (one, other)]
+    except GrammarError:
+        return False
+    return _own_files(sources[0]) == _own_files(sources[1])
+
+
+def _own_files(source: GrammarSource) -> tuple[object, ...]:
+    files = [(name, text) for name, text in source.files if not name.startswith(LIBRARY)]
+    texts = [text.replace("\r\n", "\n") for text in (source.text, *(text for _, text in files))]
+    return source.start, source.spacing, [name for name, _ in files], texts
 
 
 def _is_path(value: str) -> bool:

@@ -55,15 +55,24 @@ def _compiled(source: GrammarSource, symbols: tuple[str, ...], form: Form) -> No
 _normal_form = lru_cache(maxsize=16)(normal_form)  # without %ignore both forms have the same rules
 
 
+def rule_name(nonterminal: str) -> str:
+    """Returns the rule of the file that a nonterminal comes from; empty if it stands for a part of one."""
+    name, _, form = nonterminal.partition("@")
+    spaced = form in ("", "written", "read") or ">" in form
+    return name if spaced and name.isidentifier() and not name[0].isupper() else ""
+
+
 def _check_ambiguity(grammar: NormalForm, name: str) -> None:
     hint = "is ambiguous, and its strings would be counted once per derivation; rewrite it, or take it with --accept_ambiguous"
     if grammar.cyclic:
-        what = "a repetition of what may be empty" if "@" in grammar.cyclic else f"the rule {quote(grammar.cyclic)}"
+        own = rule_name(grammar.cyclic)
+        what = f"the rule {quote(own)}" if own else "a repetition of what may be empty"
         raise GrammarError(f"{name}: {what} derives itself: the grammar is cyclic, so it {hint}")
     found = find_ambiguity(grammar)
     if found.witness is not None:
+        own = quote(rule_name(found.rule) or found.rule)
         raise GrammarError(
-            f"{name}: {quote(found.witness)} has {found.derivations} derivations from {quote(found.rule)}: the grammar {hint}"
+            f"{name}: {quote(found.witness)} has {found.derivations} derivations from {own}: the grammar {hint}"
         )
 
 

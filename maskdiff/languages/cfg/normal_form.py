@@ -153,7 +153,8 @@ def _without_unit(rules: Rules, source: str) -> tuple[Rules, str]:
     total = len(rules)
     for group in groups:  # what a name turns into comes before it
         shared = {body for name in group for body in own.get(name, ())}
-        for target in (target for name in group for target in turns.get(name, ()) if target not in group):
+        inside = set(group)
+        for target in (target for name in group for target in turns.get(name, ()) if target not in inside):
             shared.update(bodies[target] if target in bodies else own.get(target, ()))
         bodies.update(dict.fromkeys(group, shared))
         total += len(shared) * len(group)
@@ -164,7 +165,7 @@ def _without_unit(rules: Rules, source: str) -> tuple[Rules, str]:
             )
     made = {Rule(head, body) for head in own for body in bodies.get(head) or own[head]}
     made |= {Rule(head, body) for head in bodies for body in bodies[head]}
-    return made, min(cyclic, key=lambda name: ("@" in name, name), default="")
+    return made, min(cyclic, key=lambda name: (" " in name, "@" in name, name), default="")
 
 
 def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:

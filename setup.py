@@ -25,6 +25,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=7.4",
+            "pytest-xdist>=3.5",
             "hypothesis>=6.80",
             "ruff>=0.6",
             "mypy>=1.8",

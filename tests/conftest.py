@@ -1,8 +1,14 @@
-"""What all tests share: the seed of the tests with random input, printed at the end of every run."""
+"""What all tests share: one seed for random input in all workers, and one thread a worker."""
 
 from __future__ import annotations
 
+import os
+
 from fuzz_helpers import FRESH_SEED
+
+os.environ.setdefault("MASKDIFF_FUZZ_SEED", str(FRESH_SEED))  # workers start with this environment
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: object) -> None:

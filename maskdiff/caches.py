@@ -39,7 +39,9 @@ class Cache:
         return Cache(keys, values, self.filled)
 
 
-SEGMENT = 128  # positions of which a node of a tree names its ancestors; long paths are chains of them
+SEGMENT = (
+    128  # positions of which a node of a tree names its ancestors; long paths are chains of them
+)
 
 
 @dataclass
@@ -140,7 +142,9 @@ class TreeCache:
         """
         self.keys[slot, self.new] = keys.transpose(1, 2).to(self.keys.dtype)
         self.values[slot, self.new] = values.transpose(1, 2).to(self.values.dtype)
-        return self.keys[slot, self.seen].transpose(1, 2), self.values[slot, self.seen].transpose(1, 2)
+        return self.keys[slot, self.seen].transpose(1, 2), self.values[slot, self.seen].transpose(
+            1, 2
+        )
 
 
 def is_chain(nodes: Tensor, parents: Tensor) -> bool:

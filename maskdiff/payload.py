@@ -9,7 +9,12 @@ from torch import Tensor
 
 from maskdiff.errors import CheckpointError, quote
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
+FLOATS = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)  # what weights may be stored in
 MAX_COUNT = 2**53  # steps, tokens, seconds: floats hold all whole numbers up to it
 MAX_DEPTH = 8  # of names and lists in each other
 
@@ -78,8 +83,16 @@ def check_weight(name: object, weight: object, shown: str) -> None:
     if not isinstance(name, str) or not isinstance(weight, Tensor):
         raise CheckpointError(f"{where} is not a tensor")
     if weight.dtype not in FLOATS:
-        raise CheckpointError(f"{where} holds {weight.dtype}; allowed are {', '.join(map(str, FLOATS))}")
-    if weight.layout is not torch.strided or weight.device.type == "meta" or not weight.is_contiguous():
+        raise CheckpointError(
+            f"{where} holds {weight.dtype}; allowed are {', '.join(map(str, FLOATS))}"
+        )
+    if (
+        weight.layout is not torch.strided
+        or weight.device.type == "meta"
+        or not weight.is_contiguous()
+    ):
         raise CheckpointError(f"{where} is not stored in full; save it contiguous")
     if not bool(weight.float().isfinite().all()):
-        raise CheckpointError(f"{where} has numbers that are infinite or none; train it again, with a lower rate")
+        raise CheckpointError(
+            f"{where} has numbers that are infinite or none; train it again, with a lower rate"
+        )

@@ -49,8 +49,15 @@ def language_of(where: Path, **settings: str) -> TextLanguage:
     return made
 
 
-def test_a_relative_import_is_read_beside_the_grammar_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = folder(tmp_path / "mine", '%import .words.VERB\nstart: VERB " x"', "go x\n", words='VERB: "go" | "run"')
+def test_a_relative_import_is_read_beside_the_grammar_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = folder(
+        tmp_path / "mine",
+        '%import .words.VERB\nstart: VERB " x"',
+        "go x\n",
+        words='VERB: "go" | "run"',
+    )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "words.lark").write_text('VERB: "stay"', encoding="utf-8")
@@ -81,7 +88,10 @@ def test_a_checkpoint_holds_the_imported_files(tmp_path: Path) -> None:
     assert again.parses("run 321")
     assert not again.parses("begin 1")
     assert again.lark_grammar() == GrammarSource(
-        grammar, "the grammar of mine", "begin", language.lark_grammar().files  # type: ignore[union-attr]
+        grammar,
+        "the grammar of mine",
+        "begin",
+        language.lark_grammar().files,  # type: ignore[union-attr]
     )
 
 
@@ -94,7 +104,8 @@ def test_a_strangers_grammar_opens_no_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "state", [3, {"text": 3}, {"text": "start: A", "files": {"a": 1}}, {"text": "", "spacing": "x"}, ["a"]]
+    "state",
+    [3, {"text": 3}, {"text": "start: A", "files": {"a": 1}}, {"text": "", "spacing": "x"}, ["a"]],
 )
 def test_a_grammar_that_is_described_otherwise_is_one_line(state: object) -> None:
     with pytest.raises(GrammarError, match="the grammar of mine is described by"):
@@ -134,7 +145,9 @@ def test_what_is_not_read_is_one_line_that_says_why(text: str, message: str) -> 
 
 
 def test_files_that_import_each_other_are_refused(tmp_path: Path) -> None:
-    mine = folder(tmp_path, "%import .one.A\nstart: A", "a\n", one="%import .two.A", two="%import .one.A")
+    mine = folder(
+        tmp_path, "%import .one.A\nstart: A", "a\n", one="%import .two.A", two="%import .one.A"
+    )
     with pytest.raises(GrammarError, match="do files import each other"):
         open_source(mine / "grammar.lark")
 
@@ -149,21 +162,52 @@ def test_terminals_that_double_across_files_are_refused(tmp_path: Path) -> None:
 def test_the_start_rule_is_a_setting(tmp_path: Path) -> None:
     mine = folder(tmp_path, 'whole: part+\npart: "a" | "b"', "ab\n")
     assert language_of(mine, start="whole").parses("bba")
-    assert not language_of(folder(tmp_path, 'whole: part+\npart: "a" | "ab"', "ab\n"), start="part").parses("aa")
+    assert not language_of(
+        folder(tmp_path, 'whole: part+\npart: "a" | "ab"', "ab\n"), start="part"
+    ).parses("aa")
     (mine / "grammar.lark").unlink()
-    with pytest.raises(ConfigError, match=r"start is 'whole'; it is for a grammar, and there is no .*grammar\.lark"):
+    with pytest.raises(
+        ConfigError, match=r"start is 'whole'; it is for a grammar, and there is no .*grammar\.lark"
+    ):
         language_of(mine, start="whole")
 
 
 @pytest.mark.parametrize(
     ("name", "text", "accepts", "rejects"),
     [
-        ("options", "start: " + " ".join(f'"{c}"?' for c in LETTERS), [LETTERS, "ax", "c"], ["ba", "aa"]),
-        ("options of groups", "start: " + " ".join(f'("{c}" | "{c}{c}")?' for c in LETTERS), ["aabb", "xx"], ["aaa"]),
-        ("unit rules", "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(1_990)) + 'r1990: "a"', ["a"], ["aa"]),
-        ("chains", "start: r0\n" + "".join(f'r{i}: "b" r{i + 1} | "c"\n' for i in range(1_990)) + 'r1990: "a"', ["bbc"], ["b"]),
+        (
+            "options",
+            "start: " + " ".join(f'"{c}"?' for c in LETTERS),
+            [LETTERS, "ax", "c"],
+            ["ba", "aa"],
+        ),
+        (
+            "options of groups",
+            "start: " + " ".join(f'("{c}" | "{c}{c}")?' for c in LETTERS),
+            ["aabb", "xx"],
+            ["aaa"],
+        ),
+        (
+            "unit rules",
+            "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(1_990)) + 'r1990: "a"',
+            ["a"],
+            ["aa"],
+        ),
+        (
+            "chains",
+            "start: r0\n"
+            + "".join(f'r{i}: "b" r{i + 1} | "c"\n' for i in range(1_990))
+            + 'r1990: "a"',
+            ["bbc"],
+            ["b"],
+        ),
         ("repetitions", 'start: ("a" "b"?)~100..900', ["a" * 100, "ab" * 300], ["a" * 99]),
-        ("alternatives", "start: " + " ".join(["(" + " | ".join(f'"{c}"' for c in LETTERS) + ")"] * 200), ["a" * 200], ["a"]),
+        (
+            "alternatives",
+            "start: " + " ".join(["(" + " | ".join(f'"{c}"' for c in LETTERS) + ")"] * 200),
+            ["a" * 200],
+            ["a"],
+        ),
     ],
 )
 def test_what_grows_exponentially_when_it_is_multiplied_out_is_read(
@@ -207,7 +251,12 @@ def test_what_is_too_large_is_refused_before_it_is_worked_out(text: str) -> None
         "except GrammarError as error:\n    print(error)\n"
     )
     made = subprocess.run(
-        [sys.executable, "-c", program], input=text, text=True, timeout=60, capture_output=True, check=False
+        [sys.executable, "-c", program],
+        input=text,
+        text=True,
+        timeout=60,
+        capture_output=True,
+        check=False,
     )
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("\n") <= 1
@@ -234,7 +283,9 @@ def test_unreached_rules_change_nothing() -> None:
     assert len(grammar) == 1
 
 
-def test_a_checkpoints_grammar_is_compiled_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoints_grammar_is_compiled_only_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Even one that is no grammar: a language is made, drawn lengths of and measured without it."""
     state = {"name": "mine", "symbols": "ab", "grammar": {"text": "start: ((("}, "lengths": [0, 1]}
     language = restore_language(LanguageConfig(language="mine"), state)
@@ -244,10 +295,16 @@ def test_a_checkpoints_grammar_is_compiled_only_when_it_is_used(monkeypatch: pyt
         language.parses("a")
 
 
-@pytest.mark.parametrize("grammar", [3, ["start: A"], {"text": 3}, {"text": "a", "files": 1}, [[]] * 3])
-def test_a_checkpoint_with_something_else_for_a_grammar_is_one_line(tmp_path: Path, grammar: object) -> None:
+@pytest.mark.parametrize(
+    "grammar", [3, ["start: A"], {"text": 3}, {"text": "a", "files": 1}, [[]] * 3]
+)
+def test_a_checkpoint_with_something_else_for_a_grammar_is_one_line(
+    tmp_path: Path, grammar: object
+) -> None:
     payload = payload_with(grammar, tmp_path)
-    with pytest.raises(CheckpointError, match=r"^checkpoint .* the grammar of mine is described by"):
+    with pytest.raises(
+        CheckpointError, match=r"^checkpoint .* the grammar of mine is described by"
+    ):
         load_denoiser(payload)
 
 
@@ -264,7 +321,11 @@ def payload_with(grammar: object, where: Path) -> Path:
 
 def test_the_numbers_of_nonterminals_are_the_same_in_every_process(tmp_path: Path) -> None:
     """Seeded draws depend on them, so sets must not decide their order."""
-    mine = folder(tmp_path, "all: WORD+ | pair\npair: WORD \"=\" WORD*\nWORD: \"go\" | /[a-f]+/\n%ignore / +/", "go\n")
+    mine = folder(
+        tmp_path,
+        'all: WORD+ | pair\npair: WORD "=" WORD*\nWORD: "go" | /[a-f]+/\n%ignore / +/',
+        "go\n",
+    )
     source = open_source(mine / "grammar.lark", "all")
     program = (
         "import json, sys\nfrom maskdiff.languages.cfg import compile_grammar, compile_reader, restore_source\n"
@@ -289,17 +350,27 @@ def test_limits_are_checked_before_lark_reads(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("lark.load_grammar.load_grammar", forbidden)
     with pytest.raises(GrammarError, match="5000 rules in"):
-        grammar_source.load_definitions(GrammarSource("".join(f'r{i}: "a"\n' for i in range(5_000))))
+        grammar_source.load_definitions(
+            GrammarSource("".join(f'r{i}: "a"\n' for i in range(5_000)))
+        )
 
 
 def test_a_checkpoint_file_holds_the_grammar(tmp_path: Path) -> None:
     """Written and read again, by the file's own checks of plain values."""
-    mine = folder(tmp_path / "mine", "%import .words.VERB\nstart: VERB+", "gorun\n", words='VERB: "go" | "run"')
+    mine = folder(
+        tmp_path / "mine",
+        "%import .words.VERB\nstart: VERB+",
+        "gorun\n",
+        words='VERB: "go" | "run"',
+    )
     language = language_of(mine)
     config = tiny_config(vocab_size=len(language.vocabulary), block_size=language.config.max_len)
     config = replace(config, language=language.config)
     model = UniversalDenoiser(config.model)
-    save(tmp_path / "x.pt", make_payload(config, language.vocabulary, model.state_dict(), language=language.state()))
+    save(
+        tmp_path / "x.pt",
+        make_payload(config, language.vocabulary, model.state_dict(), language=language.state()),
+    )
     for file in mine.iterdir():
         file.unlink()
     assert load_denoiser(tmp_path / "x.pt").language.parses("rungorun")

@@ -72,9 +72,18 @@ NUMBER: /\d+/
 WORD: "a".."f"~1..3
 %ignore " "
 """
-GRAMMARS = {"calculator": CALCULATOR, "document": DOCUMENT, "program": PROGRAM, "question": QUESTION, "templates": TEMPLATES}
+GRAMMARS = {
+    "calculator": CALCULATOR,
+    "document": DOCUMENT,
+    "program": PROGRAM,
+    "question": QUESTION,
+    "templates": TEMPLATES,
+}
 ONE_OR_TWO = ("a", "b", "aa", "ab", "ba", "bb")
-LOOKING_AHEAD = ("program", "question")  # where what follows can forbid a match, what is read is a superset
+LOOKING_AHEAD = (
+    "program",
+    "question",
+)  # where what follows can forbid a match, what is read is a superset
 
 
 def lark_of(grammar: str, start: str = "start") -> Callable[[str], bool]:
@@ -86,7 +95,9 @@ def lark_of(grammar: str, start: str = "start") -> Callable[[str], bool]:
             parser.parse(text)
         except LarkError:
             return False
-        except RuntimeError:  # "multiple start symbol items": a fault of Lark where text is ignored behind the end
+        except (
+            RuntimeError
+        ):  # "multiple start symbol items": a fault of Lark where text is ignored behind the end
             return True
         return True
 
@@ -95,7 +106,10 @@ def lark_of(grammar: str, start: str = "start") -> Callable[[str], bool]:
 
 def reader_of(grammar: GrammarSource | str, symbols: str) -> Callable[[str], bool]:
     """Whether the readable form of a grammar derives a text."""
-    recogniser, place = Recogniser(compile_reader(grammar, symbols)), {c: i for i, c in enumerate(symbols)}
+    recogniser, place = (
+        Recogniser(compile_reader(grammar, symbols)),
+        {c: i for i, c in enumerate(symbols)},
+    )
     return lambda text: recogniser([place.get(character, -1) for character in text])
 
 
@@ -121,7 +135,9 @@ def mutated(text: str, rng: random.Random, symbols: str) -> str:
         elif operation == 1 and made:
             made[min(at, len(made) - 1)] = new
         else:
-            made[at:at] = [new] if operation == 2 else rng.choice(["  ", "/* */", "#x", "\n", " a", "if"])
+            made[at:at] = (
+                [new] if operation == 2 else rng.choice(["  ", "/* */", "#x", "\n", " a", "if"])
+            )
     return "".join(made)
 
 
@@ -129,12 +145,18 @@ def mutated(text: str, rng: random.Random, symbols: str) -> str:
 def prepared(name: str) -> tuple[Callable[[str], bool], Callable[[str], bool], DerivationSampler]:
     text = GRAMMARS[name]
     symbols = PRINTABLE + "\n\t"
-    return lark_of(text), reader_of(text, symbols), DerivationSampler(compile_grammar(text, symbols, True), 20)
+    return (
+        lark_of(text),
+        reader_of(text, symbols),
+        DerivationSampler(compile_grammar(text, symbols, True), 20),
+    )
 
 
 @both_seeds
 @pytest.mark.parametrize("name", GRAMMARS)
-def test_what_is_written_is_read_by_lark_and_what_is_read_is_what_lark_reads(name: str, seed: int) -> None:
+def test_what_is_written_is_read_by_lark_and_what_is_read_is_what_lark_reads(
+    name: str, seed: int
+) -> None:
     lark, read, sampler = prepared(name)
     accepted = refused = 0
     for rng in cases(300, seed, 1.0):
@@ -182,8 +204,12 @@ def strings(grammar: str, symbols: str, longest: int) -> set[str]:
         ('start: "a" B | "ab"\nB: "b"\n%ignore " "', "ab ", {"a b", "ab"}),
         ('start: "i" N | N\nN: /[ix]/\n%ignore " "', "ix ", {"i", "x", "ii", "ix"}),
         ('start: A ["+" A]\nA: /a/\n%ignore /-+/', "a+-", {"a", "a+a"}),
-        ('start: A A\nA: /a+/\n%ignore /-/', "a-", {"a-a", "aa-a", "a-aa"}),
-        ('start: A A\nA: /[ab]+/\n%ignore / a*/', "ab ", {f"{a} b{c}" for a in ONE_OR_TWO for c in ("", "a", "b")}),
+        ("start: A A\nA: /a+/\n%ignore /-/", "a-", {"a-a", "aa-a", "a-aa"}),
+        (
+            "start: A A\nA: /[ab]+/\n%ignore / a*/",
+            "ab ",
+            {f"{a} b{c}" for a in ONE_OR_TWO for c in ("", "a", "b")},
+        ),
         ('start: "/" C\nC: /[*\\/]/\n%ignore /[\\/][*]/\n%ignore " "', "/* ", {"/ /", "/ *"}),
     ],
 )
@@ -219,7 +245,10 @@ def test_skipped_text_ends_only_where_the_scanner_ends_it() -> None:
 def random_grammar(rng: random.Random) -> str:
     """A grammar over a, b and space, often with terminals that overlap with each other and with what is ignored."""
     names = [f"r{i}" for i in range(rng.randint(1, 3))]
-    terminals = {"A": rng.choice(["/a/", "/a+/", '"a"', "/ab?/", "/[ab]/", '"ab"']), "B": rng.choice(["/b+/", '"b"', "/ba*/"])}
+    terminals = {
+        "A": rng.choice(["/a/", "/a+/", '"a"', "/ab?/", "/[ab]/", '"ab"']),
+        "B": rng.choice(["/b+/", '"b"', "/ba*/"]),
+    }
 
     def item(depth: int) -> str:
         kind = rng.randrange(9)
@@ -234,7 +263,10 @@ def random_grammar(rng: random.Random) -> str:
 
     lines = [f"start: {body()}"] + [f"{name}: A {body()} | B" for name in names]
     lines += [f"{name}: {pattern}" for name, pattern in terminals.items()]
-    lines += [f"%ignore {rng.choice(['/ /', '/ +/', '/ b/', '/ [a ]*/'])}" for _ in range(rng.randint(0, 2))]
+    lines += [
+        f"%ignore {rng.choice(['/ /', '/ +/', '/ b/', '/ [a ]*/'])}"
+        for _ in range(rng.randint(0, 2))
+    ]
     return "\n".join(lines)
 
 
@@ -245,7 +277,7 @@ def random_grammar(rng: random.Random) -> str:
         ('start: A B\nA: /a(?! )/\nB: "b"\n%ignore " "', "negative look-ahead"),
         ('start: A A\nA: /a+(?! )/\n%ignore " "', "negative look-ahead"),
         ('start: A "b"\nA: /a(?! *b)/\n%ignore " "', "negative look-ahead"),
-        ('start: A A\nA: /a+/\n%ignore / (?!a)/', "ignored"),
+        ("start: A A\nA: /a+/\n%ignore / (?!a)/", "ignored"),
         ('start: A "b"\nA: /a/\n%ignore /(?<=a) /', "ignored"),
         ('start: A "b"\nA: /a(?!b)/', "negative look-ahead"),
     ],

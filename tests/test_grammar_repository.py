@@ -24,16 +24,22 @@ SYMBOLS = "".join(sorted({*string.printable, "é", "Ø"}))
 STARTS = ("start", "file_input")
 SECONDS = 4.0  # of random strings of one grammar
 
-pytestmark = pytest.mark.skipif(not REPOSITORY, reason="LARK_REPOSITORY names no copy of lark-parser/lark")
+pytestmark = pytest.mark.skipif(
+    not REPOSITORY, reason="LARK_REPOSITORY names no copy of lark-parser/lark"
+)
 
 
 def grammars() -> list[tuple[Path, str, Lark]]:
     """The files that Lark reads, with a start rule and Lark's parser."""
     found = []
-    for path in sorted(file for part in ("examples", "tests") for file in Path(REPOSITORY, part).rglob("*.lark")):
+    for path in sorted(
+        file for part in ("examples", "tests") for file in Path(REPOSITORY, part).rglob("*.lark")
+    ):
         for start in STARTS:
             try:
-                parser = Lark.open(str(path), parser="earley", lexer="dynamic_complete", start=start)
+                parser = Lark.open(
+                    str(path), parser="earley", lexer="dynamic_complete", start=start
+                )
             except LarkError:
                 continue
             found.append((path, start, parser))
@@ -63,7 +69,11 @@ def test_they_are_read_as_lark_reads_them() -> None:
             refused.append(path.name)
             print(f"{path.name}: {error}")
             continue
-        taken, read, rng = time.monotonic() - begun, reader_of(source, SYMBOLS), random.Random(path.name)
+        taken, read, rng = (
+            time.monotonic() - begun,
+            reader_of(source, SYMBOLS),
+            random.Random(path.name),
+        )
         drawn = edited = 0
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
@@ -73,7 +83,11 @@ def test_they_are_read_as_lark_reads_them() -> None:
             if other:
                 assert read(other) == reads(parser, other), (path.name, other)
             drawn, edited = drawn + 1, edited + bool(other)
-        print(f"{path.name}: read in {taken:.2f} s; {drawn} strings drawn and {edited} edited read as Lark reads them")
-    print(f"{len(every) - len(refused)} of {len(every)} grammars are read; refused: {', '.join(refused)}")
+        print(
+            f"{path.name}: read in {taken:.2f} s; {drawn} strings drawn and {edited} edited read as Lark reads them"
+        )
+    print(
+        f"{len(every) - len(refused)} of {len(every)} grammars are read; refused: {', '.join(refused)}"
+    )
     assert len(every) >= 25
     assert len(refused) <= 3

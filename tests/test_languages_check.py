@@ -38,10 +38,15 @@ def test_a_grammar_that_lark_reads_otherwise_is_found_with_the_lines(
 def test_the_same_grammar_with_its_alternatives_exchanged_agrees(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = folder(tmp_path, 'start: HOUR " h"\nHOUR: /2[0-3]|1?[0-9]/\nother: "x"', HOURS + "\n24 h\n")
+    mine = folder(
+        tmp_path, 'start: HOUR " h"\nHOUR: /2[0-3]|1?[0-9]/\nother: "x"', HOURS + "\n24 h\n"
+    )
     assert main(["languages", "check", mine, "--draws", "50"]) == 0
     printed = capsys.readouterr().out
-    assert "25 of 25 different lines: 24 read by both, 1 by neither, 0 only here, 0 only by Lark" in printed
+    assert (
+        "25 of 25 different lines: 24 read by both, 1 by neither, 0 only here, 0 only by Lark"
+        in printed
+    )
     assert "50 strings drawn from the grammar: 50 read by Lark" in printed
     assert "rules that the start rule does not reach: other" in printed
     assert "by neither: line 25 '24 h'" in printed
@@ -49,7 +54,9 @@ def test_the_same_grammar_with_its_alternatives_exchanged_agrees(
 
 def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
     (tmp_path / "words.lark").write_text('WORD: "go" | "run"', encoding="utf-8")
-    mine = folder(tmp_path, "%import .words.WORD\nall: WORD+\n%ignore / +/", "go\nrun go\n gogo \nx\n")
+    mine = folder(
+        tmp_path, "%import .words.WORD\nall: WORD+\n%ignore / +/", "go\nrun go\n gogo \nx\n"
+    )
     found = check_folder(LanguageConfig(language=mine, start="all"), draws=30)
     assert (found.both, found.written, found.agrees) == (3, 1, True)
     assert [line for _, line in found.neither] == ["x"]
@@ -58,18 +65,26 @@ def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
 def test_a_grammar_over_which_lark_takes_for_ever_is_one_line(tmp_path: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwx"
     mine = folder(tmp_path, "start: " + " ".join(f'"{c}"?' for c in letters), "ax\n")
-    with pytest.raises(ConfigError, match=r"^Lark cannot be compared with, at 'ax': it takes more than 1 s"):
+    with pytest.raises(
+        ConfigError, match=r"^Lark cannot be compared with, at 'ax': it takes more than 1 s"
+    ):
         check_folder(LanguageConfig(language=mine, validity_timeout=1.0), draws=0)
 
 
 def test_a_grammar_that_lark_refuses_is_one_line(tmp_path: Path) -> None:
     mine = folder(tmp_path, 'start: "a" -> x | "a" -> y', "a\n")
-    with pytest.raises(ConfigError, match=r"^Lark cannot be compared with, at 'a': it refuses the grammar: Rules"):
+    with pytest.raises(
+        ConfigError, match=r"^Lark cannot be compared with, at 'a': it refuses the grammar: Rules"
+    ):
         check_folder(LanguageConfig(language=mine), draws=0)
 
 
 def test_lines_of_all_lengths_are_compared(tmp_path: Path) -> None:
-    mine = folder(tmp_path, 'start: "a"+ "b"?', "".join("a" * n + "\n" for n in range(1, 40)) + "a" * 38 + "b\n" + "b" * 70)
+    mine = folder(
+        tmp_path,
+        'start: "a"+ "b"?',
+        "".join("a" * n + "\n" for n in range(1, 40)) + "a" * 38 + "b\n" + "b" * 70,
+    )
     found = check_folder(LanguageConfig(language=mine), lines=20, draws=0)
     assert (found.lines, found.compared) == (41, 20)
 

@@ -77,18 +77,28 @@ class GrammarCheck:
             f"{self.written} are as the grammar writes them",
             f"{self.drawn} strings drawn from the grammar: {self.drawn - len(self.refused)} read by Lark",
         ]
-        kinds = {"by neither": self.neither, "only here": self.only_here, "only by Lark": self.only_lark}
+        kinds = {
+            "by neither": self.neither,
+            "only here": self.only_here,
+            "only by Lark": self.only_lark,
+        }
         for name, found in kinds.items():
             rows += [f"  {name}: line {number} {quote(line)}" for number, line in found[:SHOWN]]
         rows += [f"  drawn and refused by Lark: {quote(text)}" for text in self.refused[:SHOWN]]
         if self.only_here or self.refused:
-            rows.append("  Lark takes what re.match takes of a terminal: an alternative that begins another one goes behind it")
+            rows.append(
+                "  Lark takes what re.match takes of a terminal: an alternative that begins another one goes behind it"
+            )
         if self.unreached:
-            rows.append(f"rules that the start rule does not reach: {', '.join(self.unreached[:10])}")
+            rows.append(
+                f"rules that the start rule does not reach: {', '.join(self.unreached[:10])}"
+            )
         return "\n".join(rows)
 
 
-def check_folder(config: LanguageConfig, lines: int = 200, draws: int = 200, seed: int = 0) -> GrammarCheck:
+def check_folder(
+    config: LanguageConfig, lines: int = 200, draws: int = 200, seed: int = 0
+) -> GrammarCheck:
     """Returns a comparison of Lark and this package on the grammar of a folder.
 
     Args:
@@ -103,7 +113,9 @@ def check_folder(config: LanguageConfig, lines: int = 200, draws: int = 200, see
     """
     source = grammar_of(config)
     if source is None:
-        raise ConfigError(f"{Path(config.language) / GRAMMAR} is not there; there is nothing to compare")
+        raise ConfigError(
+            f"{Path(config.language) / GRAMMAR} is not there; there is nothing to compare"
+        )
     first: dict[str, int] = {}
     for number, line in numbered_lines(Path(config.language)):
         first.setdefault(line, number)
@@ -117,13 +129,22 @@ def check_folder(config: LanguageConfig, lines: int = 200, draws: int = 200, see
     drawn = _draws(writer, draws, config.max_len - 2, seed)
     numbered = [(first[line], line) for line in some]
     return _compared(
-        source, symbols, (reader, writer), numbered, drawn, len(first), seconds, config.validity_timeout
+        source,
+        symbols,
+        (reader, writer),
+        numbered,
+        drawn,
+        len(first),
+        seconds,
+        config.validity_timeout,
     )
 
 
 def _draws(grammar: NormalForm, count: int, longest: int, seed: int) -> list[str]:
     sampler = DerivationSampler(grammar, min(longest, 40))
-    return [sampler.draw(random.Random(f"{seed}:{i}")) for i in range(count if sampler.lengths else 0)]
+    return [
+        sampler.draw(random.Random(f"{seed}:{i}")) for i in range(count if sampler.lengths else 0)
+    ]
 
 
 def _compared(
@@ -144,7 +165,9 @@ def _compared(
     there = [lark(line) for _, line in lines]
 
     def lines_with(mine: bool, other: bool) -> tuple[tuple[int, str], ...]:
-        return tuple(line for line, a, b in zip(lines, here, there, strict=True) if (a, b) == (mine, other))
+        return tuple(
+            line for line, a, b in zip(lines, here, there, strict=True) if (a, b) == (mine, other)
+        )
 
     return GrammarCheck(
         lines=total,

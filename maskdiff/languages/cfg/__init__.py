@@ -17,7 +17,13 @@ from maskdiff.languages.cfg.prefix import KnownOutlook, OpenOutlook, Outlook, Pr
 from maskdiff.languages.cfg.reader import Form, literal_characters, read_grammar
 from maskdiff.languages.cfg.recognise import Recogniser, recognises
 from maskdiff.languages.cfg.rules import Cfg, Rule
-from maskdiff.languages.cfg.source import GrammarSource, Spacing, as_source, open_source, restore_source
+from maskdiff.languages.cfg.source import (
+    GrammarSource,
+    Spacing,
+    as_source,
+    open_source,
+    restore_source,
+)
 
 
 @lru_cache(maxsize=16)

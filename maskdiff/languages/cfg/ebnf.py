@@ -90,7 +90,9 @@ class _Expander:
         self.patterns = _Patterns(definitions)
         self.rules: dict[str, list[Symbols]] = {}
         self.waiting: list[tuple[str, Any, dict[str, str]]] = []  # rule, tree, values of parameters
-        self.groups: dict[tuple[object, ...], str] = {}  # rules that stand for groups, by what they derive
+        self.groups: dict[
+            tuple[object, ...], str
+        ] = {}  # rules that stand for groups, by what they derive
         self.items = 0
 
     def expand(self, start: str) -> Expanded:
@@ -111,15 +113,21 @@ class _Expander:
         self.rules[name] = list(dict.fromkeys(bodies))
         self.items += sum(len(body) + 1 for body in self.rules[name])
         if self.items > MAX_ITEMS:
-            raise GrammarError(f"its rules have over {MAX_ITEMS} items without groups and repetitions")
+            raise GrammarError(
+                f"its rules have over {MAX_ITEMS} items without groups and repetitions"
+            )
 
     def _rule(self, name: str, arguments: Symbols) -> str:
         """The name of a rule, or of a template with arguments, whose bodies are worked out sooner or later."""
         parameters, tree = self.definitions.rules[name]
         if parameters and not arguments:
-            raise GrammarError(f"the template {quote(name)} is used without arguments, or is an argument itself; write it out")
+            raise GrammarError(
+                f"the template {quote(name)} is used without arguments, or is an argument itself; write it out"
+            )
         if len(parameters) != len(arguments):
-            raise GrammarError(f"{quote(name)} takes {len(parameters)} arguments, not {len(arguments)}")
+            raise GrammarError(
+                f"{quote(name)} takes {len(parameters)} arguments, not {len(arguments)}"
+            )
         full = f"{name}{{{','.join(arguments)}}}" if arguments else name
         if full not in self.rules:
             self.rules[full] = []  # in the order of their first use
@@ -132,7 +140,9 @@ class _Expander:
         """The alternatives that a part of a right side stands for."""
         kind, children = tree.data, tree.children
         if kind == "expansions":
-            return list(dict.fromkeys(body for child in children for body in self._bodies(child, scope)))
+            return list(
+                dict.fromkeys(body for child in children for body in self._bodies(child, scope))
+            )
         if kind == "alias":
             return self._bodies(children[0], scope)
         if kind == "expansion":
@@ -152,7 +162,9 @@ class _Expander:
     def _named(self, name: str, scope: Mapping[str, str]) -> str:
         if name in scope:
             return scope[name]
-        return self._rule(name, ()) if name in self.definitions.rules else self.patterns.terminal(name)
+        return (
+            self._rule(name, ()) if name in self.definitions.rules else self.patterns.terminal(name)
+        )
 
     def _item(self, tree: Any, scope: Mapping[str, str]) -> str:
         """The one symbol that a literal, a range or a template with arguments stands for."""
@@ -170,8 +182,12 @@ class _Expander:
             parts[largest] = [(self._group(parts[largest]),)]
         length = sum(max(map(len, part), default=0) for part in parts)
         if length * math.prod(map(len, parts)) > MAX_ITEMS:
-            raise GrammarError(f"a rule has over {MAX_ITEMS} items once its alternatives are multiplied out")
-        return list(dict.fromkeys(tuple(itertools.chain(*choice)) for choice in itertools.product(*parts)))
+            raise GrammarError(
+                f"a rule has over {MAX_ITEMS} items once its alternatives are multiplied out"
+            )
+        return list(
+            dict.fromkeys(tuple(itertools.chain(*choice)) for choice in itertools.product(*parts))
+        )
 
     def _group(self, bodies: list[Symbols]) -> str:
         """One symbol that derives what `bodies` derive."""
@@ -194,11 +210,15 @@ class _Expander:
         if sign in "+*":
             some = [body for body in bodies if body]
             name = f"plus@{len(self.groups)}"
-            name = self._own_rule("plus", (tuple(some),), [*some, *((name, *body) for body in some)])
+            name = self._own_rule(
+                "plus", (tuple(some),), [*some, *((name, *body) for body in some)]
+            )
             return [(name,), ()] if sign == "*" or len(some) < len(bodies) else [(name,)]
         least, most = int(counts[0]), int(counts[-1])
         if not 0 <= least <= most <= MAX_REPEAT:
-            raise GrammarError(f"an item is repeated ~{'..'.join(counts)}; at most {MAX_REPEAT} times, and no range backwards")
+            raise GrammarError(
+                f"an item is repeated ~{'..'.join(counts)}; at most {MAX_REPEAT} times, and no range backwards"
+            )
         return self._counted(self._group(bodies), least, most)
 
     def _counted(self, item: str, least: int, most: int) -> list[Symbols]:
@@ -222,7 +242,9 @@ class _Patterns:
         self.used: dict[str, Pattern] = {}
         self.spelled: set[str] = set()
         self._build = TerminalTreeToPattern()
-        self._known: dict[int, Any] = {}  # patterns by the identity of their trees, which share their parts
+        self._known: dict[
+            int, Any
+        ] = {}  # patterns by the identity of their trees, which share their parts
 
     def terminal(self, name: str) -> str:
         """The name itself, of a terminal that a rule uses."""
@@ -261,17 +283,25 @@ class _Patterns:
             made = _guarded(str(tree.children[0]), lambda: _literal_to_pattern(tree.children[0]))
             if made.type == "str":
                 folded = "i" in made.flags
-                self.spelled.update(*((made.value.lower(), made.value.upper()) if folded else (made.value,)))
+                self.spelled.update(
+                    *((made.value.lower(), made.value.upper()) if folded else (made.value,))
+                )
             return made
         if tree.data == "range":
             first, last = (str(child)[1:-1] for child in tree.children)
             return PatternRE(f"[{first}-{last}]")
-        children = [self._pattern(child) if hasattr(child, "data") else child for child in tree.children]
+        children = [
+            self._pattern(child) if hasattr(child, "data") else child for child in tree.children
+        ]
         if sum(len(child.value) for child in children if hasattr(child, "value")) > MAX_PATTERN:
-            raise GrammarError(f"the regular expression of a terminal has over {MAX_PATTERN} characters")
+            raise GrammarError(
+                f"the regular expression of a terminal has over {MAX_PATTERN} characters"
+            )
         made = _guarded(tree.data, lambda: getattr(self._build, tree.data)(children))
         if len(made.value) > MAX_PATTERN:
-            raise GrammarError(f"the regular expression of a terminal has over {MAX_PATTERN} characters")
+            raise GrammarError(
+                f"the regular expression of a terminal has over {MAX_PATTERN} characters"
+            )
         return made
 
 
@@ -279,7 +309,9 @@ def _checked(name: str, made: Any) -> Pattern:
     """A pattern of Lark as our own. Lark's scanner takes no terminal that may be empty."""
     width = _guarded(name, lambda: made.min_width)
     if width == 0:
-        raise GrammarError(f"the terminal {quote(name)} can match the empty string; let it match at least one character")
+        raise GrammarError(
+            f"the terminal {quote(name)} can match the empty string; let it match at least one character"
+        )
     if made.type == "str":
         return Pattern(made.to_regexp(), made.value, "i" in made.flags)
     return Pattern(made.to_regexp())
@@ -292,5 +324,7 @@ def _guarded(what: str, make: Any) -> Any:
     except (GrammarError, RecursionError):
         raise
     except Exception as error:  # of Lark's functions, and of `re` or `regex` behind them
-        message = error.args[0] if error.args and isinstance(error.args[0], str) else type(error).__name__
+        message = (
+            error.args[0] if error.args and isinstance(error.args[0], str) else type(error).__name__
+        )
         raise GrammarError(f"the terminal {quote(what)} cannot be read: {message}") from None

@@ -101,7 +101,10 @@ class _Runs:
     def dfa(self, wanted: Callable[[State], bool]) -> Dfa:
         """The automaton of the texts that end in a state that is `wanted`."""
         return explore(
-            self.joint.classes, None, self.step, lambda state: state is not None and self.ends(state) and wanted(state)
+            self.joint.classes,
+            None,
+            self.step,
+            lambda state: state is not None and self.ends(state) and wanted(state),
         )
 
 

@@ -39,13 +39,17 @@ def neighbours(rules: TerminalRules, labels: Mapping[str, Label]) -> dict[str, s
 def _nullable(rules: TerminalRules) -> set[str]:
     found: set[str] = set()
     while True:
-        more = {head for head, bodies in rules.items() if any(found.issuperset(body) for body in bodies)} - found
+        more = {
+            head for head, bodies in rules.items() if any(found.issuperset(body) for body in bodies)
+        } - found
         if not more:
             return found
         found |= more
 
 
-def _ends(rules: TerminalRules, terminals: Mapping[str, int], empty: set[str], step: int) -> dict[str, int]:
+def _ends(
+    rules: TerminalRules, terminals: Mapping[str, int], empty: set[str], step: int
+) -> dict[str, int]:
     """The bits of the terminals with which each symbol may begin (step 1) or end (step -1)."""
     found = dict.fromkeys(rules, 0) | dict(terminals)
     changed = True

@@ -29,7 +29,9 @@ from maskdiff.languages.regex import Dfa, RegexError
 Form = Literal["written", "readable"]
 
 MAX_CHARACTER_RULES = 10 * MAX_RULES  # rules over characters that a grammar may come to
-PRINTABLE = frozenset(map(chr, range(32, 127)))  # what a separator is looked for among, beside what is spelled out
+PRINTABLE = frozenset(
+    map(chr, range(32, 127))
+)  # what a separator is looked for among, beside what is spelled out
 MAX_BODY = 2_000  # symbols of one of them
 
 
@@ -39,7 +41,9 @@ def _read(source: GrammarSource, symbols: frozenset[str], form: Form) -> Cfg:
     return _readable(source, parts) if form == "readable" else _written(source, parts)
 
 
-def read_grammar(grammar: GrammarSource | str, symbols: Collection[str], form: Form = "written") -> Cfg:
+def read_grammar(
+    grammar: GrammarSource | str, symbols: Collection[str], form: Form = "written"
+) -> Cfg:
     """Returns the rules of a grammar over the characters `symbols`.
 
     Other characters of regular expressions are left out, and with them the rules that need them.
@@ -101,7 +105,9 @@ def _parts(source: GrammarSource, symbols: frozenset[str]) -> _Parts:
     if longest > MAX_BODY:
         raise GrammarError(f"a rule of {longest} symbols in a row; at most {MAX_BODY} are allowed")
     _check_ends(expanded, source.start)
-    terminals = {name: Terminal(name, pattern, symbols) for name, pattern in expanded.terminals.items()}
+    terminals = {
+        name: Terminal(name, pattern, symbols) for name, pattern in expanded.terminals.items()
+    }
     ignored = tuple(compile_ignored(expanded.ignored, symbols))
     followed = _check_context(source, expanded, terminals, ignored)
     return _Parts(expanded, terminals, ignored, followed)
@@ -115,9 +121,15 @@ def _written(source: GrammarSource, parts: _Parts) -> Cfg:
 
 
 def _readable(source: GrammarSource, parts: _Parts) -> Cfg:
-    terminals = [terminal.readable if name in parts.followed else terminal for name, terminal in parts.terminals.items()]
+    terminals = [
+        terminal.readable if name in parts.followed else terminal
+        for name, terminal in parts.terminals.items()
+    ]
     if not parts.ignored:
-        return _checked(source.start, [*parts.rules(), *(rule for terminal in terminals for rule in terminal.rules())])
+        return _checked(
+            source.start,
+            [*parts.rules(), *(rule for terminal in terminals for rule in terminal.rules())],
+        )
     read = reading_rules(parts.rules(), terminals, skipped_text(parts.ignored), source.start)
     return _checked(read.start, list(read.rules))
 
@@ -130,14 +142,21 @@ def _check_ends(expanded: Expanded, start: str) -> None:
         for body in bodies
     )
     if start not in able:
-        raise GrammarError(f"no string can be derived from {start}; every way through its rules goes on for ever")
+        raise GrammarError(
+            f"no string can be derived from {start}; every way through its rules goes on for ever"
+        )
     endless = sorted(name for name in expanded.rules if name not in able and "@" not in name)
     if endless:
-        raise GrammarError(f"no string can be derived from {quote(endless[0])}; remove it or give it an end")
+        raise GrammarError(
+            f"no string can be derived from {quote(endless[0])}; remove it or give it an end"
+        )
 
 
 def _check_context(
-    source: GrammarSource, expanded: Expanded, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
+    source: GrammarSource,
+    expanded: Expanded,
+    terminals: Mapping[str, Terminal],
+    ignored: Sequence[Dfa],
 ) -> frozenset[str]:
     """Returns the terminals behind which something can stand, among those whose look-arounds see it.
 
@@ -157,11 +176,17 @@ def _check_context(
 
 def _checked(start: str, rules: list[Rule]) -> Cfg:
     if len(rules) > MAX_CHARACTER_RULES:
-        raise GrammarError(f"{len(rules)} rules over characters; at most {MAX_CHARACTER_RULES} are allowed")
+        raise GrammarError(
+            f"{len(rules)} rules over characters; at most {MAX_CHARACTER_RULES} are allowed"
+        )
     longest = max(len(rule.body) for rule in rules)
     if longest > MAX_BODY:
-        raise GrammarError(f"a rule or literal of {longest} symbols in a row; at most {MAX_BODY} are allowed")
+        raise GrammarError(
+            f"a rule or literal of {longest} symbols in a row; at most {MAX_BODY} are allowed"
+        )
     cfg = Cfg(start, tuple(dict.fromkeys(rules)))
     if start not in productive(cfg.rules):
-        raise GrammarError("no string can be derived of the language's symbols and what look-arounds leave")
+        raise GrammarError(
+            "no string can be derived of the language's symbols and what look-arounds leave"
+        )
     return cfg

@@ -11,7 +11,9 @@ from typing import Any
 
 from maskdiff.errors import GrammarError, quote
 
-MAX_EXPANDED = 100_000  # references in all terminals of a grammar, each replaced by what it stands for
+MAX_EXPANDED = (
+    100_000  # references in all terminals of a grammar, each replaced by what it stands for
+)
 HARMLESS = 30  # references in a text, of which no chain that doubles gets beyond `MAX_EXPANDED`
 LIBRARY = "<lark>/"  # prefix of the names of files of Lark's own library, which no path has
 
@@ -73,13 +75,17 @@ class TerminalReferences:
             elif statement.data == "import":
                 path, folder, aliases = GrammarBuilder()._unpack_import(statement, file)
                 there = "/".join(path) + ".lark"
-                there = LIBRARY + there if folder is None else f"{folder}/{there}" if folder else there
+                there = (
+                    LIBRARY + there if folder is None else f"{folder}/{there}" if folder else there
+                )
                 for name, alias in aliases.items():
                     self._references.setdefault((file, str(alias)), []).append((there, str(name)))
 
     def _add(self, file: str, name: str, tree: Any) -> None:
         values = (value.children[0] for value in tree.find_data("value"))
-        names = [str(item.name) for item in values if not hasattr(item, "data") and hasattr(item, "name")]
+        names = [
+            str(item.name) for item in values if not hasattr(item, "data") and hasattr(item, "name")
+        ]
         self._references.setdefault((file, name), []).extend((file, other) for other in names)
 
     def _sizes(self) -> dict[Key, int]:
@@ -93,7 +99,11 @@ class TerminalReferences:
                     stack.pop()
                     continue
                 parts = self._references.get(key, [])
-                waiting = [part for part in dict.fromkeys(parts) if part in self._references and part not in sizes]
+                waiting = [
+                    part
+                    for part in dict.fromkeys(parts)
+                    if part in self._references and part not in sizes
+                ]
                 if waiting and key not in sizes:
                     sizes[key] = 0  # being counted
                     stack += waiting

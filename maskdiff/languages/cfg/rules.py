@@ -26,7 +26,9 @@ class Cfg:
 
 def productive(rules: Iterable[Rule]) -> set[str]:
     """Returns the nonterminals from which some string of characters can be derived; the empty one counts."""
-    waiting: dict[str, list[int]] = {}  # numbers of rules by a name in their bodies, as often as it stands there
+    waiting: dict[
+        str, list[int]
+    ] = {}  # numbers of rules by a name in their bodies, as often as it stands there
     missing: list[int] = []
     heads: list[str] = []
     found: list[str] = []

@@ -49,7 +49,12 @@ class GrammarSource:
 
     def state(self) -> dict[str, Any]:
         """Returns plain values from which `restore_source` makes the grammar again."""
-        return {"text": self.text, "start": self.start, "files": dict(self.files), "spacing": self.spacing}
+        return {
+            "text": self.text,
+            "start": self.start,
+            "files": dict(self.files),
+            "spacing": self.spacing,
+        }
 
 
 def as_source(grammar: GrammarSource | str) -> GrammarSource:
@@ -80,10 +85,19 @@ def restore_source(state: object, name: str) -> GrammarSource:
     if isinstance(state, Mapping):
         text, start, files = state.get("text"), state.get("start", START), state.get("files", {})
         spacing = state.get("spacing", "needed")
-        texts = isinstance(files, Mapping) and all(isinstance(x, str) for pair in files.items() for x in pair)
-        if isinstance(text, str) and isinstance(start, str) and texts and spacing in ("needed", "none"):
+        texts = isinstance(files, Mapping) and all(
+            isinstance(x, str) for pair in files.items() for x in pair
+        )
+        if (
+            isinstance(text, str)
+            and isinstance(start, str)
+            and texts
+            and spacing in ("needed", "none")
+        ):
             return GrammarSource(text, name, start, tuple(sorted(files.items())), spacing)
-    raise GrammarError(f"{name} is described by {quote(state)}, not by a text, a start rule and imported files")
+    raise GrammarError(
+        f"{name} is described by {quote(state)}, not by a text, a start rule and imported files"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +145,9 @@ class _HeldImports:
         self.count += 1
         self.add(name, text)
         if self.count > MAX_IMPORTS:
-            raise GrammarError(f"more than {MAX_IMPORTS} imports, the last of {name}; do files import each other?")
+            raise GrammarError(
+                f"more than {MAX_IMPORTS} imports, the last of {name}; do files import each other?"
+            )
         return name, text
 
     def find(self, name: str) -> str:
@@ -166,7 +182,9 @@ class _FolderImports(_HeldImports):
         """Returns the text of a file by its name, and holds it."""
         if name not in self.files:
             path, own = self.folder / name, not name.startswith(LIBRARY)
-            self.files[name] = _read(path, f"the imported file {name}") if own else super().find(name)
+            self.files[name] = (
+                _read(path, f"the imported file {name}") if own else super().find(name)
+            )
         return self.files[name]
 
 
@@ -217,7 +235,10 @@ def _load(source: GrammarSource, imports: _HeldImports) -> Definitions:
             f"{source.name}: %declare of the rule {quote(declared[0])}; define it, only terminals can be declared"
         )
     return Definitions(
-        {str(name): (tuple(map(str, parameters)), tree) for name, parameters, tree, _ in loaded.rule_defs},
+        {
+            str(name): (tuple(map(str, parameters)), tree)
+            for name, parameters, tree, _ in loaded.rule_defs
+        },
         {str(name): tree for name, (tree, _) in loaded.term_defs},
         tuple(map(str, loaded.ignore)),
     )

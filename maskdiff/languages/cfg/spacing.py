@@ -23,10 +23,15 @@ BEGIN = -1  # the context at the beginning of a string, where nothing has to be 
 MAX_CONTEXTS = 16  # kinds of terminals by what must be kept apart from them
 MAX_MOVES = 100_000  # of all terminals read side by side
 
+
 def separators(ignored: Sequence[Dfa]) -> list[str]:
     """Returns the ignored strings of one character, a space first."""
     single = {
-        c for dfa in ignored for letter, to in dfa.steps(0) if to in dfa.accepting for c in dfa.classes[letter]
+        c
+        for dfa in ignored
+        for letter, to in dfa.steps(0)
+        if to in dfa.accepting
+        for c in dfa.classes[letter]
     }
     return sorted(single, key=lambda c: (c != " ", c))
 
@@ -49,13 +54,20 @@ def spaced_rules(
     following = neighbours(rules, first)
     after = _going_on(terminals, ignored)
     apart = {
-        name: {start: not after[name].isdisjoint(start) for start in starts} for name, starts in following.items()
+        name: {start: not after[name].isdisjoint(start) for start in starts}
+        for name, starts in following.items()
     }
     behind = {start for decided in apart.values() for start, needed in decided.items() if needed}
     separator, barred = _separator(frozenset[str]().union(*behind), ignored)
-    cut = {name: f"{name}@behind" for name, start in first.items() if start in behind and not start.isdisjoint(barred)}
+    cut = {
+        name: f"{name}@behind"
+        for name, start in first.items()
+        if start in behind and not start.isdisjoint(barred)
+    }
     made = _Spacing(_short(rules), first, _contexts(apart), separator, cut).rules_of(start_rule)
-    more = [rule for name, head in cut.items() for rule in terminals[name].rules_without(head, barred)]
+    more = [
+        rule for name, head in cut.items() for rule in terminals[name].rules_without(head, barred)
+    ]
     return Cfg(made.start, (*made.rules, *more))
 
 
@@ -77,13 +89,18 @@ def _short(rules: TerminalRules) -> TerminalRules:
 def _separator(behind: frozenset[str], ignored: Sequence[Dfa]) -> tuple[str, frozenset[str]]:
     """A separator, and the characters with which skipping would go on behind it: none of `behind` if possible."""
     found = [
-        (separator, frozenset(c for c in behind if any(dfa.accepts(separator + c) for dfa in ignored)))
+        (
+            separator,
+            frozenset(c for c in behind if any(dfa.accepts(separator + c) for dfa in ignored)),
+        )
         for separator in separators(ignored)
     ]
     return min(found, key=lambda pair: bool(pair[1]))
 
 
-def _going_on(terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]) -> dict[str, frozenset[str]]:
+def _going_on(
+    terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
+) -> dict[str, frozenset[str]]:
     """The characters with which a string of each terminal begins some other string of the scanner."""
     scanner = Joint([*(terminal.strings for terminal in terminals.values()), *ignored])
     known: dict[tuple[_State, int], _State] = {}
@@ -101,7 +118,9 @@ def _going_on(terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]) -> dict
 
     begin = frozenset((number, 0) for number in range(len(scanner)))
     return {
-        name: terminal.symbols if terminal.looks_ahead else _continuations(scanner, own, begin, move)
+        name: terminal.symbols
+        if terminal.looks_ahead
+        else _continuations(scanner, own, begin, move)
         for own, (name, terminal) in enumerate(terminals.items())
     }
 
@@ -128,7 +147,9 @@ def _continuations(
     return frozenset(found)
 
 
-def _contexts(apart: Mapping[str, Mapping[frozenset[str], bool]]) -> dict[str, tuple[int, frozenset[frozenset[str]]]]:
+def _contexts(
+    apart: Mapping[str, Mapping[frozenset[str], bool]],
+) -> dict[str, tuple[int, frozenset[frozenset[str]]]]:
     """For each terminal the number of its context, and the first characters before which a separator stands in it.
 
     Terminals share a context if they agree on all that may follow both.
@@ -136,7 +157,11 @@ def _contexts(apart: Mapping[str, Mapping[frozenset[str], bool]]) -> dict[str, t
     decided: list[dict[frozenset[str], bool]] = []
     place: dict[str, int] = {}
     for name, own in apart.items():
-        fits = (n for n, known in enumerate(decided) if all(known.get(s, a) == a for s, a in own.items()))
+        fits = (
+            n
+            for n, known in enumerate(decided)
+            if all(known.get(s, a) == a for s, a in own.items())
+        )
         place[name] = next(fits, len(decided))
         if place[name] == len(decided):
             decided.append({})
@@ -147,7 +172,8 @@ def _contexts(apart: Mapping[str, Mapping[frozenset[str], bool]]) -> dict[str, t
             f"{MAX_CONTEXTS} are written; write it without separators (--spacing none)"
         )
     return {
-        name: (n, frozenset(start for start, needed in decided[n].items() if needed)) for name, n in place.items()
+        name: (n, frozenset(start for start, needed in decided[n].items() if needed))
+        for name, n in place.items()
     }
 
 
@@ -165,7 +191,9 @@ class _Spacing:
         self.rules, self.first, self.separator = rules, first, frozenset(separator)
         self.contexts, self.cut = contexts, cut
         self.needed = dict(contexts.values()) | {BEGIN: frozenset[frozenset[str]]()}
-        self.ends: dict[tuple[tuple[str, ...], int], set[int]] = {}  # where a row of symbols may end, by its beginning
+        self.ends: dict[
+            tuple[tuple[str, ...], int], set[int]
+        ] = {}  # where a row of symbols may end, by its beginning
         self.users: dict[tuple[tuple[str, ...], int], set[tuple[tuple[str, ...], int]]] = {}
 
     def rules_of(self, start: str) -> Cfg:
@@ -177,7 +205,10 @@ class _Spacing:
                 for body in self._bodies(row, begin, end):
                     made[Rule(_name(row, begin, end), body)] = None
         whole = f"{start}@written"
-        tops = [Rule(whole, (_name((start,), BEGIN, end),)) for end in sorted(self.ends[(start,), BEGIN])]
+        tops = [
+            Rule(whole, (_name((start,), BEGIN, end),))
+            for end in sorted(self.ends[(start,), BEGIN])
+        ]
         return Cfg(whole, (*tops, *made))
 
     def _find_ends(self, top: tuple[str, ...]) -> None:
@@ -190,7 +221,9 @@ class _Spacing:
                 self.ends[key] |= reached
                 waiting += sorted(self.users.get(key, ()))
 
-    def _reached(self, key: tuple[tuple[str, ...], int], waiting: list[tuple[tuple[str, ...], int]]) -> set[int]:
+    def _reached(
+        self, key: tuple[tuple[str, ...], int], waiting: list[tuple[tuple[str, ...], int]]
+    ) -> set[int]:
         """Where a row of symbols ends as far as is known; what it depends on is asked for."""
         row, begin = key
 
@@ -204,12 +237,16 @@ class _Spacing:
         if not row:
             return {begin}
         if len(row) > 1:
-            return {end for middle in set(ends(row[:1], begin)) for end in set(ends(row[1:], middle))}
+            return {
+                end for middle in set(ends(row[:1], begin)) for end in set(ends(row[1:], middle))
+            }
         if row[0] in self.first:
             return {self.contexts[row[0]][0]}
         return {end for body in self.rules[row[0]] for end in set(ends(body, begin))}
 
-    def _bodies(self, row: tuple[str, ...], begin: int, end: int) -> Iterator[tuple[str | frozenset[str], ...]]:
+    def _bodies(
+        self, row: tuple[str, ...], begin: int, end: int
+    ) -> Iterator[tuple[str | frozenset[str], ...]]:
         """The right sides of a row of symbols that begins and ends in given contexts."""
         if not row:
             yield ()

@@ -41,7 +41,9 @@ class Terminal:
     def strings(self) -> Dfa:
         """The automaton of its strings. Raises `GrammarError`, as all that needs it."""
         compiler = compile_followed if self.followed else compile_pattern
-        return _guarded(self.name, self.pattern, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True))
+        return _guarded(
+            self.name, self.pattern, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True)
+        )
 
     @cached_property
     def context(self) -> tuple[ContextDependence, ...]:
@@ -58,7 +60,11 @@ class Terminal:
     @cached_property
     def readable(self) -> Terminal:
         """The terminal with the strings that it matches in front of any text, rather than at the end of one."""
-        return replace(self, followed=True) if any(found.side == "after" for found in self.context) else self
+        return (
+            replace(self, followed=True)
+            if any(found.side == "after" for found in self.context)
+            else self
+        )
 
     def check_context(self, first: bool, last: bool, between: Sequence[str]) -> None:
         """Raises `GrammarError` if a string that is written can be refused because of what stands around it.
@@ -70,11 +76,14 @@ class Terminal:
         """
         behind = self._dependences(between) if between else self.context
         found = [one for one in self.context if one.side == "before" and not first]
-        if not last:  # a negative look-ahead may allow a few strings more, which need not be written
+        if (
+            not last
+        ):  # a negative look-ahead may allow a few strings more, which need not be written
             found += [
                 one
                 for one in behind
-                if one.side == "after" and (one.effect == "forbids" or not one.kind.startswith("negative"))
+                if one.side == "after"
+                and (one.effect == "forbids" or not one.kind.startswith("negative"))
             ]
         if found:
             raise GrammarError(f"terminal {self.name}: {found[0]}")
@@ -83,7 +92,9 @@ class Terminal:
         return _guarded(
             self.name,
             self.pattern,
-            lambda: context_dependences(self.pattern.regexp, self.symbols, lazy=True, behind=behind),
+            lambda: context_dependences(
+                self.pattern.regexp, self.symbols, lazy=True, behind=behind
+            ),
         )
 
     def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
@@ -105,7 +116,9 @@ class Terminal:
             return [Rule(self.name, tuple(frozenset(character) for character in literal))]
         if literal is not None and self.strings.is_empty:
             missing = next(c for c in literal if not {c.lower(), c.upper()} & self.symbols)
-            raise GrammarError(f"{quote(literal)} needs {quote(missing)}, which is not a symbol of the language")
+            raise GrammarError(
+                f"{quote(literal)} needs {quote(missing)}, which is not a symbol of the language"
+            )
         return automaton_rules(self.name, self.strings)
 
 
@@ -118,7 +131,9 @@ def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> li
     for pattern in patterns:
         for dependence in Terminal(pattern.regexp, pattern, frozenset(symbols)).context:
             raise GrammarError(f"ignored /{pattern.regexp}/: {dependence}")
-        found.append(_guarded(pattern.regexp, pattern, partial(compile_preferred, pattern.regexp, symbols)))
+        found.append(
+            _guarded(pattern.regexp, pattern, partial(compile_preferred, pattern.regexp, symbols))
+        )
     return [strings for strings in found if not strings.is_empty]
 
 
@@ -131,7 +146,9 @@ def automaton_rules(name: str, strings: Dfa, without: Collection[str] = ()) -> l
     return rules
 
 
-def _state_rules(head: str, strings: Dfa, state: int, names: Sequence[str], without: frozenset[str]) -> list[Rule]:
+def _state_rules(
+    head: str, strings: Dfa, state: int, names: Sequence[str], without: frozenset[str]
+) -> list[Rule]:
     """`head -> characters next-state`, and `head -> characters` where the next state accepts."""
     targets: dict[int, set[str]] = {}
     for letter, to in strings.steps(state):

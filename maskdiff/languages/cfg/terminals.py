@@ -41,9 +41,7 @@ class Terminal:
     def strings(self) -> Dfa:
         """The automaton of its strings. Raises `GrammarError`, as all that needs it."""
         compiler = compile_followed if self.followed else compile_pattern
-        return _guarded(
-            self.name, self.pattern, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True)
-        )
+        return _guarded(self.name, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True))
 
     @cached_property
     def context(self) -> tuple[ContextDependence, ...]:
@@ -91,7 +89,6 @@ class Terminal:
     def _dependences(self, behind: Sequence[str] | None = None) -> tuple[ContextDependence, ...]:
         return _guarded(
             self.name,
-            self.pattern,
             lambda: context_dependences(
                 self.pattern.regexp, self.symbols, lazy=True, behind=behind
             ),
@@ -131,9 +128,7 @@ def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> li
     for pattern in patterns:
         for dependence in Terminal(pattern.regexp, pattern, frozenset(symbols)).context:
             raise GrammarError(f"ignored /{pattern.regexp}/: {dependence}")
-        found.append(
-            _guarded(pattern.regexp, pattern, partial(compile_preferred, pattern.regexp, symbols))
-        )
+        found.append(_guarded(pattern.regexp, partial(compile_preferred, pattern.regexp, symbols)))
     return [strings for strings in found if not strings.is_empty]
 
 
@@ -162,9 +157,9 @@ def _state_rules(
     return rules
 
 
-def _guarded(name: str, pattern: Pattern, make: Callable[[], Made]) -> Made:
+def _guarded(name: str, make: Callable[[], Made]) -> Made:
     """What `make` returns; an error names the terminal."""
     try:
         return make()
     except RegexError as error:
-        raise GrammarError(f"terminal {name}, /{pattern.regexp}/: {error}") from None
+        raise GrammarError(f"terminal {name}: {error}") from None

@@ -50,6 +50,8 @@ ANSWERS = {
         ONE,
     ),
     "one closing fence too many": ("```python\nprint(1)\n```\n```\n", ONE),
+    "quotes in the words before": ('I put `"""` before it.\n\n```python\nprint(1)\n```\n', ONE),
+    "a word in quotes before": ("It's '''odd''' and ''' too:\n```python\nprint(1)\n```\n", ONE),
     "a list item": ("1. Like this:\n   ```python\n   print(1)\n   ```", ONE),
     "a wide list item": ("10. Like this:\n\n    ```python\n    print(1)\n    ```\n", ONE),
     "a nested list item": ("- a\n  1) b\n\n     ```python\n     print(1)\n     ```\n", ONE),

@@ -8,8 +8,10 @@ fence; and a docstring of bare code may hold fences of its own.
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
+import warnings
 from collections.abc import Iterable
 
 from maskdiff.extract import Fence, fences
@@ -60,7 +62,17 @@ def _inside(blocks: Iterable[Fence]) -> Iterable[Fence]:
 
 def _in_string(head: str) -> bool:
     """Whether the text before a fence is bare code whose string goes on behind it."""
-    return head.count('"""') % 2 == 1 or head.count("'''") % 2 == 1
+    return any(head.count(mark) % 2 == 1 and _is_python(head + mark) for mark in ('"""', "'''"))
+
+
+def _is_python(text: str) -> bool:
+    """Whether a text is a program. Nothing is compiled or run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings
+            return bool(ast.parse(text).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
 
 def _text(block: Fence) -> str:

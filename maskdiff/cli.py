@@ -14,8 +14,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +22,6 @@ from typing import NoReturn
 from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS, LanguageConfig
 from maskdiff.errors import (
     ConfigError,
-    DataError,
     UserError,
     folded,
     nearest,
@@ -31,7 +29,6 @@ from maskdiff.errors import (
     quote,
     visible,
 )
-from maskdiff.lines import open_lines
 from maskdiff.values import decimal, whole
 
 BAD_INPUT, TIMED_OUT, INTERRUPTED, CLOSED_PIPE = 2, 124, 130, 141
@@ -320,13 +317,3 @@ def use_threads(count: int) -> None:
 def printable(text: str) -> str:
     """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
     return visible(text)
-
-
-def read_lines(path: str) -> Iterator[str | DataError]:
-    """The lines of a file (`-`: standard input) without their ends; a line that is no text is its DataError instead.
-
-    Raises DataError when the file cannot be read at all. Lines are read as they come, at most
-    `MAX_LINE` bytes of each; what ends a line is described in `maskdiff.lines`.
-    """
-    with closing(open_lines(path)) as reader:
-        yield from reader

@@ -13,7 +13,7 @@ import pytest
 
 from maskdiff import cli
 from maskdiff.errors import DataError, UserError
-from maskdiff.lines import MAX_LINE
+from maskdiff.lines import MAX_LINE, open_lines
 
 
 def fail(error: BaseException) -> Callable[[list[str] | None], int]:
@@ -112,7 +112,7 @@ def test_lines_of_every_kind(tmp_path: Path) -> None:
         b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * MAX_LINE + b"\nlast"
     )
     (tmp_path / "in").write_bytes(data)
-    lines = list(cli.read_lines(str(tmp_path / "in")))
+    lines = list(open_lines(str(tmp_path / "in")))
     assert lines[0] == "one"
     assert lines[1] == ""
     assert isinstance(lines[2], DataError)
@@ -126,18 +126,18 @@ def test_lines_of_every_kind(tmp_path: Path) -> None:
 
 def test_an_unended_giant_line_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x" * 1_000_000)
-    assert [type(line) for line in cli.read_lines(str(tmp_path / "in"))] == [DataError]
+    assert [type(line) for line in open_lines(str(tmp_path / "in"))] == [DataError]
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n")))
-    assert list(cli.read_lines("-")) == ["a", "b"]
+    assert list(open_lines("-")) == ["a", "b"]
 
 
 def test_closed_streams(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
-        list(cli.read_lines("-"))
+        list(open_lines("-"))
     monkeypatch.setattr(sys, "stdout", None)
     assert cli.run_door(lambda argv: 0) == 2
     assert "standard output is closed; send it to a file" in capsys.readouterr().err
@@ -150,4 +150,4 @@ def test_closed_streams(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_unreadable_files(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(DataError, match="cannot read input"):
-            list(cli.read_lines(str(path)))
+            list(open_lines(str(path)))

@@ -102,7 +102,7 @@ def test_long_lines_are_errors_in_their_place(seed: int) -> None:
 
 def test_unicode_separators_and_form_feeds_are_text(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes("a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh".encode())
-    assert list(cli.read_lines(str(tmp_path / "in"))) == [
+    assert list(open_lines(str(tmp_path / "in"))) == [
         "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg",
         "h",
     ]
@@ -110,8 +110,8 @@ def test_unicode_separators_and_form_feeds_are_text(tmp_path: Path) -> None:
 
 def test_a_pipe_is_answered_line_by_line() -> None:
     """A line is there before the writer goes on, whichever of the three ends it has."""
-    reading = "for line in read_lines('-'): print(repr(line), flush=True)"
-    program = f"from maskdiff.cli import read_lines\n{reading}"
+    reading = "for line in open_lines('-'): print(repr(line), flush=True)"
+    program = f"from maskdiff.lines import open_lines\n{reading}"
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     command = [sys.executable, "-c", program]

@@ -42,7 +42,7 @@ def refusal(error: Exception) -> Refused:
 
 
 def closing() -> Refused:
-    """What a request is told that the end of the server cuts short."""
+    """The error of a request that the end of the server cuts short."""
     return Refused(UNAVAILABLE, "the server is ending", code="closing")
 
 

@@ -110,18 +110,18 @@ def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: b
     steps = (*outcome.solutions, f"{counted} checked{', which is all' if outcome.exhausted else ''}") if trace else None
     if not outcome.solutions:
         if outcome.exhausted:
-            said = f"no filling of {quote(template)} holds: " + (
+            message = f"no filling of {quote(template)} holds: " + (
                 f"all {counted} were checked" if outcome.candidates != 1 else "the only candidate was checked"
             )
         elif outcome.timed_out:
-            said = f"no filling of {quote(template)} that holds was found in time ({counted} checked); there may be one"
+            message = f"no filling of {quote(template)} that holds was found in time ({counted} checked); there may be one"
         else:
-            said = (
+            message = (
                 f"no filling of {quote(template)} that holds is among the first {bound} beginnings ({counted} checked); "
                 "there may be one: raise the bound, or give more symbols"
             )
         reason = "timeout" if outcome.timed_out else "error"
-        return Result(finish_reason=reason, error=said, evaluations=1, trace=steps)
+        return Result(finish_reason=reason, error=message, evaluations=1, trace=steps)
     likely = torch.tensor(log_probs(loaded, [vocabulary.encode(text) for text in outcome.solutions])).nan_to_num(-torch.inf)
     best = int(likely.argmax())
     evaluations = 1 + (len(likely) > 1)  # the guide's, and the choice among several

@@ -125,8 +125,8 @@ def _open_lock(folder: Path) -> IO[bytes] | None:
 def _in_use(folder: Path) -> FolderError:
     """The error for a folder in which another process trains; the lock names it and its host."""
     try:
-        said: Any = json.loads((folder / LOCK).read_bytes()[:READ])
-        who = f" (process {int(said['pid'])} on {quote(said['host'])})"
+        holder: Any = json.loads((folder / LOCK).read_bytes()[:READ])
+        who = f" (process {int(holder['pid'])} on {quote(holder['host'])})"
     except (OSError, ValueError, LookupError, TypeError):
         who = ""
     shown = quote(str(folder), 200)

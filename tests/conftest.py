@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fuzz_helpers import FRESH_SEED
+from tests.helpers.fuzz import FRESH_SEED
 
 os.environ.setdefault("MASKDIFF_FUZZ_SEED", str(FRESH_SEED))  # workers start with this environment
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several workers share the cores

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.paths import DOCS, REPOSITORY
 
 
 def floors() -> dict[str, float]:
     """Room (a path relative to the repository, without .py) -> floor, read from the table of the document."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", text, flags=re.MULTILINE)
     return {
         name.rstrip("/").removesuffix(".py"): float(floor) for floor, names in rows for name in re.findall(r"`([^`]+)`", names)
@@ -31,8 +31,8 @@ def room_of(module: str, rooms: dict[str, float]) -> str | None:
 
 
 def modules() -> dict[str, Path]:
-    files = [*(ROOT / "maskdiff").rglob("*.py"), *ROOT.glob("*.py")]
-    named = {path: path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in files}
+    files = [*(REPOSITORY / "maskdiff").rglob("*.py"), *REPOSITORY.glob("*.py")]
+    named = {path: path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in files}
     return {name.removesuffix(".__init__"): path for path, name in named.items() if name != "setup"}
 
 
@@ -67,7 +67,7 @@ def test_every_module_has_a_room() -> None:
 
 
 def test_every_room_exists() -> None:
-    missing = [name for name in floors() if not (ROOT / f"{name}.py").exists() and not (ROOT / name).is_dir()]
+    missing = [name for name in floors() if not (REPOSITORY / f"{name}.py").exists() and not (REPOSITORY / name).is_dir()]
     assert missing == []
 
 
@@ -107,12 +107,23 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     import sys
 
     program = "import sys, maskdiff, maskdiff.config, maskdiff.errors; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, timeout=60)
+
+
+def test_tests_share_code_through_helpers_alone() -> None:
+    wrong = []
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        others = re.findall(r"^\s*(?:from|import) (tests\b[\w.]*|test_\w+)", text, flags=re.MULTILINE)
+        wrong += [f"{path.name} imports {name}" for name in others if not name.startswith("tests.helpers")]
+        if re.search(r"sys\.path\.(insert|append)\(", text):
+            wrong.append(f"{path.name} changes sys.path")
+    assert wrong == []
 
 
 def test_files_and_functions_are_short() -> None:
     long = []
-    for path in [*modules().values(), *(ROOT / "tests").glob("*.py")]:
+    for path in [*modules().values(), *(REPOSITORY / "tests").rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         if text.count("\n") > 500:
             long.append(f"{path.name}: {text.count(chr(10))} lines")

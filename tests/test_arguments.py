@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_checkpoint, tiny_loaded
 
 from maskdiff import metrics, tasks
 from maskdiff.arguments import checked_arguments, texts
@@ -18,6 +17,7 @@ from maskdiff.config import CompletionConfig, ControlConfig, LanguageConfig, Sam
 from maskdiff.errors import DataError, UserError
 from maskdiff.languages import make_language
 from maskdiff.sampling import Canvas, Unmask, make_sampler
+from tests.helpers.tiny import tiny_checkpoint, tiny_loaded
 
 GOOD = "(+(*75)10)=45"
 HOLED = "(+(*??)10)=45"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_loaded
 
 from maskdiff import cli, config, tasks
 from maskdiff.config import MAX_STRINGS, Config, DecodeConfig, Section
@@ -20,15 +19,16 @@ from maskdiff.configio import check, config_from_dict, convert, knobs, load_conf
 from maskdiff.errors import ConfigError
 from maskdiff.sampling import Autoregressive, Canvas, Predictive, Reconsider, Speculate, Unmask
 from maskdiff.values import Plain
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.tiny import tiny_loaded
 
-ROOT = Path(__file__).parents[1]
 PARSERS = {
-    "train_universal": ROOT / "train_universal.py",
-    "benchmark": ROOT / "benchmark.py",
-    "inference": ROOT / "inference.py",
-    "maskdiff.__main__": ROOT / "maskdiff/__main__.py",
-    "maskdiff.distillation.door": ROOT / "maskdiff/distillation/door.py",
-    "maskdiff.distillation.attempts": ROOT / "maskdiff/distillation/attempts.py",
+    "train_universal": REPOSITORY / "train_universal.py",
+    "benchmark": REPOSITORY / "benchmark.py",
+    "inference": REPOSITORY / "inference.py",
+    "maskdiff.__main__": REPOSITORY / "maskdiff/__main__.py",
+    "maskdiff.distillation.door": REPOSITORY / "maskdiff/distillation/door.py",
+    "maskdiff.distillation.attempts": REPOSITORY / "maskdiff/distillation/attempts.py",
 }
 ABSURD = [
     "99999999999999999999",
@@ -97,7 +97,7 @@ def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: t
 def test_every_parser_is_walked() -> None:
     """A file that makes a parser of its own is in the table above."""
     making = set()
-    for path in [*ROOT.glob("*.py"), *(ROOT / "maskdiff").rglob("*.py")]:
+    for path in [*REPOSITORY.glob("*.py"), *(REPOSITORY / "maskdiff").rglob("*.py")]:
         names = (
             node.func
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

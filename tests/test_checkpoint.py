@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_checkpoint, tiny_loaded, tiny_payload
 
 from maskdiff import checkpoint
 from maskdiff.errors import CheckpointError, ConfigError
+from tests.helpers.paths import CHECKPOINTS, REPOSITORY
+from tests.helpers.tiny import tiny_checkpoint, tiny_loaded, tiny_payload
 
 
 class Bomb:
@@ -215,12 +216,12 @@ def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path)
     before = path.read_bytes()
     program = (
-        "import resource, signal, sys; sys.path.insert(0, 'tests'); from tiny import *; from maskdiff import checkpoint, cli\n"
+        "import resource, signal, sys; from tests.helpers.tiny import *; from maskdiff import checkpoint, cli\n"
         "payload = tiny_payload(1); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "sys.exit(cli.run_door(lambda argv: checkpoint.save(sys.argv[1], payload)))"
     )
-    root = Path(__file__).parents[1]
+    root = REPOSITORY
     done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -280,7 +281,7 @@ def test_saved_bytes_are_plain(tmp_path: Path) -> None:
 
 
 def test_shipped_checkpoints_load_and_name_no_place_of_another_machine() -> None:
-    shipped = sorted((Path(__file__).parents[1] / "checkpoints").glob("*.pt"))
+    shipped = sorted(CHECKPOINTS.glob("*.pt"))
     assert {"best", "v1", "v2", "v3", "v4", "hybrid_aware", "skeleton"} <= {path.stem for path in shipped}
     for path in shipped:
         loaded = checkpoint.load_denoiser(path)

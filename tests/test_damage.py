@@ -6,16 +6,12 @@ import copy
 import io
 import math
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fuzz_helpers import both_seeds, cases
-from tiny import PIECES, tiny_checkpoint, tiny_payload
-from training_helpers import ROOT, tiny
 
 from maskdiff import checkpoint, tasks
 from maskdiff.checkpoint import Loaded, Payload
@@ -24,6 +20,9 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CheckpointError, LogitsError, UserError, quote
 from maskdiff.model import UniversalDenoiser, finite
 from maskdiff.training.loop import Trainer
+from tests.helpers.fuzz import both_seeds, cases
+from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_payload
+from tests.helpers.training import tiny
 
 SETTINGS: dict[str, object] = {
     "live_samples": 0,
@@ -330,7 +329,6 @@ def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
 def test_the_command_line_says_so_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sys.path.insert(0, str(ROOT))
     import inference
 
     path = tiny_checkpoint(tmp_path)

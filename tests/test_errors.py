@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from fuzz_helpers import both_seeds, cases
 
 from maskdiff.errors import (
     MAX_MESSAGE,
@@ -16,6 +15,7 @@ from maskdiff.errors import (
     quote,
     visible,
 )
+from tests.helpers.fuzz import both_seeds, cases
 
 FAMILY, FLAG, ENGLAND = (
     "👨‍👩‍👧",

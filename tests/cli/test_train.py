@@ -1,0 +1,182 @@
+"""train_universal.py as a user mistypes it: one line that names what is wrong and what is nearest, status 2, and no files."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_universal
+from maskdiff.cli import run_door
+from tests.helpers.paths import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, so that a run that starts by mistake shows as files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str:
+    """The one line with which the door refuses ``argv``."""
+    before = sorted(folder.rglob("*"))
+    assert run_door(train_universal.main, list(argv)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+    return err
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--max_iter", "5"], "unknown flag '--max_iter'; the nearest valid one is --max_iters"),
+        (["--max_it", "5"], "unknown flag '--max_it'; the nearest valid one is --max_iters"),
+        (["--res"], "unknown flag '--res'; the nearest valid one is --resume"),
+        (["--n-layer=3"], "unknown flag '--n-layer'; the nearest valid one is --n_layer"),
+        (["configs/quickstart.yaml"], "unexpected argument 'configs/quickstart.yaml'"),
+        (["--max_iters"], "expected one argument"),
+        (["--optimizer", "mun"], "the nearest is 'muon'"),
+        (["--n_layer", "two"], "it must be a whole number"),
+        (["--n_layer", "0"], "allowed is 1 to 64"),
+        (["--causal_share", "1.5"], "allowed is 0 to 1"),
+        (["--sigma_min", "nan"], "it must be a number"),
+        (["--sigma_min", "0.9", "--sigma_max", "0.1"], "lower sigma_min or raise sigma_max"),
+        (["--n_head", "3"], "with 3 heads it must be a multiple of 6"),
+        (["--resume", "--init", "a.pt"], "argument --init: not allowed with argument --resume"),
+        (["--resume", "--name", "nothing"], "holds no last.pt to resume from"),
+        (["--name", ""], "name is ''; it must name one folder in runs/"),
+        (["--name", "../../.."], "it must name one folder in runs/"),
+        (["--block_size", "80"], "unknown flag '--block_size'"),
+        (["--config", "none.yaml"], "cannot read configuration 'none.yaml': No such file"),
+    ],
+)  # fmt: skip
+def test_bad_flags(capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str) -> None:
+    assert said in refused(capsys, elsewhere, *argv)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("n_layers: 2", "unknown key 'n_layers'; the nearest valid one is 'n_layer'"),
+        ("model: {n_layer: 0}", "n_layer is '0'; allowed is 1 to 64"),
+        ("model: {lr: 0.1}", "key 'lr' belongs in section 'train'"),
+        ("n_layer: 2\nn_layer: 3", "line 2: key 'n_layer' stands twice"),
+        ("- 1", "it must hold `key: value` lines"),
+        ("extends: bad.yaml", "extends itself"),
+    ],
+)
+def test_bad_files(capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, said: str) -> None:
+    (elsewhere / "bad.yaml").write_text(text)
+    line = refused(capsys, elsewhere, "--config", "bad.yaml")
+    assert said in line
+    assert "bad.yaml" in line
+
+
+TINY = [
+    "--threads=1", "--device=cpu", "--num_samples=64", "--eval_samples=8", "--live_samples=0", "--n_embd=16", "--n_head=2",
+    "--n_layer=1", "--batch_size=4", "--warmup_iters=0", "--max_depth=2",
+]  # fmt: skip
+
+
+def test_bad_languages(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    assert "language 'arithmetics' is unknown" in refused(capsys, elsewhere, "--language", "arithmetics")
+    assert "language 'no/folder' is no folder" in refused(capsys, elsewhere, "--language", "no/folder")
+    (elsewhere / "own").mkdir()
+    assert "own/corpus.txt" in refused(capsys, elsewhere, "--language", "own")
+    (elsewhere / "own/corpus.txt").write_text("ab\nabb\nb\nba\n")
+    (elsewhere / "own/grammar.lark").write_text('start: "a" /b+/\n')
+    line = refused(capsys, elsewhere, "--language", "own")
+    assert "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; mend or remove them" in line
+    assert "falls into the validation split" in refused(capsys, elsewhere, *TINY, "--language", "own", "--skip_invalid")
+    (elsewhere / "own/grammar.lark").write_text("start: a\n")
+    assert "own/grammar.lark" in refused(capsys, elsewhere, "--language", "own")
+    (elsewhere / "own/grammar.lark").write_text(
+        "\n".join(f'start{i or ""}: "a" start{i + 1}' for i in range(10_000)) + '\nstart10000: "a"\n'
+    )
+    assert "at most 2000 rules" in refused(capsys, elsewhere, "--language", "own")
+
+
+def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
+    """Output and error output of a run that succeeds."""
+    assert run_door(train_universal.main, list(argv)) == 0
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    trained(capsys, *TINY, "--name", "a", "--max_iters", "1", "--sigma_max", "1.0", "--sigma_min", "0.92")
+    assert "sigma_max is '0.95', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--sigma_max", "0.95")
+    assert "operators is '+', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--operators", "+")
+    out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "2", "--sigma_min", "0.92")  # over the default sigma_max
+    assert out.startswith("2 steps")
+    (elsewhere / "runs/a/config.yaml").unlink()
+    assert "seed is '9', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--seed", "9")
+    out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "3")
+    assert out.startswith("3 steps")
+    assert (elsewhere / "runs/a/config.yaml").exists()
+
+
+def test_the_last_lines_tell_what_there_is(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    out, err = trained(capsys, *TINY, "--checkpoint_dir", "my run", "--max_iters", "2")
+    assert "best validation loss" in out
+    assert out.splitlines()[-1] == "benchmark it with: python benchmark.py --checkpoint 'my run/best.pt'"
+    assert "validation_loss" in err
+    from maskdiff import checkpoint
+
+    last = checkpoint.load("my run/last.pt")  # as if it had been stopped before its first validation
+    progress = {**last["training"]["progress"], "best": float("inf"), "best_step": 0, "validated": -1, "metrics": {}}
+    checkpoint.save("my run/last.pt", {**last, "training": {**last["training"], "progress": progress}})
+    (elsewhere / "my run/best.pt").unlink()
+    out, err = trained(capsys, "--checkpoint_dir", "my run", "--resume", "--max_iters", "1")
+    assert "nothing to train: 2 steps are made and max_iters is 1; give a larger --max_iters" in err
+    assert out.count("\n") == 1
+    assert out.endswith("not validated yet\n")
+
+
+def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
+    line = [sys.executable, str(REPOSITORY / "train_universal.py"), *TINY, "--max_iters", "3", "--eval_interval", "1"]
+    for name, redirection, status in (("out", "| true", 141), ("both", "2>&1 | true", 141), ("err", "2>/dev/full", 0)):
+        shell = shlex.join([*line, "--name", name]) + f" {redirection}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+        from maskdiff import checkpoint
+
+        assert checkpoint.load(elsewhere / "runs" / name / "best.pt")["provenance"]["step"] >= 1
+        assert checkpoint.load(elsewhere / "runs" / name / "last.pt")["provenance"]["step"] == 3
+
+
+def test_a_closed_standard_output_is_refused_at_once(elsewhere: Path) -> None:
+    line = shlex.join([sys.executable, str(REPOSITORY / "train_universal.py"), *TINY, "--max_iters", "3"])
+    done = subprocess.run(["bash", "-c", f"{line} >&-"], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    assert done.returncode == 2
+    assert done.stderr == "train_universal.py: standard output is closed; send it to a file, or to /dev/null\n"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_second_process_answers_a_typing_error_with_one_line(elsewhere: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train_universal.py"), "--max_it", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("train_universal.py: unknown flag '--max_it'")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_help_lists_every_group_and_answers_without_torch(elsewhere: Path) -> None:
+    program = (
+        "import sys; import train_universal as t; from maskdiff.cli import run_door\n"
+        "status = run_door(t.main, ['--help']); assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=elsewhere, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("--config YAML", "--resume", "--init PT", "--n_layer INT", "--max_iters INT"))

@@ -1,0 +1,491 @@
+"""What ends a string: stop texts against a search of all the text, decoding against cutting what was not stopped, doors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import inference
+from maskdiff.cli import run_door
+from maskdiff.completion import Beginnings, Completion, Decoding, TableModel, TokenTable, condition
+from maskdiff.config import ControlConfig, DecodeConfig, LanguageConfig
+from maskdiff.configio import load_decoding
+from maskdiff.errors import ConfigError
+from maskdiff.extract import first_complete
+from maskdiff.languages import make_language
+from maskdiff.repetition import first_periodic_tail
+from maskdiff.sampling import NEVER, Stopping, StopText, cut_short
+from maskdiff.sampling.random import new_keys
+from tests.helpers.completion import Given, Many, random_table
+from tests.helpers.tiny import PIECES, tiny_checkpoint
+
+# ------------------------------------------------------------------------------------------------------------- stop texts
+
+
+def searched(text: bytes, stops: Sequence[bytes]) -> bytes:
+    """The whole text up to the leftmost match."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bool]:
+    search, shown = StopText(stops), b""
+    for piece in pieces:
+        shown += search.feed(piece)
+    return shown + search.close(), search.stopped
+
+
+def usual(pieces: Sequence[bytes], stops: Sequence[bytes]) -> bytes:
+    """The negative control: after every piece, whether one of them is in the text, and a cut at that which ended first."""
+    text = b""
+    for piece in pieces:
+        text += piece
+        ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+        if ends:
+            return text[: min(ends)[1]]
+    return text
+
+
+def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
+    """A text, its pieces, which may cut through a character, and stop texts that are likely to overlap."""
+    symbols = rng.choice(["ab", "abc", "aé", "éè日", "日曜🙂", "🙂🙃a"])
+
+    def word(least: int, most: int) -> str:
+        return "".join(rng.choices(symbols, k=rng.randint(least, most)))
+
+    text, stops = word(0, 20), [word(1, 5) for _ in range(rng.randint(1, 4))]
+    for kind in rng.choices(["prefix", "inside", "longer", "text"], k=rng.randint(0, 2)):
+        base = rng.choice(stops)
+        if kind == "text":
+            base, kind = text or "a", "inside"
+        start = rng.randrange(len(base)) if kind == "inside" else 0
+        stops.append(base + word(1, 3) if kind == "longer" else base[start : rng.randint(start + 1, len(base))])
+    data = text.encode()
+    places = [0, *sorted(rng.randint(0, len(data)) for _ in range(rng.randint(0, 12))), len(data)]
+    return data, [data[a:b] for a, b in zip(places, places[1:])], [stop.encode() for stop in stops]
+
+
+def test_a_stream_is_cut_as_the_whole_text_would_be() -> None:
+    """Ten thousand texts in random pieces; characters are never cut."""
+    rng, matched, waited, wrong = random.Random(0), 0, 0, 0
+    for _ in range(10_000):
+        data, pieces, stops = case(rng)
+        expected = searched(data, stops)
+        assert streamed(pieces, stops) == (expected, len(expected) < len(data)), (pieces, stops)
+        assert data.decode().startswith(expected.decode())
+        matched += len(expected) < len(data)
+        waited += len({searched(data, [stop]) for stop in stops}) > 2
+        wrong += usual(pieces, stops) != expected
+    assert matched > 3000
+    assert waited > 1000
+    assert wrong > 200  # the usual way is not that
+
+
+def common(texts: Sequence[bytes]) -> bytes:
+    """What all of them begin with."""
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, symbol in enumerate(first) if last[i : i + 1] != bytes([symbol])), len(first))]
+
+
+def test_what_is_held_back_is_what_has_to_be() -> None:
+    """After every piece there is shown what all continuations have in common: one character more is wrong for one of them."""
+    rng, held = random.Random(0), 0
+    for _ in range(300):
+        symbols = rng.choice([b"ab", b"abc"])
+        stops = [bytes(rng.choices(symbols, k=rng.randint(1, 4))) for _ in range(rng.randint(1, 3))]
+        pieces = [bytes(rng.choices(symbols, k=rng.randint(0, 3))) for _ in range(5)]
+        more = [b"".join(map(bytes, tail)) for n in range(4) for tail in itertools.product(*[[[s] for s in symbols]] * n)]
+        search, shown, text = StopText(stops), b"", b""
+        for piece in pieces:
+            shown, text = shown + search.feed(piece), text + piece
+            ways = [searched(text + tail, stops) for tail in more]
+            assert shown == common(ways)
+            assert search.stopped == (len(set(ways)) == 1 and ways[0] != text)  # nothing that follows changes anything
+            assert search.stopped or text == shown + search.held
+            held += len(search.held)
+            assert shown + copy(search).close() == searched(text, stops)
+    assert held > 300
+
+
+def test_a_match_waits_for_one_that_began_before_it() -> None:
+    search = StopText([b"bc", b"abcd"])
+    assert (search.feed(b"xxabc"), search.held, search.stopped) == (b"xx", b"abc", False)
+    assert (search.feed(b"d"), search.stopped, search.feed(b"more"), search.close()) == (b"", True, b"", b"")
+    for after, rest in ((b"e", b"a"), (b"", b"a")):
+        search = StopText([b"bc", b"abcd"])
+        assert search.feed(b"xxabc") + search.feed(after) + search.close() == b"xx" + rest
+        assert search.stopped
+    plain = StopText([])
+    assert (plain.feed(b"abc"), plain.close(), plain.stopped) == (b"abc", b"", False)
+
+
+# --------------------------------------------------------------------------------------------------------------- decoding
+
+
+def keys(count: int, seed: int = 0) -> torch.Tensor:
+    return new_keys(count, torch.Generator().manual_seed(seed))
+
+
+def stream_of(decoding: Decoding) -> list[Completion]:
+    """The results, after a look at the stream: joined, it is them."""
+    told: dict[int, bytes] = {}
+    made = decoding.run(lambda i, piece: told.update({i: told.get(i, b"") + piece}))
+    assert [told.get(i, b"") for i in range(len(made))] == [item.data for item in made]
+    return made
+
+
+def tables(count: int) -> list[tuple[TableModel, bytes, random.Random]]:
+    """Tables over tokens of several characters, some with texts of several bytes, and a prefix that need not end with one."""
+    found = []
+    for number in range(count):
+        rng, plain = np.random.default_rng([7, number]), random.Random(number)
+        table = random_table(rng, b"ab" if number % 3 else "éa".encode(), 4, silent=number % 4 == 0, ends=1 + number % 2)
+        texts = [text for text in table.texts if text]
+        prefix = b"".join(plain.choices(texts, k=2))[: plain.randint(0, 3)]
+        found.append((TableModel(table, plain.randint(8, 16), number, 1.0), prefix, plain))
+    return found
+
+
+def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Parts of texts, the end of one and the beginning of the next among them."""
+    joined = [rng.choice(texts) + rng.choice(texts) for _ in range(rng.randint(1, 3))]
+    starts = [rng.randrange(len(text)) for text in joined]
+    return tuple(text[start : start + rng.randint(1, 4)] for text, start in zip(joined, starts, strict=True))
+
+
+def test_a_stopped_string_is_the_other_one_cut() -> None:
+    """The leftmost match in what was generated; what was typed ends nothing, nor does a match that begins in it."""
+    stopped, crossing = 0, 0
+    for model, prefix, rng in tables(40):
+        given, stops = condition(model, prefix), some_stops(rng, [text for text in model.table.texts if text])
+        whole = Decoding(given, keys(4)).run()
+        made = stream_of(Decoding(given, keys(4), stopping=Stopping(stops)))
+        for plain, own in zip(whole, made, strict=True):
+            tail = plain.data[len(prefix) :]
+            expected = searched(tail, stops)
+            assert own.data == prefix + expected
+            assert own.reason == ("stop" if len(expected) < len(tail) else plain.reason)
+            assert own.tokens == plain.tokens[: len(own.tokens)]
+            stopped += own.reason == "stop"
+            crossing += searched(plain.data, stops) != own.data
+    assert stopped > 40
+    assert crossing > 20  # a search of the whole text would cut others
+
+
+def test_stop_tokens_end_a_string_before_them() -> None:
+    stopped = 0
+    for model, prefix, rng in tables(40):
+        ids = frozenset(rng.sample([i for i, text in enumerate(model.table.texts) if text], 2))
+        given = condition(model, prefix)
+        whole, made = Decoding(given, keys(4)).run(), stream_of(Decoding(given, keys(4), stopping=Stopping(tokens=ids)))
+        for plain, own in zip(whole, made, strict=True):
+            sizes = np.cumsum([len(model.table.texts[i] or b"") for i in plain.tokens])
+            before = [0, *sizes.tolist()]
+            at = next((k for k, i in enumerate(plain.tokens) if i in ids and before[k] >= len(prefix)), None)
+            assert own.reason == (plain.reason if at is None else "stop")
+            assert own.tokens == (plain.tokens if at is None else plain.tokens[: at + 1])
+            assert own.data == (plain.data if at is None else plain.data[: before[at]])
+            stopped += at is not None
+    assert stopped > 40
+
+
+def test_max_tokens_counts_all_tokens_and_cuts_no_prefix() -> None:
+    cut, early = 0, 0
+    for model, prefix, rng in tables(40):
+        most, given = rng.randint(1, 8), condition(model, prefix)
+        whole = Decoding(given, keys(4)).run()
+        made = stream_of(Decoding(given, keys(4), stopping=Stopping(max_tokens=most)))
+        for plain, own in zip(whole, made, strict=True):
+            texts = [model.table.texts[i] or b"" for i in plain.tokens]
+            covering = next(k for k in range(len(texts) + 1) if len(b"".join(texts[:k])) >= len(prefix))
+            end = max(most, covering)
+            assert own.data.startswith(prefix)
+            assert own.tokens == plain.tokens[:end]
+            assert own.reason == ("length" if end < len(plain.tokens) else plain.reason)
+            cut, early = cut + (own.reason == "length"), early + (covering > most)
+    assert cut > 40
+    assert early > 5
+
+
+def loopy(number: int, limit: int = 40) -> TableModel:
+    return TableModel(TokenTable((b"a", b"b", b"ab", None), (3,)), limit, number, 2.5)
+
+
+def test_loops_end_a_string_at_the_exact_step() -> None:
+    """The first token with which what was generated ends in copies; a loop that begins in what was typed is none."""
+    found = 0
+    for number, prefix, most, repeats in itertools.product(range(8), (b"", b"abab"), (1, 3), (2, 3)):
+        given = condition(loopy(number), prefix)
+        stopping = Stopping(period=most, repeats=repeats)
+        whole, made = Decoding(given, keys(3)).run(), stream_of(Decoding(given, keys(3), stopping=stopping))
+        for plain, own in zip(whole, made, strict=True):
+            sizes = [len(given.model.table.texts[i] or b"") for i in plain.tokens]
+            typed = next(k for k in range(len(sizes) + 1) if sum(sizes[:k]) >= len(prefix))
+            loop = first_periodic_tail(plain.tokens[typed:], most, repeats)
+            assert own.reason == (plain.reason if loop is None else "repetition")
+            assert own.tokens == (plain.tokens if loop is None else plain.tokens[: typed + loop[0]])
+            assert plain.data.startswith(own.data)
+            found += loop is not None
+    assert found > 30
+
+
+def test_an_end_while_a_match_waits() -> None:
+    """The string ends, so that nothing can come before the match: by the model, a limit, a token or a loop."""
+    stops = (b"bc", b"abcd")
+    forced = {(): {0: 1.0}, (0,): {1: 1.0}, (0, 1): {2: 1.0}}
+    model = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {4: 1.0}})
+    longer = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {3: 1.0}})
+
+    def made(model: Given, **settings: object) -> tuple[bytes, str]:
+        (own,) = stream_of(Decoding(condition(model, b""), keys(1), stopping=Stopping(stops, **settings)))  # type: ignore[arg-type]
+        return own.data, own.reason
+
+    assert made(model) == (b"a", "stop")
+    assert made(longer) == (b"", "stop")
+    assert made(longer, max_tokens=3) == (b"a", "stop")
+    assert made(longer, tokens=frozenset({3})) == (b"a", "stop")
+    assert made(longer, max_tokens=2) == (b"ab", "length")
+    again = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {2: 1.0}})
+    assert made(again, period=1, repeats=2) == (b"a", "stop")
+    (partial,) = stream_of(Decoding(condition(again, b""), keys(1), stopping=Stopping((b"abccd",), period=1, repeats=2)))
+    assert (partial.data, partial.reason) == (b"abcc", "repetition")
+
+
+def everything(rng: random.Random, table: TokenTable) -> Stopping:
+    """Some of all that can end a string."""
+    ids = [i for i, text in enumerate(table.texts) if text]
+    stops = some_stops(rng, [table.texts[i] or b"" for i in ids]) if rng.random() < 0.5 else ()
+    tokens = frozenset(rng.sample(ids, 1)) if rng.random() < 0.3 else frozenset()
+    period = rng.choice([0, 2, 3])
+    return Stopping(stops, tokens, rng.choice([0, 0, 4, 7, 12]), period, rng.randint(2, 3))
+
+
+def test_cut_short_is_what_decoding_does() -> None:
+    """The same tokens, whole, given or drawn: text and reason, whatever comes first."""
+    reasons = []
+    for model, _, rng in tables(40):
+        stopping, count = everything(rng, model.table), 3
+        for typed in (0, 2):
+            plain = Decoding(condition(model, b""), keys(count)).run()[0]
+            prefix = model.table.text(plain.tokens[:typed])
+            given = condition(model, prefix)
+            whole, made = Decoding(given, keys(count)).run(), Decoding(given, keys(count), stopping=stopping).run()
+            for string, own in zip(whole, made, strict=True):
+                tokens = string.tokens
+                sizes = [len(model.table.text(tokens[:k])) for k in range(len(tokens) + 1)]
+                first = next(k for k, size in enumerate(sizes) if size >= len(prefix))
+                if sizes[first] == len(prefix):  # no token reaches from what was typed into what was drawn
+                    assert cut_short(tokens, model.table.texts, stopping, first) == (own.data, own.reason)
+                    reasons.append(own.reason)
+    assert all(reasons.count(reason) > 8 for reason in ("eos", "stop", "length", "repetition"))
+    assert cut_short((0, 0), (b"a",), NEVER) == (b"aa", "eos")
+
+
+def test_strings_that_are_told_their_length_end_alike() -> None:
+    """They are whole at their limit; a loop there is one nevertheless, unless something stands behind it."""
+    reasons = []
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        table = random_table(rng, b"ab", 2, ends=0)
+        stopping = everything(random.Random(number), table)
+        model = Many(table, Beginnings(torch.tensor([0.3, 0.7]).double().log(), (4, 9), closed=True), number)
+        given = condition(model, b"")
+        whole, made = Decoding(given, keys(4)).run(), stream_of(Decoding(given, keys(4), stopping=stopping))
+        for string, own in zip(whole, made, strict=True):
+            assert cut_short(string.tokens, table.texts, stopping) == (own.data, own.reason)
+            reasons.append(own.reason)
+    assert all(reasons.count(reason) > 10 for reason in ("eos", "stop", "length", "repetition"))
+    beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (3,), True, (b"b",), b"!")
+    (followed,) = Decoding(
+        condition(Many(TokenTable((b"a",)), beginnings, 0), b""), keys(1), stopping=Stopping(period=1, repeats=3)
+    ).run()
+    assert (followed.data, followed.reason) == (b"aaab!", "eos")
+
+
+def test_stopping_of_a_configuration() -> None:
+    table = (None, b"a", b"ab", b"a", "é".encode())
+    found = Stopping.of(ControlConfig(stop=("é", "ab"), stop_token=("a", "é"), max_tokens=5, loop_period=3), table)
+    assert found == Stopping(("é".encode(), b"ab"), frozenset({1, 3, 4}), 5, 3, 4)
+    assert Stopping.of(ControlConfig(), table) == NEVER
+    with pytest.raises(ConfigError, match="stands everywhere"):
+        Stopping.of(ControlConfig(stop=("a", "")), table)
+    for token in ("abc", "", "b"):
+        with pytest.raises(ConfigError, match="no token of the model; the nearest is"):
+            Stopping.of(ControlConfig(stop_token=(token,)), table)
+
+
+# -------------------------------------------------------------------------------------------------------------- the doors
+
+GENERATE = ("generate", "--num", "6", "--json", "--checkpoint")
+COMPLETE = ("complete", "(+1", "1=", "--num", "3", "--json", "--checkpoint")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that reads characters and is told the length."""
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("told")))
+
+
+@pytest.fixture(scope="module", params=["told", "itself"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, told: str) -> str:
+    """That, and a model that reads pieces and ends its strings itself."""
+    return told if request.param == "told" else str(tiny_checkpoint(tmp_path_factory.mktemp("itself"), **PIECES))
+
+
+def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    status = run_door(inference.main, list(argv))
+    return status, *capsys.readouterr()
+
+
+def rows(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]:
+    status, out, err = door(capsys, *argv)
+    assert (status, err) == (0, "")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE])
+def test_stop_texts_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]) -> None:
+    """In the objects, in the columns, and in the stream."""
+    language, stops = make_language(LanguageConfig()), ("--stop", "))", "--stop", "41", "--stop", "9*(")
+    whole, made = (rows(capsys, *given, checkpoint, *more) for more in ((), stops))
+    typed = [row.get("input", "") for row in whole]
+    for plain, own, start in zip(whole, made, typed, strict=True):
+        expected = start + searched(plain["text"][len(start) :].encode(), (b"))", b"41", b"9*(")).decode()
+        cut = expected != plain["text"]
+        assert own["text"] == expected
+        assert own["finish_reason"] == ("stop" if cut else plain["finish_reason"])
+        assert own["parses"] == language.parses(expected)
+        assert own["score"] == (None if cut else pytest.approx(plain["score"]))
+    assert "stop" in {row["finish_reason"] for row in made}
+    _, out, _ = door(capsys, *(word for word in given if word != "--json"), checkpoint, *stops)
+    columns = [line.split("\t") for line in out.splitlines()]
+    assert [(row[0], row[4], len(row)) for row in columns] == [(row["text"], row["finish_reason"], 5) for row in made]
+    assert [row[2] == "-" for row in columns] == [row["score"] is None for row in made]
+    if given[0] == "complete":
+        events = rows(capsys, *given, checkpoint, *stops, "--stream")
+        deltas = [(event["index"], event["sample"], event["delta"]) for event in events if "delta" in event]
+        for own in made:
+            assert "".join(text for *which, text in deltas if which == [own["index"], own["sample"]]) == own["text"]
+
+
+@pytest.mark.parametrize("given", [GENERATE, COMPLETE])
+def test_every_reason_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]) -> None:
+    flags = ("--loop_period", "3", "--loop_repeats", "2", "--max_tokens", "12", "--stop_token", "7", "--seed", "5")
+    made = rows(capsys, *given, checkpoint, "--num", "25", *flags)
+    reasons = [row["finish_reason"] for row in made]
+    assert set(reasons) == {"eos", "stop", "length", "repetition"}
+    for row in made:
+        assert not row["text"].endswith("7") or row["finish_reason"] != "stop"
+        assert row["text"].startswith(row.get("input", ""))
+    for row in rows(capsys, *given, checkpoint, "--max_tokens", "3"):
+        assert row["text"].startswith(row.get("input", ""))
+        assert row["finish_reason"] in ("length", "eos")
+
+
+def test_the_first_complete_string_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+    language, changed = make_language(LanguageConfig()), 0
+    for given in (GENERATE, COMPLETE):
+        whole, made = (rows(capsys, *given, checkpoint, *more) for more in ((), ("--first_complete",)))
+        for plain, own in zip(whole, made, strict=True):
+            found = first_complete(plain["text"], language)
+            cut = found is not None and found.text != plain["text"]
+            assert own["text"] == (found.text if found else plain["text"])
+            assert own["finish_reason"] == ("stop" if cut else plain["finish_reason"])
+            assert own["parses"] == (found is not None)
+            changed += cut
+    assert changed >= 2
+
+
+def test_a_settings_file_with_flags_on_top(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path) -> None:
+    path = tmp_path / "decode.yaml"
+    path.write_text("temperature: 0.8\nstop: ['7']\ncontrol:\n  max_tokens: 30\n  no_repeat_ngram: 4\ncompletion:\n")
+    flags = ["--temperature", "0.8", "--no_repeat_ngram", "4"]
+    for given in (GENERATE, COMPLETE):
+        both = (*given, checkpoint, "--config", str(path))
+        assert rows(capsys, *both) == rows(capsys, *given, checkpoint, *flags, "--max_tokens", "30", "--stop", "7")
+        over = ("--max_tokens", "9", "--stop", "1", "--stop", "=")  # instead of those of the file
+        made = rows(capsys, *both, *over)
+        assert made == rows(capsys, *given, checkpoint, *flags, *over)
+        assert made != rows(capsys, *given, checkpoint, *over)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("stpo: x", "unknown key 'stpo'; the nearest valid one is 'stop'"),
+        ("control: {max_tokns: 3}", "unknown key 'max_tokns'; the nearest valid one is 'max_tokens'"),
+        ("sampler: {stop: x}", "unknown key 'stop'"),
+        ("stop: x\ncontrol: {stop: y}", "key 'stop' stands twice, in section 'control' and outside"),
+        ("control: {stop: y}\nstop: x", "key 'stop' stands twice, in section 'control' and outside"),
+        ("completion: {temperature: 1}\ntemperature: 1", "key 'temperature' stands twice, in section 'completion'"),
+        ("stop: x\nstop: y", "key 'stop' stands twice"),
+        ("stop: yes", "put it in quotes"),
+        ("control: {stop: [a, ~]}", "put it in quotes"),
+        ("stop_token: {a: b}", "a text or a list of texts"),
+        ("control: 5", "section 'control' is '5'; it must map keys to values"),
+        ("loop_repeats: 1", "loop_repeats is '1'; allowed is 2 to 1024"),
+        ("stop: ['']", "stop is an empty text"),
+    ],
+)
+def test_bad_settings_files(capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    status, out, err = door(capsys, "complete", "(", "--config", str(path), "--checkpoint", told)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    if "empty" not in said:
+        with pytest.raises(ConfigError):
+            load_decoding(path)
+
+
+def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "decode.yaml"
+    for text in ("stop: [a, '5']\ntop_p: 0.5\nsampler: hybrid\ncontrol:\n",
+                 "control: {stop: [a, '5']}\nsampler: {sampler: hybrid, top_p: 0.5}\ncompletion: {top_p: 0.5}"):  # fmt: skip
+        path.write_text(text)
+        found = load_decoding(path)
+        assert found.control == ControlConfig(stop=("a", "5"))
+        assert (found.sampler.sampler, found.sampler.top_p, found.completion.top_p) == ("hybrid", 0.5, 0.5)
+    path.write_text("")
+    assert load_decoding(path) == DecodeConfig()
+    path.write_text("stop: one text")
+    assert load_decoding(path).control.stop == ("one text",)
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--stop", ""], "give one or more characters"),
+        (["--stop_token", "++"], "is no token of the model; the nearest is"),
+        (["--max_tokens", "-1"], "allowed is 0 to 16384"),
+        (["--loop_repeats", "1"], "allowed is 2 to 1024"),
+        (["--min_p", "2"], "allowed is 0 to 1"),
+        (["--repetition_penalty", "0"], "allowed is 0.01 to 100"),
+        (["--no_repeat_ngrams", "2"], "the nearest valid one is --no_repeat_ngram"),
+    ],
+)
+def test_bad_controls_are_one_line(capsys: pytest.CaptureFixture[str], told: str, argv: list[str], said: str) -> None:
+    for given in (GENERATE, COMPLETE):
+        status, out, err = door(capsys, *given, told, *argv)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_what_needs_a_whole_string_is_no_stream(capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("first_complete: true")
+    for how in (["--first_complete"], ["--config", str(tmp_path / "first.yaml")]):
+        status, out, err = door(capsys, *COMPLETE, told, "--stream", *how)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "--first_complete needs a whole string" in err
+    off = ("--config", str(tmp_path / "first.yaml"), "--no_first_complete")
+    assert door(capsys, *COMPLETE, told, "--stream", *off)[0] == 0
+    status, _, err = door(capsys, *GENERATE, told, "--sampler", "coupled", "--top_k", "3")
+    assert (status, err.count("\n")) == (2, 1)

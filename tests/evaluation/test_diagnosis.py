@@ -1,0 +1,225 @@
+"""The diagnosis: blind on twins that are trained here; its findings on settings that deserve them, and on ones that do not."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskdiff import __main__ as door
+from maskdiff.checkpoint import Loaded, load_denoiser
+from maskdiff.cli import run_door
+from maskdiff.completion import CausalModel, condition
+from maskdiff.config import CompletionConfig, Config, ControlConfig, DecodeConfig, SamplerConfig
+from maskdiff.configio import config_from_dict
+from maskdiff.errors import ConfigError
+from maskdiff.evaluation.diagnosis import Diagnosis, _cause, diagnose, end_probabilities, probe
+from maskdiff.languages import make_language
+from maskdiff.metrics import Estimate
+from maskdiff.training.loop import Trainer
+from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_loaded
+
+TWIN = {
+    "max_depth": 1, "max_int": 9, "max_len": 28, "causal_length": False, "n_embd": 32, "n_layer": 1, "k_iter": 2,
+    "num_samples": 0, "batch_size": 64, "max_iters": 120, "warmup_iters": 20, "ema": 0.95, "causal_share": 1.0,
+    "repair_share": 0.0, "skeleton_share": 0.0, "eval_interval": 10**6, "save_interval": 10**6, "live_samples": 0,
+    "eval_samples": 8,
+}  # fmt: skip
+MISTAKES = {"healthy": {}, "end_not_taught": {"cut_rows": 1.0}, "packed_answers": {"strings_in_a_row": 3}}
+PLAIN = DecodeConfig()
+
+
+def trained(folder: Path, seed: int, mistake: str) -> Loaded:
+    config = config_from_dict({**TWIN, **MISTAKES[mistake], "seed": seed})
+    Trainer(config, folder).run()
+    return load_denoiser(folder / "best.pt", "cpu")
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
+    return {name: trained(tmp_path_factory.mktemp(name), 11, name) for name in MISTAKES}
+
+
+def causes(diagnosis: Diagnosis) -> list[str]:
+    return [finding.cause for finding in diagnosis.findings]
+
+
+def test_the_probe_tells_the_twins_apart_without_their_configuration(twins: dict[str, Loaded]) -> None:
+    for name, loaded in twins.items():
+        blind = replace(loaded, config=replace(loaded.config, train=Config().train))  # nothing of the training is left in it
+        assert probe(blind, 40, times=3).cause == name
+
+
+@pytest.mark.parametrize("seed", [12, 13])
+def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
+    for name in MISTAKES:
+        folder = tmp_path / name
+        folder.mkdir()
+        assert probe(trained(folder, seed, name), 40, seed, times=3).cause == name
+
+
+def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, Loaded]) -> None:
+    told = {name: loaded.config for name, loaded in twins.items()}
+    for name, loaded in twins.items():
+        honest = diagnose(told[name], PLAIN, loaded, 40)
+        assert causes(honest)[:1] == ([] if name == "healthy" else [name])
+        lied = diagnose(told["healthy"], PLAIN, loaded, 40)  # the data itself had no ends, and no setting says so
+        assert causes(lied)[:1] == causes(honest)[:1]
+    wrong = diagnose(told["end_not_taught"], PLAIN, twins["packed_answers"], 40)
+    assert causes(wrong) == ["packed_answers", "end_not_taught"]
+    assert "does not behave so" in wrong.findings[1].evidence[1]
+    assert wrong.findings[1].weight < 0.2
+
+
+def test_without_a_model_the_configuration_alone_speaks() -> None:
+    assert causes(diagnose(config_from_dict(TWIN), PLAIN)) == []
+    for name, setting in MISTAKES.items():
+        assert causes(diagnose(config_from_dict({**TWIN, **setting}), PLAIN)) == ([] if name == "healthy" else [name])
+    assert causes(diagnose(config_from_dict({**TWIN, "causal_share": 0.0}), PLAIN)) == ["no_causal_mode"]
+
+
+@pytest.mark.parametrize(
+    ("control", "found"),
+    [
+        (ControlConfig(repetition_penalty=1.1), ["penalty"]),
+        (ControlConfig(frequency_penalty=0.1), ["penalty"]),
+        (ControlConfig(repetition_penalty=0.9), ["reward"]),
+        (ControlConfig(presence_penalty=-1.0), ["reward"]),
+        (ControlConfig(no_repeat_ngram=1), ["ngram"]),
+        (ControlConfig(no_repeat_ngram=20), []),
+        (ControlConfig(dry_multiplier=1.0, dry_allowed_length=20), []),
+        (ControlConfig(stop=("=", "\n")), ["stop_in_answers"]),
+        (ControlConfig(stop=("\n",)), []),
+        (ControlConfig(max_tokens=5), ["limit_too_low"]),
+        (ControlConfig(max_tokens=20), []),
+        (ControlConfig(max_tokens=200), ["limit_beyond_training"]),
+        (ControlConfig(loop_period=1, loop_repeats=2), ["loops_in_answers"]),
+        (ControlConfig(loop_period=4, loop_repeats=8), []),
+    ],
+)
+def test_a_setting_is_held_against_the_strings_of_the_language(control: ControlConfig, found: list[str]) -> None:
+    made = diagnose(config_from_dict(TWIN), DecodeConfig(control=control))
+    assert causes(made) == found
+    assert all(0 < finding.weight <= 1 and finding.evidence and finding.remedy for finding in made.findings)
+
+
+def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> None:
+    """0% of the tokens of these strings come again; one string in two of the control does it."""
+    penalty = DecodeConfig(control=ControlConfig(repetition_penalty=1.1))
+    for name, text, found in (("once", "ab\ncd\nabcd\n", []), ("twice", "ab\naabb\n", ["penalty"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "corpus.txt").write_text(text)
+        made = diagnose(config_from_dict({"language": str(tmp_path / name)}), penalty)
+        assert causes(made) == found
+        assert "0%" not in " ".join(line for finding in made.findings for line in finding.evidence).replace("50%", "")
+
+
+def test_of_no_strings_nothing_is_found(twins: dict[str, Loaded]) -> None:
+    with pytest.raises(ConfigError, match="num is 0"):
+        diagnose(config_from_dict(TWIN), PLAIN, twins["end_not_taught"], 0)
+    empty = Estimate(math.nan, math.nan, math.nan, 0)
+    assert _cause({"end_after_whole": empty, "covered": empty}) == "healthy"
+
+
+def test_limits_count_tokens_as_the_model_reads_them() -> None:
+    """A model of pieces needs fewer tokens than its strings have symbols."""
+    loaded = tiny_loaded(**PIECES)
+    texts = loaded.language.sample_many(500, np.random.default_rng([0, 71]))
+    longest = max(len(row) for row in loaded.vocabulary.encode_many(texts))
+    assert longest < max(map(len, texts))
+    for limit, found in ((longest + 1, []), (longest, ["limit_too_low"])):
+        made = diagnose(loaded.config, DecodeConfig(control=ControlConfig(max_tokens=limit)), loaded, 10)
+        assert [cause for cause in causes(made) if cause.startswith("limit")] == found
+
+
+def test_dry_is_held_against_strings_that_say_things_twice() -> None:
+    config = config_from_dict({**TWIN, "max_depth": 3})
+    for length, found in ((1, ["dry"]), (20, [])):
+        made = diagnose(config, DecodeConfig(control=ControlConfig(dry_multiplier=1.0, dry_allowed_length=length)))
+        assert causes(made) == found
+
+
+def test_shares_are_those_of_the_language() -> None:
+    """What a finding says of real strings is true of all strings: the language of the twins is small enough to count."""
+    language = make_language(config_from_dict(TWIN).language)
+    texts = language.sample_many(20_000, np.random.default_rng(5))
+    true = sum("+" in text for text in texts) / len(texts)
+    made = diagnose(config_from_dict(TWIN), DecodeConfig(control=ControlConfig(stop=("+",))))
+    assert made.findings[0].weight == pytest.approx(true, abs=4 * (true * (1 - true) / 500) ** 0.5)
+
+
+def test_temperatures() -> None:
+    config = config_from_dict(TWIN)
+    assert causes(diagnose(config, DecodeConfig(completion=CompletionConfig(temperature=0.0)))) == ["greedy"]
+    assert causes(diagnose(config, DecodeConfig(sampler=SamplerConfig(temperature=1.5)))) == ["hot"]
+
+
+def test_the_end_probability_is_that_of_conditioning() -> None:
+    """p(EOS | tokens of the text) against log p(text) of a model of characters, whose only history that is."""
+    loaded = tiny_loaded(causal_length=False)
+    loaded.denoiser.model.double()
+    text = "(+12)=3"
+    model = CausalModel(loaded.denoiser, loaded.lengths)
+    whole = condition(model, text.encode(), "exact", whole=True).summary.log_z
+    begun = condition(model, text.encode(), "exact").summary.log_z
+    assert end_probabilities(loaded, [text])[0] == pytest.approx(torch.tensor(whole - begun).exp().item(), abs=1e-6)
+
+
+def test_a_model_that_is_told_the_length_is_not_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="none can run on"):
+        probe(tiny_loaded())
+    path = tiny_checkpoint(tmp_path)
+    assert run_door(door.main, ["diagnose", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "likely cause: none found\n"
+    assert "is not asked" in err
+
+
+def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, train, decode = tiny_checkpoint(tmp_path, **PIECES), tmp_path / "train.yaml", tmp_path / "decode.yaml"
+    train.write_text("train:\n  cut_rows: 0.5\n")
+    decode.write_text("temperature: 0\ncontrol:\n  stop: ['=']\n")
+    assert run_door(door.main, ["diagnose", str(train), str(decode)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("likely cause: stop_in_answers, which leads to answers that are cut\n  evidence: the stop text '='")
+    assert "also: end_not_taught" in out
+    assert "also: greedy" in out
+    argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "20", "--json"]
+    assert run_door(door.main, argv) == 0
+    item = json.loads(capsys.readouterr().out)
+    assert (item["schema"], item["verb"]) == (1, "diagnose")
+    assert set(item["model"]["figures"]) == {"end_after_whole", "ended", "answers", "covered", "loops"}
+    assert item["findings"][0]["cause"] == item["model"]["cause"]
+
+
+def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tiny_checkpoint(tmp_path, **PIECES))
+    assert run_door(door.main, ["diagnose", path, "--checkpoint", path]) == 2
+    assert "leave out --checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("faithful: true\ncut_rows: 0.5\n", "cuts no rows"),
+        ("cut_row: 1\n", "nearest valid one is 'cut_rows'"),
+        ("cut_rows: 2\n", "allowed is 0 to 1"),
+        (None, "cannot read configuration"),
+    ],
+)
+def test_a_bad_configuration_is_one_line(
+    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.yaml"
+    if content is not None:
+        path.write_text(content)
+    assert run_door(door.main, ["diagnose", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1

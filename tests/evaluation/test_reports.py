@@ -1,0 +1,235 @@
+"""Reports, plots and the door of the benchmark, on doctored figures and an untrained checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import benchmark
+from maskdiff import metrics
+from maskdiff.errors import DataError
+from maskdiff.evaluation import plots, report, samplers, suites
+from maskdiff.evaluation.rows import row
+from tests.helpers.evaluation import save_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "best.pt")
+
+
+# ----------------------------------------------------------------------------------------------------------- reports
+
+
+def sample_report() -> report.Report:
+    rows = [
+        row("generation", "ar", {"checkpoint": "a", "steps": 0}, "parses", metrics.wilson(9, 10), baseline=0.01, ceiling=1.0),
+        row("generation", "ar", {"checkpoint": "a", "steps": 0}, "evaluations", metrics.Estimate(17.0, 16.0, 18.0, 10)),
+        row("generation", "ar", {"checkpoint": "a", "steps": 0, "length": "40+"}, "parses", metrics.wilson(0, 0)),
+        row("generation", "ar", {"checkpoint": "a", "steps": 0, "length": "<10"}, "parses", metrics.wilson(1, 2)),
+        row("generation", "ar", {"checkpoint": "a", "steps": 0, "nesting": 2}, "parses", metrics.wilson(1, 2)),
+        row(
+            "repair", "channel", {"corruption": "mixed", "sigma": 0.2}, "aligned_accuracy", metrics.wilson(9, 10), baseline=0.76
+        ),
+        row(
+            "repair",
+            "channel",
+            {"corruption": "mixed", "sigma": 0.1},
+            "aligned_accuracy",
+            metrics.wilson(10, 10),
+            baseline=0.85,
+        ),
+    ]
+    return report.Report(rows, {"samples": 10, "seed": 0, "threads": 1})
+
+
+def test_json_is_schema_one(tmp_path: Path) -> None:
+    made = sample_report()
+    report.write_text(tmp_path / "deep" / "out.json", report.to_json(made))
+    data = json.loads((tmp_path / "deep" / "out.json").read_text())
+    assert data["schema"] == 1
+    assert data["samples"] == 10
+    keys = {"suite", "sampler", "settings", "metric", "value", "low", "high", "count", "baseline", "ceiling"}
+    assert all(set(item) == keys for item in data["rows"])
+    assert data["rows"][2]["value"] is None  # nothing measured is null, never NaN
+
+
+def test_outputs_are_checked_and_left_alone(tmp_path: Path) -> None:
+    report.check_writable(tmp_path / "new" / "out.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    kept = tmp_path / "kept.md"
+    kept.write_text("mine")
+    report.check_writable(kept)
+    assert kept.read_text() == "mine"
+    for bad in (tmp_path, kept / "out.json"):
+        with pytest.raises(DataError, match="cannot write"):
+            report.check_writable(bad)
+
+
+def test_numbers_for_readers() -> None:
+    given = [(None, "elbo"), (float("nan"), "parses"), (0.5, "parses"), (1234.5, "x"), (0.01234, "x"), (12.345, "x")]
+    assert [report.number(*pair) for pair in given] == ["-", "-", "50.0", "1234", "0.0123", "12.35"]
+    assert report.number(123.456, "strings_per_second") == "123"
+
+
+def test_tables_show_values_intervals_and_baselines() -> None:
+    made = sample_report()
+    text = report.to_terminal(made)
+    assert "seed: 0" in text
+    assert "90.0 [59.6, 98.2]" in text
+    assert "(real draws)" in text
+    assert "/ 76.0" in text
+    markdown = report.to_markdown(made)
+    assert "| a ar steps=0 |" in markdown
+    assert "generation, parses by length" in markdown
+
+
+def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    written = plots.write_plots(sample_report(), tmp_path)
+    assert [p.name for p in written] == [
+        "validity_by_evaluations.png", "validity_by_length.png", "validity_by_nesting.png", "repair_by_noise.png",
+    ]  # fmt: skip
+    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in written)
+    assert plots.write_plots(report.Report([]), tmp_path) == []
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(DataError, match="pip install"):
+        plots.write_plots(sample_report(), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- the door
+
+
+def test_the_door_end_to_end(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--checkpoint", str(tiny), "--suite", "generation", "likelihood", "--num_samples", "8", "--seed", "3"]
+    flags += [
+        "--use_maskgit",
+        "--use_hybrid",
+        "--maskgit_steps",
+        "6",
+        "--json",
+        str(tmp_path / "o.json"),
+        "--markdown",
+        str(tmp_path / "o.md"),
+    ]
+    assert benchmark.main(flags) == 0
+    out = capsys.readouterr().out
+    for words in ("samples: 8", "seed: 3", "threads:", "maskgit steps=6", "hybrid steps=6", "(exact floor)"):
+        assert words in out
+    data = json.loads((tmp_path / "o.json").read_text())
+    assert {r["sampler"] for r in data["rows"] if r["suite"] == "generation"} == {"maskgit", "hybrid", "hybrid_speculative"}
+    assert data["checkpoints"][0]["parameters"] > 0
+    assert "# Benchmark" in (tmp_path / "o.md").read_text()
+
+
+def test_checkpoints_side_by_side(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other" / "best.pt"
+    other.parent.mkdir()
+    other.write_bytes(tiny.read_bytes())
+    flags = ["--checkpoint", str(tiny), str(other), "--suite", "generation", "--num_samples", "4", "--sampler", "random"]
+    assert benchmark.main([*flags, "--json", str(tmp_path / "o.json")]) == 0
+    rows = [r for r in json.loads((tmp_path / "o.json").read_text())["rows"] if r["metric"] == "parses"]
+    assert {r["settings"]["checkpoint"] for r in rows} == {f"{tiny.parent.name}/best", "other/best"}
+    assert "other/best random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--json", "--markdown", "--plots"])
+def test_outputs_are_checked_before_measuring(
+    flag: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*_: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(suites, "measure", measure)
+    (tmp_path / "file").touch()
+    assert benchmark.main(["--checkpoint", str(tiny), flag, str(tmp_path / "file" / "below")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert benchmark.main(["--reproduce", "--results", str(tmp_path)]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_every_planned_measurement_is_shown(tiny: Path) -> None:
+    flags = ["--num_samples", "4", "--sampler", "random", "autoregressive", "--sigma", "0.2", "--repair_method", "draft"]
+    plan = benchmark.make_plan(benchmark.build_parser().parse_args(flags))
+    subjects = benchmark.load_subjects([str(tiny)], "cpu")
+    shown: list[str] = []
+
+    @contextmanager
+    def watch(name: str) -> Iterator[None]:
+        yield
+        shown.append(name)
+
+    suites.run(subjects, plan, suites.DEFAULT_SUITES, watch)
+    assert len(shown) == suites.planned(subjects, plan, suites.DEFAULT_SUITES)
+    assert shown[:2] == ["generation, random", "generation, autoregressive"]
+    assert set(suites.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}
+
+
+def test_the_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def show() -> str:
+        with benchmark.progress(2) as watch, watch("first"):
+            pass
+        return capsys.readouterr().err
+
+    assert show() == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "1/2" in show()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
+        (["--suite", "genration"], "generation"),
+        (["--sampler", "maskgti"], "maskgit"),
+        (["--temperature", "-1"], "temperature"),
+        (["--use_hybrid", "--maskgit_steps", "2"], "evaluations"),
+        (["--sigma", "0"], "sigma"),
+        (["--corruption", "melt"], "melt"),
+        (["--length", "63..70", "--suite", "generation"], "3 to 62"),
+        (["--length", "63..70", "--suite", "repair"], "3 to 62"),
+        (["--repair_method", "chanel", "--suite", "likelihood"], "channel"),
+        (["--sampler", "maskgti", "--suite", "likelihood"], "maskgit"),
+        (["--use_self_cond", "--suite", "likelihood"], "use_self_cond"),
+        (["--sampler", "coupled", "random", "--suite", "generation"], "use_coupling"),
+        (["--reproduce", "--variants", "V9", "--results", "{tmp}/r.md"], "variant"),
+        (["--reproduce", "--no_training", "--runs", "{tmp}/runs", "--results", "{tmp}/r.md"], "no finished run"),
+    ],
+)
+def test_bad_flags_are_one_line(
+    flags: list[str], words: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
+    given = flags if "--checkpoint" in flags else [*flags, "--checkpoint", str(tiny)]
+    assert benchmark.main(given) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in last
+    assert "Traceback" not in last
+
+
+def test_without_flags_the_handful(tiny: Path) -> None:
+    plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
+    assert ("mixed", 0.5) in plan.damages()
+    assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
+    assert plan.samplers == samplers.HANDFUL
+    assert {"channel", "draft"} == set(plan.repair_methods)
+    assert {0.2} <= set(plan.sigmas)
+    assert "mixed" in plan.corruptions
+    assert set(suites.SUITES) >= {"generation", "repair", "editing", "likelihood", "speed"}
+
+
+def test_grammar_measures_every_sampler_with_it_and_without(tiny: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.json"
+    flags = ["--suite", "generation", "--sampler", "maskgit", "random", "--maskgit_steps", "2", "--num_samples", "8"]
+    assert benchmark.main(["--checkpoint", str(tiny), "--json", str(made), "--grammar", *flags]) == 0
+    rows = [r for r in json.loads(made.read_text())["rows"] if r["metric"] == "parses"]
+    rows = [r for r in rows if not r["settings"].keys() & {"length", "nesting"}]
+    by_grammar = {(r["sampler"], r["settings"].get("grammar", False)): r["value"] for r in rows}
+    assert by_grammar.keys() == {("maskgit", False), ("maskgit", True), ("random", False), ("random", True)}
+    assert by_grammar["maskgit", True] == by_grammar["random", True] == 1.0
+    assert by_grammar["maskgit", False] < 1.0

@@ -1,0 +1,173 @@
+"""`python -m maskdiff.distillation`: mistakes are one line, seed files run again, and a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskdiff.checkpoint import make_payload, save
+from maskdiff.cli import default_checkpoint, run_door
+from maskdiff.config import Config, LanguageConfig, ModelConfig
+from maskdiff.distillation import door
+from maskdiff.distillation.runner import Setting
+from maskdiff.errors import ConfigError
+from maskdiff.languages import make_language, model_vocabulary
+from maskdiff.model import UniversalDenoiser
+from tests.helpers.distillation import parts_of
+from tests.helpers.paths import REPOSITORY
+
+SHIPPED = "arithmetic-corrections.pt"
+SETTINGS = ["--experiment", "rewards", "tokens", "--threads", "1", "--no_pictures", "--seeds", "5", "--rollouts", "2"]
+
+
+def tiny_model(path: Path, seed: int = 0) -> Path:
+    """A checkpoint of the right language that knows nothing."""
+    config = replace(
+        Config(),
+        language=LanguageConfig(language="arithmetic-corrections", max_depth=2, min_depth=2, max_len=256),
+        model=ModelConfig(
+            n_layer=1, k_iter=1, n_head=2, n_embd=16, mlp_ratio=1.0, block_size=256, end_positions=False, causal_length=False
+        ),
+    )  # fmt: skip
+    language = make_language(config.language)
+    vocabulary = model_vocabulary(language, config.model)
+    config = replace(config, model=replace(config.model, vocab_size=len(vocabulary)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = UniversalDenoiser(config.model)
+        weights = {name: weight + 0.3 * torch.randn(weight.shape) for name, weight in model.state_dict().items()}
+    save(path, make_payload(config, vocabulary, weights, metrics={"elbo": 3.0}, provenance={"steps": 0, "seed": seed}))
+    return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, so that a run that starts by mistake shows as files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--out", "x", "--experiment", "reward"], "unknown experiment 'reward'; the nearest valid one is 'rewards'"),
+        (["--out", "x", "--experiment", "rewards", "window"], "experiment 'window'; the nearest valid one is 'windows'"),
+        (["--out", "x", "--experiment", "al"], "the nearest valid one is 'all'"),
+        (["--out", "x", "--experiment"], "expected at least one argument"),
+        ([], "--out"),
+        (["--out", "x", "--max_token", "5"], "unknown flag '--max_token'; the nearest valid one is --max_tokens"),
+        (["--out", "x", "--steps", "0"], "steps is '0'; allowed is 1 to 100000"),
+        (["--out", "x", "--steps", "two"], "it must be a whole number"),
+        (["--out", "x", "--teacher_rate", "1.5"], "allowed is 0 to 1"),
+        (["--out", "x", "--temperature", "nan"], "it must be a number"),
+        (["--out", "x", "--divergence", "kl"], "divergence is 'kl'"),
+        (["--out", "x", "--divergence", "revers"], "the nearest is 'reverse'"),
+        (["--out", "x", "--threads", "-1"], "'-1' is no whole number from 0 to 1024"),
+        (["--out", "x", "--model", "no.pt"], "'no.pt' does not exist"),
+        (["--out", "x", "--seed_file", "no.json"], "cannot read 'no.json': No such file"),
+        (["--out", "x", "--seed_file", "no.json", "--steps", "3"], "--seed_file says everything; leave out --steps"),
+        (["--out", "x", "--seed_file", "no.json", "--quick"], "leave out --quick"),
+        (["--out", "x", "--seed_file", "no.json", "--model", "a.pt"], "leave out --model"),
+        (["--out", "x", "--seed_file", "no.json", "--threads", "1"], "leave out --threads"),
+    ],
+)
+def test_mistakes_are_one_line_and_no_files(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
+) -> None:
+    assert run_door(door.main, argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) -> None:
+    with pytest.raises(ConfigError, match="this is a model of arithmetic; self-distillation needs one"):
+        door.main(["--out", "x", "--no_pictures", "--model", default_checkpoint("best.pt")])
+    model = str(tiny_model(elsewhere / "tiny.pt"))
+    with pytest.raises(ConfigError, match="give --environment arithmetic"):
+        door.main(["--out", "x", "--no_pictures", "--model", model, "--environment", "python"])
+    assert [path.name for path in elsewhere.iterdir()] == ["tiny.pt"]
+
+
+def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: Path) -> None:
+    tiny_model(elsewhere / "tiny.pt")
+    few = ["--seeds", "1", "--problems", "2", "--max_tokens", "16", "--resamples", "100", "--steps", "1", "--window_steps", "1"]
+    argv = ["--experiment", "all", "--threads", "1", "--rollouts", "2", *few, "--no_pictures"]
+    assert door.main([*argv, "--model", "tiny.pt", "--out", "first"]) == 0
+    made = (elsewhere / "first/results.json").read_bytes()
+    assert "revision" in made.decode()  # our models have a bidirectional mode
+    assert b"tiny" not in made
+    again = ["--seed_file", "first/seeds.json", "--no_pictures", "--out", "second"]
+    assert door.main(again) == 0
+    assert (elsewhere / "second/results.json").read_bytes() == made
+    known = Setting.read("first/seeds.json")
+    assert (known.threads, known.device, known.dtype, known.records) == (1, "cpu", "float32", "")
+    assert Setting.read("second/seeds.json") == known
+    tiny_model(elsewhere / "tiny.pt", seed=1)
+    with pytest.raises(ConfigError, match=r"the model is another than that of 'first/seeds.json'"):
+        door.main([*again[:-1], "third"])
+    with pytest.raises(ConfigError, match="holds a run with another weights"):
+        door.main([*argv, "--model", "tiny.pt", "--out", "first"])
+    assert not (elsewhere / "third").exists()
+    assert (elsewhere / "first/results.json").read_bytes() == made
+
+
+def process(argv: list[str], folder: Path) -> subprocess.Popen[str]:
+    """The door in a process of its own, of one thread."""
+    command = [sys.executable, "-m", "maskdiff.distillation", *argv]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("argv", [["--out", "x", "--rollout", "2"], ["--out", "x", "--problems", "0"]])
+def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: list[str]) -> None:
+    door_ = process(argv, tmp_path)
+    out, err = door_.communicate(timeout=120)
+    assert (door_.returncode, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert argv[2] in err or argv[2].removeprefix("--") in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None:
+    """SIGKILL between its parts: nothing is half written, and the same command gives what it gives undisturbed."""
+    model, size = Path(default_checkpoint(SHIPPED)).resolve(), ["--problems", "2", "--max_tokens", "60"]
+    if not model.exists():  # one that knows nothing does as well
+        model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
+    argv = [*SETTINGS, *size, "--quick", "--model", str(model), "--out"]
+    assert door.main([*argv, str(tmp_path / "whole")]) == 0
+    total = 10
+    assert len(parts_of(tmp_path / "whole")) == total
+
+    victim = process([*argv, "killed"], tmp_path)
+    until = time.monotonic() + 300
+    parts = tmp_path / "killed/parts"
+    while victim.poll() is None and time.monotonic() < until and not (parts.is_dir() and len(list(parts.glob("*.json"))) >= 2):
+        time.sleep(0.002)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert victim.returncode == -signal.SIGKILL
+    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+    assert 2 <= len(done) < total
+    assert not (tmp_path / "killed/results.json").exists()
+
+    again = process([*argv, "killed"], tmp_path)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "tokens     controlled" in out
+    assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+    assert all((parts / name).stat().st_mtime_ns == when for name, when in done.items())
+    assert str(tmp_path) not in (tmp_path / "killed/results.json").read_text()

@@ -1,0 +1,452 @@
+"""The sandbox against programs that mean harm: each gets its verdict, nothing of ours is touched, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from maskdiff.distillation import sandbox
+from maskdiff.distillation.sandbox import IsolationError, Limits, Run, Verdict, available, run
+from maskdiff.errors import ConfigError
+from tests.helpers.paths import REPOSITORY
+
+REASON = available()
+isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
+SHORT = Limits(wall_seconds=5.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20, output_bytes=1 << 16)
+BRIEF = Limits(wall_seconds=0.5, memory_bytes=1 << 28, processes=6)
+
+
+def marked(program: str, mark: str) -> str:
+    """A program that first becomes a process with `mark` in its command line, as all that it forks will have too."""
+    start = 'import os, sys\nif len(sys.argv) == 1:\n    os.execv(sys.executable, [sys.executable, "-S", __file__, "MARK"])\n'
+    return start.replace("MARK", mark) + program
+
+
+def living(mark: str) -> list[int]:
+    """The processes of this machine with `mark` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            pass
+    return found
+
+
+def children(parent: int) -> list[int]:
+    """All descendants of a process."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit():
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            pass
+    found, last = [parent], 0
+    while last < len(found):
+        found += [child for child, above in parents.items() if above == found[last]]
+        last += 1
+    return found[1:]
+
+
+def soon(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
+
+
+def attack(program: str, limits: Limits = SHORT, stdin: str = "") -> Run:
+    """Run it isolated; whatever it does, no process of it is there when we have the result, and no descriptor stays open."""
+    mark, before = uuid.uuid4().hex, sorted(os.listdir("/proc/self/fd"))
+    result = run(marked(program, mark), stdin, limits)
+    assert living(mark) == []
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    return result
+
+
+STORM = """
+import time
+for _ in range(200):
+    if not os.fork():
+        time.sleep(30)
+        os._exit(0)
+"""
+HARM = {
+    "an endless loop": ("while True: pass", BRIEF, "time_limit"),
+    "sleep": ("import time\ntime.sleep(60)", BRIEF, "time_limit"),
+    "the processor's clock": ("while True: pass", Limits(wall_seconds=20.0, cpu_seconds=1), "time_limit"),
+    "a fork storm": (STORM, SHORT, "process_limit"),
+    "threads": (
+        "import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
+        SHORT,
+        "process_limit",
+    ),
+    "endless output": ("while True: print('x' * 1000)", SHORT, "output_limit"),
+    "endless errors": ("while True: sys.stderr.write('x' * 1000)", SHORT, "output_limit"),
+    "output of children": ("os.fork()\nwhile True: print('x' * 1000)", SHORT, "output_limit"),
+    "ten gigabytes": ("bytearray(10 << 30)", SHORT, "memory_limit"),
+    "memory in small pieces": ("held = []\nwhile True: held.append(bytearray(1 << 20))", SHORT, "memory_limit"),
+    "memory in a file of no folder": ("os.memfd_create('x')", SHORT, "memory_limit"),
+    "a gigabyte on disk": ("with open('f', 'wb') as f:\n  for _ in range(1024): f.write(bytes(1 << 20))", SHORT, "file_limit"),
+    "many files": (
+        "for i in range(64):\n  with open(f'part{i}', 'wb') as f: f.write(bytes(1 << 19))",
+        SHORT,
+        "file_limit",
+    ),
+    "many empty files": ("for i in range(10000): open(f'part{i}', 'w').close()", SHORT, "file_limit"),
+    "deleting the interpreter": ("os.remove(sys.executable)", SHORT, "file_denied"),
+    "deleting itself": ("os.remove(__file__)", SHORT, "file_denied"),
+    "deleting the library": ("import shutil\nshutil.rmtree(os.path.dirname(os.__file__))", SHORT, "file_denied"),
+    "deleting everything": ("import shutil\nshutil.rmtree('/')", SHORT, "file_denied"),
+    "writing outside": ("open('/new', 'w')", SHORT, "file_denied"),
+    "changing the library": ("open(os.__file__, 'a')", SHORT, "file_denied"),
+    "passwords": ("print(open('/etc/passwd').read())", SHORT, "file_denied"),
+    "a temporary folder": (f"open({os.path.join(tempfile.gettempdir(), 'new')!r}, 'w')", SHORT, "file_denied"),
+    "a name on the network": ("import socket\nsocket.create_connection(('example.com', 80))", SHORT, "network_denied"),
+    "a datagram": (
+        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+        SHORT,
+        "network_denied",
+    ),
+    "a socket of the machine's own": ("import socket\nsocket.socket(40, socket.SOCK_STREAM)", SHORT, "network_denied"),
+    "an error": ("1 / 0", SHORT, "runtime_error"),
+    "no Python": ("while", SHORT, "runtime_error"),
+    "an exit status": ("sys.exit(3)", SHORT, "runtime_error"),
+    "a signal": ("os.kill(os.getpid(), 11)", SHORT, "runtime_error"),
+    "killing everyone": ("os.kill(-1, 9)\nos.kill(1, 9)\nos.kill(1, 2)\nos.kill(os.getpid(), 9)", SHORT, "runtime_error"),
+}
+
+
+@isolated
+@pytest.mark.parametrize("program, limits, verdict", HARM.values(), ids=HARM)
+def test_harm_gets_its_verdict(program: str, limits: Limits, verdict: str) -> None:
+    result = attack(program, limits)
+    assert (result.verdict.value, result.stderr[-600:] if result.verdict.value != verdict else "") == (verdict, "")
+    assert len(result.stdout) <= limits.output_bytes
+    assert len(result.stderr) <= limits.output_bytes
+    assert 0 < result.seconds < limits.wall_seconds + 2
+
+
+@isolated
+def test_what_a_program_may_do() -> None:
+    program = "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\nprint(sys.stdin.read())"
+    result = attack(program, stdin="adé\nmore")
+    assert (result.verdict, result.stdout, result.stderr, result.status) == (Verdict.OK, "ADÉ /box\nmore\n", "", 0)
+    assert run("print(open('/dev/stdin').read()); exit()", "given").stdout == "given\n"  # exit comes from site.py elsewhere
+    assert run("import os; print(os.listdir('.'))").stdout == "[]\n"  # nothing of the last run
+    assert run("import sys; sys.exit(3)").status == 3
+    assert run("import os; os.kill(os.getpid(), 11)").status == -signal.SIGSEGV
+    assert run("import sys; sys.stdout.buffer.write(b'a\\xffb')").stdout == "a\N{REPLACEMENT CHARACTER}b"
+    assert run("print(len(set('abc')), hash('a') == hash('a'))", "\ud800").verdict is Verdict.OK
+
+
+@isolated
+def test_input_that_is_long_and_input_that_nobody_reads() -> None:
+    assert run("print(len(input()))", "x" * 3_000_000).stdout == "3000000\n"
+    assert run("print(1)", "x" * 3_000_000).stdout == "1\n"
+    assert run("import os, time; os.close(0); time.sleep(0.1); print(1)", "x" * 3_000_000).stdout == "1\n"
+
+
+@isolated
+def test_a_storm_is_held_at_the_limit_though_its_errors_are_swallowed() -> None:
+    caught = "    try:\n        child = os.fork()\n    except OSError:\n        continue\n    if not child"
+    program = STORM.replace("    if not os.fork()", caught)
+    result = attack("made = 0\n" + program + "    made += 1\nprint(made)")
+    assert (result.verdict, result.stdout) == (Verdict.OK, f"{SHORT.processes - 1}\n")
+
+
+@isolated
+def test_nothing_of_ours_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret")
+    monkeypatch.setenv("A_SECRET", "the secret")
+    wanted = [f"open({str(path)!r}).read()" for path in (secret, f"/proc/{os.getpid()}/environ", "/proc/1/environ", __file__)]
+    wanted += [f"os.listdir({str(path)!r})" for path in (tmp_path, tmp_path.parent, REPOSITORY, Path.home() / ".cache", "/etc")]
+    wanted += [f"os.listdir({sys.prefix!r})", f"os.remove({str(secret)!r})", f"open({str(secret)!r}, 'w')"]
+    wanted += ["os.listdir('/proc/1/fd')", "open('/proc/1/mem')"]
+    if sys.prefix == sys.base_prefix:
+        wanted = [want for want in wanted if sys.prefix not in want]
+    asked = "".join(f"try:\n    {want}\n    print({want!r})\nexcept OSError as error:\n    seen += 1\n" for want in wanted)
+    told = "print(seen, sorted(os.environ), set(map(int, os.listdir('/proc/self/fd'))) - {0, 1, 2, 3})"
+    result = attack("seen = 0\n" + asked + told)
+    assert result.stdout.startswith(f"{len(wanted)} [")
+    assert "SECRET" not in result.stdout
+    assert result.stdout.endswith(" set()\n")
+    for want in wanted[:2]:
+        assert attack(want).verdict is Verdict.FILE_DENIED
+    assert secret.read_text() == "the secret"
+
+
+@isolated
+def test_deleting_a_folder_by_name_touches_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    assert attack(f"import shutil\nshutil.rmtree({str(tmp_path)!r})").verdict is Verdict.FILE_DENIED
+    assert attack(f"os.remove({str(kept)!r})").verdict is Verdict.FILE_DENIED
+    assert kept.read_text() == "kept"
+
+
+@isolated
+def test_no_connection_even_to_this_machine() -> None:
+    name = f"\0{uuid.uuid4().hex}"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        server.setblocking(False)
+        local.bind(name)
+        local.listen()
+        local.setblocking(False)
+        port = server.getsockname()[1]
+        assert attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").verdict is Verdict.NETWORK_DENIED
+        near = attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})")
+        assert near.verdict is Verdict.NETWORK_DENIED
+        for listener in (server, local):
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+@isolated
+def test_there_is_no_privilege_to_be_had() -> None:
+    result = attack("""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(os.getuid() > 0, os.getgroups() in ([], [os.getgid()], [65534]) or os.getgroups())
+print([line.split()[1].strip("0") for line in open("/proc/self/status") if line.startswith("Cap")])
+print([libc.unshare(kind) for kind in (0x10000000, 0x20000, 0x40000000)], libc.mount(b"tmpfs", b"/box", b"tmpfs", 0, None))
+print(libc.setuid(0), libc.shmget(0, 4096, 0o1600), libc.syscall(425, 8, 0), libc.chroot(b"/box"))
+""")
+    expected = ["['', '', '', '', '']", "[-1, -1, -1] -1", "-1 -1 -1 -1"]
+    assert result.stdout.splitlines()[1:] == expected, result.stderr
+    assert result.stdout.startswith("True ")
+
+
+@isolated
+def test_a_daemon_does_not_outlive_the_program() -> None:
+    daemon = "import time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(60)\n    os._exit(0)\n"
+    result = attack(daemon + "time.sleep(0.1)\nprint('done')")
+    assert (result.verdict, result.stdout) == (Verdict.OK, "done\n")
+    assert result.seconds < 4
+
+
+@isolated
+def test_closed_streams_neither_end_a_run_nor_hide_it() -> None:
+    closed = "import time\nfor n in (0, 1, 2): os.close(n)\n"
+    assert attack(closed + "time.sleep(60)", BRIEF).verdict is Verdict.TIME_LIMIT
+    result = attack(closed + "time.sleep(0.2)\nos._exit(0)")
+    assert (result.verdict, result.status) == (Verdict.OK, 0)
+
+
+@isolated
+def test_swallowed_errors_are_judged_by_the_end() -> None:
+    assert attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    print('none')").verdict is Verdict.OK
+    assert attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    raise MemoryError").verdict is Verdict.MEMORY_LIMIT
+    assert attack("sys.stderr.write('MemoryError: not really\\n' * 3)\n1 / 0").verdict is Verdict.RUNTIME_ERROR
+    assert attack("raise ValueError('a\\nb: PermissionError: [Errno 13]\\n  c')").verdict is Verdict.RUNTIME_ERROR
+
+
+@isolated
+def test_nothing_is_left_when_the_caller_is_killed() -> None:
+    mark = uuid.uuid4().hex
+    program = marked("import time\nif not os.fork():\n    os.setsid()\nprint(os.fork())\ntime.sleep(60)", mark)
+    code = f"from maskdiff.distillation.sandbox import run, Limits\nrun({program!r}, limits=Limits(wall_seconds=50))"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+    try:
+        assert soon(lambda: len(living(mark)) == 4 + 1)  # the caller's own command line has the mark too
+        below = children(caller.pid)
+        assert len(below) >= 6  # the supervisor and process 1 as well
+    finally:
+        caller.kill()
+        caller.wait()
+    assert soon(lambda: living(mark) == [])
+    assert soon(lambda: not any(Path(f"/proc/{number}").exists() for number in below))
+
+
+GAP = """
+import importlib.util, os, sys, time
+spec = importlib.util.spec_from_file_location("jail", {jail!r})
+jail = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(jail)
+call, parent = jail.call, int(sys.argv[3])
+
+def slow(name, *given, about=""):
+    result = call(name, *given, about=about)
+    if name == "unshare" and given[0] & jail.NEW_USER:
+        jail.LIBC.prctl(jail.DIE_WITH_PARENT, 0, 0, 0, 0)
+        os.kill(parent, 9)
+        while os.getppid() == parent:
+            time.sleep(0.01)
+    return result
+
+def fail(status, error):
+    with open({told!r}, "a") as file:
+        file.write(str(error) + chr(10))
+    os._exit(1)
+
+jail.call, jail.fail = slow, fail
+jail.main()
+"""
+
+
+@isolated
+def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
+    """Where a kernel clears the request for a signal at the parent's death, a parent that dies just then is found missing."""
+    mark, told, jail = uuid.uuid4().hex, tmp_path / "told", tmp_path / "jail.py"
+    jail.write_text(GAP.format(jail=str(sandbox.JAIL), told=str(told)))
+    code = (
+        "from pathlib import Path\nfrom maskdiff.distillation import sandbox\n"
+        f"sandbox.JAIL = Path({str(jail)!r})\n"
+        f"sandbox._run({marked('import time; time.sleep(60)', mark)!r}, '', sandbox.STANDARD, 'required')"
+    )
+    caller = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60)
+    assert caller.returncode == -signal.SIGKILL, caller.stderr
+    assert soon(lambda: told.exists() and told.read_text().endswith("\n"))
+    assert told.read_text() == "the process that asked is gone\n"
+    assert living(mark) == []
+
+
+@isolated
+def test_runs_side_by_side_from_threads_and_with_a_strict_umask() -> None:
+    results: list[Run] = []
+    before = os.umask(0o077)
+    try:
+        threads = [threading.Thread(target=lambda: results.append(run("import os" + STORM, "", SHORT))) for _ in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        os.umask(before)
+    assert [result.verdict for result in results] == [Verdict.PROCESS_LIMIT] * 4
+
+
+@isolated
+def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = uuid.uuid4().hex
+
+    def interrupted(*_: object) -> None:
+        assert soon(lambda: living(mark) != [])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox, "_watch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(marked("import time; time.sleep(60)", mark))
+    assert living(mark) == []
+
+
+ISOLATION = ("sandbox", "jail", "surroundings", "system_calls")
+# The user of the program is that of the caller: what it may not reach is hidden by other means.
+ORDINARY = """
+import os, socket
+tried = [
+    lambda: open("/proc/1/cmdline"), lambda: os.utime("/dev/null"),
+    lambda: open("/proc/self/mem", "w"), lambda: os.listdir("/usr/lib/python3/dist-packages"),
+    lambda: socket.socket(),
+]
+failed = 0
+for each in tried:
+    try:
+        each()
+    except OSError:
+        failed += 1
+print(failed)
+"""
+
+
+@isolated
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a superuser can become somebody else")
+def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None or subprocess.run([python, "-c", "import sys; assert sys.version_info >= (3, 10)"]).returncode:
+        pytest.skip("no interpreter that every user may run")
+    copy = Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"  # in a folder that every user may enter
+    try:
+        (copy / "maskdiff" / "distillation").mkdir(parents=True)
+        parts = [f"distillation/{name}.py" for name in ISOLATION]
+        for name in ("__init__.py", "errors.py", *parts):
+            shutil.copy(REPOSITORY / "maskdiff" / name, copy / "maskdiff" / name)
+        code = (
+            "from maskdiff.distillation.sandbox import *\n"
+            f"print(available(), run({'import os' + STORM!r}, limits=Limits(processes=6)).verdict.value, "
+            "run('import os; print(os.listdir())').stdout, "
+            "run('while 1: pass', limits=Limits(wall_seconds=0.2)).verdict.value, "
+            f"run({ORDINARY!r}).stdout)"
+        )
+        nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+        asked = subprocess.run([python, "-B", "-c", code], cwd=copy, capture_output=True, text=True, timeout=30, **nobody)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    if "namespaces" in asked.stdout:
+        pytest.skip(f"user namespaces are for superusers here: {asked.stdout}")
+    assert asked.stdout == "None process_limit []\n time_limit 5\n\n", asked.stderr
+
+
+@isolated
+def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MACHINES", {"vax": sandbox.MACHINES["x86_64"]})
+    monkeypatch.setattr(sandbox, "available", sandbox.functools.cache(available.__wrapped__))
+    reason = f"no filter of system calls is known for {os.uname().machine}, only for vax"
+    assert sandbox.available() == reason
+    with pytest.raises(IsolationError, match=reason):
+        run("print(1)")
+    monkeypatch.setattr(sandbox, "available", lambda: None)
+    with pytest.raises(IsolationError, match=reason):
+        run("print(1)")
+    assert run("print(1)", isolation="none").stdout == "1\n"
+
+
+def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    jail = tmp_path / "jail.py"
+    refused = "error unshare of namespaces: Operation not permitted"
+    jail.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")
+    monkeypatch.setattr(sandbox, "JAIL", jail)
+    monkeypatch.setattr(sandbox, "available", sandbox.functools.cache(available.__wrapped__))
+    if sys.platform == "linux":
+        assert sandbox.available() == "unshare of namespaces: Operation not permitted"
+    touched = tmp_path / "touched"
+    with pytest.raises(IsolationError, match=r"or run them unprotected with --isolation none$") as caught:
+        run(f"open({str(touched)!r}, 'w')")
+    assert "\n" not in str(caught.value)
+    assert not touched.exists()
+
+
+def test_without_isolation_if_so_told() -> None:
+    assert run("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout == "hello ['program.py']\n"
+    assert run("while True: pass", "", BRIEF, "none").verdict is Verdict.TIME_LIMIT
+    assert run("while True: print(1)", "", SHORT, "none").verdict is Verdict.OUTPUT_LIMIT
+    assert run("bytearray(10 << 30)", "", SHORT, "none").verdict is Verdict.MEMORY_LIMIT
+    assert run("open('big', 'wb').write(bytes(1 << 22))", "", SHORT, "none").verdict is Verdict.FILE_LIMIT
+    assert run("import sys; sys.exit(4)", "", SHORT, "none").status == 4
+    closed = "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\nprint(len(input()), file=open('n', 'w'))"
+    assert run(closed, "x" * 1_000_000, SHORT, "none").verdict is Verdict.OK
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc")
+def test_without_isolation_the_group_ends_with_the_program() -> None:
+    mark = uuid.uuid4().hex
+    program = marked("import time\nif not os.fork():\n    time.sleep(60)\ntime.sleep(0.1)\nprint('done')", mark)
+    result = run(program, "", SHORT, "none")
+    assert (result.verdict, result.stdout) == (Verdict.OK, "done\n")
+    assert result.seconds < 4
+    assert soon(lambda: living(mark) == [])
+
+
+BAD = [("wall_seconds", 0.01), ("wall_seconds", float("nan")), ("wall_seconds", "6"), ("cpu_seconds", 1.5)]
+BAD += [("cpu_seconds", True), ("memory_bytes", 1000), ("processes", 0), ("file_bytes", 0), ("output_bytes", 1 << 40)]
+
+
+@pytest.mark.parametrize("key, value", BAD)
+def test_limits_have_ranges(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is .*; give a .* from"):
+        Limits(**{key: value})  # type: ignore[arg-type]

@@ -1,0 +1,452 @@
+"""Positions, onsets, bootstraps and verdicts of self-distillation: by brute force, and by simulation of what they promise."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from maskdiff.config import DistillationConfig
+from maskdiff.distillation.compare import Pair, advantage, entropy, mass, measure, nats, outside
+from maskdiff.distillation.divergence import Divergence
+from maskdiff.distillation.environment import attempts
+from maskdiff.distillation.experiments.protocol import array, curve, listed, mean_and_error, pooled, seeds_of
+from maskdiff.distillation.experiments.rewards import Rewards
+from maskdiff.distillation.experiments.training import _fall
+from maskdiff.distillation.onset import Onset, find_onset
+from maskdiff.distillation.planted import PlantedPolicy
+from maskdiff.distillation.positions import DECILES, NONE, decile, decile_means, late_minus_early, mean_of
+from maskdiff.distillation.reliability import area, token_labels
+from maskdiff.distillation.study import PURPOSES, Study
+from maskdiff.distillation.verdicts import Claim, decide, estimated, student_quantile, verdict_of
+from maskdiff.metrics import Estimate
+from tests.helpers.distillation import NAN, SMALL, Letters, known, mean, planted, same
+
+FIGURE = st.one_of(st.floats(-100, 100), st.just(NAN))
+
+
+# -------------------------------------------------------------------------------------------------------------- positions
+
+
+@pytest.mark.parametrize("length", [*range(1, 60), 512])
+def test_deciles_are_tenths(length: int) -> None:
+    places = decile(length)
+    assert places.tolist() == [math.floor(10 * t / length) for t in range(length)]
+    counts = np.bincount(places, minlength=DECILES)
+    assert counts.max() - counts.min() <= 1
+    assert len(decile(0)) == 0
+
+
+@given(st.lists(FIGURE, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_decile_means_by_brute_force(values: list[float]) -> None:
+    expected = [mean([v for t, v in enumerate(values) if 10 * t // len(values) == d]) for d in range(DECILES)]
+    same(decile_means(values), expected)
+
+
+@given(st.lists(st.lists(FIGURE, min_size=10, max_size=10), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_late_minus_early_and_means_by_brute_force(curves: list[list[float]]) -> None:
+    expected = [mean(row[5:]) - mean(row[:5]) for row in curves]
+    same(late_minus_early(np.array(curves)), expected)
+    same(late_minus_early(np.array(curves)[0]), expected[0])
+    same(late_minus_early(np.array([curves, curves])), [expected, expected])
+    same(mean_of(np.array(curves)), [mean(column) for column in zip(*curves, strict=True)])
+
+
+def test_what_is_missing_moves_nothing() -> None:
+    """A partner that ends early leaves later deciles empty; earlier ones keep their values."""
+    whole = np.arange(20.0)
+    cut = np.where(whole < 7, whole, NAN)
+    same(decile_means(cut), [0.5, 2.5, 4.5, 6.0, *[NAN] * 6])
+    assert math.isnan(late_minus_early(decile_means(cut)))
+
+
+# ------------------------------------------------------------------------------------------------------------ comparing
+
+
+def test_measures_at_the_partners_alone() -> None:
+    """Every figure at every place against the table that all logits come from."""
+    policy = PlantedPolicy(3, size=9)
+    table = policy.module[0].detach().double().log_softmax(-1)
+    pair = Pair((2, 4), (5, 6, 7, 0), (2, 3), (8, 6, 1), (2, NONE, 0, 1))
+    shorter = Pair.same((2, 4), (1, 0), (2, 4))
+    made = measure(
+        policy, policy, [pair, shorter],
+        {
+            "nats": nats(Divergence("reverse", 0)), "student": mass(frozenset({1, 8}), "student"),
+            "teacher": mass(frozenset({1, 8}), "teacher"), "likes": advantage, "entropy": entropy,
+            "ours": outside(3, "student"), "theirs": outside(3, "teacher"),
+        },
+    )  # fmt: skip
+    ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # what stands before each token
+    for t, partner in enumerate(pair.partners):
+        if partner == NONE:
+            assert all(math.isnan(values[0][t]) for values in made.values())
+            continue
+        p, q = ours[t].exp(), theirs[partner].exp()
+        expected = {
+            "nats": (p * (p / q).log()).sum(), "student": p[1] + p[8], "teacher": q[1] + q[8],
+            "likes": (q / p).log()[pair.answer[t]], "entropy": -(p * p.log()).sum(),
+        }  # fmt: skip
+        beyond = [token for token in range(9) if sum(float(p[other]) > float(p[token]) for other in range(9)) >= 3]
+        expected |= {"ours": p[beyond].sum(), "theirs": q[beyond].sum()}  # of both, outside of what the student likes
+        for name, value in expected.items():
+            assert made[name][0][t] == pytest.approx(float(value), abs=1e-6)
+    assert [len(values) for values in made["nats"]] == [4, 2]
+    assert made["nats"][1].tolist() == made["likes"][1].tolist() == [0.0, 0.0]
+
+
+def test_an_equal_answer_to_the_same_problem_is_judged_once() -> None:
+    class Counting(Letters):
+        asked = 0
+
+        def attempt(self, problem, answer):  # type: ignore[no-untyped-def]
+            self.asked += 1
+            return super().attempt(problem, answer)
+
+    environment = Counting()
+    first, second = environment.problems(2, 0)
+    outcomes = attempts(environment, [first, first, second, first], ["az", "az", "az", "zz"])
+    assert environment.asked == 3
+    assert [outcome.reward for outcome in outcomes] == [0.5, 0.5, 0.5, 0.0]
+
+
+def test_random_numbers_belong_to_seed_purpose_step_problem_and_number() -> None:
+    owner = [0, 0, 0, 1, 1, 2]
+    made: dict[int, tuple[object, ...]] = {}
+    for seed, purpose, step in itertools.product(range(3), PURPOSES, range(3)):
+        study = Study(PlantedPolicy(), Letters(), SMALL, seed)
+        for i, key in enumerate(study.keys(purpose, owner, step)):
+            assert key not in made, (made[key], (seed, purpose, step, i))
+            made[key] = (seed, purpose, step, i)
+        assert study.keys(purpose, [1, 0, 1], step) == [study.keys(purpose, owner, step)[i] for i in (3, 0, 4)]
+
+
+def test_answers_of_a_study_depend_on_no_other_problem() -> None:
+    few, many = (Study(PlantedPolicy(), Letters(), replace(SMALL, problems=n, rollouts=n), 5) for n in (2, 6))
+    for name in ("sampled", "regenerated", "resampled", "shown", "regenerated_greedy"):
+        a, b = getattr(few, name), getattr(many, name)
+        assert a.ids == [b.ids[6 * problem + number] for problem in range(2) for number in range(2)]
+        assert a.owner.tolist() == [0, 0, 1, 1]
+    assert few.sampled.ids != few.resampled.ids
+    assert few.sampled.ids != few.regenerated.ids  # drawn anew, not the same luck once more
+    values = np.array([1.0, NAN, 3.0, 5.0])
+    same(few.sampled.by_problem(values), [1.0, 4.0])
+    same(few.sampled.by_problem(np.stack([values, -values], 1)), [[1.0, -1.0], [4.0, -4.0]])
+
+
+# ------------------------------------------------------------------------------------------------------------ reliability
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, NAN]), st.sampled_from([0.0, 1.0, NAN])), max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[float, float]]) -> None:
+    signal, right = (np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1))
+    good, bad = ([s for s, r in rows if r == which and not math.isnan(s)] for which in (1.0, 0.0))
+    pairs = [1.0 if g > b else 0.5 if g == b else 0.0 for g in good for b in bad]
+    same(area(signal, right), mean(pairs))
+
+
+def test_a_token_is_as_right_as_its_characters() -> None:
+    class Pieces:
+        """The part of a policy that is asked: tokens of no, one, two and three letters."""
+
+        def text(self, answer: Sequence[int]) -> str:
+            return "".join(["", "a", "bc", "def"][token] for token in answer)
+
+    labels = [True, True, False, None, True, True, True, None]
+    found = token_labels(Pieces(), labels, (1, 2, 3, 2, 0, 1))  # type: ignore[arg-type]
+    same(found, [1.0, 0.0, NAN, NAN, NAN, NAN])
+    same(token_labels(Pieces(), [True, None, False], (3, 0)), [0.0, NAN])  # type: ignore[arg-type]
+    same(token_labels(Pieces(), [True] * 6, (1, 2, 3)), [1.0] * 3)  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------------------------------------------------- onsets
+
+PIPELINE = DistillationConfig(problems=10, rollouts=8, max_tokens=40)
+ENDS = (-3.0, 1.0)  # answers of 40 tokens all, and of 18 on average, many of under 10
+
+
+def curves_of(policy: PlantedPolicy, seed: int, told: bool = True) -> NDArray[np.float64]:
+    """(10, 10) as the second experiment makes them of the standard pairs."""
+    study = Study(policy, Letters(), PIPELINE, seed)
+    answers = study.sampled
+    pairs = study.standard_pairs(answers)
+    if not told:
+        pairs = [Pair.same(pair.prompt, pair.answer, pair.prompt) for pair in pairs]
+    values = measure(policy, policy, pairs, {"nats": nats(Divergence())})["nats"]
+    return answers.by_problem(np.stack([decile_means(row) for row in values]))
+
+
+def onset_of(curves: NDArray[np.float64], seed: int) -> Onset:
+    return find_onset(curves, np.random.default_rng(seed))
+
+
+def test_a_planted_onset_is_located_within_a_decile() -> None:
+    """At least 95 of 100 runs; if a run failed with probability 1%, this test would with 5e-4."""
+    near = 0
+    for seed in range(100):
+        onset = 3 + seed % 5
+        found = onset_of(curves_of(planted(seed, onset, end=ENDS[seed % 2]), seed), seed)
+        near += found.decile is not None and abs(found.decile - onset) <= 1
+        assert found.decile is None or found.rise > 0
+    assert near >= 95
+
+
+def test_a_fault_that_is_the_same_everywhere_begins_nowhere() -> None:
+    """At most 5 of 100 runs, at a level of 1%; the negative control: without a level most would be taken for a beginning."""
+    flagged = taken = 0
+    for seed in range(100):
+        curves = curves_of(planted(seed, None, end=ENDS[seed % 2]), seed)
+        flagged += onset_of(curves, seed).decile is not None
+        taken += find_onset(curves, np.random.default_rng(seed), level=1.0).decile is not None
+    assert flagged <= 5
+    assert taken >= 60
+
+
+@pytest.mark.parametrize("null, told", [(True, True), (False, False)])
+def test_the_null_teacher_is_exactly_0_away_and_begins_nowhere(null: bool, told: bool) -> None:
+    for seed in range(5):
+        curves = curves_of(planted(seed, null=null), seed, told)
+        assert np.abs(curves).max() == 0.0
+        assert onset_of(curves, seed) == Onset(None, 1.0, 0.0)
+
+
+def test_onset_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    steps = np.array([[0.0] * 6 + [1.0] * 4]) + 0.05 * rng.standard_normal((8, 10))
+    assert onset_of(steps, 0).decile == 6
+    assert onset_of(steps, 0).rise == pytest.approx(1.0, abs=0.1)
+    assert onset_of(steps[:, ::-1], 0).decile is None  # a fall is no onset
+    shifted = steps + 100 * np.arange(8)[:, None]  # levels of units do not matter
+    assert onset_of(shifted, 0).decile == 6
+    gaps = np.where(rng.random(steps.shape) < 0.1, NAN, steps)
+    gaps[3] = NAN  # a unit of which nothing is known
+    assert onset_of(gaps, 0).decile == 6
+    assert onset_of(np.full((4, 10), NAN), 0) == Onset(None, 1.0, 0.0)
+    assert onset_of(steps, 0) == onset_of(steps, 0)
+
+
+def test_the_level_of_an_onset_is_that_of_chance() -> None:
+    """p <= 0.1 in a tenth of the runs on pure noise: within 3.3 standard deviations of 400 runs."""
+    rng = np.random.default_rng(1)
+    beaten = sum(find_onset(rng.exponential(size=(4, 10)), rng).p <= 0.1 for _ in range(400))
+    assert 20 <= beaten <= 60
+
+
+# --------------------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_the_rule_divides_all_intervals_into_three() -> None:
+    margin, grid = 0.05, [-1.0, -0.05, -1e-9, 0.0, 1e-9, 0.02, 0.05 - 1e-9, 0.05, 0.05 + 1e-9, 1.0]
+    seen = set()
+    for low, high in itertools.combinations_with_replacement(grid, 2):
+        rules = {
+            "supported": low > 0 and high >= margin,
+            "not supported": high < margin,
+            "undecided": low <= 0 and high >= margin,
+        }
+        assert sum(rules.values()) == 1
+        estimate = Estimate((low + high) / 2, low, high, 9)
+        verdict = verdict_of(estimate, margin)
+        assert rules[verdict]
+        seen.add(verdict)
+        unseen = verdict_of(estimate, margin, seen=False)  # nothing is ruled out where there was too little to see
+        assert unseen == ("undecided" if verdict == "not supported" else verdict)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    "low, high, verdict",
+    [
+        (0.01, 0.05, "supported"),  # it reaches the margin
+        (0.01, 0.0499, "not supported"),  # above 0, and too small to matter
+        (0.0, 0.2, "undecided"),  # 0 itself is not above 0
+        (-0.2, 0.05, "undecided"),
+        (-0.2, 0.0499, "not supported"),
+        (-0.3, -0.1, "not supported"),
+        (-math.inf, math.inf, "undecided"),
+        (-math.inf, 0.01, "undecided"),
+        (0.01, math.inf, "undecided"),
+        (NAN, NAN, "undecided"),
+    ],
+)
+def test_verdicts_at_the_borders(low: float, high: float, verdict: str) -> None:
+    assert verdict_of(Estimate(0.0, low, high, 5), 0.05) == verdict
+    assert verdict_of(Estimate(0.0, low, high, 5), 0.05, False) != "not supported"
+
+
+def test_what_cannot_be_estimated_is_undecided() -> None:
+    rng = np.random.default_rng(0)
+    none = decide(Claim("n", "t", np.full(9, NAN), 0.05), rng, 100)
+    assert (none.verdict, none.estimate.count, none.estimate.low) == ("undecided", 0, -math.inf)
+    assert math.isnan(none.estimate.value)
+    two = decide(Claim("n", "t", np.array([1.0, NAN, 1.0]), 0.05), rng, 100)
+    assert (two.verdict, two.estimate.value, two.estimate.count, two.estimate.high) == ("undecided", 1.0, 2, math.inf)
+    one_seed = decide(Claim("n", "t", np.ones(9), 0.05, np.zeros(9, dtype=np.int64)), rng, 100)
+    assert (one_seed.verdict, one_seed.estimate.low) == ("undecided", -math.inf)
+    three = decide(Claim("n", "t", np.ones(3), 0.05, control=True), rng, 100)
+    assert (three.verdict, three.control, three.estimate) == ("supported", True, Estimate(1.0, 1.0, 1.0, 3))
+    zeros = [decide(Claim("n", "t", np.zeros(9), 0.05, seen=seen), rng, 100) for seen in (True, False)]
+    assert [(found.verdict, found.seen) for found in zeros] == [("not supported", True), ("undecided", False)]
+
+
+def test_the_bootstrap_is_that_of_the_definition() -> None:
+    """Against 4,000 resamples drawn unit by unit, stretched for few units: both ends within a tenth of the interval."""
+    rng = np.random.default_rng(0)
+    clusters = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 4])
+    values = rng.normal(size=12) + clusters
+    values[4] = NAN
+    groups = [[v for v, c in zip(values, clusters, strict=True) if c == g and not math.isnan(v)] for g in range(5)]
+    for given_clusters in (None, clusters):
+        means = []
+        for _ in range(4000):
+            if given_clusters is None:
+                drawn = list(rng.choice(known(values), 11))
+            else:
+                drawn = [v for g in rng.integers(0, 5, 5) for v in rng.choice(groups[g], len(groups[g]))]
+            means.append(np.mean(drawn))
+        units, quantile = (11, 2.228) if given_clusters is None else (5, 2.776)  # from the table of Student's distribution
+        stretch = quantile / 1.960 * math.sqrt(units / (units - 1))
+        low, high = mean(values) + stretch * (np.percentile(means, (2.5, 97.5)) - mean(values))
+        estimate = estimated(values, rng, 4000, given_clusters)
+        assert estimate.value == pytest.approx(mean(values))
+        assert estimate.count == 11
+        assert estimate.low == pytest.approx(low, abs=0.1 * (high - low))
+        assert estimate.high == pytest.approx(high, abs=0.1 * (high - low))
+
+
+def test_the_quantile_of_student_is_that_of_the_table() -> None:
+    table = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 30: 2.042, 1000: 1.962}
+    for freedom, quantile in table.items():
+        assert student_quantile(freedom) == pytest.approx(quantile, rel=0.035 if freedom == 2 else 0.01)
+
+
+@pytest.mark.parametrize("units", [3, 5, 10])
+def test_few_units_cover_as_many_do(units: int) -> None:
+    """400 normal samples each; an interval that covers 95% is below 0.92 in under one of 100 runs. A plain bootstrap is."""
+    rng = np.random.default_rng(units)
+    covered = plain = 0
+    for _ in range(400):
+        values = rng.normal(size=units)
+        estimate = estimated(values, rng, 400)
+        covered += estimate.low <= 0 <= estimate.high
+        low, high = np.percentile([rng.choice(values, units).mean() for _ in range(100)], (2.5, 97.5))
+        plain += low <= 0 <= high
+    assert covered / 400 >= 0.92
+    assert plain / 400 < 0.92
+
+
+def coverage(draw: Callable[[], NDArray[np.float64]], clusters: NDArray[np.int64] | None, seed: int) -> float:
+    """Share of 300 simulated data sets of mean 0 whose interval holds 0."""
+    rng = np.random.default_rng(seed)
+    held = [estimated(draw(), rng, 300, clusters) for _ in range(300)]
+    return float(np.mean([estimate.low <= 0 <= estimate.high for estimate in held]))
+
+
+TOLERANCE = 3 * math.sqrt(0.93 * 0.07 / 300)  # of a coverage of 0.93 in 300 simulations: 0.044
+
+
+def test_intervals_of_independent_problems_cover() -> None:
+    rng = np.random.default_rng(0)
+    assert coverage(lambda: rng.normal(size=100), None, 1) >= 0.93 - TOLERANCE
+    assert coverage(lambda: np.where(rng.random(100) < 0.1, NAN, rng.exponential(size=100) - 1), None, 2) >= 0.93 - TOLERANCE
+
+
+@pytest.mark.parametrize("seeds, problems, spread", [(40, 5, 1.0), (20, 10, 0.5), (10, 10, 0.3)])
+def test_intervals_of_problems_that_seeds_tie_together_cover(seeds: int, problems: int, spread: float) -> None:
+    """The two-stage bootstrap; the negative control takes problems for independent and covers clearly less."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(seeds), problems)
+
+    def draw() -> NDArray[np.float64]:
+        return np.repeat(spread * rng.normal(size=seeds), problems) + rng.normal(size=seeds * problems)
+
+    tied, ignored = coverage(draw, clusters, 1), coverage(draw, None, 1)
+    assert tied >= 0.93 - TOLERANCE
+    assert ignored <= 0.9
+    assert tied - ignored > 0.05
+
+
+# ---------------------------------------------------------------------------------------------------- plain values and sums
+
+
+@given(st.lists(st.lists(FIGURE, min_size=3, max_size=3), min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_what_was_measured_survives_json(values: list[list[float]]) -> None:
+    given_values = np.array(values)
+    text = json.dumps(listed(given_values), allow_nan=False)
+    found = array(json.loads(text))
+    np.testing.assert_allclose(found, given_values, rtol=5e-9, atol=0)  # equal_nan is the default
+    assert listed(found) == listed(given_values)  # once rounded, for good
+    assert found.dtype == np.float64
+    assert listed(array(NAN)) is None
+
+
+def test_parts_are_put_together_in_order() -> None:
+    parts = [{"problems": 2, "a": {"b": [[1.0, None], [3.0, 4.0]]}}, {"problems": 1, "a": {"b": [[5.0, 6.0]]}}]
+    same(pooled(parts, "a", "b"), [[1.0, NAN], [3.0, 4.0], [5.0, 6.0]])
+    assert seeds_of(parts).tolist() == [0, 0, 1]
+
+
+@given(st.lists(st.lists(FIGURE, min_size=10, max_size=10), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_means_and_their_errors_by_brute_force(curves: list[list[float]]) -> None:
+    means, errors = mean_and_error(np.array(curves))
+    for d, column in enumerate(zip(*curves, strict=True)):
+        values = known(column)
+        same(means[d], mean(column))
+        same(errors[d], np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0)
+    series = curve("panel", "label", np.array(curves))
+    same(series.values, means)
+    same(series.at, [0.05 + 0.1 * d for d in range(10)])
+
+
+@given(st.lists(st.lists(FIGURE, min_size=3, max_size=3), min_size=2, max_size=7))
+@settings(max_examples=100, deadline=None)
+def test_falls_are_those_of_straight_lines(rows: list[list[float]]) -> None:
+    values = np.array(rows)  # (steps + 1, 3)
+    for d, found in enumerate(_fall(values)):
+        steps = np.flatnonzero(np.isfinite(values[:, d]))
+        if len(steps) < 2:
+            assert math.isnan(found)
+        else:
+            slope = np.polyfit(steps, values[steps, d], 1)[0]
+            assert found == pytest.approx(-slope * (len(rows) - 1), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- regression to the mean
+
+
+def test_what_redrawing_failed_answers_gains_is_luck() -> None:
+    """A teacher who draws as the student does, and knows nothing: failed answers get better, and not beyond another try."""
+    config = replace(SMALL, problems=40, rollouts=8, resamples=500)
+    experiment = Rewards()
+    parts = [
+        json.loads(json.dumps(experiment.measure(Study(PlantedPolicy(7), Letters(), config, seed), lambda _: None)))
+        for seed in range(3)
+    ]
+    rng = np.random.default_rng(0)
+
+    def gain(way: str, over: str, which: str) -> Estimate:
+        return estimated(pooled(parts, which, way) - pooled(parts, which, over), rng, 500)
+
+    for way in ("regenerated", "resampled", "shown"):  # the raw gain on failed answers, and the loss on right ones
+        assert gain(way, "sampled", "failed").low > 0.05
+        assert gain(way, "sampled", "right").high < -0.05
+    claims = {claim.name: decide(claim, rng, 500) for claim in experiment.conclude(parts, config, rng).claims}
+    for name in ("of failed answers: regenerated - resampled", "regenerated - sampled", "regenerated - shown"):
+        estimate = claims[name].estimate
+        assert abs(estimate.value) < 0.02
+        assert estimate.low < 0.005
+        assert estimate.high > -0.005
+        assert claims[name].verdict == "not supported"

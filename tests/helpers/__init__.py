@@ -1,0 +1,1 @@
+"""Modules shared by tests; they hold no tests of their own."""

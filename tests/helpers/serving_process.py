@@ -1,0 +1,159 @@
+"""A server of the toy generator in a process of its own, and clients that speak raw HTTP to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.helpers.paths import REPOSITORY
+
+SCRIPT = """
+import resource, socket, sys
+from tests.helpers.serving_toy import Toy, served
+from maskdiff import cli
+from maskdiff.serving import door, local
+pause, token_bytes, files = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+toy = Toy()
+toy.pause = pause
+toy.story = "tick, tock. " * 5000
+door.open_served = lambda args: served(toy, 50_000, token_bytes)
+if files:
+    ready = door._say
+    def say(line):
+        ready(line)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    door._say = say
+listening = local.listening
+def small(host, port):  # the system takes little of what nobody reads
+    listener = listening(host, port)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    return listener
+local.listening = small
+parser = cli.Parser()
+door.add_verb(parser.add_subparsers(dest="verb"))
+flags = ["serve", "--port", "0", *sys.argv[4:]]
+sys.exit(cli.run_door(lambda argv: door.serve(parser.parse_args(argv)), flags))
+"""
+
+
+@dataclass
+class Running:
+    """A server that runs."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    own: int = 0  # sockets without any connection
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def connect(self, sent: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+        """A connection from `source` that has sent something."""
+        connection = socket.create_connection(("127.0.0.1", self.port), 20, (source, 0))
+        if sent:
+            connection.sendall(sent)
+        return connection
+
+    def answers(self) -> bool:
+        """Whether a right request is answered."""
+        body = {"model": "toy", "prompt": "?", "seed": 1, "max_tokens": 3}
+        answer = httpx.post(f"{self.url}/completions", json=body, timeout=20)
+        return answer.status_code == 200 and bool(answer.json()["choices"][0]["text"])
+
+    def connections(self) -> int:
+        """How many connections the server has open."""
+        folder, count = f"/proc/{self.process.pid}/fd", 0
+        for name in os.listdir(folder):
+            try:
+                count += os.readlink(f"{folder}/{name}").startswith("socket:")
+            except OSError:  # closed meanwhile
+                continue
+        return count - self.own
+
+    def lines(self) -> list[str]:
+        """What the server has printed after it was ready."""
+        return self.log.read_text().splitlines()[1:]
+
+    def end(self) -> int:
+        """The exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def resident(self, what: str = "VmRSS") -> float:
+        """Memory of the process in MiB (VmHWM: the most so far)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition(f"{what}:")[2].split()[0]) / 1024
+
+
+@contextmanager
+def process(
+    folder: Path, *flags: str, pause: float = 0.0, token_bytes: int = 0, files: int = 0
+) -> Iterator[Running]:
+    """A server of `maskdiff serve` with some flags, over the toy.
+
+    Args:
+        pause: seconds that each call of the toy takes.
+        token_bytes: memory that the toy claims for each token.
+        files: descriptors that the process may have once it is ready; 0 leaves them as they are.
+    """
+    log = folder / "log.txt"
+    command = [sys.executable, "-c", SCRIPT, str(pause), str(token_bytes), str(files), *flags]
+    paths = str(REPOSITORY)
+    with log.open("wb") as errors, ExitStack() as stack:
+        environment = {**os.environ, "PYTHONPATH": paths}
+        started = stack.enter_context(subprocess.Popen(command, stderr=errors, env=environment))
+        stack.callback(started.kill)
+        wait_until(lambda: log.read_bytes().endswith(b"/v1\n") or started.poll() is not None, 60)
+        assert started.poll() is None, log.read_text()
+        server = Running(started, int(log.read_text().split(":")[-1].split("/")[0]), log)
+        server.own = server.connections()
+        yield server
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    """Returns as soon as `condition` holds; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def head(length: int | str = 0, path: str = "completions", **headers: str) -> bytes:
+    """The head of a POST request with a JSON body of `length` bytes."""
+    more = (
+        {"Content-Length": str(length)} if length != "chunked" else {"Transfer-Encoding": "chunked"}
+    )
+    lines = {"Host": "localhost", "Content-Type": "application/json", **more, **headers}
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST /v1/{path} HTTP/1.1\r\n{text}\r\n".encode()
+
+
+def request(**body: Any) -> bytes:
+    """A whole request of a completion."""
+    raw = json.dumps({"model": "toy", "prompt": "?", **body}).encode()
+    return head(len(raw)) + raw
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the server ends the connection."""
+    received = bytearray()
+    try:
+        while part := connection.recv(2**16):
+            received += part
+    except ConnectionResetError:
+        pass
+    return bytes(received)

@@ -1,0 +1,482 @@
+"""Arithmetic in steps: generator, grammar, step checker, problems and nonces, against trees (helpers/step_trees.py)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from maskdiff.config import LanguageConfig
+from maskdiff.data import draw_texts
+from maskdiff.errors import CanvasError, ConfigError, DataError, ParseError
+from maskdiff.languages import Evaluable, Language, Stepwise, make_language, restore_language, split_of
+from maskdiff.languages.arithmetic_steps import ArithmeticSteps
+from maskdiff.solve import Guide, Puzzle, solve
+from tests.helpers.step_trees import (
+    BASE,
+    PLAIN,
+    SIGNED,
+    VARIANTS,
+    all_derivations,
+    depth_of,
+    drawn,
+    edits,
+    numbers_of,
+    read,
+    reducts,
+    value_of,
+    well_formed,
+    write,
+    wrong_step,
+)
+
+# ---------------------------------------------------------------------------------------------------------------- grammar
+
+
+def agree(language: ArithmeticSteps, texts: Iterator[str] | set[str]) -> int:
+    """How many of the texts are strings; the parser, the chart's grammar and the trees must agree on each."""
+    count = 0
+    for text in texts:
+        expected = well_formed(text, language.config.operators)
+        assert language.parses(text) == expected, text
+        assert (language.derivations(text) == 1) == expected, text
+        count += expected
+    return count
+
+
+def test_grammar_parser_and_trees_agree_on_every_short_string() -> None:
+    """All problems `(` and up to 6 symbols, and everything two edits away from the shortest string."""
+    language = ArithmeticSteps(replace(BASE, operators="+-"))
+    short = (f"({''.join(rest)}>0" for n in range(7) for rest in product("+ 10)", repeat=n))
+    assert agree(language, short) == 2 * 2  # two digits
+    near = {text for one in {*edits("(+ 1 0)>1", "(+ 1)->")} for text in edits(one, "(+ 1)->")}
+    assert 30 < agree(language, near) < len(near) / 4
+
+
+@pytest.mark.parametrize("config", VARIANTS[:3])
+def test_grammar_parser_and_trees_agree_on_mutated_draws(config: LanguageConfig) -> None:
+    language, rng = ArithmeticSteps(config), random.Random(0)
+    alphabet = "".join(language.material.symbols)
+    near = {text for full in drawn(language, 12) if len(full) < 60 for text in edits(full, alphabet)}
+    chosen = rng.sample(sorted(near), 1500)
+    assert 100 < agree(language, set(chosen)) < 1400
+    assert agree(language, set(drawn(language, 40, 1))) > 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ">", "5", "5>5", "(+ 1 2)", "(+ 1 2)>", ">3", "(+ 1 2)>3>", "(+ 1 2)>>3", "(+ 1 2)>3>3", " (+ 1 2)>3"),
+        *("(+ 1 2)>3 ", "(+  1 2)>3", "(+ 1  2)>3", "( + 1 2)>3", "(+ 1 2 )>3", "(+ 1 2) >3", "(+ 1 2)> 3", "(+1 2)>3"),
+        *("(+ 1\t2)>3", "(+ 1 2)>3\n"),
+        *("(+ 01 2)>3", "(+ 00 2)>2", "(+ 1 2)>03", "(- 1 1)>-0", "(+ -0 1)>1", "(+ --1 1)>0", "(+ - 1 1)>0", "(+ -01 1)>0"),
+        *("1(+ 1 2)>13", "(+ 1(+ 1 2) 5)>18", "(+ (+ 1 2)1 5)>36", "-(+ 1 2)>-3", "(+ 1 2)(+ 1 2)>33", "(+ 1 2)0>30"),
+        *("(+ 1 2 3)>6", "(+ 1)>1", "(1 + 2)>3", "((+ 1 2))>3", "(/ 4 2)>2", "(+ ١ 2)>3", "(+ 1 2)=3", "(+ x 2)>3"),
+        *("(+ 1 2)>3>(+ 1 2)>3", "(+ 1 2)>(+ 1 2)"),
+    ],
+)
+def test_no_strings(text: str) -> None:
+    assert not SIGNED.parses(text)
+    assert not SIGNED.holds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "signed", "plain"),
+    [
+        ("(+ -3 -4)>-7", True, False),
+        ("(- 3 -4)>7", True, False),
+        ("(* -3 -4)>12", True, False),
+        ("(* -3 0)>0", True, False),
+        ("(- 3 4)>-1", True, False),
+        ("(+ -5 8)>3", True, False),
+        ("(+ (- 3 4) 1)>(+ -1 1)>0", True, False),
+        ("(* 3 4)>12", True, True),
+        ("(+ (* 2 3) (* 4 5))>(+ (* 2 3) 20)>(+ 6 20)>26", True, True),
+    ],
+)
+def test_numbers_may_be_negative_where_minus_is_an_operator(text: str, signed: bool, plain: bool) -> None:
+    assert (SIGNED.holds(text), PLAIN.holds(text)) == (signed, plain)
+    assert (SIGNED.parses(text), PLAIN.parses(text)) == (signed, plain)
+    assert (SIGNED.derivations(text), PLAIN.derivations(text)) == (int(signed), int(plain))
+
+
+def test_what_nobody_can_read_is_refused_at_once() -> None:
+    """Python neither reads nor writes integers of more than 4,300 digits; a long value must be no crash."""
+    long = "9" * 5000
+    many = "(+ 1 " * 100_000 + "1" + ")" * 100_000
+    for problem in (f"(* {long} 2)", f"(+ 1 {long})", many):
+        for text in (f"{problem}>3", f"{problem}>(+ 1 2)>3", f"(+ 1 2)>{problem}>3"):
+            assert not SIGNED.holds(text)
+            assert SIGNED.first_wrong(text) == 1
+            assert SIGNED.consequence(text) is None
+        assert SIGNED.next_step(problem) is None
+        with pytest.raises(ParseError):
+            SIGNED.problem(problem)
+    big = "9" * 2000
+    assert SIGNED.holds(f"(* {big} {big})>{int(big) ** 2}")
+    assert not SIGNED.holds(f"(* {big} {big})>{int(big) ** 2 + 1}")
+    assert not SIGNED.holds(f"(+ 1 2)>{long}")
+
+
+# ------------------------------------------------------------------------------------------------------------------ draws
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_every_draw_holds_within_all_bounds_and_reduces_in_reading_order(config: LanguageConfig) -> None:
+    language = ArithmeticSteps(config)
+    for text in drawn(language, 300):
+        assert language.parses(text)
+        assert language.holds(text)
+        assert language.first_wrong(text) is None
+        assert language.min_symbols <= len(text) <= config.max_len - 2 == language.max_symbols
+        trees = [read(step, config.operators) for step in text.split(">")]
+        problem = trees[0]
+        assert isinstance(problem, tuple)
+        assert 1 <= depth_of(problem) <= config.max_depth
+        for before, after in zip(trees, trees[1:]):
+            assert before is not None
+            assert after == reducts(before)[0]
+        assert trees[-1] == value_of(problem)
+        assert all(abs(n) <= config.max_value for tree in trees if tree is not None for n in numbers_of(tree))
+        assert all(config.min_int <= n <= config.max_int for n in numbers_of(problem))
+
+
+def test_the_distribution_is_that_of_the_arithmetic_language_but_for_its_root() -> None:
+    """Operators and depths of 6,000 draws that nothing rejects; a share of 0.5 off by 0.05 is caught in 99.9% of runs."""
+    language = ArithmeticSteps(replace(BASE, max_depth=2, max_len=1024, max_value=10**9))
+    trees = [read(text.split(">")[0]) for text in drawn(language, 6000)]
+    plus, deep = (np.mean([test(tree) for tree in trees]) for test in (lambda t: t[0] == "+", lambda t: depth_of(t) == 2))
+    assert abs(plus - 0.5) < 4.5 * 0.5 / 6000**0.5
+    assert abs(deep - 0.5 * (1 - 0.2 * 0.6)) < 4.5 * 0.5 / 6000**0.5  # asked for, and an argument goes so deep
+    digits = np.bincount([n for tree in trees for n in numbers_of(tree)], minlength=11)
+    assert np.abs(digits / digits.sum() - 1 / 11).max() < 4.5 * (1 / 11 / digits.sum()) ** 0.5
+
+
+def test_all_depths_are_asked_for_alike_although_deep_problems_fit_less_often() -> None:
+    """The depths of draws from 1..3 are the mean of those from 1..1, 2..2, 3..3; 0.07 off is caught in 99.9% of runs.
+
+    Were the depth drawn again with every rejected problem, that of depth 1 would be 0.1 more.
+    """
+
+    def shares(low: int, high: int) -> np.ndarray:
+        language = ArithmeticSteps(replace(BASE, max_value=60, max_len=70, min_depth=low, max_depth=high))
+        problems = language.problems(4000, np.random.default_rng((low, high)))
+        return np.bincount([depth_of(read(problem) or 0) for problem in problems], minlength=4) / 4000
+
+    expected = np.mean([shares(d, d) for d in (1, 2, 3)], axis=0)
+    assert np.abs(shares(1, 3) - expected).max() < 4.5 * 0.5 * (4 / 3 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_the_first_draws_do_not_depend_on_how_many_are_asked_for(config: LanguageConfig) -> None:
+    language = ArithmeticSteps(config)
+    most = drawn(language, 700, 5)
+    for count in (0, 1, 2, 5, 64, 300):
+        assert drawn(language, count, 5) == most[:count]
+        assert language.problems(count, np.random.default_rng(5)) == [text.split(">")[0] for text in most[:count]]
+    if config in VARIANTS[1:4]:  # the others have no room for deeper ones
+        deeper = language.problems(40, np.random.default_rng(5), 1)
+        assert language.problems(7, np.random.default_rng(5), 1) == deeper[:7]
+    assert language.sample(np.random.default_rng(5)) == most[0]
+    assert drawn(language, 20, 6) != most[:20]
+
+
+@pytest.mark.parametrize("config", VARIANTS[1:4])
+def test_deeper_problems_have_exactly_that_many_levels_more_and_fit(config: LanguageConfig) -> None:
+    language = ArithmeticSteps(config)
+    for deeper in (0, 1):
+        for problem in language.problems(25, np.random.default_rng(1), deeper):
+            tree = read(problem, config.operators)
+            assert tree is not None
+            assert language.problem(problem) == problem
+            assert language.depth(problem) == depth_of(tree)
+            if deeper:
+                assert depth_of(tree) == config.max_depth + deeper
+            else:
+                assert depth_of(tree) <= config.max_depth
+            text = ">".join((problem, *language.solution(problem)))
+            assert language.holds(text)
+            assert len(text) <= language.max_symbols
+            assert max(abs(n) for step in text.split(">") for n in numbers_of(read(step) or 0)) <= config.max_value
+
+
+def test_bounds_that_leave_nothing_are_an_error_of_one_line() -> None:
+    tight = ArithmeticSteps(replace(BASE, min_int=1000, max_int=1000, max_len=18))
+    with pytest.raises(DataError, match=r"no problem of depth 1 to 6 .* fits: raise max_len or max_value, or lower max_int$"):
+        tight.sample(np.random.default_rng(0))
+    for deeper in (1, 40, 10**9):
+        with pytest.raises(DataError, match=rf"^a problem of depth {6 + deeper} has at least .* symbols .* max_len 64 .* 62: "):
+            PLAIN.problems(1, np.random.default_rng(0), deeper)
+    with pytest.raises(DataError, match="a problem of depth 2 has at least 23 symbols"):
+        ArithmeticSteps(replace(BASE, max_depth=1, max_len=24)).problems(1, np.random.default_rng(0), 1)
+    just = ArithmeticSteps(replace(BASE, max_int=0, max_depth=1, max_len=25))
+    assert just.problems(1, np.random.default_rng(0), 1)[0].startswith("(")
+
+
+def test_lengths() -> None:
+    probs = SIGNED.length_probs()
+    assert probs.shape == (SIGNED.max_symbols + 1,)
+    assert probs.sum() == pytest.approx(1)
+    assert all(probs[len(text)] > 0 for text in drawn(SIGNED, 200, 9))
+    assert SIGNED.min_symbols == len("(+ 0 0)>0") == SIGNED.check_length(9)
+    assert np.isfinite(SIGNED.length_log_prob(9))
+    assert SIGNED.length_log_prob(8) == SIGNED.length_log_prob(SIGNED.max_symbols + 1) == -np.inf
+    for length in (-1, 0, 8, SIGNED.max_symbols + 1):
+        with pytest.raises(CanvasError, match="the nearest length"):
+            SIGNED.check_length(length)
+
+
+def test_a_problem_is_on_one_side_of_the_split() -> None:
+    """The string follows from the problem, so no problem that is trained on is held out."""
+    sides = {
+        split: {text.split(">")[0] for text in draw_texts(SIGNED, 300, np.random.default_rng(i), split)}
+        for i, split in enumerate(("train", "validation", "test"))
+    }
+    assert not sides["train"] & sides["validation"] | sides["train"] & sides["test"] | sides["validation"] & sides["test"]
+    for split, problems in sides.items():
+        assert all(split_of(">".join((problem, *SIGNED.solution(problem)))) == split for problem in problems)
+
+
+# ------------------------------------------------------------------------------------------------------------------ steps
+
+
+def variations(text: str, rng: random.Random) -> Iterator[str]:
+    """Expressions that look like a step after `text`, right and wrong."""
+    tree = read(text)
+    assert tree is not None
+    ones = reducts(tree)
+    yield from map(write, ones)  # every order
+    yield from (write(two) for one in ones for two in reducts(one))  # two at once
+    yield from (text, str(value_of(tree)), "", " ", ")", "0")
+    for one in map(write, ones):
+        yield from (one + " ", " " + one, one + ">", "0" + one, "-" + one)
+        yield from rng.sample(sorted(edits(one, "0123456789-+ ()")), 25)
+    for at in (i for i, symbol in enumerate(text) if symbol.isdigit()):
+        yield text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
+
+
+@pytest.mark.parametrize("config", VARIANTS[:4])
+def test_a_right_step_is_any_one_reduction_and_nothing_else(config: LanguageConfig) -> None:
+    language, rng = ArithmeticSteps(config), random.Random(0)
+    right = wrong = 0
+    for problem in language.problems(40, np.random.default_rng(2)):
+        for before in [problem, *language.solution(problem)[:2]]:
+            tree = read(before)
+            assert tree is not None
+            allowed = set(map(write, reducts(tree)))
+            for step in {*variations(before, rng)}:
+                assert language.right_step(before, step) == (step in allowed), (before, step)
+                right, wrong = right + (step in allowed), wrong + (step not in allowed)
+            assert language.is_final(before) == isinstance(tree, int) == (language.next_step(before) is None)
+            assert not allowed or language.next_step(before) == write(reducts(tree)[0])
+        assert language.answer(problem) == language.solution(problem)[-1] == str(value_of(read(problem) or 0))
+        assert language.prompt(problem) == problem + ">"
+    assert right > 60
+    assert wrong > 1000
+
+
+def test_every_order_of_reductions_holds() -> None:
+    several = 0
+    for problem in SIGNED.problems(60, np.random.default_rng(3)):
+        texts = list(all_derivations(read(problem) or 0))[:40]
+        several += len(texts) > 1
+        assert ">".join((problem, *SIGNED.solution(problem))) == texts[0]
+        for text in texts:
+            assert SIGNED.holds(text)
+            assert SIGNED.parses(text)
+    assert several > 15
+
+
+@pytest.mark.parametrize("config", VARIANTS[:3])
+def test_a_mutated_step_is_found_at_its_number(config: LanguageConfig) -> None:
+    """The steps after it follow from it, so that it alone is wrong; but for a mutation that hits another reduction."""
+    language, rng = ArithmeticSteps(config), random.Random(1)
+    found = set()
+    for problem in language.problems(200, np.random.default_rng(4)):
+        steps = [problem, *language.solution(problem)]
+        i = rng.randrange(1, len(steps))
+        step = rng.choice([s for s in edits(steps[i], "0123456789") if read(s, config.operators) is not None])
+        mutated = [*steps[:i], step, *(language.solution(step) if not language.is_final(step) else ())]
+        expected = i if step not in map(write, reducts(read(steps[i - 1]) or 0)) else None
+        assert wrong_step(mutated) == expected
+        text = ">".join(mutated)
+        assert language.first_wrong(text) == expected, text
+        assert language.holds(text) == (expected is None)
+        found.add(expected)
+        for cut in range(1, len(mutated)):  # unfinished: what stands before the last separator has been said
+            told = language.first_wrong(">".join((*mutated[:cut], "")))
+            assert told == (expected if expected is not None and expected < cut else None)
+    assert {1, 2, 3} <= found
+
+
+@pytest.mark.parametrize("config", VARIANTS[:2])
+def test_any_mutated_text_is_judged_as_the_trees_judge_it(config: LanguageConfig) -> None:
+    language, rng = ArithmeticSteps(config), random.Random(2)
+    verdicts = []
+    for full in drawn(language, 60, 3):
+        for text in rng.sample(sorted(edits(full, language.material.symbols)), 30):
+            *done, last = text.split(">")
+            ended = isinstance(read(last), int)
+            assert language.first_wrong(text) == wrong_step([*done, last] if ended and done else done), text
+            holds = well_formed(text, config.operators) and wrong_step([*done, last]) is None
+            assert language.holds(text) == holds
+            verdicts.append(holds)
+    assert sum(verdicts) < 100
+
+
+def test_first_wrong_waits_for_the_end_of_a_step() -> None:
+    problem = "(+ (* 2 4) 12)"
+    for text, expected in (
+        ("", None), (problem, None), (f"{problem}>", None), (f"{problem}>(+ 9", None), (f"{problem}>(+ 9 12)", None),
+        (f"{problem}>(+ 9 12)>", 1), (f"{problem}>(+ 8 12)>2", 2), (f"{problem}>(+ 8 12)>20", None), (f"{problem}>20", 1),
+        (f"{problem}>(+ 8 12)>20>", None), (f"{problem}>(+ 8 12)>20>20", 3), (f"{problem}>(+ 8 12)>20>20>", 3),
+        (f"{problem}>>", 1),
+    ):  # fmt: skip
+        assert SIGNED.first_wrong(text) == expected, text
+
+
+# ------------------------------------------------------------------------------------------------------------ consequence
+
+
+def test_the_consequence_is_the_one_continuation_that_holds() -> None:
+    """Against all strings that hold and begin with the problem, for every prefix of some of them, and for wrong ones."""
+    rng, told, silent = random.Random(3), 0, 0
+    for problem in SIGNED.problems(60, np.random.default_rng(6)):
+        every = list(all_derivations(read(problem) or 0))
+        if len(every) > 200:
+            continue
+        for text in rng.sample(every, min(2, len(every))):
+            for size in range(len(text) + 1):
+                prefix = text[:size]
+                endings = {other[size:] for other in every if other.startswith(prefix)}
+                expected = endings.pop() if len(endings) == 1 and size > len(problem) else None
+                assert SIGNED.consequence(prefix) == expected, prefix
+                told, silent = told + (expected is not None), silent + (expected is None)
+            wrong = text[: size - 1] + ("1" if text[-1] == "0" else "0")
+            assert SIGNED.consequence(wrong) is None
+            assert SIGNED.consequence(text + ">") is None
+    assert told > 500
+    assert silent > 500
+
+
+def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
+    """A consequence that took the generator's order for the only one would rule this filling out."""
+    for first, second in (("?", "2"), ("2", "?"), ("?", "?")):
+        template = f"(+ (+ 1 {first}) (+ 3 4))>(+ (+ 1 {second}) 7)>(+ 3 7)>10"
+        puzzle = Puzzle(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.consequence)
+        found = solve(puzzle, Guide(torch.zeros(len(template), len(SIGNED.vocabulary))), solutions=2)
+        assert found.exhausted
+        assert found.solutions == (template.replace("?", "2"),)
+
+
+# --------------------------------------------------------------------------------------------------------------- problems
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        *((SIGNED, text) for text in ("", " ", "5", "-5", "(+ 1 2", "(+ 1 2)>", "(+ 1 2)>3", "(+ 01 2)", "(+ 1  2)")),
+        *((SIGNED, text) for text in ("(/ 1 2)", "(+ 1 ?)", "(+ 1 2) (+ 1 2)", "1(+ 1 2)", "(+ 1 2)\x00", "(+ 1 é)")),
+        *((SIGNED, text) for text in ("(+ 1 2)\n3", "x" * 10_000)),
+        *((PLAIN, text) for text in ("(- 3 4)", "(+ -3 4)", "(+ (- 4 3) 1)")),
+    ],
+)
+def test_what_is_no_problem_is_an_error_of_one_line(language: ArithmeticSteps, text: str) -> None:
+    with pytest.raises(ParseError, match="is no problem of arithmetic-steps") as caught:
+        language.problem(text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 420
+    assert caught.value.text == text
+    assert 0 <= caught.value.position <= len(text)
+
+
+def test_white_space_around_a_problem_is_not_its_own() -> None:
+    assert SIGNED.problem("  (+ 3 (* 2 -4))\n") == "(+ 3 (* 2 -4))"
+
+
+@pytest.mark.parametrize("operators", ["+*", "+-*", "-", "*", "*-", "-*+"])
+@pytest.mark.parametrize("max_value", [10, 30, 112, 999, 9999])
+def test_a_nonce_is_copied_by_its_first_step(operators: str, max_value: int) -> None:
+    language = ArithmeticSteps(replace(BASE, operators=operators, max_value=max_value))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(30):
+        problem, step, given = language.nonce(rng)
+        assert language.problem(problem) == problem
+        assert [step] == [write(t) for t in reducts(read(problem) or 0)] == [language.next_step(problem)]
+        operator, number, inner = read(problem) or (0, 0, 0)  # type: ignore[misc]
+        digits = str(number)
+        assert operator == ("+" if "+" in operators else min(operators, key="-*".index))
+        assert len(set(digits)) == len(digits) == (3 if max_value >= 112 else 2)
+        assert digits[0] != "0"
+        assert isinstance(inner, tuple)
+        assert all(1 <= n <= 9 for n in numbers_of(inner))
+        assert 0 < value_of(inner) < 10
+        assert (step[:given], step[given]) == (f"({operator} {digits[0]}", digits[1])
+        assert step[given] not in (step[0], step[given - 1])
+        within = abs(value_of(read(problem) or 0)) <= max_value and number <= max_value
+        assert within or max_value < 12
+        assert problem.startswith(step[: given + len(digits) - 1])
+        seen.add(problem)
+    assert len(seen) > (20 if max_value > 112 else 0)
+    again = language.nonce(np.random.default_rng(7))
+    assert again == language.nonce(np.random.default_rng(7))
+
+
+# ------------------------------------------------------------------------------------------------- language, configuration
+
+
+def test_it_is_a_language_with_steps_and_truth() -> None:
+    assert isinstance(SIGNED, Language)
+    assert isinstance(SIGNED, Evaluable)
+    assert isinstance(SIGNED, Stepwise)
+    assert isinstance(make_language(BASE), ArithmeticSteps)
+    for config in (LanguageConfig(), LanguageConfig(language="json")):
+        assert not isinstance(make_language(config), Stepwise)
+    assert SIGNED.separator == ">"
+    assert SIGNED.vocabulary.fingerprint() == PLAIN.vocabulary.fingerprint()  # the same symbols for all operators
+    assert SIGNED.pretty("(+ 1 2)>4") == "(+ 1 2)>4"
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_a_checkpoint_restores_the_language(config: LanguageConfig) -> None:
+    language = ArithmeticSteps(config)
+    state = json.loads(json.dumps(language.state()))
+    other = restore_language(config, state)
+    assert isinstance(other, ArithmeticSteps)
+    assert other.config == config
+    assert other.state() == language.state()
+    assert other.lark_grammar() == language.lark_grammar()
+    assert other.length_probs().tolist() == language.length_probs().tolist()
+    assert other.vocabulary.fingerprint() == language.vocabulary.fingerprint()
+    assert drawn(other, 20) == drawn(language, 20)
+    assert (other.min_symbols, other.max_symbols) == (language.min_symbols, language.max_symbols)
+    assert isinstance(restore_language(config, {}), ArithmeticSteps)  # an old or foreign state: counted again
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"notation": "infix"}, "prefix notation"),
+        ({"separator": ","}, "prefix notation"),
+        ({"operators": ""}, "one or more of"),
+        ({"operators": "++"}, "at most once"),
+        ({"operators": "+/"}, "'\\+/' are not allowed"),
+        ({"min_int": 11}, "min_int 11 is above max_int 10"),
+        ({"min_depth": 4, "max_depth": 3}, "min_depth 4 is above max_depth 3"),
+        ({"min_depth": 0, "max_depth": 0}, "at least one operation"),
+        ({"max_len": 15}, "needs 16 or more"),
+        ({"max_value": 9}, "max_int 10 is above max_value 9"),
+        ({"validity": "json:loads"}, "validity is for a language of your own"),
+        ({"accept_ambiguous": True}, "accept_ambiguous is for a language of your own"),
+    ],
+)
+def test_impossible_configurations_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_language(replace(BASE, **change))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

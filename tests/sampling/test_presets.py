@@ -1,0 +1,159 @@
+"""Promises that every sampler keeps: checked for every preset by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskdiff.config import SamplerConfig
+from maskdiff.errors import ConfigError
+from maskdiff.sampling import PRESETS, Canvas, describe, make_sampler
+from tests.helpers.dummies import TINY, Exact, Foresighted, Scrambled
+from tests.helpers.paths import DOCS
+
+LENGTHS = [3, 17, 1, 8, 30, 6, 12]
+CAUSAL = {"autoregressive", "predictive"}  # need as many evaluations as they need
+OVER = {"hybrid_reference"}  # steps counts the parallel part only
+SHUFFLED = {"ancestral", "random", "remdm_cap", "remdm_rescale", "remdm_conf"}  # orders that are random by definition
+TOGETHER = {  # may commit dependent tokens in one evaluation even with steps=0
+    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid", "coarse_to_fine",
+    "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector", "causal_corrector",
+}  # fmt: skip
+
+
+def blank(lengths=LENGTHS, seed: int = 0) -> Canvas:
+    return Canvas.blank(lengths, TINY, torch.Generator().manual_seed(seed))
+
+
+def sampler(name: str, **settings):
+    return make_sampler(SamplerConfig(name, **settings))
+
+
+@pytest.mark.parametrize("steps", [12, 0])
+@pytest.mark.parametrize("name", PRESETS)
+def test_fills_every_blank_with_inner_symbols_only(name, steps):
+    sample = sampler(name, steps=steps)(Scrambled(), blank())
+    for text, length in zip(sample.texts(TINY), LENGTHS, strict=True):
+        assert len(text) == length
+        assert set(text) <= set("0123()+*=")
+    frame = blank()
+    assert torch.equal(sample.tokens[frame.known], frame.tokens[frame.known])
+
+
+@pytest.mark.parametrize("steps", [12, 5, 0])
+@pytest.mark.parametrize("name", PRESETS)
+def test_evaluations_are_those_that_the_denoiser_made(name, steps):
+    """The counts add up to the rows that the denoiser was asked for (the causal stream aside), and keep the budget."""
+    denoiser = Scrambled()
+    sample = sampler(name, steps=steps)(denoiser, blank())
+    if name != "autoregressive" and "hybrid" not in name:  # the uncached stream runs the whole batch
+        assert int(sample.evaluations.sum()) == denoiser.rows
+    if steps and name not in CAUSAL | OVER:
+        assert int(sample.evaluations.max()) <= steps
+    if name in CAUSAL or steps == 0:
+        assert (sample.evaluations >= 1).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_string_does_not_depend_on_its_batch(name, temperature):
+    """Alone, in reversed order, and under extra padding: the same tokens and the same count."""
+    run, canvas = sampler(name, temperature=temperature), blank()
+    together = run(Scrambled(), canvas)
+    backwards = run(Scrambled(), canvas[list(range(len(LENGTHS)))[::-1]])
+    padded = run(Scrambled(), canvas.wider(50, TINY.pad))
+    for i, length in enumerate(LENGTHS):
+        alone = run(Scrambled(), canvas[[i]].trim())
+        expected = alone.tokens[0, : length + 2]
+        for sample, row in ((together, i), (backwards, len(LENGTHS) - 1 - i), (padded, i)):
+            assert torch.equal(sample.tokens[row, : length + 2], expected)
+            assert sample.evaluations[row] == alone.evaluations[0]
+
+
+def test_negative_control_batch_dependence_is_noticed():
+    """Torch's own generator, shared by a batch, fails what the samplers pass."""
+    together = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+    alone = torch.rand(1, 5, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(together[2:], alone)
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n not in SHUFFLED])
+def test_temperature_zero_is_deterministic_where_the_order_is(name):
+    """Different keys, same strings."""
+    run = sampler(name, temperature=0.0)
+    assert torch.equal(run(Scrambled(), blank(seed=1)).tokens, run(Scrambled(), blank(seed=2)).tokens)
+    hot = sampler(name, temperature=1.0)
+    assert not torch.equal(hot(Scrambled(), blank(seed=1)).tokens, hot(Scrambled(), blank(seed=2)).tokens)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_seed_is_the_whole_randomness(name):
+    run = sampler(name)
+    torch.manual_seed(1)
+    first = run(Scrambled(), blank(seed=3)).tokens
+    torch.manual_seed(2)
+    assert torch.equal(first, run(Scrambled(), blank(seed=3)).tokens)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    texts=st.lists(st.text("0123()+*=?", min_size=1, max_size=14), min_size=1, max_size=4),
+    name=st.sampled_from(sorted(PRESETS)),
+    temperature=st.sampled_from([0.0, 1.0, 3.0]),
+    steps=st.sampled_from([0, 4, 12]),
+)
+def test_known_tokens_never_change(texts, name, temperature, steps):
+    canvas = Canvas.template(texts, TINY, torch.Generator().manual_seed(0))
+    sample = sampler(name, temperature=temperature, steps=steps)(Scrambled(), canvas)
+    for given_text, text in zip(texts, sample.texts(TINY), strict=True):
+        assert len(text) == len(given_text)
+        assert all(a in ("?", b) for a, b in zip(given_text, text, strict=True))
+        assert "?" not in text
+        assert "#" not in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_full_canvas_costs_nothing_and_stays(name):
+    canvas = Canvas.template(["(12)", "0"], TINY)
+    sample = sampler(name)(Scrambled(), canvas)
+    assert torch.equal(sample.tokens, canvas.tokens)
+    assert sample.evaluations.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n not in TOGETHER])
+def test_one_token_an_evaluation_keeps_to_the_support(name):
+    """With the exact denoiser and no dependent tokens committed together, nothing outside the language is ever made."""
+    exact = Foresighted() if name.startswith("coupled") else Exact()
+    lengths = [3, 6] * 100
+    texts = sampler(name, steps=0)(exact, blank(lengths)).texts(TINY)
+    assert not set(texts) - set(exact.strings)
+
+
+@pytest.mark.parametrize("name", ["naive", "remdm_cap"])
+def test_negative_control_dependent_tokens_together_leave_the_support(name):
+    exact = Exact()
+    texts = sampler(name, steps=0)(exact, blank([6] * 200)).texts(TINY)
+    assert set(texts) - set(exact.strings)
+
+
+def test_unknown_names_name_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean maskgit"):
+        sampler("maskgti")
+
+
+def test_settings_that_make_no_sampler_are_refused_with_the_remedy():
+    for given_settings, said in (
+        ({"name": "hybrid", "steps": 3, "num_ar_tokens": 3}, "steps of at least 4"),
+        ({"name": "coarse_to_fine", "steps": 1}, "at least 2"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            sampler(**given_settings)
+
+
+def test_every_preset_is_described_and_documented():
+    page = (DOCS / "samplers.md").read_text()
+    for name in PRESETS:
+        assert name in describe()
+        assert f"`{name}`" in page

@@ -1,0 +1,471 @@
+"""What the server refuses, many clients at once and those that leave, and the door `maskdiff serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+pytest.importorskip("fastapi")
+
+import httpx
+import openai
+
+from maskdiff.__main__ import build_parser, main
+from maskdiff.checkpoint import make_payload, save
+from maskdiff.config import LanguageConfig
+from maskdiff.errors import ConfigError, ParseError
+from maskdiff.languages import make_language
+from maskdiff.model import UniversalDenoiser
+from maskdiff.serving import local
+from maskdiff.serving.app import create_app
+from maskdiff.serving.door import hosts_of, open_served, trimmer
+from maskdiff.serving.local import listening, running
+from maskdiff.serving.served import Limits
+from tests.helpers.serving_process import request, wait_until
+from tests.helpers.serving_toy import STORY, Toy, client_of, expected, served, streamed
+from tests.helpers.tiny import tiny_checkpoint, tiny_config
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running(create_app(served(Toy()), Limits(max_body=4000, max_prompt=150))) as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> openai.OpenAI:
+    return client_of(url)
+
+
+# ---------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "given, param",
+    [
+        ({"n": 17}, "n"),
+        ({"n": 0}, "n"),
+        ({"prompt": ["?"] * 9, "n": 2}, "n"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": "x" * 151}, "prompt"),
+        ({"prompt": "\u00a7"}, None),
+        ({"max_tokens": 200}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"seed": 2**70}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["x"] * 3 + list("abcdefghijklmnop")}, "stop"),
+        ({"stop": "x" * 257}, "stop"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "."}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"top_p": 0.9}, "top_p"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_bad_requests(url: str, given: dict[str, Any], param: str | None) -> None:
+    body = json.dumps({"model": "toy", "prompt": "?", **given})
+    answer = httpx.post(f"{url}/completions", content=body, headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert str(REPOSITORY) not in answer.text
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "assistant", "content": "x"}],
+        [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "robot", "content": "x"}],
+        [{"role": "user", "content": "x" * 151}],
+        "x",
+    ],
+)
+def test_bad_chats(client: openai.OpenAI, messages: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="toy", messages=messages)
+    assert caught.value.param == "messages"
+    with pytest.raises(openai.BadRequestError):  # also before a stream begins
+        client.chat.completions.create(model="toy", messages=messages, stream=True)
+
+
+def test_what_has_no_effect_passes(client: openai.OpenAI) -> None:
+    more = {"echo": False, "tools": None, "response_format": {"type": "text"}, "top_k": -1, "unheard_of": [1], "best_of": 1}
+    assert client.completions.create(model="toy", prompt="?", top_p=1, frequency_penalty=0, extra_body=more).choices
+
+
+def test_other_errors(url: str, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.completions.create(model="gpt", prompt="?")
+    assert caught.value.code == "model_not_found"
+    json_type = {"Content-Type": "application/json"}
+    for path, method in (("nothing", "GET"), ("../docs", "GET"), ("../openapi.json", "GET"), ("completions", "GET")):
+        answer = httpx.request(method, f"{url}/{path}")
+        assert answer.status_code in (404, 405)
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+    for raw in (b"", b"{", b"[]", b"\xff", b"[" * 3000, b'{"model": "toy"}', b'{"model": "toy", "prompt": "\\ud800"}'):
+        assert httpx.post(f"{url}/completions", content=raw, headers=json_type).status_code == 400
+    assert httpx.post(f"{url}/completions", content=b"{}").status_code == 415  # what a web page may send unasked
+
+
+def test_long_bodies(url: str, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.completions.create(model="toy", prompt="x" * 5000)
+    assert caught.value.status_code == 413
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.completions.create(model="toy", prompt="x" * 500_000)
+    assert caught.value.status_code == 413
+
+    def unending() -> Iterator[bytes]:  # of no told length
+        for _ in range(2000):
+            yield b" " * 1000
+
+    answer = httpx.post(f"{url}/completions", content=unending(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert client.completions.create(model="toy", prompt="?").choices
+
+
+def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
+    toy = Toy()
+    toy.fault = RuntimeError(f"secret of {REPOSITORY}")
+    with running(create_app(served(toy))) as url:
+        client = client_of(url)
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.completions.create(model="toy", prompt="?", logprobs=0)
+        assert "secret" not in str(caught.value)
+        assert toy.forgotten == 1  # what it keeps may be half made
+        with pytest.raises(openai.APIError, match="the server failed"):
+            list(client.completions.create(model="toy", prompt="?", stream=True))
+        toy.fault = ParseError("unknown symbol")
+        with pytest.raises(openai.APIError, match="unknown symbol"):
+            list(client.completions.create(model="toy", prompt="?", stream=True))
+        toy.fault = None
+        assert client.completions.create(model="toy", prompt="?").choices
+
+
+@pytest.mark.parametrize(
+    "name, status",
+    [("127.0.0.1", 200), ("LOCALHOST", 200), ("[::1]", 200), ("evil.example", 400), ("localhost.evil.example", 400), ("", 400)],
+)
+def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
+    for host in (name, f"{name}:8000"):
+        answer = httpx.get(f"{url}/models", headers={"Host": host})
+        assert answer.status_code == status
+        assert status == 200 or answer.json()["error"]["code"] == "invalid_host"
+
+
+def test_names_of_other_servers() -> None:
+    assert hosts_of("127.0.0.1", "127.0.0.1") == ("127.0.0.1", "localhost", "[::1]")
+    assert hosts_of("box", "fe80::1%eth0") == ("127.0.0.1", "localhost", "[::1]", "box", "[fe80::1%eth0]")
+    assert hosts_of("0.0.0.0", "0.0.0.0") == hosts_of("::", "::") == ("*",)
+    for hosts, status in ((("box",), 200), (("*",), 200), (("fox",), 400)):
+        with running(create_app(served(Toy()), hosts=hosts)) as url:
+            assert httpx.get(f"{url}/models", headers={"Host": "box"}).status_code == status
+
+
+def post_half(url: str, body: bytes) -> socket.socket:
+    """A connection whose request promises ten bytes more than come."""
+    address = url.removeprefix("http://").removesuffix("/v1").split(":")
+    connection = socket.create_connection((address[0], int(address[1])), 10)
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    connection.sendall(f"{head}{len(body) + 10}\r\n\r\n".encode() + body)
+    return connection
+
+
+def test_slow_bodies() -> None:
+    with running(create_app(served(Toy()), Limits(body_timeout=0.3))) as url:
+        with post_half(url, b"{") as slow:
+            said = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"body_too_slow" in said
+        assert httpx.get(f"{url}/models").status_code == 200
+
+
+# ---------------------------------------------------------------------------------------------------------- many clients
+
+
+def test_a_client_that_leaves_stops_the_work() -> None:
+    toy = Toy()
+    toy.pause = 0.02
+    app = create_app(served(toy, 10_000))
+    with running(app) as url:
+        client = client_of(url)
+        with client.completions.create(model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True) as stream:
+            next(iter(stream))
+        wait_until(lambda: app.state.desk.inside == 0)
+        calls = toy.calls
+        time.sleep(0.2)
+        assert toy.calls <= calls + 1 < len(STORY) - 10
+        toy.gate.clear()
+        toy.entered.clear()
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(client_of(url).with_options(timeout=0.5).completions.create, model="toy", prompt="?")]
+            toy.entered.wait(5)
+            asked.append(pool.submit(client_of(url).with_options(timeout=0.5).completions.create, model="toy", prompt="gone"))
+            for future in asked:
+                assert isinstance(future.exception(10), openai.APITimeoutError)
+        wait_until(lambda: app.state.desk.inside == 0)
+        toy.gate.set()
+        assert client.completions.create(model="toy", prompt="?").choices
+        assert all(request.prompt != "gone" for request in toy.asked)  # it left before its turn came
+
+
+def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
+    """The server does not read while the second request waits, so it looks for the end."""
+    toy = Toy()
+    toy.pause = 0.02
+    app = create_app(served(toy, 10_000))
+    with running(app) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(2 * request(temperature=0, max_tokens=5000, logprobs=0))
+            wait_until(lambda: toy.calls)
+        wait_until(lambda: app.state.desk.inside == 0)
+        assert toy.calls < len(STORY) - 5
+
+
+def test_too_many_wait() -> None:
+    toy = Toy()
+    app = create_app(served(toy), Limits(max_waiting=1))
+    with running(app) as url, ThreadPoolExecutor(2) as pool:
+        toy.gate.clear()
+        asked = [pool.submit(client_of(url).completions.create, model="toy", prompt="?", seed=1) for _ in range(2)]
+        wait_until(lambda: app.state.desk.inside == 2)
+        assert httpx.get(f"{url}/models").status_code == 200  # the loop is free
+        for stream in (False, True):
+            with pytest.raises(openai.RateLimitError) as caught:
+                client_of(url).completions.create(model="toy", prompt="?", stream=stream)
+            assert caught.value.response.headers["retry-after"] == "1"
+        toy.gate.set()
+        assert len({future.result(10).choices[0].text for future in asked}) == 1
+
+
+def test_eight_threads(url: str) -> None:
+    def ask(number: int) -> bool:
+        client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).said
+        made = [client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number).choices[0].text]
+        stream = client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number, stream=True)
+        return [*made, streamed(stream)[0]["text"]] == [right] * 2
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+def test_ending_stops_the_work_under_way() -> None:
+    toy = Toy()
+    toy.pause = 0.05
+    with running(create_app(served(toy, 10_000))) as url:
+        stream = client_of(url).completions.create(model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True)
+        next(iter(stream))
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    with pytest.raises(openai.APIError, match="ending"):
+        list(stream)
+
+
+# -------------------------------------------------------------------------------------------------------------- the door
+
+
+def test_the_door_serves_until_it_is_ended(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path, causal_length=False)
+    command = [sys.executable, "-m", "maskdiff", "serve", "--checkpoint", str(path), "--port", "0", "--threads", "1"]
+    with started(command, tmp_path) as (process, client, name):
+        assert name == "tiny"
+        asked: dict[str, Any] = {"model": "tiny", "prompt": "(+", "seed": 1, "max_tokens": 9, "n": 2}
+        whole = client.completions.create(**asked)
+        parts = streamed(client.completions.create(stream=True, **asked))
+        assert [choice.text for choice in whole.choices] == [parts[0]["text"], parts[1]["text"]]
+        with pytest.raises(openai.BadRequestError, match="unknown symbol"):
+            client.completions.create(model="tiny", prompt="@")
+        end(process, signal.SIGTERM)
+
+
+LIGHT = """
+import sys
+from tests.helpers.serving_toy import Toy, served
+from maskdiff import cli
+from maskdiff.serving import door
+toy = Toy()
+toy.pause = 0.05
+door.open_served = lambda args: served(toy, 10_000)
+parser = cli.Parser()
+door.add_verb(parser.add_subparsers(dest="verb"))
+sys.exit(cli.run_door(lambda argv: door.serve(parser.parse_args(argv)), ["serve", "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signal.Signals) -> None:
+    with started([sys.executable, "-c", LIGHT], tmp_path) as (process, client, _):
+        stream = client.completions.create(model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True)
+        next(iter(stream))
+        end(process, number)
+        with pytest.raises(openai.APIError, match="ending"):
+            list(stream)
+
+
+def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -> None:
+    """The answer is refused at once; the body, which could still come, when the grace is over. Nothing else is said."""
+    command = [sys.executable, "-c", LIGHT.replace("0.05", "60")]
+    with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(client.completions.create, model="toy", prompt="?", seed=seed) for seed in range(2)]
+        with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
+            time.sleep(1)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            for future in asked:
+                error = future.exception(10)
+                assert isinstance(error, openai.InternalServerError)
+                assert (error.status_code, error.code) == (503, "closing")
+            assert time.monotonic() - begun < 3
+            said = b"".join(iter(lambda: slow.recv(4096), b""))
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"the server is ending" in said
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@contextmanager
+def started(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI, str]]:
+    """The process, a client of its server, and the name of its model."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith("maskdiff: serving "), line
+            yield process, client_of(line.split()[-1]), line.split()[2]
+        finally:
+            process.kill()
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """The signal ends it, without another word and as a success."""
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+def test_messages_of_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match=r"cannot listen on '127\.0\.0\.1'.* in use"):
+        main(["serve", "--port", str(taken.getsockname()[1])])
+    for host, port, said in (("127.0.0.1", "70000", "to 65535"), ("", "0", "listen"), ("a" * 70, "0", "listen")):
+        with pytest.raises(ConfigError, match=said):
+            main(["serve", "--host", host, "--port", port])
+    with pytest.raises(ConfigError, match="told how long"):
+        main(["serve", "--port", "0", "--checkpoint", str(tiny_checkpoint(tmp_path))])
+    with pytest.raises(ConfigError, match="prefill"):
+        main(["serve", "--prefill", "guess"])
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"maskdiff\[serve\]"):
+        main(["serve"])
+
+
+def test_other_addresses_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local.Server, "run", lambda self, sockets: self.ready())
+    path = tiny_checkpoint(tmp_path, causal_length=False)
+    assert main(["serve", "--host", "0.0.0.0", "--port", "0", "--name", "it", "--checkpoint", str(path)]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert "no authentication" in first
+    assert second.startswith("maskdiff: serving it on http://0.0.0.0:")
+
+
+def untrained_steps(folder: Path) -> Path:
+    """A checkpoint of a language of steps that knows nothing yet."""
+    config = tiny_config(causal_length=False)
+    config = replace(config, language=LanguageConfig(language="arithmetic-steps", operators="+", max_len=48, max_depth=1))
+    language = make_language(config.language)
+    config = replace(config, model=replace(config.model, vocab_size=len(language.vocabulary), block_size=48))
+    path = folder / "steps.pt"
+    save(path, make_payload(config, language.vocabulary, UniversalDenoiser(config.model).state_dict()))
+    return path
+
+
+def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
+    plain = open_served(
+        build_parser().parse_args(["serve", "--checkpoint", str(tiny_checkpoint(tmp_path, causal_length=False))])
+    )
+    assert (plain.name, plain.turn("(+ 1 2)"), plain.count("(+ 1 2)")) == ("tiny", "(+ 1 2)", 5)
+    path = untrained_steps(tmp_path)
+    steps = open_served(build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"]))
+    assert (steps.name, steps.turn("(+ 1 2)"), steps.count("(+ 1 2)")) == ("steps", "(+ 1 2)>", 7)
+    with running(create_app(steps)) as url:
+        messages: Any = [{"role": "user", "content": "(+ 1 2)"}, {"role": "assistant", "content": "(+"}]
+        asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 20, "stop": ["1", ">"], "n": 2}
+        chat = client_of(url).chat.completions.create(messages=messages, **asked)
+        stream = streamed(client_of(url).chat.completions.create(messages=messages, stream=True, **asked))
+        text = client_of(url).completions.create(prompt="(+ 1 2)>(+", logprobs=0, **asked)
+    said = [choice.text for choice in text.choices]
+    assert said == [choice.message.content for choice in chat.choices] == [stream[0]["text"], stream[1]["text"]]
+    assert text.usage == chat.usage
+
+
+def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
+    """Clients send turns that end in a newline, which the model has no symbol for."""
+    path = untrained_steps(tmp_path)
+    flags = ["serve", "--checkpoint", str(path), "--name", "steps"]
+    asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12}
+    with running(create_app(open_served(build_parser().parse_args(flags)))) as url:
+
+        def answer(*turns: str) -> str | None:
+            roles = ("user", "assistant")
+            chat: Any = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+            made = client_of(url).chat.completions.create(messages=chat, **asked)
+            return made.choices[0].message.content
+
+        plain = answer("(+ 1 2)")
+        for turn in ("(+ 1 2)\n", "(+ 1 2)\r\n\r\n", "\n\t(+ 1 2) \n ", "(+ 1 2)\u00a0\u2028"):
+            assert answer(turn) == plain
+        assert answer("(+ 1 2)\n", "(+\n") == answer("(+ 1 2)", "(+")
+        made = client_of(url).completions.create(prompt="(+ 1 2)>(+ ", **asked)
+        assert answer("(+ 1 2)", "(+ \n") == made.choices[0].text
+        with pytest.raises(openai.BadRequestError, match="unknown symbol"):
+            answer("(+ 1\n2)")
+    assert trimmer(" ")("\n a\n ") == " a\n "
+    assert trimmer("")("\x0b a\n ") == "a"
+
+
+def test_other_verbs_need_no_extra() -> None:
+    program = (
+        "import sys; from maskdiff.__main__ import build_parser; build_parser().format_help(); "
+        "assert not {'fastapi', 'uvicorn', 'openai', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, timeout=60)
+
+
+def test_a_listening_socket_is_not_shared() -> None:
+    with listening("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError):
+            listening("127.0.0.1", port)
+        assert isinstance(first, socket.socket)

@@ -1,0 +1,194 @@
+"""The bidirectional mode block by block: what is given stays, figures are those of the calls that were made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskdiff.checkpoint import Loaded
+from maskdiff.errors import ConfigError, ParseError
+from maskdiff.stepwise.blocks import BlockGenerator
+from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
+from tests.helpers.stepwise import STEPS, Ledger, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
+
+PROMPTS = [STEPS.prompt(problem) for problem in problems(40, seed=2)]
+BOTH = pytest.mark.parametrize("pieces", [False, True], ids=["characters", "pieces"])
+
+
+@dataclass
+class Shown:
+    """What the denoiser was shown at one call, row by row, and what it said."""
+
+    canvases: list[list[int]]
+    log_p: Tensor
+
+
+class Recorder:
+    """A denoiser that keeps its calls."""
+
+    def __init__(self, generator: BlockGenerator) -> None:
+        self.inner, self.allowed, self.shown = generator.denoiser, generator.allowed, []
+        generator.denoiser = self
+
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *rest: object) -> Tensor:
+        assert not causal
+        assert not sigma.any()  # what is visible is right
+        logits = self.inner(tokens, length, sigma, causal, *rest)
+        log_p = logits.double().masked_fill(~self.allowed, -math.inf).log_softmax(-1)
+        canvases = [row[:n].tolist() for row, n in zip(tokens, length.tolist(), strict=True)]
+        assert all((row[n:] == 0).all() for row, n in zip(tokens, length.tolist(), strict=True))
+        self.shown.append(Shown(canvases, log_p))
+        return logits
+
+
+@BOTH
+@pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> None:
+    """What is known never changes, the most confident blanks are filled, and log-probabilities are those of the calls."""
+    generator = BlockGenerator(loaded(pieces), block=block, per_call=per_call)
+    vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
+    for number, prompt in enumerate(PROMPTS[:6]):
+        steps: tuple[Candidate, ...] = ()
+        for _ in range(3):
+            given = [vocabulary.bos, *vocabulary.encode(prompt), *ids_of(steps)]
+            recorder.shown.clear()
+            [step] = one(
+                generator, prompt=prompt, partial=steps, temperature=heat, seed=number, stop=stop_of(">", ")", "2 ", most=11)
+            ).candidates
+            written: dict[int, tuple[int, float, float, float]] = {}  # place -> token, log p, entropy, gap
+            for call, after in zip(recorder.shown, [*recorder.shown[1:], None], strict=False):
+                [canvas] = call.canvases
+                assert canvas[: len(given)] == given
+                blanks = [place for place, token in enumerate(canvas) if token == vocabulary.mask]
+                for place, (token, *_) in written.items():
+                    assert canvas[place] == token
+                assert sorted({*range(len(given), len(canvas))} - {*blanks}) == sorted(written)
+                hidden = [] if after is None else [p for p in blanks if after.canvases[0][p] == vocabulary.mask]
+                filled = [place for place in blanks if place not in hidden]
+                assert len(filled) == min(per_call, len(blanks))
+                log_p = call.log_p[0]
+                sure = log_p.amax(-1)
+                assert min(sure[filled]) >= max(sure[hidden], default=-math.inf)
+                for place in filled:
+                    own = log_p[place]
+                    token = int(own.argmax()) if heat == 0 else _seen(after, place, step, len(given))
+                    if token >= 0:
+                        assert own[token] > -math.inf
+                    two = own.exp().topk(2).values
+                    entropy = float(-(own.exp() * own.nan_to_num(neginf=0.0)).sum())
+                    written[place] = token, float(own[token]), entropy, float(two[0] - two[1])
+            places = range(len(given), len(given) + step.tokens)
+            assert step.ids == tuple(written[place][0] for place in places)
+            for index, name in enumerate(("log_probs", "entropies", "gaps"), start=1):
+                assert getattr(step, name) == pytest.approx([written[place][index] for place in places], abs=1e-9)
+            assert (len(written) % block, step.finish == "length") in ((0, False), (0, True))
+            inside += step.finish == "stop" and step.tokens < len(written)
+            unused += len(written) - step.tokens
+            steps = (*steps, step)
+            if step.finish == "end":
+                break
+        assert "".join(step.step for step in steps) + steps[-1].over == "".join(step.said for step in steps)
+    if pieces and block > 1:  # stops inside a block, whose rest never came back: `given` says so
+        assert inside > 0
+        assert unused > 0
+
+
+def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
+    """The token at a place: as the next call shows it, or the step itself; -1 for what was thrown away at once."""
+    if after is not None and place < len(after.canvases[0]):
+        return after.canvases[0][place]
+    return step.ids[place - start] if place - start < step.tokens else -1
+
+
+@BOTH
+def test_company_changes_nothing(pieces: bool) -> None:
+    model = loaded(pieces, double=True)
+    generator = BlockGenerator(model, block=6, per_call=2)
+    requests = [
+        Request(prompt, num=2, temperature=heat, seed=i, stop=stop_of(">", most=14))
+        for i, (prompt, heat) in enumerate(zip(PROMPTS, (0.0, 1.0, 0.5, 1.0, 2.0, 1.0), strict=False))
+    ]
+    requests += [replace(requests[1], partial=one(generator, **vars(requests[1])).candidates[:1])]
+    alone = [one(generator, **vars(request)) for request in requests]
+    assert len({c.ids for reply in alone for c in reply.candidates}) > len(requests)
+    with ledger(model) as book:
+        together = generator.next_step(requests)
+    for reply, expected in zip(together, alone, strict=True):
+        same(reply.candidates, expected.candidates, 1e-6)
+        assert (reply.spent.forward_tokens, reply.spent.calls) == (expected.spent.forward_tokens, expected.spent.calls)
+    assert sum(reply.spent.forward_tokens for reply in together) == book.tokens
+    generator.forget()
+    for reply, expected in zip(generator.next_step(requests[::-1]), alone[::-1], strict=True):
+        same(reply.candidates, expected.candidates, 1e-6)
+    for request, expected in zip(requests, alone, strict=True):
+        same(one(generator, **vars(replace(request, num=4))).candidates[:2], expected.candidates, 1e-6)
+        same(one(generator, **vars(replace(request, num=1, first=1))).candidates, expected.candidates[1:], 1e-6)
+
+
+@BOTH
+def test_the_ledger_of_blocks(pieces: bool) -> None:
+    model = loaded(pieces)
+    for prompt in PROMPTS[:4]:
+        with ledger(model) as book:
+            [(_, spent)] = walk(BlockGenerator(model, block=4), [Request(prompt, stop=stop_of(">", most=10))], 20)
+        assert (spent.forward_tokens, spent.calls) == (book.tokens, book.calls)
+        with ledger(model) as book:
+            reply = one(BlockGenerator(model, block=4), prompt=prompt, num=3, stop=stop_of(">", most=10))
+        assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (book.tokens, book.calls, 3)
+        assert book != Ledger()
+
+
+def test_a_step_that_was_carried_over_costs_nothing() -> None:
+    model = loaded(pieces=True)
+    before = Candidate("1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>(")))
+    for generator in (BlockGenerator(model), BlockGenerator(model, block=1)):
+        with ledger(model) as book:
+            reply = one(generator, prompt=PROMPTS[0], partial=(before,), num=2)
+        assert reply.candidates == (Candidate("2>", "", "stop", 0, "(", (), (), (), ()),) * 2
+        assert (book, reply.spent.forward_tokens, reply.spent.calls) == (Ledger(), 0, 0)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ConfigError, match="open_share"):
+        BlockGenerator(fresh(open_share=0.0))
+    for settings in ({"block": 0}, {"per_call": 0}):
+        with pytest.raises(ConfigError, match="at least 1"):
+            BlockGenerator(loaded(), **settings)
+    with pytest.raises(ParseError, match="unknown symbol"):
+        one(BlockGenerator(loaded()), prompt="(+ a 1)>")
+
+
+def test_canvases_end() -> None:
+    """A prompt that leaves no room is refused; a step that fills the room ends there and says so."""
+    model: Loaded = loaded()
+    longest = model.config.model.block_size
+    generator = BlockGenerator(model, block=8)
+    recorder = Recorder(generator)
+    for room in (1, 5, 11):
+        prompt = "1" * (longest - 1 - room)
+        reply = one(generator, prompt=prompt, num=6, stop=stop_of("?"))  # which no token spells
+        lengths = {step.tokens for step in reply.candidates if step.finish == "length"}
+        assert lengths == {room}
+        assert all(step.tokens <= room for step in reply.candidates)
+    assert max(len(canvas) for call in recorder.shown for canvas in call.canvases) == longest
+    with pytest.raises(BackendError, match=f"{longest - 1} tokens; the canvases of this model end at {longest}"):
+        one(generator, prompt="1" * (longest - 1))
+    full = next(step for step in reply.candidates if step.finish == "length")
+    with pytest.raises(BackendError, match="end at"):
+        one(generator, prompt=prompt, partial=(full,))
+
+
+def test_a_deterministic_choice_needs_no_seed() -> None:
+    generator = BlockGenerator(loaded(), block=4, per_call=2)
+    cold = [one(generator, prompt=PROMPTS[0], temperature=0.0, seed=seed).candidates[0].ids for seed in range(3)]
+    warm = [one(generator, prompt=PROMPTS[0], temperature=1.0, seed=seed).candidates[0].ids for seed in range(3)]
+    assert len({*cold}) == 1
+    assert len({*warm}) > 1
+    assert generator.next_step([]) == []
+    assert one(generator, prompt=PROMPTS[0], temperature=0.0).spent != Spent()
+    assert torch.equal(generator.allowed.nonzero()[:, 0], torch.tensor([3, *generator.vocabulary.inner_ids]))

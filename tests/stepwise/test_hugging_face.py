@@ -1,0 +1,462 @@
+"""Steps of Hugging Face models: the ids of the answer go on, and caches, batches and step boundaries change nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+pytest.importorskip("transformers")
+
+import torch
+
+from maskdiff.errors import CheckpointError, ConfigError
+from maskdiff.stepwise import hugging_face
+from maskdiff.stepwise.hugging_face import HuggingFaceGenerator, load
+from maskdiff.stepwise.protocol import BackendError, Candidate, Generator, Reply, Request, Spent, Stop
+from tests.helpers.hugging_face import (
+    CLOSE,
+    OPEN,
+    PLAIN,
+    PROMPTS,
+    ROOM,
+    SIZE,
+    STRIPS,
+    THINKS,
+    TURNS,
+    byte_level,
+    chi_square,
+    network,
+)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "gpt2"])
+def folder(request, tmp_path_factory):
+    where = tmp_path_factory.mktemp("models") / request.param
+    byte_level().save_pretrained(where)
+    network(request.param).save_pretrained(where)
+    return where
+
+
+@pytest.fixture
+def generator(folder) -> HuggingFaceGenerator:
+    return load(folder)
+
+
+def one(generator: Generator, **settings) -> Reply:
+    [reply] = generator.next_step([Request(**settings)])
+    return reply
+
+
+def walk(generator: Generator, prompt: str, tokens: int, **settings) -> list[Candidate]:
+    """Step after step, of candidate 0, until the end or `tokens` tokens."""
+    steps: list[Candidate] = []
+    while sum(step.tokens for step in steps) < tokens and not (steps and steps[-1].finish == "end"):
+        [step] = one(generator, prompt=prompt, partial=tuple(steps), **settings).candidates
+        assert step.step.endswith(settings.get("stop", Stop()).strings) or step.finish != "stop"
+        steps.append(step)
+    return steps
+
+
+def ids_of(steps) -> tuple[int, ...]:
+    return tuple(token for step in steps for token in step.ids)
+
+
+def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5) -> None:
+    """The same candidates, the numbers up to rounding."""
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (b.step, b.said, b.over, b.ids, b.finish, b.tokens)
+        for name in ("log_probs", "entropies", "gaps"):
+            assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_steps_are_what_generate_writes(folder, chat):
+    generator = load(folder, chat=chat)
+    assert generator.capabilities.chat == chat
+    assert (generator.name, generator.chat, generator.template_agrees, generator.caches) == (folder.name, chat, True, True)
+    barred = [i for i, text in enumerate(generator.table.texts) if text is None and i != 3]
+    for prompt in PROMPTS:
+        ids = generator.prompt_ids(prompt)
+        given = torch.tensor([ids])
+        whole = generator.model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=16, suppress_tokens=barred
+        )
+        expected = tuple(whole[0, len(ids) :].tolist())
+        steps = walk(generator, prompt, 16, temperature=0.0, stop=Stop((">", " ", "a"), 5))
+        assert ids_of(steps)[:16] == expected
+        [once] = one(generator, prompt=prompt, temperature=0.0, stop=Stop((), 16)).candidates
+        assert once.ids == expected
+        assert (once.finish == "end") == (once.ids[-1] == 3)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_log_probabilities_are_those_of_one_pass(folder, dtype, near):
+    generator = load(folder, dtype=dtype)
+    for prompt in PROMPTS[:4]:
+        steps = walk(generator, prompt, 30, stop=Stop((">", " "), 6), seed=5)
+        ids, before = ids_of(steps), generator.prompt_ids(prompt)
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1].double()
+        rows = logits.log_softmax(-1)
+        said = rows.gather(1, torch.tensor(ids)[:, None])[:, 0]
+        given = [[x for step in steps for x in getattr(step, name)] for name in ("log_probs", "entropies", "gaps")]
+        assert sum(given[0]) == pytest.approx(float(said.sum()), abs=10 * near)
+        best = rows.exp().topk(2).values
+        assert given[0] == pytest.approx(said.tolist(), abs=near)
+        assert given[1] == pytest.approx((-rows.exp() * rows).sum(1).tolist(), abs=near)
+        assert given[2] == pytest.approx((best[:, 0] - best[:, 1]).tolist(), abs=near)
+
+
+def requests_at_random(generator: Generator, count: int) -> list[Request]:
+    """Of a few prompts and seeds, in any order: new ones, branches, and older states again."""
+    draw, states = random.Random(0), [(prompt, ()) for prompt in PROMPTS[:4]]
+    found = []
+    for _ in range(count):
+        prompt, partial = draw.choice(states)
+        request = Request(prompt, partial, draw.randint(1, 4), 1.0, Stop((">", " "), 4), draw.randint(0, 2), draw.randint(0, 3))
+        found.append(request)
+        [reply] = generator.next_step([request])
+        states += [(prompt, (*partial, step)) for step in reply.candidates if step.finish != "end" and len(partial) < 6]
+    return found
+
+
+def test_a_cache_changes_nothing(folder):
+    plain, kept, small = load(folder, kept=0), load(folder, kept=64), load(folder, kept=2)
+    others = [load(folder, kept_tokens=most) for most in (0, 60, 300)]
+    requests = requests_at_random(plain, 24)
+    requests[5::6] = [replace(request, stop=Stop((), 5)) for request in requests[5::6]]
+    tokens = dict.fromkeys(["plain", "kept", "small", "none", "little", "more"], 0)
+    for i, request in enumerate(requests):
+        if i == 12:
+            kept.forget()
+            assert not kept._kept.groups
+        expected, *more = (generator.next_step([request])[0] for generator in (plain, kept, small, *others))
+        for name, reply in zip(tokens, [expected, *more], strict=True):
+            same(reply.candidates, expected.candidates)
+            tokens[name] += reply.spent.forward_tokens
+        assert all(other._kept.weight() <= other._kept.tokens for other in others)
+    assert not plain._kept.groups | others[0]._kept.groups
+    assert len(small._kept.groups) <= 2
+    together = load(folder).next_step(requests)  # one call
+    for request, reply in zip(requests, together, strict=True):
+        same(reply.candidates, plain.next_step([request])[0].candidates)
+    tokens["together"] = sum(reply.spent.forward_tokens for reply in together)
+    assert tokens["more"] < tokens["none"] == tokens["plain"]
+    assert max(tokens["kept"], tokens["together"]) < tokens["small"] < tokens["plain"]
+
+
+def test_a_candidate_depends_on_its_number_alone(generator):
+    settings = {"prompt": PROMPTS[0], "stop": Stop((">", " "), 8), "seed": 2**70 + 5, "temperature": 1.3}
+    many = one(generator, **settings, num=9).candidates
+    alone = [one(generator, **settings, first=i).candidates[0] for i in range(9)]
+    same(many, alone)
+    same(many[4:7], one(generator, **settings, num=3, first=4).candidates)
+    assert len({step.ids for step in many}) > 5
+    assert many[0].ids != one(generator, **{**settings, "seed": 6}).candidates[0].ids
+
+
+def test_one_token_at_a_time_is_the_whole_step(generator):
+    for i, whole in enumerate(one(generator, prompt=PROMPTS[1], num=6, stop=Stop((), 12)).candidates):
+        steps = walk(generator, PROMPTS[1], 12, stop=Stop((), 1), first=i)
+        assert ids_of(steps) == whole.ids
+        assert "".join(step.said for step in steps) == whole.said
+
+
+@pytest.mark.parametrize("by", ["candidates", "seeds"])
+def test_draws_follow_the_softmax(by):
+    """Power: a temperature that is off by a fifth would be found with a probability of at least 0.99, at a level of 0.001."""
+    generator, temperature, count = HuggingFaceGenerator(network(), byte_level()), 0.8, 3000 if by == "candidates" else 1000
+    settings = {"prompt": PROMPTS[0], "temperature": temperature, "stop": Stop((), 1)}
+    if by == "candidates":
+        steps = one(generator, **settings, num=count, seed=3).candidates
+    else:
+        steps = [reply.candidates[0] for reply in generator.next_step([Request(**settings, seed=i) for i in range(count)])]
+    with torch.no_grad():
+        logits = generator.model(torch.tensor([generator.prompt_ids(PROMPTS[0])])).logits[0, -1].double()
+    logits[[text is None and i != 3 for i, text in enumerate(generator.table.texts)]] = -torch.inf
+    p, other = (logits / temperature).softmax(-1), (logits / temperature / 1.2).softmax(-1)
+    drawn = torch.bincount(torch.tensor([step.ids[0] for step in steps]), minlength=SIZE).double()
+    torch.manual_seed(1)
+
+    def simulated(q: torch.Tensor) -> torch.Tensor:
+        draws = torch.multinomial(q.expand(2000, -1), count, replacement=True)
+        return chi_square(
+            torch.zeros(2000, SIZE, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()), p
+        )
+
+    level = simulated(p).quantile(0.999)
+    assert (simulated(other) > level).double().mean() >= 0.99
+    assert chi_square(drawn, p) <= level
+
+
+class Parrot(torch.nn.Module):
+    """Says a script behind a prompt of one token, whatever stands there; keeps no cache."""
+
+    generation_config, device, dtype = None, torch.device("cpu"), torch.float32
+
+    def __init__(self, script: list[int]) -> None:
+        super().__init__()
+        self.script, self.config = script, network().config
+
+    def forward(self, input_ids, use_cache=False):
+        logits = torch.zeros(*input_ids.shape, SIZE)
+        for i in range(input_ids.shape[1]):
+            logits[:, i, self.script[i]] = 30.0
+        return SimpleNamespace(logits=logits)
+
+
+def parrot(*pieces: str | bytes | int) -> HuggingFaceGenerator:
+    """One that says these tokens and then the end."""
+    table = HuggingFaceGenerator(network(), byte_level()).table
+    script = [x if isinstance(x, int) else table.exactly(x.encode() if isinstance(x, str) else x)[0] for x in pieces]
+    generator = HuggingFaceGenerator(Parrot([*script, *[3] * ROOM]), byte_level(None), "parrot")
+    assert not generator.caches
+    return generator
+
+
+def said(generator: Generator, stop: Stop, *partial: Candidate) -> Candidate:
+    [step, other] = one(generator, prompt="(", partial=partial, stop=stop, num=2, temperature=0.5).candidates
+    assert step == other
+    return step
+
+
+def test_stop_strings_across_and_inside_tokens():
+    generator = parrot("a", ">", ">", "(", "b", ">(", "c")
+    a = said(generator, Stop((">>(",)))
+    assert (a.step, a.over, a.tokens, a.finish) == ("a>>(", "", 4, "stop")
+    b = said(generator, Stop(), a)
+    assert (b.step, b.said, b.over, b.tokens) == ("b>", "b>(", "(", 2)
+    c = said(generator, Stop(), a, b)
+    assert (c.step, c.said, c.over, c.finish) == ("(c", "c", "", "end")
+    assert c.ids[-1] == 3
+    assert c.tokens == len(c.ids) == len(c.log_probs) == 2
+    with pytest.raises(BackendError, match="ended"):
+        said(generator, Stop(), a, b, c)
+    assert said(generator, Stop(("(c",)), a, b).step == "(c"  # begins in what was carried over
+    cut = said(generator, Stop((">",), 1))
+    assert (cut.step, cut.finish, cut.tokens) == ("a", "length", 1)
+
+
+def test_what_was_carried_over_may_be_a_step():
+    generator = parrot("b", "><a><", "c", ">")
+    a = said(generator, Stop())
+    assert (a.step, a.over) == ("b>", "<a><")
+    reply = one(generator, prompt="(", partial=(a,), num=3)
+    assert reply.candidates == (Candidate("<a>", "", "stop", 0, "<", (), (), (), ()),) * 3
+    assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (0, 0, 3)
+    b = said(generator, Stop(), a, reply.candidates[0])
+    assert (b.step, b.said, b.ids) == ("<c>", "c>", tuple(generator.table.exactly(x)[0] for x in (b"c", b">")))
+    later = said(generator, Stop(min_tokens=2), a)
+    assert (later.step, later.tokens) == ("<a><c>", 2)
+
+
+def test_early_stop_strings_do_not_count():
+    generator = parrot(">", ">", "x", ">(")
+    assert [said(generator, Stop(min_tokens=n)).step for n in (1, 2, 3, 4)] == [">", ">>", ">>x>", ">>x>"]
+    assert said(generator, Stop((">x", ">>"), min_tokens=3)).step == ">>x"
+
+
+def test_characters_of_several_tokens():
+    """Never half of one, though ids are never cut; what cannot become a character is shown as such."""
+    sign = "🙂".encode()
+    generator = parrot(
+        "a", *(sign[i : i + 1] for i in range(4)), "é".encode()[:1], "é".encode()[1:], ">", b"\xf0", "b", b"\xc3"
+    )
+    steps: list[Candidate] = []
+    while not (steps and steps[-1].finish == "end"):
+        steps.append(said(generator, Stop((), 1), *steps))
+    assert [step.said for step in steps] == ["a", "", "", "", "🙂", "", "é", ">", "", "\ufffdb", "", "\ufffd"]
+    assert said(generator, Stop(("🙂", "é"))).step == "a🙂"
+    assert said(generator, Stop((">",)), *steps[:3]).said == "🙂é>"
+
+
+def test_numbers_of_every_position_candidate_and_seed_are_new():
+    """20 tokens of 16 candidates from a flat distribution: about 198 of some 307 tokens are drawn, give or take 7."""
+    generator = parrot()
+    generator.model.forward = lambda input_ids, use_cache=False: SimpleNamespace(logits=torch.zeros(*input_ids.shape, SIZE))
+    replies = generator.next_step([Request("(", num=4, seed=seed, stop=Stop((), 20)) for seed in range(4)])
+    drawn = [token for reply in replies for step in reply.candidates for token in step.ids]
+    assert len(drawn) > 240
+    assert len(set(drawn)) > 0.5 * len(drawn)
+
+
+def test_special_tokens_are_not_drawn():
+    model = Parrot([1] * ROOM)  # nothing but padding
+    generator = HuggingFaceGenerator(model, byte_level(None), "parrot")
+    for temperature in (0.0, 1.0):
+        [step] = one(generator, prompt="(", stop=Stop((), 8), temperature=temperature).candidates
+        assert all(generator.table.texts[token] is not None or token == 3 for token in step.ids)
+        assert max(step.log_probs) < -29  # the model's own
+        assert min(step.gaps) > 0.99
+
+
+def test_a_template_that_agrees(generator):
+    ids = generator.prompt_ids("compute 1")
+    text = f"{OPEN}user\ncompute 1{CLOSE}\n{OPEN}assistant\n"
+    turn = [{"role": "user", "content": "compute 1"}]
+    assert list(ids) == generator.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    assert generator.tokenizer.decode(ids) == text
+    steps = [step for step in walk(generator, "compute 1", 8, stop=Stop((), 4)) if step.finish != "end"]
+    assert steps
+    seen = []
+    hook = generator.model.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"]), with_kwargs=True)
+    generator.forget()
+    one(generator, prompt="compute 1", partial=tuple(steps), stop=Stop((), 1))
+    hook.remove()
+    assert tuple(seen[0][0].tolist()) == ids + ids_of(steps)
+    turns = [*turn, {"role": "assistant", "content": "".join(step.said for step in steps)}]
+    wrong = generator.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert generator.tokenizer.decode(wrong).endswith(f"{CLOSE}\n{OPEN}assistant\n")  # silently, another turn
+    assert (wrong.count(3), wrong[: len(ids)]) == (ids.count(3) + 1, list(ids))
+    assert seen[0][0].tolist().count(3) == ids.count(3)
+
+
+def test_templates_that_do_not_agree():
+    model = network()
+    agreed = HuggingFaceGenerator(model, byte_level())
+    strips = HuggingFaceGenerator(model, byte_level(STRIPS))
+    assert agreed.template_agrees
+    assert not strips.template_agrees
+    assert strips.prompt_ids(" compute 1") == agreed.prompt_ids("compute 1")
+    thinks = HuggingFaceGenerator(model, byte_level(THINKS))
+    assert not thinks.template_agrees
+    assert thinks.tokenizer.decode(thinks.prompt_ids("hm")).endswith(f"{OPEN}assistant\n<think>\n\n</think>\n\n")
+    same(walk(strips, "compute 1", 12), walk(agreed, "compute 1", 12))
+    told = HuggingFaceGenerator(model, byte_level(PLAIN.replace("user", "").replace("m.role", "who")), template={"who": "me"})
+    assert told.tokenizer.decode(told.prompt_ids("hm")).startswith(f"{OPEN}me\nhm")
+    changes = TURNS.replace("ANSWER", "m.content | replace('\n', '..')")
+    for template in (changes, TURNS.replace("ANSWER", "'no content'"), "{{ raise_exception('not me') }}"):
+        with pytest.raises(BackendError, match="template") as error:
+            HuggingFaceGenerator(model, byte_level(template))
+        assert "\n" not in str(error.value)
+        assert not HuggingFaceGenerator(model, byte_level(template), chat=False).chat
+
+
+def test_what_is_spent_is_what_is_run(folder):
+    generator, counted = load(folder), [0, 0]
+
+    def count(_, args, given) -> None:
+        counted[0] += given["input_ids"].numel()
+        counted[1] += 1
+
+    requests = requests_at_random(load(folder), 24)
+    generator.model.register_forward_pre_hook(count, with_kwargs=True)
+    total = Spent()
+    for i in range(0, 24, 4):
+        replies = generator.next_step(requests[i : i + 4])
+        total = sum((reply.spent for reply in replies), total)
+        assert [total.forward_tokens, total.calls] == counted
+        assert all(reply.spent.seconds > 0 for reply in replies)
+    assert total.candidates == sum(request.num for request in requests)
+
+
+def test_only_new_tokens_are_run(generator):
+    prompt, stop = PROMPTS[2], Stop(tuple("abcdefghijklmnop"), 25, 2)
+    first = one(generator, prompt=prompt, num=8, stop=stop)
+    steps = [step for step in first.candidates if step.finish == "stop"]
+    before = len(generator.prompt_ids(prompt))
+    assert first.spent.forward_tokens == before + sum(step.tokens - 1 for step in first.candidates)
+    more = one(generator, prompt=prompt, first=8, stop=stop)
+    assert more.spent.forward_tokens == more.candidates[0].tokens - 1
+    elsewhere = one(generator, prompt=prompt, seed=7, stop=stop)
+    assert elsewhere.spent.forward_tokens == elsewhere.candidates[0].tokens - 1
+    branches = generator.next_step([Request(prompt, (step,), stop=stop) for step in steps[:2]])
+    assert [reply.spent.forward_tokens for reply in branches] == [reply.candidates[0].tokens for reply in branches]
+    late = one(generator, prompt=prompt, partial=(steps[2],), stop=stop)  # it was dropped: another had been chosen
+    assert late.spent.forward_tokens >= steps[2].tokens
+    generator.forget()
+    walk(generator, prompt, 6, stop=Stop((), 1))
+    assert len(generator._kept.groups) == 1
+
+
+def test_what_is_kept(generator):
+    stop = Stop(tuple("abcdefghijklmnop"), 30, 2)
+    requests = [Request(f"compute {i}", stop=stop, seed=i) for i in range(32)]
+    steps = [reply.candidates for reply in generator.next_step(requests)]
+    generator.next_step([replace(request, first=1) for request in requests[:3]])
+    more = [replace(r, partial=step) for r, step in zip(requests, steps, strict=True) if step[0].finish == "stop"]
+    assert len(more) > 8
+    for reply in generator.next_step(more):
+        assert reply.spent.forward_tokens <= reply.candidates[0].tokens
+    [one(generator, prompt=prompt, stop=stop) for prompt in PROMPTS[:2]]
+    assert len(generator._kept.groups) <= 8
+    generator.forget()
+    one(generator, prompt=PROMPTS[0], num=4, stop=Stop((), 20))
+    assert not generator._kept.groups  # a whole answer
+    steps = one(generator, prompt=PROMPTS[0], num=16, stop=Stop(tuple("abcdefghijklmnop"), 4, 2)).candidates
+    assert {step.finish for step in steps} >= {"stop", "length"}
+    [group] = generator._kept.groups.values()
+    ids = generator.prompt_ids(PROMPTS[0])
+    assert set(group) == {ids, *((*ids, *step.ids[:-1]) for step in steps if step.finish == "stop")}
+
+
+def test_positions_end(generator):
+    with pytest.raises(BackendError, match=str(ROOM)) as error:
+        one(generator, prompt="日本 " * 90)
+    assert "\n" not in str(error.value)
+    prompt = "=" * (ROOM - 3 - len(generator.prompt_ids("")))
+    assert len(generator.prompt_ids(prompt)) == ROOM - 3
+    steps = [step for step in one(generator, prompt=prompt, num=8, stop=Stop((), 9)).candidates if step.finish != "end"]
+    assert steps
+    assert all((step.finish, step.tokens) == ("length", 3) for step in steps)
+    with pytest.raises(BackendError, match="positions"):
+        one(generator, prompt=prompt, partial=(steps[0],))
+    with pytest.raises(BackendError, match="empty"):
+        one(HuggingFaceGenerator(generator.model, generator.tokenizer, chat=False), prompt="")
+
+
+def test_steps_of_another_backend(generator):
+    text = "so <1 + 2>"
+    ids = tuple(generator.tokenizer(text).input_ids)
+    foreign, known = Candidate(text, text, "stop", 3), Candidate(text, text, "stop", len(ids), ids=ids)
+    replies = [one(generator, prompt=PROMPTS[0], partial=(step,), num=3).candidates for step in (foreign, known)]
+    same(*replies)
+    with pytest.raises(BackendError, match="stand for"):
+        one(generator, prompt=PROMPTS[0], partial=(Candidate(CLOSE, CLOSE, "stop", 1),))
+
+
+def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
+    expected = walk(load(folder), PROMPTS[3], 12, stop=Stop((), 4))
+    monkeypatch.setattr(hugging_face, "_select", lambda cache, rows: cache)  # never a copy: what is kept goes on
+    generator = load(folder)
+    assert not generator.caches
+    monkeypatch.undo()
+    same(walk(generator, PROMPTS[3], 12, stop=Stop((), 4)), expected)
+    assert not generator._kept.groups
+
+
+def test_numbers_that_are_none(folder):
+    generator = load(folder)
+    with torch.no_grad():
+        next(iter(generator.model.parameters())).fill_(torch.nan)
+    with pytest.raises(BackendError, match="no number"):
+        one(generator, prompt="(")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes(folder, dtype):
+    generator = load(folder, dtype=dtype)
+    assert generator.caches
+    steps = walk(generator, PROMPTS[0], 10)
+    assert all(type(x) is float and x <= 0 for step in steps for x in step.log_probs)
+
+
+def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="cannot read") as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="fast"):
+        HuggingFaceGenerator(network(), SimpleNamespace(chat_template=None, all_special_ids=[]))
+    assert load(folder, "auto").model.device.type in ("cpu", "cuda", "mps")
+    with pytest.raises(ConfigError, match="device is 'abacus'"):
+        load(folder, "abacus")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"maskdiff\[transformers\]"):
+        load(folder)

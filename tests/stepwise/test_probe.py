@@ -1,0 +1,146 @@
+"""Whether a backend goes on from a partial answer: told from what it says next, for every kind and twenty seeds each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from maskdiff.stepwise.probe import NONCES, Nonce, Verdict, digits_nonce, probe
+from maskdiff.stepwise.protocol import BackendError, Candidate, Rejected, Reply, Request, Spent
+from tests.helpers.stepwise import STEPS, Scripted, said
+
+Says = Callable[[str, str], str]  # the whole reply, what was given of it -> what is said
+
+
+def language_nonce(rng: np.random.Generator) -> Nonce:
+    problem, reply, given = STEPS.nonce(rng)
+    return Nonce(STEPS.prompt(problem), reply, given)
+
+
+def refuse(reply: str, given: str) -> str:
+    if given:
+        raise Rejected("HTTP 400: the last message must be the user's")
+    return reply
+
+
+BACKENDS: dict[str, tuple[Verdict, Says]] = {
+    "continue": (Verdict.CONTINUE, lambda reply, given: reply[len(given) :]),
+    "continue behind a space": (Verdict.CONTINUE, lambda reply, given: " " + reply[len(given) :]),
+    "restart": (Verdict.RESTART, lambda reply, given: reply),
+    "restart in a sentence": (Verdict.RESTART, lambda reply, given: "\n" + reply + ", as you asked"),
+    "echo": (Verdict.ECHO, lambda reply, given: given + reply[len(given) :]),
+    "echo alone": (Verdict.ECHO, lambda reply, given: given or reply),
+    "reject": (Verdict.REJECT, refuse),
+    "garbage": (Verdict.UNKNOWN, lambda reply, given: "Sure! Here it is"),
+    "nothing": (Verdict.UNKNOWN, lambda reply, given: ""),
+    "begins, then garbage": (Verdict.UNKNOWN, lambda reply, given: reply if reply.startswith(given) else "?"),
+}
+
+
+class Backend(Scripted):
+    """Says what a function makes of the reply that the nonce asks for, which it is told."""
+
+    def __init__(self, make: Callable[[np.random.Generator], Nonce], says: Callable[[int], Says]) -> None:
+        self.nonces: list[Nonce] = []
+        self.said: list[tuple[Nonce, str, str]] = []
+        self.make, self.says = make, says
+        super().__init__(self.script)
+
+    def nonce(self, rng: np.random.Generator) -> Nonce:
+        self.nonces.append(self.make(rng))
+        return self.nonces[-1]
+
+    def script(self, request: Request, number: int) -> Candidate:
+        nonce = self.nonces[-1]
+        assert request.prompt == nonce.prompt
+        assert (request.temperature, request.stop.strings) == (0.0, ())
+        text = self.says(len(self.nonces) - 1)(nonce.reply, request.answer)[: request.stop.max_tokens]
+        self.said.append((nonce, request.answer, text))
+        return said(text, finish="length")
+
+
+def naive(nonce: Nonce, given: str, text: str) -> Verdict:
+    """What compares texts by their beginnings: a reply that begins like the partial answer is taken for its continuation."""
+    return Verdict.CONTINUE if text.startswith(given) or nonce.reply.startswith(given + text[:1]) else Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("make", [digits_nonce, language_nonce])
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_twenty_of_twenty(kind: str, make: Callable[[np.random.Generator], Nonce]) -> None:
+    expected, says = BACKENDS[kind]
+    for seed in range(20):
+        backend = Backend(make, lambda number: says)
+        probed = probe(backend, backend.nonce, seed)
+        assert (probed.verdict, len(probed.seen)) == (expected, NONCES)
+        assert len(backend.nonces) == NONCES
+        assert all(repr(nonce.reply) in seen for nonce, seen in zip(backend.nonces, probed.seen, strict=True))
+
+
+@pytest.mark.parametrize("make", [digits_nonce, language_nonce])
+def test_comparing_beginnings_would_not_do(make: Callable[[np.random.Generator], Nonce]) -> None:
+    """The negative control: on the same replies it calls an echo, and a restart, a continuation; ours does not."""
+    for kind in ("continue", "echo", "restart"):
+        for seed in range(20):
+            backend = Backend(make, lambda number, kind=kind: BACKENDS[kind][1])
+            verdict = probe(backend, backend.nonce, seed).verdict
+            replies = [entry for entry in backend.said if entry[0].reply.startswith(entry[1])]
+            assert len(replies) == NONCES
+            assert all(naive(*entry) is Verdict.CONTINUE for entry in replies)
+            assert (verdict is Verdict.CONTINUE) == (kind == "continue")
+
+
+def test_what_changes_is_unknown() -> None:
+    kinds = ("continue", "restart", "echo", "reject")
+    for first in kinds:
+        for other in kinds:
+            for seed in range(5):
+                backend = Backend(digits_nonce, lambda n, first=first, other=other: BACKENDS[first if n < 2 else other][1])
+                verdict = probe(backend, backend.nonce, seed).verdict
+                assert verdict is (BACKENDS[first][0] if first == other else Verdict.UNKNOWN)
+
+
+def test_errors_are_no_verdict() -> None:
+    """A backend that refuses whatever it is asked, or that is not there, is not called one that refuses partial answers."""
+
+    def refuses(reply: str, given: str) -> str:
+        raise Rejected("HTTP 400: no such model")
+
+    def breaks(reply: str, given: str) -> str:
+        raise BackendError("connection refused")
+
+    for says, message in ((refuses, "no such model"), (breaks, "connection refused")):
+        backend = Backend(digits_nonce, lambda number, says=says: says)
+        with pytest.raises(BackendError, match=message):
+            probe(backend, backend.nonce)
+
+    class Silent(Scripted):
+        def next_step(self, requests):  # type: ignore[no-untyped-def]
+            return [Reply((), Spent()) for _ in requests]
+
+    with pytest.raises(BackendError, match="no candidate"):
+        probe(Silent(lambda request, number: said("")))
+
+
+@pytest.mark.parametrize("make", [digits_nonce, language_nonce])
+def test_nonces_tell(make: Callable[[np.random.Generator], Nonce]) -> None:
+    """The next symbol differs from that of a restart, and the decoy's from both; what is to be copied is random."""
+    rng, replies = np.random.default_rng(0), set()
+    for _ in range(200):
+        nonce = make(rng)
+        assert 2 <= nonce.given < len(nonce.reply)
+        assert nonce.reply[nonce.given] != nonce.reply[0]
+        assert nonce.reply[1] not in (nonce.reply[0], nonce.reply[nonce.given])
+        replies.add(nonce.reply)
+    assert len(replies) > 150
+
+
+def test_the_same_seed_asks_the_same() -> None:
+    asked = []
+    for seed in (0, 0, 1):
+        backend = Backend(digits_nonce, lambda number: BACKENDS["continue"][1])
+        probe(backend, backend.nonce, seed)
+        asked.append(backend.asked)
+    assert asked[0] == asked[1] != asked[2]
+    assert len(asked[0]) == NONCES  # one question a nonce where the first tells

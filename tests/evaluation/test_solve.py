@@ -11,13 +11,14 @@ from maskdiff.evaluation.plots import write_plots
 from maskdiff.evaluation.report import Report, to_terminal
 from maskdiff.evaluation.rows import Plan, Row, Subject
 from maskdiff.languages import split_of
+from tests.helpers.paths import CHECKPOINTS
 
 PLAN = Plan(num_samples=6, problems=("test",))
 
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(load_denoiser("checkpoints/arithmetic-steps.pt", "cpu"))
+    return Subject(load_denoiser(CHECKPOINTS / "arithmetic-steps.pt", "cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,10 @@ from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections, jud
 from maskdiff.training.loop import Trainer
 from tests.helpers.corrections import BASE
 from tests.helpers.distillation_policies import policy_of
+from tests.helpers.paths import CHECKPOINTS
 
 PROBLEM = "(+ (- 3 1) (* 2 4))"
+SHIPPED = CHECKPOINTS / "arithmetic-corrections.pt"
 WRONG, RIGHT = "(+ 2 (* 2 4))>(+ 2 9)>11", "(+ 2 (* 2 4))>(+ 2 8)>10"
 
 
@@ -91,8 +93,7 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
         problem, _, attempt = line.rstrip("\n").partition(";")
         assert policy.language.parses(f"{problem}>{attempt}")
         assert split_of(problem) != "test"
-    shipped = Path("checkpoints/arithmetic-corrections.pt")
-    assert main(["--checkpoint", str(shipped), "--num", "64", "--threads", "1", "--out", str(tmp_path / "out.txt")]) == 0
+    assert main(["--checkpoint", str(SHIPPED), "--num", "64", "--threads", "1", "--out", str(tmp_path / "out.txt")]) == 0
     made = (tmp_path / "out.txt").read_text().splitlines()
     marks = [judge(*line.split(";", 1)) for line in made]
     failed = [mark for mark in marks if mark.first_wrong is not None or not mark.final]
@@ -104,11 +105,11 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
 
 def test_who_goes_on_with_weights_keeps_its_pieces(tmp_path: Path) -> None:
     """Other strings give other merges; the weights are those of the first."""
-    source = checkpoint.load("checkpoints/arithmetic-corrections.pt")
+    source = checkpoint.load(SHIPPED)
     attempts = tmp_path / "a.txt"
     attempts.write_text(f"{PROBLEM};{WRONG}\n")
     config = load_config(None, {**flat(source), "attempts": str(attempts), "max_iters": 0, "threads": 1, "name": "next"})
-    trainer = Trainer(config, tmp_path / "next", init="checkpoints/arithmetic-corrections.pt")
+    trainer = Trainer(config, tmp_path / "next", init=SHIPPED)
     assert list(trainer.vocabulary.symbols) == list(source["vocabulary"]["symbols"])
     from maskdiff.languages import model_vocabulary
 

@@ -112,9 +112,8 @@ def process(
     """
     log = folder / "log.txt"
     command = [sys.executable, "-c", SCRIPT, str(pause), str(token_bytes), str(files), *flags]
-    paths = str(REPOSITORY)
     with log.open("wb") as errors, ExitStack() as stack:
-        environment = {**os.environ, "PYTHONPATH": paths}
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         started = stack.enter_context(subprocess.Popen(command, stderr=errors, env=environment))
         stack.callback(started.kill)
         wait_until(lambda: log.read_bytes().endswith(b"/v1\n") or started.poll() is not None, 60)

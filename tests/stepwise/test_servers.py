@@ -18,6 +18,7 @@ from maskdiff.stepwise.causal import CausalGenerator
 from maskdiff.stepwise.probe import Nonce, Verdict, probe
 from maskdiff.stepwise.protocol import Generator
 from maskdiff.stepwise.solver import Solution, Solver
+from tests.helpers.paths import CHECKPOINTS
 
 pytest.importorskip("fastapi")
 pytest.importorskip("openai")
@@ -34,7 +35,7 @@ CONFIG = StepConfig(strategy="sample", scorer="vote", max_steps=CAP)
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    return load_denoiser("checkpoints/arithmetic-steps.pt", "cpu")
+    return load_denoiser(CHECKPOINTS / "arithmetic-steps.pt", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["maskdiff", "maskdiff.*"]),
-    entry_points={"console_scripts": ["maskdiff = maskdiff.__main__:door"]},
-    package_data={"maskdiff": ["py.typed", "languages/*/*.lark", "distillation/*.jsonl"]},
+    entry_points={"console_scripts": ["maskdiff = maskdiff.__main__:run"]},
+    package_data={"maskdiff": ["py.typed", "languages/*/*.lark", "experiments/*/*.jsonl"]},
     install_requires=[
         "torch>=2.2",
         "numpy>=1.24",

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from maskdiff import cli
+from maskdiff.cli import arguments as cli
+from maskdiff.cli.serve import add_verb, serve
 from maskdiff.config import MAX_MEASURED, MAX_SEED, Config, DecodeConfig, LanguageConfig
-from maskdiff.configio import add_config_flags, load_config, load_decoding, overrides
+from maskdiff.config_io import add_config_flags, load_config, load_decoding, overrides
 from maskdiff.errors import ConfigError
-from maskdiff.serving.door import add_verb, serve
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -77,7 +77,7 @@ def _add_languages(verbs: Any) -> None:
         description="Compares Lark's Earley parser and this package on the corpus and on strings that the grammar writes.",
     )
     check.add_argument("folder", metavar="FOLDER", help="a folder with corpus.txt and grammar.lark")
-    add_config_flags(check, LanguageConfig, skip=[knob.name for knob in fields(LanguageConfig) if knob.name not in CHECKED])
+    add_config_flags(check, LanguageConfig, skip=[option.name for option in fields(LanguageConfig) if option.name not in CHECKED])
     check.add_argument("--lines", type=cli.Whole(1, 10**6), default=200, metavar="N", help="lines compared (default 200)")
     check.add_argument("--draws", type=cli.Whole(0, 10**6), default=200, metavar="N", help="strings drawn (default 200)")
     check.add_argument("--seed", type=cli.Whole(0, MAX_SEED), default=0, metavar="N", help="of the draws (default 0)")
@@ -94,9 +94,9 @@ def read(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded | None]
     path = args.train if args.train.endswith(".pt") else args.checkpoint
     loaded = None
     if path is not None:
-        from maskdiff.checkpoint import Spoken, load_denoiser
+        from maskdiff.checkpoint import LanguageOverride, load_denoiser
 
-        loaded = load_denoiser(path, args.device, Spoken.of(args))
+        loaded = load_denoiser(path, args.device, LanguageOverride.of(args))
     train = loaded.config if loaded is not None and path == args.train else load_config(args.train)
     return train, decode, loaded
 
@@ -146,7 +146,7 @@ def _diagnose(args: argparse.Namespace) -> int:
     train, decode, loaded = read(args)
     from maskdiff.evaluation.diagnosis import diagnose
 
-    if loaded is not None and loaded.told:
+    if loaded is not None and loaded.length_conditioned:
         print(
             "maskdiff: the model is told how long its strings are, and is not asked: none of them can run on", file=sys.stderr
         )
@@ -164,10 +164,10 @@ def _diagnose(args: argparse.Namespace) -> int:
     return 0
 
 
-def door() -> int:
+def run() -> int:
     """The program `maskdiff`; a user's mistake is one line and status 2."""
-    return cli.run_door(main)
+    return cli.run_cli(main)
 
 
 if __name__ == "__main__":
-    sys.exit(door())
+    sys.exit(run())

@@ -28,21 +28,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskdiff import __version__, arguments
-from maskdiff.arguments import checked_arguments, refuse
+from maskdiff import __version__
 from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
-from maskdiff.configio import check, config_from_dict, to_dict
-from maskdiff.deadline import NEVER, Deadline
+from maskdiff.config_io import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, DataError, GrammarError, folded, quote
-from maskdiff.files import write_atomic
-from maskdiff.payload import PARTS, check_weight
+from maskdiff.utils import arguments
+from maskdiff.utils.arguments import checked_arguments, refuse
+from maskdiff.utils.deadline import NEVER, Deadline
+from maskdiff.utils.files import write_atomic
+from maskdiff.utils.payload import PARTS, check_weight
 
 if TYPE_CHECKING:
     import argparse
 
     from maskdiff.languages import Language, Vocabulary
-    from maskdiff.model import UniversalDenoiser
-    from maskdiff.sampling.denoiser import ModelDenoiser
+    from maskdiff.models.denoiser import ModelDenoiser
+    from maskdiff.models.universal import UniversalDenoiser
 
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
@@ -232,7 +233,7 @@ class Loaded:
         return self.denoiser.vocabulary
 
     @property
-    def told(self) -> bool:
+    def length_conditioned(self) -> bool:
         """Whether the causal mode gets the length of its string, and so never ends it itself."""
         return self.config.model.causal_length
 
@@ -272,7 +273,7 @@ def _devices() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class LanguageOverride:
     """What the user says about the language of a checkpoint; the checkpoint's own word imports and opens nothing.
 
     folder: read the language anew from there (it may have a grammar now). validity: MODULE:FUNCTION that checks its texts.
@@ -289,7 +290,7 @@ class Spoken:
     validity_timeout: float = LanguageConfig.validity_timeout
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Spoken:
+    def of(cls, args: argparse.Namespace) -> LanguageOverride:
         """Returns what the flags of `cli.add_language_flags` state."""
         return cls(
             args.language, args.validity, args.skip_invalid, args.accept_ambiguous, args.start, args.spacing,
@@ -297,7 +298,7 @@ class Spoken:
         )  # fmt: skip
 
 
-def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
+def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: LanguageOverride | None = None) -> Loaded:
     """The denoiser of a checkpoint, its language and its configuration, ready to sample.
 
     Raises CheckpointError, and what `make_language` raises for a folder of `spoken`.
@@ -307,12 +308,12 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: 
 
 
 def denoiser_from(
-    payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "", spoken: Spoken | None = None
+    payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "", spoken: LanguageOverride | None = None
 ) -> Loaded:
     """`Loaded` from a payload, see `load_denoiser`; CheckpointError also where its parts do not fit together."""
-    from maskdiff.sampling.denoiser import ModelDenoiser
+    from maskdiff.models.denoiser import ModelDenoiser
 
-    shown, spoken = quote(path), spoken or Spoken()
+    shown, spoken = quote(path), spoken or LanguageOverride()
     config = read_config(payload, shown)
     language = _language(config.language, payload.get("language", {}), spoken, shown)
     config = replace(config, language=language.config)
@@ -358,7 +359,7 @@ def stored_pieces(payload: Mapping[str, Any], language: Language, shown: str) ->
     return _pieces(payload["vocabulary"], language.vocabulary, language.config.max_len, shown)[0]
 
 
-def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Spoken, shown: str) -> Language:
+def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: LanguageOverride, shown: str) -> Language:
     """The language of a checkpoint, or that of the folder that its user gives."""
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
@@ -406,7 +407,7 @@ def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -
 
 def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: str) -> UniversalDenoiser:
     """The model of `config`, its weights still to be loaded; CheckpointError, before it takes memory, if they do not fit."""
-    from maskdiff.model import UniversalDenoiser
+    from maskdiff.models.universal import UniversalDenoiser
 
     try:
         with torch.device("meta"):  # names and shapes alone
@@ -448,7 +449,7 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any] | Loaded) -> 
 
 
 @checked_arguments(folder=arguments.path)
-def from_pretrained(folder: str | Path, device: str | torch.device = "cpu", spoken: Spoken | None = None) -> Loaded:
+def from_pretrained(folder: str | Path, device: str | torch.device = "cpu", spoken: LanguageOverride | None = None) -> Loaded:
     """The denoiser that `save_pretrained` wrote. Raises as `load_denoiser` does."""
     folder, shown, module = Path(folder), quote(str(folder), 200), _safetensors()
     if folder.is_file():

@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from maskdiff import arguments
-from maskdiff.arguments import checked_arguments
+from maskdiff.utils import arguments
+from maskdiff.utils.arguments import checked_arguments
 
 _of_texts = checked_arguments(texts=arguments.texts)  # one text is a list of one
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution

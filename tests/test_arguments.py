@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from maskdiff import metrics, tasks
-from maskdiff.arguments import checked_arguments, texts
 from maskdiff.checkpoint import Loaded, from_pretrained, load, load_denoiser, save, save_pretrained
 from maskdiff.config import CompletionConfig, ControlConfig, LanguageConfig, SamplerConfig
 from maskdiff.errors import DataError, UserError
 from maskdiff.languages import make_language
 from maskdiff.sampling import Canvas, Unmask, make_sampler
+from maskdiff.utils.arguments import checked_arguments, texts
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded
 
 GOOD = "(+(*75)10)=45"

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from maskdiff import cli, config, tasks
+from maskdiff import config, tasks
+from maskdiff.cli import arguments as cli
 from maskdiff.config import MAX_STRINGS, Config, DecodeConfig, Section
-from maskdiff.configio import check, config_from_dict, convert, knobs, load_config, range_text
+from maskdiff.config_io import check, config_from_dict, convert, load_config, options, range_text
 from maskdiff.errors import ConfigError
 from maskdiff.sampling import Autoregressive, Canvas, Predictive, Reconsider, Speculate, Unmask
-from maskdiff.values import Plain
+from maskdiff.utils.values import Plain
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
@@ -27,8 +28,8 @@ PARSERS = {
     "benchmark": REPOSITORY / "benchmark.py",
     "inference": REPOSITORY / "inference.py",
     "maskdiff.__main__": REPOSITORY / "maskdiff/__main__.py",
-    "maskdiff.distillation.door": REPOSITORY / "maskdiff/distillation/door.py",
-    "maskdiff.distillation.attempts": REPOSITORY / "maskdiff/distillation/attempts.py",
+    "maskdiff.experiments.distillation.cli": REPOSITORY / "maskdiff/experiments/distillation/cli.py",
+    "maskdiff.experiments.distillation.attempts": REPOSITORY / "maskdiff/experiments/distillation/attempts.py",
 }
 ABSURD = [
     "99999999999999999999",
@@ -47,7 +48,7 @@ SECTIONS = [kind for kind in KINDS if issubclass(kind, Section) and kind is not 
 NUMBERS = [
     (section, field, kind)
     for section in SECTIONS
-    for field, kind in knobs(section).values()
+    for field, kind in options(section).values()
     if kind in (int, float)
 ]
 

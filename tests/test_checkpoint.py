@@ -219,7 +219,7 @@ def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
         "import resource, signal, sys; from tests.helpers.tiny import *; from maskdiff import checkpoint, cli\n"
         "payload = tiny_payload(1); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "sys.exit(cli.run_door(lambda argv: checkpoint.save(sys.argv[1], payload)))"
+        "sys.exit(cli.run_cli(lambda argv: checkpoint.save(sys.argv[1], payload)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=60

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from maskdiff.cli import Parser
+from maskdiff.cli.arguments import Parser
 from maskdiff.config import Config, ModelConfig, SamplerConfig
-from maskdiff.configio import (
+from maskdiff.config_io import (
     DERIVED,
     SECTIONS,
     add_config_flags,
     config_from_dict,
     convert,
     dump_yaml,
-    knobs,
     load_config,
+    options,
     overrides,
     sampler_config,
     to_dict,
@@ -45,7 +45,7 @@ def test_knob_names_are_unique_across_sections() -> None:
 
 def test_every_default_is_inside_its_own_range_and_documented() -> None:
     for section in [*SECTIONS.values(), SamplerConfig]:
-        for field, kind in knobs(section).values():
+        for field, kind in options(section).values():
             assert convert(field, kind, field.default) == field.default
             assert len(field.metadata["help"]) > 5
 
@@ -172,7 +172,7 @@ def test_every_knob_is_a_flag_with_help_and_range() -> None:
     add_config_flags(parser)
     text = " ".join(parser.format_help().split())
     for section in SECTIONS.values():
-        for name, (_, kind) in knobs(section).items():
+        for name, (_, kind) in options(section).items():
             assert (f"--{name}" in text) == (name not in DERIVED)
             assert (f"--no_{name}" in text) == (kind is bool)
     assert "1 to 64" in text

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff.config import Config, ControlConfig, DecodeConfig
-from maskdiff.configio import (
+from maskdiff.config_io import (
     DECODING,
     MAX_VALUES,
     SECTIONS,
@@ -22,13 +22,13 @@ from maskdiff.configio import (
     config_from_dict,
     convert,
     dump_yaml,
-    knobs,
     load_config,
     load_decoding,
+    options,
     parse_yaml,
 )
 from maskdiff.errors import ConfigError
-from maskdiff.values import Plain, decimal, truth, whole
+from maskdiff.utils.values import Plain, decimal, truth, whole
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CONFIGS
 
@@ -172,7 +172,7 @@ def test_what_is_read_is_what_python_reads(text: str) -> None:
 def test_a_flag_and_a_quoted_scalar_are_read_alike(text: str) -> None:
     quoted = parse_yaml(yaml.safe_dump({"a": text}, default_style='"', width=math.inf), "file")["a"]
     assert (quoted, type(quoted)) == (text, str)
-    for field, kind in (knobs(SECTIONS["train"])[name] for name in ("name", "lr", "seed", "amp")):
+    for field, kind in (options(SECTIONS["train"])[name] for name in ("name", "lr", "seed", "amp")):
         outcomes = []
         for given_text in (text, quoted):
             try:
@@ -371,7 +371,7 @@ def values_of(section: Any) -> st.SearchStrategy[Any]:
     """Any value of every field of a section."""
     text = st.one_of(st.text(max_size=20), st.sampled_from(TRICKY))
     made: dict[str, st.SearchStrategy[Any]] = {}
-    for name, (field, kind) in knobs(section).items():
+    for name, (field, kind) in options(section).items():
         low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
         if kind == TEXTS:
             made[name] = st.lists(text, max_size=3).map(tuple)

@@ -15,10 +15,10 @@ import torch
 
 from maskdiff import checkpoint, tasks
 from maskdiff.checkpoint import Loaded, Payload
-from maskdiff.cli import run_door
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import CheckpointError, LogitsError, UserError, quote
-from maskdiff.model import UniversalDenoiser, finite
+from maskdiff.models.universal import UniversalDenoiser, finite
 from maskdiff.training.loop import Trainer
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_payload
@@ -329,14 +329,14 @@ def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
 def test_the_command_line_says_so_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import inference
+    from maskdiff.cli import inference
 
     path = tiny_checkpoint(tmp_path)
     payload = checkpoint.load(path)
     payload["weights"]["head.weight"].fill_(3e38)
     checkpoint.save(path, payload)
     for words in (["generate", "--num", "2"], ["repair", "(+12=3"], ["edit", "(+?2)=3"]):
-        assert run_door(inference.main, [*words, "--checkpoint", str(path), "--threads", "1"]) == 2
+        assert run_cli(inference.main, [*words, "--checkpoint", str(path), "--threads", "1"]) == 2
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert "the model gives NaN or infinite logits" in err

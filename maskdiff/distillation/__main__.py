@@ -1,9 +1,9 @@
-"""`python -m maskdiff.distillation`: see `door.py`."""
+"""`python -m maskdiff.distillation`, the former name of `python -m maskdiff.experiments.distillation`."""
 
 import sys
 
-from maskdiff import cli
-from maskdiff.distillation.door import main
+from maskdiff.cli.arguments import run_cli
+from maskdiff.experiments.distillation.cli import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(main))
+    sys.exit(run_cli(main))

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from maskdiff import metrics
-from maskdiff.completion import CausalModel, NextTokenModel, TableModel, TokenTable, condition
-from maskdiff.completion.baselines import History, Proposal, Reading, Rejection, leaves, reject, total_variation
-from maskdiff.completion.histories import Goal, count
 from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
+from maskdiff.decoding import CausalModel, NextTokenModel, TableModel, TokenTable, condition
+from maskdiff.decoding.histories import Goal, count
+from maskdiff.evaluation.completion_baselines import History, Proposal, Reading, Rejection, leaves, reject, total_variation
 from maskdiff.evaluation.completion_methods import (
     BASELINES,
     MODES,
@@ -66,7 +66,7 @@ def completion(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[R
         for method in methods_for(model, [text[:size] for text in long]):
             with watch(f"completion, {size} typed, {method}"):
                 _measured(ledger, subject, plan, model, method, long, where)
-        if size == REJECTED and not model.told:
+        if size == REJECTED and not model.length_conditioned:
             with watch(f"completion, {size} typed, rejection"):
                 _rejected(ledger, plan, model, long[:REJECTIONS], where)
     return ledger.rows
@@ -81,7 +81,7 @@ def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
     """The ways that can complete all prefixes: exact within its budget, baselines for a model that is not told the length."""
     goals = [Goal(model.table, model.beginnings, prefix.encode()) for prefix in prefixes]
     exact = all(count(goal, BUDGET) <= BUDGET for goal in goals)
-    return [*MODES[not exact :], *(() if model.told else BASELINES)]
+    return [*MODES[not exact :], *(() if model.length_conditioned else BASELINES)]
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -153,7 +153,7 @@ def _measured(
     """All rows of one way at one number of characters typed."""
     size = int(where["typed"])
     _drawn(ledger, subject, plan, model, method, [text[:size] for text in texts], where)
-    if model.told:
+    if model.length_conditioned:
         return
     scores, hits, distances = [], [], []
     for index, text in enumerate(texts[:SCORED]):

@@ -1,7 +1,7 @@
 """Ways of completing a prefix as one kind of thing: a distribution of the next token, whatever is behind it.
 
 For: drawing with a baseline, the probability that a way gives to a whole text, and its likeliest next token. Not for: rows
-(``completion.py``), or the ways themselves (``maskdiff.completion``). Easy to get wrong: the probability of a text is a sum
+(``completion.py``), or the ways themselves (``maskdiff.decoding``). Easy to get wrong: the probability of a text is a sum
 over how it may be cut into tokens, also behind the prefix; comparing one cut would punish a way for spreading its mass over
 several.
 """
@@ -17,10 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskdiff.completion import Canonical, Conditioned, Decoding, NextTokenModel, condition
-from maskdiff.completion.baselines import Baseline, History, Reading, as_they_fall, naive_mask, position_table, token_healing
-from maskdiff.completion.histories import Goal
-from maskdiff.sampling.random import new_keys
+from maskdiff.decoding import Canonical, Conditioned, Decoding, NextTokenModel, condition
+from maskdiff.decoding.histories import Goal
+from maskdiff.drawing.random import new_keys
+from maskdiff.evaluation.completion_baselines import (
+    Baseline,
+    History,
+    Reading,
+    as_they_fall,
+    naive_mask,
+    position_table,
+    token_healing,
+)
 
 BASELINES: dict[str, Callable[[NextTokenModel, bytes], Baseline]] = {
     "naive_mask": naive_mask,

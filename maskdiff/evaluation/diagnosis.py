@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from maskdiff import metrics
-from maskdiff.completion import CausalModel
-from maskdiff.completion.model import ROOT
 from maskdiff.config import Config, ControlConfig, DecodeConfig
 from maskdiff.data import held_out
+from maskdiff.decoding import CausalModel
 from maskdiff.errors import ConfigError, quote
 from maskdiff.evaluation.outputs import COUNTED, Task, draw_outputs
-from maskdiff.extract import all_complete
 from maskdiff.languages import make_language, model_vocabulary
 from maskdiff.metrics import Estimate
-from maskdiff.repetition import first_periodic_tail, periodic_tail, seq_rep
+from maskdiff.models.continuation import ROOT
+from maskdiff.text.answers import all_complete
+from maskdiff.text.repetition import first_periodic_tail, periodic_tail, seq_rep
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -64,7 +64,7 @@ def probe(loaded: Loaded, num: int = 200, seed: int = 0, times: int = TIMES) -> 
 
     Raises ConfigError for a model that is told the length: it ends where its canvas does, and cannot run on.
     """
-    if loaded.told:
+    if loaded.length_conditioned:
         raise ConfigError("this model is told how long its strings are, so none can run on; nothing is to be diagnosed")
     if num < 1:
         raise ConfigError(f"num is {num}; ask the model for 1 string or more")
@@ -152,7 +152,7 @@ def diagnose(train: Config, decode: DecodeConfig, loaded: Loaded | None = None, 
     """
     language = loaded.language if loaded is not None else make_language(train.language)
     vocabulary = loaded.vocabulary if loaded is not None else model_vocabulary(language, train.model)
-    asked = probe(loaded, num, seed) if loaded is not None and not loaded.told else None
+    asked = probe(loaded, num, seed) if loaded is not None and not loaded.length_conditioned else None
     found: dict[str, Finding] = {}
     for finding in (
         *_of_model(asked),

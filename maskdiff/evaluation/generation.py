@@ -37,15 +37,15 @@ from maskdiff.evaluation.rows import (
     unwatched,
     verdicts,
 )
-from maskdiff.languages import Measurable, Operational
+from maskdiff.languages import HasExactProbability, HasOperators
 from maskdiff.metrics import Estimate
-from maskdiff.sampling import Controls, controlled
+from maskdiff.sampling import Penalties, controlled
 from maskdiff.sampling.canvas import Canvas
-from maskdiff.sampling.sampler import Sampler
+from maskdiff.sampling.stage import Sampler
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
-    from maskdiff.sampling.denoiser import Denoiser
+    from maskdiff.models.denoiser import Denoiser
 
 Seen = Collection[str] | Callable[[str], bool]
 REAL_SETS = 8  # sets of real draws that `distinct` is compared with
@@ -74,7 +74,7 @@ def draw(
     ``control`` (all but ``first_complete``) shapes the draws and cuts the strings where it would have ended them.
     """
     control = control or ControlConfig()
-    controls = Controls.of(control, denoiser.vocabulary)
+    controls = Penalties.of(control, denoiser.vocabulary)
     sampler = controlled(sampler, controls) if controls.active else sampler
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
@@ -154,7 +154,7 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
     """Every metric of a set of texts that does not depend on how they were made, as far as the language can tell."""
     language = against.language
     figures = verdicts(texts, language)
-    if isinstance(language, Operational):
+    if isinstance(language, HasOperators):
         figures["balanced"] = metrics.rate(map(metrics.balanced, texts))
         figures["has_equals"] = metrics.rate(map(metrics.has_equals, texts))
         figures["has_operator"] = metrics.rate(metrics.has_operator(text, against.operators) for text in texts)
@@ -167,7 +167,7 @@ def describe(texts: Sequence[str], against: Yardstick, rng: np.random.Generator)
         }
     figures["novel"] = metrics.novel(texts, against.seen)
     figures |= distances(texts, against, rng)
-    if isinstance(language, Measurable):
+    if isinstance(language, HasExactProbability):
         figures["log_likelihood"], figures["in_support"] = metrics.log_likelihood(texts, language, rng)
     return figures
 
@@ -180,7 +180,7 @@ def distances(texts: Sequence[str], against: Yardstick, rng: np.random.Generator
         return metrics.histogram_distance([of(t) for t in own], [of(t) for t in against.reference], rng)
 
     found = {"length_distance": distance(len, texts)}
-    if isinstance(language, Operational):
+    if isinstance(language, HasOperators):
         found["depth_distance"] = distance(language.depth, [text for text in texts if language.parses(text)])
         found["operator_distance"] = distance(lambda text: metrics.operator_counts(text, operators), texts)
     return found
@@ -214,7 +214,7 @@ def add_buckets(ledger: Ledger, sampler: str, settings: dict[str, object], made:
     blind = metrics.by_length(metrics.parses(against.blind, against.language), against.lengths)
     for bucket, estimate in metrics.by_length(flags, made.lengths).items():
         ledger.add(sampler, {**settings, "length": bucket}, "parses", estimate, baseline=blind[bucket], ceiling=1.0)
-    if not isinstance(against.language, Operational):
+    if not isinstance(against.language, HasOperators):
         return
     depths = [min(metrics.nesting(text), 10) for text in made.texts]
     for depth in sorted(set(depths)):

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from maskdiff import metrics
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, chunks
-from maskdiff.languages import Measurable, Operational
+from maskdiff.languages import HasExactProbability, HasOperators
 from maskdiff.metrics import Estimate
 from maskdiff.noise import Strings, mask_exactly, pad
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
-    from maskdiff.sampling.denoiser import Denoiser
+    from maskdiff.models.denoiser import Denoiser
 
 CLASSES = ("structure", "operand", "value")
 SIGMA_BUCKETS = 10
@@ -102,7 +102,7 @@ def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str],
 
 def floors(language: Language, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Exact -log p of each text in the order of ``measure``, given its length and not: (strings,) twice; None if unknown."""
-    if not isinstance(language, Measurable):
+    if not isinstance(language, HasExactProbability):
         return None
     order = sorted(texts, key=len)
     free = np.array([-language.log_prob(text) for text in order])
@@ -139,7 +139,7 @@ def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     # A model that is told the length owes nothing for EOS; one that is not is compared with the free floor.
     knows = bool(subject.loaded.config.model.end_positions)
     add("next_token", losses.causal_inner if knows else losses.causal, given if knows else free, losses.tokens + (not knows))
-    for i, name in enumerate(CLASSES if isinstance(subject.language, Operational) else ()):
+    for i, name in enumerate(CLASSES if isinstance(subject.language, HasOperators) else ()):
         own = {**settings, "class": name}
         ledger.add("-", own, "elbo_part", per_token(losses.elbo[:, i], losses.tokens))
         ledger.add("-", own, "elbo_within", per_token(losses.elbo[:, i], losses.class_tokens[:, i]))

@@ -18,7 +18,7 @@ import numpy as np
 from maskdiff import metrics
 from maskdiff.evaluation.repair import MODELLESS, Fix, fitting_methods, fix_with_tasks, score
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, throughput, unwatched
-from maskdiff.languages import Measurable
+from maskdiff.languages import HasExactProbability
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -74,7 +74,7 @@ def neighbours(text: str, symbols: str) -> Iterator[str]:
                 yield found
 
 
-def most_probable(damaged: str, language: Measurable, symbols: str) -> str:
+def most_probable(damaged: str, language: HasExactProbability, symbols: str) -> str:
     """The string that ``damaged`` most probably was, by the generator's own probabilities; ``damaged`` itself if none fits."""
     best, found = -math.inf, damaged
     for text in neighbours(damaged, symbols):
@@ -94,7 +94,7 @@ def one_edit(
     settings, ledger = subject.settings(), Ledger("one_edit")
     baseline = score(noisy, clean, language, plan)
     ceiling: dict[str, metrics.Estimate] = {}
-    if isinstance(language, Measurable):
+    if isinstance(language, HasExactProbability):
         with watch(f"one edit, {OPTIMAL}"):
             ceiling = score([most_probable(text, language, symbols) for text in noisy], clean, language, plan)
         for metric, estimate in ceiling.items():

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 from maskdiff import metrics
-from maskdiff.completion import CausalModel, Decoding, Together, condition
 from maskdiff.config import ControlConfig
 from maskdiff.data import held_out
-from maskdiff.extract import all_complete, first_complete
-from maskdiff.languages import Evaluable
+from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
+from maskdiff.drawing.random import new_keys
+from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
-from maskdiff.repetition import compression_ratio, distinct_n, first_periodic_tail, periodic_tail, rep, seq_rep
-from maskdiff.sampling import Controls, Stopping, StopText
-from maskdiff.sampling.random import new_keys
+from maskdiff.sampling import Penalties, Stopping, StopText
+from maskdiff.text.answers import all_complete, first_complete
+from maskdiff.text.repetition import compression_ratio, distinct_n, first_periodic_tail, periodic_tail, rep, seq_rep
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -70,7 +70,7 @@ def make_tasks(language: Language, count: int, seed: int, split: str = "test") -
     tasks = []
     for text in held_out(language, split, count, seed):  # type: ignore[arg-type]
         cut, answer = len(text) // 2, None
-        if isinstance(language, Evaluable):
+        if isinstance(language, HasValue):
             known = ((size, language.consequence(text[:size])) for size in range(1, len(text)))
             cut, answer = next(((size, own) for size, own in known if own is not None), (cut, None))
         tasks.append(Task(text[:cut], answer, text))
@@ -86,10 +86,10 @@ def draw_outputs(
     Prompts are conditioned on as the tokenizer cuts them: of a model of pieces, all cuts of hundreds of prompts would not fit.
     """
     model = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
-    controls, stopping = Controls.of(control, loaded.vocabulary), Stopping.of(control, loaded.vocabulary.utf8)
+    controls, stopping = Penalties.of(control, loaded.vocabulary), Stopping.of(control, loaded.vocabulary.utf8)
     keys, made = new_keys(len(tasks), torch.Generator().manual_seed(seed)), []
     for start in range(0, len(tasks), BATCH):
-        part, together = tasks[start : start + BATCH], Together(model)
+        part, together = tasks[start : start + BATCH], SharedTree(model)
         given = [condition(together, task.prompt.encode(), "canonical") for task in part]
         for task, done in zip(
             part, Decoding(given, keys[start : start + BATCH], temperature, 1.0, controls, stopping).run(), strict=True

@@ -18,7 +18,7 @@ from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, throughput, unwatched, verdicts
-from maskdiff.languages import Evaluable
+from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
 from maskdiff.noise import mixed_corruption, pad
 
@@ -61,7 +61,7 @@ def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...
 
 def fitting_methods(names: Sequence[str], language: Language) -> tuple[str, ...]:
     """Those that the language has the means for, each once."""
-    grammar, truth = language.lark_grammar() is not None, isinstance(language, Evaluable)
+    grammar, truth = language.lark_grammar() is not None, isinstance(language, HasValue)
     return tuple(
         name
         for name in dict.fromkeys(names)

@@ -32,7 +32,7 @@ from maskdiff.evaluation.outputs import (
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, control_settings, draw_lengths, unwatched
 from maskdiff.evaluation.samplers import fitting
 from maskdiff.metrics import Estimate
-from maskdiff.repetition import adjacent_duplicates
+from maskdiff.text.repetition import adjacent_duplicates
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -84,7 +84,7 @@ def planned(plan: Plan) -> int:
 def repetition(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
     """Rows of the suite: of run-on for a model that ends its strings itself, else of parallel collapse."""
     ledger = Ledger("repetition")
-    if subject.loaded.told:
+    if subject.loaded.length_conditioned:
         _parallel(ledger, subject, plan, watch)
     else:
         _causal(ledger, subject, plan, watch)

@@ -17,7 +17,7 @@ from typing import Any
 from maskdiff.errors import CheckpointError, DataError, display_width, visible
 from maskdiff.evaluation.rows import Row
 from maskdiff.evaluation.samplers import VERIFIED
-from maskdiff.files import write_atomic
+from maskdiff.utils.files import write_atomic
 
 SCHEMA = 1
 MARK = "*"  # of a sampler whose tokens the causal mode verifies

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from maskdiff import metrics, tasks
 from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.errors import ConfigError
-from maskdiff.languages import Evaluable
+from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
 from maskdiff.sampling.presets import make_sampler, sampler_for
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language, Vocabulary
-    from maskdiff.sampling.sampler import Sampler
+    from maskdiff.sampling.stage import Sampler
 
 Settings = dict[str, Any]
 Watch = Callable[[str], AbstractContextManager[object]]  # entered with the name of a measurement, left when it is done
@@ -203,7 +203,7 @@ def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
 def verdicts(texts: Sequence[str], language: Language) -> dict[str, Estimate]:
     """``parses`` and ``holds``, where the language can tell."""
     found = {"parses": metrics.rate(metrics.parses(texts, language))} if language.validity else {}
-    return found | ({"holds": metrics.rate(metrics.holds(texts, language))} if isinstance(language, Evaluable) else {})
+    return found | ({"holds": metrics.rate(metrics.holds(texts, language))} if isinstance(language, HasValue) else {})
 
 
 @dataclass

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
+from maskdiff.models.denoiser import INPUTS, Denoiser, reads
 from maskdiff.sampling.compose import Speculate
-from maskdiff.sampling.denoiser import INPUTS, Denoiser, reads
-from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.presets import make_sampler
-from maskdiff.sampling.sampler import Chain, Sampler
+from maskdiff.sampling.stage import Chain, Sampler
+from maskdiff.sampling.unmask import Unmask
 
 HANDFUL = (
     SamplerConfig("autoregressive", steps=0),

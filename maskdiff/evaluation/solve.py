@@ -20,7 +20,7 @@ from maskdiff.errors import ConfigError, DataError
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, unwatched
 from maskdiff.languages import Stepwise
 from maskdiff.metrics import Estimate
-from maskdiff.stepwise.backends import make_generator
+from maskdiff.stepwise.backends import make_backend
 from maskdiff.stepwise.scorers import SCORERS
 from maskdiff.stepwise.solver import Solution, Solver
 
@@ -34,7 +34,7 @@ CLOSED_PROBLEMS, CLOSED_STEPS = 16, 40  # of the demonstration over HTTP
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of solving; `more` has the knobs that are not the usual ones."""
+    """One way of solving; `more` has the options that are not the usual ones."""
 
     strategy: str
     scorer: str = ""
@@ -132,7 +132,7 @@ def _measure(
     language = subject.language
     assert isinstance(language, Stepwise)
     with watch(f"solve, {split}, {_key(setting)}"):
-        generator = make_generator(BackendConfig(), subject.loaded)
+        generator = make_backend(BackendConfig(), subject.loaded)
         solver = Solver(generator, setting.config, language, subject.loaded)
         solutions = list(solver.solving(problems, plan.seed))
     where = subject.settings(split=split, **setting.told)
@@ -196,7 +196,7 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
 
     count = min(CLOSED_PROBLEMS, plan.num_samples)
     problems = problems_of(subject, "test", count, plan.seed)
-    served = Served(make_generator(BackendConfig(), subject.loaded), "steps", language.prompt, 4096)
+    served = Served(make_backend(BackendConfig(), subject.loaded), "steps", language.prompt, 4096)
     config = StepConfig(strategy="sample", scorer="vote", max_steps=CLOSED_STEPS)
     unasked = replace(config, require_continuation=False)
     for name, prefill, own in (
@@ -205,7 +205,7 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
         ("closes the turn, unguarded", "restart", replace(unasked, guard=False)),
     ):
         with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
-            chat = make_generator(BackendConfig(backend="chat", model="steps", base_url=url), language=language)
+            chat = make_backend(BackendConfig(backend="chat", model="steps", base_url=url), language=language)
             solutions = list(Solver(chat, own, language).solving(problems, plan.seed))
         answers = [s.answer for s in solutions if s.answer is not None]
         where = subject.settings(server=name)

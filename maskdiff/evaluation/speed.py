@@ -24,7 +24,7 @@ from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.padded import PaddedLoop
 from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, draw_lengths, sampler_settings, unwatched
 from maskdiff.metrics import Estimate
-from maskdiff.sampling import Autoregressive, Canvas, Controls
+from maskdiff.sampling import Autoregressive, Canvas, Penalties
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -76,7 +76,7 @@ def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
     mean = round(float(subject.language.length_probs() @ np.arange(subject.language.max_symbols + 1)))
     canvas = Canvas.blank([mean] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu"))
     plain = Autoregressive()
-    controlled = Autoregressive(top_p=TOP_P, controls=Controls.of(ALL_CONTROLS, vocabulary))
+    controlled = Autoregressive(top_p=TOP_P, controls=Penalties.of(ALL_CONTROLS, vocabulary))
     ratios: list[float] = []
     for index in range(2 * ROUNDS + 1):
         seconds = []

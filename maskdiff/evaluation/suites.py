@@ -146,7 +146,7 @@ def check_subjects(
     ``UserError``.
     """
     for subject in subjects:
-        if (subject.loaded.vocabulary.merges or not subject.loaded.told) and (other := [n for n in names if n not in ENDING]):
+        if (subject.loaded.vocabulary.merges or not subject.loaded.length_conditioned) and (other := [n for n in names if n not in ENDING]):
             raise ConfigError(
                 f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends its strings itself; "
                 f"{', '.join(other)} measure symbol by symbol: give --suite {' or '.join(ENDING)}"

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from maskdiff.arguments import refuse
 from maskdiff.config import LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
@@ -19,9 +18,10 @@ from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.languages.corpus import counted, open_corpus, restored
 from maskdiff.languages.pieces import piece_vocabulary, token_lengths
-from maskdiff.languages.protocol import Evaluable, Language, Measurable, Operational, Split, Stepwise, holds, split_of
+from maskdiff.languages.protocol import HasExactProbability, HasOperators, HasValue, Language, Split, Stepwise, holds, split_of
 from maskdiff.languages.shipped import json_language, python_language
 from maskdiff.languages.vocabulary import Vocabulary
+from maskdiff.utils.arguments import refuse
 
 LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]] = {
     "arithmetic": lambda config, lengths: ArithmeticLanguage(config),
@@ -86,15 +86,29 @@ def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity:
 
 
 def _check_own(config: LanguageConfig) -> None:
-    """Raises ConfigError for knobs of folders in a language that is none."""
+    """Raises ConfigError for options of folders in a language that is none."""
     own = ("validity", "validity_timeout", "skip_invalid", "accept_ambiguous", "start", "spacing")
-    for knob in own:
-        if getattr(config, knob) != getattr(LanguageConfig, knob):
-            raise ConfigError(f"{knob} is for a language of your own, in a folder; {config.language} comes with its own check")
+    for option in own:
+        if getattr(config, option) != getattr(LanguageConfig, option):
+            raise ConfigError(f"{option} is for a language of your own, in a folder; {config.language} comes with its own check")
 
 
 __all__ = [
-    "LANGUAGES", "ArithmeticCorrections", "ArithmeticLanguage", "Evaluable", "Language", "Measurable", "Operational", "Split",
-    "Stepwise", "Vocabulary", "holds", "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of",
+    "LANGUAGES",
+    "ArithmeticCorrections",
+    "ArithmeticLanguage",
+    "HasExactProbability",
+    "HasOperators",
+    "HasValue",
+    "Language",
+    "Split",
+    "Stepwise",
+    "Vocabulary",
+    "holds",
+    "make_language",
+    "model_vocabulary",
+    "piece_vocabulary",
+    "restore_language",
+    "split_of",
     "token_lengths",
 ]  # fmt: skip

@@ -19,8 +19,8 @@ from maskdiff.errors import ConfigError, DataError, GrammarError, quote
 from maskdiff.languages.cfg import GrammarSource, literal_characters, open_source, restore_source
 from maskdiff.languages.cfg.source import START
 from maskdiff.languages.checker import Checker, load_checker
-from maskdiff.languages.text import Material, TextLanguage, absent, draws_from
-from maskdiff.lines import split_lines
+from maskdiff.languages.text import LanguageSpec, TextLanguage, absent, draws_from
+from maskdiff.utils.lines import split_lines
 
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
@@ -140,9 +140,9 @@ def _read(path: Path) -> str:
 
 def _material(
     symbols: str, texts: Callable[[], tuple[str, ...] | None], grammar: GrammarSource | None, checker: Checker | None
-) -> Material:
+) -> LanguageSpec:
     decides = checker.name if checker is not None else GRAMMAR if grammar is not None else ""
-    return Material(symbols, draws_from(texts), texts, grammar, checker, decides)
+    return LanguageSpec(symbols, draws_from(texts), texts, grammar, checker, decides)
 
 
 def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path) -> list[str]:

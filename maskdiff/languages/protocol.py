@@ -1,6 +1,6 @@
 """What every formal language offers to the rest of the house, what only some offer, and the split of strings.
 
-For: the `Language` protocol, the capabilities beyond it (`Evaluable`, `Measurable`, `Operational`, `Stepwise`; ask with
+For: the `Language` protocol, the capabilities beyond it (`HasValue`, `HasExactProbability`, `HasOperators`, `Stepwise`; ask with
 `isinstance`), and `split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*, without BOS and
 EOS, while `LanguageConfig.max_len` counts tokens with them.
 """
@@ -63,7 +63,7 @@ class Language(Protocol):
 
 
 @runtime_checkable
-class Evaluable(Protocol):
+class HasValue(Protocol):
     """A language whose strings state something that is true or false."""
 
     def holds(self, text: str) -> bool:
@@ -74,7 +74,7 @@ class Evaluable(Protocol):
 
 
 @runtime_checkable
-class Measurable(Protocol):
+class HasExactProbability(Protocol):
     """A language whose generator knows the probability of every string."""
 
     def log_prob(self, text: str) -> float:
@@ -88,7 +88,7 @@ class Measurable(Protocol):
 
 
 @runtime_checkable
-class Operational(Protocol):
+class HasOperators(Protocol):
     """A language of nested expressions with operators."""
 
     def depth(self, text: str) -> int:
@@ -147,7 +147,7 @@ class Stepwise(Protocol):
 
 def holds(language: Language, text: str) -> bool | None:
     """Whether what `text` states is true; None in a language that states nothing."""
-    return language.holds(text) if isinstance(language, Evaluable) else None
+    return language.holds(text) if isinstance(language, HasValue) else None
 
 
 def split_of(text: str) -> Split:

@@ -14,7 +14,7 @@ import numpy as np
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import json_documents, python_expressions
-from maskdiff.languages.text import Material, TextLanguage, draws_from
+from maskdiff.languages.text import LanguageSpec, TextLanguage, draws_from
 
 SHORTEST_JSON = 16  # tokens: what most documents do not fit is no language to learn from
 
@@ -28,7 +28,7 @@ def json_language(config: LanguageConfig, lengths: Sequence[int] | None = None) 
         return json_documents.draw(n, rng, config.max_len - 2)
 
     grammar = json_documents.GRAMMAR.read_text(encoding="ascii")
-    material = Material("".join(json_documents.SYMBOLS), draw, lambda: None, grammar, json_documents.valid, "Python's json")
+    material = LanguageSpec("".join(json_documents.SYMBOLS), draw, lambda: None, grammar, json_documents.valid, "Python's json")
     return TextLanguage("json", config, material, lengths)
 
 
@@ -42,5 +42,5 @@ def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None
 
     grammar = python_expressions.GRAMMAR.read_text(encoding="ascii")
     symbols = "".join(python_expressions.SYMBOLS)
-    material = Material(symbols, draws_from(texts), texts, grammar, python_expressions.valid, "Python's parser")
+    material = LanguageSpec(symbols, draws_from(texts), texts, grammar, python_expressions.valid, "Python's parser")
     return TextLanguage("python-expressions", config, material, lengths)

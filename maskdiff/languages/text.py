@@ -26,7 +26,7 @@ UNSEEN = 0.1  # of a string: what a possible length counts beyond the strings th
 
 
 @dataclass(frozen=True)
-class Material:
+class LanguageSpec:
     """What a language is made of.
 
     symbols: its characters. draw: `n` strings, a prefix of what a larger `n` gives from the same state of the generator.
@@ -54,7 +54,7 @@ class TextLanguage:
         self,
         name: str,
         config: LanguageConfig,
-        material: Material,
+        material: LanguageSpec,
         lengths: Sequence[int] | None = None,
         digest: str = "",
     ) -> None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from maskdiff import arguments
-from maskdiff.arguments import checked_arguments
 from maskdiff.errors import ParseError, clusters, quote
 from maskdiff.languages.byte_pairs import Cutter, Merge
+from maskdiff.utils import arguments
+from maskdiff.utils.arguments import checked_arguments
 
 PAD, MASK, BOS, EOS, DIGIT = "<PAD>", "<MASK>", "<BOS>", "<EOS>", "<DIGIT>"
 SPECIALS = (PAD, MASK, BOS, EOS)

@@ -1,7 +1,7 @@
 """Coupling: the random numbers with which the causal mode would have drawn a string that is given.
 
 For: training the bidirectional mode to see a draw's random numbers, so that one evaluation can agree with itself on many
-tokens (2512.21323).  Not for: sampling (``maskdiff.sampling.random`` makes the noise there).  Easy to get wrong: noise that is
+tokens (2512.21323).  Not for: sampling (``maskdiff.drawing.random`` makes the noise there).  Easy to get wrong: noise that is
 drawn independently of the string teaches nothing; it has to be the *posterior* given the string.
 """
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskdiff.config import NoiseConfig
 from maskdiff.noise.canvases import CAUSAL, MASKED, Canvases, Strings, make_canvases
-from maskdiff.noise.schedule import draw_sigma, told_sigma
+from maskdiff.noise.schedule import draw_sigma, model_sigma
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -94,7 +94,7 @@ def mask_noise(
         weight = torch.where(kept, 1.0, weight)
         sigma = torch.where(kept, 1.0 - prefix / inner, sigma)
     tokens = strings.tokens.masked_fill(hidden, vocabulary.mask)
-    return make_canvases(strings, tokens, hidden, weight[:, None], told_sigma(sigma, config), MASKED)
+    return make_canvases(strings, tokens, hidden, weight[:, None], model_sigma(sigma, config), MASKED)
 
 
 def causal_canvas(strings: Strings, cut_rows: float = 0.0, generator: torch.Generator | None = None) -> Canvases:

@@ -16,7 +16,7 @@ from torch import Tensor
 from maskdiff.config import NoiseConfig
 from maskdiff.noise.canvases import OPEN, Canvases, Strings, make_canvases
 from maskdiff.noise.masking import choose_exactly, mask_count
-from maskdiff.noise.schedule import draw_sigma, told_sigma
+from maskdiff.noise.schedule import draw_sigma, model_sigma
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -55,7 +55,7 @@ def open_noise(
     weight = block / count if loss_weight == "elbo" else torch.ones(n)
     cut = Strings(clean.masked_fill(at > end[:, None], vocabulary.pad), end + 1)
     tokens = cut.tokens.masked_fill(hidden, vocabulary.mask)
-    return make_canvases(cut, tokens, hidden, weight[:, None], told_sigma(sigma, config), OPEN)
+    return make_canvases(cut, tokens, hidden, weight[:, None], model_sigma(sigma, config), OPEN)
 
 
 def _log_uniform(most: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -36,6 +36,6 @@ def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator | None) -
     return torch.where(quantile < bias, HIGH_NOISE + (high - HIGH_NOISE) * quantile / bias, plain).float()
 
 
-def told_sigma(sigma: Tensor, config: NoiseConfig) -> Tensor:
+def model_sigma(sigma: Tensor, config: NoiseConfig) -> Tensor:
     """What the model is told of ``sigma`` (batch,) when its visible tokens are all right: 0 by default, or the level."""
     return sigma if config.sigma_input == "level" else torch.zeros_like(sigma)

@@ -17,7 +17,7 @@ from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
 from maskdiff.noise.canvases import SKELETON, Canvases, Strings, make_canvases
 from maskdiff.noise.masking import choose_exactly, mask_count
-from maskdiff.noise.schedule import draw_sigma, told_sigma
+from maskdiff.noise.schedule import draw_sigma, model_sigma
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -65,4 +65,4 @@ def skeleton_noise(
     weight = total / count.clamp(min=1) if loss_weight == "elbo" else torch.ones(n)
     weights = torch.where(loose, 1.0, weight[:, None])
     tokens = torch.where(hidden, shown, clean)
-    return make_canvases(strings, tokens, hidden, weights, told_sigma(sigma, config), SKELETON, targets=clean)
+    return make_canvases(strings, tokens, hidden, weights, model_sigma(sigma, config), SKELETON, targets=clean)

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskdiff.models.denoiser import causal_stream
 from maskdiff.repair.channel import Channel, Evidence, advance, rest_costs, start
-from maskdiff.sampling.denoiser import causal_stream
 
 if TYPE_CHECKING:
+    from maskdiff.constraints.grammar import Constraint
     from maskdiff.languages import Vocabulary
-    from maskdiff.sampling.constraint import Constraint
-    from maskdiff.sampling.denoiser import Denoiser
+    from maskdiff.models.denoiser import Denoiser
 
 NATS_PER_SYMBOL = 0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
 MARGIN = 10.0  # a hypothesis so many nats below the best of its string is given up

@@ -5,6 +5,10 @@ Not for: files, training, evaluation.  Easy to get wrong: ``Canvas`` takes lengt
 count BOS and EOS too.
 """
 
+from maskdiff.constraints.grammar import Constraint, GrammarConstraint
+from maskdiff.drawing.penalties import PLAIN, Penalties
+from maskdiff.drawing.stopping import NEVER, Stopping, StopText, cut_short
+from maskdiff.models.denoiser import CausalStream, Denoiser, ModelDenoiser, causal_stream
 from maskdiff.sampling.autoregressive import Autoregressive, causal_log_prob
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.compose import (
@@ -18,23 +22,58 @@ from maskdiff.sampling.compose import (
     predictor_corrector,
     verified,
 )
-from maskdiff.sampling.constraint import Constraint, GrammarConstraint
-from maskdiff.sampling.controls import PLAIN, Controls
-from maskdiff.sampling.denoiser import CausalStream, Denoiser, ModelDenoiser, causal_stream
-from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.presets import PRESETS, describe, make_sampler
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
-from maskdiff.sampling.sampler import Chain, Sampler, Stage
 from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
-from maskdiff.sampling.stopping import NEVER, Stopping, StopText, cut_short
+from maskdiff.sampling.stage import Chain, Sampler, Stage
 from maskdiff.sampling.trace import Trace
+from maskdiff.sampling.unmask import Unmask
 
 __all__ = [
-    "NEVER", "PLAIN", "PRESETS", "Ancestral", "Autoregressive", "Canvas", "Cap", "CausalStream", "Chain", "Confidence",
-    "Constraint", "Controls", "Cosine", "Denoiser", "EntropyBound", "Everything", "GrammarConstraint", "Information",
-    "Linear", "ModelDenoiser", "Predictive", "Reconsider", "Rescale", "Sample", "Sampler", "Speculate", "Stage", "StopText",
-    "Stopping", "Threshold", "Trace", "Unmask", "causal_log_prob", "causal_stream", "certain_prefix", "coarse_to_fine",
-    "constrained", "controlled", "cut_short", "describe", "hybrid", "make_sampler", "one_shot", "predictor_corrector",
+    "NEVER",
+    "PLAIN",
+    "PRESETS",
+    "Ancestral",
+    "Autoregressive",
+    "Canvas",
+    "Cap",
+    "CausalStream",
+    "Chain",
+    "Confidence",
+    "Constraint",
+    "Cosine",
+    "Denoiser",
+    "EntropyBound",
+    "Everything",
+    "GrammarConstraint",
+    "Information",
+    "Linear",
+    "ModelDenoiser",
+    "Penalties",
+    "Predictive",
+    "Reconsider",
+    "Rescale",
+    "Sample",
+    "Sampler",
+    "Speculate",
+    "Stage",
+    "StopText",
+    "Stopping",
+    "Threshold",
+    "Trace",
+    "Unmask",
+    "causal_log_prob",
+    "causal_stream",
+    "certain_prefix",
+    "coarse_to_fine",
+    "constrained",
+    "controlled",
+    "cut_short",
+    "describe",
+    "hybrid",
+    "make_sampler",
+    "one_shot",
+    "predictor_corrector",
     "verified",
 ]  # fmt: skip

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maskdiff.constraints.grammar import Constraint
+from maskdiff.drawing.history import TokenHistory
+from maskdiff.drawing.logits import allowed_symbols, draw, is_blank, log_distribution, pick
+from maskdiff.drawing.penalties import PLAIN, Penalties
+from maskdiff.drawing.random import token_noise
+from maskdiff.models.denoiser import Denoiser, causal_stream
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.sampling.constraint import Constraint
-from maskdiff.sampling.controls import PLAIN, Controls
-from maskdiff.sampling.denoiser import Denoiser, causal_stream
-from maskdiff.sampling.processors import allowed_symbols, draw, is_blank, log_distribution, pick
-from maskdiff.sampling.random import token_noise
-from maskdiff.sampling.said import Said
-from maskdiff.sampling.sampler import Stage
+from maskdiff.sampling.stage import Stage
 
 CHUNK = 256  # strings decoded together, sorted by length so that few wait for longer ones
 
@@ -37,7 +37,7 @@ class Autoregressive(Stage):
     temperature: float = 1.0
     top_p: float = 1.0
     constraint: Constraint | None = None
-    controls: Controls = PLAIN  # penalties see the tokens before a position
+    controls: Penalties = PLAIN  # penalties see the tokens before a position
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
@@ -64,7 +64,7 @@ class Autoregressive(Stage):
         blank = is_blank(canvas.tokens, vocabulary)
         mask = None if self.constraint is None else self.constraint.mask(canvas.tokens, blank, canvas.length)
         nothing, countable = torch.zeros_like(blank), self.controls.countable(canvas)
-        said = Said(canvas.tokens, nothing, nothing, len(vocabulary)) if self.controls.penalise else None
+        said = TokenHistory(canvas.tokens, nothing, nothing, len(vocabulary)) if self.controls.penalise else None
         if said is not None:
             said.write(canvas.tokens[:, 0], nothing[:, 0], nothing[:, 0])
         for position in range(1, int(needed[-1]) + 1):

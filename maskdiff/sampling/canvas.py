@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskdiff import arguments
-from maskdiff.arguments import checked_arguments
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError
-from maskdiff.sampling.random import new_keys
+from maskdiff.utils import arguments
+from maskdiff.utils.arguments import checked_arguments
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from maskdiff.constraints.grammar import Constraint
+from maskdiff.drawing.logits import is_blank
+from maskdiff.drawing.penalties import Penalties
 from maskdiff.errors import ConfigError
+from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.sampling.constraint import Constraint
-from maskdiff.sampling.controls import Controls
-from maskdiff.sampling.denoiser import Denoiser
-from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
-from maskdiff.sampling.processors import is_blank
 from maskdiff.sampling.remask import Reconsider
-from maskdiff.sampling.sampler import Chain, Sampler, Stage
 from maskdiff.sampling.schedule import Everything
+from maskdiff.sampling.stage import Chain, Sampler, Stage
+from maskdiff.sampling.unmask import Unmask
 
 
 def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
@@ -89,7 +89,7 @@ def constrained(sampler: Sampler, constraint: Constraint) -> Sampler:
     return _everywhere(sampler, "constraint", constraint)
 
 
-def controlled(sampler: Sampler, controls: Controls) -> Sampler:
+def controlled(sampler: Sampler, controls: Penalties) -> Sampler:
     """The same sampler with controls of repetition in all of its stages; ``ConfigError`` for one that is not of this folder."""
     return _everywhere(sampler, "controls", controls)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from maskdiff.sampling.processors import entropy, pick
-from maskdiff.sampling.random import Purpose, position_noise
+from maskdiff.drawing.logits import entropy, pick
+from maskdiff.drawing.random import Purpose, position_noise
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskdiff.constraints.grammar import Constraint, Shaping, next_symbols
+from maskdiff.drawing.logits import allowed_symbols, draw, is_blank, log_distribution
+from maskdiff.drawing.penalties import PLAIN, Penalties
+from maskdiff.drawing.random import span_noise, token_noise
+from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.sampling.constraint import Constraint, Shaping, next_symbols
-from maskdiff.sampling.controls import PLAIN, Controls
-from maskdiff.sampling.denoiser import Denoiser
-from maskdiff.sampling.processors import allowed_symbols, draw, is_blank, log_distribution
-from maskdiff.sampling.random import span_noise, token_noise
-from maskdiff.sampling.sampler import Stage, evaluations_left, first_true
+from maskdiff.sampling.stage import Stage, evaluations_left, first_true
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Predictive(Stage):
     top_p: float = 1.0
     keep: Literal["all", "final"] = "all"
     constraint: Constraint | None = None
-    controls: Controls = PLAIN
+    controls: Penalties = PLAIN
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskdiff.config import SamplerConfig
+from maskdiff.constraints.grammar import GrammarConstraint
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.compose import (
@@ -27,12 +28,11 @@ from maskdiff.sampling.compose import (
     predictor_corrector,
     verified,
 )
-from maskdiff.sampling.constraint import GrammarConstraint
-from maskdiff.sampling.parallel import Unmask
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
-from maskdiff.sampling.sampler import Sampler
 from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
+from maskdiff.sampling.stage import Sampler
+from maskdiff.sampling.unmask import Unmask
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
+from maskdiff.drawing.logits import allowed_symbols, is_blank, log_distribution, pick
+from maskdiff.drawing.random import Purpose, position_noise
 from maskdiff.errors import ConfigError
+from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.sampling.denoiser import Denoiser
 from maskdiff.sampling.order import rank
-from maskdiff.sampling.processors import allowed_symbols, is_blank, log_distribution, pick
-from maskdiff.sampling.random import Purpose, position_noise
-from maskdiff.sampling.sampler import Stage, evaluations_left
 from maskdiff.sampling.schedule import Clock
+from maskdiff.sampling.stage import Stage, evaluations_left
 
 
 class Remask(Protocol):

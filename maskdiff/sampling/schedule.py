@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from maskdiff.drawing.logits import entropy
+from maskdiff.drawing.random import Purpose, position_noise
 from maskdiff.sampling.order import Proposal
-from maskdiff.sampling.processors import entropy
-from maskdiff.sampling.random import Purpose, position_noise
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,6 @@
     with running(create_app(Served(generator, "toy", turn=lambda text: text + ">", max_tokens=256), Limits())) as base_url:
         openai.OpenAI(base_url=base_url, api_key="none").models.list()
 
-For: any `maskdiff.stepwise.protocol.Generator` of text. Not for: strangers, there being no authentication. Easy to get wrong:
+For: any `maskdiff.stepwise.protocol.StepBackend` of text. Not for: strangers, there being no authentication. Easy to get wrong:
 this file imports nothing, because fastapi and uvicorn are an extra (`pip install "maskdiff[serve]"`).
 """

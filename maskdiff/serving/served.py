@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
-from maskdiff.config import knob
+from maskdiff.config import option
 from maskdiff.errors import ConfigError
 
 if TYPE_CHECKING:
-    from maskdiff.stepwise.protocol import Generator
+    from maskdiff.stepwise.protocol import StepBackend
 
 Prefill = Literal["continue", "restart", "reject", "echo"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
@@ -33,7 +33,7 @@ class Served:
     or an answer; 0 where it keeps none.
     """
 
-    generator: Generator
+    generator: StepBackend
     name: str
     turn: Callable[[str], str]
     max_tokens: int
@@ -53,29 +53,29 @@ class Served:
 class Limits:
     """What requests may ask for and take, and how long the server waits for its clients."""
 
-    max_body: int = knob(2**20, "bytes of the body of a request", low=1, high=10**9)
-    max_headers: int = knob(2**14, "bytes of the head of a request", low=256, high=10**6)
-    max_n: int = knob(16, "choices of one request, over all its prompts", low=1, high=1024)
-    max_prompt: int = knob(2**16, "characters of one prompt", low=1, high=10**9)
-    max_waiting: int = knob(
+    max_body: int = option(2**20, "bytes of the body of a request", low=1, high=10**9)
+    max_headers: int = option(2**14, "bytes of the head of a request", low=256, high=10**6)
+    max_n: int = option(16, "choices of one request, over all its prompts", low=1, high=1024)
+    max_prompt: int = option(2**16, "characters of one prompt", low=1, high=10**9)
+    max_waiting: int = option(
         64, "requests that may wait while one is answered; more get status 429", low=0, high=10_000
     )
-    max_bodies: int = knob(
+    max_bodies: int = option(
         2**24, "bytes of all the bodies that are being read; more get status 503", low=1, high=10**10
     )
-    max_memory: int = knob(
+    max_memory: int = option(
         1024, "MiB for answers under way, the model's cache included", low=1, high=10**6
     )
-    max_connections: int = knob(
+    max_connections: int = option(
         512, "connections; at most three quarters of the open files allowed", low=1, high=4096
     )
-    max_per_client: int = knob(256, "connections of one address", low=1, high=4096)
-    header_timeout: float = knob(10.0, "seconds for the head of a request", low=0.05, high=86_400.0)
-    body_timeout: float = knob(30.0, "seconds for the body of a request", low=0.05, high=86_400.0)
-    idle_timeout: float = knob(
+    max_per_client: int = option(256, "connections of one address", low=1, high=4096)
+    header_timeout: float = option(10.0, "seconds for the head of a request", low=0.05, high=86_400.0)
+    body_timeout: float = option(30.0, "seconds for the body of a request", low=0.05, high=86_400.0)
+    idle_timeout: float = option(
         15.0, "seconds between two requests of a connection", low=0.05, high=86_400.0
     )
-    write_timeout: float = knob(
+    write_timeout: float = option(
         60.0, "seconds in which a client reads what was sent", low=0.05, high=86_400.0
     )
 

@@ -1,6 +1,6 @@
 """The backend that a configuration names.
 
-For: `make_generator`. Not for: any backend. Easy to get wrong: what a backend needs beyond torch is imported when it is asked
+For: `make_backend`. Not for: any backend. Easy to get wrong: what a backend needs beyond torch is imported when it is asked
 for, and not before.
 """
 
@@ -14,14 +14,14 @@ from maskdiff.errors import ConfigError
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Stepwise
-    from maskdiff.stepwise.protocol import Generator
+    from maskdiff.stepwise.protocol import StepBackend
 
 HTTP = ("completions", "chat")
 
 
-def make_generator(
+def make_backend(
     config: BackendConfig, loaded: Loaded | None = None, language: Stepwise | None = None, device: str = "auto"
-) -> Generator:
+) -> StepBackend:
     """The backend. `loaded`: our checkpoint, for our own; `language` tells an HTTP backend which step is the last.
 
     Raises ConfigError for what is missing, or not installed.
@@ -37,15 +37,15 @@ def make_generator(
     if loaded is None:
         raise ConfigError(f"the backend {config.backend} is a checkpoint of our own; give --checkpoint")
     if config.backend == "blocks":
-        from maskdiff.stepwise.blocks import BlockGenerator
+        from maskdiff.stepwise.blocks import BlockBackend
 
-        return BlockGenerator(loaded, block=config.block, per_call=config.per_call)
-    from maskdiff.stepwise.causal import CausalGenerator
+        return BlockBackend(loaded, block=config.block, per_call=config.per_call)
+    from maskdiff.stepwise.causal import CausalBackend
 
-    return CausalGenerator(loaded)
+    return CausalBackend(loaded)
 
 
-def _http(config: BackendConfig, language: Stepwise | None) -> Generator:
+def _http(config: BackendConfig, language: Stepwise | None) -> StepBackend:
     for given, flag in ((config.base_url, "--base_url http://HOST:PORT/v1"), (config.model, "--model NAME")):
         if not given:
             raise ConfigError(f"--backend {config.backend} asks a server: give {flag}")
@@ -63,4 +63,4 @@ def _http(config: BackendConfig, language: Stepwise | None) -> Generator:
     )  # fmt: skip
 
 
-__all__ = ["make_generator"]
+__all__ = ["make_backend"]

@@ -1,6 +1,6 @@
 """Our bidirectional mode as a backend: what is there so far is clamped, and blanks behind it are filled block by block.
 
-For: `BlockGenerator`, semi-autoregressive as in 2503.09573 (block diffusion) and LLaDA (2502.09992). Not for: models that never
+For: `BlockBackend`, semi-autoregressive as in 2503.09573 (block diffusion) and LLaDA (2502.09992). Not for: models that never
 saw a canvas whose end is open (`open_share` of training), which fill blanks only where a string ends behind them. Easy to get
 wrong: within a block tokens are drawn in the order of confidence, so the log-probability of a step is a sum over that order,
 and leaves out tokens of the block behind its end, which it may have seen; those are thrown away, though they were paid for.
@@ -40,8 +40,8 @@ class _Row:
         return 1 + len(self.given) + len(self.step.ids)
 
 
-class BlockGenerator:
-    """Implements `Generator` by the bidirectional mode of a denoiser.
+class BlockBackend:
+    """Implements `StepBackend` by the bidirectional mode of a denoiser.
 
     block: tokens that are filled at a time; each evaluation of the canvas commits `per_call` of them, the most confident
     first. Raises ConfigError for a model that was not trained on open canvases.
@@ -65,10 +65,10 @@ class BlockGenerator:
         self.allowed = drawn
 
     def forget(self) -> None:
-        """See `Generator`; nothing is kept."""
+        """See `StepBackend`; nothing is kept."""
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `Generator`. Raises ParseError for foreign symbols, BackendError for a prompt longer than any trained canvas."""
+        """See `StepBackend`. Raises ParseError for foreign symbols, BackendError for a prompt longer than any trained canvas."""
         began = time.perf_counter()
         writing: list[list[Step]] = []
         rows: list[_Row] = []
@@ -138,4 +138,4 @@ class BlockGenerator:
         return row.step.finish is not None
 
 
-__all__ = ["BlockGenerator"]
+__all__ = ["BlockBackend"]

@@ -1,6 +1,6 @@
 """Our causal mode as a backend: it goes on from the very ids of a partial answer, with keys and values kept between steps.
 
-For: `CausalGenerator`. Not for: models that are told the length of their strings, which nobody knows of half an answer. Easy
+For: `CausalBackend`. Not for: models that are told the length of their strings, which nobody knows of half an answer. Easy
 to get wrong: the partial answer is never tokenised again; another cut of the same text would be another history. The last token
 of a step is evaluated with the step after it, if there is one, so the last token of an answer costs nothing.
 """
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskdiff.completion import CausalModel
-from maskdiff.completion.model import ROOT
+from maskdiff.decoding import CausalModel
 from maskdiff.errors import ConfigError
+from maskdiff.models.continuation import ROOT
 from maskdiff.stepwise.drawing import Step, answered, draw, key_of
 from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
 
@@ -32,8 +32,8 @@ OBJECTS = 1700  # bytes of the Python objects that are kept of a token, measured
 LONGEST = 16_384  # tokens of prompt and answer
 
 
-class CausalGenerator:
-    """Implements `Generator` by the causal mode of a denoiser that ends its strings itself.
+class CausalBackend:
+    """Implements `StepBackend` by the causal mode of a denoiser that ends its strings itself.
 
     Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not shared between them, so that
     `forward_tokens` is what any backend with a key/value cache spends. Raises ConfigError for a model that is told the
@@ -46,7 +46,7 @@ class CausalGenerator:
     capabilities = Capabilities(continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True)
 
     def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
-        if loaded.told:
+        if loaded.length_conditioned:
             raise ConfigError(
                 "this model is told how long its strings are, so it cannot go on from half an answer; "
                 "take one trained with causal_length: false, such as checkpoints/arithmetic-steps.pt"
@@ -56,7 +56,7 @@ class CausalGenerator:
         self.forget()
 
     def forget(self) -> None:
-        """See `Generator`."""
+        """See `StepBackend`."""
         self.reader = self.model.reader()
         self.nodes = 0
         self.roots: dict[int, int] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
@@ -69,7 +69,7 @@ class CausalGenerator:
         return 2 * self.reader.cache.node_bytes + 8 * len(self.vocabulary) + OBJECTS
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `Generator`. Raises ParseError for a prompt with foreign symbols, BackendError for one that is too long."""
+        """See `StepBackend`. Raises ParseError for a prompt with foreign symbols, BackendError for one that is too long."""
         began = time.perf_counter()
         if self.nodes * self.token_bytes > self.memory:
             self.forget()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskdiff.sampling.random import Purpose, bits, gumbel
+from maskdiff.drawing.random import Purpose, bits, gumbel
 from maskdiff.stepwise.protocol import Candidate, Finish, Request, bounded
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Next steps from a causal language model of Hugging Face: the very tokens of the answer go on, and only new ones are run.
 
-For: `HuggingFaceGenerator`, a `Generator` of a `PreTrainedModel` and its fast tokenizer, and `load`, of a folder or a name.
-Not for: servers, encoder-decoders, tokenizers whose tables are not understood (see `maskdiff.completion.hugging_face`).
+For: `HuggingFaceBackend`, a `StepBackend` of a `PreTrainedModel` and its fast tokenizer, and `load`, of a folder or a name.
+Not for: servers, encoder-decoders, tokenizers whose tables are not understood (see `maskdiff.models.hugging_face`).
 Easy to get wrong: a chat template closes the turn of an assistant. A partial answer that is rendered with the prompt for a new
 turn behind it is a finished one, and the model begins another, silently; here the template is asked for the prompt alone, and
 the ids of the answer are put behind it as they were drawn, never as text.
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import resolve_device
-from maskdiff.completion.hugging_face import _transformers, read_tokens
-from maskdiff.completion.tokens import TokenTable
+from maskdiff.drawing.random import bits, token_noise
 from maskdiff.errors import CheckpointError, folded, quote
-from maskdiff.sampling.random import bits, token_noise
+from maskdiff.models.hugging_face import _transformers, read_tokens
+from maskdiff.models.token_table import TokenTable
 from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Finish, Reply, Request, Spent, Stop, bounded
 
 PROBE = "\tSo <1> + 2\n"  # an answer that shows whether a template leaves answers, and the white space around them, alone
@@ -45,10 +45,10 @@ def load(
     template: Mapping[str, Any] | None = None,
     kept: int = KEPT,
     kept_tokens: int = KEPT_TOKENS,
-) -> HuggingFaceGenerator:
+) -> HuggingFaceBackend:
     """What `save_pretrained` wrote to a folder, or what `from_pretrained` knows by name: safetensors, and no code.
 
-    device: as in `resolve_device`. dtype "auto" is that of the weights. The rest: see `HuggingFaceGenerator`. Raises
+    device: as in `resolve_device`. dtype "auto" is that of the weights. The rest: see `HuggingFaceBackend`. Raises
     ConfigError where the package transformers or the device is missing, CheckpointError for what cannot be read.
     """
     transformers, where = _transformers(), resolve_device(device)
@@ -65,11 +65,11 @@ def load(
     if missing := sorted(info["missing_keys"]):  # they were drawn at random
         raise CheckpointError(f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first")
     title = Path(path).resolve().name if Path(path).is_dir() else path
-    return HuggingFaceGenerator(model.to(where), tokenizer, title, chat, template, kept, kept_tokens)
+    return HuggingFaceBackend(model.to(where), tokenizer, title, chat, template, kept, kept_tokens)
 
 
-class HuggingFaceGenerator:
-    """See `Generator`. `model` is put into evaluation mode.
+class HuggingFaceBackend:
+    """See `StepBackend`. `model` is put into evaluation mode.
 
     chat: ask through the chat template, if the tokenizer has one; else prompt and answer are one text. template: what the
     template is told besides the messages (`{"enable_thinking": False}`). kept: for how many requests keys and values are kept:
@@ -125,7 +125,7 @@ class HuggingFaceGenerator:
 
     @torch.no_grad()
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `Generator.next_step`. Requests are evaluated one after another, the candidates of each as one batch."""
+        """See `StepBackend.next_step`. Requests are evaluated one after another, the candidates of each as one batch."""
         self._kept.expect(len(requests))
         at_once = [_said_before(request) for request in requests]
         ids = [() if done else self._request_ids(request) for request, done in zip(requests, at_once, strict=True)]
@@ -143,7 +143,7 @@ class HuggingFaceGenerator:
         return replies
 
     def forget(self) -> None:
-        """See `Generator.forget`."""
+        """See `StepBackend.forget`."""
         self._kept.groups.clear()
 
     def prompt_ids(self, prompt: str) -> Ids:

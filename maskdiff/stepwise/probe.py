@@ -14,7 +14,7 @@ from enum import Enum
 
 import numpy as np
 
-from maskdiff.stepwise.protocol import BackendError, Candidate, Generator, Rejected, Request, Stop
+from maskdiff.stepwise.protocol import BackendError, Candidate, Rejected, Request, StepBackend, Stop
 
 NONCES = 3
 SAID = 4  # tokens asked for: the next symbol is all that counts, white space may come before it
@@ -59,7 +59,7 @@ def digits_nonce(rng: np.random.Generator) -> Nonce:
     return Nonce(f"Reply with exactly these digits and nothing else: {digits}", digits, DIGITS // 2)
 
 
-def probe(generator: Generator, make: Callable[[np.random.Generator], Nonce] = digits_nonce, seed: int = 0) -> Probe:
+def probe(generator: StepBackend, make: Callable[[np.random.Generator], Nonce] = digits_nonce, seed: int = 0) -> Probe:
     """Ask `NONCES` times; one verdict that all of them gave, or UNKNOWN.
 
     Raises BackendError for a backend that does not answer even without a partial answer.
@@ -75,7 +75,7 @@ def probe(generator: Generator, make: Callable[[np.random.Generator], Nonce] = d
     return Probe(agreed, tuple(seen))
 
 
-def _classify(generator: Generator, nonce: Nonce) -> tuple[Verdict, str]:
+def _classify(generator: StepBackend, nonce: Nonce) -> tuple[Verdict, str]:
     """What the next symbol tells, and the text that it came from."""
     try:
         said = _said(generator, nonce.prompt, nonce.reply[: nonce.given])
@@ -96,7 +96,7 @@ def _classify(generator: Generator, nonce: Nonce) -> tuple[Verdict, str]:
     return (Verdict.ECHO if again == decoy[0] else Verdict.UNKNOWN), told
 
 
-def _said(generator: Generator, prompt: str, given: str) -> str:
+def _said(generator: StepBackend, prompt: str, given: str) -> str:
     partial = (Candidate(step=given, said=given, finish="length", tokens=0),) if given else ()
     request = Request(prompt, partial, temperature=0.0, stop=Stop(strings=(), max_tokens=SAID))
     (reply,) = generator.next_step([request])

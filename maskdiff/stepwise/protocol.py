@@ -1,6 +1,6 @@
 """What a solver and a backend say to each other: requests for a next step, candidates, and what they cost.
 
-For: `Generator`, the protocol that every backend fits, and the plain values that cross it. Not for: any backend, or how a
+For: `StepBackend`, the protocol that every backend fits, and the plain values that cross it. Not for: any backend, or how a
 candidate is chosen. Easy to get wrong: a token may reach beyond the boundary of a step (`>(` where `>` ends it), so a candidate
 keeps what it `said` and the part of that, after what was carried over, which makes up its `step`; the rest is `over`, and
 belongs to the step after it. The ids are never cut.
@@ -153,7 +153,7 @@ class Capabilities:
     chat: bool = False
 
 
-class Generator(Protocol):
+class StepBackend(Protocol):
     """A backend: something that proposes the next step of an answer."""
 
     name: str
@@ -182,6 +182,15 @@ def bounded(text: str, since: int, stop: Stop, carried: str) -> tuple[str, str] 
 
 
 __all__ = [
-    "BackendError", "Candidate", "Capabilities", "Finish", "Generator", "Rejected", "Reply", "Request", "Spent", "Stop",
+    "BackendError",
+    "Candidate",
+    "Capabilities",
+    "Finish",
+    "Rejected",
+    "Reply",
+    "Request",
+    "Spent",
+    "StepBackend",
+    "Stop",
     "bounded",
 ]  # fmt: skip

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskdiff.arguments import checked_arguments, each_text, whole
 from maskdiff.config import MAX_SEED, StepConfig
-from maskdiff.deadline import NEVER, Deadline, TimedOut
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import ConfigError, DataError, UserError, quote
-from maskdiff.sampling.random import new_keys
 from maskdiff.stepwise.probe import Nonce, Probe, Verdict, digits_nonce, probe
-from maskdiff.stepwise.protocol import Generator, Request
+from maskdiff.stepwise.protocol import Request, StepBackend
 from maskdiff.stepwise.scorers import Judgement, Scorer, make_scorer
 from maskdiff.stepwise.strategies import RUNS, STEPWISE, Answer, Ask, Run, Told, step_stop
+from maskdiff.utils.arguments import checked_arguments, each_text, whole
+from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class Solver:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: StepBackend,
         config: StepConfig,
         language: Stepwise | None = None,
         loaded: Loaded | None = None,

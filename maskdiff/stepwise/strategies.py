@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from maskdiff.config import StepConfig
-from maskdiff.deadline import TimedOut
 from maskdiff.stepwise.probe import Guard
 from maskdiff.stepwise.protocol import Candidate, Reply, Request, Spent, Stop
 from maskdiff.stepwise.scorers import Judgement, mean_log_prob
 from maskdiff.stepwise.triggers import Always, Momentum, Never, Random, Trigger
+from maskdiff.utils.deadline import TimedOut
 
 Ask = Request | Judgement
 Told = Reply | tuple[list[float], Spent]
@@ -28,7 +28,7 @@ STRATEGIES = (*STEPWISE, *WHOLE)
 
 
 @dataclass(frozen=True)
-class Taken:
+class ChosenStep:
     """One step of an answer.
 
     uncertainty: mean -log p of its tokens, nats, None where a backend tells none; level: the momentum uncertainty before it,
@@ -54,7 +54,7 @@ class Answer:
     tokens: drawn tokens of the answer itself. restarts: steps that repeated an earlier one.
     """
 
-    steps: tuple[Taken, ...]
+    steps: tuple[ChosenStep, ...]
     finish_reason: str
     spent: Spent
     tokens: int
@@ -73,7 +73,7 @@ class _Run:
     """What the loop keeps of an answer under way."""
 
     partial: list[Candidate] = field(default_factory=list)
-    taken: list[Taken] = field(default_factory=list)
+    taken: list[ChosenStep] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)
 
     def answer(self, reason: str, restarts: int = 0) -> Answer:
@@ -144,7 +144,7 @@ def _steps(
         trigger.update(final or 0.0)
         run.partial.append(chosen)
         proposals = tuple(candidate.step for candidate in candidates) if scaled else ()
-        run.taken.append(Taken(chosen.step, chosen.finish, final, level, scaled, best, proposals, tuple(scores)))
+        run.taken.append(ChosenStep(chosen.step, chosen.finish, final, level, scaled, best, proposals, tuple(scores)))
         stops = guard.restarted(chosen.step)
         if chosen.finish != "stop":
             return run.answer("end" if chosen.finish == "end" else "step_length", guard.restarts)
@@ -172,7 +172,7 @@ def whole(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) 
     uncertainty = None if chosen.log_probs is None else uncertainty_of(chosen)
     run.partial.append(chosen)
     proposals = tuple(candidate.step for candidate in candidates) if scores else ()
-    last = Taken("", chosen.finish, uncertainty, None, len(candidates) > 1, best, proposals, tuple(scores))
+    last = ChosenStep("", chosen.finish, uncertainty, None, len(candidates) > 1, best, proposals, tuple(scores))
     run.taken = _cut(chosen.step, stop, last)
     return run.answer("end" if chosen.finish == "end" else "step_length")
 
@@ -201,11 +201,11 @@ def _mixed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 7_919 + 1) % (1 << 62)
 
 
-def _cut(rest: str, stop: Stop, last: Taken) -> list[Taken]:
+def _cut(rest: str, stop: Stop, last: ChosenStep) -> list[ChosenStep]:
     """The steps of a whole answer, told apart afterwards; `last` is what is known of all of it, kept with the last one."""
     steps = []
     while (end := stop.find(rest)) is not None:
-        steps.append(Taken(rest[:end], "stop"))
+        steps.append(ChosenStep(rest[:end], "stop"))
         rest = rest[end:]
     return [*steps, replace(last, text=rest)]
 
@@ -215,6 +215,18 @@ RUNS: dict[str, Callable[[str, str, StepConfig, Stop, int], Run]] = {
 }  # fmt: skip
 
 __all__ = [
-    "RUNS", "STEPWISE", "STRATEGIES", "WHOLE", "Answer", "Ask", "Run", "Taken", "Told", "make_trigger", "step_stop",
-    "stepwise", "uncertainty_of", "whole",
+    "RUNS",
+    "STEPWISE",
+    "STRATEGIES",
+    "WHOLE",
+    "Answer",
+    "Ask",
+    "ChosenStep",
+    "Run",
+    "Told",
+    "make_trigger",
+    "step_stop",
+    "stepwise",
+    "uncertainty_of",
+    "whole",
 ]  # fmt: skip

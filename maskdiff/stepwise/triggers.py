@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from maskdiff.sampling.random import Purpose, uniform
+from maskdiff.drawing.random import Purpose, uniform
 
 
 class Trigger(Protocol):

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from maskdiff.tasks.completing import Completer, complete, completing
 from maskdiff.tasks.editing import edit
+from maskdiff.tasks.filling import solve
 from maskdiff.tasks.generating import draw_lengths, generate, generating
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
 from maskdiff.tasks.results import Alternative, Change, Result, cut_texts
 from maskdiff.tasks.rewriting import rewrite
-from maskdiff.tasks.solving import solve
 
 __all__ = [
     "REPAIR_METHODS", "Alternative", "Change", "Completer", "Result", "complete", "completing",

@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from maskdiff.config import CANDIDATES
-from maskdiff.edits import Edit, cost, edit_script
 from maskdiff.languages import holds
 from maskdiff.repair import Channel, Repaired, channel_log_probs
 from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
+from maskdiff.text.edits import Edit, cost, edit_script
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -29,7 +29,7 @@ Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RepairConstraints:
     """What is asked of a repaired string, beside being probable.
 
     grammar: it parses. holds: what it states is true, if that can be had. max_edits: of the input, at most. top: how many
@@ -103,13 +103,13 @@ class Candidate:
     def edits(self) -> float:
         return math.inf if self.script is None else cost(self.script)
 
-    def fits(self, wishes: Wishes) -> bool:
+    def fits(self, wishes: RepairConstraints) -> bool:
         """Whether it is what must be; that it holds is a wish, not a must."""
         if wishes.grammar and not self.parses:
             return False
         return self.script is not None and (wishes.max_edits is None or self.edits <= wishes.max_edits)
 
-    def key(self, wishes: Wishes) -> tuple[bool, bool, float, float]:
+    def key(self, wishes: RepairConstraints) -> tuple[bool, bool, float, float]:
         """Smaller is better; of equal candidates the one found first."""
         wrong = wishes.holds and not self.holds
         resized = wishes.same_length and len(self.text) != len(self.damaged.text)
@@ -127,7 +127,7 @@ class Pool:
     evaluations: int = 0
     trace: tuple[str, ...] | None = None
 
-    def fitting(self, wishes: Wishes) -> list[Candidate]:
+    def fitting(self, wishes: RepairConstraints) -> list[Candidate]:
         """Those that are what must be, the best first.
 
         Where truth is wished and not to be had, a text that needs no repair otherwise stays what it is.
@@ -139,12 +139,12 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Scales:
+class CandidateScorer:
     """Weighs candidates: log p(x | n) by the model, log p(n) by the language, log p(y | x) by the channel."""
 
     loaded: Loaded
     channel: Channel
-    wishes: Wishes
+    wishes: RepairConstraints
 
     def take(self, pool: Pool, found: Sequence[Repaired], trace: tuple[str, ...] | None) -> None:
         """Add what a beam found and has weighed."""
@@ -175,7 +175,7 @@ class Scales:
         pool.candidates.setdefault(text, Candidate(self.loaded.language, pool.damaged, text, log_prior, weight))
 
 
-def settle(pool: Pool, language: Language, wishes: Wishes) -> Result | None:
+def best_result(pool: Pool, language: Language, wishes: RepairConstraints) -> Result | None:
     """The best candidate of a pool as a result; None where none is what it must be."""
     fitting = pool.fitting(wishes)
     if not fitting:
@@ -208,7 +208,7 @@ def _listed(fitting: Sequence[Candidate], top: int) -> tuple[Alternative, ...]:
     )
 
 
-def needs(what: str, edits: float, wishes: Wishes) -> str:
+def needs(what: str, edits: float, wishes: RepairConstraints) -> str:
     """The message for too many edits."""
     return f"{what} needs {edits:g} edit{'s' * (edits != 1)}, and max_edits allows {wishes.max_edits}"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskdiff.arguments import each_text, line, whole
-from maskdiff.completion import CanvasModel, CausalModel, Completion, Conditioned, Decoding, condition, ending_with
 from maskdiff.config import MAX_STRINGS, CompletionConfig, ControlConfig
-from maskdiff.deadline import TimedOut
+from maskdiff.decoding import CanvasModel, CausalModel, Completion, Conditioned, Decoding, condition, ending_with
+from maskdiff.drawing.random import Purpose, bits, new_keys
+from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
-from maskdiff.sampling import Controls, Stopping
-from maskdiff.sampling.random import Purpose, bits, new_keys
-from maskdiff.sampling.stopping import TIMEOUT
+from maskdiff.sampling import Penalties, Stopping
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
+from maskdiff.utils.arguments import each_text, line, whole
+from maskdiff.utils.deadline import TimedOut
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -134,7 +134,7 @@ class _Given:
 
     def __init__(self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig) -> None:
         self.loaded, self.settings, self.control = loaded, settings, control
-        self.controls = Controls.of(control, loaded.vocabulary)
+        self.controls = Penalties.of(control, loaded.vocabulary)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
         self.model: CausalModel | CanvasModel | None = None

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from maskdiff.config import CANDIDATES, SamplerConfig
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
 from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
-from maskdiff.sampling.random import new_keys
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,

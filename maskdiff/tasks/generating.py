@@ -58,7 +58,7 @@ def generating(
     """The results of `generate`, a batch at a time."""
     if num == 0:
         return
-    if not loaded.told and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
+    if not loaded.length_conditioned and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
         if length is not None or trace or (sampler is not None and sampler.grammar):
             raise ConfigError("this model ends its strings itself, by pieces: it takes no length, grammar or trace")
         yield from _endless(loaded, num, sampler or SamplerConfig(), seed, batch_size, control)

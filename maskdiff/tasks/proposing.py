@@ -1,6 +1,6 @@
 """Where candidates for the repair of a string come from: the beam, the grammar's nearest strings, and what is true near those.
 
-For: `explanations` and `nearest_ones`, whose pools `candidates.settle` chooses from. Not for: what a candidate is worth
+For: `explanations` and `nearest_ones`, whose pools `candidates.best_result` chooses from. Not for: what a candidate is worth
 (`candidates.py`), or the searches themselves (`maskdiff.repair`, `maskdiff.languages.cfg.distance`). Easy to get wrong: which
 candidates there are must not depend on how many are asked for.
 """
@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from maskdiff.deadline import Deadline
-from maskdiff.edits import edit_script
-from maskdiff.languages import Evaluable, holds
+from maskdiff.languages import HasValue, holds
 from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
 from maskdiff.sampling import GrammarConstraint
-from maskdiff.tasks.candidates import Damaged, Pool, Scales, Tokens, Wishes, needs
+from maskdiff.tasks.candidates import CandidateScorer, Damaged, Pool, RepairConstraints, Tokens, needs
 from maskdiff.tasks.results import Result
 from maskdiff.tasks.search import explain
+from maskdiff.text.edits import edit_script
+from maskdiff.utils.deadline import Deadline
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -30,7 +30,7 @@ DOUBTFUL = 8  # places of each at which two symbols are replaced together
 TRIALS = 20_000  # of two symbols anywhere, for one string, where nothing else is true
 
 
-def explanations(scales: Scales, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool) -> list[Pool]:
+def explanations(scales: CandidateScorer, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool) -> list[Pool]:
     """Candidates by the noisy channel: the beam's; under a grammar the beam's there and the strings of least edits; with truth,
     what is true near all of those."""
     wishes, pools = scales.wishes, [Pool(item) for item in damaged]
@@ -46,14 +46,14 @@ def explanations(scales: Scales, damaged: Sequence[Damaged], beam: int, slack: i
     return pools
 
 
-def nearest_ones(scales: Scales, damaged: Sequence[Damaged]) -> list[Pool]:
+def nearest_ones(scales: CandidateScorer, damaged: Sequence[Damaged]) -> list[Pool]:
     """The strings of the grammar that are fewest edits away; with truth, what is true near those."""
     pools = [Pool(item) for item in damaged]
     _widen(scales, pools, _constraint(scales))
     return pools
 
 
-def refusal(language: Language, pool: Pool, wishes: Wishes) -> Result:
+def refusal(language: Language, pool: Pool, wishes: RepairConstraints) -> Result:
     """The error of a string for which there is nothing that it must be: why, and what would help."""
     keeping = " that keeps what is certain" if pool.damaged.certain else ""
     if not wishes.grammar:
@@ -72,18 +72,18 @@ def refusal(language: Language, pool: Pool, wishes: Wishes) -> Result:
     return Result(finish_reason="error", error=said, evaluations=pool.evaluations, trace=pool.trace)
 
 
-def _constraint(scales: Scales) -> GrammarConstraint:
+def _constraint(scales: CandidateScorer) -> GrammarConstraint:
     """The grammar, on the CPU, as the search is."""
     return GrammarConstraint.of(scales.loaded.language, deadline=scales.loaded.deadline)
 
 
-def _widen(scales: Scales, pools: Sequence[Pool], constraint: GrammarConstraint) -> None:
+def _widen(scales: CandidateScorer, pools: Sequence[Pool], constraint: GrammarConstraint) -> None:
     """Add the strings of least edits; where truth is wished, what is true and near to what is there."""
     wishes, language = scales.wishes, scales.loaded.language
     count = wishes.top if wishes.by_edits and not wishes.holds else NEAREST
     near = [_nearest(constraint, pool.damaged, count, wishes.max_edits) for pool in pools]
     scales.weigh(pools, [[tokens for tokens, _ in found] for found in near])
-    if wishes.holds and isinstance(language, Evaluable):
+    if wishes.holds and isinstance(language, HasValue):
         encode = language.vocabulary.encode
         deadline = scales.loaded.deadline
         near_truths = [_truths(language, pool, wishes, deadline) for pool in pools]
@@ -111,16 +111,16 @@ def _nearest(
 # -------------------------------------------------------------------------------------------------------------- what is true
 
 
-def _likely(pool: Pool, wishes: Wishes) -> list[str]:
+def _likely(pool: Pool, wishes: RepairConstraints) -> list[str]:
     """The likeliest of what fits, and what is fewest edits away."""
     fitting = pool.fitting(wishes)
     nearby = sorted(fitting, key=lambda c: c.edits)
     return list(dict.fromkeys(c.text for c in (*fitting[:NEIGHBOURS], *nearby[:NEIGHBOURS])))
 
 
-def _truths(language: Language, pool: Pool, wishes: Wishes, deadline: Deadline) -> Iterator[str]:
+def _truths(language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline) -> Iterator[str]:
     """What is true and begins like a candidate, or is a likely one with one symbol replaced, or two that were not given."""
-    assert isinstance(language, Evaluable)
+    assert isinstance(language, HasValue)
     yield from _consequences(language, pool.candidates)
     for text in _likely(pool, wishes):
         other = _replacements(language, text)
@@ -131,7 +131,7 @@ def _truths(language: Language, pool: Pool, wishes: Wishes, deadline: Deadline) 
         yield from _true(language, _pairs(text, other, doubtful), deadline)
 
 
-def _farther(language: Language, pool: Pool, wishes: Wishes, deadline: Deadline) -> Iterator[str]:
+def _farther(language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline) -> Iterator[str]:
     """What is true once any two symbols of a likely candidate are replaced, as far as `TRIALS` go."""
     trials = itertools.chain.from_iterable(
         _pairs(text, _replacements(language, text), range(len(text))) for text in _likely(pool, wishes)
@@ -147,7 +147,7 @@ def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Itera
             yield text
 
 
-def _consequences(language: Evaluable, texts: Iterable[str]) -> Iterator[str]:
+def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
     """Every beginning of the texts that leaves no choice, as it must end to hold."""
     for beginning in dict.fromkeys(text[:size] for text in texts for size in range(1, len(text) + 1)):
         ending = language.consequence(beginning)

@@ -12,8 +12,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from maskdiff import arguments
-from maskdiff.arguments import Reader, checked_arguments, optional, refuse
 from maskdiff.config import (
     MAX_ALTERNATIVES,
     MAX_BEAM,
@@ -27,7 +25,9 @@ from maskdiff.config import (
     ControlConfig,
     SamplerConfig,
 )
-from maskdiff.configio import build
+from maskdiff.config_io import build
+from maskdiff.utils import arguments
+from maskdiff.utils.arguments import Reader, checked_arguments, optional, refuse
 
 P = ParamSpec("P")
 R = TypeVar("R")

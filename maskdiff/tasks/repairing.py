@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from maskdiff.config import CANDIDATES
-from maskdiff.edits import cost
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
-from maskdiff.languages import Evaluable
+from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
 from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
-from maskdiff.sampling.random import new_keys
-from maskdiff.tasks.candidates import Damaged, Pool, Scales, Wishes, needs, positions, settle
+from maskdiff.tasks.candidates import CandidateScorer, Damaged, Pool, RepairConstraints, best_result, needs, positions
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
 from maskdiff.tasks.reading import verb
@@ -30,6 +29,7 @@ from maskdiff.tasks.results import (
     run_sampler,
     seeded,
 )
+from maskdiff.text.edits import cost
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -86,14 +86,14 @@ def repair(
     keys = new_keys(len(texts), source or seeded(seed))
     language, by_edits = loaded.language, method == "least_edits"
     under, same = grammar or holds or by_edits, slack == 0 and method == "channel"
-    wishes = Wishes(under, holds, max_edits, top, candidates, by_edits, same)
+    wishes = RepairConstraints(under, holds, max_edits, top, candidates, by_edits, same)
     _check(language, method, sigma, wishes)
     read = [_read(language, text, certain) for text in texts]
     gate = _Gate(language, method, wishes, slack, tuple(certain))
     good, results = prepare(loaded, [text for text, _ in read], gate)
     decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
     damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
-    scales = Scales(loaded, _channel(loaded, sigma), wishes)
+    scales = CandidateScorer(loaded, _channel(loaded, sigma), wishes)
     if wishes.grammar:
         results |= _unchanged(scales, damaged, good)
     broken, made = {i: damaged[i] for i in good}, []
@@ -112,7 +112,7 @@ def _channel(loaded: Loaded, sigma: float | None) -> Channel:
 
 
 def _unchanged(
-    scales: Scales, damaged: dict[int, Damaged], good: dict[int, list[int]]
+    scales: CandidateScorer, damaged: dict[int, Damaged], good: dict[int, list[int]]
 ) -> dict[int, Result]:
     """The results of texts that have nothing to repair under the grammar, taken out of `good`."""
     language, wishes = scales.loaded.language, scales.wishes
@@ -123,13 +123,13 @@ def _unchanged(
     }
     scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
     return {
-        i: settle(pool, language, wishes) or refusal(language, pool, wishes)
+        i: best_result(pool, language, wishes) or refusal(language, pool, wishes)
         for i, pool in whole.items()
     }
 
 
 def _searched(
-    scales: Scales, items: Sequence[Damaged], beam: int, slack: int, trace: bool
+    scales: CandidateScorer, items: Sequence[Damaged], beam: int, slack: int, trace: bool
 ) -> list[Result]:
     """The best candidate for each text, by probability or by edits."""
     language, wishes = scales.loaded.language, scales.wishes
@@ -137,7 +137,7 @@ def _searched(
         pools = nearest_ones(scales, items)
     else:
         pools = explanations(scales, items, beam, slack, trace)
-    return [settle(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
+    return [best_result(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
 
 
 def _read(
@@ -158,7 +158,7 @@ def _read(
     return DataError(f"{error}, and {language.name} has no such symbol"), {}
 
 
-def _check(language: Language, method: str, sigma: float | None, wishes: Wishes) -> None:
+def _check(language: Language, method: str, sigma: float | None, wishes: RepairConstraints) -> None:
     """Raises ConfigError for settings that fit no string at all."""
     if method not in REPAIR_METHODS:
         raise ConfigError(
@@ -166,7 +166,7 @@ def _check(language: Language, method: str, sigma: float | None, wishes: Wishes)
         )
     if sigma is not None and sigma <= 0.0:
         raise ConfigError(f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1")
-    if wishes.holds and not isinstance(language, Evaluable):
+    if wishes.holds and not isinstance(language, HasValue):
         raise ConfigError(
             f"strings of {language.name} state nothing that could hold; "
             f"{instead_of_holds(language)}"
@@ -179,7 +179,7 @@ def _check(language: Language, method: str, sigma: float | None, wishes: Wishes)
 
 def _valid(language: Language, text: str, true: bool) -> bool:
     """Whether a text has nothing to repair."""
-    return language.parses(text) and not (true and isinstance(language, Evaluable) and not language.holds(text))
+    return language.parses(text) and not (true and isinstance(language, HasValue) and not language.holds(text))
 
 
 def _drafts(
@@ -190,7 +190,7 @@ def _drafts(
     keys: Tensor,
     batch_size: int,
     trace: bool,
-    wishes: Wishes,
+    wishes: RepairConstraints,
 ) -> list[Result]:
     """The texts rewritten, but for what is certain."""
     vocabulary, items = loaded.language.vocabulary, list(damaged.values())
@@ -201,7 +201,7 @@ def _drafts(
     return [_counted(item, result, vocabulary.blank, wishes) for item, result in zip(items, made, strict=True)]
 
 
-def _counted(item: Damaged, result: Result, blank: str, wishes: Wishes) -> Result:
+def _counted(item: Damaged, result: Result, blank: str, wishes: RepairConstraints) -> Result:
     """The result with its edits; an error if they are too many."""
     script = None if result.error else item.script(result.text, blank)
     if script is None or wishes.max_edits is None or cost(script) <= wishes.max_edits:
@@ -227,7 +227,7 @@ class _Gate:
 
     language: Language
     method: str
-    wishes: Wishes
+    wishes: RepairConstraints
     slack: int
     certain: tuple[tuple[int, int], ...]
 

@@ -15,17 +15,14 @@ import torch
 from torch import Tensor
 
 from maskdiff.config import ControlConfig, SamplerConfig
-from maskdiff.deadline import TimedOut
-from maskdiff.edits import Edit
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
-from maskdiff.extract import first_complete
 from maskdiff.languages import holds
 from maskdiff.noise import pad
 from maskdiff.sampling import (
     NEVER,
     Canvas,
-    Controls,
     GrammarConstraint,
+    Penalties,
     Sample,
     Sampler,
     Stopping,
@@ -35,10 +32,13 @@ from maskdiff.sampling import (
     cut_short,
 )
 from maskdiff.sampling.presets import sampler_for
+from maskdiff.text.answers import first_complete
+from maskdiff.text.edits import Edit
+from maskdiff.utils.deadline import TimedOut
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.completion import Summary
+    from maskdiff.decoding import Summary
     from maskdiff.languages import Language, Vocabulary
 
 BATCH = 256
@@ -160,7 +160,7 @@ def ready_sampler(
             made = constrained(sampler, constraint)
     else:
         made = sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
-    controls = Controls.of(control or ControlConfig(), loaded.vocabulary)
+    controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
     return controlled(made, controls) if controls.active else made
 
 
@@ -171,7 +171,7 @@ def prepare(
 
     Raises ConfigError for a model that does not read symbol by symbol, or is not told the length: then no text can be.
     """
-    if loaded.vocabulary.merges or not loaded.told:
+    if loaded.vocabulary.merges or not loaded.length_conditioned:
         raise ConfigError(
             "this model reads pieces of several characters, or ends its strings itself; repairing, editing and solving go by "
             "symbols: give the checkpoint of a vocabulary of characters, or complete (with --suffix where the end is known)"
@@ -251,7 +251,7 @@ def run_sampler(
 def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result]:
     vocabulary = loaded.vocabulary
     log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
-    if not loaded.told:  # log p(text | its length) is no prediction of this model
+    if not loaded.length_conditioned:  # log p(text | its length) is no prediction of this model
         log_probs = [math.nan] * len(sample.length)
     trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).split("\n"))
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())

@@ -16,17 +16,17 @@ import torch
 
 from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
+from maskdiff.repair.fill import BOUND
 from maskdiff.sampling import GrammarConstraint, Sampler
-from maskdiff.solve import BOUND
 from maskdiff.tasks.editing import blanked, edit, hidden
+from maskdiff.tasks.filling import solve
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, merge, prepare
-from maskdiff.tasks.solving import solve
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-TOLD = 3  # failures that are told one by one
+MAX_LISTED_ERRORS = 3  # failures that are told one by one
 
 
 @verb()
@@ -135,8 +135,8 @@ def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
     found = [result for result in choices if result.error is None]
     if not found:
         said = list(dict.fromkeys(result.error or "" for result in choices))
-        more = [f"and so for {len(said) - TOLD} other lengths"] if len(said) > TOLD else []
-        return changed(choices[0], error=one_line("; ".join([*said[:TOLD], *more])), evaluations=spent)
+        more = [f"and so for {len(said) - MAX_LISTED_ERRORS} other lengths"] if len(said) > MAX_LISTED_ERRORS else []
+        return changed(choices[0], error=one_line("; ".join([*said[:MAX_LISTED_ERRORS], *more])), evaluations=spent)
     looked = sum(counts) if counts else None
     return changed(max(found, key=worth), evaluations=spent, candidates=looked)
 

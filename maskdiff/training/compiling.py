@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskdiff.training.telling import tell
+from maskdiff.training.console import tell
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from maskdiff.config import Config
 from maskdiff.data import PackedCanvases, step_generator
+from maskdiff.drawing.logits import allowed_symbols, log_distribution
 from maskdiff.languages import Vocabulary
 from maskdiff.noise import IGNORE, MASKED, exponentials, posterior_gumbel
-from maskdiff.sampling.processors import allowed_symbols, log_distribution
 
 NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
 Read = Callable[[PackedCanvases, Tensor, Tensor, Tensor], Tensor]  # (batch, tokens, causal, sigma) -> logits of the tokens

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from maskdiff.errors import UserError, quote
-from maskdiff.files import lock, remove_leftovers, replace_file
+from maskdiff.utils.files import lock, remove_leftovers, replace_file
 
 LOCK = ".maskdiff.lock"
 FILES = ("config.yaml", "last.pt", "best.pt")

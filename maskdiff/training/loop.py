@@ -25,19 +25,20 @@ from tqdm import tqdm
 from maskdiff import checkpoint
 from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config
-from maskdiff.configio import dump_yaml
+from maskdiff.config_io import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import ConfigError, LogitsError, UserError, quote
 from maskdiff.languages import LANGUAGES, Vocabulary, make_language, model_vocabulary, token_lengths
-from maskdiff.model import LATE_INPUTS, UniversalDenoiser
+from maskdiff.models.losses import sums_by, weighted_nll
+from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
-from maskdiff.objectives import sums_by, weighted_nll
 from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
+from maskdiff.training.console import STREAM, tell
 from maskdiff.training.distributed import World, join_world, shard
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
-from maskdiff.training.optim import lr_scale, make_optimizers, set_lr
+from maskdiff.training.optimizers import lr_scale, make_optimizers, set_lr
 from maskdiff.training.state import (
     Curve,
     Ema,
@@ -47,7 +48,6 @@ from maskdiff.training.state import (
     check_unchanged,
     restore,
 )
-from maskdiff.training.telling import STREAM, tell
 
 ECHO = 1.0  # seconds in which a second signal is the same one again: launchers repeat to their processes what these have heard
 

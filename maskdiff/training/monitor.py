@@ -17,14 +17,14 @@ from torch import Tensor
 from maskdiff.config import Config
 from maskdiff.data import held_out
 from maskdiff.errors import LogitsError
-from maskdiff.languages import Language, Measurable, Vocabulary
-from maskdiff.model import UniversalDenoiser
+from maskdiff.languages import HasExactProbability, Language, Vocabulary
+from maskdiff.models.losses import sums_by, weighted_nll
+from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.noise import MODES, Canvases, causal_canvas, mask_noise, pad, repair_noise
-from maskdiff.objectives import sums_by, weighted_nll
-from maskdiff.training.board import Board
-from maskdiff.training.live import live_samples
+from maskdiff.training.console import tell
+from maskdiff.training.event_writer import EventWriter
+from maskdiff.training.live_samples import live_samples
 from maskdiff.training.state import Curve, Progress
-from maskdiff.training.telling import tell
 
 VALIDATION_SEED = 20_240_607  # of held-out strings and of validation noise, the same for every run
 BUCKETS = 5  # of the noise level
@@ -40,12 +40,12 @@ class Monitor:
         self, config: Config, language: Language, vocabulary: Vocabulary, folder: Path, first: int
     ):
         self.config, self.language, self.vocabulary = config, language, vocabulary
-        self.board = Board(folder / "tensorboard", start=first)
+        self.board = EventWriter(folder / "tensorboard", start=first)
         self.model = UniversalDenoiser(config.model).eval().requires_grad_(False)
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
         self.strings = pad(vocabulary.encode_many(texts), vocabulary)
         self.floor: dict[str, float] = {}  # empty where nobody knows it
-        if isinstance(language, Measurable) and not vocabulary.merges:  # who knows the entropy given the number of pieces?
+        if isinstance(language, HasExactProbability) and not vocabulary.merges:  # who knows the entropy given the number of pieces?
             nats = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts)
             self.floor = {"floor": nats / sum(map(len, texts))}
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskdiff.config import Config
-from maskdiff.configio import DERIVED, to_dict
+from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
 from maskdiff.languages import LANGUAGES
 from maskdiff.languages.cfg import GrammarSource, restore_source
 from maskdiff.languages.cfg.references import LIBRARY
-from maskdiff.model import LATE_INPUTS
+from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
-from maskdiff.payload import are_numbers, is_amount, is_count, is_number
-from maskdiff.training.optim import KEPT
+from maskdiff.training.optimizers import KEPT
+from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_number
 
 LARGEST_STEP = 2**24  # that an optimiser counts in float32
 PATHS = ("language", "attempts")  # keys that may name files of the user's own

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from maskdiff import batches
-from maskdiff.batches import Memory, Progress, Repeated, Requests, answered, growing
-from maskdiff.deadline import NEVER, Deadline, TimedOut
 from maskdiff.errors import DataError
-from maskdiff.lines import Line, LineReader
+from maskdiff.utils import batches
+from maskdiff.utils.batches import Memory, Progress, Repeated, Requests, answered, growing
+from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
+from maskdiff.utils.lines import Line, LineReader
 from tests.helpers.fuzz import both_seeds, cases
 
 

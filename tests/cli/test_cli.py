@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff import cli
+from maskdiff.cli import arguments as cli
 from maskdiff.errors import DataError, UserError
-from maskdiff.lines import MAX_LINE, open_lines
+from maskdiff.utils.lines import MAX_LINE, open_lines
 
 
 def fail(error: BaseException) -> Callable[[list[str] | None], int]:
@@ -40,7 +40,7 @@ def fail(error: BaseException) -> Callable[[list[str] | None], int]:
 def test_failures_are_one_line_and_a_status(
     capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
 ) -> None:
-    assert cli.run_door(fail(error)) == status
+    assert cli.run_cli(fail(error)) == status
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -49,21 +49,21 @@ def test_failures_are_one_line_and_a_status(
 
 def test_bugs_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        cli.run_door(lambda argv: 1 // 0)
+        cli.run_cli(lambda argv: 1 // 0)
     with pytest.raises(RuntimeError):
-        cli.run_door(fail(RuntimeError("shape mismatch")))
+        cli.run_cli(fail(RuntimeError("shape mismatch")))
 
 
 def test_closed_pipe_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_closed_pipe", lambda: cli.CLOSED_PIPE)  # the test's own stdout stays
-    assert cli.run_door(fail(BrokenPipeError())) == 141
+    assert cli.run_cli(fail(BrokenPipeError())) == 141
     assert capsys.readouterr().err == ""
 
 
 def test_status_of_main_is_kept() -> None:
-    assert cli.run_door(lambda argv: 2) == 2
-    assert cli.run_door(lambda argv: None) == 0
-    assert cli.run_door(fail(SystemExit(0))) == 0
+    assert cli.run_cli(lambda argv: 2) == 2
+    assert cli.run_cli(lambda argv: None) == 0
+    assert cli.run_cli(fail(SystemExit(0))) == 0
 
 
 def test_long_usage_is_short() -> None:
@@ -139,11 +139,11 @@ def test_closed_streams(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     with pytest.raises(DataError, match="standard input is closed"):
         list(open_lines("-"))
     monkeypatch.setattr(sys, "stdout", None)
-    assert cli.run_door(lambda argv: 0) == 2
+    assert cli.run_cli(lambda argv: 0) == 2
     assert "standard output is closed; send it to a file" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", None)
-    assert cli.run_door(fail(UserError("nobody hears this"))) == 2
+    assert cli.run_cli(fail(UserError("nobody hears this"))) == 2
     assert capsys.readouterr().out == ""
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import inference
-from maskdiff.cli import run_door
+from maskdiff.cli import inference
+from maskdiff.cli.arguments import run_cli
 from tests.helpers.paths import CHECKPOINTS, REPOSITORY
 from tests.helpers.tiny import tiny_checkpoint
 
@@ -24,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    status = run_door(inference.main, list(argv))
+    status = run_cli(inference.main, list(argv))
     out, err = capsys.readouterr()
     return status, out, err
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff import cli, lines
+from maskdiff.cli import arguments as cli
 from maskdiff.errors import DataError
-from maskdiff.lines import Line, LineReader, Splitter, count_lines, open_lines, split_lines
+from maskdiff.utils import lines
+from maskdiff.utils.lines import Line, LineReader, Splitter, count_lines, open_lines, split_lines
 from tests.helpers.fuzz import both_seeds, cases
 
 PIECES = [
@@ -111,7 +112,7 @@ def test_unicode_separators_and_form_feeds_are_text(tmp_path: Path) -> None:
 def test_a_pipe_is_answered_line_by_line() -> None:
     """A line is there before the writer goes on, whichever of the three ends it has."""
     reading = "for line in open_lines('-'): print(repr(line), flush=True)"
-    program = f"from maskdiff.lines import open_lines\n{reading}"
+    program = f"from maskdiff.utils.lines import open_lines\n{reading}"
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     command = [sys.executable, "-c", program]

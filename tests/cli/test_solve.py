@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import inference
 from maskdiff.checkpoint import save
-from maskdiff.cli import run_door
+from maskdiff.cli import inference
+from maskdiff.cli import solve as door
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import BackendConfig
 from maskdiff.errors import ConfigError
-from maskdiff.stepwise import backends, door
-from maskdiff.stepwise.protocol import Capabilities, Generator
+from maskdiff.stepwise import backends
+from maskdiff.stepwise.protocol import Capabilities, StepBackend
 from tests.helpers.paths import CHECKPOINTS, REPOSITORY
 from tests.helpers.step_trees import read, value_of
 from tests.helpers.stepwise import STEPS, Scripted, payload, problems, said, solve, solver_script
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str, checkpoint: str = "steps.pt") -> tuple[int, str, str]:
-    status = run_door(inference.main, ["solve", *argv, "--checkpoint", str(folder / checkpoint), "--threads", "1"])
+    status = run_cli(inference.main, ["solve", *argv, "--checkpoint", str(folder / checkpoint), "--threads", "1"])
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -49,7 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str, checkpoint
 def knowing(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     """A backend that knows the answers, in the place of the checkpoint's own; candidate 1 is wrong."""
     backend = Scripted(solver_script(lambda request, number: number == 1))
-    monkeypatch.setattr(backends, "make_generator", lambda *_: backend)
+    monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
     return backend
 
 
@@ -214,7 +215,7 @@ def test_probe(capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: py
         return said(rest[len(request.answer) :] if goes_on else rest, finish="end")
 
     backend = Scripted(writes, doubtful)
-    monkeypatch.setattr(backends, "make_generator", lambda *_: backend)
+    monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
     for goes_on, verdict in ((True, "CONTINUE"), (False, "RESTART")):  # noqa: B007 - `writes` reads it
         status, out, _ = run(capsys, folder, "--probe")
         assert (status, out.split(":")[0]) == (0, verdict)
@@ -231,9 +232,9 @@ def test_probe(capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: py
 def test_backends_by_name() -> None:
     for name in ("causal", "blocks"):
         with pytest.raises(ConfigError, match="--checkpoint"):
-            backends.make_generator(BackendConfig(backend=name))
+            backends.make_backend(BackendConfig(backend=name))
     chat = BackendConfig(backend="chat", model="m", base_url="http://127.0.0.1:1/v1")
-    generator: Generator = backends.make_generator(chat, None, STEPS)  # asks nobody yet
+    generator: StepBackend = backends.make_backend(chat, None, STEPS)  # asks nobody yet
     assert generator.capabilities.continues is not True
     assert generator.capabilities.chat
 

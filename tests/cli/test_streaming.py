@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-import inference
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded, load_denoiser
-from maskdiff.cli import run_door
+from maskdiff.cli import inference
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, SamplerConfig
-from maskdiff.deadline import Deadline, TimedOut
 from maskdiff.errors import ConfigError
+from maskdiff.utils.deadline import Deadline, TimedOut
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded
@@ -43,7 +43,7 @@ def rows(
     capsys: pytest.CaptureFixture[str], checkpoint: str, *argv: str, status: int = 0
 ) -> list[dict[str, Any]]:
     flags = ["--json", "--checkpoint", checkpoint, "--threads", "1"]
-    assert run_door(inference.main, [*argv, *flags]) == status
+    assert run_cli(inference.main, [*argv, *flags]) == status
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -132,7 +132,7 @@ def test_a_repeated_stream_shows_its_characters(
 ) -> None:
     """With --stream an equal string is not drawn again, and is printed all the same."""
     argv = ["complete", "(+", "(+", "--num", "2", "--stream", "--checkpoint", checkpoint]
-    assert run_door(inference.main, argv) == 0
+    assert run_cli(inference.main, argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == lines[2:]
     assert all(line.startswith("(+") for line in lines)
@@ -158,7 +158,7 @@ def test_a_message_names_the_line(
         "--checkpoint",
         checkpoint,
     ]
-    assert run_door(inference.main, argv) == 2
+    assert run_cli(inference.main, argv) == 2
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 4
     assert [line.split(": ")[1] for line in err.splitlines()] == [
@@ -365,15 +365,15 @@ def test_the_door_says_so(
     )
     assert all(row["text"] is None and row["error"] for row in found)
     limit = ["--timeout", "0.000001", "--checkpoint", checkpoint]
-    assert run_door(inference.main, [*argv, *limit]) == (2 if bad else 124)
+    assert run_cli(inference.main, [*argv, *limit]) == (2 if bad else 124)
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", len(found))
-    assert run_door(inference.main, [*argv, "--timeout", "600", "--checkpoint", checkpoint]) == (
+    assert run_cli(inference.main, [*argv, "--timeout", "600", "--checkpoint", checkpoint]) == (
         2 if bad else 0
     )
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "1e9", "x", ""])
 def test_time_limits_out_of_range(capsys: pytest.CaptureFixture[str], checkpoint: str, limit: str) -> None:
-    assert run_door(inference.main, ["repair", GOOD, f"--timeout={limit}", "--checkpoint", checkpoint]) == 2
+    assert run_cli(inference.main, ["repair", GOOD, f"--timeout={limit}", "--checkpoint", checkpoint]) == 2
     assert "is no number above 0 and at most 86400" in capsys.readouterr().err

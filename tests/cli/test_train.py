@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import train_universal
-from maskdiff.cli import run_door
+from maskdiff.cli import train as train_universal
+from maskdiff.cli.arguments import run_cli
 from tests.helpers.paths import REPOSITORY
 
 
@@ -25,7 +25,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str:
     """The one line with which the door refuses ``argv``."""
     before = sorted(folder.rglob("*"))
-    assert run_door(train_universal.main, list(argv)) == 2
+    assert run_cli(train_universal.main, list(argv)) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -105,7 +105,7 @@ def test_bad_languages(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> N
 
 def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     """Output and error output of a run that succeeds."""
-    assert run_door(train_universal.main, list(argv)) == 0
+    assert run_cli(train_universal.main, list(argv)) == 0
     out, err = capsys.readouterr()
     return out, err
 
@@ -171,8 +171,8 @@ def test_a_second_process_answers_a_typing_error_with_one_line(elsewhere: Path) 
 
 def test_help_lists_every_group_and_answers_without_torch(elsewhere: Path) -> None:
     program = (
-        "import sys; import train_universal as t; from maskdiff.cli import run_door\n"
-        "status = run_door(t.main, ['--help']); assert 'torch' not in sys.modules; sys.exit(status)"
+        "import sys; import train_universal as t; from maskdiff.cli.arguments import run_cli\n"
+        "status = run_cli(t.main, ['--help']); assert 'torch' not in sys.modules; sys.exit(status)"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(

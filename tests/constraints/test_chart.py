@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskdiff.constraints.chart import NONE, Rules, descend, fill
+from maskdiff.constraints.posterior import posterior
 from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import compile_grammar, normal_form, read_grammar
-from maskdiff.sampling.chart import NONE, Rules, descend, fill
-from maskdiff.sampling.posterior import posterior
 from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, random_grammar, strings
 
 DRAWS = 200_000

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from maskdiff.config import SamplerConfig
+from maskdiff.constraints.grammar import GrammarConstraint
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.languages.cfg import compile_grammar
 from maskdiff.sampling import PRESETS, Autoregressive, Canvas, Linear, Predictive, Sampler, Unmask, constrained, make_sampler
-from maskdiff.sampling.constraint import GrammarConstraint
 from tests.helpers.dummies import TINY, Scrambled, Table, chi_square
 from tests.helpers.grammars import accepts, strings
 

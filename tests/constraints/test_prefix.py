@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
+from maskdiff.constraints.chart import Rules
+from maskdiff.constraints.prefix import PrefixMask
 from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import NormalForm, compile_grammar, normal_form, read_grammar
-from maskdiff.sampling.chart import Rules
-from maskdiff.sampling.prefix import PrefixMask
 from tests.helpers.grammars import DYCK, EQUATION, SMALL, random_grammar, strings
 
 GRAMMARS = (*SMALL, (EQUATION, "1(=)", 6), (DYCK, "abc", 6))

@@ -9,7 +9,9 @@ import torch
 
 from maskdiff.config import ModelConfig, SamplerConfig
 from maskdiff.errors import ConfigError
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models import denoiser as denoiser_module
+from maskdiff.models.denoiser import CausalStream, FullCausalStream
+from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.sampling import (
     Autoregressive,
     Canvas,
@@ -26,8 +28,6 @@ from maskdiff.sampling import (
     verified,
 )  # fmt: skip
 from maskdiff.sampling import autoregressive as autoregressive_module
-from maskdiff.sampling import denoiser as denoiser_module
-from maskdiff.sampling.denoiser import CausalStream, FullCausalStream
 from tests.helpers.dummies import TINY, Exact, Foresighted, Scrambled, chi_square
 
 LENGTHS = [3, 17, 1, 8, 30, 6, 12]

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff.completion.baselines import (
+from maskdiff.decoding.condition import condition
+from maskdiff.decoding.decode import Decoding
+from maskdiff.decoding.histories import Goal, count
+from maskdiff.drawing.random import new_keys
+from maskdiff.errors import CanvasError, ConfigError
+from maskdiff.evaluation.completion_baselines import (
     PROPOSALS,
     as_they_fall,
     leaves,
@@ -19,14 +24,9 @@ from maskdiff.completion.baselines import (
     token_healing,
     total_variation,
 )
-from maskdiff.completion.condition import condition
-from maskdiff.completion.decode import Decoding
-from maskdiff.completion.histories import Goal, count
-from maskdiff.completion.model import Beginnings
-from maskdiff.completion.table import TableModel
-from maskdiff.completion.tokens import TokenTable
-from maskdiff.errors import CanvasError, ConfigError
-from maskdiff.sampling.random import new_keys
+from maskdiff.models.continuation import LatentStates
+from maskdiff.models.table_model import TableModel
+from maskdiff.models.token_table import TokenTable
 from tests.helpers.completion import (
     ONE_IN_A_MILLION,
     SEED,
@@ -256,7 +256,7 @@ def test_a_cut_that_gets_stuck_loses_everything() -> None:
 
 def test_baselines_are_for_one_beginning() -> None:
     table = TokenTable((b"a", b"b"))
-    two = Many(table, Beginnings(torch.tensor([0.5, 0.5]).log(), (2, 3), closed=True), 0)
+    two = Many(table, LatentStates(torch.tensor([0.5, 0.5]).log(), (2, 3), closed=True), 0)
     for proposal in PROPOSALS:
         with pytest.raises(ValueError, match="one beginning"):
             proposal(two, b"a")

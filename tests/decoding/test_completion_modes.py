@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff.completion.baselines import leaves, position_table, reject, token_healing, total_variation
-from maskdiff.completion.condition import Conditioned, condition
-from maskdiff.completion.decode import Decoding
-from maskdiff.completion.histories import Goal
-from maskdiff.completion.model import ROOT, Beginnings
-from maskdiff.completion.table import TableModel
-from maskdiff.completion.tokens import TokenTable
+from maskdiff.decoding.condition import Conditioned, condition
+from maskdiff.decoding.decode import Decoding
+from maskdiff.decoding.histories import Goal
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError
-from maskdiff.sampling.random import new_keys
+from maskdiff.evaluation.completion_baselines import leaves, position_table, reject, token_healing, total_variation
+from maskdiff.models.continuation import ROOT, LatentStates
+from maskdiff.models.table_model import TableModel
+from maskdiff.models.token_table import TokenTable
 from tests.helpers.completion import (
     ONE_IN_A_MILLION,
     SEED,
@@ -84,7 +84,7 @@ def test_a_narrow_beam_bounds_what_it_leaves_out(silent: bool) -> None:
 def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """With histories enough at every byte nothing is left out, whether they are read together or byte after byte."""
     for head, fewest in ((8, 2), (1, 8)):
-        monkeypatch.setattr(import_module("maskdiff.completion.condition"), "HEAD", head)  # the package has a function there
+        monkeypatch.setattr(import_module("maskdiff.decoding.condition"), "HEAD", head)  # the package has a function there
         for number in range(15):
             case = random_case(number, fewest=fewest)
             offsets = [len(case.model.table.text(history)) for history in case.brute.histories()]
@@ -291,7 +291,7 @@ def test_strings_can_be_watched() -> None:
 
 def test_a_string_at_its_limit_is_cut() -> None:
     """Strings that are not closed at the limit have not ended, and those that do not get to the prefix until then never do."""
-    model = Many(TokenTable((b"a", b"b")), Beginnings(torch.zeros(1, dtype=torch.float64), (3,)), SEED)
+    model = Many(TokenTable((b"a", b"b")), LatentStates(torch.zeros(1, dtype=torch.float64), (3,)), SEED)
     found = condition(model, b"ab", "exact")
     p = sum(math.exp(log_p) for tokens, log_p in model.strings(0) if begins(model.table, tokens, b"ab"))
     assert math.exp(found.summary.log_z) == pytest.approx(p)
@@ -310,7 +310,7 @@ def many(number: int) -> tuple[Many, bytes, str]:
     prior = np.log(rng.dirichlet(np.ones(size)) * (1.0 if rng.integers(2) else 0.25))
     tails = tuple(bytes(rng.choice(list(b"ab"), size=rng.integers(0, 4)).tolist()) for _ in range(size))
     limits = tuple(int(n) for n in rng.integers(0, 4, size=size))
-    beginnings = Beginnings(
+    beginnings = LatentStates(
         torch.from_numpy(prior), limits, True, tails if rng.integers(3) else None, b"!" * int(rng.integers(2))
     )
     prefix = bytes(rng.choice(list(b"ab"), size=rng.integers(0, 6)).tolist())
@@ -415,7 +415,7 @@ def test_whole_texts_of_several_beginnings() -> None:
 def test_a_tail_covers_what_the_tokens_leave_open() -> None:
     """By hand: `a`, and the tail `bc`; or two tokens and no tail. A silent last token lets the tail stand as well."""
     table = TokenTable((b"a", b"b", b""))
-    model = Many(table, Beginnings(torch.tensor([0.25, 0.75], dtype=torch.float64).log(), (1, 2), True, (b"b", b""), b"."), 3)
+    model = Many(table, LatentStates(torch.tensor([0.25, 0.75], dtype=torch.float64).log(), (1, 2), True, (b"b", b""), b"."), 3)
     p, first = (np.exp(model.log_next(*node)) for node in ((0, ()), (1, ())))
     z = [0.25 * p[0], 0.75 * first[0] * np.exp(model.log_next(1, (0,)))[1]]
     found = condition(model, b"ab", "exact")
@@ -457,7 +457,7 @@ def test_rejection_knows_what_stands_behind_the_last_token() -> None:
         several, prefix, told = many(number)
         own = several.beginnings
         limits, tails = own.limits[:1], None if own.tails is None else own.tails[:1]
-        model = replace(several, beginnings=Beginnings(torch.zeros(1).double(), limits, True, tails, own.suffix))
+        model = replace(several, beginnings=LatentStates(torch.zeros(1).double(), limits, True, tails, own.suffix))
         truth = {tokens: p for (_, tokens), p in truth_of(model, prefix, False).items()}
         if not limits[0] or len(truth) < 4 or sum(truth.values()) < 0.02 or checked == 6:
             continue
@@ -490,6 +490,6 @@ def test_a_beam_over_several_beginnings_bounds_what_it_leaves_out() -> None:
 def test_goals_are_told_apart_by_the_last_token() -> None:
     """The tokens that cover depend on whether one is left: only then does what stands behind it count."""
     table = TokenTable((b"a", b"b"))
-    goal = Goal(table, Beginnings(torch.zeros(1, dtype=torch.float64), (2,), True, (b"b",)), b"aab")
+    goal = Goal(table, LatentStates(torch.zeros(1, dtype=torch.float64), (2,), True, (b"b",)), b"aab")
     assert goal.covers(goal.key(1, 1, 0)) == [0]
     assert goal.covers(goal.key(1, 0, 0)) == []

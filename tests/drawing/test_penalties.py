@@ -1,4 +1,4 @@
-"""Controls of repetition on one next token: bit for bit those of transformers, DRY, counts and `Said` by their definitions."""
+"""Penalties of repetition on one next token: bit for bit those of transformers, DRY, counts and `TokenHistory` by their definitions."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from transformers import (
 )
 
 from maskdiff.config import ControlConfig
-from maskdiff.repetition import periodic_tail
-from maskdiff.sampling import Controls
-from maskdiff.sampling.processors import draw, keep_min_p, keep_top_k, keep_top_p, temper
-from maskdiff.sampling.said import Said
+from maskdiff.drawing.history import TokenHistory
+from maskdiff.drawing.logits import draw, keep_min_p, keep_top_k, keep_top_p, temper
+from maskdiff.sampling import Penalties
+from maskdiff.text.repetition import periodic_tail
 
 
-def spoken(context: Tensor, vocab: int, given: int = 0, counted: Tensor | None = None, drawn: Tensor | None = None) -> Said:
+def spoken(context: Tensor, vocab: int, given: int = 0, counted: Tensor | None = None, drawn: Tensor | None = None) -> TokenHistory:
     """A context (batch, n), read token by token; the first ``given`` positions are told to the constructor, too."""
     counted = torch.ones_like(context, dtype=torch.bool) if counted is None else counted
     drawn = counted if drawn is None else drawn
     first = counted & (torch.arange(context.shape[1]) < given)
-    said = Said(context, first, drawn, vocab) if given else Said.nothing(len(context), vocab)
+    said = TokenHistory(context, first, drawn, vocab) if given else TokenHistory.nothing(len(context), vocab)
     for at in range(context.shape[1]):
         said.write(context[:, at], counted[:, at], drawn[:, at])
     return said
@@ -52,17 +52,17 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
         logits, context = 4 * torch.randn(batch, vocab, dtype=dtype), torch.randint(vocab, (batch, size))
         said, penalty = spoken(context, vocab, rng.randint(0, size)), rng.uniform(0.5, 2.0)
         theirs = RepetitionPenaltyLogitsProcessor(penalty)(context, logits)
-        assert torch.equal(Controls(ControlConfig(repetition_penalty=penalty)).shape(logits, said), theirs)
+        assert torch.equal(Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, said), theirs)
         for prompt in (torch.randint(size + 1, (batch,)), torch.full((batch,), rng.randint(0, size))):
             own = torch.arange(size) >= prompt[:, None]
             ignored = int(prompt[0]) if bool((prompt == prompt[0]).all()) else prompt
             apart = RepetitionPenaltyLogitsProcessor(penalty, ignored)(context, logits)
             exempt = spoken(context, vocab, rng.randint(0, size), own)
-            assert torch.equal(Controls(ControlConfig(repetition_penalty=penalty)).shape(logits, exempt), apart)
+            assert torch.equal(Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, exempt), apart)
         for n in range(1, 6):
             both = NoRepeatNGramLogitsProcessor(n)(context, theirs)
             nothing = (both == -torch.inf).all(-1, keepdim=True)
-            ours = Controls(ControlConfig(repetition_penalty=penalty, no_repeat_ngram=n)).shape(logits, said)
+            ours = Penalties(ControlConfig(repetition_penalty=penalty, no_repeat_ngram=n)).shape(logits, said)
             assert torch.equal(ours, torch.where(nothing, theirs, both))
             bans, lifted = bans + int((ours == -torch.inf).sum()), lifted + int(nothing.sum())
     assert bans > 500
@@ -102,14 +102,14 @@ def test_a_cut_keeps_the_likeliest_and_zero_cuts_nothing() -> None:
 
 def test_a_ban_that_leaves_nothing_is_lifted_for_what_may_be_drawn() -> None:
     said, allowed = spoken(torch.tensor([[0, 1, 2, 0, 1]]), 4), torch.tensor([[True, False, True, False]])
-    bigrams, tokens = (Controls(ControlConfig(no_repeat_ngram=n)) for n in (3, 1))
+    bigrams, tokens = (Penalties(ControlConfig(no_repeat_ngram=n)) for n in (3, 1))
     logits = torch.zeros(1, 4)
     assert bigrams.shape(logits, said).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
     assert bigrams.shape(logits, said, allowed).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
     assert tokens.shape(logits, said, allowed).tolist() == [[0.0] * 4]  # 3 is free, but may not be drawn
     impossible = torch.tensor([[0.0, 0.0, 0.0, -math.inf]])
     assert torch.equal(tokens.shape(impossible, said), impossible)
-    both = Said.select(said, torch.tensor([0, 0]))
+    both = TokenHistory.select(said, torch.tensor([0, 0]))
     mixed = torch.cat((logits, impossible))
     assert tokens.shape(mixed, both).tolist() == [[-math.inf] * 3 + [0.0], [0.0] * 3 + [-math.inf]]  # each row by itself
 
@@ -153,7 +153,7 @@ def test_dry_gives_the_probabilities_of_llama_cpp(probs, context, breakers, sett
     multiplier, allowed, reach = settings
     config = ControlConfig(dry_multiplier=multiplier, dry_base=1.1, dry_allowed_length=allowed, dry_range=reach)
     said = spoken(torch.tensor([context]), probs)
-    shaped = Controls(config, breakers).shape(torch.full((1, probs), math.log(1 / probs)), said)
+    shaped = Penalties(config, breakers).shape(torch.full((1, probs), math.log(1 / probs)), said)
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_dry_is_its_definition(base: float) -> None:
         config = ControlConfig(dry_multiplier=2.0, dry_base=base, dry_allowed_length=allowed, dry_range=reach)
         said = spoken(torch.tensor(rows), vocab, rng.randint(0, size))
         expected = torch.stack([dry_by_definition(row, vocab, config, set(breakers)) for row in rows])
-        ours = -Controls(config, breakers).shape(torch.zeros(batch, vocab, dtype=torch.float64), said)
+        ours = -Penalties(config, breakers).shape(torch.zeros(batch, vocab, dtype=torch.float64), said)
         assert torch.equal(ours, expected) if base == 2.0 else torch.allclose(ours, expected, rtol=1e-12)
         some, long = some + int((expected > 0).sum()), long + int((expected == 2 * base ** (50 - allowed)).sum())
     assert some > 1000
@@ -181,7 +181,7 @@ def test_dry_is_its_definition(base: float) -> None:
 
 def test_dry_never_overflows() -> None:
     """The largest settings leave numbers that can be compared: what is forced stays what is drawn."""
-    largest = Controls(ControlConfig(dry_multiplier=100.0, dry_base=10.0, dry_allowed_length=1))
+    largest = Penalties(ControlConfig(dry_multiplier=100.0, dry_base=10.0, dry_allowed_length=1))
     said = spoken(torch.zeros(1, 200, dtype=torch.int64), 2)
     shaped = largest.shape(torch.tensor([[0.0, -math.inf]]), said)
     assert shaped.log_softmax(-1).tolist() == [[0.0, -math.inf]]
@@ -200,9 +200,9 @@ def test_dry_never_overflows() -> None:
 )
 def test_penalties_give_the_probabilities_of_llama_cpp(context: list[int], expected: list[float]) -> None:
     said, logits = spoken(torch.tensor([context]), 5), torch.full((1, 5), math.log(0.2))
-    shaped = Controls(ControlConfig(presence_penalty=5.0, frequency_penalty=5.0)).shape(logits, said)
+    shaped = Penalties(ControlConfig(presence_penalty=5.0, frequency_penalty=5.0)).shape(logits, said)
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
-    strong = Controls(ControlConfig(repetition_penalty=50.0)).shape(logits, said).softmax(-1)[0]
+    strong = Penalties(ControlConfig(repetition_penalty=50.0)).shape(logits, said).softmax(-1)[0]
     said_at_all = torch.tensor([token in context for token in range(5)])
     assert torch.allclose(strong, torch.where(said_at_all, 0.0, 1 / (~said_at_all).sum()), atol=1e-5)
 
@@ -219,9 +219,9 @@ def test_presence_and_frequency_are_taken_for_what_was_drawn_alone() -> None:
         own = [x - presence * (n > 0) - frequency * n for x, n in zip(logits[0].tolist(), counts, strict=True)]
         config = ControlConfig(presence_penalty=presence, frequency_penalty=frequency)
         said = spoken(torch.tensor([row]), vocab, rng.randint(0, prompt + size), drawn=drawn)
-        shaped = Controls(config).shape(logits, said)[0]
+        shaped = Penalties(config).shape(logits, said)[0]
         assert torch.allclose(shaped, torch.tensor(own, dtype=torch.float64), rtol=0, atol=1e-14)
-        assert Controls(config).shape(logits.float(), said).dtype == torch.float32
+        assert Penalties(config).shape(logits.float(), said).dtype == torch.float32
 
 
 def test_what_was_given_counts_for_the_repetition_penalty_unless_it_is_exempt() -> None:
@@ -229,11 +229,11 @@ def test_what_was_given_counts_for_the_repetition_penalty_unless_it_is_exempt() 
     context, logits = torch.tensor([[0, 0, 1]]), torch.ones(1, 3)
     given = torch.tensor([[False, False, True]])
     config = ControlConfig(repetition_penalty=2.0, frequency_penalty=0.25)
-    assert Controls(config).shape(logits, spoken(context, 3, drawn=given)).tolist() == [[0.5, 0.25, 1.0]]
-    assert Controls(config).shape(logits, spoken(context, 3, counted=given)).tolist() == [[1.0, 0.25, 1.0]]
+    assert Penalties(config).shape(logits, spoken(context, 3, drawn=given)).tolist() == [[0.5, 0.25, 1.0]]
+    assert Penalties(config).shape(logits, spoken(context, 3, counted=given)).tolist() == [[1.0, 0.25, 1.0]]
 
 
-# ----------------------------------------------------------------------------------------------------------------- Said
+# ----------------------------------------------------------------------------------------------------------------- TokenHistory
 
 
 def agreement(left: list[int], right: list[int]) -> int:
@@ -254,7 +254,7 @@ def test_the_match_table_is_that_of_brute_force(told: str) -> None:
         counted = torch.rand(batch, size, generator=torch.Generator().manual_seed(rng.randrange(10**6))) < 0.9
         given = {"nothing": 0, "a beginning": rng.randint(1, size), "everything": size}[told]
         first = counted & (torch.arange(size) < given)
-        said = Said(tokens, first, counted, vocab) if given else Said.nothing(batch, vocab)
+        said = TokenHistory(tokens, first, counted, vocab) if given else TokenHistory.nothing(batch, vocab)
         for at in range(size):
             said.write(tokens[:, at], counted[:, at], counted[:, at])
             known = counted & (torch.arange(size) < max(given, at + 1))
@@ -271,7 +271,7 @@ def test_a_text_that_grows_is_one_that_was_there() -> None:
     """300 tokens, far beyond the 64 that there is room for at first: the tables are those of enough room."""
     tokens = torch.randint(3, (2, 300), generator=torch.Generator().manual_seed(0))
     nothing = torch.zeros(2, 300, dtype=torch.bool)
-    grown, roomy = Said.nothing(2, 3), Said(nothing.long(), nothing, nothing, 3)
+    grown, roomy = TokenHistory.nothing(2, 3), TokenHistory(nothing.long(), nothing, nothing, 3)
     yes = torch.ones(2, dtype=torch.bool)
     for at in range(300):
         for said in (grown, roomy):
@@ -306,7 +306,7 @@ def test_looping_is_a_periodic_tail(most: int, repeats: int) -> None:
         batch, size = 6, rng.randint(1, 80)
         tokens = torch.randint(2, (batch, size), generator=torch.Generator().manual_seed(rng.randrange(10**6)))
         own = torch.tensor([rng.randint(0, size) for _ in range(batch)])
-        yes, said = torch.ones(batch, dtype=torch.bool), Said.nothing(batch, 2)
+        yes, said = torch.ones(batch, dtype=torch.bool), TokenHistory.nothing(batch, 2)
         assert not said.looping(most, repeats, own).any()
         for at in range(1, size + 1):
             said.write(tokens[:, at - 1], yes, yes)
@@ -341,7 +341,7 @@ def test_planted_loops_are_found_at_the_exact_step() -> None:
     rows = [start + [*range(3, 3 + period)] * 4 for period, start in enumerate(before, start=1)]
     planted, size = [len(row) for row in rows], max(map(len, rows))
     tokens = torch.tensor([row + [29] * (size - len(row)) for row in rows])
-    said, yes, found = Said.nothing(20, 30), torch.ones(20, dtype=torch.bool), [0] * 20
+    said, yes, found = TokenHistory.nothing(20, 30), torch.ones(20, dtype=torch.bool), [0] * 20
     for at in range(1, size + 1):
         said.write(tokens[:, at - 1], yes, yes)
         for i, loops in enumerate(said.looping(20, 4, torch.full((20,), at)).tolist()):
@@ -354,7 +354,7 @@ def test_ten_thousand_texts_without_a_loop_have_none() -> None:
     word = ternary(10_200, 24, 0)
     texts = torch.tensor(sorted({tuple(word[i : i + 48]) for i in range(len(word) - 47)})[:10_000])
     assert len(texts) == 10_000
-    said, yes = Said.nothing(10_000, 3), torch.ones(10_000, dtype=torch.bool)
+    said, yes = TokenHistory.nothing(10_000, 3), torch.ones(10_000, dtype=torch.bool)
     for at in range(1, 49):
         said.write(texts[:, at - 1], yes, yes)
         assert not said.looping(24, 2, torch.full((10_000,), at)).any()

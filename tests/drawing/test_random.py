@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from maskdiff.sampling.random import Purpose, bits, gumbel, mix, new_keys, position_noise, token_noise, uniform
+from maskdiff.drawing.random import Purpose, bits, gumbel, mix, new_keys, position_noise, token_noise, uniform
 
 N = 20000
 

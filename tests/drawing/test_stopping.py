@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-import inference
-from maskdiff.cli import run_door
-from maskdiff.completion import Beginnings, Completion, Decoding, TableModel, TokenTable, condition
+from maskdiff.cli import inference
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import ControlConfig, DecodeConfig, LanguageConfig
-from maskdiff.configio import load_decoding
+from maskdiff.config_io import load_decoding
+from maskdiff.decoding import Completion, Decoding, LatentStates, TableModel, TokenTable, condition
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import ConfigError
-from maskdiff.extract import first_complete
 from maskdiff.languages import make_language
-from maskdiff.repetition import first_periodic_tail
 from maskdiff.sampling import NEVER, Stopping, StopText, cut_short
-from maskdiff.sampling.random import new_keys
+from maskdiff.text.answers import first_complete
+from maskdiff.text.repetition import first_periodic_tail
 from tests.helpers.completion import Given, Many, random_table
 from tests.helpers.tiny import PIECES, tiny_checkpoint
 
@@ -296,14 +296,14 @@ def test_strings_that_are_told_their_length_end_alike() -> None:
         rng = np.random.default_rng(number)
         table = random_table(rng, b"ab", 2, ends=0)
         stopping = everything(random.Random(number), table)
-        model = Many(table, Beginnings(torch.tensor([0.3, 0.7]).double().log(), (4, 9), closed=True), number)
+        model = Many(table, LatentStates(torch.tensor([0.3, 0.7]).double().log(), (4, 9), closed=True), number)
         given = condition(model, b"")
         whole, made = Decoding(given, keys(4)).run(), stream_of(Decoding(given, keys(4), stopping=stopping))
         for string, own in zip(whole, made, strict=True):
             assert cut_short(string.tokens, table.texts, stopping) == (own.data, own.reason)
             reasons.append(own.reason)
     assert all(reasons.count(reason) > 10 for reason in ("eos", "stop", "length", "repetition"))
-    beginnings = Beginnings(torch.zeros(1, dtype=torch.float64), (3,), True, (b"b",), b"!")
+    beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (3,), True, (b"b",), b"!")
     (followed,) = Decoding(
         condition(Many(TokenTable((b"a",)), beginnings, 0), b""), keys(1), stopping=Stopping(period=1, repeats=3)
     ).run()
@@ -341,7 +341,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    status = run_door(inference.main, list(argv))
+    status = run_cli(inference.main, list(argv))
     return status, *capsys.readouterr()
 
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from maskdiff.completion import CausalModel, condition
-from maskdiff.completion.baselines import Proposal, Reading, leaves, total_variation
-from maskdiff.completion.histories import Goal
+from maskdiff.decoding import CausalModel, condition
+from maskdiff.decoding.histories import Goal
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation import completion as suite
 from maskdiff.evaluation import suites
+from maskdiff.evaluation.completion_baselines import Proposal, Reading, leaves, total_variation
 from maskdiff.evaluation.completion_methods import BASELINES, ahead, next_token, text_log_prob, true_next
 from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan, Row, Subject

@@ -13,10 +13,10 @@ import torch
 
 from maskdiff import __main__ as door
 from maskdiff.checkpoint import Loaded, load_denoiser
-from maskdiff.cli import run_door
-from maskdiff.completion import CausalModel, condition
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, Config, ControlConfig, DecodeConfig, SamplerConfig
-from maskdiff.configio import config_from_dict
+from maskdiff.config_io import config_from_dict
+from maskdiff.decoding import CausalModel, condition
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation.diagnosis import Diagnosis, _cause, diagnose, end_probabilities, probe
 from maskdiff.languages import make_language
@@ -174,7 +174,7 @@ def test_a_model_that_is_told_the_length_is_not_asked(tmp_path: Path, capsys: py
     with pytest.raises(ConfigError, match="none can run on"):
         probe(tiny_loaded())
     path = tiny_checkpoint(tmp_path)
-    assert run_door(door.main, ["diagnose", str(path)]) == 0
+    assert run_cli(door.main, ["diagnose", str(path)]) == 0
     out, err = capsys.readouterr()
     assert out == "likely cause: none found\n"
     assert "is not asked" in err
@@ -184,13 +184,13 @@ def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, train, decode = tiny_checkpoint(tmp_path, **PIECES), tmp_path / "train.yaml", tmp_path / "decode.yaml"
     train.write_text("train:\n  cut_rows: 0.5\n")
     decode.write_text("temperature: 0\ncontrol:\n  stop: ['=']\n")
-    assert run_door(door.main, ["diagnose", str(train), str(decode)]) == 0
+    assert run_cli(door.main, ["diagnose", str(train), str(decode)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("likely cause: stop_in_answers, which leads to answers that are cut\n  evidence: the stop text '='")
     assert "also: end_not_taught" in out
     assert "also: greedy" in out
     argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "20", "--json"]
-    assert run_door(door.main, argv) == 0
+    assert run_cli(door.main, argv) == 0
     item = json.loads(capsys.readouterr().out)
     assert (item["schema"], item["verb"]) == (1, "diagnose")
     assert set(item["model"]["figures"]) == {"end_after_whole", "ended", "answers", "covered", "loops"}
@@ -199,7 +199,7 @@ def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tiny_checkpoint(tmp_path, **PIECES))
-    assert run_door(door.main, ["diagnose", path, "--checkpoint", path]) == 2
+    assert run_cli(door.main, ["diagnose", path, "--checkpoint", path]) == 2
     assert "leave out --checkpoint" in capsys.readouterr().err
 
 
@@ -218,7 +218,7 @@ def test_a_bad_configuration_is_one_line(
     path = tmp_path / "train.yaml"
     if content is not None:
         path.write_text(content)
-    assert run_door(door.main, ["diagnose", str(path)]) == 2
+    assert run_cli(door.main, ["diagnose", str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import benchmark
 from maskdiff import metrics
+from maskdiff.cli import benchmark
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import DataError
 from maskdiff.evaluation import plots, report, suites
@@ -23,7 +23,7 @@ from maskdiff.evaluation.samplers import VERIFIED, needs
 from maskdiff.sampling.compose import Speculate
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.presets import PRESETS, make_sampler
-from maskdiff.sampling.sampler import Chain, Sampler
+from maskdiff.sampling.stage import Chain, Sampler
 from tests.helpers.evaluation import save_tiny
 
 QUICK = ["--num_samples", "4", "--suite", "generation", "--sampler", "random", "--maskgit_steps", "2"]
@@ -139,7 +139,7 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
     home = tmp_path / "home" / "checkpoints" / "best.pt"
     home.parent.mkdir(parents=True)
     home.write_bytes(tiny.read_bytes())
-    monkeypatch.setattr("maskdiff.cli.__file__", str(tmp_path / "home" / "maskdiff" / "cli.py"))
+    monkeypatch.setattr("maskdiff.cli.arguments.__file__", str(tmp_path / "home" / "maskdiff" / "cli" / "arguments.py"))
     monkeypatch.chdir(tmp_path)
     assert benchmark.main(QUICK) == 0
     assert str(home) in capsys.readouterr().out

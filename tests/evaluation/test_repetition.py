@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from maskdiff.checkpoint import Loaded
-from maskdiff.completion import CausalModel, Decoding, Together, condition
 from maskdiff.config import ControlConfig
+from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
+from maskdiff.drawing.random import new_keys
 from maskdiff.evaluation import outputs as drawn_outputs
 from maskdiff.evaluation import plots, repetition, suites
 from maskdiff.evaluation.outputs import Output, Task, describe, draw_outputs, extracted, limited, make_tasks, stopped, unlooped
@@ -18,7 +19,6 @@ from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.languages import make_language
 from maskdiff.sampling import Stopping
-from maskdiff.sampling.random import new_keys
 from tests.helpers.evaluation import pick
 from tests.helpers.tiny import PIECES, tiny_loaded
 
@@ -56,8 +56,8 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
         prompts = [b"(+(*75)8)=", b"", b"(+1", b"(*(+47)9)", b"", b"(+1"]
         keys = new_keys(len(prompts), torch.Generator().manual_seed(3))
         for control in (ControlConfig(), ControlConfig(repetition_penalty=1.3, no_repeat_ngram=3, dry_multiplier=0.8)):
-            controls = drawn_outputs.Controls.of(control, one.vocabulary)
-            together = Together(model)
+            controls = drawn_outputs.Penalties.of(control, one.vocabulary)
+            together = SharedTree(model)
             given = [condition(together, prompt, "exact") for prompt in prompts]
             made = Decoding(given, keys, 1.0, 1.0, controls).run()
             assert [string.data[: len(prompt)] for string, prompt in zip(made, prompts, strict=True)] == prompts

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import benchmark
 from maskdiff import metrics
+from maskdiff.cli import benchmark
 from maskdiff.errors import DataError
 from maskdiff.evaluation import plots, report, samplers, suites
 from maskdiff.evaluation.rows import row

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from maskdiff.distillation.positions import NONE, edit_aligned, ordinal
+from maskdiff.experiments.distillation.positions import NONE, edit_aligned, ordinal
 
 WORD = st.lists(st.integers(0, 2), max_size=16)
 Links = set[tuple[int, int]]

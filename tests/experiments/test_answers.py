@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.answers import code_of
-from maskdiff.distillation.door import make_environment
-from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.python_tests import PRELUDE, PythonTests
-from maskdiff.distillation.records import SHIPPED, Record, Test, value_of
-from maskdiff.distillation.sandbox import available
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation.answers import code_of
+from maskdiff.experiments.distillation.cli import make_environment
+from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.python_tests import PRELUDE, PythonTests
+from maskdiff.experiments.distillation.records import SHIPPED, Record, Test, value_of
+from maskdiff.experiments.distillation.sandbox.run import available
 from tests.helpers.fuzz import both_seeds, cases
 
 REASON = available()

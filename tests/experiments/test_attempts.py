@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from maskdiff import checkpoint
-from maskdiff.configio import load_config
-from maskdiff.distillation.attempts import main, write_attempts
+from maskdiff.config_io import load_config
 from maskdiff.errors import DataError
+from maskdiff.experiments.distillation.attempts import main, write_attempts
 from maskdiff.languages import make_language, restore_language, split_of
 from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections, judge
 from maskdiff.training.loop import Trainer
@@ -117,7 +117,7 @@ def test_who_goes_on_with_weights_keeps_its_pieces(tmp_path: Path) -> None:
 
 
 def flat(payload: checkpoint.Payload) -> dict[str, object]:
-    """The knobs of a checkpoint's configuration that shape strings and model."""
+    """The options of a checkpoint's configuration that shape strings and model."""
     sections = payload["config"]
     model = {name: value for name, value in sections["model"].items() if name != "block_size"}
     return {**sections["language"], **model, "compile": False, "num_samples": 64, "eval_samples": 8, "live_samples": 0}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskdiff.distillation.bidirectional import BidirectionalTeacher
-from maskdiff.distillation.own import OwnPolicy
-from maskdiff.distillation.policy import Ids
-from maskdiff.sampling.denoiser import ModelDenoiser
+from maskdiff.experiments.distillation.bidirectional import BidirectionalTeacher
+from maskdiff.experiments.distillation.causal_policy import OwnPolicy
+from maskdiff.experiments.distillation.policy import Ids
+from maskdiff.models.denoiser import ModelDenoiser
 from tests.helpers.distillation_policies import lengthened, mixed, noise, policy_of, ragged, scored
 
 

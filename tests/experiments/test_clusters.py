@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.experiments import EXPERIMENTS
-from maskdiff.distillation.experiments.protocol import problems_of
-from maskdiff.distillation.verdicts import estimated
+from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.studies import EXPERIMENTS
+from maskdiff.experiments.distillation.studies.protocol import problems_of
+from maskdiff.experiments.distillation.verdicts import estimated
 from tests.helpers.distillation import NAN, SMALL, Letters, Located, parts_of, planted, results_of, run, same, setting_of
 
 BY_PROBLEM, BY_SEED = ("rewards", "positions", "tokens"), ("training", "windows")

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from maskdiff.checkpoint import make_payload, save
-from maskdiff.cli import default_checkpoint, run_door
+from maskdiff.cli.arguments import default_checkpoint, run_cli
 from maskdiff.config import Config, LanguageConfig, ModelConfig
-from maskdiff.distillation import door
-from maskdiff.distillation.runner import Setting
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation import cli as door
+from maskdiff.experiments.distillation.runner import Setting
 from maskdiff.languages import make_language, model_vocabulary
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 from tests.helpers.distillation import parts_of
 from tests.helpers.paths import REPOSITORY
 
@@ -82,7 +82,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_mistakes_are_one_line_and_no_files(
     capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
 ) -> None:
-    assert run_door(door.main, argv) == 2
+    assert run_cli(door.main, argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -124,7 +124,7 @@ def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: 
 
 def process(argv: list[str], folder: Path) -> subprocess.Popen[str]:
     """The door in a process of its own, of one thread."""
-    command = [sys.executable, "-m", "maskdiff.distillation", *argv]
+    command = [sys.executable, "-m", "maskdiff.experiments.distillation", *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from maskdiff.distillation.runner import Setting
 from maskdiff.errors import UserError
+from maskdiff.experiments.distillation.runner import Setting
 from tests.helpers.distillation import NAMES, one_line, run
 
 every_experiment = pytest.mark.parametrize("name", NAMES)

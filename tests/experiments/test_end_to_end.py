@@ -10,9 +10,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("transformers")
 
-from maskdiff.distillation.door import main
-from maskdiff.distillation.sandbox import available
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation.cli import main
+from maskdiff.experiments.distillation.sandbox.run import available
 from tests.helpers.hugging_face import saved
 
 TESTS = json.dumps([{"input": "", "output": "1", "testtype": "stdin"}])

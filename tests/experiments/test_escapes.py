@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.distillation import sandbox, surroundings
-from maskdiff.distillation.sandbox import Limits, Run, Surroundings, Verdict, available, run
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation.sandbox import run as sandbox
+from maskdiff.experiments.distillation.sandbox import surroundings
+from maskdiff.experiments.distillation.sandbox.run import Limits, Run, Surroundings, Verdict, available, run
 from tests.helpers.paths import REPOSITORY
 
 REASON = available()

@@ -11,12 +11,12 @@ pytest.importorskip("transformers")
 
 import torch
 
-from maskdiff.distillation import hugging_face
-from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.hugging_face import AGAIN, ATTEMPT, FEEDBACK, HuggingFacePolicy, load_policy
-from maskdiff.distillation.policy import Ids, Policy
 from maskdiff.errors import CheckpointError, ConfigError, UserError
-from maskdiff.stepwise.hugging_face import HuggingFaceGenerator
+from maskdiff.experiments.distillation import hugging_face
+from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.hugging_face import AGAIN, ATTEMPT, FEEDBACK, HuggingFacePolicy, load_policy
+from maskdiff.experiments.distillation.policy import Ids, Policy
+from maskdiff.stepwise.hugging_face import HuggingFaceBackend
 from tests.helpers.hugging_face import CLOSE, OPEN, PROMPTS, ROOM, SIZE, byte_level, chi_square, network, saved
 
 END, WIDE = 3, 2048  # the id of CLOSE; positions of the model that is shown attempts
@@ -135,7 +135,7 @@ def test_positions_end(policy):
         with pytest.raises(UserError, match="no tokens"):
             ask()
     with pytest.raises(UserError, match="empty"):
-        HuggingFacePolicy(HuggingFaceGenerator(policy.module, policy.generator.tokenizer, chat=False)).prompt(Problem("x", ""))
+        HuggingFacePolicy(HuggingFaceBackend(policy.module, policy.generator.tokenizer, chat=False)).prompt(Problem("x", ""))
 
 
 # ------------------------------------------------------------------------------------------------------------------ scoring
@@ -231,7 +231,7 @@ def test_parts_of_a_prompt_stand_in_order(wide):
 
 
 def test_without_a_template_a_prompt_is_text(wide):
-    bare = HuggingFacePolicy(HuggingFaceGenerator(wide.module, byte_level(None)))
+    bare = HuggingFacePolicy(HuggingFaceBackend(wide.module, byte_level(None)))
     prompt = bare.prompt(Problem("x", "compute 1"), ids(bare, "2"), "no")
     expected = f"compute 1\n\n{ATTEMPT}\n\n```\n2\n```\n\n{FEEDBACK}\n\nno\n\n{AGAIN}"
     assert bare.generator.tokenizer.decode(prompt) == bare.text(prompt) == expected
@@ -257,7 +257,7 @@ def test_a_prompt_that_is_too_long(wide, policy):
 def test_tokens_that_take_back_are_found(wide):
     tokenizer = byte_level()
     tokenizer.add_tokens(["Wait", " but", "\nActually", "waiting", "//", " NO", "#a"])
-    found = HuggingFacePolicy(HuggingFaceGenerator(wide.module, tokenizer))
+    found = HuggingFacePolicy(HuggingFaceBackend(wide.module, tokenizer))
     expected = [*tokenizer.convert_tokens_to_ids(["Wait", " but", "\nActually", "//", " NO"]), *ids(found, "#")]
     assert found.backtracking == frozenset(expected)
     assert wide.backtracking == frozenset(ids(wide, "#"))
@@ -289,7 +289,7 @@ def test_what_cannot_be_loaded(tmp_path):
 
 @pytest.mark.parametrize(("kind", "name"), [("qwen3", "attention_mask"), ("gpt2", "attention_mask"), ("gpt2", "position_ids")])
 def test_a_model_that_overlooks_padding_is_refused(kind, name):
-    generator = HuggingFaceGenerator(network(kind), byte_level())
+    generator = HuggingFaceBackend(network(kind), byte_level())
     forward = generator.model.forward
 
     def blind(input_ids=None, attention_mask=None, position_ids=None, **settings):

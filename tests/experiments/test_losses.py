@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskdiff.distillation.compare import Pair, student_logits, teacher_logits
-from maskdiff.distillation.divergence import KINDS, Divergence, Kind
-from maskdiff.distillation.planted import PlantedPolicy
-from maskdiff.distillation.trainer import LARGE_LR, OWN_LR, Masters, Trainer, divergence_of, half
+from maskdiff.experiments.distillation.compare import Pair, student_logits, teacher_logits
+from maskdiff.experiments.distillation.divergence import KINDS, Divergence, Kind
+from maskdiff.experiments.distillation.planted import PlantedPolicy
+from maskdiff.experiments.distillation.trainer import LARGE_LR, OWN_LR, Masters, Trainer, divergence_of, half
 from tests.helpers.distillation import SMALL
 
 CUTS = [(0, False), (3, False), (3, True)]  # top_k, tail

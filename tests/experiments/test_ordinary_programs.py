@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from maskdiff.distillation.sandbox import Limits, Verdict, available, run
-from maskdiff.distillation.surroundings import interpreter
+from maskdiff.experiments.distillation.sandbox.run import Limits, Verdict, available, run
+from maskdiff.experiments.distillation.sandbox.surroundings import interpreter
 
 REASON = available()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")

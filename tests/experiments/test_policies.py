@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskdiff.config import ModelConfig
-from maskdiff.distillation import own
-from maskdiff.distillation.arithmetic import ArithmeticSteps
-from maskdiff.distillation.environment import Outcome, Problem, attempts
-from maskdiff.distillation.own import OwnPolicy
-from maskdiff.distillation.policy import groups, lengths, pick
 from maskdiff.errors import ConfigError, DataError, ParseError
+from maskdiff.experiments.distillation import causal_policy as own
+from maskdiff.experiments.distillation.arithmetic import ArithmeticSteps
+from maskdiff.experiments.distillation.causal_policy import OwnPolicy
+from maskdiff.experiments.distillation.environment import Outcome, Problem, attempts
+from maskdiff.experiments.distillation.policy import groups, lengths, pick
 from maskdiff.languages import ArithmeticCorrections, split_of
 from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
 from maskdiff.languages.arithmetic_corrections.slips import write_answer

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff.distillation.compare import Pair, advantage, measure, nats
-from maskdiff.distillation.divergence import Divergence
-from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.experiments.positions import MARGIN, Positions
-from maskdiff.distillation.experiments.protocol import array
-from maskdiff.distillation.experiments.signals import area_claims, measure_areas
-from maskdiff.distillation.experiments.tokens import NATS, PROBABILITY, Tokens
-from maskdiff.distillation.experiments.training import Training
-from maskdiff.distillation.experiments.windows import Windows
-from maskdiff.distillation.policy import Policy
-from maskdiff.distillation.positions import edit_aligned
-from maskdiff.distillation.study import Answers, Study
-from maskdiff.distillation.trainer import Trainer
-from maskdiff.distillation.verdicts import Claim
+from maskdiff.experiments.distillation.compare import Pair, advantage, measure, nats
+from maskdiff.experiments.distillation.divergence import Divergence
+from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.policy import Policy
+from maskdiff.experiments.distillation.positions import edit_aligned
+from maskdiff.experiments.distillation.studies.positions import MARGIN, Positions
+from maskdiff.experiments.distillation.studies.protocol import array
+from maskdiff.experiments.distillation.studies.signals import area_claims, measure_areas
+from maskdiff.experiments.distillation.studies.tokens import NATS, PROBABILITY, Tokens
+from maskdiff.experiments.distillation.studies.training import Training
+from maskdiff.experiments.distillation.studies.windows import Windows
+from maskdiff.experiments.distillation.study import Answers, Study
+from maskdiff.experiments.distillation.trainer import Trainer
+from maskdiff.experiments.distillation.verdicts import Claim
 from tests.helpers.distillation import NAN, SMALL, Letters, Located, known, mean, planted, same
 
 CONFIG = replace(SMALL, problems=4, rollouts=3)

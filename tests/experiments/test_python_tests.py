@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from maskdiff.distillation import python_tests, records, sandbox
-from maskdiff.distillation.environment import Environment, Problem
-from maskdiff.distillation.python_tests import PythonTests, same_output, same_value
-from maskdiff.distillation.records import Record, read_records, shipped_problems
-from maskdiff.distillation.sandbox import (
+from maskdiff.errors import ConfigError, DataError
+from maskdiff.experiments.distillation import python_tests, records
+from maskdiff.experiments.distillation.environment import Environment, Problem
+from maskdiff.experiments.distillation.python_tests import PythonTests, same_output, same_value
+from maskdiff.experiments.distillation.records import Record, read_records, shipped_problems
+from maskdiff.experiments.distillation.sandbox import run as sandbox
+from maskdiff.experiments.distillation.sandbox.run import (
     IsolationError,
     Limits,
     Run,
@@ -28,7 +30,6 @@ from maskdiff.distillation.sandbox import (
     Verdict,
     available,
 )
-from maskdiff.errors import ConfigError, DataError
 
 REASON = available()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from maskdiff import checkpoint, metrics
 from maskdiff.config import Config
-from maskdiff.configio import load_config
+from maskdiff.config_io import load_config
 from maskdiff.errors import DataError
-from maskdiff.evaluation import reproduce
 from maskdiff.evaluation.rows import row
-from maskdiff.evaluation.variants import SHARPNESS, VARIANTS, Faithful, Padded, maskgit, refine, untrained_prefix
-from maskdiff.model import UniversalDenoiser
+from maskdiff.experiments.reproduction import run as reproduce
+from maskdiff.experiments.reproduction.variants import SHARPNESS, VARIANTS, Faithful, Padded, maskgit, refine, untrained_prefix
+from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.sampling import Canvas
 from tests.helpers.evaluation import VOCABULARY, Uniform
 

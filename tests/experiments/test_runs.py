@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff.distillation import door, plots, report, runner
-from maskdiff.distillation.runner import Setting, fingerprint
-from maskdiff.distillation.study import Study
-from maskdiff.distillation.trainer import Trainer
 from maskdiff.errors import DataError, UserError
+from maskdiff.experiments.distillation import cli as door
+from maskdiff.experiments.distillation import plots, report, runner
+from maskdiff.experiments.distillation.runner import Setting, fingerprint
+from maskdiff.experiments.distillation.study import Study
+from maskdiff.experiments.distillation.trainer import Trainer
 from tests.helpers.distillation import (
     NAMES,
     SMALL,
@@ -339,7 +340,7 @@ def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(whole: Pa
     assert told == [("rewards", 0, "done"), ("rewards", 1, "done")]  # nothing is measured that was not asked for
     assert list(results_of(folder)["experiments"]) == [name for name in NAMES if name != "positions"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maskdiff.distillation.plots.draw", lambda result: result.name.encode())
+        patch.setattr("maskdiff.experiments.distillation.plots.draw", lambda result: result.name.encode())
         door._experiments(policy, Located(), setting_of(policy), ["rewards"], folder, True)
     for name in NAMES:  # the page and the pictures are of the same experiments
         assert (f"]({name}.png)" in (folder / "report.md").read_text()) == (name != "positions")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.distillation import sandbox
-from maskdiff.distillation.sandbox import IsolationError, Limits, Run, Verdict, available, run
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation.sandbox import run as sandbox
+from maskdiff.experiments.distillation.sandbox.run import IsolationError, Limits, Run, Verdict, available, run
 from tests.helpers.paths import REPOSITORY
 
 REASON = available()
@@ -260,7 +260,7 @@ def test_swallowed_errors_are_judged_by_the_end() -> None:
 def test_nothing_is_left_when_the_caller_is_killed() -> None:
     mark = uuid.uuid4().hex
     program = marked("import time\nif not os.fork():\n    os.setsid()\nprint(os.fork())\ntime.sleep(60)", mark)
-    code = f"from maskdiff.distillation.sandbox import run, Limits\nrun({program!r}, limits=Limits(wall_seconds=50))"
+    code = f"from maskdiff.experiments.distillation.sandbox.run import run, Limits\nrun({program!r}, limits=Limits(wall_seconds=50))"
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
     try:
         assert soon(lambda: len(living(mark)) == 4 + 1)  # the caller's own command line has the mark too
@@ -305,7 +305,7 @@ def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
     mark, told, jail = uuid.uuid4().hex, tmp_path / "told", tmp_path / "jail.py"
     jail.write_text(GAP.format(jail=str(sandbox.JAIL), told=str(told)))
     code = (
-        "from pathlib import Path\nfrom maskdiff.distillation import sandbox\n"
+        "from pathlib import Path\nfrom maskdiff.experiments.distillation import sandbox\n"
         f"sandbox.JAIL = Path({str(jail)!r})\n"
         f"sandbox._run({marked('import time; time.sleep(60)', mark)!r}, '', sandbox.STANDARD, 'required')"
     )
@@ -377,7 +377,7 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
         for name in ("__init__.py", "errors.py", *parts):
             shutil.copy(REPOSITORY / "maskdiff" / name, copy / "maskdiff" / name)
         code = (
-            "from maskdiff.distillation.sandbox import *\n"
+            "from maskdiff.experiments.distillation.sandbox.run import *\n"
             f"print(available(), run({'import os' + STORM!r}, limits=Limits(processes=6)).verdict.value, "
             "run('import os; print(os.listdir())').stdout, "
             "run('while 1: pass', limits=Limits(wall_seconds=0.2)).verdict.value, "

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation.compare import Pair, advantage, entropy, mass, measure, nats, outside
-from maskdiff.distillation.divergence import Divergence
-from maskdiff.distillation.environment import attempts
-from maskdiff.distillation.experiments.protocol import array, curve, listed, mean_and_error, pooled, seeds_of
-from maskdiff.distillation.experiments.rewards import Rewards
-from maskdiff.distillation.experiments.training import _fall
-from maskdiff.distillation.onset import Onset, find_onset
-from maskdiff.distillation.planted import PlantedPolicy
-from maskdiff.distillation.positions import DECILES, NONE, decile, decile_means, late_minus_early, mean_of
-from maskdiff.distillation.reliability import area, token_labels
-from maskdiff.distillation.study import PURPOSES, Study
-from maskdiff.distillation.verdicts import Claim, decide, estimated, student_quantile, verdict_of
+from maskdiff.experiments.distillation.compare import Pair, advantage, entropy, mass, measure, nats, outside
+from maskdiff.experiments.distillation.divergence import Divergence
+from maskdiff.experiments.distillation.environment import attempts
+from maskdiff.experiments.distillation.onset import Onset, find_onset
+from maskdiff.experiments.distillation.planted import PlantedPolicy
+from maskdiff.experiments.distillation.positions import DECILES, NONE, decile, decile_means, late_minus_early, mean_of
+from maskdiff.experiments.distillation.reliability import area, token_labels
+from maskdiff.experiments.distillation.studies.protocol import array, curve, listed, mean_and_error, pooled, seeds_of
+from maskdiff.experiments.distillation.studies.rewards import Rewards
+from maskdiff.experiments.distillation.studies.training import _fall
+from maskdiff.experiments.distillation.study import PURPOSES, Study
+from maskdiff.experiments.distillation.verdicts import Claim, decide, estimated, student_quantile, verdict_of
 from maskdiff.metrics import Estimate
 from tests.helpers.distillation import NAN, SMALL, Letters, known, mean, planted, same
 

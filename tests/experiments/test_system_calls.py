@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.distillation.sandbox import Limits, Verdict, available, run
-from maskdiff.distillation.system_calls import (
+from maskdiff.experiments.distillation.sandbox.run import Limits, Verdict, available, run
+from maskdiff.experiments.distillation.sandbox.system_calls import (
     ALLOWED,
     CLONE_FLAGS,
     CONDITIONS,

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskdiff.distillation import compare
-from maskdiff.distillation.compare import Pair, chunks
-from maskdiff.distillation.divergence import KINDS
-from maskdiff.distillation.experiments.training import Training
-from maskdiff.distillation.planted import PlantedPolicy
-from maskdiff.distillation.positions import DECILES, NONE, decile
-from maskdiff.distillation.study import Study
-from maskdiff.distillation.trainer import WINDOWS, Stepped, Trainer, Window, in_window
-from maskdiff.distillation.weights import restored
 from maskdiff.errors import DataError
+from maskdiff.experiments.distillation import compare
+from maskdiff.experiments.distillation.compare import Pair, chunks
+from maskdiff.experiments.distillation.divergence import KINDS
+from maskdiff.experiments.distillation.planted import PlantedPolicy
+from maskdiff.experiments.distillation.positions import DECILES, NONE, decile
+from maskdiff.experiments.distillation.studies.training import Training
+from maskdiff.experiments.distillation.study import Study
+from maskdiff.experiments.distillation.trainer import WINDOWS, Stepped, Trainer, Window, in_window
+from maskdiff.experiments.distillation.weights import restored
 from tests.helpers.distillation import SMALL, Letters, planted
 
 FIXED = replace(SMALL, teacher="initial", grad_clip=0.0)  # a teacher who stays where it is

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskdiff.completion.model import ROOT, Beginnings, Reader
-from maskdiff.completion.table import TableModel
-from maskdiff.completion.tokens import TokenTable
 from maskdiff.errors import ParseError
 from maskdiff.languages import Vocabulary
 from maskdiff.languages.byte_pairs import train_merges
+from maskdiff.models.continuation import ROOT, LatentStates, Reader
+from maskdiff.models.table_model import TableModel
+from maskdiff.models.token_table import TokenTable
 
 History = tuple[int, ...]
 SEED = secrets.randbits(32)  # another one in every run; the assertions print it
@@ -122,7 +122,7 @@ class Many:
     """Random distributions over strings of `limits[b]` tokens after beginning b, none of which ends a string."""
 
     table: TokenTable
-    beginnings: Beginnings
+    beginnings: LatentStates
     seed: int
     rows: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 

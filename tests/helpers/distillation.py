@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from maskdiff.config import DistillationConfig
-from maskdiff.distillation import report, runner
-from maskdiff.distillation.environment import Environment, Outcome, Problem
-from maskdiff.distillation.experiments import EXPERIMENTS
-from maskdiff.distillation.planted import END, PlantedPolicy
-from maskdiff.distillation.runner import Setting, fingerprint
 from maskdiff.errors import UserError
+from maskdiff.experiments.distillation import report, runner
+from maskdiff.experiments.distillation.environment import Environment, Outcome, Problem
+from maskdiff.experiments.distillation.planted import END, PlantedPolicy
+from maskdiff.experiments.distillation.runner import Setting, fingerprint
+from maskdiff.experiments.distillation.studies import EXPERIMENTS
 
 NAMES = list(EXPERIMENTS)
 NAN = float("nan")

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from maskdiff.checkpoint import Loaded, denoiser_from, make_payload
 from maskdiff.config import Config, LanguageConfig, ModelConfig
-from maskdiff.distillation.environment import Problem
-from maskdiff.distillation.own import OwnPolicy
-from maskdiff.distillation.policy import Ids
+from maskdiff.drawing.random import Purpose, gumbel
+from maskdiff.experiments.distillation.causal_policy import OwnPolicy
+from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.policy import Ids
 from maskdiff.languages import ArithmeticCorrections, make_language, model_vocabulary, pieces, token_lengths
 from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
 from maskdiff.languages.arithmetic_corrections.slips import Bounds, write_answer
-from maskdiff.model import UniversalDenoiser
-from maskdiff.sampling.denoiser import ModelDenoiser
-from maskdiff.sampling.random import Purpose, gumbel
+from maskdiff.models.denoiser import ModelDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 
 LANGUAGE = LanguageConfig(
     language="arithmetic-corrections", operators="+-*", max_int=12, max_value=99, min_depth=2, max_depth=2, max_len=128

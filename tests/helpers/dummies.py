@@ -37,7 +37,7 @@ class Exact:
         self.length = torch.tensor([len(row) + 2 for row in encoded])
         self.weight = torch.tensor(list(self.strings.values()), dtype=torch.float64)
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
         self.calls += 1
         self.rows += len(tokens)
         vocabulary, width = self.vocabulary, tokens.shape[1]
@@ -66,7 +66,7 @@ class Foresighted(Exact):
 
     inputs = frozenset({"noise"})
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
         if noise is None:
             return super().__call__(tokens, length, sigma, causal, previous)
         assert not causal
@@ -88,7 +88,7 @@ class Table:
         self.logits, self.vocabulary, self.calls, self.rows = logits, vocabulary, 0, 0
         self.seen: list[tuple[Tensor, Tensor, bool, Tensor | None]] = []
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
         self.calls += 1
         self.rows += len(tokens)
         self.seen.append((tokens.clone(), sigma.clone(), causal, None if previous is None else previous.clone()))
@@ -103,7 +103,7 @@ class Scrambled:
     def __init__(self, vocabulary: Vocabulary = TINY, sharpness: float = 2.0) -> None:
         self.vocabulary, self.sharpness, self.calls, self.rows = vocabulary, sharpness, 0, 0
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip  # noqa: E501
+    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
         self.calls += 1
         self.rows += len(tokens)
         positions = torch.arange(tokens.shape[1])

@@ -15,7 +15,7 @@ from maskdiff import checkpoint
 from maskdiff.config import Config, ModelConfig, TrainConfig
 from maskdiff.evaluation.rows import Row, Subject
 from maskdiff.languages import make_language
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 
 LANGUAGE = make_language()
 VOCABULARY = LANGUAGE.vocabulary

@@ -22,8 +22,9 @@ from tests.helpers.paths import REPOSITORY
 SCRIPT = """
 import resource, socket, sys
 from tests.helpers.serving_toy import Toy, served
-from maskdiff import cli
-from maskdiff.serving import door, local
+from maskdiff.cli import arguments as cli
+from maskdiff.serving import local
+from maskdiff.cli import serve as door
 pause, token_bytes, files = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 toy = Toy()
 toy.pause = pause
@@ -44,7 +45,7 @@ local.listening = small
 parser = cli.Parser()
 door.add_verb(parser.add_subparsers(dest="verb"))
 flags = ["serve", "--port", "0", *sys.argv[4:]]
-sys.exit(cli.run_door(lambda argv: door.serve(parser.parse_args(argv)), flags))
+sys.exit(cli.run_cli(lambda argv: door.serve(parser.parse_args(argv)), flags))
 """
 
 

@@ -15,8 +15,8 @@ from maskdiff.checkpoint import Loaded, Payload, denoiser_from, make_payload
 from maskdiff.config import Config, LanguageConfig
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.languages.byte_pairs import train_merges
-from maskdiff.model import UniversalDenoiser
-from maskdiff.stepwise.protocol import Candidate, Capabilities, Finish, Generator, Reply, Request, Spent, Stop
+from maskdiff.models.universal import UniversalDenoiser
+from maskdiff.stepwise.protocol import Candidate, Capabilities, Finish, Reply, Request, Spent, StepBackend, Stop
 from tests.helpers.step_trees import read, reducts, write
 
 LANGUAGE = LanguageConfig(language="arithmetic-steps", operators="+-*", max_int=20, max_value=200, max_depth=2, max_len=96)
@@ -92,12 +92,12 @@ def ledger(model: Loaded) -> Iterator[Ledger]:
 # ------------------------------------------------------------------------------------------------------- asking a backend
 
 
-def one(generator: Generator, **settings: object) -> Reply:
+def one(generator: StepBackend, **settings: object) -> Reply:
     [reply] = generator.next_step([Request(**settings)])  # type: ignore[arg-type]
     return reply
 
 
-def walk(generator: Generator, requests: Sequence[Request], tokens: int) -> list[tuple[list[Candidate], Spent]]:
+def walk(generator: StepBackend, requests: Sequence[Request], tokens: int) -> list[tuple[list[Candidate], Spent]]:
     """Step after step of several answers together, of candidate 0 each, up to `tokens` tokens; and what each took."""
     answers: list[list[Candidate]] = [[] for _ in requests]
     spent = [Spent() for _ in requests]

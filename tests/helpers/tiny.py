@@ -10,7 +10,7 @@ import torch
 from maskdiff.checkpoint import Loaded, Payload, denoiser_from, make_payload, save
 from maskdiff.config import Config
 from maskdiff.languages import make_language, model_vocabulary, token_lengths
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 
 
 def tiny_config(**model: object) -> Config:

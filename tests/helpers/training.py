@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from maskdiff import checkpoint
 from maskdiff.config import Config
-from maskdiff.configio import load_config
+from maskdiff.config_io import load_config
 from tests.helpers.paths import REPOSITORY
 
 TINY = {

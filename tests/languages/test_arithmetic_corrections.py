@@ -15,7 +15,7 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.languages import (
     ArithmeticCorrections,
-    Evaluable,
+    HasValue,
     Language,
     Stepwise,
     Vocabulary,
@@ -307,7 +307,7 @@ def test_other_languages_keep_their_pieces(name: str) -> None:
 
 def test_it_is_a_language_with_truth_and_no_solver_of_steps() -> None:
     assert isinstance(LANGUAGE, Language)
-    assert isinstance(LANGUAGE, Evaluable)
+    assert isinstance(LANGUAGE, HasValue)
     assert not isinstance(LANGUAGE, Stepwise)
     assert isinstance(make_language(BASE), ArithmeticCorrections)
     assert LANGUAGE.vocabulary.fingerprint() == ArithmeticCorrections(UNSIGNED).vocabulary.fingerprint()

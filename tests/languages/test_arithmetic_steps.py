@@ -15,9 +15,9 @@ import torch
 from maskdiff.config import LanguageConfig
 from maskdiff.data import draw_texts
 from maskdiff.errors import CanvasError, ConfigError, DataError, ParseError
-from maskdiff.languages import Evaluable, Language, Stepwise, make_language, restore_language, split_of
+from maskdiff.languages import HasValue, Language, Stepwise, make_language, restore_language, split_of
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
-from maskdiff.solve import Guide, Puzzle, solve
+from maskdiff.repair.fill import Guide, Puzzle, solve
 from tests.helpers.step_trees import (
     BASE,
     PLAIN,
@@ -433,7 +433,7 @@ def test_a_nonce_is_copied_by_its_first_step(operators: str, max_value: int) -> 
 
 def test_it_is_a_language_with_steps_and_truth() -> None:
     assert isinstance(SIGNED, Language)
-    assert isinstance(SIGNED, Evaluable)
+    assert isinstance(SIGNED, HasValue)
     assert isinstance(SIGNED, Stepwise)
     assert isinstance(make_language(BASE), ArithmeticSteps)
     for config in (LanguageConfig(), LanguageConfig(language="json")):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from maskdiff import checkpoint
-from maskdiff.checkpoint import Spoken
+from maskdiff.checkpoint import LanguageOverride
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages.checker import Checker, load_checker
@@ -201,7 +201,7 @@ def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
     import torch
 
     from maskdiff.languages import make_language
-    from maskdiff.model import UniversalDenoiser
+    from maskdiff.models.universal import UniversalDenoiser
 
     config = LanguageConfig(language=str(folder), validity_timeout=0.001)
     language = make_language(config)
@@ -212,7 +212,7 @@ def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
     payload = checkpoint.make_payload(
         whole, language.vocabulary, weights, language=language.state()
     )
-    spoken = Spoken(str(folder), "mine:long?", validity_timeout=20.0)
+    spoken = LanguageOverride(str(folder), "mine:long?", validity_timeout=20.0)
     loaded = checkpoint.denoiser_from(payload, spoken=spoken)
     assert loaded.config.language.validity_timeout == 20.0
     assert loaded.language.parses("ab")
@@ -224,7 +224,7 @@ def test_a_checker_that_fails_on_a_sample_ends_no_run(
 ) -> None:
     from types import SimpleNamespace
 
-    from maskdiff.training import live
+    from maskdiff.training import live_samples as live
 
     def parses(text: str) -> bool:
         if text == "c":

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from maskdiff import checkpoint
-from maskdiff.checkpoint import Spoken
+from maskdiff.checkpoint import LanguageOverride
 from maskdiff.config import LanguageConfig
 from maskdiff.data import draw_texts, held_out
 from maskdiff.errors import CanvasError, CheckpointError, ConfigError, DataError, GrammarError, UserError
 from maskdiff.evaluation.generation import real_texts
-from maskdiff.languages import Evaluable, Measurable, make_language, split_of
+from maskdiff.languages import HasExactProbability, HasValue, make_language, split_of
 from maskdiff.languages.checker import load_checker
 from maskdiff.languages.text import TextLanguage
 from maskdiff.tasks import draw_lengths
@@ -53,7 +53,7 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
     assert language.name == "pairs"
     assert language.texts() == tuple(sorted(corpus))
     assert language.validity == "grammar.lark"
-    assert not isinstance(language, (Evaluable, Measurable))
+    assert not isinstance(language, (HasValue, HasExactProbability))
     assert set(language.sample_many(2000, np.random.default_rng(0))) <= set(corpus)
     assert language.sample_many(50, np.random.default_rng(1))[:20] == language.sample_many(20, np.random.default_rng(1))
     for text in corpus:
@@ -195,7 +195,7 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "knobs", "error", "told"),
+    ("files", "options", "error", "told"),
     [
         ({}, {}, DataError, "cannot read .*corpus.txt.*No such file"),
         ({"corpus.txt": b""}, {}, DataError, "has no lines"),
@@ -212,12 +212,12 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
         ({"corpus.txt": b"aa\n", "grammar.lark": b'start: "a" | start start'}, {}, GrammarError, "ambiguous"),
     ],
 )
-def test_bad_folders(tmp_path: Path, files: dict, knobs: dict, error: type[UserError], told: str) -> None:
+def test_bad_folders(tmp_path: Path, files: dict, options: dict, error: type[UserError], told: str) -> None:
     (tmp_path / "x").mkdir()
     for name, data in files.items():
         (tmp_path / "x" / name).write_bytes(data)
     with pytest.raises(error, match=told) as caught:
-        make_language(LanguageConfig(language=str(tmp_path / "x"), **knobs)).parses("a")
+        make_language(LanguageConfig(language=str(tmp_path / "x"), **options)).parses("a")
     assert "\n" not in str(caught.value)
 
 
@@ -253,7 +253,7 @@ def test_unknown_languages(name: str) -> None:
 def payload_of(config: LanguageConfig, language: TextLanguage) -> checkpoint.Payload:
     from dataclasses import replace
 
-    from maskdiff.model import UniversalDenoiser
+    from maskdiff.models.universal import UniversalDenoiser
     from tests.helpers.tiny import tiny_config
 
     whole = replace(tiny_config(vocab_size=len(language.vocabulary)), language=config)
@@ -315,17 +315,17 @@ def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str)
             with pytest.raises(CheckpointError, match="give its folder with --language"):
                 load(path)
         with pytest.raises(UserError, match=r"cannot be imported|--language"):  # no module is looked for where it points
-            load(path, spoken=Spoken(validity="spy_checker:ok?"))
+            load(path, spoken=LanguageOverride(validity="spy_checker:ok?"))
     assert not trace.exists()
-    trusted = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=Spoken(named.language, "spy_checker:ok?", skip_invalid=True))
+    trusted = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=LanguageOverride(named.language, "spy_checker:ok?", skip_invalid=True))
     assert trace.exists()
     assert trusted.language.parses("aa")
     assert not trusted.language.parses("ab")
 
 
 def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
-    from maskdiff.configio import dump_yaml
-    from maskdiff.training.door import run_config
+    from maskdiff.cli.training_run import run_config
+    from maskdiff.config_io import dump_yaml
 
     trace, named = spied(tmp_path)
     payload = payload_of(named, make(LanguageConfig(language=named.language)))
@@ -346,20 +346,20 @@ def test_a_folder_read_anew_must_speak_the_same_symbols(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", lines(100))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
-    anew = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=Spoken(config.language))
+    anew = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=LanguageOverride(config.language))
     assert anew.language.validity == "grammar.lark"
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR.replace('";"', '(";" | "!")'))
     with pytest.raises(GrammarError, match="'!' needs '!', which is not a symbol of the language"):
-        checkpoint.load_denoiser(tmp_path / "x.pt", spoken=Spoken(config.language))
+        checkpoint.load_denoiser(tmp_path / "x.pt", spoken=LanguageOverride(config.language))
     (tmp_path / "x" / "grammar.lark").unlink()
     (tmp_path / "x" / "corpus.txt").write_text("a=1\nz=2\n")
     with pytest.raises(DataError, match="has changed since the training: 'z' is no symbol"):
         checkpoint.load_denoiser(tmp_path / "x.pt").language.texts()
     for folder_, state in (("json", payload_of(config, anew.language)), (config.language, None)):  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="give a folder"):
-            checkpoint.denoiser_from(state or json_payload(), spoken=Spoken(folder_))
+            checkpoint.denoiser_from(state or json_payload(), spoken=LanguageOverride(folder_))
     with pytest.raises(ConfigError, match="validity is for a language of your own"):
-        checkpoint.denoiser_from(json_payload(), spoken=Spoken(validity="json:loads"))
+        checkpoint.denoiser_from(json_payload(), spoken=LanguageOverride(validity="json:loads"))
 
 
 def json_payload() -> checkpoint.Payload:
@@ -388,7 +388,7 @@ def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without grammar, truth, probabilities or operators, what cannot be told is left out, and the rest is there."""
-    import benchmark
+    from maskdiff.cli import benchmark
 
     config = folder(tmp_path / "pairs", lines(400))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))

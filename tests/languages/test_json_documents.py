@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from maskdiff.constraints.chart import NONE, Rules, descend, fill
 from maskdiff.languages.cfg import NormalForm, compile_grammar, find_ambiguity
 from maskdiff.languages.cfg.recognise import Recogniser
 from maskdiff.languages.json_documents import GRAMMAR, SYMBOLS, draw, valid
 from maskdiff.languages.json_documents.generator import DEPTH, FIELDS, SPACED
-from maskdiff.sampling.chart import NONE, Rules, descend, fill
 
 LONGEST = 62
 YES = (

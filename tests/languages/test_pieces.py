@@ -118,7 +118,7 @@ def test_a_checkpoint_carries_its_pieces() -> None:
     loaded = tiny_loaded(**PIECES)
     assert len(loaded.vocabulary) == 60
     assert loaded.vocabulary.merges
-    assert not loaded.told
+    assert not loaded.length_conditioned
     assert not loaded.language.vocabulary.merges
     assert loaded.lengths.sum() == pytest.approx(1.0)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskdiff.constraints.chart import Rules, fill
 from maskdiff.errors import DataError
 from maskdiff.languages.cfg import Cfg, NormalForm, compile_grammar, find_ambiguity, normal_form, read_grammar
 from maskdiff.languages.cfg.recognise import Recogniser
 from maskdiff.languages.python_expressions import GRAMMAR, SYMBOLS, collect, valid
 from maskdiff.languages.python_expressions.collect import expressions, sources
 from maskdiff.languages.python_expressions.names import FIRST, KEYWORDS, REST, name_pattern
-from maskdiff.sampling.chart import Rules, fill
 from tests.helpers.derivations import Deriver
 
 LONGEST = 62

@@ -20,12 +20,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoModelForCausalLM as Auto
 from transformers import GPT2Config, LlamaConfig, MptConfig, PreTrainedTokenizerFast, Qwen3Config
 
-from maskdiff.completion.condition import condition
-from maskdiff.completion.decode import Decoding
-from maskdiff.completion.hugging_face import HuggingFaceModel
-from maskdiff.completion.model import ROOT, Canonical
+from maskdiff.decoding.condition import condition
+from maskdiff.decoding.decode import Decoding
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CheckpointError, ConfigError
-from maskdiff.sampling.random import new_keys
+from maskdiff.models.continuation import ROOT, Canonical
+from maskdiff.models.hugging_face import HuggingFaceModel
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 WORDS = [

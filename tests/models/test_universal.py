@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maskdiff.config import ModelConfig
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 
 SMALL = ModelConfig(n_embd=32, n_head=2, n_layer=2, k_iter=2, block_size=24)
 VARIANTS = [

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from maskdiff.drawing.logits import allowed_symbols, draw, entropy, log_distribution, temper
+from maskdiff.drawing.random import new_keys, token_noise
 from maskdiff.errors import ConfigError
 from maskdiff.sampling import (
     Ancestral,
@@ -27,8 +29,6 @@ from maskdiff.sampling import (
     predictor_corrector,
 )  # fmt: skip
 from maskdiff.sampling.order import ORDERS, rank
-from maskdiff.sampling.processors import allowed_symbols, draw, entropy, log_distribution, temper
-from maskdiff.sampling.random import new_keys, token_noise
 from tests.helpers.dummies import TINY, Exact, Scrambled, Table, chi_square
 
 DRAWS = 4000  # of each length; a deviation with chi-square divergence 0.015 gives z > 3.5 with probability 0.99

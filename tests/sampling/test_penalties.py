@@ -13,10 +13,14 @@ from torch import Tensor
 
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
-from maskdiff.completion import CausalModel, Decoding, NextTokenModel, TableModel, Together, condition, ending_with
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
+from maskdiff.constraints.grammar import Shaping
+from maskdiff.decoding import CausalModel, Decoding, NextTokenModel, SharedTree, TableModel, condition, ending_with
+from maskdiff.drawing.history import TokenHistory
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import ConfigError
 from maskdiff.languages.cfg import compile_grammar
+from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling import (
     PLAIN,
     PRESETS,
@@ -25,11 +29,11 @@ from maskdiff.sampling import (
     Canvas,
     Cap,
     Confidence,
-    Controls,
     EntropyBound,
     Everything,
     GrammarConstraint,
     Linear,
+    Penalties,
     Predictive,
     Rescale,
     Sampler,
@@ -42,10 +46,6 @@ from maskdiff.sampling import (
     make_sampler,
     one_shot,
 )
-from maskdiff.sampling.constraint import Shaping
-from maskdiff.sampling.denoiser import Denoiser
-from maskdiff.sampling.random import new_keys
-from maskdiff.sampling.said import Said
 from tests.helpers.completion import random_table
 from tests.helpers.dummies import TINY, Foresighted, Scrambled, Table
 from tests.helpers.grammars import accepts
@@ -87,8 +87,8 @@ SYMBOLS = "0123()+*="
 GRAMMAR = 'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\nNUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
 
 
-def controls(name: str) -> Controls:
-    return Controls.of(SETTINGS[name], TINY)
+def controls(name: str) -> Penalties:
+    return Penalties.of(SETTINGS[name], TINY)
 
 
 def prompts(texts: list[str] = PROMPTS) -> Canvas:
@@ -126,7 +126,7 @@ def test_a_prompt_gives_the_same_string_alone_and_in_a_padded_batch(name: str, s
     assert not torch.equal(made, SAMPLERS[name](Scrambled(), prompts()).tokens)
 
 
-class Careless(Controls):
+class Careless(Penalties):
     """The negative control: everything that is visible counts, whatever it is."""
 
     def countable(self, canvas: Canvas) -> Tensor:
@@ -149,10 +149,10 @@ def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> N
     short, long = torch.tensor([[1, 2, 1]]), torch.tensor([[2, 2, 1, 1, 2, 1]])
     batch = torch.cat((torch.nn.functional.pad(short, (3, 0)), long))
     inside = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
-    logits, shaper = torch.tensor([[2.0, 1.0, 0.5]]).expand(2, -1), Controls(replace(EVERYTHING, no_repeat_ngram=1))
+    logits, shaper = torch.tensor([[2.0, 1.0, 0.5]]).expand(2, -1), Penalties(replace(EVERYTHING, no_repeat_ngram=1))
 
     def read(tokens: Tensor, counted: Tensor) -> Tensor:
-        said = Said.nothing(len(tokens), 3)
+        said = TokenHistory.nothing(len(tokens), 3)
         for at in range(tokens.shape[1]):
             said.write(tokens[:, at], counted[:, at], counted[:, at])
         return shaper.shape(logits[: len(tokens)], said)
@@ -178,7 +178,7 @@ def pieced() -> Loaded:
 
 def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
     canvas = Canvas.template(["(1?2)??1+1??=??", "????", "1+1=1+1=????"], plain.vocabulary, torch.Generator().manual_seed(0))
-    shaper = Controls.of(EVERYTHING, plain.vocabulary)
+    shaper = Penalties.of(EVERYTHING, plain.vocabulary)
     for name in ("bound", "cap", "autoregressive", "predictive", "hybrid"):
         sampler = controlled(SAMPLERS[name], shaper)
         together = sampler(plain.denoiser, canvas.wider(40, plain.vocabulary.pad)).tokens
@@ -197,7 +197,7 @@ def of_table(number: int) -> tuple[NextTokenModel, bytes]:
 def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, pieced: Loaded) -> None:
     """Keys together and one by one: tables, both kinds of causal model, and canvases with an end."""
     keys, differ = new_keys(4, torch.Generator().manual_seed(0)), 0
-    shaper = Controls(SETTINGS[setting], (1,))
+    shaper = Penalties(SETTINGS[setting], (1,))
     cases = [
         of_table(0), of_table(1), (CausalModel(plain.denoiser, plain.lengths[:20]), b"(+1"),
         (CausalModel(pieced.denoiser, pieced.lengths, 14), b"(+(*7"),
@@ -216,9 +216,9 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
     """Of different lengths in tokens, one of them empty: what was said, and what ends a string, is each one's own."""
     prefixes, keys = [b"(+1", b"1=", b"", b"(+(*7", b"3"], new_keys(5, torch.Generator().manual_seed(0))
     model, reasons = CausalModel(pieced.denoiser, pieced.lengths, 16), set()
-    shaper = Controls(ControlConfig(repetition_penalty=1.2, dry_multiplier=0.2, exempt_prompt=True))
+    shaper = Penalties(ControlConfig(repetition_penalty=1.2, dry_multiplier=0.2, exempt_prompt=True))
     for stopping in (Stopping(period=3, repeats=2), Stopping((b"))", b"1(")), Stopping(max_tokens=6)):
-        both = Together(model)
+        both = SharedTree(model)
         many = Decoding([condition(both, text) for text in prefixes], keys, controls=shaper, stopping=stopping).run()
         for text, key, made in zip(prefixes, keys.split(1), many, strict=True):
             (alone,) = Decoding(condition(model, text), key, controls=shaper, stopping=stopping).run()
@@ -251,7 +251,7 @@ def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) ->
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
-    shaper = Controls.of(SETTINGS[setting], plain.vocabulary)
+    shaper = Penalties.of(SETTINGS[setting], plain.vocabulary)
     canvas = Canvas.prefix(["(+1", "", "1=1=1=1="], [16, 7, 15], plain.vocabulary, torch.Generator().manual_seed(0))
     causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens
     for sampler in (Predictive(), Speculate(Unmask(), steps=0)):
@@ -261,7 +261,7 @@ def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's reader and its stream, with the same noise: what was typed counts alike, and penalties see real logits."""
-    shaper, size = Controls.of(SETTINGS[setting], plain.vocabulary), 16
+    shaper, size = Penalties.of(SETTINGS[setting], plain.vocabulary), 16
     lengths = np.eye(size + 1)[size]
     canvas = Canvas.prefix(["(+1+1"] * 6, [size] * 6, plain.vocabulary, torch.Generator().manual_seed(0))
     causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens[:, 1:-1].tolist()
@@ -273,7 +273,7 @@ def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypa
     assert completed() == causal
     if SETTINGS[setting].repetition_penalty != 1.0:  # alone depends on where 0 is
         nowhere = property(lambda _: torch.zeros(6), lambda *_: None)
-        monkeypatch.setattr("maskdiff.completion.causal.CausalReader.norm", nowhere, raising=False)
+        monkeypatch.setattr("maskdiff.models.causal.CausalReader.norm", nowhere, raising=False)
         assert completed() != causal
 
 
@@ -281,7 +281,7 @@ def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypa
 
 
 def shaped_by_hand(
-    logits: list[float], row: list[int], counts: list[bool], drawn: list[bool], at: int, shaper: Controls, allowed: set[int]
+    logits: list[float], row: list[int], counts: list[bool], drawn: list[bool], at: int, shaper: Penalties, allowed: set[int]
 ) -> list[float]:
     """The logits of a blank position, by the definitions: counts of the whole canvas, matches of what stands left of it."""
     there = [token if ok else None for token, ok in zip(row, counts, strict=True)]
@@ -367,11 +367,11 @@ def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
     sampler = Autoregressive(temperature=0.0)
     for config in (ControlConfig(repetition_penalty=100.0), ControlConfig(no_repeat_ngram=1), ControlConfig(no_repeat_ngram=2)):
         for made in (sampler, one_shot(Unmask(temperature=0.0)), Predictive(temperature=0.0)):
-            (counted,) = controlled(made, Controls(config))(Table(best), prompts(["0111?"])).texts(TINY)
-            exempt = Controls(replace(config, exempt_prompt=True))
+            (counted,) = controlled(made, Penalties(config))(Table(best), prompts(["0111?"])).texts(TINY)
+            exempt = Penalties(replace(config, exempt_prompt=True))
             assert counted != "01111"
             assert controlled(made, exempt)(Table(best), prompts(["0111?"])).texts(TINY) == ["01111"]
-    twice = controlled(sampler, Controls(ControlConfig(repetition_penalty=100.0, exempt_prompt=True)))
+    twice = controlled(sampler, Penalties(ControlConfig(repetition_penalty=100.0, exempt_prompt=True)))
     assert twice(Table(best), prompts(["0111??"])).texts(TINY)[0][4:] != "11"  # the second of them sees the first
 
 
@@ -384,7 +384,7 @@ def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> N
             controlled(plain, controls("tokens"))
         return
     canvas = prompts([*PROMPTS, "?" * 25])
-    made = controlled(plain, Controls(replace(EVERYTHING, no_repeat_ngram=1)))(Scrambled(), canvas)
+    made = controlled(plain, Penalties(replace(EVERYTHING, no_repeat_ngram=1)))(Scrambled(), canvas)
     assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
     assert all(set(text) <= set(SYMBOLS) for text in made.texts(TINY))
     assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
@@ -416,7 +416,7 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
     free = canvas.tokens == TINY.mask
     posteriors = []
     for config in (ControlConfig(), ControlConfig(no_repeat_ngram=1)):
-        sampler = Watched(steps=1, constraint=grammar, controls=Controls(config))
+        sampler = Watched(steps=1, constraint=grammar, controls=Penalties(config))
         sampler(Scrambled(), canvas)
         posteriors.append(grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Shaping())[0])
     said = sorted({TINY.ids[symbol] for symbol in "01"})
@@ -432,13 +432,13 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
 def test_the_defaults_are_not_active() -> None:
     assert not PLAIN.active
     assert not PLAIN.penalise
-    assert not Controls.of(ControlConfig(), TINY).active
+    assert not Penalties.of(ControlConfig(), TINY).active
     harmless = ControlConfig(
         dry_base=3.0, dry_allowed_length=1, dry_breakers="=", exempt_prompt=True, stop=("x",), max_tokens=3
     )
-    assert not Controls.of(harmless, TINY).active
-    assert all(Controls.of(config, TINY).active for config in SETTINGS.values())
-    assert Controls.of(harmless, TINY).breakers == (TINY.ids["="],)
+    assert not Penalties.of(harmless, TINY).active
+    assert all(Penalties.of(config, TINY).active for config in SETTINGS.values())
+    assert Penalties.of(harmless, TINY).breakers == (TINY.ids["="],)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
@@ -448,7 +448,7 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
     for denoiser in (Scrambled(), Foresighted()):
         canvas = prompts() if isinstance(denoiser, Scrambled) else prompts(["???", "??????"])
         if "previous" in getattr(denoiser, "inputs", ()) or name != "self_conditioned":
-            a, b = (sampler(denoiser, canvas) for sampler in (plain, controlled(plain, Controls(ControlConfig()))))
+            a, b = (sampler(denoiser, canvas) for sampler in (plain, controlled(plain, Penalties(ControlConfig()))))
             assert torch.equal(a.tokens, b.tokens)
             assert torch.equal(a.evaluations, b.evaluations)
 

@@ -27,13 +27,13 @@ import openai
 
 from maskdiff.__main__ import build_parser, main
 from maskdiff.checkpoint import make_payload, save
+from maskdiff.cli.serve import hosts_of, open_served, trimmer
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.languages import make_language
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.serving import local
 from maskdiff.serving.app import create_app
-from maskdiff.serving.door import hosts_of, open_served, trimmer
 from maskdiff.serving.local import listening, running
 from maskdiff.serving.served import Limits
 from tests.helpers.serving_process import request, wait_until
@@ -309,14 +309,14 @@ def test_the_door_serves_until_it_is_ended(tmp_path: Path) -> None:
 LIGHT = """
 import sys
 from tests.helpers.serving_toy import Toy, served
-from maskdiff import cli
-from maskdiff.serving import door
+from maskdiff.cli import arguments as cli
+from maskdiff.cli import serve as door
 toy = Toy()
 toy.pause = 0.05
 door.open_served = lambda args: served(toy, 10_000)
 parser = cli.Parser()
 door.add_verb(parser.add_subparsers(dest="verb"))
-sys.exit(cli.run_door(lambda argv: door.serve(parser.parse_args(argv)), ["serve", "--port", "0"]))
+sys.exit(cli.run_cli(lambda argv: door.serve(parser.parse_args(argv)), ["serve", "--port", "0"]))
 """
 
 

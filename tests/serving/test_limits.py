@@ -22,9 +22,9 @@ pytest.importorskip("fastapi")
 import httpx
 
 from maskdiff.__main__ import build_parser, main
+from maskdiff.cli.serve import limits_of
 from maskdiff.errors import ConfigError
 from maskdiff.serving.connections import client_address
-from maskdiff.serving.door import limits_of
 from maskdiff.serving.logs import Repeats
 from maskdiff.serving.memory import Memory
 from maskdiff.serving.refusals import Refused
@@ -449,9 +449,9 @@ def test_connections_leave_descriptors_for_other_things(monkeypatch: pytest.Monk
 
 
 def test_a_taken_port_is_one_line(patient: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    from maskdiff import cli
+    from maskdiff.cli import arguments as cli
 
-    assert cli.run_door(main, ["serve", "--port", str(patient.port)]) == 2
+    assert cli.run_cli(main, ["serve", "--port", str(patient.port)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "cannot listen on '127.0.0.1'" in lines[0]

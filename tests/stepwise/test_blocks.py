@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskdiff.checkpoint import Loaded
 from maskdiff.errors import ConfigError, ParseError
-from maskdiff.stepwise.blocks import BlockGenerator
+from maskdiff.stepwise.blocks import BlockBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 from tests.helpers.stepwise import STEPS, Ledger, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
 
@@ -30,7 +30,7 @@ class Shown:
 class Recorder:
     """A denoiser that keeps its calls."""
 
-    def __init__(self, generator: BlockGenerator) -> None:
+    def __init__(self, generator: BlockBackend) -> None:
         self.inner, self.allowed, self.shown = generator.denoiser, generator.allowed, []
         generator.denoiser = self
 
@@ -50,7 +50,7 @@ class Recorder:
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> None:
     """What is known never changes, the most confident blanks are filled, and log-probabilities are those of the calls."""
-    generator = BlockGenerator(loaded(pieces), block=block, per_call=per_call)
+    generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):
         steps: tuple[Candidate, ...] = ()
@@ -108,7 +108,7 @@ def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
 @BOTH
 def test_company_changes_nothing(pieces: bool) -> None:
     model = loaded(pieces, double=True)
-    generator = BlockGenerator(model, block=6, per_call=2)
+    generator = BlockBackend(model, block=6, per_call=2)
     requests = [
         Request(prompt, num=2, temperature=heat, seed=i, stop=stop_of(">", most=14))
         for i, (prompt, heat) in enumerate(zip(PROMPTS, (0.0, 1.0, 0.5, 1.0, 2.0, 1.0), strict=False))
@@ -135,10 +135,10 @@ def test_the_ledger_of_blocks(pieces: bool) -> None:
     model = loaded(pieces)
     for prompt in PROMPTS[:4]:
         with ledger(model) as book:
-            [(_, spent)] = walk(BlockGenerator(model, block=4), [Request(prompt, stop=stop_of(">", most=10))], 20)
+            [(_, spent)] = walk(BlockBackend(model, block=4), [Request(prompt, stop=stop_of(">", most=10))], 20)
         assert (spent.forward_tokens, spent.calls) == (book.tokens, book.calls)
         with ledger(model) as book:
-            reply = one(BlockGenerator(model, block=4), prompt=prompt, num=3, stop=stop_of(">", most=10))
+            reply = one(BlockBackend(model, block=4), prompt=prompt, num=3, stop=stop_of(">", most=10))
         assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (book.tokens, book.calls, 3)
         assert book != Ledger()
 
@@ -146,7 +146,7 @@ def test_the_ledger_of_blocks(pieces: bool) -> None:
 def test_a_step_that_was_carried_over_costs_nothing() -> None:
     model = loaded(pieces=True)
     before = Candidate("1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>(")))
-    for generator in (BlockGenerator(model), BlockGenerator(model, block=1)):
+    for generator in (BlockBackend(model), BlockBackend(model, block=1)):
         with ledger(model) as book:
             reply = one(generator, prompt=PROMPTS[0], partial=(before,), num=2)
         assert reply.candidates == (Candidate("2>", "", "stop", 0, "(", (), (), (), ()),) * 2
@@ -155,19 +155,19 @@ def test_a_step_that_was_carried_over_costs_nothing() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match="open_share"):
-        BlockGenerator(fresh(open_share=0.0))
+        BlockBackend(fresh(open_share=0.0))
     for settings in ({"block": 0}, {"per_call": 0}):
         with pytest.raises(ConfigError, match="at least 1"):
-            BlockGenerator(loaded(), **settings)
+            BlockBackend(loaded(), **settings)
     with pytest.raises(ParseError, match="unknown symbol"):
-        one(BlockGenerator(loaded()), prompt="(+ a 1)>")
+        one(BlockBackend(loaded()), prompt="(+ a 1)>")
 
 
 def test_canvases_end() -> None:
     """A prompt that leaves no room is refused; a step that fills the room ends there and says so."""
     model: Loaded = loaded()
     longest = model.config.model.block_size
-    generator = BlockGenerator(model, block=8)
+    generator = BlockBackend(model, block=8)
     recorder = Recorder(generator)
     for room in (1, 5, 11):
         prompt = "1" * (longest - 1 - room)
@@ -184,7 +184,7 @@ def test_canvases_end() -> None:
 
 
 def test_a_deterministic_choice_needs_no_seed() -> None:
-    generator = BlockGenerator(loaded(), block=4, per_call=2)
+    generator = BlockBackend(loaded(), block=4, per_call=2)
     cold = [one(generator, prompt=PROMPTS[0], temperature=0.0, seed=seed).candidates[0].ids for seed in range(3)]
     warm = [one(generator, prompt=PROMPTS[0], temperature=1.0, seed=seed).candidates[0].ids for seed in range(3)]
     assert len({*cold}) == 1

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maskdiff import caches
 from maskdiff.checkpoint import Loaded
-from maskdiff.completion import CausalModel
+from maskdiff.decoding import CausalModel
 from maskdiff.errors import ConfigError, ParseError
+from maskdiff.models import caches
 from maskdiff.stepwise import causal
-from maskdiff.stepwise.causal import CausalGenerator
+from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.drawing import answered
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
 from tests.helpers.completion import ONE_IN_A_MILLION, chi_square
@@ -45,7 +45,7 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
 def test_steps_are_the_whole_answer(pieces: bool) -> None:
     """Greedily, on 200 prompts: the same ids in steps and in one piece, with the log-probability of one pass."""
     model = loaded(pieces, double=True)
-    generator = CausalGenerator(model)
+    generator = CausalBackend(model)
     whole = generator.next_step([Request(prompt, temperature=0.0, stop=stop_of(most=TOKENS)) for prompt in PROMPTS])
     generator.forget()
     walked = walk(generator, [Request(prompt, temperature=0.0) for prompt in PROMPTS], TOKENS)
@@ -80,7 +80,7 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
 
 def some_requests(model: Loaded) -> list[Request]:
     """Of several temperatures, prompts and lengths of the answer so far, one of which is continued twice."""
-    generator = CausalGenerator(model)
+    generator = CausalBackend(model)
     requests = [
         Request(prompt, num=3, temperature=heat, seed=i, stop=stop_of(">", most=10))
         for i, (prompt, heat) in enumerate(zip(PROMPTS, (0.0, 0.5, 1.0, 1.0, 2.0, 1.0), strict=False))
@@ -93,9 +93,9 @@ def some_requests(model: Loaded) -> list[Request]:
 def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(pieces)
     requests = some_requests(model)
-    alone = [CausalGenerator(model).next_step([request])[0].candidates for request in requests]
+    alone = [CausalBackend(model).next_step([request])[0].candidates for request in requests]
     assert len({c.step for steps in alone for c in steps}) > len(requests)
-    generator = CausalGenerator(model)
+    generator = CausalBackend(model)
     for _ in range(2):  # the second time everything is known already
         for reply, expected in zip(generator.next_step(requests), alone, strict=True):
             same(reply.candidates, expected)
@@ -108,7 +108,7 @@ def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) 
     generator.memory = 0  # it forgets before every request
     for reply, expected in zip(generator.next_step(requests), alone, strict=True):
         same(reply.candidates, expected)
-    anew = CausalGenerator(model)
+    anew = CausalBackend(model)
     anew.next_step(requests)
     assert generator.nodes == anew.nodes == len(generator.after)
 
@@ -119,8 +119,8 @@ def test_token_by_token(pieces: bool) -> None:
     model = loaded(pieces)
     for number in range(12):
         request = Request(PROMPTS[number], temperature=1.0, seed=number, first=number % 3, stop=stop_of(">", most=12))
-        [expected] = one(CausalGenerator(model), **vars(request)).candidates
-        generator, parts = CausalGenerator(model), []
+        [expected] = one(CausalBackend(model), **vars(request)).candidates
+        generator, parts = CausalBackend(model), []
         while not parts or (parts[-1].finish == "length" and len(parts) < 12):
             single = replace(request, partial=tuple(parts), stop=stop_of(">", most=1))
             parts += one(generator, **vars(single)).candidates
@@ -136,7 +136,7 @@ def test_token_by_token(pieces: bool) -> None:
 def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
     model = loaded(pieces)
     request = Request(PROMPTS[3], num=2, seed=5, stop=stop_of(">", most=9))
-    generator = CausalGenerator(model)
+    generator = CausalBackend(model)
     first = generator.next_step([request])[0]
     later = replace(request, partial=first.candidates[1:])
     known = generator.next_step([later])[0]
@@ -150,7 +150,7 @@ def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
 
 @BOTH
 def test_a_small_temperature_is_none(pieces: bool) -> None:
-    generator, stop = CausalGenerator(loaded(pieces)), stop_of(most=TOKENS)
+    generator, stop = CausalBackend(loaded(pieces)), stop_of(most=TOKENS)
     cold, cool, warm = (
         [reply.candidates[0].ids for reply in generator.next_step([Request(p, (), 1, heat, stop) for p in PROMPTS[:60]])]
         for heat in (0.0, 1e-6, 1.0)
@@ -171,7 +171,7 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     log_p = next_log_probs(model, [[*ids, model.vocabulary.eos]])[0, -1]
     truth, other = ((log_p / t).softmax(-1) for t in (heat, 1.6 - heat))
     assert 0.05 < float((truth - other).abs().sum() / 2) < 0.35
-    reply = one(CausalGenerator(model), prompt=prompt, num=4000, temperature=heat, stop=stop_of(most=1), seed=11)
+    reply = one(CausalBackend(model), prompt=prompt, num=4000, temperature=heat, stop=stop_of(most=1), seed=11)
     drawn = [candidate.ids[0] for candidate in reply.candidates]
     assert chi_square(drawn, dict(enumerate(truth.tolist()))) < ONE_IN_A_MILLION
     assert chi_square(drawn, dict(enumerate(other.tolist()))) > ONE_IN_A_MILLION
@@ -189,7 +189,7 @@ def test_draws_of_two_tokens(pieces: bool) -> None:
     truth = {(a, b): float(p[i, 0, a] * p[i, 1, b]) for i, a in enumerate(inner) for b in (*inner, eos)}
     truth[(eos,)] = float(p[0, 0, eos])
     assert sum(truth.values()) == pytest.approx(1.0)
-    reply = one(CausalGenerator(model), prompt=prompt, num=3000, stop=stop_of(most=2), seed=12)
+    reply = one(CausalBackend(model), prompt=prompt, num=3000, stop=stop_of(most=2), seed=12)
     drawn = [candidate.ids for candidate in reply.candidates]
     assert chi_square(drawn, truth) < ONE_IN_A_MILLION
 
@@ -199,7 +199,7 @@ def test_the_ledger_of_steps(pieces: bool) -> None:
     """For one problem at a time tokens and calls are those of the hook; of a batch the tokens of all add up to it."""
     model = loaded(pieces)
     for prompt in PROMPTS[:6]:
-        generator, partial, spent = CausalGenerator(model), (), Spent()
+        generator, partial, spent = CausalBackend(model), (), Spent()
         with ledger(model) as book:
             for number in range(4):
                 reply = one(generator, prompt=prompt, partial=partial, num=3, seed=number, stop=stop_of(">", most=8))
@@ -208,7 +208,7 @@ def test_the_ledger_of_steps(pieces: bool) -> None:
                     break
         assert (spent.forward_tokens, spent.calls) == (book.tokens, book.calls)
         assert spent.candidates == 3 * len(partial)
-    generator = CausalGenerator(model)
+    generator = CausalBackend(model)
     with ledger(model) as book:
         walked = walk(generator, [Request(prompt) for prompt in [*PROMPTS[:20], PROMPTS[0]]], 12)
     assert sum(spent.forward_tokens for _, spent in walked) == book.tokens
@@ -227,7 +227,7 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
         Candidate(text, text, "length", len(ids), ids=tuple(ids)) for ids in (cut, single, (), single[::-1], (50_000, -1))
     )
     by_pieces, by_characters, *others = (
-        one(CausalGenerator(model), prompt=prompt, partial=(c,), num=3, stop=stop_of(most=6)).candidates
+        one(CausalBackend(model), prompt=prompt, partial=(c,), num=3, stop=stop_of(most=6)).candidates
         for c in (as_cut, as_single, no_ids, foreign, beyond)
     )
     assert [c.log_probs for c in by_pieces] != [c.log_probs for c in by_characters]
@@ -239,10 +239,10 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match="causal_length: false"):
-        CausalGenerator(fresh(causal_length=True))
+        CausalBackend(fresh(causal_length=True))
     with pytest.raises(ConfigError, match="head: next"):
-        CausalGenerator(fresh(head="aligned"))
-    generator = CausalGenerator(loaded())
+        CausalBackend(fresh(head="aligned"))
+    generator = CausalBackend(loaded())
     with pytest.raises(ParseError, match="unknown symbol"):
         one(generator, prompt="(+ a 1)>")
     with pytest.raises(BackendError, match=str(causal.LONGEST)):
@@ -292,7 +292,7 @@ def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch)
 def test_memory_is_bounded_by_bytes() -> None:
     """What is kept is at most `memory` and the tokens of a call; the answers are the same."""
     model = loaded()
-    small, large = CausalGenerator(model, memory=100_000), CausalGenerator(model)
+    small, large = CausalBackend(model, memory=100_000), CausalBackend(model)
     before = small.token_bytes
     for i in range(0, 60, 3):
         requests = [Request(prompt, stop=stop_of(most=8), seed=i) for prompt in PROMPTS[i : i + 3]]
@@ -331,12 +331,12 @@ def test_long_prompts_are_read_in_chains(segment: int, monkeypatch: pytest.Monke
     """Reading prompts in parts of chains gives the answers of reading them node by node."""
     model = loaded(pieces=True, double=True)
     asked = some_requests(model)
-    expected = CausalGenerator(model).next_step(asked)
+    expected = CausalBackend(model).next_step(asked)
     monkeypatch.setattr(causal, "PASS", 1)
     monkeypatch.setattr(caches, "SEGMENT", segment)
     for chain in (1, 3, 1024):
         monkeypatch.setattr(causal, "CHAIN", chain)
-        for reply, other in zip(CausalGenerator(model).next_step(asked), expected, strict=True):
+        for reply, other in zip(CausalBackend(model).next_step(asked), expected, strict=True):
             for a, b in zip(reply.candidates, other.candidates, strict=True):
                 assert (a.step, a.ids) == (b.step, b.ids)
                 assert a.log_probs == pytest.approx(b.log_probs, abs=1e-9)

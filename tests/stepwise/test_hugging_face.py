@@ -17,8 +17,8 @@ import torch
 
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.stepwise import hugging_face
-from maskdiff.stepwise.hugging_face import HuggingFaceGenerator, load
-from maskdiff.stepwise.protocol import BackendError, Candidate, Generator, Reply, Request, Spent, Stop
+from maskdiff.stepwise.hugging_face import HuggingFaceBackend, load
+from maskdiff.stepwise.protocol import BackendError, Candidate, Reply, Request, Spent, StepBackend, Stop
 from tests.helpers.hugging_face import (
     CLOSE,
     OPEN,
@@ -44,16 +44,16 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.fixture
-def generator(folder) -> HuggingFaceGenerator:
+def generator(folder) -> HuggingFaceBackend:
     return load(folder)
 
 
-def one(generator: Generator, **settings) -> Reply:
+def one(generator: StepBackend, **settings) -> Reply:
     [reply] = generator.next_step([Request(**settings)])
     return reply
 
 
-def walk(generator: Generator, prompt: str, tokens: int, **settings) -> list[Candidate]:
+def walk(generator: StepBackend, prompt: str, tokens: int, **settings) -> list[Candidate]:
     """Step after step, of candidate 0, until the end or `tokens` tokens."""
     steps: list[Candidate] = []
     while sum(step.tokens for step in steps) < tokens and not (steps and steps[-1].finish == "end"):
@@ -114,7 +114,7 @@ def test_log_probabilities_are_those_of_one_pass(folder, dtype, near):
         assert given[2] == pytest.approx((best[:, 0] - best[:, 1]).tolist(), abs=near)
 
 
-def requests_at_random(generator: Generator, count: int) -> list[Request]:
+def requests_at_random(generator: StepBackend, count: int) -> list[Request]:
     """Of a few prompts and seeds, in any order: new ones, branches, and older states again."""
     draw, states = random.Random(0), [(prompt, ()) for prompt in PROMPTS[:4]]
     found = []
@@ -172,7 +172,7 @@ def test_one_token_at_a_time_is_the_whole_step(generator):
 @pytest.mark.parametrize("by", ["candidates", "seeds"])
 def test_draws_follow_the_softmax(by):
     """Power: a temperature that is off by a fifth would be found with a probability of at least 0.99, at a level of 0.001."""
-    generator, temperature, count = HuggingFaceGenerator(network(), byte_level()), 0.8, 3000 if by == "candidates" else 1000
+    generator, temperature, count = HuggingFaceBackend(network(), byte_level()), 0.8, 3000 if by == "candidates" else 1000
     settings = {"prompt": PROMPTS[0], "temperature": temperature, "stop": Stop((), 1)}
     if by == "candidates":
         steps = one(generator, **settings, num=count, seed=3).candidates
@@ -212,16 +212,16 @@ class Parrot(torch.nn.Module):
         return SimpleNamespace(logits=logits)
 
 
-def parrot(*pieces: str | bytes | int) -> HuggingFaceGenerator:
+def parrot(*pieces: str | bytes | int) -> HuggingFaceBackend:
     """One that says these tokens and then the end."""
-    table = HuggingFaceGenerator(network(), byte_level()).table
+    table = HuggingFaceBackend(network(), byte_level()).table
     script = [x if isinstance(x, int) else table.exactly(x.encode() if isinstance(x, str) else x)[0] for x in pieces]
-    generator = HuggingFaceGenerator(Parrot([*script, *[3] * ROOM]), byte_level(None), "parrot")
+    generator = HuggingFaceBackend(Parrot([*script, *[3] * ROOM]), byte_level(None), "parrot")
     assert not generator.caches
     return generator
 
 
-def said(generator: Generator, stop: Stop, *partial: Candidate) -> Candidate:
+def said(generator: StepBackend, stop: Stop, *partial: Candidate) -> Candidate:
     [step, other] = one(generator, prompt="(", partial=partial, stop=stop, num=2, temperature=0.5).candidates
     assert step == other
     return step
@@ -289,7 +289,7 @@ def test_numbers_of_every_position_candidate_and_seed_are_new():
 
 def test_special_tokens_are_not_drawn():
     model = Parrot([1] * ROOM)  # nothing but padding
-    generator = HuggingFaceGenerator(model, byte_level(None), "parrot")
+    generator = HuggingFaceBackend(model, byte_level(None), "parrot")
     for temperature in (0.0, 1.0):
         [step] = one(generator, prompt="(", stop=Stop((), 8), temperature=temperature).candidates
         assert all(generator.table.texts[token] is not None or token == 3 for token in step.ids)
@@ -320,23 +320,23 @@ def test_a_template_that_agrees(generator):
 
 def test_templates_that_do_not_agree():
     model = network()
-    agreed = HuggingFaceGenerator(model, byte_level())
-    strips = HuggingFaceGenerator(model, byte_level(STRIPS))
+    agreed = HuggingFaceBackend(model, byte_level())
+    strips = HuggingFaceBackend(model, byte_level(STRIPS))
     assert agreed.template_agrees
     assert not strips.template_agrees
     assert strips.prompt_ids(" compute 1") == agreed.prompt_ids("compute 1")
-    thinks = HuggingFaceGenerator(model, byte_level(THINKS))
+    thinks = HuggingFaceBackend(model, byte_level(THINKS))
     assert not thinks.template_agrees
     assert thinks.tokenizer.decode(thinks.prompt_ids("hm")).endswith(f"{OPEN}assistant\n<think>\n\n</think>\n\n")
     same(walk(strips, "compute 1", 12), walk(agreed, "compute 1", 12))
-    told = HuggingFaceGenerator(model, byte_level(PLAIN.replace("user", "").replace("m.role", "who")), template={"who": "me"})
+    told = HuggingFaceBackend(model, byte_level(PLAIN.replace("user", "").replace("m.role", "who")), template={"who": "me"})
     assert told.tokenizer.decode(told.prompt_ids("hm")).startswith(f"{OPEN}me\nhm")
     changes = TURNS.replace("ANSWER", "m.content | replace('\n', '..')")
     for template in (changes, TURNS.replace("ANSWER", "'no content'"), "{{ raise_exception('not me') }}"):
         with pytest.raises(BackendError, match="template") as error:
-            HuggingFaceGenerator(model, byte_level(template))
+            HuggingFaceBackend(model, byte_level(template))
         assert "\n" not in str(error.value)
-        assert not HuggingFaceGenerator(model, byte_level(template), chat=False).chat
+        assert not HuggingFaceBackend(model, byte_level(template), chat=False).chat
 
 
 def test_what_is_spent_is_what_is_run(folder):
@@ -409,7 +409,7 @@ def test_positions_end(generator):
     with pytest.raises(BackendError, match="positions"):
         one(generator, prompt=prompt, partial=(steps[0],))
     with pytest.raises(BackendError, match="empty"):
-        one(HuggingFaceGenerator(generator.model, generator.tokenizer, chat=False), prompt="")
+        one(HuggingFaceBackend(generator.model, generator.tokenizer, chat=False), prompt="")
 
 
 def test_steps_of_another_backend(generator):
@@ -453,7 +453,7 @@ def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
         load(tmp_path)
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="fast"):
-        HuggingFaceGenerator(network(), SimpleNamespace(chat_template=None, all_special_ids=[]))
+        HuggingFaceBackend(network(), SimpleNamespace(chat_template=None, all_special_ids=[]))
     assert load(folder, "auto").model.device.type in ("cpu", "cuda", "mps")
     with pytest.raises(ConfigError, match="device is 'abacus'"):
         load(folder, "abacus")

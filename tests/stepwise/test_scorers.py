@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from maskdiff.checkpoint import Loaded
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise import scorers
-from maskdiff.stepwise.causal import CausalGenerator
+from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 from maskdiff.stepwise.scorers import SCORERS, DenoiserScorer, Judgement, differing, make_scorer, mean_log_prob
 from tests.helpers.step_trees import read, reducts, write
@@ -255,7 +255,7 @@ def test_texts_beyond_the_training() -> None:
 def _grown(width: int) -> Loaded:
     """The model after its causal mode has read `width` tokens."""
     model = fresh()
-    CausalGenerator(model).next_step([Request("1" * width, stop=stop_of(most=2), num=2)])
+    CausalBackend(model).next_step([Request("1" * width, stop=stop_of(most=2), num=2)])
     return model
 
 

@@ -13,10 +13,10 @@ from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import Stepwise
-from maskdiff.stepwise.backends import make_generator
-from maskdiff.stepwise.causal import CausalGenerator
+from maskdiff.stepwise.backends import make_backend
+from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.probe import Nonce, Verdict, probe
-from maskdiff.stepwise.protocol import Generator
+from maskdiff.stepwise.protocol import StepBackend
 from maskdiff.stepwise.solver import Solution, Solver
 from tests.helpers.paths import CHECKPOINTS
 
@@ -52,18 +52,18 @@ def problems(language: Stepwise) -> list[str]:
 
 
 @contextmanager
-def backend(loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue") -> Iterator[Generator]:
+def backend(loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue") -> Iterator[StepBackend]:
     """A backend over HTTP that asks a server of the shipped checkpoint."""
     from maskdiff.serving.app import create_app
     from maskdiff.serving.local import running
     from maskdiff.serving.served import Served
 
-    served = Served(CausalGenerator(loaded), "steps", language.prompt, 4096)
+    served = Served(CausalBackend(loaded), "steps", language.prompt, 4096)
     with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
-        yield make_generator(BackendConfig(backend=kind, model="steps", base_url=url), language=language)
+        yield make_backend(BackendConfig(backend=kind, model="steps", base_url=url), language=language)
 
 
-def solve(generator: Generator, config: StepConfig, language: Stepwise, problems: list[str]) -> list[Solution]:
+def solve(generator: StepBackend, config: StepConfig, language: Stepwise, problems: list[str]) -> list[Solution]:
     return list(Solver(generator, config, language).solving(problems, 3))
 
 
@@ -85,7 +85,7 @@ def test_text_completion_continues_whatever_becomes_of_chats(loaded: Loaded, lan
 @pytest.mark.parametrize("kind", ["completions", "chat"])
 def test_greedy_over_http_is_greedy_at_home(loaded: Loaded, language: Stepwise, problems: list[str], kind: str) -> None:
     config = replace(CONFIG, strategy="greedy")
-    home = solve(CausalGenerator(loaded), config, language, problems)
+    home = solve(CausalBackend(loaded), config, language, problems)
     with backend(loaded, language, kind) as far:
         away = solve(far, config, language, problems)
     for here, there in zip(home, away, strict=True):

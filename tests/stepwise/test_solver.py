@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from maskdiff.config import BackendConfig, StepConfig
-from maskdiff.deadline import Deadline
 from maskdiff.errors import ConfigError, DataError
-from maskdiff.stepwise.backends import make_generator
+from maskdiff.stepwise.backends import make_backend
 from maskdiff.stepwise.probe import Probe, Verdict
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request
 from maskdiff.stepwise.scorers import Judgement
 from maskdiff.stepwise.solver import Solution, Solver
+from maskdiff.utils.deadline import Deadline
 from tests.helpers.step_trees import read, reducts, value_of, write, wrong_step
 from tests.helpers.stepwise import KNOWN, STEPS, WRONG, Scripted, loaded, problems, said, solve, solver_script
 
@@ -42,7 +42,7 @@ def without_cost(solution: Solution) -> Solution:
 @pytest.fixture(params=["causal", "blocks"])
 def solver(request: pytest.FixtureRequest) -> Solver:
     model = loaded(pieces=True, double=True)
-    return Solver(make_generator(BackendConfig(backend=request.param, block=4, per_call=2), model), BASE, STEPS, model)
+    return Solver(make_backend(BackendConfig(backend=request.param, block=4, per_call=2), model), BASE, STEPS, model)
 
 
 def first_wrong(problem: str, text: str) -> int | None:
@@ -324,4 +324,4 @@ def test_the_checker_wants_steps_that_it_knows() -> None:
     """With other ends of steps than the language's, right steps would score 0, and nothing would tell."""
     config = StepConfig(strategy="every-step", scorer="checker", step_stop=(")",))
     with pytest.raises(ConfigError, match="leave step_stop alone"):
-        Solver(make_generator(BackendConfig(), loaded()), config, STEPS, loaded())
+        Solver(make_backend(BackendConfig(), loaded()), config, STEPS, loaded())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maskdiff.config import StepConfig
 from maskdiff.errors import ConfigError
-from maskdiff.stepwise.causal import CausalGenerator
+from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.drawing import Drawn, Step
 from maskdiff.stepwise.protocol import Candidate, Request, Stop, bounded
 from maskdiff.stepwise.strategies import step_stop
@@ -143,8 +143,8 @@ def test_a_model_ends_its_steps_there() -> None:
     vocabulary = model.vocabulary
     finishes = set()
     for stop in (stop_of(">", most=7), stop_of(")>-", " 1)", ">3", most=9), stop_of(">", most=9, least=4), stop_of(most=5)):
-        reply = one(CausalGenerator(model), prompt="(+ 1 2)>", num=24, stop=stop, seed=3)
-        more = (one(CausalGenerator(model), prompt="(+ 1 2)>", partial=(c,), num=1, stop=stop) for c in reply.candidates[:9])
+        reply = one(CausalBackend(model), prompt="(+ 1 2)>", num=24, stop=stop, seed=3)
+        more = (one(CausalBackend(model), prompt="(+ 1 2)>", partial=(c,), num=1, stop=stop) for c in reply.candidates[:9])
         for over, candidate in [
             *(("", c) for c in reply.candidates),
             *((c.over, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-import inference
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded, load_denoiser
-from maskdiff.cli import run_door
+from maskdiff.cli import inference
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, ControlConfig
-from maskdiff.edits import apply
 from maskdiff.errors import ConfigError
 from maskdiff.tasks.results import Change, log_probs, valid_first
+from maskdiff.text.edits import apply
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded
@@ -178,7 +178,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     from maskdiff import checkpoint
     from maskdiff.config import LanguageConfig
     from maskdiff.languages import make_language
-    from maskdiff.model import UniversalDenoiser
+    from maskdiff.models.universal import UniversalDenoiser
     from tests.helpers.tiny import tiny_config
 
     path = tmp_path_factory.mktemp("checked")
@@ -206,7 +206,7 @@ def test_a_checker_chooses_and_its_prints_stay_out_of_the_output(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     for argv in (["repair", "aab"], ["edit", "a?b?"], ["complete", "a", "--candidates", "60"]):
-        status = run_door(
+        status = run_cli(
             inference.main, [*argv, "--json", "--validity", "mine:even?", *checked]
         )
         out, err = capfd.readouterr()
@@ -222,7 +222,7 @@ def test_a_checker_that_hangs_or_cannot_tell_ends_the_program_in_one_line(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--validity", "mine:hangs?", "--validity_timeout", "0.3", *checked]
-    assert run_door(inference.main, ["repair", "aaa", *flags]) == 2
+    assert run_cli(inference.main, ["repair", "aaa", *flags]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -230,7 +230,7 @@ def test_a_checker_that_hangs_or_cannot_tell_ends_the_program_in_one_line(
     assert "takes more than 0.3 s" in err
     for verb in ("repair", "edit"):
         argv = [verb, "a?", "--holds", "--validity", "mine:even?", *checked]
-        assert run_door(inference.main, argv) == 2
+        assert run_cli(inference.main, argv) == 2
         err = capfd.readouterr().err
         assert "state nothing that could hold; leave out holds: what mine:even? calls valid" in err
 
@@ -308,7 +308,7 @@ def test_any_text_gives_one_object_a_line(
     flags = [*flags, "--beam", "2", "--json", "--checkpoint", checkpoint]
     for rng in cases(40, seed, 1.0):
         texts = [_text(rng) for _ in range(rng.randint(1, 4))]
-        status = run_door(inference.main, ["repair", *texts, *flags])
+        status = run_cli(inference.main, ["repair", *texts, *flags])
         out, err = capsys.readouterr()
         rows = [json.loads(line) for line in out.splitlines()]
         assert [row["index"] for row in rows] == list(range(1, len(texts) + 1))
@@ -371,7 +371,7 @@ def test_an_answer_far_from_its_input_says_so(
         gone = {e.position for e in result.edits or () if e.operation in ("delete", "replace")}
         assert result.change.changed == len(gone | result.foreign.keys())
     argv = ["repair", "7 * 5 + 10 = 45", "--checkpoint", str(CHECKPOINTS / "best.pt")]
-    assert run_door(inference.main, argv) == 0
+    assert run_cli(inference.main, argv) == 0
     line = capsys.readouterr().out.rstrip("\n")
     assert line.split("\t")[1] == "holds"
     assert line.endswith("\tfar from the language: 4 of 9 symbols changed")

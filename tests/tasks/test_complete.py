@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import inference
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
-from maskdiff.cli import run_door
-from maskdiff.completion import CausalModel, Decoding, condition, ending_with
-from maskdiff.completion.model import ROOT as NO_PARENT
+from maskdiff.cli import inference
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig
+from maskdiff.decoding import CausalModel, Decoding, condition, ending_with
+from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError
+from maskdiff.models.continuation import ROOT as NO_PARENT
 from maskdiff.sampling import causal_log_prob
-from maskdiff.sampling.random import new_keys
 from tests.helpers.completion import chi_square
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_loaded
@@ -373,7 +373,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    status = run_door(inference.main, ["complete", *argv])
+    status = run_cli(inference.main, ["complete", *argv])
     out, err = capsys.readouterr()
     return status, out, err
 

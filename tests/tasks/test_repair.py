@@ -10,8 +10,8 @@ import pytest
 
 from maskdiff import metrics, tasks
 from maskdiff.checkpoint import Loaded, load_denoiser
-from maskdiff.edits import apply, cost, edit_script
 from maskdiff.errors import ConfigError
+from maskdiff.text.edits import apply, cost, edit_script
 from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.tiny import tiny_loaded
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff import solve as room
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import ArithmeticLanguage, make_language
+from maskdiff.repair import fill as room
+from maskdiff.repair.fill import Guide, Puzzle, solve
 from maskdiff.sampling import Canvas, GrammarConstraint
-from maskdiff.solve import Guide, Puzzle, solve
 from tests.helpers.tiny import tiny_loaded
 
 LANGUAGE = ArithmeticLanguage(LanguageConfig())

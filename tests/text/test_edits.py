@@ -7,7 +7,7 @@ import random
 import pytest
 
 from maskdiff import metrics
-from maskdiff.edits import Edit, apply, cost, edit_script, render
+from maskdiff.text.edits import Edit, apply, cost, edit_script, render
 
 
 def word(rng: random.Random, symbols: str, longest: int = 9) -> str:

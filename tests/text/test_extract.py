@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdiff.extract import (
+from maskdiff.languages import make_language
+from maskdiff.text.answers import (
     MAX_DEPTH,
     Checker,
     Fence,
@@ -21,7 +22,6 @@ from maskdiff.extract import (
     first_complete,
     first_fence,
 )
-from maskdiff.languages import make_language
 from tests.helpers.fuzz import both_seeds, cases
 
 ARITHMETIC = make_language()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdiff import repetition
+from maskdiff.text import repetition
 
 WORD = st.text(alphabet="abc", max_size=24)
 BINARY = st.text(alphabet="ab", max_size=20)

@@ -10,12 +10,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskdiff.config import Config
-from maskdiff.configio import config_from_dict
+from maskdiff.config_io import config_from_dict
 from maskdiff.languages import make_language
 from maskdiff.sampling.trace import Trace, palette
-from maskdiff.training.board import Board
-from maskdiff.training.live import live_samplers
-from maskdiff.training.picture import CELL, FONT, FRAME, INK, dots, letter, token_grid
+from maskdiff.training.event_writer import EventWriter
+from maskdiff.training.live_samples import live_samplers
+from maskdiff.training.token_grid import CELL, FONT, FRAME, INK, dots, letter, token_grid
 
 VOCABULARY = make_language(Config().language).vocabulary
 
@@ -27,14 +27,14 @@ def read(folder: Path) -> EventAccumulator:
 
 
 def test_everything_written_is_read_back_and_a_later_sitting_takes_over(tmp_path: Path) -> None:
-    first = Board(tmp_path)
+    first = EventWriter(tmp_path)
     for step in range(6):
         first.scalar("loss", step / 2, step)
     first.text("samples", "(+12)=3", 5)
     first.image("grid", np.zeros((4, 6, 3), np.uint8), 5)
     first.close()
     read_before = read(tmp_path).Tags()
-    second = Board(tmp_path, start=4)
+    second = EventWriter(tmp_path, start=4)
     second.scalar("loss", 9.0, 4)
     second.flush()
     events = read(tmp_path)
@@ -45,12 +45,12 @@ def test_everything_written_is_read_back_and_a_later_sitting_takes_over(tmp_path
 
 
 def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
-    Board(tmp_path / "tensorboard").close()
+    EventWriter(tmp_path / "tensorboard").close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_told_of_once_and_nothing_is_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    board = Board(tmp_path)
+    board = EventWriter(tmp_path)
     board.scalar("loss", 1.0, 0)
     board.file = open("/dev/full", "wb")  # noqa: SIM115 - closed by the board
     for step in range(3):
@@ -64,7 +64,7 @@ def test_a_full_disk_is_told_of_once_and_nothing_is_raised(tmp_path: Path, capsy
 
 def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    Board(tmp_path / "file" / "tensorboard").scalar("loss", 1.0, 0)
+    EventWriter(tmp_path / "file" / "tensorboard").scalar("loss", 1.0, 0)
     assert capsys.readouterr().err.endswith("training goes on without TensorBoard\n")
 
 

@@ -7,8 +7,8 @@ import math
 
 import torch
 
+from maskdiff.models.losses import sums_by, token_nll, weighted_nll
 from maskdiff.noise import IGNORE
-from maskdiff.objectives import sums_by, token_nll, weighted_nll
 
 
 def test_token_nll_is_minus_log_softmax_and_zero_where_ignored() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maskdiff.config import ModelConfig, TrainConfig
-from maskdiff.model import UniversalDenoiser
-from maskdiff.training.optim import Muon, lr_scale, make_optimizers, orthogonalise
+from maskdiff.models.universal import UniversalDenoiser
+from maskdiff.training.optimizers import Muon, lr_scale, make_optimizers, orthogonalise
 
 
 def test_newton_schulz_brings_singular_values_near_one_and_keeps_singular_vectors() -> None:

@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train_universal
 from maskdiff import checkpoint
-from maskdiff.cli import run_door
+from maskdiff.cli import train as train_universal
+from maskdiff.cli.arguments import run_cli
+from maskdiff.cli.training_run import run_config, run_folder
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.data import Batches, held_out
 from maskdiff.errors import CheckpointError, ConfigError, UserError
-from maskdiff.files import lock, remove_leftovers, write_atomic
 from maskdiff.languages import make_language, model_vocabulary
 from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections
-from maskdiff.training.door import run_config, run_folder
 from maskdiff.training.folder import LOCK, FolderError, RunFolder
 from maskdiff.training.loop import Trainer
 from maskdiff.training.state import check_same_language, check_unchanged
+from maskdiff.utils.files import lock, remove_leftovers, write_atomic
 from tests.helpers.corrections import BASE
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.training import assert_same_run, command, curves, environment, same_tensors, tiny
@@ -224,7 +224,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
         with pytest.raises(FolderError, match=re.escape(said)):
             Trainer(tiny(**QUICK), folder).run()
         for words in (["--resume"], ["--max_iters", "5"]):
-            assert run_door(train_universal.main, ["--checkpoint_dir", str(folder), *words]) == 2
+            assert run_cli(train_universal.main, ["--checkpoint_dir", str(folder), *words]) == 2
             out, err = capsys.readouterr()
             assert (out, err.count("\n")) == ("", 1)
             assert said in err
@@ -306,7 +306,7 @@ def test_a_last_pt_that_another_training_wrote_meanwhile_is_kept(tmp_path: Path)
 def test_a_file_system_without_locks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("maskdiff.files.fcntl", None)
+    monkeypatch.setattr("maskdiff.utils.files.fcntl", None)
     Trainer(tiny(**QUICK), tmp_path).run()
     assert "has no locks: start no second training there" in capsys.readouterr().err
 

@@ -16,10 +16,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskdiff import checkpoint
-from maskdiff.configio import load_config
+from maskdiff.cli.training_run import run_folder
+from maskdiff.config_io import load_config
 from maskdiff.errors import CheckpointError, ConfigError, UserError
 from maskdiff.training.distributed import World
-from maskdiff.training.door import run_folder
 from maskdiff.training.loop import Trainer
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.training import (
@@ -136,8 +136,8 @@ def test_shards_are_added_in_order() -> None:
 
 STOPS_THE_SECOND_PROCESS = """
 import signal, sys
-import train_universal
-from maskdiff.cli import run_door
+from maskdiff.cli import train as train_universal
+from maskdiff.cli.arguments import run_cli
 from maskdiff.training.loop import Trainer
 
 def step(self, *args, original=Trainer.step):
@@ -146,7 +146,7 @@ def step(self, *args, original=Trainer.step):
     return original(self, *args)
 
 Trainer.step = step
-sys.exit(run_door(train_universal.main))
+sys.exit(run_cli(train_universal.main))
 """
 
 

@@ -27,7 +27,7 @@ _TO_SKELETON = str.maketrans(DIGITS, ANY_DIGIT * len(DIGITS))
 
 
 class ArithmeticLanguage:
-    """A `Language` that is `Evaluable`, `Measurable` and `Operational`. Raises ConfigError on options that no language has."""
+    """A `Language` that is `HasValue`, `HasExactProbability` and `HasOperators`. Raises ConfigError on options that no language has."""
 
     name = "arithmetic"
     validity = "parser"

@@ -42,9 +42,9 @@ from maskdiff.languages.arithmetic_steps.expressions import is_expression, is_nu
 from maskdiff.languages.arithmetic_steps.generator import draw_problems
 from maskdiff.languages.arithmetic_steps.language import check_operations
 from maskdiff.languages.protocol import Split, split_of
-from maskdiff.languages.text import Material, TextLanguage
+from maskdiff.languages.text import LanguageSpec, TextLanguage
 from maskdiff.languages.vocabulary import DIGITS
-from maskdiff.lines import split_lines
+from maskdiff.utils.lines import split_lines
 
 ATTEMPT, SAID = ";", "|"  # what an attempt, and feedback, stand behind
 SHORTEST = 100  # tokens: no derivation of three steps fits in what less leaves for it
@@ -72,7 +72,7 @@ FROM_FILE = Mix(0.2, 0.4, (0.1, 0.1, 0.65, 0.15))  # with a model's own attempts
 
 
 class ArithmeticCorrections(TextLanguage):
-    """Implements `Language`. Raises ConfigError for knobs that it cannot obey."""
+    """Implements `Language`. Raises ConfigError for options that it cannot obey."""
 
     def __init__(self, config: LanguageConfig, lengths: Sequence[int] | None = None) -> None:
         check_operations(config, "arithmetic-corrections", SHORTEST)
@@ -80,7 +80,7 @@ class ArithmeticCorrections(TextLanguage):
             raise ConfigError(
                 "max_depth is 1: problems of arithmetic-corrections have at least three operations; give 2 or more"
             )
-        material = Material(
+        material = LanguageSpec(
             symbols=DIGITS + "()+-* " + STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK,
             draw=self._draw,
             grammar=lark_grammar(config.operators),

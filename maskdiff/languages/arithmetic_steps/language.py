@@ -1,6 +1,6 @@
 """The language `arithmetic-steps`: a problem and its evaluation, one reduction a step, such as `(+ 3 (* 2 4))>(+ 3 8)>11`.
 
-For: `ArithmeticSteps`, a `Language` that is also `Evaluable` and `Stepwise`. Not for: solving by a model (`maskdiff.stepwise`).
+For: `ArithmeticSteps`, a `Language` that is also `HasValue` and `Stepwise`. Not for: solving by a model (`maskdiff.stepwise`).
 Easy to get wrong: any right reduction is a right step, while the generator always writes the one that comes first in reading
 order; so a string may hold and yet be none that `sample` gives.
 """
@@ -24,7 +24,7 @@ from maskdiff.languages.arithmetic_steps.expressions import (
     reductions,
 )
 from maskdiff.languages.arithmetic_steps.generator import draw_problems, problem_to_copy
-from maskdiff.languages.text import Material, TextLanguage
+from maskdiff.languages.text import LanguageSpec, TextLanguage
 from maskdiff.languages.vocabulary import DIGITS
 
 SEPARATOR = ">"
@@ -33,13 +33,13 @@ SHORTEST = 16  # tokens: what next to no derivation fits in is no language to le
 
 
 class ArithmeticSteps(TextLanguage):
-    """Implements `Language`, `Evaluable` and `Stepwise`. Raises ConfigError for knobs that it cannot obey."""
+    """Implements `Language`, `HasValue` and `Stepwise`. Raises ConfigError for options that it cannot obey."""
 
     separator = SEPARATOR
 
     def __init__(self, config: LanguageConfig, lengths: Sequence[int] | None = None) -> None:
         check_operations(config, "arithmetic-steps", SHORTEST)
-        material = Material(
+        material = LanguageSpec(
             symbols=DIGITS + "()+-* " + SEPARATOR,
             draw=self._draw,
             grammar=lark_grammar(config.operators),
@@ -188,7 +188,7 @@ def lark_grammar(operators: str) -> str:
 
 
 def check_operations(config: LanguageConfig, name: str, shortest: int) -> None:
-    """Raises ConfigError for knobs that no language `name` of problems like these can obey; `shortest`: least `max_len`."""
+    """Raises ConfigError for options that no language `name` of problems like these can obey; `shortest`: least `max_len`."""
     if config.notation != "prefix" or config.separator:
         raise ConfigError(f"{name} is written in prefix notation with spaces: leave notation and separator alone")
     known = set(config.operators) & set(OPERATORS)

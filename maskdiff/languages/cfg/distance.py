@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskdiff.deadline import NEVER, Deadline
 from maskdiff.languages.cfg.normal_form import NormalForm
+from maskdiff.utils.deadline import NEVER, Deadline
 
 UNREADABLE = -1  # a symbol that was given but cannot be read: any symbol will do in its place, at no cost
 MAX_EXPANSIONS = 50_000  # of the search for several strings; an unambiguous grammar needs a few for every symbol written

@@ -1,7 +1,7 @@
 """Chomsky normal form: every rule is one character or two nonterminals, as arrays that a chart can work with.
 
 For: `normal_form`, and the lengths that strings of a grammar can have. Not for: reading grammars (`reader.py`) or filling
-charts (`maskdiff/sampling/chart.py`). The empty string is dropped: no canvas is empty.
+charts (`maskdiff/constraints/chart.py`). The empty string is dropped: no canvas is empty.
 Easy to get wrong: what matters for probabilities is how often a string is derived *here*. Rules are sets, so two ways of
 getting the same rule (through rules that derive nothing, or through chains of single nonterminals) count once; all other
 ambiguity stays, and `ambiguity.py` looks for it here. Nonterminals with the same rules are one.

@@ -1,6 +1,6 @@
 """Which symbol may come next: a parser of prefixes that knows how long the whole string will be.
 
-For: `PrefixParser`, one string at a time, from the left. Not for: probabilities, or batches (`maskdiff/sampling/prefix.py`).
+For: `PrefixParser`, one string at a time, from the left. Not for: probabilities, or batches (`maskdiff/constraints/prefix.py`).
 Easy to get wrong: "may come next" means that the rest can still be made to fit in *exactly* the symbols that are left, some
 of which may be known. So every goal carries the set of places where it may end, as the bits of one integer.
 

@@ -25,7 +25,7 @@ from maskdiff.languages.cfg import (
 )
 from maskdiff.languages.cfg import source as grammar_source
 from maskdiff.languages.text import TextLanguage
-from maskdiff.model import UniversalDenoiser
+from maskdiff.models.universal import UniversalDenoiser
 from tests.helpers.tiny import tiny_config
 
 LETTERS = "abcdefghijklmnopqrstuvwx"

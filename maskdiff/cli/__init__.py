@@ -1,0 +1,1 @@
+"""Command lines: flags -> configuration -> one call -> printed lines."""

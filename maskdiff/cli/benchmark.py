@@ -1,0 +1,248 @@
+"""Measure checkpoints: generation, repair, editing, likelihood and speed, each beside its baseline and its ceiling.
+
+    python benchmark.py                                          # checkpoints/best.pt, the usual samplers
+    python benchmark.py --sampler autoregressive --num_samples 1000 --suite generation
+    python benchmark.py --sampler maskgit --length 40..62        # long strings only
+    python benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/
+    python benchmark.py --suite repetition --checkpoint checkpoints/arithmetic-bpe.pt   # run-on, by control and cause
+    python benchmark.py --suite solve --checkpoint checkpoints/arithmetic-steps.pt      # step by step, by strategy and scorer
+    python benchmark.py --reproduce --seeds 3                    # the reference's variants, into docs/results.md
+    python benchmark.py --reproduce --no_training                # the same of what is trained already
+
+Nothing is constrained or rejected: every string drawn is counted.  Metrics are defined in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from maskdiff.checkpoint import LanguageOverride, load_denoiser
+from maskdiff.cli import arguments as cli
+from maskdiff.config import MAX_LENGTH, MAX_MEASURED, ControlConfig
+from maskdiff.config_io import add_config_flags, build, overrides
+from maskdiff.errors import ConfigError, UserError, visible
+from maskdiff.evaluation import plots, report, suites
+from maskdiff.evaluation.repair import check_methods, corruption
+from maskdiff.evaluation.rows import Plan, Row, Subject, Watch
+from maskdiff.evaluation.samplers import choose_samplers, named
+from maskdiff.experiments.reproduction import run as reproduction
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags, grouped."""
+    parser = cli.Parser(prog="benchmark.py", description=__doc__, conflict_handler="resolve")
+    cli.add_machine_flags(parser)
+    cli.add_language_flags(parser)
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(  # instead of the single one of the other doors
+        "--checkpoint", nargs="+", metavar="FILE", help="one or more, side by side (default checkpoints/best.pt)"
+    )
+    what.add_argument(
+        "--suite", nargs="+", default=list(suites.DEFAULT_SUITES), metavar="NAME", help=f"of {', '.join(suites.SUITES)}, all"
+    )
+    what.add_argument(
+        "--num_samples", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        help="strings of each figure (default 200)",
+    )  # fmt: skip
+    what.add_argument("--length", type=cli.length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
+    what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
+    what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
+    what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
+    what.add_argument(
+        "--problems", nargs="+", choices=Plan.problems, metavar="SPLIT",
+        help=f"of the solve suite: {', '.join(Plan.problems)} (default both)",
+    )  # fmt: skip
+    what.add_argument(
+        "--typed",
+        type=cli.Whole(1, MAX_LENGTH),
+        nargs="+",
+        metavar="N",
+        help="characters typed, in the completion suite (default 5 8 12 16 24)",
+    )
+    _add_sampling(parser)
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE", help="also write the rows as JSON, schema 1")
+    out.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
+    out.add_argument("--plots", metavar="DIR", help="also draw PNG plots (needs matplotlib)")
+    again = parser.add_argument_group("reproduction")
+    again.add_argument("--reproduce", action="store_true", help="train and measure every variant of the reference")
+    again.add_argument(
+        "--no_training", action="store_true", help="report the seeds that are trained already, each variant's own"
+    )
+    again.add_argument(
+        "--seeds", type=cli.Whole(1, 1000), metavar="N",
+        help="seeds 0..N-1 of each variant (default 3; with --no_training all found)",
+    )
+    again.add_argument("--variants", nargs="+", metavar="NAME", help="only these variants")
+    again.add_argument(
+        "--runs", default="runs/reproduce", metavar="DIR", help="where trained variants are kept and found again"
+    )
+    again.add_argument("--results", default="docs/results.md", metavar="FILE", help="the report of the reproduction")
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The flags that name samplers and set them."""
+    how = parser.add_argument_group("sampling", "the first six name samplers and add up; without them, a handful is measured")
+    how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
+    how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
+    how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
+    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel or speculative: both")
+    how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
+    how.add_argument("--grammar", action="store_true", help="every sampler and repair under the language's grammar, too")
+    how.add_argument("--use_self_cond", action="store_true", help="self_conditioned: the model sees its last prediction")
+    how.add_argument(
+        "--num_ar_tokens", type=cli.Whole(0, MAX_LENGTH),
+        help="causal tokens of the hybrid (default 3)",
+    )  # fmt: skip
+    how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
+    how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
+    how.add_argument(
+        "--temperature", type=cli.Number(0.0, 100.0),
+        help="of the token distribution (default 1; 0 is argmax)",
+    )  # fmt: skip
+    add_config_flags(parser, ControlConfig, skip=("first_complete",))  # of the suites generation and repetition
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The plan that the flags ask for.  Raises ``ConfigError``."""
+    for kind in args.corruption or ():
+        corruption(kind)  # an unknown one fails before anything is measured
+    return Plan(
+        num_samples=args.num_samples,
+        seed=args.seed,
+        lengths=args.length,
+        samplers=choose_samplers(args),
+        sigmas=tuple(dict.fromkeys(args.sigma or Plan.sigmas)),
+        corruptions=tuple(dict.fromkeys(args.corruption or Plan.corruptions)),
+        only_mixed_varies=not (args.sigma or args.corruption),
+        repair_methods=check_methods(args.repair_method, args.grammar),
+        control=build(ControlConfig, overrides(args, ControlConfig)),
+        problems=tuple(dict.fromkeys(args.problems or Plan.problems)),
+        typed=tuple(dict.fromkeys(args.typed or Plan.typed)),
+    )
+
+
+def load_subjects(paths: Sequence[str], device: str, spoken: LanguageOverride | None = None) -> list[Subject]:
+    """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
+    paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+    parts = [Path(path).with_suffix("").parts for path in paths]
+    if len(set(parts)) < len(parts):  # only their endings differ
+        parts = [Path(path).parts for path in paths]
+    depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
+    return [
+        Subject(load_denoiser(path, device, spoken), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        for path, p in zip(paths, parts, strict=True)
+    ]
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Watch]:
+    """A bar over ``total`` measurements on the error stream, so that the tables can be piped; silent without a terminal."""
+    with tqdm(total=total, unit="measurement", file=sys.stderr, disable=None) as bar:
+
+        @contextmanager
+        def watch(name: str) -> Iterator[None]:
+            bar.set_description(name)
+            yield
+            bar.update()
+
+        yield watch
+
+
+def note(text: str) -> None:
+    """A line on the error stream."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """See that everything can be written that will be, before hours are spent on it.  Raises ``DataError``."""
+    for path in (args.results,) if args.reproduce else (args.json, args.markdown):
+        if path:
+            report.check_writable(path)
+    if args.plots and not args.reproduce:
+        plots.check_plots(args.plots)
+
+
+def run_reproduction(args: argparse.Namespace) -> None:
+    """Train (unless told not to) and measure the reference's variants.  Raises ``UserError``."""
+    reproduction.reproduce(
+        range(args.seeds) if args.seeds else None, Path(args.runs), Path(args.results), args.variants, args.num_samples,
+        args.threads, note, None if args.no_training else reproduction.train_with_loop,
+    )  # fmt: skip
+
+
+def deliver(args: argparse.Namespace, made: report.Report) -> list[str]:
+    """Write the files, then print the tables: whoever stops reading loses no file.  What could not be written, a line each."""
+    failures = []
+    for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
+        try:
+            if path:
+                report.write_text(path, text(made))
+        except UserError as error:
+            failures.append(str(error))
+    try:
+        drawn = list(plots.write_plots(made, args.plots)) if args.plots else []
+        for picture in drawn:
+            note(f"wrote {picture}")
+        if args.plots and not drawn:
+            note("no plot was drawn: the suites that were run have none")
+    except UserError as error:
+        failures.append(str(error))
+    print(report.to_terminal(made))
+    return failures
+
+
+def measure(args: argparse.Namespace, subjects: Sequence[Subject], plan: Plan, names: Sequence[str]) -> int:
+    """Run the suites and deliver the report, also that of the suites that were finished when something stopped the run."""
+    rows: list[Row] = []
+    finished, total = 0, len(subjects) * len(names)
+    header = suites.header(subjects, plan, names)
+    try:
+        with progress(suites.planned(subjects, plan, names)) as watch:
+            for part in suites.measure(subjects, plan, names, watch):
+                rows += part
+                finished += 1
+    except BaseException:  # Ctrl-C, memory, a bug: hours may lie behind us
+        if rows:
+            note(f"benchmark.py: interrupted, {finished} of {total} suites are finished and reported")
+            header = {**header, "interrupted": f"{finished} of {total} suites are finished and reported"}
+            for failure in deliver(args, report.Report(rows, header)):
+                note(f"benchmark.py: {failure}")
+        raise
+    failures = deliver(args, report.Report(rows, header))
+    for failure in failures:
+        note(f"benchmark.py: {failure}")
+    return cli.BAD_INPUT if failures else 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out parsed flags; the exit status.  Raises ``UserError``."""
+    cli.use_threads(args.threads)
+    plan, names = make_plan(args), suites.check_suites(args.suite)
+    if plan.control != ControlConfig() and not {"generation", "repetition"} & set(names):
+        raise ConfigError("controls of repetition are of the suites generation and repetition; add one of them to --suite")
+    check_outputs(args)
+    if args.reproduce:
+        run_reproduction(args)
+        return 0
+    spoken = LanguageOverride.of(args)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
+    for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
+        note(told)
+    for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else (), names):
+        note(line)
+    return measure(args, subjects, plan, names)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what the flags ask for; returns the exit status."""
+    return run(build_parser().parse_args(argv))
+

@@ -1,0 +1,1 @@
+"""From logits to a token: temperature, cuts, penalties, history, stopping rules, random numbers."""

@@ -1,0 +1,345 @@
+"""What other tools do with typed text, as proposals for the next token that can be compared with the exact one.
+
+For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them in tests and the benchmark.
+Not for: completing anything. Easy to get wrong: a proposal that runs into a dead end, or forces tokens that never reach the end
+of the typed text, loses its mass: a comparison that renormalised what is left would flatter it.
+
+naive mask:      p(t | h) of the tokens that do not contradict the prefix, normalised at each step: no look-ahead
+position table:  looks ahead, with Z as a function of the bytes explained alone, found along one history for each of them
+token healing:   the tokenizer's cut of the prefix but for its last token, then any token that begins with the text of that one
+                 (`heal_tokens` of transformers, guidance)
+as they fall:    the tokenizer's cut of the prefix, whatever it hides of what was meant to follow
+rejection:       strings of the model until they begin with the prefix; exact in distribution, at 1 / p(prefix) draws for each
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from maskdiff.decoding.condition import Conditioned
+from maskdiff.decoding.decode import Completion
+from maskdiff.decoding.histories import Goal
+from maskdiff.models.continuation import ROOT, Canonical, NextTokenModel, Reader
+
+History = tuple[int, ...]
+
+
+class Baseline(Protocol):
+    """A distribution of the next token while the prefix is not covered."""
+
+    @property
+    def name(self) -> str: ...
+
+    def log_q(self, histories: Sequence[History]) -> Tensor:
+        """Log-probabilities of the next token after each history, (n, vocabulary) float64; all -inf where it is at a loss."""
+        ...
+
+
+class Reading:
+    """What a model of one beginning says after single histories, each evaluated once; `reader` counts what that took."""
+
+    def __init__(self, model: NextTokenModel) -> None:
+        if len(model.beginnings) != 1:
+            raise ValueError(f"baselines are for models with one beginning; this one has {len(model.beginnings)}")
+        self.model, self.reader = model, model.reader()
+        self._node: dict[History, int] = {}
+        self._rows: list[Tensor] = []
+
+    def __call__(self, histories: Sequence[History]) -> Tensor:
+        """log p(next token | history), (n, vocabulary) float64; what is new in one forward pass."""
+        parents, tokens = [], []
+        for history in histories:
+            for size in range(len(history) + 1):
+                if history[:size] not in self._node:
+                    self._node[history[:size]] = len(self._node)
+                    parents.append(self._node[history[: size - 1]] if size else ROOT)
+                    tokens.append(history[size - 1] if size else 0)
+        if parents:
+            self._rows += self.reader.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
+        return torch.stack([self._rows[self._node[history]] for history in histories])
+
+
+@dataclass(frozen=True)
+class Masked:
+    """p(t | h) times a weight of the bytes that are explained then, `log_weight` (bytes + 1,), normalised at every step."""
+
+    name: str
+    goal: Goal
+    read: Reading
+    log_weight: Tensor
+
+    def log_q(self, histories: Sequence[History]) -> Tensor:
+        """See `Baseline.log_q`."""
+        log_p = self.read(histories)
+        out = torch.full_like(log_p, -math.inf)
+        for row, history in enumerate(histories):
+            tokens, reached = _moves(self.goal, history)
+            out[row, tokens] = log_p[row, tokens] + self.log_weight[reached]
+        return _normal(out)
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Tokens that are put down whatever their probability; then, unless `heal` is None, one whose text begins with it."""
+
+    name: str
+    goal: Goal
+    read: Reading
+    forced: History | None  # None: the prefix could not be cut
+    heal: bytes | None
+
+    def log_q(self, histories: Sequence[History]) -> Tensor:
+        """See `Baseline.log_q`."""
+        out = torch.full((len(histories), len(self.goal.table)), -math.inf, dtype=torch.float64)
+        for row, history in enumerate(histories):
+            size = len(history)
+            if self.forced is None or history != self.forced[:size]:
+                continue
+            if size < len(self.forced):
+                out[row, self.forced[size]] = 0.0
+            elif self.heal is not None:
+                tokens = self.goal.table.covering(self.heal)
+                out[row, tokens] = self.read([history])[0, tokens]
+        return _normal(out)
+
+
+def naive_mask(model: NextTokenModel, prefix: bytes) -> Masked:
+    """Tokens that contradict the prefix are forbidden; what the others lead to is not asked."""
+    return Masked("naive mask", _goal(model, prefix), Reading(model), torch.zeros(len(prefix) + 1, dtype=torch.float64))
+
+
+def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
+    """The masses along one history for each number of bytes, taken for those of all histories that explain as many.
+
+        Z(c) = sum over t of p(t | history of c) Z(c + bytes of t)
+
+    Silent tokens stay where they are: those before the next other one are a geometric series.
+    """
+    goal, read = _goal(model, prefix), Reading(model)
+    log_z = torch.full((len(prefix) + 1,), -math.inf, dtype=torch.float64)
+    log_z[-1] = 0.0
+    for offset, history in reversed(list(enumerate(_representatives(goal, read)))):
+        if history is None:
+            continue
+        row = read([history])[0]
+        tokens, reached = _moves(goal, history)
+        onward = (row[tokens] + log_z[reached]).logsumexp(0)  # a silent token adds nothing: log_z[offset] is still -inf
+        if onward > -math.inf:
+            log_z[offset] = onward - torch.log1p(-row[list(goal.table.silent)].exp().sum())
+    return Masked("position table", goal, read, log_z)
+
+
+def token_healing(model: NextTokenModel, prefix: bytes) -> Forced:
+    """The last token of the cut is taken back, and one that begins with its text is drawn in its place."""
+    goal, tokens = _goal(model, prefix), _cut(model, prefix)
+    heal = goal.table.text(tokens[-1:]) if tokens else None
+    return Forced("token healing", goal, Reading(model), None if tokens is None else tokens[:-1], heal)
+
+
+def as_they_fall(model: NextTokenModel, prefix: bytes) -> Forced:
+    """The prefix is a prompt: its cut stands, and the model goes on from there."""
+    return Forced("prompt tokens as they fall", _goal(model, prefix), Reading(model), _cut(model, prefix), None)
+
+
+PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A conditioned model of one beginning, looked at as a baseline; histories that it left out have no mass."""
+
+    conditioned: Conditioned
+
+    @property
+    def name(self) -> str:
+        return self.conditioned.summary.mode
+
+    def log_q(self, histories: Sequence[History]) -> Tensor:
+        """See `Baseline.log_q`."""
+        out = torch.full((len(histories), len(self.conditioned.model.table)), -math.inf, dtype=torch.float64)
+        nodes = [self._node(history) for history in histories]
+        index = [i for i, node in enumerate(nodes) if node is not None]
+        if index:
+            out[index] = self.conditioned.log_q([node for node in nodes if node is not None])
+        return out
+
+    def _node(self, history: History) -> int | None:
+        node = self.conditioned.tree.child.get((ROOT, 0))
+        for token in history:
+            node = None if node is None else self.conditioned.tree.child.get((node, token))
+        return node
+
+
+def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]:
+    """Probability of each history that covers the prefix with its last token; they sum to 1 less what the proposal loses."""
+    _check(goal)
+    if goal.reached(0):
+        return {(): 1.0}
+    baseline: Baseline = Proposal(proposal) if isinstance(proposal, Conditioned) else proposal
+    found: dict[History, float] = {}
+    level: list[tuple[History, float]] = [((), 0.0)]
+    while level:
+        log_q, following = baseline.log_q([history for history, _ in level]), []
+        for (history, log_p), row in zip(level, log_q, strict=True):
+            tokens, reached = _moves(goal, history)
+            for token, size, own in zip(tokens, reached, row[tokens].tolist(), strict=True):
+                if own == -math.inf:
+                    continue
+                if size == len(goal.prefix):
+                    found[(*history, token)] = math.exp(log_p + own)
+                else:
+                    following.append(((*history, token), log_p + own))
+        level = following
+    return found
+
+
+def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
+    """Half the sum of |p - q|; what either lacks of 1 counts as one more outcome."""
+    lost = [max(0.0, 1.0 - sum(one.values())) for one in (p, q)]
+    return 0.5 * (sum(abs(p.get(x, 0.0) - q.get(x, 0.0)) for x in {*p, *q}) + abs(lost[0] - lost[1]))
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What rejection sampling found and cost.
+
+    draws: strings until the last one that was accepted, or all of them if more were wanted. calls, positions: forward passes
+    and the tokens that they evaluated, for whole batches.
+    """
+
+    completions: list[Completion]
+    draws: int
+    calls: int
+    positions: int
+
+
+def reject(model: NextTokenModel, prefix: bytes, n: int, most: int, generator: torch.Generator, batch: int = 1024) -> Rejection:
+    """`n` strings of the model that begin with the prefix, or those among `most`; each is left where it contradicts it."""
+    goal = _goal(model, prefix)
+    accepted: list[Completion] = []
+    draws = calls = positions = spent = 0
+    while len(accepted) < n and spent < most:
+        size = min(batch, most - spent)
+        made, reader = _strings(model, goal, size, generator)
+        kept = list(made)[: n - len(accepted)]
+        accepted += [made[i] for i in kept]
+        draws = spent + (1 + kept[-1] if len(accepted) == n else size)
+        spent, calls, positions = spent + size, calls + reader.calls, positions + reader.positions
+    return Rejection(accepted, draws, calls, positions)
+
+
+def _strings(model: NextTokenModel, goal: Goal, size: int, generator: torch.Generator) -> tuple[dict[int, Completion], Reader]:
+    """Strings of one batch that reach the goal, by their number in it, and the reader that was used up."""
+    beginnings, reader = model.beginnings, model.reader()
+    limit, closed, ends = beginnings.limits[0], beginnings.closed, torch.tensor(model.table.ends, dtype=torch.int64)
+    inner, last = _transitions(goal, False), _transitions(goal, closed)
+    log_p = torch.full((size,), float(beginnings.log_prior[0]), dtype=torch.float64)
+    written, length, whole = torch.full((size, limit), -1), torch.zeros(size, dtype=torch.int64), torch.zeros(size).bool()
+    rows, offset = torch.arange(size), torch.zeros(size, dtype=torch.int64)  # strings under way, and their bytes explained
+    node, nodes = torch.zeros(size, dtype=torch.int64), 1  # all share the root
+    log_next = reader.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
+    for depth in range(limit):
+        tokens = torch.multinomial(log_next.exp(), 1, generator=generator)[:, 0]
+        written[rows, depth] = tokens
+        log_p[rows] += log_next.gather(1, tokens[:, None])[:, 0]
+        full = depth + 1 == limit
+        offset = (last if full else inner)[offset, tokens]
+        over = torch.isin(tokens, ends) | full
+        found = over & (offset == len(goal.prefix))
+        length[rows[found]] = depth + 1
+        whole[rows[found]] = torch.isin(tokens[found], ends) | closed
+        on = ~over & (offset >= 0)
+        rows, offset, node, tokens = rows[on], offset[on], node[on], tokens[on]
+        if not len(rows):
+            break
+        log_next = reader.extend(node, tokens).double().cpu()
+        node, nodes = nodes + torch.arange(len(rows)), nodes + len(rows)
+    made = {}
+    for i in length.nonzero()[:, 0].tolist():
+        ids, complete = tuple(written[i, : length[i]].tolist()), bool(whole[i])
+        data = model.table.text(ids) + (beginnings.tail(0) + beginnings.suffix if complete else b"")
+        made[i] = Completion(data, ids, float(log_p[i]), "eos" if complete else "length", len(ids))
+    return made, reader
+
+
+def _transitions(goal: Goal, last: bool) -> Tensor:
+    """Bytes explained after each token, (bytes + 1, vocabulary), -1 where it contradicts; once covered, nothing does."""
+    n = len(goal.prefix)
+    table = torch.full((n + 1, len(goal.table)), -1)
+    table[n] = n
+    for offset in range(n):
+        for token, reached in goal.steps[offset]:
+            table[offset, token] = reached
+        table[offset, list(goal.table.silent)] = offset
+        table[offset, goal.covers((offset, last, goal.beginnings.tail(0) if last else b""))] = n
+    return table
+
+
+def _check(goal: Goal) -> None:
+    if len(goal.beginnings) != 1 or goal.beginnings.limits[0] == 0 or goal.whole:
+        raise ValueError("baselines are for models with one beginning and room for a token, and for prefixes, not whole texts")
+
+
+def _goal(model: NextTokenModel, prefix: bytes) -> Goal:
+    goal = Goal(model.table, model.beginnings, prefix)
+    _check(goal)
+    return goal
+
+
+def _moves(goal: Goal, history: History) -> tuple[list[int], list[int]]:
+    """The tokens that do not contradict the prefix after a history that does not cover it, and the bytes explained then."""
+    offset = len(goal.table.text(history))
+    tokens = goal.covers(goal.key(offset, len(history), 0))
+    reached = [len(goal.prefix)] * len(tokens)
+    if len(history) + 1 < goal.beginnings.limits[0]:
+        tokens = [*tokens, *(token for token, _ in goal.steps[offset]), *goal.table.silent]
+        reached += [*(size for _, size in goal.steps[offset]), *[offset] * len(goal.table.silent)]
+    return tokens, reached
+
+
+def _normal(log_q: Tensor) -> Tensor:
+    """Rows (n, vocabulary) normalised; those without any mass stay so."""
+    total = log_q.logsumexp(1, keepdim=True)
+    return log_q - torch.where(total == -math.inf, 0.0, total)
+
+
+def _cut(model: NextTokenModel, prefix: bytes) -> History | None:
+    """The tokenizer's cut of a prefix; without one, or for bytes that are no text, the longest token each time."""
+    known = model.encode([prefix])[0] if isinstance(model, Canonical) else None
+    if known is not None:
+        return tuple(known)
+    tokens: list[int] = []
+    while rest := prefix[len(model.table.text(tokens)) :]:
+        ids = model.table.inside(rest, whole=True)
+        if not ids:
+            return None
+        tokens.append(max(ids, key=lambda token: len(model.table.texts[token] or b"")))
+    return tuple(tokens)
+
+
+def _representatives(goal: Goal, read: Reading) -> list[History | None]:
+    """One history for each number of bytes: the tokenizer's, else the likeliest that goes on from those of fewer bytes."""
+    n, limit, model = len(goal.prefix), goal.beginnings.limits[0], read.model
+    cuts: list[History | None] = [None] * n
+    if isinstance(model, Canonical):
+        known = model.encode([goal.prefix[:size] for size in range(n)])
+        cuts = [tuple(cut) if cut is not None and len(cut) < limit else None for cut in known]
+        read([cut for cut in cuts if cut is not None])
+    best: list[tuple[float, History]] = [(-math.inf if offset else 0.0, ()) for offset in range(n)]
+    for offset, cut in enumerate(cuts):
+        if cut is not None:
+            best[offset] = sum(float(read([cut[:size]])[0, token]) for size, token in enumerate(cut)), cut
+        log_p, history = best[offset]
+        if log_p == -math.inf or len(history) + 1 >= limit:
+            continue
+        row = read([history])[0]
+        for token, reached in goal.steps[offset]:
+            if log_p + float(row[token]) > best[reached][0]:
+                best[reached] = log_p + float(row[token]), (*history, token)
+    return [history if log_p > -math.inf else None for log_p, history in best]

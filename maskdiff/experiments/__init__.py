@@ -1,0 +1,1 @@
+"""Experiments that use the library and that the library never imports."""

@@ -1,0 +1,103 @@
+"""What the experiments ask of a model, as student and as teacher: prompts, draws, and logits of given answers.
+
+For: the protocol `Policy` and plain values around it. Not for: any model (`own.py`, `hugging_face.py`, `planted.py`), or what
+is learned. Easy to get wrong: an answer is the ids that were drawn, its end included if it came to one; it is put behind a
+prompt as ids, and never made of text again, which might be cut otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from maskdiff.drawing.random import Purpose, gumbel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from maskdiff.experiments.distillation.environment import Problem
+
+Ids = tuple[int, ...]
+
+
+class Judge(Protocol):
+    """What can score given answers."""
+
+    def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
+        """(batch, longest answer, size) float32: row t scores token t of an answer; rows behind an answer mean nothing.
+
+        With gradients where they are enabled.
+        """
+        ...
+
+
+class Policy(Judge, Protocol):
+    """A causal language model that is asked problems. Student and teacher are the same policy behind different prompts.
+
+    name: of the model. size: ids of its vocabulary. backtracking: ids of tokens that take something back, or begin to. large:
+    whether the defaults of large models are meant for it. Training changes the weights in place.
+    """
+
+    name: str
+    size: int
+    backtracking: frozenset[int]
+    large: bool
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights."""
+        ...
+
+    def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
+        """What an answer stands behind: the problem, or with an earlier attempt at it, or with what was said of that, or both.
+
+        Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises UserError where it is too
+        long.
+        """
+        ...
+
+    def text(self, answer: Ids) -> str:
+        """What an answer says, without its end."""
+        ...
+
+    def sample(self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int) -> list[Ids]:
+        """An answer to every prompt, of at most `limit` tokens; at temperature 0 the likeliest token each time.
+
+        Token t of an answer is argmax(log p / T + Gumbel noise of (its key, t, symbol)), so that it depends on nothing else of
+        the batch, and prompts that share a key share their luck.
+        """
+        ...
+
+    def twin(self) -> Policy:
+        """The same model with weights of its own."""
+        ...
+
+
+def pick(logits: Tensor, keys: Tensor, place: int, temperature: float) -> Tensor:
+    """One token of each row: logits (rows, size), minus infinity where never drawn, keys (rows,) -> (rows,)."""
+    log_p = logits.double().log_softmax(-1)
+    if temperature == 0:
+        return log_p.argmax(-1)
+    symbols = torch.arange(logits.shape[-1], device=logits.device)
+    noise = gumbel(keys[:, None].to(logits.device), int(Purpose.TOKEN), 0, 0, place, symbols)
+    return (log_p / temperature + noise).argmax(-1)
+
+
+def groups(sizes: Sequence[int], most: int, rows: int) -> list[list[int]]:
+    """Indices of strings to be run together: at most `rows`, and rows x the longest at most `most`, if more than one."""
+    left, made = sorted(range(len(sizes)), key=lambda i: sizes[i]), []
+    while left:
+        fitting = max(1, sum((n + 1) * sizes[i] <= most for n, i in enumerate(left[:rows])))
+        made.append(left[:fitting])
+        left = left[fitting:]
+    return made
+
+
+def lengths(answers: Sequence[Ids]) -> Tensor:
+    """(batch,) tokens of each answer."""
+    return torch.tensor([len(answer) for answer in answers])
+
+
+__all__ = ["Ids", "Judge", "Policy", "groups", "lengths", "pick"]

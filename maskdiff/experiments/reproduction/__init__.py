@@ -1,0 +1,1 @@
+"""The reference's variants, trained and measured side by side."""

@@ -1,0 +1,187 @@
+"""What a sampler asks of a model, and the adapter that makes our model answer.
+
+For: hiding shifts, pads, segments, caches and precision from the samplers.  Not for: deciding anything about tokens.
+Easy to get wrong: row i of the logits scores token i in *both* modes; in the causal mode it has seen tokens before i only,
+so row 0 (BOS) means nothing and nobody reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from maskdiff.utils.deadline import NEVER, Deadline
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+
+
+GROUP = 2048  # tokens, padding included, that a CPU runs at once
+
+
+class Denoiser(Protocol):
+    """Scores every token of every string of a padded batch.
+
+    A denoiser may also have ``causal_stream(length) -> CausalStream``; without it the causal mode is run in full for
+    every token, which is slower and otherwise the same.  It may have ``inputs``, a set of the optional inputs that it reads
+    (``previous``, ``noise``); without it, it reads ``previous``.
+    """
+
+    vocabulary: Vocabulary
+
+    def __call__(
+        self,
+        tokens: Tensor,  # (batch, width) int64, PAD beyond length
+        length: Tensor,  # (batch,) int64, BOS and EOS counted
+        sigma: Tensor,  # (batch,) float32, noise level of the visible tokens
+        causal: bool,
+        previous: Tensor | None = None,  # (batch, width, vocab) probabilities of the evaluation before
+        noise: Tensor | None = None,  # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
+    ) -> Tensor:  # (batch, width, vocab) float32
+        ...
+
+
+@runtime_checkable
+class CausalStream(Protocol):
+    """The causal mode, one token at a time."""
+
+    def step(self, token: Tensor) -> Tensor:
+        """Feed the token (batch,) of the next position, beginning with BOS; logits (batch, vocab) of the one after."""
+        ...
+
+    def select(self, rows: Tensor) -> CausalStream:
+        """The stream of some strings, in the order of ``rows``, which may repeat (a beam); this one is not to be used again."""
+        ...
+
+
+class FullCausalStream:
+    """The causal mode without a cache: every step runs the whole string through the denoiser."""
+
+    def __init__(self, denoiser: Denoiser, length: Tensor) -> None:
+        self.denoiser, self.length, self.position = denoiser, length, 0
+        vocabulary = denoiser.vocabulary
+        positions = torch.arange(int(length.max()), device=length.device)
+        inside = positions < length[:, None]
+        self.tokens = torch.where(inside, vocabulary.mask, vocabulary.pad)  # (batch, width)
+        self.sigma = torch.zeros(len(length), device=length.device)
+
+    def step(self, token: Tensor) -> Tensor:
+        """See ``CausalStream.step``."""
+        self.tokens[:, self.position] = token
+        self.position += 1
+        return self.denoiser(self.tokens, self.length, self.sigma, True, None)[:, self.position]
+
+    def select(self, rows: Tensor) -> FullCausalStream:
+        """See ``CausalStream.select``."""
+        self.tokens, self.length, self.sigma = self.tokens[rows], self.length[rows], self.sigma[rows]
+        return self
+
+
+def causal_stream(denoiser: Denoiser, length: Tensor) -> CausalStream:
+    """The denoiser's own cached stream for strings of ``length`` (batch,), or the generic one."""
+    own: Callable[[Tensor], CausalStream] | None = getattr(denoiser, "causal_stream", None)
+    return own(length) if own is not None else FullCausalStream(denoiser, length)
+
+
+INPUTS = {"previous": "use_self_cond", "noise": "use_coupling"}  # optional input of a denoiser -> the flag that trains it
+
+
+def reads(denoiser: Denoiser, name: str) -> bool:
+    """Whether the denoiser makes use of the optional input ``name``: ``previous`` or ``noise``."""
+    return name in getattr(denoiser, "inputs", ("previous",))
+
+
+class ModelDenoiser:
+    """A ``UniversalDenoiser`` as the samplers see it: evaluation mode, no gradients, float32 logits."""
+
+    def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
+        self.model = model.eval()
+        self.vocabulary = vocabulary
+        config = model.config
+        names = {"previous": config.use_self_cond, "noise": config.use_coupling}
+        self.inputs = frozenset(name for name, used in names.items() if used)
+        self.deadline = NEVER
+
+    @contextmanager
+    def until(self, deadline: Deadline) -> Iterator[None]:
+        """Within the block every evaluation, and every loop that asks `deadline`, raises TimedOut
+        once it has passed."""
+        before, self.deadline = self.deadline, deadline
+        try:
+            yield
+        finally:
+            self.deadline = before
+
+    @property
+    def device(self) -> torch.device:
+        """Where canvases for this denoiser have to be."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Denoiser``; pads are told apart by the length and never attended to.
+
+        On a CPU strings of like length are run together, in groups that fit its cache: most of a mixed batch is padding.
+        Raises TimedOut where the deadline has passed.
+        """
+        self.deadline.check()
+        if tokens.device.type != "cpu" or tokens.numel() <= GROUP:
+            return self._run(tokens, length, sigma, causal, previous, noise)
+        logits = torch.zeros(*tokens.shape, len(self.vocabulary))
+        by_length = length.argsort(stable=True)
+        widths = length[by_length].tolist()
+        start = 0
+        while start < len(widths):
+            self.deadline.check()
+            end = start + 1
+            while end < len(widths) and (end + 1 - start) * widths[end] <= GROUP:
+                end += 1
+            rows, width = by_length[start:end], widths[end - 1]
+            seen, drawn = (None if x is None else x[rows, :width] for x in (previous, noise))
+            logits[rows, :width] = self._run(tokens[rows, :width], length[rows], sigma[rows], causal, seen, drawn)
+            start = end
+        return logits
+
+    def _run(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *extra: Tensor | None) -> Tensor:
+        logits: Tensor = self.model.forward_strings(tokens, length, sigma, causal, *extra)
+        return logits.float()
+
+    def causal_stream(self, length: Tensor) -> CausalStream:
+        """The causal mode, with a key/value cache where the head predicts the next token."""
+        aligned = self.model.config.head == "aligned"  # scores a token that its own row sees: only a full pass can hide it
+        return FullCausalStream(self, length) if aligned else ModelStream(self, length)
+
+
+class ModelStream:
+    """Cached causal decoding of one batch."""
+
+    def __init__(self, denoiser: ModelDenoiser, length: Tensor) -> None:
+        self.denoiser, self.length, self.position = denoiser, length, 0
+        self.cache = denoiser.model.start_cache(len(length))
+
+    @torch.no_grad()
+    def step(self, token: Tensor) -> Tensor:
+        """See ``CausalStream.step``; strings that have ended get meaningless logits."""
+        self.denoiser.deadline.check()
+        from_end = (self.length - 1 - self.position).clamp(min=0)
+        logits: Tensor = self.denoiser.model.next_logits(token, from_end, self.cache)
+        self.position += 1
+        return logits.float()
+
+    def select(self, rows: Tensor) -> ModelStream:
+        """See ``CausalStream.select``."""
+        self.cache, self.length = self.cache.select(rows), self.length[rows]
+        return self

@@ -1,0 +1,80 @@
+"""A model that is a table: a distribution of the next token for every history, drawn at random or given.
+
+For: cases small enough to enumerate, in tests and in the benchmark. Not for: anything that has to be learnt. Easy to get wrong:
+the table depends on the whole history. One that forgot how its text was cut into tokens would make approximations look exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskdiff.models.continuation import ROOT, LatentStates
+from maskdiff.models.token_table import TokenTable
+
+History = tuple[int, ...]
+
+
+class TableModel:
+    """Random distributions, different after every history; strings have at most `limit` tokens, the ending one included.
+
+    `sharpness` is the standard deviation of the logits. The last token of a string that reaches the limit is an ending one.
+    """
+
+    def __init__(self, table: TokenTable, limit: int, seed: int, sharpness: float = 1.5) -> None:
+        self.table, self.limit, self.seed, self.sharpness = table, limit, seed, sharpness
+        self.beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
+        self._known: dict[History, np.ndarray] = {}
+
+    def log_next(self, history: History) -> np.ndarray:
+        """log p(next token | history), (tokens,) float64."""
+        if history not in self._known:
+            self._known[history] = self._draw(history)
+        return self._known[history]
+
+    def _draw(self, history: History) -> np.ndarray:
+        logits = self.sharpness * np.random.default_rng([self.seed, len(history), *history]).normal(size=len(self.table))
+        if len(history) + 1 >= self.limit:
+            logits[[i for i in range(len(self.table)) if i not in self.table.ends]] = -math.inf
+        return np.asarray(logits - np.logaddexp.reduce(logits))
+
+    def strings(self) -> Iterator[tuple[History, float]]:
+        """Every string of tokens, the ending one included, with its log-probability: for counting by brute force."""
+        stack: list[tuple[History, float]] = [((), 0.0)]
+        while stack:
+            history, log_p = stack.pop()
+            for token, own in enumerate(self.log_next(history)):
+                if own == -math.inf:
+                    continue
+                if token in self.table.ends:
+                    yield (*history, token), log_p + float(own)
+                else:
+                    stack.append(((*history, token), log_p + float(own)))
+
+    def reader(self) -> TableReader:
+        """See `NextTokenModel.reader`."""
+        return TableReader(self)
+
+
+class TableReader:
+    """See `Reader`; counts what is asked of the table."""
+
+    def __init__(self, model: TableModel) -> None:
+        self.model, self.calls, self.positions = model, 0, 0
+        self.histories: list[History] = []
+
+    def forget(self, nodes: int) -> None:
+        """See `Reader.forget`."""
+        del self.histories[nodes:]
+
+    def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """See `Reader.extend`."""
+        first = len(self.histories)
+        for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
+            self.histories.append(() if parent == ROOT else (*self.histories[parent], token))
+        self.calls, self.positions = self.calls + 1, self.positions + len(parents)
+        return torch.from_numpy(np.stack([self.model.log_next(history) for history in self.histories[first:]]))

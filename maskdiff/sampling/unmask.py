@@ -1,0 +1,221 @@
+"""The one unmasking loop: propose, reshape, choose, commit, perhaps hide again, until nothing is blank.
+
+For: every sampler that fills blanks in parallel.  MaskGIT, ancestral sampling, naive refinement, the orders, the adaptive
+schedules, ReMDM, self-conditioning and the two halves of coarse-to-fine are settings.  Not for: the causal mode.  Easy to
+get wrong: per-string clocks.  Strings of one batch have their own number of blanks, evaluations and random numbers, and a
+finished string leaves the batch, so that neither its result nor its count depends on its batch mates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from maskdiff.constraints.grammar import Constraint, Shaping
+from maskdiff.drawing.logits import Symbols, allowed_symbols, as_shown, draw, fold_digits, is_blank, log_distribution, pick
+from maskdiff.drawing.penalties import PLAIN, Penalties
+from maskdiff.drawing.random import span_noise, token_noise
+from maskdiff.errors import ConfigError
+from maskdiff.models.denoiser import INPUTS, Denoiser, reads
+from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.order import ORDERS, Proposal, first_blanks, rank, tempered_choice
+from maskdiff.sampling.remask import Remask
+from maskdiff.sampling.schedule import Clock, Cosine, Schedule
+from maskdiff.sampling.stage import UNLIMITED, Stage, evaluations_left
+
+Sigma = Literal["suspect", "clock", "naive", "blank"]
+Coupled = Literal["off", "able", "on"]
+
+
+@dataclass(frozen=True)
+class Unmask(Stage):
+    """Fill the blanks of a canvas; see the fields for what is a setting.
+
+    Raises ``ConfigError`` for settings that make no sampler.
+    """
+
+    order: str = "confidence"  # which blanks first; a name in ORDERS
+    schedule: Schedule = field(default_factory=Cosine)  # how many at an evaluation
+    steps: int = 12  # evaluations of the string in all, earlier stages included; 0: no limit, so one token (or the bound) each
+    own: int = 0  # evaluations of this stage alone; 0: as many as `steps` leaves
+    temperature: float = 1.0  # of the token draw; 0 is argmax
+    top_p: float = 1.0  # smallest set of tokens with this mass is kept
+    choice_temperature: float = 0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
+    spacing: int = 0  # prefer to commit positions more than this far apart; not when coupled: then neighbours agree
+    window: int = 0  # commit only among this many first blanks (more where the schedule asks for more); 0: all
+    fresh: bool = False  # new token noise at every evaluation (always, under a constraint); else that of the causal mode
+    remask: Remask | None = None  # which tentative tokens to hide again (ReMDM)
+    rewrite: bool = False  # write every tentative token anew at every evaluation (naive refinement); needs a budget
+    self_condition: bool = False  # show the denoiser its previous prediction of what is blank
+    coupled: Coupled = "off"  # show the denoiser the noise of the draw, and take the token that it then thinks will be drawn
+    sigma: Sigma = "suspect"  # noise level told to the denoiser: the canvas's, the clock's (the reference), share of blanks
+    symbols: Symbols = "plain"  # alphabet: plain, skeleton (<DIGIT> for digits), fill (digits for <DIGIT>)
+    constraint: Constraint | None = None
+    controls: Penalties = PLAIN  # penalties see what is committed, on either side
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in ORDERS:
+            raise ConfigError(f"order {self.order!r} is unknown; give one of {', '.join(ORDERS)}")
+        if self.rewrite and not (self.steps or self.own):
+            raise ConfigError("a refinement without a number of evaluations never ends; give steps of at least 1")
+        if self.coupled == "on" and (self.top_p < 1.0 or self.symbols != "plain" or self.controls.active):
+            raise ConfigError(
+                "a coupled draw knows the whole plain distribution: give top_p 1, and no penalties, top_k or min_p"
+            )
+
+    @torch.no_grad()
+    def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
+        """Run the loop on every string that has blanks.
+
+        Raises ``ConfigError`` where the denoiser lacks an input that the settings need.
+        """
+        self._check(denoiser)
+        free = self._free(canvas, denoiser)
+        if self.constraint is not None:
+            self.constraint.check(canvas.tokens, free, canvas.length)
+        initial = free.sum(1)
+        total = evaluations_left(canvas.spent, self.steps, self.own).clamp(min=1)
+        unlimited = total > UNLIMITED // 2
+        total = torch.where(unlimited, initial.clamp(min=1), total)
+        begin, elapsed = canvas.spent, 0
+        memory = _Memory.of(canvas, len(denoiser.vocabulary), self.self_condition)
+        while True:
+            left = total - elapsed
+            active = free.any(1) & (left > 0)
+            if not bool(active.any()):
+                return Sample(canvas)
+            clock = Clock(initial, free.sum(1), total, left.clamp(min=1), ~unlimited, canvas.keys, begin + elapsed)
+            quota = torch.where(unlimited, 1, self.schedule.quota(clock, free))
+            quota = torch.where(left <= 1, clock.blanks, quota).where(active, 0)
+            rows = quota.nonzero()[:, 0]  # a string without a quota waits, and is not evaluated
+            if len(rows):
+                canvas = self._evaluate(denoiser, canvas, rows, clock, quota, memory).recorded()
+                free = self._free(canvas, denoiser)
+            elapsed += 1
+
+    def _free(self, canvas: Canvas, denoiser: Denoiser) -> Tensor:
+        """(batch, width) positions that may be written now."""
+        blank = is_blank(canvas.tokens, denoiser.vocabulary, self.symbols)
+        return ~canvas.known & (blank | self.rewrite)
+
+    def _evaluate(
+        self, denoiser: Denoiser, canvas: Canvas, rows: Tensor, clock: Clock, quota: Tensor, memory: _Memory
+    ) -> Canvas:
+        """One evaluation of strings ``rows`` and what it commits; the canvas after it."""
+        part, clock, quota = canvas[rows].trim(), _at(clock, rows), quota[rows]
+        width = part.tokens.shape[1]
+        free, chosen_at = self._free(part, denoiser), memory.log_prob[rows, :width]
+        when, symbols = clock.step + 1 if self.fresh else 0, len(denoiser.vocabulary)
+        noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
+        coupled = self._couples(denoiser)
+        log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
+        if self.constraint is not None:
+            # Always new numbers: those of an earlier evaluation have shaped what was committed then.
+            spans = None if coupled or not self.temperature else span_noise(part.keys, clock.step + 1, width)
+            shaping = Shaping(self.temperature, self.top_p, self.symbols, self.controls.cut)
+            log_probs, candidate = self.constraint.condition(log_probs, part.tokens, free, part.length, spans, shaping)
+        else:
+            cuts = (self.temperature, self.top_p, *self.controls.cut)
+            candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, *cuts)
+        hide = torch.zeros_like(free)
+        if self.remask is not None:
+            hide = self.remask(clock, ~part.known & ~free, chosen_at)
+        quota = quota + hide.sum(1)
+        eligible = first_blanks(free, torch.maximum(quota, torch.full_like(quota, self.window))) if self.window else free
+        proposal = Proposal(log_probs, candidate, eligible, part.keys, clock.step)
+        score = ORDERS[self.order](proposal)
+        if self.choice_temperature:
+            score = tempered_choice(score, proposal, self.choice_temperature * (1 - clock.done))
+        place = rank(score, eligible, 0 if coupled else self.spacing)
+        count = torch.maximum(quota, self.schedule.extra(clock, proposal, place))
+        commit = eligible & (place < count[:, None])
+        tokens = torch.where(commit, candidate, part.tokens)
+        tokens = torch.where(hide, denoiser.vocabulary.mask, tokens)
+        memory.log_prob[rows, :width] = torch.where(commit, pick(log_probs, candidate).to(chosen_at), chosen_at)
+        return canvas.put(rows, replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + 1))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional inputs that a denoiser must read for these settings to mean anything."""
+        wanted = {"previous": self.self_condition, "noise": self.coupled == "on"}
+        return frozenset(name for name, used in wanted.items() if used)
+
+    def _check(self, denoiser: Denoiser) -> None:
+        for name in sorted(self.needs):
+            if not reads(denoiser, name):
+                raise ConfigError(f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model")
+        if self.symbols != "plain" and denoiser.vocabulary.digit is None:
+            raise ConfigError("skeletons need a language with <DIGIT>; choose another sampler")
+
+    def _couples(self, denoiser: Denoiser) -> bool:
+        """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""
+        usual = self.top_p == 1.0 and self.temperature > 0 and self.symbols == "plain" and not self.controls.active
+        return self.coupled != "off" and usual and reads(denoiser, "noise")
+
+    def _propose(
+        self, denoiser: Denoiser, part: Canvas, clock: Clock, rows: Tensor, memory: _Memory, noise: Tensor | None
+    ) -> Tensor:
+        """(batch, width, vocab) log-probabilities of what may be written, from one call of the denoiser.
+
+        Given the noise of the draw they are those of the token that will be drawn: argmax(log p + temperature * noise).
+        """
+        vocabulary, width = denoiser.vocabulary, part.tokens.shape[1]
+        shown = as_shown(part.tokens, vocabulary, self.symbols)
+        previous = None if memory.previous is None else memory.previous[rows, :width]
+        if previous is not None:
+            previous = previous * (shown == vocabulary.mask)[..., None]
+        allowed = allowed_symbols(part.tokens, vocabulary, self.symbols)
+        level = self._level(part, clock)
+        if noise is None:
+            logits = denoiser(shown, part.length, level, False, previous)
+        else:
+            drawn = allowed & (shown == vocabulary.mask)[..., None]
+            logits = denoiser(shown, part.length, level, False, previous, (noise * self.temperature * drawn).float())
+        if self.symbols == "skeleton":
+            logits = fold_digits(logits, vocabulary)
+        if self.controls.penalise:
+            visible = ~is_blank(part.tokens, vocabulary, self.symbols)
+            soft = self.constraint is not None
+            logits = self.controls.shape_canvas(logits, part, visible, allowed, soft=soft)
+        log_probs = log_distribution(logits, allowed)
+        if memory.previous is not None:
+            memory.previous[rows, :width] = log_probs.exp().to(memory.previous.dtype)
+        return log_probs
+
+    def _level(self, part: Canvas, clock: Clock) -> Tensor:
+        """(batch,) noise level told to the denoiser."""
+        before = (clock.total - clock.left) / clock.total  # share of the run that is over
+        levels = {
+            "suspect": part.suspect,
+            "clock": 1 - before,
+            "naive": 1 - 0.8 * before,
+            "blank": clock.blanks / (part.length - 2),
+        }
+        return levels[self.sigma].float()
+
+
+@dataclass
+class _Memory:
+    """What the loop remembers of earlier evaluations, beside the canvas."""
+
+    log_prob: Tensor  # (batch, width) log-probability of each tentative token when it was committed; 0 if another stage did
+    previous: Tensor | None  # (batch, width, vocab) probabilities of the last evaluation, with self-conditioning
+
+    @classmethod
+    def of(cls, canvas: Canvas, vocab_size: int, self_condition: bool) -> _Memory:
+        shape = canvas.tokens.shape
+        empty = torch.zeros(*shape, vocab_size, device=canvas.tokens.device) if self_condition else None
+        dtype = torch.float32 if canvas.tokens.device.type == "mps" else torch.float64
+        return cls(torch.zeros(shape, dtype=dtype, device=canvas.tokens.device), empty)
+
+
+def _range(part: Canvas) -> Tensor:
+    return torch.arange(part.tokens.shape[1], device=part.tokens.device)
+
+
+def _at(clock: Clock, rows: Tensor) -> Clock:
+    return Clock(*(getattr(clock, name)[rows] for name in ("initial", "blanks", "total", "left", "limited", "keys", "step")))

@@ -1,0 +1,1 @@
+"""Pure functions on texts: edit scripts, repetition, the first complete answer."""

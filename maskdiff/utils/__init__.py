@@ -1,0 +1,1 @@
+"""Small tools without a model: arguments, files, lines of text, time limits, batches."""

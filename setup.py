@@ -11,7 +11,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["maskdiff", "maskdiff.*"]),
     entry_points={"console_scripts": ["maskdiff = maskdiff.__main__:run"]},
-    package_data={"maskdiff": ["py.typed", "languages/*/*.lark", "experiments/*/*.jsonl"]},
+    package_data={"maskdiff": ["py.typed", "languages/*/*.lark", "languages/*/*.json", "experiments/*/*.jsonl"]},
     install_requires=[
         "torch>=2.2",
         "numpy>=1.24",

@@ -407,18 +407,17 @@ def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -
 
 def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: str) -> UniversalDenoiser:
     """The model of `config`, its weights still to be loaded; CheckpointError, before it takes memory, if they do not fit."""
-    from maskdiff.models.universal import UniversalDenoiser
+    from maskdiff.models.universal import uninitialised
 
     try:
-        with torch.device("meta"):  # names and shapes alone
-            wanted = UniversalDenoiser(config).state_dict()
+        wanted = uninitialised(config, "meta").state_dict()
     except ValueError as error:
         raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {folded(error)}") from None
     count = sum(weight.numel() for weight in wanted.values())
     if count > MAX_PARAMETERS:
         raise CheckpointError(f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}")
     check_fits(weights, wanted, f"checkpoint {shown} has weights that do not fit its configuration")
-    return UniversalDenoiser(config)
+    return uninitialised(config)
 
 
 def check_fits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], message: str) -> None:

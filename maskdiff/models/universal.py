@@ -17,12 +17,14 @@ the next-token head happens here and nowhere else; the row of a string's first t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from maskdiff.config import ModelConfig
 from maskdiff.errors import LogitsError
@@ -31,6 +33,8 @@ from maskdiff.models.caches import Cache, TreeCache, is_chain
 
 SIGMA_FREQUENCIES = 16  # sinusoids of the noise level, from half a wave over [0, 1] to 2^7 waves
 LATE_INPUTS = ("previous.weight", "coupling.weight")  # start at zero, so that weights without them are the same model
+# What draws random weights.
+INITIALISERS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
 SELF = 0  # segment of a string that has its row to itself
 
 
@@ -48,8 +52,9 @@ def norm(x: Tensor) -> Tensor:
 
 def rotary_tables(block_size: int, head_dim: int, base: float = 1000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions, each (block_size, head_dim / 2) [2104.09864]."""
-    frequencies = base ** -(torch.arange(0, head_dim, 2) / head_dim)
-    angles = torch.outer(torch.arange(block_size), frequencies)
+    cpu = torch.device("cpu")  # even where the weights are on `meta`: arithmetic there imports `torch._dynamo`
+    frequencies = base ** -(torch.arange(0, head_dim, 2, device=cpu) / head_dim)
+    angles = torch.outer(torch.arange(block_size, device=cpu), frequencies)
     return angles.cos(), angles.sin()
 
 
@@ -84,14 +89,14 @@ class Attention(nn.Module):
         self.gain = nn.Parameter(torch.ones(config.n_head, 1, 1))  # unit queries and keys alone cannot attend sharply
 
     def forward(self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "r w (three h d) -> three r h w d", three=3, h=self.n_head)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # 3 x (rows, heads, width, head)
         q, k = self.gain * norm(q), norm(k)
         if geometry.cos is not None and geometry.sin is not None:
             q, k = rotate(q, geometry.cos, geometry.sin), rotate(k, geometry.cos, geometry.sin)
         if cache is not None:  # one new token a row: append it and look at all that came before
             k, v = cache.extend(slot, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=geometry.visible)  # (rows, heads, width, head_dim)
-        return self.out(rearrange(y, "r h w d -> r w (h d)"))
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -108,6 +113,26 @@ class Block(nn.Module):
     def forward(self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int) -> Tensor:
         x = x + self.dropout(self.attention(norm(x), geometry, cache, slot))
         return x + self.dropout(self.down(F.relu(self.up(norm(x))).square()))
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves weights as they are allocated."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in INITIALISERS:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def uninitialised(config: ModelConfig, device: str = "cpu") -> UniversalDenoiser:
+    """A model whose weights are still to be loaded; on the device `meta` it has names and shapes alone.
+
+    Drawing random weights only to replace them is slow, on `meta` above all: there it imports `torch._dynamo`.
+    """
+    with torch.device(device), _Uninitialised():
+        return UniversalDenoiser(config)
 
 
 class UniversalDenoiser(nn.Module):

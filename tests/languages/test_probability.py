@@ -16,7 +16,7 @@ import pytest
 
 from maskdiff.config import LanguageConfig
 from maskdiff.languages import make_language
-from maskdiff.languages.arithmetic.lengths import expression_lengths, length_table
+from maskdiff.languages.arithmetic.lengths import compute_length_table, expression_lengths, length_table
 from maskdiff.languages.arithmetic.probability import log_generated
 
 TINY = [
@@ -226,3 +226,9 @@ def test_probabilities_of_very_long_strings_do_not_underflow() -> None:
     leaves = len(tree.nodes) - operations
     # Every leaf costs at least log 11, every operation at least log 2 (its operator).
     assert -len(text) * 10 < log_p < -leaves * math.log(11) - operations * math.log(2)
+
+
+def test_the_stored_table_of_the_default_language_is_the_computed_one() -> None:
+    stored, computed = length_table(LanguageConfig()), compute_length_table(LanguageConfig())
+    assert np.array_equal(stored.probs, computed.probs)
+    assert (stored.acceptance, stored.exact) == (computed.acceptance, computed.exact)

@@ -11,8 +11,10 @@ are rejected, so the table is normalised over what fits.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,11 @@ POOL = 16384  # values kept for one (depth, length)
 CELLS = 8_000_000  # values kept in all: bounds the memory of languages with long strings
 OUTER = 2**18  # pairs of values that are combined exactly
 SEED = 20240611
+STORED = Path(__file__).with_name("default_lengths.json")  # of the default language
+# Options that the generator of strings reads.
+GENERATOR_OPTIONS = (
+    "notation", "operators", "min_int", "max_int", "min_depth", "max_depth", "separator", "max_len"
+)  # fmt: skip
 _POWERS = np.power(10.0, np.arange(1, 150))
 _LARGEST = 1e149  # values are clipped here: its square is finite; values of 150 digits hardly occur in strings of 1,024 symbols
 
@@ -54,7 +61,19 @@ class _Values:
 
 @lru_cache(maxsize=32)
 def length_table(config: LanguageConfig) -> LengthTable:
-    """The length distribution of the language of `config`. Takes about a second, once per process."""
+    """Returns the length distribution of the language of `config`.
+
+    That of the default language is read from `default_lengths.json`; others take about a second,
+    once per process.
+    """
+    if all(getattr(config, name) == getattr(LanguageConfig, name) for name in GENERATOR_OPTIONS):
+        stored = json.loads(STORED.read_text(encoding="utf-8"))
+        return LengthTable(np.array(stored["probs"]), stored["acceptance"], stored["exact"])
+    return compute_length_table(config)
+
+
+def compute_length_table(config: LanguageConfig) -> LengthTable:
+    """Returns the length distribution of the language of `config`, computed."""
     grammar = grammar_of(config)
     room = config.max_len - 2
     longest = room - 2  # '=' and a digit follow the expression

@@ -11,7 +11,14 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["maskdiff", "maskdiff.*"]),
     entry_points={"console_scripts": ["maskdiff = maskdiff.__main__:run"]},
-    package_data={"maskdiff": ["py.typed", "languages/*/*.lark", "languages/*/*.json", "experiments/*/*.jsonl"]},
+    package_data={
+        "maskdiff": [
+            "py.typed",
+            "languages/*/*.lark",
+            "languages/*/*.json",
+            "experiments/*/*.jsonl",
+        ]
+    },
     install_requires=[
         "torch>=2.2",
         "numpy>=1.24",
@@ -40,7 +47,10 @@ setup(
         ],
         "plots": ["matplotlib>=3.7"],
         "hub": ["safetensors>=0.4"],
-        "transformers": ["transformers>=5", "safetensors>=0.4"],  # completes with any causal language model of it
+        "transformers": [
+            "transformers>=5",
+            "safetensors>=0.4",
+        ],  # completes with any causal language model of it
         "serve": ["fastapi>=0.110", "uvicorn>=0.27"],  # `maskdiff serve`
         "openai": ["openai>=1.40"],  # asks models behind OpenAI-compatible HTTP
     },

@@ -35,31 +35,50 @@ if TYPE_CHECKING:
     from maskdiff.evaluation.diagnosis import Diagnosis
 
 SCHEMA = 1
-CHECKED = ("start", "spacing", "max_len", "validity_timeout")  # options of a language that reading its grammar asks for
+CHECKED = (
+    "start",
+    "spacing",
+    "max_len",
+    "validity_timeout",
+)  # options of a language that reading its grammar asks for
 SLIGHT = 0.1  # weight up to which a finding is no likely cause, even if there is no other
 
 
 def build_parser() -> cli.Parser:
     """All flags of all verbs."""
     parser = cli.Parser(prog="maskdiff", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=cli.Parser)
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="VERB", parser_class=cli.Parser
+    )
     verb = verbs.add_parser(
-        "diagnose", help="why a model repeats itself or runs on", description="The likely cause, with evidence."
+        "diagnose",
+        help="why a model repeats itself or runs on",
+        description="The likely cause, with evidence.",
     )
     verb.add_argument(
-        "train", metavar="TRAIN_CONFIG", help="a configuration of training (YAML), or a checkpoint (.pt), which holds its own"
+        "train",
+        metavar="TRAIN_CONFIG",
+        help="a configuration of training (YAML), or a checkpoint (.pt), which holds its own",
     )
     verb.add_argument(
-        "decode", metavar="[DECODE_CONFIG]", nargs="?", help="settings of sampling (default: nothing but defaults)"
+        "decode",
+        metavar="[DECODE_CONFIG]",
+        nargs="?",
+        help="settings of sampling (default: nothing but defaults)",
     )
     verb.add_argument(
-        "--num", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        "--num",
+        type=cli.Whole(1, MAX_MEASURED),
+        default=200,
+        metavar="N",
         help="strings that the model is asked for (default 200)",
     )
     verb.add_argument("--json", action="store_true", help="one JSON object")
     cli.add_machine_flags(verb)
     asked = next(action for action in verb._actions if action.dest == "checkpoint")
-    asked.help = "the model to ask, where TRAIN_CONFIG is no checkpoint itself (default: none is asked)"
+    asked.help = (
+        "the model to ask, where TRAIN_CONFIG is no checkpoint itself (default: none is asked)"
+    )
     cli.add_language_flags(verb)
     _add_languages(verbs)
     add_verb(verbs)
@@ -69,7 +88,9 @@ def build_parser() -> cli.Parser:
 def _add_languages(verbs: Any) -> None:
     """The verb `languages` with its actions."""
     actions = verbs.add_parser(
-        "languages", help="tools for a language of your own", description="Tools for a folder with corpus.txt."
+        "languages",
+        help="tools for a language of your own",
+        description="Tools for a folder with corpus.txt.",
     ).add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=cli.Parser)
     check = actions.add_parser(
         "check",
@@ -77,10 +98,32 @@ def _add_languages(verbs: Any) -> None:
         description="Compares Lark's Earley parser and this package on the corpus and on strings that the grammar writes.",
     )
     check.add_argument("folder", metavar="FOLDER", help="a folder with corpus.txt and grammar.lark")
-    add_config_flags(check, LanguageConfig, skip=[option.name for option in fields(LanguageConfig) if option.name not in CHECKED])
-    check.add_argument("--lines", type=cli.Whole(1, 10**6), default=200, metavar="N", help="lines compared (default 200)")
-    check.add_argument("--draws", type=cli.Whole(0, 10**6), default=200, metavar="N", help="strings drawn (default 200)")
-    check.add_argument("--seed", type=cli.Whole(0, MAX_SEED), default=0, metavar="N", help="of the draws (default 0)")
+    add_config_flags(
+        check,
+        LanguageConfig,
+        skip=[option.name for option in fields(LanguageConfig) if option.name not in CHECKED],
+    )
+    check.add_argument(
+        "--lines",
+        type=cli.Whole(1, 10**6),
+        default=200,
+        metavar="N",
+        help="lines compared (default 200)",
+    )
+    check.add_argument(
+        "--draws",
+        type=cli.Whole(0, 10**6),
+        default=200,
+        metavar="N",
+        help="strings drawn (default 200)",
+    )
+    check.add_argument(
+        "--seed",
+        type=cli.Whole(0, MAX_SEED),
+        default=0,
+        metavar="N",
+        help="of the draws (default 0)",
+    )
     check.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -106,14 +149,17 @@ def as_text(diagnosis: Diagnosis) -> str:
     lines = []
     for rank, finding in enumerate(diagnosis.findings):
         first = "likely cause" if finding.weight > SLIGHT else "possible cause"
-        lines.append(f"{'also' if rank else first}: {finding.cause}, which leads to {finding.effect}")
+        lines.append(
+            f"{'also' if rank else first}: {finding.cause}, which leads to {finding.effect}"
+        )
         lines += [f"  evidence: {evidence}" for evidence in finding.evidence]
         lines.append(f"  remedy:   {finding.remedy}")
     if not diagnosis.findings:
         lines.append("likely cause: none found")
     if diagnosis.probe is not None:
         told = (
-            f"{name} {figure.value:.3g}" + (f" [{figure.low:.3g}, {figure.high:.3g}]" if figure.low == figure.low else "")
+            f"{name} {figure.value:.3g}"
+            + (f" [{figure.low:.3g}, {figure.high:.3g}]" if figure.low == figure.low else "")
             for name, figure in diagnosis.probe.figures.items()
         )
         lines.append(f"the model ({diagnosis.probe.cause}): {', '.join(told)}")
@@ -136,7 +182,16 @@ def _check(args: argparse.Namespace) -> int:
     config = LanguageConfig(**(overrides(args, LanguageConfig) | {"language": args.folder}))
     found = check_folder(config, args.lines, args.draws, args.seed)
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "verb": "languages check", "agrees": found.agrees, **asdict(found)}))
+        print(
+            json.dumps(
+                {
+                    "schema": SCHEMA,
+                    "verb": "languages check",
+                    "agrees": found.agrees,
+                    **asdict(found),
+                }
+            )
+        )
     else:
         print(found.report())
     return 0 if found.agrees else 1
@@ -148,11 +203,16 @@ def _diagnose(args: argparse.Namespace) -> int:
 
     if loaded is not None and loaded.length_conditioned:
         print(
-            "maskdiff: the model is told how long its strings are, and is not asked: none of them can run on", file=sys.stderr
+            "maskdiff: the model is told how long its strings are, and is not asked: none of them can run on",
+            file=sys.stderr,
         )
     made = diagnose(train, decode, loaded, args.num, args.seed)
     if args.json:
-        item = {"schema": SCHEMA, "verb": args.verb, "findings": [asdict(finding) for finding in made.findings]}
+        item = {
+            "schema": SCHEMA,
+            "verb": args.verb,
+            "findings": [asdict(finding) for finding in made.findings],
+        }
         if made.probe is not None:
             figures = {name: asdict(figure) for name, figure in made.probe.figures.items()}
             for figure in figures.values():

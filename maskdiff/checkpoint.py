@@ -84,19 +84,27 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Payload:
             "use a checkpoint saved by this program"
         ) from None
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {shown}: {error.strerror or error}") from None
+        raise CheckpointError(
+            f"cannot read checkpoint {shown}: {error.strerror or error}"
+        ) from None
     except Exception as error:  # torch raises whatever a foreign file makes it stumble over
         reason = f"{type(error).__name__}: {folded(error)}"
-        raise CheckpointError(f"checkpoint {shown} is damaged or of another program ({reason})") from None
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged or of another program ({reason})"
+        ) from None
     return _check_payload(payload, shown)
 
 
 def _check_archive(path: Path, shown: str) -> None:
     """That the file is a whole, uncompressed archive: torch's own are, and a compressed one could be a bomb."""
     if not os.path.exists(path):
-        raise CheckpointError(f"checkpoint {shown} does not exist; give the path of a file written by train_universal.py")
+        raise CheckpointError(
+            f"checkpoint {shown} does not exist; give the path of a file written by train_universal.py"
+        )
     if os.path.isdir(path):
-        raise CheckpointError(f"checkpoint {shown} is a folder; give a .pt file (or use from_pretrained for a folder)")
+        raise CheckpointError(
+            f"checkpoint {shown} is a folder; give a .pt file (or use from_pretrained for a folder)"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
@@ -105,25 +113,37 @@ def _check_archive(path: Path, shown: str) -> None:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"checkpoint {shown} is truncated or of another program ({folded(error)})") from None
+        raise CheckpointError(
+            f"checkpoint {shown} is truncated or of another program ({folded(error)})"
+        ) from None
     if bad is not None:
-        raise CheckpointError(f"checkpoint {shown} is damaged: {bad} fails its checksum; get it or train it again")
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: {bad} fails its checksum; get it or train it again"
+        )
 
 
 def _check_payload(payload: Any, shown: str) -> Payload:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {shown} is of another program: its format is not {FORMAT!r}")
+        raise CheckpointError(
+            f"checkpoint {shown} is of another program: its format is not {FORMAT!r}"
+        )
     version = payload.get("version")
     if not isinstance(version, int) or version < 1:
-        raise CheckpointError(f"checkpoint {shown} has version {quote(version)}; this program reads 1 to {VERSION}")
+        raise CheckpointError(
+            f"checkpoint {shown} has version {quote(version)}; this program reads 1 to {VERSION}"
+        )
     if version > VERSION:
-        raise CheckpointError(f"checkpoint {shown} has version {version}; this program reads up to {VERSION}: update maskdiff")
+        raise CheckpointError(
+            f"checkpoint {shown} has version {version}; this program reads up to {VERSION}: update maskdiff"
+        )
     for key in REQUIRED:
         if not isinstance(payload.get(key), dict):
             raise CheckpointError(f"checkpoint {shown} is incomplete: it has no {key!r}")
     symbols = payload["vocabulary"].get("symbols")
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
-        raise CheckpointError(f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts")
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts"
+        )
     for name, (fits, kind) in PARTS.items():
         if not fits(payload.get(name, {})):
             given = quote(payload[name])
@@ -156,10 +176,19 @@ def make_payload(
 
     Tensors are detached and copied to the CPU; a `torch.compile` prefix is stripped from their names.
     """
-    symbols: dict[str, Any] = {"symbols": list(vocabulary.symbols), "fingerprint": vocabulary.fingerprint()}
+    symbols: dict[str, Any] = {
+        "symbols": list(vocabulary.symbols),
+        "fingerprint": vocabulary.fingerprint(),
+    }
     if vocabulary.merges:
-        symbols |= {"merges": [list(merge) for merge in vocabulary.merges], "lengths": [float(p) for p in lengths]}
-    clean = {name.removeprefix("_orig_mod."): tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        symbols |= {
+            "merges": [list(merge) for merge in vocabulary.merges],
+            "lengths": [float(p) for p in lengths],
+        }
+    clean = {
+        name.removeprefix("_orig_mod."): tensor.detach().cpu().clone()
+        for name, tensor in weights.items()
+    }
     return {
         "config": to_dict(config),
         "vocabulary": symbols,
@@ -190,7 +219,12 @@ def _payload(given: Mapping[str, Any] | Loaded) -> Mapping[str, Any]:
 def versions() -> dict[str, str]:
     """The programs that make a result, for provenance."""
     python, machine = platform.python_version(), platform.machine()
-    return {"maskdiff": __version__, "torch": str(torch.__version__), "python": python, "machine": machine}
+    return {
+        "maskdiff": __version__,
+        "torch": str(torch.__version__),
+        "python": python,
+        "machine": machine,
+    }
 
 
 def describe(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +239,9 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
     try:
         return check(config_from_dict(payload["config"]))
     except Exception as error:  # not ConfigError alone: a stranger's values may be of any type
-        raise CheckpointError(f"checkpoint {shown} has a configuration that this program cannot use: {folded(error)}") from None
+        raise CheckpointError(
+            f"checkpoint {shown} has a configuration that this program cannot use: {folded(error)}"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------------- denoisers
@@ -256,14 +292,22 @@ def resolve_device(name: str | torch.device) -> torch.device:
     """`auto` is CUDA, then MPS, then the CPU; anything else must exist. ConfigError."""
     text = str(name)
     if text == "auto":
-        text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        text = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(text)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError):
-        raise ConfigError(f"device is {quote(text)}; this machine has {', '.join(_devices())}") from None
+        raise ConfigError(
+            f"device is {quote(text)}; this machine has {', '.join(_devices())}"
+        ) from None
     return device
 
 
@@ -298,7 +342,9 @@ class LanguageOverride:
         )  # fmt: skip
 
 
-def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: LanguageOverride | None = None) -> Loaded:
+def load_denoiser(
+    path: str | Path, device: str | torch.device = "cpu", spoken: LanguageOverride | None = None
+) -> Loaded:
     """The denoiser of a checkpoint, its language and its configuration, ready to sample.
 
     Raises CheckpointError, and what `make_language` raises for a folder of `spoken`.
@@ -308,7 +354,10 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", spoken: 
 
 
 def denoiser_from(
-    payload: Mapping[str, Any], device: str | torch.device = "cpu", path: str = "", spoken: LanguageOverride | None = None
+    payload: Mapping[str, Any],
+    device: str | torch.device = "cpu",
+    path: str = "",
+    spoken: LanguageOverride | None = None,
 ) -> Loaded:
     """`Loaded` from a payload, see `load_denoiser`; CheckpointError also where its parts do not fit together."""
     from maskdiff.models.denoiser import ModelDenoiser
@@ -334,24 +383,40 @@ def denoiser_from(
     model.load_state_dict(dict(payload["weights"]))
     model.to(device).eval().requires_grad_(False)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
-    return Loaded(ModelDenoiser(model, ours), language, config, metrics, provenance, path, token_lengths)
+    return Loaded(
+        ModelDenoiser(model, ours), language, config, metrics, provenance, path, token_lengths
+    )
 
 
-def _pieces(stored: Mapping[str, Any], characters: Vocabulary, most: int, shown: str) -> tuple[Vocabulary, NDArray[np.float64]]:
+def _pieces(
+    stored: Mapping[str, Any], characters: Vocabulary, most: int, shown: str
+) -> tuple[Vocabulary, NDArray[np.float64]]:
     """The vocabulary of pieces that a checkpoint describes, and the probabilities of its lengths in tokens. CheckpointError."""
     merges, lengths = stored.get("merges"), stored.get("lengths")
     pairs = isinstance(merges, list) and all(isinstance(m, list) and len(m) == 2 for m in merges)
     if not pairs or not all(isinstance(part, str) for merge in merges or [] for part in merge):
-        raise CheckpointError(f"checkpoint {shown} is damaged: its merges are {quote(merges)}, not pairs of texts")
-    numbers = isinstance(lengths, list) and all(isinstance(p, float) and 0.0 <= p <= 1.0 for p in lengths)
-    if not numbers or not lengths or len(lengths) >= most or not abs(sum(lengths) - 1.0) < 1e-6 or lengths[0] > 0:
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its merges are {quote(merges)}, not pairs of texts"
+        )
+    numbers = isinstance(lengths, list) and all(
+        isinstance(p, float) and 0.0 <= p <= 1.0 for p in lengths
+    )
+    if (
+        not numbers
+        or not lengths
+        or len(lengths) >= most
+        or not abs(sum(lengths) - 1.0) < 1e-6
+        or lengths[0] > 0
+    ):
         raise CheckpointError(
             f"checkpoint {shown} is damaged: its lengths are {quote(lengths)}, not probabilities of 1, 2, ... tokens"
         )
     try:
         return characters.with_merges((a, b) for a, b in merges or []), np.array(lengths)
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {shown} has pieces that the merges do not make: {error}") from None
+        raise CheckpointError(
+            f"checkpoint {shown} has pieces that the merges do not make: {error}"
+        ) from None
 
 
 def stored_pieces(payload: Mapping[str, Any], language: Language, shown: str) -> Vocabulary:
@@ -359,7 +424,9 @@ def stored_pieces(payload: Mapping[str, Any], language: Language, shown: str) ->
     return _pieces(payload["vocabulary"], language.vocabulary, language.config.max_len, shown)[0]
 
 
-def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: LanguageOverride, shown: str) -> Language:
+def _language(
+    config: LanguageConfig, state: Mapping[str, Any], spoken: LanguageOverride, shown: str
+) -> Language:
     """The language of a checkpoint, or that of the folder that its user gives."""
     from maskdiff.languages import LANGUAGES, make_language, restore_language
 
@@ -374,13 +441,17 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Language
         except (ConfigError, DataError, GrammarError) as error:
             if spoken.validity and isinstance(error, ConfigError):  # the user's own word
                 raise
-            raise CheckpointError(f"checkpoint {shown} has a language that this program cannot make: {error}") from None
+            raise CheckpointError(
+                f"checkpoint {shown} has a language that this program cannot make: {error}"
+            ) from None
     if spoken.folder in LANGUAGES or config.language in LANGUAGES:
         raise ConfigError(
             f"language is {quote(spoken.folder)}; give a folder, for a checkpoint of one (this is of {config.language})"
         )
     symbols = state.get("symbols")
-    if not (Path(spoken.folder) / "grammar.lark").exists():  # what the training's grammar needed is for none here
+    if not (
+        Path(spoken.folder) / "grammar.lark"
+    ).exists():  # what the training's grammar needed is for none here
         config = replace(config, start="", spacing=LanguageConfig.spacing)
     return make_language(
         replace(
@@ -395,7 +466,9 @@ def _language(config: LanguageConfig, state: Mapping[str, Any], spoken: Language
 def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -> None:
     """That the weights of a payload were trained on the symbols `ours`, in their order. CheckpointError."""
     stored = payload["vocabulary"]
-    if stored.get("fingerprint") != ours.fingerprint() or list(stored["symbols"]) != list(ours.symbols):
+    if stored.get("fingerprint") != ours.fingerprint() or list(stored["symbols"]) != list(
+        ours.symbols
+    ):
         theirs = f"{len(stored['symbols'])} symbols, {stored.get('fingerprint')}"
         new = [symbol for symbol in ours.symbols if symbol not in stored["symbols"]]
         more = f"; it was not trained on {', '.join(map(quote, new[:5]))}" if new else ""
@@ -405,17 +478,23 @@ def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -
         )
 
 
-def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: str) -> UniversalDenoiser:
+def _fitting_model(
+    config: ModelConfig, weights: Mapping[str, Tensor], shown: str
+) -> UniversalDenoiser:
     """The model of `config`, its weights still to be loaded; CheckpointError, before it takes memory, if they do not fit."""
     from maskdiff.models.universal import uninitialised
 
     try:
         wanted = uninitialised(config, "meta").state_dict()
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {shown} has a configuration that no model has: {folded(error)}") from None
+        raise CheckpointError(
+            f"checkpoint {shown} has a configuration that no model has: {folded(error)}"
+        ) from None
     count = sum(weight.numel() for weight in wanted.values())
     if count > MAX_PARAMETERS:
-        raise CheckpointError(f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}")
+        raise CheckpointError(
+            f"checkpoint {shown} asks for a model of {count:,} parameters; allowed are {MAX_PARAMETERS:,}"
+        )
     check_fits(weights, wanted, f"checkpoint {shown} has weights that do not fit its configuration")
     return uninitialised(config)
 
@@ -423,7 +502,9 @@ def _fitting_model(config: ModelConfig, weights: Mapping[str, Tensor], shown: st
 def check_fits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], message: str) -> None:
     """Raise CheckpointError, `message` and some names, where `weights` are not like `wanted`."""
     wrong = [name for name in {**wanted, **weights} if name not in wanted or name not in weights]
-    wrong += [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
+    wrong += [
+        name for name in wanted if name in weights and wanted[name].shape != weights[name].shape
+    ]
     if wrong:
         some = ", ".join(map(quote, wrong[:3])) + (" and others" if len(wrong) > 3 else "")
         raise CheckpointError(f"{message}: {some}")
@@ -448,25 +529,40 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any] | Loaded) -> 
 
 
 @checked_arguments(folder=arguments.path)
-def from_pretrained(folder: str | Path, device: str | torch.device = "cpu", spoken: LanguageOverride | None = None) -> Loaded:
+def from_pretrained(
+    folder: str | Path, device: str | torch.device = "cpu", spoken: LanguageOverride | None = None
+) -> Loaded:
     """The denoiser that `save_pretrained` wrote. Raises as `load_denoiser` does."""
     folder, shown, module = Path(folder), quote(str(folder), 200), _safetensors()
     if folder.is_file():
-        raise CheckpointError(f"{shown} is a file; give a folder, or use load_denoiser for a .pt file")
+        raise CheckpointError(
+            f"{shown} is a file; give a folder, or use load_denoiser for a .pt file"
+        )
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = module.load((folder / "model.safetensors").read_bytes())
     except OSError as error:
-        raise CheckpointError(f"cannot read {quote(str(error.filename))}: {error.strerror or error}") from None
+        raise CheckpointError(
+            f"cannot read {quote(str(error.filename))}: {error.strerror or error}"
+        ) from None
     except Exception as error:
-        raise CheckpointError(f"{shown} holds no model of this program ({type(error).__name__}: {folded(error)})") from None
+        raise CheckpointError(
+            f"{shown} holds no model of this program ({type(error).__name__}: {folded(error)})"
+        ) from None
     about = about if isinstance(about, dict) else {}
-    return denoiser_from(_check_payload({**about, "weights": weights}, shown), resolve_device(device), str(folder), spoken)
+    return denoiser_from(
+        _check_payload({**about, "weights": weights}, shown),
+        resolve_device(device),
+        str(folder),
+        spoken,
+    )
 
 
 def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError:
-        raise CheckpointError("pretrained folders need the package safetensors: pip install 'maskdiff[hub]'") from None
+        raise CheckpointError(
+            "pretrained folders need the package safetensors: pip install 'maskdiff[hub]'"
+        ) from None
     return safetensors.torch

@@ -44,8 +44,17 @@ from maskdiff.utils.values import Plain, decimal, truth, whole
 
 Section = TypeVar("Section")
 
-SECTIONS: dict[str, type] = {"language": LanguageConfig, "noise": NoiseConfig, "model": ModelConfig, "train": TrainConfig}
-DECODING: dict[str, type] = {"sampler": SamplerConfig, "completion": CompletionConfig, "control": ControlConfig}
+SECTIONS: dict[str, type] = {
+    "language": LanguageConfig,
+    "noise": NoiseConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+}
+DECODING: dict[str, type] = {
+    "sampler": SamplerConfig,
+    "completion": CompletionConfig,
+    "control": ControlConfig,
+}
 TEXTS = tuple[str, ...]  # the type of a option that may be given several times
 DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
 READERS: dict[type, Callable[[str], int | float | bool]] = {int: whole, float: decimal, bool: truth}
@@ -113,7 +122,9 @@ def options(section: type) -> dict[str, tuple[Field[Any], type]]:
     return {field.name: (field, hints[field.name]) for field in fields(section)}
 
 
-def build(section: type[Section], values: Mapping[str, Any], source: str = "", base: Section | None = None) -> Section:
+def build(
+    section: type[Section], values: Mapping[str, Any], source: str = "", base: Section | None = None
+) -> Section:
     """A checked `section` with `values` over `base` (or the defaults); `source` (a file name) leads the error messages."""
     known = options(section)
     given: dict[str, Any] = {}
@@ -129,14 +140,18 @@ def build(section: type[Section], values: Mapping[str, Any], source: str = "", b
 
 def unknown(what: str, given: str, allowed: Mapping[str, Any] | Sequence[str]) -> str:
     """The message for an unknown name, with the nearest valid one."""
-    return f"unknown {what} {quote(given)}; the nearest valid one is {nearest(given, list(allowed))!r}"
+    return (
+        f"unknown {what} {quote(given)}; the nearest valid one is {nearest(given, list(allowed))!r}"
+    )
 
 
 def _prefix(source: str) -> str:
     return f"{source}: " if source else ""
 
 
-def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config | None = None) -> Config:
+def config_from_dict(
+    values: Mapping[str, Any], source: str = "", base: Config | None = None
+) -> Config:
     """A checked Config from a mapping that is flat, sectioned or both; unknown keys name the nearest valid one."""
     config = base or Config()
     homes = {name: key for key, section in SECTIONS.items() for name in options(section)}
@@ -144,20 +159,29 @@ def config_from_dict(values: Mapping[str, Any], source: str = "", base: Config |
 
     def put(section: str, key: str, given: Any) -> None:
         if key in sorted_in[section]:
-            raise ConfigError(f"{_prefix(source)}key {key!r} stands twice, in section {section!r} and outside; keep one")
+            raise ConfigError(
+                f"{_prefix(source)}key {key!r} stands twice, in section {section!r} and outside; keep one"
+            )
         sorted_in[section][key] = given
 
     for name, value in values.items():
         if name in SECTIONS and _is_section(value, name in homes):
             for inner, given in _entries(name, value, source).items():
                 if inner not in options(SECTIONS[name]) and inner in homes:
-                    raise ConfigError(f"{_prefix(source)}key {inner!r} belongs in section {homes[inner]!r}, not in {name!r}")
+                    raise ConfigError(
+                        f"{_prefix(source)}key {inner!r} belongs in section {homes[inner]!r}, not in {name!r}"
+                    )
                 put(name, str(inner), given)
         elif name in homes:
             put(homes[name], name, value)
         else:
-            raise ConfigError(_prefix(source) + unknown("key", str(name), [*homes, *SECTIONS, "extends"]))
-    parts = {key: build(section, sorted_in[key], source, getattr(config, key)) for key, section in SECTIONS.items()}
+            raise ConfigError(
+                _prefix(source) + unknown("key", str(name), [*homes, *SECTIONS, "extends"])
+            )
+    parts = {
+        key: build(section, sorted_in[key], source, getattr(config, key))
+        for key, section in SECTIONS.items()
+    }
     return replace(config, **parts)
 
 
@@ -172,7 +196,9 @@ def _entries(name: str, value: Any, source: str) -> Mapping[Any, Any]:
     if _is_nothing(value):
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{_prefix(source)}section {name!r} is {quote(value)}; it must map keys to values")
+        raise ConfigError(
+            f"{_prefix(source)}section {name!r} is {quote(value)}; it must map keys to values"
+        )
     return value
 
 
@@ -191,16 +217,28 @@ def check(config: Config, source: str = "") -> Config:
             raise ConfigError(
                 f"{_prefix(source)}{low} {low_value:g} is over {high} {high_value:g}; lower {low} or raise {high}"
             )
-    unit = model.n_head * (2 if model.positions == "rotary" else 1)  # rotary positions turn pairs of features
+    unit = model.n_head * (
+        2 if model.positions == "rotary" else 1
+    )  # rotary positions turn pairs of features
     if model.n_embd % unit:
         example = unit * max(1, round(model.n_embd / unit))
         allowed = f"with {model.n_head} heads it must be a multiple of {unit}, such as {example}"
         raise ConfigError(f"{_prefix(source)}n_embd is {model.n_embd}; {allowed}")
-    edits = noise.mask_share + noise.replace_share + noise.swap_share + noise.delete_share + noise.insert_share
+    edits = (
+        noise.mask_share
+        + noise.replace_share
+        + noise.swap_share
+        + noise.delete_share
+        + noise.insert_share
+    )
     if abs(edits - 1.0) > 1e-6:
-        raise ConfigError(f"{_prefix(source)}the shares of mask, replace, swap, delete and insert add up to {edits:g}, not 1")
+        raise ConfigError(
+            f"{_prefix(source)}the shares of mask, replace, swap, delete and insert add up to {edits:g}, not 1"
+        )
     if train.faithful and train.cut_rows:
-        raise ConfigError(f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0")
+        raise ConfigError(
+            f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0"
+        )
     _check_sizes(config, source)
     modes = train.causal_share + train.repair_share + train.skeleton_share + train.open_share
     if modes > 1.0 + 1e-9:
@@ -335,7 +373,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if _is_nothing(values):
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"configuration {path} holds {quote(values)}; it must hold `key: value` lines")
+        raise ConfigError(
+            f"configuration {path} holds {quote(values)}; it must hold `key: value` lines"
+        )
     return values
 
 
@@ -358,19 +398,29 @@ def load_decoding(path: str | Path) -> DecodeConfig:
             continue
         if not homes:
             if name == "extends":
-                raise ConfigError(f"{path}: settings of sampling extend no other file; write them all here")
+                raise ConfigError(
+                    f"{path}: settings of sampling extend no other file; write them all here"
+                )
             known = [key for kind in DECODING.values() for key in options(kind)]
-            raise ConfigError(f"{path}: {unknown('key', str(name), [*dict.fromkeys(known), *DECODING])}")
+            raise ConfigError(
+                f"{path}: {unknown('key', str(name), [*dict.fromkeys(known), *DECODING])}"
+            )
         for home in homes:
             if name in parts[home]:
-                raise ConfigError(f"{path}: key {name!r} stands twice, in section {home!r} and outside; keep one")
+                raise ConfigError(
+                    f"{path}: key {name!r} stands twice, in section {home!r} and outside; keep one"
+                )
             parts[home][name] = value
-    made: dict[str, Any] = {name: build(kind, parts[name], str(path)) for name, kind in DECODING.items()}
+    made: dict[str, Any] = {
+        name: build(kind, parts[name], str(path)) for name, kind in DECODING.items()
+    }
     return DecodeConfig(**made)
 
 
 def load_config(
-    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, base: Config | None = None
+    path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    base: Config | None = None,
 ) -> Config:
     """`base` (or the defaults), under the YAML file at `path` (its `extends` first), under `overrides` (flags). ConfigError."""
     given = {} if path is None else _explicit(Path(path), ())
@@ -380,7 +430,9 @@ def load_config(
 def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """What a file and those it extends say, flat and checked: of several parents the later win, the file wins over all."""
     if path.resolve() in above or len(above) >= MAX_DEPTH:
-        raise ConfigError(f"configuration {path} extends itself, through {' -> '.join(parent.name for parent in above)}")
+        raise ConfigError(
+            f"configuration {path} extends itself, through {' -> '.join(parent.name for parent in above)}"
+        )
     values = read_yaml(path)
     merged: dict[str, Any] = {}
     for parent in _parents(values.pop("extends", []), path):
@@ -420,7 +472,9 @@ def dump_yaml(config: Config | DecodeConfig) -> str:
 # ---------------------------------------------------------------------------------------------------------------- flags
 
 
-def add_config_flags(parser: argparse.ArgumentParser, *sections: type, skip: Sequence[str] = DERIVED) -> None:
+def add_config_flags(
+    parser: argparse.ArgumentParser, *sections: type, skip: Sequence[str] = DERIVED
+) -> None:
     """One `--name` flag a option (`--x` / `--no_x` for truth values), grouped by section, with help, default and range.
 
     A flag that is not given leaves no attribute behind (`argparse.SUPPRESS`), so `overrides` sees only what was typed.
@@ -437,7 +491,13 @@ def add_config_flags(parser: argparse.ArgumentParser, *sections: type, skip: Seq
 class _Switch(argparse.Action):
     """`--x` sets true, `--no_x` false; help shows both."""
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: Any,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, option_string != f"--no_{self.dest}")
 
 
@@ -448,7 +508,9 @@ def _add_flag(group: Any, field: Field[Any], kind: type) -> None:
     text = f"{field.metadata.get('help', '')} ({notes})".replace("%", "%%")
     if kind is bool:
         both = f"--{name}", f"--no_{name}"
-        group.add_argument(*both, dest=name, action=_Switch, nargs=0, default=argparse.SUPPRESS, help=text)
+        group.add_argument(
+            *both, dest=name, action=_Switch, nargs=0, default=argparse.SUPPRESS, help=text
+        )
         return
 
     def parse(given: str) -> Any:
@@ -459,9 +521,13 @@ def _add_flag(group: Any, field: Field[Any], kind: type) -> None:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     if kind == TEXTS:
-        group.add_argument(f"--{name}", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=text)
+        group.add_argument(
+            f"--{name}", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=text
+        )
         return
-    group.add_argument(f"--{name}", type=parse, metavar=kind.__name__.upper(), default=argparse.SUPPRESS, help=text)
+    group.add_argument(
+        f"--{name}", type=parse, metavar=kind.__name__.upper(), default=argparse.SUPPRESS, help=text
+    )
 
 
 def overrides(args: argparse.Namespace, *sections: type) -> dict[str, Any]:

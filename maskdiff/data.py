@@ -65,7 +65,9 @@ class PackedCanvases:
 
     def to(self, device: torch.device | str) -> PackedCanvases:
         """The same rows on ``device``."""
-        return PackedCanvases(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return PackedCanvases(
+            **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        )
 
     @property
     def inner(self) -> Tensor:
@@ -124,8 +126,12 @@ def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
     """
     longest = int(canvases.length.max())
     if longest > width:
-        raise DataError(f"a string of {longest} tokens does not fit rows of {width}: give rows at least {longest} wide")
-    row, offset, number = (torch.from_numpy(x) for x in plan_rows(canvases.length.cpu().numpy(), width))
+        raise DataError(
+            f"a string of {longest} tokens does not fit rows of {width}: give rows at least {longest} wide"
+        )
+    row, offset, number = (
+        torch.from_numpy(x) for x in plan_rows(canvases.length.cpu().numpy(), width)
+    )
     rows = int(row.max()) + 1
     at = torch.arange(canvases.tokens.shape[1])
     valid = at < canvases.length[:, None]  # (batch, canvas width)
@@ -168,11 +174,17 @@ class Store:
 
     def _read_characters(self, texts: list[str]) -> None:
         vocabulary = self.vocabulary
-        table = np.full(1 + max((ord(s) for s in vocabulary.symbols if len(s) == 1), default=0), -1, dtype=np.int64)
+        table = np.full(
+            1 + max((ord(s) for s in vocabulary.symbols if len(s) == 1), default=0),
+            -1,
+            dtype=np.int64,
+        )
         for symbol, token in vocabulary.ids.items():
             if len(symbol) == 1:
                 table[ord(symbol)] = token
-        self.flat = table[np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)].astype(np.int16)
+        self.flat = table[
+            np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+        ].astype(np.int16)
         self.count = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
 
     def __len__(self) -> int:
@@ -180,7 +192,10 @@ class Store:
 
     def rows(self, index: np.ndarray) -> list[np.ndarray]:
         """Token ids of the strings at ``index``."""
-        return [self.flat[a : a + n] for a, n in zip(self.start[index].tolist(), self.count[index].tolist())]
+        return [
+            self.flat[a : a + n]
+            for a, n in zip(self.start[index].tolist(), self.count[index].tolist())
+        ]
 
 
 def length_acceptance(language: Language, tilt: float, least: float = MIN_ACCEPTANCE) -> np.ndarray:
@@ -207,7 +222,11 @@ def length_acceptance(language: Language, tilt: float, least: float = MIN_ACCEPT
 
 
 def draw_texts(
-    language: Language, count: int, rng: np.random.Generator, split: Split, acceptance: np.ndarray | None = None
+    language: Language,
+    count: int,
+    rng: np.random.Generator,
+    split: Split,
+    acceptance: np.ndarray | None = None,
 ) -> list[str]:
     """``count`` draws of the language that belong to ``split``, thinned by length with ``acceptance`` if given.
 
@@ -220,7 +239,9 @@ def draw_texts(
         raise _none_of(all_texts, language, split)
     while len(kept) < count:
         if tried > 20_000 + 10_000 * count:
-            raise DataError(f"no {split} string in {tried} draws of {language.name}: its configuration allows too few strings")
+            raise DataError(
+                f"no {split} string in {tried} draws of {language.name}: its configuration allows too few strings"
+            )
         want = int(1.1 * (count - len(kept)) * max(1.0, tried / max(1, len(kept)))) + 64
         texts = language.sample_many(min(want, 1 << 16), rng)
         tried += len(texts)
@@ -304,8 +325,16 @@ class Batches:
     ) -> None:
         self.in_a_row = in_a_row
         self.vocabulary = vocabulary or language.vocabulary
-        self.language, self.num_samples, self.batch_size, self.seed, self.split = language, num_samples, batch_size, seed, split
-        self.acceptance = length_acceptance(language, length_tilt, min_acceptance) if length_tilt else None
+        self.language, self.num_samples, self.batch_size, self.seed, self.split = (
+            language,
+            num_samples,
+            batch_size,
+            seed,
+            split,
+        )
+        self.acceptance = (
+            length_acceptance(language, length_tilt, min_acceptance) if length_tilt else None
+        )
         self._fixed = self._draw((TRAIN, seed), num_samples) if num_samples else None
         self._orders: dict[int, np.ndarray] = {}
         self._chunks: dict[int, Store] = {}
@@ -318,7 +347,10 @@ class Batches:
         rows: list[np.ndarray] = []
         with self._lock:
             for part in range(first // period, (first + n - 1) // period + 1):
-                a, b = max(first, part * period) - part * period, min(first + n, (part + 1) * period) - part * period
+                a, b = (
+                    max(first, part * period) - part * period,
+                    min(first + n, (part + 1) * period) - part * period,
+                )
                 if self._fixed is not None:
                     rows += self._fixed.rows(self._order(part)[a:b])
                 else:
@@ -332,10 +364,17 @@ class Batches:
             DataError: there is none, because draws are fresh.
         """
         if self._fixed is None:
-            raise DataError("training draws are fresh (num_samples is 0): there is no list of them; set num_samples above 0")
-        return [self.vocabulary.decode(row.tolist()) for row in self._fixed.rows(np.arange(self.num_samples))]
+            raise DataError(
+                "training draws are fresh (num_samples is 0): there is no list of them; set num_samples above 0"
+            )
+        return [
+            self.vocabulary.decode(row.tolist())
+            for row in self._fixed.rows(np.arange(self.num_samples))
+        ]
 
-    def prefetch(self, first_step: int, transform: Callable[[Strings, int], T], depth: int = 4) -> Iterator[T]:
+    def prefetch(
+        self, first_step: int, transform: Callable[[Strings, int], T], depth: int = 4
+    ) -> Iterator[T]:
         """``transform(batch(step), step)`` for step = first_step, first_step + 1, ..., made ahead in a thread.
 
         The thread stops when the iterator is closed or dropped; an error in it is raised here, at its step.
@@ -346,7 +385,9 @@ class Batches:
         """
         ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
         stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(first_step, transform, ready, stop), daemon=True)
+        thread = threading.Thread(
+            target=self._produce, args=(first_step, transform, ready, stop), daemon=True
+        )
         thread.start()
         try:
             while True:
@@ -371,7 +412,10 @@ class Batches:
     ) -> None:
         while not stop.is_set():
             try:
-                item: tuple[T | None, BaseException | None] = (transform(self.batch(step), step), None)
+                item: tuple[T | None, BaseException | None] = (
+                    transform(self.batch(step), step),
+                    None,
+                )
             except BaseException as error:  # handed to the thread that asked
                 item = (None, error)
             ready.put(item)
@@ -381,13 +425,19 @@ class Batches:
 
     def _draw(self, seed: tuple[int, ...], count: int) -> Store:
         many = count * self.in_a_row
-        texts = draw_texts(self.language, many, np.random.default_rng(seed), self.split, self.acceptance)
-        return Store(in_rows(texts, self.in_a_row, self.language.config.max_len - 2), self.vocabulary)
+        texts = draw_texts(
+            self.language, many, np.random.default_rng(seed), self.split, self.acceptance
+        )
+        return Store(
+            in_rows(texts, self.in_a_row, self.language.config.max_len - 2), self.vocabulary
+        )
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
-            self._orders[epoch] = np.random.default_rng((EPOCH, self.seed, epoch)).permutation(self.num_samples)
+            self._orders[epoch] = np.random.default_rng((EPOCH, self.seed, epoch)).permutation(
+                self.num_samples
+            )
         return self._orders[epoch]
 
     def _chunk(self, index: int) -> Store:

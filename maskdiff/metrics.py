@@ -117,16 +117,23 @@ def mean(values: ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES
 
 
 def ratio(
-    numerators: ArrayLike, denominators: ArrayLike | None, rng: np.random.Generator, resamples: int = RESAMPLES
+    numerators: ArrayLike,
+    denominators: ArrayLike | None,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
 ) -> Estimate:
     """sum(numerators) / sum(denominators), both (n,), one entry a string; strings are resampled together.
 
     This is how nats per token are averaged: long strings weigh more, and the unit of chance stays the string.
     """
     top = np.asarray(numerators, dtype=np.float64)
-    below = np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64)
+    below = (
+        np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64)
+    )
     if top.shape != below.shape or top.ndim != 1:
-        raise ValueError(f"numerators {top.shape} and denominators {below.shape} must be two vectors of one length")
+        raise ValueError(
+            f"numerators {top.shape} and denominators {below.shape} must be two vectors of one length"
+        )
     if len(top) == 0 or below.sum() == 0:
         return Estimate(math.nan, math.nan, math.nan, len(top))
     # Multinomial weights are the bootstrap in one matrix product.  # (resamples, n)
@@ -216,7 +223,9 @@ def token_accuracy(text: str, clean: str) -> float:
     """
     # None stands for EOS: equal to itself, unlike every symbol.
     ours, theirs = [*text, None], [*clean, None]
-    hits = 1 + sum(a == b for a, b in zip(ours, theirs, strict=False))  # 1: BOS, which is always right
+    hits = 1 + sum(
+        a == b for a, b in zip(ours, theirs, strict=False)
+    )  # 1: BOS, which is always right
     return hits / (len(clean) + 2)
 
 
@@ -274,7 +283,9 @@ def relative(own: Estimate, real: Sequence[Sequence[str]]) -> Estimate:
     because distinctness falls with the number drawn.
     """
     if not real or any(len(draw) != own.count for draw in real):
-        raise ValueError(f"real draws of {sorted({len(draw) for draw in real})} texts beside {own.count}: sizes must agree")
+        raise ValueError(
+            f"real draws of {sorted({len(draw) for draw in real})} texts beside {own.count}: sizes must agree"
+        )
     unit = float(np.mean([distinct(draw).value for draw in real]))
     return Estimate(own.value / unit, own.low / unit, own.high / unit, own.count)
 
@@ -287,7 +298,10 @@ def novel(texts: Sequence[str], seen: Collection[str] | Callable[[str], bool]) -
 
 
 def histogram_distance(
-    values: Sequence[Hashable], reference: Sequence[Hashable], rng: np.random.Generator, resamples: int = 200
+    values: Sequence[Hashable],
+    reference: Sequence[Hashable],
+    rng: np.random.Generator,
+    resamples: int = 200,
 ) -> Estimate:
     """Total variation of ``values`` from ``reference``: half the L1 distance of the histograms, 0 if equal, 1 if disjoint.
 
@@ -306,11 +320,18 @@ def histogram_distance(
 
     estimate = bootstrap(values, distance, rng, resamples)
     # Resampling adds noise, and noise adds distance: the interval is widened to hold the value itself.
-    return Estimate(estimate.value, min(estimate.low, estimate.value), max(estimate.high, estimate.value), len(values))
+    return Estimate(
+        estimate.value,
+        min(estimate.low, estimate.value),
+        max(estimate.high, estimate.value),
+        len(values),
+    )
 
 
 @_of_texts
-def log_likelihood(texts: Sequence[str], language: Generator, rng: np.random.Generator) -> tuple[Estimate, Estimate]:
+def log_likelihood(
+    texts: Sequence[str], language: Generator, rng: np.random.Generator
+) -> tuple[Estimate, Estimate]:
     """Nats per token that the true generator gives the texts, given their lengths, and the share it can produce at all.
 
     The first is a mean over the texts in the generator's support, tokens weighing alike; real draws score minus the
@@ -329,14 +350,18 @@ def log_likelihood(texts: Sequence[str], language: Generator, rng: np.random.Gen
 def token_classes(text: str, equals: str = "=", digits: str = "0123456789") -> list[str]:
     """``structure``, ``operand`` or ``value`` for each symbol: digits are the value's after the last ``=``."""
     border = text.rfind(equals)
-    return ["structure" if symbol not in digits else "value" if 0 <= border < i else "operand" for i, symbol in enumerate(text)]
+    return [
+        "structure" if symbol not in digits else "value" if 0 <= border < i else "operand"
+        for i, symbol in enumerate(text)
+    ]
 
 
 def by_length(flags: Sequence[bool], lengths: Sequence[int]) -> Mapping[str, Estimate]:
     """The rate of ``flags`` in each bucket of inner length, empty buckets included."""
     names = [length_bucket(length) for length in lengths]
     return {
-        bucket: rate(flag for flag, name in zip(flags, names, strict=True) if name == bucket) for bucket, _, _ in LENGTH_BUCKETS
+        bucket: rate(flag for flag, name in zip(flags, names, strict=True) if name == bucket)
+        for bucket, _, _ in LENGTH_BUCKETS
     }
 
 

@@ -16,7 +16,9 @@ def floors() -> dict[str, float]:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", text, flags=re.MULTILINE)
     return {
-        name.rstrip("/").removesuffix(".py"): float(floor) for floor, names in rows for name in re.findall(r"`([^`]+)`", names)
+        name.rstrip("/").removesuffix(".py"): float(floor)
+        for floor, names in rows
+        for name in re.findall(r"`([^`]+)`", names)
     }
 
 
@@ -32,7 +34,10 @@ def room_of(module: str, rooms: dict[str, float]) -> str | None:
 
 def modules() -> dict[str, Path]:
     files = [*(REPOSITORY / "maskdiff").rglob("*.py"), *REPOSITORY.glob("*.py")]
-    named = {path: path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in files}
+    named = {
+        path: path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
+        for path in files
+    }
     return {name.removesuffix(".__init__"): path for path, name in named.items() if name != "setup"}
 
 
@@ -42,7 +47,9 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
     hidden = {
         id(node)
         for block in ast.walk(tree)
-        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        if isinstance(block, ast.If)
+        and isinstance(block.test, ast.Name)
+        and block.test.id == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
     found: set[str] = set()
@@ -67,7 +74,11 @@ def test_every_module_has_a_room() -> None:
 
 
 def test_every_room_exists() -> None:
-    missing = [name for name in floors() if not (REPOSITORY / f"{name}.py").exists() and not (REPOSITORY / name).is_dir()]
+    missing = [
+        name
+        for name in floors()
+        if not (REPOSITORY / f"{name}.py").exists() and not (REPOSITORY / name).is_dir()
+    ]
     assert missing == []
 
 
@@ -81,7 +92,9 @@ def test_no_import_goes_up_or_sideways() -> None:
             if here is None or there is None or here == there:
                 continue
             if rooms[there] >= rooms[here]:
-                wrong.append(f"{name} (floor {rooms[here]:g}) imports {other} (floor {rooms[there]:g})")
+                wrong.append(
+                    f"{name} (floor {rooms[here]:g}) imports {other} (floor {rooms[there]:g})"
+                )
     assert wrong == []
 
 
@@ -106,7 +119,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     import subprocess
     import sys
 
-    program = "import sys, maskdiff, maskdiff.config, maskdiff.errors; assert 'torch' not in sys.modules"
+    program = (
+        "import sys, maskdiff, maskdiff.config, maskdiff.errors; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, timeout=60)
 
 
@@ -114,8 +129,12 @@ def test_tests_share_code_through_helpers_alone() -> None:
     wrong = []
     for path in (REPOSITORY / "tests").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        others = re.findall(r"^\s*(?:from|import) (tests\b[\w.]*|test_\w+)", text, flags=re.MULTILINE)
-        wrong += [f"{path.name} imports {name}" for name in others if not name.startswith("tests.helpers")]
+        others = re.findall(
+            r"^\s*(?:from|import) (tests\b[\w.]*|test_\w+)", text, flags=re.MULTILINE
+        )
+        wrong += [
+            f"{path.name} imports {name}" for name in others if not name.startswith("tests.helpers")
+        ]
         if re.search(r"sys\.path\.(insert|append)\(", text):
             wrong.append(f"{path.name} changes sys.path")
     assert wrong == []
@@ -128,6 +147,9 @@ def test_files_and_functions_are_short() -> None:
         if text.count("\n") > 500:
             long.append(f"{path.name}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno > 60:
+            if (
+                isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+                and (node.end_lineno or 0) - node.lineno > 60
+            ):
                 long.append(f"{path.name}: {node.name}")
     assert long == []

@@ -28,8 +28,10 @@ PARSERS = {
     "benchmark": REPOSITORY / "benchmark.py",
     "inference": REPOSITORY / "inference.py",
     "maskdiff.__main__": REPOSITORY / "maskdiff/__main__.py",
-    "maskdiff.experiments.distillation.cli": REPOSITORY / "maskdiff/experiments/distillation/cli.py",
-    "maskdiff.experiments.distillation.attempts": REPOSITORY / "maskdiff/experiments/distillation/attempts.py",
+    "maskdiff.experiments.distillation.cli": REPOSITORY
+    / "maskdiff/experiments/distillation/cli.py",
+    "maskdiff.experiments.distillation.attempts": REPOSITORY
+    / "maskdiff/experiments/distillation/attempts.py",
 }
 ABSURD = [
     "99999999999999999999",

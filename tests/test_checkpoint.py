@@ -32,11 +32,16 @@ class Bomb:
 
 def test_round_trip(tmp_path: Path) -> None:
     payload = tiny_payload()
-    checkpoint.save(tmp_path / "deep" / "a.pt", {**payload, "step": 7, "optimizer": {"state": [torch.arange(3)]}})
+    checkpoint.save(
+        tmp_path / "deep" / "a.pt",
+        {**payload, "step": 7, "optimizer": {"state": [torch.arange(3)]}},
+    )
     read = checkpoint.load(tmp_path / "deep" / "a.pt")
     assert read["step"] == 7
     assert read["config"] == payload["config"]
-    assert all(torch.equal(read["weights"][name], tensor) for name, tensor in payload["weights"].items())
+    assert all(
+        torch.equal(read["weights"][name], tensor) for name, tensor in payload["weights"].items()
+    )
     assert torch.equal(read["optimizer"]["state"][0], torch.arange(3))
     about = checkpoint.describe(read)
     assert about["parameters"] == sum(tensor.numel() for tensor in payload["weights"].values())
@@ -55,7 +60,9 @@ def test_loaded_denoiser_scores_as_the_saved_one(tmp_path: Path) -> None:
 
 def test_compile_prefix_is_stripped_and_tensors_are_copied() -> None:
     loaded, weight = tiny_loaded(), torch.ones(2)
-    payload = checkpoint.make_payload(loaded.config, loaded.language.vocabulary, {"_orig_mod.a": weight})
+    payload = checkpoint.make_payload(
+        loaded.config, loaded.language.vocabulary, {"_orig_mod.a": weight}
+    )
     weight.zero_()
     assert payload["weights"]["a"].tolist() == [1, 1]
 
@@ -155,7 +162,11 @@ INCONSISTENT: list[tuple[str, object, str]] = [
     ("config/model", 5, "section 'model' is '5'"),
     ("config/noise/sigma_min", 1.0, "lower sigma_min"),
     ("config/language/operators", "x", "language that this program cannot make"),
-    ("config/model", {"n_layer": 64, "n_embd": 4096, "vocab_size": 20}, "allowed are 1,000,000,000"),
+    (
+        "config/model",
+        {"n_layer": 64, "n_embd": 4096, "vocab_size": 20},
+        "allowed are 1,000,000,000",
+    ),
     ("vocabulary/symbols", 5, "its symbols are '5'"),
     ("vocabulary/symbols", None, "its symbols are 'None'"),
     ("vocabulary/symbols", [1, 2], "not a list of texts"),
@@ -167,18 +178,28 @@ INCONSISTENT: list[tuple[str, object, str]] = [
     ("provenance", {"parent_seconds": "long"}, "provenance is"),
     ("provenance", {"seed": torch.ones(2)}, "provenance is"),
     ("weights/head.weight", lambda w: w.fill_(torch.nan), "infinite or none"),
-    ("weights/head.weight", lambda w: w.double() * 1e300, "infinite or none"),  # finite only as it is stored
+    (
+        "weights/head.weight",
+        lambda w: w.double() * 1e300,
+        "infinite or none",
+    ),  # finite only as it is stored
     ("weights/head.weight", lambda w: w.cfloat(), "holds torch.complex64"),
     ("weights/head.weight", lambda w: w.long(), "holds torch.int64"),
     ("weights/head.weight", lambda w: w.to_sparse(), "not stored in full"),
-    ("weights/head.weight", lambda w: torch.zeros(1).expand(10**7, 10**7), "not stored in full"),  # 400 TB in a few bytes
+    (
+        "weights/head.weight",
+        lambda w: torch.zeros(1).expand(10**7, 10**7),
+        "not stored in full",
+    ),  # 400 TB in a few bytes
     ("weights/head.weight", lambda w: w[:1], "do not fit its configuration: 'head.weight'"),
     ("weights/head.weight", lambda w: w.tolist(), "is not a tensor"),
 ]
 
 
 @pytest.mark.parametrize("path, value, said", INCONSISTENT)
-def test_well_formed_files_that_make_no_sense(tmp_path: Path, path: str, value: object, said: str) -> None:
+def test_well_formed_files_that_make_no_sense(
+    tmp_path: Path, path: str, value: object, said: str
+) -> None:
     checkpoint.save(tmp_path / "a.pt", changed(tiny_payload(), path, value))
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load_denoiser(tmp_path / "a.pt")
@@ -202,10 +223,14 @@ def test_unknown_device() -> None:
     assert checkpoint.resolve_device("cpu").type == "cpu"
 
 
-def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tiny_checkpoint(tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(CheckpointError, match="No space left on device; the previous file is kept"):
         checkpoint.save(path, tiny_payload(seed=1))
     assert path.read_bytes() == before
@@ -222,7 +247,11 @@ def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
         "sys.exit(cli.run_cli(lambda argv: checkpoint.save(sys.argv[1], payload)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -231,7 +260,9 @@ def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2000
 
 
-def test_kill_during_the_write_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_during_the_write_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tiny_checkpoint(tmp_path)
     before = path.read_bytes()
 
@@ -283,12 +314,19 @@ def test_saved_bytes_are_plain(tmp_path: Path) -> None:
 
 def test_shipped_checkpoints_load_and_name_no_place_of_another_machine() -> None:
     shipped = sorted(CHECKPOINTS.glob("*.pt"))
-    assert {"best", "v1", "v2", "v3", "v4", "hybrid_aware", "skeleton"} <= {path.stem for path in shipped}
+    assert {"best", "v1", "v2", "v3", "v4", "hybrid_aware", "skeleton"} <= {
+        path.stem for path in shipped
+    }
     for path in shipped:
         loaded = checkpoint.load_denoiser(path)
         assert loaded.provenance["step"] > 0
         payload = checkpoint.load(path)
-        parts = [payload["config"], payload["provenance"], payload["metrics"], payload.get("language", {}).get("name", "")]
+        parts = [
+            payload["config"],
+            payload["provenance"],
+            payload["metrics"],
+            payload.get("language", {}).get("name", ""),
+        ]
         assert not [text for text in strings_in(parts) if text.startswith(("/", "~"))]
 
 

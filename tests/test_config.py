@@ -39,7 +39,9 @@ def test_no_file_gives_the_defaults() -> None:
 
 
 def test_knob_names_are_unique_across_sections() -> None:
-    names = [field.name for section in [*SECTIONS.values(), SamplerConfig] for field in fields(section)]
+    names = [
+        field.name for section in [*SECTIONS.values(), SamplerConfig] for field in fields(section)
+    ]
     assert len(names) == len(set(names))
 
 
@@ -67,9 +69,16 @@ def test_extends_is_overridden_by_the_file_and_by_flags(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write(tmp_path, "n_layer: 3\nk_iter: 4\nn_head: 8\n", "base.yaml")
     write(tmp_path, "k_iter: 2\nlr: 1\n", "other.yaml")
-    child = write(tmp_path / "sub", "extends: [../base.yaml, ../other.yaml]\nn_head: 2\n", "child.yaml")
+    child = write(
+        tmp_path / "sub", "extends: [../base.yaml, ../other.yaml]\nn_head: 2\n", "child.yaml"
+    )
     config = load_config(child, {"lr": 0.5})
-    assert (config.model.n_layer, config.model.k_iter, config.model.n_head, config.train.lr) == (3, 2, 2, 0.5)
+    assert (config.model.n_layer, config.model.k_iter, config.model.n_head, config.train.lr) == (
+        3,
+        2,
+        2,
+        0.5,
+    )
 
 
 def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
@@ -98,11 +107,20 @@ def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
         ("name: no", "in quotes"),
         ("decay: cosin", "the nearest is 'cosine'"),
         ("n_layer: 2\nn_layer: 3", "line 2: key 'n_layer' stands twice"),
-        ("model: {n_layer: 2}\nn_layer: 3", "key 'n_layer' stands twice, in section 'model' and outside"),
-        ("n_layer: 3\nmodel: {n_layer: 2}", "key 'n_layer' stands twice, in section 'model' and outside"),
+        (
+            "model: {n_layer: 2}\nn_layer: 3",
+            "key 'n_layer' stands twice, in section 'model' and outside",
+        ),
+        (
+            "n_layer: 3\nmodel: {n_layer: 2}",
+            "key 'n_layer' stands twice, in section 'model' and outside",
+        ),
         ("lr: [", "line 1"),
         ("- lr", "it must hold `key: value` lines"),
-        ("lr: !!python/object/apply:os.getcwd []", "line 1: tag 'tag:yaml.org,2002:python/object/apply:"),
+        (
+            "lr: !!python/object/apply:os.getcwd []",
+            "line 1: tag 'tag:yaml.org,2002:python/object/apply:",
+        ),
         ("extends: {a: b}", "must be a file name"),
         ("extends: no", "in quotes"),
         ("extends: none.yaml", "No such file"),
@@ -139,7 +157,9 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     k_iter=st.integers(1, 64),
 )
 @example(lr=1.0, seed=0, name="\x85", compile=False, k_iter=1)  # a line break to YAML
-def test_dumping_and_loading_is_the_identity(lr: float, seed: int, name: str, compile: bool, k_iter: int) -> None:
+def test_dumping_and_loading_is_the_identity(
+    lr: float, seed: int, name: str, compile: bool, k_iter: int
+) -> None:
     import tempfile
 
     config = Config()

@@ -61,7 +61,9 @@ class Tiny:
 def canvases(n: int, seed: int = 0) -> Canvases:
     texts = LANGUAGE.sample_many(n, np.random.default_rng(seed))
     strings = pad([VOCABULARY.encode(text) for text in texts], VOCABULARY)
-    return mixture(strings, NOISE, 0.3, 0.2, 0.1, "elbo", VOCABULARY, torch.Generator().manual_seed(seed))
+    return mixture(
+        strings, NOISE, 0.3, 0.2, 0.1, "elbo", VOCABULARY, torch.Generator().manual_seed(seed)
+    )
 
 
 def texts_of(strings: Strings, vocabulary: Vocabulary = VOCABULARY) -> list[str]:
@@ -85,10 +87,14 @@ def test_the_plan_places_every_string_whole_and_apart(lengths: list[int], width:
     rows = int(row.max()) + 1
     assert set(row.tolist()) == set(range(rows))
     for r in range(rows):  # numbered from 0, left to right, without gaps between strings
-        mine = sorted((o, k, n) for rr, o, k, n in zip(row, offset, number, lengths, strict=True) if rr == r)
+        mine = sorted(
+            (o, k, n) for rr, o, k, n in zip(row, offset, number, lengths, strict=True) if rr == r
+        )
         assert [k for _, k, _ in mine] == list(range(len(mine)))
         assert [o for o, _, _ in mine] == [sum(n for _, _, n in mine[:i]) for i in range(len(mine))]
-    assert rows <= 11 / 9 * math.ceil(sum(lengths) / width) * 2 + 1  # decreasing fits stay within 11/9 of the optimum
+    assert (
+        rows <= 11 / 9 * math.ceil(sum(lengths) / width) * 2 + 1
+    )  # decreasing fits stay within 11/9 of the optimum
 
 
 def first_fit_decreasing(lengths: list[int], width: int) -> int:
@@ -129,7 +135,12 @@ def test_packed_rows_hold_every_canvas_once_with_all_its_fields(width: int) -> N
             named = dict(zip((f.name for f in fields(PackedCanvases)), parts, strict=True))
             assert all(len(set(named[name].tolist())) == 1 for name in ("sigma", "causal", "mode"))
             single = (float(named["sigma"][0]), bool(named["causal"][0]), int(named["mode"][0]))
-            found.append((*(tuple(named[name].tolist()) for name in ("tokens", "targets", "weights")), *single))
+            found.append(
+                (
+                    *(tuple(named[name].tolist()) for name in ("tokens", "targets", "weights")),
+                    *single,
+                )
+            )
     expected = [
         (
             *(tuple(getattr(given_canvases, name)[i, :n].tolist()) for name in ("tokens", "targets", "weights")),
@@ -159,9 +170,13 @@ def test_rows_are_well_filled_and_inner_tokens_agree() -> None:
         packed = pack(one, 128)
         fills.append(packed.fill)
         assert int(packed.inner.sum()) == one.inner_tokens
-        assert packed.tokens.shape[0] <= math.ceil(int(one.length.sum()) / 128) + 1  # the fewest possible, or one more
+        assert (
+            packed.tokens.shape[0] <= math.ceil(int(one.length.sum()) / 128) + 1
+        )  # the fewest possible, or one more
     assert np.mean(fills) > 0.9
-    assert canvases(64).length.double().mean() / 64 < 0.4  # negative control: what padding to 64 would fill
+    assert (
+        canvases(64).length.double().mean() / 64 < 0.4
+    )  # negative control: what padding to 64 would fill
 
 
 def test_a_canvas_wider_than_the_rows_is_an_error() -> None:
@@ -189,7 +204,9 @@ def test_a_batch_depends_on_seed_and_step_only(num_samples: int) -> None:
 
 def test_every_epoch_gives_every_string_once_in_a_new_order() -> None:
     batches = Batches(LANGUAGE, 150, 40, seed=0)
-    given_texts = [text for step in range(15) for text in texts_of(batches.batch(step))]  # 600 = 4 epochs
+    given_texts = [
+        text for step in range(15) for text in texts_of(batches.batch(step))
+    ]  # 600 = 4 epochs
     epochs = [given_texts[i : i + 150] for i in range(0, 600, 150)]
     for epoch in epochs:
         assert Counter(epoch) == Counter(batches.texts())
@@ -213,7 +230,11 @@ def test_no_held_out_string_is_ever_trained_on(num_samples: int, tilt: float) ->
         others = held_out(LANGUAGE, split, 300, seed=1)
         assert {split_of(text) for text in others} == {split}
         assert not trained & set(others)
-        assert others == held_out(LANGUAGE, split, 300, seed=1) != held_out(LANGUAGE, split, 300, seed=2)
+        assert (
+            others
+            == held_out(LANGUAGE, split, 300, seed=1)
+            != held_out(LANGUAGE, split, 300, seed=2)
+        )
     raw = LANGUAGE.sample_many(3000, np.random.default_rng(0))
     assert len({split_of(text) for text in raw}) == 3  # negative control
 
@@ -236,7 +257,9 @@ def test_a_split_without_strings_is_an_error() -> None:
 
 
 def test_training_strings_are_real_strings() -> None:
-    assert all(LANGUAGE.holds(text) for text in texts_of(Batches(LANGUAGE, 0, 256, seed=0).batch(5)))
+    assert all(
+        LANGUAGE.holds(text) for text in texts_of(Batches(LANGUAGE, 0, 256, seed=0).batch(5))
+    )
 
 
 def test_streams_of_generators_are_repeatable_and_distinct() -> None:
@@ -275,14 +298,22 @@ def test_the_tilt_changes_lengths_and_nothing_else() -> None:
     acceptance = length_acceptance(language, 1.0, least=0.0)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     everything = language.sample_many(n * 8, rng)
-    kept = [t for t, keep in zip(everything, rng.random(len(everything)) < acceptance[[len(t) for t in everything]]) if keep]
+    kept = [
+        t
+        for t, keep in zip(
+            everything, rng.random(len(everything)) < acceptance[[len(t) for t in everything]]
+        )
+        if keep
+    ]
     train = [t for t in everything if split_of(t) == "train"]
     drawn = draw_texts(language, n, np.random.default_rng(1), "train", acceptance)  # type: ignore[arg-type]
     assert len(drawn) == n
     assert {split_of(t) for t in drawn} == {"train"}
     # Flat before the split is taken out; the split removes some strings of each length.
     lengths = Counter(map(len, kept))
-    assert max(abs(lengths[m] / len(kept) - 0.25) for m in (1, 2, 4, 5)) < 4.5 * math.sqrt(0.25 * 0.75 / len(kept))
+    assert max(abs(lengths[m] / len(kept) - 0.25) for m in (1, 2, 4, 5)) < 4.5 * math.sqrt(
+        0.25 * 0.75 / len(kept)
+    )
     for length in (1, 2, 4, 5):
         tilted = Counter(t for t in drawn if len(t) == length)
         plain = Counter(t for t in train if len(t) == length)
@@ -294,7 +325,9 @@ def test_the_tilt_changes_lengths_and_nothing_else() -> None:
 
 
 def test_the_tilt_flattens_the_lengths_of_training_strings() -> None:
-    plain, tilted = (Batches(LANGUAGE, 0, 2048, seed=0, length_tilt=tilt).batch(0).length for tilt in (0.0, 0.7))
+    plain, tilted = (
+        Batches(LANGUAGE, 0, 2048, seed=0, length_tilt=tilt).batch(0).length for tilt in (0.0, 0.7)
+    )
     assert tilted.double().mean() > plain.double().mean() + 5
     assert (tilted >= 42).double().mean() > 2 * (plain >= 42).double().mean()
 
@@ -339,7 +372,11 @@ def test_closing_the_stream_stops_the_thread() -> None:
 # ---------------------------------------------------------------------------------------------------- strings in a row
 
 
-@given(st.lists(st.text("ab", min_size=1, max_size=9), max_size=30), st.integers(1, 5), st.integers(9, 20))
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=9), max_size=30),
+    st.integers(1, 5),
+    st.integers(9, 20),
+)
 @settings(max_examples=200, deadline=None)
 def test_rows_hold_whole_texts_in_their_order(texts: list[str], each: int, longest: int) -> None:
     rows = in_rows(texts, each, longest)

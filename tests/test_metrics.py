@@ -36,12 +36,24 @@ def test_edit_distance_is_the_tables(first: str, second: str) -> None:
 @given(st.text(alphabet="01(", max_size=90), st.text(alphabet="01(", max_size=90))
 @settings(max_examples=50, deadline=None)
 def test_edit_distance_of_long_words(first: str, second: str) -> None:
-    assert metrics.edit_distance(first, second) == table_distance(first, second) == metrics.edit_distance(second, first)
+    assert (
+        metrics.edit_distance(first, second)
+        == table_distance(first, second)
+        == metrics.edit_distance(second, first)
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", True), ("()", True), ("=", True), (")(", False), ("(()", False), ("(+1", False), ("(1)2=", True)],
+    [
+        ("", True),
+        ("()", True),
+        ("=", True),
+        (")(", False),
+        ("(()", False),
+        ("(+1", False),
+        ("(1)2=", True),
+    ],
 )
 def test_balanced_looks_at_brackets_alone(text: str, expected: bool) -> None:
     assert metrics.balanced(text) is expected
@@ -111,18 +123,24 @@ def test_wilson_covers() -> None:
 
 def test_bootstrap_covers_and_follows_its_rng() -> None:
     def one(seed: int) -> Estimate:
-        return metrics.mean(np.random.default_rng(1).normal(3.0, 1.0, 400), np.random.default_rng(seed))
+        return metrics.mean(
+            np.random.default_rng(1).normal(3.0, 1.0, 400), np.random.default_rng(seed)
+        )
 
     estimate = one(0)
     assert estimate == one(0) != one(1)
     assert estimate.low < estimate.value < estimate.high
-    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 / 20, rel=0.2)  # the normal theory's width
+    assert estimate.high - estimate.low == pytest.approx(
+        2 * 1.96 / 20, rel=0.2
+    )  # the normal theory's width
     rng = np.random.default_rng(2)
     covered = 0
     for _ in range(200):
         sample = metrics.mean(rng.exponential(1.0, 80), rng, resamples=200)
         covered += sample.low <= 1.0 <= sample.high
-    assert 170 <= covered <= 199  # 95% nominal; six standard deviations of chance, less the percentile method's bias
+    assert (
+        170 <= covered <= 199
+    )  # 95% nominal; six standard deviations of chance, less the percentile method's bias
 
 
 def test_ratio_weighs_tokens_not_strings() -> None:
@@ -151,7 +169,9 @@ def test_the_interval_of_distinct_covers_even_where_almost_all_differ(kinds: int
     n, rng = 300, np.random.default_rng(0)
     expected = kinds * (1 - (1 - 1 / kinds) ** n) / n
     estimates = [metrics.distinct([str(v) for v in rng.integers(0, kinds, n)]) for _ in range(300)]
-    assert sum(e.low <= expected <= e.high for e in estimates) > 0.95 * 300 - 3 * math.sqrt(300 * 0.05 * 0.95)
+    assert sum(e.low <= expected <= e.high for e in estimates) > 0.95 * 300 - 3 * math.sqrt(
+        300 * 0.05 * 0.95
+    )
     assert all(e.low < e.high for e in estimates)
 
 
@@ -166,7 +186,9 @@ def test_distinct_valid_counts_no_noise() -> None:
     rng = np.random.default_rng(0)
     real = language.sample_many(400, rng)
     noise = ["".join(rng.choice(list("".join(real)), len(text))) for text in real]
-    assert metrics.distinct(noise).value > metrics.distinct(real).value  # the more garbage, the more distinct
+    assert (
+        metrics.distinct(noise).value > metrics.distinct(real).value
+    )  # the more garbage, the more distinct
     assert metrics.distinct_valid(noise, language).value < 0.1
     assert metrics.distinct_valid(real, language) == metrics.distinct(real)
     mixed = metrics.distinct_valid(["0=0", "0=0", "=", "x"], language)
@@ -190,10 +212,14 @@ def test_novel_takes_a_set_or_a_predicate() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1), st.lists(st.integers(0, 3), min_size=1))
 @settings(deadline=None)
-def test_total_variation_is_the_largest_difference_over_events(first: list[int], second: list[int]) -> None:
+def test_total_variation_is_the_largest_difference_over_events(
+    first: list[int], second: list[int]
+) -> None:
     one, two = Counter(first), Counter(second)
     events = [[k for k in range(4) if mask >> k & 1] for mask in range(16)]
-    largest = max(sum(one[k] for k in e) / len(first) - sum(two[k] for k in e) / len(second) for e in events)
+    largest = max(
+        sum(one[k] for k in e) / len(first) - sum(two[k] for k in e) / len(second) for e in events
+    )
     estimate = metrics.histogram_distance(first, second, np.random.default_rng(0), resamples=20)
     assert estimate.value == pytest.approx(largest)
     assert estimate.low <= estimate.value <= estimate.high
@@ -213,7 +239,10 @@ def test_log_likelihood_leaves_out_the_impossible() -> None:
 
 
 def test_token_classes_cover_every_symbol() -> None:
-    assert metrics.token_classes("(+12)=30") == ["structure"] * 2 + ["operand"] * 2 + ["structure"] * 2 + ["value"] * 2
+    assert (
+        metrics.token_classes("(+12)=30")
+        == ["structure"] * 2 + ["operand"] * 2 + ["structure"] * 2 + ["value"] * 2
+    )
     assert metrics.token_classes("123") == ["operand"] * 3  # no '=': nothing is a value
 
 

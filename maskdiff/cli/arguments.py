@@ -20,15 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS, LanguageConfig
-from maskdiff.errors import (
-    ConfigError,
-    UserError,
-    folded,
-    nearest,
-    one_line,
-    quote,
-    visible,
-)
+from maskdiff.errors import ConfigError, UserError, folded, nearest, one_line, quote, visible
 from maskdiff.utils.values import decimal, whole
 
 BAD_INPUT, TIMED_OUT, INTERRUPTED, CLOSED_PIPE = 2, 124, 130, 141
@@ -54,7 +46,11 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """As argparse's, but a program of many flags does not list them all twice."""
         if self.usage is None and len(self._actions) > 12:
-            words = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+            words = [
+                str(action.metavar or action.dest)
+                for action in self._actions
+                if not action.option_strings
+            ]
             self.usage = " ".join(["%(prog)s", *words, "[--flag VALUE ...]"])
         return super().format_help()
 
@@ -67,15 +63,24 @@ class Parser(argparse.ArgumentParser):
         for given in extra:
             if given.startswith("--"):
                 name, flags = given.split("=")[0], self._flags(parsed)
-                begun = [flag for flag in flags if flag.startswith(name)]  # an abbreviation means one of these
-                self.error(f"unknown flag {quote(name)}; the nearest valid one is {nearest(name, begun or flags)}")
+                begun = [
+                    flag for flag in flags if flag.startswith(name)
+                ]  # an abbreviation means one of these
+                self.error(
+                    f"unknown flag {quote(name)}; the nearest valid one is {nearest(name, begun or flags)}"
+                )
         if extra:
             self.error(f"unexpected argument {quote(extra[0])}")
         return parsed
 
     def _flags(self, parsed: argparse.Namespace) -> list[str]:
         """Long flags that were possible, those of the chosen verb included."""
-        names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        names = [
+            name
+            for action in self._actions
+            for name in action.option_strings
+            if name.startswith("--")
+        ]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 chosen = action.choices.get(str(getattr(parsed, action.dest, "")))
@@ -85,14 +90,21 @@ class Parser(argparse.ArgumentParser):
 
 def run_cli(main: Callable[..., int | None], argv: Sequence[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status of the program; what a user can cause becomes one line on stderr."""
-    if sys.stderr is None:  # closed, as in `2>&-`: there is nobody to tell, and print would tell the standard output
+    if (
+        sys.stderr is None
+    ):  # closed, as in `2>&-`: there is nobody to tell, and print would tell the standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the program
     if sys.stdout is None:
-        print(f"{_program()}: standard output is closed; send it to a file, or to {os.devnull}", file=sys.stderr)
+        print(
+            f"{_program()}: standard output is closed; send it to a file, or to {os.devnull}",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no reason to fail
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that cannot show a character is no reason to fail
     try:
         status = main(argv) or 0
         sys.stdout.flush()
@@ -108,9 +120,13 @@ def run_cli(main: Callable[..., int | None], argv: Sequence[str] | None = None) 
     except OSError as error:
         where = f" {quote(str(error.filename))}" if error.filename else ""
         return _say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT)
-    except ValueError as error:  # of the system's own functions, of paths that a settings file can hold
+    except (
+        ValueError
+    ) as error:  # of the system's own functions, of paths that a settings file can hold
         if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
-            return _say(f"a path or text cannot be used ({folded(error)}); take other characters", BAD_INPUT)
+            return _say(
+                f"a path or text cannot be used ({folded(error)}); take other characters", BAD_INPUT
+            )
         raise
     except MemoryError:
         return _say("out of memory; ask for fewer or shorter strings at a time", BAD_INPUT)
@@ -228,7 +244,9 @@ def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
             f"{quote(text)} is no length: give N or N..M, in symbols, up to {place.high}"
         ) from None
     if not lowest <= bounds[0] <= bounds[1]:
-        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give N..M with {lowest} <= N <= M")
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is empty: give N..M with {lowest} <= N <= M"
+        )
     return bounds
 
 
@@ -247,7 +265,9 @@ def span(text: str, empty: bool = False) -> tuple[int, int]:
             f"{quote(text)} is no span: give A:B, symbols A to B-1 counted from 0, to {place.high}"
         ) from None
     if bounds[0] > bounds[1] or (bounds[0] == bounds[1] and not empty):
-        raise argparse.ArgumentTypeError(f"{quote(text)} is empty: give A:B with A {'<=' if empty else '<'} B")
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is empty: give A:B with A {'<=' if empty else '<'} B"
+        )
     return bounds
 
 
@@ -258,15 +278,28 @@ def gap(text: str) -> tuple[int, int]:
 
 def default_checkpoint(name: str = "best.pt") -> str:
     """`checkpoints/NAME` here, or the one beside the installed package when there is none here."""
-    here, home = Path("checkpoints") / name, Path(__file__).resolve().parents[2] / "checkpoints" / name
+    here, home = (
+        Path("checkpoints") / name,
+        Path(__file__).resolve().parents[2] / "checkpoints" / name,
+    )
     return str(here if here.exists() or not home.exists() else home)
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint --device --threads --seed`, which every door that samples has."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--checkpoint", metavar="FILE", default=None, help="what to sample from (default checkpoints/best.pt)")
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
+    group.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        default=None,
+        help="what to sample from (default checkpoints/best.pt)",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps (default auto)",
+    )
     group.add_argument(
         "--threads", type=threads, default=0, metavar="N", help="CPU threads (default 0: all cores)"
     )
@@ -286,17 +319,36 @@ def add_timeout_flag(
 
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `LanguageOverride.of` reads: what a user says about the own language of a checkpoint."""
-    group = parser.add_argument_group("language", "of a checkpoint that was trained on a folder of your own")
-    group.add_argument("--language", default="", metavar="DIR", help="read the folder anew (it may have a grammar now)")
-    group.add_argument("--validity", default="", metavar="MODULE:FUNCTION", help="checks texts, see docs/languages.md")
+    group = parser.add_argument_group(
+        "language", "of a checkpoint that was trained on a folder of your own"
+    )
+    group.add_argument(
+        "--language",
+        default="",
+        metavar="DIR",
+        help="read the folder anew (it may have a grammar now)",
+    )
+    group.add_argument(
+        "--validity",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="checks texts, see docs/languages.md",
+    )
     group.add_argument(
         "--validity_timeout", type=seconds, default=LanguageConfig.validity_timeout,
         metavar="SECONDS",
         help=f"time that it has for one text (default {LanguageConfig.validity_timeout:g})",
     )  # fmt: skip
-    group.add_argument("--skip_invalid", action="store_true", help="leave out bad lines of the folder")
+    group.add_argument(
+        "--skip_invalid", action="store_true", help="leave out bad lines of the folder"
+    )
     group.add_argument("--accept_ambiguous", action="store_true", help="take an ambiguous grammar")
-    group.add_argument("--start", default="", metavar="RULE", help="rule of its grammar whose strings are the language")
+    group.add_argument(
+        "--start",
+        default="",
+        metavar="RULE",
+        help="rule of its grammar whose strings are the language",
+    )
     group.add_argument(
         "--spacing", default="", choices=("needed", "none"),
         help="under %%ignore: separators where terminals would run together (needed), or none",

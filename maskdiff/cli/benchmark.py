@@ -42,19 +42,44 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_language_flags(parser)
     what = parser.add_argument_group("what is measured")
     what.add_argument(  # instead of the single one of the other doors
-        "--checkpoint", nargs="+", metavar="FILE", help="one or more, side by side (default checkpoints/best.pt)"
+        "--checkpoint",
+        nargs="+",
+        metavar="FILE",
+        help="one or more, side by side (default checkpoints/best.pt)",
     )
     what.add_argument(
-        "--suite", nargs="+", default=list(suites.DEFAULT_SUITES), metavar="NAME", help=f"of {', '.join(suites.SUITES)}, all"
+        "--suite",
+        nargs="+",
+        default=list(suites.DEFAULT_SUITES),
+        metavar="NAME",
+        help=f"of {', '.join(suites.SUITES)}, all",
     )
     what.add_argument(
         "--num_samples", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
         help="strings of each figure (default 200)",
     )  # fmt: skip
-    what.add_argument("--length", type=cli.length_range, metavar="N..M", help="generate only these inner lengths (symbols)")
-    what.add_argument("--sigma", type=cli.unit, nargs="+", metavar="LEVEL", help="noise levels of the repair suite")
-    what.add_argument("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
-    what.add_argument("--repair_method", nargs="+", default=list(Plan.repair_methods), help="methods of the repair suite")
+    what.add_argument(
+        "--length",
+        type=cli.length_range,
+        metavar="N..M",
+        help="generate only these inner lengths (symbols)",
+    )
+    what.add_argument(
+        "--sigma",
+        type=cli.unit,
+        nargs="+",
+        metavar="LEVEL",
+        help="noise levels of the repair suite",
+    )
+    what.add_argument(
+        "--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite"
+    )
+    what.add_argument(
+        "--repair_method",
+        nargs="+",
+        default=list(Plan.repair_methods),
+        help="methods of the repair suite",
+    )
     what.add_argument(
         "--problems", nargs="+", choices=Plan.problems, metavar="SPLIT",
         help=f"of the solve suite: {', '.join(Plan.problems)} (default both)",
@@ -72,43 +97,81 @@ def build_parser() -> argparse.ArgumentParser:
     out.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
     out.add_argument("--plots", metavar="DIR", help="also draw PNG plots (needs matplotlib)")
     again = parser.add_argument_group("reproduction")
-    again.add_argument("--reproduce", action="store_true", help="train and measure every variant of the reference")
     again.add_argument(
-        "--no_training", action="store_true", help="report the seeds that are trained already, each variant's own"
+        "--reproduce", action="store_true", help="train and measure every variant of the reference"
     )
     again.add_argument(
-        "--seeds", type=cli.Whole(1, 1000), metavar="N",
+        "--no_training",
+        action="store_true",
+        help="report the seeds that are trained already, each variant's own",
+    )
+    again.add_argument(
+        "--seeds",
+        type=cli.Whole(1, 1000),
+        metavar="N",
         help="seeds 0..N-1 of each variant (default 3; with --no_training all found)",
     )
     again.add_argument("--variants", nargs="+", metavar="NAME", help="only these variants")
     again.add_argument(
-        "--runs", default="runs/reproduce", metavar="DIR", help="where trained variants are kept and found again"
+        "--runs",
+        default="runs/reproduce",
+        metavar="DIR",
+        help="where trained variants are kept and found again",
     )
-    again.add_argument("--results", default="docs/results.md", metavar="FILE", help="the report of the reproduction")
+    again.add_argument(
+        "--results",
+        default="docs/results.md",
+        metavar="FILE",
+        help="the report of the reproduction",
+    )
     return parser
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     """The flags that name samplers and set them."""
-    how = parser.add_argument_group("sampling", "the first six name samplers and add up; without them, a handful is measured")
+    how = parser.add_argument_group(
+        "sampling", "the first six name samplers and add up; without them, a handful is measured"
+    )
     how.add_argument("--sampler", nargs="+", metavar="NAME", help="presets, see docs/samplers.md")
     how.add_argument("--use_maskgit", action="store_true", help="MaskGIT")
     how.add_argument("--no_maskgit", action="store_true", help="naive refinement")
-    how.add_argument("--use_hybrid", action="store_true", help="causal warm start, then parallel or speculative: both")
+    how.add_argument(
+        "--use_hybrid",
+        action="store_true",
+        help="causal warm start, then parallel or speculative: both",
+    )
     how.add_argument("--coarse_to_fine", action="store_true", help="skeleton first, digits second")
-    how.add_argument("--grammar", action="store_true", help="every sampler and repair under the language's grammar, too")
-    how.add_argument("--use_self_cond", action="store_true", help="self_conditioned: the model sees its last prediction")
+    how.add_argument(
+        "--grammar",
+        action="store_true",
+        help="every sampler and repair under the language's grammar, too",
+    )
+    how.add_argument(
+        "--use_self_cond",
+        action="store_true",
+        help="self_conditioned: the model sees its last prediction",
+    )
     how.add_argument(
         "--num_ar_tokens", type=cli.Whole(0, MAX_LENGTH),
         help="causal tokens of the hybrid (default 3)",
     )  # fmt: skip
-    how.add_argument("--maskgit_steps", type=cli.natural, help="evaluations; 0 is one token an evaluation (default 12)")
-    how.add_argument("--maskgit_schedule", choices=("cosine", "linear"), help="how many tokens an evaluation commits")
+    how.add_argument(
+        "--maskgit_steps",
+        type=cli.natural,
+        help="evaluations; 0 is one token an evaluation (default 12)",
+    )
+    how.add_argument(
+        "--maskgit_schedule",
+        choices=("cosine", "linear"),
+        help="how many tokens an evaluation commits",
+    )
     how.add_argument(
         "--temperature", type=cli.Number(0.0, 100.0),
         help="of the token distribution (default 1; 0 is argmax)",
     )  # fmt: skip
-    add_config_flags(parser, ControlConfig, skip=("first_complete",))  # of the suites generation and repetition
+    add_config_flags(
+        parser, ControlConfig, skip=("first_complete",)
+    )  # of the suites generation and repetition
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -130,7 +193,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def load_subjects(paths: Sequence[str], device: str, spoken: LanguageOverride | None = None) -> list[Subject]:
+def load_subjects(
+    paths: Sequence[str], device: str, spoken: LanguageOverride | None = None
+) -> list[Subject]:
     """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     parts = [Path(path).with_suffix("").parts for path in paths]
@@ -200,7 +265,9 @@ def deliver(args: argparse.Namespace, made: report.Report) -> list[str]:
     return failures
 
 
-def measure(args: argparse.Namespace, subjects: Sequence[Subject], plan: Plan, names: Sequence[str]) -> int:
+def measure(
+    args: argparse.Namespace, subjects: Sequence[Subject], plan: Plan, names: Sequence[str]
+) -> int:
     """Run the suites and deliver the report, also that of the suites that were finished when something stopped the run."""
     rows: list[Row] = []
     finished, total = 0, len(subjects) * len(names)
@@ -212,8 +279,13 @@ def measure(args: argparse.Namespace, subjects: Sequence[Subject], plan: Plan, n
                 finished += 1
     except BaseException:  # Ctrl-C, memory, a bug: hours may lie behind us
         if rows:
-            note(f"benchmark.py: interrupted, {finished} of {total} suites are finished and reported")
-            header = {**header, "interrupted": f"{finished} of {total} suites are finished and reported"}
+            note(
+                f"benchmark.py: interrupted, {finished} of {total} suites are finished and reported"
+            )
+            header = {
+                **header,
+                "interrupted": f"{finished} of {total} suites are finished and reported",
+            }
             for failure in deliver(args, report.Report(rows, header)):
                 note(f"benchmark.py: {failure}")
         raise
@@ -228,7 +300,9 @@ def run(args: argparse.Namespace) -> int:
     cli.use_threads(args.threads)
     plan, names = make_plan(args), suites.check_suites(args.suite)
     if plan.control != ControlConfig() and not {"generation", "repetition"} & set(names):
-        raise ConfigError("controls of repetition are of the suites generation and repetition; add one of them to --suite")
+        raise ConfigError(
+            "controls of repetition are of the suites generation and repetition; add one of them to --suite"
+        )
     check_outputs(args)
     if args.reproduce:
         run_reproduction(args)
@@ -245,4 +319,3 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what the flags ask for; returns the exit status."""
     return run(build_parser().parse_args(argv))
-

@@ -65,19 +65,28 @@ if TYPE_CHECKING:
 
 CHANGE = cli.Whole(0, MAX_CHANGE)
 PERIOD = 256  # strings after which the random keys of `edit` and `repair` begin again
-EDITOR = SamplerConfig("entropy", steps=0)  # what refinements of `edit` refine: it sees both sides of a blank
+EDITOR = SamplerConfig(
+    "entropy", steps=0
+)  # what refinements of `edit` refine: it sees both sides of a blank
 
 
 def build_parser() -> cli.Parser:
     """All flags of all verbs."""
     parser = cli.Parser(description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=cli.Parser)
-    generate = verbs.add_parser("generate", help="new strings", description="New strings of the language.")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="VERB", parser_class=cli.Parser
+    )
+    generate = verbs.add_parser(
+        "generate", help="new strings", description="New strings of the language."
+    )
     generate.add_argument(
         "--num", type=cli.Whole(0, MAX_STRINGS), default=1, metavar="N", help="how many (default 1)"
     )
     generate.add_argument(
-        "--length", type=cli.length_range, metavar="N", help="in symbols: N or N..M (default: as in the data)"
+        "--length",
+        type=cli.length_range,
+        metavar="N",
+        help="in symbols: N or N..M (default: as in the data)",
     )
     repair = _repair_verb(verbs)
     complete = verbs.add_parser(
@@ -89,28 +98,66 @@ def build_parser() -> cli.Parser:
         "--num", type=cli.Whole(1, MAX_STRINGS), default=1, metavar="N",
         help="completions of each string (default 1)",
     )  # fmt: skip
-    complete.add_argument("--suffix", default="", metavar="TEXT", help="how the strings end (drawn by the bidirectional mode)")
-    complete.add_argument("--stream", action="store_true", help="show a completion character by character as it is drawn")
-    edit = verbs.add_parser(
-        "edit", help="fill blanks", description="Fill the blanks (?, or ¿ where ? is a symbol) of strings; all else stays."
+    complete.add_argument(
+        "--suffix",
+        default="",
+        metavar="TEXT",
+        help="how the strings end (drawn by the bidirectional mode)",
     )
-    edit.add_argument("--mask", type=cli.span, action="append", default=[], metavar="A:B", help="blank symbols A to B-1, too")
-    edit.add_argument("--holds", action="store_true", help="search for a filling that is true, or say that there is none")
+    complete.add_argument(
+        "--stream",
+        action="store_true",
+        help="show a completion character by character as it is drawn",
+    )
+    edit = verbs.add_parser(
+        "edit",
+        help="fill blanks",
+        description="Fill the blanks (?, or ¿ where ? is a symbol) of strings; all else stays.",
+    )
+    edit.add_argument(
+        "--mask",
+        type=cli.span,
+        action="append",
+        default=[],
+        metavar="A:B",
+        help="blank symbols A to B-1, too",
+    )
+    edit.add_argument(
+        "--holds",
+        action="store_true",
+        help="search for a filling that is true, or say that there is none",
+    )
     edit.add_argument(
         "--bound", type=cli.Whole(1, MAX_BOUND), metavar="N",
         help="beginnings the search looks at (default 100000)",
     )  # fmt: skip
-    edit.add_argument("--replace", type=cli.gap, metavar="A:B", help="new symbols for A to B-1; A:A inserts before symbol A")
-    edit.add_argument("--length", type=cli.new_length, metavar="N", help="how many new ones: N or N..M (default: as before)")
+    edit.add_argument(
+        "--replace",
+        type=cli.gap,
+        metavar="A:B",
+        help="new symbols for A to B-1; A:A inserts before symbol A",
+    )
+    edit.add_argument(
+        "--length",
+        type=cli.new_length,
+        metavar="N",
+        help="how many new ones: N or N..M (default: as before)",
+    )
     for verb in (repair, edit, complete):
         verb.add_argument("texts", nargs="*", metavar="TEXT", help="strings")
-        verb.add_argument("--input", metavar="FILE", help="read strings from FILE, one a line; - is standard input")
+        verb.add_argument(
+            "--input",
+            metavar="FILE",
+            help="read strings from FILE, one a line; - is standard input",
+        )
     for verb in (repair, edit):
         add_search_flags(verb)
     generate.add_argument("--trace", action="store_true", help="print the run step by step")
     for verb in (generate, complete, repair, edit):
         verb.add_argument("--json", action="store_true", help="one JSON object a line")
-        verb.add_argument("--pretty", action="store_true", help="print strings that parse with spaces")
+        verb.add_argument(
+            "--pretty", action="store_true", help="print strings that parse with spaces"
+        )
         cli.add_timeout_flag(verb, *(["all strings together"] if verb is generate else []))
         cli.add_machine_flags(verb)
         cli.add_language_flags(verb)
@@ -120,7 +167,9 @@ def build_parser() -> cli.Parser:
     for verb in (generate, complete):
         add_config_flags(verb, ControlConfig)
         verb.add_argument(
-            "--config", metavar="YAML", help="settings of sampling, see docs/repetition.md; flags go on top of it"
+            "--config",
+            metavar="YAML",
+            help="settings of sampling, see docs/repetition.md; flags go on top of it",
         )
     add_verb(verbs)
     return parser
@@ -131,26 +180,51 @@ def _repair_verb(verbs: Any) -> cli.Parser:
     repair: cli.Parser = verbs.add_parser(
         "repair", help="mend damaged strings", description="What damaged strings were meant to be."
     )
-    repair.add_argument("--method", default="channel", metavar="NAME", help="channel (default), draft, least_edits (no model)")
-    repair.add_argument("--sigma", type=cli.unit, metavar="S", help="share of damaged symbols (default: several are tried)")
+    repair.add_argument(
+        "--method",
+        default="channel",
+        metavar="NAME",
+        help="channel (default), draft, least_edits (no model)",
+    )
+    repair.add_argument(
+        "--sigma",
+        type=cli.unit,
+        metavar="S",
+        help="share of damaged symbols (default: several are tried)",
+    )
     repair.add_argument(
         "--slack", type=CHANGE, default=2, metavar="N",
         help="the length changes by at most N (default 2)",
     )  # fmt: skip
-    repair.add_argument("--grammar", action="store_true", help="only strings that parse; one that parses stays as it is")
-    repair.add_argument("--holds", action="store_true", help="strings that are true before others that parse")
+    repair.add_argument(
+        "--grammar",
+        action="store_true",
+        help="only strings that parse; one that parses stays as it is",
+    )
+    repair.add_argument(
+        "--holds", action="store_true", help="strings that are true before others that parse"
+    )
     repair.add_argument(
         "--max_edits", type=CHANGE, metavar="N",
         help="at most N insertions, deletions and replacements",
     )  # fmt: skip
     repair.add_argument(
-        "--certain", type=cli.span, action="append", default=[], metavar="A:B", help="symbols A to B-1 stay; may be repeated"
+        "--certain",
+        type=cli.span,
+        action="append",
+        default=[],
+        metavar="A:B",
+        help="symbols A to B-1 stay; may be repeated",
     )
     repair.add_argument(
         "--top", type=cli.Whole(1, MAX_ALTERNATIVES), default=1, metavar="N",
         help="list the N best alternatives (default 1)",
     )  # fmt: skip
-    repair.add_argument("--script", action="store_true", help="print the edits that lead from the input to the result")
+    repair.add_argument(
+        "--script",
+        action="store_true",
+        help="print the edits that lead from the input to the result",
+    )
     return repair
 
 
@@ -171,7 +245,9 @@ def decoding(args: argparse.Namespace) -> DecodeConfig:
     """The settings of new strings and completions: those of --config, the flags on top of it. Raises ConfigError."""
     base = load_decoding(args.config) if args.config else DecodeConfig()
     completion = build(
-        CompletionConfig, overrides(args, CompletionConfig) if args.verb == "complete" else {}, base=base.completion
+        CompletionConfig,
+        overrides(args, CompletionConfig) if args.verb == "complete" else {},
+        base=base.completion,
     )
     control = build(ControlConfig, overrides(args, ControlConfig), base=base.control)
     return DecodeConfig(sampler_config(args, base.sampler), completion, control)
@@ -181,7 +257,9 @@ def requests(args: argparse.Namespace) -> Requests:
     """The strings to work on: the arguments, then the lines of --input. Raises DataError where
     there is none."""
     if args.input is None and not args.texts:
-        raise DataError(f"nothing to {args.verb}; give strings as arguments, or --input FILE (- is standard input)")
+        raise DataError(
+            f"nothing to {args.verb}; give strings as arguments, or --input FILE (- is standard input)"
+        )
     return Requests(args.texts, None if args.input is None else open_lines(args.input))
 
 
@@ -287,7 +365,9 @@ def completed(args: argparse.Namespace, loaded: Loaded, stream: Stream | None) -
         )
     settings = decoding(args)
     if args.stream and settings.control.first_complete:
-        raise ConfigError("--first_complete needs a whole string, and --stream shows its parts; give one of them")
+        raise ConfigError(
+            "--first_complete needs a whole string, and --stream shows its parts; give one of them"
+        )
     completer = tasks.Completer(
         loaded, suffix=args.suffix, settings=settings.completion, control=settings.control,
         watch=None if stream is None else stream.watch,
@@ -311,7 +391,9 @@ def edited(
     from maskdiff.repair.fill import BOUND
 
     settings = overrides(args, SamplerConfig)
-    grammar = bool(settings.pop("grammar", False))  # no setting of a draw: without any of those, the best filling
+    grammar = bool(
+        settings.pop("grammar", False)
+    )  # no setting of a draw: without any of those, the best filling
     sampler = sampler_config(args, EDITOR) if settings else None
     if args.holds and settings:
         raise ConfigError(f"--holds searches and draws nothing; leave out --{' --'.join(settings)}")
@@ -379,4 +461,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.finished(number)
             status = cli.worse(status, result.finish_reason)
     return status
-

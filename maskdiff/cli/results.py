@@ -41,7 +41,13 @@ class Stream:
         """Print characters of a completion."""
         self.last = request, sample
         if self.json:
-            event = {"schema": SCHEMA, "verb": "complete", "index": request, "sample": sample, "delta": characters}
+            event = {
+                "schema": SCHEMA,
+                "verb": "complete",
+                "index": request,
+                "sample": sample,
+                "delta": characters,
+            }
             print(json.dumps(event), flush=True)
         else:
             print(cli.printable(characters), end="", flush=True)
@@ -114,7 +120,15 @@ def notes(result: Result) -> Iterator[str]:
 
 def verdict(item: Result | Alternative) -> str:
     """What the language says of a string."""
-    return "holds" if item.holds else "parses" if item.parses else "unchecked" if item.parses is None else "invalid"
+    return (
+        "holds"
+        if item.holds
+        else "parses"
+        if item.parses
+        else "unchecked"
+        if item.parses is None
+        else "invalid"
+    )
 
 
 def more_lines(result: Result, script: bool) -> Iterator[str]:
@@ -125,7 +139,14 @@ def more_lines(result: Result, script: bool) -> Iterator[str]:
         yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(render(item.edits))}"
 
 
-def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, sample: int, stream: Stream | None) -> None:
+def show(
+    args: argparse.Namespace,
+    loaded: Loaded,
+    result: Result,
+    number: int,
+    sample: int,
+    stream: Stream | None,
+) -> None:
     """Print one result; in text an error goes to the error stream, and an empty line keeps its place in a batch."""
     if stream is not None and result.error is None:
         stream.finish(number, sample, result)
@@ -135,7 +156,9 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, 
     if result.trace is not None:
         print("\n".join(result.trace))
     if result.error is None:
-        shown = result if stream is None else replace(result, text="")  # its first column is there already
+        shown = (
+            result if stream is None else replace(result, text="")
+        )  # its first column is there already
         why = args.verb in ("generate", "complete")
         text = as_text(shown, loaded, args.pretty, why)
         print("\n".join([text, *more_lines(result, getattr(args, "script", False))]))
@@ -149,7 +172,11 @@ def show(args: argparse.Namespace, loaded: Loaded, result: Result, number: int, 
 def name(args: argparse.Namespace, number: int) -> str:
     """How messages call a request: by its line, too, where arguments come before the lines."""
     given = len(getattr(args, "texts", ()))
-    return f"string {number} (line {number - given} of the input)" if 0 < given < number else f"string {number}"
+    return (
+        f"string {number} (line {number - given} of the input)"
+        if 0 < given < number
+        else f"string {number}"
+    )
 
 
 def remarks(args: argparse.Namespace, result: Result, sample: int) -> Iterator[str]:
@@ -158,7 +185,12 @@ def remarks(args: argparse.Namespace, result: Result, sample: int) -> Iterator[s
         yield result.error
         return
     summary = result.completion
-    if summary is not None and sample == 1 and summary.mode == "beam" and summary.dropped > WORTH_SAYING:
+    if (
+        summary is not None
+        and sample == 1
+        and summary.mode == "beam"
+        and summary.dropped > WORTH_SAYING
+    ):
         yield f"up to {summary.dropped:.2g} of the probability may lie in histories that the beam left out; widen --beam"
     if args.verb == "repair" and args.holds and not result.holds:
         yield "nothing near it was found that holds; the answer only parses"

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from maskdiff.languages import Stepwise
     from maskdiff.stepwise.causal import CausalBackend
 
-MAX_TOKENS, MOST_TOKENS = 1024, 16_384  # room for prompt and answer: by default, and of our causal mode at most
+MAX_TOKENS, MOST_TOKENS = (
+    1024,
+    16_384,
+)  # room for prompt and answer: by default, and of our causal mode at most
 
 
 def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
@@ -42,12 +45,22 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         help="answer OpenAI's clients over HTTP",
         description="A checkpoint behind OpenAI's HTTP interface (docs/serving.md). There is no authentication.",
     )
-    verb.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen on (default 127.0.0.1)")
+    verb.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="address to listen on (default 127.0.0.1)",
+    )
     verb.add_argument(
         "--port", type=cli.Whole(0, 65_535), default=8000, metavar="N",
         help="0 picks a free one (default 8000)",
     )  # fmt: skip
-    verb.add_argument("--name", default="", metavar="NAME", help="of the model, for clients (default: of its training)")
+    verb.add_argument(
+        "--name",
+        default="",
+        metavar="NAME",
+        help="of the model, for clients (default: of its training)",
+    )
     verb.add_argument(
         "--prefill", choices=PREFILLS, default="continue", metavar="MODE",
         help=f"what becomes of a chat that ends with the assistant: {', '.join(PREFILLS)} (default continue)",
@@ -74,7 +87,10 @@ def serve(args: argparse.Namespace) -> int:
     from maskdiff.serving.local import GRACE, Server, listening
 
     limits = limits_of(args)
-    with ended_by_signals(), listening(args.host, args.port) as listener:  # a taken port is found before the model is read
+    with (
+        ended_by_signals(),
+        listening(args.host, args.port) as listener,
+    ):  # a taken port is found before the model is read
         served = open_served(args)
         address, port = listener.getsockname()[:2]
         url = f"http://{_bracketed(args.host)}:{port}/v1"
@@ -190,7 +206,9 @@ def _check_extra() -> None:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ConfigError('serving needs the packages fastapi and uvicorn: pip install "maskdiff[serve]"') from error
+        raise ConfigError(
+            'serving needs the packages fastapi and uvicorn: pip install "maskdiff[serve]"'
+        ) from error
 
 
 def _say(line: str) -> None:

@@ -36,20 +36,36 @@ COHORT = 32  # problems that are solved together, at most
 def add_verb(verbs: Any) -> None:
     """Add `solve` to the verbs of a door."""
     verb = verbs.add_parser(
-        "solve", help="solve problems step by step", description="Answers, written step by step; see docs/stepwise.md."
+        "solve",
+        help="solve problems step by step",
+        description="Answers, written step by step; see docs/stepwise.md.",
     )
-    verb.add_argument("texts", nargs="*", metavar="PROBLEM", help='problems, such as "(+ 3 (* 2 4))"')
-    verb.add_argument("--input", metavar="FILE", help="read problems from FILE, one a line; - is standard input")
+    verb.add_argument(
+        "texts", nargs="*", metavar="PROBLEM", help='problems, such as "(+ 3 (* 2 4))"'
+    )
+    verb.add_argument(
+        "--input", metavar="FILE", help="read problems from FILE, one a line; - is standard input"
+    )
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
-    verb.add_argument("--show", action="store_true", help="print every step, how unsure it was, and its candidates")
-    verb.add_argument("--probe", action="store_true", help="only say whether the backend goes on from a partial answer")
+    verb.add_argument(
+        "--show",
+        action="store_true",
+        help="print every step, how unsure it was, and its candidates",
+    )
+    verb.add_argument(
+        "--probe",
+        action="store_true",
+        help="only say whether the backend goes on from a partial answer",
+    )
     add_config_flags(verb, StepConfig)
     add_config_flags(verb, BackendConfig)
     cli.add_timeout_flag(
         verb, "each problem, between and within steps; problems are then solved one by one"
     )
     cli.add_machine_flags(verb)
-    told = {"checkpoint": f"our model, and the language of the problems (default checkpoints/{CHECKPOINT} for our backends)"}
+    told = {
+        "checkpoint": f"our model, and the language of the problems (default checkpoints/{CHECKPOINT} for our backends)"
+    }
     for action in verb._actions:
         action.help = told.get(action.dest, action.help)
     cli.add_language_flags(verb)
@@ -62,13 +78,20 @@ def make_solver(args: argparse.Namespace) -> Solver:
     from maskdiff.stepwise.backends import make_backend
     from maskdiff.stepwise.solver import Solver
 
-    config, backend = build(StepConfig, overrides(args, StepConfig)), build(BackendConfig, overrides(args, BackendConfig))
+    config, backend = (
+        build(StepConfig, overrides(args, StepConfig)),
+        build(BackendConfig, overrides(args, BackendConfig)),
+    )
     if args.probe:
-        config = replace(config, strategy="best-of-n", scorer="vote")  # nothing is solved, so nothing is refused
+        config = replace(
+            config, strategy="best-of-n", scorer="vote"
+        )  # nothing is solved, so nothing is refused
     loaded = language = None
     if backend.backend in OURS or args.checkpoint:
         spoken = LanguageOverride.of(args)
-        loaded = load_denoiser(args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, spoken)
+        loaded = load_denoiser(
+            args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, spoken
+        )
         if isinstance(loaded.language, Stepwise):
             language = loaded.language
         elif backend.backend in OURS:
@@ -83,7 +106,9 @@ def make_solver(args: argparse.Namespace) -> Solver:
 def problems(args: argparse.Namespace) -> Requests:
     """The arguments, then the lines of --input. Raises DataError where there is none."""
     if args.input is None and not args.texts:
-        raise DataError('nothing to solve; give problems such as "(+ 3 (* 2 4))", or --input FILE (- is standard input)')
+        raise DataError(
+            'nothing to solve; give problems such as "(+ 3 (* 2 4))", or --input FILE (- is standard input)'
+        )
     return Requests(args.texts, None if args.input is None else open_lines(args.input))
 
 
@@ -149,7 +174,9 @@ def _probe(args: argparse.Namespace, solver: Solver) -> int:
                 "seen": list(made.seen)}  # fmt: skip
         print(json.dumps(item))
         return 0
-    print(f"{made.verdict.name}: given a partial answer, {solver.generator.name} {made.verdict.value}")
+    print(
+        f"{made.verdict.name}: given a partial answer, {solver.generator.name} {made.verdict.value}"
+    )
     print("\n".join(f"  {seen}" for seen in made.seen))
     return 0
 
@@ -178,7 +205,9 @@ def as_object(number: int, solution: Solution) -> dict[str, Any]:
 
 def _step(step: ChosenStep) -> dict[str, Any]:
     """A step as JSON takes it, which knows no infinite score."""
-    return asdict(step) | {"scores": [score if math.isfinite(score) else None for score in step.scores]}
+    return asdict(step) | {
+        "scores": [score if math.isfinite(score) else None for score in step.scores]
+    }
 
 
 def as_text(solution: Solution) -> str:
@@ -190,7 +219,15 @@ def as_text(solution: Solution) -> str:
     answer = solution.answer
     told = solution.result or quote(answer.text)
     spent = answer.spent.forward_tokens
-    return "\t".join([cli.printable(solution.problem), cli.printable(told), right, answer.finish_reason, str(spent)])
+    return "\t".join(
+        [
+            cli.printable(solution.problem),
+            cli.printable(told),
+            right,
+            answer.finish_reason,
+            str(spent),
+        ]
+    )
 
 
 def shown(solution: Solution) -> Iterator[str]:

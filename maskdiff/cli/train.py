@@ -20,10 +20,16 @@ from maskdiff.config_io import add_config_flags, config_from_dict, load_config, 
 def build_parser() -> Parser:
     """Every option of the configuration as a flag, and three that belong to this program alone."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--config", metavar="YAML", help="configuration file; flags go on top of it")
+    parser.add_argument(
+        "--config", metavar="YAML", help="configuration file; flags go on top of it"
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="continue the run in the same folder")
-    start.add_argument("--init", metavar="PT", help="start from the weights of this checkpoint, with a fresh optimiser")
+    start.add_argument(
+        "--init",
+        metavar="PT",
+        help="start from the weights of this checkpoint, with a fresh optimiser",
+    )
     add_config_flags(parser)
     return parser
 
@@ -34,10 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     given = overrides(args)
     own = args.resume and args.config is None  # the flags go on top of the run's own configuration
     config = config_from_dict(given) if own else load_config(args.config, given)
-    from maskdiff.cli.training_run import run_config, run_folder, train  # now, so that --help and a typing error answer at once
+    from maskdiff.cli.training_run import (
+        run_config,
+        run_folder,
+        train,
+    )  # now, so that --help and a typing error answer at once
 
     folder = run_folder(config.train, args.resume)
     if own:
         config = run_config(folder, given)
     return train(config, folder, resume=args.resume, init=args.init)
-

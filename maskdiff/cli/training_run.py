@@ -35,9 +35,15 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
             and it is.
         FolderError: another process trains in the folder.
     """
-    plain = config.name.isprintable() and config.name not in ("", ".", "..") and not set(config.name) & set("/\\")
+    plain = (
+        config.name.isprintable()
+        and config.name not in ("", ".", "..")
+        and not set(config.name) & set("/\\")
+    )
     if not config.checkpoint_dir and not plain:
-        raise ConfigError(f"name is {quote(config.name)}; it must name one folder in runs/ (give --checkpoint_dir for others)")
+        raise ConfigError(
+            f"name is {quote(config.name)}; it must name one folder in runs/ (give --checkpoint_dir for others)"
+        )
     folder = Path(config.checkpoint_dir) if config.checkpoint_dir else Path("runs") / config.name
 
     def taken() -> bool:
@@ -46,7 +52,9 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
     if resume:
         check_free(folder)
         if not (folder / "last.pt").exists():
-            raise ConfigError(f"{folder} holds no last.pt to resume from; give the run's --name or --checkpoint_dir")
+            raise ConfigError(
+                f"{folder} holds no last.pt to resume from; give the run's --name or --checkpoint_dir"
+            )
         return folder
     if not config.checkpoint_dir and config.name == TrainConfig().name:
         number = 1
@@ -55,7 +63,9 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
             folder = Path("runs") / f"{config.name}-{number}"
     check_free(folder)
     if taken():
-        raise ConfigError(f"{folder} already holds a run; continue it with --resume, or give another --name")
+        raise ConfigError(
+            f"{folder} already holds a run; continue it with --resume, or give another --name"
+        )
     return folder
 
 
@@ -75,7 +85,9 @@ def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
         config = replace(config, language=_found(config.language, last))
     checker = config.language.validity
     if checker and given.get("validity") != checker:
-        raise ConfigError(f"the run in {folder} checks texts with {quote(checker)}; say that it may, with --validity {checker}")
+        raise ConfigError(
+            f"the run in {folder} checks texts with {quote(checker)}; say that it may, with --validity {checker}"
+        )
     module = Path(config.language.language) / f"{checker.partition(':')[0]}.py"
     if checker and "language" not in given and module.is_file():
         shown = quote(str(module), 200)
@@ -125,20 +137,28 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
             tell(trainer.note)
         if trainer.finished and resume:
             made, asked = trainer.progress.step, config.train.max_iters
-            tell(f"nothing to train: {made:,} steps are made and max_iters is {asked:,}; give a larger --max_iters to go on")
+            tell(
+                f"nothing to train: {made:,} steps are made and max_iters is {asked:,}; give a larger --max_iters to go on"
+            )
     progress = trainer.run()
     if not lead:
         return 0  # after a signal too: a failure here would make the launcher kill the one that still has something to say
     if trainer.stop_signal is not None:
         name = signal.Signals(trainer.stop_signal).name
-        again = command("train_universal.py", "--checkpoint_dir", str(folder), "--resume", processes=world.size)
+        again = command(
+            "train_universal.py", "--checkpoint_dir", str(folder), "--resume", processes=world.size
+        )
         tell(f"{name}: stopped after step {progress.step}; go on with: {again}")
         return 128 + trainer.stop_signal
     print(result(progress))
     if (folder / "best.pt").exists():
         named = config.language
-        checker = ("--language", named.language, "--validity", named.validity) if named.validity else ()
-        print(f"benchmark it with: {command('benchmark.py', '--checkpoint', str(folder / 'best.pt'), *checker)}")
+        checker = (
+            ("--language", named.language, "--validity", named.validity) if named.validity else ()
+        )
+        print(
+            f"benchmark it with: {command('benchmark.py', '--checkpoint', str(folder / 'best.pt'), *checker)}"
+        )
     return 0
 
 

@@ -32,7 +32,11 @@ class Pool:
 
     def __init__(self, source: Tensor, target: Tensor, size: int) -> None:
         alone = torch.bincount(target, minlength=size)[target] == 1
-        self.size, self.copied, self.added = size, (source[alone], target[alone]), (source[~alone], target[~alone])
+        self.size, self.copied, self.added = (
+            size,
+            (source[alone], target[alone]),
+            (source[~alone], target[~alone]),
+        )
 
     def __call__(self, x: Tensor, best: bool = False) -> Tensor:
         """(size, …): for each target the sum over its sources ``x[source]``, or the largest of them; -inf without any."""
@@ -49,7 +53,9 @@ class Pool:
             return result
         shift = torch.where(result == -torch.inf, 0.0, result)
         mass = torch.zeros_like(result).index_add_(0, target, (given - shift[target]).exp_())
-        several = torch.zeros(self.size, dtype=torch.bool, device=x.device).index_fill_(0, target, True)
+        several = torch.zeros(self.size, dtype=torch.bool, device=x.device).index_fill_(
+            0, target, True
+        )
         several = several.view(-1, *[1] * (x.dim() - 1))
         return torch.where(several, mass.log_() + shift, result)
 
@@ -73,18 +79,27 @@ class Rules:
         self.left, self.right = (pairs[order, side].to(device) for side in (0, 1))
         ends = torch.bincount(kind, minlength=4).cumsum(0).tolist()
         self.slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        self.parent, self.pair = torch.from_numpy(grammar.parent).to(device), order.argsort()[pair_of].to(device)
+        self.parent, self.pair = (
+            torch.from_numpy(grammar.parent).to(device),
+            order.argsort()[pair_of].to(device),
+        )
         self.to_parents = Pool(self.pair, self.parent, self.long)
         self.to_pairs = Pool(self.parent, self.pair, len(order))
-        self.options = _grouped(self.parent, self.long)  # (long, most): rules of each parent, filled up with NONE
+        self.options = _grouped(
+            self.parent, self.long
+        )  # (long, most): rules of each parent, filled up with NONE
         self.emits = torch.from_numpy(grammar.emits).to(device)
-        self.classes, self.class_of = torch.unique(self.emits, dim=0, return_inverse=True)  # sets of symbols, and whose
+        self.classes, self.class_of = torch.unique(
+            self.emits, dim=0, return_inverse=True
+        )  # sets of symbols, and whose
 
 
 def _grouped(group: Tensor, groups: int) -> Tensor:
     members = [(group == g).nonzero()[:, 0] for g in range(groups)]
     most = max(1, *(len(m) for m in members))
-    return torch.stack([torch.nn.functional.pad(m, (0, most - len(m)), value=NONE) for m in members])
+    return torch.stack(
+        [torch.nn.functional.pad(m, (0, most - len(m)), value=NONE) for m in members]
+    )
 
 
 @dataclass(frozen=True)
@@ -128,12 +143,18 @@ def fill(rules: Rules, emission: Tensor, length: Tensor, best: bool = False) -> 
 def _unit(rules: Rules, emission: Tensor, best: bool) -> Tensor:
     """(nonterminals, batch, n) log weight of each nonterminal as one symbol."""
     if best:
-        return torch.stack([emission.masked_fill(~one, -torch.inf).amax(-1) for one in rules.classes])[rules.class_of]
+        return torch.stack(
+            [emission.masked_fill(~one, -torch.inf).amax(-1) for one in rules.classes]
+        )[rules.class_of]
     top = emission.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
     mass = (emission - top).exp() @ rules.classes.T.to(emission.dtype)
     weights = (mass.log() + top).permute(2, 0, 1)
-    if bool(((mass < TINY) & ((emission > -torch.inf).to(mass) @ rules.classes.T.to(mass) > 0)).any()):
-        weights = torch.stack([emission.masked_fill(~one, -torch.inf).logsumexp(-1) for one in rules.classes])
+    if bool(
+        ((mass < TINY) & ((emission > -torch.inf).to(mass) @ rules.classes.T.to(mass) > 0)).any()
+    ):
+        weights = torch.stack(
+            [emission.masked_fill(~one, -torch.inf).logsumexp(-1) for one in rules.classes]
+        )
     return weights[rules.class_of]
 
 
@@ -157,7 +178,9 @@ def second(inside: Tensor, starts: int, width: int) -> Tensor:
     """View (…, starts, width - 1) of a chart: (i + k, width - k) for k = 1 .. width - 1, along its diagonals."""
     *outer, row, column = inside.stride()
     shape = (*inside.shape[:-2], starts, width - 1)
-    return inside.as_strided(shape, (*outer, row, row - column), inside.storage_offset() + row + (width - 1) * column)
+    return inside.as_strided(
+        shape, (*outer, row, row - column), inside.storage_offset() + row + (width - 1) * column
+    )
 
 
 def log_sum(x: Tensor) -> Tensor:
@@ -222,6 +245,8 @@ def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
         return scores.argmax(-1)
     top = scores.amax(-1, keepdim=True)
     edges = (scores - torch.where(top == -torch.inf, 0.0, top)).exp().cumsum(-1)
-    chosen = torch.searchsorted(edges, (uniform.to(edges) * edges[..., -1])[..., None], right=True)[..., 0]
+    chosen = torch.searchsorted(edges, (uniform.to(edges) * edges[..., -1])[..., None], right=True)[
+        ..., 0
+    ]
     last = (edges < edges[..., -1:]).sum(-1)  # rounding must not step past the last possible one
     return torch.minimum(chosen, last)

@@ -35,7 +35,9 @@ WIDER = 1.3  # the longest of them is at most so much longer than the shortest: 
 class Shaping:
     """How a joint draw differs from one of the product of the given distributions."""
 
-    temperature: float = 1.0  # of each position before conditioning; 0 asks for the most probable string
+    temperature: float = (
+        1.0  # of each position before conditioning; 0 asks for the most probable string
+    )
     top_p: float = 1.0  # where the nucleus of every position leaves no string, all symbols count
     symbols: Symbols = "plain"
     cut: tuple[int, float] = (0, 0.0)  # top-k and min-p, likewise
@@ -45,7 +47,13 @@ class Constraint(Protocol):
     """What samplers ask of a constraint."""
 
     def condition(
-        self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping
+        self,
+        log_probs: Tensor,
+        tokens: Tensor,
+        free: Tensor,
+        length: Tensor,
+        uniform: Tensor | None,
+        shaping: Shaping,
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities (batch, width, vocab) given that the string is allowed, and one joint draw (batch, width).
 
@@ -98,7 +106,9 @@ class GrammarConstraint:
         self.rules = Rules(grammar, device, deadline)
         self.inner = torch.tensor(vocabulary.inner_ids, device=device)
         self.digits = torch.tensor(vocabulary.digit_ids, dtype=torch.int64, device=device)
-        self.stands_for = torch.arange(len(vocabulary), device=device)[:, None] == self.inner  # (vocab, inner symbols)
+        self.stands_for = (
+            torch.arange(len(vocabulary), device=device)[:, None] == self.inner
+        )  # (vocab, inner symbols)
         if vocabulary.digit is not None:
             self.stands_for[vocabulary.digit] = torch.isin(self.inner, self.digits)
 
@@ -116,23 +126,35 @@ class GrammarConstraint:
         return cls(normal, vocabulary, device, deadline)
 
     def condition(
-        self, log_probs: Tensor, tokens: Tensor, free: Tensor, length: Tensor, uniform: Tensor | None, shaping: Shaping
+        self,
+        log_probs: Tensor,
+        tokens: Tensor,
+        free: Tensor,
+        length: Tensor,
+        uniform: Tensor | None,
+        shaping: Shaping,
     ) -> tuple[Tensor, Tensor]:
         """See ``Constraint``."""
         conditioned, drawn = torch.full_like(log_probs, -torch.inf), tokens.clone()
         for rows in _like_lengths(length):
             width = int(length[rows].max())
-            part = _Part(log_probs[rows, :width], tokens[rows, :width], free[rows, :width], length[rows])
+            part = _Part(
+                log_probs[rows, :width], tokens[rows, :width], free[rows, :width], length[rows]
+            )
             numbers = None if uniform is None else uniform[rows, : width - 2, : width - 1]
             marginals, symbols = self._condition(part, numbers, shaping)
             conditioned[rows, :width], drawn[rows, :width] = marginals.to(log_probs), symbols
         return conditioned, torch.where(free, drawn, tokens)
 
-    def _condition(self, part: _Part, uniform: Tensor | None, shaping: Shaping) -> tuple[Tensor, Tensor]:
+    def _condition(
+        self, part: _Part, uniform: Tensor | None, shaping: Shaping
+    ) -> tuple[Tensor, Tensor]:
         """The same for a group of strings."""
         emission = self._emission(part, shaping.symbols)
         chart = fill(self.rules, emission, part.length - 2)
-        if bool((chart.log_total == -torch.inf).any()):  # where every string is impossible to the denoiser, all are alike
+        if bool(
+            (chart.log_total == -torch.inf).any()
+        ):  # where every string is impossible to the denoiser, all are alike
             open_ = self._open_chart(self._part(part.tokens, part.free, part.length))
             self._refuse(open_, part)
             lost = (chart.log_total == -torch.inf)[:, None, None]
@@ -142,13 +164,21 @@ class GrammarConstraint:
         conditioned = torch.full_like(part.log_probs, -torch.inf, dtype=chart.emission.dtype)
         conditioned[:, 1:-1, self.inner] = posterior(chart)
         symbols = torch.nn.functional.pad(self.inner[drawn.clamp(min=0)], (1, 1))
-        return self._fold(conditioned, symbols) if shaping.symbols == "skeleton" else (conditioned, symbols)
+        return (
+            self._fold(conditioned, symbols)
+            if shaping.symbols == "skeleton"
+            else (conditioned, symbols)
+        )
 
-    def _drawing(self, chart: Chart, part: _Part, uniform: Tensor | None, shaping: Shaping) -> tuple[Chart, Tensor | None]:
+    def _drawing(
+        self, chart: Chart, part: _Part, uniform: Tensor | None, shaping: Shaping
+    ) -> tuple[Chart, Tensor | None]:
         """The chart and the numbers to draw with: those given, or of the tempered product, or of the best string."""
         if uniform is None or shaping.temperature == 0:
             emission = chart.emission
-            if shaping.symbols == "skeleton":  # the best skeleton, not the one with the best digits: <DIGIT> counts in full
+            if (
+                shaping.symbols == "skeleton"
+            ):  # the best skeleton, not the one with the best digits: <DIGIT> counts in full
                 proposed = part.free[:, 1:-1, None] & torch.isin(self.inner, self.digits)
                 emission = emission + math.log(max(1, len(self.digits))) * proposed
             return fill(self.rules, emission, chart.length, best=True), None
@@ -159,7 +189,11 @@ class GrammarConstraint:
         whole, cut = (self._emission(replace(part, log_probs=x), shaping.symbols) for x in warm)
         nucleus = fill(self.rules, cut, chart.length)
         some = (nucleus.log_total > -torch.inf)[:, None, None]
-        return (nucleus if bool(some.all()) else fill(self.rules, torch.where(some, cut, whole), chart.length)), uniform
+        return (
+            nucleus
+            if bool(some.all())
+            else fill(self.rules, torch.where(some, cut, whole), chart.length)
+        ), uniform
 
     def _emission(self, part: _Part, symbols: Symbols) -> Tensor:
         """(batch, n, inner symbols) float64 log-probabilities: those given where free, certainty elsewhere.
@@ -208,13 +242,17 @@ class GrammarConstraint:
         for part in _like_lengths(length[rows]):
             group = rows[part]
             canvas = tokens[group, : int(length[group].max())]
-            chart = self._open_chart(self._part(canvas, canvas == self.vocabulary.mask, length[group]))
+            chart = self._open_chart(
+                self._part(canvas, canvas == self.vocabulary.mask, length[group])
+            )
             lost[group] = chart.log_total == -torch.inf
         return lost
 
     def _part(self, tokens: Tensor, free: Tensor, length: Tensor) -> _Part:
         """A canvas in which everything that is free may be anything."""
-        anything = torch.zeros(*tokens.shape, len(self.vocabulary), dtype=torch.float64, device=self.device)
+        anything = torch.zeros(
+            *tokens.shape, len(self.vocabulary), dtype=torch.float64, device=self.device
+        )
         return _Part(anything, tokens, free, length)
 
     def _open_chart(self, part: _Part) -> Chart:
@@ -230,7 +268,9 @@ class GrammarConstraint:
         if not possible[n]:
             near = [*possible[:n].nonzero()[0][-1:], *(possible[n:].nonzero()[0][:1] + n)]
             told = f"the nearest length{'s are' if len(near) > 1 else ' is'} {' and '.join(map(str, near))}"
-            raise CanvasError(f"no string of the grammar has {n} symbols; {told if near else 'none has a length near it'}")
+            raise CanvasError(
+                f"no string of the grammar has {n} symbols; {told if near else 'none has a length near it'}"
+            )
         symbols = torch.where(part.free[row], self.vocabulary.mask, part.tokens[row])[1 : n + 1]
         at = self._contradiction(symbols)
         raise CanvasError(
@@ -264,7 +304,11 @@ def _like_lengths(length: Tensor) -> Iterator[Tensor]:
     order = length.argsort(stable=True)
     sizes, start = length[order].tolist(), 0
     for end in range(1, len(sizes) + 1):
-        if end == len(sizes) or (end - start + 1) * sizes[end] ** 2 > CELLS or sizes[end] > WIDER * sizes[start] + 2:
+        if (
+            end == len(sizes)
+            or (end - start + 1) * sizes[end] ** 2 > CELLS
+            or sizes[end] > WIDER * sizes[start] + 2
+        ):
             yield order[start:end]
             start = end
 

@@ -30,7 +30,9 @@ def posterior(chart: Chart) -> Tensor:
         chart.rules.deadline.check()
         spans.complete(width)
     top = chart.emission.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-    below = chart.unit - top[..., 0]  # log of each nonterminal's share of the best symbol's probability
+    below = (
+        chart.unit - top[..., 0]
+    )  # log of each nonterminal's share of the best symbol's probability
     used = spans.units > 0
     if bool((used & (below < math.log(TINY))).any()):
         return _symbol_by_symbol(chart, spans.units)
@@ -43,7 +45,9 @@ def _symbol_by_symbol(chart: Chart, units: Tensor) -> Tensor:
     """The last step of ``posterior`` where probabilities are too far apart for a matrix product: in log space throughout."""
     result = torch.full_like(chart.emission, -torch.inf)
     for head, emits in enumerate(chart.rules.emits):
-        given = (units[head].log() - chart.unit[head].nan_to_num(neginf=torch.inf))[..., None] + chart.emission
+        given = (units[head].log() - chart.unit[head].nan_to_num(neginf=torch.inf))[
+            ..., None
+        ] + chart.emission
         result = torch.logaddexp(result, given.masked_fill(~emits, -torch.inf))
     return result
 
@@ -55,13 +59,19 @@ class _Spans:
         self.chart, self.rules = chart, chart.rules
         batch, n, _ = chart.emission.shape
         rows = torch.arange(batch, device=chart.length.device)
-        self.root = chart.unit.new_zeros(batch, n + 1, n + 1)  # of the start symbol, as the whole string
+        self.root = chart.unit.new_zeros(
+            batch, n + 1, n + 1
+        )  # of the start symbol, as the whole string
         self.root[rows, 0, chart.length] = (chart.log_total > -torch.inf).to(self.root.dtype)
         full = len(self.rules.left[self.rules.slices[3]])
-        self.firsts = chart.unit.new_zeros(full, batch, n + 1, n + 1)  # [pair, b, start, width] as the pair's first child
+        self.firsts = chart.unit.new_zeros(
+            full, batch, n + 1, n + 1
+        )  # [pair, b, start, width] as the pair's first child
         self.seconds = torch.zeros_like(self.firsts)
         self.units = torch.zeros_like(chart.unit)  # (nonterminals, batch, n): as one symbol
-        self.narrower = chart.unit.new_zeros(self.rules.long, batch, 1)  # spans one symbol narrower than their parent
+        self.narrower = chart.unit.new_zeros(
+            self.rules.long, batch, 1
+        )  # spans one symbol narrower than their parent
 
     def complete(self, width: int) -> None:
         """Probabilities of the spans of one width, all wider ones being complete, and what they pass on to narrower ones."""
@@ -76,14 +86,20 @@ class _Spans:
             self.units[: rules.long] += here
             return
         derived = inside[:, :, :starts, width]
-        above = rules.to_pairs((here.log() - derived).masked_fill(derived == -torch.inf, -torch.inf))
+        above = rules.to_pairs(
+            (here.log() - derived).masked_fill(derived == -torch.inf, -torch.inf)
+        )
         self.narrower = here.new_zeros(rules.long, here.shape[1], starts + 1)
         left, right = rules.left[by_left], rules.right[by_left]
-        used = (above[by_left] + unit[left, :, :starts] + inside[:, :, 1 : starts + 1, width - 1][right]).exp_()
+        used = (
+            above[by_left] + unit[left, :, :starts] + inside[:, :, 1 : starts + 1, width - 1][right]
+        ).exp_()
         self.units[:, :, :starts].index_add_(0, left, used)
         self.narrower[:, :, 1:].index_add_(0, right, used)
         left, right = rules.left[by_right], rules.right[by_right]
-        used = (above[by_right] + inside[:, :, :starts, width - 1][left] + unit[right, :, width - 1 :]).exp_()
+        used = (
+            above[by_right] + inside[:, :, :starts, width - 1][left] + unit[right, :, width - 1 :]
+        ).exp_()
         self.units[:, :, width - 1 :].index_add_(0, right, used)
         self.narrower[:, :, :-1].index_add_(0, left, used)
         if width == 2:

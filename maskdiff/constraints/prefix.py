@@ -36,7 +36,9 @@ class PrefixMask:
         self.device = possible.device
         sizes = length.tolist()
         outlooks = _outlooks(grammar, rules, possible, length)
-        self._parsers = [PrefixParser(outlook, n) for outlook, n in zip(outlooks, sizes, strict=True)]
+        self._parsers = [
+            PrefixParser(outlook, n) for outlook, n in zip(outlooks, sizes, strict=True)
+        ]
 
     def allowed(self) -> Tensor:
         """(batch, symbols) bool: what may stand at the present position; nothing beyond a string's end or in a lost one."""
@@ -79,11 +81,21 @@ def _outlooks(grammar: NormalForm, rules: Rules, possible: Tensor, length: Tenso
     known = (~possible.all(2) & inside).any(1).nonzero()[:, 0]
     found: list[Outlook] = [general] * len(length)
     if len(known):
-        rows = torch.cat((length[known, None].to(torch.int64), (possible[known] & inside[known, :, None]).flatten(1)), 1)
+        rows = torch.cat(
+            (
+                length[known, None].to(torch.int64),
+                (possible[known] & inside[known, :, None]).flatten(1),
+            ),
+            1,
+        )
         alike, which = torch.unique(rows, dim=0, return_inverse=True)
-        emission = torch.where(alike[:, 1:].bool().view(len(alike), *possible.shape[1:]), 0.0, -torch.inf).double()
+        emission = torch.where(
+            alike[:, 1:].bool().view(len(alike), *possible.shape[1:]), 0.0, -torch.inf
+        ).double()
         chart = fill(rules, emission, alike[:, 0])
-        specific = [KnownOutlook(general.productions, _ends(chart, row)) for row in range(len(alike))]
+        specific = [
+            KnownOutlook(general.productions, _ends(chart, row)) for row in range(len(alike))
+        ]
         for row, group in zip(known.tolist(), which.tolist(), strict=True):
             found[row] = specific[group]
     return found
@@ -103,5 +115,7 @@ def _ends(chart: Chart, row: int) -> list[dict[int, int]]:
     for head, start in np.argwhere(alone):
         ends[start][int(head)] = 2 << int(start)
     for head, start in np.argwhere(packed.any(axis=2)):
-        ends[start][int(head)] = int.from_bytes(packed[head, start].tobytes(), "little") << int(start)
+        ends[start][int(head)] = int.from_bytes(packed[head, start].tobytes(), "little") << int(
+            start
+        )
     return ends

@@ -43,8 +43,15 @@ class CanvasModel:
         ends: Sequence[tuple[int, ...]] | None = None,
         backwards: bool = False,
     ) -> None:
-        self.denoiser, self.lengths, self.beginnings, self.backwards = denoiser, list(lengths), beginnings, backwards
-        self.ends: list[tuple[int, ...]] = list(ends) if ends is not None else [()] * len(self.lengths)
+        self.denoiser, self.lengths, self.beginnings, self.backwards = (
+            denoiser,
+            list(lengths),
+            beginnings,
+            backwards,
+        )
+        self.ends: list[tuple[int, ...]] = (
+            list(ends) if ends is not None else [()] * len(self.lengths)
+        )
         self.table = token_table(denoiser.vocabulary, ends=False, backwards=backwards)
         # Nothing is left out of a suffix: what was typed may ask for just that, and its covers keep their numbers.
         self.negligible, self.floor = (0.0, 0.0) if backwards else (1e-9, 1e-6)
@@ -79,9 +86,13 @@ class CanvasReader:
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
             self._add(parent, token)
         parts = [
-            self._evaluate(range(start, min(start + ROWS, len(self.rows)))) for start in range(first, len(self.rows), ROWS)
+            self._evaluate(range(start, min(start + ROWS, len(self.rows))))
+            for start in range(first, len(self.rows), ROWS)
         ]
-        self.calls, self.positions = self.calls + len(parts), self.positions + sum(map(len, self.rows[first:]))
+        self.calls, self.positions = (
+            self.calls + len(parts),
+            self.positions + sum(map(len, self.rows[first:])),
+        )
         logits = torch.cat(parts)
         self.norm = logits.logsumexp(-1)
         return logits.log_softmax(-1)
@@ -94,7 +105,9 @@ class CanvasReader:
         vocabulary, step = self.model.denoiser.vocabulary, -1 if self.model.backwards else 1
         if parent == ROOT:
             n, end = self.model.lengths[token], self.model.ends[token]
-            self.rows.append([vocabulary.bos, *[vocabulary.mask] * (n - len(end)), *end, vocabulary.eos])
+            self.rows.append(
+                [vocabulary.bos, *[vocabulary.mask] * (n - len(end)), *end, vocabulary.eos]
+            )
             self.next.append(n if self.model.backwards else 1)
             return
         row, place = list(self.rows[parent]), self.next[parent]
@@ -107,7 +120,10 @@ class CanvasReader:
         denoiser = self.model.denoiser
         rows = [self.rows[node] for node in nodes]
         width = max(map(len, rows))
-        tokens = torch.tensor([row + [denoiser.vocabulary.pad] * (width - len(row)) for row in rows], device=denoiser.device)
+        tokens = torch.tensor(
+            [row + [denoiser.vocabulary.pad] * (width - len(row)) for row in rows],
+            device=denoiser.device,
+        )
         length = torch.tensor([len(row) for row in rows], device=denoiser.device)
         logits = denoiser(tokens, length, torch.zeros(len(rows), device=denoiser.device), False)
         place = torch.tensor([self.next[node] for node in nodes], device=denoiser.device)
@@ -116,7 +132,10 @@ class CanvasReader:
 
 
 def ending_with(
-    denoiser: ModelDenoiser, lengths: NDArray[np.float64], suffix: bytes, settings: CompletionConfig | None = None
+    denoiser: ModelDenoiser,
+    lengths: NDArray[np.float64],
+    suffix: bytes,
+    settings: CompletionConfig | None = None,
 ) -> CanvasModel:
     """The canvases on which `suffix` stands at the end, each with its probability; `lengths` (n + 1,) are those of n tokens.
 
@@ -125,19 +144,25 @@ def ending_with(
     settings = settings or CompletionConfig()
     possible = np.flatnonzero(lengths > 0).tolist()
     prior = torch.from_numpy(np.log(lengths[possible]))
-    empty = CanvasModel(denoiser, possible, LatentStates(prior, tuple(possible), closed=True), backwards=True)
+    empty = CanvasModel(
+        denoiser, possible, LatentStates(prior, tuple(possible), closed=True), backwards=True
+    )
     try:
         found = condition(empty, suffix[::-1], settings.mode, settings.budget, settings.beam)
     except CanvasError:
         text = quote(suffix.decode(errors="backslashreplace"))
         wider = "" if settings.mode in ("auto", "exact") else f" in {settings.mode} mode; use exact"
-        raise CanvasError(f"no string of at most {max(possible)} tokens was found that ends with {text}{wider}") from None
+        raise CanvasError(
+            f"no string of at most {max(possible)} tokens was found that ends with {text}{wider}"
+        ) from None
     except ConfigError as error:
         raise ConfigError(f"the suffix: {error}") from None
     return _with_ends(denoiser, possible, suffix, found)
 
 
-def _with_ends(denoiser: ModelDenoiser, possible: list[int], suffix: bytes, found: Conditioned) -> CanvasModel:
+def _with_ends(
+    denoiser: ModelDenoiser, possible: list[int], suffix: bytes, found: Conditioned
+) -> CanvasModel:
     sizes, ends, tails, priors = [], [], [], []
     for node, token, log_p in found.leaves():
         end = tuple([*found.tree.path(node), token][::-1])

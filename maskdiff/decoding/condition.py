@@ -29,12 +29,22 @@ import torch
 from torch import Tensor
 
 from maskdiff.config import CompletionConfig
-from maskdiff.decoding.histories import CoverKey, Goal, Histories, count, enumerate_histories, from_sequences, roots
+from maskdiff.decoding.histories import (
+    CoverKey,
+    Goal,
+    Histories,
+    count,
+    enumerate_histories,
+    from_sequences,
+    roots,
+)
 from maskdiff.errors import CanvasError, ConfigError, nearest, quote
 from maskdiff.models.continuation import ROOT, Canonical, Costly, NextTokenModel, Reader
 
 MODES = ("auto", "exact", "beam", "canonical")
-CELLS = 2**28  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
+CELLS = (
+    2**28
+)  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
 SPREAD = 16  # beginnings, each of which widens the beam: of several, some are far likelier early than they turn out to be
 HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
 TOGETHER = (
@@ -79,8 +89,9 @@ class Growth:
     def drop(self, log_probs: Tensor) -> None:
         """Count histories (n,) that are left out: their probability bounds what they would have added to Z."""
         if len(log_probs):
-            self.log_dropped = float(np.logaddexp(float(log_probs.double().logsumexp(0)), self.log_dropped))
-
+            self.log_dropped = float(
+                np.logaddexp(float(log_probs.double().logsumexp(0)), self.log_dropped)
+            )
 
     def cover(self, goal: Goal, first: int) -> None:
         """Count what the covering tokens of the nodes from `first` on, those evaluated last, add to
@@ -121,18 +132,29 @@ class Summary:
 class Conditioned:
     """A model conditioned on a goal; `log_z` (nodes,) and `log_q` for the histories in the tree."""
 
-    def __init__(self, model: NextTokenModel, goal: Goal, mode: str, growth: Growth, only: dict[int, list[int]] | None) -> None:
+    def __init__(
+        self,
+        model: NextTokenModel,
+        goal: Goal,
+        mode: str,
+        growth: Growth,
+        only: dict[int, list[int]] | None,
+    ) -> None:
         self.model, self.goal, self.tree, self.reader = model, goal, growth.tree, growth.reader
         self._only = only  # the covering tokens of each node, where not all of them count
         self._covers: dict[Any, Tensor] = {}
-        self.log_next = torch.cat(growth.log_next) if growth.log_next else torch.empty(0, len(model.table))
+        self.log_next = (
+            torch.cat(growth.log_next) if growth.log_next else torch.empty(0, len(model.table))
+        )
         self.log_p = torch.tensor(growth.log_p, dtype=torch.float64)
         self.log_z = self._masses()
         self.log_root = self._root_masses()
         log_z = float(self.log_root.logsumexp(0)) if len(self.log_root) else -math.inf
         self.log_dropped = float(np.logaddexp(growth.log_dropped, model.beginnings.log_dropped))
         if log_z == -math.inf:
-            raise CanvasError(self._impossible() if self.log_dropped == -math.inf else self._lost(mode))
+            raise CanvasError(
+                self._impossible() if self.log_dropped == -math.inf else self._lost(mode)
+            )
         dropped = math.exp(self.log_dropped - float(np.logaddexp(log_z, self.log_dropped)))
         calls, positions = model.beginnings.spent
         cost = calls + self.reader.calls, positions + self.reader.positions
@@ -141,11 +163,17 @@ class Conditioned:
     def covers(self, node: int) -> Tensor:
         """Ids of the tokens that reach the goal from a node, (n,)."""
         tree = self.tree
-        key: int | CoverKey = self.goal.key(tree.offset[node], tree.depth[node], tree.beginning[node])
+        key: int | CoverKey = self.goal.key(
+            tree.offset[node], tree.depth[node], tree.beginning[node]
+        )
         if self._only is not None:
             key = node
         if key not in self._covers:
-            ids = self.goal.covers(key) if isinstance(key, tuple) else (self._only or {}).get(node, [])
+            ids = (
+                self.goal.covers(key)
+                if isinstance(key, tuple)
+                else (self._only or {}).get(node, [])
+            )
             self._covers[key] = torch.tensor(ids, dtype=torch.int64)
         return self._covers[key]
 
@@ -155,7 +183,9 @@ class Conditioned:
         for node in range(len(self.tree)):
             ids = self.covers(node)
             log_p = self.log_p[node] + self.log_next[node][ids].double().cpu()
-            found += [(node, token, own) for token, own in zip(ids.tolist(), log_p.tolist(), strict=True)]
+            found += [
+                (node, token, own) for token, own in zip(ids.tolist(), log_p.tolist(), strict=True)
+            ]
         return found
 
     def log_q(self, nodes: list[int]) -> Tensor:
@@ -168,7 +198,9 @@ class Conditioned:
                 token = self.tree.token[child]
                 out[row, token] = log_next[token] + self.log_z[child]
         log_z = self.log_z[nodes][:, None]
-        return torch.where(log_z == -math.inf, -math.inf, out - log_z)  # no string of the goal comes by some nodes
+        return torch.where(
+            log_z == -math.inf, -math.inf, out - log_z
+        )  # no string of the goal comes by some nodes
 
     def _masses(self) -> Tensor:
         """log Z of every node, children before parents."""
@@ -185,12 +217,16 @@ class Conditioned:
             ids = self.covers(group[0])
             if len(ids):
                 log_z[group] = self.log_next[group][:, ids].double().logsumexp(1).cpu()
-        parents, tokens, depths = (torch.tensor(x, dtype=torch.int64) for x in (tree.parent, tree.token, tree.depth))
+        parents, tokens, depths = (
+            torch.tensor(x, dtype=torch.int64) for x in (tree.parent, tree.token, tree.depth)
+        )
         for level in range(max(tree.depth, default=0), 0, -1):
             here = (depths == level).nonzero()[:, 0]
             above = parents[here]
             up = self.log_next[above, tokens[here]].double().cpu() + log_z[here]
-            top = log_z.clone().scatter_reduce(0, above, up, "amax")  # the largest term of each parent's sum
+            top = log_z.clone().scatter_reduce(
+                0, above, up, "amax"
+            )  # the largest term of each parent's sum
             safe = torch.where(top == -math.inf, 0.0, top)
             total = (log_z - safe).exp().index_add(0, above, (up - safe[above]).exp())
             log_z = torch.where(top == -math.inf, -math.inf, safe + total.log())
@@ -214,10 +250,16 @@ class Conditioned:
 
     def _impossible(self) -> str:
         beginnings, prefix = self.model.beginnings, self.goal.prefix
-        text, end = (quote(part.decode(errors="backslashreplace")) for part in (prefix, beginnings.suffix))
-        begins = f"{'is' if self.goal.whole else 'begins with'} {text}" + (f" and ends with {end}" if beginnings.suffix else "")
+        text, end = (
+            quote(part.decode(errors="backslashreplace")) for part in (prefix, beginnings.suffix)
+        )
+        begins = f"{'is' if self.goal.whole else 'begins with'} {text}" + (
+            f" and ends with {end}" if beginnings.suffix else ""
+        )
         most, reached = max(beginnings.limits, default=0), max(self.tree.offset, default=0)
-        return f"no string of at most {most} tokens {begins}: none goes on after byte {reached} of it"
+        return (
+            f"no string of at most {most} tokens {begins}: none goes on after byte {reached} of it"
+        )
 
 
 def condition(
@@ -336,7 +378,9 @@ def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) 
     tree = enumerate_histories(goal, below, silent=False)
     growth = Growth(tree, model.reader(), model.beginnings.log_prior)
     growth.evaluate()
-    waiting: dict[int, list[tuple[float, int, int]]] = {}  # bytes explained -> (log p, parent, token)
+    waiting: dict[
+        int, list[tuple[float, int, int]]
+    ] = {}  # bytes explained -> (log p, parent, token)
     if below == 0:
         waiting[0] = [(float(model.beginnings.log_prior[b]), ROOT, b) for b in roots(goal)]
     _push(growth, goal, range(len(tree)), below, waiting)
@@ -372,7 +416,13 @@ def _worth(
     return int((from_last > np.logaddexp.reduce(everything) + math.log(floor)).sum())
 
 
-def _push(growth: Growth, goal: Goal, nodes: range, below: int, waiting: dict[int, list[tuple[float, int, int]]]) -> None:
+def _push(
+    growth: Growth,
+    goal: Goal,
+    nodes: range,
+    below: int,
+    waiting: dict[int, list[tuple[float, int, int]]],
+) -> None:
     """Put the children of nodes that explain `below` bytes or more in the queue; silent tokens are left out, and counted."""
     for node, own, row in _roomy(growth, goal, nodes):
         if goal.table.silent:
@@ -406,7 +456,11 @@ def _canonical(model: NextTokenModel, goal: Goal) -> Conditioned:
             onward[parent].add(token)
     for node, kept in enumerate(onward):
         ids = goal.covers(goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]))
-        matching = {*ids, *(token for token, _ in goal.steps[tree.offset[node]]), *goal.table.silent} - kept
+        matching = {
+            *ids,
+            *(token for token, _ in goal.steps[tree.offset[node]]),
+            *goal.table.silent,
+        } - kept
         growth.drop(growth.log_p[node] + growth.log_next[0][node, sorted(matching)])
     return Conditioned(model, goal, "canonical", growth, only)
 
@@ -417,7 +471,12 @@ def _written(model: Canonical, goal: Goal, tree: Histories) -> dict[int, list[in
     for node in range(len(tree)):
         key = goal.key(tree.offset[node], tree.depth[node], tree.beginning[node])
         pairs += [(node, token) for token in goal.covers(key)]
-    cuts = model.encode([goal.prefix[: tree.offset[node]] + (goal.table.texts[token] or b"") for node, token in pairs])
+    cuts = model.encode(
+        [
+            goal.prefix[: tree.offset[node]] + (goal.table.texts[token] or b"")
+            for node, token in pairs
+        ]
+    )
     only: dict[int, list[int]] = {node: [] for node in range(len(tree))}
     for (node, token), cut in zip(pairs, cuts, strict=True):
         if token in goal.table.ends or cut == [*tree.path(node), token]:

@@ -108,9 +108,16 @@ class Decoding:
         controls: Penalties = PLAIN,
         stopping: Stopping = NEVER,
     ) -> None:
-        given = [conditioned] * len(keys) if isinstance(conditioned, Conditioned) else list(conditioned)
+        given = (
+            [conditioned] * len(keys) if isinstance(conditioned, Conditioned) else list(conditioned)
+        )
         self.keys = keys.cpu()
-        self.temperature, self.top_p, self.controls, self.stopping = temperature, top_p, controls, stopping
+        self.temperature, self.top_p, self.controls, self.stopping = (
+            temperature,
+            top_p,
+            controls,
+            stopping,
+        )
         self.model, reader = given[0].model, given[0].reader
         self.reader: Reader = reader.base if isinstance(reader, Branch) else reader
         self.nodes = max(_offset(one) + len(one.tree) for one in given)  # that the reader holds
@@ -119,7 +126,9 @@ class Decoding:
         self.rows = list(range(len(keys)))  # the strings under way
         self.said: TokenHistory | None = None  # of those, if anything asks
         if controls.penalise or stopping.period:
-            self.said = TokenHistory.nothing(len(keys), len(self.model.table) if controls.penalise else 0)
+            self.said = TokenHistory.nothing(
+                len(keys), len(self.model.table) if controls.penalise else 0
+            )
         self._begin(given)
 
     def _begin(self, given: Sequence[Conditioned]) -> None:
@@ -132,7 +141,9 @@ class Decoding:
             self.strings.append(_String(one, b, log_p, one.summary.calls, search, root, id_))
             if beginnings.limits[b] == 0:
                 self.strings[-1].reason = EOS if beginnings.closed else LENGTH
-        fresh = [i for i, string in enumerate(self.strings) if not string.reason and string.node is None]
+        fresh = [
+            i for i, string in enumerate(self.strings) if not string.reason and string.node is None
+        ]
         self._extend(fresh, [self.strings[i].beginning for i in fresh])
 
     def step(self) -> list[int]:
@@ -145,7 +156,9 @@ class Decoding:
         if not going:
             return going
         tokens = self._draw(going, self._log_q(), 1 + len(self.strings[going[0]].tokens))
-        fresh = [i for i, token in zip(going, tokens, strict=True) if self._write(self.strings[i], token)]
+        fresh = [
+            i for i, token in zip(going, tokens, strict=True) if self._write(self.strings[i], token)
+        ]
         self._record(tokens)
         fresh = [i for i in fresh if not self.strings[i].reason]
         self._extend(fresh, [self.strings[i].tokens[-1] for i in fresh])
@@ -155,10 +168,14 @@ class Decoding:
         """(rows, vocabulary) what the next tokens are drawn from."""
         strings = [self.strings[i] for i in self.rows]
         log_q = torch.empty(len(strings), len(self.model.table), dtype=torch.float64)
-        walking: dict[int, tuple[Conditioned, dict[int, list[int]]]] = {}  # rows by what they are given and by node
+        walking: dict[
+            int, tuple[Conditioned, dict[int, list[int]]]
+        ] = {}  # rows by what they are given and by node
         for k, string in enumerate(strings):
             if string.node is not None:
-                walking.setdefault(id(string.given), (string.given, {}))[1].setdefault(string.node, []).append(k)
+                walking.setdefault(id(string.given), (string.given, {}))[1].setdefault(
+                    string.node, []
+                ).append(k)
         for given, nodes in walking.values():
             for rows_, own in zip(nodes.values(), given.log_q(list(nodes)), strict=True):
                 log_q[rows_] = own
@@ -166,8 +183,12 @@ class Decoding:
         if free:
             rows = torch.stack([row for string in strings if (row := string.row) is not None])
             if self.controls.penalise and self.said is not None:
-                logits = rows + torch.tensor([strings[k].norm for k in free], dtype=rows.dtype)[:, None]
-                said = self.said if len(free) == len(strings) else self.said.select(torch.tensor(free))
+                logits = (
+                    rows + torch.tensor([strings[k].norm for k in free], dtype=rows.dtype)[:, None]
+                )
+                said = (
+                    self.said if len(free) == len(strings) else self.said.select(torch.tensor(free))
+                )
                 rows = self.controls.shape(logits, said).log_softmax(-1)
             log_q[free] = rows
         return log_q
@@ -231,9 +252,15 @@ class Decoding:
             return
         strings = [self.strings[i] for i in self.rows]
         texts = [self.model.table.texts[token] for token in tokens]
-        before = [len(string.text) - len(text or b"") for string, text in zip(strings, texts, strict=True)]
-        drawn = torch.tensor([size >= len(string.prefix) for size, string in zip(before, strings, strict=True)])
-        counted = torch.tensor([text is not None for text in texts]) & (drawn | (not self.controls.config.exempt_prompt))
+        before = [
+            len(string.text) - len(text or b"") for string, text in zip(strings, texts, strict=True)
+        ]
+        drawn = torch.tensor(
+            [size >= len(string.prefix) for size, string in zip(before, strings, strict=True)]
+        )
+        counted = torch.tensor([text is not None for text in texts]) & (
+            drawn | (not self.controls.config.exempt_prompt)
+        )
         self.said.write(torch.tensor(tokens), counted, drawn)
         if not self.stopping.period:
             return
@@ -241,8 +268,12 @@ class Decoding:
         loops = self.said.looping(self.stopping.period, self.stopping.repeats, own)
         beginnings = self.model.beginnings
         for string, looping in zip(strings, loops.tolist(), strict=True):
-            followed = string.reason == EOS and bool(beginnings.tail(string.beginning) + beginnings.suffix)
-            if looping and string.reason != STOP and not followed:  # a loop that something stands behind is no end
+            followed = string.reason == EOS and bool(
+                beginnings.tail(string.beginning) + beginnings.suffix
+            )
+            if (
+                looping and string.reason != STOP and not followed
+            ):  # a loop that something stands behind is no end
                 self._end(string, REPETITION)
 
     def _extend(self, rows: list[int], tokens: list[int]) -> None:
@@ -262,8 +293,12 @@ class Decoding:
     def _draw(self, rows: Sequence[int], log_q: Tensor, place: int) -> list[int]:
         """One choice of (choices,) for each string; `place` numbers the draws of a string."""
         keys, width = self.keys[list(rows)], log_q.shape[1]
-        noise = token_noise(keys, torch.zeros(len(keys), 1, dtype=torch.int64), 0, torch.tensor([place]), width)[:, 0]
-        cut = self.controls.cut if place else (0, 0.0)  # what is hidden before the first token is no token
+        noise = token_noise(
+            keys, torch.zeros(len(keys), 1, dtype=torch.int64), 0, torch.tensor([place]), width
+        )[:, 0]
+        cut = (
+            self.controls.cut if place else (0, 0.0)
+        )  # what is hidden before the first token is no token
         chosen: list[int] = draw(log_q, noise, self.temperature, self.top_p, *cut).tolist()
         return chosen
 
@@ -271,12 +306,18 @@ class Decoding:
         """The bytes of a string that nothing can take back; what stands behind its last token once it has ended."""
         string, beginnings = self.strings[i], self.model.beginnings
         text = bytes(string.text[: len(string.prefix)] + string.sure)
-        return text + beginnings.tail(string.beginning) + beginnings.suffix if string.reason == EOS else text
+        return (
+            text + beginnings.tail(string.beginning) + beginnings.suffix
+            if string.reason == EOS
+            else text
+        )
 
     def result(self, i: int) -> Completion:
         """A string that is no longer under way."""
         string = self.strings[i]
-        return Completion(self.data(i), tuple(string.tokens), string.log_p, string.reason, string.calls)
+        return Completion(
+            self.data(i), tuple(string.tokens), string.log_p, string.reason, string.calls
+        )
 
     def run(self, watch: Callable[[int, bytes], None] | None = None) -> list[Completion]:
         """Go on until all strings have ended, or the deadline has passed.

@@ -13,7 +13,9 @@ from functools import cached_property
 from maskdiff.models.continuation import ROOT, LatentStates
 from maskdiff.models.token_table import TokenTable
 
-CoverKey = tuple[int, bool, bytes]  # bytes explained, whether one token is left, what stands behind the last one
+CoverKey = tuple[
+    int, bool, bytes
+]  # bytes explained, whether one token is left, what stands behind the last one
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,19 @@ class Goal:
         rest = self.prefix[offset:]
         if self.whole:
             ends = list(self.table.ends) if not rest else []
-            return ends + (self.table.exactly(rest[: len(rest) - len(tail)]) if last and rest.endswith(tail) else [])
+            return ends + (
+                self.table.exactly(rest[: len(rest) - len(tail)])
+                if last and rest.endswith(tail)
+                else []
+            )
         found = self.table.covering(rest)
         if last and tail:
             shorter = (*self.table.inside(rest), *self.table.silent)
-            found += [token for token in shorter if tail.startswith(rest[len(self.table.texts[token] or b"") :])]
+            found += [
+                token
+                for token in shorter
+                if tail.startswith(rest[len(self.table.texts[token] or b"") :])
+            ]
         return found
 
 
@@ -101,7 +111,11 @@ class Histories:
 
 def roots(goal: Goal) -> list[int]:
     """The beginnings from which the goal is still to be reached and may be."""
-    return [b for b in range(len(goal.beginnings)) if goal.beginnings.limits[b] > 0 and not goal.reached(b)]
+    return [
+        b
+        for b in range(len(goal.beginnings))
+        if goal.beginnings.limits[b] > 0 and not goal.reached(b)
+    ]
 
 
 def count(goal: Goal, enough: int, below: int | None = None) -> int:
@@ -109,7 +123,11 @@ def count(goal: Goal, enough: int, below: int | None = None) -> int:
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
     limits = sorted(goal.beginnings.limits[b] for b in roots(goal))
     silent = len(goal.table.silent)
-    level, total, depth = {0: 1} if below > 0 else {}, 0, 0  # histories of `depth` tokens, by bytes explained
+    level, total, depth = (
+        {0: 1} if below > 0 else {},
+        0,
+        0,
+    )  # histories of `depth` tokens, by bytes explained
     while level and limits and depth < limits[-1]:
         total += sum(level.values()) * sum(limit > depth for limit in limits)
         if total > enough:
@@ -138,7 +156,11 @@ def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = Tru
                 continue  # the token after it is the last one: only a covering one is of use
             offset = tree.offset[node]
             following += [tree.add(node, token, offset) for token in quiet]
-            following += [tree.add(node, token, reached) for token, reached in goal.steps[offset] if reached < below]
+            following += [
+                tree.add(node, token, reached)
+                for token, reached in goal.steps[offset]
+                if reached < below
+            ]
         level = following
     return tree
 

@@ -12,7 +12,9 @@ from copy import copy
 import torch
 from torch import Tensor
 
-VOID = -1  # stands where there is no token, or one that does not count: matches nothing, not even itself
+VOID = (
+    -1
+)  # stands where there is no token, or one that does not count: matches nothing, not even itself
 
 
 class TokenHistory:
@@ -37,7 +39,9 @@ class TokenHistory:
         self.reach = int(places[-1]) + 1 if len(places) else 0  # no token stands from here on
 
     @classmethod
-    def nothing(cls, batch: int, vocab_size: int, device: torch.device | str = "cpu") -> TokenHistory:
+    def nothing(
+        cls, batch: int, vocab_size: int, device: torch.device | str = "cpu"
+    ) -> TokenHistory:
         """Texts of which nothing has been said; they grow."""
         tokens = torch.zeros(batch, 64, dtype=torch.int64, device=device)
         nothing = torch.zeros_like(tokens, dtype=torch.bool)
@@ -62,8 +66,12 @@ class TokenHistory:
 
     def _tally(self, counted: Tensor) -> Tensor:
         """(batch, vocab + 1); what does not count is in the last column."""
-        counts = torch.zeros(len(counted), self.vocab_size + 1, dtype=torch.int64, device=counted.device)
-        return counts.scatter_add_(1, self._place(self.tokens, counted), torch.ones_like(self.tokens))
+        counts = torch.zeros(
+            len(counted), self.vocab_size + 1, dtype=torch.int64, device=counted.device
+        )
+        return counts.scatter_add_(
+            1, self._place(self.tokens, counted), torch.ones_like(self.tokens)
+        )
 
     def _place(self, token: Tensor, counted: Tensor) -> Tensor:
         return torch.where(counted & (token < self.vocab_size), token, self.vocab_size)

@@ -70,17 +70,23 @@ def fold_digits(logits: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 def log_distribution(logits: Tensor, allowed: Tensor) -> Tensor:
     """(…, vocab) normalised log-probabilities over the allowed symbols; uniform over them where all were impossible."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~allowed, -torch.inf)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(
+        ~allowed, -torch.inf
+    )
     dead = logits.amax(-1, keepdim=True) == -torch.inf
     return torch.where(dead & allowed, 0.0, logits).log_softmax(-1)
 
 
-def temper(log_probs: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> Tensor:
+def temper(
+    log_probs: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+) -> Tensor:
     """(…, vocab) log-probabilities, unnormalised, at a temperature > 0, cut by ``top_k``, then ``top_p``, then ``min_p``.
 
     The order is that of the field's libraries: each cut sees the distribution that the one before has left.
     """
-    return keep_min_p(keep_top_p(keep_top_k((log_probs / temperature).log_softmax(-1), top_k), top_p), min_p)
+    return keep_min_p(
+        keep_top_p(keep_top_k((log_probs / temperature).log_softmax(-1), top_k), top_p), min_p
+    )
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -114,7 +120,12 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 
 
 def draw(
-    log_probs: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+    log_probs: Tensor,
+    noise: Tensor,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
 ) -> Tensor:
     """(…) token ids: argmax at temperature 0, otherwise a Gumbel-max draw with ``noise`` (…, vocab)."""
     if temperature == 0:

@@ -36,7 +36,9 @@ class Penalties:
     @classmethod
     def of(cls, config: ControlConfig, vocabulary: Vocabulary) -> Penalties:
         """The controls of a model: a token that holds one of ``dry_breakers`` breaks."""
-        breaks = [i for i in vocabulary.inner_ids if set(vocabulary.symbols[i]) & set(config.dry_breakers)]
+        breaks = [
+            i for i in vocabulary.inner_ids if set(vocabulary.symbols[i]) & set(config.dry_breakers)
+        ]
         return cls(config, tuple(breaks))
 
     @property
@@ -58,7 +60,9 @@ class Penalties:
 
     # ------------------------------------------------------------------------------------------------ one next token
 
-    def shape(self, logits: Tensor, said: TokenHistory, allowed: Tensor | None = None, soft: bool = False) -> Tensor:
+    def shape(
+        self, logits: Tensor, said: TokenHistory, allowed: Tensor | None = None, soft: bool = False
+    ) -> Tensor:
         """(batch, vocab) logits of the token at the pointer of ``said``; ``allowed`` (batch, vocab) may be drawn, else all.
 
         A ``soft`` ban costs ``BAN`` nats: a grammar that needs the token may still write it, and what else it writes is
@@ -102,7 +106,9 @@ class Penalties:
             length = torch.minimum(length, self._since_break(said, breakers)[:, None])
             token = token.masked_fill(torch.isin(token, breakers), VOID)
         ok = (token != VOID) & (length >= c.dry_allowed_length)
-        longest = torch.zeros(len(token), said.vocab_size + 1, dtype=torch.int64, device=token.device)
+        longest = torch.zeros(
+            len(token), said.vocab_size + 1, dtype=torch.int64, device=token.device
+        )
         if bool(ok.any()):  # mostly nothing matches, and then there is nothing to look for
             longest.scatter_reduce_(1, torch.where(ok, token, said.vocab_size), length * ok, "amax")
         longest = longest[:, :-1]
@@ -119,7 +125,13 @@ class Penalties:
     # ------------------------------------------------------------------------------------------------ whole canvases
 
     def shape_canvas(
-        self, logits: Tensor, canvas: Canvas, visible: Tensor, allowed: Tensor, causal: bool = False, soft: bool = False
+        self,
+        logits: Tensor,
+        canvas: Canvas,
+        visible: Tensor,
+        allowed: Tensor,
+        causal: bool = False,
+        soft: bool = False,
     ) -> Tensor:
         """(batch, width, vocab) logits of every position given what is ``visible`` (batch, width): given, committed or drafted.
 

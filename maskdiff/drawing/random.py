@@ -64,7 +64,9 @@ def uniform(keys: Tensor, *counters: Tensor | int) -> Tensor:
     raw = bits(keys, *counters)
     if raw.device.type == "mps":
         return (_shift(raw, 41).float() + 0.5) * 2.0**-23
-    return (_shift(raw, 12).double() + 0.5) * 2.0**-52  # one bit fewer than the mantissa: never rounds to 1
+    return (
+        _shift(raw, 12).double() + 0.5
+    ) * 2.0**-52  # one bit fewer than the mantissa: never rounds to 1
 
 
 def gumbel(keys: Tensor, *counters: Tensor | int) -> Tensor:
@@ -72,7 +74,9 @@ def gumbel(keys: Tensor, *counters: Tensor | int) -> Tensor:
     return -torch.log(-torch.log(uniform(keys, *counters)))
 
 
-def token_noise(keys: Tensor, visits: Tensor, step: Tensor | int, positions: Tensor, vocab_size: int) -> Tensor:
+def token_noise(
+    keys: Tensor, visits: Tensor, step: Tensor | int, positions: Tensor, vocab_size: int
+) -> Tensor:
     """Gumbel noise of every (string, position, symbol).
 
     keys (batch,), visits (batch, n) how often the position was hidden again, step (batch,) or 0 for noise that stays the
@@ -80,7 +84,14 @@ def token_noise(keys: Tensor, visits: Tensor, step: Tensor | int, positions: Ten
     """
     symbols = torch.arange(vocab_size, device=keys.device)
     when = step[:, None, None] if isinstance(step, Tensor) else step
-    return gumbel(keys[:, None, None], int(Purpose.TOKEN), when, visits[:, :, None], positions[None, :, None], symbols)
+    return gumbel(
+        keys[:, None, None],
+        int(Purpose.TOKEN),
+        when,
+        visits[:, :, None],
+        positions[None, :, None],
+        symbols,
+    )
 
 
 def position_noise(keys: Tensor, purpose: Purpose, step: Tensor, width: int) -> Tensor:
@@ -96,7 +107,9 @@ def span_noise(keys: Tensor, step: Tensor, width: int) -> Tensor:
     """
     starts = torch.arange(width - 2, device=keys.device)
     sizes = torch.arange(width - 1, device=keys.device)
-    return uniform(keys[:, None, None], int(Purpose.SPAN), step[:, None, None], starts[:, None], sizes)
+    return uniform(
+        keys[:, None, None], int(Purpose.SPAN), step[:, None, None], starts[:, None], sizes
+    )
 
 
 def new_keys(count: int, generator: torch.Generator | None = None) -> Tensor:

@@ -35,16 +35,26 @@ class Stopping:
     def of(cls, config: ControlConfig, table: Sequence[bytes | None]) -> Stopping:
         """Of a configuration and the text of every token, None for special ones. Raises ConfigError for what cannot stop."""
         if "" in config.stop:
-            raise ConfigError("stop is an empty text, which stands everywhere; give one or more characters")
+            raise ConfigError(
+                "stop is an empty text, which stands everywhere; give one or more characters"
+            )
         tokens: set[int] = set()
         for text in config.stop_token:
-            ids = [i for i, own in enumerate(table) if own is not None and own == text.encode(errors="replace")]
+            ids = [
+                i
+                for i, own in enumerate(table)
+                if own is not None and own == text.encode(errors="replace")
+            ]
             if not ids or not text:
                 known = [own.decode(errors="replace") for own in table if own]
-                raise ConfigError(f"stop_token {quote(text)} is no token of the model; the nearest is {nearest(text, known)!r}")
+                raise ConfigError(
+                    f"stop_token {quote(text)} is no token of the model; the nearest is {nearest(text, known)!r}"
+                )
             tokens |= set(ids)
         texts = tuple(text.encode(errors="replace") for text in config.stop)
-        return cls(texts, frozenset(tokens), config.max_tokens, config.loop_period, config.loop_repeats)
+        return cls(
+            texts, frozenset(tokens), config.max_tokens, config.loop_period, config.loop_repeats
+        )
 
 
 NEVER = Stopping()
@@ -87,12 +97,17 @@ class StopText:
         """Where a stop text may have begun that is not complete; the end, if none may have."""
         longest = max(map(len, self.stops), default=1)
         for start in range(max(len(text) - longest + 1, 0), len(text)):
-            if any(len(stop) > len(text) - start and stop.startswith(text[start:]) for stop in self.stops):
+            if any(
+                len(stop) > len(text) - start and stop.startswith(text[start:])
+                for stop in self.stops
+            ):
                 return start
         return len(text)
 
 
-def cut_short(tokens: Sequence[int], table: Sequence[bytes | None], stopping: Stopping, given: int = 0) -> tuple[bytes, str]:
+def cut_short(
+    tokens: Sequence[int], table: Sequence[bytes | None], stopping: Stopping, given: int = 0
+) -> tuple[bytes, str]:
     """The text of a whole string and why it ends there, had it been stopped while it was written from left to right.
 
     The first ``given`` tokens were not drawn: they end nothing, but count for ``max_tokens``.
@@ -104,7 +119,11 @@ def cut_short(tokens: Sequence[int], table: Sequence[bytes | None], stopping: St
     end, reason = len(tokens), EOS
     if 0 < stopping.max_tokens < end:
         end, reason = max(stopping.max_tokens, given), LENGTH
-    loop = first_periodic_tail(tokens[given:end], stopping.period, stopping.repeats) if stopping.period else None
+    loop = (
+        first_periodic_tail(tokens[given:end], stopping.period, stopping.repeats)
+        if stopping.period
+        else None
+    )
     if loop is not None:
         end, reason = given + loop[0], REPETITION
     search, shown = StopText(stopping.texts), text(tokens[:given])

@@ -21,7 +21,15 @@ from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
 from maskdiff.decoding import CausalModel, NextTokenModel, TableModel, TokenTable, condition
 from maskdiff.decoding.histories import Goal, count
-from maskdiff.evaluation.completion_baselines import History, Proposal, Reading, Rejection, leaves, reject, total_variation
+from maskdiff.evaluation.completion_baselines import (
+    History,
+    Proposal,
+    Reading,
+    Rejection,
+    leaves,
+    reject,
+    total_variation,
+)
 from maskdiff.evaluation.completion_methods import (
     BASELINES,
     MODES,
@@ -53,10 +61,14 @@ def completion(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[R
     with watch("completion, tables"):
         for method, values in on_tables(plan).items():
             where = {**settings, "on": "random tables"}
-            ledger.add(method, where, "total_variation", metrics.mean(values, plan.rng(80)), ceiling=0.0)
+            ledger.add(
+                method, where, "total_variation", metrics.mean(values, plan.rng(80)), ceiling=0.0
+            )
     model = CausalModel(subject.loaded.denoiser, subject.loaded.lengths)
     with watch("completion, nothing typed"):
-        _drawn(ledger, subject, plan, model, "free", [""] * plan.num_samples, {**settings, "typed": 0})
+        _drawn(
+            ledger, subject, plan, model, "free", [""] * plan.num_samples, {**settings, "typed": 0}
+        )
     texts = held_out(subject.language, plan.split, MANY * plan.num_samples, plan.seed)  # type: ignore[arg-type]
     for size in plan.typed:
         long = [text for text in texts if len(text) > size][: plan.num_samples]
@@ -119,25 +131,42 @@ def enumerated(model: TableModel, prefix: bytes) -> dict[History, float]:
 def on_tables(plan: Plan) -> dict[str, list[float]]:
     """Total variation of every way from the enumerated distribution, a figure for each random table."""
     rng = plan.rng(81)
-    found: dict[str, list[float]] = {name: [] for name in ("exact", *BASELINES, "rejection", "as_many_true_draws")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("exact", *BASELINES, "rejection", "as_many_true_draws")
+    }
     for index in range(TABLES):
         model, prefix = random_case(rng)
         truth, goal = enumerated(model, prefix), Goal(model.table, model.beginnings, prefix)
-        found["exact"].append(total_variation(leaves(condition(model, prefix, "exact"), goal), truth))
+        found["exact"].append(
+            total_variation(leaves(condition(model, prefix, "exact"), goal), truth)
+        )
         for name, make in BASELINES.items():
             found[name].append(total_variation(leaves(make(model, prefix), goal), truth))
-        made = reject(model, prefix, TABLE_DRAWS, TABLE_DRAWS, torch.Generator().manual_seed(plan.seed + index))
+        made = reject(
+            model,
+            prefix,
+            TABLE_DRAWS,
+            TABLE_DRAWS,
+            torch.Generator().manual_seed(plan.seed + index),
+        )
         tokens = [_covering(model, prefix, item.tokens) for item in made.completions]
         found["rejection"].append(total_variation(_frequencies(tokens), truth))
         # What chance alone leaves between as many draws and the truth.
         drawn = rng.multinomial(len(tokens), list(truth.values()))
-        true_draws = {history: n / max(len(tokens), 1) for history, n in zip(truth, drawn.tolist(), strict=True)}
+        true_draws = {
+            history: n / max(len(tokens), 1)
+            for history, n in zip(truth, drawn.tolist(), strict=True)
+        }
         found["as_many_true_draws"].append(total_variation(true_draws, truth))
     return found
 
 
 def _covering(model: NextTokenModel, prefix: bytes, tokens: History) -> History:
-    return next(tokens[:size] for size in range(len(tokens) + 1) if model.table.text(tokens[:size]).startswith(prefix))
+    return next(
+        tokens[:size]
+        for size in range(len(tokens) + 1)
+        if model.table.text(tokens[:size]).startswith(prefix)
+    )
 
 
 def _frequencies(items: Sequence[History]) -> dict[History, float]:
@@ -148,7 +177,13 @@ def _frequencies(items: Sequence[History]) -> dict[History, float]:
 
 
 def _measured(
-    ledger: Ledger, subject: Subject, plan: Plan, model: CausalModel, method: str, texts: Sequence[str], where: Settings
+    ledger: Ledger,
+    subject: Subject,
+    plan: Plan,
+    model: CausalModel,
+    method: str,
+    texts: Sequence[str],
+    where: Settings,
 ) -> None:
     """All rows of one way at one number of characters typed."""
     size = int(where["typed"])
@@ -160,29 +195,53 @@ def _measured(
         prefix, read = text[:size].encode(), Reading(model)
         goal = Goal(model.table, model.beginnings, prefix)
         conditioned = condition(model, prefix, method) if method in MODES else None
-        proposal = BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
+        proposal = (
+            BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
+        )
         rows = ahead(proposal, goal, read)
         scores.append(text_log_prob(rows, goal, text.encode()))
-        hits.append(next_token(rows, goal, model.beginnings.limits[0]) == true_next(model, text.encode(), len(prefix)))
+        hits.append(
+            next_token(rows, goal, model.beginnings.limits[0])
+            == true_next(model, text.encode(), len(prefix))
+        )
         if index < COMPARED and method != "exact" and count(goal, FEW) <= FEW:
             truth = leaves(condition(model, prefix, "exact"), goal)
             distances.append(total_variation(leaves(proposal, goal), truth))
     possible = [score for score in scores if score > -math.inf]
     ledger.add(method, where, "log_likelihood", metrics.mean(possible, plan.rng(82)))
-    ledger.add(method, where, "likelihood_impossible", metrics.rate(score == -math.inf for score in scores))
+    ledger.add(
+        method, where, "likelihood_impossible", metrics.rate(score == -math.inf for score in scores)
+    )
     ledger.add(method, where, "next_token_exact", metrics.rate(hits))
     if distances:
-        ledger.add(method, where, "total_variation", metrics.mean(distances, plan.rng(83)), ceiling=0.0)
+        ledger.add(
+            method, where, "total_variation", metrics.mean(distances, plan.rng(83)), ceiling=0.0
+        )
 
 
 def _drawn(
-    ledger: Ledger, subject: Subject, plan: Plan, model: CausalModel, method: str, prefixes: Sequence[str], where: Settings
+    ledger: Ledger,
+    subject: Subject,
+    plan: Plan,
+    model: CausalModel,
+    method: str,
+    prefixes: Sequence[str],
+    where: Settings,
 ) -> None:
     """Rows about one completion of each prefix."""
-    made = [draw(model, "exact" if method == "free" else method, p.encode(), plan.seed + i) for i, p in enumerate(prefixes)]
+    made = [
+        draw(model, "exact" if method == "free" else method, p.encode(), plan.seed + i)
+        for i, p in enumerate(prefixes)
+    ]
     texts = [item.data.decode(errors="replace") for item in made]
     if subject.language.validity:
-        ledger.add(method, where, "parses", metrics.rate(metrics.parses(texts, subject.language)), ceiling=1.0)
+        ledger.add(
+            method,
+            where,
+            "parses",
+            metrics.rate(metrics.parses(texts, subject.language)),
+            ceiling=1.0,
+        )
     ledger.add(
         method,
         where,
@@ -190,9 +249,19 @@ def _drawn(
         metrics.rate(t.startswith(p) for t, p in zip(texts, prefixes, strict=True)),
         ceiling=1.0,
     )
-    ledger.add(method, where, "prefix_calls", metrics.mean([item.prefix_calls for item in made], plan.rng(84)))
+    ledger.add(
+        method,
+        where,
+        "prefix_calls",
+        metrics.mean([item.prefix_calls for item in made], plan.rng(84)),
+    )
     ledger.add(method, where, "calls", metrics.mean([item.calls for item in made], plan.rng(85)))
-    ledger.add(method, where, "milliseconds", metrics.mean([1000 * item.seconds for item in made], plan.rng(86)))
+    ledger.add(
+        method,
+        where,
+        "milliseconds",
+        metrics.mean([1000 * item.seconds for item in made], plan.rng(86)),
+    )
     if method in MODES:
         for metric, estimate in _conditioning(made, plan):
             ledger.add(method, where, metric, estimate)
@@ -204,11 +273,16 @@ def _conditioning(made: Sequence[Drawn], plan: Plan) -> Iterator[tuple[str, Esti
     for name in ("histories", "log_z"):
         yield name, metrics.mean([getattr(summary, name) for summary in summaries], plan.rng(87))
     dropped = np.array([summary.dropped for summary in summaries])
-    yield "dropped_median", metrics.bootstrap(dropped, lambda index: float(np.median(dropped[index])), plan.rng(88))
+    yield (
+        "dropped_median",
+        metrics.bootstrap(dropped, lambda index: float(np.median(dropped[index])), plan.rng(88)),
+    )
     yield "dropped_worst", Estimate(float(dropped.max()), math.nan, math.nan, len(dropped))
 
 
-def _rejected(ledger: Ledger, plan: Plan, model: CausalModel, texts: Sequence[str], where: Settings) -> None:
+def _rejected(
+    ledger: Ledger, plan: Plan, model: CausalModel, texts: Sequence[str], where: Settings
+) -> None:
     """Milliseconds a completion of rejection sampling, and how many times those of exact mode that is.
 
     Rejection needs 1 / p(prefix) draws on average, each of which costs what `MOST` of them are timed at. The exact mode is
@@ -217,13 +291,23 @@ def _rejected(ledger: Ledger, plan: Plan, model: CausalModel, texts: Sequence[st
     size, expected, ratios = int(where["typed"]), [], []
     for index, text in enumerate(texts):
         prefix = text[:size].encode()
-        mine = min((draw(model, "exact", prefix, plan.seed + i) for i in range(3)), key=lambda item: item.seconds)
+        mine = min(
+            (draw(model, "exact", prefix, plan.seed + i) for i in range(3)),
+            key=lambda item: item.seconds,
+        )
         assert mine.conditioned is not None
         start = time.perf_counter()
-        made: Rejection = reject(model, prefix, MOST, MOST, torch.Generator().manual_seed(plan.seed + index))
+        made: Rejection = reject(
+            model, prefix, MOST, MOST, torch.Generator().manual_seed(plan.seed + index)
+        )
         each = 1000 * (time.perf_counter() - start) / made.draws
         expected.append(each / math.exp(mine.conditioned.summary.log_z))
         ratios.append(expected[-1] / (1000 * mine.seconds))
-    for metric, values in (("milliseconds_median", np.array(expected)), ("times_exact_median", np.array(ratios))):
-        estimate = metrics.bootstrap(values, lambda index, of=values: float(np.median(of[index])), plan.rng(89))  # type: ignore[misc]
+    for metric, values in (
+        ("milliseconds_median", np.array(expected)),
+        ("times_exact_median", np.array(ratios)),
+    ):
+        estimate = metrics.bootstrap(
+            values, lambda index, of=values: float(np.median(of[index])), plan.rng(89)
+        )  # type: ignore[misc]
         ledger.add("rejection", where, metric, estimate)

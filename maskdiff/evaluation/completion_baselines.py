@@ -46,7 +46,9 @@ class Reading:
 
     def __init__(self, model: NextTokenModel) -> None:
         if len(model.beginnings) != 1:
-            raise ValueError(f"baselines are for models with one beginning; this one has {len(model.beginnings)}")
+            raise ValueError(
+                f"baselines are for models with one beginning; this one has {len(model.beginnings)}"
+            )
         self.model, self.reader = model, model.reader()
         self._node: dict[History, int] = {}
         self._rows: list[Tensor] = []
@@ -61,7 +63,9 @@ class Reading:
                     parents.append(self._node[history[: size - 1]] if size else ROOT)
                     tokens.append(history[size - 1] if size else 0)
         if parents:
-            self._rows += self.reader.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
+            self._rows += (
+                self.reader.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
+            )
         return torch.stack([self._rows[self._node[history]] for history in histories])
 
 
@@ -111,7 +115,12 @@ class Forced:
 
 def naive_mask(model: NextTokenModel, prefix: bytes) -> Masked:
     """Tokens that contradict the prefix are forbidden; what the others lead to is not asked."""
-    return Masked("naive mask", _goal(model, prefix), Reading(model), torch.zeros(len(prefix) + 1, dtype=torch.float64))
+    return Masked(
+        "naive mask",
+        _goal(model, prefix),
+        Reading(model),
+        torch.zeros(len(prefix) + 1, dtype=torch.float64),
+    )
 
 
 def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
@@ -129,7 +138,9 @@ def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
             continue
         row = read([history])[0]
         tokens, reached = _moves(goal, history)
-        onward = (row[tokens] + log_z[reached]).logsumexp(0)  # a silent token adds nothing: log_z[offset] is still -inf
+        onward = (row[tokens] + log_z[reached]).logsumexp(
+            0
+        )  # a silent token adds nothing: log_z[offset] is still -inf
         if onward > -math.inf:
             log_z[offset] = onward - torch.log1p(-row[list(goal.table.silent)].exp().sum())
     return Masked("position table", goal, read, log_z)
@@ -139,12 +150,20 @@ def token_healing(model: NextTokenModel, prefix: bytes) -> Forced:
     """The last token of the cut is taken back, and one that begins with its text is drawn in its place."""
     goal, tokens = _goal(model, prefix), _cut(model, prefix)
     heal = goal.table.text(tokens[-1:]) if tokens else None
-    return Forced("token healing", goal, Reading(model), None if tokens is None else tokens[:-1], heal)
+    return Forced(
+        "token healing", goal, Reading(model), None if tokens is None else tokens[:-1], heal
+    )
 
 
 def as_they_fall(model: NextTokenModel, prefix: bytes) -> Forced:
     """The prefix is a prompt: its cut stands, and the model goes on from there."""
-    return Forced("prompt tokens as they fall", _goal(model, prefix), Reading(model), _cut(model, prefix), None)
+    return Forced(
+        "prompt tokens as they fall",
+        _goal(model, prefix),
+        Reading(model),
+        _cut(model, prefix),
+        None,
+    )
 
 
 PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
@@ -162,7 +181,9 @@ class Proposal:
 
     def log_q(self, histories: Sequence[History]) -> Tensor:
         """See `Baseline.log_q`."""
-        out = torch.full((len(histories), len(self.conditioned.model.table)), -math.inf, dtype=torch.float64)
+        out = torch.full(
+            (len(histories), len(self.conditioned.model.table)), -math.inf, dtype=torch.float64
+        )
         nodes = [self._node(history) for history in histories]
         index = [i for i, node in enumerate(nodes) if node is not None]
         if index:
@@ -202,7 +223,9 @@ def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]
 def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
     """Half the sum of |p - q|; what either lacks of 1 counts as one more outcome."""
     lost = [max(0.0, 1.0 - sum(one.values())) for one in (p, q)]
-    return 0.5 * (sum(abs(p.get(x, 0.0) - q.get(x, 0.0)) for x in {*p, *q}) + abs(lost[0] - lost[1]))
+    return 0.5 * (
+        sum(abs(p.get(x, 0.0) - q.get(x, 0.0)) for x in {*p, *q}) + abs(lost[0] - lost[1])
+    )
 
 
 @dataclass(frozen=True)
@@ -219,7 +242,14 @@ class Rejection:
     positions: int
 
 
-def reject(model: NextTokenModel, prefix: bytes, n: int, most: int, generator: torch.Generator, batch: int = 1024) -> Rejection:
+def reject(
+    model: NextTokenModel,
+    prefix: bytes,
+    n: int,
+    most: int,
+    generator: torch.Generator,
+    batch: int = 1024,
+) -> Rejection:
     """`n` strings of the model that begin with the prefix, or those among `most`; each is left where it contradicts it."""
     goal = _goal(model, prefix)
     accepted: list[Completion] = []
@@ -234,16 +264,31 @@ def reject(model: NextTokenModel, prefix: bytes, n: int, most: int, generator: t
     return Rejection(accepted, draws, calls, positions)
 
 
-def _strings(model: NextTokenModel, goal: Goal, size: int, generator: torch.Generator) -> tuple[dict[int, Completion], Reader]:
+def _strings(
+    model: NextTokenModel, goal: Goal, size: int, generator: torch.Generator
+) -> tuple[dict[int, Completion], Reader]:
     """Strings of one batch that reach the goal, by their number in it, and the reader that was used up."""
     beginnings, reader = model.beginnings, model.reader()
-    limit, closed, ends = beginnings.limits[0], beginnings.closed, torch.tensor(model.table.ends, dtype=torch.int64)
+    limit, closed, ends = (
+        beginnings.limits[0],
+        beginnings.closed,
+        torch.tensor(model.table.ends, dtype=torch.int64),
+    )
     inner, last = _transitions(goal, False), _transitions(goal, closed)
     log_p = torch.full((size,), float(beginnings.log_prior[0]), dtype=torch.float64)
-    written, length, whole = torch.full((size, limit), -1), torch.zeros(size, dtype=torch.int64), torch.zeros(size).bool()
-    rows, offset = torch.arange(size), torch.zeros(size, dtype=torch.int64)  # strings under way, and their bytes explained
+    written, length, whole = (
+        torch.full((size, limit), -1),
+        torch.zeros(size, dtype=torch.int64),
+        torch.zeros(size).bool(),
+    )
+    rows, offset = (
+        torch.arange(size),
+        torch.zeros(size, dtype=torch.int64),
+    )  # strings under way, and their bytes explained
     node, nodes = torch.zeros(size, dtype=torch.int64), 1  # all share the root
-    log_next = reader.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
+    log_next = (
+        reader.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
+    )
     for depth in range(limit):
         tokens = torch.multinomial(log_next.exp(), 1, generator=generator)[:, 0]
         written[rows, depth] = tokens
@@ -283,7 +328,9 @@ def _transitions(goal: Goal, last: bool) -> Tensor:
 
 def _check(goal: Goal) -> None:
     if len(goal.beginnings) != 1 or goal.beginnings.limits[0] == 0 or goal.whole:
-        raise ValueError("baselines are for models with one beginning and room for a token, and for prefixes, not whole texts")
+        raise ValueError(
+            "baselines are for models with one beginning and room for a token, and for prefixes, not whole texts"
+        )
 
 
 def _goal(model: NextTokenModel, prefix: bytes) -> Goal:
@@ -334,7 +381,10 @@ def _representatives(goal: Goal, read: Reading) -> list[History | None]:
     best: list[tuple[float, History]] = [(-math.inf if offset else 0.0, ()) for offset in range(n)]
     for offset, cut in enumerate(cuts):
         if cut is not None:
-            best[offset] = sum(float(read([cut[:size]])[0, token]) for size, token in enumerate(cut)), cut
+            best[offset] = (
+                sum(float(read([cut[:size]])[0, token]) for size, token in enumerate(cut)),
+                cut,
+            )
         log_p, history = best[offset]
         if log_p == -math.inf or len(history) + 1 >= limit:
             continue

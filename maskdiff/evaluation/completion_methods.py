@@ -58,7 +58,13 @@ def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
     if method in MODES:
         conditioned = condition(model, prefix, method)
         item = Decoding(conditioned, new_keys(1, generator)).run()[0]
-        return Drawn(item.data, conditioned.summary.calls, item.calls, time.perf_counter() - start, conditioned)
+        return Drawn(
+            item.data,
+            conditioned.summary.calls,
+            item.calls,
+            time.perf_counter() - start,
+            conditioned,
+        )
     proposal = BASELINES[method](model, prefix)
     read = proposal.read  # type: ignore[attr-defined]  # all four have one
     rows, before = ahead(proposal, Goal(model.table, model.beginnings, prefix), read), 0
@@ -72,7 +78,9 @@ def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
         history = (*history, int(torch.multinomial(row.exp(), 1, generator=generator)))
         if history[-1] in model.table.ends or len(history) >= model.beginnings.limits[0]:
             break
-    return Drawn(model.table.text(history), max(before, 1), read.reader.calls, time.perf_counter() - start)
+    return Drawn(
+        model.table.text(history), max(before, 1), read.reader.calls, time.perf_counter() - start
+    )
 
 
 def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
@@ -99,14 +107,23 @@ def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
         if not best:
             continue
         log_q = rows([history for _, history in best])
-        ids = list(goal.table.ends) if offset == len(text) else goal.table.inside(text[offset:], whole=True)
+        ids = (
+            list(goal.table.ends)
+            if offset == len(text)
+            else goal.table.inside(text[offset:], whole=True)
+        )
         if offset == len(text):
-            terms = [log_p + row for (log_p, _), row in zip(best, log_q[:, ids].logsumexp(1).tolist(), strict=True)]
+            terms = [
+                log_p + row
+                for (log_p, _), row in zip(best, log_q[:, ids].logsumexp(1).tolist(), strict=True)
+            ]
             return float(np.logaddexp.reduce(terms))
         for (log_p, history), row in zip(best, log_q[:, ids].tolist(), strict=True):
             for token, own in zip(ids, row, strict=True):
                 if own > -math.inf:
-                    waiting[offset + len(goal.table.texts[token] or b"")].append((log_p + own, (*history, token)))
+                    waiting[offset + len(goal.table.texts[token] or b"")].append(
+                        (log_p + own, (*history, token))
+                    )
     return -math.inf
 
 
@@ -119,7 +136,9 @@ def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
         if float(row[token]) == -math.inf:
             return None
         history = (*history, token)
-        if token in goal.table.ends or start + len(goal.table.texts[token] or b"") > len(goal.prefix):
+        if token in goal.table.ends or start + len(goal.table.texts[token] or b"") > len(
+            goal.prefix
+        ):
             return start, token
     return None
 

@@ -65,7 +65,9 @@ def probe(loaded: Loaded, num: int = 200, seed: int = 0, times: int = TIMES) -> 
     Raises ConfigError for a model that is told the length: it ends where its canvas does, and cannot run on.
     """
     if loaded.length_conditioned:
-        raise ConfigError("this model is told how long its strings are, so none can run on; nothing is to be diagnosed")
+        raise ConfigError(
+            "this model is told how long its strings are, so none can run on; nothing is to be diagnosed"
+        )
     if num < 1:
         raise ConfigError(f"num is {num}; ask the model for 1 string or more")
     rng, language = np.random.default_rng([seed, 70]), loaded.language
@@ -145,14 +147,20 @@ class Diagnosis:
     probe: Probe | None = field(default=None)
 
 
-def diagnose(train: Config, decode: DecodeConfig, loaded: Loaded | None = None, num: int = 200, seed: int = 0) -> Diagnosis:
+def diagnose(
+    train: Config, decode: DecodeConfig, loaded: Loaded | None = None, num: int = 200, seed: int = 0
+) -> Diagnosis:
     """Compare how a model was trained with how it is decoded, and with what it does where it is at hand.
 
     What a training does to a model counts only as far as the model behaves so.
     """
     language = loaded.language if loaded is not None else make_language(train.language)
-    vocabulary = loaded.vocabulary if loaded is not None else model_vocabulary(language, train.model)
-    asked = probe(loaded, num, seed) if loaded is not None and not loaded.length_conditioned else None
+    vocabulary = (
+        loaded.vocabulary if loaded is not None else model_vocabulary(language, train.model)
+    )
+    asked = (
+        probe(loaded, num, seed) if loaded is not None and not loaded.length_conditioned else None
+    )
     found: dict[str, Finding] = {}
     for finding in (
         *_of_model(asked),
@@ -187,13 +195,18 @@ def _of_model(asked: Probe | None) -> Iterator[Finding]:
         "further ones",
     }
     evidence = (f"{told} {more[asked.cause]}",)
-    yield Finding(asked.cause, RUN_ON, 1.0 - figures["end_after_whole"], evidence, REMEDIES[asked.cause])
+    yield Finding(
+        asked.cause, RUN_ON, 1.0 - figures["end_after_whole"], evidence, REMEDIES[asked.cause]
+    )
 
 
 def _of_training(config: Config, asked: Probe | None) -> Iterator[Finding]:
     train, model = config.train, config.model
     told = {
-        UNTAUGHT: (train.cut_rows, f"cut_rows {train.cut_rows:g}: that share of the training strings loses its end-of-string"),
+        UNTAUGHT: (
+            train.cut_rows,
+            f"cut_rows {train.cut_rows:g}: that share of the training strings loses its end-of-string",
+        ),
         PACKED: (
             1.0 - 1.0 / train.strings_in_a_row,
             f"strings_in_a_row {train.strings_in_a_row}: answers are taught in a row, with one end-of-string behind the last",
@@ -203,7 +216,13 @@ def _of_training(config: Config, asked: Probe | None) -> Iterator[Finding]:
         if weight and (asked is None or asked.cause == cause):
             yield Finding(cause, RUN_ON, weight, (evidence,), REMEDIES[cause])
         elif weight:
-            yield Finding(cause, RUN_ON, 0.1 * weight, (evidence, "but the model does not behave so"), REMEDIES[cause])
+            yield Finding(
+                cause,
+                RUN_ON,
+                0.1 * weight,
+                (evidence, "but the model does not behave so"),
+                REMEDIES[cause],
+            )
     if train.causal_share == 0 or model.head == "aligned" or train.faithful:
         yield Finding(
             "no_causal_mode", LOOPS, 1.0, ("the causal mode was not trained: causal_share 0, an aligned head, or faithful",),
@@ -212,7 +231,12 @@ def _of_training(config: Config, asked: Probe | None) -> Iterator[Finding]:
 
 
 def _of_decoding(
-    train: Config, decode: DecodeConfig, language: Language, vocabulary: Vocabulary, seed: int, asked: Probe | None
+    train: Config,
+    decode: DecodeConfig,
+    language: Language,
+    vocabulary: Vocabulary,
+    seed: int,
+    asked: Probe | None,
 ) -> Iterator[Finding]:
     """Settings held against strings of the language itself, as the model reads them: what they would do to right answers."""
     texts = language.sample_many(SAMPLES, np.random.default_rng([seed, 71]))
@@ -220,7 +244,9 @@ def _of_decoding(
     yield from _cut_strings(decode.control, texts, rows)
     yield from _penalties(decode.control, rows)
     once, limit = train.language.max_len - 1, decode.control.max_tokens
-    ends = asked is not None and asked.figures["ended"].value >= ENDS  # then no limit is ever reached
+    ends = (
+        asked is not None and asked.figures["ended"].value >= ENDS
+    )  # then no limit is ever reached
     if limit > once and not train.model.causal_length and not ends:
         evidence = f"max_tokens {limit} is {limit / once:.1f} times the longest string of the training: what does not end by "
         yield Finding(
@@ -232,11 +258,15 @@ def _of_decoding(
         evidence = "temperature 0: what is likely makes itself likelier, so that no loop breaks (1904.09751)"
         yield Finding("greedy", LOOPS, 0.04, (evidence,), "temperature 0.7 to 1")
     if max(temperatures) > 1:
-        evidence = f"temperature {max(temperatures):g}: an end is missed more often than the model would"
+        evidence = (
+            f"temperature {max(temperatures):g}: an end is missed more often than the model would"
+        )
         yield Finding("hot", RUN_ON, 0.04, (evidence,), "temperature 1 or less")
 
 
-def _cut_strings(control: ControlConfig, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def _cut_strings(
+    control: ControlConfig, texts: Sequence[str], rows: Sequence[Sequence[int]]
+) -> Iterator[Finding]:
     """Settings that end right strings too early."""
 
     def share(is_cut: Callable[[Sequence[int]], bool]) -> float:
@@ -245,14 +275,26 @@ def _cut_strings(control: ControlConfig, texts: Sequence[str], rows: Sequence[Se
     limit, loop = control.max_tokens, (control.loop_period, control.loop_repeats)
     if limit and (part := share(lambda row: len(row) >= limit)):
         remedy = f"max_tokens of at least {max(map(len, rows)) + 1}"
-        yield Finding("limit_too_low", CUT, part, (f"max_tokens {limit} cuts {part:.1%} of real strings",), remedy)
+        yield Finding(
+            "limit_too_low",
+            CUT,
+            part,
+            (f"max_tokens {limit} cuts {part:.1%} of real strings",),
+            remedy,
+        )
     for stop in filter(None, control.stop):
         if part := float(np.mean([stop in text for text in texts])):
             evidence = f"the stop text {quote(stop)} stands in {part:.1%} of real strings"
             yield Finding(
-                "stop_in_answers", CUT, part, (evidence,), "a text that stands in none; what was typed is not searched"
+                "stop_in_answers",
+                CUT,
+                part,
+                (evidence,),
+                "a text that stands in none; what was typed is not searched",
             )
-    if control.loop_period and (part := share(lambda row: first_periodic_tail(row, *loop) is not None)):
+    if control.loop_period and (
+        part := share(lambda row: first_periodic_tail(row, *loop) is not None)
+    ):
         evidence = f"{part:.1%} of real strings have a period of up to {loop[0]} tokens {loop[1]} times in a row"
         yield Finding("loops_in_answers", CUT, part, (evidence,), "a higher loop_repeats")
 
@@ -270,11 +312,21 @@ def _penalties(control: ControlConfig, rows: Sequence[Sequence[int]]) -> Iterato
         )  # fmt: skip
     if control.repetition_penalty < 1 or min(lasting) < 0:
         evidence = "a repetition_penalty below 1, or another one below 0, rewards what was said"
-        yield Finding("reward", LOOPS, 1.0, (evidence,), "repetition_penalty 1, presence_penalty and frequency_penalty 0")
+        yield Finding(
+            "reward",
+            LOOPS,
+            1.0,
+            (evidence,),
+            "repetition_penalty 1, presence_penalty and frequency_penalty 0",
+        )
     size, dry = control.no_repeat_ngram, control.dry_allowed_length + 1
     if size and (part := float(np.mean([seq_rep(row, size) > 0 for row in rows]))):
-        evidence = f"{part:.1%} of real strings say some {size} tokens twice: they cannot be written"
+        evidence = (
+            f"{part:.1%} of real strings say some {size} tokens twice: they cannot be written"
+        )
         yield Finding("ngram", WRONG, part, (evidence,), "no_repeat_ngram 0, or a longer one")
     if control.dry_multiplier and (part := float(np.mean([seq_rep(row, dry) > 0 for row in rows]))):
         evidence = f"DRY makes dear what {part:.1%} of real strings say twice, {dry} tokens or more"
-        yield Finding("dry", WRONG, part / 2, (evidence,), "a longer dry_allowed_length, or dry_breakers")
+        yield Finding(
+            "dry", WRONG, part / 2, (evidence,), "a longer dry_allowed_length, or dry_breakers"
+        )

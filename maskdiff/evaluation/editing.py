@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 
-def blanked(texts: Sequence[str], share: float, rng: np.random.Generator, blank: str = "?") -> list[str]:
+def blanked(
+    texts: Sequence[str], share: float, rng: np.random.Generator, blank: str = "?"
+) -> list[str]:
     """Each text with max(1, floor(share n)) of its symbols blank, as in the reference's editing benchmark."""
     templates = []
     for text in texts:
@@ -33,18 +35,30 @@ def blanked(texts: Sequence[str], share: float, rng: np.random.Generator, blank:
     return templates
 
 
-def blind_fill(templates: Sequence[str], real: Sequence[str], rng: np.random.Generator, blank: str = "?") -> list[str]:
+def blind_fill(
+    templates: Sequence[str], real: Sequence[str], rng: np.random.Generator, blank: str = "?"
+) -> list[str]:
     """The baseline: every blank filled with a symbol drawn by its frequency in ``real``."""
     symbols = list("".join(real))
-    return ["".join(str(rng.choice(symbols)) if s == blank else s for s in template) for template in templates]
+    return [
+        "".join(str(rng.choice(symbols)) if s == blank else s for s in template)
+        for template in templates
+    ]
 
 
 def score(
-    texts: Sequence[str], templates: Sequence[str], clean: Sequence[str], language: Language, plan: Plan
+    texts: Sequence[str],
+    templates: Sequence[str],
+    clean: Sequence[str],
+    language: Language,
+    plan: Plan,
 ) -> dict[str, Estimate]:
     """Every metric of filled texts."""
     blank = language.vocabulary.blank
-    kept = [metrics.anchors_kept(text, template, blank) for text, template in zip(texts, templates, strict=True)]
+    kept = [
+        metrics.anchors_kept(text, template, blank)
+        for text, template in zip(texts, templates, strict=True)
+    ]
     return {
         "anchors_kept": metrics.mean(kept, plan.rng(40)),
         "anchors_all_kept": metrics.rate(share == 1.0 for share in kept),
@@ -61,16 +75,23 @@ def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> Fixed:
     from maskdiff import tasks
 
     results = tasks.edit(loaded, templates, seed=seed)
-    texts = [template if result.error else result.text for template, result in zip(templates, results, strict=True)]
+    texts = [
+        template if result.error else result.text
+        for template, result in zip(templates, results, strict=True)
+    ]
     return Fixed(texts, [result.evaluations for result in results])
 
 
-def editing(subject: Subject, plan: Plan, clean: Sequence[str], fill: Fill = fill_with_tasks) -> list[Row]:
+def editing(
+    subject: Subject, plan: Plan, clean: Sequence[str], fill: Fill = fill_with_tasks
+) -> list[Row]:
     """Rows of the editing suite on held-out ``clean`` texts; the baseline fills the blanks without looking."""
     ledger = Ledger("editing")
     blank = subject.language.vocabulary.blank
     templates = blanked(clean, plan.blank_share, plan.rng(41), blank)
-    floor = score(blind_fill(templates, clean, plan.rng(42), blank), templates, clean, subject.language, plan)
+    floor = score(
+        blind_fill(templates, clean, plan.rng(42), blank), templates, clean, subject.language, plan
+    )
     start = time.perf_counter()
     filled = fill(subject.loaded, templates, plan.seed)
     seconds = time.perf_counter() - start

@@ -39,9 +39,13 @@ class Losses:
     """Sums of one pass over the strings; all are nats, one row a string."""
 
     tokens: NDArray[np.float64]  # (strings,) inner symbols
-    elbo: NDArray[np.float64]  # (strings, classes) mean over the draws of n/k * loss; the sum over classes is the ELBO
+    elbo: NDArray[
+        np.float64
+    ]  # (strings, classes) mean over the draws of n/k * loss; the sum over classes is the ELBO
     class_tokens: NDArray[np.float64]  # (strings, classes)
-    bucket_loss: NDArray[np.float64]  # (strings, buckets) plain loss of the hidden symbols, by share hidden
+    bucket_loss: NDArray[
+        np.float64
+    ]  # (strings, buckets) plain loss of the hidden symbols, by share hidden
     bucket_tokens: NDArray[np.float64]  # (strings, buckets) symbols hidden
     causal: NDArray[np.float64]  # (strings,) next-token loss of the symbols and EOS
     causal_inner: NDArray[np.float64]  # (strings,) the same without EOS
@@ -57,7 +61,12 @@ def token_losses(denoiser: Denoiser, shown: Tensor, strings: Strings, causal: bo
 
 
 def measure(
-    denoiser: Denoiser, language: Language, texts: Sequence[str], draws: int, seed: int, batch_size: int = 256
+    denoiser: Denoiser,
+    language: Language,
+    texts: Sequence[str],
+    draws: int,
+    seed: int,
+    batch_size: int = 256,
 ) -> Losses:
     """All sums that the suite needs, from ``draws`` maskings of every text."""
     order = sorted(texts, key=len)
@@ -66,10 +75,14 @@ def measure(
         for i, part in enumerate(chunks(len(order), batch_size))
     ]
     names = Losses.__dataclass_fields__
-    return Losses(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    return Losses(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    )
 
 
-def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str], draws: int, seed: int) -> Losses:
+def _measure_batch(
+    denoiser: Denoiser, language: Language, texts: Sequence[str], draws: int, seed: int
+) -> Losses:
     vocabulary, generator = language.vocabulary, torch.Generator().manual_seed(seed)
     device = getattr(denoiser, "device", torch.device("cpu"))
     clean = pad([vocabulary.encode(text) for text in texts], vocabulary)
@@ -77,8 +90,12 @@ def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str],
     inner = clean.length - 2  # (batch,)
     kinds = torch.zeros(clean.tokens.shape, dtype=torch.int64)
     for i, text in enumerate(texts):
-        kinds[i, 1 : len(text) + 1] = torch.tensor([CLASSES.index(name) for name in metrics.token_classes(text)])
-    member = torch.nn.functional.one_hot(kinds, len(CLASSES)).double() * clean.inner()[..., None]  # (batch, width, classes)
+        kinds[i, 1 : len(text) + 1] = torch.tensor(
+            [CLASSES.index(name) for name in metrics.token_classes(text)]
+        )
+    member = (
+        torch.nn.functional.one_hot(kinds, len(CLASSES)).double() * clean.inner()[..., None]
+    )  # (batch, width, classes)
     elbo = torch.zeros(len(texts), len(CLASSES), dtype=torch.float64)
     bucket_loss = torch.zeros(len(texts), SIGMA_BUCKETS, dtype=torch.float64)
     bucket_tokens = torch.zeros_like(bucket_loss)
@@ -100,7 +117,9 @@ def _measure_batch(denoiser: Denoiser, language: Language, texts: Sequence[str],
     )  # fmt: skip
 
 
-def floors(language: Language, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def floors(
+    language: Language, texts: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Exact -log p of each text in the order of ``measure``, given its length and not: (strings,) twice; None if unknown."""
     if not isinstance(language, HasExactProbability):
         return None
@@ -111,7 +130,14 @@ def floors(language: Language, texts: Sequence[str]) -> tuple[NDArray[np.float64
 
 def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     """Rows of the likelihood suite on held-out ``texts``; metric ``elbo`` and so on, in nats per token."""
-    losses = measure(subject.loaded.denoiser, subject.language, texts, plan.likelihood_draws, plan.seed, plan.batch_size)
+    losses = measure(
+        subject.loaded.denoiser,
+        subject.language,
+        texts,
+        plan.likelihood_draws,
+        plan.seed,
+        plan.batch_size,
+    )
     given, free = floors(subject.language, texts) or (None, None)
     ledger, settings = Ledger("likelihood"), subject.settings()
     symbols = len(subject.language.vocabulary.inner_ids)
@@ -119,13 +145,25 @@ def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     def per_token(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> Estimate:
         return metrics.ratio(nats, tokens, plan.rng(20))
 
-    def add(metric: str, nats: NDArray[np.float64], floor: NDArray[np.float64] | None, tokens: NDArray[np.float64]) -> None:
+    def add(
+        metric: str,
+        nats: NDArray[np.float64],
+        floor: NDArray[np.float64] | None,
+        tokens: NDArray[np.float64],
+    ) -> None:
         # The baseline is the uniform guess over the symbols that a string may contain.
         if floor is None:
             ledger.add("-", settings, metric, per_token(nats, tokens), baseline=math.log(symbols))
             return
         ceiling = per_token(floor, tokens).value
-        ledger.add("-", settings, metric, per_token(nats, tokens), baseline=math.log(symbols), ceiling=ceiling)
+        ledger.add(
+            "-",
+            settings,
+            metric,
+            per_token(nats, tokens),
+            baseline=math.log(symbols),
+            ceiling=ceiling,
+        )
         ledger.add(
             "-",
             settings,
@@ -138,7 +176,12 @@ def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     add("elbo", losses.elbo.sum(1), given, losses.tokens)
     # A model that is told the length owes nothing for EOS; one that is not is compared with the free floor.
     knows = bool(subject.loaded.config.model.end_positions)
-    add("next_token", losses.causal_inner if knows else losses.causal, given if knows else free, losses.tokens + (not knows))
+    add(
+        "next_token",
+        losses.causal_inner if knows else losses.causal,
+        given if knows else free,
+        losses.tokens + (not knows),
+    )
     for i, name in enumerate(CLASSES if isinstance(subject.language, HasOperators) else ()):
         own = {**settings, "class": name}
         ledger.add("-", own, "elbo_part", per_token(losses.elbo[:, i], losses.tokens))
@@ -147,5 +190,7 @@ def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
     for i in range(SIGMA_BUCKETS):
         level = f"{i / SIGMA_BUCKETS:.1f}-{(i + 1) / SIGMA_BUCKETS:.1f}"
         estimate = per_token(losses.bucket_loss[:, i], losses.bucket_tokens[:, i])
-        ledger.add("-", {**settings, "hidden": level}, "masked_loss", estimate, baseline=math.log(symbols))
+        ledger.add(
+            "-", {**settings, "hidden": level}, "masked_loss", estimate, baseline=math.log(symbols)
+        )
     return ledger.rows

@@ -53,7 +53,9 @@ def damage_prob(clean: str, damaged: str, symbols: str) -> float:
     """Probability that ``damage`` makes ``damaged`` of ``clean``, a text of two symbols or more."""
     n, count = len(clean), len(symbols)
     if len(damaged) == n:
-        return (sum(a != b for a, b in zip(clean, damaged, strict=True)) == 1) / (3 * n * (count - 1))
+        return (sum(a != b for a, b in zip(clean, damaged, strict=True)) == 1) / (
+            3 * n * (count - 1)
+        )
     longer, shorter = (clean, damaged) if len(damaged) < n else (damaged, clean)
     if len(longer) != len(shorter) + 1:
         return 0.0
@@ -67,7 +69,9 @@ def neighbours(text: str, symbols: str) -> Iterator[str]:
     for i in range(len(text) + 1):
         made = [text[:i] + symbol + text[i:] for symbol in symbols]
         if i < len(text):
-            made += [text[:i] + symbol + text[i + 1 :] for symbol in symbols] + [text[:i] + text[i + 1 :]]
+            made += [text[:i] + symbol + text[i + 1 :] for symbol in symbols] + [
+                text[:i] + text[i + 1 :]
+            ]
         for found in made:
             if found not in seen:
                 seen.add(found)
@@ -79,13 +83,21 @@ def most_probable(damaged: str, language: HasExactProbability, symbols: str) -> 
     best, found = -math.inf, damaged
     for text in neighbours(damaged, symbols):
         log_prob = language.log_prob(text)
-        if log_prob > -math.inf and (likely := damage_prob(text, damaged, symbols)) > 0 and log_prob + math.log(likely) > best:
+        if (
+            log_prob > -math.inf
+            and (likely := damage_prob(text, damaged, symbols)) > 0
+            and log_prob + math.log(likely) > best
+        ):
             best, found = log_prob + math.log(likely), text
     return found
 
 
 def one_edit(
-    subject: Subject, plan: Plan, clean: Sequence[str], fix: Fix = fix_with_tasks, watch: Watch = unwatched
+    subject: Subject,
+    plan: Plan,
+    clean: Sequence[str],
+    fix: Fix = fix_with_tasks,
+    watch: Watch = unwatched,
 ) -> list[Row]:
     """Rows on held-out ``clean`` texts: each method beside the text left as it is (baseline) and the optimum (ceiling)."""
     language, symbols = subject.language, symbols_of(subject.language)
@@ -96,7 +108,9 @@ def one_edit(
     ceiling: dict[str, metrics.Estimate] = {}
     if isinstance(language, HasExactProbability):
         with watch(f"one edit, {OPTIMAL}"):
-            ceiling = score([most_probable(text, language, symbols) for text in noisy], clean, language, plan)
+            ceiling = score(
+                [most_probable(text, language, symbols) for text in noisy], clean, language, plan
+            )
         for metric, estimate in ceiling.items():
             ledger.add(OPTIMAL, settings, metric, estimate, baseline=baseline[metric])
     best = ceiling.get("exact")  # of the other metrics the most probable string is no bound
@@ -107,7 +121,12 @@ def one_edit(
             seconds = time.perf_counter() - start
         for metric, estimate in score(fixed.texts, clean, language, plan).items():
             ledger.add(
-                method, settings, metric, estimate, baseline=baseline[metric], ceiling=best if metric == "exact" else None
+                method,
+                settings,
+                metric,
+                estimate,
+                baseline=baseline[metric],
+                ceiling=best if metric == "exact" else None,
             )
         ledger.add(method, settings, "evaluations", metrics.mean(fixed.evaluations, plan.rng(61)))
         ledger.add(method, settings, "strings_per_second", throughput(len(noisy), seconds))

@@ -25,7 +25,14 @@ from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
 from maskdiff.sampling import Penalties, Stopping, StopText
 from maskdiff.text.answers import all_complete, first_complete
-from maskdiff.text.repetition import compression_ratio, distinct_n, first_periodic_tail, periodic_tail, rep, seq_rep
+from maskdiff.text.repetition import (
+    compression_ratio,
+    distinct_n,
+    first_periodic_tail,
+    periodic_tail,
+    rep,
+    seq_rep,
+)
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -78,7 +85,12 @@ def make_tasks(language: Language, count: int, seed: int, split: str = "test") -
 
 
 def draw_outputs(
-    loaded: Loaded, tasks: Sequence[Task], max_tokens: int, temperature: float, control: ControlConfig, seed: int
+    loaded: Loaded,
+    tasks: Sequence[Task],
+    max_tokens: int,
+    temperature: float,
+    control: ControlConfig,
+    seed: int,
 ) -> list[Output]:
     """One output a task of at most `max_tokens` tokens, prompt included, and ended by what `control` says; but for
     `first_complete`. The model has to end its strings itself.
@@ -86,13 +98,20 @@ def draw_outputs(
     Prompts are conditioned on as the tokenizer cuts them: of a model of pieces, all cuts of hundreds of prompts would not fit.
     """
     model = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
-    controls, stopping = Penalties.of(control, loaded.vocabulary), Stopping.of(control, loaded.vocabulary.utf8)
+    controls, stopping = (
+        Penalties.of(control, loaded.vocabulary),
+        Stopping.of(control, loaded.vocabulary.utf8),
+    )
     keys, made = new_keys(len(tasks), torch.Generator().manual_seed(seed)), []
     for start in range(0, len(tasks), BATCH):
         part, together = tasks[start : start + BATCH], SharedTree(model)
         given = [condition(together, task.prompt.encode(), "canonical") for task in part]
         for task, done in zip(
-            part, Decoding(given, keys[start : start + BATCH], temperature, 1.0, controls, stopping).run(), strict=True
+            part,
+            Decoding(
+                given, keys[start : start + BATCH], temperature, 1.0, controls, stopping
+            ).run(),
+            strict=True,
         ):
             texts = (model.table.texts[token] for token in done.tokens)
             pieces = tuple(text.decode() for text in texts if text)
@@ -115,7 +134,11 @@ def stopped(output: Output, stops: Sequence[str]) -> Output:
     kept = search.feed(output.generated.encode()) + search.close()
     if not search.stopped:
         return output
-    return replace(output, pieces=shortened(output.pieces, len(output.task.prompt) + len(kept.decode())), reason="stop")
+    return replace(
+        output,
+        pieces=shortened(output.pieces, len(output.task.prompt) + len(kept.decode())),
+        reason="stop",
+    )
 
 
 def unlooped(output: Output) -> Output:
@@ -126,7 +149,11 @@ def unlooped(output: Output) -> Output:
             break
         given, start = given + 1, start + len(piece)
     loop = first_periodic_tail(output.pieces[given:], PERIOD, REPEATS)
-    return output if loop is None else replace(output, pieces=output.pieces[: given + loop[0]], reason="repetition")
+    return (
+        output
+        if loop is None
+        else replace(output, pieces=output.pieces[: given + loop[0]], reason="repetition")
+    )
 
 
 def shortened(pieces: Sequence[str], size: int) -> tuple[str, ...]:
@@ -152,7 +179,11 @@ def impossible_in_answers(tasks: Sequence[Task], language: Language) -> tuple[st
     answers = [task.answer for task in tasks if task.answer is not None]
     vocabulary = language.vocabulary
     inner = (vocabulary.symbols[i] for i in vocabulary.inner_ids)
-    return tuple(symbol for symbol in inner if not any(symbol in answer for answer in answers)) if answers else ()
+    return (
+        tuple(symbol for symbol in inner if not any(symbol in answer for answer in answers))
+        if answers
+        else ()
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- figures
@@ -175,7 +206,9 @@ def is_right(output: Output) -> bool | None:
     return None if output.task.answer is None else output.generated == output.task.answer
 
 
-def describe(outputs: Sequence[Output], language: Language, rng: np.random.Generator) -> dict[str, Estimate]:
+def describe(
+    outputs: Sequence[Output], language: Language, rng: np.random.Generator
+) -> dict[str, Estimate]:
     """Every figure of a set of outputs; of repetition, on what was generated alone."""
     after = [tokens_after(output, language) for output in outputs]
     ended = [output.reason in ("eos", "stop") for output in outputs]
@@ -184,7 +217,11 @@ def describe(outputs: Sequence[Output], language: Language, rng: np.random.Gener
     figures = {}
     if right:
         figures["accuracy"] = metrics.rate(right)
-        starts = (output.generated.startswith(output.task.answer) for output in outputs if output.task.answer is not None)
+        starts = (
+            output.generated.startswith(output.task.answer)
+            for output in outputs
+            if output.task.answer is not None
+        )
         figures["starts_right"] = metrics.rate(starts)
     return figures | {
         "parses": metrics.rate(language.parses(output.text) for output in outputs),
@@ -192,7 +229,9 @@ def describe(outputs: Sequence[Output], language: Language, rng: np.random.Gener
         "tokens_after": metrics.mean([n for n in after if n is not None], rng),
         "eos": metrics.rate(output.reason == "eos" for output in outputs),
         "cap_hit": metrics.rate(output.reason == "length" for output in outputs),
-        "answers": metrics.mean([len(all_complete(output.text, language)) for output in outputs[:COUNTED]], rng),
+        "answers": metrics.mean(
+            [len(all_complete(output.text, language)) for output in outputs[:COUNTED]], rng
+        ),
         "periodic_tail": metrics.rate(periodic_tail(text, PERIOD, REPEATS) > 0 for text in texts),
         f"rep_{WINDOW}": metrics.mean([rep(text, WINDOW) for text in texts], rng),
         f"seq_rep_{GRAM}": metrics.mean([seq_rep(text, GRAM) for text in texts], rng),

@@ -24,13 +24,25 @@ class PlainBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width, bias=False), nn.GELU(), nn.Linear(4 * width, width, bias=False))
+        self.qkv, self.out = (
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width, bias=False),
+            nn.GELU(),
+            nn.Linear(4 * width, width, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         rows, length, width = x.shape
-        q, k, v = (part.view(rows, length, self.heads, -1).transpose(1, 2) for part in self.qkv(self.first(x)).chunk(3, -1))
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)).softmax(-1)  # (rows, heads, length, length)
+        q, k, v = (
+            part.view(rows, length, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(self.first(x)).chunk(3, -1)
+        )
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)).softmax(
+            -1
+        )  # (rows, heads, length, length)
         x = x + self.out((weights @ v).transpose(1, 2).reshape(rows, length, width))
         return x + self.mlp(self.second(x))
 
@@ -38,22 +50,45 @@ class PlainBlock(nn.Module):
 class PlainDenoiser(nn.Module):
     """Token, position and noise-level embeddings, blocks applied ``passes`` times, a linear head."""
 
-    def __init__(self, vocab: int, length: int, width: int = 128, heads: int = 4, layers: int = 2, passes: int = 2):
+    def __init__(
+        self,
+        vocab: int,
+        length: int,
+        width: int = 128,
+        heads: int = 4,
+        layers: int = 2,
+        passes: int = 2,
+    ):
         super().__init__()
         self.token, self.position = nn.Embedding(vocab, width), nn.Embedding(length, width)
         self.level = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers))
-        self.final, self.head, self.passes = nn.LayerNorm(width), nn.Linear(width, vocab, bias=False), passes
+        self.final, self.head, self.passes = (
+            nn.LayerNorm(width),
+            nn.Linear(width, vocab, bias=False),
+            passes,
+        )
 
     def forward(self, tokens: Tensor, sigma: Tensor) -> Tensor:
-        x = self.token(tokens) + self.position.weight[: tokens.shape[1]] + self.level(sigma[:, None])[:, None]
+        x = (
+            self.token(tokens)
+            + self.position.weight[: tokens.shape[1]]
+            + self.level(sigma[:, None])[:, None]
+        )
         for _ in range(self.passes):
             for block in self.blocks:
                 x = block(x)
         return self.head(self.final(x))  # (rows, length, vocab)
 
 
-def corrupt_row(row: list[int], sigma: float, shares: dict[str, float], symbols: list[int], mask: int, width: int) -> list[int]:
+def corrupt_row(
+    row: list[int],
+    sigma: float,
+    shares: dict[str, float],
+    symbols: list[int],
+    mask: int,
+    width: int,
+) -> list[int]:
     """One string of token ids (BOS and EOS at its ends) with max(1, floor(sigma n)) random edits, last position first."""
     row = list(row)
     places = random.sample(range(1, len(row) - 1), max(1, int(sigma * (len(row) - 2))))
@@ -75,12 +110,30 @@ def corrupt_row(row: list[int], sigma: float, shares: dict[str, float], symbols:
 class PaddedLoop:
     """The loop itself: ``noised()`` makes a batch, ``step(batch)`` learns from it; both return what the caller times."""
 
-    def __init__(self, language: Language, texts: list[str], passes: int = 2, batch_size: int = 64, lr: float = 3e-4):
-        vocabulary, self.width, self.batch_size = language.vocabulary, language.config.max_len, batch_size
+    def __init__(
+        self,
+        language: Language,
+        texts: list[str],
+        passes: int = 2,
+        batch_size: int = 64,
+        lr: float = 3e-4,
+    ):
+        vocabulary, self.width, self.batch_size = (
+            language.vocabulary,
+            language.config.max_len,
+            batch_size,
+        )
         self.rows = [[vocabulary.bos, *vocabulary.encode(text), vocabulary.eos] for text in texts]
-        self.symbols, self.mask, self.pad = list(vocabulary.inner_ids), vocabulary.mask, vocabulary.pad
+        self.symbols, self.mask, self.pad = (
+            list(vocabulary.inner_ids),
+            vocabulary.mask,
+            vocabulary.pad,
+        )
         noise = NoiseConfig()
-        self.shares = {name: getattr(noise, f"{name}_share") for name in ("mask", "replace", "swap", "delete", "insert")}
+        self.shares = {
+            name: getattr(noise, f"{name}_share")
+            for name in ("mask", "replace", "swap", "delete", "insert")
+        }
         self.levels = (noise.sigma_min, noise.sigma_max)
         self.model = PlainDenoiser(len(vocabulary), self.width, passes=passes)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.01)
@@ -100,7 +153,9 @@ class PaddedLoop:
         """One update; the number of real (non-pad) tokens in it."""
         shown, clean, levels = batch
         logits = self.model(shown, levels)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), clean.flatten(), ignore_index=self.pad)
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1), clean.flatten(), ignore_index=self.pad
+        )
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -17,7 +17,16 @@ import torch
 from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, throughput, unwatched, verdicts
+from maskdiff.evaluation.rows import (
+    Ledger,
+    Plan,
+    Row,
+    Subject,
+    Watch,
+    throughput,
+    unwatched,
+    verdicts,
+)
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
 from maskdiff.noise import mixed_corruption, pad
@@ -50,12 +59,25 @@ def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...
 
     Raises ``ConfigError`` on an unknown method.
     """
-    known = (*tasks.REPAIR_METHODS, *(name + end for name in tasks.REPAIR_METHODS for end in _ENDS[1:]))
+    known = (
+        *tasks.REPAIR_METHODS,
+        *(name + end for name in tasks.REPAIR_METHODS for end in _ENDS[1:]),
+    )
     for name in names:
         if name not in known:
-            raise ConfigError(f"repair method {name!r} is unknown; give one of {', '.join(tasks.REPAIR_METHODS)}")
+            raise ConfigError(
+                f"repair method {name!r} is unknown; give one of {', '.join(tasks.REPAIR_METHODS)}"
+            )
     plain = [name for name in names if name in tasks.REPAIR_METHODS and name != MODELLESS]
-    under = (*(name + UNDER_GRAMMAR for name in plain), "channel" + UNDER_GRAMMAR + AND_TRUTH, MODELLESS) if grammar else ()
+    under = (
+        (
+            *(name + UNDER_GRAMMAR for name in plain),
+            "channel" + UNDER_GRAMMAR + AND_TRUTH,
+            MODELLESS,
+        )
+        if grammar
+        else ()
+    )
     return tuple(dict.fromkeys((*names, *under)))
 
 
@@ -65,11 +87,14 @@ def fitting_methods(names: Sequence[str], language: Language) -> tuple[str, ...]
     return tuple(
         name
         for name in dict.fromkeys(names)
-        if (grammar or not (name == MODELLESS or UNDER_GRAMMAR in name)) and (truth or AND_TRUTH not in name)
+        if (grammar or not (name == MODELLESS or UNDER_GRAMMAR in name))
+        and (truth or AND_TRUTH not in name)
     )
 
 
-def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int) -> list[str]:
+def corrupt(
+    language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int
+) -> list[str]:
     """Corrupted texts, masks shown as ``?``; lengths may change.
 
     ``reference`` is the mixed corruption as it acted there: its rows were full of padding, so no insertion ever found room.
@@ -78,17 +103,25 @@ def corrupt(language: Language, texts: Sequence[str], sigma: float, kind: str, s
     clean = pad([vocabulary.encode(text) for text in texts], vocabulary)
     levels = torch.full((len(texts),), sigma)
     max_len = 0 if kind == "reference" else language.config.max_len
-    noisy = mixed_corruption(clean, levels, corruption(kind), vocabulary, torch.Generator().manual_seed(seed), max_len)
+    noisy = mixed_corruption(
+        clean, levels, corruption(kind), vocabulary, torch.Generator().manual_seed(seed), max_len
+    )
     rows = zip(noisy.tokens.tolist(), noisy.length.tolist(), strict=True)
     return [vocabulary.decode(row[1 : length - 1]) for row, length in rows]
 
 
-def score(texts: Sequence[str], clean: Sequence[str], language: Language, plan: Plan) -> dict[str, Estimate]:
+def score(
+    texts: Sequence[str], clean: Sequence[str], language: Language, plan: Plan
+) -> dict[str, Estimate]:
     """Every metric of repaired texts against the clean ones."""
     pairs = list(zip(texts, clean, strict=True))
     return {
-        "token_accuracy": metrics.mean([metrics.token_accuracy(a, b) for a, b in pairs], plan.rng(30)),
-        "aligned_accuracy": metrics.mean([metrics.aligned_accuracy(a, b) for a, b in pairs], plan.rng(31)),
+        "token_accuracy": metrics.mean(
+            [metrics.token_accuracy(a, b) for a, b in pairs], plan.rng(30)
+        ),
+        "aligned_accuracy": metrics.mean(
+            [metrics.aligned_accuracy(a, b) for a, b in pairs], plan.rng(31)
+        ),
         "exact": metrics.rate(a == b for a, b in pairs),
         **verdicts(texts, language),
     }
@@ -106,11 +139,17 @@ class Fixed:
 Fix = Callable[["Loaded", list[str], str, "float | None", int], Fixed]
 
 
-def fix_with_tasks(loaded: Loaded, texts: list[str], method: str, sigma: float | None, seed: int) -> Fixed:
+def fix_with_tasks(
+    loaded: Loaded, texts: list[str], method: str, sigma: float | None, seed: int
+) -> Fixed:
     """What a user gets from ``maskdiff.tasks.repair``; a string that it refuses counts as returned unchanged."""
     name, grammar, truth = method.split("+")[0], UNDER_GRAMMAR in method, AND_TRUTH in method
-    results = tasks.repair(loaded, texts, method=name, sigma=sigma, grammar=grammar, holds=truth, seed=seed)
-    fixed = [text if result.error else result.text for text, result in zip(texts, results, strict=True)]
+    results = tasks.repair(
+        loaded, texts, method=name, sigma=sigma, grammar=grammar, holds=truth, seed=seed
+    )
+    fixed = [
+        text if result.error else result.text for text, result in zip(texts, results, strict=True)
+    ]
     return Fixed(fixed, [result.evaluations for result in results])
 
 
@@ -124,21 +163,31 @@ def blocks(plan: Plan) -> list[tuple[str, float, bool]]:
 
 
 def repair(
-    subject: Subject, plan: Plan, clean: Sequence[str], fix: Fix = fix_with_tasks, watch: Watch = unwatched
+    subject: Subject,
+    plan: Plan,
+    clean: Sequence[str],
+    fix: Fix = fix_with_tasks,
+    watch: Watch = unwatched,
 ) -> list[Row]:
     """Rows of the repair suite on held-out ``clean`` texts; the baseline returns the corrupted text unchanged."""
     ledger = Ledger("repair")
     for kind, sigma, told in blocks(plan):
         noisy = corrupt(subject.language, clean, sigma, kind, plan.seed)
         identity = score(noisy, clean, subject.language, plan)
-        settings = subject.settings(corruption=kind, sigma=sigma, **({} if told else {"level": "untold"}))
+        settings = subject.settings(
+            corruption=kind, sigma=sigma, **({} if told else {"level": "untold"})
+        )
         for method in fitting_methods(plan.repair_methods, subject.language):
             with watch(f"repair, {method}, {kind} {sigma:g}"):
                 start = time.perf_counter()
                 fixed = fix(subject.loaded, noisy, method, sigma if told else None, plan.seed)
                 seconds = time.perf_counter() - start
                 for metric, estimate in score(fixed.texts, clean, subject.language, plan).items():
-                    ledger.add(method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0)
-                ledger.add(method, settings, "evaluations", metrics.mean(fixed.evaluations, plan.rng(32)))
+                    ledger.add(
+                        method, settings, metric, estimate, baseline=identity[metric], ceiling=1.0
+                    )
+                ledger.add(
+                    method, settings, "evaluations", metrics.mean(fixed.evaluations, plan.rng(32))
+                )
                 ledger.add(method, settings, "strings_per_second", throughput(len(noisy), seconds))
     return ledger.rows

@@ -29,7 +29,17 @@ from maskdiff.evaluation.outputs import (
     stopped,
     unlooped,
 )
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, control_settings, draw_lengths, unwatched
+from maskdiff.evaluation.rows import (
+    Ledger,
+    Plan,
+    Row,
+    Settings,
+    Subject,
+    Watch,
+    control_settings,
+    draw_lengths,
+    unwatched,
+)
 from maskdiff.evaluation.samplers import fitting
 from maskdiff.metrics import Estimate
 from maskdiff.text.repetition import adjacent_duplicates
@@ -71,8 +81,12 @@ def sweep(given: ControlConfig) -> list[Setting]:
         "min-p 0.1": replace(plain, min_p=0.1),
     }
     if given != plain:
-        others[" ".join(f"{name} {value}" for name, value in control_settings(given).items())] = given
-    return made + [Setting(t, control, name) for name, control in others.items() for t in COLD_AND_WARM]
+        others[" ".join(f"{name} {value}" for name, value in control_settings(given).items())] = (
+            given
+        )
+    return made + [
+        Setting(t, control, name) for name, control in others.items() for t in COLD_AND_WARM
+    ]
 
 
 def planned(plan: Plan) -> int:
@@ -112,11 +126,21 @@ def _causal(ledger: Ledger, subject: Subject, plan: Plan, watch: Watch) -> None:
             if prompts == "free" and setting.temperature != 1.0:
                 continue
             with watch(f"repetition, {prompts}, {setting.name} at {setting.temperature:g}"):
-                drawn = draw_outputs(loaded, given, TIMES * once, setting.temperature, setting.control, plan.seed)
-                where = subject.settings(on=prompts, temperature=setting.temperature, control=setting.name)
+                drawn = draw_outputs(
+                    loaded, given, TIMES * once, setting.temperature, setting.control, plan.seed
+                )
+                where = subject.settings(
+                    on=prompts, temperature=setting.temperature, control=setting.name
+                )
                 for more, outputs in _cuts(drawn, once, stops, setting, language):
                     for name, estimate in describe(outputs, language, plan.rng(91)).items():
-                        ledger.add("autoregressive", {**where, **more}, name, estimate, ceiling=ideal.get(name))
+                        ledger.add(
+                            "autoregressive",
+                            {**where, **more},
+                            name,
+                            estimate,
+                            ceiling=ideal.get(name),
+                        )
                 for name, estimate in copied(drawn).items():
                     ledger.add("autoregressive", {**where, "limit": f"{TIMES}x"}, name, estimate)
 
@@ -135,7 +159,10 @@ def _cuts(
     if stops:
         ended = [stopped(output, stops) for output in drawn]
         yield {**whole, "cut": "stop"}, ended
-        yield {**whole, "cut": "stop, extraction"}, [extracted(output, language) for output in ended]
+        yield (
+            {**whole, "cut": "stop, extraction"},
+            [extracted(output, language) for output in ended],
+        )
 
 
 def copied(drawn: Sequence[Output]) -> dict[str, Estimate]:
@@ -164,29 +191,55 @@ def _parallel(ledger: Ledger, subject: Subject, plan: Plan, watch: Watch) -> Non
     """Equal neighbours, one token everywhere, and strings that parse, by how many tokens an evaluation commits."""
     language = subject.language
     lengths = draw_lengths(language, plan.num_samples, plan.lengths, plan.rng(92))
-    real = metrics.ratio(*_pairs(language.sample_many(max(plan.num_samples, 1000), plan.rng(93))), plan.rng(94))
+    real = metrics.ratio(
+        *_pairs(language.sample_many(max(plan.num_samples, 1000), plan.rng(93))), plan.rng(94)
+    )
     samplers = [
         SamplerConfig(name, steps=steps, temperature=t, grammar=grammar)
         for name in ORDERS
         for steps in STEPS
         for t in COLD_AND_WARM
-        for grammar in (False, True)[: 1 + (name == "entropy" and language.lark_grammar() is not None)]
+        for grammar in (False, True)[
+            : 1 + (name == "entropy" and language.lark_grammar() is not None)
+        ]
         if not (name == "naive" and steps == 0)
     ]
     for config in fitting(samplers, subject.loaded.denoiser):
         if config.sampler == "coupled" and config.temperature == 0:
             continue  # there it is entropy_bound
         with watch(f"repetition, {config.sampler} in {config.steps} at {config.temperature:g}"):
-            made = draw(subject.loaded.denoiser, subject.sampler(config), lengths, plan.seed, plan.batch_size)
+            made = draw(
+                subject.loaded.denoiser,
+                subject.sampler(config),
+                lengths,
+                plan.seed,
+                plan.batch_size,
+            )
         where = subject.settings(steps=config.steps, temperature=config.temperature)
         where |= {"grammar": True} if config.grammar else {}
-        ledger.add(config.sampler, where, "committed_at_once", metrics.ratio(made.lengths, made.evaluations, plan.rng(95)))
+        ledger.add(
+            config.sampler,
+            where,
+            "committed_at_once",
+            metrics.ratio(made.lengths, made.evaluations, plan.rng(95)),
+        )
         duplicates = metrics.ratio(*_pairs(made.texts), plan.rng(94))
         ledger.add(config.sampler, where, "adjacent_duplicates", duplicates, ceiling=real)
-        ledger.add(config.sampler, where, "one_token", metrics.rate(len(set(text)) == 1 for text in made.texts))
+        ledger.add(
+            config.sampler,
+            where,
+            "one_token",
+            metrics.rate(len(set(text)) == 1 for text in made.texts),
+        )
         ledger.add(config.sampler, where, "distinct", metrics.distinct(made.texts))
         if language.validity:
-            ledger.add(config.sampler, where, "parses", metrics.rate(metrics.parses(made.texts, language)), ceiling=1.0)
+            ledger.add(
+                config.sampler,
+                where,
+                "parses",
+                metrics.rate(metrics.parses(made.texts, language)),
+                ceiling=1.0,
+            )
 
 
 def _pairs(texts: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -116,7 +116,9 @@ def write_text(path: str | Path, text: str) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a report file, making its folder; where that fails, an old file stays.  Raises ``DataError`` with one line."""
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a device or a pipe must not be replaced by a file
+        if (
+            Path(path).exists() and not Path(path).is_file()
+        ):  # a device or a pipe must not be replaced by a file
             Path(path).write_bytes(data)
         else:
             write_atomic(path, data)
@@ -158,7 +160,9 @@ def cell(row: Row) -> str:
 
 def cell_beside(row: Row) -> str:
     """``value [low, high] / baseline``: for suites that are read against doing nothing."""
-    return cell(row) if row.baseline is None else f"{cell(row)} / {number(row.baseline, row.metric)}"
+    return (
+        cell(row) if row.baseline is None else f"{cell(row)} / {number(row.baseline, row.metric)}"
+    )
 
 
 def label(row: Row, leave: Iterable[str] = ()) -> str:
@@ -194,14 +198,24 @@ def pivot(
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
         lines.setdefault(line(row), {})[column(row)] = show(row)
-    return Table(title, ["", *columns], [[name, *(cells.get(key, "") for key in columns)] for name, cells in lines.items()])
+    return Table(
+        title,
+        ["", *columns],
+        [[name, *(cells.get(key, "") for key in columns)] for name, cells in lines.items()],
+    )
 
 
 GENERATION_TABLES = (
     ("strings", ("parses", "holds", "balanced", "has_equals", "has_operator")),
-    ("variety", ("distinct", "distinct_relative", "distinct_valid", "distinct_valid_relative", "novel")),
+    (
+        "variety",
+        ("distinct", "distinct_relative", "distinct_valid", "distinct_valid_relative", "novel"),
+    ),
     ("under the true generator", ("in_support", "log_likelihood")),
-    ("distances to held-out strings of like lengths", ("length_distance", "depth_distance", "operator_distance")),
+    (
+        "distances to held-out strings of like lengths",
+        ("length_distance", "depth_distance", "operator_distance"),
+    ),
     ("cost", ("evaluations", "strings_per_second")),
 )
 
@@ -217,7 +231,9 @@ def tables(report: Report) -> list[Table]:
 
 def _plain(suite: str, rows: Sequence[Row]) -> list[Table]:
     beside = any(row.baseline is not None for row in rows)
-    title = f"{suite}: value [95% interval]" + (f" / {BASELINES.get(suite, 'baseline')}" if beside else "")
+    title = f"{suite}: value [95% interval]" + (
+        f" / {BASELINES.get(suite, 'baseline')}" if beside else ""
+    )
     return [pivot(title, rows, label, lambda row: row.metric, cell_beside)]
 
 
@@ -230,14 +246,22 @@ BASELINES = {
 
 
 def _generation(rows: Sequence[Row]) -> list[Table]:
-    plain = [row for row in rows if "nesting" not in row.settings and row.settings.get("length", "..").count("..")]
+    plain = [
+        row
+        for row in rows
+        if "nesting" not in row.settings and row.settings.get("length", "..").count("..")
+    ]
     made = []
     for title, wanted in GENERATION_TABLES:
         chosen = [row for row in plain if row.metric in wanted]
-        made.append(_with_ends(pivot(f"generation, {title}", chosen, label, lambda row: row.metric), chosen))
+        made.append(
+            _with_ends(pivot(f"generation, {title}", chosen, label, lambda row: row.metric), chosen)
+        )
     for key in ("length", "nesting"):
         chosen = [row for row in rows if key in row.settings and ".." not in str(row.settings[key])]
-        if key == "nesting":  # not every sampler nests to every depth: the columns need an order of their own
+        if (
+            key == "nesting"
+        ):  # not every sampler nests to every depth: the columns need an order of their own
             chosen.sort(key=lambda row: row.settings["nesting"])
         made.append(_by_setting(f"generation, parses by {key}", chosen, key))
     return made
@@ -251,7 +275,10 @@ def _by_setting(title: str, rows: Sequence[Row], key: str) -> Table:
 def _with_ends(table: Table, rows: Sequence[Row]) -> Table:
     """The table with a line for real draws and one for blind ones, where the rows know them."""
     ends = []
-    for name, of in (("(real draws)", lambda row: row.ceiling), ("(blind draws)", lambda row: row.baseline)):
+    for name, of in (
+        ("(real draws)", lambda row: row.ceiling),
+        ("(blind draws)", lambda row: row.baseline),
+    ):
         by_metric = {row.metric: number(of(row), row.metric) for row in reversed(rows)}
         if any(text != "-" for text in by_metric.values()):
             ends.append([name, *(by_metric.get(column, "") for column in table.columns[1:])])
@@ -276,15 +303,38 @@ def _likelihood(rows: Sequence[Row]) -> list[Table]:
 
 def _completion(rows: Sequence[Row]) -> list[Table]:
     """A table for each metric: a line for each way of completing, a column for each number of characters typed."""
-    made = [pivot("completion, total variation on tables", [row for row in rows if "on" in row.settings], label, _metric)]
+    made = [
+        pivot(
+            "completion, total variation on tables",
+            [row for row in rows if "on" in row.settings],
+            label,
+            _metric,
+        )
+    ]
     typed = [row for row in rows if "typed" in row.settings]
     for metric in dict.fromkeys(row.metric for row in typed):
-        made.append(_by_setting(f"completion, {metric} by characters typed", [r for r in typed if r.metric == metric], "typed"))
+        made.append(
+            _by_setting(
+                f"completion, {metric} by characters typed",
+                [r for r in typed if r.metric == metric],
+                "typed",
+            )
+        )
     return made
 
 
 REPETITION_TABLES = (
-    ("what comes out", ("accuracy", "starts_right", "parses", "accuracy_if_copied", "accuracy_if_not", "generated")),
+    (
+        "what comes out",
+        (
+            "accuracy",
+            "starts_right",
+            "parses",
+            "accuracy_if_copied",
+            "accuracy_if_not",
+            "generated",
+        ),
+    ),
     ("how it ends", ("run_on", "tokens_after", "answers", "eos", "cap_hit")),
     ("how it repeats", ("periodic_tail", "rep_16", "seq_rep_4", "distinct_4", "compression")),
 )
@@ -293,12 +343,24 @@ REPETITION_TABLES = (
 def _repetition(rows: Sequence[Row]) -> list[Table]:
     """The diagnosis, the sweep in three tables, and the parallel samplers."""
     sweep = [row for row in rows if "control" in row.settings]
-    made = [pivot("repetition, what the model does", [row for row in rows if row.sampler == "diagnosis"], label, _metric)]
+    made = [
+        pivot(
+            "repetition, what the model does",
+            [row for row in rows if row.sampler == "diagnosis"],
+            label,
+            _metric,
+        )
+    ]
     for title, wanted in REPETITION_TABLES:
         chosen = [row for row in sweep if row.metric in wanted]
         made.append(_with_ends(pivot(f"repetition, {title}", chosen, label, _metric), chosen))
     parallel = [row for row in rows if "steps" in row.settings]
-    return [*made, _with_ends(pivot("repetition, tokens committed together", parallel, label, _metric), parallel)]
+    return [
+        *made,
+        _with_ends(
+            pivot("repetition, tokens committed together", parallel, label, _metric), parallel
+        ),
+    ]
 
 
 def _solve(rows: Sequence[Row]) -> list[Table]:
@@ -307,9 +369,13 @@ def _solve(rows: Sequence[Row]) -> list[Table]:
     compared = [row for row in rows if " against " in row.sampler]
     for split in dict.fromkeys(row.settings["split"] for row in rows if "split" in row.settings):
         chosen = [row for row in rows if row.settings.get("split") == split and row not in compared]
-        made.append(pivot(f"solve, {split} problems", chosen, lambda row: label(row, {"split"}), _metric))
+        made.append(
+            pivot(f"solve, {split} problems", chosen, lambda row: label(row, {"split"}), _metric)
+        )
     made.append(pivot("solve, one against another on the same problems", compared, label, _metric))
-    made.append(pivot("solve, over HTTP", [row for row in rows if "server" in row.settings], label, _metric))
+    made.append(
+        pivot("solve, over HTTP", [row for row in rows if "server" in row.settings], label, _metric)
+    )
     return made
 
 
@@ -329,7 +395,9 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Table]]] = {
 def header_lines(report: Report) -> list[str]:
     """What is measured, on how many samples, with which seed and how many threads."""
     items = report.header.items()
-    return [visible(f"{key}: {value}") for key, value in items if not isinstance(value, (dict, list))]
+    return [
+        visible(f"{key}: {value}") for key, value in items if not isinstance(value, (dict, list))
+    ]
 
 
 def to_terminal(report: Report) -> str:
@@ -352,10 +420,17 @@ def to_markdown(report: Report) -> str:
     """The same tables as Markdown."""
     head = "\n".join(f"- {line}" for line in header_lines(report))
     notes = [note.replace(MARK, f"\\{MARK}", 1) + "\n" for note in footnotes(report)]
-    return "\n".join([f"# Benchmark\n\n{head}\n", *(table_markdown(table) for table in tables(report)), *notes])
+    return "\n".join(
+        [f"# Benchmark\n\n{head}\n", *(table_markdown(table) for table in tables(report)), *notes]
+    )
 
 
 def table_markdown(table: Table) -> str:
     """One table under a heading."""
-    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in [table.columns, *table.lines]]
-    return "\n".join([f"## {table.title}\n", lines[0], "|" + "---|" * len(table.columns), *lines[1:], ""])
+    lines = [
+        "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |"
+        for line in [table.columns, *table.lines]
+    ]
+    return "\n".join(
+        [f"## {table.title}\n", lines[0], "|" + "---|" * len(table.columns), *lines[1:], ""]
+    )

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from maskdiff.sampling.stage import Sampler
 
 Settings = dict[str, Any]
-Watch = Callable[[str], AbstractContextManager[object]]  # entered with the name of a measurement, left when it is done
+Watch = Callable[
+    [str], AbstractContextManager[object]
+]  # entered with the name of a measurement, left when it is done
 
 
 def unwatched(_: str) -> AbstractContextManager[object]:
@@ -75,7 +77,18 @@ def row(
 ) -> Row:
     """A ``Row`` of an estimate, with its baseline and ceiling as estimates or plain numbers."""
     low, high = (value if math.isfinite(value) else None for value in (estimate.low, estimate.high))
-    return Row(suite, sampler, settings, metric, estimate.value, low, high, estimate.count, _plain(baseline), _plain(ceiling))
+    return Row(
+        suite,
+        sampler,
+        settings,
+        metric,
+        estimate.value,
+        low,
+        high,
+        estimate.count,
+        _plain(baseline),
+        _plain(ceiling),
+    )
 
 
 def _plain(figure: Estimate | float | None) -> float | None:
@@ -113,28 +126,46 @@ class Plan:
     lengths: tuple[int, int] | None = None
     samplers: tuple[SamplerConfig, ...] = ()
     sigmas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
-    corruptions: tuple[str, ...] = ("mixed", "reference", "mask", "replace", "swap", "delete", "insert")
-    only_mixed_varies: bool = False  # other corruptions than "mixed" at sigma 0.2 alone, to save time
+    corruptions: tuple[str, ...] = (
+        "mixed",
+        "reference",
+        "mask",
+        "replace",
+        "swap",
+        "delete",
+        "insert",
+    )
+    only_mixed_varies: bool = (
+        False  # other corruptions than "mixed" at sigma 0.2 alone, to save time
+    )
     repair_methods: tuple[str, ...] = ("channel", "draft")
     blank_share: float = 0.2
     split: str = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
-    control: ControlConfig = field(default_factory=ControlConfig)  # of generation; one more of repetition
+    control: ControlConfig = field(
+        default_factory=ControlConfig
+    )  # of generation; one more of repetition
     problems: tuple[str, ...] = ("test", "deeper")  # of the solve suite
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:
         """Kind of corruption and noise level of every block of the repair suite."""
         fixed = (0.2,) if self.only_mixed_varies else self.sigmas
-        return [(kind, sigma) for kind in self.corruptions for sigma in (self.sigmas if kind == "mixed" else fixed)]
+        return [
+            (kind, sigma)
+            for kind in self.corruptions
+            for sigma in (self.sigmas if kind == "mixed" else fixed)
+        ]
 
     def rng(self, *salt: int) -> np.random.Generator:
         """A generator of its own for each use: suites do not disturb one another."""
         return np.random.default_rng([self.seed, *salt])
 
 
-PROBES: dict[str, Callable[[Any], Any]] = {  # another value of a setting, to see whether the sampler changes with it
+PROBES: dict[
+    str, Callable[[Any], Any]
+] = {  # another value of a setting, to see whether the sampler changes with it
     "steps": lambda steps: steps + 12,
     "num_ar_tokens": lambda count: count + 1,
     "temperature": lambda temperature: temperature + 1.0,
@@ -145,7 +176,9 @@ PROBES: dict[str, Callable[[Any], Any]] = {  # another value of a setting, to se
 def matters(config: SamplerConfig, name: str) -> bool:
     """Whether the sampler of ``config`` would be another one with another value of the setting ``name``."""
     try:
-        return make_sampler(config) != make_sampler(replace(config, **{name: PROBES[name](getattr(config, name))}))
+        return make_sampler(config) != make_sampler(
+            replace(config, **{name: PROBES[name](getattr(config, name))})
+        )
     except ConfigError:  # a value that it cannot have is one that it looks at
         return True
 
@@ -153,7 +186,11 @@ def matters(config: SamplerConfig, name: str) -> bool:
 def sampler_settings(config: SamplerConfig) -> Settings:
     """The settings that this sampler heeds; ``top_p`` only where it cuts something off, `grammar` only where there is one."""
     names = [name for name in PROBES if matters(config, name)]
-    settings = {name: getattr(config, name) for name in names if not (name == "top_p" and config.top_p == 1.0)}
+    settings = {
+        name: getattr(config, name)
+        for name in names
+        if not (name == "top_p" and config.top_p == 1.0)
+    }
     return settings | ({"grammar": True} if config.grammar else {})
 
 
@@ -161,11 +198,15 @@ def control_settings(control: ControlConfig) -> Settings:
     """The controls that are not the usual ones, which change nothing."""
     usual = ControlConfig()
     own = {f.name: getattr(control, f.name) for f in fields(control)}
-    texts = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in own.items()}
+    texts = {
+        name: " ".join(value) if isinstance(value, tuple) else value for name, value in own.items()
+    }
     return {name: value for name, value in texts.items() if own[name] != getattr(usual, name)}
 
 
-def draw_lengths(language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator) -> list[int]:
+def draw_lengths(
+    language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator
+) -> list[int]:
     """``count`` inner lengths as ``tasks.generate`` draws them, within ``bounds``, in rising order.
 
     Rising, because batches of like lengths waste little on padding and strings are exchangeable.  Raises ``CanvasError``
@@ -184,7 +225,9 @@ def chunks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def unigram_texts(real: Sequence[str], lengths: Sequence[int], rng: np.random.Generator) -> list[str]:
+def unigram_texts(
+    real: Sequence[str], lengths: Sequence[int], rng: np.random.Generator
+) -> list[str]:
     """The blind baseline: symbols drawn independently with the frequencies they have in ``real``."""
     symbols: NDArray[Any] = np.array(list("".join(real)))
     return ["".join(rng.choice(symbols, length)) for length in lengths]
@@ -192,7 +235,11 @@ def unigram_texts(real: Sequence[str], lengths: Sequence[int], rng: np.random.Ge
 
 def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
     """A decoded text in which a special token inside the string (``<EOS>``) is one wrong symbol instead of five characters."""
-    foreign = next(sign for sign in "\N{REPLACEMENT CHARACTER}\N{INTERROBANG}\0" if sign not in vocabulary.symbols)
+    foreign = next(
+        sign
+        for sign in "\N{REPLACEMENT CHARACTER}\N{INTERROBANG}\0"
+        if sign not in vocabulary.symbols
+    )
     for token in vocabulary.specials:
         name = vocabulary.shown[token]
         if len(name) > 1:
@@ -203,7 +250,11 @@ def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
 def verdicts(texts: Sequence[str], language: Language) -> dict[str, Estimate]:
     """``parses`` and ``holds``, where the language can tell."""
     found = {"parses": metrics.rate(metrics.parses(texts, language))} if language.validity else {}
-    return found | ({"holds": metrics.rate(metrics.holds(texts, language))} if isinstance(language, HasValue) else {})
+    return found | (
+        {"holds": metrics.rate(metrics.holds(texts, language))}
+        if isinstance(language, HasValue)
+        else {}
+    )
 
 
 @dataclass
@@ -213,8 +264,13 @@ class Ledger:
     suite: str
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, sampler: str, settings: Settings, metric: str, estimate: Estimate, **beside: Any) -> None:
+    def add(
+        self, sampler: str, settings: Settings, metric: str, estimate: Estimate, **beside: Any
+    ) -> None:
         """Append one row; ``beside`` may hold ``baseline`` and ``ceiling``."""
-        if any(r.sampler == sampler and r.metric == metric and r.settings == settings for r in self.rows):
+        if any(
+            r.sampler == sampler and r.metric == metric and r.settings == settings
+            for r in self.rows
+        ):
             raise ValueError(f"{self.suite} measured {metric} of {sampler} twice with {settings}")
         self.rows.append(row(self.suite, sampler, dict(settings), metric, estimate, **beside))

@@ -22,7 +22,9 @@ from maskdiff.sampling.unmask import Unmask
 HANDFUL = (
     SamplerConfig("autoregressive", steps=0),
     SamplerConfig("speculative", steps=0),
-    SamplerConfig("coupled_left_to_right", steps=0),  # like the next, only of models that read the noise of the draw
+    SamplerConfig(
+        "coupled_left_to_right", steps=0
+    ),  # like the next, only of models that read the noise of the draw
     SamplerConfig("coupled", steps=12),
     SamplerConfig("entropy", steps=0),
     SamplerConfig("speculative", steps=12),
@@ -32,7 +34,9 @@ HANDFUL = (
     SamplerConfig("naive", steps=5),
 )
 # Presets whose tokens the causal mode verifies: no evidence about the bidirectional mode alone.
-VERIFIED = frozenset(["speculative", "hybrid_speculative", "verified", "certain_prefix", "predictive"])
+VERIFIED = frozenset(
+    ["speculative", "hybrid_speculative", "verified", "certain_prefix", "predictive"]
+)
 
 
 def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
@@ -42,7 +46,9 @@ def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
     """
     steps, temperature, ar = args.maskgit_steps, args.temperature, args.num_ar_tokens
     if temperature is not None and not 0.0 <= temperature <= 100.0:
-        raise ConfigError(f"temperature {temperature} is impossible: give one from 0 (argmax) to 100")
+        raise ConfigError(
+            f"temperature {temperature} is impossible: give one from 0 (argmax) to 100"
+        )
     names = named(args)
     chosen: Sequence[SamplerConfig] = [SamplerConfig(name) for name in names] or HANDFUL
     made = []
@@ -50,13 +56,17 @@ def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
         made.append(
             SamplerConfig(
                 config.sampler,
-                steps=config.steps if steps is None or config.sampler == "autoregressive" else steps,
+                steps=config.steps
+                if steps is None or config.sampler == "autoregressive"
+                else steps,
                 num_ar_tokens=config.num_ar_tokens if ar is None else ar,
                 temperature=config.temperature if temperature is None else temperature,
                 top_p=config.top_p,
             )
         )
-        make_sampler(made[-1])  # an unknown name or an impossible setting fails before anything is measured
+        make_sampler(
+            made[-1]
+        )  # an unknown name or an impossible setting fails before anything is measured
     if args.grammar:
         made += [replace(config, grammar=True) for config in made]
     return tuple(dict.fromkeys(made))
@@ -66,7 +76,10 @@ def named(args: argparse.Namespace) -> list[str]:
     """The presets that the flags name, in a fixed order; empty for the handful."""
     linear = args.maskgit_schedule == "linear"
     flags = (
-        (args.use_maskgit or (args.maskgit_schedule and not args.no_maskgit), "maskgit_linear" if linear else "maskgit"),
+        (
+            args.use_maskgit or (args.maskgit_schedule and not args.no_maskgit),
+            "maskgit_linear" if linear else "maskgit",
+        ),
         (args.no_maskgit, "naive"),
         (args.use_hybrid, "hybrid"),
         (args.use_hybrid, "hybrid_speculative"),
@@ -90,7 +103,9 @@ def needs(sampler: Sampler) -> frozenset[str]:
 
 def missing(config: SamplerConfig, denoiser: Denoiser) -> list[str]:
     """What the model would have to be trained with for this sampler."""
-    return [INPUTS[name] for name in sorted(needs(make_sampler(config))) if not reads(denoiser, name)]
+    return [
+        INPUTS[name] for name in sorted(needs(make_sampler(config))) if not reads(denoiser, name)
+    ]
 
 
 def fitting(configs: Iterable[SamplerConfig], denoiser: Denoiser) -> tuple[SamplerConfig, ...]:
@@ -102,11 +117,18 @@ def check_fit(configs: Iterable[SamplerConfig], denoisers: Mapping[str, Denoiser
     """A line for each named denoiser that a sampler is left out of.  Raises ``ConfigError`` if no denoiser can run one."""
     lines = []
     for config in configs:
-        lacking = {name: flags for name, denoiser in denoisers.items() if (flags := missing(config, denoiser))}
+        lacking = {
+            name: flags
+            for name, denoiser in denoisers.items()
+            if (flags := missing(config, denoiser))
+        }
         if lacking and len(lacking) == len(denoisers):
             wanted = " and ".join(next(iter(lacking.values())))
             raise ConfigError(
                 f"sampler {config.sampler} needs a model trained with {wanted}; choose another sampler or checkpoint"
             )
-        lines += [f"{name} was trained without {' and '.join(f)}: {config.sampler} is left out" for name, f in lacking.items()]
+        lines += [
+            f"{name} was trained without {' and '.join(f)}: {config.sampler} is left out"
+            for name, f in lacking.items()
+        ]
     return list(dict.fromkeys(lines))

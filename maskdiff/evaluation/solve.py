@@ -24,8 +24,14 @@ from maskdiff.stepwise.backends import make_backend
 from maskdiff.stepwise.scorers import SCORERS
 from maskdiff.stepwise.solver import Solution, Solver
 
-SPLITS = ("test", "deeper")  # held-out problems like those of the training; such of one level more than any of them
-CLOSER = ("denoiser", "checker")  # scorers that are looked at more closely, and that lots are drawn with
+SPLITS = (
+    "test",
+    "deeper",
+)  # held-out problems like those of the training; such of one level more than any of them
+CLOSER = (
+    "denoiser",
+    "checker",
+)  # scorers that are looked at more closely, and that lots are drawn with
 EAGER = {"scaling": 0.99}  # adaptive, which then scales about twice as many steps of this language
 WIDE = {"candidates": 16, "temperature": 1.0}  # more, and more varied, candidates
 BARREN = 20  # draws of problems without a new one
@@ -72,20 +78,27 @@ def problems_of(subject: Subject, split: str, count: int, seed: int) -> list[str
     """Held-out problems, each once. Raises ConfigError for a language without steps."""
     language = subject.language
     if not isinstance(language, Stepwise):
-        raise ConfigError(f"{language.name} has no problems to solve step by step; the suite solve is for arithmetic-steps")
+        raise ConfigError(
+            f"{language.name} has no problems to solve step by step; the suite solve is for arithmetic-steps"
+        )
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     found: dict[str, None] = {}
     barren = 0
     while len(found) < count:
         before = len(found)
         if split == "test":
-            drawn = [text.split(language.separator)[0] for text in draw_texts(language, count, rng, "test")]
+            drawn = [
+                text.split(language.separator)[0]
+                for text in draw_texts(language, count, rng, "test")
+            ]
         else:
             drawn = language.problems(count, rng, 1)
         found |= dict.fromkeys(drawn)
         barren = barren + 1 if len(found) == before else 0
         if barren == BARREN:
-            raise DataError(f"{language.name} has no {count} different {split} problems, but {len(found)}: lower --num_samples")
+            raise DataError(
+                f"{language.name} has no {count} different {split} problems, but {len(found)}: lower --num_samples"
+            )
     return list(found)[:count]
 
 
@@ -98,13 +111,21 @@ def solve(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
         problems = problems_of(subject, split, plan.num_samples, plan.seed)
         made: dict[str, list[Solution]] = {}
         for setting in sweep():
-            made[_key(setting)] = _measure(ledger, subject, plan, watch, split, problems, setting, made)
-        for setting in (Setting("adaptive", scorer, more) for scorer in CLOSER for more in ({}, EAGER)):
+            made[_key(setting)] = _measure(
+                ledger, subject, plan, watch, split, problems, setting, made
+            )
+        for setting in (
+            Setting("adaptive", scorer, more) for scorer in CLOSER for more in ({}, EAGER)
+        ):
             lots = Setting("random", setting.scorer, {"rate": realised_rate(made[_key(setting)])})
             if _key(lots) not in made:
-                made[_key(lots)] = _measure(ledger, subject, plan, watch, split, problems, lots, made)
+                made[_key(lots)] = _measure(
+                    ledger, subject, plan, watch, split, problems, lots, made
+                )
             _compare(ledger, subject, plan, split, made, setting, lots)
-            _compare(ledger, subject, plan, split, made, setting, Setting("every-step", setting.scorer))
+            _compare(
+                ledger, subject, plan, split, made, setting, Setting("every-step", setting.scorer)
+            )
     return ledger.rows
 
 
@@ -140,21 +161,44 @@ def _measure(
     right = [bool(s.correct) for s in solutions]
     greedy = made.get(_key(Setting("greedy")), solutions)
     base = [bool(s.correct) for s in greedy]
-    ledger.add(setting.strategy, where, "accuracy", metrics.rate(right), baseline=sum(base) / len(base), ceiling=1.0)
+    ledger.add(
+        setting.strategy,
+        where,
+        "accuracy",
+        metrics.rate(right),
+        baseline=sum(base) / len(base),
+        ceiling=1.0,
+    )
     ledger.add(setting.strategy, where, "all_steps_right",
                metrics.rate(ok and s.first_wrong is None for ok, s in zip(right, solutions, strict=True)))  # fmt: skip
     if greedy is not solutions:
-        ledger.add(setting.strategy, where, "errors_removed", errors_removed(right, base, plan.rng(81)))
+        ledger.add(
+            setting.strategy, where, "errors_removed", errors_removed(right, base, plan.rng(81))
+        )
     spent = [a.spent for a in answers]
-    ledger.add(setting.strategy, where, "forward_tokens", metrics.mean([s.forward_tokens for s in spent], plan.rng(82)))
-    ledger.add(setting.strategy, where, "candidates", metrics.mean([s.candidates for s in spent], plan.rng(83)))
+    ledger.add(
+        setting.strategy,
+        where,
+        "forward_tokens",
+        metrics.mean([s.forward_tokens for s in spent], plan.rng(82)),
+    )
+    ledger.add(
+        setting.strategy,
+        where,
+        "candidates",
+        metrics.mean([s.candidates for s in spent], plan.rng(83)),
+    )
     if setting.strategy in ("adaptive", "random"):
         steps = [step for a in answers for step in a.steps]
-        ledger.add(setting.strategy, where, "scaled_steps", metrics.rate(step.scaled for step in steps))
+        ledger.add(
+            setting.strategy, where, "scaled_steps", metrics.rate(step.scaled for step in steps)
+        )
     return solutions
 
 
-def errors_removed(right: Sequence[bool], base: Sequence[bool], rng: np.random.Generator) -> Estimate:
+def errors_removed(
+    right: Sequence[bool], base: Sequence[bool], rng: np.random.Generator
+) -> Estimate:
     """1 - errors / errors of the baseline on the same problems; negative where there are more."""
     a, b = 1.0 - np.array(right, dtype=float), 1.0 - np.array(base, dtype=float)
     kept = metrics.ratio(a, b, rng)
@@ -162,13 +206,23 @@ def errors_removed(right: Sequence[bool], base: Sequence[bool], rng: np.random.G
 
 
 def _compare(
-    ledger: Ledger, subject: Subject, plan: Plan, split: str, made: dict[str, list[Solution]], one: Setting, other: Setting
+    ledger: Ledger,
+    subject: Subject,
+    plan: Plan,
+    split: str,
+    made: dict[str, list[Solution]],
+    one: Setting,
+    other: Setting,
 ) -> None:
     """Accuracy of the one minus that of the other, and forward tokens of the one by those of the other, problem by problem."""
     first, second = made[_key(one)], made[_key(other)]
     where = subject.settings(split=split, **one.told)
-    gain = [float(bool(a.correct)) - float(bool(b.correct)) for a, b in zip(first, second, strict=True)]
-    answered = [(a.answer, b.answer) for a, b in zip(first, second, strict=True) if a.answer and b.answer]
+    gain = [
+        float(bool(a.correct)) - float(bool(b.correct)) for a, b in zip(first, second, strict=True)
+    ]
+    answered = [
+        (a.answer, b.answer) for a, b in zip(first, second, strict=True) if a.answer and b.answer
+    ]
     cost = [[pair[side].spent.forward_tokens for pair in answered] for side in (0, 1)]
     name = f"{one.strategy} against {other.strategy}"
     ledger.add(name, where, "accuracy_gain", metrics.mean(gain, plan.rng(84)))
@@ -205,15 +259,26 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
         ("closes the turn, unguarded", "restart", replace(unasked, guard=False)),
     ):
         with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
-            chat = make_backend(BackendConfig(backend="chat", model="steps", base_url=url), language=language)
+            chat = make_backend(
+                BackendConfig(backend="chat", model="steps", base_url=url), language=language
+            )
             solutions = list(Solver(chat, own, language).solving(problems, plan.seed))
         answers = [s.answer for s in solutions if s.answer is not None]
         where = subject.settings(server=name)
         ledger.add("sample", where, "accuracy", metrics.rate(bool(s.correct) for s in solutions))
-        ledger.add("sample", where, "steps", metrics.mean([len(a.steps) for a in answers], plan.rng(86)))
-        restarts = metrics.ratio([a.restarts for a in answers], [max(0, len(a.steps) - 1) for a in answers], plan.rng(87))
+        ledger.add(
+            "sample", where, "steps", metrics.mean([len(a.steps) for a in answers], plan.rng(86))
+        )
+        restarts = metrics.ratio(
+            [a.restarts for a in answers], [max(0, len(a.steps) - 1) for a in answers], plan.rng(87)
+        )
         ledger.add("sample", where, "restart_rate", restarts)
-        ledger.add("sample", where, "forward_tokens", metrics.mean([a.spent.forward_tokens for a in answers], plan.rng(88)))
+        ledger.add(
+            "sample",
+            where,
+            "forward_tokens",
+            metrics.mean([a.spent.forward_tokens for a in answers], plan.rng(88)),
+        )
 
 
 __all__ = ["Setting", "errors_removed", "planned", "problems_of", "solve", "sweep"]

@@ -22,7 +22,16 @@ from maskdiff import metrics
 from maskdiff.config import Config, ControlConfig
 from maskdiff.evaluation.generation import draw
 from maskdiff.evaluation.padded import PaddedLoop
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, Watch, draw_lengths, sampler_settings, unwatched
+from maskdiff.evaluation.rows import (
+    Ledger,
+    Plan,
+    Row,
+    Subject,
+    Watch,
+    draw_lengths,
+    sampler_settings,
+    unwatched,
+)
 from maskdiff.metrics import Estimate
 from maskdiff.sampling import Autoregressive, Canvas, Penalties
 
@@ -46,17 +55,32 @@ def _over_rounds(values: list[float], count: int, plan: Plan) -> Estimate:
 def sampling_speed(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
     """Strings per second of every sampler of the plan, lengths as in the language; one warm-up pass is not timed."""
     ledger = Ledger("speed")
-    lengths = draw_lengths(subject.language, min(plan.num_samples, plan.batch_size), plan.lengths, plan.rng(51))
+    lengths = draw_lengths(
+        subject.language, min(plan.num_samples, plan.batch_size), plan.lengths, plan.rng(51)
+    )
     for config in plan.samplers:
         with watch(f"speed, {config.sampler}"):
             sampler = subject.sampler(config)
             draw(subject.loaded.denoiser, sampler, lengths[:8], plan.seed, plan.batch_size)
             speeds: list[float] = []
-            while len(speeds) < ROUNDS and sum(len(lengths) / s for s in speeds) < plan.speed_seconds:
-                made = draw(subject.loaded.denoiser, sampler, lengths, plan.seed + len(speeds), plan.batch_size)
+            while (
+                len(speeds) < ROUNDS and sum(len(lengths) / s for s in speeds) < plan.speed_seconds
+            ):
+                made = draw(
+                    subject.loaded.denoiser,
+                    sampler,
+                    lengths,
+                    plan.seed + len(speeds),
+                    plan.batch_size,
+                )
                 speeds.append(len(lengths) / max(made.seconds, 1e-9))
             settings = subject.settings(**sampler_settings(config), batch=len(lengths))
-            ledger.add(config.sampler, settings, "strings_per_second", _over_rounds(speeds, len(lengths) * len(speeds), plan))
+            ledger.add(
+                config.sampler,
+                settings,
+                "strings_per_second",
+                _over_rounds(speeds, len(lengths) * len(speeds), plan),
+            )
     return ledger.rows
 
 
@@ -73,8 +97,12 @@ def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
     ``batch_size`` strings of the language's mean length; rounds alternate, and the first is thrown away.
     """
     loaded, vocabulary = subject.loaded, subject.loaded.vocabulary
-    mean = round(float(subject.language.length_probs() @ np.arange(subject.language.max_symbols + 1)))
-    canvas = Canvas.blank([mean] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu"))
+    mean = round(
+        float(subject.language.length_probs() @ np.arange(subject.language.max_symbols + 1))
+    )
+    canvas = Canvas.blank(
+        [mean] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu")
+    )
     plain = Autoregressive()
     controlled = Autoregressive(top_p=TOP_P, controls=Penalties.of(ALL_CONTROLS, vocabulary))
     ratios: list[float] = []
@@ -86,13 +114,17 @@ def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
             seconds.append(time.perf_counter() - start)
         ratios += [seconds[1] / seconds[0]] * (index > 0)
     settings = subject.settings(batch=plan.batch_size, symbols=mean)
-    median = metrics.bootstrap(np.array(ratios), lambda rows: float(np.median(np.array(ratios)[rows])), plan.rng(52))
+    median = metrics.bootstrap(
+        np.array(ratios), lambda rows: float(np.median(np.array(ratios)[rows])), plan.rng(52)
+    )
     ledger = Ledger("speed")
     ledger.add("autoregressive", settings, "time_with_all_controls", median, baseline=1.0)
     return ledger.rows
 
 
-def make_loops(config: Config, language: Language, folder: Path, seed: int) -> tuple[Trainer, PaddedLoop]:
+def make_loops(
+    config: Config, language: Language, folder: Path, seed: int
+) -> tuple[Trainer, PaddedLoop]:
     """Our trainer and the padded loop on the same strings, ours without what is not to be timed: validation, files, draws."""
     from maskdiff.training.loop import Trainer
 
@@ -124,7 +156,13 @@ def training_speed(config: Config, language: Language, plan: Plan) -> list[Row]:
     ours = [value / base for value, base in zip(tokens["ours"], tokens["padded loop"], strict=True)]
     for name in counters:
         settings = {"loop": name}
-        ledger.add("-", settings, "training_tokens_per_second", _over_rounds(tokens[name], done, plan), baseline=slow)
+        ledger.add(
+            "-",
+            settings,
+            "training_tokens_per_second",
+            _over_rounds(tokens[name], done, plan),
+            baseline=slow,
+        )
         ledger.add(
             "-",
             settings,
@@ -132,7 +170,9 @@ def training_speed(config: Config, language: Language, plan: Plan) -> list[Row]:
             _over_rounds(shares[name], done, plan),
             baseline=float(np.mean(shares["padded loop"])),
         )
-    ledger.add("-", {"loop": "ours"}, "training_speedup", _over_rounds(ours, done, plan), baseline=1.0)
+    ledger.add(
+        "-", {"loop": "ours"}, "training_speedup", _over_rounds(ours, done, plan), baseline=1.0
+    )
     return ledger.rows
 
 

@@ -56,7 +56,9 @@ class Suite:
     count: Callable[[Plan], int]
 
 
-def _whole(name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]) -> Callable[..., list[Row]]:
+def _whole(
+    name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]
+) -> Callable[..., list[Row]]:
     """A suite on held-out strings that is a single measurement."""
 
     def watched(subject: Subject, plan: Plan, material: Material, watch: Watch) -> list[Row]:
@@ -86,7 +88,9 @@ SUITES: dict[str, Suite] = {
     ),
     "editing": Suite("strings with blanks", _whole("editing", editing), lambda p: 1),
     "likelihood": Suite(
-        "nats per token, beside the exact entropy if it is known", _whole("likelihood", likelihood), lambda p: 1
+        "nats per token, beside the exact entropy if it is known",
+        _whole("likelihood", likelihood),
+        lambda p: 1,
     ),
     COMPLETION: Suite(
         "what was typed completed, beside what is done instead",
@@ -122,7 +126,11 @@ def seen_in_training(config: Config, language: Language) -> Seen:
         return {text for text in texts if split_of(text) == "train"}
     if train.num_samples == 0:
         return lambda text: split_of(text) == "train"
-    return training_texts(Batches(language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt))
+    return training_texts(
+        Batches(
+            language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt
+        )
+    )
 
 
 def check_suites(names: Sequence[str]) -> tuple[str, ...]:
@@ -138,7 +146,10 @@ def check_suites(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_subjects(
-    subjects: Sequence[Subject], plan: Plan, samplers: Sequence[SamplerConfig] = (), names: Sequence[str] = ()
+    subjects: Sequence[Subject],
+    plan: Plan,
+    samplers: Sequence[SamplerConfig] = (),
+    names: Sequence[str] = (),
 ) -> list[str]:
     """See that the plan can be carried out, for the suites of ``names``; lines that tell what will be left out.
 
@@ -146,33 +157,46 @@ def check_subjects(
     ``UserError``.
     """
     for subject in subjects:
-        if (subject.loaded.vocabulary.merges or not subject.loaded.length_conditioned) and (other := [n for n in names if n not in ENDING]):
+        if (subject.loaded.vocabulary.merges or not subject.loaded.length_conditioned) and (
+            other := [n for n in names if n not in ENDING]
+        ):
             raise ConfigError(
                 f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends its strings itself; "
                 f"{', '.join(other)} measure symbol by symbol: give --suite {' or '.join(ENDING)}"
             )
     grammar = any(config.grammar for config in plan.samplers)
-    grammar = grammar or any(name == MODELLESS or UNDER_GRAMMAR in name for name in plan.repair_methods)
+    grammar = grammar or any(
+        name == MODELLESS or UNDER_GRAMMAR in name for name in plan.repair_methods
+    )
     for subject in subjects:
         draw_lengths(subject.language, 1, plan.lengths, plan.rng())
         if grammar:
             GrammarConstraint.of(subject.language)
-    return check_fit(samplers, {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects})
+    return check_fit(
+        samplers,
+        {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects},
+    )
 
 
 def own_plan(subject: Subject, plan: Plan) -> Plan:
     """The plan with the samplers that the subject can run, and the methods of repair that its language has the means for."""
     methods = fitting_methods(plan.repair_methods, subject.language)
-    return replace(plan, samplers=fitting(plan.samplers, subject.loaded.denoiser), repair_methods=methods)
+    return replace(
+        plan, samplers=fitting(plan.samplers, subject.loaded.denoiser), repair_methods=methods
+    )
 
 
 def planned(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
     """How many measurements ``measure`` will show to its watch."""
     names = check_suites(suites)
-    return sum(SUITES[name].count(own_plan(subject, plan)) for subject in subjects for name in names)
+    return sum(
+        SUITES[name].count(own_plan(subject, plan)) for subject in subjects for name in names
+    )
 
 
-def measure(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str], watch: Watch = unwatched) -> Iterator[list[Row]]:
+def measure(
+    subjects: Sequence[Subject], plan: Plan, suites: Sequence[str], watch: Watch = unwatched
+) -> Iterator[list[Row]]:
     """The rows of each suite of each subject, as soon as they are there; ``watch`` is entered for each measurement."""
     names = check_suites(suites)
     for subject in subjects:
@@ -185,7 +209,12 @@ def measure(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str], watc
             yield SUITES[name].run(subject, own, material, watch)
 
 
-def run(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str] = DEFAULT_SUITES, watch: Watch = unwatched) -> Report:
+def run(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    suites: Sequence[str] = DEFAULT_SUITES,
+    watch: Watch = unwatched,
+) -> Report:
     """Measure every subject; ``watch`` is entered for each measurement.  Raises ``ConfigError`` on an unknown suite."""
     rows = [row for part in measure(subjects, plan, suites, watch) for row in part]
     return Report(rows, header(subjects, plan, check_suites(suites)))

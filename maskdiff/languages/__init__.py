@@ -18,7 +18,16 @@ from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.languages.corpus import counted, open_corpus, restored
 from maskdiff.languages.pieces import piece_vocabulary, token_lengths
-from maskdiff.languages.protocol import HasExactProbability, HasOperators, HasValue, Language, Split, Stepwise, holds, split_of
+from maskdiff.languages.protocol import (
+    HasExactProbability,
+    HasOperators,
+    HasValue,
+    Language,
+    Split,
+    Stepwise,
+    holds,
+    split_of,
+)
 from maskdiff.languages.shipped import json_language, python_language
 from maskdiff.languages.vocabulary import Vocabulary
 from maskdiff.utils.arguments import refuse
@@ -52,7 +61,9 @@ def make_language(config: LanguageConfig | str | Path | None = None, symbols: st
     if name and Path(name).is_dir():
         return open_corpus(config, symbols)
     if "/" in name or "\\" in name:
-        raise ConfigError(f"language {quote(name)} is no folder; give one with corpus.txt, or one of {', '.join(LANGUAGES)}")
+        raise ConfigError(
+            f"language {quote(name)} is no folder; give one with corpus.txt, or one of {', '.join(LANGUAGES)}"
+        )
     raise ConfigError(
         f"language {quote(name)} is unknown; the languages are {', '.join(LANGUAGES)}, and folders with corpus.txt; "
         f"did you mean {nearest(name, LANGUAGES)}?"
@@ -71,7 +82,9 @@ def model_vocabulary(language: Language, config: ModelConfig) -> Vocabulary:
     return language.vocabulary
 
 
-def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> Language:
+def restore_language(
+    config: LanguageConfig, state: Mapping[str, Any], validity: str = ""
+) -> Language:
     """The language of a checkpoint, from its configuration and what `Language.state` said; no folder is needed.
 
     Nothing that the two name is imported: `validity` is the checker that the user trusts. Raises ConfigError and DataError.
@@ -79,9 +92,13 @@ def restore_language(config: LanguageConfig, state: Mapping[str, Any], validity:
     name = config.language
     if name in LANGUAGES:
         _check_own(replace(config, validity=validity))
-        return LANGUAGES[name](replace(config, validity=""), counted(state.get("lengths")))  # saves counting them again
+        return LANGUAGES[name](
+            replace(config, validity=""), counted(state.get("lengths"))
+        )  # saves counting them again
     if not state:
-        raise DataError(f"nothing tells what the language {quote(name)} is; give its folder with --language")
+        raise DataError(
+            f"nothing tells what the language {quote(name)} is; give its folder with --language"
+        )
     return restored(str(state.get("name", name)), replace(config, validity=""), state, validity)
 
 
@@ -90,7 +107,9 @@ def _check_own(config: LanguageConfig) -> None:
     own = ("validity", "validity_timeout", "skip_invalid", "accept_ambiguous", "start", "spacing")
     for option in own:
         if getattr(config, option) != getattr(LanguageConfig, option):
-            raise ConfigError(f"{option} is for a language of your own, in a folder; {config.language} comes with its own check")
+            raise ConfigError(
+                f"{option} is for a language of your own, in a folder; {config.language} comes with its own check"
+            )
 
 
 __all__ = [

@@ -27,10 +27,15 @@ def train_merges(texts: Sequence[str], characters: str, count: int) -> tuple[Mer
     from tokenizers import Tokenizer, models, trainers
 
     if count < 1:
-        raise ConfigError(f"{count} byte-pair merges make no vocabulary; give at least 1 more token than there are characters")
+        raise ConfigError(
+            f"{count} byte-pair merges make no vocabulary; give at least 1 more token than there are characters"
+        )
     tokenizer, alphabet = Tokenizer(models.BPE()), list(characters)
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + count, initial_alphabet=alphabet, limit_alphabet=len(alphabet), show_progress=False
+        vocab_size=len(alphabet) + count,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tuple((a, b) for a, b in json.loads(tokenizer.to_str())["model"]["merges"])

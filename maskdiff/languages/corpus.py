@@ -43,7 +43,9 @@ def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
     return _open(config, checker, symbols)
 
 
-def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = "") -> TextLanguage:
+def restored(
+    name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = ""
+) -> TextLanguage:
     """The language that `TextLanguage.state` describes, without its strings unless its folder is still here.
 
     `validity` names the checker that its user trusts, a module that Python finds. Raises DataError for a state that is none,
@@ -51,7 +53,9 @@ def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validi
     """
     symbols, lengths = state.get("symbols"), counted(state.get("lengths"))
     if not isinstance(symbols, str) or not symbols or lengths is None:
-        raise DataError(f"the language {quote(name)} is described by {quote(dict(state))}, not by symbols, grammar and lengths")
+        raise DataError(
+            f"the language {quote(name)} is described by {quote(dict(state))}, not by symbols, grammar and lengths"
+        )
     held = state.get("grammar")
     grammar = None if held is None else restore_source(held, f"the grammar of {name}")
     checker = load_checker(validity, timeout=config.validity_timeout)
@@ -61,11 +65,15 @@ def restored(name: str, config: LanguageConfig, state: Mapping[str, Any], validi
         found = _open(replace(config, validity=""), checker).texts() or ()
         new = sorted(set("".join(found)) - set(symbols))
         if new:
-            raise DataError(f"{config.language} has changed since the training: {quote(new[0])} is no symbol; train it again")
+            raise DataError(
+                f"{config.language} has changed since the training: {quote(new[0])} is no symbol; train it again"
+            )
         return found
 
     here = (Path(config.language) / CORPUS).is_file()
-    material = _material(symbols, texts if here else absent(name, config.language), grammar, checker)
+    material = _material(
+        symbols, texts if here else absent(name, config.language), grammar, checker
+    )
     return TextLanguage(name, config, material, lengths, str(state.get("digest", "")))
 
 
@@ -80,7 +88,9 @@ def _open(config: LanguageConfig, checker: Checker | None, symbols: str = "") ->
     folder = Path(config.language)
     numbered = numbered_lines(folder)
     if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
-        raise ConfigError(f"checker {checker.name} returns truth values; name it {checker.name}? so that they count")
+        raise ConfigError(
+            f"checker {checker.name} returns truth values; name it {checker.name}? so that they count"
+        )
     grammar = grammar_of(config)
     characters = set("".join(line for _, line in numbered))
     if characters <= set(symbols):
@@ -88,8 +98,12 @@ def _open(config: LanguageConfig, checker: Checker | None, symbols: str = "") ->
     elif grammar is not None:
         characters |= literal_characters(grammar)
     if len(characters) > MAX_SYMBOLS:
-        raise DataError(f"{folder / CORPUS} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt")
-    kept: list[tuple[str, ...]] = []  # one, made below: the lines are checked by the language that they make
+        raise DataError(
+            f"{folder / CORPUS} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt"
+        )
+    kept: list[
+        tuple[str, ...]
+    ] = []  # one, made below: the lines are checked by the language that they make
     material = _material("".join(sorted(characters)), lambda: kept[0], grammar, checker)
     language = TextLanguage(folder.resolve().name, config, material)
     # Sorted, so that what is drawn does not depend on the order in the file.
@@ -115,10 +129,14 @@ def grammar_of(config: LanguageConfig) -> GrammarSource | None:
     """The grammar in a folder, None where it has none. Raises GrammarError, and ConfigError for settings of none."""
     path = Path(config.language) / GRAMMAR
     if path.exists() or path.is_symlink():  # a link that leads nowhere is an error
-        return open_source(path, config.start or START, "none" if config.spacing == "none" else "needed")
+        return open_source(
+            path, config.start or START, "none" if config.spacing == "none" else "needed"
+        )
     for name in ("start", "spacing"):
         if getattr(config, name) != getattr(LanguageConfig(), name):
-            raise ConfigError(f"{name} is {quote(getattr(config, name))}; it is for a grammar, and there is no {path}")
+            raise ConfigError(
+                f"{name} is {quote(getattr(config, name))}; it is for a grammar, and there is no {path}"
+            )
     return None
 
 
@@ -126,7 +144,9 @@ def _read(path: Path) -> str:
     """The text of a file, with line feeds for line ends."""
     try:
         if path.exists() and not path.is_file():
-            raise DataError(f"{quote(str(path), 200)} is no file; a language is a folder with {CORPUS}")
+            raise DataError(
+                f"{quote(str(path), 200)} is no file; a language is a folder with {CORPUS}"
+            )
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} has over {MAX_BYTES} bytes; give a part of it")
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
@@ -139,7 +159,10 @@ def _read(path: Path) -> str:
 
 
 def _material(
-    symbols: str, texts: Callable[[], tuple[str, ...] | None], grammar: GrammarSource | None, checker: Checker | None
+    symbols: str,
+    texts: Callable[[], tuple[str, ...] | None],
+    grammar: GrammarSource | None,
+    checker: Checker | None,
 ) -> LanguageSpec:
     decides = checker.name if checker is not None else GRAMMAR if grammar is not None else ""
     return LanguageSpec(symbols, draws_from(texts), texts, grammar, checker, decides)
@@ -155,9 +178,13 @@ def _checked(language: TextLanguage, numbered: list[tuple[int, str]], path: Path
     skip = language.config.skip_invalid
     if skip and good:
         return good
-    hint = "no line is left" if skip else "mend or remove them, or leave them out with --skip_invalid"
+    hint = (
+        "no line is left" if skip else "mend or remove them, or leave them out with --skip_invalid"
+    )
     if bad:
-        raise DataError(f"{path}: {_told(bad, len(numbered))} invalid by {language.validity}: {_examples(bad)}; {hint}")
+        raise DataError(
+            f"{path}: {_told(bad, len(numbered))} invalid by {language.validity}: {_examples(bad)}; {hint}"
+        )
     if long:
         longest = max(len(line) for _, line in long) + 2
         raised = f"raise --max_len to {longest}, or " if longest <= LONGEST else ""

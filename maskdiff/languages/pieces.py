@@ -31,7 +31,9 @@ def piece_vocabulary(language: Language, size: int) -> Vocabulary:
 
     Fewer where the strings have no more pairs to merge. Raises ConfigError where `size` leaves no room for a piece.
     """
-    characters = [symbol for symbol in language.vocabulary.symbols[len(SPECIALS) :] if symbol != DIGIT]
+    characters = [
+        symbol for symbol in language.vocabulary.symbols[len(SPECIALS) :] if symbol != DIGIT
+    ]
     least = len(SPECIALS) + len(characters) + 1
     if size < least:
         raise ConfigError(
@@ -39,7 +41,9 @@ def piece_vocabulary(language: Language, size: int) -> Vocabulary:
             f"so pieces need {least} or more"
         )
     texts = training_strings(language)
-    if isinstance(language, TextLanguage):  # no pair that is merged reaches over a border, so no piece ever does
+    if isinstance(
+        language, TextLanguage
+    ):  # no pair that is merged reaches over a border, so no piece ever does
         texts = [fragment for text in texts for fragment in language.fragments(text)]
     merges = train_merges(texts, "".join(characters), size - least + 1)
     return language.vocabulary.with_merges(merges)

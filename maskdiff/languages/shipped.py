@@ -28,7 +28,14 @@ def json_language(config: LanguageConfig, lengths: Sequence[int] | None = None) 
         return json_documents.draw(n, rng, config.max_len - 2)
 
     grammar = json_documents.GRAMMAR.read_text(encoding="ascii")
-    material = LanguageSpec("".join(json_documents.SYMBOLS), draw, lambda: None, grammar, json_documents.valid, "Python's json")
+    material = LanguageSpec(
+        "".join(json_documents.SYMBOLS),
+        draw,
+        lambda: None,
+        grammar,
+        json_documents.valid,
+        "Python's json",
+    )
     return TextLanguage("json", config, material, lengths)
 
 
@@ -42,5 +49,7 @@ def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None
 
     grammar = python_expressions.GRAMMAR.read_text(encoding="ascii")
     symbols = "".join(python_expressions.SYMBOLS)
-    material = LanguageSpec(symbols, draws_from(texts), texts, grammar, python_expressions.valid, "Python's parser")
+    material = LanguageSpec(
+        symbols, draws_from(texts), texts, grammar, python_expressions.valid, "Python's parser"
+    )
     return TextLanguage("python-expressions", config, material, lengths)

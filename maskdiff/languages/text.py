@@ -17,7 +17,13 @@ import numpy as np
 
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import CanvasError, DataError, ParseError, quote
-from maskdiff.languages.cfg import GrammarSource, NormalForm, Recogniser, compile_grammar, compile_reader
+from maskdiff.languages.cfg import (
+    GrammarSource,
+    NormalForm,
+    Recogniser,
+    compile_grammar,
+    compile_reader,
+)
 from maskdiff.languages.vocabulary import Vocabulary
 
 DRAWS = 20_000  # strings whose lengths stand for a generator's
@@ -94,7 +100,9 @@ class TextLanguage:
             symbols = self._indices(text)
         except ParseError:
             return False
-        if len(symbols) < len(text):  # white space that is no symbol may be typed, but is in no string
+        if len(symbols) < len(
+            text
+        ):  # white space that is no symbol may be typed, but is in no string
             return False
         if self.material.valid is not None:
             return self.material.valid(text)
@@ -113,7 +121,11 @@ class TextLanguage:
     def lark_grammar(self) -> GrammarSource | None:
         """The grammar in Lark's EBNF; None if there is none."""
         grammar = self.material.grammar
-        return GrammarSource(grammar, f"the grammar of {self.name}") if isinstance(grammar, str) else grammar
+        return (
+            GrammarSource(grammar, f"the grammar of {self.name}")
+            if isinstance(grammar, str)
+            else grammar
+        )
 
     @cached_property
     def grammar(self) -> NormalForm | None:
@@ -130,7 +142,11 @@ class TextLanguage:
     @cached_property
     def _reader(self) -> Recogniser | None:
         grammar = self.lark_grammar()
-        return None if grammar is None else Recogniser(compile_reader(grammar, tuple(self.material.symbols)))
+        return (
+            None
+            if grammar is None
+            else Recogniser(compile_reader(grammar, tuple(self.material.symbols)))
+        )
 
     def pretty(self, text: str) -> str:
         """`text` itself; raises ParseError where it does not parse."""
@@ -156,7 +172,9 @@ class TextLanguage:
     def possible(self) -> np.ndarray:
         """(max_symbols + 1,) whether some string may have that many symbols."""
         some = np.arange(self.max_symbols + 1) > 0
-        if self.grammar is not None and self.material.valid is None:  # else the grammar may be that of a part
+        if (
+            self.grammar is not None and self.material.valid is None
+        ):  # else the grammar may be that of a part
             some &= np.asarray(self.grammar.lengths(self.max_symbols), dtype=bool)
         return some
 
@@ -178,7 +196,11 @@ class TextLanguage:
     def length_log_prob(self, n: int) -> float:
         """Log-probability (nats) of `n` symbols, a length that no string has yet being worth a tenth of a string."""
         weight = self.counts + UNSEEN * self.possible
-        return math.log(weight[n] / weight.sum()) if 0 <= n <= self.max_symbols and weight[n] > 0 else -math.inf
+        return (
+            math.log(weight[n] / weight.sum())
+            if 0 <= n <= self.max_symbols and weight[n] > 0
+            else -math.inf
+        )
 
     def state(self) -> dict[str, Any]:
         """Plain values that make this language again, but for its strings and its checker.
@@ -197,7 +219,9 @@ class TextLanguage:
         }
 
 
-def draws_from(texts: Callable[[], tuple[str, ...] | None]) -> Callable[[int, np.random.Generator], list[str]]:
+def draws_from(
+    texts: Callable[[], tuple[str, ...] | None],
+) -> Callable[[int, np.random.Generator], list[str]]:
     """Drawing from a list of strings, each line as likely as any other."""
 
     def draw(n: int, rng: np.random.Generator) -> list[str]:
@@ -211,6 +235,8 @@ def absent(name: str, folder: str) -> Callable[[], tuple[str, ...] | None]:
     """What stands for the strings of a language whose files are not here: raises DataError."""
 
     def texts() -> tuple[str, ...] | None:
-        raise DataError(f"the strings of {name} are not here: no folder {quote(folder, 200)}; give it with --language")
+        raise DataError(
+            f"the strings of {name} are not here: no folder {quote(folder, 200)}; give it with --language"
+        )
 
     return texts

@@ -25,7 +25,11 @@ SPECIALS = (PAD, MASK, BOS, EOS)
 BLANKS = "?\u00bf\u25a1\u2370"  # how a MASK is written in text: the first of these that is no symbol of the language
 ANY_DIGIT = "#"  # how a DIGIT is written in text
 DIGITS = "0123456789"
-_QUOTES = ("<>", "\u27e8\u27e9", "\u27ea\u27eb")  # around the names of special tokens: the first pair that is no symbol
+_QUOTES = (
+    "<>",
+    "\u27e8\u27e9",
+    "\u27ea\u27eb",
+)  # around the names of special tokens: the first pair that is no symbol
 
 
 def squeeze(text: str) -> str:
@@ -49,13 +53,17 @@ class Vocabulary:
         if self.merges:
             inner = self._without_pieces(inner)
         if self.symbols[: len(SPECIALS)] != SPECIALS or len(set(self.symbols)) != len(self.symbols):
-            raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)} and repeats nothing: {self.symbols}")
+            raise ValueError(
+                f"a vocabulary starts with {' '.join(SPECIALS)} and repeats nothing: {self.symbols}"
+            )
         if any(len(s) != 1 or s in "\r\n\0" for s in inner):
             raise ValueError(f"symbols are single characters of a line, without NUL: {inner}")
         if DIGIT in self.symbols[:-1] or (DIGIT in self.symbols and ANY_DIGIT in inner):
             raise ValueError(f"{DIGIT} comes last, and has {ANY_DIGIT} to itself")
         if set(BLANKS) <= set(inner):
-            raise ValueError(f"no character is left to write a blank with; the language has all of {' '.join(BLANKS)}")
+            raise ValueError(
+                f"no character is left to write a blank with; the language has all of {' '.join(BLANKS)}"
+            )
 
     @classmethod
     def of(cls, inner: str, digit: bool = True) -> Vocabulary:
@@ -77,7 +85,9 @@ class Vocabulary:
                 raise ValueError(f"the merge of {a!r} and {b!r} comes before one of its parts")
             made[a + b] = None
         if list(made) != inner or DIGIT in self.symbols:
-            raise ValueError("the pieces of several characters are not those that the merges make, in their order")
+            raise ValueError(
+                "the pieces of several characters are not those that the merges make, in their order"
+            )
         return characters
 
     def __len__(self) -> int:
@@ -149,7 +159,9 @@ class Vocabulary:
     def utf8(self) -> tuple[bytes | None, ...]:
         """The text of each token in UTF-8; None for those that never stand inside a string."""
         inner = set(self.inner_ids)
-        return tuple(symbol.encode() if i in inner else None for i, symbol in enumerate(self.symbols))
+        return tuple(
+            symbol.encode() if i in inner else None for i, symbol in enumerate(self.symbols)
+        )
 
     def encode(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
         """Ids of the inner symbols of `text`; white space that does not count is skipped, BOS and EOS are not added.
@@ -166,7 +178,9 @@ class Vocabulary:
         if not self.merges:
             return [self.encode(text) for text in texts]
         for text in texts:
-            self._encode_characters(text)  # for its error: a cutter leaves out what it does not know
+            self._encode_characters(
+                text
+            )  # for its error: a cutter leaves out what it does not know
         return self._cutter([self.characters(text) for text in texts])
 
     @cached_property
@@ -179,9 +193,15 @@ class Vocabulary:
         for token in characters:
             runs[-1].append(token) if token != self.mask else runs.append([])
         pieces = self._cutter(["".join(self.symbols[i] for i in run) for run in runs])
-        return [token for i, piece in enumerate(pieces) for token in (*([self.mask] if i else ()), *piece)]
+        return [
+            token
+            for i, piece in enumerate(pieces)
+            for token in (*([self.mask] if i else ()), *piece)
+        ]
 
-    def _encode_characters(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
+    def _encode_characters(
+        self, text: str, blanks: bool = False, skeleton: bool = False
+    ) -> list[int]:
         table = {s: i for s, i in self.ids.items() if len(s) == 1}
         if blanks:
             table[self.blank] = self.mask

@@ -42,7 +42,9 @@ def encode_bytes(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[in
     return cut
 
 
-PASS = 8192  # nodes that are evaluated at once: what they see is gathered for each, which takes memory
+PASS = (
+    8192  # nodes that are evaluated at once: what they see is gathered for each, which takes memory
+)
 
 
 class CausalModel:
@@ -54,7 +56,9 @@ class CausalModel:
     Raises ConfigError for a model that cannot predict the next token.
     """
 
-    def __init__(self, denoiser: ModelDenoiser, lengths: NDArray[np.float64], max_tokens: int = 0) -> None:
+    def __init__(
+        self, denoiser: ModelDenoiser, lengths: NDArray[np.float64], max_tokens: int = 0
+    ) -> None:
         config = denoiser.model.config
         if config.head == "aligned":
             raise ConfigError(
@@ -68,7 +72,9 @@ class CausalModel:
         self.lengths: tuple[int, ...] = ()
         if self.length_conditioned:
             self.lengths = tuple(np.flatnonzero(lengths > 0).tolist())
-            self.beginnings = LatentStates(torch.from_numpy(np.log(lengths[list(self.lengths)])), self.lengths, closed=True)
+            self.beginnings = LatentStates(
+                torch.from_numpy(np.log(lengths[list(self.lengths)])), self.lengths, closed=True
+            )
         else:
             limit = max_tokens or config.block_size - 1
             self.beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
@@ -98,7 +104,9 @@ class CausalReader:
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `Reader.extend`."""
-        parts = [self._pass(a, b) for a, b in zip(parents.split(PASS), tokens.split(PASS), strict=True)]
+        parts = [
+            self._pass(a, b) for a, b in zip(parents.split(PASS), tokens.split(PASS), strict=True)
+        ]
         logits = torch.cat(parts)
         self.norm = logits.logsumexp(-1)
         return logits.log_softmax(-1)
@@ -108,10 +116,19 @@ class CausalReader:
         self.owner.denoiser.deadline.check()
         device, first = self.allowed.device, len(self.from_end)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
-            beginning = self.owner.lengths[token] + 1 if self.owner.length_conditioned and parent == ROOT else 0
+            beginning = (
+                self.owner.lengths[token] + 1
+                if self.owner.length_conditioned and parent == ROOT
+                else 0
+            )
             self.from_end.append(beginning if parent == ROOT else max(self.from_end[parent] - 1, 0))
-        read, from_end = torch.where(parents == ROOT, self.bos, tokens), torch.tensor(self.from_end[first:])
-        logits = self.owner.model.tree_logits(read.to(device), parents.to(device), from_end.to(device), self.cache)
+        read, from_end = (
+            torch.where(parents == ROOT, self.bos, tokens),
+            torch.tensor(self.from_end[first:]),
+        )
+        logits = self.owner.model.tree_logits(
+            read.to(device), parents.to(device), from_end.to(device), self.cache
+        )
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
         return logits.masked_fill(~self.allowed, -torch.inf).cpu().double()
 

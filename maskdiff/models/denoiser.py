@@ -39,8 +39,10 @@ class Denoiser(Protocol):
         length: Tensor,  # (batch,) int64, BOS and EOS counted
         sigma: Tensor,  # (batch,) float32, noise level of the visible tokens
         causal: bool,
-        previous: Tensor | None = None,  # (batch, width, vocab) probabilities of the evaluation before
-        noise: Tensor | None = None,  # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
+        previous: Tensor
+        | None = None,  # (batch, width, vocab) probabilities of the evaluation before
+        noise: Tensor
+        | None = None,  # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
     ) -> Tensor:  # (batch, width, vocab) float32
         ...
 
@@ -77,7 +79,11 @@ class FullCausalStream:
 
     def select(self, rows: Tensor) -> FullCausalStream:
         """See ``CausalStream.select``."""
-        self.tokens, self.length, self.sigma = self.tokens[rows], self.length[rows], self.sigma[rows]
+        self.tokens, self.length, self.sigma = (
+            self.tokens[rows],
+            self.length[rows],
+            self.sigma[rows],
+        )
         return self
 
 
@@ -87,7 +93,10 @@ def causal_stream(denoiser: Denoiser, length: Tensor) -> CausalStream:
     return own(length) if own is not None else FullCausalStream(denoiser, length)
 
 
-INPUTS = {"previous": "use_self_cond", "noise": "use_coupling"}  # optional input of a denoiser -> the flag that trains it
+INPUTS = {
+    "previous": "use_self_cond",
+    "noise": "use_coupling",
+}  # optional input of a denoiser -> the flag that trains it
 
 
 def reads(denoiser: Denoiser, name: str) -> bool:
@@ -151,17 +160,23 @@ class ModelDenoiser:
                 end += 1
             rows, width = by_length[start:end], widths[end - 1]
             seen, drawn = (None if x is None else x[rows, :width] for x in (previous, noise))
-            logits[rows, :width] = self._run(tokens[rows, :width], length[rows], sigma[rows], causal, seen, drawn)
+            logits[rows, :width] = self._run(
+                tokens[rows, :width], length[rows], sigma[rows], causal, seen, drawn
+            )
             start = end
         return logits
 
-    def _run(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *extra: Tensor | None) -> Tensor:
+    def _run(
+        self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *extra: Tensor | None
+    ) -> Tensor:
         logits: Tensor = self.model.forward_strings(tokens, length, sigma, causal, *extra)
         return logits.float()
 
     def causal_stream(self, length: Tensor) -> CausalStream:
         """The causal mode, with a key/value cache where the head predicts the next token."""
-        aligned = self.model.config.head == "aligned"  # scores a token that its own row sees: only a full pass can hide it
+        aligned = (
+            self.model.config.head == "aligned"
+        )  # scores a token that its own row sees: only a full pass can hide it
         return FullCausalStream(self, length) if aligned else ModelStream(self, length)
 
 

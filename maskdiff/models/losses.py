@@ -25,7 +25,9 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (...) fp32, zero where ignored.
     """
-    flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    flat = F.cross_entropy(
+        logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    )
     return flat.view(targets.shape)
 
 
@@ -48,4 +50,6 @@ def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 def sums_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """Sum ``values`` (any shape) by ``group`` (same shape, ids in 0..groups-1): (groups,) fp32."""
-    return torch.zeros(groups, device=values.device).index_add_(0, group.flatten(), values.flatten().float())
+    return torch.zeros(groups, device=values.device).index_add_(
+        0, group.flatten(), values.flatten().float()
+    )

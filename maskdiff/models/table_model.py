@@ -37,7 +37,9 @@ class TableModel:
         return self._known[history]
 
     def _draw(self, history: History) -> np.ndarray:
-        logits = self.sharpness * np.random.default_rng([self.seed, len(history), *history]).normal(size=len(self.table))
+        logits = self.sharpness * np.random.default_rng([self.seed, len(history), *history]).normal(
+            size=len(self.table)
+        )
         if len(history) + 1 >= self.limit:
             logits[[i for i in range(len(self.table)) if i not in self.table.ends]] = -math.inf
         return np.asarray(logits - np.logaddexp.reduce(logits))
@@ -77,4 +79,6 @@ class TableReader:
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
             self.histories.append(() if parent == ROOT else (*self.histories[parent], token))
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
-        return torch.from_numpy(np.stack([self.model.log_next(history) for history in self.histories[first:]]))
+        return torch.from_numpy(
+            np.stack([self.model.log_next(history) for history in self.histories[first:]])
+        )

@@ -32,9 +32,18 @@ from maskdiff.models import caches
 from maskdiff.models.caches import Cache, TreeCache, is_chain
 
 SIGMA_FREQUENCIES = 16  # sinusoids of the noise level, from half a wave over [0, 1] to 2^7 waves
-LATE_INPUTS = ("previous.weight", "coupling.weight")  # start at zero, so that weights without them are the same model
+LATE_INPUTS = (
+    "previous.weight",
+    "coupling.weight",
+)  # start at zero, so that weights without them are the same model
 # What draws random weights.
-INITIALISERS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
+INITIALISERS = (
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    Tensor.normal_,
+    Tensor.uniform_,
+)
 SELF = 0  # segment of a string that has its row to itself
 
 
@@ -52,7 +61,9 @@ def norm(x: Tensor) -> Tensor:
 
 def rotary_tables(block_size: int, head_dim: int, base: float = 1000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions, each (block_size, head_dim / 2) [2104.09864]."""
-    cpu = torch.device("cpu")  # even where the weights are on `meta`: arithmetic there imports `torch._dynamo`
+    cpu = torch.device(
+        "cpu"
+    )  # even where the weights are on `meta`: arithmetic there imports `torch._dynamo`
     frequencies = base ** -(torch.arange(0, head_dim, 2, device=cpu) / head_dim)
     angles = torch.outer(torch.arange(block_size, device=cpu), frequencies)
     return angles.cos(), angles.sin()
@@ -73,7 +84,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Geometry:
     """Where every token of a batch stands and whom it may see; computed once a call, shared by all layers."""
 
-    visible: Tensor | None  # (rows, 1, width, keys) True where the query may attend; None lets it see everything
+    visible: (
+        Tensor | None
+    )  # (rows, 1, width, keys) True where the query may attend; None lets it see everything
     cos: Tensor | None  # (rows, 1, width, head_dim / 2), or None without rotary positions
     sin: Tensor | None
 
@@ -86,16 +99,24 @@ class Attention(nn.Module):
         self.n_head = config.n_head
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.gain = nn.Parameter(torch.ones(config.n_head, 1, 1))  # unit queries and keys alone cannot attend sharply
+        self.gain = nn.Parameter(
+            torch.ones(config.n_head, 1, 1)
+        )  # unit queries and keys alone cannot attend sharply
 
-    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # 3 x (rows, heads, width, head)
+    def forward(
+        self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int
+    ) -> Tensor:
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
+        )  # 3 x (rows, heads, width, head)
         q, k = self.gain * norm(q), norm(k)
         if geometry.cos is not None and geometry.sin is not None:
             q, k = rotate(q, geometry.cos, geometry.sin), rotate(k, geometry.cos, geometry.sin)
         if cache is not None:  # one new token a row: append it and look at all that came before
             k, v = cache.extend(slot, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=geometry.visible)  # (rows, heads, width, head_dim)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=geometry.visible
+        )  # (rows, heads, width, head_dim)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -110,7 +131,9 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, config.n_embd, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int) -> Tensor:
+    def forward(
+        self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int
+    ) -> Tensor:
         x = x + self.dropout(self.attention(norm(x), geometry, cache, slot))
         return x + self.dropout(self.down(F.relu(self.up(norm(x))).square()))
 
@@ -147,16 +170,26 @@ class UniversalDenoiser(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         if config.n_embd % config.n_head or (config.n_embd // config.n_head) % 2:
-            raise ValueError(f"n_embd {config.n_embd} must be an even multiple of n_head {config.n_head}")
+            raise ValueError(
+                f"n_embd {config.n_embd} must be an even multiple of n_head {config.n_head}"
+            )
         self.config = config
         self.token = nn.Embedding(config.vocab_size, config.n_embd)
         self.mode = nn.Embedding(2, config.n_embd)  # 0 bidirectional, 1 causal
         self.sigma = nn.Linear(2 * SIGMA_FREQUENCIES, config.n_embd, bias=False)
         starts = config.end_positions or config.positions == "learned"
         self.from_start = nn.Embedding(config.block_size, config.n_embd) if starts else None
-        self.from_end = nn.Embedding(config.block_size, config.n_embd) if config.end_positions else None
-        self.previous = nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_self_cond else None
-        self.coupling = nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_coupling else None
+        self.from_end = (
+            nn.Embedding(config.block_size, config.n_embd) if config.end_positions else None
+        )
+        self.previous = (
+            nn.Linear(config.vocab_size, config.n_embd, bias=False)
+            if config.use_self_cond
+            else None
+        )
+        self.coupling = (
+            nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_coupling else None
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.inject = nn.Parameter(torch.zeros(config.n_embd))
@@ -183,12 +216,18 @@ class UniversalDenoiser(nn.Module):
         for name, weight in self.named_parameters():
             if name.endswith(("qkv.weight", "up.weight")):
                 nn.init.uniform_(weight, -bound, bound)
-            elif name.endswith(("out.weight", "down.weight")) or name in ("head.weight", *LATE_INPUTS, "inject"):
+            elif name.endswith(("out.weight", "down.weight")) or name in (
+                "head.weight",
+                *LATE_INPUTS,
+                "inject",
+            ):
                 nn.init.zeros_(weight)
             elif name.endswith("gain"):
                 nn.init.ones_(weight)
             else:
-                nn.init.normal_(weight, std=1.0 if name == "token.weight" and not self.config.tied else 0.02)
+                nn.init.normal_(
+                    weight, std=1.0 if name == "token.weight" and not self.config.tied else 0.02
+                )
 
     def forward(
         self,
@@ -237,13 +276,21 @@ class UniversalDenoiser(nn.Module):
         """The residual stream at its start, (rows, width, n_embd)."""
         frequencies = math.pi * 2.0 ** torch.linspace(0, 8, SIGMA_FREQUENCIES, device=sigma.device)
         angles = sigma.to(frequencies)[..., None] * frequencies
-        waves = torch.cat((angles.sin(), angles.cos() - 1), dim=-1)  # zero at sigma 0: certain canvases need no embedding
-        x = self.token(tokens) + self.mode(causal.long()) + self.sigma(waves.to(self.sigma.weight.dtype))
+        waves = torch.cat(
+            (angles.sin(), angles.cos() - 1), dim=-1
+        )  # zero at sigma 0: certain canvases need no embedding
+        x = (
+            self.token(tokens)
+            + self.mode(causal.long())
+            + self.sigma(waves.to(self.sigma.weight.dtype))
+        )
         if self.from_start is not None:
             x = x + last_known(self.from_start, position)
         if self.from_end is not None:
             ends = last_known(self.from_end, from_end)
-            x = x + (ends if self.config.causal_length else torch.where(causal[..., None], 0.0, ends))
+            x = x + (
+                ends if self.config.causal_length else torch.where(causal[..., None], 0.0, ends)
+            )
         if self.previous is not None and previous is not None:
             x = x + self.previous(previous.to(x.dtype))
         if self.coupling is not None and noise is not None:
@@ -253,7 +300,9 @@ class UniversalDenoiser(nn.Module):
     def geometry(self, segment: Tensor, position: Tensor, causal: Tensor) -> Geometry:
         """Attention mask and rotary tables of a packed batch."""
         order = torch.arange(segment.size(1), device=segment.device)
-        visible = segment[:, :, None] == segment[:, None, :]  # padding sees padding, so that no softmax is empty
+        visible = (
+            segment[:, :, None] == segment[:, None, :]
+        )  # padding sees padding, so that no softmax is empty
         visible = visible & (~causal[:, :, None] | (order[:, None] >= order))
         return Geometry(visible[:, None], *self.rotations(position))
 
@@ -263,7 +312,9 @@ class UniversalDenoiser(nn.Module):
             return None, None
         return self.cos[position][:, None], self.sin[position][:, None]
 
-    def trunk(self, x: Tensor, geometry: Geometry, k_iter: int, cache: Cache | TreeCache | None = None) -> Tensor:
+    def trunk(
+        self, x: Tensor, geometry: Geometry, k_iter: int, cache: Cache | TreeCache | None = None
+    ) -> Tensor:
         """Apply the stack ``k_iter`` times to (rows, width, n_embd) and norm the result."""
         x = start = norm(x)
         for k in range(k_iter):
@@ -305,7 +356,13 @@ class UniversalDenoiser(nn.Module):
         """An empty cache for ``rows`` strings of up to ``width`` tokens (0: as many as the longest of the training)."""
         config = self.config
         applications = (k_iter or config.k_iter) * config.n_layer
-        shape = (applications, rows, config.n_head, width or config.block_size, config.n_embd // config.n_head)
+        shape = (
+            applications,
+            rows,
+            config.n_head,
+            width or config.block_size,
+            config.n_embd // config.n_head,
+        )
         keys = torch.zeros(shape, device=self.token.weight.device, dtype=self.token.weight.dtype)
         return Cache(keys, torch.zeros_like(keys))
 
@@ -346,7 +403,9 @@ class UniversalDenoiser(nn.Module):
         order = torch.arange(begin + n, device=tokens.device)
         now = order[begin:]
         visible = (order >= pads[:, None, None]) & (order <= now[:, None])  # (rows, n, begin + n)
-        visible = visible | (order == now[:, None])  # padding sees itself, so that no softmax is empty
+        visible = visible | (
+            order == now[:, None]
+        )  # padding sees itself, so that no softmax is empty
         position = (now - pads[:, None]).clamp(min=0)
         self._lengthen(begin + n)
         logits = self._read(tokens, position, torch.zeros_like(position), visible[:, None], cache)
@@ -363,7 +422,9 @@ class UniversalDenoiser(nn.Module):
         values, above = torch.zeros_like(keys), none.new_zeros(room)
         return TreeCache(keys, values, paths, above, none, none, none[:, None])
 
-    def tree_logits(self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache) -> Tensor:
+    def tree_logits(
+        self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache
+    ) -> Tensor:
         """Read new nodes of a tree in causal mode and score what follows each.
 
         Args:
@@ -397,20 +458,32 @@ class UniversalDenoiser(nn.Module):
             self.cos, self.sin = (table.to(self.cos) for table in tables)
 
     def _read(
-        self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        from_end: Tensor,
+        visible: Tensor | None,
+        cache: Cache | TreeCache,
     ) -> Tensor:
         """(rows, vocab) logits of what follows the last of some new tokens (rows, n), in causal mode."""
         x = self._trunk_of(tokens, position, from_end, visible, cache)
         return self.scores(x[:, -1]).float()
 
     def _trunk_of(
-        self, tokens: Tensor, position: Tensor, from_end: Tensor, visible: Tensor | None, cache: Cache | TreeCache
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        from_end: Tensor,
+        visible: Tensor | None,
+        cache: Cache | TreeCache,
     ) -> Tensor:
         """(rows, n, n_embd) what the trunk makes of new tokens (rows, n), in causal mode."""
         if self.config.head == "aligned":
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
         sigma = torch.zeros(tokens.shape, device=tokens.device)
-        x = self.embed(tokens, sigma, position, from_end, torch.ones_like(position, dtype=torch.bool))
+        x = self.embed(
+            tokens, sigma, position, from_end, torch.ones_like(position, dtype=torch.bool)
+        )
         k_iter = cache.keys.size(0) // self.config.n_layer
         return self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
 

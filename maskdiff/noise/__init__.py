@@ -9,7 +9,18 @@ One idea per file: ``canvases`` (the dataclasses), ``schedule`` (sigma), ``maski
 ``skeleton``, ``open_ended``, ``mixture``, ``coupling`` (the random numbers of a draw, as an input).
 """
 
-from maskdiff.noise.canvases import CAUSAL, IGNORE, MASKED, MODES, OPEN, REPAIR, SKELETON, Canvases, Strings, pad
+from maskdiff.noise.canvases import (
+    CAUSAL,
+    IGNORE,
+    MASKED,
+    MODES,
+    OPEN,
+    REPAIR,
+    SKELETON,
+    Canvases,
+    Strings,
+    pad,
+)
 from maskdiff.noise.coupling import exponentials, posterior_gumbel
 from maskdiff.noise.edits import mixed_corruption, on_canvas, repair_noise
 from maskdiff.noise.masking import causal_canvas, mask_exactly, mask_noise

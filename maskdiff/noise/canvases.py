@@ -93,15 +93,28 @@ class Canvases:
         """The same canvases, padded to ``width`` with ``padding``, the id of PAD."""
         more = width - self.tokens.shape[1]
         empty = {"tokens": padding, "targets": IGNORE, "weights": 0.0}
-        return replace(self, **{name: F.pad(getattr(self, name), (0, more), value=value) for name, value in empty.items()})
+        return replace(
+            self,
+            **{
+                name: F.pad(getattr(self, name), (0, more), value=value)
+                for name, value in empty.items()
+            },
+        )
 
     @staticmethod
     def cat(parts: Sequence[Canvases]) -> Canvases:
         """All canvases of ``parts``, which must have one width, in order."""
-        return Canvases(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Canvases)})
+        return Canvases(
+            **{
+                f.name: torch.cat([getattr(part, f.name) for part in parts])
+                for f in fields(Canvases)
+            }
+        )
 
 
-def pad(rows: Sequence[Sequence[int] | np.ndarray], vocabulary: Vocabulary, width: int = 0) -> Strings:
+def pad(
+    rows: Sequence[Sequence[int] | np.ndarray], vocabulary: Vocabulary, width: int = 0
+) -> Strings:
     """Frame rows of symbol ids with BOS and EOS and pad them to the longest, or to ``width`` if that is more.
 
     Args:
@@ -125,7 +138,13 @@ def pad(rows: Sequence[Sequence[int] | np.ndarray], vocabulary: Vocabulary, widt
 
 
 def make_canvases(
-    strings: Strings, tokens: Tensor, hidden: Tensor, weights: Tensor, sigma: Tensor, mode: int, targets: Tensor | None = None
+    strings: Strings,
+    tokens: Tensor,
+    hidden: Tensor,
+    weights: Tensor,
+    sigma: Tensor,
+    mode: int,
+    targets: Tensor | None = None,
 ) -> Canvases:
     """Canvases of one mode, with a loss on ``hidden`` (batch, width) only; ``weights`` broadcasts to (batch, width)."""
     clean = strings.tokens if targets is None else targets

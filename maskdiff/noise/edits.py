@@ -33,14 +33,24 @@ def edit_count(sigma: Tensor, editable: Tensor) -> Tensor:
 
 
 def draw_edits(
-    strings: Strings, sigma: Tensor, config: NoiseConfig, vocabulary: Vocabulary, generator: torch.Generator | None
+    strings: Strings,
+    sigma: Tensor,
+    config: NoiseConfig,
+    vocabulary: Vocabulary,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Choose the places and kinds of edits: (batch, width) int64 of KEEP..INSERT, and a random regular token everywhere.
 
     Raises:
         ConfigError: the shares of the operations are all zero.
     """
-    shares = [config.mask_share, config.replace_share, config.swap_share, config.delete_share, config.insert_share]
+    shares = [
+        config.mask_share,
+        config.replace_share,
+        config.swap_share,
+        config.delete_share,
+        config.insert_share,
+    ]
     cumulative = torch.tensor(shares, dtype=torch.float64).cumsum(0)
     if cumulative[-1] <= 0.0:
         raise ConfigError("the shares of the mixed corruption are all 0: give at least one of mask_share, replace_share, "
@@ -49,7 +59,9 @@ def draw_edits(
     for special in vocabulary.specials:
         editable &= strings.tokens != special
     edited = choose_exactly(editable, edit_count(sigma, editable.sum(1)), generator)
-    draw = torch.rand(strings.tokens.shape, generator=generator, dtype=torch.float64) * cumulative[-1]
+    draw = (
+        torch.rand(strings.tokens.shape, generator=generator, dtype=torch.float64) * cumulative[-1]
+    )
     kind = torch.bucketize(draw, cumulative, right=True).clamp_(max=4) + 1
     alphabet = torch.tensor(vocabulary.inner_ids)
     fresh = alphabet[torch.randint(len(alphabet), strings.tokens.shape, generator=generator)]
@@ -96,7 +108,9 @@ def apply_edits(strings: Strings, edits: Tensor, fresh: Tensor, vocabulary: Voca
     """
     batch, width = edits.shape
     at = torch.arange(width).expand(batch, width)
-    own = torch.where(edits == MASK, vocabulary.mask, torch.where(edits == REPLACE, fresh, strings.tokens))
+    own = torch.where(
+        edits == MASK, vocabulary.mask, torch.where(edits == REPLACE, fresh, strings.tokens)
+    )
     head = torch.where(edits == INSERT, fresh, own)  # what a swap from the left would meet
     closed = torch.zeros_like(edits, dtype=torch.bool)
     for special in vocabulary.specials:
@@ -107,13 +121,19 @@ def apply_edits(strings: Strings, edits: Tensor, fresh: Tensor, vocabulary: Voca
     edits = torch.where(blocked, KEEP, edits)
 
     solid = (edits != SWAP) & (edits != DELETE)
-    before = torch.where(solid, at, -1).cummax(1).values.roll(1, 1)  # the solid position to the left
+    before = (
+        torch.where(solid, at, -1).cummax(1).values.roll(1, 1)
+    )  # the solid position to the left
     before[:, 0] = -1
-    swaps = torch.nn.functional.pad(edits == SWAP, (1, 0))  # (batch, 1 + width), so that "after -1" can be asked
+    swaps = torch.nn.functional.pad(
+        edits == SWAP, (1, 0)
+    )  # (batch, 1 + width), so that "after -1" can be asked
     leftmost = _following(swaps).gather(1, before + 1) - 1  # first swap after it
     moved = (solid & (leftmost < at) & (leftmost >= 0)).nonzero()  # (moves, 2)
 
-    keep = torch.stack((edits == INSERT, strings.valid() & (edits != DELETE)), dim=2).flatten(1)  # (batch, 2 width)
+    keep = torch.stack((edits == INSERT, strings.valid() & (edits != DELETE)), dim=2).flatten(
+        1
+    )  # (batch, 2 width)
     line = torch.stack((fresh, own), dim=2).flatten(1)
     row, column = moved[:, 0], moved[:, 1]
     source, target = 2 * column + (edits[row, column] != INSERT), 2 * leftmost[row, column]
@@ -175,7 +195,9 @@ def on_canvas(corrupted: Strings, strings: Strings, vocabulary: Vocabulary) -> T
     shown = torch.full((batch, width), vocabulary.mask)
     shared = min(width, corrupted.tokens.shape[1])
     at = torch.arange(shared)
-    shown[:, :shared] = torch.where(at < corrupted.length[:, None] - 1, corrupted.tokens[:, :shared], vocabulary.mask)
+    shown[:, :shared] = torch.where(
+        at < corrupted.length[:, None] - 1, corrupted.tokens[:, :shared], vocabulary.mask
+    )
     return torch.where(strings.inner(), shown, strings.tokens)
 
 

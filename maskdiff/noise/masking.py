@@ -32,7 +32,9 @@ def choose_exactly(allowed: Tensor, count: Tensor, generator: torch.Generator | 
     Returns:
         (batch, width) bool.
     """
-    keys = torch.rand(allowed.shape, generator=generator, dtype=torch.float64).masked_fill_(~allowed, 2.0)
+    keys = torch.rand(allowed.shape, generator=generator, dtype=torch.float64).masked_fill_(
+        ~allowed, 2.0
+    )
     first = torch.arange(allowed.shape[1]) < count[:, None]  # (batch, width), by rank
     order = torch.from_numpy(keys.numpy().argsort(axis=1))  # four times as fast as torch's on a CPU
     return torch.zeros_like(allowed).scatter_(1, order, first)
@@ -59,7 +61,11 @@ def draw_prefix(inner: Tensor, config: NoiseConfig, generator: torch.Generator |
     if config.ar_prefix_len:
         prefix = torch.minimum(inner - 1, torch.tensor(config.ar_prefix_len))
     else:
-        prefix = (torch.rand(len(inner), generator=generator, dtype=torch.float64) * inner).long().minimum(inner - 1)
+        prefix = (
+            (torch.rand(len(inner), generator=generator, dtype=torch.float64) * inner)
+            .long()
+            .minimum(inner - 1)
+        )
     return torch.where(chosen, prefix, -1)
 
 
@@ -94,10 +100,14 @@ def mask_noise(
         weight = torch.where(kept, 1.0, weight)
         sigma = torch.where(kept, 1.0 - prefix / inner, sigma)
     tokens = strings.tokens.masked_fill(hidden, vocabulary.mask)
-    return make_canvases(strings, tokens, hidden, weight[:, None], model_sigma(sigma, config), MASKED)
+    return make_canvases(
+        strings, tokens, hidden, weight[:, None], model_sigma(sigma, config), MASKED
+    )
 
 
-def causal_canvas(strings: Strings, cut_rows: float = 0.0, generator: torch.Generator | None = None) -> Canvases:
+def causal_canvas(
+    strings: Strings, cut_rows: float = 0.0, generator: torch.Generator | None = None
+) -> Canvases:
     """Next-token prediction: all is shown, and every token after BOS is a target of weight 1.
 
     EOS is one, but in a share ``cut_rows`` of the strings: as if their rows had been truncated before it.
@@ -107,4 +117,6 @@ def causal_canvas(strings: Strings, cut_rows: float = 0.0, generator: torch.Gene
     if cut_rows:
         cut = torch.rand(len(strings), generator=generator) < cut_rows
         predicted &= strings.inner() | ~cut[:, None]
-    return make_canvases(strings, strings.tokens, predicted, torch.ones(1, 1), torch.zeros(len(strings)), CAUSAL)
+    return make_canvases(
+        strings, strings.tokens, predicted, torch.ones(1, 1), torch.zeros(len(strings)), CAUSAL
+    )

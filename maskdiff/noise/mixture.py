@@ -68,7 +68,9 @@ def mixture(
     n = len(strings)
     shares = causal_share, repair_share, skeleton_share, open_share
     causal, repair, skeleton, opened, masked = split_counts(n, shares, generator)
-    order = torch.randperm(n, generator=generator)  # a batch sorted by length must not tie length to mode
+    order = torch.randperm(
+        n, generator=generator
+    )  # a batch sorted by length must not tie length to mode
     rows = order.split([masked, causal, repair, skeleton, opened])
     to_mask, to_read, to_repair, to_skeleton, to_open = (strings[part] for part in rows)
     parts = []

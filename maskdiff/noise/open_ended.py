@@ -44,8 +44,12 @@ def open_noise(
     filled = strings.tokens.masked_fill(~strings.valid(), vocabulary.eos)
     tail = torch.full((n, run_on), vocabulary.eos, dtype=filled.dtype, device=device)
     clean = torch.cat((filled, tail), dim=1)  # (batch, width + run_on)
-    longest = (strings.length - 1 + RUN_ON).clamp(max=clean.shape[1] - 1)  # tokens behind BOS, whatever else is in the batch
-    end = 1 + (torch.rand(n, generator=generator) * longest.float()).long().minimum(longest - 1)  # position of the last token
+    longest = (strings.length - 1 + RUN_ON).clamp(
+        max=clean.shape[1] - 1
+    )  # tokens behind BOS, whatever else is in the batch
+    end = 1 + (torch.rand(n, generator=generator) * longest.float()).long().minimum(
+        longest - 1
+    )  # position of the last token
     block = _log_uniform(end, generator)
     at = torch.arange(clean.shape[1], device=device)
     within = (at > (end - block)[:, None]) & (at <= end[:, None])

@@ -33,7 +33,9 @@ def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator | None) -
     plain = low + (high - low) * (quantile - bias) / max(1.0 - bias, 1e-9)
     if bias == 0.0:
         return plain.float()
-    return torch.where(quantile < bias, HIGH_NOISE + (high - HIGH_NOISE) * quantile / bias, plain).float()
+    return torch.where(
+        quantile < bias, HIGH_NOISE + (high - HIGH_NOISE) * quantile / bias, plain
+    ).float()
 
 
 def model_sigma(sigma: Tensor, config: NoiseConfig) -> Tensor:

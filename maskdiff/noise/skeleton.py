@@ -33,7 +33,11 @@ def is_digit(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def skeleton_noise(
-    strings: Strings, config: NoiseConfig, vocabulary: Vocabulary, generator: torch.Generator | None, loss_weight: str = "elbo"
+    strings: Strings,
+    config: NoiseConfig,
+    vocabulary: Vocabulary,
+    generator: torch.Generator | None,
+    loss_weight: str = "elbo",
 ) -> Canvases:
     """Half of the canvases ask for a skeleton, half ask to fill one; which half a string falls in is random.
 
@@ -45,7 +49,9 @@ def skeleton_noise(
         ConfigError: the vocabulary has no <DIGIT>.
     """
     if vocabulary.digit is None:
-        raise ConfigError("skeleton_share is above 0 but the vocabulary has no <DIGIT>: set skeleton_share to 0")
+        raise ConfigError(
+            "skeleton_share is above 0 but the vocabulary has no <DIGIT>: set skeleton_share to 0"
+        )
     n = len(strings)
     digit = is_digit(strings.tokens, vocabulary)  # (batch, width)
     skeleton = strings.tokens.masked_fill(digit, vocabulary.digit)
@@ -55,8 +61,12 @@ def skeleton_noise(
 
     count = torch.where(fills, mask_count(sigma, digits), mask_count(sigma, inner))
     holes = choose_exactly(torch.where(fills[:, None], digit, strings.inner()), count, generator)
-    rate = (torch.rand(n, generator=generator) - 0.5).clamp(min=0.0) * 2.0 * STRUCTURE_MASKED * fills
-    loose = strings.inner() & ~digit & (torch.rand(digit.shape, generator=generator) < rate[:, None])
+    rate = (
+        (torch.rand(n, generator=generator) - 0.5).clamp(min=0.0) * 2.0 * STRUCTURE_MASKED * fills
+    )
+    loose = (
+        strings.inner() & ~digit & (torch.rand(digit.shape, generator=generator) < rate[:, None])
+    )
 
     hidden = holes | loose
     shown = torch.where(fills[:, None] & digit, vocabulary.digit, vocabulary.mask)
@@ -65,4 +75,6 @@ def skeleton_noise(
     weight = total / count.clamp(min=1) if loss_weight == "elbo" else torch.ones(n)
     weights = torch.where(loose, 1.0, weight[:, None])
     tokens = torch.where(hidden, shown, clean)
-    return make_canvases(strings, tokens, hidden, weights, model_sigma(sigma, config), SKELETON, targets=clean)
+    return make_canvases(
+        strings, tokens, hidden, weights, model_sigma(sigma, config), SKELETON, targets=clean
+    )

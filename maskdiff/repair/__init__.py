@@ -17,4 +17,12 @@ from __future__ import annotations
 from maskdiff.repair.beam import Repaired, candidate_lengths, repair_channel
 from maskdiff.repair.channel import Channel, Evidence, channel_log_probs, rest_costs
 
-__all__ = ["Channel", "Evidence", "Repaired", "candidate_lengths", "channel_log_probs", "repair_channel", "rest_costs"]
+__all__ = [
+    "Channel",
+    "Evidence",
+    "Repaired",
+    "candidate_lengths",
+    "channel_log_probs",
+    "repair_channel",
+    "rest_costs",
+]

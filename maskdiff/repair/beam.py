@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.models.denoiser import Denoiser
 
-NATS_PER_SYMBOL = 0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
+NATS_PER_SYMBOL = (
+    0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
+)
 MARGIN = 10.0  # a hypothesis so many nats below the best of its string is given up
 CHUNK = 4  # strings repaired at a time
 
@@ -72,7 +74,9 @@ class _Jobs:
         return _Jobs(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def candidate_lengths(size: int, slack: int, log_prob: Callable[[int], float], low: int, high: int) -> list[int]:
+def candidate_lengths(
+    size: int, slack: int, log_prob: Callable[[int], float], low: int, high: int
+) -> list[int]:
     """Lengths n to try for a damaged string of `size` symbols: within `slack`, or the nearest that the language has."""
     possible = [n for n in range(low, high + 1) if log_prob(n) > -float("inf")]
     near = [n for n in possible if abs(n - size) <= slack]
@@ -110,13 +114,18 @@ def repair_channel(
             kept = None if certain is None else [certain[i] for i in chunk]
             seen = Evidence.of(channel, [damaged[i] for i in chunk], denoiser.vocabulary, kept)
             jobs = _make_jobs(seen, pairs, length_log_prob, channel)
-            for i, found in zip(chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch, constraint)):
+            for i, found in zip(
+                chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch, constraint)
+            ):
                 results[i] = _best(found, top)
     return results
 
 
 def _make_jobs(
-    seen: Evidence, pairs: Sequence[tuple[int, int]], length_log_prob: Callable[[int], float], channel: Channel
+    seen: Evidence,
+    pairs: Sequence[tuple[int, int]],
+    length_log_prob: Callable[[int], float],
+    channel: Channel,
 ) -> _Jobs:
     string, length = torch.tensor(pairs).T
     return _Jobs(
@@ -139,7 +148,9 @@ def _search(
 ) -> list[list[Repaired]]:
     """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; all of each string."""
     vocabulary = denoiser.vocabulary
-    device = getattr(denoiser, "device", torch.device("cpu"))  # the search itself is done in float64 on the CPU
+    device = getattr(
+        denoiser, "device", torch.device("cpu")
+    )  # the search itself is done in float64 on the CPU
     symbols = torch.tensor(vocabulary.inner_ids)
     final: list[list[Repaired]] = [[] for _ in range(strings)]
     state = _start(jobs, channel)
@@ -148,10 +159,14 @@ def _search(
     mask = None if constraint is None else constraint.mask(*_blank(jobs.length, vocabulary))
     emitted = 0
     while len(jobs.length):
-        log_p = logits.cpu().double()[:, symbols].log_softmax(-1)  # (stream rows, symbols); specials are not in strings
+        log_p = (
+            logits.cpu().double()[:, symbols].log_softmax(-1)
+        )  # (stream rows, symbols); specials are not in strings
         if mask is not None:
             log_p = log_p.masked_fill(~mask.allowed()[:, symbols], -torch.inf)
-        log_p = torch.where((state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf)
+        log_p = torch.where(
+            (state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf
+        )
         state = _grow(state, jobs, channel, log_p, emitted, width, strings)
         emitted += 1
         if watch is not None:
@@ -160,7 +175,10 @@ def _search(
         done = jobs.length == emitted
         _settle(final, state, jobs, channel, symbols, done, emitted)
         going = (~done).nonzero().squeeze(1)
-        jobs, state = jobs[going], _Beam(**{name: value[going] for name, value in vars(state).items()})
+        jobs, state = (
+            jobs[going],
+            _Beam(**{name: value[going] for name, value in vars(state).items()}),
+        )
         alive = state.log_prior > -torch.inf
         if not alive.any():
             break
@@ -195,9 +213,19 @@ def _start(jobs: _Jobs, channel: Channel) -> _Beam:
     )
 
 
-def _grow(state: _Beam, jobs: _Jobs, channel: Channel, log_p: Tensor, emitted: int, width: int, strings: int) -> _Beam:
+def _grow(
+    state: _Beam,
+    jobs: _Jobs,
+    channel: Channel,
+    log_p: Tensor,
+    emitted: int,
+    width: int,
+    strings: int,
+) -> _Beam:
     """Append the best symbols: the `width` most promising of all (prefix, symbol) of each job, hopeless ones dropped."""
-    rank = _promise(state, jobs, channel, emitted) + (state.log_prior + state.scale)[..., None] + log_p
+    rank = (
+        _promise(state, jobs, channel, emitted) + (state.log_prior + state.scale)[..., None] + log_p
+    )
     count = min(width, rank.shape[1] * rank.shape[2])
     top, index = rank.flatten(1).topk(count)  # (jobs, count)
     parent, symbol = index // rank.shape[2], index % rank.shape[2]
@@ -207,9 +235,13 @@ def _grow(state: _Beam, jobs: _Jobs, channel: Channel, log_p: Tensor, emitted: i
     leader = leader.scatter_reduce(0, jobs.string, top.amax(1), "amax")[jobs.string]
     alive = (top > -torch.inf) & (top >= leader[:, None] - MARGIN)
 
-    alpha, beta = (_pick(table, parent) for table in (state.alpha, state.beta))  # (jobs, count, levels, width + 1)
+    alpha, beta = (
+        _pick(table, parent) for table in (state.alpha, state.beta)
+    )  # (jobs, count, levels, width + 1)
     rows = torch.arange(len(symbol))[:, None]
-    emission = F.pad(jobs.seen.emission[rows, :, symbol], (0, 1))  # (jobs, count, levels, width + 1); nothing beyond y
+    emission = F.pad(
+        jobs.seen.emission[rows, :, symbol], (0, 1)
+    )  # (jobs, count, levels, width + 1); nothing beyond y
     crossing = jobs.seen.crossing[rows, symbol][:, :, None]
     after, middle = advance(channel, jobs.seen.insertion, alpha, beta, emission, crossing)
     peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
@@ -236,9 +268,14 @@ def _promise(state: _Beam, jobs: _Jobs, channel: Channel, emitted: int) -> Tenso
     """
     left = (jobs.length - emitted - 1).clamp(min=0)  # symbols of x still to come after this one
     rows = torch.arange(len(left))
-    after, later = jobs.rest[rows, :, left], jobs.rest[rows, :, (left - 1).clamp(min=0)]  # (jobs, levels, width + 1)
+    after, later = (
+        jobs.rest[rows, :, left],
+        jobs.rest[rows, :, (left - 1).clamp(min=0)],
+    )  # (jobs, levels, width + 1)
     best = jobs.seen.emission.amax(2).log()
-    swapped = F.pad(best[..., :-1] + later[..., 2:], (0, 2), value=-torch.inf)  # the second half of a swap, then the rest
+    swapped = F.pad(
+        best[..., :-1] + later[..., 2:], (0, 2), value=-torch.inf
+    )  # the second half of a swap, then the rest
     swapped = torch.where((left > 0)[:, None, None], swapped, -torch.inf)
     peak = torch.maximum(after.amax((-2, -1)), swapped.amax((-2, -1)))[:, None, None]
     after, swapped = (after - peak).exp(), (swapped - peak).exp()
@@ -248,25 +285,37 @@ def _promise(state: _Beam, jobs: _Jobs, channel: Channel, emitted: int) -> Tenso
     step = step + (channel.delete[:, None] * after)[:, :, None]
     step = step + (channel.swap[:, None] * swapped)[:, :, None] * jobs.seen.crossing[:, None]
     finish = emission * F.pad(after[..., 2:], (0, 2))[:, :, None]
-    total = torch.einsum("rblj,rlvj->rbv", state.alpha, step) + torch.einsum("rblj,rlvj->rbv", state.beta, finish)
+    total = torch.einsum("rblj,rlvj->rbv", state.alpha, step) + torch.einsum(
+        "rblj,rlvj->rbv", state.beta, finish
+    )
     return total.log() + peak
 
 
 def _settle(
-    final: list[list[Repaired]], state: _Beam, jobs: _Jobs, channel: Channel, symbols: Tensor, done: Tensor, emitted: int
+    final: list[list[Repaired]],
+    state: _Beam,
+    jobs: _Jobs,
+    channel: Channel,
+    symbols: Tensor,
+    done: Tensor,
+    emitted: int,
 ) -> None:
     """Note the final hypotheses of the jobs that have reached their length: all of y has to be explained."""
     rows = done.nonzero().squeeze(1)
     if not len(rows):
         return
     end = jobs.seen.size[rows][:, None, None, None].expand(-1, *state.alpha.shape[1:3], 1)
-    log_channel = state.alpha[rows].gather(-1, end).sum((-2, -1)).log() + state.scale[rows]  # (rows, beam)
+    log_channel = (
+        state.alpha[rows].gather(-1, end).sum((-2, -1)).log() + state.scale[rows]
+    )  # (rows, beam)
     log_prior = state.log_prior[rows]
     for r, row in enumerate(rows.tolist()):
         for b in (log_prior[r] + log_channel[r] > -torch.inf).nonzero().flatten().tolist():
             tokens = symbols[state.prefix[row, b]].tolist()
             scores = float(log_prior[r, b]), float(jobs.log_length[row]), float(log_channel[r, b])
-            final[int(jobs.string[row])].append(Repaired(tokens, *scores, posterior=1.0, evaluations=emitted))
+            final[int(jobs.string[row])].append(
+                Repaired(tokens, *scores, posterior=1.0, evaluations=emitted)
+            )
 
 
 def _best(found: Sequence[Repaired], top: int | None) -> list[Repaired]:

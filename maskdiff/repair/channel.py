@@ -45,7 +45,9 @@ class Channel:
     def of(cls, noise: NoiseConfig, sigmas: Sequence[float], symbols: int) -> Channel:
         """The mixed corruption over an alphabet of `symbols`, with the shares of `noise`, at equally likely levels `sigmas`."""
         sigma = torch.tensor(list(sigmas), dtype=torch.float64).clamp(FLOOR, 1 - FLOOR)
-        rate = {name: (sigma * getattr(noise, f"{name}_share")).clamp(min=FLOOR) for name in OPERATIONS}
+        rate = {
+            name: (sigma * getattr(noise, f"{name}_share")).clamp(min=FLOOR) for name in OPERATIONS
+        }
         return cls(
             weight=torch.full_like(sigma, 1 / len(sigma)),
             keep=1 - sigma,
@@ -60,7 +62,9 @@ class Channel:
     def blanks(cls) -> Channel:
         """Every symbol that is visible is right and masks hide one symbol each: filling blanks."""
         one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        return cls(weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero)
+        return cls(
+            weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero
+        )
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,23 @@ class Evidence:
     ) -> Evidence:
         """The evidence of strings of token ids, MASK allowed; `certain` are the positions of each that nothing has changed."""
         width = max(1, *(len(row) for row in damaged))
-        ys = torch.tensor([[*row, *[vocabulary.pad] * (width - len(row))] for row in damaged]).view(-1, 1, width)
-        sure = torch.tensor([[j in kept for j in range(width)] for kept in certain or [()] * len(damaged)]).view(-1, 1, width)
+        ys = torch.tensor([[*row, *[vocabulary.pad] * (width - len(row))] for row in damaged]).view(
+            -1, 1, width
+        )
+        sure = torch.tensor(
+            [[j in kept for j in range(width)] for kept in certain or [()] * len(damaged)]
+        ).view(-1, 1, width)
         symbols = torch.tensor(vocabulary.inner_ids)[:, None]
-        same, hidden = ys == symbols, ys == vocabulary.mask  # (rows, symbols, width), (rows, 1, width)
+        same, hidden = (
+            ys == symbols,
+            ys == vocabulary.mask,
+        )  # (rows, symbols, width), (rows, 1, width)
         level = (slice(None), None, None)
         visible = channel.replace[level] + channel.keep[level] * same[:, None]
-        emission = torch.where(hidden[:, None], channel.mask[level], visible) * (ys != vocabulary.pad)[:, None]
+        emission = (
+            torch.where(hidden[:, None], channel.mask[level], visible)
+            * (ys != vocabulary.pad)[:, None]
+        )
         emission = emission * ~(sure & ~same & ~hidden)[:, None]
         settled = sure[..., :-1] & sure[..., 1:]  # two certain symbols have not changed places
         spurious = channel.spurious[:, None] * ~sure  # (rows, levels, width)
@@ -105,9 +119,14 @@ class Evidence:
 
 def _insertions(spurious: Tensor) -> Tensor:
     """(rows, levels, width + 1, width + 1): the product of spurious[k:j], (rows, levels, width) each; 0 where j < k."""
-    total, never = (F.pad(values.cumsum(-1), (1, 0)) for values in (spurious.clamp(min=1e-300).log(), (spurious == 0).double()))
+    total, never = (
+        F.pad(values.cumsum(-1), (1, 0))
+        for values in (spurious.clamp(min=1e-300).log(), (spurious == 0).double())
+    )
     position = torch.arange(total.shape[-1])
-    possible = (position[None, :] >= position[:, None]) & (never[..., None, :] == never[..., :, None])
+    possible = (position[None, :] >= position[:, None]) & (
+        never[..., None, :] == never[..., :, None]
+    )
     return torch.where(possible, total[..., None, :] - total[..., :, None], -torch.inf).exp()
 
 
@@ -118,7 +137,12 @@ def start(channel: Channel, insertion: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def advance(
-    channel: Channel, insertion: Tensor, alpha: Tensor, beta: Tensor, emission: Tensor, crossing: Tensor
+    channel: Channel,
+    insertion: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    emission: Tensor,
+    crossing: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """alpha and beta, (rows, beam, levels, width + 1), after one more symbol of x.
 
@@ -129,7 +153,9 @@ def advance(
     after = channel.delete[:, None] * alpha
     after[..., 1:] += (alpha * emission)[..., :-1]
     after[..., 2:] += (beta * emission)[..., :-2]
-    return torch.einsum("rblk,rlkj->rblj", after, insertion), channel.swap[:, None] * alpha * crossing
+    return torch.einsum("rblk,rlkj->rblj", after, insertion), channel.swap[
+        :, None
+    ] * alpha * crossing
 
 
 @torch.no_grad()
@@ -149,7 +175,9 @@ def channel_log_probs(
     place = {token: i for i, token in enumerate(vocabulary.inner_ids)}
     lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
     longest = int(lengths.max()) if len(texts) else 0
-    symbols = torch.tensor([[*(place[token] for token in text), *[0] * (longest - len(text))] for text in texts])
+    symbols = torch.tensor(
+        [[*(place[token] for token in text), *[0] * (longest - len(text))] for text in texts]
+    )
     emission = F.pad(evidence.emission[0], (0, 1)).transpose(0, 1)  # (symbols, levels, width + 1)
     alpha, beta = (x.expand(-1, len(texts), -1, -1) for x in start(channel, evidence.insertion))
     scale = torch.zeros(len(texts), dtype=torch.float64)
@@ -158,10 +186,19 @@ def channel_log_probs(
     for i in range(longest):
         symbol = symbols[:, i]
         alpha, beta = advance(
-            channel, evidence.insertion, alpha, beta, emission[symbol][None], evidence.crossing[:, symbol, None]
+            channel,
+            evidence.insertion,
+            alpha,
+            beta,
+            emission[symbol][None],
+            evidence.crossing[:, symbol, None],
         )
         peak = torch.maximum(alpha.amax((-2, -1)), beta.amax((-2, -1))).clamp(min=1e-300)
-        alpha, beta, scale = alpha / peak[..., None, None], beta / peak[..., None, None], scale + peak[0].log()
+        alpha, beta, scale = (
+            alpha / peak[..., None, None],
+            beta / peak[..., None, None],
+            scale + peak[0].log(),
+        )
         found = torch.where(lengths == i + 1, alpha[0, :, :, end].sum(-1).log() + scale, found)
     return found
 
@@ -182,7 +219,9 @@ def rest_costs(evidence: Evidence, longest: int, channel: Channel) -> Tensor:
     def close(values: Tensor) -> Tensor:
         return (values + drop).flip(-1).cummax(-1).values.flip(-1) - drop
 
-    end = torch.where(torch.arange(width + 1) == evidence.size[:, None], 0.0, -torch.inf).to(torch.float64)[:, None, :]
+    end = torch.where(torch.arange(width + 1) == evidence.size[:, None], 0.0, -torch.inf).to(
+        torch.float64
+    )[:, None, :]
     table = [close(end.expand(rows, levels, width + 1))]
     copy, lost = best.log(), channel.delete.log()[:, None]
     for _ in range(longest):

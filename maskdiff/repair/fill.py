@@ -51,7 +51,9 @@ class Puzzle:
     def fits(self, text: str) -> bool:
         """Whether `text` is a filling of the template."""
         blank = self.vocabulary.blank
-        return len(text) == len(self.template) and all(a in (blank, b) for a, b in zip(self.template, text, strict=True))
+        return len(text) == len(self.template) and all(
+            a in (blank, b) for a, b in zip(self.template, text, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,12 @@ class Guide:
     """
 
     def __init__(self, log_probs: Tensor) -> None:
-        self.log_probs = log_probs.double().cpu().nan_to_num(nan=UNLIKELY, neginf=UNLIKELY, posinf=0.0).clamp(UNLIKELY, 0.0)
+        self.log_probs = (
+            log_probs.double()
+            .cpu()
+            .nan_to_num(nan=UNLIKELY, neginf=UNLIKELY, posinf=0.0)
+            .clamp(UNLIKELY, 0.0)
+        )
 
     def next(self, begun: Sequence[str]) -> Tensor:
         """(rows, vocab) log-probabilities of what follows beginnings of one length."""
@@ -164,7 +171,9 @@ class _Search:
     guide: Guide
     bound: int
     deadline: Deadline = NEVER
-    open: list[tuple[float, int, _Chunk]] = field(default_factory=list)  # a heap, the likeliest first
+    open: list[tuple[float, int, _Chunk]] = field(
+        default_factory=list
+    )  # a heap, the likeliest first
     found: list[str] = field(default_factory=list)
     candidates: int = 0
     looked: int = 0
@@ -175,7 +184,10 @@ class _Search:
         template, vocabulary = self.puzzle.template, self.puzzle.vocabulary
         blank = torch.tensor([symbol == vocabulary.blank for symbol in template])
         costs = torch.where(blank, self.guide.expected(), 0.0)
-        self.rest = [*costs.flip(0).cumsum(0).flip(0).tolist(), 0.0]  # what all blanks from a position on will cost
+        self.rest = [
+            *costs.flip(0).cumsum(0).flip(0).tolist(),
+            0.0,
+        ]  # what all blanks from a position on will cost
         self.number = itertools.count()
         self.kept: deque[_Origin] = deque()
         self.room = KEPT
@@ -197,7 +209,9 @@ class _Search:
         self.cut = self.cut or len(begun) < len(chunk.begun)
         self.looked += len(begun)
         waiting = self._undecided(begun)
-        places = torch.tensor([i for i, text in enumerate(waiting) if text is not None], dtype=torch.int64)
+        places = torch.tensor(
+            [i for i, text in enumerate(waiting) if text is not None], dtype=torch.int64
+        )
         texts = [text for text in waiting if text is not None]
         if texts:
             written = len(begun[0]) - 1
@@ -257,7 +271,10 @@ class _Search:
             pairs = zip(row[part].tolist(), token[part].tolist(), strict=True)
             begun = [texts[i] + symbols[k] for i, k in pairs]
             hope = float(scores[part[0]]) + self.rest[position + 1]
-            heapq.heappush(self.open, (-hope, next(self.number), _Chunk(begun, scores[part], row[part], origin)))
+            heapq.heappush(
+                self.open,
+                (-hope, next(self.number), _Chunk(begun, scores[part], row[part], origin)),
+            )
             origin.families += 1
         self.kept.append(origin)
         self.room -= origin.cost

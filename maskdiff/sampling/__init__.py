@@ -25,7 +25,15 @@ from maskdiff.sampling.compose import (
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.presets import PRESETS, describe, make_sampler
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
-from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
+from maskdiff.sampling.schedule import (
+    Ancestral,
+    Cosine,
+    EntropyBound,
+    Everything,
+    Information,
+    Linear,
+    Threshold,
+)
 from maskdiff.sampling.stage import Chain, Sampler, Stage
 from maskdiff.sampling.trace import Trace
 from maskdiff.sampling.unmask import Unmask

@@ -43,7 +43,9 @@ class Autoregressive(Stage):
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Run the causal mode over the canvas."""
         if self.constraint is not None:
-            self.constraint.check(canvas.tokens, is_blank(canvas.tokens, denoiser.vocabulary), canvas.length)
+            self.constraint.check(
+                canvas.tokens, is_blank(canvas.tokens, denoiser.vocabulary), canvas.length
+            )
         if canvas.trace is not None or len(canvas) <= CHUNK:
             return Sample(self._decode(denoiser, canvas))
         for rows in torch.split(canvas.length.argsort(stable=True), CHUNK):
@@ -62,9 +64,17 @@ class Autoregressive(Stage):
             return canvas
         stream = causal_stream(denoiser, canvas.length)
         blank = is_blank(canvas.tokens, vocabulary)
-        mask = None if self.constraint is None else self.constraint.mask(canvas.tokens, blank, canvas.length)
+        mask = (
+            None
+            if self.constraint is None
+            else self.constraint.mask(canvas.tokens, blank, canvas.length)
+        )
         nothing, countable = torch.zeros_like(blank), self.controls.countable(canvas)
-        said = TokenHistory(canvas.tokens, nothing, nothing, len(vocabulary)) if self.controls.penalise else None
+        said = (
+            TokenHistory(canvas.tokens, nothing, nothing, len(vocabulary))
+            if self.controls.penalise
+            else None
+        )
         if said is not None:
             said.write(canvas.tokens[:, 0], nothing[:, 0], nothing[:, 0])
         for position in range(1, int(needed[-1]) + 1):
@@ -72,15 +82,28 @@ class Autoregressive(Stage):
             here, now = drawn[:, position], canvas.tokens[:, position]
             allowed = allowed_symbols(now, vocabulary)
             allowed = allowed if mask is None else allowed & mask.allowed()
-            log_probs = log_distribution(logits if said is None else self.controls.shape(logits, said, allowed), allowed)
+            log_probs = log_distribution(
+                logits if said is None else self.controls.shape(logits, said, allowed), allowed
+            )
             visits = canvas.visits[:, position : position + 1]
-            noise = token_noise(canvas.keys, visits, 0, positions[position : position + 1], len(vocabulary))[:, 0]
-            token = torch.where(here, draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut), now)
-            tokens = torch.cat((canvas.tokens[:, :position], token[:, None], canvas.tokens[:, position + 1 :]), dim=1)
+            noise = token_noise(
+                canvas.keys, visits, 0, positions[position : position + 1], len(vocabulary)
+            )[:, 0]
+            token = torch.where(
+                here, draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut), now
+            )
+            tokens = torch.cat(
+                (canvas.tokens[:, :position], token[:, None], canvas.tokens[:, position + 1 :]),
+                dim=1,
+            )
             if mask is not None:
                 mask.write(token)
             if said is not None:
-                said.write(token, countable[:, position] & (token != vocabulary.mask), ~canvas.known[:, position])
+                said.write(
+                    token,
+                    countable[:, position] & (token != vocabulary.mask),
+                    ~canvas.known[:, position],
+                )
             canvas = replace(canvas, tokens=tokens, spent=canvas.spent + here)
             canvas.recorded()
         return canvas

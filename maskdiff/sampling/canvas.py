@@ -35,7 +35,9 @@ class Canvas:
     tokens: Tensor  # (batch, width) int64: BOS, symbols or MASK, EOS, then PAD
     known: Tensor  # (batch, width) bool: never changes; BOS, EOS and PAD are known
     length: Tensor  # (batch,) int64, BOS and EOS counted
-    suspect: Tensor  # (batch,) float32: noise level of the visible tokens, 0 where they are all right
+    suspect: (
+        Tensor  # (batch,) float32: noise level of the visible tokens, 0 where they are all right
+    )
     keys: Tensor  # (batch,) int64: the string's random key
     spent: Tensor  # (batch,) int64: evaluations that this string needed so far
     visits: Tensor  # (batch, width) int64: how often the position was hidden again, which refreshes its noise
@@ -56,7 +58,9 @@ class Canvas:
             raise CanvasError("a canvas needs at least one string, 0 were given")
         for index, row in enumerate(rows):
             if not row:
-                raise CanvasError(f"string {index} of the canvas is empty; give at least one symbol or blank")
+                raise CanvasError(
+                    f"string {index} of the canvas is empty; give at least one symbol or blank"
+                )
         width = max(map(len, rows)) + 2
         table, sure = [], []
         for row, mark in zip(rows, known, strict=True):
@@ -85,9 +89,13 @@ class Canvas:
         """Nothing known: one string of each length (symbols, without BOS and EOS)."""
         for length in lengths:
             if length < 1:
-                raise CanvasError(f"length {length} is impossible: a string has at least one symbol")
+                raise CanvasError(
+                    f"length {length} is impossible: a string has at least one symbol"
+                )
         rows = [[vocabulary.mask] * int(n) for n in lengths]
-        return cls.of(rows, [[False] * len(row) for row in rows], vocabulary, generator, device=device)
+        return cls.of(
+            rows, [[False] * len(row) for row in rows], vocabulary, generator, device=device
+        )
 
     @classmethod
     @checked_arguments(texts=arguments.texts)
@@ -100,7 +108,13 @@ class Canvas:
     ) -> Canvas:
         """``(+?(*24))=1?``: every ``?`` is a blank, everything else is known."""
         rows = [vocabulary.encode(text, blanks=True) for text in texts]
-        return cls.of(rows, [[i != vocabulary.mask for i in row] for row in rows], vocabulary, generator, device=device)
+        return cls.of(
+            rows,
+            [[i != vocabulary.mask for i in row] for row in rows],
+            vocabulary,
+            generator,
+            device=device,
+        )
 
     @classmethod
     @checked_arguments(texts=arguments.texts)
@@ -117,9 +131,17 @@ class Canvas:
         for text, length in zip(texts, lengths, strict=True):
             start = vocabulary.encode(text, blanks=True)
             if len(start) > length:
-                raise CanvasError(f"a prefix of {len(start)} symbols does not fit in length {length}; give a longer length")
+                raise CanvasError(
+                    f"a prefix of {len(start)} symbols does not fit in length {length}; give a longer length"
+                )
             rows.append(start + [vocabulary.mask] * (int(length) - len(start)))
-        return cls.of(rows, [[i != vocabulary.mask for i in row] for row in rows], vocabulary, generator, device=device)
+        return cls.of(
+            rows,
+            [[i != vocabulary.mask for i in row] for row in rows],
+            vocabulary,
+            generator,
+            device=device,
+        )
 
     @classmethod
     @checked_arguments(texts=arguments.texts)
@@ -135,14 +157,23 @@ class Canvas:
         if not 0.0 <= sigma <= 1.0:
             raise CanvasError(f"noise level {sigma} of a draft is impossible: give one in [0, 1]")
         rows = [vocabulary.encode(text, blanks=True) for text in texts]
-        return cls.of(rows, [[False] * len(row) for row in rows], vocabulary, generator, sigma=sigma, device=device)
+        return cls.of(
+            rows,
+            [[False] * len(row) for row in rows],
+            vocabulary,
+            generator,
+            sigma=sigma,
+            device=device,
+        )
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Canvas:
         """Some of the strings (an index tensor, a boolean mask, a slice or a list); the trace stays behind."""
-        index = rows if isinstance(rows, (Tensor, slice)) else torch.as_tensor(rows, dtype=torch.int64)
+        index = (
+            rows if isinstance(rows, (Tensor, slice)) else torch.as_tensor(rows, dtype=torch.int64)
+        )
         parts = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "trace"}
         return replace(self, **parts, trace=None)
 
@@ -152,7 +183,9 @@ class Canvas:
         width = part.tokens.shape[1]
         tokens[rows, :width] = part.tokens
         visits[rows, :width] = part.visits
-        return replace(self, tokens=tokens, visits=visits, spent=self.spent.index_put((rows,), part.spent))
+        return replace(
+            self, tokens=tokens, visits=visits, spent=self.spent.index_put((rows,), part.spent)
+        )
 
     def trim(self) -> Canvas:
         """Without the columns that are padding in every string."""
@@ -216,4 +249,7 @@ class Sample:
     def texts(self, vocabulary: Vocabulary) -> list[str]:
         """The inner symbols of each string, without BOS, EOS and PAD; a blank shows as ``?``."""
         rows, lengths = self.tokens.tolist(), self.length.tolist()
-        return [vocabulary.decode(row[1 : n - 1], specials="show") for row, n in zip(rows, lengths, strict=True)]
+        return [
+            vocabulary.decode(row[1 : n - 1], specials="show")
+            for row, n in zip(rows, lengths, strict=True)
+        ]

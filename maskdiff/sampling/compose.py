@@ -41,7 +41,9 @@ def coarse_to_fine(skeleton: Unmask, fill: Unmask) -> Chain:
     return replace(skeleton, symbols="skeleton").then(replace(fill, symbols="fill"))
 
 
-def predictor_corrector(fill: Unmask, corrector: Reconsider, rounds: int = 1, refill: int = 1) -> Chain:
+def predictor_corrector(
+    fill: Unmask, corrector: Reconsider, rounds: int = 1, refill: int = 1
+) -> Chain:
     """Fill, then ``rounds`` times re-score, hide and refill in at most ``refill`` evaluations, all within ``fill.steps``.
 
     A string that is full before its share of the evaluations is used begins its corrections earlier.  With
@@ -109,7 +111,15 @@ def _everywhere(sampler: Sampler, name: str, value: object) -> Sampler:
 
 def one_shot(style: Unmask) -> Unmask:
     """All blanks in one evaluation, with the noise that the causal mode uses (unless constrained): a draft to verify."""
-    return replace(style, schedule=Everything(), steps=0, own=1, fresh=False, remask=None, choice_temperature=0.0)
+    return replace(
+        style,
+        schedule=Everything(),
+        steps=0,
+        own=1,
+        fresh=False,
+        remask=None,
+        choice_temperature=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -141,4 +151,8 @@ class Speculate(Stage):
             if not len(rows):
                 break
             canvas = canvas.put(rows, round_(denoiser, canvas[rows]).canvas).recorded()
-        return replace(self.finish, steps=self.steps)(denoiser, canvas) if self.steps else Sample(canvas)
+        return (
+            replace(self.finish, steps=self.steps)(denoiser, canvas)
+            if self.steps
+            else Sample(canvas)
+        )

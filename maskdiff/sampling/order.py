@@ -107,7 +107,10 @@ def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
     score = score.masked_fill(~eligible, -torch.inf)
     tier = torch.zeros_like(score)
     if spacing:
-        rest, free = _places(score), eligible  # places, because ties would all be the best of their neighbourhood
+        rest, free = (
+            _places(score),
+            eligible,
+        )  # places, because ties would all be the best of their neighbourhood
         for value in (3.0, 2.0, 1.0):
             best = free & (rest == _neighbourhood_max(rest, spacing))
             tier = torch.where(best, value, tier)
@@ -116,7 +119,9 @@ def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
             free = free & ~near
             rest = rest.masked_fill(~free, -torch.inf)
     by_score = score.argsort(dim=1, descending=True, stable=True)
-    order = by_score.gather(1, tier.gather(1, by_score).argsort(dim=1, descending=True, stable=True))
+    order = by_score.gather(
+        1, tier.gather(1, by_score).argsort(dim=1, descending=True, stable=True)
+    )
     places = torch.arange(score.shape[1], device=score.device).expand(score.shape)
     return torch.empty_like(order).scatter(1, order, places)
 
@@ -124,7 +129,9 @@ def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
 def _places(score: Tensor) -> Tensor:
     """(batch, width) float, higher is better: the score's rank from below, ties broken to the left."""
     order = score.argsort(dim=1, descending=True, stable=True)
-    places = -torch.arange(score.shape[1], device=score.device, dtype=score.dtype).expand(score.shape)
+    places = -torch.arange(score.shape[1], device=score.device, dtype=score.dtype).expand(
+        score.shape
+    )
     return torch.empty_like(score).scatter(1, order, places)
 
 

@@ -63,7 +63,9 @@ class Predictive(Stage):
             canvas = canvas.put(rows, part).recorded()
         if self.keep == "final":
             blank = ~canvas.known & (_positions(canvas) >= final[:, None])
-            canvas = replace(canvas, tokens=torch.where(blank, denoiser.vocabulary.mask, canvas.tokens)).recorded()
+            canvas = replace(
+                canvas, tokens=torch.where(blank, denoiser.vocabulary.mask, canvas.tokens)
+            ).recorded()
         return Sample(canvas)
 
     def _redraw(self, denoiser: Denoiser, part: Canvas, final: Tensor, last: Tensor) -> Tensor:
@@ -76,24 +78,46 @@ class Predictive(Stage):
         allowed, fitting = allowed_symbols(part.tokens, vocabulary), None
         open_ = ~part.known & (positions >= final[:, None])
         if self.constraint is not None:
-            fitting = allowed & next_symbols(self.constraint.mask(part.tokens, ~part.known, part.length), part.tokens)
-            fitting = torch.where(fitting.any(-1, keepdim=True), fitting, allowed)  # behind a misfit nothing fits
+            fitting = allowed & next_symbols(
+                self.constraint.mask(part.tokens, ~part.known, part.length), part.tokens
+            )
+            fitting = torch.where(
+                fitting.any(-1, keepdim=True), fitting, allowed
+            )  # behind a misfit nothing fits
         fitting = allowed if fitting is None else fitting
         noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
         if self.controls.penalise:
             visible = ~is_blank(part.tokens, vocabulary)
-            soft = self.constraint is not None  # what is drawn jointly at the end may need what is banned
-            logits = self.controls.shape_canvas(logits, part, visible, fitting, causal=True, soft=soft)
+            soft = (
+                self.constraint is not None
+            )  # what is drawn jointly at the end may need what is banned
+            logits = self.controls.shape_canvas(
+                logits, part, visible, fitting, causal=True, soft=soft
+            )
         log_probs = log_distribution(logits, fitting)
-        tokens = torch.where(open_, draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut), part.tokens)
-        tail = open_ & last[:, None] & (positions > first_true(tokens != part.tokens, part.length)[:, None])
+        tokens = torch.where(
+            open_,
+            draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut),
+            part.tokens,
+        )
+        tail = (
+            open_
+            & last[:, None]
+            & (positions > first_true(tokens != part.tokens, part.length)[:, None])
+        )
         rows = tail.any(1).nonzero()[:, 0]
         if self.constraint is None or self.keep == "final" or not len(rows):
             return tokens
-        spans = span_noise(part.keys, part.spent + 1, tokens.shape[1])[rows] if self.temperature else None
+        spans = (
+            span_noise(part.keys, part.spent + 1, tokens.shape[1])[rows]
+            if self.temperature
+            else None
+        )
         shaping = Shaping(self.temperature, self.top_p, cut=self.controls.cut)
         plain = log_distribution(logits, allowed)
-        drawn = self.constraint.condition(plain[rows], tokens[rows], tail[rows], part.length[rows], spans, shaping)[1]
+        drawn = self.constraint.condition(
+            plain[rows], tokens[rows], tail[rows], part.length[rows], spans, shaping
+        )[1]
         return tokens.index_copy(0, rows, drawn)
 
     @staticmethod

@@ -30,7 +30,15 @@ from maskdiff.sampling.compose import (
 )
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
-from maskdiff.sampling.schedule import Ancestral, Cosine, EntropyBound, Everything, Information, Linear, Threshold
+from maskdiff.sampling.schedule import (
+    Ancestral,
+    Cosine,
+    EntropyBound,
+    Everything,
+    Information,
+    Linear,
+    Threshold,
+)
 from maskdiff.sampling.stage import Sampler
 from maskdiff.sampling.unmask import Unmask
 
@@ -52,10 +60,15 @@ PRESETS: dict[str, Preset] = {}
 # The parallel stage of every composition. Chosen among 36 combinations of order, schedule, spacing and fresh noise at 12
 # evaluations of a denoiser with exact conditionals: first of them at 21 symbols, fifth at 37 (docs/samplers.md).
 SPACED_BOUND: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.1), "spacing": 4}
-PARALLEL: dict[str, Any] = {**SPACED_BOUND, "coupled": "able"}  # of the compositions: coupled where the model can
+PARALLEL: dict[str, Any] = {
+    **SPACED_BOUND,
+    "coupled": "able",
+}  # of the compositions: coupled where the model can
 
 
-def preset(name: str, help: str) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
+def preset(
+    name: str, help: str
+) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
     """Register a factory."""
 
     def register(make: Callable[[SamplerConfig], Sampler]) -> Callable[[SamplerConfig], Sampler]:
@@ -72,14 +85,20 @@ def make_sampler(config: SamplerConfig) -> Sampler:
     """
     if config.sampler not in PRESETS:
         nearest = get_close_matches(config.sampler, PRESETS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"sampler {config.sampler!r} is unknown; did you mean {nearest}? allowed: {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"sampler {config.sampler!r} is unknown; did you mean {nearest}? allowed: {', '.join(PRESETS)}"
+        )
     return PRESETS[config.sampler].make(config)
 
 
-def sampler_for(config: SamplerConfig, language: Language, device: torch.device | str = "cpu") -> Sampler:
+def sampler_for(
+    config: SamplerConfig, language: Language, device: torch.device | str = "cpu"
+) -> Sampler:
     """``make_sampler``, under the grammar of the language where ``config.grammar`` asks for it; ``ConfigError`` without one."""
     sampler = make_sampler(config)
-    return constrained(sampler, GrammarConstraint.of(language, device)) if config.grammar else sampler
+    return (
+        constrained(sampler, GrammarConstraint.of(language, device)) if config.grammar else sampler
+    )
 
 
 def describe() -> str:
@@ -112,14 +131,23 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
         "the reverse process of linear masking: every blank commits by a coin (2406.07524)",
         {"order": "random", "schedule": Ancestral()},
     ),
-    "random": ("uniformly random positions, evenly many at an evaluation", {"order": "random", "schedule": Linear()}),
+    "random": (
+        "uniformly random positions, evenly many at an evaluation",
+        {"order": "random", "schedule": Linear()},
+    ),
     "entropy": ("least uncertain positions first", {"order": "entropy", "schedule": Linear()}),
-    "margin": ("largest gap between the two best tokens first (2502.06768)", {"order": "margin", "schedule": Linear()}),
+    "margin": (
+        "largest gap between the two best tokens first (2502.06768)",
+        {"order": "margin", "schedule": Linear()},
+    ),
     "left_to_right": (
         "bidirectional mode, first blanks first",
         {"order": "left_to_right", "schedule": Linear()},
     ),
-    "dilated": ("far-apart positions together, in van der Corput order", {"order": "dilated", "schedule": Linear()}),
+    "dilated": (
+        "far-apart positions together, in van der Corput order",
+        {"order": "dilated", "schedule": Linear()},
+    ),
     "spaced": (
         "by entropy, preferring positions more than 4 apart",
         {"order": "entropy", "schedule": Linear(), "spacing": 4},
@@ -167,7 +195,9 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 def _factory(settings: dict[str, Any]) -> Callable[[SamplerConfig], Sampler]:
     def make(config: SamplerConfig) -> Sampler:
         loop = _loop(config, **settings)
-        return loop if config.temperature else replace(loop, choice_temperature=0.0)  # temperature 0 is deterministic
+        return (
+            loop if config.temperature else replace(loop, choice_temperature=0.0)
+        )  # temperature 0 is deterministic
 
     return make
 
@@ -176,15 +206,36 @@ for _name, (_help, _settings) in LOOPS.items():
     preset(_name, _help)(_factory(_settings))
 
 
-@preset("naive", "every token anew at every evaluation, no order (the reference's baseline); at least 1 step")
+@preset(
+    "naive",
+    "every token anew at every evaluation, no order (the reference's baseline); at least 1 step",
+)
 def _naive(config: SamplerConfig) -> Sampler:
     steps = config.steps or 1
-    return _loop(config, schedule=Everything(), order="top", rewrite=True, fresh=True, sigma="naive", steps=steps)
+    return _loop(
+        config,
+        schedule=Everything(),
+        order="top",
+        rewrite=True,
+        fresh=True,
+        sigma="naive",
+        steps=steps,
+    )
 
 
-@preset("refine", "repair of a draft: every tentative token anew at the draft's noise level; at least 1 step")
+@preset(
+    "refine",
+    "repair of a draft: every tentative token anew at the draft's noise level; at least 1 step",
+)
 def _refine(config: SamplerConfig) -> Sampler:
-    return _loop(config, schedule=Everything(), order="top", rewrite=True, fresh=True, steps=config.steps or 1)
+    return _loop(
+        config,
+        schedule=Everything(),
+        order="top",
+        rewrite=True,
+        fresh=True,
+        steps=config.steps or 1,
+    )
 
 
 def _corrected(config: SamplerConfig, corrector: Reconsider) -> Sampler:
@@ -195,7 +246,10 @@ def _corrected(config: SamplerConfig, corrector: Reconsider) -> Sampler:
     return predictor_corrector(fill, corrector, rounds=rounds)
 
 
-@preset("predictor_corrector", "the parallel stage, then up to two rounds of hiding and refilling the least plausible tokens")
+@preset(
+    "predictor_corrector",
+    "the parallel stage, then up to two rounds of hiding and refilling the least plausible tokens",
+)
 def _predictor_corrector(config: SamplerConfig) -> Sampler:
     return _corrected(config, Reconsider())
 
@@ -210,7 +264,10 @@ def _autoregressive(config: SamplerConfig) -> Sampler:
     return Autoregressive(temperature=config.temperature, top_p=config.top_p)
 
 
-@preset("predictive", "the autoregressive sample by fixed-point iteration (2002.09928); steps is ignored")
+@preset(
+    "predictive",
+    "the autoregressive sample by fixed-point iteration (2002.09928); steps is ignored",
+)
 def _predictive(config: SamplerConfig) -> Sampler:
     causal = Predictive(temperature=config.temperature, top_p=config.top_p)
     return one_shot(_loop(config)).then(causal)
@@ -227,19 +284,28 @@ def _hybrid_speculative(config: SamplerConfig) -> Sampler:
     return start.then(_speculative(config)) if config.num_ar_tokens else _speculative(config)
 
 
-@preset("hybrid_reference", "num_ar_tokens causal tokens, then maskgit_reference with steps evaluations *of its own*")
+@preset(
+    "hybrid_reference",
+    "num_ar_tokens causal tokens, then maskgit_reference with steps evaluations *of its own*",
+)
 def _hybrid_reference(config: SamplerConfig) -> Sampler:
     settings = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
     return hybrid(config.num_ar_tokens, _loop(config, **settings, steps=0, own=config.steps))
 
 
-@preset("verified", "a parallel draft with a third of the steps, then causal fixed-point iterations on it")
+@preset(
+    "verified",
+    "a parallel draft with a third of the steps, then causal fixed-point iterations on it",
+)
 def _verified(config: SamplerConfig) -> Sampler:
     draft = _loop(config, **PARALLEL, steps=-(-config.steps // 3) if config.steps else 0)
     return verified(draft, config.steps, config.temperature, config.top_p)
 
 
-@preset("certain_prefix", "causal fixed-point iterations with half of the steps, then the parallel stage for what is not final")
+@preset(
+    "certain_prefix",
+    "causal fixed-point iterations with half of the steps, then the parallel stage for what is not final",
+)
 def _certain_prefix(config: SamplerConfig) -> Sampler:
     finish = _loop(config, **PARALLEL)
     if config.steps == 0:
@@ -247,14 +313,22 @@ def _certain_prefix(config: SamplerConfig) -> Sampler:
     return certain_prefix(config.steps // 2, finish) if config.steps >= 4 else finish
 
 
-@preset("speculative", "rounds of a parallel draft and its causal verification, the last two steps for what is left")
+@preset(
+    "speculative",
+    "rounds of a parallel draft and its causal verification, the last two steps for what is left",
+)
 def _speculative(config: SamplerConfig) -> Sampler:
     return Speculate(_loop(config, **PARALLEL), config.steps)
 
 
-@preset("coarse_to_fine", "operators, brackets and <DIGIT> with two thirds of the steps, then the digits")
+@preset(
+    "coarse_to_fine",
+    "operators, brackets and <DIGIT> with two thirds of the steps, then the digits",
+)
 def _coarse_to_fine(config: SamplerConfig) -> Sampler:
     if config.steps == 1:
-        raise ConfigError("coarse_to_fine needs an evaluation for each of its halves; give steps of at least 2, or 0")
+        raise ConfigError(
+            "coarse_to_fine needs an evaluation for each of its halves; give steps of at least 2, or 0"
+        )
     loop = _loop(config, **PARALLEL)
     return coarse_to_fine(replace(loop, steps=config.steps * 2 // 3 if config.steps else 0), loop)

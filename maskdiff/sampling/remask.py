@@ -41,7 +41,9 @@ def _ceiling(clock: Clock) -> Tensor:
 
 def _coins(clock: Clock, probability: Tensor, committed: Tensor) -> Tensor:
     """Independent coins of the committed positions; probability broadcasts to (batch, width)."""
-    return committed & (position_noise(clock.keys, Purpose.REMASK, clock.step, committed.shape[1]) < probability)
+    return committed & (
+        position_noise(clock.keys, Purpose.REMASK, clock.step, committed.shape[1]) < probability
+    )
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,18 @@ class Reconsider(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.threshold <= 1 or not 0 < self.share <= 1:
-            raise ConfigError(f"share {self.share} and threshold {self.threshold} of a correction must be in (0, 1]")
+            raise ConfigError(
+                f"share {self.share} and threshold {self.threshold} of a correction must be in (0, 1]"
+            )
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Hide; the canvas comes back with blanks."""
         cost = 2 if self.score == "leave_out" else 1
         blank = is_blank(canvas.tokens, denoiser.vocabulary).any(1)
-        ready = ~blank & (~canvas.known).any(1) & (evaluations_left(canvas.spent, self.steps, 0) > cost)
+        ready = (
+            ~blank & (~canvas.known).any(1) & (evaluations_left(canvas.spent, self.steps, 0) > cost)
+        )
         rows = ready.nonzero()[:, 0]
         if not len(rows):
             return Sample(canvas)
@@ -117,7 +123,12 @@ class Reconsider(Stage):
         most = (self.share * tentative.sum(1)).ceil()
         hide = doubtful & (rank(-log_prob, doubtful) < most[:, None])
         if self.radius:
-            near = max_pool1d(hide.float()[:, None], 2 * self.radius + 1, stride=1, padding=self.radius)[:, 0] > 0
+            near = (
+                max_pool1d(
+                    hide.float()[:, None], 2 * self.radius + 1, stride=1, padding=self.radius
+                )[:, 0]
+                > 0
+            )
             hide = near & tentative
         tokens = torch.where(hide, denoiser.vocabulary.mask, part.tokens)
         after = replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + cost)
@@ -129,12 +140,19 @@ class Reconsider(Stage):
 
         def scored(shown: Tensor, sigma: Tensor, causal: bool) -> Tensor:
             logits = denoiser(shown, part.length, sigma, causal, None)
-            return pick(log_distribution(logits, allowed_symbols(part.tokens, vocabulary)), part.tokens)
+            return pick(
+                log_distribution(logits, allowed_symbols(part.tokens, vocabulary)), part.tokens
+            )
 
         if self.score == "causal":
             return scored(part.tokens, nothing, True)
         if self.score == "visible":
             return scored(part.tokens, nothing + self.sigma, False)
         odd = (torch.arange(part.tokens.shape[1], device=part.tokens.device) % 2).bool()
-        halves = [torch.where(~part.known & parity, vocabulary.mask, part.tokens) for parity in (odd, ~odd)]
-        return torch.where(odd, scored(halves[0], nothing, False), scored(halves[1], nothing, False))
+        halves = [
+            torch.where(~part.known & parity, vocabulary.mask, part.tokens)
+            for parity in (odd, ~odd)
+        ]
+        return torch.where(
+            odd, scored(halves[0], nothing, False), scored(halves[1], nothing, False)
+        )

@@ -76,7 +76,9 @@ class Cosine(Plan):
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
         """Down to the cosine's target, at least one."""
-        remain = (clock.initial * torch.cos(clock.done * (math.pi / 2)) + 1e-3).floor().long()  # float32 has 1e-4 of slack
+        remain = (
+            (clock.initial * torch.cos(clock.done * (math.pi / 2)) + 1e-3).floor().long()
+        )  # float32 has 1e-4 of slack
         return (clock.blanks - remain).clamp(min=1)
 
 
@@ -115,7 +117,9 @@ class EntropyBound:
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
         """Length of the prefix."""
-        return _longest_prefix(proposal, place, torch.full_like(clock.left, self.gamma, dtype=torch.float32))
+        return _longest_prefix(
+            proposal, place, torch.full_like(clock.left, self.gamma, dtype=torch.float32)
+        )
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,9 @@ class Information:
         """Length of the prefix."""
         total = entropy(proposal.log_probs).masked_fill(~proposal.eligible, 0).sum(1)
         short = clock.limited & (clock.blanks > clock.left)
-        return _longest_prefix(proposal, place, torch.where(short, total / clock.left, 0.0).clamp(min=self.gamma))
+        return _longest_prefix(
+            proposal, place, torch.where(short, total / clock.left, 0.0).clamp(min=self.gamma)
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,8 @@ def _longest_prefix(proposal: Proposal, place: Tensor, bound: Tensor) -> Tensor:
     uncertainty = entropy(proposal.log_probs).clamp(min=0)
     by_place = place.argsort(dim=1)
     ranked = uncertainty.gather(1, by_place)
-    joint = ranked.cumsum(1) - ranked.cummax(1).values  # bounds the nats by which joint and product of marginals differ
+    joint = (
+        ranked.cumsum(1) - ranked.cummax(1).values
+    )  # bounds the nats by which joint and product of marginals differ
     inside = (joint <= bound[:, None] + 1e-6) & proposal.eligible.gather(1, by_place)
     return inside.sum(1)

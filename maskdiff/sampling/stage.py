@@ -31,7 +31,9 @@ def check_sampler(given: object) -> None:
 
 # Ranges of the numbers that stages have.
 NUMBERS: dict[str, Reader] = {
-    **dict.fromkeys(("steps", "own", "count", "spacing", "window", "radius", "reserve"), whole(0, UNLIMITED)),
+    **dict.fromkeys(
+        ("steps", "own", "count", "spacing", "window", "radius", "reserve"), whole(0, UNLIMITED)
+    ),
     **dict.fromkeys(("temperature", "choice_temperature"), number(0.0, 100.0)),
     **dict.fromkeys(("top_p", "share", "threshold"), number(0.0, 1.0)),
 }

@@ -56,7 +56,9 @@ class Trace:
         changed = self.committed(row)
         lines = []
         for frame, count, marks in zip(tokens, spent.tolist(), changed, strict=True):
-            inside = (frame != vocabulary.pad) & (frame != vocabulary.bos) & (frame != vocabulary.eos)
+            inside = (
+                (frame != vocabulary.pad) & (frame != vocabulary.bos) & (frame != vocabulary.eos)
+            )
             cells = [_cell(i, vocabulary) for i in frame[inside].tolist()]
             lines.append(f"{count:4d}  {''.join(cells)}")
             if bool(marks.any()):

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from maskdiff.constraints.grammar import Constraint, Shaping
-from maskdiff.drawing.logits import Symbols, allowed_symbols, as_shown, draw, fold_digits, is_blank, log_distribution, pick
+from maskdiff.drawing.logits import (
+    Symbols,
+    allowed_symbols,
+    as_shown,
+    draw,
+    fold_digits,
+    is_blank,
+    log_distribution,
+    pick,
+)
 from maskdiff.drawing.penalties import PLAIN, Penalties
 from maskdiff.drawing.random import span_noise, token_noise
 from maskdiff.errors import ConfigError
@@ -43,7 +52,9 @@ class Unmask(Stage):
     own: int = 0  # evaluations of this stage alone; 0: as many as `steps` leaves
     temperature: float = 1.0  # of the token draw; 0 is argmax
     top_p: float = 1.0  # smallest set of tokens with this mass is kept
-    choice_temperature: float = 0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
+    choice_temperature: float = (
+        0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
+    )
     spacing: int = 0  # prefer to commit positions more than this far apart; not when coupled: then neighbours agree
     window: int = 0  # commit only among this many first blanks (more where the schedule asks for more); 0: all
     fresh: bool = False  # new token noise at every evaluation (always, under a constraint); else that of the causal mode
@@ -52,7 +63,9 @@ class Unmask(Stage):
     self_condition: bool = False  # show the denoiser its previous prediction of what is blank
     coupled: Coupled = "off"  # show the denoiser the noise of the draw, and take the token that it then thinks will be drawn
     sigma: Sigma = "suspect"  # noise level told to the denoiser: the canvas's, the clock's (the reference), share of blanks
-    symbols: Symbols = "plain"  # alphabet: plain, skeleton (<DIGIT> for digits), fill (digits for <DIGIT>)
+    symbols: Symbols = (
+        "plain"  # alphabet: plain, skeleton (<DIGIT> for digits), fill (digits for <DIGIT>)
+    )
     constraint: Constraint | None = None
     controls: Penalties = PLAIN  # penalties see what is committed, on either side
 
@@ -61,8 +74,12 @@ class Unmask(Stage):
         if self.order not in ORDERS:
             raise ConfigError(f"order {self.order!r} is unknown; give one of {', '.join(ORDERS)}")
         if self.rewrite and not (self.steps or self.own):
-            raise ConfigError("a refinement without a number of evaluations never ends; give steps of at least 1")
-        if self.coupled == "on" and (self.top_p < 1.0 or self.symbols != "plain" or self.controls.active):
+            raise ConfigError(
+                "a refinement without a number of evaluations never ends; give steps of at least 1"
+            )
+        if self.coupled == "on" and (
+            self.top_p < 1.0 or self.symbols != "plain" or self.controls.active
+        ):
             raise ConfigError(
                 "a coupled draw knows the whole plain distribution: give top_p 1, and no penalties, top_k or min_p"
             )
@@ -88,7 +105,15 @@ class Unmask(Stage):
             active = free.any(1) & (left > 0)
             if not bool(active.any()):
                 return Sample(canvas)
-            clock = Clock(initial, free.sum(1), total, left.clamp(min=1), ~unlimited, canvas.keys, begin + elapsed)
+            clock = Clock(
+                initial,
+                free.sum(1),
+                total,
+                left.clamp(min=1),
+                ~unlimited,
+                canvas.keys,
+                begin + elapsed,
+            )
             quota = torch.where(unlimited, 1, self.schedule.quota(clock, free))
             quota = torch.where(left <= 1, clock.blanks, quota).where(active, 0)
             rows = quota.nonzero()[:, 0]  # a string without a quota waits, and is not evaluated
@@ -103,7 +128,13 @@ class Unmask(Stage):
         return ~canvas.known & (blank | self.rewrite)
 
     def _evaluate(
-        self, denoiser: Denoiser, canvas: Canvas, rows: Tensor, clock: Clock, quota: Tensor, memory: _Memory
+        self,
+        denoiser: Denoiser,
+        canvas: Canvas,
+        rows: Tensor,
+        clock: Clock,
+        quota: Tensor,
+        memory: _Memory,
     ) -> Canvas:
         """One evaluation of strings ``rows`` and what it commits; the canvas after it."""
         part, clock, quota = canvas[rows].trim(), _at(clock, rows), quota[rows]
@@ -115,9 +146,15 @@ class Unmask(Stage):
         log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
         if self.constraint is not None:
             # Always new numbers: those of an earlier evaluation have shaped what was committed then.
-            spans = None if coupled or not self.temperature else span_noise(part.keys, clock.step + 1, width)
+            spans = (
+                None
+                if coupled or not self.temperature
+                else span_noise(part.keys, clock.step + 1, width)
+            )
             shaping = Shaping(self.temperature, self.top_p, self.symbols, self.controls.cut)
-            log_probs, candidate = self.constraint.condition(log_probs, part.tokens, free, part.length, spans, shaping)
+            log_probs, candidate = self.constraint.condition(
+                log_probs, part.tokens, free, part.length, spans, shaping
+            )
         else:
             cuts = (self.temperature, self.top_p, *self.controls.cut)
             candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, *cuts)
@@ -125,7 +162,11 @@ class Unmask(Stage):
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
         quota = quota + hide.sum(1)
-        eligible = first_blanks(free, torch.maximum(quota, torch.full_like(quota, self.window))) if self.window else free
+        eligible = (
+            first_blanks(free, torch.maximum(quota, torch.full_like(quota, self.window)))
+            if self.window
+            else free
+        )
         proposal = Proposal(log_probs, candidate, eligible, part.keys, clock.step)
         score = ORDERS[self.order](proposal)
         if self.choice_temperature:
@@ -135,8 +176,12 @@ class Unmask(Stage):
         commit = eligible & (place < count[:, None])
         tokens = torch.where(commit, candidate, part.tokens)
         tokens = torch.where(hide, denoiser.vocabulary.mask, tokens)
-        memory.log_prob[rows, :width] = torch.where(commit, pick(log_probs, candidate).to(chosen_at), chosen_at)
-        return canvas.put(rows, replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + 1))
+        memory.log_prob[rows, :width] = torch.where(
+            commit, pick(log_probs, candidate).to(chosen_at), chosen_at
+        )
+        return canvas.put(
+            rows, replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + 1)
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -147,17 +192,30 @@ class Unmask(Stage):
     def _check(self, denoiser: Denoiser) -> None:
         for name in sorted(self.needs):
             if not reads(denoiser, name):
-                raise ConfigError(f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model")
+                raise ConfigError(
+                    f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model"
+                )
         if self.symbols != "plain" and denoiser.vocabulary.digit is None:
             raise ConfigError("skeletons need a language with <DIGIT>; choose another sampler")
 
     def _couples(self, denoiser: Denoiser) -> bool:
         """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""
-        usual = self.top_p == 1.0 and self.temperature > 0 and self.symbols == "plain" and not self.controls.active
+        usual = (
+            self.top_p == 1.0
+            and self.temperature > 0
+            and self.symbols == "plain"
+            and not self.controls.active
+        )
         return self.coupled != "off" and usual and reads(denoiser, "noise")
 
     def _propose(
-        self, denoiser: Denoiser, part: Canvas, clock: Clock, rows: Tensor, memory: _Memory, noise: Tensor | None
+        self,
+        denoiser: Denoiser,
+        part: Canvas,
+        clock: Clock,
+        rows: Tensor,
+        memory: _Memory,
+        noise: Tensor | None,
     ) -> Tensor:
         """(batch, width, vocab) log-probabilities of what may be written, from one call of the denoiser.
 
@@ -174,7 +232,14 @@ class Unmask(Stage):
             logits = denoiser(shown, part.length, level, False, previous)
         else:
             drawn = allowed & (shown == vocabulary.mask)[..., None]
-            logits = denoiser(shown, part.length, level, False, previous, (noise * self.temperature * drawn).float())
+            logits = denoiser(
+                shown,
+                part.length,
+                level,
+                False,
+                previous,
+                (noise * self.temperature * drawn).float(),
+            )
         if self.symbols == "skeleton":
             logits = fold_digits(logits, vocabulary)
         if self.controls.penalise:
@@ -203,12 +268,16 @@ class _Memory:
     """What the loop remembers of earlier evaluations, beside the canvas."""
 
     log_prob: Tensor  # (batch, width) log-probability of each tentative token when it was committed; 0 if another stage did
-    previous: Tensor | None  # (batch, width, vocab) probabilities of the last evaluation, with self-conditioning
+    previous: (
+        Tensor | None
+    )  # (batch, width, vocab) probabilities of the last evaluation, with self-conditioning
 
     @classmethod
     def of(cls, canvas: Canvas, vocab_size: int, self_condition: bool) -> _Memory:
         shape = canvas.tokens.shape
-        empty = torch.zeros(*shape, vocab_size, device=canvas.tokens.device) if self_condition else None
+        empty = (
+            torch.zeros(*shape, vocab_size, device=canvas.tokens.device) if self_condition else None
+        )
         dtype = torch.float32 if canvas.tokens.device.type == "mps" else torch.float64
         return cls(torch.zeros(shape, dtype=dtype, device=canvas.tokens.device), empty)
 
@@ -218,4 +287,9 @@ def _range(part: Canvas) -> Tensor:
 
 
 def _at(clock: Clock, rows: Tensor) -> Clock:
-    return Clock(*(getattr(clock, name)[rows] for name in ("initial", "blanks", "total", "left", "limited", "keys", "step")))
+    return Clock(
+        *(
+            getattr(clock, name)[rows]
+            for name in ("initial", "blanks", "total", "left", "limited", "keys", "step")
+        )
+    )

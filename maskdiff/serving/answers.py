@@ -45,7 +45,12 @@ class CompletionForm:
     prefix = "cmpl"
 
     def whole(self, piece: Piece, lead: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
-        return {"index": piece.index, "text": lead + piece.text, "logprobs": logprobs, **_end(piece)}
+        return {
+            "index": piece.index,
+            "text": lead + piece.text,
+            "logprobs": logprobs,
+            **_end(piece),
+        }
 
     def opening(self, index: int, lead: str) -> dict[str, Any] | None:
         return None
@@ -58,7 +63,9 @@ class CompletionForm:
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": numbers,
-            "top_logprobs": [{token.text: number} if top else {} for token, number in zip(tokens, numbers)],
+            "top_logprobs": [
+                {token.text: number} if top else {} for token, number in zip(tokens, numbers)
+            ],
             "text_offset": [token.offset for token in tokens],
         }
 
@@ -74,7 +81,13 @@ class ChatForm:
 
     def opening(self, index: int, lead: str) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": lead}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, "stop_reason": None}
+        return {
+            "index": index,
+            "delta": delta,
+            "logprobs": None,
+            "finish_reason": None,
+            "stop_reason": None,
+        }
 
     def part(self, piece: Piece, logprobs: dict[str, Any] | None) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
@@ -82,10 +95,17 @@ class ChatForm:
 
     def logprobs(self, tokens: Sequence[Token], top: bool) -> dict[str, Any]:
         entries = [
-            {"token": t.text, "logprob": max(t.log_prob, IMPOSSIBLE), "bytes": list(t.text.encode("utf-8", "replace"))}
+            {
+                "token": t.text,
+                "logprob": max(t.log_prob, IMPOSSIBLE),
+                "bytes": list(t.text.encode("utf-8", "replace")),
+            }
             for t in tokens
         ]
-        return {"content": [{**entry, "top_logprobs": [entry] if top else []} for entry in entries], "refusal": None}
+        return {
+            "content": [{**entry, "top_logprobs": [entry] if top else []} for entry in entries],
+            "refusal": None,
+        }
 
 
 def _end(piece: Piece) -> dict[str, Any]:

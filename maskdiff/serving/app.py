@@ -52,7 +52,10 @@ class Gone(Exception):
 
 
 def create_app(
-    served: Served, limits: Limits | None = None, prefill: Prefill = "continue", hosts: Sequence[str] = LOOPBACK
+    served: Served,
+    limits: Limits | None = None,
+    prefill: Prefill = "continue",
+    hosts: Sequence[str] = LOOPBACK,
 ) -> FastAPI:
     """The server of one model; `app.state.desk` is where its requests wait. hosts: the names that clients may call it by."""
     limits = limits or Limits()
@@ -64,9 +67,16 @@ def create_app(
         yield
         desk.close()
 
-    app = FastAPI(title="maskdiff", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="maskdiff", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
     app.state.desk = desk
-    card = {"id": served.name, "object": "model", "created": int(time.time()), "owned_by": "maskdiff"}
+    card = {
+        "id": served.name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "maskdiff",
+    }
     card["max_model_len"] = served.max_tokens
 
     @app.get("/v1/models")
@@ -155,22 +165,32 @@ async def read_body(request: HTTPRequest, limit: int, take: Callable[[int], None
 
 async def answer(request: HTTPRequest, desk: Desk, order: Order) -> Response:
     """The answer to a request, whole or as a stream. Raises Gone, Refused and what the generator raises."""
-    head = {"id": f"{order.form.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": desk.served.name}
+    head = {
+        "id": f"{order.form.prefix}-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "model": desk.served.name,
+    }
     parts = pieces(desk, order.task)
     if not order.stream:
         return JSONResponse(await unless_gone(request, whole(order, head, parts)))
-    first = await unless_gone(request, anext(parts))  # so that what is wrong with the request is said by the status
+    first = await unless_gone(
+        request, anext(parts)
+    )  # so that what is wrong with the request is said by the status
     return EventStream(events(order, head, first, parts), parts)
 
 
-async def whole(order: Order, head: dict[str, Any], parts: AsyncGenerator[list[Piece], None]) -> dict[str, Any]:
+async def whole(
+    order: Order, head: dict[str, Any], parts: AsyncGenerator[list[Piece], None]
+) -> dict[str, Any]:
     """An answer that is not streamed."""
     async with aclosing(parts):
         choices = joined([piece async for batch in parts for piece in batch])
     return {
         **head,
         "object": order.form.name,
-        "choices": [order.form.whole(piece, order.lead, logprobs_of(order, piece)) for piece in choices],
+        "choices": [
+            order.form.whole(piece, order.lead, logprobs_of(order, piece)) for piece in choices
+        ],
         "usage": usage(order.prompt_tokens, sum(piece.drawn for piece in choices)),
     }
 
@@ -218,8 +238,12 @@ def logprobs_of(order: Order, piece: Piece) -> dict[str, Any] | None:
 class EventStream(StreamingResponse):
     """A stream of events that closes its generators at once when the client goes away."""
 
-    def __init__(self, written: AsyncGenerator[str, None], parts: AsyncGenerator[list[Piece], None]) -> None:
-        super().__init__(written, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(
+        self, written: AsyncGenerator[str, None], parts: AsyncGenerator[list[Piece], None]
+    ) -> None:
+        super().__init__(
+            written, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
         self.written, self.parts = written, parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,7 +264,9 @@ async def unless_gone(request: HTTPRequest, work: Awaitable[Result]) -> Result:
             pass
 
     tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    tasks[0].add_done_callback(lambda task: task.cancelled() or task.exception())  # it may fail when nobody waits any more
+    tasks[0].add_done_callback(
+        lambda task: task.cancelled() or task.exception()
+    )  # it may fail when nobody waits any more
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():

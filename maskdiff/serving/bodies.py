@@ -65,9 +65,15 @@ class Body(BaseModel):
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings. Raises Refused."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(dict.fromkeys(self.stop or ()))
+        stops = (
+            (self.stop,) if isinstance(self.stop, str) else tuple(dict.fromkeys(self.stop or ()))
+        )
         if len(stops) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP for stop in stops):
-            raise Refused(BAD_REQUEST, f"stop takes up to {MAX_STOPS} strings of 1 to {MAX_STOP} characters each", "stop")
+            raise Refused(
+                BAD_REQUEST,
+                f"stop takes up to {MAX_STOPS} strings of 1 to {MAX_STOP} characters each",
+                "stop",
+            )
         return stops
 
 
@@ -95,7 +101,11 @@ class Message(BaseModel):
         """What it says. Raises Refused where that is no text."""
         if isinstance(self.content, str):
             return self.content
-        said = [part.text for part in self.content or () if part.type == "text" and part.text is not None]
+        said = [
+            part.text
+            for part in self.content or ()
+            if part.type == "text" and part.text is not None
+        ]
         if self.content is None or len(said) < len(self.content):
             raise Refused(BAD_REQUEST, "the content of a message must be text", "messages")
         return "".join(said)
@@ -143,9 +153,16 @@ def _check(body: Body) -> None:
             message = f"{name} is not supported here; leave it out, the answer would not be what it asks for"
             raise Refused(BAD_REQUEST, message, name, "unsupported_value")
     if body.best_of is not None and body.best_of != (body.n or 1):
-        raise Refused(BAD_REQUEST, "best_of other than n is not supported", "best_of", "unsupported_value")
+        raise Refused(
+            BAD_REQUEST, "best_of other than n is not supported", "best_of", "unsupported_value"
+        )
     if body.stream_options is not None and not body.stream:
-        raise Refused(BAD_REQUEST, "stream_options is for streams; set stream to true", "stream_options", "invalid_value")
+        raise Refused(
+            BAD_REQUEST,
+            "stream_options is for streams; set stream to true",
+            "stream_options",
+            "invalid_value",
+        )
 
 
 __all__ = [

@@ -116,9 +116,13 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 picks a free one. Raises ConfigError."""
     where = f"{quote(host)}, port {port}"
     if not host or not 0 <= port < 2**16:
-        raise ConfigError(f"cannot listen on {where}: give a host such as 127.0.0.1 and a port of 0 to {2**16 - 1}")
+        raise ConfigError(
+            f"cannot listen on {where}: give a host such as 127.0.0.1 and a port of 0 to {2**16 - 1}"
+        )
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         listener = socket.socket(family, kind, protocol)
         try:
             if os.name == "posix":
@@ -130,7 +134,9 @@ def listening(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {where}: {reason}; choose another with --host and --port") from None
+        raise ConfigError(
+            f"cannot listen on {where}: {reason}; choose another with --host and --port"
+        ) from None
     return listener
 
 
@@ -157,7 +163,9 @@ def running(app: FastAPI) -> Iterator[str]:
     with listening("127.0.0.1", 0) as listener:
         server = Server(app, ready.set)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        thread = threading.Thread(target=server.run, args=([listener],), name="maskdiff-serve", daemon=True)
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="maskdiff-serve", daemon=True
+        )
         thread.start()
         try:
             while not ready.wait(0.05):

@@ -41,7 +41,9 @@ def completion_order(body: CompletionBody, served: Served, limits: Limits) -> Or
     prompts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
     if not prompts:
         raise Refused(BAD_REQUEST, "prompt is an empty list; give a text", "prompt")
-    task, tokens = _task(body, prompts, body.max_tokens, served, limits, body.logprobs is not None, DEFAULT_TOKENS)
+    task, tokens = _task(
+        body, prompts, body.max_tokens, served, limits, body.logprobs is not None, DEFAULT_TOKENS
+    )
     return _order(body, task, COMPLETION, tokens, body.logprobs is not None, bool(body.logprobs))
 
 
@@ -56,7 +58,9 @@ def chat_order(body: ChatBody, served: Served, limits: Limits, prefill: Prefill)
     return _order(body, task, CHAT, tokens, bool(body.logprobs), bool(body.top_logprobs), lead)
 
 
-def _order(body: Body, task: Task, form: Form, tokens: int, logprobs: bool, top: bool, lead: str = "") -> Order:
+def _order(
+    body: Body, task: Task, form: Form, tokens: int, logprobs: bool, top: bool, lead: str = ""
+) -> Order:
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     return Order(task, form, bool(body.stream), usage, logprobs, tokens, top, lead)
 
@@ -64,7 +68,10 @@ def _order(body: Body, task: Task, form: Form, tokens: int, logprobs: bool, top:
 def _known(body: Body, served: Served) -> None:
     if body.model != served.name:
         raise Refused(
-            NOT_FOUND, f"there is no such model here; the one that is served is {served.name}", "model", "model_not_found"
+            NOT_FOUND,
+            f"there is no such model here; the one that is served is {served.name}",
+            "model",
+            "model_not_found",
         )
 
 
@@ -75,14 +82,20 @@ def _conversation(body: ChatBody, served: Served, prefill: Prefill) -> tuple[str
     """The prompt of a chat, and what the text returned begins with."""
     last = body.messages[-1]
     if body.continue_final_message and body.add_generation_prompt:
-        raise Refused(BAD_REQUEST, "continue_final_message and add_generation_prompt cannot both be true", "messages")
+        raise Refused(
+            BAD_REQUEST,
+            "continue_final_message and add_generation_prompt cannot both be true",
+            "messages",
+        )
     if last.role == "user":
         # Without an invitation to answer, it is the user's own text that the model goes on with.
         open_ended = bool(body.continue_final_message) or body.add_generation_prompt is False
         text = served.trim(last.text())
         return (text if open_ended else served.turn(text)), ""
     if last.role != "assistant":
-        raise Refused(BAD_REQUEST, "the last message must be from the user or the assistant", "messages")
+        raise Refused(
+            BAD_REQUEST, "the last message must be from the user or the assistant", "messages"
+        )
     if prefill == "reject":
         raise Refused(BAD_REQUEST, "last message must be from the user", "messages")
     prompt = served.turn(served.trim(_asked(body.messages).text()))
@@ -95,7 +108,11 @@ def _conversation(body: ChatBody, served: Served, prefill: Prefill) -> tuple[str
 def _asked(messages: list[Message]) -> Message:
     """The user's message that the assistant's at the end answers."""
     if len(messages) < 2 or messages[-2].role != "user":
-        raise Refused(BAD_REQUEST, "the assistant's message at the end must follow one from the user", "messages")
+        raise Refused(
+            BAD_REQUEST,
+            "the assistant's message at the end must follow one from the user",
+            "messages",
+        )
     return messages[-2]
 
 
@@ -103,12 +120,22 @@ def _asked(messages: list[Message]) -> Message:
 
 
 def _task(
-    body: Body, prompts: tuple[str, ...], asked: int | None, served: Served, limits: Limits, logprobs: bool, default: int | None
+    body: Body,
+    prompts: tuple[str, ...],
+    asked: int | None,
+    served: Served,
+    limits: Limits,
+    logprobs: bool,
+    default: int | None,
 ) -> tuple[Task, int]:
     """What to write, and how many tokens the prompts have together; with no default, the answer may fill the room."""
     n = body.n or 1
     if n * len(prompts) > limits.max_n:
-        raise Refused(BAD_REQUEST, f"{n * len(prompts)} choices are asked for; at most {limits.max_n} are allowed", "n")
+        raise Refused(
+            BAD_REQUEST,
+            f"{n * len(prompts)} choices are asked for; at most {limits.max_n} are allowed",
+            "n",
+        )
     if any(len(prompt) > limits.max_prompt for prompt in prompts):
         raise _too_long(body, f"a prompt has more than {limits.max_prompt} characters")
     counts = [served.count(prompt) for prompt in prompts]
@@ -120,7 +147,9 @@ def _task(
             f"there is room for {served.max_tokens} tokens; the prompt has {max(counts)}, and {max(1, most)} are asked for",
         )
     if logprobs and not served.generator.capabilities.log_probs:
-        raise Refused(BAD_REQUEST, "this model tells no log-probabilities", "logprobs", "unsupported_value")
+        raise Refused(
+            BAD_REQUEST, "this model tells no log-probabilities", "logprobs", "unsupported_value"
+        )
     written = n * len(prompts) * most
     by_token = bool(body.stream) or logprobs
     each = TOKEN_BYTES if by_token else TEXT_BYTES
@@ -151,7 +180,12 @@ def _too_much(memory: int, room: int) -> Refused:
 
 
 def _too_long(body: Body, message: str) -> Refused:
-    return Refused(BAD_REQUEST, message, "messages" if isinstance(body, ChatBody) else "prompt", "context_length_exceeded")
+    return Refused(
+        BAD_REQUEST,
+        message,
+        "messages" if isinstance(body, ChatBody) else "prompt",
+        "context_length_exceeded",
+    )
 
 
 __all__ = ["Order", "chat_order", "completion_order"]

@@ -18,7 +18,9 @@ GONE, FAILED, BAD_GATEWAY, UNAVAILABLE = 499, 500, 502, 503
 class Refused(Exception):
     """A request that is not answered. param: the field to blame; code: a word for programs."""
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(one_line(message))
         self.status, self.param, self.code = status, param, code
 
@@ -27,7 +29,9 @@ class Refused(Exception):
         kind = "invalid_request_error" if self.status < FAILED else "server_error"
         if self.status == TOO_MANY:
             kind = "rate_limit_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        }
 
 
 def refusal(error: Exception) -> Refused:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 Prefill = Literal["continue", "restart", "reject", "echo"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # what a server is called by clients on the same machine
+LOOPBACK = (
+    "127.0.0.1",
+    "localhost",
+    "[::1]",
+)  # what a server is called by clients on the same machine
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,13 @@ class Served:
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
-            raise ConfigError("a served model needs a name of printable characters; give one with --name")
+            raise ConfigError(
+                "a served model needs a name of printable characters; give one with --name"
+            )
         if self.max_tokens < 2:
-            raise ConfigError(f"max_tokens is {self.max_tokens}; a prompt and an answer need at least 2")
+            raise ConfigError(
+                f"max_tokens is {self.max_tokens}; a prompt and an answer need at least 2"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,10 @@ class Limits:
         64, "requests that may wait while one is answered; more get status 429", low=0, high=10_000
     )
     max_bodies: int = option(
-        2**24, "bytes of all the bodies that are being read; more get status 503", low=1, high=10**10
+        2**24,
+        "bytes of all the bodies that are being read; more get status 503",
+        low=1,
+        high=10**10,
     )
     max_memory: int = option(
         1024, "MiB for answers under way, the model's cache included", low=1, high=10**6
@@ -70,7 +81,9 @@ class Limits:
         512, "connections; at most three quarters of the open files allowed", low=1, high=4096
     )
     max_per_client: int = option(256, "connections of one address", low=1, high=4096)
-    header_timeout: float = option(10.0, "seconds for the head of a request", low=0.05, high=86_400.0)
+    header_timeout: float = option(
+        10.0, "seconds for the head of a request", low=0.05, high=86_400.0
+    )
     body_timeout: float = option(30.0, "seconds for the body of a request", low=0.05, high=86_400.0)
     idle_timeout: float = option(
         15.0, "seconds between two requests of a connection", low=0.05, high=86_400.0

@@ -36,7 +36,9 @@ class Shell:
 
         await self._trusted(scope, receive, _drop)
         if not scope.pop(MARK, False):
-            refused = Refused(BAD_REQUEST, "the Host header names another server; see --host", code="invalid_host")
+            refused = Refused(
+                BAD_REQUEST, "the Host header names another server; see --host", code="invalid_host"
+            )
             await JSONResponse(refused.as_json(), refused.status)(scope, receive, send)
             return
         try:

@@ -82,7 +82,9 @@ class Draft:
         self.stop = Stop(task.stop, task.max_tokens)
         self.partial: list[Candidate] = []
         self.text = ""
-        self.sent = self.drawn = self.held = 0  # characters given out, tokens drawn, characters that may begin a stop string
+        self.sent = self.drawn = self.held = (
+            0  # characters given out, tokens drawn, characters that may begin a stop string
+        )
         self.finished = False
 
     def request(self) -> Request:
@@ -111,10 +113,14 @@ class Draft:
         self.sent, text = cut, self.text[self.sent : cut]
         return Piece(self.index, text, tokens, drawn, finish, reason)
 
-    def _end(self, candidate: Candidate, since: int) -> tuple[int, Literal["stop", "length"] | None, str | None]:
+    def _end(
+        self, candidate: Candidate, since: int
+    ) -> tuple[int, Literal["stop", "length"] | None, str | None]:
         """How much of the text is certain, and whether and why the choice ends there; a stop string must end behind `since`."""
         if (end := self.stop.find(self.text, since)) is not None:
-            reason = max((stop for stop in self.task.stop if self.text.endswith(stop, 0, end)), key=len)
+            reason = max(
+                (stop for stop in self.task.stop if self.text.endswith(stop, 0, end)), key=len
+            )
             return end if self.task.keep_stop else end - len(reason), "stop", reason
         if candidate.finish == "end":
             return len(self.text), "stop", None
@@ -143,7 +149,9 @@ class Desk:
         self.idle.set()
         self._worker: ThreadPoolExecutor | None = None
         self._asked: set[asyncio.Future[list[Reply]]] = set()  # what is waited for
-        self._ended: set[asyncio.Future[list[Reply]]] = set()  # and is no longer, because of the end
+        self._ended: set[asyncio.Future[list[Reply]]] = (
+            set()
+        )  # and is no longer, because of the end
 
     def open(self) -> None:
         """Take requests (again)."""
@@ -164,7 +172,11 @@ class Desk:
     def place(self) -> Iterator[None]:
         """A place in the queue for the whole of a request. Raises Refused when all are taken."""
         if self.inside > self.limits.max_waiting:
-            raise Refused(TOO_MANY, "too many requests are waiting; try again in a moment", code="too_many_requests")
+            raise Refused(
+                TOO_MANY,
+                "too many requests are waiting; try again in a moment",
+                code="too_many_requests",
+            )
         self.inside += 1
         try:
             yield

@@ -20,7 +20,10 @@ HTTP = ("completions", "chat")
 
 
 def make_backend(
-    config: BackendConfig, loaded: Loaded | None = None, language: Stepwise | None = None, device: str = "auto"
+    config: BackendConfig,
+    loaded: Loaded | None = None,
+    language: Stepwise | None = None,
+    device: str = "auto",
 ) -> StepBackend:
     """The backend. `loaded`: our checkpoint, for our own; `language` tells an HTTP backend which step is the last.
 
@@ -35,7 +38,9 @@ def make_backend(
 
         return load(config.model, device)
     if loaded is None:
-        raise ConfigError(f"the backend {config.backend} is a checkpoint of our own; give --checkpoint")
+        raise ConfigError(
+            f"the backend {config.backend} is a checkpoint of our own; give --checkpoint"
+        )
     if config.backend == "blocks":
         from maskdiff.stepwise.blocks import BlockBackend
 
@@ -46,7 +51,10 @@ def make_backend(
 
 
 def _http(config: BackendConfig, language: Stepwise | None) -> StepBackend:
-    for given, flag in ((config.base_url, "--base_url http://HOST:PORT/v1"), (config.model, "--model NAME")):
+    for given, flag in (
+        (config.base_url, "--base_url http://HOST:PORT/v1"),
+        (config.model, "--model NAME"),
+    ):
         if not given:
             raise ConfigError(f"--backend {config.backend} asks a server: give {flag}")
     from maskdiff.stepwise.openai_api import ChatBackend, CompletionsBackend, Prefill

@@ -47,16 +47,22 @@ class BlockBackend:
     first. Raises ConfigError for a model that was not trained on open canvases.
     """
 
-    capabilities = Capabilities(continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True)
+    capabilities = Capabilities(
+        continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True
+    )
 
-    def __init__(self, loaded: Loaded, name: str = "blocks", block: int = 8, per_call: int = 1) -> None:
+    def __init__(
+        self, loaded: Loaded, name: str = "blocks", block: int = 8, per_call: int = 1
+    ) -> None:
         if loaded.config.train.open_share == 0.0:
             raise ConfigError(
                 "this model never saw a string whose end is open, so it cannot write block by block; "
                 "train it with open_share above 0, or take the causal backend"
             )
         if block < 1 or per_call < 1:
-            raise ConfigError(f"block_size is {block} and per_call {per_call}; both must be at least 1")
+            raise ConfigError(
+                f"block_size is {block} and per_call {per_call}; both must be at least 1"
+            )
         self.name, self.vocabulary, self.denoiser = name, loaded.vocabulary, loaded.denoiser
         self.block, self.per_call, self.device = block, per_call, loaded.device
         self.longest = loaded.config.model.block_size
@@ -87,24 +93,37 @@ class BlockBackend:
             rows = [row for row in rows if not self._settled(row)]
         share = (time.perf_counter() - began) / max(1, len(requests))
         return [
-            Reply(tuple(step.candidate() for step in steps), Spent(tokens[r], calls[r], len(steps), share))
+            Reply(
+                tuple(step.candidate() for step in steps),
+                Spent(tokens[r], calls[r], len(steps), share),
+            )
             for r, steps in enumerate(writing)
         ]
 
     def _evaluate(self, rows: list[_Row], tokens: list[int], calls: list[int]) -> None:
         """One evaluation of every canvas; its most confident blanks are drawn and filled."""
         canvases, length = self._canvases(rows)
-        logits = self.denoiser(canvases, length, torch.zeros(len(rows), device=self.device), False, None)
+        logits = self.denoiser(
+            canvases, length, torch.zeros(len(rows), device=self.device), False, None
+        )
         log_p = logits.cpu().double().masked_fill(~self.allowed, -torch.inf).log_softmax(-1)
         for n in length.tolist():
             assert n <= self.longest
         for i, row in enumerate(rows):
             tokens[row.owner] += int(length[i])
-            blanks = [place for place in range(row.start, row.start + row.block) if place not in row.filled]
+            blanks = [
+                place
+                for place in range(row.start, row.start + row.block)
+                if place not in row.filled
+            ]
             sure = log_p[i, blanks].amax(-1)
-            chosen = [blanks[j] for j in sure.topk(min(self.per_call, len(blanks))).indices.tolist()]
+            chosen = [
+                blanks[j] for j in sure.topk(min(self.per_call, len(blanks))).indices.tolist()
+            ]
             temperature = row.step.request.temperature
-            drawn = draw(log_p[i, chosen], [row.step.key] * len(chosen), chosen, [temperature] * len(chosen))
+            drawn = draw(
+                log_p[i, chosen], [row.step.key] * len(chosen), chosen, [temperature] * len(chosen)
+            )
             row.filled.update({place: (drawn, j) for j, place in enumerate(chosen)})
         for owner in {row.owner for row in rows}:
             calls[owner] += 1
@@ -115,13 +134,17 @@ class BlockBackend:
         for row in rows:
             row.block = min(row.block, self.longest - row.start)
             block = [
-                row.filled[place][0].ids[row.filled[place][1]] if place in row.filled else self.vocabulary.mask
+                row.filled[place][0].ids[row.filled[place][1]]
+                if place in row.filled
+                else self.vocabulary.mask
                 for place in range(row.start, row.start + row.block)
             ]
             texts.append([self.vocabulary.bos, *row.given, *row.step.ids, *block])
         width = max(map(len, texts))
         padded = [text + [self.vocabulary.pad] * (width - len(text)) for text in texts]
-        return torch.tensor(padded, device=self.device), torch.tensor([len(text) for text in texts], device=self.device)
+        return torch.tensor(padded, device=self.device), torch.tensor(
+            [len(text) for text in texts], device=self.device
+        )
 
     def _settled(self, row: _Row) -> bool:
         """Whether the step has ended: a block that is full is handed to it, up to its end."""

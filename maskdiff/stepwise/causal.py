@@ -43,7 +43,9 @@ class CausalBackend:
     each token of its own.
     """
 
-    capabilities = Capabilities(continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True)
+    capabilities = Capabilities(
+        continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True
+    )
 
     def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
         if loaded.length_conditioned:
@@ -59,9 +61,15 @@ class CausalBackend:
         """See `StepBackend`."""
         self.reader = self.model.reader()
         self.nodes = 0
-        self.roots: dict[int, int] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
-        self.children: dict[tuple[int, int], int] = {}  # (parent, token) -> node, of prompts and of what was drawn
-        self.after: dict[int, Tensor] = {}  # node -> (vocab,) log-probabilities of what may follow it
+        self.roots: dict[
+            int, int
+        ] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
+        self.children: dict[
+            tuple[int, int], int
+        ] = {}  # (parent, token) -> node, of prompts and of what was drawn
+        self.after: dict[
+            int, Tensor
+        ] = {}  # node -> (vocab,) log-probabilities of what may follow it
 
     @property
     def token_bytes(self) -> int:
@@ -73,22 +81,37 @@ class CausalBackend:
         began = time.perf_counter()
         if self.nodes * self.token_bytes > self.memory:
             self.forget()
-        paths = [[*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)] for request in requests]
+        paths = [
+            [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            for request in requests
+        ]
         if any(len(path) > LONGEST for path in paths):
             raise BackendError(f"prompt and answer have more than {LONGEST} tokens")
-        writing = [[Step(request, key_of(request, i)) for i in range(request.num)] for request in requests]
+        writing = [
+            [Step(request, key_of(request, i)) for i in range(request.num)] for request in requests
+        ]
         tokens, calls = [0] * len(requests), [0] * len(requests)
         ends = self._read_paths([request.session for request in requests], paths, tokens, calls)
-        active = [(r, step, ends[r]) for r, steps in enumerate(writing) for step in steps if step.finish is None]
+        active = [
+            (r, step, ends[r])
+            for r, steps in enumerate(writing)
+            for step in steps
+            if step.finish is None
+        ]
         while active:
             active = self._one_token(active, [len(path) for path in paths], tokens, calls)
         share = (time.perf_counter() - began) / max(1, len(requests))
         return [
-            Reply(tuple(step.candidate() for step in steps), Spent(tokens[r], calls[r], len(steps), share))
+            Reply(
+                tuple(step.candidate() for step in steps),
+                Spent(tokens[r], calls[r], len(steps), share),
+            )
             for r, steps in enumerate(writing)
         ]
 
-    def _read_paths(self, sessions: list[int], paths: list[list[int]], tokens: list[int], calls: list[int]) -> list[int]:
+    def _read_paths(
+        self, sessions: list[int], paths: list[list[int]], tokens: list[int], calls: list[int]
+    ) -> list[int]:
         """Evaluate what is new of each path, all together; the node at which each ends."""
         parents: list[int] = []
         new: list[int] = []
@@ -121,12 +144,21 @@ class CausalBackend:
         return ends
 
     def _one_token(
-        self, active: list[tuple[int, Step, int]], starts: list[int], tokens: list[int], calls: list[int]
+        self,
+        active: list[tuple[int, Step, int]],
+        starts: list[int],
+        tokens: list[int],
+        calls: list[int],
     ) -> list[tuple[int, Step, int]]:
         """Draw a token for every step under way and evaluate those that go on."""
         rows = torch.stack([self.after[node] for _, _, node in active])
         places = [starts[r] + len(step.ids) for r, step, _ in active]
-        drawn = draw(rows, [step.key for _, step, _ in active], places, [step.request.temperature for _, step, _ in active])
+        drawn = draw(
+            rows,
+            [step.key for _, step, _ in active],
+            places,
+            [step.request.temperature for _, step, _ in active],
+        )
         going: list[tuple[int, Step, int]] = []
         for row, (r, step, node) in enumerate(active):
             step.add(drawn.ids[row], drawn, row, self.vocabulary)
@@ -136,14 +168,19 @@ class CausalBackend:
             return []
         first = self.nodes
         deepest = max(starts[r] + len(step.ids) for r, step, _ in going)
-        log_p = self._extend([node for _, _, node in going], [step.ids[-1] for _, step, _ in going], deepest)
+        log_p = self._extend(
+            [node for _, _, node in going], [step.ids[-1] for _, step, _ in going], deepest
+        )
         self.after.update({first + i: row for i, row in enumerate(log_p)})
         for r, _, _ in going:
             tokens[r] += 1
         for r in {r for r, _, _ in going}:
             calls[r] += 1
         # Of equal histories the first stands for all, so that whichever candidate is chosen, its keys and values are found.
-        return [(r, step, self.children.setdefault((node, step.ids[-1]), first + i)) for i, (r, step, node) in enumerate(going)]
+        return [
+            (r, step, self.children.setdefault((node, step.ids[-1]), first + i))
+            for i, (r, step, node) in enumerate(going)
+        ]
 
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""

@@ -46,7 +46,14 @@ def draw(log_p: Tensor, keys: list[int], places: list[int], temperatures: list[f
     two = p.topk(2, dim=-1).values
     temperature = torch.tensor(temperatures, dtype=log_p.dtype)[:, None]
     symbols = torch.arange(log_p.shape[1])
-    noise = gumbel(torch.tensor(keys)[:, None], int(Purpose.TOKEN), 0, 0, torch.tensor(places)[:, None], symbols)
+    noise = gumbel(
+        torch.tensor(keys)[:, None],
+        int(Purpose.TOKEN),
+        0,
+        0,
+        torch.tensor(places)[:, None],
+        symbols,
+    )
     warm = log_p / temperature.clamp(min=1e-6) + noise.to(log_p)
     ids = torch.where(temperature[:, 0] > 0, warm.argmax(-1), log_p.argmax(-1))
     chosen = log_p.gather(1, ids[:, None])[:, 0]
@@ -75,7 +82,11 @@ class Step:
     def add(self, token: int, drawn: Drawn, row: int, vocabulary: Vocabulary) -> None:
         """Take the token that was drawn in `row`; what comes after the end of the step is not for it."""
         self.ids.append(token)
-        for kept, values in ((self.log_probs, drawn.log_probs), (self.entropies, drawn.entropies), (self.gaps, drawn.gaps)):
+        for kept, values in (
+            (self.log_probs, drawn.log_probs),
+            (self.entropies, drawn.entropies),
+            (self.gaps, drawn.gaps),
+        ):
             kept.append(values[row])
         if token == vocabulary.eos:
             self.finish = "end"
@@ -109,7 +120,10 @@ def ids_of(candidate: Candidate, vocabulary: Vocabulary) -> list[int]:
 
     A candidate of another backend has no ids, or those of another vocabulary. Raises ParseError for foreign symbols.
     """
-    inner, symbols = [token for token in candidate.ids if token != vocabulary.eos], vocabulary.symbols
+    inner, symbols = (
+        [token for token in candidate.ids if token != vocabulary.eos],
+        vocabulary.symbols,
+    )
     ours = len(candidate.ids) > 0 and all(0 <= token < len(symbols) for token in inner)
     if ours and "".join([symbols[token] for token in inner]) == candidate.said:
         return list(candidate.ids)

@@ -30,10 +30,23 @@ from maskdiff.drawing.random import bits, token_noise
 from maskdiff.errors import CheckpointError, folded, quote
 from maskdiff.models.hugging_face import _transformers, read_tokens
 from maskdiff.models.token_table import TokenTable
-from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Finish, Reply, Request, Spent, Stop, bounded
+from maskdiff.stepwise.protocol import (
+    BackendError,
+    Candidate,
+    Capabilities,
+    Finish,
+    Reply,
+    Request,
+    Spent,
+    Stop,
+    bounded,
+)
 
 PROBE = "\tSo <1> + 2\n"  # an answer that shows whether a template leaves answers, and the white space around them, alone
-KEPT, KEPT_TOKENS = 8, 65_536  # what is kept by default: groups of a request each, and rows x tokens
+KEPT, KEPT_TOKENS = (
+    8,
+    65_536,
+)  # what is kept by default: groups of a request each, and rows x tokens
 Ids = tuple[int, ...]
 
 
@@ -63,7 +76,9 @@ def load(
             f"cannot read a model and a tokenizer in {quote(path)}: {folded(error)}"
         ) from error
     if missing := sorted(info["missing_keys"]):  # they were drawn at random
-        raise CheckpointError(f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first")
+        raise CheckpointError(
+            f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first"
+        )
     title = Path(path).resolve().name if Path(path).is_dir() else path
     return HuggingFaceBackend(model.to(where), tokenizer, title, chat, template, kept, kept_tokens)
 
@@ -108,7 +123,11 @@ class HuggingFaceBackend:
         barred = torch.tensor([text is None for text in self.table.texts])
         barred[list(self.table.ends)] = False
         self.barred = barred.to(model.device)
-        self._keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        self._keep = (
+            {"logits_to_keep": 1}
+            if "logits_to_keep" in inspect.signature(model.forward).parameters
+            else {}
+        )
         self.chat, self._template = chat and bool(tokenizer.chat_template), dict(template or {})
         self.capabilities = Capabilities(
             continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True, chat=self.chat
@@ -128,14 +147,22 @@ class HuggingFaceBackend:
         """See `StepBackend.next_step`. Requests are evaluated one after another, the candidates of each as one batch."""
         self._kept.expect(len(requests))
         at_once = [_said_before(request) for request in requests]
-        ids = [() if done else self._request_ids(request) for request, done in zip(requests, at_once, strict=True)]
-        found = [self._kept.find(request.seed, known) for request, known in zip(requests, ids, strict=True)]
+        ids = [
+            () if done else self._request_ids(request)
+            for request, done in zip(requests, at_once, strict=True)
+        ]
+        found = [
+            self._kept.find(request.seed, known)
+            for request, known in zip(requests, ids, strict=True)
+        ]
         for request, known, place in zip(requests, ids, found, strict=True):
             self._kept.release(request.seed, known, place)
         replies = []
         for i, (request, done) in enumerate(zip(requests, at_once, strict=True)):
             begun, tokens, calls = time.perf_counter(), self._tokens, self._calls
-            candidates = [done] * request.num if done else self._candidates(request, ids[i], found[i])
+            candidates = (
+                [done] * request.num if done else self._candidates(request, ids[i], found[i])
+            )
             found[i] = None  # lets go of its memory
             seconds = time.perf_counter() - begun
             spent = Spent(self._tokens - tokens, self._calls - calls, request.num, seconds)
@@ -160,7 +187,9 @@ class HuggingFaceBackend:
         for said in (PROBE, PROBE.lstrip(), PROBE.rstrip(), PROBE.strip()):
             if text.endswith(said):
                 return text.removesuffix(said)
-        raise BackendError(f"the chat template of {quote(self.name)} hides where an answer begins; set chat to false")
+        raise BackendError(
+            f"the chat template of {quote(self.name)} hides where an answer begins; set chat to false"
+        )
 
     def _partial_text(self, prompt: str) -> str:
         """What the chat template writes up to the end of the partial answer PROBE, whose turn stays open."""
@@ -169,7 +198,11 @@ class HuggingFaceBackend:
 
     def _render(self, messages: list[dict[str, str]], **settings: bool) -> str:
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **settings, **self._template))
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, **settings, **self._template
+                )
+            )
         except Exception as error:  # of many kinds: the template is a program
             raise BackendError(
                 f"the chat template of {quote(self.name)} cannot be rendered: {folded(error)}"
@@ -183,7 +216,9 @@ class HuggingFaceBackend:
         if not ids:
             raise BackendError("this prompt has no tokens; give one that is not empty")
         if self.room is not None and len(ids) >= self.room:
-            raise BackendError(f"the prompt and the answer so far have {len(ids)} tokens, of the model's {self.room} positions")
+            raise BackendError(
+                f"the prompt and the answer so far have {len(ids)} tokens, of the model's {self.room} positions"
+            )
         return ids
 
     def _answer_ids(self, request: Request) -> Ids:
@@ -196,12 +231,16 @@ class HuggingFaceBackend:
             ids: list[int] = self.tokenizer(text[skip:], add_special_tokens=False).input_ids
             if self.table.text(ids) == text.encode(errors="replace"):
                 return tuple(ids)
-        raise BackendError(f"the tokenizer of {quote(self.name)} has no tokens that stand for the step {quote(text)}")
+        raise BackendError(
+            f"the tokenizer of {quote(self.name)} has no tokens that stand for the step {quote(text)}"
+        )
 
     def _candidates(self, request: Request, ids: Ids, place: _Place | None) -> list[Candidate]:
         """Draw the candidates of one request behind `ids`; `place`: what is known of them, if that was found before."""
         again = self._kept.find(request.seed, ids)  # by a request of the same call
-        known = max((p.entry for p in (place, again) if p), key=lambda entry: len(entry.ids), default=None)
+        known = max(
+            (p.entry for p in (place, again) if p), key=lambda entry: len(entry.ids), default=None
+        )
         root, limit = self._evaluate(ids, known), request.stop.max_tokens
         if self.room is not None:
             limit = min(limit, self.room - len(ids))
@@ -209,7 +248,10 @@ class HuggingFaceBackend:
         rows = [_Row(request.over, limit, _decoder(said)) for _ in range(request.num)]
         alive, numbers = rows, torch.arange(request.first, request.first + request.num)
         cache = _select(root.cache, [0] * request.num)
-        logits, behind = cast(Tensor, root.logits).expand(request.num, -1), []  # (candidates, vocabulary)
+        logits, behind = (
+            cast(Tensor, root.logits).expand(request.num, -1),
+            [],
+        )  # (candidates, vocabulary)
         while alive:
             position = len(ids) + len(alive[0].ids)
             drawn = self._draw(logits, request, numbers, position)
@@ -223,8 +265,12 @@ class HuggingFaceBackend:
                 cache = _select(cache, going)
             alive, numbers = [alive[i] for i in going], numbers[going]
             if alive:
-                logits, cache = self._forward([(*ids, *row.ids) for row in alive], len(ids) + len(alive[0].ids) - 1, cache)
-        if self.caches and (request.stop.strings or request.stop.max_tokens == 1):  # not of whole answers
+                logits, cache = self._forward(
+                    [(*ids, *row.ids) for row in alive], len(ids) + len(alive[0].ids) - 1, cache
+                )
+        if self.caches and (
+            request.stop.strings or request.stop.max_tokens == 1
+        ):  # not of whole answers
             self._kept.add(request.seed, root, behind)
         return [row.candidate() for row in rows]
 
@@ -238,20 +284,32 @@ class HuggingFaceBackend:
             logits, cache = self._forward([ids], len(known.ids), _select(known.cache, [0]))
         return _Entry(ids, cache, logits)
 
-    def _draw(self, logits: Tensor, request: Request, numbers: Tensor, position: int) -> list[tuple[int, float, float, float]]:
+    def _draw(
+        self, logits: Tensor, request: Request, numbers: Tensor, position: int
+    ) -> list[tuple[int, float, float, float]]:
         """(rows, vocabulary) -> of each row a token, its log-probability, and the distribution's entropy and gap."""
-        rows = (logits.cpu() if logits.device.type == "mps" else logits).double()  # mps has no float64
+        rows = (
+            logits.cpu() if logits.device.type == "mps" else logits
+        ).double()  # mps has no float64
         log_p = rows.log_softmax(-1)
         p = log_p.exp()
         entropies, best = torch.special.entr(p).sum(-1), p.topk(2).values
         if not entropies.isfinite().all():
-            raise BackendError(f"{quote(self.name)} says what is no number at position {position}; load it with a wider dtype")
+            raise BackendError(
+                f"{quote(self.name)} says what is no number at position {position}; load it with a wider dtype"
+            )
         scores = log_p.masked_fill(self.barred.to(log_p.device), -torch.inf)
         if request.temperature > 0:
             seed = (request.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # as an int64
             keys = bits(torch.tensor([seed]), numbers).to(log_p.device)
-            visits, places = torch.zeros_like(keys)[:, None], torch.tensor([position], device=log_p.device)
-            scores = scores / request.temperature + token_noise(keys, visits, 0, places, log_p.shape[-1])[:, 0]
+            visits, places = (
+                torch.zeros_like(keys)[:, None],
+                torch.tensor([position], device=log_p.device),
+            )
+            scores = (
+                scores / request.temperature
+                + token_noise(keys, visits, 0, places, log_p.shape[-1])[:, 0]
+            )
         tokens = scores.argmax(-1)
         said = log_p.gather(1, tokens[:, None])[:, 0]
         columns = (tokens, said, entropies, best[:, 0] - best[:, 1])
@@ -260,7 +318,9 @@ class HuggingFaceBackend:
     def _forward(self, rows: Sequence[Ids], since: int, cache: Any) -> tuple[Tensor, Any]:
         """(rows, vocabulary) logits behind rows of equal length, `cache` holding what is before `since`; and the new cache."""
         begin = since if cache is not None else 0
-        inputs = torch.tensor([row[begin:] for row in rows], device=self.model.device)  # (rows, new tokens)
+        inputs = torch.tensor(
+            [row[begin:] for row in rows], device=self.model.device
+        )  # (rows, new tokens)
         past = {} if cache is None else {"past_key_values": cache}
         out = self.model(input_ids=inputs, use_cache=self.caches, **past, **self._keep)
         self._tokens, self._calls = self._tokens + inputs.numel(), self._calls + 1
@@ -280,7 +340,9 @@ class HuggingFaceBackend:
             one, _ = self._forward(paths[2:3], 4, _select(wide, [1]))
             more, _ = self._forward(paths[3:], 3, _select(root, [0]))
             alone = torch.cat([self._forward([path], 0, None)[0] for path in paths])
-            given, expected = (rows.cpu().double().softmax(-1) for rows in (torch.cat([both, one, more]), alone))
+            given, expected = (
+                rows.cpu().double().softmax(-1) for rows in (torch.cat([both, one, more]), alone)
+            )
             distance = (given - expected).abs().sum(1).max().item() / 2
         except Exception:  # whatever a model's own code raises
             return False
@@ -305,7 +367,9 @@ class _Row:
     split: tuple[str, str] | None = None  # step and overshoot
     finish: Finish | None = None
 
-    def take(self, token: int, log_prob: float, entropy: float, gap: float, table: TokenTable, stop: Stop) -> None:
+    def take(
+        self, token: int, log_prob: float, entropy: float, gap: float, table: TokenTable, stop: Stop
+    ) -> None:
         self.ids.append(token)
         self.log_probs.append(log_prob)
         self.entropies.append(entropy)
@@ -327,7 +391,9 @@ class _Row:
         step, over = self.split or (self.carried + self.text, "")
         numbers = (tuple(self.log_probs), tuple(self.entropies), tuple(self.gaps))
         assert self.finish is not None
-        return Candidate(step, self.text, self.finish, len(self.ids), over, tuple(self.ids), *numbers)
+        return Candidate(
+            step, self.text, self.finish, len(self.ids), over, tuple(self.ids), *numbers
+        )
 
 
 def _said_before(request: Request) -> Candidate | None:
@@ -349,7 +415,9 @@ class _Entry:
 
     ids: Ids
     cache: Any  # of one row
-    logits: Tensor | None = None  # (1, vocabulary) behind the last id, where the next request may need them
+    logits: Tensor | None = (
+        None  # (1, vocabulary) behind the last id, where the next request may need them
+    )
 
 
 @dataclass(frozen=True)
@@ -366,7 +434,9 @@ class _Kept:
     def __init__(self, size: int, tokens: int) -> None:
         self.size, self.tokens = size, tokens
         self.asked = (0, 0)  # requests of the last two calls
-        self.groups: OrderedDict[tuple[int, Ids], dict[Ids, _Entry]] = OrderedDict()  # by seed and given ids
+        self.groups: OrderedDict[tuple[int, Ids], dict[Ids, _Entry]] = (
+            OrderedDict()
+        )  # by seed and given ids
 
     def expect(self, count: int) -> None:
         """A call of `count` requests begins; a cohort finds what it left, also after a call for more candidates of some."""
@@ -388,7 +458,9 @@ class _Kept:
         """Drop a group of which one candidate is gone on with."""
         if place is None or place.entry.ids == ids:
             return
-        if place.key[0] == seed or place.entry.ids != place.key[1]:  # a prompt may be another seed's too
+        if (
+            place.key[0] == seed or place.entry.ids != place.key[1]
+        ):  # a prompt may be another seed's too
             self.groups.pop(place.key, None)
 
     def add(self, seed: int, root: _Entry, behind: list[_Entry]) -> None:
@@ -411,6 +483,8 @@ def _select(cache: Any, rows: list[int]) -> Any:
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in new.layers:  # layers with a state keep dictionaries
-        vars(layer).update({name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)})
+        vars(layer).update(
+            {name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)}
+        )
     new.reorder_cache(torch.tensor(rows))
     return new

@@ -93,9 +93,14 @@ def read_tokens(logprobs: object, text: str) -> list[Token]:
         before.append(before[-1] + len(str(row[0] or "")))
     while rows and not _is_number(rows[-1][1]) and before[len(rows) - 1] >= len(text):
         rows.pop()
-    if (text and not rows) or not all(_is_number(number) and math.isfinite(number) for _, number, _ in rows):
+    if (text and not rows) or not all(
+        _is_number(number) and math.isfinite(number) for _, number, _ in rows
+    ):
         raise Unusable(NO_LOG_PROBS)
-    return [Token(float(number), tuple(float(top) for top in tops if _is_number(top))) for _, number, tops in rows]
+    return [
+        Token(float(number), tuple(float(top) for top in tops if _is_number(top)))
+        for _, number, tops in rows
+    ]
 
 
 def _rows(logprobs: dict[str, Any]) -> list[tuple[Any, Any, list[Any]]]:
@@ -103,13 +108,17 @@ def _rows(logprobs: dict[str, Any]) -> list[tuple[Any, Any, list[Any]]]:
     content = logprobs.get("content")
     if isinstance(content, list):  # the form of chats
         rows = [entry if isinstance(entry, dict) else {} for entry in content]
-        tops = [[top.get("logprob") for top in row.get("top_logprobs") or () if isinstance(top, dict)] for row in rows]
+        tops = [
+            [top.get("logprob") for top in row.get("top_logprobs") or () if isinstance(top, dict)]
+            for row in rows
+        ]
         return [(row.get("token"), row.get("logprob"), top) for row, top in zip(rows, tops)]
     numbers = logprobs.get("token_logprobs") or []
     texts = logprobs.get("tokens") or [""] * len(numbers)
     given = logprobs.get("top_logprobs") or [{}] * len(numbers)
     return [
-        (text, number, list(top.values()) if isinstance(top, dict) else []) for text, number, top in zip(texts, numbers, given)
+        (text, number, list(top.values()) if isinstance(top, dict) else [])
+        for text, number, top in zip(texts, numbers, given)
     ]
 
 
@@ -133,4 +142,14 @@ def gap(log_probs: Sequence[float]) -> float:
     return first - second
 
 
-__all__ = ["Token", "Unusable", "Usage", "count_drawn", "entropy", "gap", "read_choices", "read_tokens", "read_usage"]
+__all__ = [
+    "Token",
+    "Unusable",
+    "Usage",
+    "count_drawn",
+    "entropy",
+    "gap",
+    "read_choices",
+    "read_tokens",
+    "read_usage",
+]

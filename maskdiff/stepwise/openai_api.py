@@ -29,7 +29,16 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from maskdiff.errors import ConfigError, folded, quote
-from maskdiff.stepwise.openai_answers import Token, Unusable, count_drawn, entropy, gap, read_choices, read_tokens, read_usage
+from maskdiff.stepwise.openai_answers import (
+    Token,
+    Unusable,
+    count_drawn,
+    entropy,
+    gap,
+    read_choices,
+    read_tokens,
+    read_usage,
+)
 from maskdiff.stepwise.protocol import (
     BackendError,
     Candidate,
@@ -48,7 +57,9 @@ Part = tuple[list[dict[str, Any]], object, float]  # choices of one answer, the 
 KEY = "OPENAI_API_KEY"
 PREFILLS = ("continue_final_message", "prefix", "plain")
 MAX_STOPS = 4  # of the official API
-ALTERNATIVES = 5  # likeliest tokens asked for at every place; the official API gives no more to `/completions`
+ALTERNATIVES = (
+    5  # likeliest tokens asked for at every place; the official API gives no more to `/completions`
+)
 SAID = 200  # characters of a server's own message that an error quotes
 
 
@@ -100,9 +111,15 @@ class OpenAIBackend(ABC):
         self._openai = _openai()
         try:
             # No proxy leads to this machine, whatever the environment says.
-            http = self._openai.DefaultHttpxClient(timeout=timeout, trust_env=False) if local else None
+            http = (
+                self._openai.DefaultHttpxClient(timeout=timeout, trust_env=False) if local else None
+            )
             self._client = self._openai.OpenAI(
-                api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=retries, http_client=http
+                api_key=self._key or "none",
+                base_url=base_url,
+                timeout=timeout,
+                max_retries=retries,
+                http_client=http,
             )
         except (ImportError, ValueError) as error:  # such as of a proxy that the environment names
             raise ConfigError(
@@ -125,7 +142,10 @@ class OpenAIBackend(ABC):
         as the server sees to that. Raises ConfigError before anything is sent, and the first BackendError after all have ended.
         An interrupt ends this at once, and closes the connections.
         """
-        payloads = [None if bounded("", 0, request.stop, request.over) else self._payload(request) for request in requests]
+        payloads = [
+            None if bounded("", 0, request.stop, request.over) else self._payload(request)
+            for request in requests
+        ]
         if not requests:
             return []
         futures = self._start(list(zip(requests, payloads)))
@@ -138,13 +158,17 @@ class OpenAIBackend(ABC):
             raise
         return [self._reply(request, future.result()) for request, future in zip(requests, futures)]
 
-    def _start(self, asked: list[tuple[Request, dict[str, Any] | None]]) -> list[Future[list[Part]]]:
+    def _start(
+        self, asked: list[tuple[Request, dict[str, Any] | None]]
+    ) -> list[Future[list[Part]]]:
         """What `_collect` will return of each, `concurrency` of them at a time.
 
         No ThreadPoolExecutor: the interpreter waits for its threads, and closing a connection wakes none that listens to it.
         """
         futures: list[Future[list[Part]]] = [Future() for _ in asked]
-        waiting: SimpleQueue[tuple[Future[list[Part]], Request, dict[str, Any] | None]] = SimpleQueue()
+        waiting: SimpleQueue[tuple[Future[list[Part]], Request, dict[str, Any] | None]] = (
+            SimpleQueue()
+        )
         for future, (request, payload) in zip(futures, asked):
             waiting.put((future, request, payload))
 
@@ -174,7 +198,12 @@ class OpenAIBackend(ABC):
     def __enter__(self) -> OpenAIBackend:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @abstractmethod
@@ -193,9 +222,13 @@ class OpenAIBackend(ABC):
         """The body of the HTTP request. Raises ConfigError for what cannot be asked."""
         stop = request.stop
         if stop.min_tokens > 1:
-            raise ConfigError(f"min_step_tokens is {stop.min_tokens}: this backend cannot hold stop strings back; give 1")
+            raise ConfigError(
+                f"min_step_tokens is {stop.min_tokens}: this backend cannot hold stop strings back; give 1"
+            )
         if len(stop.strings) > MAX_STOPS:
-            raise ConfigError(f"{len(stop.strings)} stop strings are given and the API takes at most {MAX_STOPS}")
+            raise ConfigError(
+                f"{len(stop.strings)} stop strings are given and the API takes at most {MAX_STOPS}"
+            )
         try:
             (request.prompt + request.answer).encode()
         except UnicodeEncodeError as error:
@@ -209,7 +242,11 @@ class OpenAIBackend(ABC):
             "max_tokens": stop.max_tokens,
             "seed": _seed(request.seed, request.first),
         }
-        return {**payload, **({"stop": list(stop.strings)} if stop.strings else {}), **self._asked(request)}
+        return {
+            **payload,
+            **({"stop": list(stop.strings)} if stop.strings else {}),
+            **self._asked(request),
+        }
 
     def _collect(self, request: Request, payload: dict[str, Any] | None) -> list[Part]:
         """The answers that together hold all choices: one, unless the server gives fewer than it is asked for."""
@@ -235,9 +272,13 @@ class OpenAIBackend(ABC):
         except api.APIStatusError as error:
             raise self._status_error(error) from None
         except api.APITimeoutError:
-            raise self._error(f"no answer within {self._timeout:g} seconds{self._tries()}") from None
+            raise self._error(
+                f"no answer within {self._timeout:g} seconds{self._tries()}"
+            ) from None
         except api.APIConnectionError as error:
-            raise self._error(f"cannot be reached{self._tries()}: {self._quote(str(error.__cause__ or error))}") from None
+            raise self._error(
+                f"cannot be reached{self._tries()}: {self._quote(str(error.__cause__ or error))}"
+            ) from None
         except api.OpenAIError as error:
             raise self._error(self._quote(folded(error))) from None
         seconds = time.perf_counter() - started
@@ -251,13 +292,17 @@ class OpenAIBackend(ABC):
         carried = bounded("", 0, request.stop, request.over)
         if carried:  # what was carried over is a whole step: nothing was asked
             none = () if self.log_probs else None
-            done = Candidate(carried[0], "", "stop", 0, carried[1], log_probs=none, entropies=none, gaps=none)
+            done = Candidate(
+                carried[0], "", "stop", 0, carried[1], log_probs=none, entropies=none, gaps=none
+            )
             return Reply((done,) * request.num, Spent(candidates=request.num))
         replies = [self._part(request, *part) for part in parts]
         made = tuple(candidate for reply in replies for candidate in reply.candidates)
         return Reply(made, sum((reply.spent for reply in replies), Spent()))
 
-    def _part(self, request: Request, choices: list[dict[str, Any]], body: object, seconds: float) -> Reply:
+    def _part(
+        self, request: Request, choices: list[dict[str, Any]], body: object, seconds: float
+    ) -> Reply:
         """The candidates that one answer holds, and its cost."""
         try:
             drawn = [self._drawn(choice) for choice in choices]
@@ -287,7 +332,9 @@ class OpenAIBackend(ABC):
         tokens = read_tokens(choice.get("logprobs"), self._said(choice)) if self.log_probs else []
         return tokens or None
 
-    def _candidate(self, request: Request, choice: dict[str, Any], drawn: list[Token] | None, tokens: int) -> Candidate:
+    def _candidate(
+        self, request: Request, choice: dict[str, Any], drawn: list[Token] | None, tokens: int
+    ) -> Candidate:
         said, finish = self._ending(request, choice, self._said(choice))
         step, over = request.over + said, ""
         # A server cuts exactly; only one that heeds no stop strings, or has not seen what was carried over, leaves an excess.
@@ -299,9 +346,13 @@ class OpenAIBackend(ABC):
             if all(len(token.alternatives) > 1 for token in drawn):
                 entropies = tuple(entropy(token.alternatives) for token in drawn)
                 gaps = tuple(gap(token.alternatives) for token in drawn)
-        elif self.log_probs and finish == "end" and not step:  # nothing is said that could be uncertain
+        elif (
+            self.log_probs and finish == "end" and not step
+        ):  # nothing is said that could be uncertain
             log_probs = entropies = gaps = ()
-        return Candidate(step, said, finish, tokens, over, log_probs=log_probs, entropies=entropies, gaps=gaps)
+        return Candidate(
+            step, said, finish, tokens, over, log_probs=log_probs, entropies=entropies, gaps=gaps
+        )
 
     def _ending(self, request: Request, choice: dict[str, Any], text: str) -> tuple[str, Finish]:
         """What was said, with the stop string that the server cut off, and which end it was."""
@@ -324,9 +375,13 @@ class OpenAIBackend(ABC):
         """The error of an HTTP status that is none of success."""
         status, said = error.status_code, self._quote(_message(error))
         if status in (400, 422):
-            return Rejected(f"{self.name} at {self.where} refused the request (HTTP {status}): {said}")
+            return Rejected(
+                f"{self.name} at {self.where} refused the request (HTTP {status}): {said}"
+            )
         if status in (401, 403):
-            what = f"does not accept the key in {KEY}" if self._key else f"asks for a key; set {KEY}"
+            what = (
+                f"does not accept the key in {KEY}" if self._key else f"asks for a key; set {KEY}"
+            )
         elif status == 404:
             what = f"has no such address, or no model {quote(self.model)}"
         elif status == 429:
@@ -384,7 +439,14 @@ class ChatBackend(OpenAIBackend):
     kind = "chat"
     chat = True
 
-    def __init__(self, model: str, base_url: str, *, prefill: Prefill = "continue_final_message", **settings: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        prefill: Prefill = "continue_final_message",
+        **settings: Any,
+    ) -> None:
         if prefill not in PREFILLS:
             raise ConfigError(f"prefill is {quote(prefill)}; it may be {', '.join(PREFILLS)}")
         super().__init__(model, base_url, **settings)
@@ -398,7 +460,10 @@ class ChatBackend(OpenAIBackend):
             if self.prefill == "prefix":
                 messages[-1]["prefix"] = True
             elif self.prefill == "continue_final_message":
-                asked["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+                asked["extra_body"] = {
+                    "continue_final_message": True,
+                    "add_generation_prompt": False,
+                }
         return asked | ({"logprobs": True, "top_logprobs": ALTERNATIVES} if self.log_probs else {})
 
     def _create(self) -> Callable[..., Any]:
@@ -417,7 +482,9 @@ def _openai() -> Any:
     try:
         return importlib.import_module("openai")
     except ImportError as error:
-        raise ConfigError('backends over HTTP need the package openai: pip install "maskdiff[openai]"') from error
+        raise ConfigError(
+            'backends over HTTP need the package openai: pip install "maskdiff[openai]"'
+        ) from error
 
 
 def _address(base_url: str) -> tuple[str, bool]:
@@ -428,7 +495,9 @@ def _address(base_url: str) -> tuple[str, bool]:
     except ValueError:
         host, parts, port = None, urlsplit(""), None
     if parts.scheme not in ("http", "https") or not host:  # not quoted: it may hold a password
-        raise ConfigError("base_url is no address of a server; give one such as http://127.0.0.1:8000/v1")
+        raise ConfigError(
+            "base_url is no address of a server; give one such as http://127.0.0.1:8000/v1"
+        )
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -442,11 +511,17 @@ def _key(where: str, local: bool) -> str:
     key = os.environ.get(KEY, "").strip()
     plain = where.startswith("http:")
     if key and plain and not local:
-        raise ConfigError(f"{where} would be sent the key in {KEY} unencrypted; use https, or unset the key")
+        raise ConfigError(
+            f"{where} would be sent the key in {KEY} unencrypted; use https, or unset the key"
+        )
     if not key and not plain and not local:
-        raise ConfigError(f"{where} is not on this machine and needs a key: set the environment variable {KEY}")
+        raise ConfigError(
+            f"{where} is not on this machine and needs a key: set the environment variable {KEY}"
+        )
     if not all("!" <= letter <= "~" and letter not in "\"'\\" for letter in key):
-        raise ConfigError(f"{KEY} holds characters that no key has, such as spaces, quotes or accents; set it anew")
+        raise ConfigError(
+            f"{KEY} holds characters that no key has, such as spaces, quotes or accents; set it anew"
+        )
     return key
 
 
@@ -454,14 +529,19 @@ def _seed(seed: int, first: int) -> int:
     """A seed of 31 bits, which every server takes: `seed` itself where it fits and the first candidate is number 0."""
     if first == 0 and 0 <= seed < 2**31:
         return seed
-    return int.from_bytes(hashlib.blake2b(f"{seed},{first}".encode(), digest_size=4).digest(), "big") >> 1
+    return (
+        int.from_bytes(hashlib.blake2b(f"{seed},{first}".encode(), digest_size=4).digest(), "big")
+        >> 1
+    )
 
 
 def _message(error: Any) -> str:
     """What the server said about an HTTP status, wherever it put it."""
     body = error.body
     if isinstance(body, dict):
-        body = next((body[field] for field in ("message", "detail", "error") if body.get(field)), body)
+        body = next(
+            (body[field] for field in ("message", "detail", "error") if body.get(field)), body
+        )
     return str(body or error.response.text or error.response.reason_phrase)
 
 

@@ -59,7 +59,11 @@ def digits_nonce(rng: np.random.Generator) -> Nonce:
     return Nonce(f"Reply with exactly these digits and nothing else: {digits}", digits, DIGITS // 2)
 
 
-def probe(generator: StepBackend, make: Callable[[np.random.Generator], Nonce] = digits_nonce, seed: int = 0) -> Probe:
+def probe(
+    generator: StepBackend,
+    make: Callable[[np.random.Generator], Nonce] = digits_nonce,
+    seed: int = 0,
+) -> Probe:
     """Ask `NONCES` times; one verdict that all of them gave, or UNKNOWN.
 
     Raises BackendError for a backend that does not answer even without a partial answer.
@@ -80,7 +84,9 @@ def _classify(generator: StepBackend, nonce: Nonce) -> tuple[Verdict, str]:
     try:
         said = _said(generator, nonce.prompt, nonce.reply[: nonce.given])
     except Rejected as error:
-        _said(generator, nonce.prompt, "")  # refused without it, too: then that is an error of its own, and raised
+        _said(
+            generator, nonce.prompt, ""
+        )  # refused without it, too: then that is an error of its own, and raised
         return Verdict.REJECT, f"refused ({error})"
     symbol = said.lstrip()[:1]
     if symbol == nonce.reply[nonce.given]:

@@ -14,7 +14,9 @@ from typing import Literal, Protocol
 
 from maskdiff.errors import ConfigError, UserError
 
-Finish = Literal["stop", "end", "length"]  # a stop string, the model's own end of the answer, the cap on tokens
+Finish = Literal[
+    "stop", "end", "length"
+]  # a stop string, the model's own end of the answer, the cap on tokens
 
 
 class BackendError(UserError):

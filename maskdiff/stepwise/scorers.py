@@ -64,12 +64,16 @@ class Figure:
 
 def _needed(values: tuple[float, ...] | None, what: str) -> tuple[float, ...]:
     if values is None:
-        raise BackendError(f"this backend tells no {what}; choose a scorer that needs none (vote), or another backend")
+        raise BackendError(
+            f"this backend tells no {what}; choose a scorer that needs none (vote), or another backend"
+        )
     return values
 
 
 def _mean(values: tuple[float, ...]) -> float:
-    return sum(values) / len(values) if values else 0.0  # a step without a token of its own is certain
+    return (
+        sum(values) / len(values) if values else 0.0
+    )  # a step without a token of its own is certain
 
 
 def mean_log_prob(candidate: Candidate) -> float:
@@ -96,7 +100,8 @@ class Vote:
         """See `Scorer`."""
         said = [[self._said(j, candidate) for candidate in j.candidates] for j in judgements]
         return [
-            ([float(count[text]) for text in texts], Spent()) for texts, count in zip(said, map(Counter, said), strict=True)
+            ([float(count[text]) for text in texts], Spent())
+            for texts, count in zip(said, map(Counter, said), strict=True)
         ]
 
     def _said(self, judgement: Judgement, candidate: Candidate) -> str:
@@ -115,7 +120,10 @@ class Checker:
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
         """See `Scorer`."""
-        return [([float(self._right(j, candidate)) for candidate in j.candidates], Spent()) for j in judgements]
+        return [
+            ([float(self._right(j, candidate)) for candidate in j.candidates], Spent())
+            for j in judgements
+        ]
 
     def _right(self, judgement: Judgement, candidate: Candidate) -> bool:
         separator = self.language.separator
@@ -142,7 +150,11 @@ class DenoiserScorer:
                 "the denoiser of this checkpoint never saw a string whose end is open, so it cannot judge a step; "
                 "choose another scorer, or train it with open_share above 0"
             )
-        self.denoiser, self.vocabulary, self.device = loaded.denoiser, loaded.vocabulary, loaded.device
+        self.denoiser, self.vocabulary, self.device = (
+            loaded.denoiser,
+            loaded.vocabulary,
+            loaded.device,
+        )
         self.groups, self.longest = groups, loaded.config.model.block_size
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
@@ -154,10 +166,17 @@ class DenoiserScorer:
             candidates = [own for own in known if own is not None]
             if len(set(candidates)) > 1:
                 request = judgement.request
-                given = [self.vocabulary.bos, *self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+                given = [
+                    self.vocabulary.bos,
+                    *self.vocabulary.encode(request.prompt),
+                    *answered(request, self.vocabulary),
+                ]
                 begin, end = differing(candidates)
                 texts |= {
-                    (number, own): ([*given, *own], range(len(given) + begin, len(given) + len(own) - end))
+                    (number, own): (
+                        [*given, *own],
+                        range(len(given) + begin, len(given) + len(own) - end),
+                    )
                     for own in candidates
                 }
         sums, tokens, calls = self._sums(list(texts.values()))
@@ -186,12 +205,17 @@ class DenoiserScorer:
         )  # a backend without ids does not tell the end
         return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 
-    def _sums(self, texts: list[tuple[list[int], range]]) -> tuple[list[float], list[int], list[set[int]]]:
+    def _sums(
+        self, texts: list[tuple[list[int], range]]
+    ) -> tuple[list[float], list[int], list[set[int]]]:
         """Of each (ids, places that count): the pseudo-log-likelihood, the tokens that were evaluated, in which calls."""
         rows: list[tuple[int, list[int], list[int]]] = []  # text, its ids, hidden places
         for number, (text, places) in enumerate(texts):
             stride = self.groups or max(1, len(places))
-            rows += [(number, text, list(places[first::stride])) for first in range(min(stride, len(places)))]
+            rows += [
+                (number, text, list(places[first::stride]))
+                for first in range(min(stride, len(places)))
+            ]
         sums, tokens, calls = [0.0] * len(texts), [0] * len(texts), [set[int]() for _ in texts]
         rows.sort(key=lambda row: len(row[1]))  # rows of like length together: little padding
         size = max(1, TOKENS // len(rows[-1][1])) if rows else 1
@@ -207,13 +231,17 @@ class DenoiserScorer:
         """Sum of the log-probabilities of what is hidden in each row."""
         width = max(len(text) for _, text, _ in rows)
         self._make_room(width)
-        clean = torch.tensor([text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows])
+        clean = torch.tensor(
+            [text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows]
+        )
         hidden = torch.zeros_like(clean, dtype=torch.bool)
         for i, (_, _, places) in enumerate(rows):
             hidden[i, places] = True
         tokens = clean.masked_fill(hidden, self.vocabulary.mask).to(self.device)
         length = torch.tensor([len(text) for _, text, _ in rows], device=self.device)
-        logits = self.denoiser(tokens, length, torch.zeros(len(rows), device=self.device), False, None)
+        logits = self.denoiser(
+            tokens, length, torch.zeros(len(rows), device=self.device), False, None
+        )
         log_p = logits.cpu().double().log_softmax(-1).gather(2, clean[:, :, None])[:, :, 0]
         sums: list[float] = log_p.masked_fill(~hidden, 0.0).sum(1).tolist()
         return sums
@@ -222,7 +250,9 @@ class DenoiserScorer:
         """Rotary positions go on beyond the canvases of the training, as those of the causal mode do; others do not."""
         model = self.denoiser.model
         if width > self.longest and model.from_end is not None:
-            raise BackendError(f"a text of {width} tokens cannot be judged: the canvases of this model end at {self.longest}")
+            raise BackendError(
+                f"a text of {width} tokens cannot be judged: the canvases of this model end at {self.longest}"
+            )
         if width > len(model.cos):
             tables = rotary_tables(2 * width, model.config.n_embd // model.config.n_head)
             model.cos, model.sin = (table.to(model.cos) for table in tables)
@@ -243,7 +273,9 @@ def differing(candidates: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     return max(0, begin - 1), max(0, end - 1)
 
 
-def make_scorer(name: str, loaded: Loaded | None, groups: int = 0, ends: tuple[str, ...] = ()) -> Scorer:
+def make_scorer(
+    name: str, loaded: Loaded | None, groups: int = 0, ends: tuple[str, ...] = ()
+) -> Scorer:
     """The scorer of that name; `loaded` for those that need a model or a language, `ends` of steps. Raises ConfigError."""
     if name in FIGURES:
         return Figure(name, FIGURES[name])
@@ -254,12 +286,24 @@ def make_scorer(name: str, loaded: Loaded | None, groups: int = 0, ends: tuple[s
             f"scorer {quote(name)} is unknown; the scorers are {', '.join(SCORERS)}: did you mean {nearest(name, SCORERS)}?"
         )
     if loaded is None:
-        raise ConfigError(f"the scorer {name} needs a checkpoint of our own: give --checkpoint, or --scorer vote or perplexity")
+        raise ConfigError(
+            f"the scorer {name} needs a checkpoint of our own: give --checkpoint, or --scorer vote or perplexity"
+        )
     if name == "denoiser":
         return DenoiserScorer(loaded, groups)
     if not isinstance(loaded.language, Stepwise):
-        raise ConfigError(f"{loaded.language.name} has no steps that could be checked; choose another scorer than checker")
+        raise ConfigError(
+            f"{loaded.language.name} has no steps that could be checked; choose another scorer than checker"
+        )
     return Checker(loaded.language)
 
 
-__all__ = ["SCORERS", "Checker", "DenoiserScorer", "Judgement", "Scorer", "make_scorer", "mean_log_prob"]
+__all__ = [
+    "SCORERS",
+    "Checker",
+    "DenoiserScorer",
+    "Judgement",
+    "Scorer",
+    "make_scorer",
+    "mean_log_prob",
+]

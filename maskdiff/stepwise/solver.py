@@ -86,12 +86,20 @@ class Solver:
         self.probed = probed
         self.config = self._allowed(config)
         self.fell_back = self.config.strategy != config.strategy
-        self.stop = step_stop(self.config, language.separator if language is not None else PARAGRAPH)
+        self.stop = step_stop(
+            self.config, language.separator if language is not None else PARAGRAPH
+        )
         alone = self.config.strategy in UNSCORED or config.candidates == 1
         name = "vote" if alone else config.scorer  # where nothing is chosen, a scorer need not fit
         self.scorer: Scorer = make_scorer(name, loaded, config.scorer_groups, self.stop.strings)
-        if name == "checker" and language is not None and self.stop.strings != (language.separator,):
-            raise ConfigError(f"the checker knows steps that end with {quote(language.separator)}; leave step_stop alone")
+        if (
+            name == "checker"
+            and language is not None
+            and self.stop.strings != (language.separator,)
+        ):
+            raise ConfigError(
+                f"the checker knows steps that end with {quote(language.separator)}; leave step_stop alone"
+            )
 
     def _allowed(self, config: StepConfig) -> StepConfig:
         """The configuration, or the fallback's where the backend does not continue. Raises ConfigError."""
@@ -132,7 +140,9 @@ class Solver:
         return self.language.prompt(problem)
 
     @checked_arguments(problems=each_text, seed=whole(0, MAX_SEED), cohort=whole(1, 2**16))
-    def solving(self, problems: Iterable[str | DataError], seed: int = 0, cohort: int = COHORT) -> Iterator[Solution]:
+    def solving(
+        self, problems: Iterable[str | DataError], seed: int = 0, cohort: int = COHORT
+    ) -> Iterator[Solution]:
         """Solutions in the order of the problems; one that fails has `error` in its place."""
         source = torch.Generator().manual_seed(seed)
         problems = iter(problems)
@@ -197,8 +207,16 @@ class Solver:
         told: dict[int, Told | UserError] = {}
         try:
             self.deadline.check()
-            told |= zip(requests, self.generator.next_step(list(requests.values())), strict=True) if requests else ()
-            told |= zip(judgements, self.scorer.score(list(judgements.values())), strict=True) if judgements else ()
+            told |= (
+                zip(requests, self.generator.next_step(list(requests.values())), strict=True)
+                if requests
+                else ()
+            )
+            told |= (
+                zip(judgements, self.scorer.score(list(judgements.values())), strict=True)
+                if judgements
+                else ()
+            )
         except TimedOut as error:
             told |= {number: error for number in asks if number not in told}
         except UserError as error:
@@ -217,7 +235,9 @@ class Solver:
             last = last.removesuffix(stop)
         if self.language is None:
             return Solution(problem, answer, last.strip(), strategy=self.config.strategy)
-        last = last.rpartition(self.language.separator)[2]  # steps may have ended elsewhere (`step_stop`)
+        last = last.rpartition(self.language.separator)[
+            2
+        ]  # steps may have ended elsewhere (`step_stop`)
         wrong = self.language.first_wrong(self.language.prompt(problem) + self._whole_steps(answer))
         result = last if answer.finish_reason == "end" and self.language.is_final(last) else ""
         correct = result == self.language.answer(problem)
@@ -227,7 +247,11 @@ class Solver:
         """What was written, without a last step that was cut off: half a number is no wrong one."""
         assert self.language is not None
         text = answer.text
-        return text if answer.finish_reason == "end" else text[: text.rfind(self.language.separator) + 1]
+        return (
+            text
+            if answer.finish_reason == "end"
+            else text[: text.rfind(self.language.separator) + 1]
+        )
 
 
 __all__ = ["COHORT", "Solution", "Solver"]

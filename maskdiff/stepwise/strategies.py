@@ -126,7 +126,9 @@ def _steps(
     cold = config.strategy == "greedy" or (config.strategy != "sample" and config.draft == "greedy")
     for number in range(config.max_steps):
         first = 0.0 if cold else config.temperature
-        request = Request(prompt, tuple(run.partial), 1, first, stop, _mixed(seed, number), session=seed)
+        request = Request(
+            prompt, tuple(run.partial), 1, first, stop, _mixed(seed, number), session=seed
+        )
         candidates = yield from _candidates(run, request)
         known = candidates[0].log_probs is not None
         needed = isinstance(trigger, Momentum)
@@ -135,7 +137,9 @@ def _steps(
         scaled = trigger.scale(number, uncertainty) and config.candidates > 1
         scores: list[float] = []
         if scaled:
-            more = replace(request, num=config.candidates - 1, first=1, temperature=config.temperature)
+            more = replace(
+                request, num=config.candidates - 1, first=1, temperature=config.temperature
+            )
             candidates += yield from _candidates(run, more)
             scores = yield from _scores(run, Judgement(request, candidates, problem))
         best = _first_best(scores)
@@ -144,7 +148,11 @@ def _steps(
         trigger.update(final or 0.0)
         run.partial.append(chosen)
         proposals = tuple(candidate.step for candidate in candidates) if scaled else ()
-        run.taken.append(ChosenStep(chosen.step, chosen.finish, final, level, scaled, best, proposals, tuple(scores)))
+        run.taken.append(
+            ChosenStep(
+                chosen.step, chosen.finish, final, level, scaled, best, proposals, tuple(scores)
+            )
+        )
         stops = guard.restarted(chosen.step)
         if chosen.finish != "stop":
             return run.answer("end" if chosen.finish == "end" else "step_length", guard.restarts)
@@ -162,17 +170,25 @@ def whole(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) 
     if config.draft == "greedy":
         candidates = yield from _candidates(run, request)
         if config.candidates > 1:
-            rest = replace(request, num=config.candidates - 1, first=1, temperature=config.temperature)
+            rest = replace(
+                request, num=config.candidates - 1, first=1, temperature=config.temperature
+            )
             candidates += yield from _candidates(run, rest)
     else:
         candidates = yield from _candidates(run, replace(request, num=config.candidates))
-    scores = (yield from _scores(run, Judgement(request, candidates, problem))) if len(candidates) > 1 else []
+    scores = (
+        (yield from _scores(run, Judgement(request, candidates, problem)))
+        if len(candidates) > 1
+        else []
+    )
     best = _first_best(scores)
     chosen = candidates[best]
     uncertainty = None if chosen.log_probs is None else uncertainty_of(chosen)
     run.partial.append(chosen)
     proposals = tuple(candidate.step for candidate in candidates) if scores else ()
-    last = ChosenStep("", chosen.finish, uncertainty, None, len(candidates) > 1, best, proposals, tuple(scores))
+    last = ChosenStep(
+        "", chosen.finish, uncertainty, None, len(candidates) > 1, best, proposals, tuple(scores)
+    )
     run.taken = _cut(chosen.step, stop, last)
     return run.answer("end" if chosen.finish == "end" else "step_length")
 

@@ -62,7 +62,10 @@ class Random:
     seed: int
 
     def scale(self, step: int, uncertainty: float) -> bool:
-        return step > 0 and float(uniform(torch.tensor(self.seed), int(Purpose.TRIGGER), step)) < self.rate
+        return (
+            step > 0
+            and float(uniform(torch.tensor(self.seed), int(Purpose.TRIGGER), step)) < self.rate
+        )
 
     def update(self, uncertainty: float) -> None:
         """Nothing is remembered."""
@@ -89,7 +92,11 @@ class Momentum:
     @property
     def level(self) -> float:
         """What the uncertainty of a step is compared with, before g."""
-        return self.average / (1.0 - self.momentum**self.steps) if self.bias_corrected and self.steps else self.average
+        return (
+            self.average / (1.0 - self.momentum**self.steps)
+            if self.bias_corrected and self.steps
+            else self.average
+        )
 
     def update(self, uncertainty: float) -> None:
         self.average = self.momentum * self.average + (1.0 - self.momentum) * uncertainty

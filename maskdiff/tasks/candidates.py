@@ -107,7 +107,9 @@ class Candidate:
         """Whether it is what must be; that it holds is a wish, not a must."""
         if wishes.grammar and not self.parses:
             return False
-        return self.script is not None and (wishes.max_edits is None or self.edits <= wishes.max_edits)
+        return self.script is not None and (
+            wishes.max_edits is None or self.edits <= wishes.max_edits
+        )
 
     def key(self, wishes: RepairConstraints) -> tuple[bool, bool, float, float]:
         """Smaller is better; of equal candidates the one found first."""
@@ -132,7 +134,9 @@ class Pool:
 
         Where truth is wished and not to be had, a text that needs no repair otherwise stays what it is.
         """
-        fitting = sorted((c for c in self.candidates.values() if c.fits(wishes)), key=lambda c: c.key(wishes))
+        fitting = sorted(
+            (c for c in self.candidates.values() if c.fits(wishes)), key=lambda c: c.key(wishes)
+        )
         if wishes.holds and fitting and not fitting[0].holds:
             fitting.sort(key=lambda c: c.text != self.damaged.text)
         return fitting
@@ -156,15 +160,22 @@ class CandidateScorer:
     def weigh(self, pools: Sequence[Pool], proposed: Sequence[Iterable[Tokens]]) -> None:
         """Add what was proposed for each pool and is not there yet, in one evaluation of the causal mode."""
         language = self.loaded.language
-        decode, prior = language.vocabulary.decode, length_prior(language, 0 if self.wishes.same_length else 1)
+        decode, prior = (
+            language.vocabulary.decode,
+            length_prior(language, 0 if self.wishes.same_length else 1),
+        )
         new = [
             [tokens for tokens in dict.fromkeys(strings) if decode(tokens) not in pool.candidates]
             for pool, strings in zip(pools, proposed, strict=True)
         ]
-        log_priors = iter(log_probs(self.loaded, [list(tokens) for strings in new for tokens in strings]))
+        log_priors = iter(
+            log_probs(self.loaded, [list(tokens) for strings in new for tokens in strings])
+        )
         for pool, strings in zip(pools, new, strict=True):
             damaged = pool.damaged
-            log_channel = channel_log_probs(self.channel, damaged.tokens, strings, language.vocabulary, damaged.certain)
+            log_channel = channel_log_probs(
+                self.channel, damaged.tokens, strings, language.vocabulary, damaged.certain
+            )
             for tokens, explained in zip(strings, log_channel.tolist(), strict=True):
                 log_prior = next(log_priors)
                 self._add(pool, tokens, log_prior, log_prior + prior(len(tokens)) + explained)
@@ -172,7 +183,9 @@ class CandidateScorer:
     def _add(self, pool: Pool, tokens: Sequence[int], log_prior: float, total: float) -> None:
         text = self.loaded.language.vocabulary.decode(tokens)
         weight = total if math.isfinite(total) else -math.inf
-        pool.candidates.setdefault(text, Candidate(self.loaded.language, pool.damaged, text, log_prior, weight))
+        pool.candidates.setdefault(
+            text, Candidate(self.loaded.language, pool.damaged, text, log_prior, weight)
+        )
 
 
 def best_result(pool: Pool, language: Language, wishes: RepairConstraints) -> Result | None:
@@ -184,7 +197,9 @@ def best_result(pool: Pool, language: Language, wishes: RepairConstraints) -> Re
     if language.validity and not wishes.grammar:  # what fits a grammar is valid
         fitting, looked = valid_first(fitting, lambda c: c.parses, wishes.look, wishes.top)
     best = fitting[0]
-    made = judged(language, best.text, best.log_prior, pool.evaluations, with_answer(pool.trace, best.text))
+    made = judged(
+        language, best.text, best.log_prior, pool.evaluations, with_answer(pool.trace, best.text)
+    )
     listed = _listed(fitting, wishes.top) if wishes.top > 1 else ()
     change = pool.damaged.change(best.script or (), language.vocabulary.blank)
     return replace(made, edits=best.script, alternatives=listed, candidates=looked, change=change)
@@ -210,7 +225,9 @@ def _listed(fitting: Sequence[Candidate], top: int) -> tuple[Alternative, ...]:
 
 def needs(what: str, edits: float, wishes: RepairConstraints) -> str:
     """The message for too many edits."""
-    return f"{what} needs {edits:g} edit{'s' * (edits != 1)}, and max_edits allows {wishes.max_edits}"
+    return (
+        f"{what} needs {edits:g} edit{'s' * (edits != 1)}, and max_edits allows {wishes.max_edits}"
+    )
 
 
 def positions(spans: Collection[tuple[int, int]]) -> frozenset[int]:

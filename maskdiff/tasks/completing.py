@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from maskdiff.config import MAX_STRINGS, CompletionConfig, ControlConfig
-from maskdiff.decoding import CanvasModel, CausalModel, Completion, Conditioned, Decoding, condition, ending_with
+from maskdiff.decoding import (
+    CanvasModel,
+    CausalModel,
+    Completion,
+    Conditioned,
+    Decoding,
+    condition,
+    ending_with,
+)
 from maskdiff.drawing.random import Purpose, bits, new_keys
 from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
@@ -24,7 +32,9 @@ from maskdiff.utils.deadline import TimedOut
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-Watch = Callable[[int, str], None]  # told the number of a completion, from 0, and the characters that it has grown by
+Watch = Callable[
+    [int, str], None
+]  # told the number of a completion, from 0, and the characters that it has grown by
 
 
 @verb(num=whole(1, MAX_STRINGS))
@@ -51,7 +61,16 @@ def complete(
     `condition` raises for the suffix.
     """
     return list(
-        completing(loaded, texts, num=num, suffix=suffix, settings=settings, seed=seed, batch_size=batch_size, control=control)
+        completing(
+            loaded,
+            texts,
+            num=num,
+            suffix=suffix,
+            settings=settings,
+            seed=seed,
+            batch_size=batch_size,
+            control=control,
+        )
     )
 
 
@@ -96,7 +115,11 @@ class Completer:
         if settings.candidates > 1 and (watch or not loaded.language.validity):
             raise ConfigError(
                 "candidates draws again what is invalid, and "
-                + ("a stream shows what is drawn" if watch else f"{loaded.language.name} has no check")
+                + (
+                    "a stream shows what is drawn"
+                    if watch
+                    else f"{loaded.language.name} has no check"
+                )
                 + "; leave it out"
             )
         self.given = _Given(loaded, suffix, settings, control)
@@ -132,7 +155,9 @@ class Completer:
 class _Given:
     """The model that texts are completed by; made once for all of them."""
 
-    def __init__(self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig) -> None:
+    def __init__(
+        self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig
+    ) -> None:
         self.loaded, self.settings, self.control = loaded, settings, control
         self.controls = Penalties.of(control, loaded.vocabulary)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
@@ -202,12 +227,18 @@ class _Given:
         """What was typed as the language reads it. ParseError for a foreign symbol, CanvasError for too many."""
         language = self.loaded.language
         longest = language.max_symbols
-        if len(text) > 100 * (longest + 10):  # white space may be long, but reading gigabytes helps nobody
-            raise CanvasError(f"the text has {len(text)} characters; strings have at most {longest} symbols")
+        if len(text) > 100 * (
+            longest + 10
+        ):  # white space may be long, but reading gigabytes helps nobody
+            raise CanvasError(
+                f"the text has {len(text)} characters; strings have at most {longest} symbols"
+            )
         characters = language.vocabulary.characters(text)
         language.vocabulary.encode(characters)
         if len(characters) > longest:
-            raise CanvasError(f"{quote(text)} has {len(characters)} symbols; strings of {language.name} have at most {longest}")
+            raise CanvasError(
+                f"{quote(text)} has {len(characters)} symbols; strings of {language.name} have at most {longest}"
+            )
         return characters.encode()
 
 
@@ -224,6 +255,14 @@ def _characters(watch: Watch, number: int) -> Callable[[int, bytes], None]:
 
 def _result(loaded: Loaded, item: Completion, conditioned: Conditioned, given: str) -> Result:
     text = item.data.decode(errors="replace")
-    result = replace(judged(loaded.language, text, item.log_p, item.calls, None), input=given, completion=conditioned.summary)
+    result = replace(
+        judged(loaded.language, text, item.log_p, item.calls, None),
+        input=given,
+        completion=conditioned.summary,
+    )
     cut = item.reason in ("stop", "repetition")
-    return ended(loaded.language, result, text, item.reason) if cut else replace(result, finish_reason=item.reason)
+    return (
+        ended(loaded.language, result, text, item.reason)
+        if cut
+        else replace(result, finish_reason=item.reason)
+    )

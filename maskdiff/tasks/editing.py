@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
-CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, temperature=0.0)  # most certain blank first, its likeliest symbol
+CERTAIN = Unmask(
+    order="entropy", schedule=Linear(), steps=0, temperature=0.0
+)  # most certain blank first, its likeliest symbol
 
 
 @verb()
@@ -70,7 +72,9 @@ def edit(
     constraint = (
         GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
     )
-    good, results = prepare(loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint))
+    good, results = prepare(
+        loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint)
+    )
     if not good:
         return merge(texts, results, good, [])
     known = [[i != loaded.language.vocabulary.mask for i in row] for row in good.values()]
@@ -116,7 +120,12 @@ def _chosen(
     return replace(made, candidates=looked)
 
 
-def blanked(language: Language, ids: list[int], masks: Sequence[tuple[int, int]], constraint: Constraint | None) -> list[int]:
+def blanked(
+    language: Language,
+    ids: list[int],
+    masks: Sequence[tuple[int, int]],
+    constraint: Constraint | None,
+) -> list[int]:
     """The ids with blanks at `masks`; CanvasError where they do not fit, or where no string of the constraint does."""
     language.check_length(len(ids))
     ids = hidden(language, ids, masks)

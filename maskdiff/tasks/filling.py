@@ -72,7 +72,9 @@ def solve(
         constraint = GrammarConstraint.of(language, deadline=loaded.deadline)
     good, results = prepare(loaded, texts, lambda ids: blanked(language, ids, masks, constraint))
     made = []
-    for ids, told in zip(good.values(), _guides(loaded, list(good.values()), batch_size), strict=True):
+    for ids, told in zip(
+        good.values(), _guides(loaded, list(good.values()), batch_size), strict=True
+    ):
         puzzle = Puzzle(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.consequence,
                         _mask(loaded, ids, constraint))  # fmt: skip
         outcome = search(puzzle, Guide(told), solutions, bound, PATIENCE, loaded.deadline)
@@ -107,11 +109,17 @@ def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: b
     """The likeliest solution, or why there is none."""
     vocabulary = loaded.language.vocabulary
     counted = f"{outcome.candidates} candidate{'s' if outcome.candidates != 1 else ''}"
-    steps = (*outcome.solutions, f"{counted} checked{', which is all' if outcome.exhausted else ''}") if trace else None
+    steps = (
+        (*outcome.solutions, f"{counted} checked{', which is all' if outcome.exhausted else ''}")
+        if trace
+        else None
+    )
     if not outcome.solutions:
         if outcome.exhausted:
             message = f"no filling of {quote(template)} holds: " + (
-                f"all {counted} were checked" if outcome.candidates != 1 else "the only candidate was checked"
+                f"all {counted} were checked"
+                if outcome.candidates != 1
+                else "the only candidate was checked"
             )
         elif outcome.timed_out:
             message = f"no filling of {quote(template)} that holds was found in time ({counted} checked); there may be one"
@@ -122,10 +130,14 @@ def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: b
             )
         reason = "timeout" if outcome.timed_out else "error"
         return Result(finish_reason=reason, error=message, evaluations=1, trace=steps)
-    likely = torch.tensor(log_probs(loaded, [vocabulary.encode(text) for text in outcome.solutions])).nan_to_num(-torch.inf)
+    likely = torch.tensor(
+        log_probs(loaded, [vocabulary.encode(text) for text in outcome.solutions])
+    ).nan_to_num(-torch.inf)
     best = int(likely.argmax())
     evaluations = 1 + (len(likely) > 1)  # the guide's, and the choice among several
-    result = judged(loaded.language, outcome.solutions[best], float(likely[best]), evaluations, steps)
+    result = judged(
+        loaded.language, outcome.solutions[best], float(likely[best]), evaluations, steps
+    )
     return replace(
         result, holds=True, finish_reason="timeout" if outcome.timed_out else result.finish_reason
     )

@@ -39,7 +39,16 @@ def generate(
     Raises CanvasError for a length that no string has, ConfigError for a sampler that makes no sense.
     """
     return list(
-        generating(loaded, num, length=length, sampler=sampler, seed=seed, batch_size=batch_size, trace=trace, control=control)
+        generating(
+            loaded,
+            num,
+            length=length,
+            sampler=sampler,
+            seed=seed,
+            batch_size=batch_size,
+            trace=trace,
+            control=control,
+        )
     )
 
 
@@ -58,14 +67,23 @@ def generating(
     """The results of `generate`, a batch at a time."""
     if num == 0:
         return
-    if not loaded.length_conditioned and (sampler is None or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")):
+    if not loaded.length_conditioned and (
+        sampler is None
+        or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")
+    ):
         if length is not None or trace or (sampler is not None and sampler.grammar):
-            raise ConfigError("this model ends its strings itself, by pieces: it takes no length, grammar or trace")
+            raise ConfigError(
+                "this model ends its strings itself, by pieces: it takes no length, grammar or trace"
+            )
         yield from _endless(loaded, num, sampler or SamplerConfig(), seed, batch_size, control)
         return
     if trace and loaded.vocabulary.merges:
-        raise ConfigError("a trace shows a character for every token, and this model reads pieces of several; leave it out")
-    lengths = _token_lengths(loaded, num, length, seed, grammar=isinstance(sampler, SamplerConfig) and sampler.grammar)
+        raise ConfigError(
+            "a trace shows a character for every token, and this model reads pieces of several; leave it out"
+        )
+    lengths = _token_lengths(
+        loaded, num, length, seed, grammar=isinstance(sampler, SamplerConfig) and sampler.grammar
+    )
     filler = ready_sampler(sampler or SamplerConfig(), loaded, control=control)
     generator = seeded(seed)  # of the keys, which do not depend on the batches
     for start in range(0, num, batch_size):
@@ -76,11 +94,18 @@ def generating(
 
 
 def _endless(
-    loaded: Loaded, num: int, sampler: SamplerConfig, seed: int, batch_size: int, control: ControlConfig | None
+    loaded: Loaded,
+    num: int,
+    sampler: SamplerConfig,
+    seed: int,
+    batch_size: int,
+    control: ControlConfig | None,
 ) -> Iterator[Result]:
     """Strings of a causal mode that ends them itself: completions of nothing."""
     settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p)
-    made = completing(loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size, control=control)
+    made = completing(
+        loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size, control=control
+    )
     for result in made:
         yield replace(result, input=None, completion=None)
 
@@ -98,7 +123,9 @@ def _token_lengths(
             possible = GrammarConstraint.of(language).grammar.lengths(language.max_symbols)
         return draw_lengths(language, num, length, seed, possible)
     if length is not None:
-        raise ConfigError("a length counts symbols, and this model reads pieces of several; leave it out")
+        raise ConfigError(
+            "a length counts symbols, and this model reads pieces of several; leave it out"
+        )
     drawn = np.random.default_rng([seed, 1]).choice(len(loaded.lengths), size=num, p=loaded.lengths)
     return [int(n) for n in drawn]
 
@@ -126,7 +153,9 @@ def draw_lengths(
         inside &= possible
     probs = np.where(inside, language.length_probs(), 0.0)
     if not probs.sum() > 0:  # no string has such a length yet; perhaps one may
-        probs = np.where(inside, [math.exp(language.length_log_prob(n)) for n in sizes.tolist()], 0.0)
+        probs = np.where(
+            inside, [math.exp(language.length_log_prob(n)) for n in sizes.tolist()], 0.0
+        )
     if not probs.sum() > 0:
         raise CanvasError(
             f"length {low}..{high} is impossible for {language.name}: "

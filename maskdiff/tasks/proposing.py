@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from maskdiff.languages import HasValue, holds
 from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
 from maskdiff.sampling import GrammarConstraint
-from maskdiff.tasks.candidates import CandidateScorer, Damaged, Pool, RepairConstraints, Tokens, needs
+from maskdiff.tasks.candidates import (
+    CandidateScorer,
+    Damaged,
+    Pool,
+    RepairConstraints,
+    Tokens,
+    needs,
+)
 from maskdiff.tasks.results import Result
 from maskdiff.tasks.search import explain
 from maskdiff.text.edits import edit_script
@@ -25,18 +32,24 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language
 
 NEAREST = 64  # strings of least edits that are weighed
-NEIGHBOURS = 8  # likeliest candidates, and as many of fewest edits, for whose neighbours the truth is asked
+NEIGHBOURS = (
+    8  # likeliest candidates, and as many of fewest edits, for whose neighbours the truth is asked
+)
 DOUBTFUL = 8  # places of each at which two symbols are replaced together
 TRIALS = 20_000  # of two symbols anywhere, for one string, where nothing else is true
 
 
-def explanations(scales: CandidateScorer, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool) -> list[Pool]:
+def explanations(
+    scales: CandidateScorer, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool
+) -> list[Pool]:
     """Candidates by the noisy channel: the beam's; under a grammar the beam's there and the strings of least edits; with truth,
     what is true near all of those."""
     wishes, pools = scales.wishes, [Pool(item) for item in damaged]
     constraint = _constraint(scales) if wishes.grammar else None
     rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
-    found, notes = explain(scales.loaded, rows, scales.channel, beam, slack, trace, constraint, certain, None)
+    found, notes = explain(
+        scales.loaded, rows, scales.channel, beam, slack, trace, constraint, certain, None
+    )
     for pool, items, steps in zip(pools, found, notes, strict=True):
         scales.take(pool, items, steps)
     if constraint is not None:
@@ -64,9 +77,13 @@ def refusal(language: Language, pool: Pool, wishes: RepairConstraints) -> Result
     else:
         close = _nearest(GrammarConstraint.of(language), pool.damaged, 1)
         if not close:
-            said = f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
+            said = (
+                f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
+            )
         elif wishes.max_edits is not None and close[0][1].cost > wishes.max_edits:
-            said = needs(f"the nearest string of {language.name}{keeping}", close[0][1].cost, wishes)
+            said = needs(
+                f"the nearest string of {language.name}{keeping}", close[0][1].cost, wishes
+            )
         else:
             said = f"the grammar of {language.name} has strings near the text, but the language's own check refuses them all"
     return Result(finish_reason="error", error=said, evaluations=pool.evaluations, trace=pool.trace)
@@ -118,7 +135,9 @@ def _likely(pool: Pool, wishes: RepairConstraints) -> list[str]:
     return list(dict.fromkeys(c.text for c in (*fitting[:NEIGHBOURS], *nearby[:NEIGHBOURS])))
 
 
-def _truths(language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline) -> Iterator[str]:
+def _truths(
+    language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline
+) -> Iterator[str]:
     """What is true and begins like a candidate, or is a likely one with one symbol replaced, or two that were not given."""
     assert isinstance(language, HasValue)
     yield from _consequences(language, pool.candidates)
@@ -131,10 +150,13 @@ def _truths(language: Language, pool: Pool, wishes: RepairConstraints, deadline:
         yield from _true(language, _pairs(text, other, doubtful), deadline)
 
 
-def _farther(language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline) -> Iterator[str]:
+def _farther(
+    language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline
+) -> Iterator[str]:
     """What is true once any two symbols of a likely candidate are replaced, as far as `TRIALS` go."""
     trials = itertools.chain.from_iterable(
-        _pairs(text, _replacements(language, text), range(len(text))) for text in _likely(pool, wishes)
+        _pairs(text, _replacements(language, text), range(len(text)))
+        for text in _likely(pool, wishes)
     )
     yield from _true(language, itertools.islice(trials, TRIALS), deadline)
 
@@ -149,7 +171,9 @@ def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Itera
 
 def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
     """Every beginning of the texts that leaves no choice, as it must end to hold."""
-    for beginning in dict.fromkeys(text[:size] for text in texts for size in range(1, len(text) + 1)):
+    for beginning in dict.fromkeys(
+        text[:size] for text in texts for size in range(1, len(text) + 1)
+    ):
         ending = language.consequence(beginning)
         if ending is not None:
             yield beginning + ending
@@ -158,7 +182,10 @@ def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
 def _replacements(language: Language, text: str) -> list[list[str]]:
     """By place: the other symbols with which the text still parses."""
     symbols = [language.vocabulary.decode([token]) for token in language.vocabulary.inner_ids]
-    return [[s for s in symbols if s != text[i] and language.parses(text[:i] + s + text[i + 1 :])] for i in range(len(text))]
+    return [
+        [s for s in symbols if s != text[i] and language.parses(text[:i] + s + text[i + 1 :])]
+        for i in range(len(text))
+    ]
 
 
 def _pairs(text: str, other: Sequence[Sequence[str]], places: Iterable[int]) -> Iterator[str]:

@@ -15,7 +15,15 @@ from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
 from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
-from maskdiff.tasks.candidates import CandidateScorer, Damaged, Pool, RepairConstraints, best_result, needs, positions
+from maskdiff.tasks.candidates import (
+    CandidateScorer,
+    Damaged,
+    Pool,
+    RepairConstraints,
+    best_result,
+    needs,
+    positions,
+)
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
 from maskdiff.tasks.reading import verb
@@ -37,7 +45,9 @@ if TYPE_CHECKING:
 
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
-REWRITE = Unmask(schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True)  # every symbol anew, the likeliest
+REWRITE = Unmask(
+    schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True
+)  # every symbol anew, the likeliest
 MOST_TIMES = 2  # as long as the longest string of the language may a damaged text be
 
 
@@ -117,9 +127,7 @@ def _unchanged(
     """The results of texts that have nothing to repair under the grammar, taken out of `good`."""
     language, wishes = scales.loaded.language, scales.wishes
     whole = {
-        i: Pool(item)
-        for i, item in damaged.items()
-        if _valid(language, item.text, wishes.holds)
+        i: Pool(item) for i, item in damaged.items() if _valid(language, item.text, wishes.holds)
     }
     scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
     return {
@@ -137,7 +145,9 @@ def _searched(
         pools = nearest_ones(scales, items)
     else:
         pools = explanations(scales, items, beam, slack, trace)
-    return [best_result(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools]
+    return [
+        best_result(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools
+    ]
 
 
 def _read(
@@ -165,7 +175,9 @@ def _check(language: Language, method: str, sigma: float | None, wishes: RepairC
             f"method {quote(method)} is unknown; the nearest of {REPAIR_METHODS} is {nearest(method, REPAIR_METHODS)!r}"
         )
     if sigma is not None and sigma <= 0.0:
-        raise ConfigError(f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1")
+        raise ConfigError(
+            f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1"
+        )
     if wishes.holds and not isinstance(language, HasValue):
         raise ConfigError(
             f"strings of {language.name} state nothing that could hold; "
@@ -174,12 +186,16 @@ def _check(language: Language, method: str, sigma: float | None, wishes: RepairC
     if wishes.grammar and language.lark_grammar() is None:
         raise ConfigError(f"{language.name} has no grammar; repair without grammar, or give it one")
     if method == "draft" and (wishes.holds or wishes.top > 1):
-        raise ConfigError("a draft is rewritten as one string; holds and top need method channel or least_edits")
+        raise ConfigError(
+            "a draft is rewritten as one string; holds and top need method channel or least_edits"
+        )
 
 
 def _valid(language: Language, text: str, true: bool) -> bool:
     """Whether a text has nothing to repair."""
-    return language.parses(text) and not (true and isinstance(language, HasValue) and not language.holds(text))
+    return language.parses(text) and not (
+        true and isinstance(language, HasValue) and not language.holds(text)
+    )
 
 
 def _drafts(
@@ -194,11 +210,17 @@ def _drafts(
 ) -> list[Result]:
     """The texts rewritten, but for what is certain."""
     vocabulary, items = loaded.language.vocabulary, list(damaged.values())
-    known = [[i in item.certain and token != vocabulary.mask for i, token in enumerate(item.tokens)] for item in items]
+    known = [
+        [i in item.certain and token != vocabulary.mask for i, token in enumerate(item.tokens)]
+        for item in items
+    ]
     canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, keys, sigma)
     sampler = refiner(steps, loaded if wishes.grammar else None)
     made = run_sampler(loaded, sampler, canvas, [None] * len(items), batch_size, trace)
-    return [_counted(item, result, vocabulary.blank, wishes) for item, result in zip(items, made, strict=True)]
+    return [
+        _counted(item, result, vocabulary.blank, wishes)
+        for item, result in zip(items, made, strict=True)
+    ]
 
 
 def _counted(item: Damaged, result: Result, blank: str, wishes: RepairConstraints) -> Result:
@@ -208,7 +230,9 @@ def _counted(item: Damaged, result: Result, blank: str, wishes: RepairConstraint
         change = None if script is None else item.change(script, blank)
         return replace(result, edits=script, change=change)
     error = needs("the rewritten draft", cost(script), wishes)
-    return Result(finish_reason="error", error=error, evaluations=result.evaluations, trace=result.trace)
+    return Result(
+        finish_reason="error", error=error, evaluations=result.evaluations, trace=result.trace
+    )
 
 
 def refiner(steps: int, under: Loaded | None = None) -> Sampler:
@@ -217,7 +241,11 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
     """
     if under is not None:
-        return replace(REWRITE, own=steps, constraint=GrammarConstraint.of(under.language, under.device, under.deadline))
+        return replace(
+            REWRITE,
+            own=steps,
+            constraint=GrammarConstraint.of(under.language, under.device, under.deadline),
+        )
     return CERTAIN.then(replace(REWRITE, own=steps))
 
 
@@ -243,8 +271,12 @@ class _Gate:
                 f"the text has {size} symbols; {language.name} strings have at most {language.max_symbols}, and texts of more "
                 f"than {MOST_TIMES} times that are not repaired"
             )
-        stays = self.wishes.grammar and _valid(language, language.vocabulary.decode(ids), self.wishes.holds)
-        if stays or (self.wishes.grammar and self.method != "draft"):  # candidates may have any length
+        stays = self.wishes.grammar and _valid(
+            language, language.vocabulary.decode(ids), self.wishes.holds
+        )
+        if stays or (
+            self.wishes.grammar and self.method != "draft"
+        ):  # candidates may have any length
             return ids
         slack = 0 if self.method == "draft" else self.slack
         if slack == 0:

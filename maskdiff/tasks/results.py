@@ -149,17 +149,26 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def ready_sampler(
-    sampler: SamplerConfig | Sampler, loaded: Loaded, grammar: bool = False, control: ControlConfig | None = None
+    sampler: SamplerConfig | Sampler,
+    loaded: Loaded,
+    grammar: bool = False,
+    control: ControlConfig | None = None,
 ) -> Sampler:
-    if loaded.vocabulary.merges and (grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)):
-        raise ConfigError("a grammar conditions characters, and this model reads pieces of several; sample without one")
+    if loaded.vocabulary.merges and (
+        grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
+    ):
+        raise ConfigError(
+            "a grammar conditions characters, and this model reads pieces of several; sample without one"
+        )
     if not isinstance(sampler, SamplerConfig):
         made = sampler
         if grammar:
             constraint = GrammarConstraint.of(loaded.language, loaded.device, loaded.deadline)
             made = constrained(sampler, constraint)
     else:
-        made = sampler_for(replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device)
+        made = sampler_for(
+            replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device
+        )
     controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
     return controlled(made, controls) if controls.active else made
 
@@ -186,8 +195,12 @@ def prepare(
                 raise text
             if not loaded.language.vocabulary.characters(text):
                 raise CanvasError("the text is empty; give at least one symbol or blank")
-            if len(text) > 100 * (longest + 10):  # white space may be long, but encoding gigabytes helps nobody
-                raise CanvasError(f"the text has {len(text)} characters; strings have at most {longest} symbols")
+            if len(text) > 100 * (
+                longest + 10
+            ):  # white space may be long, but encoding gigabytes helps nobody
+                raise CanvasError(
+                    f"the text has {len(text)} characters; strings have at most {longest} symbols"
+                )
             good[index] = check(loaded.language.vocabulary.encode(text, blanks=True))
         except TimedOut:
             raise
@@ -197,11 +210,17 @@ def prepare(
 
 
 def merge(
-    texts: Sequence[str | DataError], bad: dict[int, Result], good: dict[int, list[int]], made: Sequence[Result]
+    texts: Sequence[str | DataError],
+    bad: dict[int, Result],
+    good: dict[int, list[int]],
+    made: Sequence[Result],
 ) -> list[Result]:
     """All results in the order of `texts`, each with its input."""
     by_index = {**bad, **dict(zip(good, made))}
-    return [replace(by_index[i], input="" if isinstance(text, DataError) else text) for i, text in enumerate(texts)]
+    return [
+        replace(by_index[i], input="" if isinstance(text, DataError) else text)
+        for i, text in enumerate(texts)
+    ]
 
 
 def canvas_of(
@@ -213,7 +232,9 @@ def canvas_of(
 ) -> Canvas:
     """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on
     the others."""
-    canvas = Canvas.of([*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device)
+    canvas = Canvas.of(
+        [*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device
+    )
     return replace(canvas, keys=keys[list(rows)].to(loaded.device))
 
 
@@ -236,12 +257,18 @@ def run_sampler(
         part = canvas[rows.to(canvas.tokens.device)].trim()
         try:
             sample = sampler(loaded.denoiser, part.traced() if trace else part)
-        except CanvasError as error:  # a constrained sampler, and a string that it can make nothing of
+        except (
+            CanvasError
+        ) as error:  # a constrained sampler, and a string that it can make nothing of
             if len(rows) == 1:
-                results[int(rows)] = Result(finish_reason="error", error=str(error), input=inputs[int(rows)])
+                results[int(rows)] = Result(
+                    finish_reason="error", error=str(error), input=inputs[int(rows)]
+                )
             else:  # the others are not taken down with it
                 for row in rows.tolist():
-                    results[row] = run_sampler(loaded, sampler, canvas[[row]], [inputs[row]], 1, trace, control)[0]
+                    results[row] = run_sampler(
+                        loaded, sampler, canvas[[row]], [inputs[row]], 1, trace, control
+                    )[0]
             continue
         for row, result in zip(rows.tolist(), _read(loaded, sample, control or ControlConfig())):
             results[row] = replace(result, input=inputs[row])
@@ -259,10 +286,16 @@ def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result
     for index, (text, reason) in enumerate(cut_texts(sample, vocabulary, control)):
         if reason != "eos":
             results[index] = ended(loaded.language, results[index], text, reason)
-    return [only_complete(loaded.language, result) for result in results] if control.first_complete else results
+    return (
+        [only_complete(loaded.language, result) for result in results]
+        if control.first_complete
+        else results
+    )
 
 
-def cut_texts(sample: Sample, vocabulary: Vocabulary, control: ControlConfig) -> list[tuple[str, str]]:
+def cut_texts(
+    sample: Sample, vocabulary: Vocabulary, control: ControlConfig
+) -> list[tuple[str, str]]:
     """Where each string of a sample would have ended, and why; nothing where `control` ends none."""
     stopping = Stopping.of(control, vocabulary.utf8)
     if stopping == replace(NEVER, repeats=stopping.repeats):
@@ -272,7 +305,9 @@ def cut_texts(sample: Sample, vocabulary: Vocabulary, control: ControlConfig) ->
     return [(data.decode(errors="replace"), reason) for data, reason in ends]
 
 
-def judged(language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None) -> Result:
+def judged(
+    language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None
+) -> Result:
     score = log_prob / len(text) if text and math.isfinite(log_prob) else None
     reason = "incomplete" if language.vocabulary.is_open(text) else "eos"
     parses = language.parses(text) if language.validity else None
@@ -282,7 +317,9 @@ def judged(language: Language, text: str, log_prob: float, evaluations: int, tra
 def ended(language: Language, result: Result, text: str, reason: str) -> Result:
     """A result cut to `text`, of which alone the language is asked; nothing scores a part of what was drawn."""
     own = judged(language, text, math.nan, result.evaluations, result.trace)
-    return replace(result, text=text, parses=own.parses, holds=own.holds, score=None, finish_reason=reason)
+    return replace(
+        result, text=text, parses=own.parses, holds=own.holds, score=None, finish_reason=reason
+    )
 
 
 def only_complete(language: Language, result: Result) -> Result:
@@ -291,7 +328,9 @@ def only_complete(language: Language, result: Result) -> Result:
     Raises ConfigError for a language in which nothing tells.
     """
     if not language.validity:
-        raise ConfigError(f"first_complete asks the parser, and {language.name} has none; leave it out")
+        raise ConfigError(
+            f"first_complete asks the parser, and {language.name} has none; leave it out"
+        )
     found = None if result.parses else first_complete(result.text, language)
     return result if found is None else ended(language, result, found.text, "stop")
 
@@ -303,7 +342,9 @@ def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
     for start in range(0, len(fitting), BATCH):
         part = fitting[start : start + BATCH]
         strings = pad([rows[i] for i in part], loaded.language.vocabulary)
-        found = causal_log_prob(loaded.denoiser, strings.tokens.to(loaded.device), strings.length.to(loaded.device)).tolist()
+        found = causal_log_prob(
+            loaded.denoiser, strings.tokens.to(loaded.device), strings.length.to(loaded.device)
+        ).tolist()
         for i, log_prob in zip(part, found):
             log_probs[i] = log_prob
     return log_probs

@@ -59,19 +59,34 @@ def rewrite(
     `edit`/`solve`.
     """
     first, last = replace
-    low, high = (last - first,) * 2 if length is None else (length, length) if isinstance(length, int) else length
+    low, high = (
+        (last - first,) * 2
+        if length is None
+        else (length, length)
+        if isinstance(length, int)
+        else length
+    )
     if not 0 <= first <= last:
         raise ConfigError(f"replace is {first}:{last}; give A:B with 0 <= A <= B")
     if not 0 <= low <= high:
         raise ConfigError(f"length is {low}..{high}; give N..M with 0 <= N <= M")
     if first == last and high == 0:
-        raise ConfigError(f"replace {first}:{last} by nothing changes nothing; give the length of what to insert there")
+        raise ConfigError(
+            f"replace {first}:{last} by nothing changes nothing; give the length of what to insert there"
+        )
     if holds and sampler is not None:
         raise ConfigError("a search for what holds draws nothing; leave out the sampler")
     good, results = prepare(loaded, texts, lambda ids: _spanned(loaded, ids, masks, replace))
     grammar = grammar or holds or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    jobs = [(i, size) for i, ids in good.items() for size in _fitting(loaded, ids, replace, grammar, low, high)]
-    templates = [loaded.language.vocabulary.decode(_resized(loaded, good[i], replace, size)) for i, size in jobs]
+    jobs = [
+        (i, size)
+        for i, ids in good.items()
+        for size in _fitting(loaded, ids, replace, grammar, low, high)
+    ]
+    templates = [
+        loaded.language.vocabulary.decode(_resized(loaded, good[i], replace, size))
+        for i, size in jobs
+    ]
     if holds:
         filled = solve(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
     else:
@@ -89,7 +104,9 @@ def rewrite(
     return merge(texts, results, good, made)
 
 
-def _spanned(loaded: Loaded, ids: list[int], masks: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
+def _spanned(
+    loaded: Loaded, ids: list[int], masks: Sequence[tuple[int, int]], span: tuple[int, int]
+) -> list[int]:
     """The ids with blanks at `masks`; CanvasError where these or the span do not fit."""
     if span[1] > len(ids):
         raise CanvasError(
@@ -103,7 +120,12 @@ def _resized(loaded: Loaded, ids: list[int], span: tuple[int, int], size: int) -
 
 
 def _fitting(
-    loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int = 0, high: int | None = None
+    loaded: Loaded,
+    ids: list[int],
+    span: tuple[int, int],
+    grammar: bool,
+    low: int = 0,
+    high: int | None = None,
 ) -> list[int]:
     """How many symbols, from `low` to `high`, may take the place of the span so that some string of the language fits."""
     constraint = None
@@ -135,20 +157,40 @@ def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
     found = [result for result in choices if result.error is None]
     if not found:
         said = list(dict.fromkeys(result.error or "" for result in choices))
-        more = [f"and so for {len(said) - MAX_LISTED_ERRORS} other lengths"] if len(said) > MAX_LISTED_ERRORS else []
-        return changed(choices[0], error=one_line("; ".join([*said[:MAX_LISTED_ERRORS], *more])), evaluations=spent)
+        more = (
+            [f"and so for {len(said) - MAX_LISTED_ERRORS} other lengths"]
+            if len(said) > MAX_LISTED_ERRORS
+            else []
+        )
+        return changed(
+            choices[0],
+            error=one_line("; ".join([*said[:MAX_LISTED_ERRORS], *more])),
+            evaluations=spent,
+        )
     looked = sum(counts) if counts else None
     return changed(max(found, key=worth), evaluations=spent, candidates=looked)
 
 
-def _refusal(loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int, high: int) -> Result:
+def _refusal(
+    loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int, high: int
+) -> Result:
     """The error of a text that no length asked for fits."""
     asked = str(low) if low == high else f"{low}..{high}"
-    sizes, stays, longest = _fitting(loaded, ids, span, grammar), len(ids) - span[1] + span[0], loaded.language.max_symbols
-    told = f"possible are {_ranges(sizes)}" if sizes else "nor does any other length; change what stands beside it"
+    sizes, stays, longest = (
+        _fitting(loaded, ids, span, grammar),
+        len(ids) - span[1] + span[0],
+        loaded.language.max_symbols,
+    )
+    told = (
+        f"possible are {_ranges(sizes)}"
+        if sizes
+        else "nor does any other length; change what stands beside it"
+    )
     if stays > longest:
         told = f"what stays has {stays} symbols, and strings have at most {longest}"
-    return Result(finish_reason="error", error=f"no string has {asked} symbols in place of the span; {told}")
+    return Result(
+        finish_reason="error", error=f"no string has {asked} symbols in place of the span; {told}"
+    )
 
 
 def _ranges(sizes: Sequence[int]) -> str:

@@ -37,7 +37,9 @@ def explain(
     language = loaded.language
     low, high = language.min_symbols, language.max_symbols
     if slack:
-        lengths = [candidate_lengths(len(row), slack, language.length_log_prob, low, high) for row in rows]
+        lengths = [
+            candidate_lengths(len(row), slack, language.length_log_prob, low, high) for row in rows
+        ]
     else:
         lengths = [[len(row)] for row in rows]
     prior = length_prior(language, slack)
@@ -52,7 +54,9 @@ def explain(
             steps.append(f"{emitted:4d}  {language.vocabulary.decode(prefix)}")
 
         kept = None if certain is None else [certain[i]]
-        found += repair_channel(loaded.denoiser, [row], [lengths[i]], prior, channel, beam, watch, constraint, top, kept)
+        found += repair_channel(
+            loaded.denoiser, [row], [lengths[i]], prior, channel, beam, watch, constraint, top, kept
+        )
         notes.append(tuple(steps))
     return found, [*notes]
 

@@ -17,7 +17,9 @@ from typing import Protocol
 
 from maskdiff.utils.lines import LINE_END
 
-_LINE = re.compile(rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)")  # ends as CommonMark has them
+_LINE = re.compile(
+    rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)"
+)  # ends as CommonMark has them
 _OPENING = re.compile(r"(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)")
 _ITEM = re.compile(r"(?:[-+*]|(?P<number>[0-9]{1,9})[.)])(?=[ \t]|$)")
 _HEADING = re.compile(r"#{1,6}(?:[ \t]|$)")

@@ -51,7 +51,9 @@ def render(script: Sequence[Edit]) -> str:
     return ", ".join(map(str, script)) or "unchanged"
 
 
-def edit_script(given: str, text: str, blank: str = "?", certain: Collection[int] = ()) -> tuple[Edit, ...] | None:
+def edit_script(
+    given: str, text: str, blank: str = "?", certain: Collection[int] = ()
+) -> tuple[Edit, ...] | None:
     """A cheapest script that makes `text` of `given`, in the order of its positions, always the same one.
 
     Every character is a symbol, and `blank` one that any symbol may fill. `certain` are positions of `given` whose symbols are
@@ -64,10 +66,17 @@ def edit_script(given: str, text: str, blank: str = "?", certain: Collection[int
     script: list[Edit] = []
     while i or j:
         here = table[i, j]
-        if i and j and here == table[i - 1, j - 1] + _change(given[i - 1], text[j - 1], blank, i - 1 in certain):
+        if (
+            i
+            and j
+            and here
+            == table[i - 1, j - 1] + _change(given[i - 1], text[j - 1], blank, i - 1 in certain)
+        ):
             i, j = i - 1, j - 1
             if given[i] != text[j]:
-                script.append(Edit("fill" if given[i] == blank else "replace", i, given[i], text[j]))
+                script.append(
+                    Edit("fill" if given[i] == blank else "replace", i, given[i], text[j])
+                )
         elif i and here == table[i - 1, j] + 1 and i - 1 not in certain:
             i -= 1
             script.append(Edit("delete", i, old=given[i]))
@@ -83,7 +92,11 @@ def apply(given: str, script: Sequence[Edit]) -> str:
     read = 0
     for edit in script:
         size = len(edit.old)
-        if edit.position < read or given[edit.position : edit.position + size] != edit.old or edit.position > len(given):
+        if (
+            edit.position < read
+            or given[edit.position : edit.position + size] != edit.old
+            or edit.position > len(given)
+        ):
             raise ValueError(f"{edit} does not fit {given!r} behind its first {read} symbols")
         written += [given[read : edit.position], edit.new]
         read = edit.position + size
@@ -101,7 +114,10 @@ def _change(old: str, new: str, blank: str, certain: bool) -> float:
 
 def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.ndarray:
     """(len(given) + 1, len(text) + 1): the least cost of making text[:j] of given[:i]; inf where that is impossible."""
-    codes, step = np.array([ord(symbol) for symbol in text], dtype=np.int64), np.arange(len(text) + 1)
+    codes, step = (
+        np.array([ord(symbol) for symbol in text], dtype=np.int64),
+        np.arange(len(text) + 1),
+    )
     table = np.empty((len(given) + 1, len(text) + 1))
     table[0] = step
     for i, symbol in enumerate(given):

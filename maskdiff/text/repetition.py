@@ -66,13 +66,17 @@ def periodic_tail(tokens: Sequence[Hashable], max_period: int, repeats: int) -> 
     return 0
 
 
-def first_periodic_tail(tokens: Sequence[Hashable], max_period: int, repeats: int) -> tuple[int, int] | None:
+def first_periodic_tail(
+    tokens: Sequence[Hashable], max_period: int, repeats: int
+) -> tuple[int, int] | None:
     """The smallest m such that `periodic_tail` of the first m tokens is not 0, and that period; None if there is no such m.
 
     Takes O(n * max_period), with a counter for each period. Raises ValueError as `periodic_tail` does.
     """
     _check_loop(max_period, repeats)
-    runs = [0] * (max_period + 1)  # by period: how many of the latest tokens in a row equal the one a period before them
+    runs = [0] * (
+        max_period + 1
+    )  # by period: how many of the latest tokens in a row equal the one a period before them
     for index, token in enumerate(tokens):
         for period in range(1, min(max_period, index) + 1):
             runs[period] = runs[period] + 1 if token == tokens[index - period] else 0

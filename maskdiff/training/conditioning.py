@@ -19,15 +19,22 @@ from maskdiff.languages import Vocabulary
 from maskdiff.noise import IGNORE, MASKED, exponentials, posterior_gumbel
 
 NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
-Read = Callable[[PackedCanvases, Tensor, Tensor, Tensor], Tensor]  # (batch, tokens, causal, sigma) -> logits of the tokens
+Read = Callable[
+    [PackedCanvases, Tensor, Tensor, Tensor], Tensor
+]  # (batch, tokens, causal, sigma) -> logits of the tokens
 
 
 @torch.no_grad()
-def self_condition(read: Read, batch: PackedCanvases, config: Config, vocabulary: Vocabulary, step: int) -> Tensor | None:
+def self_condition(
+    read: Read, batch: PackedCanvases, config: Config, vocabulary: Vocabulary, step: int
+) -> Tensor | None:
     """Probabilities of a first prediction at masked tokens, in a share of the steps; None in the others [2208.04202]."""
     train = config.train
     generator = step_generator(train.seed, step, SELF_CONDITION)
-    if not config.model.use_self_cond or torch.rand(1, generator=generator).item() >= train.self_cond_prob:
+    if (
+        not config.model.use_self_cond
+        or torch.rand(1, generator=generator).item() >= train.self_cond_prob
+    ):
         return None
     logits = read(batch, batch.tokens, batch.causal, batch.sigma)
     masked = (batch.tokens == vocabulary.mask) & ~batch.causal

@@ -104,5 +104,7 @@ def join_world(device: torch.device) -> World:
         return World()
     if device.type == "cuda" and device.index is None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")  # signals are numbers on the CPU
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    )  # signals are numbers on the CPU
     return World(dist.get_rank(), size)

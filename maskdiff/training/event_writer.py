@@ -75,7 +75,10 @@ class EventWriter:
             return
         try:
             action()
-        except (OSError, ImportError) as error:  # pictures need Pillow, which old versions of TensorBoard come without
+        except (
+            OSError,
+            ImportError,
+        ) as error:  # pictures need Pillow, which old versions of TensorBoard come without
             self.broken = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             tell(f"cannot write to {self.folder}: {reason}; training goes on without TensorBoard")

@@ -31,26 +31,39 @@ STEPS = 12  # evaluations of the parallel sampler
 
 def parallel_sampler(config: Config) -> SamplerConfig:
     """The preset to watch in few evaluations: the one whose tokens agree where the model can, else the best that any can."""
-    return SamplerConfig(sampler="coupled" if config.model.use_coupling else "spaced_bound", steps=STEPS)
+    return SamplerConfig(
+        sampler="coupled" if config.model.use_coupling else "spaced_bound", steps=STEPS
+    )
 
 
 def live_samplers(config: Config) -> dict[str, SamplerConfig]:
     """The samplers that are watched: causal, bidirectional one token at a time, and bidirectional in 12 evaluations."""
     few = parallel_sampler(config)
-    both = {"left_to_right": SamplerConfig(sampler="left_to_right", steps=0), f"{few.sampler}_{STEPS}": few}
-    on_canvas = has_causal_mode(config) and config.model.causal_length  # else it ends its strings where it likes
-    return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if on_canvas else both
+    both = {
+        "left_to_right": SamplerConfig(sampler="left_to_right", steps=0),
+        f"{few.sampler}_{STEPS}": few,
+    }
+    on_canvas = (
+        has_causal_mode(config) and config.model.causal_length
+    )  # else it ends its strings where it likes
+    return (
+        {"autoregressive": SamplerConfig(sampler="autoregressive"), **both} if on_canvas else both
+    )
 
 
 def has_causal_mode(config: Config) -> bool:
     """Whether a run trains a causal mode that can be sampled from."""
-    return config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
+    return (
+        config.model.head == "next" and config.train.causal_share > 0 and not config.train.faithful
+    )
 
 
 def endless(denoiser: ModelDenoiser, count: int) -> list[str]:
     """Strings of a causal mode that ends them itself: completions of nothing."""
     model = CausalModel(denoiser, np.ones(1))  # one that is not told the length needs none
-    drawn = Decoding(condition(model, b""), new_keys(count, torch.Generator().manual_seed(LIVE_SEED))).run()
+    drawn = Decoding(
+        condition(model, b""), new_keys(count, torch.Generator().manual_seed(LIVE_SEED))
+    ).run()
     return [item.data.decode(errors="replace") for item in drawn]
 
 
@@ -64,12 +77,20 @@ def _valid(language: Language, texts: list[str]) -> list[bool]:
 
 
 def live_samples(
-    model: UniversalDenoiser, language: Language, vocabulary: Vocabulary, config: Config, board: EventWriter, step: int
+    model: UniversalDenoiser,
+    language: Language,
+    vocabulary: Vocabulary,
+    config: Config,
+    board: EventWriter,
+    step: int,
 ) -> dict[str, float]:
     """Sample, log texts and a token grid, and return the share that parses under each sampler, ``parses_NAME``."""
     count = config.train.live_samples
     denoiser = ModelDenoiser(model, vocabulary)
-    lengths = [len(row) for row in vocabulary.encode_many(held_out(language, "validation", count, LIVE_SEED))]
+    lengths = [
+        len(row)
+        for row in vocabulary.encode_many(held_out(language, "validation", count, LIVE_SEED))
+    ]
     verdicts = ("  --  ", "parses" if language.validity else "")
     rates: dict[str, float] = {}
     drawn: dict[str, list[str]] = {}

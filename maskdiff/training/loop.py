@@ -66,10 +66,14 @@ class Trainer:
         init: a checkpoint whose weights to start from instead of random ones; not together with ``resume``.
     """
 
-    def __init__(self, config: Config, folder: Path, resume: bool = False, init: str | Path | None = None):
+    def __init__(
+        self, config: Config, folder: Path, resume: bool = False, init: str | Path | None = None
+    ):
         train = config.train
         if resume and init is not None:
-            raise ConfigError("a run that is resumed has its weights already; give either resume or init")
+            raise ConfigError(
+                "a run that is resumed has its weights already; give either resume or init"
+            )
         self.device = resolve_device(train.device)
         if train.threads:
             torch.set_num_threads(train.threads)
@@ -81,8 +85,12 @@ class Trainer:
         source = folder / "last.pt" if resume else init
         payload = None if source is None else checkpoint.load(source, self.device)
         self.vocabulary = vocabulary = self._vocabulary(config, payload, quote(str(source)))
-        self.lengths = token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
-        model_config = replace(config.model, vocab_size=len(vocabulary), block_size=config.language.max_len)
+        self.lengths = (
+            token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
+        )
+        model_config = replace(
+            config.model, vocab_size=len(vocabulary), block_size=config.language.max_len
+        )
         self.config = replace(config, model=model_config)
         self.note = self.language.note
         if resume and payload is not None:
@@ -122,7 +130,11 @@ class Trainer:
 
     def _vocabulary(self, config: Config, payload: dict[str, Any] | None, shown: str) -> Vocabulary:
         """What the model reads with. One that goes on with weights keeps its pieces: other strings would give others."""
-        if payload is not None and config.model.vocabulary == "bpe" and payload["vocabulary"].get("merges"):
+        if (
+            payload is not None
+            and config.model.vocabulary == "bpe"
+            and payload["vocabulary"].get("merges")
+        ):
             return checkpoint.stored_pieces(payload, self.language, shown)
         return model_vocabulary(self.language, config.model)
 
@@ -140,7 +152,9 @@ class Trainer:
         self.ema.load(weights)
         parent = payload.get("provenance", {})
         self.progress.parent_tokens = parent.get("tokens", 0) + parent.get("parent_tokens", 0)
-        self.progress.parent_seconds = parent.get("train_seconds", 0.0) + parent.get("parent_seconds", 0.0)
+        self.progress.parent_seconds = parent.get("train_seconds", 0.0) + parent.get(
+            "parent_seconds", 0.0
+        )
 
     # ------------------------------------------------------------------------------------------------------- one step
 
@@ -152,7 +166,9 @@ class Trainer:
         if train.faithful:
             canvases = reference_noise(strings, config.noise, vocabulary, generator, width)
         else:
-            skeleton = train.skeleton_share if vocabulary.digit is not None else 0.0  # other languages have no skeletons
+            skeleton = (
+                train.skeleton_share if vocabulary.digit is not None else 0.0
+            )  # other languages have no skeletons
             canvases = mixture(
                 strings, config.noise, train.causal_share, train.repair_share, skeleton, train.loss_weight, vocabulary,
                 generator, width, train.cut_rows, train.open_share,
@@ -170,10 +186,14 @@ class Trainer:
     ) -> Tensor:
         """(rows, width, vocab) logits of ``tokens`` laid out as the batch is."""
         where = {"segment": batch.segment, "position": batch.position, "from_end": batch.from_end}
-        out: Tensor = self.model(tokens, sigma, causal=causal, previous=previous, noise=noise, **where)
+        out: Tensor = self.model(
+            tokens, sigma, causal=causal, previous=previous, noise=noise, **where
+        )
         return out
 
-    def token_losses(self, batch: PackedCanvases, previous: Tensor | None, noise: Tensor | None) -> Tensor:
+    def token_losses(
+        self, batch: PackedCanvases, previous: Tensor | None, noise: Tensor | None
+    ) -> Tensor:
         """Weighted negative log-likelihood of every token, (rows, width)."""
         logits = self.logits(batch, batch.tokens, batch.causal, batch.sigma, previous, noise)
         return weighted_nll(logits, batch.targets, batch.weights)
@@ -370,7 +390,11 @@ class Trainer:
         if self.usable():
             self.save("last.pt")
             return f"{last} holds the state before it: resume with a lower lr or muon_lr, or with grad_clip"
-        earlier = f"{last} holds an earlier one: resume" if last.exists() else "nothing was saved: start again"
+        earlier = (
+            f"{last} holds an earlier one: resume"
+            if last.exists()
+            else "nothing was saved: start again"
+        )
         return (
             f"the weights after {step} steps are unusable; {earlier} with a lower lr or muon_lr, "
             "or with grad_clip"

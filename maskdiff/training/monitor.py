@@ -45,8 +45,12 @@ class Monitor:
         texts = held_out(language, "validation", config.train.eval_samples, VALIDATION_SEED)
         self.strings = pad(vocabulary.encode_many(texts), vocabulary)
         self.floor: dict[str, float] = {}  # empty where nobody knows it
-        if isinstance(language, HasExactProbability) and not vocabulary.merges:  # who knows the entropy given the number of pieces?
-            nats = -sum(language.log_prob(text) - language.length_log_prob(len(text)) for text in texts)
+        if (
+            isinstance(language, HasExactProbability) and not vocabulary.merges
+        ):  # who knows the entropy given the number of pieces?
+            nats = -sum(
+                language.log_prob(text) - language.length_log_prob(len(text)) for text in texts
+            )
             self.floor = {"floor": nats / sum(map(len, texts))}
 
     def log_step(self, progress: Progress, curve: Curve, lr_scale: float) -> None:
@@ -57,7 +61,9 @@ class Monitor:
                 self.board.scalar(f"train/loss_{mode}", nats / tokens, progress.step)
         self.board.scalar("train/lr_scale", lr_scale, progress.step)
         self.board.scalar("train/tokens", progress.tokens, progress.step)
-        self.board.scalar("train/tokens_per_second", progress.tokens / max(progress.seconds, 1e-9), progress.step)
+        self.board.scalar(
+            "train/tokens_per_second", progress.tokens / max(progress.seconds, 1e-9), progress.step
+        )
         self.board.flush()
 
     def validate(self, weights: Mapping[str, Tensor], progress: Progress) -> dict[str, float]:
@@ -70,10 +76,14 @@ class Monitor:
         self.model.load_state_dict(dict(weights))
         train = self.config.train
         metrics = {**self.floor, **self.likelihood()}
-        share = train.causal_share if self.config.model.head == "next" and not train.faithful else 0.0
+        share = (
+            train.causal_share if self.config.model.head == "next" and not train.faithful else 0.0
+        )
         metrics["validation_loss"] = (1 - share) * metrics["elbo"] + share * metrics["next_token"]
         if train.live_samples:
-            metrics |= live_samples(self.model, self.language, self.vocabulary, self.config, self.board, progress.step)
+            metrics |= live_samples(
+                self.model, self.language, self.vocabulary, self.config, self.board, progress.step
+            )
         for name, value in metrics.items():
             self.board.scalar(f"validation/{name}", value, progress.step)
         self.board.flush()
@@ -98,7 +108,9 @@ class Monitor:
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
         n = len(self.strings)
         many = self.strings[torch.arange(n).repeat(DRAWS)]
-        sigma = (torch.randperm(DRAWS * n, generator=generator) + 0.5) / (DRAWS * n)  # stratified over (0, 1)
+        sigma = (torch.randperm(DRAWS * n, generator=generator) + 0.5) / (
+            DRAWS * n
+        )  # stratified over (0, 1)
         plain = replace(noise, ar_prefix_ratio=0.0)
         masked = mask_noise(many, plain, vocabulary, generator, "elbo", sigma)
         nats = self.string_nats(masked)  # (DRAWS * n,)
@@ -106,10 +118,17 @@ class Monitor:
         bucket = (sigma * BUCKETS).long()
         by_bucket = sums_by(nats, bucket, BUCKETS) / sums_by(inner, bucket, BUCKETS)
         metrics = {"elbo": float(nats.sum() / inner.sum())}
-        metrics |= {f"elbo_sigma_{(k + 0.5) / BUCKETS:.1f}": float(value) for k, value in enumerate(by_bucket)}
+        metrics |= {
+            f"elbo_sigma_{(k + 0.5) / BUCKETS:.1f}": float(value)
+            for k, value in enumerate(by_bucket)
+        }
         inner = (self.strings.length - 2).float()
-        metrics["next_token"] = float(self.string_nats(causal_canvas(self.strings)).sum() / inner.sum())
-        repair = repair_noise(self.strings, noise, vocabulary, generator, sigma=torch.full((n,), REPAIR_SIGMA))
+        metrics["next_token"] = float(
+            self.string_nats(causal_canvas(self.strings)).sum() / inner.sum()
+        )
+        repair = repair_noise(
+            self.strings, noise, vocabulary, generator, sigma=torch.full((n,), REPAIR_SIGMA)
+        )
         metrics["repair"] = float(self.string_nats(repair).sum() / inner.sum())
         return metrics
 
@@ -121,8 +140,12 @@ class Monitor:
         for rows in order.split(batch):
             part = canvases[rows]
             width = int(part.length.max())
-            logits = self.model.forward_strings(part.tokens[:, :width], part.length, part.sigma, bool(part.causal[0]))
-            nats[rows] = weighted_nll(logits, part.targets[:, :width], part.weights[:, :width]).sum(1)
+            logits = self.model.forward_strings(
+                part.tokens[:, :width], part.length, part.sigma, bool(part.causal[0])
+            )
+            nats[rows] = weighted_nll(logits, part.targets[:, :width], part.weights[:, :width]).sum(
+                1
+            )
         return nats
 
     def close(self) -> None:

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from maskdiff.config import TrainConfig
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic of Muon: steep at zero, keeps singular values within about [0.7, 1.2]
+NEWTON_SCHULZ = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # quintic of Muon: steep at zero, keeps singular values within about [0.7, 1.2]
 NEWTON_SCHULZ_STEPS = 5
 
 
@@ -30,7 +34,9 @@ def lr_scale(step: int, config: TrainConfig) -> float:
     start = config.max_iters * (1 - config.decay_share)
     if step <= start:
         return 1.0
-    left = max(0.0, (config.max_iters - step) / (config.max_iters - start))  # 1 at the start of the decay, 0 at its end
+    left = max(
+        0.0, (config.max_iters - step) / (config.max_iters - start)
+    )  # 1 at the start of the decay, 0 at its end
     shape = left if config.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
     return config.min_lr_ratio + (1 - config.min_lr_ratio) * shape
 
@@ -52,8 +58,16 @@ class Muon(torch.optim.Optimizer):
     ``splits = 3``; every block is orthogonalised alone.  Matrices of one shape go through one batched iteration.
     """
 
-    def __init__(self, params: Iterable[dict[str, object]], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "splits": 1})
+    def __init__(
+        self,
+        params: Iterable[dict[str, object]],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ):
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "splits": 1}
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -72,11 +86,16 @@ class Muon(torch.optim.Optimizer):
                 by_shape[tuple(tall.shape[1:])].append((weight, tall))
             for (rows, cols), items in by_shape.items():
                 orthogonal = orthogonalise(torch.cat([tall for _, tall in items]))
-                for (weight, _), block in zip(items, orthogonal.split([t.size(0) for _, t in items]), strict=True):
+                for (weight, _), block in zip(
+                    items, orthogonal.split([t.size(0) for _, t in items]), strict=True
+                ):
                     wide = weight.size(0) // group["splits"] < weight.size(1)
                     scale = 1.0 if wide else math.sqrt(rows / cols)
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_((block.mT if wide else block).reshape(weight.shape), alpha=-group["lr"] * scale)
+                    weight.add_(
+                        (block.mT if wide else block).reshape(weight.shape),
+                        alpha=-group["lr"] * scale,
+                    )
 
 
 # What each optimiser keeps of a weight, all of the weight's shape but `step`, a number.
@@ -92,18 +111,27 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     Muon takes the matrices of the blocks; AdamW (betas 0.9, 0.95) takes embeddings, head and vectors, with weight decay on
     nothing but matrices of the blocks.
     """
-    blocks = {name: w for name, w in model.named_parameters() if name.startswith("blocks.") and w.dim() == 2}
+    blocks = {
+        name: w
+        for name, w in model.named_parameters()
+        if name.startswith("blocks.") and w.dim() == 2
+    }
     rest = [w for name, w in model.named_parameters() if name not in blocks]
     optimizers: list[torch.optim.Optimizer] = []
     adam_groups: list[dict[str, object]] = [{"params": rest, "weight_decay": 0.0}]
     if config.optimizer == "muon":
         fused = [w for name, w in blocks.items() if name.endswith("qkv.weight")]
         single = [w for name, w in blocks.items() if not name.endswith("qkv.weight")]
-        groups: list[dict[str, object]] = [{"params": fused, "splits": 3}, {"params": single, "splits": 1}]
+        groups: list[dict[str, object]] = [
+            {"params": fused, "splits": 3},
+            {"params": single, "splits": 1},
+        ]
         optimizers.append(Muon(groups, lr=config.muon_lr, weight_decay=config.weight_decay))
     else:
         adam_groups.append({"params": list(blocks.values()), "weight_decay": config.weight_decay})
-    optimizers.append(torch.optim.AdamW(adam_groups, lr=config.lr, betas=(0.9, 0.95), eps=1e-8, fused=False))
+    optimizers.append(
+        torch.optim.AdamW(adam_groups, lr=config.lr, betas=(0.9, 0.95), eps=1e-8, fused=False)
+    )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -44,7 +44,9 @@ class Progress:
     best_step: int = 0
     validated: int = -1  # step of the last validation: a run that was cut off before a validation makes it when it resumes
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
-    parent_tokens: int = 0  # behind the weights that the run started from, their own parents' included
+    parent_tokens: int = (
+        0  # behind the weights that the run started from, their own parents' included
+    )
     parent_seconds: float = 0.0
 
 
@@ -152,7 +154,9 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.live = {name: w.detach() for name, w in model.named_parameters()}
-        self.average = {name: w.clone() for name, w in self.live.items()} if decay > 0 else self.live
+        self.average = (
+            {name: w.clone() for name, w in self.live.items()} if decay > 0 else self.live
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:

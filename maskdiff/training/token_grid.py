@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
 CELL, SCALE = 24, 2  # pixels of a cell, and of a dot of its letter
-INK, CHALK, FRAME, GAP = (0, 0, 0), (255, 255, 255), (255, 255, 255), (0, 0, 0)  # INK on bright cells, CHALK on dark ones
+INK, CHALK, FRAME, GAP = (
+    (0, 0, 0),
+    (255, 255, 255),
+    (255, 255, 255),
+    (0, 0, 0),
+)  # INK on bright cells, CHALK on dark ones
 
 # 5 x 7 dots: a hexadecimal number for each line from the top, its highest bit (10) the dot on the left.
 FONT = {
@@ -32,7 +37,9 @@ UNKNOWN = "1f 11 11 11 11 11 1f"  # a box, for a symbol without a letter here
 def dots(character: str) -> np.ndarray:
     """(7 * SCALE, 5 * SCALE) bool: the letter for ``character``."""
     lines = [int(line, 16) for line in FONT.get(character, UNKNOWN).split()]
-    grid = np.array([[line >> (4 - column) & 1 for column in range(5)] for line in lines], dtype=bool)
+    grid = np.array(
+        [[line >> (4 - column) & 1 for column in range(5)] for line in lines], dtype=bool
+    )
     return grid.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
 

@@ -48,7 +48,9 @@ class Splitter:
         self.longest = longest
         self._open = bytearray()  # the unfinished line
         self._too_long = False
-        self._after_cr = False  # the last chunk ended with CR; an LF at the start of the next belongs to it
+        self._after_cr = (
+            False  # the last chunk ended with CR; an LF at the start of the next belongs to it
+        )
         self._first = True
 
     def feed(self, chunk: bytes) -> list[Line]:

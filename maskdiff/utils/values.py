@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import re
 
-MAX_DIGITS = 40  # more than any range has; longer numbers are cut to so many, and still out of range
+MAX_DIGITS = (
+    40  # more than any range has; longer numbers are cut to so many, and still out of range
+)
 
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")

@@ -27,12 +27,20 @@ def fail(error: BaseException) -> Callable[[list[str] | None], int]:
     "error, status, said",
     [
         (UserError("length 2\nis impossible"), 2, "length 2\\nis impossible"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.pt"), 2, "'x.pt': No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x.pt"),
+            2,
+            "'x.pt': No space left on device",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "Permission denied"),
         (MemoryError(), 2, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "out of memory"),
         (ValueError("embedded null byte"), 2, "a path or text cannot be used"),
-        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), 2, "cannot be used"),
+        (
+            UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+            2,
+            "cannot be used",
+        ),
         (RuntimeError("CUDA out of memory. Tried to"), 2, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -54,7 +62,9 @@ def test_bugs_keep_their_traceback() -> None:
         cli.run_cli(fail(RuntimeError("shape mismatch")))
 
 
-def test_closed_pipe_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_pipe_is_quiet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli, "_closed_pipe", lambda: cli.CLOSED_PIPE)  # the test's own stdout stays
     assert cli.run_cli(fail(BrokenPipeError())) == 141
     assert capsys.readouterr().err == ""
@@ -93,7 +103,13 @@ def test_span() -> None:
 
 def test_numbers() -> None:
     assert (cli.positive("1"), cli.natural("0"), cli.unit("0.5")) == (1, 0, 0.5)
-    for flag, text in [(cli.positive, "0"), (cli.natural, "-1"), (cli.natural, "1e3"), (cli.unit, "0"), (cli.unit, "nan")]:
+    for flag, text in [
+        (cli.positive, "0"),
+        (cli.natural, "-1"),
+        (cli.natural, "1e3"),
+        (cli.unit, "0"),
+        (cli.unit, "nan"),
+    ]:
         with pytest.raises(argparse.ArgumentTypeError):
             flag(text)
 
@@ -134,7 +150,9 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(open_lines("-")) == ["a", "b"]
 
 
-def test_closed_streams(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closed_streams(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
         list(open_lines("-"))

@@ -15,7 +15,17 @@ from tests.helpers.paths import CHECKPOINTS, REPOSITORY
 from tests.helpers.tiny import tiny_checkpoint
 
 GOOD = "(+(*75)10)=45"
-FIELDS = {"schema", "verb", "index", "text", "parses", "holds", "score", "evaluations", "finish_reason"}
+FIELDS = {
+    "schema",
+    "verb",
+    "index",
+    "text",
+    "parses",
+    "holds",
+    "score",
+    "evaluations",
+    "finish_reason",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +40,24 @@ def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 
 
 def test_generate_json(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    argv = ["generate", "--num", "3", "--length", "10..12", "--sampler", "hybrid", "--json", "--checkpoint", checkpoint]
+    argv = [
+        "generate",
+        "--num",
+        "3",
+        "--length",
+        "10..12",
+        "--sampler",
+        "hybrid",
+        "--json",
+        "--checkpoint",
+        checkpoint,
+    ]
     status, out, err = door(capsys, *argv)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, len(rows)) == (0, "", 3)
-    assert all(set(row) == FIELDS and row["schema"] == 2 and 10 <= len(row["text"]) <= 12 for row in rows)
+    assert all(
+        set(row) == FIELDS and row["schema"] == 2 and 10 <= len(row["text"]) <= 12 for row in rows
+    )
     assert [row["index"] for row in rows] == [1, 2, 3]
     assert door(capsys, *argv)[1] == out
 
@@ -44,13 +67,17 @@ def test_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> No
     text, verdict, score, evaluations = out.rstrip("\n").split("\t")
     assert (status, text, verdict) == (0, GOOD, "holds")
     assert float(score) < 0 < int(evaluations)
-    _, out, _ = door(capsys, "repair", GOOD, "--sigma", "1e-6", "--pretty", "--checkpoint", checkpoint)
+    _, out, _ = door(
+        capsys, "repair", GOOD, "--sigma", "1e-6", "--pretty", "--checkpoint", checkpoint
+    )
     assert out.split("\t")[0].replace(" ", "") == GOOD
     assert " " in out.split("\t")[0]
 
 
 def test_edit_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    status, out, _ = door(capsys, "edit", GOOD, "--mask", "3:5", "--mask", "12", "--json", "--checkpoint", checkpoint)
+    status, out, _ = door(
+        capsys, "edit", GOOD, "--mask", "3:5", "--mask", "12", "--json", "--checkpoint", checkpoint
+    )
     text = json.loads(out)["text"]
     assert (status, text[:3], text[5:12]) == (0, GOOD[:3], GOOD[5:12])
 
@@ -63,7 +90,9 @@ def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoi
         ("repair", "(+(*75)10=45"),
         ("repair", "(+(*75)1?=45", "--method", "draft"),
     ):
-        status, out, err = door(capsys, verb, *given, "--grammar", "--json", "--checkpoint", checkpoint)
+        status, out, err = door(
+            capsys, verb, *given, "--grammar", "--json", "--checkpoint", checkpoint
+        )
         assert (status, err) == (0, "")
         assert all(json.loads(line)["parses"] for line in out.splitlines())
     status, _, err = door(capsys, "edit", "(+?(*24)=1?", "--grammar", "--checkpoint", checkpoint)
@@ -72,7 +101,9 @@ def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoi
     assert "symbol 8 cannot be '='" in err
 
 
-def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     shipped = str(CHECKPOINTS / "json.pt")
     status, out, err = door(capsys, "edit", "[1,?]", "[1,2]", "--grammar", "--checkpoint", shipped)
     assert (status, err.count("\n")) == (2, 1)
@@ -81,37 +112,61 @@ def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(capsys: pytes
 
 
 def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    status, out, err = door(capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint)
+    status, out, err = door(
+        capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint
+    )
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, rows[1]["text"]) == (0, "", "(+75)=12")
-    assert all(set(row) == FIELDS | {"input"} and row["holds"] and row["finish_reason"] == "eos" for row in rows)
+    assert all(
+        set(row) == FIELDS | {"input"} and row["holds"] and row["finish_reason"] == "eos"
+        for row in rows
+    )
     status, out, err = door(capsys, "edit", "(*11)=2?", "--holds", "--checkpoint", checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "the only candidate was checked" in err
-    status, out, err = door(capsys, "edit", "(*?(*?(*??)))=5041", "--holds", "--bound", "9", "--checkpoint", checkpoint)
+    status, out, err = door(
+        capsys, "edit", "(*?(*?(*??)))=5041", "--holds", "--bound", "9", "--checkpoint", checkpoint
+    )
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "raise the bound" in err
 
 
 def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     for extra in ([], ["--grammar"], ["--holds"], ["--sampler", "maskgit", "--seed", "3"]):
-        argv = ["edit", GOOD, "--replace", "2:7", "--length", "4..7", *extra, "--json", "--checkpoint", checkpoint]
+        argv = [
+            "edit",
+            GOOD,
+            "--replace",
+            "2:7",
+            "--length",
+            "4..7",
+            *extra,
+            "--json",
+            "--checkpoint",
+            checkpoint,
+        ]
         status, out, err = door(capsys, *argv)
         row = json.loads(out)
         assert (status, err, row["text"][:2], row["text"][-6:]) == (0, "", GOOD[:2], GOOD[7:])
         assert 4 <= len(row["text"]) - 8 <= 7
         assert row["parses"] or extra not in (["--grammar"], ["--holds"])
         assert row["holds"] or extra != ["--holds"]
-    _, out, _ = door(capsys, "edit", GOOD, "--replace", "2:7", "--length", "0", "--checkpoint", checkpoint)
+    _, out, _ = door(
+        capsys, "edit", GOOD, "--replace", "2:7", "--length", "0", "--checkpoint", checkpoint
+    )
     assert out.split("\t")[0] == "(+10)=45"
-    _, out, _ = door(capsys, "edit", GOOD, "--replace", "13:13", "--length", "1", "--checkpoint", checkpoint)
+    _, out, _ = door(
+        capsys, "edit", GOOD, "--replace", "13:13", "--length", "1", "--checkpoint", checkpoint
+    )
     assert out.startswith(GOOD)
     status, _, err = door(capsys, "edit", GOOD, "--replace", "12:14", "--checkpoint", checkpoint)
     assert (status, err.count("\n")) == (2, 1)
     assert "12:14 does not fit a text of 13 symbols" in err
 
 
-def test_repair_with_alternatives_and_edits(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_repair_with_alternatives_and_edits(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     flags = ["--holds", "--top", "3", "--certain", "0:3", "--beam", "4", "--checkpoint", checkpoint]
     argv = ["repair", "(+(*75)10=45", GOOD, *flags]
     status, out, err = door(capsys, *argv, "--json")
@@ -131,16 +186,24 @@ def test_repair_with_alternatives_and_edits(capsys: pytest.CaptureFixture[str], 
     assert (rank, text, verdict, lines[1].strip()) == ("1", broken["text"], "holds", edits)
     assert 0 <= float(share) <= 1
     assert lines[6].strip() == "unchanged"
-    status, _, err = door(capsys, "repair", "(((((((", "--grammar", "--max_edits", "1", "--checkpoint", checkpoint)
+    status, _, err = door(
+        capsys, "repair", "(((((((", "--grammar", "--max_edits", "1", "--checkpoint", checkpoint
+    )
     assert (status, err.count("\n")) == (2, 1)
     assert "max_edits allows 1" in err
 
 
 @pytest.mark.parametrize("verb", ["repair", "edit"])
-def test_a_batch_with_bad_lines(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str) -> None:
+def test_a_batch_with_bad_lines(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str
+) -> None:
     path = tmp_path / "in.txt"
-    path.write_bytes(b"\n".join([GOOD.encode(), b"", b"(+z5)=1", b"\xff", b"(" * 1_000_000, GOOD.encode()]))
-    status, out, err = door(capsys, verb, "--input", str(path), "--json", "--checkpoint", checkpoint)
+    path.write_bytes(
+        b"\n".join([GOOD.encode(), b"", b"(+z5)=1", b"\xff", b"(" * 1_000_000, GOOD.encode()])
+    )
+    status, out, err = door(
+        capsys, verb, "--input", str(path), "--json", "--checkpoint", checkpoint
+    )
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, len(rows)) == (2, "", 6)
     good = {0, 5} if verb == "edit" else {0, 2, 5}  # a foreign symbol is unreadable to `repair`
@@ -158,7 +221,9 @@ def test_a_batch_with_bad_lines(capsys: pytest.CaptureFixture[str], checkpoint: 
     assert ("read as unreadable: 'z' at 2" in out) == (verb == "repair")
 
 
-def test_a_bad_argument_does_not_stop_the_others(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_a_bad_argument_does_not_stop_the_others(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     status, out, err = door(capsys, "edit", "abc", GOOD, "--checkpoint", checkpoint)
     assert (status, out.split("\t")[0], err.count("\n")) == (2, GOOD, 1)
 
@@ -188,7 +253,9 @@ def test_a_bad_argument_does_not_stop_the_others(capsys: pytest.CaptureFixture[s
         ([], "VERB"),
     ],
 )
-def test_bad_requests(capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str) -> None:
+def test_bad_requests(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str
+) -> None:
     extra = ["--checkpoint", checkpoint] if argv and argv[0] != "repare" else []
     status, out, err = door(capsys, *argv, *extra)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -205,17 +272,39 @@ def test_bad_checkpoints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 def test_help_names_every_sampler_setting(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = door(capsys, "generate", "--help")
     assert status == 0
-    for flag in ("num", "length", "sampler", "steps", "num_ar_tokens", "temperature", "top_p", "seed", "checkpoint", "trace"):
+    for flag in (
+        "num",
+        "length",
+        "sampler",
+        "steps",
+        "num_ar_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "checkpoint",
+        "trace",
+    ):
         assert f"--{flag}" in out
 
 
 def command(checkpoint: str, *argv: str) -> list[str]:
-    return [sys.executable, str(REPOSITORY / "inference.py"), *argv, "--checkpoint", checkpoint, "--threads", "1"]
+    return [
+        sys.executable,
+        str(REPOSITORY / "inference.py"),
+        *argv,
+        "--checkpoint",
+        checkpoint,
+        "--threads",
+        "1",
+    ]
 
 
 def test_standard_input_in_a_second_process(checkpoint: str) -> None:
     done = subprocess.run(
-        command(checkpoint, "edit", "--input", "-", "--json"), input=b"(+??)=12\nbad\n", capture_output=True, timeout=120
+        command(checkpoint, "edit", "--input", "-", "--json"),
+        input=b"(+??)=12\nbad\n",
+        capture_output=True,
+        timeout=120,
     )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, len(rows), done.stderr) == (2, 2, b"")
@@ -240,7 +329,13 @@ def test_full_disk_in_a_second_process(checkpoint: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command(checkpoint, "generate"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        done = subprocess.run(
+            command(checkpoint, "generate"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert done.stderr.count("\n") == 1

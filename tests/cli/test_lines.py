@@ -103,10 +103,7 @@ def test_long_lines_are_errors_in_their_place(seed: int) -> None:
 
 def test_unicode_separators_and_form_feeds_are_text(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes("a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh".encode())
-    assert list(open_lines(str(tmp_path / "in"))) == [
-        "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg",
-        "h",
-    ]
+    assert list(open_lines(str(tmp_path / "in"))) == ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg", "h"]
 
 
 def test_a_pipe_is_answered_line_by_line() -> None:

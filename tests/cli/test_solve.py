@@ -40,8 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def run(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str, checkpoint: str = "steps.pt") -> tuple[int, str, str]:
-    status = run_cli(inference.main, ["solve", *argv, "--checkpoint", str(folder / checkpoint), "--threads", "1"])
+def run(
+    capsys: pytest.CaptureFixture[str], folder: Path, *argv: str, checkpoint: str = "steps.pt"
+) -> tuple[int, str, str]:
+    status = run_cli(
+        inference.main, ["solve", *argv, "--checkpoint", str(folder / checkpoint), "--threads", "1"]
+    )
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -64,17 +68,28 @@ def test_text(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
 
 def test_what_is_right(capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted) -> None:
     """Text and JSON of answers that are right, and of one that is not."""
-    status, out, _ = run(capsys, folder, GOOD, EASY, "--strategy", "every-step", "--scorer", "checker")
+    status, out, _ = run(
+        capsys, folder, GOOD, EASY, "--strategy", "every-step", "--scorer", "checker"
+    )
     assert (status, out) == (0, f"{GOOD}\t11\tcorrect\tend\t8\n{EASY}\t5\tcorrect\tend\t4\n")
     knowing.script = lambda request, number: said("12")
-    assert run(capsys, folder, GOOD, "--strategy", "greedy")[1] == f"{GOOD}\t12\twrong (step 1)\tend\t1\n"
+    assert (
+        run(capsys, folder, GOOD, "--strategy", "greedy")[1]
+        == f"{GOOD}\t12\twrong (step 1)\tend\t1\n"
+    )
     knowing.script = lambda request, number: said("(+ 3")
-    assert run(capsys, folder, GOOD, "--strategy", "greedy")[1] == f"{GOOD}\t'(+ 3'\twrong\tend\t1\n"
+    assert (
+        run(capsys, folder, GOOD, "--strategy", "greedy")[1] == f"{GOOD}\t'(+ 3'\twrong\tend\t1\n"
+    )
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "sample", "every-step", "adaptive", "random", "best-of-n"])
+@pytest.mark.parametrize(
+    "strategy", ["greedy", "sample", "every-step", "adaptive", "random", "best-of-n"]
+)
 @pytest.mark.parametrize("backend", ["causal", "blocks"])
-def test_json(capsys: pytest.CaptureFixture[str], folder: Path, strategy: str, backend: str) -> None:
+def test_json(
+    capsys: pytest.CaptureFixture[str], folder: Path, strategy: str, backend: str
+) -> None:
     given = [*problems(2), EASY]
     flags = [
         "--strategy",
@@ -92,10 +107,20 @@ def test_json(capsys: pytest.CaptureFixture[str], folder: Path, strategy: str, b
     ]
     status, out, err = run(capsys, folder, *given, *flags)
     rows = [json.loads(line) for line in out.splitlines()]
-    assert (status, err, [row["input"] for row in rows], [row["index"] for row in rows]) == (0, "", given, [1, 2, 3])
+    assert (status, err, [row["input"] for row in rows], [row["index"] for row in rows]) == (
+        0,
+        "",
+        given,
+        [1, 2, 3],
+    )
     for row in rows:
         assert set(row) == FIELDS
-        assert (row["schema"], row["verb"], row["strategy"], row["steps"]) == (1, "solve", strategy, len(row["trace"]))
+        assert (row["schema"], row["verb"], row["strategy"], row["steps"]) == (
+            1,
+            "solve",
+            strategy,
+            len(row["trace"]),
+        )
         assert row["text"] == "".join(step["text"] for step in row["trace"])
         assert row["finish_reason"] in ("end", "max_steps", "step_length", "restarted")
         assert row["correct"] is (row["answer"] == str(value_of(read(row["input"]))))
@@ -103,8 +128,16 @@ def test_json(capsys: pytest.CaptureFixture[str], folder: Path, strategy: str, b
         assert row["tokens"] <= row["spent"]["candidates"] * 18
         assert set(row["spent"]) == {"forward_tokens", "calls", "candidates", "seconds"}
         assert row["scaled"] == sum(step["scaled"] for step in row["trace"])
-        assert all(len(step["proposals"]) == len(step["scores"]) == 3 * step["scaled"] for step in row["trace"])
-    assert any(row["scaled"] for row in rows) or strategy in ("greedy", "sample", "adaptive", "random")
+        assert all(
+            len(step["proposals"]) == len(step["scores"]) == 3 * step["scaled"]
+            for step in row["trace"]
+        )
+    assert any(row["scaled"] for row in rows) or strategy in (
+        "greedy",
+        "sample",
+        "adaptive",
+        "random",
+    )
 
 
 def test_show(capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted) -> None:
@@ -122,8 +155,22 @@ def test_show(capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripte
         "     * 2x 11  score 1.000",
         f"{GOOD}\t11\tcorrect\tend\t8",
     ]
-    _, out, _ = run(capsys, folder, GOOD, "--strategy", "adaptive", "--momentum", "0.5", "--scaling", "0.4", "--show")
-    assert out.splitlines()[:2] == [GOOD, "  1  9999  u 1.000  M 0.000"]  # what the momentum uncertainty was before it
+    _, out, _ = run(
+        capsys,
+        folder,
+        GOOD,
+        "--strategy",
+        "adaptive",
+        "--momentum",
+        "0.5",
+        "--scaling",
+        "0.4",
+        "--show",
+    )
+    assert out.splitlines()[:2] == [
+        GOOD,
+        "  1  9999  u 1.000  M 0.000",
+    ]  # what the momentum uncertainty was before it
 
 
 def test_a_bad_line_is_told_in_its_place(
@@ -139,7 +186,11 @@ def test_a_bad_line_is_told_in_its_place(
     rows = out.split("\n")
     assert status == 2
     assert [row.split("\t")[0] for row in rows] == [GOOD, "", "", EASY, "", GOOD, ""]
-    assert [line.split(":")[1] for line in err.splitlines()] == [" problem 2", " problem 3", " problem 5"]
+    assert [line.split(":")[1] for line in err.splitlines()] == [
+        " problem 2",
+        " problem 3",
+        " problem 5",
+    ]
     assert "unknown symbol" in err
     assert "UTF-8" in err
     status, out, err = solved("--json")
@@ -147,18 +198,29 @@ def test_a_bad_line_is_told_in_its_place(
     assert (status, err, [item["index"] for item in items]) == (2, "", [1, 2, 3, 4, 5, 6])
     for item in items:
         bad = item["index"] in (2, 3, 5)
-        assert ("error" in item, item["finish_reason"] == "error", item["text"] is None) == (bad, bad, bad)
+        assert ("error" in item, item["finish_reason"] == "error", item["text"] is None) == (
+            bad,
+            bad,
+            bad,
+        )
     assert [item["input"] for item in items] == [GOOD, "(+ 1 x)", "", EASY, "", GOOD]
     whole = [row.split("\t") for row in rows if row]
-    assert [int(row[4]) for row in whole] == [item["spent"]["forward_tokens"] for item in items if "error" not in item]
+    assert [int(row[4]) for row in whole] == [
+        item["spent"]["forward_tokens"] for item in items if "error" not in item
+    ]
 
 
 def test_input_from_a_file_and_beside_arguments(
     capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, knowing: Scripted
 ) -> None:
     (tmp_path / "problems.txt").write_text(f"{EASY}\n")
-    status, out, _ = run(capsys, folder, GOOD, "--input", str(tmp_path / "problems.txt"), "--strategy", "greedy")
-    assert (status, [line.split("\t")[:2] for line in out.splitlines()]) == (0, [[GOOD, "11"], [EASY, "5"]])
+    status, out, _ = run(
+        capsys, folder, GOOD, "--input", str(tmp_path / "problems.txt"), "--strategy", "greedy"
+    )
+    assert (status, [line.split("\t")[:2] for line in out.splitlines()]) == (
+        0,
+        [[GOOD, "11"], [EASY, "5"]],
+    )
     status, out, err = run(capsys, folder, "--input", str(tmp_path / "none.txt"))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "cannot read input" in err
@@ -174,18 +236,32 @@ def test_input_from_a_file_and_beside_arguments(
         (["--strategy", "best-of-m"], "steps.pt", ["best-of-m", "best-of-n"]),
         (["--strategi", "greedy"], "steps.pt", ["--strategy"]),
         (["--candidates", "0"], "steps.pt", ["candidates", "0"]),
-        (["--min_step_tokens", "9", "--max_step_tokens", "4"], "steps.pt", ["9", "4", "1 <= min <= max"]),
+        (
+            ["--min_step_tokens", "9", "--max_step_tokens", "4"],
+            "steps.pt",
+            ["9", "4", "1 <= min <= max"],
+        ),
         (["--step_stop", ""], "steps.pt", ["stop"]),
         ([], "told.pt", ["told how long", "causal_length: false"]),
         (["--scorer", "denoiser"], "closed.pt", ["open_share"]),
         (["--backend", "blocks", "--scorer", "vote"], "closed.pt", ["open_share", "causal"]),
         ([], "none.pt", ["does not exist"]),
         (["--backend", "chat"], "steps.pt", ["--base_url"]),
-        (["--backend", "completions", "--base_url", "http://127.0.0.1:1/v1"], "steps.pt", ["--model"]),
+        (
+            ["--backend", "completions", "--base_url", "http://127.0.0.1:1/v1"],
+            "steps.pt",
+            ["--model"],
+        ),
         (["--backend", "hugging-face"], "steps.pt", ["--model"]),
     ],
 )
-def test_refusals(capsys: pytest.CaptureFixture[str], folder: Path, flags: list[str], checkpoint: str, told: list[str]) -> None:
+def test_refusals(
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    flags: list[str],
+    checkpoint: str,
+    told: list[str],
+) -> None:
     status, out, err = run(capsys, folder, GOOD, *flags, checkpoint=checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert all(word in err for word in told), err
@@ -200,14 +276,23 @@ def test_a_checkpoint_of_another_language(capsys: pytest.CaptureFixture[str], na
     assert "arithmetic-steps" in err
 
 
-def test_probe(capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status, out, err = run(capsys, folder, "--probe")
     assert (status, err) == (0, "")
-    assert out.startswith("UNKNOWN: given a partial answer, causal ")  # untrained: it copies nothing
+    assert out.startswith(
+        "UNKNOWN: given a partial answer, causal "
+    )  # untrained: it copies nothing
     assert len(out.splitlines()) == 4
     status, out, _ = run(capsys, folder, "--probe", "--json")
     item = json.loads(out)
-    assert (status, item["verdict"], item["backend"], len(item["seen"])) == (0, "UNKNOWN", "causal", 3)
+    assert (status, item["verdict"], item["backend"], len(item["seen"])) == (
+        0,
+        "UNKNOWN",
+        "causal",
+        3,
+    )
     doubtful = Capabilities(None, True, True, True, True, False)
 
     def writes(request, number):  # type: ignore[no-untyped-def]
@@ -223,9 +308,22 @@ def test_probe(capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: py
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert all(word in err for word in ("RESTART", "--strategy best-of-n", "--fallback best-of-n"))
     status, out, err = run(
-        capsys, folder, GOOD, "--strategy", "greedy", "--scorer", "vote", "--fallback", "best-of-n", "--json"
+        capsys,
+        folder,
+        GOOD,
+        "--strategy",
+        "greedy",
+        "--scorer",
+        "vote",
+        "--fallback",
+        "best-of-n",
+        "--json",
     )
-    assert (status, json.loads(out)["strategy"], json.loads(out)["correct"]) == (0, "best-of-n", True)
+    assert (status, json.loads(out)["strategy"], json.loads(out)["correct"]) == (
+        0,
+        "best-of-n",
+        True,
+    )
     assert "does not go on from a partial answer: best-of-n instead" in err
 
 
@@ -256,10 +354,25 @@ def test_a_closed_pipe_ends_quietly(folder: Path, tmp_path: Path) -> None:
         "--checkpoint",
         str(folder / "steps.pt"),
     ]
-    ours += ["--strategy", "greedy", "--max_steps", "1", "--max_step_tokens", "2", "--show", "--threads", "1"]
+    ours += [
+        "--strategy",
+        "greedy",
+        "--max_steps",
+        "1",
+        "--max_step_tokens",
+        "2",
+        "--show",
+        "--threads",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        ours, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ours,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -374,6 +374,11 @@ def test_the_door_says_so(
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "1e9", "x", ""])
-def test_time_limits_out_of_range(capsys: pytest.CaptureFixture[str], checkpoint: str, limit: str) -> None:
-    assert run_cli(inference.main, ["repair", GOOD, f"--timeout={limit}", "--checkpoint", checkpoint]) == 2
+def test_time_limits_out_of_range(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, limit: str
+) -> None:
+    assert (
+        run_cli(inference.main, ["repair", GOOD, f"--timeout={limit}", "--checkpoint", checkpoint])
+        == 2
+    )
     assert "is no number above 0 and at most 86400" in capsys.readouterr().err

@@ -57,7 +57,9 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str
         (["--config", "none.yaml"], "cannot read configuration 'none.yaml': No such file"),
     ],
 )  # fmt: skip
-def test_bad_flags(capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str) -> None:
+def test_bad_flags(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
+) -> None:
     assert said in refused(capsys, elsewhere, *argv)
 
 
@@ -72,7 +74,9 @@ def test_bad_flags(capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: li
         ("extends: bad.yaml", "extends itself"),
     ],
 )
-def test_bad_files(capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, said: str) -> None:
+def test_bad_files(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, said: str
+) -> None:
     (elsewhere / "bad.yaml").write_text(text)
     line = refused(capsys, elsewhere, "--config", "bad.yaml")
     assert said in line
@@ -86,19 +90,29 @@ TINY = [
 
 
 def test_bad_languages(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
-    assert "language 'arithmetics' is unknown" in refused(capsys, elsewhere, "--language", "arithmetics")
-    assert "language 'no/folder' is no folder" in refused(capsys, elsewhere, "--language", "no/folder")
+    assert "language 'arithmetics' is unknown" in refused(
+        capsys, elsewhere, "--language", "arithmetics"
+    )
+    assert "language 'no/folder' is no folder" in refused(
+        capsys, elsewhere, "--language", "no/folder"
+    )
     (elsewhere / "own").mkdir()
     assert "own/corpus.txt" in refused(capsys, elsewhere, "--language", "own")
     (elsewhere / "own/corpus.txt").write_text("ab\nabb\nb\nba\n")
     (elsewhere / "own/grammar.lark").write_text('start: "a" /b+/\n')
     line = refused(capsys, elsewhere, "--language", "own")
-    assert "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; mend or remove them" in line
-    assert "falls into the validation split" in refused(capsys, elsewhere, *TINY, "--language", "own", "--skip_invalid")
+    assert (
+        "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; mend or remove them"
+        in line
+    )
+    assert "falls into the validation split" in refused(
+        capsys, elsewhere, *TINY, "--language", "own", "--skip_invalid"
+    )
     (elsewhere / "own/grammar.lark").write_text("start: a\n")
     assert "own/grammar.lark" in refused(capsys, elsewhere, "--language", "own")
     (elsewhere / "own/grammar.lark").write_text(
-        "\n".join(f'start{i or ""}: "a" start{i + 1}' for i in range(10_000)) + '\nstart10000: "a"\n'
+        "\n".join(f'start{i or ""}: "a" start{i + 1}' for i in range(10_000))
+        + '\nstart10000: "a"\n'
     )
     assert "at most 2000 rules" in refused(capsys, elsewhere, "--language", "own")
 
@@ -110,29 +124,65 @@ def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     return out, err
 
 
-def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
-    trained(capsys, *TINY, "--name", "a", "--max_iters", "1", "--sigma_max", "1.0", "--sigma_min", "0.92")
-    assert "sigma_max is '0.95', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--sigma_max", "0.95")
-    assert "operators is '+', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--operators", "+")
-    out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "2", "--sigma_min", "0.92")  # over the default sigma_max
+def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    trained(
+        capsys,
+        *TINY,
+        "--name",
+        "a",
+        "--max_iters",
+        "1",
+        "--sigma_max",
+        "1.0",
+        "--sigma_min",
+        "0.92",
+    )
+    assert "sigma_max is '0.95', but" in refused(
+        capsys, elsewhere, "--name", "a", "--resume", "--sigma_max", "0.95"
+    )
+    assert "operators is '+', but" in refused(
+        capsys, elsewhere, "--name", "a", "--resume", "--operators", "+"
+    )
+    out, _ = trained(
+        capsys, "--name", "a", "--resume", "--max_iters", "2", "--sigma_min", "0.92"
+    )  # over the default sigma_max
     assert out.startswith("2 steps")
     (elsewhere / "runs/a/config.yaml").unlink()
-    assert "seed is '9', but" in refused(capsys, elsewhere, "--name", "a", "--resume", "--seed", "9")
+    assert "seed is '9', but" in refused(
+        capsys, elsewhere, "--name", "a", "--resume", "--seed", "9"
+    )
     out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "3")
     assert out.startswith("3 steps")
     assert (elsewhere / "runs/a/config.yaml").exists()
 
 
-def test_the_last_lines_tell_what_there_is(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+def test_the_last_lines_tell_what_there_is(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
     out, err = trained(capsys, *TINY, "--checkpoint_dir", "my run", "--max_iters", "2")
     assert "best validation loss" in out
-    assert out.splitlines()[-1] == "benchmark it with: python benchmark.py --checkpoint 'my run/best.pt'"
+    assert (
+        out.splitlines()[-1]
+        == "benchmark it with: python benchmark.py --checkpoint 'my run/best.pt'"
+    )
     assert "validation_loss" in err
     from maskdiff import checkpoint
 
-    last = checkpoint.load("my run/last.pt")  # as if it had been stopped before its first validation
-    progress = {**last["training"]["progress"], "best": float("inf"), "best_step": 0, "validated": -1, "metrics": {}}
-    checkpoint.save("my run/last.pt", {**last, "training": {**last["training"], "progress": progress}})
+    last = checkpoint.load(
+        "my run/last.pt"
+    )  # as if it had been stopped before its first validation
+    progress = {
+        **last["training"]["progress"],
+        "best": float("inf"),
+        "best_step": 0,
+        "validated": -1,
+        "metrics": {},
+    }
+    checkpoint.save(
+        "my run/last.pt", {**last, "training": {**last["training"], "progress": progress}}
+    )
     (elsewhere / "my run/best.pt").unlink()
     out, err = trained(capsys, "--checkpoint_dir", "my run", "--resume", "--max_iters", "1")
     assert "nothing to train: 2 steps are made and max_iters is 1; give a larger --max_iters" in err
@@ -141,10 +191,24 @@ def test_the_last_lines_tell_what_there_is(capsys: pytest.CaptureFixture[str], e
 
 
 def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
-    line = [sys.executable, str(REPOSITORY / "train_universal.py"), *TINY, "--max_iters", "3", "--eval_interval", "1"]
-    for name, redirection, status in (("out", "| true", 141), ("both", "2>&1 | true", 141), ("err", "2>/dev/full", 0)):
+    line = [
+        sys.executable,
+        str(REPOSITORY / "train_universal.py"),
+        *TINY,
+        "--max_iters",
+        "3",
+        "--eval_interval",
+        "1",
+    ]
+    for name, redirection, status in (
+        ("out", "| true", 141),
+        ("both", "2>&1 | true", 141),
+        ("err", "2>/dev/full", 0),
+    ):
         shell = shlex.join([*line, "--name", name]) + f" {redirection}; exit ${{PIPESTATUS[0]}}"
-        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+        done = subprocess.run(
+            ["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=elsewhere
+        )
         assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
         from maskdiff import checkpoint
 
@@ -153,10 +217,17 @@ def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
 
 
 def test_a_closed_standard_output_is_refused_at_once(elsewhere: Path) -> None:
-    line = shlex.join([sys.executable, str(REPOSITORY / "train_universal.py"), *TINY, "--max_iters", "3"])
-    done = subprocess.run(["bash", "-c", f"{line} >&-"], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    line = shlex.join(
+        [sys.executable, str(REPOSITORY / "train_universal.py"), *TINY, "--max_iters", "3"]
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{line} >&-"], capture_output=True, text=True, timeout=120, cwd=elsewhere
+    )
     assert done.returncode == 2
-    assert done.stderr == "train_universal.py: standard output is closed; send it to a file, or to /dev/null\n"
+    assert (
+        done.stderr
+        == "train_universal.py: standard output is closed; send it to a file, or to /dev/null\n"
+    )
     assert list(elsewhere.iterdir()) == []
 
 
@@ -176,7 +247,15 @@ def test_help_lists_every_group_and_answers_without_torch(elsewhere: Path) -> No
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=elsewhere, env=environment
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=elsewhere,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("--config YAML", "--resume", "--init PT", "--n_layer INT", "--max_iters INT"))
+    assert all(
+        word in done.stdout
+        for word in ("--config YAML", "--resume", "--init PT", "--n_layer INT", "--max_iters INT")
+    )

@@ -13,12 +13,16 @@ import pytest
 from tests.helpers.paths import DOCS, REPOSITORY
 
 TUTORIAL = DOCS / "tutorial.md"
-STEPS = os.environ.get("TUTORIAL_STEPS", "30")  # instead of what is printed; empty runs what is printed
+STEPS = os.environ.get(
+    "TUTORIAL_STEPS", "30"
+)  # instead of what is printed; empty runs what is printed
 
 
 def commands() -> list[str]:
     """The blocks that the page marks to be run."""
-    return re.findall(r"<!-- run -->\n```bash\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(
+        r"<!-- run -->\n```bash\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +32,31 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for name in ("train_universal.py", "inference.py", "benchmark.py"):
         (folder / name).symlink_to(REPOSITORY / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
     told = []
     for block in commands():
         text = (
-            re.sub(r"--max_iters \d{3,}", f"--max_iters {STEPS} --eval_interval {STEPS} --n_embd 32", block) if STEPS else block
+            re.sub(
+                r"--max_iters \d{3,}",
+                f"--max_iters {STEPS} --eval_interval {STEPS} --n_embd 32",
+                block,
+            )
+            if STEPS
+            else block
         )
         done = subprocess.run(
-            ["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=1200, check=False
+            ["bash", "-euc", text],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+            check=False,
         )
         assert done.returncode == 0, f"{block}\n{done.stderr[-2000:]}"
         told.append(done.stdout)
@@ -44,7 +65,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_the_page_has_all_its_parts() -> None:
     text = "\n".join(commands())
-    for door in ("train_universal.py", "inference.py repair", "inference.py edit", "inference.py generate", "benchmark.py"):
+    for door in (
+        "train_universal.py",
+        "inference.py repair",
+        "inference.py edit",
+        "inference.py generate",
+        "benchmark.py",
+    ):
         assert f"python {door}" in text
 
 
@@ -56,6 +83,8 @@ def test_it_runs_and_does_what_it_says(outputs: list[str]) -> None:
     first = [line for line in under.splitlines() if "\t" in line and not line.startswith(" ")]
     assert len(first) == 7  # a repair, an edit, five new lines; alternatives are indented
     assert all(line.split("\t")[1] == "parses" for line in first)
-    assert re.search(r"^least_edits .*100\.0 \[", measured, flags=re.MULTILINE)  # its row: all that it gives parses
+    assert re.search(
+        r"^least_edits .*100\.0 \[", measured, flags=re.MULTILINE
+    )  # its row: all that it gives parses
     assert re.search(r"^channel\+grammar .*100\.0 \[", measured, flags=re.MULTILINE)
     assert re.search(r"maskgit .*grammar=True +100\.0", measured)

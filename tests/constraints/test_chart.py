@@ -20,10 +20,14 @@ from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, random_g
 DRAWS = 200_000
 
 
-def random_emission(batch: int, n: int, symbols: str, seed: int, known: dict[int, str] | None = None) -> Tensor:
+def random_emission(
+    batch: int, n: int, symbols: str, seed: int, known: dict[int, str] | None = None
+) -> Tensor:
     """Random marginals (batch, n, symbols); known symbols are certain."""
     generator = torch.Generator().manual_seed(seed)
-    emission = torch.randn(batch, n, len(symbols), generator=generator, dtype=torch.float64).log_softmax(-1)
+    emission = torch.randn(
+        batch, n, len(symbols), generator=generator, dtype=torch.float64
+    ).log_softmax(-1)
     for place, symbol in (known or {}).items():
         if place < n:
             emission[:, place] = -torch.inf
@@ -41,7 +45,15 @@ def exact(text: str, symbols: str, emission: Tensor) -> dict[tuple[int, ...], fl
 
 def cases() -> list[tuple[str, str, int, dict[int, str]]]:
     """Three grammars, every length, with and without known tokens (some of which leave no string)."""
-    knowns = ({}, {0: "("}, {1: "1", 3: "2"}, {2: "*", 0: "("}, {2: "b"}, {3: "d", 0: "a"}, {1: "a", 2: "b"})
+    knowns = (
+        {},
+        {0: "("},
+        {1: "1", 3: "2"},
+        {2: "*", 0: "("},
+        {2: "b"},
+        {3: "d", 0: "a"},
+        {1: "a", 2: "b"},
+    )
     return [(text, symbols, n, known) for text, symbols, longest in SMALL for n in range(1, longest + 1)
             for known in knowns if set(known.values()) <= set(symbols)]  # fmt: skip
 
@@ -67,10 +79,16 @@ def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
             wanted = np.zeros((n, len(symbols)))
             for string, weight in weights.items():
                 wanted[range(n), string] += weight / total
-            assert math.isclose(chart.log_total[row].item(), math.log(total), rel_tol=0, abs_tol=1e-9)
-            assert np.abs(marginals[row].numpy() - wanted).sum(1).max() / 2 < 1e-9  # total variation
+            assert math.isclose(
+                chart.log_total[row].item(), math.log(total), rel_tol=0, abs_tol=1e-9
+            )
+            assert (
+                np.abs(marginals[row].numpy() - wanted).sum(1).max() / 2 < 1e-9
+            )  # total variation
             assert tuple(tops[row].tolist()) == max(weights, key=weights.__getitem__)
-            assert math.isclose(best.log_total[row].item(), math.log(max(weights.values())), abs_tol=1e-9)
+            assert math.isclose(
+                best.log_total[row].item(), math.log(max(weights.values())), abs_tol=1e-9
+            )
     assert some > 60
     assert none > 40
 
@@ -81,7 +99,10 @@ def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
     emission = random_emission(longest, longest, symbols, 5)
     length = torch.arange(1, longest + 1)
     together = fill(rules, emission, length)
-    many, uniform = posterior(together), torch.rand(longest, longest, longest + 1, dtype=torch.float64)
+    many, uniform = (
+        posterior(together),
+        torch.rand(longest, longest, longest + 1, dtype=torch.float64),
+    )
     drawn = descend(together, uniform)
     for row in range(longest):
         n = row + 1
@@ -93,14 +114,18 @@ def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
         assert (drawn[row, n:] == NONE).all()
 
 
-def chi_square_z(counts: dict[tuple[int, ...], int], weights: dict[tuple[int, ...], float], draws: int) -> float:
+def chi_square_z(
+    counts: dict[tuple[int, ...], int], weights: dict[tuple[int, ...], float], draws: int
+) -> float:
     """Pearson's statistic as a standard normal number (Wilson and Hilferty); cells below 10 expected draws are pooled."""
     total = sum(weights.values())
     expected = {row: draws * weight / total for row, weight in weights.items()}
     small = {row for row, mean in expected.items() if mean < 10}
     cells = [(counts.get(row, 0), mean) for row, mean in expected.items() if row not in small]
     if sum(expected[row] for row in small) >= 10:
-        cells.append((sum(counts.get(row, 0) for row in small), sum(expected[row] for row in small)))
+        cells.append(
+            (sum(counts.get(row, 0) for row in small), sum(expected[row] for row in small))
+        )
     k = len(cells) - 1
     statistic = sum((seen - mean) ** 2 / mean for seen, mean in cells)
     return ((statistic / k) ** (1 / 3) - (1 - 2 / (9 * k))) / math.sqrt(2 / (9 * k))
@@ -111,8 +136,12 @@ def counted(rows: Tensor) -> dict[tuple[int, ...], int]:
     return dict(zip(map(tuple, distinct.tolist()), counts.tolist()))
 
 
-@pytest.mark.parametrize(("number", "known"), [(0, {}), (1, {}), (2, {}), (0, {2: "*"}), (1, {2: "b"}), (2, {1: "b"})])
-def test_joint_samples_have_the_distribution_of_the_posterior(number: int, known: dict[int, str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "known"), [(0, {}), (1, {}), (2, {}), (0, {2: "*"}), (1, {2: "b"}), (2, {1: "b"})]
+)
+def test_joint_samples_have_the_distribution_of_the_posterior(
+    number: int, known: dict[int, str]
+) -> None:
     """Power: probabilities that are off by 5% are found out (asserted)."""
     text, symbols, n = SMALL[number]
     rules = Rules(compile_grammar(text, symbols))
@@ -120,12 +149,17 @@ def test_joint_samples_have_the_distribution_of_the_posterior(number: int, known
     weights = exact(text, symbols, emission[0])
     part, generator = DRAWS // 10, torch.Generator().manual_seed(number)
     one = fill(rules, emission.expand(part, -1, -1), torch.full((part,), n))
-    uniform = [torch.rand(part, n, n + 1, generator=generator, dtype=torch.float64) for _ in range(10)]
+    uniform = [
+        torch.rand(part, n, n + 1, generator=generator, dtype=torch.float64) for _ in range(10)
+    ]
     counts = counted(torch.cat([descend(one, u) for u in uniform]))
     assert set(counts) <= set(weights)
     assert len(weights) >= 4
     assert abs(chi_square_z(counts, weights, DRAWS)) < 4
-    skewed = {row: weight * (1.05 if i % 2 else 0.95) for i, (row, weight) in enumerate(sorted(weights.items()))}
+    skewed = {
+        row: weight * (1.05 if i % 2 else 0.95)
+        for i, (row, weight) in enumerate(sorted(weights.items()))
+    }
     assert chi_square_z(counts, skewed, DRAWS) > 5
 
 
@@ -151,7 +185,9 @@ def test_an_ambiguous_grammar_gives_wrong_posteriors() -> None:
     emission = random_emission(1, n, symbols, 4)
     weights = exact(text, symbols, emission[0])
     wrong = fill(rules, emission, torch.tensor([n])).log_total.item()
-    assert math.isclose(wrong, math.log(2 * sum(weights.values())), abs_tol=1e-9)  # 1+1+1 is ((1+1)+1) and (1+(1+1))
+    assert math.isclose(
+        wrong, math.log(2 * sum(weights.values())), abs_tol=1e-9
+    )  # 1+1+1 is ((1+1)+1) and (1+(1+1))
     assert accepts(AMBIGUOUS, "1+1+1")
 
 
@@ -165,7 +201,10 @@ def test_what_is_unlikely_does_not_become_impossible() -> None:
     chart = fill(rules, emission, torch.tensor([n]))
     assert math.isclose(chart.log_total.item(), -50.0 * (n - 1), rel_tol=1e-12)
     wanted = "(" * 20 + "1" + ")" * 20
-    assert "".join(symbols[i] for i in descend(chart, torch.full((1, n, n + 1), 0.5))[0].tolist()) == wanted
+    assert (
+        "".join(symbols[i] for i in descend(chart, torch.full((1, n, n + 1), 0.5))[0].tolist())
+        == wanted
+    )
     assert torch.allclose(posterior(chart).exp().amax(-1), torch.ones(1, n, dtype=torch.float64))
     emission[:, 0, 0] = -1e6  # nothing that is allowed is ever impossible
     chart = fill(rules, emission, torch.tensor([n]))
@@ -177,12 +216,21 @@ def test_what_is_unlikely_does_not_become_impossible() -> None:
 def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None:
     """Two strings, gap nats apart, both a thousand nats below what the positions would like best."""
     rules = Rules(compile_grammar('start: "a" x | "b" y\nx: "a"\ny: "b"', "abc"))
-    emission = torch.tensor([[[-1000.0, -1000.0 - gap, 0.0], [-1000.0, -1000.0, 0.0]]], dtype=torch.float64)
+    emission = torch.tensor(
+        [[[-1000.0, -1000.0 - gap, 0.0], [-1000.0, -1000.0, 0.0]]], dtype=torch.float64
+    )
     chart = fill(rules, emission, torch.tensor([2]))
     wanted = math.log1p(math.exp(-gap))
     assert math.isclose(chart.log_total.item(), -2000 + wanted, rel_tol=1e-12)
-    assert torch.allclose(posterior(chart)[0, :, 0], torch.tensor(-wanted, dtype=torch.float64), atol=1e-9)
-    assert torch.allclose(posterior(chart)[0, :, 1], torch.tensor(-gap - wanted, dtype=torch.float64), atol=1e-9) or gap > 700
+    assert torch.allclose(
+        posterior(chart)[0, :, 0], torch.tensor(-wanted, dtype=torch.float64), atol=1e-9
+    )
+    assert (
+        torch.allclose(
+            posterior(chart)[0, :, 1], torch.tensor(-gap - wanted, dtype=torch.float64), atol=1e-9
+        )
+        or gap > 700
+    )
     assert descend(fill(rules, emission, torch.tensor([2]), best=True))[0].tolist() == [0, 0]
 
 
@@ -198,14 +246,22 @@ def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
         known = {place: rng.choice("abc") for place in range(n) if rng.random() < 0.2}
         emission = random_emission(4, n, "abc", number, known)
         length = torch.full((4,), n)
-        uniform = torch.rand(4, n, n + 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+        uniform = torch.rand(
+            4, n, n + 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64
+        )
         for best in (False, True):
             chart = fill(rules, emission, length, best)
-            for row, total in zip(descend(chart, None if best else uniform).tolist(), chart.log_total.tolist()):
+            for row, total in zip(
+                descend(chart, None if best else uniform).tolist(), chart.log_total.tolist()
+            ):
                 if total == -math.inf:
                     refused += 1
                     candidates = itertools.product("abc", repeat=n)
-                    fitting = (s for s in candidates if all(s[place] == symbol for place, symbol in known.items()))
+                    fitting = (
+                        s
+                        for s in candidates
+                        if all(s[place] == symbol for place, symbol in known.items())
+                    )
                     assert not any(accepts(text, "".join(s)) for s in fitting)
                 else:
                     made += 1

@@ -13,7 +13,17 @@ from maskdiff.config import SamplerConfig
 from maskdiff.constraints.grammar import GrammarConstraint
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.languages.cfg import compile_grammar
-from maskdiff.sampling import PRESETS, Autoregressive, Canvas, Linear, Predictive, Sampler, Unmask, constrained, make_sampler
+from maskdiff.sampling import (
+    PRESETS,
+    Autoregressive,
+    Canvas,
+    Linear,
+    Predictive,
+    Sampler,
+    Unmask,
+    constrained,
+    make_sampler,
+)
 from tests.helpers.dummies import TINY, Scrambled, Table, chi_square
 from tests.helpers.grammars import accepts, strings
 
@@ -46,12 +56,16 @@ def test_every_sampler_returns_strings_that_parse(name: str, steps: int) -> None
         assert len(text) == length
         assert accepts(GRAMMAR, text), text
     free = plain(Scrambled(), blank(LENGTHS)).texts(TINY)
-    assert not any(accepts(GRAMMAR, text) for text in free[1:])  # the control: without it none of the longer ones does
+    assert not any(
+        accepts(GRAMMAR, text) for text in free[1:]
+    )  # the control: without it none of the longer ones does
     if steps and name not in ("autoregressive", "predictive", "hybrid_reference"):
         assert int(sample.evaluations.max()) <= steps
 
 
-@pytest.mark.parametrize("name", ["maskgit", "autoregressive", "speculative", "coarse_to_fine", "verified", "remdm_conf"])
+@pytest.mark.parametrize(
+    "name", ["maskgit", "autoregressive", "speculative", "coarse_to_fine", "verified", "remdm_conf"]
+)
 def test_known_tokens_stay_and_batches_change_nothing(name: str) -> None:
     template = ["(?+?)=?", "(???????)=??2", "?=????", "((1?2)*?)=3???"]
     canvas = Canvas.template(template, TINY, torch.Generator().manual_seed(3))
@@ -69,7 +83,10 @@ def exact(table: Table, text: str, length: int, temperature: float = 1.0) -> dic
     log_probs = table.logits[1 : length + 1, inner].double().log_softmax(-1) / temperature
     used = "()+*"
     found = ["".join(used[i] for i in row) for row in strings(text, used, length)]
-    weights = {s: math.exp(sum(log_probs[i, SYMBOLS.index(c)].item() for i, c in enumerate(s))) for s in found}
+    weights = {
+        s: math.exp(sum(log_probs[i, SYMBOLS.index(c)].item() for i, c in enumerate(s)))
+        for s in found
+    }
     return {s: weight / sum(weights.values()) for s, weight in weights.items()}
 
 
@@ -94,7 +111,9 @@ def test_a_product_is_conditioned_exactly_in_any_number_of_evaluations(sampler: 
     truth = exact(table(), PAIRED, 6, sampler.temperature)
     assert len(truth) == 40
     assert abs(chi_square(made, truth)) < 3.5
-    assert chi_square(made, exact(table(), PAIRED, 6, sampler.temperature * 0.9)) > 5  # power: another temperature is found out
+    assert (
+        chi_square(made, exact(table(), PAIRED, 6, sampler.temperature * 0.9)) > 5
+    )  # power: another temperature is found out
 
 
 @dataclass
@@ -103,9 +122,13 @@ class Independent:
 
     inner: GrammarConstraint
 
-    def condition(self, log_probs: Tensor, tokens: Tensor, free: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    def condition(
+        self, log_probs: Tensor, tokens: Tensor, free: Tensor, *rest: object
+    ) -> tuple[Tensor, Tensor]:
         marginals, _ = self.inner.condition(log_probs, tokens, free, *rest)  # type: ignore[arg-type]
-        noise = -torch.log(-torch.log(torch.rand(marginals.shape, generator=torch.Generator().manual_seed(0))))
+        noise = -torch.log(
+            -torch.log(torch.rand(marginals.shape, generator=torch.Generator().manual_seed(0)))
+        )
         return marginals, torch.where(free, (marginals + noise).argmax(-1), tokens)
 
     def mask(self, *canvas: Tensor) -> object:
@@ -116,7 +139,9 @@ class Independent:
 
 
 def test_committing_independent_draws_runs_into_dead_ends() -> None:
-    wrong: Sampler = Unmask(order="random", schedule=Linear(), steps=1, constraint=Independent(constraint(PAIRED)))  # type: ignore[arg-type]
+    wrong: Sampler = Unmask(
+        order="random", schedule=Linear(), steps=1, constraint=Independent(constraint(PAIRED))
+    )  # type: ignore[arg-type]
     made = wrong(table(), blank([6] * 500, 5)).texts(TINY)
     assert sum(not accepts(PAIRED, text) for text in made) > 100
     with pytest.raises(CanvasError, match="no string of the grammar"):
@@ -134,7 +159,9 @@ def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
 
 def test_the_best_skeleton_is_not_charged_for_its_digits() -> None:
     logits = torch.full((5, len(TINY)), -20.0)
-    for place, (symbol, share) in enumerate((("<DIGIT>", 0.6), ("=", 0.6), ("<DIGIT>", 0.6)), start=1):
+    for place, (symbol, share) in enumerate(
+        (("<DIGIT>", 0.6), ("=", 0.6), ("<DIGIT>", 0.6)), start=1
+    ):
         logits[place, TINY.ids[symbol]] = math.log(share)
         logits[place, TINY.ids["(+)"[place - 1]]] = math.log(1 - share)
     grammar = constraint('start: "1" "=" "1" | "(" "+" ")"')
@@ -150,7 +177,9 @@ def test_low_temperatures_go_to_the_likelier_string() -> None:
     logits[1, TINY.ids["1"]] = -4.7
     grammar = constraint('start: "0" "0" | "1" "1"')
     for temperature in (0.02, 0.003, 0.001):
-        made = Unmask(steps=1, temperature=temperature, constraint=grammar)(Table(logits), blank([2] * 50)).texts(TINY)
+        made = Unmask(steps=1, temperature=temperature, constraint=grammar)(
+            Table(logits), blank([2] * 50)
+        ).texts(TINY)
         assert made == ["11"] * 50
 
 
@@ -162,7 +191,9 @@ def test_a_denoiser_to_which_every_string_is_impossible_still_gets_one() -> None
 
 
 def test_temperature_zero_is_the_most_probable_string() -> None:
-    made = constrained(Unmask(steps=1, temperature=0.0), constraint(PAIRED))(table(), blank([6, 4, 2])).texts(TINY)
+    made = constrained(Unmask(steps=1, temperature=0.0), constraint(PAIRED))(
+        table(), blank([6, 4, 2])
+    ).texts(TINY)
     for text in made:
         truth = exact(table(), PAIRED, len(text))
         assert text == max(truth, key=truth.__getitem__)
@@ -171,15 +202,26 @@ def test_temperature_zero_is_the_most_probable_string() -> None:
 def test_a_nucleus_without_a_string_gives_way() -> None:
     """top_p leaves one symbol a position, and no string is made of those."""
     sampler = constrained(Unmask(steps=2, top_p=1e-6), constraint())
-    assert all(accepts(GRAMMAR, text) for text in sampler(Scrambled(), blank([3, 7, 12])).texts(TINY))
+    assert all(
+        accepts(GRAMMAR, text) for text in sampler(Scrambled(), blank([3, 7, 12])).texts(TINY)
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
     grammar = constraint()
-    wanted = Autoregressive(temperature=temperature, constraint=grammar)(Scrambled(), blank(LENGTHS)).texts(TINY)
-    assert Predictive(temperature=temperature, constraint=grammar)(Scrambled(), blank(LENGTHS)).texts(TINY) == wanted
-    speculative = constrained(make_sampler(SamplerConfig("speculative", steps=0, temperature=temperature)), grammar)
+    wanted = Autoregressive(temperature=temperature, constraint=grammar)(
+        Scrambled(), blank(LENGTHS)
+    ).texts(TINY)
+    assert (
+        Predictive(temperature=temperature, constraint=grammar)(Scrambled(), blank(LENGTHS)).texts(
+            TINY
+        )
+        == wanted
+    )
+    speculative = constrained(
+        make_sampler(SamplerConfig("speculative", steps=0, temperature=temperature)), grammar
+    )
     assert speculative(Scrambled(), blank(LENGTHS)).texts(TINY) == wanted
 
 
@@ -204,12 +246,21 @@ def test_an_impossible_canvas_is_refused(template: str, told: str | None) -> Non
     with pytest.raises(CanvasError) as caught:
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
     assert told in str(caught.value)
-    for name in ("maskgit", "autoregressive", "predictive", "hybrid", "speculative", "coarse_to_fine"):
+    for name in (
+        "maskgit",
+        "autoregressive",
+        "predictive",
+        "hybrid",
+        "speculative",
+        "coarse_to_fine",
+    ):
         denoiser = Scrambled()
         with pytest.raises(CanvasError) as again:
             constrained(make_sampler(SamplerConfig(name)), grammar)(denoiser, canvas)
         assert str(again.value) == str(caught.value)
-        assert denoiser.calls == 0 or "?" not in template  # before any sampling; what is full may wait for the last stage
+        assert (
+            denoiser.calls == 0 or "?" not in template
+        )  # before any sampling; what is full may wait for the last stage
 
 
 def test_lengths_around_an_impossible_one() -> None:

@@ -16,7 +16,9 @@ from tests.helpers.grammars import DYCK, EQUATION, SMALL, random_grammar, string
 GRAMMARS = (*SMALL, (EQUATION, "1(=)", 6), (DYCK, "abc", 6))
 
 
-def walk(text: str, symbols: str, n: int, known: dict[int, str], seed: int, grammar: NormalForm) -> int:
+def walk(
+    text: str, symbols: str, n: int, known: dict[int, str], seed: int, grammar: NormalForm
+) -> int:
     """Random walks, some of which lose their way, through canvases of lengths n and n - 1; how many steps went well."""
     rng, rows = random.Random(seed), 12
     length = torch.tensor([n - (row % 2) for row in range(rows)])
@@ -26,7 +28,11 @@ def walk(text: str, symbols: str, n: int, known: dict[int, str], seed: int, gram
         possible[:, place, symbols.index(symbol)] = True
     mask = PrefixMask(grammar, Rules(grammar), possible, length)
     fits = [
-        [s for s in strings(text, symbols, int(m)) if all(p >= m or symbols[s[p]] == k for p, k in known.items())]
+        [
+            s
+            for s in strings(text, symbols, int(m))
+            if all(p >= m or symbols[s[p]] == k for p, k in known.items())
+        ]
         for m in length
     ]
     checked = 0
@@ -36,8 +42,14 @@ def walk(text: str, symbols: str, n: int, known: dict[int, str], seed: int, gram
             wanted = {s[position] for s in fits[row]} if position < length[row] else set()
             assert set(allowed[row].nonzero()[:, 0].tolist()) == wanted, (text, position, row)
             checked += bool(wanted)
-            written.append(rng.choice(sorted(wanted)) if wanted and rng.random() < 0.95 else rng.randrange(len(symbols)))
-            fits[row] = [s for s in fits[row] if position >= length[row] or s[position] == written[row]]
+            written.append(
+                rng.choice(sorted(wanted))
+                if wanted and rng.random() < 0.95
+                else rng.randrange(len(symbols))
+            )
+            fits[row] = [
+                s for s in fits[row] if position >= length[row] or s[position] == written[row]
+            ]
         mask.write(torch.nn.functional.one_hot(torch.tensor(written), len(symbols)).bool())
     return checked
 
@@ -48,7 +60,12 @@ def test_what_is_allowed_is_what_can_be_completed(number: int) -> None:
     grammar = compile_grammar(text, symbols)
     checked = 0
     for n in range(2, longest + 1):
-        for known in ({}, {n - 1: symbols[-1]}, {n // 2: symbols[0]}, {0: symbols[0], n - 2: symbols[1]}):
+        for known in (
+            {},
+            {n - 1: symbols[-1]},
+            {n // 2: symbols[0]},
+            {0: symbols[0], n - 2: symbols[1]},
+        ):
             checked += walk(text, symbols, n, known, n, grammar)
     assert checked > 60
 
@@ -90,6 +107,10 @@ def test_a_selection_goes_on_alone() -> None:
             history, of = [history[row] for row in rows], [of[row] for row in rows]
     again = PrefixMask(grammar, Rules(grammar), possible[of], length[of])
     for position in range(n - 1):
-        again.write(torch.nn.functional.one_hot(torch.tensor([row[position] for row in history]), len(symbols)).bool())
+        again.write(
+            torch.nn.functional.one_hot(
+                torch.tensor([row[position] for row in history]), len(symbols)
+            ).bool()
+        )
     assert torch.equal(mask.allowed(), again.allowed())
     assert mask.allowed().any()

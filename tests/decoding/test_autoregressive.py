@@ -48,7 +48,9 @@ def model_denoiser(**settings) -> ModelDenoiser:
 def test_autoregressive_is_exact():
     exact = Exact()
     texts = Autoregressive()(exact, blank([3, 6] * 4000)).texts(TINY)
-    assert max(chi_square(texts[0::2], exact.truth(3)), chi_square(texts[1::2], exact.truth(6))) < 3.5
+    assert (
+        max(chi_square(texts[0::2], exact.truth(3)), chi_square(texts[1::2], exact.truth(6))) < 3.5
+    )
     hot = Autoregressive(temperature=1.3)(exact, blank([3, 6] * 4000)).texts(TINY)
     assert chi_square(hot[0::2], exact.truth(3)) > 5  # negative control
 
@@ -84,7 +86,9 @@ def test_predictive_saves_evaluations_where_the_language_is_predictable():
 def test_negative_control_other_noise_is_another_sample():
     canvas = blank([30] * 4)
     shifted = blank([30] * 4, seed=9)
-    assert not torch.equal(Predictive()(Scrambled(), canvas).tokens, Autoregressive()(Scrambled(), shifted).tokens)
+    assert not torch.equal(
+        Predictive()(Scrambled(), canvas).tokens, Autoregressive()(Scrambled(), shifted).tokens
+    )
 
 
 def test_predictive_out_of_budget_has_a_final_prefix_of_the_true_sample():
@@ -141,7 +145,9 @@ def test_hybrid_of_three_and_twelve_is_three_plus_nine():
 def test_certain_prefix_begins_with_the_causal_sample():
     canvas = blank([40] * 6)
     truth = Autoregressive()(Scrambled(), canvas).tokens
-    sample = certain_prefix(6, Unmask(order="entropy", schedule=EntropyBound(0.1), steps=12))(Scrambled(), canvas)
+    sample = certain_prefix(6, Unmask(order="entropy", schedule=EntropyBound(0.1), steps=12))(
+        Scrambled(), canvas
+    )
     assert torch.equal(sample.tokens[:, :7], truth[:, :7])
     assert (sample.evaluations == 12).all()
 
@@ -186,14 +192,20 @@ def test_the_adapter_groups_strings_without_changing_their_logits(monkeypatch):
     denoiser, canvas = model_denoiser(use_self_cond=True), blank()
     torch.nn.init.normal_(denoiser.model.previous.weight, std=0.5)
     inside = torch.arange(canvas.tokens.shape[1]) < canvas.length[:, None]
-    previous = torch.rand(*canvas.tokens.shape, len(TINY), generator=torch.Generator().manual_seed(0))
+    previous = torch.rand(
+        *canvas.tokens.shape, len(TINY), generator=torch.Generator().manual_seed(0)
+    )
     for causal in (False, True):
         whole = denoiser(canvas.tokens, canvas.length, canvas.suspect, causal, previous)
         with monkeypatch.context() as patch:
             patch.setattr(denoiser_module, "GROUP", 40)
             grouped = denoiser(canvas.tokens, canvas.length, canvas.suspect, causal, previous)
         assert torch.allclose(whole[inside], grouped[inside], atol=1e-4)
-    assert not torch.allclose(whole[inside], denoiser(canvas.tokens, canvas.length, canvas.suspect, causal)[inside], atol=1e-3)
+    assert not torch.allclose(
+        whole[inside],
+        denoiser(canvas.tokens, canvas.length, canvas.suspect, causal)[inside],
+        atol=1e-3,
+    )
 
 
 def test_causal_log_prob_is_the_chain_rule():
@@ -201,14 +213,18 @@ def test_causal_log_prob_is_the_chain_rule():
     truth = exact.truth(6)
     canvas = Canvas.template(list(truth), TINY)
     scores = causal_log_prob(exact, canvas.tokens, canvas.length)
-    assert torch.allclose(scores.exp().double(), torch.tensor(list(truth.values()), dtype=torch.float64), atol=1e-5)
+    assert torch.allclose(
+        scores.exp().double(), torch.tensor(list(truth.values()), dtype=torch.float64), atol=1e-5
+    )
     other = Canvas.template(["((((((", "(1)"], TINY)
     outside = causal_log_prob(exact, other.tokens, other.length)
     assert outside[0] == -torch.inf or outside[0] < -5
     assert float(outside[1].exp()) == pytest.approx(exact.truth(3)["(1)"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["coupled", "speculative", "hybrid", "certain_prefix", "spaced_bound"])
+@pytest.mark.parametrize(
+    "name", ["coupled", "speculative", "hybrid", "certain_prefix", "spaced_bound"]
+)
 def test_a_denoiser_that_reads_the_noise_draws_the_causal_sample_at_once(name):
     """Coupled presets with perfect foresight equal the causal mode; one that ignores the noise does not (negative control)."""
     canvas, denoiser = blank([3, 6] * 20), Foresighted()
@@ -232,7 +248,9 @@ def test_coupling_gives_up_where_it_was_not_trained():
     """Nucleus sampling and temperature 0 are those of the same settings without coupling."""
     canvas = blank([3, 6] * 10)
     for settings in ({"top_p": 0.8}, {"temperature": 0.0}):
-        plain, able = (Unmask(order="entropy", coupled=coupled, **settings) for coupled in ("off", "able"))
+        plain, able = (
+            Unmask(order="entropy", coupled=coupled, **settings) for coupled in ("off", "able")
+        )
         assert torch.equal(plain(Exact(), canvas).tokens, able(Foresighted(), canvas).tokens)
 
 

@@ -80,21 +80,32 @@ def test_every_q_of_every_history_is_that_of_brute_force(kind: str) -> None:
             if z > 0:
                 assert np.abs(q[node] - brute.q(path)).max() < 1e-10, (case.told, path)
         truth = brute.leaves()
-        assert total_variation(leaves(found, goal_of(case.model, case.prefix)), truth) <= 1e-9, case.told
-        listed = {(*tree.path(node), token): math.exp(p - found.summary.log_z) for node, token, p in found.leaves()}
+        assert total_variation(leaves(found, goal_of(case.model, case.prefix)), truth) <= 1e-9, (
+            case.told
+        )
+        listed = {
+            (*tree.path(node), token): math.exp(p - found.summary.log_z)
+            for node, token, p in found.leaves()
+        }
         assert total_variation(listed, truth) <= 1e-9, case.told
 
 
 def test_drawn_strings_have_the_distribution_of_brute_force() -> None:
     """200,000 draws, 76 strings and the rare ones, threshold at 1e-6. Power: a divergence sum (q - p)^2 / p of 1.5e-3 (relative
     errors of 4 %, total variation at most 0.02) lies 6 standard deviations beyond it; draws that far off are shown to fail."""
-    model, prefix, draws = Known(TokenTable((b"a", b"b", b"ab", b"ab", b"", None), (5,)), 4, 8), b"ab", 200_000
+    model, prefix, draws = (
+        Known(TokenTable((b"a", b"b", b"ab", b"ab", b"", None), (5,)), 4, 8),
+        b"ab",
+        200_000,
+    )
     brute = Brute(model, prefix)
     truth, goal = brute.strings(), goal_of(model, prefix)
     generator, found = torch.Generator().manual_seed(SEED), []
     for _ in range(20):
         conditioned = condition(model, prefix, "exact")
-        found += [made.tokens for made in Decoding(conditioned, new_keys(draws // 20, generator)).run()]
+        found += [
+            made.tokens for made in Decoding(conditioned, new_keys(draws // 20, generator)).run()
+        ]
     assert chi_square(found, truth) < ONE_IN_A_MILLION, f"seed {SEED}"
     strings = list(truth)
     p = np.array([truth[s] for s in strings])
@@ -137,7 +148,11 @@ def test_exact_mode_is_one_forward_pass_over_the_histories(kind: str) -> None:
         size = len(case.brute.histories())
         assert counted.passes == [size], case.told
         assert count(goal_of(case.model, case.prefix), 10**6) == size
-        assert (found.summary.calls, found.summary.positions, found.summary.histories) == (1, size, size)
+        assert (found.summary.calls, found.summary.positions, found.summary.histories) == (
+            1,
+            size,
+            size,
+        )
         made = Decoding(found, new_keys(20, torch.Generator().manual_seed(SEED))).run()
         longest = max(len(string.tokens) for string in made)
         assert 1 <= len(counted.passes) <= longest, case.told
@@ -152,7 +167,9 @@ def test_the_baselines_fail_where_the_exact_proposal_passes() -> None:
         case = random_case(number, fewest=12, limit=12)
         goal, truth = goal_of(case.model, case.prefix), case.brute.leaves()
         assert abs(sum(truth.values()) - 1) < 1e-12
-        assert total_variation(leaves(condition(case.model, case.prefix), goal), truth) <= 1e-9, case.told
+        assert total_variation(leaves(condition(case.model, case.prefix), goal), truth) <= 1e-9, (
+            case.told
+        )
         for proposal in PROPOSALS:
             made = leaves(proposal(case.model, case.prefix), goal)
             assert sum(made.values()) < 1 + 1e-9
@@ -169,7 +186,9 @@ def test_a_table_by_position_is_exact_for_a_model_without_memory() -> None:
     for number in range(20):
         case = random_case(number, fewest=12, model=Placed, limit=40)
         goal, truth = goal_of(case.model, case.prefix), case.brute.leaves()
-        assert total_variation(leaves(position_table(case.model, case.prefix), goal), truth) <= 1e-9, case.told
+        assert (
+            total_variation(leaves(position_table(case.model, case.prefix), goal), truth) <= 1e-9
+        ), case.told
         masked.append(total_variation(leaves(naive_mask(case.model, case.prefix), goal), truth))
     assert sum(value > 0.05 for value in masked) > 10, SEED
 
@@ -182,7 +201,9 @@ def test_silent_tokens_are_a_geometric_series_to_the_position_table() -> None:
         model.given[(*(2,) * n, 0)] = rows[(0,)]  # type: ignore[index]
     table = position_table(model, b"aa")
     assert table.log_weight.exp().tolist() == pytest.approx([0.2 / 0.5 * 0.5, 0.5, 1.0])
-    assert table.log_q([()])[0].exp().tolist() == pytest.approx([0.5, 0.0, 0.5, 0.0])  # 0.2 * 0.5 and 0.5 * 0.2
+    assert table.log_q([()])[0].exp().tolist() == pytest.approx(
+        [0.5, 0.0, 0.5, 0.0]
+    )  # 0.2 * 0.5 and 0.5 * 0.2
 
 
 def test_rejection_draws_from_the_same_distribution() -> None:
@@ -195,11 +216,19 @@ def test_rejection_draws_from_the_same_distribution() -> None:
         counted, generator = Counted(case.model), torch.Generator().manual_seed(SEED + number)
         made = reject(counted, case.prefix, 4000, 10**6, generator)
         assert len(made.completions) == 4000
-        assert all(string.data.startswith(case.prefix) and string.ended for string in made.completions)
-        assert chi_square([string.tokens for string in made.completions], case.brute.strings()) < ONE_IN_A_MILLION, case.told
+        assert all(
+            string.data.startswith(case.prefix) and string.ended for string in made.completions
+        )
+        assert (
+            chi_square([string.tokens for string in made.completions], case.brute.strings())
+            < ONE_IN_A_MILLION
+        ), case.told
         assert abs(made.draws * z / 4000 - 1) < 6 * math.sqrt((1 - z) / 4000), case.told
         assert (made.calls, made.positions) == (len(counted.passes), sum(counted.passes))
-        log_p = [sum(case.model.log_next(s.tokens[:n])[t] for n, t in enumerate(s.tokens)) for s in made.completions[:20]]
+        log_p = [
+            sum(case.model.log_next(s.tokens[:n])[t] for n, t in enumerate(s.tokens))
+            for s in made.completions[:20]
+        ]
         assert [string.log_p for string in made.completions[:20]] == pytest.approx(log_p)
         checked += 1
         if checked == 5:
@@ -210,10 +239,15 @@ def test_rejection_draws_from_the_same_distribution() -> None:
 
 
 def test_rejection_leaves_a_string_where_it_contradicts() -> None:
-    model = Given((b"a", b"b"), {(): {0: 0.5, 1: 0.5}, (0,): {0: 1.0}, (0, 0): {0: 1.0}, (1,): {1: 1.0}, (1, 1): {1: 1.0}})
+    model = Given(
+        (b"a", b"b"),
+        {(): {0: 0.5, 1: 0.5}, (0,): {0: 1.0}, (0, 0): {0: 1.0}, (1,): {1: 1.0}, (1, 1): {1: 1.0}},
+    )
     counted = Counted(model)
     made = reject(counted, b"a", 10**6, 1000, torch.Generator().manual_seed(SEED))
-    assert counted.passes == [1] + [len(made.completions)] * 3  # those that begin with b are not gone on with
+    assert (
+        counted.passes == [1] + [len(made.completions)] * 3
+    )  # those that begin with b are not gone on with
     assert 350 < len(made.completions) < 650
 
 
@@ -233,10 +267,16 @@ def test_what_baselines_do_by_hand() -> None:
     assert total_variation(leaves(naive_mask(model, b"abc"), goal), naive) < 1e-12
     assert leaves(as_they_fall(model, b"abc"), goal) == {(2, 3): 1.0}
     assert leaves(token_healing(model, b"abc"), goal) == {(2, 3): 1.0}
-    one = leaves(token_healing(model, b"a"), goal_of(model, b"a"))  # of one token, which is taken back
+    one = leaves(
+        token_healing(model, b"a"), goal_of(model, b"a")
+    )  # of one token, which is taken back
     assert one == pytest.approx({(0,): 0.8, (2,): 0.2})
-    table = position_table(model, b"abc")  # two bytes are told by `ab`, which is likelier than `a`, `b`
-    assert table.log_weight.exp().tolist() == pytest.approx([0.4 * 0.25 + 0.1 * 0.75, 0.2 * 0.75 + 0.1, 0.75, 1.0])
+    table = position_table(
+        model, b"abc"
+    )  # two bytes are told by `ab`, which is likelier than `a`, `b`
+    assert table.log_weight.exp().tolist() == pytest.approx(
+        [0.4 * 0.25 + 0.1 * 0.75, 0.2 * 0.75 + 0.1, 0.75, 1.0]
+    )
     by_place = {(0, 1, 3): 4 / 7 * 0.6, (0, 4): 4 / 7 * 0.4, (2, 3): 3 / 7}
     assert total_variation(leaves(table, goal), by_place) < 1e-12
 
@@ -270,7 +310,13 @@ def test_silent_tokens_without_end_are_too_many_for_exact_mode() -> None:
         condition(TableModel(table, 100, 0), b"abab", "exact")
     assert "\n" not in str(caught.value)
     short = TableModel(table, 6, 0)
-    assert abs(condition(short, b"abab", "exact").summary.log_z - math.log(Brute(short, b"abab").mass())) < 1e-10
+    assert (
+        abs(
+            condition(short, b"abab", "exact").summary.log_z
+            - math.log(Brute(short, b"abab").mass())
+        )
+        < 1e-10
+    )
 
 
 def test_a_special_token_explains_no_text_whatever_its_name() -> None:
@@ -291,9 +337,13 @@ def test_a_prefix_may_end_inside_a_character() -> None:
     rows = {(): {0: 0.5, 1: 0.2, 2: 0.1, 3: 0.2}, (2,): {3: 0.5, 4: 0.5}}
     model = Given(("é".encode(), "è!".encode(), b"\xc3", b"x", b"\xa9"), rows)
     found = condition(model, b"\xc3", "exact")
-    assert found.log_q([0])[0].exp().tolist() == pytest.approx([0.5 / 0.8, 0.2 / 0.8, 0.1 / 0.8, 0, 0, 0])
+    assert found.log_q([0])[0].exp().tolist() == pytest.approx(
+        [0.5 / 0.8, 0.2 / 0.8, 0.1 / 0.8, 0, 0, 0]
+    )
     whole = condition(model, "é".encode(), "exact")  # by the token, or by its two bytes
-    assert whole.log_q([0])[0].exp().tolist() == pytest.approx([0.5 / 0.55, 0, 0.05 / 0.55, 0, 0, 0])
+    assert whole.log_q([0])[0].exp().tolist() == pytest.approx(
+        [0.5 / 0.55, 0, 0.05 / 0.55, 0, 0, 0]
+    )
     for made in Decoding(found, new_keys(50, torch.Generator().manual_seed(SEED))).run():
         assert made.data.startswith(b"\xc3")
 
@@ -302,14 +352,22 @@ def test_a_string_may_end_just_where_the_prefix_does() -> None:
     model = Given((b"a", b"b"), {(): {0: 0.5, 2: 0.5}, (0,): {0: 0.25, 2: 0.75}})
     found = condition(model, b"a", "exact")
     assert math.exp(found.summary.log_z) == pytest.approx(0.5)  # the empty string is none of these
-    made = [string.data for string in Decoding(found, new_keys(4000, torch.Generator().manual_seed(SEED))).run()]
+    made = [
+        string.data
+        for string in Decoding(found, new_keys(4000, torch.Generator().manual_seed(SEED))).run()
+    ]
     assert chi_square(made, {b"a": 0.75, b"aa": 0.25}) < ONE_IN_A_MILLION, SEED
     assert math.exp(condition(model, b"a", whole=True).summary.log_z) == pytest.approx(0.375)
 
 
 def test_the_probability_of_forced_tokens_weighs_the_histories() -> None:
     """Whichever token is first, one token alone can follow; how likely it is there decides between the first ones."""
-    rows = {(): {0: 0.5, 1: 0.4, 4: 0.1}, (0,): {2: 0.01, 0: 0.99}, (0, 2): {3: 1.0}, (1,): {3: 0.02, 0: 0.98}}
+    rows = {
+        (): {0: 0.5, 1: 0.4, 4: 0.1},
+        (0,): {2: 0.01, 0: 0.99},
+        (0, 2): {3: 1.0},
+        (1,): {3: 0.02, 0: 0.98},
+    }
     model = Given((b"a", b"ab", b"b", b"c"), rows)
     found = condition(model, b"abc", "exact")
     assert math.exp(found.summary.log_z) == pytest.approx(0.5 * 0.01 + 0.4 * 0.02)
@@ -321,7 +379,12 @@ def test_the_probability_of_forced_tokens_weighs_the_histories() -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "told"),
-    [(b"abc", "after byte 2"), (b"cab", "after byte 0"), (b"abab\nab", "after byte 4"), (b"b\xff", "after byte 1")],
+    [
+        (b"abc", "after byte 2"),
+        (b"cab", "after byte 0"),
+        (b"abab\nab", "after byte 4"),
+        (b"b\xff", "after byte 1"),
+    ],
 )
 def test_an_impossible_prefix_names_the_place(prefix: bytes, told: str) -> None:
     model = Known(TokenTable((b"a", b"b", b"ab", None), (3,)), 12, 0)
@@ -332,7 +395,9 @@ def test_an_impossible_prefix_names_the_place(prefix: bytes, told: str) -> None:
 
 
 def test_a_prefix_longer_than_the_limit_allows() -> None:
-    model = Known(TokenTable((b"a", b"aa", None), (2,)), 4, 0)  # three tokens, and the one that ends the string
+    model = Known(
+        TokenTable((b"a", b"aa", None), (2,)), 4, 0
+    )  # three tokens, and the one that ends the string
     assert condition(model, b"a" * 6, "exact").summary.histories > 1
     for mode in ("auto", "exact", "beam"):
         with pytest.raises(CanvasError) as caught:

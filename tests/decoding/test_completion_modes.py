@@ -16,7 +16,13 @@ from maskdiff.decoding.decode import Decoding
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError
-from maskdiff.evaluation.completion_baselines import leaves, position_table, reject, token_healing, total_variation
+from maskdiff.evaluation.completion_baselines import (
+    leaves,
+    position_table,
+    reject,
+    token_healing,
+    total_variation,
+)
 from maskdiff.models.continuation import ROOT, LatentStates
 from maskdiff.models.table_model import TableModel
 from maskdiff.models.token_table import TokenTable
@@ -51,10 +57,14 @@ def check_bound(found: Conditioned, case: Case) -> float:
     lower, dropped = found.summary.log_z, found.summary.dropped
     missing = 1 - math.exp(lower) / z
     assert lower <= math.log(z) + TINY, case.told
-    assert math.log(z) <= lower - math.log1p(-dropped) + TINY, case.told  # Z / (1 - dropped) = Z + what was dropped
+    assert math.log(z) <= lower - math.log1p(-dropped) + TINY, (
+        case.told
+    )  # Z / (1 - dropped) = Z + what was dropped
     assert missing <= dropped + TINY, case.told
     made = leaves(found, found.goal)
-    assert abs(total_variation(made, truth) - missing) < TINY, case.told  # kept leaves keep their weights to each other
+    assert abs(total_variation(made, truth) - missing) < TINY, (
+        case.told
+    )  # kept leaves keep their weights to each other
     first = [{leaf[:1]: 0.0 for leaf in truth} for _ in range(2)]
     for shares, one in zip(first, (made, truth), strict=True):
         for leaf, p in one.items():
@@ -84,7 +94,9 @@ def test_a_narrow_beam_bounds_what_it_leaves_out(silent: bool) -> None:
 def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """With histories enough at every byte nothing is left out, whether they are read together or byte after byte."""
     for head, fewest in ((8, 2), (1, 8)):
-        monkeypatch.setattr(import_module("maskdiff.decoding.condition"), "HEAD", head)  # the package has a function there
+        monkeypatch.setattr(
+            import_module("maskdiff.decoding.condition"), "HEAD", head
+        )  # the package has a function there
         for number in range(15):
             case = random_case(number, fewest=fewest)
             offsets = [len(case.model.table.text(history)) for history in case.brute.histories()]
@@ -109,7 +121,9 @@ def test_silent_tokens_are_what_a_wide_beam_leaves_out() -> None:
     assert math.exp(found.summary.log_z) == pytest.approx(0.7)
     assert found.summary.dropped == pytest.approx(0.2 / 0.9)
     assert math.exp(condition(model, b"a", "exact").summary.log_z) == pytest.approx(0.8)
-    long = Known(TokenTable((b"a", b"b", b"", None), (3,)), 200, SEED)  # too many for exact mode, so auto is beam
+    long = Known(
+        TokenTable((b"a", b"b", b"", None), (3,)), 200, SEED
+    )  # too many for exact mode, so auto is beam
     assert condition(long, b"abba").summary.mode == "beam"
     assert 0 < condition(long, b"abba").summary.dropped < 1
 
@@ -127,7 +141,9 @@ def lost(kind: str) -> tuple[TableModel, bytes, dict[str, int]]:
     rows: dict[History, dict[int, float]] = {}
     for size in range(7):
         for cut in range(2**size):
-            rows[tuple(cut >> i & 1 for i in range(size))] = {0: 0.9, 1: 0.1} if size < 4 else {2: 1.0}
+            rows[tuple(cut >> i & 1 for i in range(size))] = (
+                {0: 0.9, 1: 0.1} if size < 4 else {2: 1.0}
+            )
     return Given((b"a", b"aa"), rows, limit=5), b"a" * 8, {"beam": 1}
 
 
@@ -152,7 +168,11 @@ def canonical_cases(count: int) -> Iterator[tuple[Case, Brute]]:
         prefix = texts[0].encode()[: rng.integers(1, 7)]
         if made % 4 == 0:  # ends inside the character
             prefix = (texts[0][: rng.integers(3)] + "é").encode()[:-1]
-        case = Case(model, prefix, f"seed {SEED}, prefix {prefix!r}, {model.vocabulary.symbols[4:]}, limit {model.limit}")
+        case = Case(
+            model,
+            prefix,
+            f"seed {SEED}, prefix {prefix!r}, {model.vocabulary.symbols[4:]}, limit {model.limit}",
+        )
         brute = Canonical(model, prefix)
         if case.brute.mass() > 0 and brute.mass() > 0:
             made += 1
@@ -210,19 +230,29 @@ def test_auto_is_exact_up_to_the_budget() -> None:
         case = random_case(number)
         size = len(case.brute.histories())
         assert condition(case.model, case.prefix, budget=size).summary.mode == "exact"
-        assert condition(case.model, case.prefix, budget=size, mode="exact").summary.histories == size
+        assert (
+            condition(case.model, case.prefix, budget=size, mode="exact").summary.histories == size
+        )
         with pytest.raises(ConfigError, match=r"beam .*canonical") as caught:
             condition(case.model, case.prefix, "exact", budget=size - 1)
         assert "\n" not in str(caught.value)
         try:
-            assert condition(case.model, case.prefix, budget=size - 1, beam=size).summary.mode == "beam", case.told
+            assert (
+                condition(case.model, case.prefix, budget=size - 1, beam=size).summary.mode
+                == "beam"
+            ), case.told
         except CanvasError:
             assert case.model.table.silent
 
 
 def test_modes_are_told_apart_by_name() -> None:
     model = Known(TokenTable((b"a", b"b", None), (2,)), 5, 0)
-    for given, told in (("exakt", "exact"), ("Beam", "beam"), ("cannonical", "canonical"), ("", "")):
+    for given, told in (
+        ("exakt", "exact"),
+        ("Beam", "beam"),
+        ("cannonical", "canonical"),
+        ("", ""),
+    ):
         with pytest.raises(ConfigError, match=f"did you mean {told}"):
             condition(model, b"a", given)
     with pytest.raises(ConfigError, match=r"tokenizer.*beam"):
@@ -234,18 +264,28 @@ def test_a_string_depends_on_its_key_alone() -> None:
     for number in range(4):
         case = random_case(number, silent=number % 2 == 0, special=number % 3 == 0)
         for temperature, top_p in ((1.0, 1.0), (0.7, 0.9)):
-            together = Decoding(condition(case.model, case.prefix), keys(24), temperature, top_p).run()
+            together = Decoding(
+                condition(case.model, case.prefix), keys(24), temperature, top_p
+            ).run()
             again = Decoding(condition(case.model, case.prefix), keys(24), temperature, top_p).run()
             assert together == again, case.told
             shared = condition(case.model, case.prefix)  # and strings of one tree after one another
             for i, key in enumerate(keys(24)):
-                alone = Decoding(condition(case.model, case.prefix), key[None], temperature, top_p).run()
+                alone = Decoding(
+                    condition(case.model, case.prefix), key[None], temperature, top_p
+                ).run()
                 assert alone == [together[i]], case.told
                 assert Decoding(shared, key[None], temperature, top_p).run() == alone, case.told
             assert all(made.data.startswith(case.prefix) for made in together), case.told
-            assert all(begins(case.model.table, made.tokens, case.prefix) and made.ended for made in together), case.told
+            assert all(
+                begins(case.model.table, made.tokens, case.prefix) and made.ended
+                for made in together
+            ), case.told
             for made in together[:5]:
-                log_p = sum(case.model.log_next(made.tokens[:n])[token] for n, token in enumerate(made.tokens))
+                log_p = sum(
+                    case.model.log_next(made.tokens[:n])[token]
+                    for n, token in enumerate(made.tokens)
+                )
                 assert made.log_p == pytest.approx(log_p)
                 assert made.data == case.model.table.text(made.tokens)
             different += len({made.tokens for made in together}) > 1
@@ -270,11 +310,18 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
 
 def test_temperature_acts_on_q_and_not_on_p() -> None:
     """p(a) p(b | a) = p(ab) = 0.3, so that q is 1/2 at every temperature; p sharpened first would choose `a` in 72 of 100."""
-    model = Given((b"a", b"b", b"ab"), {(): {0: 0.6, 2: 0.3, 3: 0.1}, (0,): {1: 0.5, 0: 0.2, 3: 0.3}})
+    model = Given(
+        (b"a", b"b", b"ab"), {(): {0: 0.6, 2: 0.3, 3: 0.1}, (0,): {1: 0.5, 0: 0.2, 3: 0.3}}
+    )
     for temperature in (0.5, 1.0, 2.0):
         made = Decoding(condition(model, b"ab"), keys(4000), temperature).run()
-        assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.5) < 0.045, (SEED, temperature)
-    uneven = Given((b"a", b"b", b"ab"), {(): {0: 0.4, 2: 0.6}, (0,): {1: 0.75, 0: 0.25}})  # q: 1/3 and 2/3; squared 1/5 and 4/5
+        assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.5) < 0.045, (
+            SEED,
+            temperature,
+        )
+    uneven = Given(
+        (b"a", b"b", b"ab"), {(): {0: 0.4, 2: 0.6}, (0,): {1: 0.75, 0: 0.25}}
+    )  # q: 1/3 and 2/3; squared 1/5 and 4/5
     made = Decoding(condition(uneven, b"ab"), keys(4000), 0.5).run()
     assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.2) < 0.035, SEED
 
@@ -282,7 +329,9 @@ def test_temperature_acts_on_q_and_not_on_p() -> None:
 def test_strings_can_be_watched() -> None:
     case = random_case(1)
     told: dict[int, list[bytes]] = {i: [] for i in range(10)}
-    made = Decoding(condition(case.model, case.prefix), keys(10)).run(lambda i, data: told[i].append(data))
+    made = Decoding(condition(case.model, case.prefix), keys(10)).run(
+        lambda i, data: told[i].append(data)
+    )
     for i, string in enumerate(made):
         assert b"".join(told[i]) == string.data
         assert told[i][0].startswith(case.prefix)
@@ -291,9 +340,13 @@ def test_strings_can_be_watched() -> None:
 
 def test_a_string_at_its_limit_is_cut() -> None:
     """Strings that are not closed at the limit have not ended, and those that do not get to the prefix until then never do."""
-    model = Many(TokenTable((b"a", b"b")), LatentStates(torch.zeros(1, dtype=torch.float64), (3,)), SEED)
+    model = Many(
+        TokenTable((b"a", b"b")), LatentStates(torch.zeros(1, dtype=torch.float64), (3,)), SEED
+    )
     found = condition(model, b"ab", "exact")
-    p = sum(math.exp(log_p) for tokens, log_p in model.strings(0) if begins(model.table, tokens, b"ab"))
+    p = sum(
+        math.exp(log_p) for tokens, log_p in model.strings(0) if begins(model.table, tokens, b"ab")
+    )
     assert math.exp(found.summary.log_z) == pytest.approx(p)
     for made in Decoding(found, keys(20)).run():
         assert (made.ended, len(made.tokens)) == (False, 3)
@@ -305,16 +358,28 @@ def test_a_string_at_its_limit_is_cut() -> None:
 def many(number: int) -> tuple[Many, bytes, str]:
     """Three to five beginnings of closed strings, with and without something behind their last token."""
     rng = np.random.default_rng([SEED, number, 5])
-    table = random_table(rng, b"ab", 2, silent=bool(rng.integers(2)), special=bool(rng.integers(2)), ends=0)
+    table = random_table(
+        rng, b"ab", 2, silent=bool(rng.integers(2)), special=bool(rng.integers(2)), ends=0
+    )
     size = int(rng.integers(3, 6))
     prior = np.log(rng.dirichlet(np.ones(size)) * (1.0 if rng.integers(2) else 0.25))
-    tails = tuple(bytes(rng.choice(list(b"ab"), size=rng.integers(0, 4)).tolist()) for _ in range(size))
+    tails = tuple(
+        bytes(rng.choice(list(b"ab"), size=rng.integers(0, 4)).tolist()) for _ in range(size)
+    )
     limits = tuple(int(n) for n in rng.integers(0, 4, size=size))
     beginnings = LatentStates(
-        torch.from_numpy(prior), limits, True, tails if rng.integers(3) else None, b"!" * int(rng.integers(2))
+        torch.from_numpy(prior),
+        limits,
+        True,
+        tails if rng.integers(3) else None,
+        b"!" * int(rng.integers(2)),
     )
     prefix = bytes(rng.choice(list(b"ab"), size=rng.integers(0, 6)).tolist())
-    return Many(table, beginnings, number), prefix, f"seed {SEED}, number {number}, prefix {prefix!r}, {table}, {beginnings}"
+    return (
+        Many(table, beginnings, number),
+        prefix,
+        f"seed {SEED}, number {number}, prefix {prefix!r}, {table}, {beginnings}",
+    )
 
 
 def truth_of(model: Many, prefix: bytes, whole: bool) -> dict[tuple[int, History], float]:
@@ -339,7 +404,10 @@ def check_many(number: int, whole: bool) -> bool:
             condition(model, prefix, "exact", whole=whole)
         return False
     found = condition(model, prefix, "exact", whole=whole)
-    shares = [sum(p for (b, _), p in truth.items() if b == beginning) for beginning in range(len(model.beginnings))]
+    shares = [
+        sum(p for (b, _), p in truth.items() if b == beginning)
+        for beginning in range(len(model.beginnings))
+    ]
     assert math.exp(found.summary.log_z) == pytest.approx(sum(shares), abs=1e-10), told
     assert found.log_root.exp().tolist() == pytest.approx(shares, abs=1e-10), told
     for node in range(len(found.tree)):
@@ -349,7 +417,11 @@ def check_many(number: int, whole: bool) -> bool:
             if b == beginning and tokens[: len(path)] == path:
                 q[tokens[len(path)]] += p
         if q.sum() > 0:
-            assert np.abs(found.log_q([node])[0].exp().numpy() - q / q.sum()).max() < 1e-10, (told, beginning, path)
+            assert np.abs(found.log_q([node])[0].exp().numpy() - q / q.sum()).max() < 1e-10, (
+                told,
+                beginning,
+                path,
+            )
     return True
 
 
@@ -415,7 +487,13 @@ def test_whole_texts_of_several_beginnings() -> None:
 def test_a_tail_covers_what_the_tokens_leave_open() -> None:
     """By hand: `a`, and the tail `bc`; or two tokens and no tail. A silent last token lets the tail stand as well."""
     table = TokenTable((b"a", b"b", b""))
-    model = Many(table, LatentStates(torch.tensor([0.25, 0.75], dtype=torch.float64).log(), (1, 2), True, (b"b", b""), b"."), 3)
+    model = Many(
+        table,
+        LatentStates(
+            torch.tensor([0.25, 0.75], dtype=torch.float64).log(), (1, 2), True, (b"b", b""), b"."
+        ),
+        3,
+    )
     p, first = (np.exp(model.log_next(*node)) for node in ((0, ()), (1, ())))
     z = [0.25 * p[0], 0.75 * first[0] * np.exp(model.log_next(1, (0,)))[1]]
     found = condition(model, b"ab", "exact")
@@ -440,12 +518,19 @@ def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
         counted = Counted(model)
         decoding = Decoding(condition(counted, prefix, "exact"), keys(4000))
         made = decoding.run()
-        drawn = list(zip((s.beginning for s in decoding.strings), (s.tokens for s in made), strict=True))
+        drawn = list(
+            zip((s.beginning for s in decoding.strings), (s.tokens for s in made), strict=True)
+        )
         total = sum(truth.values())
         assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, told
         for (beginning, tokens), string in zip(drawn, made, strict=True):
             assert string.ended
-            assert string.data == model.table.text(tokens) + model.beginnings.tail(beginning) + model.beginnings.suffix
+            assert (
+                string.data
+                == model.table.text(tokens)
+                + model.beginnings.tail(beginning)
+                + model.beginnings.suffix
+            )
             assert string.data.startswith(prefix)
         assert len(counted.passes) <= 1 + max(model.beginnings.limits)
     assert checked == 5
@@ -457,18 +542,31 @@ def test_rejection_knows_what_stands_behind_the_last_token() -> None:
         several, prefix, told = many(number)
         own = several.beginnings
         limits, tails = own.limits[:1], None if own.tails is None else own.tails[:1]
-        model = replace(several, beginnings=LatentStates(torch.zeros(1).double(), limits, True, tails, own.suffix))
+        model = replace(
+            several,
+            beginnings=LatentStates(torch.zeros(1).double(), limits, True, tails, own.suffix),
+        )
         truth = {tokens: p for (_, tokens), p in truth_of(model, prefix, False).items()}
         if not limits[0] or len(truth) < 4 or sum(truth.values()) < 0.02 or checked == 6:
             continue
         checked += 1
-        made = reject(model, prefix, 2000, 10**6, torch.Generator().manual_seed(SEED + number)).completions
+        made = reject(
+            model, prefix, 2000, 10**6, torch.Generator().manual_seed(SEED + number)
+        ).completions
         total = sum(truth.values())
-        assert chi_square([string.tokens for string in made], {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, told
+        assert (
+            chi_square([string.tokens for string in made], {x: p / total for x, p in truth.items()})
+            < ONE_IN_A_MILLION
+        ), told
         for string in made:
-            assert string.data == model.table.text(string.tokens) + model.beginnings.tail(0) + own.suffix
+            assert (
+                string.data
+                == model.table.text(string.tokens) + model.beginnings.tail(0) + own.suffix
+            )
         goal = Goal(model.table, model.beginnings, prefix)
-        assert sum(leaves(condition(model, prefix, "exact"), goal).values()) == pytest.approx(1.0), told
+        assert sum(leaves(condition(model, prefix, "exact"), goal).values()) == pytest.approx(
+            1.0
+        ), told
     assert checked == 6, SEED
 
 
@@ -490,6 +588,8 @@ def test_a_beam_over_several_beginnings_bounds_what_it_leaves_out() -> None:
 def test_goals_are_told_apart_by_the_last_token() -> None:
     """The tokens that cover depend on whether one is left: only then does what stands behind it count."""
     table = TokenTable((b"a", b"b"))
-    goal = Goal(table, LatentStates(torch.zeros(1, dtype=torch.float64), (2,), True, (b"b",)), b"aab")
+    goal = Goal(
+        table, LatentStates(torch.zeros(1, dtype=torch.float64), (2,), True, (b"b",)), b"aab"
+    )
     assert goal.covers(goal.key(1, 1, 0)) == [0]
     assert goal.covers(goal.key(1, 0, 0)) == []

@@ -28,12 +28,22 @@ from maskdiff.sampling import Penalties
 from maskdiff.text.repetition import periodic_tail
 
 
-def spoken(context: Tensor, vocab: int, given: int = 0, counted: Tensor | None = None, drawn: Tensor | None = None) -> TokenHistory:
+def spoken(
+    context: Tensor,
+    vocab: int,
+    given: int = 0,
+    counted: Tensor | None = None,
+    drawn: Tensor | None = None,
+) -> TokenHistory:
     """A context (batch, n), read token by token; the first ``given`` positions are told to the constructor, too."""
     counted = torch.ones_like(context, dtype=torch.bool) if counted is None else counted
     drawn = counted if drawn is None else drawn
     first = counted & (torch.arange(context.shape[1]) < given)
-    said = TokenHistory(context, first, drawn, vocab) if given else TokenHistory.nothing(len(context), vocab)
+    said = (
+        TokenHistory(context, first, drawn, vocab)
+        if given
+        else TokenHistory.nothing(len(context), vocab)
+    )
     for at in range(context.shape[1]):
         said.write(context[:, at], counted[:, at], drawn[:, at])
     return said
@@ -48,21 +58,37 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
     torch.manual_seed(0)
     rng, bans, lifted = random.Random(0), 0, 0
     for _ in range(150):
-        batch, vocab, size = rng.randint(1, 4), rng.randint(2, 12), rng.randint(1, 90 if rng.random() < 0.1 else 25)
-        logits, context = 4 * torch.randn(batch, vocab, dtype=dtype), torch.randint(vocab, (batch, size))
+        batch, vocab, size = (
+            rng.randint(1, 4),
+            rng.randint(2, 12),
+            rng.randint(1, 90 if rng.random() < 0.1 else 25),
+        )
+        logits, context = (
+            4 * torch.randn(batch, vocab, dtype=dtype),
+            torch.randint(vocab, (batch, size)),
+        )
         said, penalty = spoken(context, vocab, rng.randint(0, size)), rng.uniform(0.5, 2.0)
         theirs = RepetitionPenaltyLogitsProcessor(penalty)(context, logits)
-        assert torch.equal(Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, said), theirs)
-        for prompt in (torch.randint(size + 1, (batch,)), torch.full((batch,), rng.randint(0, size))):
+        assert torch.equal(
+            Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, said), theirs
+        )
+        for prompt in (
+            torch.randint(size + 1, (batch,)),
+            torch.full((batch,), rng.randint(0, size)),
+        ):
             own = torch.arange(size) >= prompt[:, None]
             ignored = int(prompt[0]) if bool((prompt == prompt[0]).all()) else prompt
             apart = RepetitionPenaltyLogitsProcessor(penalty, ignored)(context, logits)
             exempt = spoken(context, vocab, rng.randint(0, size), own)
-            assert torch.equal(Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, exempt), apart)
+            assert torch.equal(
+                Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, exempt), apart
+            )
         for n in range(1, 6):
             both = NoRepeatNGramLogitsProcessor(n)(context, theirs)
             nothing = (both == -torch.inf).all(-1, keepdim=True)
-            ours = Penalties(ControlConfig(repetition_penalty=penalty, no_repeat_ngram=n)).shape(logits, said)
+            ours = Penalties(ControlConfig(repetition_penalty=penalty, no_repeat_ngram=n)).shape(
+                logits, said
+            )
             assert torch.equal(ours, torch.where(nothing, theirs, both))
             bans, lifted = bans + int((ours == -torch.inf).sum()), lifted + int(nothing.sum())
     assert bans > 500
@@ -77,7 +103,12 @@ def test_cuts_are_bit_for_bit_those_of_transformers(dtype: torch.dtype) -> None:
     for _ in range(300):
         vocab = rng.randint(2, 40)
         logits = rng.uniform(0.1, 6) * torch.randn(rng.randint(1, 4), vocab, dtype=dtype)
-        k, p, share, heat = rng.randint(1, vocab + 3), rng.uniform(0, 0.999), rng.uniform(0, 1), rng.uniform(0.3, 2)
+        k, p, share, heat = (
+            rng.randint(1, vocab + 3),
+            rng.uniform(0, 0.999),
+            rng.uniform(0, 1),
+            rng.uniform(0.3, 2),
+        )
         assert torch.equal(keep_top_k(logits, k), TopKLogitsWarper(k)(none, logits))
         assert torch.equal(keep_top_p(logits, p), TopPLogitsWarper(p)(none, logits))
         assert torch.equal(keep_min_p(logits, share), MinPLogitsWarper(share)(none, logits))
@@ -101,17 +132,25 @@ def test_a_cut_keeps_the_likeliest_and_zero_cuts_nothing() -> None:
 
 
 def test_a_ban_that_leaves_nothing_is_lifted_for_what_may_be_drawn() -> None:
-    said, allowed = spoken(torch.tensor([[0, 1, 2, 0, 1]]), 4), torch.tensor([[True, False, True, False]])
+    said, allowed = (
+        spoken(torch.tensor([[0, 1, 2, 0, 1]]), 4),
+        torch.tensor([[True, False, True, False]]),
+    )
     bigrams, tokens = (Penalties(ControlConfig(no_repeat_ngram=n)) for n in (3, 1))
     logits = torch.zeros(1, 4)
     assert bigrams.shape(logits, said).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
     assert bigrams.shape(logits, said, allowed).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
-    assert tokens.shape(logits, said, allowed).tolist() == [[0.0] * 4]  # 3 is free, but may not be drawn
+    assert tokens.shape(logits, said, allowed).tolist() == [
+        [0.0] * 4
+    ]  # 3 is free, but may not be drawn
     impossible = torch.tensor([[0.0, 0.0, 0.0, -math.inf]])
     assert torch.equal(tokens.shape(impossible, said), impossible)
     both = TokenHistory.select(said, torch.tensor([0, 0]))
     mixed = torch.cat((logits, impossible))
-    assert tokens.shape(mixed, both).tolist() == [[-math.inf] * 3 + [0.0], [0.0] * 3 + [-math.inf]]  # each row by itself
+    assert tokens.shape(mixed, both).tolist() == [
+        [-math.inf] * 3 + [0.0],
+        [0.0] * 3 + [-math.inf],
+    ]  # each row by itself
 
 
 # ------------------------------------------------------------------------------------------------------------------ DRY
@@ -123,13 +162,19 @@ def longest_match(context: list[int], token: int, breakers: set[int], reach: int
     for at in range(1, len(text)):
         if text[at] == token and token not in breakers:
             size = 0
-            while size < min(at, 50) and text[at - 1 - size] == text[-1 - size] and text[-1 - size] not in breakers:
+            while (
+                size < min(at, 50)
+                and text[at - 1 - size] == text[-1 - size]
+                and text[-1 - size] not in breakers
+            ):
                 size += 1
             best = max(best, size)
     return best
 
 
-def dry_by_definition(context: list[int], vocab: int, config: ControlConfig, breakers: set[int]) -> Tensor:
+def dry_by_definition(
+    context: list[int], vocab: int, config: ControlConfig, breakers: set[int]
+) -> Tensor:
     """(vocab,) float64 what DRY takes."""
     taken = []
     for token in range(vocab):
@@ -149,9 +194,13 @@ def dry_by_definition(context: list[int], vocab: int, config: ControlConfig, bre
         (5, [0, 1, 2, 3, 4, 0, 1], (), (1.0, 4, 7), [0.2] * 5),
     ],
 )
-def test_dry_gives_the_probabilities_of_llama_cpp(probs, context, breakers, settings, expected) -> None:
+def test_dry_gives_the_probabilities_of_llama_cpp(
+    probs, context, breakers, settings, expected
+) -> None:
     multiplier, allowed, reach = settings
-    config = ControlConfig(dry_multiplier=multiplier, dry_base=1.1, dry_allowed_length=allowed, dry_range=reach)
+    config = ControlConfig(
+        dry_multiplier=multiplier, dry_base=1.1, dry_allowed_length=allowed, dry_range=reach
+    )
     said = spoken(torch.tensor([context]), probs)
     shaped = Penalties(config, breakers).shape(torch.full((1, probs), math.log(1 / probs)), said)
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
@@ -167,14 +216,29 @@ def test_dry_is_its_definition(base: float) -> None:
         if rng.random() < 0.1:
             size = 130
             rows = [([*range(vocab)] * size)[:size] for _ in range(batch)]
-        breakers = tuple(rng.sample(range(vocab), rng.randint(0, vocab - 1))) if rng.random() < 0.5 else ()
+        breakers = (
+            tuple(rng.sample(range(vocab), rng.randint(0, vocab - 1))) if rng.random() < 0.5 else ()
+        )
         reach, allowed = rng.choice([0, 0, rng.randint(1, size + 2)]), rng.randint(1, 4)
-        config = ControlConfig(dry_multiplier=2.0, dry_base=base, dry_allowed_length=allowed, dry_range=reach)
+        config = ControlConfig(
+            dry_multiplier=2.0, dry_base=base, dry_allowed_length=allowed, dry_range=reach
+        )
         said = spoken(torch.tensor(rows), vocab, rng.randint(0, size))
-        expected = torch.stack([dry_by_definition(row, vocab, config, set(breakers)) for row in rows])
-        ours = -Penalties(config, breakers).shape(torch.zeros(batch, vocab, dtype=torch.float64), said)
-        assert torch.equal(ours, expected) if base == 2.0 else torch.allclose(ours, expected, rtol=1e-12)
-        some, long = some + int((expected > 0).sum()), long + int((expected == 2 * base ** (50 - allowed)).sum())
+        expected = torch.stack(
+            [dry_by_definition(row, vocab, config, set(breakers)) for row in rows]
+        )
+        ours = -Penalties(config, breakers).shape(
+            torch.zeros(batch, vocab, dtype=torch.float64), said
+        )
+        assert (
+            torch.equal(ours, expected)
+            if base == 2.0
+            else torch.allclose(ours, expected, rtol=1e-12)
+        )
+        some, long = (
+            some + int((expected > 0).sum()),
+            long + int((expected == 2 * base ** (50 - allowed)).sum()),
+        )
     assert some > 1000
     assert long > 20
 
@@ -198,13 +262,19 @@ def test_dry_never_overflows() -> None:
         ([0, 1, 2, 0, 0], [0.0, 0.000023, 0.000023, 0.499977, 0.499977]),
     ],
 )
-def test_penalties_give_the_probabilities_of_llama_cpp(context: list[int], expected: list[float]) -> None:
+def test_penalties_give_the_probabilities_of_llama_cpp(
+    context: list[int], expected: list[float]
+) -> None:
     said, logits = spoken(torch.tensor([context]), 5), torch.full((1, 5), math.log(0.2))
-    shaped = Penalties(ControlConfig(presence_penalty=5.0, frequency_penalty=5.0)).shape(logits, said)
+    shaped = Penalties(ControlConfig(presence_penalty=5.0, frequency_penalty=5.0)).shape(
+        logits, said
+    )
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
     strong = Penalties(ControlConfig(repetition_penalty=50.0)).shape(logits, said).softmax(-1)[0]
     said_at_all = torch.tensor([token in context for token in range(5)])
-    assert torch.allclose(strong, torch.where(said_at_all, 0.0, 1 / (~said_at_all).sum()), atol=1e-5)
+    assert torch.allclose(
+        strong, torch.where(said_at_all, 0.0, 1 / (~said_at_all).sum()), atol=1e-5
+    )
 
 
 def test_presence_and_frequency_are_taken_for_what_was_drawn_alone() -> None:
@@ -216,7 +286,10 @@ def test_presence_and_frequency_are_taken_for_what_was_drawn_alone() -> None:
         presence, frequency = rng.uniform(-2, 2), rng.uniform(-2, 2)
         logits = torch.randn(1, vocab, dtype=torch.float64)
         counts = [row[prompt:].count(token) for token in range(vocab)]
-        own = [x - presence * (n > 0) - frequency * n for x, n in zip(logits[0].tolist(), counts, strict=True)]
+        own = [
+            x - presence * (n > 0) - frequency * n
+            for x, n in zip(logits[0].tolist(), counts, strict=True)
+        ]
         config = ControlConfig(presence_penalty=presence, frequency_penalty=frequency)
         said = spoken(torch.tensor([row]), vocab, rng.randint(0, prompt + size), drawn=drawn)
         shaped = Penalties(config).shape(logits, said)[0]
@@ -229,8 +302,12 @@ def test_what_was_given_counts_for_the_repetition_penalty_unless_it_is_exempt() 
     context, logits = torch.tensor([[0, 0, 1]]), torch.ones(1, 3)
     given = torch.tensor([[False, False, True]])
     config = ControlConfig(repetition_penalty=2.0, frequency_penalty=0.25)
-    assert Penalties(config).shape(logits, spoken(context, 3, drawn=given)).tolist() == [[0.5, 0.25, 1.0]]
-    assert Penalties(config).shape(logits, spoken(context, 3, counted=given)).tolist() == [[1.0, 0.25, 1.0]]
+    assert Penalties(config).shape(logits, spoken(context, 3, drawn=given)).tolist() == [
+        [0.5, 0.25, 1.0]
+    ]
+    assert Penalties(config).shape(logits, spoken(context, 3, counted=given)).tolist() == [
+        [1.0, 0.25, 1.0]
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------------- TokenHistory
@@ -250,18 +327,31 @@ def test_the_match_table_is_that_of_brute_force(told: str) -> None:
     rng, longest = random.Random(0), 0
     for _ in range(40):
         batch, size, vocab = rng.randint(1, 3), rng.randint(1, 24), rng.randint(1, 3)
-        tokens = torch.randint(vocab, (batch, size), generator=torch.Generator().manual_seed(rng.randrange(10**6)))
-        counted = torch.rand(batch, size, generator=torch.Generator().manual_seed(rng.randrange(10**6))) < 0.9
+        tokens = torch.randint(
+            vocab, (batch, size), generator=torch.Generator().manual_seed(rng.randrange(10**6))
+        )
+        counted = (
+            torch.rand(batch, size, generator=torch.Generator().manual_seed(rng.randrange(10**6)))
+            < 0.9
+        )
         given = {"nothing": 0, "a beginning": rng.randint(1, size), "everything": size}[told]
         first = counted & (torch.arange(size) < given)
-        said = TokenHistory(tokens, first, counted, vocab) if given else TokenHistory.nothing(batch, vocab)
+        said = (
+            TokenHistory(tokens, first, counted, vocab)
+            if given
+            else TokenHistory.nothing(batch, vocab)
+        )
         for at in range(size):
             said.write(tokens[:, at], counted[:, at], counted[:, at])
             known = counted & (torch.arange(size) < max(given, at + 1))
             rows = torch.where(known, tokens, -1).tolist()
-            for row, found, counts in zip(rows, said.match.tolist(), said.counts.tolist(), strict=True):
+            for row, found, counts in zip(
+                rows, said.match.tolist(), said.counts.tolist(), strict=True
+            ):
                 assert counts == [row.count(token) for token in range(vocab)]
-                expected = [agreement(row[: at + 1], row[: j + 1]) if j != at else 0 for j in range(size)]
+                expected = [
+                    agreement(row[: at + 1], row[: j + 1]) if j != at else 0 for j in range(size)
+                ]
                 assert found[:size] == expected
                 longest = max(longest, *found)
     assert longest > 10
@@ -292,7 +382,9 @@ def test_some_of_the_texts_go_on_as_if_they_were_all() -> None:
     for at in range(30, 40):
         part.write(tokens[rows, at], *[torch.ones(3, dtype=torch.bool)] * 2)
     for name in ("tokens", "counts", "drawn", "match", "position", "reach"):
-        assert torch.equal(torch.as_tensor(getattr(part, name)), torch.as_tensor(getattr(alone, name)))
+        assert torch.equal(
+            torch.as_tensor(getattr(part, name)), torch.as_tensor(getattr(alone, name))
+        )
     for old, new in zip(before, (said.match, said.counts, said.tokens), strict=True):
         assert torch.equal(old, new)
     assert len(said.select(torch.tensor([], dtype=torch.int64)).tokens) == 0
@@ -304,14 +396,21 @@ def test_looping_is_a_periodic_tail(most: int, repeats: int) -> None:
     rng, found = random.Random(0), 0
     for _ in range(8):
         batch, size = 6, rng.randint(1, 80)
-        tokens = torch.randint(2, (batch, size), generator=torch.Generator().manual_seed(rng.randrange(10**6)))
+        tokens = torch.randint(
+            2, (batch, size), generator=torch.Generator().manual_seed(rng.randrange(10**6))
+        )
         own = torch.tensor([rng.randint(0, size) for _ in range(batch)])
         yes, said = torch.ones(batch, dtype=torch.bool), TokenHistory.nothing(batch, 2)
         assert not said.looping(most, repeats, own).any()
         for at in range(1, size + 1):
             said.write(tokens[:, at - 1], yes, yes)
-            whole, part = (said.looping(most, repeats, last).tolist() for last in (torch.full((batch,), at), own.clamp(max=at)))
-            for row, last, loops, some in zip(tokens.tolist(), own.tolist(), whole, part, strict=True):
+            whole, part = (
+                said.looping(most, repeats, last).tolist()
+                for last in (torch.full((batch,), at), own.clamp(max=at))
+            )
+            for row, last, loops, some in zip(
+                tokens.tolist(), own.tolist(), whole, part, strict=True
+            ):
                 assert loops == (periodic_tail(row[:at], most, repeats) > 0)
                 assert some == (periodic_tail(row[max(at - last, 0) : at], most, repeats) > 0)
                 found += loops

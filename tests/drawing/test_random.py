@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from maskdiff.drawing.random import Purpose, bits, gumbel, mix, new_keys, position_noise, token_noise, uniform
+from maskdiff.drawing.random import (
+    Purpose,
+    bits,
+    gumbel,
+    mix,
+    new_keys,
+    position_noise,
+    token_noise,
+    uniform,
+)
 
 N = 20000
 
@@ -54,7 +63,12 @@ def test_negative_control_a_bad_hash_fails_the_same_statistics():
 def test_every_bit_flips_half_of_the_output():
     """Avalanche: flipping one bit of key or counter flips 32 of 64 output bits on average."""
     base = bits(keys(500), 7, 9)
-    for flipped in (bits(keys(500) ^ 1, 7, 9), bits(keys(500) ^ (1 << 40), 7, 9), bits(keys(500), 6, 9), bits(keys(500), 7, 8)):
+    for flipped in (
+        bits(keys(500) ^ 1, 7, 9),
+        bits(keys(500) ^ (1 << 40), 7, 9),
+        bits(keys(500), 6, 9),
+        bits(keys(500), 7, 8),
+    ):
         ones = sum(((base ^ flipped) >> b & 1).double() for b in range(64))
         assert abs(ones.mean() - 32) < 1.0
 
@@ -78,7 +92,9 @@ def test_gumbel_max_draws_the_distribution():
 def test_noise_ignores_batch_width_and_order():
     k, visits = keys(5), torch.zeros(5, 9, dtype=torch.int64)
     full = token_noise(k, visits, 0, torch.arange(9), 7)
-    assert torch.equal(full[2:3, 4:5], token_noise(k[2:3], visits[2:3, 4:5], 0, torch.tensor([4]), 7))
+    assert torch.equal(
+        full[2:3, 4:5], token_noise(k[2:3], visits[2:3, 4:5], 0, torch.tensor([4]), 7)
+    )
     wide, narrow = (position_noise(k, Purpose.ORDER, torch.ones_like(k), w) for w in (20, 6))
     assert torch.equal(wide[:, :6], narrow)
 

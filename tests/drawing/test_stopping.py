@@ -67,7 +67,11 @@ def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
         if kind == "text":
             base, kind = text or "a", "inside"
         start = rng.randrange(len(base)) if kind == "inside" else 0
-        stops.append(base + word(1, 3) if kind == "longer" else base[start : rng.randint(start + 1, len(base))])
+        stops.append(
+            base + word(1, 3)
+            if kind == "longer"
+            else base[start : rng.randint(start + 1, len(base))]
+        )
     data = text.encode()
     places = [0, *sorted(rng.randint(0, len(data)) for _ in range(rng.randint(0, 12))), len(data)]
     return data, [data[a:b] for a, b in zip(places, places[1:])], [stop.encode() for stop in stops]
@@ -92,7 +96,11 @@ def test_a_stream_is_cut_as_the_whole_text_would_be() -> None:
 def common(texts: Sequence[bytes]) -> bytes:
     """What all of them begin with."""
     first, last = min(texts), max(texts)
-    return first[: next((i for i, symbol in enumerate(first) if last[i : i + 1] != bytes([symbol])), len(first))]
+    return first[
+        : next(
+            (i for i, symbol in enumerate(first) if last[i : i + 1] != bytes([symbol])), len(first)
+        )
+    ]
 
 
 def test_what_is_held_back_is_what_has_to_be() -> None:
@@ -102,13 +110,19 @@ def test_what_is_held_back_is_what_has_to_be() -> None:
         symbols = rng.choice([b"ab", b"abc"])
         stops = [bytes(rng.choices(symbols, k=rng.randint(1, 4))) for _ in range(rng.randint(1, 3))]
         pieces = [bytes(rng.choices(symbols, k=rng.randint(0, 3))) for _ in range(5)]
-        more = [b"".join(map(bytes, tail)) for n in range(4) for tail in itertools.product(*[[[s] for s in symbols]] * n)]
+        more = [
+            b"".join(map(bytes, tail))
+            for n in range(4)
+            for tail in itertools.product(*[[[s] for s in symbols]] * n)
+        ]
         search, shown, text = StopText(stops), b"", b""
         for piece in pieces:
             shown, text = shown + search.feed(piece), text + piece
             ways = [searched(text + tail, stops) for tail in more]
             assert shown == common(ways)
-            assert search.stopped == (len(set(ways)) == 1 and ways[0] != text)  # nothing that follows changes anything
+            assert search.stopped == (
+                len(set(ways)) == 1 and ways[0] != text
+            )  # nothing that follows changes anything
             assert search.stopped or text == shown + search.held
             held += len(search.held)
             assert shown + copy(search).close() == searched(text, stops)
@@ -118,7 +132,12 @@ def test_what_is_held_back_is_what_has_to_be() -> None:
 def test_a_match_waits_for_one_that_began_before_it() -> None:
     search = StopText([b"bc", b"abcd"])
     assert (search.feed(b"xxabc"), search.held, search.stopped) == (b"xx", b"abc", False)
-    assert (search.feed(b"d"), search.stopped, search.feed(b"more"), search.close()) == (b"", True, b"", b"")
+    assert (search.feed(b"d"), search.stopped, search.feed(b"more"), search.close()) == (
+        b"",
+        True,
+        b"",
+        b"",
+    )
     for after, rest in ((b"e", b"a"), (b"", b"a")):
         search = StopText([b"bc", b"abcd"])
         assert search.feed(b"xxabc") + search.feed(after) + search.close() == b"xx" + rest
@@ -147,7 +166,13 @@ def tables(count: int) -> list[tuple[TableModel, bytes, random.Random]]:
     found = []
     for number in range(count):
         rng, plain = np.random.default_rng([7, number]), random.Random(number)
-        table = random_table(rng, b"ab" if number % 3 else "éa".encode(), 4, silent=number % 4 == 0, ends=1 + number % 2)
+        table = random_table(
+            rng,
+            b"ab" if number % 3 else "éa".encode(),
+            4,
+            silent=number % 4 == 0,
+            ends=1 + number % 2,
+        )
         texts = [text for text in table.texts if text]
         prefix = b"".join(plain.choices(texts, k=2))[: plain.randint(0, 3)]
         found.append((TableModel(table, plain.randint(8, 16), number, 1.0), prefix, plain))
@@ -158,14 +183,19 @@ def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
     """Parts of texts, the end of one and the beginning of the next among them."""
     joined = [rng.choice(texts) + rng.choice(texts) for _ in range(rng.randint(1, 3))]
     starts = [rng.randrange(len(text)) for text in joined]
-    return tuple(text[start : start + rng.randint(1, 4)] for text, start in zip(joined, starts, strict=True))
+    return tuple(
+        text[start : start + rng.randint(1, 4)] for text, start in zip(joined, starts, strict=True)
+    )
 
 
 def test_a_stopped_string_is_the_other_one_cut() -> None:
     """The leftmost match in what was generated; what was typed ends nothing, nor does a match that begins in it."""
     stopped, crossing = 0, 0
     for model, prefix, rng in tables(40):
-        given, stops = condition(model, prefix), some_stops(rng, [text for text in model.table.texts if text])
+        given, stops = (
+            condition(model, prefix),
+            some_stops(rng, [text for text in model.table.texts if text]),
+        )
         whole = Decoding(given, keys(4)).run()
         made = stream_of(Decoding(given, keys(4), stopping=Stopping(stops)))
         for plain, own in zip(whole, made, strict=True):
@@ -185,11 +215,17 @@ def test_stop_tokens_end_a_string_before_them() -> None:
     for model, prefix, rng in tables(40):
         ids = frozenset(rng.sample([i for i, text in enumerate(model.table.texts) if text], 2))
         given = condition(model, prefix)
-        whole, made = Decoding(given, keys(4)).run(), stream_of(Decoding(given, keys(4), stopping=Stopping(tokens=ids)))
+        whole, made = (
+            Decoding(given, keys(4)).run(),
+            stream_of(Decoding(given, keys(4), stopping=Stopping(tokens=ids))),
+        )
         for plain, own in zip(whole, made, strict=True):
             sizes = np.cumsum([len(model.table.texts[i] or b"") for i in plain.tokens])
             before = [0, *sizes.tolist()]
-            at = next((k for k, i in enumerate(plain.tokens) if i in ids and before[k] >= len(prefix)), None)
+            at = next(
+                (k for k, i in enumerate(plain.tokens) if i in ids and before[k] >= len(prefix)),
+                None,
+            )
             assert own.reason == (plain.reason if at is None else "stop")
             assert own.tokens == (plain.tokens if at is None else plain.tokens[: at + 1])
             assert own.data == (plain.data if at is None else plain.data[: before[at]])
@@ -205,7 +241,9 @@ def test_max_tokens_counts_all_tokens_and_cuts_no_prefix() -> None:
         made = stream_of(Decoding(given, keys(4), stopping=Stopping(max_tokens=most)))
         for plain, own in zip(whole, made, strict=True):
             texts = [model.table.texts[i] or b"" for i in plain.tokens]
-            covering = next(k for k in range(len(texts) + 1) if len(b"".join(texts[:k])) >= len(prefix))
+            covering = next(
+                k for k in range(len(texts) + 1) if len(b"".join(texts[:k])) >= len(prefix)
+            )
             end = max(most, covering)
             assert own.data.startswith(prefix)
             assert own.tokens == plain.tokens[:end]
@@ -222,10 +260,15 @@ def loopy(number: int, limit: int = 40) -> TableModel:
 def test_loops_end_a_string_at_the_exact_step() -> None:
     """The first token with which what was generated ends in copies; a loop that begins in what was typed is none."""
     found = 0
-    for number, prefix, most, repeats in itertools.product(range(8), (b"", b"abab"), (1, 3), (2, 3)):
+    for number, prefix, most, repeats in itertools.product(
+        range(8), (b"", b"abab"), (1, 3), (2, 3)
+    ):
         given = condition(loopy(number), prefix)
         stopping = Stopping(period=most, repeats=repeats)
-        whole, made = Decoding(given, keys(3)).run(), stream_of(Decoding(given, keys(3), stopping=stopping))
+        whole, made = (
+            Decoding(given, keys(3)).run(),
+            stream_of(Decoding(given, keys(3), stopping=stopping)),
+        )
         for plain, own in zip(whole, made, strict=True):
             sizes = [len(given.model.table.texts[i] or b"") for i in plain.tokens]
             typed = next(k for k in range(len(sizes) + 1) if sum(sizes[:k]) >= len(prefix))
@@ -245,7 +288,9 @@ def test_an_end_while_a_match_waits() -> None:
     longer = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {3: 1.0}})
 
     def made(model: Given, **settings: object) -> tuple[bytes, str]:
-        (own,) = stream_of(Decoding(condition(model, b""), keys(1), stopping=Stopping(stops, **settings)))  # type: ignore[arg-type]
+        (own,) = stream_of(
+            Decoding(condition(model, b""), keys(1), stopping=Stopping(stops, **settings))
+        )  # type: ignore[arg-type]
         return own.data, own.reason
 
     assert made(model) == (b"a", "stop")
@@ -255,7 +300,11 @@ def test_an_end_while_a_match_waits() -> None:
     assert made(longer, max_tokens=2) == (b"ab", "length")
     again = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {2: 1.0}})
     assert made(again, period=1, repeats=2) == (b"a", "stop")
-    (partial,) = stream_of(Decoding(condition(again, b""), keys(1), stopping=Stopping((b"abccd",), period=1, repeats=2)))
+    (partial,) = stream_of(
+        Decoding(
+            condition(again, b""), keys(1), stopping=Stopping((b"abccd",), period=1, repeats=2)
+        )
+    )
     assert (partial.data, partial.reason) == (b"abcc", "repetition")
 
 
@@ -277,13 +326,21 @@ def test_cut_short_is_what_decoding_does() -> None:
             plain = Decoding(condition(model, b""), keys(count)).run()[0]
             prefix = model.table.text(plain.tokens[:typed])
             given = condition(model, prefix)
-            whole, made = Decoding(given, keys(count)).run(), Decoding(given, keys(count), stopping=stopping).run()
+            whole, made = (
+                Decoding(given, keys(count)).run(),
+                Decoding(given, keys(count), stopping=stopping).run(),
+            )
             for string, own in zip(whole, made, strict=True):
                 tokens = string.tokens
                 sizes = [len(model.table.text(tokens[:k])) for k in range(len(tokens) + 1)]
                 first = next(k for k, size in enumerate(sizes) if size >= len(prefix))
-                if sizes[first] == len(prefix):  # no token reaches from what was typed into what was drawn
-                    assert cut_short(tokens, model.table.texts, stopping, first) == (own.data, own.reason)
+                if sizes[first] == len(
+                    prefix
+                ):  # no token reaches from what was typed into what was drawn
+                    assert cut_short(tokens, model.table.texts, stopping, first) == (
+                        own.data,
+                        own.reason,
+                    )
                     reasons.append(own.reason)
     assert all(reasons.count(reason) > 8 for reason in ("eos", "stop", "length", "repetition"))
     assert cut_short((0, 0), (b"a",), NEVER) == (b"aa", "eos")
@@ -296,23 +353,34 @@ def test_strings_that_are_told_their_length_end_alike() -> None:
         rng = np.random.default_rng(number)
         table = random_table(rng, b"ab", 2, ends=0)
         stopping = everything(random.Random(number), table)
-        model = Many(table, LatentStates(torch.tensor([0.3, 0.7]).double().log(), (4, 9), closed=True), number)
+        model = Many(
+            table,
+            LatentStates(torch.tensor([0.3, 0.7]).double().log(), (4, 9), closed=True),
+            number,
+        )
         given = condition(model, b"")
-        whole, made = Decoding(given, keys(4)).run(), stream_of(Decoding(given, keys(4), stopping=stopping))
+        whole, made = (
+            Decoding(given, keys(4)).run(),
+            stream_of(Decoding(given, keys(4), stopping=stopping)),
+        )
         for string, own in zip(whole, made, strict=True):
             assert cut_short(string.tokens, table.texts, stopping) == (own.data, own.reason)
             reasons.append(own.reason)
     assert all(reasons.count(reason) > 10 for reason in ("eos", "stop", "length", "repetition"))
     beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (3,), True, (b"b",), b"!")
     (followed,) = Decoding(
-        condition(Many(TokenTable((b"a",)), beginnings, 0), b""), keys(1), stopping=Stopping(period=1, repeats=3)
+        condition(Many(TokenTable((b"a",)), beginnings, 0), b""),
+        keys(1),
+        stopping=Stopping(period=1, repeats=3),
     ).run()
     assert (followed.data, followed.reason) == (b"aaab!", "eos")
 
 
 def test_stopping_of_a_configuration() -> None:
     table = (None, b"a", b"ab", b"a", "é".encode())
-    found = Stopping.of(ControlConfig(stop=("é", "ab"), stop_token=("a", "é"), max_tokens=5, loop_period=3), table)
+    found = Stopping.of(
+        ControlConfig(stop=("é", "ab"), stop_token=("a", "é"), max_tokens=5, loop_period=3), table
+    )
     assert found == Stopping(("é".encode(), b"ab"), frozenset({1, 3, 4}), 5, 3, 4)
     assert Stopping.of(ControlConfig(), table) == NEVER
     with pytest.raises(ConfigError, match="stands everywhere"):
@@ -335,9 +403,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module", params=["told", "itself"])
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, told: str) -> str:
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, told: str
+) -> str:
     """That, and a model that reads pieces and ends its strings itself."""
-    return told if request.param == "told" else str(tiny_checkpoint(tmp_path_factory.mktemp("itself"), **PIECES))
+    return (
+        told
+        if request.param == "told"
+        else str(tiny_checkpoint(tmp_path_factory.mktemp("itself"), **PIECES))
+    )
 
 
 def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -351,14 +425,23 @@ def rows(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]
     return [json.loads(line) for line in out.splitlines()]
 
 
-@pytest.mark.parametrize("given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE])
-def test_stop_texts_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE]
+)
+def test_stop_texts_at_the_door(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
+) -> None:
     """In the objects, in the columns, and in the stream."""
-    language, stops = make_language(LanguageConfig()), ("--stop", "))", "--stop", "41", "--stop", "9*(")
+    language, stops = (
+        make_language(LanguageConfig()),
+        ("--stop", "))", "--stop", "41", "--stop", "9*("),
+    )
     whole, made = (rows(capsys, *given, checkpoint, *more) for more in ((), stops))
     typed = [row.get("input", "") for row in whole]
     for plain, own, start in zip(whole, made, typed, strict=True):
-        expected = start + searched(plain["text"][len(start) :].encode(), (b"))", b"41", b"9*(")).decode()
+        expected = (
+            start + searched(plain["text"][len(start) :].encode(), (b"))", b"41", b"9*(")).decode()
+        )
         cut = expected != plain["text"]
         assert own["text"] == expected
         assert own["finish_reason"] == ("stop" if cut else plain["finish_reason"])
@@ -367,18 +450,40 @@ def test_stop_texts_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: 
     assert "stop" in {row["finish_reason"] for row in made}
     _, out, _ = door(capsys, *(word for word in given if word != "--json"), checkpoint, *stops)
     columns = [line.split("\t") for line in out.splitlines()]
-    assert [(row[0], row[4], len(row)) for row in columns] == [(row["text"], row["finish_reason"], 5) for row in made]
+    assert [(row[0], row[4], len(row)) for row in columns] == [
+        (row["text"], row["finish_reason"], 5) for row in made
+    ]
     assert [row[2] == "-" for row in columns] == [row["score"] is None for row in made]
     if given[0] == "complete":
         events = rows(capsys, *given, checkpoint, *stops, "--stream")
-        deltas = [(event["index"], event["sample"], event["delta"]) for event in events if "delta" in event]
+        deltas = [
+            (event["index"], event["sample"], event["delta"])
+            for event in events
+            if "delta" in event
+        ]
         for own in made:
-            assert "".join(text for *which, text in deltas if which == [own["index"], own["sample"]]) == own["text"]
+            assert (
+                "".join(text for *which, text in deltas if which == [own["index"], own["sample"]])
+                == own["text"]
+            )
 
 
 @pytest.mark.parametrize("given", [GENERATE, COMPLETE])
-def test_every_reason_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]) -> None:
-    flags = ("--loop_period", "3", "--loop_repeats", "2", "--max_tokens", "12", "--stop_token", "7", "--seed", "5")
+def test_every_reason_at_the_door(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
+) -> None:
+    flags = (
+        "--loop_period",
+        "3",
+        "--loop_repeats",
+        "2",
+        "--max_tokens",
+        "12",
+        "--stop_token",
+        "7",
+        "--seed",
+        "5",
+    )
     made = rows(capsys, *given, checkpoint, "--num", "25", *flags)
     reasons = [row["finish_reason"] for row in made]
     assert set(reasons) == {"eos", "stop", "length", "repetition"}
@@ -390,10 +495,14 @@ def test_every_reason_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint
         assert row["finish_reason"] in ("length", "eos")
 
 
-def test_the_first_complete_string_at_the_door(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_the_first_complete_string_at_the_door(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     language, changed = make_language(LanguageConfig()), 0
     for given in (GENERATE, COMPLETE):
-        whole, made = (rows(capsys, *given, checkpoint, *more) for more in ((), ("--first_complete",)))
+        whole, made = (
+            rows(capsys, *given, checkpoint, *more) for more in ((), ("--first_complete",))
+        )
         for plain, own in zip(whole, made, strict=True):
             found = first_complete(plain["text"], language)
             cut = found is not None and found.text != plain["text"]
@@ -404,13 +513,19 @@ def test_the_first_complete_string_at_the_door(capsys: pytest.CaptureFixture[str
     assert changed >= 2
 
 
-def test_a_settings_file_with_flags_on_top(capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path) -> None:
+def test_a_settings_file_with_flags_on_top(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path
+) -> None:
     path = tmp_path / "decode.yaml"
-    path.write_text("temperature: 0.8\nstop: ['7']\ncontrol:\n  max_tokens: 30\n  no_repeat_ngram: 4\ncompletion:\n")
+    path.write_text(
+        "temperature: 0.8\nstop: ['7']\ncontrol:\n  max_tokens: 30\n  no_repeat_ngram: 4\ncompletion:\n"
+    )
     flags = ["--temperature", "0.8", "--no_repeat_ngram", "4"]
     for given in (GENERATE, COMPLETE):
         both = (*given, checkpoint, "--config", str(path))
-        assert rows(capsys, *both) == rows(capsys, *given, checkpoint, *flags, "--max_tokens", "30", "--stop", "7")
+        assert rows(capsys, *both) == rows(
+            capsys, *given, checkpoint, *flags, "--max_tokens", "30", "--stop", "7"
+        )
         over = ("--max_tokens", "9", "--stop", "1", "--stop", "=")  # instead of those of the file
         made = rows(capsys, *both, *over)
         assert made == rows(capsys, *given, checkpoint, *flags, *over)
@@ -421,11 +536,23 @@ def test_a_settings_file_with_flags_on_top(capsys: pytest.CaptureFixture[str], c
     "text, said",
     [
         ("stpo: x", "unknown key 'stpo'; the nearest valid one is 'stop'"),
-        ("control: {max_tokns: 3}", "unknown key 'max_tokns'; the nearest valid one is 'max_tokens'"),
+        (
+            "control: {max_tokns: 3}",
+            "unknown key 'max_tokns'; the nearest valid one is 'max_tokens'",
+        ),
         ("sampler: {stop: x}", "unknown key 'stop'"),
-        ("stop: x\ncontrol: {stop: y}", "key 'stop' stands twice, in section 'control' and outside"),
-        ("control: {stop: y}\nstop: x", "key 'stop' stands twice, in section 'control' and outside"),
-        ("completion: {temperature: 1}\ntemperature: 1", "key 'temperature' stands twice, in section 'completion'"),
+        (
+            "stop: x\ncontrol: {stop: y}",
+            "key 'stop' stands twice, in section 'control' and outside",
+        ),
+        (
+            "control: {stop: y}\nstop: x",
+            "key 'stop' stands twice, in section 'control' and outside",
+        ),
+        (
+            "completion: {temperature: 1}\ntemperature: 1",
+            "key 'temperature' stands twice, in section 'completion'",
+        ),
         ("stop: x\nstop: y", "key 'stop' stands twice"),
         ("stop: yes", "put it in quotes"),
         ("control: {stop: [a, ~]}", "put it in quotes"),
@@ -435,7 +562,9 @@ def test_a_settings_file_with_flags_on_top(capsys: pytest.CaptureFixture[str], c
         ("stop: ['']", "stop is an empty text"),
     ],
 )
-def test_bad_settings_files(capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path, text: str, said: str) -> None:
+def test_bad_settings_files(
+    capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path, text: str, said: str
+) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     status, out, err = door(capsys, "complete", "(", "--config", str(path), "--checkpoint", told)
@@ -453,7 +582,11 @@ def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
         path.write_text(text)
         found = load_decoding(path)
         assert found.control == ControlConfig(stop=("a", "5"))
-        assert (found.sampler.sampler, found.sampler.top_p, found.completion.top_p) == ("hybrid", 0.5, 0.5)
+        assert (found.sampler.sampler, found.sampler.top_p, found.completion.top_p) == (
+            "hybrid",
+            0.5,
+            0.5,
+        )
     path.write_text("")
     assert load_decoding(path) == DecodeConfig()
     path.write_text("stop: one text")
@@ -472,14 +605,18 @@ def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
         (["--no_repeat_ngrams", "2"], "the nearest valid one is --no_repeat_ngram"),
     ],
 )
-def test_bad_controls_are_one_line(capsys: pytest.CaptureFixture[str], told: str, argv: list[str], said: str) -> None:
+def test_bad_controls_are_one_line(
+    capsys: pytest.CaptureFixture[str], told: str, argv: list[str], said: str
+) -> None:
     for given in (GENERATE, COMPLETE):
         status, out, err = door(capsys, *given, told, *argv)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert said in err
 
 
-def test_what_needs_a_whole_string_is_no_stream(capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path) -> None:
+def test_what_needs_a_whole_string_is_no_stream(
+    capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path
+) -> None:
     (tmp_path / "first.yaml").write_text("first_complete: true")
     for how in (["--first_complete"], ["--config", str(tmp_path / "first.yaml")]):
         status, out, err = door(capsys, *COMPLETE, told, "--stream", *how)

@@ -13,7 +13,13 @@ from maskdiff.errors import ConfigError
 from maskdiff.evaluation import completion as suite
 from maskdiff.evaluation import suites
 from maskdiff.evaluation.completion_baselines import Proposal, Reading, leaves, total_variation
-from maskdiff.evaluation.completion_methods import BASELINES, ahead, next_token, text_log_prob, true_next
+from maskdiff.evaluation.completion_methods import (
+    BASELINES,
+    ahead,
+    next_token,
+    text_log_prob,
+    true_next,
+)
 from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan, Row, Subject
 from tests.helpers.evaluation import pick
@@ -24,7 +30,14 @@ PLAN = Plan(num_samples=4, typed=(5, 12))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TABLES": 6, "TABLE_DRAWS": 2000, "SCORED": 2, "COMPARED": 2, "REJECTIONS": 2, "MOST": 64}.items():
+    for name, value in {
+        "TABLES": 6,
+        "TABLE_DRAWS": 2000,
+        "SCORED": 2,
+        "COMPARED": 2,
+        "REJECTIONS": 2,
+        "MOST": 64,
+    }.items():
         monkeypatch.setattr(suite, name, value)
 
 
@@ -49,7 +62,9 @@ def test_rows_of_a_model_of_pieces(subject: Subject) -> None:
         assert of(rows, method, "milliseconds", typed=12).value > 0
     assert of(rows, "exact", "prefix_calls", typed=12).value == 1.0
     assert of(rows, "exact", "dropped_worst", typed=12).value == 0.0
-    assert of(rows, "beam", "log_z", typed=12).value == pytest.approx(of(rows, "exact", "log_z", typed=12).value, abs=1e-6)
+    assert of(rows, "beam", "log_z", typed=12).value == pytest.approx(
+        of(rows, "exact", "log_z", typed=12).value, abs=1e-6
+    )
     assert of(rows, "free", "starts_as_typed", typed=0).value == 1.0
     assert of(rows, "rejection", "times_exact_median", typed=12).value > 1.0
     again = suite.completion(subject, PLAN)
@@ -60,7 +75,11 @@ def test_rows_of_a_model_of_pieces(subject: Subject) -> None:
 
 def test_a_model_that_is_told_the_length_is_measured_without_baselines() -> None:
     rows = suite.completion(Subject(tiny_loaded()), Plan(num_samples=2, typed=(5,)))
-    assert {row.sampler for row in rows if row.settings.get("typed") == 5} == {"exact", "beam", "canonical"}
+    assert {row.sampler for row in rows if row.settings.get("typed") == 5} == {
+        "exact",
+        "beam",
+        "canonical",
+    }
 
 
 def test_other_suites_refuse_pieces(subject: Subject) -> None:
@@ -71,11 +90,18 @@ def test_other_suites_refuse_pieces(subject: Subject) -> None:
 
 def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject) -> None:
     """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a text and on a prefix."""
-    model, text, prefix = CausalModel(subject.loaded.denoiser, subject.loaded.lengths), b"(+3(*24))=1", b"(+3("
+    model, text, prefix = (
+        CausalModel(subject.loaded.denoiser, subject.loaded.lengths),
+        b"(+3(*24))=1",
+        b"(+3(",
+    )
     goal, read = Goal(model.table, model.beginnings, prefix), Reading(model)
     conditioned = condition(model, prefix, "exact")
     found = text_log_prob(ahead(Proposal(conditioned), goal, read), goal, text)
-    exact = condition(model, text, "exact", budget=10**5, whole=True).summary.log_z - conditioned.summary.log_z
+    exact = (
+        condition(model, text, "exact", budget=10**5, whole=True).summary.log_z
+        - conditioned.summary.log_z
+    )
     assert found == pytest.approx(exact, abs=1e-3)
     assert found <= exact + 1e-9  # the likeliest cuts alone
     naive = text_log_prob(ahead(BASELINES["naive_mask"](model, prefix), goal, read), goal, text)
@@ -93,7 +119,9 @@ def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> 
         index = int(np.searchsorted(ends, size, side="right"))
         assert (start, token) == (ends[index] - len(model.table.texts[token] or b""), cut[index])
     goal = Goal(model.table, model.beginnings, b"(+(")
-    found = next_token(ahead(Proposal(condition(model, b"(+(", "exact")), goal, Reading(model)), goal, 60)
+    found = next_token(
+        ahead(Proposal(condition(model, b"(+(", "exact")), goal, Reading(model)), goal, 60
+    )
     assert found is not None
     start, token = found
     assert start + len(model.table.texts[token] or b"") > 3 or token in model.table.ends

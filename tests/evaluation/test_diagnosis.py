@@ -30,7 +30,11 @@ TWIN = {
     "repair_share": 0.0, "skeleton_share": 0.0, "eval_interval": 10**6, "save_interval": 10**6, "live_samples": 0,
     "eval_samples": 8,
 }  # fmt: skip
-MISTAKES = {"healthy": {}, "end_not_taught": {"cut_rows": 1.0}, "packed_answers": {"strings_in_a_row": 3}}
+MISTAKES = {
+    "healthy": {},
+    "end_not_taught": {"cut_rows": 1.0},
+    "packed_answers": {"strings_in_a_row": 3},
+}
 PLAIN = DecodeConfig()
 
 
@@ -49,9 +53,13 @@ def causes(diagnosis: Diagnosis) -> list[str]:
     return [finding.cause for finding in diagnosis.findings]
 
 
-def test_the_probe_tells_the_twins_apart_without_their_configuration(twins: dict[str, Loaded]) -> None:
+def test_the_probe_tells_the_twins_apart_without_their_configuration(
+    twins: dict[str, Loaded],
+) -> None:
     for name, loaded in twins.items():
-        blind = replace(loaded, config=replace(loaded.config, train=Config().train))  # nothing of the training is left in it
+        blind = replace(
+            loaded, config=replace(loaded.config, train=Config().train)
+        )  # nothing of the training is left in it
         assert probe(blind, 40, times=3).cause == name
 
 
@@ -68,7 +76,9 @@ def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, 
     for name, loaded in twins.items():
         honest = diagnose(told[name], PLAIN, loaded, 40)
         assert causes(honest)[:1] == ([] if name == "healthy" else [name])
-        lied = diagnose(told["healthy"], PLAIN, loaded, 40)  # the data itself had no ends, and no setting says so
+        lied = diagnose(
+            told["healthy"], PLAIN, loaded, 40
+        )  # the data itself had no ends, and no setting says so
         assert causes(lied)[:1] == causes(honest)[:1]
     wrong = diagnose(told["end_not_taught"], PLAIN, twins["packed_answers"], 40)
     assert causes(wrong) == ["packed_answers", "end_not_taught"]
@@ -79,8 +89,12 @@ def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, 
 def test_without_a_model_the_configuration_alone_speaks() -> None:
     assert causes(diagnose(config_from_dict(TWIN), PLAIN)) == []
     for name, setting in MISTAKES.items():
-        assert causes(diagnose(config_from_dict({**TWIN, **setting}), PLAIN)) == ([] if name == "healthy" else [name])
-    assert causes(diagnose(config_from_dict({**TWIN, "causal_share": 0.0}), PLAIN)) == ["no_causal_mode"]
+        assert causes(diagnose(config_from_dict({**TWIN, **setting}), PLAIN)) == (
+            [] if name == "healthy" else [name]
+        )
+    assert causes(diagnose(config_from_dict({**TWIN, "causal_share": 0.0}), PLAIN)) == [
+        "no_causal_mode"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +116,14 @@ def test_without_a_model_the_configuration_alone_speaks() -> None:
         (ControlConfig(loop_period=4, loop_repeats=8), []),
     ],
 )
-def test_a_setting_is_held_against_the_strings_of_the_language(control: ControlConfig, found: list[str]) -> None:
+def test_a_setting_is_held_against_the_strings_of_the_language(
+    control: ControlConfig, found: list[str]
+) -> None:
     made = diagnose(config_from_dict(TWIN), DecodeConfig(control=control))
     assert causes(made) == found
-    assert all(0 < finding.weight <= 1 and finding.evidence and finding.remedy for finding in made.findings)
+    assert all(
+        0 < finding.weight <= 1 and finding.evidence and finding.remedy for finding in made.findings
+    )
 
 
 def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> None:
@@ -116,7 +134,9 @@ def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> 
         (tmp_path / name / "corpus.txt").write_text(text)
         made = diagnose(config_from_dict({"language": str(tmp_path / name)}), penalty)
         assert causes(made) == found
-        assert "0%" not in " ".join(line for finding in made.findings for line in finding.evidence).replace("50%", "")
+        assert "0%" not in " ".join(
+            line for finding in made.findings for line in finding.evidence
+        ).replace("50%", "")
 
 
 def test_of_no_strings_nothing_is_found(twins: dict[str, Loaded]) -> None:
@@ -133,14 +153,19 @@ def test_limits_count_tokens_as_the_model_reads_them() -> None:
     longest = max(len(row) for row in loaded.vocabulary.encode_many(texts))
     assert longest < max(map(len, texts))
     for limit, found in ((longest + 1, []), (longest, ["limit_too_low"])):
-        made = diagnose(loaded.config, DecodeConfig(control=ControlConfig(max_tokens=limit)), loaded, 10)
+        made = diagnose(
+            loaded.config, DecodeConfig(control=ControlConfig(max_tokens=limit)), loaded, 10
+        )
         assert [cause for cause in causes(made) if cause.startswith("limit")] == found
 
 
 def test_dry_is_held_against_strings_that_say_things_twice() -> None:
     config = config_from_dict({**TWIN, "max_depth": 3})
     for length, found in ((1, ["dry"]), (20, [])):
-        made = diagnose(config, DecodeConfig(control=ControlConfig(dry_multiplier=1.0, dry_allowed_length=length)))
+        made = diagnose(
+            config,
+            DecodeConfig(control=ControlConfig(dry_multiplier=1.0, dry_allowed_length=length)),
+        )
         assert causes(made) == found
 
 
@@ -155,7 +180,9 @@ def test_shares_are_those_of_the_language() -> None:
 
 def test_temperatures() -> None:
     config = config_from_dict(TWIN)
-    assert causes(diagnose(config, DecodeConfig(completion=CompletionConfig(temperature=0.0)))) == ["greedy"]
+    assert causes(diagnose(config, DecodeConfig(completion=CompletionConfig(temperature=0.0)))) == [
+        "greedy"
+    ]
     assert causes(diagnose(config, DecodeConfig(sampler=SamplerConfig(temperature=1.5)))) == ["hot"]
 
 
@@ -167,10 +194,14 @@ def test_the_end_probability_is_that_of_conditioning() -> None:
     model = CausalModel(loaded.denoiser, loaded.lengths)
     whole = condition(model, text.encode(), "exact", whole=True).summary.log_z
     begun = condition(model, text.encode(), "exact").summary.log_z
-    assert end_probabilities(loaded, [text])[0] == pytest.approx(torch.tensor(whole - begun).exp().item(), abs=1e-6)
+    assert end_probabilities(loaded, [text])[0] == pytest.approx(
+        torch.tensor(whole - begun).exp().item(), abs=1e-6
+    )
 
 
-def test_a_model_that_is_told_the_length_is_not_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_told_the_length_is_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ConfigError, match="none can run on"):
         probe(tiny_loaded())
     path = tiny_checkpoint(tmp_path)
@@ -181,19 +212,31 @@ def test_a_model_that_is_told_the_length_is_not_asked(tmp_path: Path, capsys: py
 
 
 def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, train, decode = tiny_checkpoint(tmp_path, **PIECES), tmp_path / "train.yaml", tmp_path / "decode.yaml"
+    path, train, decode = (
+        tiny_checkpoint(tmp_path, **PIECES),
+        tmp_path / "train.yaml",
+        tmp_path / "decode.yaml",
+    )
     train.write_text("train:\n  cut_rows: 0.5\n")
     decode.write_text("temperature: 0\ncontrol:\n  stop: ['=']\n")
     assert run_cli(door.main, ["diagnose", str(train), str(decode)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("likely cause: stop_in_answers, which leads to answers that are cut\n  evidence: the stop text '='")
+    assert out.startswith(
+        "likely cause: stop_in_answers, which leads to answers that are cut\n  evidence: the stop text '='"
+    )
     assert "also: end_not_taught" in out
     assert "also: greedy" in out
     argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "20", "--json"]
     assert run_cli(door.main, argv) == 0
     item = json.loads(capsys.readouterr().out)
     assert (item["schema"], item["verb"]) == (1, "diagnose")
-    assert set(item["model"]["figures"]) == {"end_after_whole", "ended", "answers", "covered", "loops"}
+    assert set(item["model"]["figures"]) == {
+        "end_after_whole",
+        "ended",
+        "answers",
+        "covered",
+        "loops",
+    }
     assert item["findings"][0]["cause"] == item["model"]["cause"]
 
 

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from maskdiff.config import LanguageConfig
-from maskdiff.evaluation.one_edit import OPTIMAL, damage, damage_prob, most_probable, neighbours, one_edit, symbols_of
+from maskdiff.evaluation.one_edit import (
+    OPTIMAL,
+    damage,
+    damage_prob,
+    most_probable,
+    neighbours,
+    one_edit,
+    symbols_of,
+)
 from maskdiff.evaluation.repair import Fixed, check_methods, fitting_methods
 from maskdiff.evaluation.rows import Plan
 from maskdiff.languages import make_language
@@ -22,7 +30,11 @@ from tests.helpers.evaluation import LANGUAGE, Uniform, pick, subject
 def test_probabilities_of_an_edit(clean: str) -> None:
     """They sum to 1 over all strings, and 60,000 draws agree within 5 standard errors each."""
     symbols, draws = "abc", 60_000
-    words = ["".join(w) for n in range(len(clean) - 1, len(clean) + 2) for w in itertools.product(symbols, repeat=n)]
+    words = [
+        "".join(w)
+        for n in range(len(clean) - 1, len(clean) + 2)
+        for w in itertools.product(symbols, repeat=n)
+    ]
     exact = {word: damage_prob(clean, word, symbols) for word in words}
     assert sum(exact.values()) == pytest.approx(1)
     rng = np.random.default_rng(0)
@@ -38,7 +50,9 @@ def test_neighbours_are_all_that_an_edit_may_come_from() -> None:
     for text in ("ab", "aaa", "abba"):
         found = list(neighbours(text, symbols))
         assert len(found) == len(set(found))
-        assert {w for w in words if len(w) > 1 and damage_prob(w, text, symbols) > 0} == {w for w in found if len(w) > 1}
+        assert {w for w in words if len(w) > 1 and damage_prob(w, text, symbols) > 0} == {
+            w for w in found if len(w) > 1
+        }
 
 
 def test_the_optimum_beats_everything_else_on_every_string() -> None:
@@ -52,13 +66,19 @@ def test_the_optimum_beats_everything_else_on_every_string() -> None:
         def joint(text: str, damaged: str = damaged) -> float:
             return math.exp(language.log_prob(text)) * damage_prob(text, damaged, symbols)
 
-        assert joint(most_probable(damaged, language, symbols)) >= max(joint(text) for text in known) * (1 - 1e-9) > 0
+        assert (
+            joint(most_probable(damaged, language, symbols))
+            >= max(joint(text) for text in known) * (1 - 1e-9)
+            > 0
+        )
 
 
 def test_rows_of_the_suite() -> None:
     clean = LANGUAGE.sample_many(40, np.random.default_rng(1))
 
-    def perfect(loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int) -> Fixed:
+    def perfect(
+        loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
+    ) -> Fixed:
         assert sigma is None  # nobody tells a user
         return Fixed(list(clean) if method == "channel" else texts, [1] * len(texts))
 
@@ -76,7 +96,20 @@ def test_rows_of_the_suite() -> None:
 
 def test_methods_that_fit_a_language() -> None:
     methods = check_methods(("channel", "draft"), grammar=True)
-    assert methods == ("channel", "draft", "channel+grammar", "draft+grammar", "channel+grammar+holds", "least_edits")
+    assert methods == (
+        "channel",
+        "draft",
+        "channel+grammar",
+        "draft+grammar",
+        "channel+grammar+holds",
+        "least_edits",
+    )
     assert fitting_methods(methods, LANGUAGE) == methods
     json = make_language(LanguageConfig(language="json"))
-    assert fitting_methods(methods, json) == ("channel", "draft", "channel+grammar", "draft+grammar", "least_edits")
+    assert fitting_methods(methods, json) == (
+        "channel",
+        "draft",
+        "channel+grammar",
+        "draft+grammar",
+        "least_edits",
+    )

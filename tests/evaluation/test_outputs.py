@@ -26,7 +26,16 @@ from maskdiff.sampling.presets import PRESETS, make_sampler
 from maskdiff.sampling.stage import Chain, Sampler
 from tests.helpers.evaluation import save_tiny
 
-QUICK = ["--num_samples", "4", "--suite", "generation", "--sampler", "random", "--maskgit_steps", "2"]
+QUICK = [
+    "--num_samples",
+    "4",
+    "--suite",
+    "generation",
+    "--sampler",
+    "random",
+    "--maskgit_steps",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("able") / "best.pt", use_self_cond=True, use_coupling=True)
+    return save_tiny(
+        tmp_path_factory.mktemp("able") / "best.pt", use_self_cond=True, use_coupling=True
+    )
 
 
 def measured(path: Path) -> list[dict[str, Any]]:
@@ -75,8 +86,15 @@ def test_one_bad_output_does_not_cost_the_others(
 ) -> None:
     bad, good = tmp_path / "o.json", tmp_path / "o.md"
     bad.mkdir()
-    monkeypatch.setattr(benchmark, "check_outputs", lambda _: None)  # as if it had gone bad while measuring
-    assert benchmark.main([*QUICK, "--checkpoint", str(tiny), "--json", str(bad), "--markdown", str(good)]) == 2
+    monkeypatch.setattr(
+        benchmark, "check_outputs", lambda _: None
+    )  # as if it had gone bad while measuring
+    assert (
+        benchmark.main(
+            [*QUICK, "--checkpoint", str(tiny), "--json", str(bad), "--markdown", str(good)]
+        )
+        == 2
+    )
     shown = capsys.readouterr()
     assert "generation, strings" in shown.out
     assert "cannot write" in shown.err
@@ -89,7 +107,13 @@ def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Pat
     os.close(read)
     flags = [*QUICK, "--checkpoint", str(tiny), "--json", str(tmp_path / "o.json")]
     root = Path(benchmark.__file__).parent
-    done = subprocess.run([sys.executable, "-c", code, *flags], stdout=write, stderr=subprocess.PIPE, cwd=root, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        cwd=root,
+        check=False,
+    )
     os.close(write)
     assert done.returncode == 141
     assert measured(tmp_path / "o.json")
@@ -97,7 +121,12 @@ def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("after", "left"), [(1, True), (0, False)])
 def test_what_was_finished_survives_an_interruption(
-    after: int, left: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    after: int,
+    left: bool,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole: Callable[..., Iterator[list[Row]]] = suites.measure
 
@@ -110,7 +139,19 @@ def test_what_was_finished_survives_an_interruption(
     monkeypatch.setattr(suites, "measure", stopped)
     path = tmp_path / "o.json"
     assert (
-        benchmark.main([*QUICK, "--suite", "generation", "likelihood", "--checkpoint", str(tiny), "--json", str(path)]) == 130
+        benchmark.main(
+            [
+                *QUICK,
+                "--suite",
+                "generation",
+                "likelihood",
+                "--checkpoint",
+                str(tiny),
+                "--json",
+                str(path),
+            ]
+        )
+        == 130
     )
     shown = capsys.readouterr()
     assert path.exists() is left
@@ -125,7 +166,9 @@ def test_what_was_finished_survives_an_interruption(
 def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) -> None:
     (tmp_path / "link.pt").symlink_to(tiny)
     same = [str(tiny), f"{tiny.parent}/./best.pt", str(tmp_path / "link.pt")]
-    assert [(s.name, s.loaded.path) for s in benchmark.load_subjects(same, "cpu")] == [("", str(tiny))]
+    assert [(s.name, s.loaded.path) for s in benchmark.load_subjects(same, "cpu")] == [
+        ("", str(tiny))
+    ]
     assert len(benchmark.load_subjects([*same, str(able)], "cpu")) == 2
     (tmp_path / "link.bin").write_bytes(tiny.read_bytes())
     assert [s.name for s in benchmark.load_subjects([str(tmp_path / "link.pt"), str(tmp_path / "link.bin")], "cpu")] == [
@@ -139,7 +182,10 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
     home = tmp_path / "home" / "checkpoints" / "best.pt"
     home.parent.mkdir(parents=True)
     home.write_bytes(tiny.read_bytes())
-    monkeypatch.setattr("maskdiff.cli.arguments.__file__", str(tmp_path / "home" / "maskdiff" / "cli" / "arguments.py"))
+    monkeypatch.setattr(
+        "maskdiff.cli.arguments.__file__",
+        str(tmp_path / "home" / "maskdiff" / "cli" / "arguments.py"),
+    )
     monkeypatch.chdir(tmp_path)
     assert benchmark.main(QUICK) == 0
     assert str(home) in capsys.readouterr().out
@@ -148,11 +194,23 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
 def test_a_model_without_an_input_is_left_out(
     tiny: Path, able: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--num_samples", "4", "--suite", "generation", "--use_self_cond", "--sampler", "coupled", "random"]
+    flags = [
+        "--num_samples",
+        "4",
+        "--suite",
+        "generation",
+        "--use_self_cond",
+        "--sampler",
+        "coupled",
+        "random",
+    ]
     out = tmp_path / "o.json"
     assert benchmark.main([*flags, "--checkpoint", str(tiny), str(able), "--json", str(out)]) == 0
     err = capsys.readouterr().err
-    for words in ("use_self_cond: self_conditioned is left out", "use_coupling: coupled is left out"):
+    for words in (
+        "use_self_cond: self_conditioned is left out",
+        "use_coupling: coupled is left out",
+    ):
         assert f"{tiny.parent.name}/best was trained without {words}" in err
     by_checkpoint: dict[str, list[str]] = {}
     for r in measured(out):
@@ -166,23 +224,43 @@ def test_the_handful_leaves_coupling_to_models_that_have_it(tiny: Path, able: Pa
     plain, coupled = benchmark.load_subjects([str(tiny), str(able)], "cpu")
     assert suites.check_subjects([plain], plan) == []
     left_out = set(plan.samplers) - set(suites.own_plan(plain, plan).samplers)
-    assert left_out == {SamplerConfig("coupled_left_to_right", steps=0), SamplerConfig("coupled", steps=12)}
+    assert left_out == {
+        SamplerConfig("coupled_left_to_right", steps=0),
+        SamplerConfig("coupled", steps=12),
+    }
     assert suites.own_plan(coupled, plan) == plan
     assert suites.planned([plain, coupled], plan, ["generation"]) == 2 * len(plan.samplers) - 2
 
 
 def _stages(sampler: Sampler) -> list[Sampler]:
-    return [s for stage in sampler.stages for s in _stages(stage)] if isinstance(sampler, Chain) else [sampler]
+    return (
+        [s for stage in sampler.stages for s in _stages(stage)]
+        if isinstance(sampler, Chain)
+        else [sampler]
+    )
 
 
 def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
     for name in PRESETS:
         stages = _stages(make_sampler(SamplerConfig(name)))
-        assert any(isinstance(s, (Predictive, Speculate)) for s in stages) is (name in VERIFIED), name
-        expected = "noise" if name.startswith("coupled") else "previous" if name == "self_conditioned" else None
+        assert any(isinstance(s, (Predictive, Speculate)) for s in stages) is (name in VERIFIED), (
+            name
+        )
+        expected = (
+            "noise"
+            if name.startswith("coupled")
+            else "previous"
+            if name == "self_conditioned"
+            else None
+        )
         assert needs(make_sampler(SamplerConfig(name))) == ({expected} - {None}), name
-    rows = [row("generation", name, {}, "parses", metrics.wilson(1, 2)) for name in ("speculative", "entropy")]
-    text, markdown = (show(report.Report(rows)) for show in (report.to_terminal, report.to_markdown))
+    rows = [
+        row("generation", name, {}, "parses", metrics.wilson(1, 2))
+        for name in ("speculative", "entropy")
+    ]
+    text, markdown = (
+        show(report.Report(rows)) for show in (report.to_terminal, report.to_markdown)
+    )
     assert "\nspeculative*  " in text
     assert "\nentropy  " in text
     assert f"(*) {report.FOOTNOTE}" in text
@@ -193,7 +271,10 @@ def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
 def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "x.pt", {"tokens": 2000, "step": 10, "parent_tokens": 30000})
     facts = suites.about(benchmark.load_subjects([str(path)], "cpu")[0])
-    assert "trained on 2,000 tokens in 10 steps, started from weights trained on 30,000 tokens" in suites.describe(facts)
+    assert (
+        "trained on 2,000 tokens in 10 steps, started from weights trained on 30,000 tokens"
+        in suites.describe(facts)
+    )
     del facts["provenance"]["parent_tokens"]
     assert suites.describe(facts).endswith("in 10 steps")
 
@@ -224,7 +305,11 @@ def test_plots_keep_their_order_and_their_points_apart() -> None:
 
 
 def test_plots_say_what_was_measured() -> None:
-    facts = [{"name": "", "path": "some/where/small.pt"}, {"name": "a", "path": "a.pt"}, {"name": "b", "path": "b.pt"}]
+    facts = [
+        {"name": "", "path": "some/where/small.pt"},
+        {"name": "a", "path": "a.pt"},
+        {"name": "b", "path": "b.pt"},
+    ]
     assert plots.subtitle({"checkpoints": facts[:1], "samples": 8}) == "where/small.pt, 8 strings"
     assert plots.subtitle({"checkpoints": facts[1:], "samples": 8}) == "a, b, 8 strings"
     assert plots.subtitle({"checkpoints": facts, "samples": 8}) == "3 checkpoints, 8 strings"

@@ -14,7 +14,17 @@ from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
 from maskdiff.evaluation import outputs as drawn_outputs
 from maskdiff.evaluation import plots, repetition, suites
-from maskdiff.evaluation.outputs import Output, Task, describe, draw_outputs, extracted, limited, make_tasks, stopped, unlooped
+from maskdiff.evaluation.outputs import (
+    Output,
+    Task,
+    describe,
+    draw_outputs,
+    extracted,
+    limited,
+    make_tasks,
+    stopped,
+    unlooped,
+)
 from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.languages import make_language
@@ -55,15 +65,26 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
         model = CausalModel(one.denoiser, one.lengths, 40)
         prompts = [b"(+(*75)8)=", b"", b"(+1", b"(*(+47)9)", b"", b"(+1"]
         keys = new_keys(len(prompts), torch.Generator().manual_seed(3))
-        for control in (ControlConfig(), ControlConfig(repetition_penalty=1.3, no_repeat_ngram=3, dry_multiplier=0.8)):
+        for control in (
+            ControlConfig(),
+            ControlConfig(repetition_penalty=1.3, no_repeat_ngram=3, dry_multiplier=0.8),
+        ):
             controls = drawn_outputs.Penalties.of(control, one.vocabulary)
             together = SharedTree(model)
             given = [condition(together, prompt, "exact") for prompt in prompts]
             made = Decoding(given, keys, 1.0, 1.0, controls).run()
-            assert [string.data[: len(prompt)] for string, prompt in zip(made, prompts, strict=True)] == prompts
+            assert [
+                string.data[: len(prompt)] for string, prompt in zip(made, prompts, strict=True)
+            ] == prompts
             for string, prompt, key in zip(made, prompts, keys, strict=True):
-                alone = Decoding(condition(model, prompt, "exact"), key[None], 1.0, 1.0, controls).run()[0]
-                assert (alone.data, alone.tokens, alone.reason) == (string.data, string.tokens, string.reason)
+                alone = Decoding(
+                    condition(model, prompt, "exact"), key[None], 1.0, 1.0, controls
+                ).run()[0]
+                assert (alone.data, alone.tokens, alone.reason) == (
+                    string.data,
+                    string.tokens,
+                    string.reason,
+                )
                 assert alone.log_p == pytest.approx(string.log_p, abs=1e-9)
 
 
@@ -84,7 +105,9 @@ def test_stop_texts_afterwards_are_those_of_decoding(pieces: Loaded) -> None:
     stopping = Stopping(tuple(stop.encode() for stop in stops))
     keys, hits = new_keys(len(tasks), torch.Generator().manual_seed(5)), 0
     for task, plain, key in zip(tasks, whole, keys, strict=True):
-        done = Decoding(condition(model, task.prompt.encode(), "canonical"), key[None], stopping=stopping).run()[0]
+        done = Decoding(
+            condition(model, task.prompt.encode(), "canonical"), key[None], stopping=stopping
+        ).run()[0]
         cut = stopped(plain, stops)
         assert (cut.text, cut.reason) == (done.data.decode(), done.reason)
         hits += done.reason == "stop"
@@ -94,7 +117,9 @@ def test_stop_texts_afterwards_are_those_of_decoding(pieces: Loaded) -> None:
 def test_controls_that_are_given_end_the_outputs_of_the_suite(pieces: Loaded) -> None:
     tasks = make_tasks(LANGUAGE, 40, 1)
     whole = draw_outputs(pieces, tasks, 60, 1.0, ControlConfig(), 5)
-    control = ControlConfig(stop=("((",), loop_period=drawn_outputs.PERIOD, loop_repeats=drawn_outputs.REPEATS)
+    control = ControlConfig(
+        stop=("((",), loop_period=drawn_outputs.PERIOD, loop_repeats=drawn_outputs.REPEATS
+    )
     ended = draw_outputs(pieces, tasks, 60, 1.0, control, 5)
     reasons = set()
     for plain, made in zip(whole, ended, strict=True):
@@ -116,7 +141,10 @@ def test_figures_of_outputs_that_are_known() -> None:
     wrong = output("(+12)=", "3", "4")
     digits = output("(+12)=", "3", "3333333333333333", "length")
     rng = np.random.default_rng(0)
-    found = {name: describe([item], LANGUAGE, rng) for name, item in (("right", right), ("runs", runs), ("wrong", wrong))}
+    found = {
+        name: describe([item], LANGUAGE, rng)
+        for name, item in (("right", right), ("runs", runs), ("wrong", wrong))
+    }
     assert [found[name]["accuracy"].value for name in found] == [1, 0, 0]
     assert [found[name]["starts_right"].value for name in found] == [1, 1, 0]
     assert [found[name]["run_on"].value for name in found] == [0, 1, 0]
@@ -128,15 +156,21 @@ def test_figures_of_outputs_that_are_known() -> None:
     assert stopped(runs, ["("]).reason == "stop"
     late = stopped(output("(+12)=", "3", "3)1(+11)=2", "length"), ["("])
     assert late.generated == "3)1"
-    assert describe([late], LANGUAGE, rng)["tokens_after"].value == 2  # what a stop text leaves behind the answer counts
+    assert (
+        describe([late], LANGUAGE, rng)["tokens_after"].value == 2
+    )  # what a stop text leaves behind the answer counts
     looping = describe([digits], LANGUAGE, rng)
     assert looping["periodic_tail"].value == 1
     assert looping["run_on"].value == 1
     assert looping["cap_hit"].value == 1
-    assert looping["tokens_after"].value == 0  # (+12)=333… is one string of the language: no output alone tells that it ran on
+    assert (
+        looping["tokens_after"].value == 0
+    )  # (+12)=333… is one string of the language: no output alone tells that it ran on
 
 
-def test_rows_of_a_model_that_ends_its_strings(pieces: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rows_of_a_model_that_ends_its_strings(
+    pieces: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(repetition, "TIMES", 2)
     monkeypatch.setattr(repetition, "TEMPERATURES", (0.0, 1.0))
     monkeypatch.setattr(repetition, "PENALTIES", (1.0, 1.3))
@@ -146,7 +180,12 @@ def test_rows_of_a_model_that_ends_its_strings(pieces: Loaded, monkeypatch: pyte
     sweep = [row for row in rows if row.sampler == "autoregressive"]
     both = {"on": "prompts", "temperature": 1.0, "control": "none", "cut": "stop, extraction"}
     assert pick(sweep, "tokens_after", **both, limit="2x").value == 0.0
-    assert pick(sweep, "accuracy", on="prompts", temperature=0.0, control="top_k 3", limit="1x").ceiling == 1.0
+    assert (
+        pick(
+            sweep, "accuracy", on="prompts", temperature=0.0, control="top_k 3", limit="1x"
+        ).ceiling
+        == 1.0
+    )
     assert {row.settings["on"] for row in sweep} == {"prompts", "free"}
     assert sum(row.value for row in rows if row.metric.startswith("is_")) == 1.0
     assert len(tables(Report(rows))) == 4
@@ -156,13 +195,27 @@ def test_rows_of_a_model_that_ends_its_strings(pieces: Loaded, monkeypatch: pyte
     assert [path.name for path in drawn] == ["accuracy_by_control.png", "run_on_by_control.png"]
 
 
-def test_rows_of_a_model_that_is_told_the_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rows_of_a_model_that_is_told_the_length(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(repetition, "ORDERS", ("entropy", "naive", "coupled"))
     rows = suites.run([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
     assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model reads no noise
-    at_once = pick([row for row in rows if row.sampler == "entropy"], "committed_at_once", steps=1, temperature=0.0)
-    one_by_one = pick([row for row in rows if row.sampler == "entropy"], "committed_at_once", steps=0, temperature=0.0)
+    at_once = pick(
+        [row for row in rows if row.sampler == "entropy"],
+        "committed_at_once",
+        steps=1,
+        temperature=0.0,
+    )
+    one_by_one = pick(
+        [row for row in rows if row.sampler == "entropy"],
+        "committed_at_once",
+        steps=0,
+        temperature=0.0,
+    )
     assert at_once.value > 5
     assert one_by_one.value == 1.0
     assert pick(rows, "parses", steps=1, temperature=1.0, grammar=True).value == 1.0
-    assert [path.name for path in plots.write_plots(Report(rows, {"samples": 6}), tmp_path)] == ["collapse.png"]
+    assert [path.name for path in plots.write_plots(Report(rows, {"samples": 6}), tmp_path)] == [
+        "collapse.png"
+    ]

@@ -28,13 +28,50 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sample_report() -> report.Report:
     rows = [
-        row("generation", "ar", {"checkpoint": "a", "steps": 0}, "parses", metrics.wilson(9, 10), baseline=0.01, ceiling=1.0),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0}, "evaluations", metrics.Estimate(17.0, 16.0, 18.0, 10)),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0, "length": "40+"}, "parses", metrics.wilson(0, 0)),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0, "length": "<10"}, "parses", metrics.wilson(1, 2)),
-        row("generation", "ar", {"checkpoint": "a", "steps": 0, "nesting": 2}, "parses", metrics.wilson(1, 2)),
         row(
-            "repair", "channel", {"corruption": "mixed", "sigma": 0.2}, "aligned_accuracy", metrics.wilson(9, 10), baseline=0.76
+            "generation",
+            "ar",
+            {"checkpoint": "a", "steps": 0},
+            "parses",
+            metrics.wilson(9, 10),
+            baseline=0.01,
+            ceiling=1.0,
+        ),
+        row(
+            "generation",
+            "ar",
+            {"checkpoint": "a", "steps": 0},
+            "evaluations",
+            metrics.Estimate(17.0, 16.0, 18.0, 10),
+        ),
+        row(
+            "generation",
+            "ar",
+            {"checkpoint": "a", "steps": 0, "length": "40+"},
+            "parses",
+            metrics.wilson(0, 0),
+        ),
+        row(
+            "generation",
+            "ar",
+            {"checkpoint": "a", "steps": 0, "length": "<10"},
+            "parses",
+            metrics.wilson(1, 2),
+        ),
+        row(
+            "generation",
+            "ar",
+            {"checkpoint": "a", "steps": 0, "nesting": 2},
+            "parses",
+            metrics.wilson(1, 2),
+        ),
+        row(
+            "repair",
+            "channel",
+            {"corruption": "mixed", "sigma": 0.2},
+            "aligned_accuracy",
+            metrics.wilson(9, 10),
+            baseline=0.76,
         ),
         row(
             "repair",
@@ -54,7 +91,18 @@ def test_json_is_schema_one(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "deep" / "out.json").read_text())
     assert data["schema"] == 1
     assert data["samples"] == 10
-    keys = {"suite", "sampler", "settings", "metric", "value", "low", "high", "count", "baseline", "ceiling"}
+    keys = {
+        "suite",
+        "sampler",
+        "settings",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "count",
+        "baseline",
+        "ceiling",
+    }
     assert all(set(item) == keys for item in data["rows"])
     assert data["rows"][2]["value"] is None  # nothing measured is null, never NaN
 
@@ -72,7 +120,14 @@ def test_outputs_are_checked_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_numbers_for_readers() -> None:
-    given = [(None, "elbo"), (float("nan"), "parses"), (0.5, "parses"), (1234.5, "x"), (0.01234, "x"), (12.345, "x")]
+    given = [
+        (None, "elbo"),
+        (float("nan"), "parses"),
+        (0.5, "parses"),
+        (1234.5, "x"),
+        (0.01234, "x"),
+        (12.345, "x"),
+    ]
     assert [report.number(*pair) for pair in given] == ["-", "-", "50.0", "1234", "0.0123", "12.35"]
     assert report.number(123.456, "strings_per_second") == "123"
 
@@ -105,8 +160,20 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # ---------------------------------------------------------------------------------------------------------- the door
 
 
-def test_the_door_end_to_end(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--checkpoint", str(tiny), "--suite", "generation", "likelihood", "--num_samples", "8", "--seed", "3"]
+def test_the_door_end_to_end(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "--checkpoint",
+        str(tiny),
+        "--suite",
+        "generation",
+        "likelihood",
+        "--num_samples",
+        "8",
+        "--seed",
+        "3",
+    ]
     flags += [
         "--use_maskgit",
         "--use_hybrid",
@@ -119,28 +186,57 @@ def test_the_door_end_to_end(tiny: Path, tmp_path: Path, capsys: pytest.CaptureF
     ]
     assert benchmark.main(flags) == 0
     out = capsys.readouterr().out
-    for words in ("samples: 8", "seed: 3", "threads:", "maskgit steps=6", "hybrid steps=6", "(exact floor)"):
+    for words in (
+        "samples: 8",
+        "seed: 3",
+        "threads:",
+        "maskgit steps=6",
+        "hybrid steps=6",
+        "(exact floor)",
+    ):
         assert words in out
     data = json.loads((tmp_path / "o.json").read_text())
-    assert {r["sampler"] for r in data["rows"] if r["suite"] == "generation"} == {"maskgit", "hybrid", "hybrid_speculative"}
+    assert {r["sampler"] for r in data["rows"] if r["suite"] == "generation"} == {
+        "maskgit",
+        "hybrid",
+        "hybrid_speculative",
+    }
     assert data["checkpoints"][0]["parameters"] > 0
     assert "# Benchmark" in (tmp_path / "o.md").read_text()
 
 
-def test_checkpoints_side_by_side(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_side_by_side(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other" / "best.pt"
     other.parent.mkdir()
     other.write_bytes(tiny.read_bytes())
-    flags = ["--checkpoint", str(tiny), str(other), "--suite", "generation", "--num_samples", "4", "--sampler", "random"]
+    flags = [
+        "--checkpoint",
+        str(tiny),
+        str(other),
+        "--suite",
+        "generation",
+        "--num_samples",
+        "4",
+        "--sampler",
+        "random",
+    ]
     assert benchmark.main([*flags, "--json", str(tmp_path / "o.json")]) == 0
-    rows = [r for r in json.loads((tmp_path / "o.json").read_text())["rows"] if r["metric"] == "parses"]
+    rows = [
+        r for r in json.loads((tmp_path / "o.json").read_text())["rows"] if r["metric"] == "parses"
+    ]
     assert {r["settings"]["checkpoint"] for r in rows} == {f"{tiny.parent.name}/best", "other/best"}
     assert "other/best random" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--json", "--markdown", "--plots"])
 def test_outputs_are_checked_before_measuring(
-    flag: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flag: str,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def measure(*_: object) -> None:
         raise AssertionError("measured")
@@ -154,7 +250,17 @@ def test_outputs_are_checked_before_measuring(
 
 
 def test_every_planned_measurement_is_shown(tiny: Path) -> None:
-    flags = ["--num_samples", "4", "--sampler", "random", "autoregressive", "--sigma", "0.2", "--repair_method", "draft"]
+    flags = [
+        "--num_samples",
+        "4",
+        "--sampler",
+        "random",
+        "autoregressive",
+        "--sigma",
+        "0.2",
+        "--repair_method",
+        "draft",
+    ]
     plan = benchmark.make_plan(benchmark.build_parser().parse_args(flags))
     subjects = benchmark.load_subjects([str(tiny)], "cpu")
     shown: list[str] = []
@@ -170,7 +276,9 @@ def test_every_planned_measurement_is_shown(tiny: Path) -> None:
     assert set(suites.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}
 
 
-def test_the_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_needs_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def show() -> str:
         with benchmark.progress(2) as watch, watch("first"):
             pass
@@ -198,7 +306,10 @@ def test_the_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["--use_self_cond", "--suite", "likelihood"], "use_self_cond"),
         (["--sampler", "coupled", "random", "--suite", "generation"], "use_coupling"),
         (["--reproduce", "--variants", "V9", "--results", "{tmp}/r.md"], "variant"),
-        (["--reproduce", "--no_training", "--runs", "{tmp}/runs", "--results", "{tmp}/r.md"], "no finished run"),
+        (
+            ["--reproduce", "--no_training", "--runs", "{tmp}/runs", "--results", "{tmp}/r.md"],
+            "no finished run",
+        ),
     ],
 )
 def test_bad_flags_are_one_line(
@@ -225,11 +336,28 @@ def test_without_flags_the_handful(tiny: Path) -> None:
 
 def test_grammar_measures_every_sampler_with_it_and_without(tiny: Path, tmp_path: Path) -> None:
     made = tmp_path / "made.json"
-    flags = ["--suite", "generation", "--sampler", "maskgit", "random", "--maskgit_steps", "2", "--num_samples", "8"]
-    assert benchmark.main(["--checkpoint", str(tiny), "--json", str(made), "--grammar", *flags]) == 0
+    flags = [
+        "--suite",
+        "generation",
+        "--sampler",
+        "maskgit",
+        "random",
+        "--maskgit_steps",
+        "2",
+        "--num_samples",
+        "8",
+    ]
+    assert (
+        benchmark.main(["--checkpoint", str(tiny), "--json", str(made), "--grammar", *flags]) == 0
+    )
     rows = [r for r in json.loads(made.read_text())["rows"] if r["metric"] == "parses"]
     rows = [r for r in rows if not r["settings"].keys() & {"length", "nesting"}]
     by_grammar = {(r["sampler"], r["settings"].get("grammar", False)): r["value"] for r in rows}
-    assert by_grammar.keys() == {("maskgit", False), ("maskgit", True), ("random", False), ("random", True)}
+    assert by_grammar.keys() == {
+        ("maskgit", False),
+        ("maskgit", True),
+        ("random", False),
+        ("random", True),
+    }
     assert by_grammar["maskgit", True] == by_grammar["random", True] == 1.0
     assert by_grammar["maskgit", False] < 1.0

@@ -24,7 +24,11 @@ def subject() -> Subject:
 @pytest.fixture(scope="module")
 def rows(subject: Subject) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
-        settings = [suite.Setting("greedy"), suite.Setting("every-step", "checker"), suite.Setting("adaptive", "checker")]
+        settings = [
+            suite.Setting("greedy"),
+            suite.Setting("every-step", "checker"),
+            suite.Setting("adaptive", "checker"),
+        ]
         settings.append(suite.Setting("adaptive", "checker", suite.EAGER))
         patch.setattr(suite, "sweep", lambda: settings)
         patch.setattr(suite, "CLOSER", ("checker",))
@@ -36,7 +40,8 @@ def value(rows: list[Row], sampler: str, metric: str, **settings: object) -> flo
     (found,) = [
         r
         for r in rows
-        if (r.sampler, r.metric) == (sampler, metric) and all(r.settings.get(k) == v for k, v in settings.items())
+        if (r.sampler, r.metric) == (sampler, metric)
+        and all(r.settings.get(k) == v for k, v in settings.items())
     ]
     return found.value
 
@@ -65,14 +70,18 @@ def test_an_upper_bound_is_one_and_costs_more(rows: list[Row]) -> None:
     greedy, bound = value(rows, "greedy", "accuracy"), value(rows, "every-step", "accuracy")
     assert greedy <= bound  # the greedy candidate is among those that the checker sees
     assert value(rows, "every-step", "forward_tokens") > 2 * value(rows, "greedy", "forward_tokens")
-    assert value(rows, "every-step", "candidates") == pytest.approx(4 * value(rows, "greedy", "candidates"), rel=0.5)
+    assert value(rows, "every-step", "candidates") == pytest.approx(
+        4 * value(rows, "greedy", "candidates"), rel=0.5
+    )
 
 
 def test_comparisons_are_differences_of_their_rows(rows: list[Row]) -> None:
     pair = [value(rows, name, "accuracy", scaling=None) for name in ("adaptive", "every-step")]
     gain = value(rows, "adaptive against every-step", "accuracy_gain", scaling=None)
     assert gain == pytest.approx(pair[0] - pair[1])
-    tokens = [value(rows, name, "forward_tokens", scaling=None) for name in ("adaptive", "every-step")]
+    tokens = [
+        value(rows, name, "forward_tokens", scaling=None) for name in ("adaptive", "every-step")
+    ]
     ratio = value(rows, "adaptive against every-step", "forward_tokens_ratio", scaling=None)
     assert ratio == pytest.approx(tokens[0] / tokens[1])
 
@@ -90,7 +99,10 @@ def test_a_closed_turn_shows_in_the_rows_over_http(rows: list[Row]) -> None:
     pytest.importorskip("openai")
     assert value(rows, "sample", "restart_rate", server="goes on") == 0.0
     assert value(rows, "sample", "restart_rate", server="closes the turn, unguarded") > 0.9
-    loose, tight = (value(rows, "sample", "steps", server=f"closes the turn, {how}") for how in ("unguarded", "guarded"))
+    loose, tight = (
+        value(rows, "sample", "steps", server=f"closes the turn, {how}")
+        for how in ("unguarded", "guarded")
+    )
     assert tight <= 3 < loose
 
 

@@ -20,7 +20,16 @@ from maskdiff.evaluation import editing, generation, likelihood, padded, repair,
 from maskdiff.evaluation.rows import Ledger, Plan, draw_lengths, sampler_settings, unigram_texts
 from maskdiff.languages import split_of
 from maskdiff.sampling import make_sampler
-from tests.helpers.evaluation import LANGUAGE, TINY, VOCABULARY, Uniform, Zeros, pick, save_tiny, subject
+from tests.helpers.evaluation import (
+    LANGUAGE,
+    TINY,
+    VOCABULARY,
+    Uniform,
+    Zeros,
+    pick,
+    save_tiny,
+    subject,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_lengths_follow_the_language_and_its_bounds() -> None:
     lengths = draw_lengths(LANGUAGE, 4000, None, np.random.default_rng(0))
-    exact = sum(n * math.exp(LANGUAGE.length_log_prob(n)) for n in range(LANGUAGE.min_symbols, LANGUAGE.max_symbols + 1))
+    exact = sum(
+        n * math.exp(LANGUAGE.length_log_prob(n))
+        for n in range(LANGUAGE.min_symbols, LANGUAGE.max_symbols + 1)
+    )
     assert abs(np.mean(lengths) - exact) < 5 * np.std(lengths) / math.sqrt(4000)
     assert lengths == sorted(lengths)
     long = draw_lengths(LANGUAGE, 100, (40, 62), np.random.default_rng(0))
@@ -58,7 +70,9 @@ def test_the_settings_shown_are_those_that_matter() -> None:
     assert shown("predictive", top_p=0.9) == {"temperature": 1.0, "top_p": 0.9}
     assert shown("margin", steps=0) == {"steps": 0, "temperature": 1.0}
     assert shown("hybrid", steps=4) == {"steps": 4, "num_ar_tokens": 3, "temperature": 1.0}
-    assert shown("hybrid", steps=0, num_ar_tokens=20)["steps"] == 0  # a probe of 12 steps would be refused
+    assert (
+        shown("hybrid", steps=0, num_ar_tokens=20)["steps"] == 0
+    )  # a probe of 12 steps would be refused
     assert shown("naive", steps=5, temperature=0.0) == {"steps": 5, "temperature": 0.0}
 
 
@@ -67,10 +81,16 @@ def test_the_settings_shown_are_those_that_matter() -> None:
 
 def test_generation_rows_are_complete_and_right() -> None:
     plan = Plan(
-        num_samples=60, samplers=(SamplerConfig("random", steps=4), SamplerConfig("autoregressive", steps=0, temperature=0.0))
+        num_samples=60,
+        samplers=(
+            SamplerConfig("random", steps=4),
+            SamplerConfig("autoregressive", steps=0, temperature=0.0),
+        ),
     )
     rows = generation.generation(subject(Zeros()), plan, set())
-    blocks = [r for r in rows if r.metric == "parses" and not {"length", "nesting"} & r.settings.keys()]
+    blocks = [
+        r for r in rows if r.metric == "parses" and not {"length", "nesting"} & r.settings.keys()
+    ]
     assert [r.sampler for r in blocks] == ["random", "autoregressive"]
     for r in rows:
         assert math.isnan(r.value) or r.low is None or r.low <= r.value <= r.high, r  # type: ignore[operator]
@@ -85,9 +105,13 @@ def test_generation_rows_are_complete_and_right() -> None:
     assert pick(rows, "parses").ceiling == 1.0
     assert pick(rows, "length_distance").value < 0.5 < pick(rows, "operator_distance").value
     assert pick(rows, "in_support").value == 0.0
-    assert pick(rows, "log_likelihood").ceiling == pytest.approx(-LANGUAGE.entropy()["per_token_given_length"], abs=0.1)
+    assert pick(rows, "log_likelihood").ceiling == pytest.approx(
+        -LANGUAGE.entropy()["per_token_given_length"], abs=0.1
+    )
     by_length = [r for r in rows if "length" in r.settings and r.sampler == "random"]
-    assert [r.settings["length"] for r in by_length] == [name for name, _, _ in metrics.LENGTH_BUCKETS]
+    assert [r.settings["length"] for r in by_length] == [
+        name for name, _, _ in metrics.LENGTH_BUCKETS
+    ]
     assert sum(r.count for r in by_length) == 60
 
 
@@ -112,8 +136,14 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
     low, high = bounds or (LANGUAGE.min_symbols, LANGUAGE.max_symbols)
     assert all(low <= len(text) <= high for text in texts)
     # Where the split has no string of a length, any string stands in: its lengths are the language's.
-    real = [len(text) for text in generation.real_texts(LANGUAGE, 1500, bounds, np.random.default_rng(0))]
-    assert metrics.histogram_distance(list(map(len, texts)), real, np.random.default_rng(0), 20).value < 0.12
+    real = [
+        len(text)
+        for text in generation.real_texts(LANGUAGE, 1500, bounds, np.random.default_rng(0))
+    ]
+    assert (
+        metrics.histogram_distance(list(map(len, texts)), real, np.random.default_rng(0), 20).value
+        < 0.12
+    )
     if bounds is None:
         split = [len(text) for text in held_out(LANGUAGE, plan.split, 1500, 0)]
         assert metrics.histogram_distance(split, real, np.random.default_rng(0), 20).value > 0.15
@@ -122,7 +152,9 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
 def test_batch_size_changes_no_string(tiny: Path) -> None:
     denoiser, lengths = checkpoint.load_denoiser(tiny).denoiser, [5, 7, 9, 21, 40]
     config = SamplerConfig("entropy", steps=5)
-    one, five = (generation.draw(denoiser, make_sampler(config), lengths, 3, size) for size in (1, 5))
+    one, five = (
+        generation.draw(denoiser, make_sampler(config), lengths, 3, size) for size in (1, 5)
+    )
     assert one.texts == five.texts
     assert one.evaluations == five.evaluations
 
@@ -146,7 +178,9 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
     parts = [r.value for r in rows if r.metric == "elbo_part"]
     assert sum(parts) == pytest.approx(symbols)
     assert sum(r.value for r in rows if r.metric == "token_share") == pytest.approx(1.0)
-    floor = -sum(LANGUAGE.log_prob(t) - LANGUAGE.length_log_prob(len(t)) for t in texts) / sum(map(len, texts))
+    floor = -sum(LANGUAGE.log_prob(t) - LANGUAGE.length_log_prob(len(t)) for t in texts) / sum(
+        map(len, texts)
+    )
     assert pick(rows, "elbo").ceiling == pytest.approx(floor)
     assert pick(rows, "elbo_excess").value == pytest.approx(symbols - floor)
     assert len([r for r in rows if r.metric == "masked_loss"]) == likelihood.SIGMA_BUCKETS
@@ -156,7 +190,14 @@ def test_the_elbo_estimator_is_unbiased() -> None:
     """A model whose loss depends on how much is hidden: the estimate against the sum over all k by hand."""
 
     class Share(Uniform):
-        def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+        def __call__(
+            self,
+            tokens: Tensor,
+            length: Tensor,
+            sigma: Tensor,
+            causal: bool,
+            *inputs: Tensor | None,
+        ) -> Tensor:
             hidden = (tokens == VOCABULARY.mask).sum(1)[:, None, None]
             logits = torch.zeros(*tokens.shape, len(VOCABULARY))
             logits[..., VOCABULARY.ids["0"]] = 1.0  # so that classes differ
@@ -181,30 +222,50 @@ def test_repair_stands_beside_doing_nothing() -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
     told: list[float | None] = []
 
-    def fix(loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int) -> repair.Fixed:
+    def fix(
+        loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
+    ) -> repair.Fixed:
         told.append(sigma)
         return repair.Fixed({"oracle": clean, "identity": texts}[method], [3] * len(texts))
 
-    plan = Plan(sigmas=(0.2,), corruptions=("mixed", "reference", "delete"), repair_methods=("oracle", "identity"))
+    plan = Plan(
+        sigmas=(0.2,),
+        corruptions=("mixed", "reference", "delete"),
+        repair_methods=("oracle", "identity"),
+    )
     rows = repair.repair(subject(Uniform()), plan, clean, fix)
     for r in rows:
         if r.baseline is not None:
             assert r.value == (1.0 if r.sampler == "oracle" else r.baseline), r
     assert pick(rows, "evaluations").value == 3.0
     assert pick(rows, "strings_per_second").value > 0
-    assert pick(rows, "strings_per_second").low is pick(rows, "strings_per_second").high is None  # a single pass
+    assert (
+        pick(rows, "strings_per_second").low is pick(rows, "strings_per_second").high is None
+    )  # a single pass
     assert told == [0.2] * 6 + [None] * 2
     assert len([r for r in rows if r.settings.get("level") == "untold"]) == 2 * 7
-    same_position, aligned = (pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy"))
+    same_position, aligned = (
+        pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy")
+    )
     assert same_position < 0.6 < 0.75 < aligned  # type: ignore[operator]
     with pytest.raises(ConfigError, match="unknown"):
         repair.corruption("melt")
 
 
 def test_repair_untold_once_where_damage_is_mixed() -> None:
-    assert repair.blocks(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [("swap", 0.1, True), ("swap", 0.2, True)]
-    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.3,))) == [("mixed", 0.3, True), ("mixed", 0.3, False)]
-    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.1, 0.2)))[-1] == ("mixed", 0.2, False)
+    assert repair.blocks(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [
+        ("swap", 0.1, True),
+        ("swap", 0.2, True),
+    ]
+    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.3,))) == [
+        ("mixed", 0.3, True),
+        ("mixed", 0.3, False),
+    ]
+    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.1, 0.2)))[-1] == (
+        "mixed",
+        0.2,
+        False,
+    )
 
 
 def test_repair_with_the_real_verb(tmp_path: Path) -> None:
@@ -221,14 +282,16 @@ def test_the_references_identity_baseline() -> None:
     clean = LANGUAGE.sample_many(1500, np.random.default_rng(5))
     for sigma, published in ((0.1, 0.854), (0.2, 0.762), (0.3, 0.672)):
         noisy = repair.corrupt(LANGUAGE, clean, sigma, "reference", 0)
-        assert np.mean([metrics.token_accuracy(a, b) for a, b in zip(noisy, clean, strict=True)]) == pytest.approx(
-            published, abs=0.035
-        )
+        assert np.mean(
+            [metrics.token_accuracy(a, b) for a, b in zip(noisy, clean, strict=True)]
+        ) == pytest.approx(published, abs=0.035)
 
 
 def test_editing_counts_a_lost_anchor() -> None:
     clean = held_out(LANGUAGE, "test", 40, 0)
-    rows = editing.editing(subject(Uniform()), Plan(), clean, lambda *_: repair.Fixed(clean, [1] * 40))
+    rows = editing.editing(
+        subject(Uniform()), Plan(), clean, lambda *_: repair.Fixed(clean, [1] * 40)
+    )
     assert all(r.value == 1.0 for r in rows if r.metric != "strings_per_second")
     assert pick(rows, "anchors_kept").baseline == 1.0
     assert pick(rows, "parses").baseline < 0.6  # type: ignore[operator]
@@ -237,7 +300,9 @@ def test_editing_counts_a_lost_anchor() -> None:
     assert pick(spoilt, "anchors_kept").value < 0.3
     assert pick(spoilt, "anchors_all_kept").value == 0.0
     templates = editing.blanked(clean, 0.2, np.random.default_rng(0))
-    assert all(t.count("?") == max(1, int(0.2 * len(c))) for t, c in zip(templates, clean, strict=True))
+    assert all(
+        t.count("?") == max(1, int(0.2 * len(c))) for t, c in zip(templates, clean, strict=True)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- speed
@@ -261,10 +326,14 @@ def test_padded_loop_learns_and_keeps_its_shapes() -> None:
 def test_both_loops_train_on_the_same_strings(tmp_path: Path) -> None:
     config = replace(TINY, train=replace(TINY.train, batch_size=8, length_tilt=0.9, num_samples=0))
     trainer, loop = speed.make_loops(config, LANGUAGE, tmp_path, 0)
-    assert sorted(VOCABULARY.decode(row[1:-1]) for row in loop.rows) == sorted(trainer.batches.texts())
+    assert sorted(VOCABULARY.decode(row[1:-1]) for row in loop.rows) == sorted(
+        trainer.batches.texts()
+    )
     lengths = [len(row) - 2 for row in loop.rows]
     expected = sum(n * p for n, p in enumerate(LANGUAGE.length_probs()))
-    assert abs(np.mean(lengths) - expected) < 5 * np.std(lengths) / math.sqrt(len(lengths)) + 1  # the split shifts it a little
+    assert (
+        abs(np.mean(lengths) - expected) < 5 * np.std(lengths) / math.sqrt(len(lengths)) + 1
+    )  # the split shifts it a little
 
 
 def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +346,8 @@ def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick(rows, "training_speedup").value > 0
     assert 0 < pick(rows, "corruption_share", loop="ours").value < 1
     sampled = speed.sampling_speed(
-        subject(Uniform()), Plan(num_samples=4, samplers=(SamplerConfig("random", steps=2),), speed_seconds=0.1)
+        subject(Uniform()),
+        Plan(num_samples=4, samplers=(SamplerConfig("random", steps=2),), speed_seconds=0.1),
     )
     assert sampled[0].metric == "strings_per_second"
     assert sampled[0].value > 0
@@ -285,11 +355,20 @@ def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_repair_under_a_grammar_and_without_a_model(tmp_path: Path) -> None:
     methods = repair.check_methods(["channel", "draft"], grammar=True)
-    assert methods == ("channel", "draft", "channel+grammar", "draft+grammar", "channel+grammar+holds", "least_edits")
+    assert methods == (
+        "channel",
+        "draft",
+        "channel+grammar",
+        "draft+grammar",
+        "channel+grammar+holds",
+        "least_edits",
+    )
     loaded = checkpoint.load_denoiser(save_tiny(tmp_path / "best.pt"))
     noisy = ["=+=+=", "((((((((", "0=0"]
     for method in methods:
         fixed = repair.fix_with_tasks(loaded, noisy, method, 0.2, 0)
         parsed = [loaded.language.parses(text) for text in fixed.texts]
         assert all(parsed) == (method not in ("channel", "draft")), method
-        assert not method.endswith("+holds") or all(map(loaded.language.holds, fixed.texts))  # near these there is truth
+        assert not method.endswith("+holds") or all(
+            map(loaded.language.holds, fixed.texts)
+        )  # near these there is truth

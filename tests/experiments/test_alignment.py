@@ -28,12 +28,16 @@ def before(found: Links, t: int, p: int) -> Links:
 
 def behind(found: Links, t: int, p: int, least: int) -> bool:
     """Whether `least` linked tokens, or all since the beginning, stand right before two places: earlier places alone."""
-    return all((t - i, p - i) in found for i in range(1, least + 1)) or (t == p and all((i, i) in found for i in range(t)))
+    return all((t - i, p - i) in found for i in range(1, least + 1)) or (
+        t == p and all((i, i) in found for i in range(t))
+    )
 
 
 @given(WORD, WORD, st.integers(1, 4))
 @settings(max_examples=400, deadline=None)
-def test_partners_stand_behind_the_same_tokens(answer: list[int], other: list[int], least: int) -> None:
+def test_partners_stand_behind_the_same_tokens(
+    answer: list[int], other: list[int], least: int
+) -> None:
     """Place by place; of the first, which has nothing before it, nothing is said."""
     assert ordinal(answer, other) == [t if t < len(other) else NONE for t in range(len(answer))]
     edit, found = edit_aligned(answer, other, least), links(answer, other)
@@ -45,7 +49,9 @@ def test_partners_stand_behind_the_same_tokens(answer: list[int], other: list[in
             assert answer[max(0, t - least) : t] == other[max(0, p - least) : p]
     partners = [p for p in edit if p != NONE]
     assert partners == sorted(set(partners))
-    assert edit_aligned(answer, answer, least) == ordinal(answer, answer) == list(range(len(answer)))
+    assert (
+        edit_aligned(answer, answer, least) == ordinal(answer, answer) == list(range(len(answer)))
+    )
     assert edit_aligned(answer, other) == edit_aligned(answer, other, 3)
 
 
@@ -72,7 +78,10 @@ def told_apart(draw: st.DrawFn) -> Texts:
     """An answer and another that share `size` tokens which return nowhere, at `t` and at `p`; before them they share none."""
     size = draw(st.integers(3, 8))
     shared = list(range(100, 100 + size))
-    ours, theirs = draw(st.lists(st.integers(0, 2), max_size=4)), draw(st.lists(st.integers(3, 5), max_size=4))
+    ours, theirs = (
+        draw(st.lists(st.integers(0, 2), max_size=4)),
+        draw(st.lists(st.integers(3, 5), max_size=4)),
+    )
     ends = (draw(st.lists(st.integers(10, 12), min_size=1, max_size=6)) for _ in range(2))
     answer, other = (start + shared + end for start, end in zip((ours, theirs), ends))
     return answer, len(ours), other, len(theirs), size
@@ -86,7 +95,9 @@ def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObj
     begun = 1 if t == p == 0 else 3
     edit = edit_aligned(answer, other)
     for k in range(begun, size + 1):
-        assert edit[t + k] == p + k  # behind the last of them, too, where the answers part or happen to agree
+        assert (
+            edit[t + k] == p + k
+        )  # behind the last of them, too, where the answers part or happen to agree
         future = data.draw(st.lists(st.integers(10, 12), min_size=1, max_size=8))
         assert edit_aligned(answer, other[: p + k] + future)[1 : t + k + 1] == edit[1 : t + k + 1]
     assert set(edit[1 : t + begun]) <= {NONE}

@@ -59,7 +59,9 @@ def test_most_records_are_made_of_the_file(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_no_attempt_is_named(tmp_path: Path, line: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}", line).sample(np.random.default_rng(0))
+        with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}", line).sample(
+            np.random.default_rng(0)
+        )
 
 
 def test_held_out_problems_and_missing_files_are_refused(tmp_path: Path) -> None:
@@ -70,7 +72,9 @@ def test_held_out_problems_and_missing_files_are_refused(tmp_path: Path) -> None
         if text is not None:
             (tmp_path / name).write_text(text)
         with pytest.raises(DataError, match="attempts"):
-            make_language(replace(BASE, attempts=str(tmp_path / name))).sample(np.random.default_rng(0))
+            make_language(replace(BASE, attempts=str(tmp_path / name))).sample(
+                np.random.default_rng(0)
+            )
 
 
 def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
@@ -93,7 +97,21 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
         problem, _, attempt = line.rstrip("\n").partition(";")
         assert policy.language.parses(f"{problem}>{attempt}")
         assert split_of(problem) != "test"
-    assert main(["--checkpoint", str(SHIPPED), "--num", "64", "--threads", "1", "--out", str(tmp_path / "out.txt")]) == 0
+    assert (
+        main(
+            [
+                "--checkpoint",
+                str(SHIPPED),
+                "--num",
+                "64",
+                "--threads",
+                "1",
+                "--out",
+                str(tmp_path / "out.txt"),
+            ]
+        )
+        == 0
+    )
     made = (tmp_path / "out.txt").read_text().splitlines()
     marks = [judge(*line.split(";", 1)) for line in made]
     failed = [mark for mark in marks if mark.first_wrong is not None or not mark.final]
@@ -108,16 +126,29 @@ def test_who_goes_on_with_weights_keeps_its_pieces(tmp_path: Path) -> None:
     source = checkpoint.load(SHIPPED)
     attempts = tmp_path / "a.txt"
     attempts.write_text(f"{PROBLEM};{WRONG}\n")
-    config = load_config(None, {**flat(source), "attempts": str(attempts), "max_iters": 0, "threads": 1, "name": "next"})
+    config = load_config(
+        None,
+        {**flat(source), "attempts": str(attempts), "max_iters": 0, "threads": 1, "name": "next"},
+    )
     trainer = Trainer(config, tmp_path / "next", init=SHIPPED)
     assert list(trainer.vocabulary.symbols) == list(source["vocabulary"]["symbols"])
     from maskdiff.languages import model_vocabulary
 
-    assert model_vocabulary(make_language(config.language), config.model).symbols != trainer.vocabulary.symbols
+    assert (
+        model_vocabulary(make_language(config.language), config.model).symbols
+        != trainer.vocabulary.symbols
+    )
 
 
 def flat(payload: checkpoint.Payload) -> dict[str, object]:
     """The options of a checkpoint's configuration that shape strings and model."""
     sections = payload["config"]
     model = {name: value for name, value in sections["model"].items() if name != "block_size"}
-    return {**sections["language"], **model, "compile": False, "num_samples": 64, "eval_samples": 8, "live_samples": 0}
+    return {
+        **sections["language"],
+        **model,
+        "compile": False,
+        "num_samples": 64,
+        "eval_samples": 8,
+        "live_samples": 0,
+    }

@@ -28,7 +28,9 @@ class Witness(ModelDenoiser):
         super().__init__(policy.module, policy.vocabulary)
         self.seen: list[list[int]] = []
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *extra: Tensor | None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *extra: Tensor | None
+    ) -> Tensor:
         assert not causal
         assert not sigma.any()
         self.seen += [row[:n] for row, n in zip(tokens.tolist(), length.tolist())]
@@ -52,7 +54,11 @@ def body_of(policy: OwnPolicy, answer: Ids) -> Ids:
 
 def hidden(policy: OwnPolicy, prompt: Ids, body: Ids, places: Sequence[int]) -> Tensor:
     """(places of the body, size) logits with some of its tokens hidden, by the model alone."""
-    row = [*prompt, *(policy.vocabulary.mask if i in places else token for i, token in enumerate(body)), policy.vocabulary.eos]
+    row = [
+        *prompt,
+        *(policy.vocabulary.mask if i in places else token for i, token in enumerate(body)),
+        policy.vocabulary.eos,
+    ]
     return scored(policy, row, causal=False)[len(prompt) : len(prompt) + len(body)]
 
 
@@ -65,7 +71,9 @@ def test_confidence_is_that_of_the_hidden_token(policy: OwnPolicy, groups: int) 
         body = body_of(policy, answer)
         assert confidence.shape == (len(body),)
         for place, token in enumerate(body):
-            p = hidden(policy, prompt, body, range(place % groups, len(body), groups))[place].softmax(-1)
+            p = hidden(policy, prompt, body, range(place % groups, len(body), groups))[
+                place
+            ].softmax(-1)
             assert float(confidence[place]) == pytest.approx(float(p[token]), rel=1e-3, abs=1e-6)
     assert BidirectionalTeacher(policy).confidence([], []) == []
 
@@ -77,14 +85,18 @@ def test_only_what_is_doubted_is_written_anew(policy: OwnPolicy, most: float) ->
     plain = BidirectionalTeacher(policy).confidence(prompts, answers)
     doubt = float(torch.cat(plain).median())
     witness = Witness(policy)
-    teacher = BidirectionalTeacher(OwnPolicy(replace(policy.loaded, denoiser=witness)), doubt=doubt, most=most)
+    teacher = BidirectionalTeacher(
+        OwnPolicy(replace(policy.loaded, denoiser=witness)), doubt=doubt, most=most
+    )
     revised = teacher.revise(prompts, answers, list(range(16)), 1.0)
     changed = doubted = 0
     allowed = {}
     for prompt, answer, new, confidence in zip(prompts, answers, revised, plain):
         body = body_of(policy, answer)
         ranked = sorted(range(len(body)), key=lambda place: float(confidence[place]))
-        allowed[prompt] = {place for place in ranked[: int(most * len(body))] if float(confidence[place]) < doubt}
+        allowed[prompt] = {
+            place for place in ranked[: int(most * len(body))] if float(confidence[place]) < doubt
+        }
         assert len(new) == len(answer)
         assert new[len(body) :] == answer[len(body) :]
         assert not {*new[: len(body)]} & {*policy.vocabulary.specials}
@@ -109,7 +121,9 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
         (new,) = watched.revise([prompt], [answer], [3], 1.0)
         body = body_of(policy, answer)
         writing = witness.seen[min(teacher.groups, len(body)) :]
-        assert [row.count(policy.vocabulary.mask) for row in writing] == list(range(len(body) // 2, 0, -1))
+        assert [row.count(policy.vocabulary.mask) for row in writing] == list(
+            range(len(body) // 2, 0, -1)
+        )
         for row in writing:
             assert row[: len(prompt)] == [*prompt]
             shown = row[len(prompt) : -1]
@@ -117,7 +131,9 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_is_written_is_drawn_from_the_bidirectional_mode(policy: OwnPolicy, temperature: float) -> None:
+def test_what_is_written_is_drawn_from_the_bidirectional_mode(
+    policy: OwnPolicy, temperature: float
+) -> None:
     """One doubted token: the likeliest, or argmax of log p + noise of (key, place in the string, symbol), with it hidden."""
     prompts, answers = answered(policy)
     checked = 0
@@ -152,8 +168,12 @@ def test_a_revision_is_the_same_alone_and_in_any_batch(policy: OwnPolicy) -> Non
 @pytest.mark.parametrize("settings", [{"doubt": 0.0}, {"most": 0.0}])
 def test_what_nobody_doubts_stays(policy: OwnPolicy, settings: dict[str, float]) -> None:
     prompts, answers = answered(policy)
-    assert BidirectionalTeacher(policy, **settings).revise(prompts, answers, [0] * 16, 1.0) == answers  # type: ignore[arg-type]
-    assert BidirectionalTeacher(policy).revise(prompts[1:2], answers[1:2], [0], 1.0) == answers[1:2]  # nothing but an end
+    assert (
+        BidirectionalTeacher(policy, **settings).revise(prompts, answers, [0] * 16, 1.0) == answers
+    )  # type: ignore[arg-type]
+    assert (
+        BidirectionalTeacher(policy).revise(prompts[1:2], answers[1:2], [0], 1.0) == answers[1:2]
+    )  # nothing but an end
     assert BidirectionalTeacher(policy).revise([], [], [], 1.0) == []
 
 
@@ -161,8 +181,15 @@ def test_what_nobody_doubts_stays(policy: OwnPolicy, settings: dict[str, float])
 def test_answers_are_revised_however_long(changes: dict[str, object]) -> None:
     policy = policy_of(**changes)
     teacher, longer = BidirectionalTeacher(policy), BidirectionalTeacher(lengthened(policy, 512))
-    prompt, answer = (policy.vocabulary.bos, *ragged(1, 100)[0]), (*ragged(1, 60, seed=1)[0], 60, policy.vocabulary.eos)
+    prompt, answer = (
+        (policy.vocabulary.bos, *ragged(1, 100)[0]),
+        (*ragged(1, 60, seed=1)[0], 60, policy.vocabulary.eos),
+    )
     found, expected = (one.confidence([prompt], [answer])[0] for one in (teacher, longer))
     assert len(found) == 61
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    assert teacher.revise([prompt], [answer], [3], 1.0) == longer.revise([prompt], [answer], [3], 1.0) != [answer]
+    assert (
+        teacher.revise([prompt], [answer], [3], 1.0)
+        == longer.revise([prompt], [answer], [3], 1.0)
+        != [answer]
+    )

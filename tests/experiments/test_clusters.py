@@ -17,7 +17,18 @@ from maskdiff.experiments.distillation.environment import Problem
 from maskdiff.experiments.distillation.studies import EXPERIMENTS
 from maskdiff.experiments.distillation.studies.protocol import problems_of
 from maskdiff.experiments.distillation.verdicts import estimated
-from tests.helpers.distillation import NAN, SMALL, Letters, Located, parts_of, planted, results_of, run, same, setting_of
+from tests.helpers.distillation import (
+    NAN,
+    SMALL,
+    Letters,
+    Located,
+    parts_of,
+    planted,
+    results_of,
+    run,
+    same,
+    setting_of,
+)
 
 BY_PROBLEM, BY_SEED = ("rewards", "positions", "tokens"), ("training", "windows")
 NAMES = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=5, unique=True), max_size=4)
@@ -53,7 +64,10 @@ def test_a_problem_that_is_drawn_again_narrows_nothing(count: int, times: int) -
     width = once.high - once.low
     assert tied.value == pytest.approx(once.value)
     assert tied.count == ignored.count == count * times
-    assert (tied.low, tied.high) == (pytest.approx(once.low, abs=width / 15), pytest.approx(once.high, abs=width / 15))
+    assert (tied.low, tied.high) == (
+        pytest.approx(once.low, abs=width / 15),
+        pytest.approx(once.high, abs=width / 15),
+    )
     assert ignored.high - ignored.low < 1.1 * width / math.sqrt(times)
 
 
@@ -76,7 +90,10 @@ class Shared(Located):
         self.same_names = same_names
 
     def problems(self, count: int, seed: int) -> list[Problem]:
-        return [Problem(f"{i}" if self.same_names else f"{seed}-{i}", f"problem {i}") for i in range(count)]
+        return [
+            Problem(f"{i}" if self.same_names else f"{seed}-{i}", f"problem {i}")
+            for i in range(count)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +138,17 @@ def test_two_seeds_that_share_all_problems_are_those_problems(runs: tuple[Path, 
                 wider += a["high"] - a["low"] > b["high"] - b["low"]
         assert compared >= 4
         assert wider >= 0.75 * compared
-        tables = ([row for table in made[name]["tables"] for row in table["rows"]] for made in (shared, hidden))
+        tables = (
+            [row for table in made[name]["tables"] for row in table["rows"]]
+            for made in (shared, hidden)
+        )
         widths = [
-            [cell["high"] - cell["low"] for row in rows for cell in row if isinstance(cell, dict) and cell["low"] is not None]
+            [
+                cell["high"] - cell["low"]
+                for row in rows
+                for cell in row
+                if isinstance(cell, dict) and cell["low"] is not None
+            ]
             for rows in tables
         ]
         assert sum(widths[0]) > 1.2 * sum(widths[1])
@@ -132,8 +157,13 @@ def test_two_seeds_that_share_all_problems_are_those_problems(runs: tuple[Path, 
 def test_the_intervals_are_those_of_clusters_of_names(runs: tuple[Path, Path]) -> None:
     rng, config = np.random.default_rng(0), replace(SMALL, resamples=500)
     for name in BY_PROBLEM:
-        shared, hidden = ([json.loads(parts_of(folder)[f"{name}-{seed}.json"]) for seed in (0, 1)] for folder in runs)
-        tied, free = (EXPERIMENTS[name].conclude(parts, config, rng).claims for parts in (shared, hidden))
+        shared, hidden = (
+            [json.loads(parts_of(folder)[f"{name}-{seed}.json"]) for seed in (0, 1)]
+            for folder in runs
+        )
+        tied, free = (
+            EXPERIMENTS[name].conclude(parts, config, rng).claims for parts in (shared, hidden)
+        )
         for one, other in zip(tied, free, strict=True):
             same(one.values, other.values)
             if "area" in one.name:
@@ -150,7 +180,11 @@ def test_two_problems_are_too_few_however_many_seeds(tmp_path: Path) -> None:
         setting = setting_of(planted(), replace(SMALL, problems=2, seeds=3))
         run(folder, ["rewards"], setting=setting, environment=Shared(same_names))
         claims = results_of(folder)["experiments"]["rewards"]["claims"]
-        assert all((claim["estimate"]["low"] is None) == same_names for claim in claims if claim["estimate"]["count"] == 6)
+        assert all(
+            (claim["estimate"]["low"] is None) == same_names
+            for claim in claims
+            if claim["estimate"]["count"] == 6
+        )
         assert sum(claim["estimate"]["count"] == 6 for claim in claims) >= 4
         if same_names:
             assert {claim["verdict"] for claim in claims} == {"undecided"}

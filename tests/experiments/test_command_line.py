@@ -25,7 +25,18 @@ from tests.helpers.distillation import parts_of
 from tests.helpers.paths import REPOSITORY
 
 SHIPPED = "arithmetic-corrections.pt"
-SETTINGS = ["--experiment", "rewards", "tokens", "--threads", "1", "--no_pictures", "--seeds", "5", "--rollouts", "2"]
+SETTINGS = [
+    "--experiment",
+    "rewards",
+    "tokens",
+    "--threads",
+    "1",
+    "--no_pictures",
+    "--seeds",
+    "5",
+    "--rollouts",
+    "2",
+]
 
 
 def tiny_model(path: Path, seed: int = 0) -> Path:
@@ -43,8 +54,20 @@ def tiny_model(path: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = UniversalDenoiser(config.model)
-        weights = {name: weight + 0.3 * torch.randn(weight.shape) for name, weight in model.state_dict().items()}
-    save(path, make_payload(config, vocabulary, weights, metrics={"elbo": 3.0}, provenance={"steps": 0, "seed": seed}))
+        weights = {
+            name: weight + 0.3 * torch.randn(weight.shape)
+            for name, weight in model.state_dict().items()
+        }
+    save(
+        path,
+        make_payload(
+            config,
+            vocabulary,
+            weights,
+            metrics={"elbo": 3.0},
+            provenance={"steps": 0, "seed": seed},
+        ),
+    )
     return path
 
 
@@ -58,12 +81,21 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "argv, said",
     [
-        (["--out", "x", "--experiment", "reward"], "unknown experiment 'reward'; the nearest valid one is 'rewards'"),
-        (["--out", "x", "--experiment", "rewards", "window"], "experiment 'window'; the nearest valid one is 'windows'"),
+        (
+            ["--out", "x", "--experiment", "reward"],
+            "unknown experiment 'reward'; the nearest valid one is 'rewards'",
+        ),
+        (
+            ["--out", "x", "--experiment", "rewards", "window"],
+            "experiment 'window'; the nearest valid one is 'windows'",
+        ),
         (["--out", "x", "--experiment", "al"], "the nearest valid one is 'all'"),
         (["--out", "x", "--experiment"], "expected at least one argument"),
         ([], "--out"),
-        (["--out", "x", "--max_token", "5"], "unknown flag '--max_token'; the nearest valid one is --max_tokens"),
+        (
+            ["--out", "x", "--max_token", "5"],
+            "unknown flag '--max_token'; the nearest valid one is --max_tokens",
+        ),
         (["--out", "x", "--steps", "0"], "steps is '0'; allowed is 1 to 100000"),
         (["--out", "x", "--steps", "two"], "it must be a whole number"),
         (["--out", "x", "--teacher_rate", "1.5"], "allowed is 0 to 1"),
@@ -73,7 +105,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--out", "x", "--threads", "-1"], "'-1' is no whole number from 0 to 1024"),
         (["--out", "x", "--model", "no.pt"], "'no.pt' does not exist"),
         (["--out", "x", "--seed_file", "no.json"], "cannot read 'no.json': No such file"),
-        (["--out", "x", "--seed_file", "no.json", "--steps", "3"], "--seed_file says everything; leave out --steps"),
+        (
+            ["--out", "x", "--seed_file", "no.json", "--steps", "3"],
+            "--seed_file says everything; leave out --steps",
+        ),
         (["--out", "x", "--seed_file", "no.json", "--quick"], "leave out --quick"),
         (["--out", "x", "--seed_file", "no.json", "--model", "a.pt"], "leave out --model"),
         (["--out", "x", "--seed_file", "no.json", "--threads", "1"], "leave out --threads"),
@@ -91,7 +126,9 @@ def test_mistakes_are_one_line_and_no_files(
 
 
 def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) -> None:
-    with pytest.raises(ConfigError, match="this is a model of arithmetic; self-distillation needs one"):
+    with pytest.raises(
+        ConfigError, match="this is a model of arithmetic; self-distillation needs one"
+    ):
         door.main(["--out", "x", "--no_pictures", "--model", default_checkpoint("best.pt")])
     model = str(tiny_model(elsewhere / "tiny.pt"))
     with pytest.raises(ConfigError, match="give --environment arithmetic"):
@@ -101,7 +138,20 @@ def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) 
 
 def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: Path) -> None:
     tiny_model(elsewhere / "tiny.pt")
-    few = ["--seeds", "1", "--problems", "2", "--max_tokens", "16", "--resamples", "100", "--steps", "1", "--window_steps", "1"]
+    few = [
+        "--seeds",
+        "1",
+        "--problems",
+        "2",
+        "--max_tokens",
+        "16",
+        "--resamples",
+        "100",
+        "--steps",
+        "1",
+        "--window_steps",
+        "1",
+    ]
     argv = ["--experiment", "all", "--threads", "1", "--rollouts", "2", *few, "--no_pictures"]
     assert door.main([*argv, "--model", "tiny.pt", "--out", "first"]) == 0
     made = (elsewhere / "first/results.json").read_bytes()
@@ -127,11 +177,19 @@ def process(argv: list[str], folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "maskdiff.experiments.distillation", *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
-@pytest.mark.parametrize("argv", [["--out", "x", "--rollout", "2"], ["--out", "x", "--problems", "0"]])
+@pytest.mark.parametrize(
+    "argv", [["--out", "x", "--rollout", "2"], ["--out", "x", "--problems", "0"]]
+)
 def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: list[str]) -> None:
     door_ = process(argv, tmp_path)
     out, err = door_.communicate(timeout=120)
@@ -144,7 +202,10 @@ def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: 
 
 def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None:
     """SIGKILL between its parts: nothing is half written, and the same command gives what it gives undisturbed."""
-    model, size = Path(default_checkpoint(SHIPPED)).resolve(), ["--problems", "2", "--max_tokens", "60"]
+    model, size = (
+        Path(default_checkpoint(SHIPPED)).resolve(),
+        ["--problems", "2", "--max_tokens", "60"],
+    )
     if not model.exists():  # one that knows nothing does as well
         model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
     argv = [*SETTINGS, *size, "--quick", "--model", str(model), "--out"]
@@ -155,7 +216,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None
     victim = process([*argv, "killed"], tmp_path)
     until = time.monotonic() + 300
     parts = tmp_path / "killed/parts"
-    while victim.poll() is None and time.monotonic() < until and not (parts.is_dir() and len(list(parts.glob("*.json"))) >= 2):
+    while (
+        victim.poll() is None
+        and time.monotonic() < until
+        and not (parts.is_dir() and len(list(parts.glob("*.json"))) >= 2)
+    ):
         time.sleep(0.002)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.communicate(timeout=60)
@@ -168,6 +233,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert "tokens     controlled" in out
-    assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+    assert (tmp_path / "killed/results.json").read_bytes() == (
+        tmp_path / "whole/results.json"
+    ).read_bytes()
     assert all((parts / name).stat().st_mtime_ns == when for name, when in done.items())
     assert str(tmp_path) not in (tmp_path / "killed/results.json").read_text()

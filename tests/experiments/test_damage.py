@@ -48,19 +48,31 @@ DAMAGES: dict[str, Callable[[Any], Any]] = {
 INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
     "rewards": {
         "a way is missing": lambda part: {**part, "all": {}},
-        "fewer problems": lambda part: {**part, "all": {**part["all"], "sampled": part["all"]["sampled"][:2]}},
+        "fewer problems": lambda part: {
+            **part,
+            "all": {**part["all"], "sampled": part["all"]["sampled"][:2]},
+        },
         "texts": lambda part: {**part, "all": {**part["all"], "sampled": ["x", "y", "z"]}},
         "no names": lambda part: {key: value for key, value in part.items() if key != "names"},
         "names of another seed, and too few": lambda part: {**part, "names": ["0-0"]},
         "names that are lists": lambda part: {**part, "names": [[name] for name in part["names"]]},
     },
     "positions": {
-        "fewer deciles": lambda part: {**part, "curves": {k: [row[:9] for row in v] for k, v in part["curves"].items()}},
+        "fewer deciles": lambda part: {
+            **part,
+            "curves": {k: [row[:9] for row in v] for k, v in part["curves"].items()},
+        },
         "a text": lambda part: {**part, "compared": "most"},
         "no curve": lambda part: {**part, "curves": {**part["curves"], "standard": []}},
-        "no difference": lambda part: {**part, "curves": {k: v for k, v in part["curves"].items() if k != "gap_edit"}},
+        "no difference": lambda part: {
+            **part,
+            "curves": {k: v for k, v in part["curves"].items() if k != "gap_edit"},
+        },
         "no areas": lambda part: {**part, "areas": {}},
-        "areas of nowhere": lambda part: {**part, "areas": {**part["areas"], "untold": {"early": 0.5}}},
+        "areas of nowhere": lambda part: {
+            **part,
+            "areas": {**part["areas"], "untold": {"early": 0.5}},
+        },
     },
     "training": {
         "fewer steps": lambda part: {**part, "standard": [row[:1] for row in part["standard"]]},
@@ -68,12 +80,18 @@ INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
         "problems below none": lambda part: {**part, "problems": -1},
     },
     "windows": {
-        "an arm is missing": lambda part: {**part, "gains": {k: v for k, v in part["gains"].items() if k != "last"}},
+        "an arm is missing": lambda part: {
+            **part,
+            "gains": {k: v for k, v in part["gains"].items() if k != "last"},
+        },
         "ragged": lambda part: {**part, "before": [1.0, [2.0], 3.0]},
         "problems in words": lambda part: {**part, "problems": "three"},
     },
     "tokens": {
-        "fewer problems": lambda part: {**part, "curves": {**part["curves"], "top": part["curves"]["top"][:1]}},
+        "fewer problems": lambda part: {
+            **part,
+            "curves": {**part["curves"], "top": part["curves"]["top"][:1]},
+        },
         "texts": lambda part: {**part, "curves": dict.fromkeys(part["curves"], [["x"] * 10] * 3)},
     },
 }
@@ -130,7 +148,9 @@ SEED_FILES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("what", SEED_FILES)
-def test_damaged_seed_files_are_an_error_of_one_line(whole: Path, tmp_path: Path, what: str) -> None:
+def test_damaged_seed_files_are_an_error_of_one_line(
+    whole: Path, tmp_path: Path, what: str
+) -> None:
     path = tmp_path / "seeds.json"
     shutil.copy(whole / "seeds.json", path)
     mended(tmp_path, "seeds.json", SEED_FILES[what])
@@ -150,7 +170,11 @@ def test_seed_files_that_cannot_be_are_an_error_of_one_line(whole: Path, tmp_pat
         mended(tmp_path, "seeds.json", change)
         return one_line(lambda: Setting.read(path))
 
-    assert "is a seed file of version 2; this is version 1" in read(lambda seeds: {**seeds, "schema": 2})
+    assert "is a seed file of version 2; this is version 1" in read(
+        lambda seeds: {**seeds, "schema": 2}
+    )
     said = read(lambda seeds: {**seeds, "config": {**seeds["config"], "problms": 3}})
     assert "unknown key 'problms'; the nearest valid one is 'problems'" in said
-    assert "seeds is '0'" in read(lambda seeds: {**seeds, "config": {**seeds["config"], "seeds": 0}})
+    assert "seeds is '0'" in read(
+        lambda seeds: {**seeds, "config": {**seeds["config"], "seeds": 0}}
+    )

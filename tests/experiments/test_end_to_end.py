@@ -16,7 +16,20 @@ from maskdiff.experiments.distillation.sandbox.run import available
 from tests.helpers.hugging_face import saved
 
 TESTS = json.dumps([{"input": "", "output": "1", "testtype": "stdin"}])
-SMALL = ["--seeds", "2", "--problems", "2", "--rollouts", "2", "--max_tokens", "12", "--steps", "1", "--window_steps", "1"]
+SMALL = [
+    "--seeds",
+    "2",
+    "--problems",
+    "2",
+    "--rollouts",
+    "2",
+    "--max_tokens",
+    "12",
+    "--steps",
+    "1",
+    "--window_steps",
+    "1",
+]
 
 
 def records(where):
@@ -39,16 +52,30 @@ def test_a_model_of_transformers_goes_through_all_experiments(tmp_path, capsys):
         pytest.skip(f"programs cannot be isolated here: {reason}")
     folder = saved(tmp_path / "model", "qwen3", room=4096)
     out = tmp_path / "out"
-    asked = ["--model", str(folder), "--environment", "python", "--records", str(records(tmp_path / "r.jsonl"))]
+    asked = [
+        "--model",
+        str(folder),
+        "--environment",
+        "python",
+        "--records",
+        str(records(tmp_path / "r.jsonl")),
+    ]
     asked += ["--out", str(out), "--threads", "1", "--resamples", "100", *SMALL]
     assert main(asked) == 0
     assert "tokens     controlled" in capsys.readouterr().out
     made = json.loads((out / "results.json").read_text())["experiments"]
     assert list(made) == ["rewards", "positions", "training", "windows", "tokens"]
-    assert made["positions"]["notes"][0] == "A teacher with the student's own prompt is 0 nats away (it must be 0)."
-    claims = {claim["name"]: claim["estimate"] for part in made.values() for claim in part["claims"]}
+    assert (
+        made["positions"]["notes"][0]
+        == "A teacher with the student's own prompt is 0 nats away (it must be 0)."
+    )
+    claims = {
+        claim["name"]: claim["estimate"] for part in made.values() for claim in part["claims"]
+    }
     assert claims["backtracking, late: told - untold"]["count"] > 0
-    assert all(estimate["value"] is not None for name, estimate in claims.items() if "failed" in name)
+    assert all(
+        estimate["value"] is not None for name, estimate in claims.items() if "failed" in name
+    )
     assert not any("revision" in name for name in claims)  # it has no bidirectional mode
     for name in made:
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -15,7 +15,14 @@ import pytest
 from maskdiff.errors import ConfigError
 from maskdiff.experiments.distillation.sandbox import run as sandbox
 from maskdiff.experiments.distillation.sandbox import surroundings
-from maskdiff.experiments.distillation.sandbox.run import Limits, Run, Surroundings, Verdict, available, run
+from maskdiff.experiments.distillation.sandbox.run import (
+    Limits,
+    Run,
+    Surroundings,
+    Verdict,
+    available,
+    run,
+)
 from tests.helpers.paths import REPOSITORY
 
 REASON = available()
@@ -277,14 +284,7 @@ print(found, sorted({name for name in os.listdir("/proc") if not name.isdigit()}
 @isolated
 def test_proc_shows_the_program_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "the-secret")
-    words = [
-        str(REPOSITORY),
-        "jail.py",
-        "the-secret",
-        "workdir",
-        "overlay",
-        "ext4",
-    ]
+    words = [str(REPOSITORY), "jail.py", "the-secret", "workdir", "overlay", "ext4"]
     if not landlock():
         words = words[:3]  # the mount table of its own namespace names kinds of file systems
     result = attack(f"WORDS = {words!r}{WORDS}")

@@ -14,10 +14,26 @@ import torch
 from maskdiff.errors import CheckpointError, ConfigError, UserError
 from maskdiff.experiments.distillation import hugging_face
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.hugging_face import AGAIN, ATTEMPT, FEEDBACK, HuggingFacePolicy, load_policy
+from maskdiff.experiments.distillation.hugging_face import (
+    AGAIN,
+    ATTEMPT,
+    FEEDBACK,
+    HuggingFacePolicy,
+    load_policy,
+)
 from maskdiff.experiments.distillation.policy import Ids, Policy
 from maskdiff.stepwise.hugging_face import HuggingFaceBackend
-from tests.helpers.hugging_face import CLOSE, OPEN, PROMPTS, ROOM, SIZE, byte_level, chi_square, network, saved
+from tests.helpers.hugging_face import (
+    CLOSE,
+    OPEN,
+    PROMPTS,
+    ROOM,
+    SIZE,
+    byte_level,
+    chi_square,
+    network,
+    saved,
+)
 
 END, WIDE = 3, 2048  # the id of CLOSE; positions of the model that is shown attempts
 KEYS = [11, -5, 2**40, 7, 11, 0]
@@ -36,7 +52,10 @@ def wide(tmp_path_factory) -> HuggingFacePolicy:
 
 def asked(policy: Policy) -> list[Ids]:
     """Prompts of different lengths."""
-    return [policy.prompt(Problem("x", text)) for text in [*PROMPTS[:3], "12", "compute 3 + 5 and so line 日本語", "<(3 * 4)>"]]
+    return [
+        policy.prompt(Problem("x", text))
+        for text in [*PROMPTS[:3], "12", "compute 3 + 5 and so line 日本語", "<(3 * 4)>"]
+    ]
 
 
 def ids(policy: HuggingFacePolicy, text: str) -> Ids:
@@ -54,7 +73,12 @@ def plain(policy: HuggingFacePolicy, prompt: Ids, answer: Ids) -> torch.Tensor:
 
 def test_a_folder_is_a_policy(policy):
     student: Policy = policy
-    assert (student.name, student.size, student.large, policy.room) == (policy.name, SIZE, True, ROOM)
+    assert (student.name, student.size, student.large, policy.room) == (
+        policy.name,
+        SIZE,
+        True,
+        ROOM,
+    )
     assert policy.name in ("qwen3", "gpt2")
     assert {p.dtype for p in student.module.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in student.module.parameters())
@@ -70,7 +94,11 @@ def test_temperature_zero_is_greedy_generate(policy):
     for prompt, answer in zip(prompts, drawn, strict=True):
         given = torch.tensor([prompt])
         whole = policy.generator.model.generate(
-            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=20, suppress_tokens=barred
+            given,
+            attention_mask=torch.ones_like(given),
+            do_sample=False,
+            max_new_tokens=20,
+            suppress_tokens=barred,
         )
         assert answer == tuple(whole[0, len(prompt) :].tolist())
 
@@ -83,7 +111,10 @@ def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
     assert any(ended)
     assert not all(ended)
     assert len({len(answer) for answer in together}) > 4  # rows leave the batch at different times
-    assert all(answer.index(END) == len(answer) - 1 if END in answer else len(answer) == 40 for answer in together)
+    assert all(
+        answer.index(END) == len(answer) - 1 if END in answer else len(answer) == 40
+        for answer in together
+    )
     assert not any(policy.generator.barred[list(answer)].any() for answer in together)
     assert policy.sample(prompts[:6], keys[:6], 2.5, 15) == [answer[:15] for answer in together[:6]]
     for prompt, key, answer in list(zip(prompts, keys, together, strict=True))[::5]:
@@ -99,7 +130,10 @@ def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
             assert policy.sample(prompts, keys, 2.5, 40) == together
         assert max(rows * width if name == "DRAWN" else rows for rows, width in sizes) <= most
     hook.remove()
-    assert policy.sample([prompts[0]] * 3, [4, 5, 4], 2.5, 12)[::2] == policy.sample([prompts[0]], [4], 2.5, 12) * 2
+    assert (
+        policy.sample([prompts[0]] * 3, [4, 5, 4], 2.5, 12)[::2]
+        == policy.sample([prompts[0]], [4], 2.5, 12) * 2
+    )
 
 
 def test_keys_are_draws_from_the_softmax(policy):
@@ -107,13 +141,20 @@ def test_keys_are_draws_from_the_softmax(policy):
     count, temperature, prompt = 3000, 0.8, asked(policy)[0]
     drawn = policy.sample([prompt] * count, range(count), temperature, 1)
     with torch.no_grad():
-        logits = plain(policy, prompt, (0,))[0].double().masked_fill(policy.generator.barred, -torch.inf)
+        logits = (
+            plain(policy, prompt, (0,))[0].double().masked_fill(policy.generator.barred, -torch.inf)
+        )
     p, other = (logits / temperature).softmax(-1), (logits / temperature / 1.2).softmax(-1)
     torch.manual_seed(1)
 
     def simulated(q: torch.Tensor) -> torch.Tensor:
         draws = torch.multinomial(q.expand(2000, -1), count, replacement=True)
-        return chi_square(torch.zeros(2000, SIZE).double().scatter_add_(1, draws, torch.ones_like(draws).double()), p)
+        return chi_square(
+            torch.zeros(2000, SIZE)
+            .double()
+            .scatter_add_(1, draws, torch.ones_like(draws).double()),
+            p,
+        )
 
     level = simulated(p).quantile(0.999)
     assert (simulated(other) > level).double().mean() >= 0.99
@@ -128,14 +169,19 @@ def test_positions_end(policy):
         assert all(len(a) == n or a[-1] == END for a, n in zip(answers, (3, 1, 10), strict=True))
         assert max(map(len, answers)) <= 10
     assert policy.logits(prompts[:1], [(7, 8, 9)]).shape == (1, 3, SIZE)
-    for ask in (lambda: policy.sample([(5,) * ROOM], [1], 1.0, 10), lambda: policy.logits(prompts[1:2], [(7, 8)])):
+    for ask in (
+        lambda: policy.sample([(5,) * ROOM], [1], 1.0, 10),
+        lambda: policy.logits(prompts[1:2], [(7, 8)]),
+    ):
         with pytest.raises(UserError, match=f"tokens leaves no room .* {ROOM} positions"):
             ask()
     for ask in (lambda: policy.sample([()], [1], 1.0, 10), lambda: policy.logits([()], [(7, 8)])):
         with pytest.raises(UserError, match="no tokens"):
             ask()
     with pytest.raises(UserError, match="empty"):
-        HuggingFacePolicy(HuggingFaceBackend(policy.module, policy.generator.tokenizer, chat=False)).prompt(Problem("x", ""))
+        HuggingFacePolicy(
+            HuggingFaceBackend(policy.module, policy.generator.tokenizer, chat=False)
+        ).prompt(Problem("x", ""))
 
 
 # ------------------------------------------------------------------------------------------------------------------ scoring
@@ -143,17 +189,25 @@ def test_positions_end(policy):
 
 def test_logits_and_gradients_are_those_of_plain_passes(policy, monkeypatch):
     policy, prompts = policy.twin(), asked(policy)
-    answers = [answer[: 3 * i + 1] for i, answer in enumerate(policy.sample(prompts, KEYS, 1.0, 20))]
+    answers = [
+        answer[: 3 * i + 1] for i, answer in enumerate(policy.sample(prompts, KEYS, 1.0, 20))
+    ]
     longest = max(map(len, answers))
     torch.manual_seed(0)
     weights = torch.randn(len(prompts), longest, SIZE)
-    expected = [plain(policy, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    expected = [
+        plain(policy, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     sum((row * w[: len(row)]).sum() for row, w in zip(expected, weights, strict=True)).backward()
     gradients = [p.grad.clone() for p in policy.module.parameters()]
     sizes, heads = [], []
     hooks = [
-        policy.module.register_forward_pre_hook(lambda _, a, given: sizes.append(given["input_ids"].numel()), with_kwargs=True),
-        policy.module.get_output_embeddings().register_forward_hook(lambda _, given, out: heads.append(out.shape[:2].numel())),
+        policy.module.register_forward_pre_hook(
+            lambda _, a, given: sizes.append(given["input_ids"].numel()), with_kwargs=True
+        ),
+        policy.module.get_output_embeddings().register_forward_hook(
+            lambda _, given, out: heads.append(out.shape[:2].numel())
+        ),
     ]
     for most in (10_000, 70, 1):
         monkeypatch.setattr(hugging_face, "SCORED", most)
@@ -165,12 +219,19 @@ def test_logits_and_gradients_are_those_of_plain_passes(policy, monkeypatch):
         assert not policy.module.training
         for row, scores in zip(given, expected, strict=True):
             torch.testing.assert_close(row[: len(scores)], scores, atol=2e-5, rtol=1e-4)
-        sum((row[: len(x)] * w[: len(x)]).sum() for row, x, w in zip(given, expected, weights, strict=True)).backward()
+        sum(
+            (row[: len(x)] * w[: len(x)]).sum()
+            for row, x, w in zip(given, expected, weights, strict=True)
+        ).backward()
         for p, gradient in zip(policy.module.parameters(), gradients, strict=True):
             assert gradient.abs().max() > 0
-            torch.testing.assert_close(p.grad, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=1e-3)
+            torch.testing.assert_close(
+                p.grad, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=1e-3
+            )
         assert len(sizes) == {10_000: 1, 70: len(sizes), 1: 6}[most]
-        assert max(sizes) <= max(most, max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)))
+        assert max(sizes) <= max(
+            most, max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+        )
         assert sum(heads) <= len(prompts) * longest  # of the answers alone
     for hook in hooks:
         hook.remove()
@@ -184,7 +245,9 @@ def test_a_batch_scores_as_each_alone(policy):
         answers = policy.sample(prompts, KEYS, 1.0, 20)
         together = policy.logits(prompts, answers)
         for prompt, answer, row in zip(prompts, answers, together, strict=True):
-            torch.testing.assert_close(row[: len(answer)], policy.logits([prompt], [answer])[0], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                row[: len(answer)], policy.logits([prompt], [answer])[0], atol=2e-5, rtol=1e-4
+            )
             rows = row[: len(answer)].masked_fill(policy.generator.barred, -torch.inf)
             assert policy.sample([prompt], [0], 0.0, 1)[0][0] == int(rows[0].argmax())
 
@@ -200,7 +263,11 @@ def test_a_twin_has_weights_of_its_own(policy):
             p.mul_(0.5)
     assert torch.equal(policy.logits([prompt], [(7, 8)]), before)
     assert not torch.allclose(twin.logits([prompt], [(7, 8)]), before)
-    assert (twin.name, twin.size, twin.backtracking) == (policy.name, policy.size, policy.backtracking)
+    assert (twin.name, twin.size, twin.backtracking) == (
+        policy.name,
+        policy.size,
+        policy.backtracking,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ prompts
@@ -245,7 +312,9 @@ def test_what_is_shown_ends_no_message(wide):
 
 
 def test_a_prompt_that_is_too_long(wide, policy):
-    with pytest.raises(UserError, match=rf"of \d+ tokens leaves no room .* {ROOM} positions of '{policy.name}'") as error:
+    with pytest.raises(
+        UserError, match=rf"of \d+ tokens leaves no room .* {ROOM} positions of '{policy.name}'"
+    ) as error:
         policy.prompt(Problem("x", "=" * ROOM))
     assert "\n" not in str(error.value)
     least = len(wide.prompt(Problem("x", ""), (), "="))
@@ -258,7 +327,10 @@ def test_tokens_that_take_back_are_found(wide):
     tokenizer = byte_level()
     tokenizer.add_tokens(["Wait", " but", "\nActually", "waiting", "//", " NO", "#a"])
     found = HuggingFacePolicy(HuggingFaceBackend(wide.module, tokenizer))
-    expected = [*tokenizer.convert_tokens_to_ids(["Wait", " but", "\nActually", "//", " NO"]), *ids(found, "#")]
+    expected = [
+        *tokenizer.convert_tokens_to_ids(["Wait", " but", "\nActually", "//", " NO"]),
+        *ids(found, "#"),
+    ]
     assert found.backtracking == frozenset(expected)
     assert wide.backtracking == frozenset(ids(wide, "#"))
 
@@ -287,7 +359,10 @@ def test_what_cannot_be_loaded(tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("qwen3", "attention_mask"), ("gpt2", "attention_mask"), ("gpt2", "position_ids")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("qwen3", "attention_mask"), ("gpt2", "attention_mask"), ("gpt2", "position_ids")],
+)
 def test_a_model_that_overlooks_padding_is_refused(kind, name):
     generator = HuggingFaceBackend(network(kind), byte_level())
     forward = generator.model.forward

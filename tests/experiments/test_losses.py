@@ -15,7 +15,14 @@ from torch import Tensor
 from maskdiff.experiments.distillation.compare import Pair, student_logits, teacher_logits
 from maskdiff.experiments.distillation.divergence import KINDS, Divergence, Kind
 from maskdiff.experiments.distillation.planted import PlantedPolicy
-from maskdiff.experiments.distillation.trainer import LARGE_LR, OWN_LR, Masters, Trainer, divergence_of, half
+from maskdiff.experiments.distillation.trainer import (
+    LARGE_LR,
+    OWN_LR,
+    Masters,
+    Trainer,
+    divergence_of,
+    half,
+)
 from tests.helpers.distillation import SMALL
 
 CUTS = [(0, False), (3, False), (3, True)]  # top_k, tail
@@ -28,16 +35,22 @@ def spread(*top: float, further: int = 200) -> list[float]:
     return [math.log(p) for p in top] + [math.log((1 - sum(top)) / further)] * further
 
 
-def drawn(*shape: int, seed: int = 0, scale: float = 2.0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def drawn(
+    *shape: int, seed: int = 0, scale: float = 2.0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """Logits of a student and a teacher."""
     generator = torch.Generator().manual_seed(seed)
     both = scale * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
     return both[0].to(dtype), both[1].to(dtype)
 
 
-def by_definition(kind: Kind, student: Sequence[float], teacher: Sequence[float], top_k: int, tail: bool) -> float:
+def by_definition(
+    kind: Kind, student: Sequence[float], teacher: Sequence[float], top_k: int, tail: bool
+) -> float:
     """Logits of one place -> nats, outcome by outcome."""
-    p, q = ([math.exp(x) / sum(map(math.exp, logits)) for x in logits] for logits in (student, teacher))
+    p, q = (
+        [math.exp(x) / sum(map(math.exp, logits)) for x in logits] for logits in (student, teacher)
+    )
     if 0 < top_k < len(p):
         best = sorted(range(len(p)), key=lambda token: -p[token])[:top_k]
         p, q = ([law[token] for token in best] for law in (p, q))
@@ -73,7 +86,9 @@ def test_values_are_those_of_the_definition(kind: Kind, top_k: int, tail: bool) 
     assert nats.shape == (4, 5)
     for i in range(4):
         for t in range(5):
-            expected = by_definition(kind, student[i, t].tolist(), teacher[i, t].tolist(), top_k, tail)
+            expected = by_definition(
+                kind, student[i, t].tolist(), teacher[i, t].tolist(), top_k, tail
+            )
             assert float(nats[i, t]) == pytest.approx(expected, rel=1e-10, abs=1e-13)
 
 
@@ -82,17 +97,24 @@ def test_the_kinds_differ_and_their_order_is_that_of_their_names() -> None:
     sure, unsure = torch.tensor([[4.0, 0.0, 0.0]]), torch.zeros(1, 3)
     reverse, forward = Divergence("reverse", 0), Divergence("forward", 0)
     assert float(reverse(sure, unsure)) == pytest.approx(float(forward(unsure, sure)))
-    assert float(reverse(sure, unsure)) == pytest.approx(math.log(3) - 0.1773, abs=1e-4)  # less the sure one's entropy
+    assert float(reverse(sure, unsure)) == pytest.approx(
+        math.log(3) - 0.1773, abs=1e-4
+    )  # less the sure one's entropy
     assert float(forward(sure, unsure)) > 1.5 * float(reverse(sure, unsure))
 
 
 @every_kind
 @every_cut
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_equal_logits_are_exactly_0_apart(kind: Kind, top_k: int, tail: bool, dtype: torch.dtype) -> None:
+def test_equal_logits_are_exactly_0_apart(
+    kind: Kind, top_k: int, tail: bool, dtype: torch.dtype
+) -> None:
     """Bit by bit: what the null teacher shows must not depend on rounding."""
     logits, _ = drawn(500, 30, scale=3.0, dtype=dtype)
-    assert torch.equal(Divergence(kind, top_k, tail)(logits, logits.clone()).abs(), torch.zeros(500, dtype=wide(dtype)))
+    assert torch.equal(
+        Divergence(kind, top_k, tail)(logits, logits.clone()).abs(),
+        torch.zeros(500, dtype=wide(dtype)),
+    )
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -104,13 +126,17 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 @pytest.mark.parametrize("top_k", [9, 10, 1000])
 def test_as_many_as_there_are_is_the_whole_vocabulary(kind: Kind, tail: bool, top_k: int) -> None:
     student, teacher = drawn(6, 9)
-    assert torch.equal(Divergence(kind, top_k, tail)(student, teacher), Divergence(kind, 0)(student, teacher))
+    assert torch.equal(
+        Divergence(kind, top_k, tail)(student, teacher), Divergence(kind, 0)(student, teacher)
+    )
 
 
 @every_kind
 def test_all_but_one_token_and_its_tail_are_the_whole_vocabulary(kind: Kind) -> None:
     student, teacher = drawn(50, 9)
-    torch.testing.assert_close(Divergence(kind, 8, True)(student, teacher), Divergence(kind, 0)(student, teacher))
+    torch.testing.assert_close(
+        Divergence(kind, 8, True)(student, teacher), Divergence(kind, 0)(student, teacher)
+    )
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 20.0))
@@ -131,7 +157,9 @@ def test_jensen_shannon_reaches_ln_2_and_is_small_like_an_eighth_of_chi_square()
     student, noise = drawn(20, 7)
     near = [Divergence(kind, 0)(student, student + 1e-4 * noise) for kind in KINDS]
     torch.testing.assert_close(near[0], near[1], rtol=1e-2, atol=0.0)
-    torch.testing.assert_close(4 * near[2], near[0], rtol=1e-2, atol=0.0)  # each is half a quarter of chi square
+    torch.testing.assert_close(
+        4 * near[2], near[0], rtol=1e-2, atol=0.0
+    )  # each is half a quarter of chi square
 
 
 # ------------------------------------------------------------------------------------------------------- what top k hides
@@ -142,7 +170,9 @@ def test_telling_fewer_outcomes_apart_never_adds_to_a_divergence(kind: Kind) -> 
     """The data processing inequality, along the chain of ever coarser tails."""
     student, teacher = drawn(2000, 12)
     chain = torch.stack([Divergence(kind, k, True)(student, teacher) for k in range(1, 12)])
-    assert bool((chain[:-1] <= chain[1:] + 1e-9).all())  # a small tail is a difference from 1, and rounded as such
+    assert bool(
+        (chain[:-1] <= chain[1:] + 1e-9).all()
+    )  # a small tail is a difference from 1, and rounded as such
     assert bool((chain[-1] <= Divergence(kind, 0)(student, teacher) + 1e-9).all())
     assert float((chain[1:] - chain[:-1]).mean()) > 0.01
 
@@ -157,7 +187,9 @@ def test_renormalising_can_add_and_can_take_away() -> None:
 def test_a_teacher_who_wants_something_else_seems_to_agree_without_the_tail(kind: Kind) -> None:
     student = torch.tensor([spread(0.5, 0.3, 0.1, further=7)])
     teacher = student.clone()
-    teacher[0, 5] += 8.0  # nearly all of the teacher's mass is on a token outside the student's three
+    teacher[0, 5] += (
+        8.0  # nearly all of the teacher's mass is on a token outside the student's three
+    )
     assert float(teacher.softmax(-1)[0, 5]) > 0.9
     assert abs(float(Divergence(kind, 3)(student, teacher))) < 1e-6
     for seen in (Divergence(kind, 3, True), Divergence(kind, 0)):
@@ -184,9 +216,13 @@ def test_outcomes_sum_to_one(top_k: int, tail: bool) -> None:
 
 @every_kind
 @every_cut
-def test_gradients_are_central_differences_and_none_reaches_the_teacher(kind: Kind, top_k: int, tail: bool) -> None:
+def test_gradients_are_central_differences_and_none_reaches_the_teacher(
+    kind: Kind, top_k: int, tail: bool
+) -> None:
     student, teacher = drawn(6, 9, seed=1)
-    weights = torch.linspace(0.5, 2.0, 6, dtype=torch.float64)  # so that places cannot be taken for each other
+    weights = torch.linspace(
+        0.5, 2.0, 6, dtype=torch.float64
+    )  # so that places cannot be taken for each other
 
     def loss(logits: Tensor) -> Tensor:
         return (weights * Divergence(kind, top_k, tail)(logits, teacher)).sum()
@@ -204,7 +240,9 @@ def test_gradients_are_central_differences_and_none_reaches_the_teacher(kind: Ki
                 found[i, token] = (loss(student + step) - loss(student - step)) / (2 * h)
     torch.testing.assert_close(student.grad, found, rtol=1e-6, atol=1e-8)
     assert float(found.abs().max()) > 0.01
-    torch.testing.assert_close(student.grad.sum(-1), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        student.grad.sum(-1), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
 @every_kind
@@ -232,7 +270,9 @@ def test_half_precision_is_computed_in_float32(kind: Kind, top_k: int, tail: boo
     double = Divergence(kind, top_k, tail)(student.double(), teacher.double())
     assert double.dtype == torch.float64
     torch.testing.assert_close(nats.double(), double, rtol=1e-4, atol=1e-6)
-    coarse = (student.log_softmax(-1).exp() * (student.log_softmax(-1) - teacher.log_softmax(-1))).sum(-1)
+    coarse = (
+        student.log_softmax(-1).exp() * (student.log_softmax(-1) - teacher.log_softmax(-1))
+    ).sum(-1)
     if (kind, top_k) == ("reverse", 0):  # what computing in bfloat16 would have given
         assert float((coarse.double() - double).abs().max()) > 1e-2
 
@@ -257,7 +297,9 @@ def test_a_small_tail_is_not_lost_to_rounding(kind: Kind, sure: float) -> None:
 @every_kind
 @every_cut
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e30])
-def test_extreme_logits_have_finite_values_and_gradients(kind: Kind, top_k: int, tail: bool, size: float) -> None:
+def test_extreme_logits_have_finite_values_and_gradients(
+    kind: Kind, top_k: int, tail: bool, size: float
+) -> None:
     student, teacher = drawn(100, 9, scale=size, dtype=torch.float32)
     student.requires_grad_()
     nats = Divergence(kind, top_k, tail)(student, teacher)
@@ -268,11 +310,15 @@ def test_extreme_logits_have_finite_values_and_gradients(kind: Kind, top_k: int,
 
 
 @every_kind
-@pytest.mark.parametrize("top_k, tail", [*CUTS, (7, False), (7, True)])  # 7 of the 9 take in what is impossible
+@pytest.mark.parametrize(
+    "top_k, tail", [*CUTS, (7, False), (7, True)]
+)  # 7 of the 9 take in what is impossible
 def test_what_is_impossible_for_both_costs_nothing(kind: Kind, top_k: int, tail: bool) -> None:
     student, teacher = drawn(20, 9)
     barred = torch.arange(9) % 3 == 1
-    kept = Divergence(kind, top_k if top_k < 6 else 0, tail)(student[:, ~barred], teacher[:, ~barred])
+    kept = Divergence(kind, top_k if top_k < 6 else 0, tail)(
+        student[:, ~barred], teacher[:, ~barred]
+    )
     student, teacher = (x.masked_fill(barred, -math.inf) for x in (student, teacher))
     student.requires_grad_()
     nats = Divergence(kind, top_k, tail)(student, teacher)
@@ -283,8 +329,16 @@ def test_what_is_impossible_for_both_costs_nothing(kind: Kind, top_k: int, tail:
 
 def test_what_only_the_teacher_rules_out_is_infinitely_far_in_reverse_alone() -> None:
     student, teacher = torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 0.0, -math.inf]])
-    assert [math.isinf(float(Divergence(kind, 0)(student, teacher))) for kind in KINDS] == [True, False, False]
-    assert [math.isinf(float(Divergence(kind, 0)(teacher, student))) for kind in KINDS] == [False, True, False]
+    assert [math.isinf(float(Divergence(kind, 0)(student, teacher))) for kind in KINDS] == [
+        True,
+        False,
+        False,
+    ]
+    assert [math.isinf(float(Divergence(kind, 0)(teacher, student))) for kind in KINDS] == [
+        False,
+        True,
+        False,
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- masters
@@ -336,7 +390,12 @@ def test_masters_move_them_after_enough_steps() -> None:
 
 
 def test_masters_copy_only_what_has_less_than_float32() -> None:
-    for dtype, copied in ((torch.float32, False), (torch.float64, False), (torch.bfloat16, True), (torch.float16, True)):
+    for dtype, copied in (
+        (torch.float32, False),
+        (torch.float64, False),
+        (torch.bfloat16, True),
+        (torch.float16, True),
+    ):
         weight = torch.ones(3, dtype=dtype, requires_grad=True)
         assert half(weight) is copied
         masters = Masters([weight])

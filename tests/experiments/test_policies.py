@@ -63,14 +63,25 @@ def padded(rows: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
     """Rows that end together, with whatever stands before them, and how much of that each has."""
     rng = random.Random(9)
     before = [[rng.randrange(80) for _ in range(width - len(row))] for row in rows]
-    return torch.tensor([b + row for b, row in zip(before, rows)]), torch.tensor([len(b) for b in before])
+    return torch.tensor([b + row for b, row in zip(before, rows)]), torch.tensor(
+        [len(b) for b in before]
+    )
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"positions": "learned"}, {"end_positions": True}, {"k_iter": 3, "n_layer": 1}, {"use_self_cond": True}]
+    "changes",
+    [
+        {},
+        {"positions": "learned"},
+        {"end_positions": True},
+        {"k_iter": 3, "n_layer": 1},
+        {"use_self_cond": True},
+    ],
 )
 @pytest.mark.parametrize("cuts", [(), (1, 8, 19), tuple(range(1, 25))])
-def test_beginnings_are_scored_as_by_a_full_pass(changes: dict[str, object], cuts: tuple[int, ...]) -> None:
+def test_beginnings_are_scored_as_by_a_full_pass(
+    changes: dict[str, object], cuts: tuple[int, ...]
+) -> None:
     """In one go, in pieces and token by token; what is behind the pads makes no difference."""
     policy = policy_of(**changes)
     model, rows = policy.loaded.denoiser.model, ragged(7, 25)
@@ -83,7 +94,9 @@ def test_beginnings_are_scored_as_by_a_full_pass(changes: dict[str, object], cut
             for i, row in enumerate(rows):
                 read_so_far = row[: max(0, end - int(pads[i]))]
                 if read_so_far:
-                    torch.testing.assert_close(logits[i], scored(policy, [*read_so_far, 0])[-1], atol=2e-5, rtol=1e-4)
+                    torch.testing.assert_close(
+                        logits[i], scored(policy, [*read_so_far, 0])[-1], atol=2e-5, rtol=1e-4
+                    )
 
 
 def test_beginnings_go_on_beyond_the_longest_string_of_the_training() -> None:
@@ -97,12 +110,16 @@ def test_beginnings_go_on_beyond_the_longest_string_of_the_training() -> None:
     with torch.no_grad():
         logits = model.read_beginnings(tokens, pads, cache)
         for i, row in enumerate(rows):
-            whole = longer.forward_strings(torch.tensor([[*row, 0]]), torch.tensor([len(row) + 1]), torch.zeros(1), True)
+            whole = longer.forward_strings(
+                torch.tensor([[*row, 0]]), torch.tensor([len(row) + 1]), torch.zeros(1), True
+            )
             torch.testing.assert_close(logits[i], whole[0, -1], atol=2e-5, rtol=1e-4)
         for t in range(10):
             logits = model.read_beginnings(torch.full((4, 1), 5 + t), pads, cache)
             rows = [[*row, 5 + t] for row in rows]
-        whole = longer.forward_strings(torch.tensor([[*rows[-1], 0]]), torch.tensor([311]), torch.zeros(1), True)
+        whole = longer.forward_strings(
+            torch.tensor([[*rows[-1], 0]]), torch.tensor([311]), torch.zeros(1), True
+        )
         torch.testing.assert_close(logits[-1], whole[0, -1], atol=2e-5, rtol=1e-4)
     assert len(model.cos) > 300
     assert torch.equal(model.cos[:128], policy_of().loaded.denoiser.model.cos)
@@ -119,7 +136,9 @@ def test_a_row_of_a_selection_goes_on_alone() -> None:
         cache, pads = cache.select(kept), pads[kept]
         logits = model.read_beginnings(torch.tensor([[7], [8], [9]]), pads, cache)
     for found, i, token in zip(logits, kept.tolist(), (7, 8, 9)):
-        torch.testing.assert_close(found, scored(policy, [*rows[i], token, 0])[-1], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            found, scored(policy, [*rows[i], token, 0])[-1], atol=2e-5, rtol=1e-4
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- prompts
@@ -166,9 +185,15 @@ def test_foreign_symbols_are_an_error_of_one_line(policy: OwnPolicy) -> None:
     ("other", "message"),
     [
         (lambda: tiny_loaded(), "a model of arithmetic; .* take one of arithmetic-corrections"),
-        (lambda: loaded(causal_length=True), "told how long its strings are; take one trained with causal_length: false"),
+        (
+            lambda: loaded(causal_length=True),
+            "told how long its strings are; take one trained with causal_length: false",
+        ),
         (lambda: loaded(causal_length=True, end_positions=True), "told how long its strings are"),
-        (lambda: loaded(head="aligned"), "this model predicts no next token; take one trained with head: next"),
+        (
+            lambda: loaded(head="aligned"),
+            "this model predicts no next token; take one trained with head: next",
+        ),
     ],
 )
 def test_other_models_are_refused(other, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -207,17 +232,27 @@ def test_every_token_drawn_is_the_definition_s(policy: OwnPolicy, temperature: f
     for prompt, key, answer in zip(prompts, keys, policy.sample(prompts, keys, temperature, limit)):
         for place, token in enumerate(answer):
             log_p = behind(policy, [*prompt, *answer[:place]])
-            expected = log_p / temperature + noise(key, place, policy.size) if temperature else log_p
+            expected = (
+                log_p / temperature + noise(key, place, policy.size) if temperature else log_p
+            )
             assert token == int(expected.argmax())
         assert policy.vocabulary.eos not in answer[:-1]
-        assert not {*answer} & {policy.vocabulary.pad, policy.vocabulary.mask, policy.vocabulary.bos}
-        assert len(answer) == limit or (0 < len(answer) < limit and answer[-1] == policy.vocabulary.eos)
+        assert not {*answer} & {
+            policy.vocabulary.pad,
+            policy.vocabulary.mask,
+            policy.vocabulary.bos,
+        }
+        assert len(answer) == limit or (
+            0 < len(answer) < limit and answer[-1] == policy.vocabulary.eos
+        )
         ended += answer[-1] == policy.vocabulary.eos
     assert ended > 2
     assert ended < 20 or temperature == 0
 
 
-def test_an_answer_is_the_same_alone_and_in_any_batch(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_the_same_alone_and_in_any_batch(
+    policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts, keys = mixed(policy, 24), list(range(100, 124))
     together = policy.sample(prompts, keys, 1.0, 30)
     assert 3 < sum(answer[-1] == policy.vocabulary.eos for answer in together) < 21
@@ -225,10 +260,20 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(policy: OwnPolicy, monkeyp
     for prompt, key, answer in zip(prompts, keys, together):
         assert policy.sample([prompt], [key], 1.0, 30) == [answer]
     order = random.Random(0).sample(range(24), 24)
-    assert policy.sample([prompts[i] for i in order], [keys[i] for i in order], 1.0, 30) == [together[i] for i in order]
+    assert policy.sample([prompts[i] for i in order], [keys[i] for i in order], 1.0, 30) == [
+        together[i] for i in order
+    ]
     seen, plain = list[int](), OwnPolicy._sample
-    monkeypatch.setattr(OwnPolicy, "_sample", lambda self, rows, *more: seen.append(len(rows)) or plain(self, rows, *more))
-    for name, value, most in (("ROWS", 3, 3), ("DRAWN", 2 * max(map(len, prompts)), 3), ("DRAWN", 1, 1)):
+    monkeypatch.setattr(
+        OwnPolicy,
+        "_sample",
+        lambda self, rows, *more: seen.append(len(rows)) or plain(self, rows, *more),
+    )
+    for name, value, most in (
+        ("ROWS", 3, 3),
+        ("DRAWN", 2 * max(map(len, prompts)), 3),
+        ("DRAWN", 1, 1),
+    ):
         monkeypatch.setattr(own, name, value)
         seen.clear()
         assert policy.sample(prompts, keys, 1.0, 30) == together
@@ -243,7 +288,9 @@ def test_keys_are_luck_and_limits_only_cut(policy: OwnPolicy) -> None:
     assert answers[0] == answers[1] == answers[5]
     assert len({*answers}) == 4
     for limit in (0, 1, 2, 7):
-        assert policy.sample([prompt] * 6, keys, 1.0, limit) == [answer[:limit] for answer in answers]
+        assert policy.sample([prompt] * 6, keys, 1.0, limit) == [
+            answer[:limit] for answer in answers
+        ]
     assert len({*policy.sample([prompt] * 6, keys, 0.0, 30)}) == 1
 
 
@@ -295,9 +342,15 @@ def test_row_t_scores_token_t(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
             torch.testing.assert_close(together[i, : len(answer)], alone[0], atol=1e-5, rtol=0)
             for t in {0, 1, len(answer) - 1} & {*range(len(answer))}:
                 before = [*prompt, *answer[:t]]
-                torch.testing.assert_close(alone[0, t], scored(policy, [*before, 0])[-1], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(
+                    alone[0, t], scored(policy, [*before, 0])[-1], atol=1e-5, rtol=1e-5
+                )
         sizes, plain = list[tuple[int, ...]](), OwnPolicy._forward
-        monkeypatch.setattr(OwnPolicy, "_forward", lambda self, rows: sizes.append(tuple(map(len, rows))) or plain(self, rows))
+        monkeypatch.setattr(
+            OwnPolicy,
+            "_forward",
+            lambda self, rows: sizes.append(tuple(map(len, rows))) or plain(self, rows),
+        )
         for room in (1, 60, 400):
             sizes.clear()
             monkeypatch.setattr(own, "SCORED", room)
@@ -312,7 +365,9 @@ def test_row_t_scores_token_t(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
 def test_groups_are_as_large_as_there_is_room(sizes: list[int], most: int, rows: int) -> None:
     """Shorter strings first, each once; none could have taken one more."""
     found = groups(sizes, most, rows)
-    assert [i for group in found for i in group] == sorted(range(len(sizes)), key=lambda i: sizes[i])
+    assert [i for group in found for i in group] == sorted(
+        range(len(sizes)), key=lambda i: sizes[i]
+    )
     for group in found:
         assert len(group) == 1 or (len(group) <= rows and len(group) * sizes[group[-1]] <= most)
     for group, after in zip(found, found[1:]):
@@ -341,8 +396,16 @@ def test_logits_have_gradients_where_they_are_enabled() -> None:
         scores = policy.logits([prompts[i] for i in chosen], [answers[i] for i in chosen])
         assert scores.requires_grad
         log_p = scores.log_softmax(-1)
-        sum(log_p[k, t, token] for k, i in enumerate(chosen) for t, token in enumerate(answers[i])).backward()
-        return torch.cat([weight.grad.flatten() for weight in policy.module.parameters() if weight.grad is not None])
+        sum(
+            log_p[k, t, token] for k, i in enumerate(chosen) for t, token in enumerate(answers[i])
+        ).backward()
+        return torch.cat(
+            [
+                weight.grad.flatten()
+                for weight in policy.module.parameters()
+                if weight.grad is not None
+            ]
+        )
 
     whole = gradient(range(16))
     assert float(whole.norm()) > 1
@@ -371,7 +434,9 @@ def test_a_twin_has_weights_of_its_own() -> None:
     assert (twin.name, twin.size, twin.vocabulary) == (policy.name, policy.size, policy.vocabulary)
     before = policy.logits(prompts, answers).detach()
     assert torch.equal(twin.logits(prompts, answers), before)
-    assert not {w.data_ptr() for w in twin.module.parameters()} & {w.data_ptr() for w in policy.module.parameters()}
+    assert not {w.data_ptr() for w in twin.module.parameters()} & {
+        w.data_ptr() for w in policy.module.parameters()
+    }
     with torch.no_grad():
         for weight in twin.module.parameters():
             weight.add_(0.1)
@@ -381,7 +446,9 @@ def test_a_twin_has_weights_of_its_own() -> None:
         for weight in policy.module.parameters():
             weight.zero_()
     assert torch.equal(other.logits(prompts, answers), before)
-    assert twin.sample(prompts, [1] * 16, 1.0, 9) != answers == other.sample(prompts, [1] * 16, 1.0, 9)
+    assert (
+        twin.sample(prompts, [1] * 16, 1.0, 9) != answers == other.sample(prompts, [1] * 16, 1.0, 9)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- environment
@@ -402,7 +469,9 @@ def test_problems_are_held_out_different_and_the_seed_s() -> None:
     first = environment.problems(60, 3)
     assert environment.problems(60, 3) == first == ArithmeticSteps(language, "leak").problems(60, 3)
     assert len({problem.text for problem in first}) == 60
-    assert all(problem.name == problem.text and split_of(problem.text) == "test" for problem in first)
+    assert all(
+        problem.name == problem.text and split_of(problem.text) == "test" for problem in first
+    )
     others = environment.problems(60, 4)
     assert others != first
     assert len({*first} & {*others}) < 30
@@ -415,14 +484,18 @@ def test_all_problems_there_are_are_found_and_no_more() -> None:
     every = {
         f"({a} {left} {right})"
         for a in "+*"
-        for left, right in product([f"({op} {x} {y})" for op in "+*" for x in (1, 2) for y in (1, 2)], repeat=2)
+        for left, right in product(
+            [f"({op} {x} {y})" for op in "+*" for x in (1, 2) for y in (1, 2)], repeat=2
+        )
     }
     held_out = {problem for problem in every if split_of(problem) == "test"}
     assert 2 < len(held_out) < 20
     environment = ArithmeticSteps(ArithmeticCorrections(small))
     assert {problem.text for problem in environment.problems(len(held_out), 0)} == held_out
     for count in (len(held_out) + 1, 3 * len(held_out)):
-        with pytest.raises(DataError, match=rf"only {len(held_out)} different problems of {count}: ask for fewer$"):
+        with pytest.raises(
+            DataError, match=rf"only {len(held_out)} different problems of {count}: ask for fewer$"
+        ):
             environment.problems(count, 0)
 
 
@@ -436,12 +509,25 @@ def test_rewards_are_half_for_the_way_and_half_for_the_value(mode: str) -> None:
         said = {"none": "", "scalar": "~10", "first_wrong_step": "@0", "leak": f"={value}"}[mode]
         assert environment.attempt(problem, solution) == Outcome(1.0, said)
         assert environment.attempt(problem, f"0!{solution}").reward == 1.0
-        for garbage in ("", "!", ">", ")(" * 50, "x", problem.text, solution + "0", "@0", "=" + value, value + ">x"):
+        for garbage in (
+            "",
+            "!",
+            ">",
+            ")(" * 50,
+            "x",
+            problem.text,
+            solution + "0",
+            "@0",
+            "=" + value,
+            value + ">x",
+        ):
             outcome = environment.attempt(problem, garbage)
             assert outcome.reward < 0.5, garbage
             assert outcome.feedback == feedback(problem.text, garbage, mode)
         for cut in range(len(steps)):  # the way, step by step
-            assert environment.attempt(problem, ">".join(steps[:cut])).reward == pytest.approx(cut / len(steps) / 2)
+            assert environment.attempt(problem, ">".join(steps[:cut])).reward == pytest.approx(
+                cut / len(steps) / 2
+            )
         assert environment.attempt(problem, value).reward == 0.5  # the value alone
         assert environment.attempt(problem, f"{int(value) + 1}").reward == 0.0
 
@@ -459,7 +545,10 @@ def test_rewards_are_shares() -> None:
 
 
 def test_unknown_feedback_is_an_error_of_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"feedback is 'lea'; it must be one of none, scalar, first_wrong_step, leak$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"feedback is 'lea'; it must be one of none, scalar, first_wrong_step, leak$",
+    ):
         ArithmeticSteps(ArithmeticCorrections(LANGUAGE), "lea")
 
 
@@ -479,9 +568,13 @@ def test_equal_answers_are_judged_once() -> None:
     environment = Counting()
     one, two = environment.problems(2, 0)
     given = [(one, "a"), (two, "a"), (one, "a"), (one, "b"), (two, "a"), (one, "b")]
-    outcomes = attempts(environment, [problem for problem, _ in given], [answer for _, answer in given])
+    outcomes = attempts(
+        environment, [problem for problem, _ in given], [answer for _, answer in given]
+    )
     assert asked == [("0", "a"), ("1", "a"), ("0", "b")]
-    assert [outcome.feedback for outcome in outcomes] == [f"{problem.name}:{answer}" for problem, answer in given]
+    assert [outcome.feedback for outcome in outcomes] == [
+        f"{problem.name}:{answer}" for problem, answer in given
+    ]
     assert attempts(environment, [], []) == []
     with pytest.raises(ValueError):
         attempts(environment, [one], [])

@@ -47,22 +47,34 @@ def as_json(part: dict[str, Any]) -> dict[str, Any]:
 def apart(study: Study, pairs: Sequence[Pair]) -> list[list[float]]:
     """Nats at every place, one pair at a time."""
     figure = {"nats": nats(Divergence("reverse", 20))}
-    return [measure(study.policy, study.policy, [pair], figure)["nats"][0].tolist() for pair in pairs]
+    return [
+        measure(study.policy, study.policy, [pair], figure)["nats"][0].tolist() for pair in pairs
+    ]
 
 
 def minus(first: Curves, second: Curves) -> Curves:
-    return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(first, second, strict=True)]
+    return [
+        [a - b for a, b in zip(one, other, strict=True)]
+        for one, other in zip(first, second, strict=True)
+    ]
 
 
 def by_decile(rows: Curves, study: Study) -> Curves:
     """(problems, 10): means over the answers of means over the places of a decile, by plain sums."""
-    each = [[mean([v for t, v in enumerate(row) if 10 * t // len(row) == d]) for d in range(10)] for row in rows]
+    each = [
+        [mean([v for t, v in enumerate(row) if 10 * t // len(row) == d]) for d in range(10)]
+        for row in rows
+    ]
     count = study.config.rollouts
-    return [[mean(column) for column in zip(*each[i : i + count])] for i in range(0, len(each), count)]
+    return [
+        [mean(column) for column in zip(*each[i : i + count])] for i in range(0, len(each), count)
+    ]
 
 
 def close(found: object, expected: object) -> None:
-    np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=1e-6, atol=1e-6
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ prompts and writers
@@ -82,7 +94,9 @@ def test_who_is_told_nothing_is_asked_like_who_is() -> None:
         study.pairs_behind(answers, prompts[1:])
 
 
-def test_the_standard_teacher_sees_the_attempt_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_standard_teacher_sees_the_attempt_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     study, shown = study_of(), study_of(show_attempt=True)
     seen = list[tuple[object, ...]]()
     plain = type(study.policy).prompt
@@ -105,7 +119,9 @@ def test_a_writer_writes_with_weights_of_its_own() -> None:
     """Behind the same prompts and with the same luck; without one, the policy does."""
     study, other = study_of(), planted(9)
     answers = study.sampled
-    mine, theirs = (study.anew(answers, "regenerated", 1.0, step=2, writer=writer) for writer in (None, other))
+    mine, theirs = (
+        study.anew(answers, "regenerated", 1.0, step=2, writer=writer) for writer in (None, other)
+    )
     keys = study.keys("regenerated", answers.owner.tolist(), 2)
     for policy, made in ((study.policy, mine), (other, theirs)):
         assert made.ids == policy.sample(study.shown_and_told(answers), keys, 1.0, study.limit)
@@ -122,23 +138,33 @@ def test_in_training_regenerations_are_the_teachers(
 ) -> None:
     """Whoever judges them wrote them, with the weights that they have at that step."""
     study = study_of(teacher=teacher, teacher_rate=rate, trainer="regeneration")
-    policy, writers, trainers = study.policy, list[tuple[bool, torch.Tensor, torch.Tensor]](), list[Trainer]()
+    policy, writers, trainers = (
+        study.policy,
+        list[tuple[bool, torch.Tensor, torch.Tensor]](),
+        list[Trainer](),
+    )
     plain, made = Study.anew, Trainer.__init__
 
     def anew(self: Study, *given: Any, writer: Policy, **named: Any) -> Answers:
         assert writer is trainers[-1].teacher
-        writers.append((writer is policy, writer.module[0].detach().clone(), policy.module[0].detach().clone()))
+        writers.append(
+            (writer is policy, writer.module[0].detach().clone(), policy.module[0].detach().clone())
+        )
         return plain(self, *given, writer=writer, **named)
 
     monkeypatch.setattr(Study, "anew", anew)
-    monkeypatch.setattr(Trainer, "__init__", lambda self, *given: trainers.append(self) or made(self, *given))
+    monkeypatch.setattr(
+        Trainer, "__init__", lambda self, *given: trainers.append(self) or made(self, *given)
+    )
     experiment.measure(study, told)
     assert len(writers) == (3 if experiment.name == "training" else 2)
     first = writers[0][2]
     expected = first
     for mine, theirs, ours in writers:
         assert mine == (teacher == "self")
-        expected = {"self": ours, "initial": first, "ema": (1 - rate) * expected + rate * ours}[teacher]
+        expected = {"self": ours, "initial": first, "ema": (1 - rate) * expected + rate * ours}[
+            teacher
+        ]
         close(theirs, expected)
     assert not torch.equal(writers[-1][2], first)
 
@@ -157,9 +183,13 @@ def test_differences_are_taken_place_by_place() -> None:
     raw["standard_shown"] = apart(study, study.pairs_behind(answers, study.shown_and_told(answers)))
     raw["untold"] = apart(study, study.pairs_behind(answers, study.untold(answers)))
     for name in ("regenerated", "resampled"):
-        raw[f"edit_{name}"] = apart(study, study.pairs_with(answers, getattr(study, name), edit_aligned))
+        raw[f"edit_{name}"] = apart(
+            study, study.pairs_with(answers, getattr(study, name), edit_aligned)
+        )
     edit = zip(raw["standard"], raw["edit_regenerated"])
-    raw["edit_standard"] = [[b if a == a else NAN for a, b in zip(other, own)] for own, other in edit]
+    raw["edit_standard"] = [
+        [b if a == a else NAN for a, b in zip(other, own)] for own, other in edit
+    ]
     gaps = {
         "gap": ("regenerated", "standard"),
         "gap_shown": ("regenerated", "shown"),
@@ -174,7 +204,9 @@ def test_differences_are_taken_place_by_place() -> None:
         plain = array(part["curves"][first]) - array(part["curves"][second])
         assert np.nanmax(np.abs(array(part["curves"][name]) - plain)) > 0.01, name
     assert "gap_revised" not in part["curves"]  # of a policy without a bidirectional mode
-    assert part["compared"] == pytest.approx(mean([mean([float(v == v) for v in row]) for row in raw["regenerated"]]))
+    assert part["compared"] == pytest.approx(
+        mean([mean([float(v == v) for v in row]) for row in raw["regenerated"]])
+    )
     assert (part["problems"], part["names"]) == (4, ["1-0", "1-1", "1-2", "1-3"])
 
 
@@ -183,7 +215,10 @@ def test_in_training_too() -> None:
     part = as_json(Training().measure(study, told))
     answers = fresh.draw("training", 0)
     others = fresh.anew(answers, "regenerated", 1.0, step=1)
-    standard, anew = apart(fresh, fresh.standard_pairs(answers)), apart(fresh, fresh.pairs_with(answers, others))
+    standard, anew = (
+        apart(fresh, fresh.standard_pairs(answers)),
+        apart(fresh, fresh.pairs_with(answers, others)),
+    )
     close(array(part["standard"])[:, 0], by_decile(standard, fresh))
     close(array(part["delta"])[:, 0], by_decile(minus(anew, standard), fresh))
     plain = np.array(by_decile(anew, fresh)) - np.array(by_decile(standard, fresh))
@@ -204,12 +239,18 @@ def test_what_is_relative_is_a_share_of_the_halves_together() -> None:
         parts.append({"problems": 2, "names": [f"{seed}-0", f"{seed}-1"], **each})
     claims = Training().conclude(parts, SMALL, rng).claims
     (claim,) = [claim for claim in claims if "relative to its beginning" in claim.name]
-    halves = [[sum(fall[seed, h]) / sum(start[seed, h]) for h in (slice(5), slice(5, 10))] for seed in range(3)]
+    halves = [
+        [sum(fall[seed, h]) / sum(start[seed, h]) for h in (slice(5), slice(5, 10))]
+        for seed in range(3)
+    ]
     same(claim.values, [*[early - late for early, late in halves], NAN])
     assert claim.control
     assert claim.clusters is not None
     assert claim.clusters.tolist() == [0, 1, 2, 3]
-    shares = [mean((fall[seed] / start[seed])[:5]) - mean((fall[seed] / start[seed])[5:]) for seed in range(3)]
+    shares = [
+        mean((fall[seed] / start[seed])[:5]) - mean((fall[seed] / start[seed])[5:])
+        for seed in range(3)
+    ]
     assert np.abs(claim.values[:3] - shares).max() > 0.1
 
 
@@ -257,7 +298,12 @@ def test_the_areas_of_a_part_are_those_of_its_teachers() -> None:
     }
     assert set(part["areas"]) == set(prompts)
     for name, behind in prompts.items():
-        likes = measure(study.policy, study.policy, study.pairs_behind(study.sampled, behind), {"likes": advantage})["likes"]
+        likes = measure(
+            study.policy,
+            study.policy,
+            study.pairs_behind(study.sampled, behind),
+            {"likes": advantage},
+        )["likes"]
         assert part["areas"][name] == as_json({"x": measure_areas(study, likes)})["x"]
 
 
@@ -301,7 +347,10 @@ def seen_of(claims: Sequence[Claim]) -> dict[str, bool]:
 
 def filled(part: dict[str, Any], change: Callable[[str], float | None]) -> dict[str, Any]:
     """The part with its curves at one level each."""
-    return {**part, "curves": {name: [[change(name)] * 10] * part["problems"] for name in part["curves"]}}
+    return {
+        **part,
+        "curves": {name: [[change(name)] * 10] * part["problems"] for name in part["curves"]},
+    }
 
 
 def test_differences_of_curves_below_the_margin_are_not_seen() -> None:
@@ -314,12 +363,27 @@ def test_differences_of_curves_below_the_margin_are_not_seen() -> None:
         "regeneration less standard, s shown to both": {"regenerated", "standard_shown"},
         "standard": {"standard"},
     }
-    for large in (set(), {"standard"}, {"regenerated"}, {"shown"}, {"resampled", "edit_regenerated"}, set(part["curves"])):
+    for large in (
+        set(),
+        {"standard"},
+        {"regenerated"},
+        {"shown"},
+        {"resampled", "edit_regenerated"},
+        set(part["curves"]),
+    ):
         level = {name: (1.01 if name in large else 0.99) * MARGIN for name in part["curves"]}
-        claims = Positions().conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0)).claims
+        claims = (
+            Positions()
+            .conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0))
+            .claims
+        )
         seen = {claim.name: claim.seen for claim in claims if "area" not in claim.name}
         assert seen == {f"late - early of {name}": bool(large & of) for name, of in sources.items()}
-    nothing = Positions().conclude([filled(part, lambda name: None)] * 3, SMALL, np.random.default_rng(0)).claims
+    nothing = (
+        Positions()
+        .conclude([filled(part, lambda name: None)] * 3, SMALL, np.random.default_rng(0))
+        .claims
+    )
     assert not any(claim.seen for claim in nothing if "area" not in claim.name)
 
 
@@ -329,8 +393,12 @@ def test_what_the_teacher_never_takes_back_is_not_seen() -> None:
         level = dict.fromkeys(part["curves"], 0.0)
         level["teacher"] = (1.01 if taken else 0.99) * PROBABILITY
         level["full"] = (1.01 if far else 0.99) * NATS
-        claims = Tokens().conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0)).claims
-        assert seen_of(claims) == {claim.name: far if "nats" in claim.name else taken for claim in claims}
+        claims = (
+            Tokens().conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0)).claims
+        )
+        assert seen_of(claims) == {
+            claim.name: far if "nats" in claim.name else taken for claim in claims
+        }
         assert sum("nats" in claim.name for claim in claims) == 3
 
 
@@ -339,7 +407,12 @@ def test_what_training_cannot_lower_or_does_not_change_is_not_seen() -> None:
     names = {"problems": 2, "names": ["a", "b"]}
     for start, seen in ((0.0202, True), (0.0198, False)):
         standard = [[[start] * 10, [5.0] * 10]] * 2  # what it was before any step counts
-        part = {**names, "standard": standard, "delta": [[[0.0] * 10] * 2] * 2, "reward": [[0.0] * 2] * 2}
+        part = {
+            **names,
+            "standard": standard,
+            "delta": [[[0.0] * 10] * 2] * 2,
+            "reward": [[0.0] * 2] * 2,
+        }
         claims = Training().conclude([part] * 3, replace(SMALL, steps=1), rng).claims
         assert seen_of(claims) == {
             "early - late of how far regeneration less standard falls": True,
@@ -347,10 +420,19 @@ def test_what_training_cannot_lower_or_does_not_change_is_not_seen() -> None:
             "early - late of how far standard falls": seen,
             "how far standard falls": seen,
         }
-    arms = [f"{window}{scaled}" for window in ("full", "first", "last") for scaled in ("", ", equalised")] + ["regeneration"]
+    arms = [
+        f"{window}{scaled}"
+        for window in ("full", "first", "last")
+        for scaled in ("", ", equalised")
+    ] + ["regeneration"]
     for arm, gain in product(arms, (0.0202, 0.0198, -0.0202, -0.0198)):
         gains = {name: [gain if name == arm else 0.0] * 2 for name in arms}
-        part = {**names, "before": [0.5] * 2, "gains": gains, "norms": {name: [1.0] for name in arms}}
+        part = {
+            **names,
+            "before": [0.5] * 2,
+            "gains": gains,
+            "norms": {name: [1.0] for name in arms},
+        }
         claims = Windows().conclude([part] * 3, SMALL, rng).claims
         assert {claim.seen for claim in claims} == {abs(gain) > 0.02}
 

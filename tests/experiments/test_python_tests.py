@@ -132,16 +132,29 @@ def item(public: Pairs, private: Pairs = (), kind: str = "stdin", **other: Any) 
     """A record, each of whose tests is a pair of input and output."""
 
     def cases(pairs: Pairs) -> str:
-        return json.dumps([{"input": given, "output": out, "testtype": kind} for given, out in pairs])
+        return json.dumps(
+            [{"input": given, "output": out, "testtype": kind} for given, out in pairs]
+        )
 
-    texts = {"question_id": "q", "question_title": "T", "question_content": "C", "platform": "p", "contest_id": "c"}
+    texts = {
+        "question_id": "q",
+        "question_title": "T",
+        "question_content": "C",
+        "platform": "p",
+        "contest_id": "c",
+    }
     texts |= {"contest_date": "d", "starter_code": "", "difficulty": "easy", "metadata": "{}"}
-    return texts | {"public_test_cases": cases(public), "private_test_cases": cases(private)} | other
+    return (
+        texts | {"public_test_cases": cases(public), "private_test_cases": cases(private)} | other
+    )
 
 
 def read(tmp_path: Path, *items: object) -> list[Record]:
     path = tmp_path / "records.jsonl"
-    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in items), encoding="utf-8")
+    path.write_text(
+        "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in items),
+        encoding="utf-8",
+    )
     return read_records(path)
 
 
@@ -158,11 +171,18 @@ def judged(found: list[Record], answer: str, **options: Any) -> tuple[float, str
 def test_shipped_problems_are_as_described() -> None:
     found = shipped_problems()
     assert [record.name for record in found] == list(SOLUTIONS)
-    assert [all(test.functional for test in record.public + record.private) for record in found] == [False] * 7 + [True] * 3
+    assert [
+        all(test.functional for test in record.public + record.private) for record in found
+    ] == [False] * 7 + [True] * 3
     assert all(2 <= len(record.public) <= 3 and 4 <= len(record.private) <= 6 for record in found)
     lines = [json.loads(line) for line in records.SHIPPED.read_text(encoding="utf-8").splitlines()]
     assert sum(not line["private_test_cases"].startswith("[") for line in lines) >= 2
-    shown = [test for record in found for test in record.public if record.content.count(test.output.strip())]
+    shown = [
+        test
+        for record in found
+        for test in record.public
+        if record.content.count(test.output.strip())
+    ]
     assert len(shown) >= 10  # the examples are tests
 
 
@@ -201,7 +221,13 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "no JSON": ("{", "the line: no JSON"),
     "deep": ("[" * 100_000, "the line: no JSON"),
     "a list": ([1], "the line: .* is no JSON object"),
-    **{f"no {key}": ({name: value for name, value in GOOD.items() if name != key}, f"{key}: missing") for key in GOOD},
+    **{
+        f"no {key}": (
+            {name: value for name, value in GOOD.items() if name != key},
+            f"{key}: missing",
+        )
+        for key in GOOD
+    },
     **{f"number as {key}": (GOOD | {key: 1}, f"{key}: '1' is no text") for key in GOOD},
     "no name": (GOOD | {"question_id": ""}, "question_id: empty"),
     "metadata": (GOOD | {"metadata": "[]"}, "metadata: .* is no JSON object"),
@@ -209,21 +235,51 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "public no JSON": (GOOD | {"public_test_cases": "x"}, "public_test_cases: no JSON"),
     "public no list": (GOOD | {"public_test_cases": "{}"}, "public_test_cases: .* is no JSON list"),
     "no object": (GOOD | {"public_test_cases": "[1]"}, "public_test_cases: test 1 is no object"),
-    "no output": (GOOD | {"public_test_cases": '[{"input": "", "testtype": "stdin"}]'}, "test 1 is no object"),
+    "no output": (
+        GOOD | {"public_test_cases": '[{"input": "", "testtype": "stdin"}]'},
+        "test 1 is no object",
+    ),
     "test type": (item([("", "")], kind="other"), "public_test_cases: test 1: testtype is 'other'"),
     "no tests": (item([]), "public_test_cases: no tests"),
-    "neither": (GOOD | {"private_test_cases": "x"}, "private_test_cases: neither a JSON list nor base64 of zlib"),
+    "neither": (
+        GOOD | {"private_test_cases": "x"},
+        "private_test_cases: neither a JSON list nor base64 of zlib",
+    ),
     "base64 of else": (GOOD | {"private_test_cases": "eHh4"}, "private_test_cases: neither"),
     "cut off": (GOOD | {"private_test_cases": CUT_OFF}, "its compressed form is cut off"),
-    "no pickle": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x")).decode()}, "its pickle is damaged"),
-    "empty pickle": (GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"")).decode()}, "its pickle is damaged"),
-    "pickle of a number": (GOOD | {"private_test_cases": packed(1)}, "its pickle is no text but has the instruction BININT1"),
-    "pickle of no JSON": (GOOD | {"private_test_cases": packed("x")}, "private_test_cases: no JSON"),
+    "no pickle": (
+        GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x")).decode()},
+        "its pickle is damaged",
+    ),
+    "empty pickle": (
+        GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"")).decode()},
+        "its pickle is damaged",
+    ),
+    "pickle of a number": (
+        GOOD | {"private_test_cases": packed(1)},
+        "its pickle is no text but has the instruction BININT1",
+    ),
+    "pickle of no JSON": (
+        GOOD | {"private_test_cases": packed("x")},
+        "private_test_cases: no JSON",
+    ),
     "no function": (FUNCTION | {"metadata": "{}"}, "metadata: func_name is ''"),
-    "no name of one": (FUNCTION | {"metadata": '{"func_name": "f; import os"}'}, "metadata: func_name is 'f; import os'"),
-    "keyword": (FUNCTION | {"metadata": '{"func_name": "class"}'}, "metadata: func_name is 'class'"),
-    "argument": (item([("1\nx", "2")], kind="functional", metadata='{"func_name": "f"}'), "public_test_cases, test 1: no JSON"),
-    "result": (item([("1", "x")], kind="functional", metadata='{"func_name": "f"}'), "public_test_cases, test 1: no JSON"),
+    "no name of one": (
+        FUNCTION | {"metadata": '{"func_name": "f; import os"}'},
+        "metadata: func_name is 'f; import os'",
+    ),
+    "keyword": (
+        FUNCTION | {"metadata": '{"func_name": "class"}'},
+        "metadata: func_name is 'class'",
+    ),
+    "argument": (
+        item([("1\nx", "2")], kind="functional", metadata='{"func_name": "f"}'),
+        "public_test_cases, test 1: no JSON",
+    ),
+    "result": (
+        item([("1", "x")], kind="functional", metadata='{"func_name": "f"}'),
+        "public_test_cases, test 1: no JSON",
+    ),
 }
 
 
@@ -302,7 +358,9 @@ def test_reference_solutions_pass_everything(monkeypatch: pytest.MonkeyPatch) ->
 def test_reference_solutions_pass_in_the_sandbox() -> None:
     environment = PythonTests(shipped_problems(), QUICK)
     for name in ("hike", "plates", "column"):
-        outcome = environment.attempt(Problem(name, ""), f"Like this:\n```python\n{SOLUTIONS[name]}```\n")
+        outcome = environment.attempt(
+            Problem(name, ""), f"Like this:\n```python\n{SOLUTIONS[name]}```\n"
+        )
         assert outcome.reward == 1.0, outcome.feedback
 
 
@@ -323,15 +381,25 @@ def test_problems_are_drawn_by_seed() -> None:
 def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path) -> None:
     pairs = [("100000\n", "200000\n"), ("3\n", "6\n"), ("20\n", "40\n"), ("1\n", "2\n")]
     found = read(tmp_path, item(pairs, [("5", "10"), ("6", "12")]))
-    reward, told = judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="all")
+    reward, told = judged(
+        found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="all"
+    )
     assert reward == 2 / 6
-    assert told.startswith("1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\n")
+    assert told.startswith(
+        "1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\n"
+    )
     assert told.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
     assert "100000" not in told
-    assert judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0] == 1 / 4
+    assert (
+        judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0]
+        == 1 / 4
+    )
     reward, told = judged(found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private")
     assert (reward, told) == (0.5, "1 of 2 hidden tests failed.")
-    assert judged(found, "print(2 * int(input()))", tests="all", most=3) == (1.0, "All 3 tests passed.")
+    assert judged(found, "print(2 * int(input()))", tests="all", most=3) == (
+        1.0,
+        "All 3 tests passed.",
+    )
 
 
 def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
@@ -339,19 +407,38 @@ def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
     learned = "print({'1': 3, '2': 5, '9': 19}.get(input()))"
     found = read(tmp_path, item(pairs, [("4", "9"), ("5", "11")]))
     hard = (0.0, "3 of 3 public tests passed; 2 of 2 hidden tests failed.")
-    assert judged(found, learned, isolation="none") == judged(found, learned, isolation="none", tests="hidden") == hard
+    assert (
+        judged(found, learned, isolation="none")
+        == judged(found, learned, isolation="none", tests="hidden")
+        == hard
+    )
     assert judged(found, learned, isolation="none", tests="all")[0] == 3 / 5
-    assert judged(found, "print(2 * int(input()) + 1)", isolation="none") == (1.0, "All 5 tests passed.")
+    assert judged(found, "print(2 * int(input()) + 1)", isolation="none") == (
+        1.0,
+        "All 5 tests passed.",
+    )
     reward, told = judged(found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none")
     assert reward == 0.5
-    assert told.startswith("1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n1\nExpected:\n3\nGot:\n2\n\n")
-    reward, told = judged(found, "n = int(input())\nprint(2 * n + (n > 3))", isolation="none", most=1)
-    assert (reward, told.split(".")[0]) == (1.0, "0 of 1 public tests passed; 0 of 1 hidden tests failed")
+    assert told.startswith(
+        "1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n1\nExpected:\n3\nGot:\n2\n\n"
+    )
+    reward, told = judged(
+        found, "n = int(input())\nprint(2 * n + (n > 3))", isolation="none", most=1
+    )
+    assert (reward, told.split(".")[0]) == (
+        1.0,
+        "0 of 1 public tests passed; 0 of 1 hidden tests failed",
+    )
     found = read(tmp_path, item(pairs))
-    assert judged(found, learned, isolation="none") == (1.0, "All 3 tests passed.")  # no others are there
+    assert judged(found, learned, isolation="none") == (
+        1.0,
+        "All 3 tests passed.",
+    )  # no others are there
 
 
-def test_an_answer_that_never_ends_is_not_run_on_every_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_never_ends_is_not_run_on_every_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two public tests end, and time runs out on numbers from 3 on."""
     seen = list[int]()
 
@@ -364,13 +451,20 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(tmp_path: Path, monk
     pairs = [(str(n), str(n)) for n in range(1, 10)]
     for public, shown, ran in ((2, 0, [1, 2, 3, 4]), (3, 1, [1, 2, 3, 4]), (6, 2, [1, 2, 3, 4])):
         seen.clear()
-        reward, told = judged(read(tmp_path, item(pairs[:public], pairs[public:])), "", isolation="none")
+        reward, told = judged(
+            read(tmp_path, item(pairs[:public], pairs[public:])), "", isolation="none"
+        )
         assert (reward, seen) == (0.0, ran)
-        head = f"2 of {public} public tests passed; {9 - public} of {9 - public} hidden tests failed; "
+        head = (
+            f"2 of {public} public tests passed; {9 - public} of {9 - public} hidden tests failed; "
+        )
         assert told.startswith(f"{head}5 of all were not run, since 2 had run out of time.")
         assert told.count("Verdict: time_limit") == told.count("Input:") == shown
     for tests, reward in (("all", 2 / 9), ("public", 2 / 6), ("private", 0)):
-        assert judged(read(tmp_path, item(pairs[:6], pairs[6:])), "", isolation="none", tests=tests)[0] == reward
+        assert (
+            judged(read(tmp_path, item(pairs[:6], pairs[6:])), "", isolation="none", tests=tests)[0]
+            == reward
+        )
     assert judged(read(tmp_path, item(pairs[:4])), "", isolation="none")[0] == 0.5
     assert "not run" not in judged(read(tmp_path, item(pairs[:4])), "", isolation="none")[1]
 
@@ -378,15 +472,27 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(tmp_path: Path, monk
 @isolated
 def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     limits = Limits(wall_seconds=0.3, memory_bytes=1 << 28)
-    reward, told = judged(read(tmp_path, item([("1", "1")] * 2, [("1", "1")] * 9)), "while True: pass", limits=limits)
+    reward, told = judged(
+        read(tmp_path, item([("1", "1")] * 2, [("1", "1")] * 9)), "while True: pass", limits=limits
+    )
     assert reward == 0
-    assert told.startswith("0 of 2 public tests passed; 9 of 9 hidden tests failed; 9 of all were not run, since 2 had run")
+    assert told.startswith(
+        "0 of 2 public tests passed; 9 of 9 hidden tests failed; 9 of all were not run, since 2 had run"
+    )
 
 
 @isolated
 def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
-    found = read(tmp_path, item([("1", "1")], [("27182", "HIDDEN-31415"), ("27183", "HIDDEN-31416")]))
-    for answer in ("print(input())", "import sys\nsys.exit(input())", "print('3')", "", "while True: print(input())"):
+    found = read(
+        tmp_path, item([("1", "1")], [("27182", "HIDDEN-31415"), ("27183", "HIDDEN-31416")])
+    )
+    for answer in (
+        "print(input())",
+        "import sys\nsys.exit(input())",
+        "print('3')",
+        "",
+        "while True: print(input())",
+    ):
         reward, told = judged(found, answer)
         assert reward < 1
         assert not any(word in told for word in ("HIDDEN", "27182", "27183", "31415"))
@@ -396,11 +502,18 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
 @isolated
 def test_feedback_is_bounded_and_marks_what_it_cuts(tmp_path: Path) -> None:
     found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
-    for answer in ("print('z' * 5000)", "raise ValueError('w' * 5000)", "raise SystemExit('e\\n' * 5000)"):
+    for answer in (
+        "print('z' * 5000)",
+        "raise ValueError('w' * 5000)",
+        "raise SystemExit('e\\n' * 5000)",
+    ):
         _, told = judged(found, answer)
         assert python_tests.CUT in told
         assert told.count("Expected:") == 2
-    assert judged(found, "'" + "x" * (1 << 20) + "'") == (0.0, "The program is longer than 1048576 characters and was not run.")
+    assert judged(found, "'" + "x" * (1 << 20) + "'") == (
+        0.0,
+        "The program is longer than 1048576 characters and was not run.",
+    )
 
 
 @isolated
@@ -410,7 +523,10 @@ def test_errors_are_told_by_their_line_in_the_answer(tmp_path: Path) -> None:
         for first in ("", "from __future__ import annotations\n"):
             _, told = judged(found, f"```python\n{first}x = 1\n1 / 0\n```", isolation=isolation)
             line = 3 if first else 2
-            assert f'Verdict: runtime_error\nError:\n  File "program.py", line {line}, in <module>\n' in told
+            assert (
+                f'Verdict: runtime_error\nError:\n  File "program.py", line {line}, in <module>\n'
+                in told
+            )
             assert told.endswith("ZeroDivisionError: division by zero")
 
 
@@ -431,7 +547,9 @@ HARM = {
 def test_harm_is_survived_and_named(tmp_path: Path, answer: str, verdict: str) -> None:
     found = read(tmp_path, item([("1", "1")]))
     wall = 0.5 if verdict == "time_limit" else 10.0
-    reward, told = judged(found, answer, limits=Limits(wall_seconds=wall, memory_bytes=1 << 28, processes=4))
+    reward, told = judged(
+        found, answer, limits=Limits(wall_seconds=wall, memory_bytes=1 << 28, processes=4)
+    )
     assert reward == 0
     assert f"Verdict: {verdict}" in told
 
@@ -445,11 +563,17 @@ FAKES = {
 
 @isolated
 def test_functions_are_called_and_their_results_are_values(tmp_path: Path) -> None:
-    found = read(tmp_path, item([('3\n"b"', '["bbb", 3]')], kind="functional", metadata='{"func_name": "f"}'))
+    found = read(
+        tmp_path, item([('3\n"b"', '["bbb", 3]')], kind="functional", metadata='{"func_name": "f"}')
+    )
     assert judged(found, "class Solution:\n    def f(self, n, text): return (text * n, n)")[0] == 1
-    assert judged(found, "def f(n, text):\n    print('noise')\n    return [text * n, n + 0.0]")[0] == 1
+    assert (
+        judged(found, "def f(n, text):\n    print('noise')\n    return [text * n, n + 0.0]")[0] == 1
+    )
     assert judged(found, "def f(n, text): return [n, text * n]")[1].endswith('Got:\n[3, "bbb"]')
-    assert judged(found, "def f(n, text): return {1, 2}")[1].endswith("TypeError: Object of type set is not JSON serializable")
+    assert judged(found, "def f(n, text): return {1, 2}")[1].endswith(
+        "TypeError: Object of type set is not JSON serializable"
+    )
     assert judged(found, "def g(n, text): return 1")[0] == 0
     assert judged(found, "import sys\nsys.exit(0)")[1].endswith("Got:\nnothing")
 
@@ -462,10 +586,19 @@ def test_results_that_a_program_prints_itself_do_not_count(tmp_path: Path, fake:
     assert reward == 0
 
 
-def test_the_expected_output_is_not_in_the_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = read(tmp_path, item([("4", "31415")], [("5", "27182")], kind="functional", metadata='{"func_name": "f"}'))
+def test_the_expected_output_is_not_in_the_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read(
+        tmp_path,
+        item([("4", "31415")], [("5", "27182")], kind="functional", metadata='{"func_name": "f"}'),
+    )
     seen: list[str] = []
-    monkeypatch.setattr(python_tests, "run", lambda *given: seen.append(repr(given)) or sandbox.run("", "", QUICK, "none"))
+    monkeypatch.setattr(
+        python_tests,
+        "run",
+        lambda *given: seen.append(repr(given)) or sandbox.run("", "", QUICK, "none"),
+    )
     judged(found, "def f(n): return 1", isolation="none")
     assert len(seen) == 2
     assert not any("31415" in given or "27182" in given for given in seen)
@@ -474,7 +607,10 @@ def test_the_expected_output_is_not_in_the_sandbox(tmp_path: Path, monkeypatch: 
 def test_refusal_and_bad_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = read(tmp_path, item([("1", "1")]))
     monkeypatch.setattr(python_tests, "available", lambda: "no namespaces")
-    with pytest.raises(IsolationError, match=r"no isolation for running programs here: no namespaces; .*--isolation none$"):
+    with pytest.raises(
+        IsolationError,
+        match=r"no isolation for running programs here: no namespaces; .*--isolation none$",
+    ):
         PythonTests(found)
     assert judged(found, "print(1)", isolation="none") == (1.0, "All 1 tests passed.")
     with pytest.raises(ConfigError, match="isolation is 'maybe'; give one of required, none"):

@@ -16,7 +16,15 @@ from maskdiff.config_io import load_config
 from maskdiff.errors import DataError
 from maskdiff.evaluation.rows import row
 from maskdiff.experiments.reproduction import run as reproduce
-from maskdiff.experiments.reproduction.variants import SHARPNESS, VARIANTS, Faithful, Padded, maskgit, refine, untrained_prefix
+from maskdiff.experiments.reproduction.variants import (
+    SHARPNESS,
+    VARIANTS,
+    Faithful,
+    Padded,
+    maskgit,
+    refine,
+    untrained_prefix,
+)
 from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.sampling import Canvas
 from tests.helpers.evaluation import VOCABULARY, Uniform
@@ -42,9 +50,19 @@ def test_the_references_samplers_keep_its_quirks() -> None:
     class Echo(Uniform):
         """An aligned head without a causal mode: it scores what it reads."""
 
-        def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+        def __call__(
+            self,
+            tokens: Tensor,
+            length: Tensor,
+            sigma: Tensor,
+            causal: bool,
+            *inputs: Tensor | None,
+        ) -> Tensor:
             levels.append(round(float(sigma[0]), 3))
-            return torch.nn.functional.one_hot(tokens, len(VOCABULARY)) * 9.0 + torch.eye(len(VOCABULARY))[VOCABULARY.ids["("]]
+            return (
+                torch.nn.functional.one_hot(tokens, len(VOCABULARY)) * 9.0
+                + torch.eye(len(VOCABULARY))[VOCABULARY.ids["("]]
+            )
 
     levels: list[float] = []
     canvas = Canvas.blank([6], VOCABULARY)
@@ -63,7 +81,14 @@ def test_the_references_confidence_is_read_at_temperature_0_1() -> None:
     spread[VOCABULARY.ids["="]] = 0.4
 
     class Fixed(Uniform):
-        def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+        def __call__(
+            self,
+            tokens: Tensor,
+            length: Tensor,
+            sigma: Tensor,
+            causal: bool,
+            *inputs: Tensor | None,
+        ) -> Tensor:
             shown.append(VOCABULARY.decode(tokens[0, 1:3].tolist()))
             return torch.stack([rival, rival, spread, spread]).log()[None]
 
@@ -87,20 +112,35 @@ def test_reproduction_resumes(tmp_path: Path) -> None:
         torch.manual_seed(config.train.seed)
         config = replace(config, model=replace(config.model, vocab_size=len(VOCABULARY)))
         weights = UniversalDenoiser(config.model).state_dict()
-        payload = checkpoint.make_payload(config, VOCABULARY, weights, provenance={"step": config.train.max_iters})
+        payload = checkpoint.make_payload(
+            config, VOCABULARY, weights, provenance={"step": config.train.max_iters}
+        )
         checkpoint.save(folder / "best.pt", payload)
 
     results = tmp_path / "results.md"
 
     def go() -> Any:
         return reproduce.reproduce(
-            range(2), tmp_path / "runs", results, ["V1", "coarse-to-fine"], 12, 1, trainer=trainer, overrides=SHRINK
+            range(2),
+            tmp_path / "runs",
+            results,
+            ["V1", "coarse-to-fine"],
+            12,
+            1,
+            trainer=trainer,
+            overrides=SHRINK,
         )
 
     with pytest.raises(KeyboardInterrupt):
         go()
     rows = go()
-    assert trained == [("v1-s0", False), ("v1-s1", False), ("v1-s1", True), ("skeleton-s0", False), ("skeleton-s1", False)]
+    assert trained == [
+        ("v1-s0", False),
+        ("v1-s1", False),
+        ("v1-s1", True),
+        ("skeleton-s0", False),
+        ("skeleton-s1", False),
+    ]
     results.write_text("# Ours\n\n" + results.read_text() + "\nMore.\n")
     again = go()
     assert len(trained) == 5  # nothing is trained, and nothing measured, twice
@@ -132,10 +172,16 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path) -> None:
     names = ["V1", "V2", "coarse-to-fine"]
 
     def go(seeds: Any) -> dict[str, int]:
-        rows = reproduce.reproduce(seeds, runs, results, names, 12, 1, trainer=None, overrides=SHRINK)
+        rows = reproduce.reproduce(
+            seeds, runs, results, names, 12, 1, trainer=None, overrides=SHRINK
+        )
         return {name: len(by_seed) for name, by_seed in rows.items()}
 
-    assert go(None) == {"V1": 2, "V2": 0, "coarse-to-fine": 1}  # seed 7 of V1 stopped a step too early
+    assert go(None) == {
+        "V1": 2,
+        "V2": 0,
+        "coarse-to-fine": 1,
+    }  # seed 7 of V1 stopped a step too early
     text = results.read_text()
     assert "| V1 | 2 | 38.5-53.5 |" in text
     assert "| V2 | 0 | 39 | - |" in text
@@ -144,7 +190,13 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path) -> None:
     assert "**V2**" not in text  # nothing measured, nothing to explain
     assert "--seeds 2" in text
     assert go(range(1)) == {"V1": 1, "V2": 0, "coarse-to-fine": 0}
-    assert sorted(path.name for path in runs.iterdir()) == ["skeleton-s1", "v1-s0", "v1-s0.log", "v1-s4", "v1-s7"]
+    assert sorted(path.name for path in runs.iterdir()) == [
+        "skeleton-s1",
+        "v1-s0",
+        "v1-s0.log",
+        "v1-s4",
+        "v1-s7",
+    ]
     with pytest.raises(DataError, match="no finished run"):
         go([5])
 
@@ -159,9 +211,14 @@ def test_only_rates_are_pooled_as_rates() -> None:
         f"50.0 [{100 * both.low:.1f}, {100 * both.high:.1f}]; seeds 50.0-50.0"
     )
     narrow, wide = metrics.Estimate(0.80, 0.77, 0.82, 100), metrics.Estimate(0.84, 0.80, 0.85, 100)
-    assert reproduce.pooled(rows("token_accuracy", narrow)) == "80.0 [77.0, 82.0]"  # one seed: its own interval
+    assert (
+        reproduce.pooled(rows("token_accuracy", narrow)) == "80.0 [77.0, 82.0]"
+    )  # one seed: its own interval
     # Two: arms of 3 and 4 points below make 5 / 2.
-    assert reproduce.pooled(rows("token_accuracy", narrow, wide)) == "82.0 [79.5, 83.1]; seeds 80.0-84.0"
+    assert (
+        reproduce.pooled(rows("token_accuracy", narrow, wide))
+        == "82.0 [79.5, 83.1]; seeds 80.0-84.0"
+    )
     every = metrics.distinct([str(i) for i in range(100)])
     assert reproduce.pooled(rows("distinct", every)) != "100.0 [100.0, 100.0]"
 
@@ -175,7 +232,9 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
 
         def __call__(self, tokens, length, sigma, causal, previous=None, noise=None):  # type: ignore[no-untyped-def]
             seen.append((tokens, length))
-            return torch.arange(tokens.shape[1], dtype=torch.float32)[None, :, None].expand(*tokens.shape, len(self.vocabulary))
+            return torch.arange(tokens.shape[1], dtype=torch.float32)[None, :, None].expand(
+                *tokens.shape, len(self.vocabulary)
+            )
 
     tokens = torch.full((2, 7), 5)
     logits = Padded(Watching(), 64)(tokens, torch.tensor([7, 6]), torch.zeros(2), False)

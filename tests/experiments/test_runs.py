@@ -43,7 +43,10 @@ every_experiment = pytest.mark.parametrize("name", NAMES)
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Every file with when it was written and what it holds."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in paths
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,9 @@ def test_a_seed_file_gives_the_same_bytes_in_another_folder(whole: Path, tmp_pat
     assert known == setting_of(planted())
     assert run(tmp_path / "again", setting=known) == (whole / "results.json").read_bytes()
     assert parts_of(tmp_path / "again") == parts_of(whole)
-    assert sorted(parts_of(whole)) == sorted(f"{name}-{seed}.json" for name in NAMES for seed in (0, 1))
+    assert sorted(parts_of(whole)) == sorted(
+        f"{name}-{seed}.json" for name in NAMES for seed in (0, 1)
+    )
     assert (tmp_path / "again/seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
 
 
@@ -75,7 +80,9 @@ def test_other_seeds_and_other_weights_give_other_results(whole: Path, tmp_path:
     run(tmp_path / "weights", policy=planted(1))
     assert all(found != first[name] for name, found in parts_of(tmp_path / "weights").items())
     run(tmp_path / "later", setting=setting_of(planted(), replace(SMALL, first_seed=1, seeds=1)))
-    assert all(found == first[name] for name, found in parts_of(tmp_path / "later").items())  # a seed is the same in any set
+    assert all(
+        found == first[name] for name, found in parts_of(tmp_path / "later").items()
+    )  # a seed is the same in any set
 
 
 @every_experiment
@@ -90,10 +97,14 @@ def test_an_experiment_alone_gives_what_it_gives_in_the_set_and_leaves_the_weigh
 
     run(tmp_path, [name], policy=policy, tell=watch)
     assert results_of(tmp_path)["experiments"] == {name: results_of(whole)["experiments"][name]}
-    assert parts_of(tmp_path) == {part: raw for part, raw in parts_of(whole).items() if part.startswith(f"{name}-")}
+    assert parts_of(tmp_path) == {
+        part: raw for part, raw in parts_of(whole).items() if part.startswith(f"{name}-")
+    }
     assert torch.equal(policy.module[0], before)
     assert seen[-1]
-    assert all(seen) == (name not in ("training",))  # which tells of every step; windows tells of each arm before it
+    assert all(seen) == (
+        name not in ("training",)
+    )  # which tells of every step; windows tells of each arm before it
 
 
 def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -> None:
@@ -102,7 +113,9 @@ def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -
     assert results_of(tmp_path) == results_of(whole)
 
 
-def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_bytes(
+    whole: Path, tmp_path: Path
+) -> None:
     """It is interrupted at every fifth thing that it tells for the first time, in the midst of training, too."""
     policy, stopped, told = planted(), [], set()
     before = policy.module[0].detach().clone()
@@ -134,7 +147,9 @@ def test_what_was_measured_is_not_measured_again(whole: Path, tmp_path: Path) ->
     (folder / "parts/windows-1.json").unlink()
     told = []
     before = files_of(folder)
-    assert run(folder, tell=lambda *what: told.append(what)) == (whole / "results.json").read_bytes()
+    assert (
+        run(folder, tell=lambda *what: told.append(what)) == (whole / "results.json").read_bytes()
+    )
     assert {(name, seed) for name, seed, what in told if what != "done"} == {("windows", 1)}
     assert sum(what == "done" for *_, what in told) == 10
     after = files_of(folder)
@@ -145,7 +160,9 @@ def test_what_was_measured_is_not_measured_again(whole: Path, tmp_path: Path) ->
 def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> None:
     """What was concluded came from parts as they were written: numbers of 9 digits, None for what is not known."""
     for name, raw in parts_of(whole).items():
-        assert json.dumps(json.loads(raw, parse_constant=pytest.fail), indent=1) + "\n" == raw.decode(), name
+        assert (
+            json.dumps(json.loads(raw, parse_constant=pytest.fail), indent=1) + "\n" == raw.decode()
+        ), name
 
 
 # ------------------------------------------------------------------------------------------------------------ what is refused
@@ -161,7 +178,9 @@ def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> No
         ({"records": "other.jsonl"}, "records"),
     ],
 )
-def test_parts_of_another_configuration_are_refused(whole: Path, changes: dict[str, Any], named: str) -> None:
+def test_parts_of_another_configuration_are_refused(
+    whole: Path, changes: dict[str, Any], named: str
+) -> None:
     before = files_of(whole)
     said = one_line(lambda: run(whole, setting=setting_of(planted(), replace(SMALL, **changes))))
     assert f"holds a run with another {named};" in said
@@ -178,9 +197,13 @@ def test_parts_of_another_configuration_are_refused(whole: Path, changes: dict[s
         ({"dtype": "bfloat16", "records": "0" * 16}, "dtype, records"),
     ],
 )
-def test_parts_of_another_model_or_machine_are_refused(whole: Path, changes: dict[str, Any], named: str) -> None:
+def test_parts_of_another_model_or_machine_are_refused(
+    whole: Path, changes: dict[str, Any], named: str
+) -> None:
     before = files_of(whole)
-    assert f"another {named};" in one_line(lambda: run(whole, setting=replace(setting_of(planted()), **changes)))
+    assert f"another {named};" in one_line(
+        lambda: run(whole, setting=replace(setting_of(planted()), **changes))
+    )
     assert files_of(whole) == before
 
 
@@ -201,7 +224,9 @@ def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path: Path) -> None
     assert "cannot make the folder" in one_line(lambda: run(tmp_path))
 
 
-def test_parts_without_their_seed_file_are_not_taken_for_ones_own(whole: Path, tmp_path: Path) -> None:
+def test_parts_without_their_seed_file_are_not_taken_for_ones_own(
+    whole: Path, tmp_path: Path
+) -> None:
     """Whose they are cannot be known, so that they must not be mixed in."""
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
@@ -245,7 +270,9 @@ def test_results_hold_numbers_and_nothing_of_when_and_where(whole: Path) -> None
         assert str(path) not in text
     assert torch.__version__ not in text
     for name, made in results["experiments"].items():
-        kinds = {claim["control"]: claim["verdict"] for claim in reversed(made["claims"])}  # the first of each kind
+        kinds = {
+            claim["control"]: claim["verdict"] for claim in reversed(made["claims"])
+        }  # the first of each kind
         assert (made["verdict"], made["verdict_controlled"]) == (kinds[False], kinds[True]), name
 
 
@@ -260,9 +287,13 @@ def test_answers_of_few_tokens_leave_no_strange_numbers(tmp_path: Path) -> None:
     assert strange(report.to_markdown(results, setting, "command")) == []
 
 
-def test_an_environment_that_cannot_locate_mistakes_has_no_claims_about_them(whole: Path, tmp_path: Path) -> None:
+def test_an_environment_that_cannot_locate_mistakes_has_no_claims_about_them(
+    whole: Path, tmp_path: Path
+) -> None:
     run(tmp_path, ["positions"], environment=Letters())
-    made = (results_of(folder)["experiments"]["positions"]["claims"] for folder in (tmp_path, whole))
+    made = (
+        results_of(folder)["experiments"]["positions"]["claims"] for folder in (tmp_path, whole)
+    )
     without, within = ({claim["name"]: claim for claim in claims} for claims in made)
     assert set(without) < set(within)
     assert all("area" in name for name in set(within) - set(without))
@@ -285,7 +316,11 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
         assert f"]({name}.png)" in page
         for claim in made["claims"]:
             kind = " (control)" if claim["control"] else ""
-            (row,) = [line for line in page.splitlines() if line.startswith(f"| {claim['name']}{kind}: {claim['text']} |")]
+            (row,) = [
+                line
+                for line in page.splitlines()
+                if line.startswith(f"| {claim['name']}{kind}: {claim['text']} |")
+            ]
             little = "" if claim["seen"] else " (too little to see)"
             assert row.endswith(f"| {claim['margin']:g} | {claim['verdict']}{little} |")
             unseen += bool(little)
@@ -301,10 +336,14 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
     assert unseen
     blocks = re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE)
     assert len(blocks) > 10
-    assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in blocks)  # rows of equal cells
+    assert all(
+        len({line.count("|") for line in block.splitlines()}) == 1 for block in blocks
+    )  # rows of equal cells
 
 
-def test_the_summary_says_both_verdicts_of_each(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_says_both_verdicts_of_each(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     for part in (folder / "parts").iterdir():
@@ -323,13 +362,17 @@ def test_the_summary_says_both_verdicts_of_each(whole: Path, tmp_path: Path, cap
     assert ".png" not in page
 
 
-def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(whole: Path, tmp_path: Path) -> None:
+def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(
+    whole: Path, tmp_path: Path
+) -> None:
     """One experiment after the other gives the results of the set; what lacks a seed is left out, and nothing else is."""
     policy = planted()
     for count, name in enumerate(("windows", "rewards", "tokens"), 1):
         run(tmp_path / "one", [name], policy=policy)
         found = results_of(tmp_path / "one")["experiments"]
-        assert list(found) == [name for name in NAMES if name in ("windows", "rewards", "tokens")[:count]]
+        assert list(found) == [
+            name for name in NAMES if name in ("windows", "rewards", "tokens")[:count]
+        ]
         assert all(found[name] == results_of(whole)["experiments"][name] for name in found)
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
@@ -337,15 +380,24 @@ def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(whole: Pa
     (folder / "parts/positions-0.json").unlink()
     told = list[tuple[str, int, str]]()
     run(folder, ["rewards"], tell=lambda *what: told.append(what))
-    assert told == [("rewards", 0, "done"), ("rewards", 1, "done")]  # nothing is measured that was not asked for
-    assert list(results_of(folder)["experiments"]) == [name for name in NAMES if name != "positions"]
+    assert told == [
+        ("rewards", 0, "done"),
+        ("rewards", 1, "done"),
+    ]  # nothing is measured that was not asked for
+    assert list(results_of(folder)["experiments"]) == [
+        name for name in NAMES if name != "positions"
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maskdiff.experiments.distillation.plots.draw", lambda result: result.name.encode())
+        patch.setattr(
+            "maskdiff.experiments.distillation.plots.draw", lambda result: result.name.encode()
+        )
         door._experiments(policy, Located(), setting_of(policy), ["rewards"], folder, True)
     for name in NAMES:  # the page and the pictures are of the same experiments
         assert (f"]({name}.png)" in (folder / "report.md").read_text()) == (name != "positions")
         drawn = (folder / f"{name}.png").read_bytes()
-        assert drawn == (name.encode() if name != "positions" else (whole / f"{name}.png").read_bytes())
+        assert drawn == (
+            name.encode() if name != "positions" else (whole / f"{name}.png").read_bytes()
+        )
 
 
 def test_records_are_known_by_their_content(tmp_path: Path) -> None:
@@ -357,7 +409,10 @@ def test_records_are_known_by_their_content(tmp_path: Path) -> None:
         assert runner.content(str(path)) in made
     assert len(made) == 4
     assert all(re.fullmatch("[0-9a-f]{16}", text) for text in made)
-    assert one_line(lambda: runner.content(str(tmp_path))) == f"cannot read '{tmp_path}': Is a directory"
+    assert (
+        one_line(lambda: runner.content(str(tmp_path)))
+        == f"cannot read '{tmp_path}': Is a directory"
+    )
 
 
 def test_pictures_are_pictures(whole: Path) -> None:
@@ -371,7 +426,9 @@ def test_pictures_are_pictures(whole: Path) -> None:
         assert 5_000 < len(raw) < 2_000_000
         pixels = image.imread(whole / f"{name}.png")
         assert pixels.shape[:2] == (height, width)
-        assert len(np.unique(pixels[..., 0])) + len(np.unique(pixels[..., 2])) > 40  # something is drawn, in colours
+        assert (
+            len(np.unique(pixels[..., 0])) + len(np.unique(pixels[..., 2])) > 40
+        )  # something is drawn, in colours
         assert 0.5 < float((pixels[..., :3].min(-1) > 0.99).mean()) < 0.99  # mostly on white
 
 

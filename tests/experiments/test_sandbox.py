@@ -19,12 +19,21 @@ import pytest
 
 from maskdiff.errors import ConfigError
 from maskdiff.experiments.distillation.sandbox import run as sandbox
-from maskdiff.experiments.distillation.sandbox.run import IsolationError, Limits, Run, Verdict, available, run
+from maskdiff.experiments.distillation.sandbox.run import (
+    IsolationError,
+    Limits,
+    Run,
+    Verdict,
+    available,
+    run,
+)
 from tests.helpers.paths import REPOSITORY
 
 REASON = available()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
-SHORT = Limits(wall_seconds=5.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20, output_bytes=1 << 16)
+SHORT = Limits(
+    wall_seconds=5.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20, output_bytes=1 << 16
+)
 BRIEF = Limits(wall_seconds=0.5, memory_bytes=1 << 28, processes=6)
 
 
@@ -52,7 +61,9 @@ def children(parent: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit():
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )
         except OSError:
             pass
     found, last = [parent], 0
@@ -88,7 +99,11 @@ for _ in range(200):
 HARM = {
     "an endless loop": ("while True: pass", BRIEF, "time_limit"),
     "sleep": ("import time\ntime.sleep(60)", BRIEF, "time_limit"),
-    "the processor's clock": ("while True: pass", Limits(wall_seconds=20.0, cpu_seconds=1), "time_limit"),
+    "the processor's clock": (
+        "while True: pass",
+        Limits(wall_seconds=20.0, cpu_seconds=1),
+        "time_limit",
+    ),
     "a fork storm": (STORM, SHORT, "process_limit"),
     "threads": (
         "import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
@@ -99,35 +114,67 @@ HARM = {
     "endless errors": ("while True: sys.stderr.write('x' * 1000)", SHORT, "output_limit"),
     "output of children": ("os.fork()\nwhile True: print('x' * 1000)", SHORT, "output_limit"),
     "ten gigabytes": ("bytearray(10 << 30)", SHORT, "memory_limit"),
-    "memory in small pieces": ("held = []\nwhile True: held.append(bytearray(1 << 20))", SHORT, "memory_limit"),
+    "memory in small pieces": (
+        "held = []\nwhile True: held.append(bytearray(1 << 20))",
+        SHORT,
+        "memory_limit",
+    ),
     "memory in a file of no folder": ("os.memfd_create('x')", SHORT, "memory_limit"),
-    "a gigabyte on disk": ("with open('f', 'wb') as f:\n  for _ in range(1024): f.write(bytes(1 << 20))", SHORT, "file_limit"),
+    "a gigabyte on disk": (
+        "with open('f', 'wb') as f:\n  for _ in range(1024): f.write(bytes(1 << 20))",
+        SHORT,
+        "file_limit",
+    ),
     "many files": (
         "for i in range(64):\n  with open(f'part{i}', 'wb') as f: f.write(bytes(1 << 19))",
         SHORT,
         "file_limit",
     ),
-    "many empty files": ("for i in range(10000): open(f'part{i}', 'w').close()", SHORT, "file_limit"),
+    "many empty files": (
+        "for i in range(10000): open(f'part{i}', 'w').close()",
+        SHORT,
+        "file_limit",
+    ),
     "deleting the interpreter": ("os.remove(sys.executable)", SHORT, "file_denied"),
     "deleting itself": ("os.remove(__file__)", SHORT, "file_denied"),
-    "deleting the library": ("import shutil\nshutil.rmtree(os.path.dirname(os.__file__))", SHORT, "file_denied"),
+    "deleting the library": (
+        "import shutil\nshutil.rmtree(os.path.dirname(os.__file__))",
+        SHORT,
+        "file_denied",
+    ),
     "deleting everything": ("import shutil\nshutil.rmtree('/')", SHORT, "file_denied"),
     "writing outside": ("open('/new', 'w')", SHORT, "file_denied"),
     "changing the library": ("open(os.__file__, 'a')", SHORT, "file_denied"),
     "passwords": ("print(open('/etc/passwd').read())", SHORT, "file_denied"),
-    "a temporary folder": (f"open({os.path.join(tempfile.gettempdir(), 'new')!r}, 'w')", SHORT, "file_denied"),
-    "a name on the network": ("import socket\nsocket.create_connection(('example.com', 80))", SHORT, "network_denied"),
+    "a temporary folder": (
+        f"open({os.path.join(tempfile.gettempdir(), 'new')!r}, 'w')",
+        SHORT,
+        "file_denied",
+    ),
+    "a name on the network": (
+        "import socket\nsocket.create_connection(('example.com', 80))",
+        SHORT,
+        "network_denied",
+    ),
     "a datagram": (
         "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
         SHORT,
         "network_denied",
     ),
-    "a socket of the machine's own": ("import socket\nsocket.socket(40, socket.SOCK_STREAM)", SHORT, "network_denied"),
+    "a socket of the machine's own": (
+        "import socket\nsocket.socket(40, socket.SOCK_STREAM)",
+        SHORT,
+        "network_denied",
+    ),
     "an error": ("1 / 0", SHORT, "runtime_error"),
     "no Python": ("while", SHORT, "runtime_error"),
     "an exit status": ("sys.exit(3)", SHORT, "runtime_error"),
     "a signal": ("os.kill(os.getpid(), 11)", SHORT, "runtime_error"),
-    "killing everyone": ("os.kill(-1, 9)\nos.kill(1, 9)\nos.kill(1, 2)\nos.kill(os.getpid(), 9)", SHORT, "runtime_error"),
+    "killing everyone": (
+        "os.kill(-1, 9)\nos.kill(1, 9)\nos.kill(1, 2)\nos.kill(os.getpid(), 9)",
+        SHORT,
+        "runtime_error",
+    ),
 }
 
 
@@ -135,7 +182,10 @@ HARM = {
 @pytest.mark.parametrize("program, limits, verdict", HARM.values(), ids=HARM)
 def test_harm_gets_its_verdict(program: str, limits: Limits, verdict: str) -> None:
     result = attack(program, limits)
-    assert (result.verdict.value, result.stderr[-600:] if result.verdict.value != verdict else "") == (verdict, "")
+    assert (
+        result.verdict.value,
+        result.stderr[-600:] if result.verdict.value != verdict else "",
+    ) == (verdict, "")
     assert len(result.stdout) <= limits.output_bytes
     assert len(result.stderr) <= limits.output_bytes
     assert 0 < result.seconds < limits.wall_seconds + 2
@@ -145,12 +195,22 @@ def test_harm_gets_its_verdict(program: str, limits: Limits, verdict: str) -> No
 def test_what_a_program_may_do() -> None:
     program = "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\nprint(sys.stdin.read())"
     result = attack(program, stdin="adé\nmore")
-    assert (result.verdict, result.stdout, result.stderr, result.status) == (Verdict.OK, "ADÉ /box\nmore\n", "", 0)
-    assert run("print(open('/dev/stdin').read()); exit()", "given").stdout == "given\n"  # exit comes from site.py elsewhere
+    assert (result.verdict, result.stdout, result.stderr, result.status) == (
+        Verdict.OK,
+        "ADÉ /box\nmore\n",
+        "",
+        0,
+    )
+    assert (
+        run("print(open('/dev/stdin').read()); exit()", "given").stdout == "given\n"
+    )  # exit comes from site.py elsewhere
     assert run("import os; print(os.listdir('.'))").stdout == "[]\n"  # nothing of the last run
     assert run("import sys; sys.exit(3)").status == 3
     assert run("import os; os.kill(os.getpid(), 11)").status == -signal.SIGSEGV
-    assert run("import sys; sys.stdout.buffer.write(b'a\\xffb')").stdout == "a\N{REPLACEMENT CHARACTER}b"
+    assert (
+        run("import sys; sys.stdout.buffer.write(b'a\\xffb')").stdout
+        == "a\N{REPLACEMENT CHARACTER}b"
+    )
     assert run("print(len(set('abc')), hash('a') == hash('a'))", "\ud800").verdict is Verdict.OK
 
 
@@ -158,7 +218,10 @@ def test_what_a_program_may_do() -> None:
 def test_input_that_is_long_and_input_that_nobody_reads() -> None:
     assert run("print(len(input()))", "x" * 3_000_000).stdout == "3000000\n"
     assert run("print(1)", "x" * 3_000_000).stdout == "1\n"
-    assert run("import os, time; os.close(0); time.sleep(0.1); print(1)", "x" * 3_000_000).stdout == "1\n"
+    assert (
+        run("import os, time; os.close(0); time.sleep(0.1); print(1)", "x" * 3_000_000).stdout
+        == "1\n"
+    )
 
 
 @isolated
@@ -174,14 +237,29 @@ def test_nothing_of_ours_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret")
     monkeypatch.setenv("A_SECRET", "the secret")
-    wanted = [f"open({str(path)!r}).read()" for path in (secret, f"/proc/{os.getpid()}/environ", "/proc/1/environ", __file__)]
-    wanted += [f"os.listdir({str(path)!r})" for path in (tmp_path, tmp_path.parent, REPOSITORY, Path.home() / ".cache", "/etc")]
-    wanted += [f"os.listdir({sys.prefix!r})", f"os.remove({str(secret)!r})", f"open({str(secret)!r}, 'w')"]
+    wanted = [
+        f"open({str(path)!r}).read()"
+        for path in (secret, f"/proc/{os.getpid()}/environ", "/proc/1/environ", __file__)
+    ]
+    wanted += [
+        f"os.listdir({str(path)!r})"
+        for path in (tmp_path, tmp_path.parent, REPOSITORY, Path.home() / ".cache", "/etc")
+    ]
+    wanted += [
+        f"os.listdir({sys.prefix!r})",
+        f"os.remove({str(secret)!r})",
+        f"open({str(secret)!r}, 'w')",
+    ]
     wanted += ["os.listdir('/proc/1/fd')", "open('/proc/1/mem')"]
     if sys.prefix == sys.base_prefix:
         wanted = [want for want in wanted if sys.prefix not in want]
-    asked = "".join(f"try:\n    {want}\n    print({want!r})\nexcept OSError as error:\n    seen += 1\n" for want in wanted)
-    told = "print(seen, sorted(os.environ), set(map(int, os.listdir('/proc/self/fd'))) - {0, 1, 2, 3})"
+    asked = "".join(
+        f"try:\n    {want}\n    print({want!r})\nexcept OSError as error:\n    seen += 1\n"
+        for want in wanted
+    )
+    told = (
+        "print(seen, sorted(os.environ), set(map(int, os.listdir('/proc/self/fd'))) - {0, 1, 2, 3})"
+    )
     result = attack("seen = 0\n" + asked + told)
     assert result.stdout.startswith(f"{len(wanted)} [")
     assert "SECRET" not in result.stdout
@@ -209,7 +287,10 @@ def test_no_connection_even_to_this_machine() -> None:
         local.listen()
         local.setblocking(False)
         port = server.getsockname()[1]
-        assert attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").verdict is Verdict.NETWORK_DENIED
+        assert (
+            attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").verdict
+            is Verdict.NETWORK_DENIED
+        )
         near = attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})")
         assert near.verdict is Verdict.NETWORK_DENIED
         for listener in (server, local):
@@ -250,20 +331,36 @@ def test_closed_streams_neither_end_a_run_nor_hide_it() -> None:
 
 @isolated
 def test_swallowed_errors_are_judged_by_the_end() -> None:
-    assert attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    print('none')").verdict is Verdict.OK
-    assert attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    raise MemoryError").verdict is Verdict.MEMORY_LIMIT
-    assert attack("sys.stderr.write('MemoryError: not really\\n' * 3)\n1 / 0").verdict is Verdict.RUNTIME_ERROR
-    assert attack("raise ValueError('a\\nb: PermissionError: [Errno 13]\\n  c')").verdict is Verdict.RUNTIME_ERROR
+    assert (
+        attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    print('none')").verdict
+        is Verdict.OK
+    )
+    assert (
+        attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    raise MemoryError").verdict
+        is Verdict.MEMORY_LIMIT
+    )
+    assert (
+        attack("sys.stderr.write('MemoryError: not really\\n' * 3)\n1 / 0").verdict
+        is Verdict.RUNTIME_ERROR
+    )
+    assert (
+        attack("raise ValueError('a\\nb: PermissionError: [Errno 13]\\n  c')").verdict
+        is Verdict.RUNTIME_ERROR
+    )
 
 
 @isolated
 def test_nothing_is_left_when_the_caller_is_killed() -> None:
     mark = uuid.uuid4().hex
-    program = marked("import time\nif not os.fork():\n    os.setsid()\nprint(os.fork())\ntime.sleep(60)", mark)
+    program = marked(
+        "import time\nif not os.fork():\n    os.setsid()\nprint(os.fork())\ntime.sleep(60)", mark
+    )
     code = f"from maskdiff.experiments.distillation.sandbox.run import run, Limits\nrun({program!r}, limits=Limits(wall_seconds=50))"
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
     try:
-        assert soon(lambda: len(living(mark)) == 4 + 1)  # the caller's own command line has the mark too
+        assert soon(
+            lambda: len(living(mark)) == 4 + 1
+        )  # the caller's own command line has the mark too
         below = children(caller.pid)
         assert len(below) >= 6  # the supervisor and process 1 as well
     finally:
@@ -309,7 +406,9 @@ def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
         f"sandbox.JAIL = Path({str(jail)!r})\n"
         f"sandbox._run({marked('import time; time.sleep(60)', mark)!r}, '', sandbox.STANDARD, 'required')"
     )
-    caller = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60)
+    caller = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60
+    )
     assert caller.returncode == -signal.SIGKILL, caller.stderr
     assert soon(lambda: told.exists() and told.read_text().endswith("\n"))
     assert told.read_text() == "the process that asked is gone\n"
@@ -321,7 +420,10 @@ def test_runs_side_by_side_from_threads_and_with_a_strict_umask() -> None:
     results: list[Run] = []
     before = os.umask(0o077)
     try:
-        threads = [threading.Thread(target=lambda: results.append(run("import os" + STORM, "", SHORT))) for _ in "abcd"]
+        threads = [
+            threading.Thread(target=lambda: results.append(run("import os" + STORM, "", SHORT)))
+            for _ in "abcd"
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -368,9 +470,16 @@ print(failed)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a superuser can become somebody else")
 def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if python is None or subprocess.run([python, "-c", "import sys; assert sys.version_info >= (3, 10)"]).returncode:
+    if (
+        python is None
+        or subprocess.run(
+            [python, "-c", "import sys; assert sys.version_info >= (3, 10)"]
+        ).returncode
+    ):
         pytest.skip("no interpreter that every user may run")
-    copy = Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"  # in a folder that every user may enter
+    copy = (
+        Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"
+    )  # in a folder that every user may enter
     try:
         (copy / "maskdiff" / "distillation").mkdir(parents=True)
         parts = [f"distillation/{name}.py" for name in ISOLATION]
@@ -384,7 +493,14 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
             f"run({ORDINARY!r}).stdout)"
         )
         nobody = {"user": 65534, "group": 65534, "extra_groups": []}
-        asked = subprocess.run([python, "-B", "-c", code], cwd=copy, capture_output=True, text=True, timeout=30, **nobody)
+        asked = subprocess.run(
+            [python, "-B", "-c", code],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            **nobody,
+        )
     finally:
         shutil.rmtree(copy, ignore_errors=True)
     if "namespaces" in asked.stdout:
@@ -415,18 +531,26 @@ def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     if sys.platform == "linux":
         assert sandbox.available() == "unshare of namespaces: Operation not permitted"
     touched = tmp_path / "touched"
-    with pytest.raises(IsolationError, match=r"or run them unprotected with --isolation none$") as caught:
+    with pytest.raises(
+        IsolationError, match=r"or run them unprotected with --isolation none$"
+    ) as caught:
         run(f"open({str(touched)!r}, 'w')")
     assert "\n" not in str(caught.value)
     assert not touched.exists()
 
 
 def test_without_isolation_if_so_told() -> None:
-    assert run("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout == "hello ['program.py']\n"
+    assert (
+        run("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout
+        == "hello ['program.py']\n"
+    )
     assert run("while True: pass", "", BRIEF, "none").verdict is Verdict.TIME_LIMIT
     assert run("while True: print(1)", "", SHORT, "none").verdict is Verdict.OUTPUT_LIMIT
     assert run("bytearray(10 << 30)", "", SHORT, "none").verdict is Verdict.MEMORY_LIMIT
-    assert run("open('big', 'wb').write(bytes(1 << 22))", "", SHORT, "none").verdict is Verdict.FILE_LIMIT
+    assert (
+        run("open('big', 'wb').write(bytes(1 << 22))", "", SHORT, "none").verdict
+        is Verdict.FILE_LIMIT
+    )
     assert run("import sys; sys.exit(4)", "", SHORT, "none").status == 4
     closed = "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\nprint(len(input()), file=open('n', 'w'))"
     assert run(closed, "x" * 1_000_000, SHORT, "none").verdict is Verdict.OK
@@ -435,15 +559,28 @@ def test_without_isolation_if_so_told() -> None:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc")
 def test_without_isolation_the_group_ends_with_the_program() -> None:
     mark = uuid.uuid4().hex
-    program = marked("import time\nif not os.fork():\n    time.sleep(60)\ntime.sleep(0.1)\nprint('done')", mark)
+    program = marked(
+        "import time\nif not os.fork():\n    time.sleep(60)\ntime.sleep(0.1)\nprint('done')", mark
+    )
     result = run(program, "", SHORT, "none")
     assert (result.verdict, result.stdout) == (Verdict.OK, "done\n")
     assert result.seconds < 4
     assert soon(lambda: living(mark) == [])
 
 
-BAD = [("wall_seconds", 0.01), ("wall_seconds", float("nan")), ("wall_seconds", "6"), ("cpu_seconds", 1.5)]
-BAD += [("cpu_seconds", True), ("memory_bytes", 1000), ("processes", 0), ("file_bytes", 0), ("output_bytes", 1 << 40)]
+BAD = [
+    ("wall_seconds", 0.01),
+    ("wall_seconds", float("nan")),
+    ("wall_seconds", "6"),
+    ("cpu_seconds", 1.5),
+]
+BAD += [
+    ("cpu_seconds", True),
+    ("memory_bytes", 1000),
+    ("processes", 0),
+    ("file_bytes", 0),
+    ("output_bytes", 1 << 40),
+]
 
 
 @pytest.mark.parametrize("key, value", BAD)

@@ -15,18 +15,46 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.experiments.distillation.compare import Pair, advantage, entropy, mass, measure, nats, outside
+from maskdiff.experiments.distillation.compare import (
+    Pair,
+    advantage,
+    entropy,
+    mass,
+    measure,
+    nats,
+    outside,
+)
 from maskdiff.experiments.distillation.divergence import Divergence
 from maskdiff.experiments.distillation.environment import attempts
 from maskdiff.experiments.distillation.onset import Onset, find_onset
 from maskdiff.experiments.distillation.planted import PlantedPolicy
-from maskdiff.experiments.distillation.positions import DECILES, NONE, decile, decile_means, late_minus_early, mean_of
+from maskdiff.experiments.distillation.positions import (
+    DECILES,
+    NONE,
+    decile,
+    decile_means,
+    late_minus_early,
+    mean_of,
+)
 from maskdiff.experiments.distillation.reliability import area, token_labels
-from maskdiff.experiments.distillation.studies.protocol import array, curve, listed, mean_and_error, pooled, seeds_of
+from maskdiff.experiments.distillation.studies.protocol import (
+    array,
+    curve,
+    listed,
+    mean_and_error,
+    pooled,
+    seeds_of,
+)
 from maskdiff.experiments.distillation.studies.rewards import Rewards
 from maskdiff.experiments.distillation.studies.training import _fall
 from maskdiff.experiments.distillation.study import PURPOSES, Study
-from maskdiff.experiments.distillation.verdicts import Claim, decide, estimated, student_quantile, verdict_of
+from maskdiff.experiments.distillation.verdicts import (
+    Claim,
+    decide,
+    estimated,
+    student_quantile,
+    verdict_of,
+)
 from maskdiff.metrics import Estimate
 from tests.helpers.distillation import NAN, SMALL, Letters, known, mean, planted, same
 
@@ -48,7 +76,10 @@ def test_deciles_are_tenths(length: int) -> None:
 @given(st.lists(FIGURE, max_size=40))
 @settings(max_examples=200, deadline=None)
 def test_decile_means_by_brute_force(values: list[float]) -> None:
-    expected = [mean([v for t, v in enumerate(values) if 10 * t // len(values) == d]) for d in range(DECILES)]
+    expected = [
+        mean([v for t, v in enumerate(values) if 10 * t // len(values) == d])
+        for d in range(DECILES)
+    ]
     same(decile_means(values), expected)
 
 
@@ -97,8 +128,15 @@ def test_measures_at_the_partners_alone() -> None:
             "nats": (p * (p / q).log()).sum(), "student": p[1] + p[8], "teacher": q[1] + q[8],
             "likes": (q / p).log()[pair.answer[t]], "entropy": -(p * p.log()).sum(),
         }  # fmt: skip
-        beyond = [token for token in range(9) if sum(float(p[other]) > float(p[token]) for other in range(9)) >= 3]
-        expected |= {"ours": p[beyond].sum(), "theirs": q[beyond].sum()}  # of both, outside of what the student likes
+        beyond = [
+            token
+            for token in range(9)
+            if sum(float(p[other]) > float(p[token]) for other in range(9)) >= 3
+        ]
+        expected |= {
+            "ours": p[beyond].sum(),
+            "theirs": q[beyond].sum(),
+        }  # of both, outside of what the student likes
         for name, value in expected.items():
             assert made[name][0][t] == pytest.approx(float(value), abs=1e-6)
     assert [len(values) for values in made["nats"]] == [4, 2]
@@ -128,11 +166,15 @@ def test_random_numbers_belong_to_seed_purpose_step_problem_and_number() -> None
         for i, key in enumerate(study.keys(purpose, owner, step)):
             assert key not in made, (made[key], (seed, purpose, step, i))
             made[key] = (seed, purpose, step, i)
-        assert study.keys(purpose, [1, 0, 1], step) == [study.keys(purpose, owner, step)[i] for i in (3, 0, 4)]
+        assert study.keys(purpose, [1, 0, 1], step) == [
+            study.keys(purpose, owner, step)[i] for i in (3, 0, 4)
+        ]
 
 
 def test_answers_of_a_study_depend_on_no_other_problem() -> None:
-    few, many = (Study(PlantedPolicy(), Letters(), replace(SMALL, problems=n, rollouts=n), 5) for n in (2, 6))
+    few, many = (
+        Study(PlantedPolicy(), Letters(), replace(SMALL, problems=n, rollouts=n), 5) for n in (2, 6)
+    )
     for name in ("sampled", "regenerated", "resampled", "shown", "regenerated_greedy"):
         a, b = getattr(few, name), getattr(many, name)
         assert a.ids == [b.ids[6 * problem + number] for problem in range(2) for number in range(2)]
@@ -147,7 +189,12 @@ def test_answers_of_a_study_depend_on_no_other_problem() -> None:
 # ------------------------------------------------------------------------------------------------------------ reliability
 
 
-@given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, NAN]), st.sampled_from([0.0, 1.0, NAN])), max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, NAN]), st.sampled_from([0.0, 1.0, NAN])),
+        max_size=20,
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[float, float]]) -> None:
     signal, right = (np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1))
@@ -260,7 +307,9 @@ def test_the_rule_divides_all_intervals_into_three() -> None:
         verdict = verdict_of(estimate, margin)
         assert rules[verdict]
         seen.add(verdict)
-        unseen = verdict_of(estimate, margin, seen=False)  # nothing is ruled out where there was too little to see
+        unseen = verdict_of(
+            estimate, margin, seen=False
+        )  # nothing is ruled out where there was too little to see
         assert unseen == ("undecided" if verdict == "not supported" else verdict)
     assert len(seen) == 3
 
@@ -291,13 +340,27 @@ def test_what_cannot_be_estimated_is_undecided() -> None:
     assert (none.verdict, none.estimate.count, none.estimate.low) == ("undecided", 0, -math.inf)
     assert math.isnan(none.estimate.value)
     two = decide(Claim("n", "t", np.array([1.0, NAN, 1.0]), 0.05), rng, 100)
-    assert (two.verdict, two.estimate.value, two.estimate.count, two.estimate.high) == ("undecided", 1.0, 2, math.inf)
+    assert (two.verdict, two.estimate.value, two.estimate.count, two.estimate.high) == (
+        "undecided",
+        1.0,
+        2,
+        math.inf,
+    )
     one_seed = decide(Claim("n", "t", np.ones(9), 0.05, np.zeros(9, dtype=np.int64)), rng, 100)
     assert (one_seed.verdict, one_seed.estimate.low) == ("undecided", -math.inf)
     three = decide(Claim("n", "t", np.ones(3), 0.05, control=True), rng, 100)
-    assert (three.verdict, three.control, three.estimate) == ("supported", True, Estimate(1.0, 1.0, 1.0, 3))
-    zeros = [decide(Claim("n", "t", np.zeros(9), 0.05, seen=seen), rng, 100) for seen in (True, False)]
-    assert [(found.verdict, found.seen) for found in zeros] == [("not supported", True), ("undecided", False)]
+    assert (three.verdict, three.control, three.estimate) == (
+        "supported",
+        True,
+        Estimate(1.0, 1.0, 1.0, 3),
+    )
+    zeros = [
+        decide(Claim("n", "t", np.zeros(9), 0.05, seen=seen), rng, 100) for seen in (True, False)
+    ]
+    assert [(found.verdict, found.seen) for found in zeros] == [
+        ("not supported", True),
+        ("undecided", False),
+    ]
 
 
 def test_the_bootstrap_is_that_of_the_definition() -> None:
@@ -306,16 +369,23 @@ def test_the_bootstrap_is_that_of_the_definition() -> None:
     clusters = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 4])
     values = rng.normal(size=12) + clusters
     values[4] = NAN
-    groups = [[v for v, c in zip(values, clusters, strict=True) if c == g and not math.isnan(v)] for g in range(5)]
+    groups = [
+        [v for v, c in zip(values, clusters, strict=True) if c == g and not math.isnan(v)]
+        for g in range(5)
+    ]
     for given_clusters in (None, clusters):
         means = []
         for _ in range(4000):
             if given_clusters is None:
                 drawn = list(rng.choice(known(values), 11))
             else:
-                drawn = [v for g in rng.integers(0, 5, 5) for v in rng.choice(groups[g], len(groups[g]))]
+                drawn = [
+                    v for g in rng.integers(0, 5, 5) for v in rng.choice(groups[g], len(groups[g]))
+                ]
             means.append(np.mean(drawn))
-        units, quantile = (11, 2.228) if given_clusters is None else (5, 2.776)  # from the table of Student's distribution
+        units, quantile = (
+            (11, 2.228) if given_clusters is None else (5, 2.776)
+        )  # from the table of Student's distribution
         stretch = quantile / 1.960 * math.sqrt(units / (units - 1))
         low, high = mean(values) + stretch * (np.percentile(means, (2.5, 97.5)) - mean(values))
         estimate = estimated(values, rng, 4000, given_clusters)
@@ -328,7 +398,9 @@ def test_the_bootstrap_is_that_of_the_definition() -> None:
 def test_the_quantile_of_student_is_that_of_the_table() -> None:
     table = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 30: 2.042, 1000: 1.962}
     for freedom, quantile in table.items():
-        assert student_quantile(freedom) == pytest.approx(quantile, rel=0.035 if freedom == 2 else 0.01)
+        assert student_quantile(freedom) == pytest.approx(
+            quantile, rel=0.035 if freedom == 2 else 0.01
+        )
 
 
 @pytest.mark.parametrize("units", [3, 5, 10])
@@ -340,13 +412,17 @@ def test_few_units_cover_as_many_do(units: int) -> None:
         values = rng.normal(size=units)
         estimate = estimated(values, rng, 400)
         covered += estimate.low <= 0 <= estimate.high
-        low, high = np.percentile([rng.choice(values, units).mean() for _ in range(100)], (2.5, 97.5))
+        low, high = np.percentile(
+            [rng.choice(values, units).mean() for _ in range(100)], (2.5, 97.5)
+        )
         plain += low <= 0 <= high
     assert covered / 400 >= 0.92
     assert plain / 400 < 0.92
 
 
-def coverage(draw: Callable[[], NDArray[np.float64]], clusters: NDArray[np.int64] | None, seed: int) -> float:
+def coverage(
+    draw: Callable[[], NDArray[np.float64]], clusters: NDArray[np.int64] | None, seed: int
+) -> float:
     """Share of 300 simulated data sets of mean 0 whose interval holds 0."""
     rng = np.random.default_rng(seed)
     held = [estimated(draw(), rng, 300, clusters) for _ in range(300)]
@@ -359,17 +435,26 @@ TOLERANCE = 3 * math.sqrt(0.93 * 0.07 / 300)  # of a coverage of 0.93 in 300 sim
 def test_intervals_of_independent_problems_cover() -> None:
     rng = np.random.default_rng(0)
     assert coverage(lambda: rng.normal(size=100), None, 1) >= 0.93 - TOLERANCE
-    assert coverage(lambda: np.where(rng.random(100) < 0.1, NAN, rng.exponential(size=100) - 1), None, 2) >= 0.93 - TOLERANCE
+    assert (
+        coverage(
+            lambda: np.where(rng.random(100) < 0.1, NAN, rng.exponential(size=100) - 1), None, 2
+        )
+        >= 0.93 - TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("seeds, problems, spread", [(40, 5, 1.0), (20, 10, 0.5), (10, 10, 0.3)])
-def test_intervals_of_problems_that_seeds_tie_together_cover(seeds: int, problems: int, spread: float) -> None:
+def test_intervals_of_problems_that_seeds_tie_together_cover(
+    seeds: int, problems: int, spread: float
+) -> None:
     """The two-stage bootstrap; the negative control takes problems for independent and covers clearly less."""
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(seeds), problems)
 
     def draw() -> NDArray[np.float64]:
-        return np.repeat(spread * rng.normal(size=seeds), problems) + rng.normal(size=seeds * problems)
+        return np.repeat(spread * rng.normal(size=seeds), problems) + rng.normal(
+            size=seeds * problems
+        )
 
     tied, ignored = coverage(draw, clusters, 1), coverage(draw, None, 1)
     assert tied >= 0.93 - TOLERANCE
@@ -393,7 +478,10 @@ def test_what_was_measured_survives_json(values: list[list[float]]) -> None:
 
 
 def test_parts_are_put_together_in_order() -> None:
-    parts = [{"problems": 2, "a": {"b": [[1.0, None], [3.0, 4.0]]}}, {"problems": 1, "a": {"b": [[5.0, 6.0]]}}]
+    parts = [
+        {"problems": 2, "a": {"b": [[1.0, None], [3.0, 4.0]]}},
+        {"problems": 1, "a": {"b": [[5.0, 6.0]]}},
+    ]
     same(pooled(parts, "a", "b"), [[1.0, NAN], [3.0, 4.0], [5.0, 6.0]])
     assert seeds_of(parts).tolist() == [0, 0, 1]
 
@@ -432,7 +520,11 @@ def test_what_redrawing_failed_answers_gains_is_luck() -> None:
     config = replace(SMALL, problems=40, rollouts=8, resamples=500)
     experiment = Rewards()
     parts = [
-        json.loads(json.dumps(experiment.measure(Study(PlantedPolicy(7), Letters(), config, seed), lambda _: None)))
+        json.loads(
+            json.dumps(
+                experiment.measure(Study(PlantedPolicy(7), Letters(), config, seed), lambda _: None)
+            )
+        )
         for seed in range(3)
     ]
     rng = np.random.default_rng(0)
@@ -440,11 +532,22 @@ def test_what_redrawing_failed_answers_gains_is_luck() -> None:
     def gain(way: str, over: str, which: str) -> Estimate:
         return estimated(pooled(parts, which, way) - pooled(parts, which, over), rng, 500)
 
-    for way in ("regenerated", "resampled", "shown"):  # the raw gain on failed answers, and the loss on right ones
+    for way in (
+        "regenerated",
+        "resampled",
+        "shown",
+    ):  # the raw gain on failed answers, and the loss on right ones
         assert gain(way, "sampled", "failed").low > 0.05
         assert gain(way, "sampled", "right").high < -0.05
-    claims = {claim.name: decide(claim, rng, 500) for claim in experiment.conclude(parts, config, rng).claims}
-    for name in ("of failed answers: regenerated - resampled", "regenerated - sampled", "regenerated - shown"):
+    claims = {
+        claim.name: decide(claim, rng, 500)
+        for claim in experiment.conclude(parts, config, rng).claims
+    }
+    for name in (
+        "of failed answers: regenerated - resampled",
+        "regenerated - sampled",
+        "regenerated - shown",
+    ):
         estimate = claims[name].estimate
         assert abs(estimate.value) < 0.02
         assert estimate.low < 0.005

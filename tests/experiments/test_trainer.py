@@ -94,13 +94,21 @@ def test_in_chunks_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch, elements
     figure = {"nats": compare.nats(Trainer(parted, FIXED).divergence)}
     again = compare.measure(parted, parted, pairs, figure)["nats"]
     monkeypatch.undo()
-    for one, other in zip(again, compare.measure(parted, parted, pairs, figure)["nats"], strict=True):
+    for one, other in zip(
+        again, compare.measure(parted, parted, pairs, figure)["nats"], strict=True
+    ):
         assert one == pytest.approx(other, abs=1e-6)
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12), st.integers(1, 9), st.integers(1, 200))
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 200),
+)
 @settings(max_examples=200, deadline=None)
-def test_chunks_keep_order_and_bounds(sizes: Sequence[tuple[int, int]], size: int, elements: int) -> None:
+def test_chunks_keep_order_and_bounds(
+    sizes: Sequence[tuple[int, int]], size: int, elements: int
+) -> None:
     pairs = [Pair((1,), (5,) * ours, (2,), (5,) * theirs, (0,) * ours) for ours, theirs in sizes]
     kept, compare.ELEMENTS = compare.ELEMENTS, elements
     try:
@@ -108,17 +116,25 @@ def test_chunks_keep_order_and_bounds(sizes: Sequence[tuple[int, int]], size: in
     finally:
         compare.ELEMENTS = kept
     assert [pair for group in groups for pair in group] == pairs
-    need = [max(max(len(p.answer), len(p.teacher_answer)) for p in group) * len(group) * size for group in groups]
+    need = [
+        max(max(len(p.answer), len(p.teacher_answer)) for p in group) * len(group) * size
+        for group in groups
+    ]
     assert all(elements >= n or len(group) == 1 for n, group in zip(need, groups, strict=True))
     for group, after in zip(groups, groups[1:]):  # none could have taken one more
         longer = [*group, after[0]]
-        assert max(max(len(p.answer), len(p.teacher_answer)) for p in longer) * len(longer) * size > elements
+        assert (
+            max(max(len(p.answer), len(p.teacher_answer)) for p in longer) * len(longer) * size
+            > elements
+        )
 
 
 def test_gradients_of_a_step_do_not_stay_for_the_next() -> None:
     policy, fresh = planted(), planted()
     pairs = material(policy)
-    trainer = Trainer(policy, replace(FIXED, lr=1e-12))  # so that the weights stay, and only gradients could add up
+    trainer = Trainer(
+        policy, replace(FIXED, lr=1e-12)
+    )  # so that the weights stay, and only gradients could add up
     first = trainer.step(pairs)
     assert trainer.step(pairs).norm == pytest.approx(first.norm, rel=1e-5)
     assert Trainer(fresh, FIXED).step(pairs).norm == first.norm
@@ -135,13 +151,19 @@ def test_windows_divide_an_answer(length: int) -> None:
     assert all(a != b for a, b in zip(first, last, strict=True))
     assert first == sorted(first, reverse=True)
     assert abs(sum(first) - sum(last)) == length % 2
-    assert first == (decile(length) < DECILES // 2).tolist()  # as early and late deciles are told apart
+    assert (
+        first == (decile(length) < DECILES // 2).tolist()
+    )  # as early and late deciles are told apart
 
 
 def test_places_outside_a_window_have_no_gradient() -> None:
     """The rows of 3 to 6 are used in the first half alone, those of 7 to 10 in the last; that of the problem comes first."""
     answer = (3, 4, 5, 6, 7, 8, 9, 10)
-    expected: dict[Window, set[int]] = {"first": {20, 3, 4, 5}, "last": {6, 7, 8, 9}, "full": {20, *range(3, 10)}}
+    expected: dict[Window, set[int]] = {
+        "first": {20, 3, 4, 5},
+        "last": {6, 7, 8, 9},
+        "full": {20, *range(3, 10)},
+    }
     grads = {}
     for window in WINDOWS:
         policy = planted()
@@ -156,14 +178,26 @@ def test_places_without_a_partner_have_no_gradient() -> None:
     """Ordinal pairs end with the shorter answer, and the teacher is asked at the partners alone."""
     policy = planted()
     answer, other = (3, 4, 5, 6, 7, 8), (9, 3, 4)
-    stepped = Trainer(policy, FIXED).step([Pair(UNTOLD, answer, TOLD, other, (0, 1, 2, NONE, NONE, NONE))])
+    stepped = Trainer(policy, FIXED).step(
+        [Pair(UNTOLD, answer, TOLD, other, (0, 1, 2, NONE, NONE, NONE))]
+    )
     assert stepped.places == 3
     assert moved_rows(policy) == {20, 3, 4}
     crossed = planted()
-    assert Trainer(crossed, FIXED).step([Pair(UNTOLD, answer, TOLD, other, (NONE, 2, NONE, NONE, 0, NONE))]).places == 2
+    assert (
+        Trainer(crossed, FIXED)
+        .step([Pair(UNTOLD, answer, TOLD, other, (NONE, 2, NONE, NONE, 0, NONE))])
+        .places
+        == 2
+    )
     assert moved_rows(crossed) == {3, 6}
     late = planted()
-    assert Trainer(late, FIXED).step([Pair(UNTOLD, answer, TOLD, other, (NONE, 2, NONE, NONE, 0, NONE))], "last").places == 1
+    assert (
+        Trainer(late, FIXED)
+        .step([Pair(UNTOLD, answer, TOLD, other, (NONE, 2, NONE, NONE, 0, NONE))], "last")
+        .places
+        == 1
+    )
     assert moved_rows(late) == {6}
 
 
@@ -172,7 +206,9 @@ def test_regeneration_compares_with_its_own_text_by_equal_places() -> None:
     pairs = material(policy, regenerated=True)
     assert {len(pair.answer) - len(pair.teacher_answer) > 0 for pair in pairs} == {True, False}
     for pair in pairs:
-        assert pair.partners == tuple(t if t < len(pair.teacher_answer) else NONE for t in range(len(pair.answer)))
+        assert pair.partners == tuple(
+            t if t < len(pair.teacher_answer) else NONE for t in range(len(pair.answer))
+        )
         assert (pair.prompt[0], pair.teacher_prompt[0]) == (2, 1)
     expected = sum(min(len(pair.answer), len(pair.teacher_answer)) for pair in pairs)
     assert Trainer(policy, FIXED).step(pairs).places == expected
@@ -182,7 +218,9 @@ def test_regeneration_compares_with_its_own_text_by_equal_places() -> None:
 def test_without_a_place_there_is_no_step(weight_decay: float) -> None:
     policy = planted()
     before = table(policy)
-    trainer = Trainer(policy, replace(FIXED, weight_decay=weight_decay, teacher="ema", teacher_rate=1.0))
+    trainer = Trainer(
+        policy, replace(FIXED, weight_decay=weight_decay, teacher="ema", teacher_rate=1.0)
+    )
     nothing = Pair(UNTOLD, (3, 4), TOLD, (5,), (NONE, NONE))
     assert trainer.step([nothing]) == Stepped(0.0, 0.0, 0)
     assert trainer.step([Pair.same(UNTOLD, (3,), TOLD)], "last") == Stepped(0.0, 0.0, 0)
@@ -221,7 +259,9 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("norm", [None, 1.0])
-def test_a_gradient_that_is_no_number_is_an_error_and_no_step(broken: float, half: bool, norm: float | None) -> None:
+def test_a_gradient_that_is_no_number_is_an_error_and_no_step(
+    broken: float, half: bool, norm: float | None
+) -> None:
     """Of the student's own weights; AdamW would carry it to all of them, and scaling would not mend it."""
     policy = planted()
     pairs = [Pair.same(UNTOLD, (3, 4, 5, 6), TOLD)]
@@ -230,12 +270,17 @@ def test_a_gradient_that_is_no_number_is_an_error_and_no_step(broken: float, hal
     with torch.no_grad():
         policy.module[0][4, 7] = broken
     before, taught = table(policy), trainer.teacher.module[0].detach().clone()
-    with pytest.raises(DataError, match=r"^a gradient is no number; lower --lr, or load the model with --dtype float32$"):
+    with pytest.raises(
+        DataError,
+        match=r"^a gradient is no number; lower --lr, or load the model with --dtype float32$",
+    ):
         trainer.step(pairs, norm=norm)
     assert torch.equal(table(policy).nan_to_num(7.0), before.nan_to_num(7.0))
     assert torch.equal(trainer.teacher.module[0], taught)
     assert not trainer.optimizer.state
-    assert trainer.step([Pair.same(UNTOLD, (3, 5, 6), TOLD)], norm=norm).places == 3  # its row is not asked for
+    assert (
+        trainer.step([Pair.same(UNTOLD, (3, 5, 6), TOLD)], norm=norm).places == 3
+    )  # its row is not asked for
 
 
 def test_weights_that_are_lost_in_training_end_an_experiment_and_are_put_back() -> None:
@@ -262,7 +307,9 @@ def test_equal_lengths_make_equal_steps_of_the_halves() -> None:
     large = gradient(plain).abs() > 1e-5
     Trainer(scaled, FIXED).step(pairs, "last", norm=1.0)
     assert int(large.sum()) > 50
-    torch.testing.assert_close(table(plain)[large], table(scaled)[large], atol=2e-5, rtol=0)  # of steps of 0.01
+    torch.testing.assert_close(
+        table(plain)[large], table(scaled)[large], atol=2e-5, rtol=0
+    )  # of steps of 0.01
 
 
 # ---------------------------------------------------------------------------------------------------------------- teachers
@@ -294,7 +341,9 @@ def test_the_averaged_teacher_takes_over_its_share_after_every_step(rate: float)
     for _ in range(4):
         trainer.step(material(policy))
         expected = (1 - rate) * expected + rate * table(policy)
-        torch.testing.assert_close(trainer.teacher.module[0].detach(), expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            trainer.teacher.module[0].detach(), expected, rtol=1e-6, atol=1e-7
+        )
     if rate == 1.0:
         assert torch.equal(trainer.teacher.module[0], policy.module[0])
 
@@ -303,7 +352,9 @@ def test_the_averaged_teacher_of_half_precision_arrives() -> None:
     """The student moved by one step of rounding and stays there: after 400 steps at a rate of 0.05 the teacher is there."""
     policy = planted()
     policy.module.to(torch.bfloat16)
-    trainer = Trainer(policy, replace(FIXED, teacher="ema", teacher_rate=0.05, lr=1e-12, weight_decay=0.0))
+    trainer = Trainer(
+        policy, replace(FIXED, teacher="ema", teacher_rate=0.05, lr=1e-12, weight_decay=0.0)
+    )
     with torch.no_grad():
         policy.module[0].mul_(1 + 2**-7)
         trainer.masters.copies[0].copy_(policy.module[0])
@@ -323,13 +374,17 @@ def test_the_averaged_teacher_of_half_precision_arrives() -> None:
 def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: bool) -> None:
     """The loss is exactly 0; the gradient is that of rounding: 2^-24 times a handful of terms."""
     policy = planted(null=True)
-    config = replace(FIXED, divergence=kind, top_k=top_k, tail=tail, teacher="self", weight_decay=0.0)
+    config = replace(
+        FIXED, divergence=kind, top_k=top_k, tail=tail, teacher="self", weight_decay=0.0
+    )
     stepped = Trainer(policy, config).step(material(policy))
     assert stepped.loss == 0.0
     assert stepped.places > 50
     assert stepped.norm < 1e-7
     faulty = planted()
-    assert Trainer(faulty, config).step(material(faulty)).norm > 1e-4  # what a teacher with something to say gives
+    assert (
+        Trainer(faulty, config).step(material(faulty)).norm > 1e-4
+    )  # what a teacher with something to say gives
 
 
 # --------------------------------------------------------------------------------------------------------------- put back
@@ -362,7 +417,10 @@ def test_a_twin_has_weights_of_its_own() -> None:
     policy = planted()
     twin = policy.twin()
     pairs = material(policy)
-    prompts, answers = [pair.teacher_prompt for pair in pairs], [pair.teacher_answer for pair in pairs]
+    prompts, answers = (
+        [pair.teacher_prompt for pair in pairs],
+        [pair.teacher_answer for pair in pairs],
+    )
     assert torch.equal(twin.logits(prompts, answers), policy.logits(prompts, answers))
     before = table(twin)
     Trainer(policy, FIXED).step(pairs)

@@ -59,7 +59,12 @@ class Placed(Known):
 class Given(Known):
     """A table of a few histories; after all others the string ends."""
 
-    def __init__(self, texts: Sequence[bytes | None], rows: Mapping[History, Mapping[int, float]], limit: int = 8) -> None:
+    def __init__(
+        self,
+        texts: Sequence[bytes | None],
+        rows: Mapping[History, Mapping[int, float]],
+        limit: int = 8,
+    ) -> None:
         super().__init__(TokenTable((*texts, None), (len(texts),)), limit, 0)
         self.given = rows
 
@@ -75,12 +80,17 @@ class Given(Known):
 class Pieces(Known):
     """A table over the pieces of a byte-pair tokenizer, which is at hand, and perhaps a silent token that it never writes."""
 
-    def __init__(self, texts: Sequence[str], merges: int, limit: int, seed: int, silent: bool = False) -> None:
+    def __init__(
+        self, texts: Sequence[str], merges: int, limit: int, seed: int, silent: bool = False
+    ) -> None:
         characters = "".join(sorted({*"".join(texts)}))
         plain = Vocabulary.of(characters, digit=False)
         self.vocabulary = plain.with_merges(train_merges(texts, characters, merges))
         inner = set(self.vocabulary.inner_ids)
-        known = tuple(symbol.encode() if i in inner else None for i, symbol in enumerate(self.vocabulary.symbols))
+        known = tuple(
+            symbol.encode() if i in inner else None
+            for i, symbol in enumerate(self.vocabulary.symbols)
+        )
         super().__init__(TokenTable((*known, *[b""] * silent), (self.vocabulary.eos,)), limit, seed)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
@@ -106,7 +116,12 @@ class Counted:
 
 class CountedReader:
     def __init__(self, counted: Counted) -> None:
-        self.inner, self.passes, self.calls, self.positions = counted.model.reader(), counted.passes, 0, 0
+        self.inner, self.passes, self.calls, self.positions = (
+            counted.model.reader(),
+            counted.passes,
+            0,
+            0,
+        )
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         self.passes.append(len(parents))
@@ -129,14 +144,18 @@ class Many:
     def log_next(self, beginning: int, history: History) -> np.ndarray:
         key = (beginning, *history)
         if key not in self.rows:
-            logits = 1.5 * np.random.default_rng([self.seed, len(key), *key]).normal(size=len(self.table))
+            logits = 1.5 * np.random.default_rng([self.seed, len(key), *key]).normal(
+                size=len(self.table)
+            )
             self.rows[key] = logits - np.logaddexp.reduce(logits)
         return self.rows[key]
 
     def strings(self, beginning: int) -> list[tuple[History, float]]:
         """Every string, with its log-probability and the beginning's."""
         found = []
-        for tokens in itertools.product(range(len(self.table)), repeat=self.beginnings.limits[beginning]):
+        for tokens in itertools.product(
+            range(len(self.table)), repeat=self.beginnings.limits[beginning]
+        ):
             steps = [self.log_next(beginning, tokens[:n])[token] for n, token in enumerate(tokens)]
             found.append((tokens, float(self.beginnings.log_prior[beginning]) + float(sum(steps))))
         return found
@@ -159,7 +178,9 @@ class ManyReader:
             beginning, history = (token, None) if parent == ROOT else self.nodes[parent]
             self.nodes.append((beginning, () if history is None else (*history, token)))
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
-        return torch.from_numpy(np.stack([self.model.log_next(*node) for node in self.nodes[first:]]))
+        return torch.from_numpy(
+            np.stack([self.model.log_next(*node) for node in self.nodes[first:]])
+        )
 
 
 def random_table(
@@ -172,7 +193,9 @@ def random_table(
 ) -> TokenTable:
     """All bytes of the alphabet and some longer pieces, a text or two twice, in a random order; then what else is asked for."""
     texts = [alphabet[i : i + 1] for i in range(len(alphabet))]
-    texts += [bytes(rng.choice(list(alphabet), size=rng.integers(2, 4)).tolist()) for _ in range(pieces)]
+    texts += [
+        bytes(rng.choice(list(alphabet), size=rng.integers(2, 4)).tolist()) for _ in range(pieces)
+    ]
     texts.append(texts[rng.integers(len(texts))])
     tokens: list[bytes | None] = [texts[i] for i in rng.permutation(len(texts))]
     tokens += [b""] * silent + [None] * special
@@ -212,7 +235,11 @@ class Brute:
         special = None in texts
         text = b"".join(text for text in texts if text is not None)
         if self.whole and special:
-            return float(history[-1] in self.model.table.ends and text == self.prefix and None not in texts[:-1])
+            return float(
+                history[-1] in self.model.table.ends
+                and text == self.prefix
+                and None not in texts[:-1]
+            )
         if special or (self.whole and not self.prefix.startswith(text)):
             return 0.0
         if not self.whole and text.startswith(self.prefix):
@@ -220,7 +247,11 @@ class Brute:
         if not self.prefix.startswith(text):
             return 0.0
         p = np.exp(self.model.log_next(history))
-        return sum(float(p[token]) * self.mass((*history, token)) for token in range(len(p)) if p[token] > 0)
+        return sum(
+            float(p[token]) * self.mass((*history, token))
+            for token in range(len(p))
+            if p[token] > 0
+        )
 
     def q(self, history: History) -> np.ndarray:
         """q(token | history)."""
@@ -246,18 +277,26 @@ class Brute:
         """Probability of each covering history given the prefix."""
         found = {}
         for history in self.histories():
-            log_p = sum(float(self.model.log_next(history[:n])[token]) for n, token in enumerate(history))
+            log_p = sum(
+                float(self.model.log_next(history[:n])[token]) for n, token in enumerate(history)
+            )
             for token, own in enumerate(self.model.log_next(history)):
                 if own > -math.inf and self.covers((*history, token)):
                     found[(*history, token)] = math.exp(log_p + own) / self.mass()
         return found
 
     def covers(self, history: History) -> bool:
-        return self.model.table.texts[history[-1]] is not None and self.model.table.text(history).startswith(self.prefix)
+        return self.model.table.texts[history[-1]] is not None and self.model.table.text(
+            history
+        ).startswith(self.prefix)
 
     def strings(self) -> dict[History, float]:
         """Probability of each string of tokens given the prefix: by listing all strings, not by recursion."""
-        found = {s: math.exp(log_p) for s, log_p in self.model.strings() if begins(self.model.table, s, self.prefix)}
+        found = {
+            s: math.exp(log_p)
+            for s, log_p in self.model.strings()
+            if begins(self.model.table, s, self.prefix)
+        }
         return {s: p / sum(found.values()) for s, p in found.items()}
 
 
@@ -279,11 +318,19 @@ def random_case(
     """A possible prefix of a random table, which `fewest` to `most` histories begin; drawn anew in every run of the tests."""
     rng = np.random.default_rng([SEED, number])
     while True:
-        table = random_table(rng, alphabet, int(rng.integers(2, 6)), silent, special, int(rng.integers(1, 3)))
-        known = model(table, limit or int(rng.integers(3, 6 if silent else 9)), int(rng.integers(2**31)))
+        table = random_table(
+            rng, alphabet, int(rng.integers(2, 6)), silent, special, int(rng.integers(1, 3))
+        )
+        known = model(
+            table, limit or int(rng.integers(3, 6 if silent else 9)), int(rng.integers(2**31))
+        )
         texts = [text for text in table.texts if text]
         prefix = b"".join(texts[i] for i in rng.integers(len(texts), size=6))[: rng.integers(1, 7)]
-        case = Case(known, prefix, f"seed {SEED}, number {number}, prefix {prefix!r}, limit {known.limit}, {table}")
+        case = Case(
+            known,
+            prefix,
+            f"seed {SEED}, number {number}, prefix {prefix!r}, limit {known.limit}, {table}",
+        )
         if fewest <= len(case.brute.histories()) <= most and case.brute.mass() > 0:
             return case
 
@@ -301,8 +348,13 @@ def chi_square(drawn: Sequence[Hashable], truth: Mapping[Any, float]) -> float:
     if cells[-1][0] < 5:
         expected, count = cells.pop()
         cells[-1] = (cells[-1][0] + expected, cells[-1][1] + count)
-    statistic, freedom = sum((count - expected) ** 2 / expected for expected, count in cells), len(cells) - 1
-    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+    statistic, freedom = (
+        sum((count - expected) ** 2 / expected for expected, count in cells),
+        len(cells) - 1,
+    )
+    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(
+        2 / (9 * freedom)
+    )
 
 
 ONE_IN_A_MILLION = 4.753  # of a standard normal, one side

@@ -21,7 +21,13 @@ from maskdiff.languages.arithmetic_corrections.slips import Bounds, write_answer
 from tests.helpers.step_trees import Tree, read, reducts, value_of, write
 
 BASE = LanguageConfig(
-    language="arithmetic-corrections", operators="+-*", max_int=12, max_value=99, min_depth=2, max_depth=3, max_len=256
+    language="arithmetic-corrections",
+    operators="+-*",
+    max_int=12,
+    max_value=99,
+    min_depth=2,
+    max_depth=3,
+    max_len=256,
 )
 UNSIGNED = replace(BASE, operators="+*", max_int=6, max_depth=2)
 VARIANTS = [
@@ -109,7 +115,9 @@ def attempts(count: int, seed: int, config: LanguageConfig = BASE) -> Iterator[t
     """Problems with attempts that often go wrong and take much back, and with damaged ones."""
     rng, dice = np.random.default_rng(seed), random.Random(seed)
     for problem in problems(count, seed, config):
-        answer = write_answer(problem, rng, rng.choice([0.0, 0.3, 0.6]), rng.choice([0.0, 0.4]), bounds_of(config))
+        answer = write_answer(
+            problem, rng, rng.choice([0.0, 0.3, 0.6]), rng.choice([0.0, 0.4]), bounds_of(config)
+        )
         if answer is None:
             continue
         yield problem, answer

@@ -37,7 +37,11 @@ class Deriver:
             if isinstance(item, frozenset):
                 written.append(rng.choice(sorted(item)))
                 continue
-            fitting = [body for body in self.bodies[item] if self.shortest(body) - self.least[item] <= spare]
+            fitting = [
+                body
+                for body in self.bodies[item]
+                if self.shortest(body) - self.least[item] <= spare
+            ]
             body = rng.choice(fitting)
             spare -= self.shortest(body) - self.least[item]
             waiting += reversed(body)

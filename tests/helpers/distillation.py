@@ -28,7 +28,9 @@ SMALL = DistillationConfig(
 )  # fmt: skip
 
 
-def planted(seed: int = 0, onset: int | None = 5, null: bool = False, end: float = 1.0) -> PlantedPolicy:
+def planted(
+    seed: int = 0, onset: int | None = 5, null: bool = False, end: float = 1.0
+) -> PlantedPolicy:
     """A policy whose answers often end of themselves; with an `end` of -3, as it is made, hardly any do."""
     policy = PlantedPolicy(seed, onset=onset, null=null)
     with torch.no_grad():
@@ -105,4 +107,6 @@ def mean(values: Sequence[float]) -> float:
 
 
 def same(found: object, expected: object) -> None:
-    np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=1e-9, atol=1e-9
+    )

@@ -18,14 +18,26 @@ from maskdiff.drawing.random import Purpose, gumbel
 from maskdiff.experiments.distillation.causal_policy import OwnPolicy
 from maskdiff.experiments.distillation.environment import Problem
 from maskdiff.experiments.distillation.policy import Ids
-from maskdiff.languages import ArithmeticCorrections, make_language, model_vocabulary, pieces, token_lengths
+from maskdiff.languages import (
+    ArithmeticCorrections,
+    make_language,
+    model_vocabulary,
+    pieces,
+    token_lengths,
+)
 from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
 from maskdiff.languages.arithmetic_corrections.slips import Bounds, write_answer
 from maskdiff.models.denoiser import ModelDenoiser
 from maskdiff.models.universal import UniversalDenoiser
 
 LANGUAGE = LanguageConfig(
-    language="arithmetic-corrections", operators="+-*", max_int=12, max_value=99, min_depth=2, max_depth=2, max_len=128
+    language="arithmetic-corrections",
+    operators="+-*",
+    max_int=12,
+    max_value=99,
+    min_depth=2,
+    max_depth=2,
+    max_len=128,
 )
 BOUNDS = Bounds(LANGUAGE.max_value, LANGUAGE.operators)
 TINY = ModelConfig(
@@ -46,7 +58,9 @@ def payload(**changes: object) -> dict[str, object]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = UniversalDenoiser(config.model).state_dict()
-        weights = {name: weight + 0.3 * torch.randn(weight.shape) for name, weight in weights.items()}
+        weights = {
+            name: weight + 0.3 * torch.randn(weight.shape) for name, weight in weights.items()
+        }
     weights["head.weight"][vocabulary.eos] *= 2.5
     return make_payload(config, vocabulary, weights, lengths=counts)
 
@@ -78,7 +92,9 @@ def mixed(policy: OwnPolicy, count: int) -> list[Ids]:
     made = []
     for i, (problem, attempt, said) in enumerate(attempted(count)):
         shown = tuple(policy.vocabulary.encode(attempt))
-        made.append(policy.prompt(problem, *((), (None, said), (shown,), (shown, said))[i // 4 % 4]))
+        made.append(
+            policy.prompt(problem, *((), (None, said), (shown,), (shown, said))[i // 4 % 4])
+        )
     assert len({*map(len, made)}) > 8
     return made
 
@@ -87,7 +103,9 @@ def scored(policy: OwnPolicy, row: Sequence[int], causal: bool = True) -> Tensor
     """(tokens, size) logits of one string, row i scoring token i, by the model alone."""
     with torch.no_grad():
         tokens = torch.tensor([list(row)])
-        return policy.loaded.denoiser.model.forward_strings(tokens, torch.tensor([len(row)]), torch.zeros(1), causal)[0]
+        return policy.loaded.denoiser.model.forward_strings(
+            tokens, torch.tensor([len(row)]), torch.zeros(1), causal
+        )[0]
 
 
 def noise(key: int, place: int, size: int) -> Tensor:
@@ -97,9 +115,9 @@ def noise(key: int, place: int, size: int) -> Tensor:
 
 def ragged(count: int, longest: int, size: int = 80, seed: int = 0) -> list[list[int]]:
     rng = random.Random(seed)
-    return [[rng.randrange(2, size) for _ in range(rng.randint(1, longest))] for _ in range(count - 1)] + [
-        [rng.randrange(2, size) for _ in range(longest)]
-    ]
+    return [
+        [rng.randrange(2, size) for _ in range(rng.randint(1, longest))] for _ in range(count - 1)
+    ] + [[rng.randrange(2, size) for _ in range(longest)]]
 
 
 def lengthened(policy: OwnPolicy, size: int) -> OwnPolicy:
@@ -107,6 +125,8 @@ def lengthened(policy: OwnPolicy, size: int) -> OwnPolicy:
     longer = UniversalDenoiser(replace(policy.loaded.config.model, block_size=size)).eval()
     weights = policy.module.state_dict()
     for name in {"from_start.weight", "from_end.weight"} & {*weights}:
-        weights[name] = torch.cat([weights[name], weights[name][-1:].expand(size - len(weights[name]), -1)])
+        weights[name] = torch.cat(
+            [weights[name], weights[name][-1:].expand(size - len(weights[name]), -1)]
+        )
     longer.load_state_dict(weights)
     return OwnPolicy(replace(policy.loaded, denoiser=ModelDenoiser(longer, policy.vocabulary)))

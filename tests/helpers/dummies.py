@@ -27,12 +27,17 @@ class Exact:
     A canvas that no string fits gets logits of minus infinity everywhere.
     """
 
-    def __init__(self, strings: dict[str, float] | None = None, vocabulary: Vocabulary = TINY) -> None:
+    def __init__(
+        self, strings: dict[str, float] | None = None, vocabulary: Vocabulary = TINY
+    ) -> None:
         self.vocabulary, self.calls, self.rows = vocabulary, 0, 0
         self.strings = strings or STRINGS
         encoded = [vocabulary.encode(text) for text in self.strings]
         width = max(map(len, encoded)) + 2
-        table = [[vocabulary.bos, *row, vocabulary.eos, *[vocabulary.pad] * (width - len(row) - 2)] for row in encoded]
+        table = [
+            [vocabulary.bos, *row, vocabulary.eos, *[vocabulary.pad] * (width - len(row) - 2)]
+            for row in encoded
+        ]
         self.table = torch.tensor(table)  # (strings, width)
         self.length = torch.tensor([len(row) + 2 for row in encoded])
         self.weight = torch.tensor(list(self.strings.values()), dtype=torch.float64)
@@ -41,13 +46,20 @@ class Exact:
         self.calls += 1
         self.rows += len(tokens)
         vocabulary, width = self.vocabulary, tokens.shape[1]
-        table = torch.nn.functional.pad(self.table, (0, max(0, width - self.table.shape[1])))[:, :width]
+        table = torch.nn.functional.pad(self.table, (0, max(0, width - self.table.shape[1])))[
+            :, :width
+        ]
         digits = torch.isin(table, torch.tensor(vocabulary.digit_ids))
         shown = tokens[:, None, :]  # (batch, 1, width) against (1, strings, width)
-        fits = (shown == table) | (shown == vocabulary.mask) | ((shown == vocabulary.digit) & digits)
+        fits = (
+            (shown == table) | (shown == vocabulary.mask) | ((shown == vocabulary.digit) & digits)
+        )
         same = (length[:, None] == self.length)[:, :, None]
         if causal:
-            before = torch.nn.functional.pad(fits.long().cumprod(-1)[..., :-1], (1, 0), value=1).bool() & same
+            before = (
+                torch.nn.functional.pad(fits.long().cumprod(-1)[..., :-1], (1, 0), value=1).bool()
+                & same
+            )
         else:
             before = (fits.all(-1, keepdim=True) & same).expand(-1, -1, width)
         mass = before.double() * self.weight[:, None]  # (batch, strings, width)
@@ -70,13 +82,21 @@ class Foresighted(Exact):
         if noise is None:
             return super().__call__(tokens, length, sigma, causal, previous)
         assert not causal
-        assert not noise[tokens != self.vocabulary.mask].any()  # only what is blank has a draw to come
+        assert not noise[
+            tokens != self.vocabulary.mask
+        ].any()  # only what is blank has a draw to come
         assert not noise[..., list(self.vocabulary.specials)].any()
         drawn, blank = tokens.clone(), tokens == self.vocabulary.mask
-        plain = [i for i in range(len(self.vocabulary)) if i not in self.vocabulary.specials and i != self.vocabulary.digit]
+        plain = [
+            i
+            for i in range(len(self.vocabulary))
+            if i not in self.vocabulary.specials and i != self.vocabulary.digit
+        ]
         for position in range(1, tokens.shape[1]):
             logits = super().__call__(drawn, length, sigma, True)[:, position]
-            best = torch.tensor(plain)[(logits.log_softmax(-1) + noise[:, position])[:, plain].argmax(-1)]
+            best = torch.tensor(plain)[
+                (logits.log_softmax(-1) + noise[:, position])[:, plain].argmax(-1)
+            ]
             drawn[:, position] = torch.where(blank[:, position], best, drawn[:, position])
         return torch.nn.functional.one_hot(drawn, len(self.vocabulary)).float() * 50
 
@@ -91,7 +111,9 @@ class Table:
     def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
         self.calls += 1
         self.rows += len(tokens)
-        self.seen.append((tokens.clone(), sigma.clone(), causal, None if previous is None else previous.clone()))
+        self.seen.append(
+            (tokens.clone(), sigma.clone(), causal, None if previous is None else previous.clone())
+        )
         return self.logits[: tokens.shape[1]].expand(len(tokens), -1, -1).clone()
 
 
@@ -109,11 +131,21 @@ class Scrambled:
         positions = torch.arange(tokens.shape[1])
         inside = positions < length[:, None]
         feature = torch.sin((tokens + 1.0).double() * (positions + 1.7) * 12.9898) * inside
-        context = feature.cumsum(1) - feature if causal else feature.sum(1, keepdim=True).expand_as(feature)
+        context = (
+            feature.cumsum(1) - feature
+            if causal
+            else feature.sum(1, keepdim=True).expand_as(feature)
+        )
         context = context + length[:, None] * 0.37 + (0.0 if causal else 1.0)
-        phase = context[..., None] * 78.233 + torch.arange(len(self.vocabulary)) * 4.1 + positions[None, :, None] * 2.3
+        phase = (
+            context[..., None] * 78.233
+            + torch.arange(len(self.vocabulary)) * 4.1
+            + positions[None, :, None] * 2.3
+        )
         logits = (self.sharpness * torch.sin(phase)).float()
-        return logits if noise is None else logits.log_softmax(-1) + noise  # the likeliest token is then the draw
+        return (
+            logits if noise is None else logits.log_softmax(-1) + noise
+        )  # the likeliest token is then the draw
 
 
 def chi_square(texts: Sequence[str], truth: dict[str, float]) -> float:
@@ -123,4 +155,6 @@ def chi_square(texts: Sequence[str], truth: dict[str, float]) -> float:
         return math.inf
     statistic = sum((counts[text] - total * p) ** 2 / (total * p) for text, p in truth.items())
     freedom = len(truth) - 1
-    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(
+        2 / (9 * freedom)
+    )

@@ -20,7 +20,8 @@ from maskdiff.models.universal import UniversalDenoiser
 LANGUAGE = make_language()
 VOCABULARY = LANGUAGE.vocabulary
 TINY = Config(
-    model=ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, vocab_size=len(VOCABULARY)), train=TrainConfig(num_samples=300)
+    model=ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, vocab_size=len(VOCABULARY)),
+    train=TrainConfig(num_samples=300),
 )
 
 
@@ -29,7 +30,9 @@ class Uniform:
 
     vocabulary = VOCABULARY
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None
+    ) -> Tensor:
         logits = torch.full((*tokens.shape, len(VOCABULARY)), -math.inf)
         logits[..., list(VOCABULARY.inner_ids)] = 0.0
         return logits
@@ -38,7 +41,9 @@ class Uniform:
 class Zeros(Uniform):
     """Is certain of a zero everywhere, and of EOS where the string ends."""
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None
+    ) -> Tensor:
         logits = torch.full((*tokens.shape, len(VOCABULARY)), -30.0)
         logits[..., VOCABULARY.ids["0"]] = 0.0
         return logits
@@ -46,7 +51,11 @@ class Zeros(Uniform):
 
 def subject(denoiser: Any, **model: Any) -> Subject:
     config = replace(TINY, model=replace(TINY.model, **model))
-    return Subject(SimpleNamespace(denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""))  # type: ignore[arg-type]
+    return Subject(
+        SimpleNamespace(
+            denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""
+        )
+    )  # type: ignore[arg-type]
 
 
 def pick(rows: list[Row], metric: str, **settings: Any) -> Row:
@@ -60,5 +69,7 @@ def save_tiny(path: Path, provenance: dict[str, Any] | None = None, **model: Any
     torch.manual_seed(0)
     config = replace(TINY, model=replace(TINY.model, **model))
     weights = UniversalDenoiser(config.model).state_dict()
-    checkpoint.save(path, checkpoint.make_payload(config, VOCABULARY, weights, provenance=provenance))
+    checkpoint.save(
+        path, checkpoint.make_payload(config, VOCABULARY, weights, provenance=provenance)
+    )
     return path

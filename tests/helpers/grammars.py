@@ -17,7 +17,11 @@ DYCK = 'start: s\ns: "a" s "b" s |'
 TERMS = 'start: e\ne: DIGIT | "(" e OPERATOR e ")"\nDIGIT: "1" | "2"\nOPERATOR: "+" | "*"'
 PAIRS = 'start: s\ns: "a" s "b" s | "c" s "d" s |'
 PALINDROMES = 'start: "a" start "a" | "b" start "b" | "a" | "b" | "aa" | "bb"'
-SMALL = ((TERMS, "12(+*)", 5), (PAIRS, "abcd", 6), (PALINDROMES, "ab", 8))  # grammar, symbols, longest string to enumerate
+SMALL = (
+    (TERMS, "12(+*)", 5),
+    (PAIRS, "abcd", 6),
+    (PALINDROMES, "ab", 8),
+)  # grammar, symbols, longest string to enumerate
 AMBIGUOUS = 'start: e\ne: e "+" e | "1"'
 
 
@@ -49,10 +53,16 @@ def recognises(grammar: NormalForm, text: str) -> bool:
         return False
     cell = {}
     for i, symbol in enumerate(text):
-        cell[i, 1] = {a for a in range(len(grammar)) if grammar.emits[a, grammar.symbols.index(symbol)]}
+        cell[i, 1] = {
+            a for a in range(len(grammar)) if grammar.emits[a, grammar.symbols.index(symbol)]
+        }
     for w in range(2, n + 1):
         for i in range(n - w + 1):
-            cell[i, w] = {p for p, b, c in rules if any(b in cell[i, k] and c in cell[i + k, w - k] for k in range(1, w))}
+            cell[i, w] = {
+                p
+                for p, b, c in rules
+                if any(b in cell[i, k] and c in cell[i + k, w - k] for k in range(1, w))
+            }
     return 0 in cell[0, n]
 
 
@@ -61,6 +71,11 @@ def random_grammar(rng: random.Random) -> str:
     names = ["start", "x", "y"]
 
     def body() -> str:
-        return " ".join(rng.choice(['"a"', '"b"', '"c"', *names, '("a" | y)', "x?"]) for _ in range(rng.randint(0, 3)))
+        return " ".join(
+            rng.choice(['"a"', '"b"', '"c"', *names, '("a" | y)', "x?"])
+            for _ in range(rng.randint(0, 3))
+        )
 
-    return "\n".join(f"{name}: {' | '.join(body() for _ in range(rng.randint(1, 3)))}" for name in names)
+    return "\n".join(
+        f"{name}: {' | '.join(body() for _ in range(rng.randint(1, 3)))}" for name in names
+    )

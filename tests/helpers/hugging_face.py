@@ -8,7 +8,18 @@ from transformers import AutoModelForCausalLM as Auto
 from transformers import GPT2Config, PreTrainedTokenizerFast, Qwen3Config
 
 END, PAD, OPEN, CLOSE = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
-WORDS = ["<1 + 2>", "<(3 * 4)>", "compute 12 - 5", "the café", "日本語", " so ", "🙂 ok", "line\n", "assistant", "user"]
+WORDS = [
+    "<1 + 2>",
+    "<(3 * 4)>",
+    "compute 12 - 5",
+    "the café",
+    "日本語",
+    " so ",
+    "🙂 ok",
+    "line\n",
+    "assistant",
+    "user",
+]
 SIZE, ROOM = 312, 160  # of the model's output, more than the tokenizer has; positions
 PROMPTS = [f"compute {a} {op} {b}" for a in (3, 47) for b in (5, 19) for op in "+-*"]
 TURNS = (
@@ -17,13 +28,18 @@ TURNS = (
 )
 PLAIN = TURNS.replace("ANSWER", "m.content")
 STRIPS = TURNS.replace("ANSWER", "m.content | trim")
-THINKS = TURNS.replace("ANSWER", "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m.content")
+THINKS = TURNS.replace(
+    "ANSWER", "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m.content"
+)
 
 
 def byte_level(template: str | None = PLAIN) -> PreTrainedTokenizerFast:
     """A byte-level BPE with special tokens, and ordinary ones that reach beyond a step."""
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=300,
         special_tokens=[END, PAD, OPEN, CLOSE],
@@ -44,8 +60,15 @@ def network(kind: str = "qwen3", dtype: torch.dtype = torch.float32) -> torch.nn
     if kind == "gpt2":
         config = GPT2Config(**sizes, n_embd=32, n_layer=2, n_head=4, n_positions=ROOM)
     else:
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 2}
-        config = Qwen3Config(**sizes, **heads, hidden_size=32, intermediate_size=48, max_position_embeddings=ROOM)
+        heads = {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "num_hidden_layers": 2,
+        }
+        config = Qwen3Config(
+            **sizes, **heads, hidden_size=32, intermediate_size=48, max_position_embeddings=ROOM
+        )
     return Auto.from_config(config, attn_implementation="sdpa").to(dtype)
 
 
@@ -53,7 +76,10 @@ def chi_square(counts: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """(..., cells) counts -> (...,); rare tokens are one cell."""
     total = counts.sum(-1, keepdim=True)
     often = p * total.flatten()[0] >= 8
-    fold = [torch.cat([x[..., often], x[..., ~often].sum(-1, keepdim=True)], -1) for x in (counts, p * total)]
+    fold = [
+        torch.cat([x[..., often], x[..., ~often].sum(-1, keepdim=True)], -1)
+        for x in (counts, p * total)
+    ]
     return ((fold[0] - fold[1]) ** 2 / fold[1].clamp(min=1e-9)).sum(-1)
 
 

@@ -35,7 +35,9 @@ def same(text: str, n: int) -> Strings:
 
 
 def assert_share(count: float, n: int, p: float) -> None:
-    assert abs(count - n * p) <= 4.5 * math.sqrt(n * p * (1 - p)) + 1e-9, f"{count / n:.5f} is not {p:.5f} (n = {n})"
+    assert abs(count - n * p) <= 4.5 * math.sqrt(n * p * (1 - p)) + 1e-9, (
+        f"{count / n:.5f} is not {p:.5f} (n = {n})"
+    )
 
 
 def assert_uniform(values: torch.Tensor, low: float, high: float) -> None:
@@ -44,5 +46,8 @@ def assert_uniform(values: torch.Tensor, low: float, high: float) -> None:
     n = len(values)
     assert quantile[0] >= -1e-6
     assert quantile[-1] <= 1 + 1e-6
-    gap = max((quantile - torch.arange(n) / n).abs().max(), (quantile - torch.arange(1, n + 1) / n).abs().max())
+    gap = max(
+        (quantile - torch.arange(n) / n).abs().max(),
+        (quantile - torch.arange(1, n + 1) / n).abs().max(),
+    )
     assert gap < 2.47 / math.sqrt(n)

@@ -14,7 +14,9 @@ import pytest
 
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request
 
-Answer = Any  # a JSON body, or (status, body), or (status, body, headers); a str body is sent as it is
+Answer = (
+    Any  # a JSON body, or (status, body), or (status, body, headers); a str body is sent as it is
+)
 
 
 class Server:
@@ -28,7 +30,9 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet, or the second waits for the client's acknowledgement
+            wbufsize = (
+                -1
+            )  # head and body in one packet, or the second waits for the client's acknowledgement
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -37,7 +41,9 @@ class Server:
                     outer.paths.append(self.path)
                     outer.keys.append(self.headers["Authorization"])
                 answer = script(body)
-                status, content, headers = (*answer, {})[:3] if isinstance(answer, tuple) else (200, answer, {})
+                status, content, headers = (
+                    (*answer, {})[:3] if isinstance(answer, tuple) else (200, answer, {})
+                )
                 data = (content if isinstance(content, str) else json.dumps(content)).encode()
                 try:
                     self.send_response(status)
@@ -55,7 +61,9 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
 
 Serve = Callable[..., Server]
@@ -87,28 +95,60 @@ def isolate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *args, **kwargs: None)
 
 
-def logs(tokens: list[str], numbers: list[float | None], tops: list[dict[str, float]] | None = None) -> dict[str, Any]:
-    return {"tokens": tokens, "token_logprobs": numbers, "top_logprobs": tops, "text_offset": list(range(len(tokens)))}
+def logs(
+    tokens: list[str], numbers: list[float | None], tops: list[dict[str, float]] | None = None
+) -> dict[str, Any]:
+    return {
+        "tokens": tokens,
+        "token_logprobs": numbers,
+        "top_logprobs": tops,
+        "text_offset": list(range(len(tokens))),
+    }
 
 
-def chat_logs(tokens: list[str], numbers: list[float | None], tops: list[dict[str, float]] | None = None) -> dict[str, Any]:
+def chat_logs(
+    tokens: list[str], numbers: list[float | None], tops: list[dict[str, float]] | None = None
+) -> dict[str, Any]:
     rows = zip(tokens, numbers, tops or [{}] * len(tokens))
     return {
         "content": [
-            {"token": token, "logprob": number, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
+            {
+                "token": token,
+                "logprob": number,
+                "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()],
+            }
             for token, number, top in rows
         ]
     }
 
 
-def completion(*texts: str, usage: Any = (10, 4), reason: str = "stop", **more: Any) -> dict[str, Any]:
+def completion(
+    *texts: str, usage: Any = (10, 4), reason: str = "stop", **more: Any
+) -> dict[str, Any]:
     """A completion; by default one token for every character, each of log-probability -0.5."""
     choices = [
-        {"index": i, "text": text, "finish_reason": reason, "logprobs": logs(list(text), [-0.5] * len(text)), **more}
+        {
+            "index": i,
+            "text": text,
+            "finish_reason": reason,
+            "logprobs": logs(list(text), [-0.5] * len(text)),
+            **more,
+        }
         for i, text in enumerate(texts)
     ]
-    counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)} if usage else None
-    return {"id": "c", "object": "text_completion", "created": 0, "model": "m", "choices": choices, "usage": counts}
+    counts = (
+        {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+        if usage
+        else None
+    )
+    return {
+        "id": "c",
+        "object": "text_completion",
+        "created": 0,
+        "model": "m",
+        "choices": choices,
+        "usage": counts,
+    }
 
 
 def chat(text: str | None, **more: Any) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class Toy:
         self.asked += requests
         if self.fault is not None and requests[0].partial:
             raise self.fault
-        return [Reply(tuple(self._write(r, r.first + i) for i in range(r.num)), Spent()) for r in requests]
+        return [
+            Reply(tuple(self._write(r, r.first + i) for i in range(r.num)), Spent())
+            for r in requests
+        ]
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -54,7 +57,9 @@ class Toy:
         told = (request.prompt + request.answer).rpartition("?")[2]
         place, said, log_probs = sum(part.tokens for part in request.partial), "", []
         while True:
-            digest = hashlib.blake2b(f"{request.seed} {number} {place}".encode(), digest_size=4).digest()
+            digest = hashlib.blake2b(
+                f"{request.seed} {number} {place}".encode(), digest_size=4
+            ).digest()
             if request.temperature == 0:
                 digest = bytes(4)
             at = len(told) + len(said)
@@ -69,7 +74,9 @@ class Toy:
             if len(log_probs) == request.stop.max_tokens:
                 return self._candidate(request, said, log_probs, "length")
 
-    def _candidate(self, request: Request, said: str, log_probs: list[float], finish: Any) -> Candidate:
+    def _candidate(
+        self, request: Request, said: str, log_probs: list[float], finish: Any
+    ) -> Candidate:
         step, over = bounded(said, 0, request.stop, request.over) or (request.over + said, "")
         return Candidate(step, said, finish, len(log_probs), over, log_probs=tuple(log_probs))
 
@@ -92,9 +99,13 @@ def client_of(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=20)
 
 
-def expected(prompt: str, seed: int, number: int, max_tokens: int, stops: tuple[str, ...], temperature: float) -> Candidate:
+def expected(
+    prompt: str, seed: int, number: int, max_tokens: int, stops: tuple[str, ...], temperature: float
+) -> Candidate:
     """What the generator itself says, asked in one piece."""
-    request = Request(prompt, temperature=temperature, stop=Stop(stops, max_tokens), seed=seed, first=number)
+    request = Request(
+        prompt, temperature=temperature, stop=Stop(stops, max_tokens), seed=seed, first=number
+    )
     return Toy().next_step([request])[0].candidates[0]
 
 
@@ -105,13 +116,20 @@ def streamed(chunks: Any) -> dict[int, dict[str, Any]]:
         if chunk.usage:
             got[-1] = {"usage": chunk.usage}
         for choice in chunk.choices:
-            own = got.setdefault(choice.index, {"text": "", "finish": None, "stop": None, "log_probs": [], "roles": 0})
+            own = got.setdefault(
+                choice.index,
+                {"text": "", "finish": None, "stop": None, "log_probs": [], "roles": 0},
+            )
             delta = getattr(choice, "delta", None)
             own["text"] += choice.text if delta is None else delta.content or ""
             own["roles"] += bool(delta is not None and delta.role)
             assert own["finish"] is None, "nothing comes after the end"
             own["finish"], own["stop"] = choice.finish_reason, choice.stop_reason
             if choice.logprobs:
-                told = choice.logprobs.token_logprobs if delta is None else [t.logprob for t in choice.logprobs.content]
+                told = (
+                    choice.logprobs.token_logprobs
+                    if delta is None
+                    else [t.logprob for t in choice.logprobs.content]
+                )
                 own["log_probs"] += told
     return got

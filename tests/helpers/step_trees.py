@@ -18,7 +18,9 @@ Tree = int | tuple[str, "Tree", "Tree"]
 BASE = LanguageConfig(language="arithmetic-steps")
 VARIANTS = [
     BASE,
-    replace(BASE, operators="+-*", max_int=30, max_value=999, min_depth=2, max_depth=3, max_len=224),
+    replace(
+        BASE, operators="+-*", max_int=30, max_value=999, min_depth=2, max_depth=3, max_len=224
+    ),
     replace(BASE, operators="-", min_int=5, max_int=15, max_value=40, max_depth=4, max_len=120),
     replace(BASE, operators="*", max_int=4, max_value=64, max_depth=3, max_len=100),
     replace(BASE, operators="+", min_int=10, max_int=99, min_depth=0, max_depth=1, max_len=20),
@@ -31,7 +33,11 @@ def read(text: str, operators: str = "+-*") -> Tree | None:
     """The tree of an expression, None if it is none."""
 
     def number(word: str) -> int:
-        if not word.lstrip("-").isdigit() or str(int(word)) != word or (word[0] == "-" and "-" not in operators):
+        if (
+            not word.lstrip("-").isdigit()
+            or str(int(word)) != word
+            or (word[0] == "-" and "-" not in operators)
+        ):
             raise ValueError(word)
         return int(word)
 
@@ -42,7 +48,11 @@ def read(text: str, operators: str = "+-*") -> Tree | None:
         operator = text[at + 1]
         left, after_left = expression(at + 3)
         right, after_right = expression(after_left + 1)
-        if operator not in operators or (text[at + 2], text[after_left], text[after_right]) != (" ", " ", ")"):
+        if operator not in operators or (text[at + 2], text[after_left], text[after_right]) != (
+            " ",
+            " ",
+            ")",
+        ):
             raise ValueError(text)
         return (operator, left, right), after_right + 1
 
@@ -71,7 +81,9 @@ def reducts(tree: Tree) -> list[Tree]:
     operator, left, right = tree
     if isinstance(left, int) and isinstance(right, int):
         return [value_of(tree)]
-    return [(operator, other, right) for other in reducts(left)] + [(operator, left, other) for other in reducts(right)]
+    return [(operator, other, right) for other in reducts(left)] + [
+        (operator, left, other) for other in reducts(right)
+    ]
 
 
 def depth_of(tree: Tree) -> int:
@@ -84,7 +96,9 @@ def numbers_of(tree: Tree) -> list[int]:
 
 def well_formed(text: str, operators: str) -> bool:
     *trees, last = (read(step, operators) for step in text.split(">"))
-    return len(trees) > 0 and isinstance(last, int) and all(isinstance(tree, tuple) for tree in trees)
+    return (
+        len(trees) > 0 and isinstance(last, int) and all(isinstance(tree, tuple) for tree in trees)
+    )
 
 
 def wrong_step(steps: list[str]) -> int | None:
@@ -108,7 +122,9 @@ def all_derivations(tree: Tree) -> Iterator[str]:
 def edits(text: str, alphabet: str) -> Iterator[str]:
     """Everything one edit away."""
     yield from (text[:i] + text[i + 1 :] for i in range(len(text)))
-    yield from (text[:i] + s + text[i + 1 :] for i in range(len(text)) for s in alphabet if s != text[i])
+    yield from (
+        text[:i] + s + text[i + 1 :] for i in range(len(text)) for s in alphabet if s != text[i]
+    )
     yield from (text[:i] + s + text[i:] for i in range(len(text) + 1) for s in alphabet)
 
 

@@ -16,12 +16,31 @@ from maskdiff.config import Config, LanguageConfig
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.languages.byte_pairs import train_merges
 from maskdiff.models.universal import UniversalDenoiser
-from maskdiff.stepwise.protocol import Candidate, Capabilities, Finish, Reply, Request, Spent, StepBackend, Stop
+from maskdiff.stepwise.protocol import (
+    Candidate,
+    Capabilities,
+    Finish,
+    Reply,
+    Request,
+    Spent,
+    StepBackend,
+    Stop,
+)
 from tests.helpers.step_trees import read, reducts, write
 
-LANGUAGE = LanguageConfig(language="arithmetic-steps", operators="+-*", max_int=20, max_value=200, max_depth=2, max_len=96)
+LANGUAGE = LanguageConfig(
+    language="arithmetic-steps", operators="+-*", max_int=20, max_value=200, max_depth=2, max_len=96
+)
 STEPS = ArithmeticSteps(LANGUAGE)
-SIZES = {"n_layer": 2, "k_iter": 1, "n_head": 2, "n_embd": 32, "mlp_ratio": 1.0, "causal_length": False, "end_positions": False}
+SIZES = {
+    "n_layer": 2,
+    "k_iter": 1,
+    "n_head": 2,
+    "n_embd": 32,
+    "mlp_ratio": 1.0,
+    "causal_length": False,
+    "end_positions": False,
+}
 
 # ------------------------------------------------------------------------------------------------------------------ models
 
@@ -31,16 +50,24 @@ def problems(count: int, seed: int = 0) -> tuple[str, ...]:
     return tuple(STEPS.problems(count, np.random.default_rng(seed)))
 
 
-def payload(pieces: bool = False, seed: int = 0, open_share: float = 0.3, **model: object) -> Payload:
+def payload(
+    pieces: bool = False, seed: int = 0, open_share: float = 0.3, **model: object
+) -> Payload:
     """An untrained model with strong opinions; with the default seed its steps, and its answers, end now and then."""
     vocabulary = STEPS.vocabulary
-    if pieces:  # among them some that reach over the end of a step, such as `))>(- `, and one that ends two
-        merges = train_merges(STEPS.sample_many(300, np.random.default_rng(7)), STEPS.material.symbols, 60)
+    if (
+        pieces
+    ):  # among them some that reach over the end of a step, such as `))>(- `, and one that ends two
+        merges = train_merges(
+            STEPS.sample_many(300, np.random.default_rng(7)), STEPS.material.symbols, 60
+        )
         vocabulary = vocabulary.with_merges([*merges, (")>1", ")>")])
     config = Config()
     sizes = {**SIZES, "block_size": LANGUAGE.max_len, "vocab_size": len(vocabulary), **model}
     shape = replace(config.model, **sizes, vocabulary="bpe" if pieces else "characters")  # type: ignore[arg-type]
-    config = replace(config, language=LANGUAGE, model=shape, train=replace(config.train, open_share=open_share))
+    config = replace(
+        config, language=LANGUAGE, model=shape, train=replace(config.train, open_share=open_share)
+    )
     torch.manual_seed(seed or (38 if pieces else 2))
     network = UniversalDenoiser(shape)
     with torch.no_grad():
@@ -97,7 +124,9 @@ def one(generator: StepBackend, **settings: object) -> Reply:
     return reply
 
 
-def walk(generator: StepBackend, requests: Sequence[Request], tokens: int) -> list[tuple[list[Candidate], Spent]]:
+def walk(
+    generator: StepBackend, requests: Sequence[Request], tokens: int
+) -> list[tuple[list[Candidate], Spent]]:
     """Step after step of several answers together, of candidate 0 each, up to `tokens` tokens; and what each took."""
     answers: list[list[Candidate]] = [[] for _ in requests]
     spent = [Spent() for _ in requests]
@@ -106,7 +135,10 @@ def walk(generator: StepBackend, requests: Sequence[Request], tokens: int) -> li
             replace(
                 requests[i],
                 partial=tuple(answers[i]),
-                stop=replace(requests[i].stop, max_tokens=min(requests[i].stop.max_tokens, left(answers[i], tokens))),
+                stop=replace(
+                    requests[i].stop,
+                    max_tokens=min(requests[i].stop.max_tokens, left(answers[i], tokens)),
+                ),
             )
             for i in going
         ]
@@ -129,7 +161,14 @@ def same(left: Sequence[Candidate], right: Sequence[Candidate], tolerance: float
     """The same candidates, the numbers up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
-        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (b.step, b.said, b.over, b.ids, b.finish, b.tokens)
+        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (
+            b.step,
+            b.said,
+            b.over,
+            b.ids,
+            b.finish,
+            b.tokens,
+        )
         for name in ("log_probs", "entropies", "gaps"):
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
 
@@ -164,7 +203,9 @@ def said(text: str, *log_probs: float, finish: Finish | None = None) -> Candidat
     """A candidate that said one step, of as many tokens as there are log-probabilities."""
     finish = finish or ("stop" if text.endswith(">") else "end")
     told = log_probs or (-1.0,)
-    return Candidate(text, text, finish, len(told), log_probs=told, entropies=tuple(-p for p in told), gaps=told)
+    return Candidate(
+        text, text, finish, len(told), log_probs=told, entropies=tuple(-p for p in told), gaps=told
+    )
 
 
 def solver_script(wrong: Callable[[Request, int], bool]) -> Script:

@@ -16,7 +16,14 @@ from maskdiff.models.universal import UniversalDenoiser
 def tiny_config(**model: object) -> Config:
     config = Config()
     language = make_language(config.language)
-    sizes = {"n_layer": 1, "k_iter": 1, "n_head": 2, "n_embd": 16, "mlp_ratio": 1.0, "vocab_size": len(language.vocabulary)}
+    sizes = {
+        "n_layer": 1,
+        "k_iter": 1,
+        "n_head": 2,
+        "n_embd": 16,
+        "mlp_ratio": 1.0,
+        "vocab_size": len(language.vocabulary),
+    }
     return replace(config, model=replace(config.model, **{**sizes, **model}))  # type: ignore[arg-type]
 
 
@@ -44,4 +51,8 @@ def tiny_checkpoint(folder: Path, **model_settings: object) -> Path:
     return path
 
 
-PIECES = {"vocabulary": "bpe", "vocab_size": 60, "causal_length": False}  # settings of a model that reads pieces
+PIECES = {
+    "vocabulary": "bpe",
+    "vocab_size": 60,
+    "causal_length": False,
+}  # settings of a model that reads pieces

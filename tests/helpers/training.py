@@ -34,7 +34,12 @@ def flags(folder: Path, **changes: object) -> list[str]:
 
 
 def command(folder: Path, *extra: str, **changes: object) -> list[str]:
-    return [sys.executable, str(REPOSITORY / "train_universal.py"), *flags(folder, **changes), *extra]
+    return [
+        sys.executable,
+        str(REPOSITORY / "train_universal.py"),
+        *flags(folder, **changes),
+        *extra,
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -45,7 +50,11 @@ def same_tensors(a: object, b: object) -> bool:
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same_tensors(a[k], b[k]) for k in a)
+        return (
+            isinstance(b, dict)
+            and a.keys() == b.keys()
+            and all(same_tensors(a[k], b[k]) for k in a)
+        )
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same_tensors, a, b))  # type: ignore[arg-type]
     return a == b

@@ -86,7 +86,10 @@ def test_every_draw_parses_holds_and_is_derived_once(config: LanguageConfig) -> 
 def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
     """2,000 draws; shares that are right pass in all but one in 50,000 runs."""
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 2000)]
-    plain, hidden = (sum(said is None for _, _, said, _ in parts), sum(a is None and s is not None for _, a, s, _ in parts))
+    plain, hidden = (
+        sum(said is None for _, _, said, _ in parts),
+        sum(a is None and s is not None for _, a, s, _ in parts),
+    )
     assert abs(plain / 2000 - forms.MADE_UP.plain) < 0.05
     assert abs(hidden / 2000 - forms.MADE_UP.hidden) < 0.05
     told = [said[:1] for _, _, said, _ in parts if said is not None]
@@ -97,14 +100,23 @@ def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_corrections_repeat_the_mistake_as_often_as_they_should(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrections_repeat_the_mistake_as_often_as_they_should(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forms, "REPEATED", share)
     monkeypatch.setattr(forms, "BACK", 0.0)
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 1200)]
-    wrong = [(p, a, answer) for p, a, _, answer in parts if a is not None and judged_by_trees(p, a).first_wrong is not None]
+    wrong = [
+        (p, a, answer)
+        for p, a, _, answer in parts
+        if a is not None and judged_by_trees(p, a).first_wrong is not None
+    ]
     repeated = [answer == taken_back(problem, attempt) for problem, attempt, answer in wrong]
     assert len(wrong) > 200
-    assert abs(sum(repeated) / len(wrong) - share) < 4.5 * (share * (1 - share) / len(wrong)) ** 0.5 + 1e-9
+    assert (
+        abs(sum(repeated) / len(wrong) - share)
+        < 4.5 * (share * (1 - share) / len(wrong)) ** 0.5 + 1e-9
+    )
     assert [("!" in answer) for _, _, answer in wrong] == repeated
 
 
@@ -146,7 +158,9 @@ EXPRESSION = r"\(\+ 1 2\)"
 NUMBER = "(?:0|-?[1-9][0-9]*)"
 ANSWER = rf"(?:{EXPRESSION}[>!]|{NUMBER}!)*{NUMBER}"
 SAID = rf"(?:|={NUMBER}|~(?:0|[1-9][0-9]*)|@(?:0|[1-9][0-9]*)(?:=(?:{NUMBER}|{EXPRESSION}))?)"
-STRING = re.compile(rf"{EXPRESSION}(?:>{ANSWER}|(?:;{ANSWER})?\|{SAID}>{ANSWER})")  # all strings about one expression
+STRING = re.compile(
+    rf"{EXPRESSION}(?:>{ANSWER}|(?:;{ANSWER})?\|{SAID}>{ANSWER})"
+)  # all strings about one expression
 
 
 def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
@@ -154,7 +168,14 @@ def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
     words = ["(+ 1 2)", "3", *MARKS]
     short = [("(+ 1 2)", *rest) for n in range(5) for rest in product(words, repeat=n)]
     answers = [("3",), ("(+ 1 2)", "!", "3"), ("3", "!", "(+ 1 2)", ">", "3"), ("3", "!", "3")]
-    feedbacks = [(), ("=", "-", "3"), ("~", "3"), ("@", "3"), ("@", "3", "=", "(+ 1 2)"), ("@", "3", "=", "3")]
+    feedbacks = [
+        (),
+        ("=", "-", "3"),
+        ("~", "3"),
+        ("@", "3"),
+        ("@", "3", "=", "(+ 1 2)"),
+        ("@", "3", "=", "3"),
+    ]
     long = [
         ("(+ 1 2)", *((";", *attempt) if shown else ()), "|", *said, ">", *answer)
         for shown in (True, False)
@@ -205,11 +226,54 @@ def test_feedback_has_the_operators_of_its_language(said: str) -> None:
 @pytest.mark.parametrize(
     "string",
     [
-        *("", ">", "3", "(+ 1 2)", "(+ 1 2)>", "(+ 1 2)>3>", "(+ 1 2)>3!", "(+ 1 2)>!3", "3>3", "(+ 1 2)>3>3", "(+ 1 2)!3"),
-        *("(+ 1 2);3", "(+ 1 2);3>3", "(+ 1 2);3|>", "(+ 1 2);|>3", "(+ 1 2)|3", "(+ 1 2)|>3|>3", "(+ 1 2)|>3;3|>3"),
-        *("(+ 1 2)|~>3", "(+ 1 2)|~-1>3", "(+ 1 2)|~03>3", "(+ 1 2)|@>3", "(+ 1 2)|@-1>3", "(+ 1 2)|@1=>3", "(+ 1 2)|=>3"),
-        *("(+ 1 2)|=(+ 1 2)>3", "(+ 1 2)|@1=(+ 1 2>3", "(+ 1 2)|@=3>3", "(+ 1 2)|3>3", "(+ 1 2)| >3", "(+ 1 2)|@0@0>3"),
-        *("(+ 1 2)>3 ", "(+ 1 2)>3\n", "(+ 1 2)>(+ 1 2)!", "(+ 1 2)>3!!3", "(+ 1 2)>-0", "(+ 1  2)>3", "(+ 1 ٢)>3"),
+        *(
+            "",
+            ">",
+            "3",
+            "(+ 1 2)",
+            "(+ 1 2)>",
+            "(+ 1 2)>3>",
+            "(+ 1 2)>3!",
+            "(+ 1 2)>!3",
+            "3>3",
+            "(+ 1 2)>3>3",
+            "(+ 1 2)!3",
+        ),
+        *(
+            "(+ 1 2);3",
+            "(+ 1 2);3>3",
+            "(+ 1 2);3|>",
+            "(+ 1 2);|>3",
+            "(+ 1 2)|3",
+            "(+ 1 2)|>3|>3",
+            "(+ 1 2)|>3;3|>3",
+        ),
+        *(
+            "(+ 1 2)|~>3",
+            "(+ 1 2)|~-1>3",
+            "(+ 1 2)|~03>3",
+            "(+ 1 2)|@>3",
+            "(+ 1 2)|@-1>3",
+            "(+ 1 2)|@1=>3",
+            "(+ 1 2)|=>3",
+        ),
+        *(
+            "(+ 1 2)|=(+ 1 2)>3",
+            "(+ 1 2)|@1=(+ 1 2>3",
+            "(+ 1 2)|@=3>3",
+            "(+ 1 2)|3>3",
+            "(+ 1 2)| >3",
+            "(+ 1 2)|@0@0>3",
+        ),
+        *(
+            "(+ 1 2)>3 ",
+            "(+ 1 2)>3\n",
+            "(+ 1 2)>(+ 1 2)!",
+            "(+ 1 2)>3!!3",
+            "(+ 1 2)>-0",
+            "(+ 1  2)>3",
+            "(+ 1 ٢)>3",
+        ),
     ],
 )
 def test_no_strings(string: str) -> None:
@@ -253,7 +317,10 @@ def test_no_piece_reaches_over_a_border(size: int) -> None:
     for string in drawn(LANGUAGE, 80, 11):
         fragments = LANGUAGE.fragments(string)
         assert "".join(fragments) == string
-        assert all(re.fullmatch(rf"-?[0-9]+|[{re.escape(MARKS)}]|[-+*() ]+", fragment) for fragment in fragments)
+        assert all(
+            re.fullmatch(rf"-?[0-9]+|[{re.escape(MARKS)}]|[-+*() ]+", fragment)
+            for fragment in fragments
+        )
         whole, at = vocabulary.encode(string), 0
         for fragment in fragments:
             assert vocabulary.encode(string[:at]) + vocabulary.encode(string[at:]) == whole
@@ -269,7 +336,10 @@ def test_pieces_of_whole_strings_do_reach_over_borders() -> None:
     crossed = 0
     for string in drawn(LANGUAGE, 50, 11):
         marks = [i for i, symbol in enumerate(string) if symbol in MARKS]
-        crossed += any(blind.encode(string[:i]) + blind.encode(string[i:]) != blind.encode(string) for i in marks)
+        crossed += any(
+            blind.encode(string[:i]) + blind.encode(string[i:]) != blind.encode(string)
+            for i in marks
+        )
     assert crossed > 25
 
 
@@ -299,7 +369,10 @@ def test_other_languages_keep_their_pieces(name: str) -> None:
     characters = [symbol for symbol in language.vocabulary.symbols[4:] if symbol != "<DIGIT>"]
     merges = train_merges(texts, "".join(characters), 30)
     expected = Vocabulary(language.vocabulary.symbols[:4] + tuple(characters)).with_merges(merges)
-    assert pieces.piece_vocabulary(language, len(characters) + 4 + 30).fingerprint() == expected.fingerprint()
+    assert (
+        pieces.piece_vocabulary(language, len(characters) + 4 + 30).fingerprint()
+        == expected.fingerprint()
+    )
 
 
 # ------------------------------------------------------------------------------------------------- language, configuration
@@ -310,7 +383,10 @@ def test_it_is_a_language_with_truth_and_no_solver_of_steps() -> None:
     assert isinstance(LANGUAGE, HasValue)
     assert not isinstance(LANGUAGE, Stepwise)
     assert isinstance(make_language(BASE), ArithmeticCorrections)
-    assert LANGUAGE.vocabulary.fingerprint() == ArithmeticCorrections(UNSIGNED).vocabulary.fingerprint()
+    assert (
+        LANGUAGE.vocabulary.fingerprint()
+        == ArithmeticCorrections(UNSIGNED).vocabulary.fingerprint()
+    )
     assert LANGUAGE.pretty("(+ 1 2)|@0>3") == "(+ 1 2)|@0>3"
 
 
@@ -357,9 +433,15 @@ def test_lengths_that_no_string_has_are_refused(length: int) -> None:
         ({"min_int": 13}, "min_int 13 is above max_int 12"),
         ({"min_depth": 4}, "min_depth 4 is above max_depth 3"),
         ({"min_depth": 0, "max_depth": 0}, "at least one operation"),
-        ({"min_depth": 1, "max_depth": 1}, "max_depth is 1: problems of arithmetic-corrections have at least three"),
+        (
+            {"min_depth": 1, "max_depth": 1},
+            "max_depth is 1: problems of arithmetic-corrections have at least three",
+        ),
         ({"max_value": 9}, "max_int 12 is above max_value 9"),
-        ({"validity": "json:loads"}, "validity is for a language of your own, in a folder; arithmetic-corrections"),
+        (
+            {"validity": "json:loads"},
+            "validity is for a language of your own, in a folder; arithmetic-corrections",
+        ),
         ({"accept_ambiguous": True}, "accept_ambiguous is for a language of your own"),
     ],
 )
@@ -371,7 +453,14 @@ def test_impossible_configurations_are_refused(change: dict[str, object], messag
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"max_len": 100}, {"max_len": 100, "operators": "*"}, {"min_depth": 1}, {"min_int": 50, "max_int": 99}]
+    "change",
+    [
+        {},
+        {"max_len": 100},
+        {"max_len": 100, "operators": "*"},
+        {"min_depth": 1},
+        {"min_int": 50, "max_int": 99},
+    ],
 )
 def test_what_is_not_refused_can_be_drawn(change: dict[str, object]) -> None:
     language = make_language(replace(BASE, **change))  # type: ignore[arg-type]

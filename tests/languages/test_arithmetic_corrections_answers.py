@@ -46,13 +46,23 @@ def test_marks_are_those_of_the_trees() -> None:
         assert marks.share == marks.right / max(marks.kept, marks.needed)
         assert 0 <= marks.share <= 1
         assert (marks.first_wrong is None) == (marks.right == marks.kept)
-        seen.add((all_expressions(answer), marks.first_wrong is None, marks.final, "!" in answer, marks.kept < marks.needed))
+        seen.add(
+            (
+                all_expressions(answer),
+                marks.first_wrong is None,
+                marks.final,
+                "!" in answer,
+                marks.kept < marks.needed,
+            )
+        )
     assert len(seen) >= 14
 
 
 @pytest.mark.parametrize("answer", ["5 (+ 1 1)>5 2", ")) (+ 1 1)>)) 2", "1(+ 5 (* 6 8))>1(+ 5 48)"])
 def test_nothing_follows_from_what_is_no_expression(answer: str) -> None:
-    assert judge("(+ 3 (* 2 4))", answer).right == judged_by_trees("(+ 3 (* 2 4))", answer).right == 0
+    assert (
+        judge("(+ 3 (* 2 4))", answer).right == judged_by_trees("(+ 3 (* 2 4))", answer).right == 0
+    )
 
 
 def test_every_order_of_reductions_is_right_and_what_is_taken_back_does_not_count() -> None:
@@ -65,16 +75,63 @@ def test_every_order_of_reductions_is_right_and_what_is_taken_back_does_not_coun
         marks = judge(problem, ">".join(steps))
         assert (marks.share, marks.first_wrong, marks.final) == (1.0, None, True)
         waste = [dice.choice(["0", "(+ 1 1)", ")(", steps[-1]]) for _ in steps]
-        assert judge(problem, ">".join(f"{wrong}!{step}" for wrong, step in zip(waste, steps))) == marks
+        assert (
+            judge(problem, ">".join(f"{wrong}!{step}" for wrong, step in zip(waste, steps)))
+            == marks
+        )
         assert judge(problem, "".join(f"{step}!" for step in waste) + ">".join(steps)) == marks
-        kept_waste = judge(problem, ">".join(f"{wrong}>{step}" for wrong, step in zip(["0"] * len(steps), steps)))
-        assert (kept_waste.first_wrong, kept_waste.kept) == (1, 2 * len(steps))  # the same steps, not taken back
+        kept_waste = judge(
+            problem, ">".join(f"{wrong}>{step}" for wrong, step in zip(["0"] * len(steps), steps))
+        )
+        assert (kept_waste.first_wrong, kept_waste.kept) == (
+            1,
+            2 * len(steps),
+        )  # the same steps, not taken back
 
 
 GARBAGE = [
-    *("", "!", ">", "!>", "!!", ">>>", "3!", "!(+ 3 9)", "((((", "))))", "(+ 3", "(+ 3 8", "+ 3 8)", ")(", " "),
-    *("-", "--1", "-0", "007", "(+ 3 8)(+ 3 8)", "1(+ 3 8)", "@1", "=", "~3", ";|", "é", "\n", "\x00", "(+ 3 (* 2 4))"),
-    *("9" * 5000, "(" * 5000, ">" * 3000, "!" * 3000, "(+ 3 (* 2 4))>" * 5, "(+ 1 " * 2000, "(* " + "9" * 4000 + " 9)"),
+    *(
+        "",
+        "!",
+        ">",
+        "!>",
+        "!!",
+        ">>>",
+        "3!",
+        "!(+ 3 9)",
+        "((((",
+        "))))",
+        "(+ 3",
+        "(+ 3 8",
+        "+ 3 8)",
+        ")(",
+        " ",
+    ),
+    *(
+        "-",
+        "--1",
+        "-0",
+        "007",
+        "(+ 3 8)(+ 3 8)",
+        "1(+ 3 8)",
+        "@1",
+        "=",
+        "~3",
+        ";|",
+        "é",
+        "\n",
+        "\x00",
+        "(+ 3 (* 2 4))",
+    ),
+    *(
+        "9" * 5000,
+        "(" * 5000,
+        ">" * 3000,
+        "!" * 3000,
+        "(+ 3 (* 2 4))>" * 5,
+        "(+ 1 " * 2000,
+        "(* " + "9" * 4000 + " 9)",
+    ),
 ]
 
 
@@ -104,7 +161,10 @@ def located_by_hand(problem: str, answer: str) -> list[bool | None]:
     for symbol in answer:
         options = following(before)
         if symbol in ">!":
-            labels.append(now != "" and ((now in options and "(" in now) if symbol == ">" else now not in options))
+            labels.append(
+                now != ""
+                and ((now in options and "(" in now) if symbol == ">" else now not in options)
+            )
             before, now, lost = now if symbol == ">" or not now else before, "", False
             continue
         now += symbol
@@ -116,7 +176,9 @@ def located_by_hand(problem: str, answer: str) -> list[bool | None]:
 
 def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
     seen, ended = {True: 0, False: 0, None: 0}, 0
-    for problem, answer in chain.from_iterable(((one, text), (one, f"{text}>")) for one, text in attempts(120, 6)):
+    for problem, answer in chain.from_iterable(
+        ((one, text), (one, f"{text}>")) for one, text in attempts(120, 6)
+    ):
         labels, wrong = located(problem, answer), judged_by_trees(problem, answer).first_wrong
         assert labels == located_by_hand(problem, answer), (problem, answer)
         for label in labels:
@@ -152,7 +214,9 @@ def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
     ],
 )
 def test_symbols_by_hand(answer: str, labels: str) -> None:
-    assert located("(+ 3 (* 2 4))", answer) == [{"+": True, "-": False, ".": None}[label] for label in labels]
+    assert located("(+ 3 (* 2 4))", answer) == [
+        {"+": True, "-": False, ".": None}[label] for label in labels
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- feedback
@@ -183,7 +247,12 @@ def test_symbols_by_hand(answer: str, labels: str) -> None:
 )
 def test_feedback_by_hand(answer: str, scalar: str, first_wrong: str) -> None:
     problem = "(+ 3 (* 2 4))"
-    assert [feedback(problem, answer, kind) for kind in FEEDBACK] == ["", scalar, first_wrong, "=11"]
+    assert [feedback(problem, answer, kind) for kind in FEEDBACK] == [
+        "",
+        scalar,
+        first_wrong,
+        "=11",
+    ]
 
 
 def test_feedback_is_its_definition() -> None:
@@ -256,7 +325,9 @@ def test_attempts_go_wrong_as_often_as_they_are_told_to(config: LanguageConfig) 
     for problem in problems(150, 1, config):
         solution = write_answer(problem, rng, 0.0, 0.0, bounds)
         assert solution is not None
-        assert judged_by_trees(problem, solution) == Marks(*[operations(tree_of(problem))] * 3, None, True)
+        assert judged_by_trees(problem, solution) == Marks(
+            *[operations(tree_of(problem))] * 3, None, True
+        )
         never += 1
         wrong = write_answer(problem, rng, 1.0, 0.0, bounds)
         if wrong is not None:

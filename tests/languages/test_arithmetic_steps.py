@@ -15,7 +15,14 @@ import torch
 from maskdiff.config import LanguageConfig
 from maskdiff.data import draw_texts
 from maskdiff.errors import CanvasError, ConfigError, DataError, ParseError
-from maskdiff.languages import HasValue, Language, Stepwise, make_language, restore_language, split_of
+from maskdiff.languages import (
+    HasValue,
+    Language,
+    Stepwise,
+    make_language,
+    restore_language,
+    split_of,
+)
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
 from maskdiff.repair.fill import Guide, Puzzle, solve
 from tests.helpers.step_trees import (
@@ -63,7 +70,9 @@ def test_grammar_parser_and_trees_agree_on_every_short_string() -> None:
 def test_grammar_parser_and_trees_agree_on_mutated_draws(config: LanguageConfig) -> None:
     language, rng = ArithmeticSteps(config), random.Random(0)
     alphabet = "".join(language.material.symbols)
-    near = {text for full in drawn(language, 12) if len(full) < 60 for text in edits(full, alphabet)}
+    near = {
+        text for full in drawn(language, 12) if len(full) < 60 for text in edits(full, alphabet)
+    }
     chosen = rng.sample(sorted(near), 1500)
     assert 100 < agree(language, set(chosen)) < 1400
     assert agree(language, set(drawn(language, 40, 1))) > 30
@@ -72,12 +81,58 @@ def test_grammar_parser_and_trees_agree_on_mutated_draws(config: LanguageConfig)
 @pytest.mark.parametrize(
     "text",
     [
-        *("", ">", "5", "5>5", "(+ 1 2)", "(+ 1 2)>", ">3", "(+ 1 2)>3>", "(+ 1 2)>>3", "(+ 1 2)>3>3", " (+ 1 2)>3"),
-        *("(+ 1 2)>3 ", "(+  1 2)>3", "(+ 1  2)>3", "( + 1 2)>3", "(+ 1 2 )>3", "(+ 1 2) >3", "(+ 1 2)> 3", "(+1 2)>3"),
+        *(
+            "",
+            ">",
+            "5",
+            "5>5",
+            "(+ 1 2)",
+            "(+ 1 2)>",
+            ">3",
+            "(+ 1 2)>3>",
+            "(+ 1 2)>>3",
+            "(+ 1 2)>3>3",
+            " (+ 1 2)>3",
+        ),
+        *(
+            "(+ 1 2)>3 ",
+            "(+  1 2)>3",
+            "(+ 1  2)>3",
+            "( + 1 2)>3",
+            "(+ 1 2 )>3",
+            "(+ 1 2) >3",
+            "(+ 1 2)> 3",
+            "(+1 2)>3",
+        ),
         *("(+ 1\t2)>3", "(+ 1 2)>3\n"),
-        *("(+ 01 2)>3", "(+ 00 2)>2", "(+ 1 2)>03", "(- 1 1)>-0", "(+ -0 1)>1", "(+ --1 1)>0", "(+ - 1 1)>0", "(+ -01 1)>0"),
-        *("1(+ 1 2)>13", "(+ 1(+ 1 2) 5)>18", "(+ (+ 1 2)1 5)>36", "-(+ 1 2)>-3", "(+ 1 2)(+ 1 2)>33", "(+ 1 2)0>30"),
-        *("(+ 1 2 3)>6", "(+ 1)>1", "(1 + 2)>3", "((+ 1 2))>3", "(/ 4 2)>2", "(+ ١ 2)>3", "(+ 1 2)=3", "(+ x 2)>3"),
+        *(
+            "(+ 01 2)>3",
+            "(+ 00 2)>2",
+            "(+ 1 2)>03",
+            "(- 1 1)>-0",
+            "(+ -0 1)>1",
+            "(+ --1 1)>0",
+            "(+ - 1 1)>0",
+            "(+ -01 1)>0",
+        ),
+        *(
+            "1(+ 1 2)>13",
+            "(+ 1(+ 1 2) 5)>18",
+            "(+ (+ 1 2)1 5)>36",
+            "-(+ 1 2)>-3",
+            "(+ 1 2)(+ 1 2)>33",
+            "(+ 1 2)0>30",
+        ),
+        *(
+            "(+ 1 2 3)>6",
+            "(+ 1)>1",
+            "(1 + 2)>3",
+            "((+ 1 2))>3",
+            "(/ 4 2)>2",
+            "(+ ١ 2)>3",
+            "(+ 1 2)=3",
+            "(+ x 2)>3",
+        ),
         *("(+ 1 2)>3>(+ 1 2)>3", "(+ 1 2)>(+ 1 2)"),
     ],
 )
@@ -100,7 +155,9 @@ def test_no_strings(text: str) -> None:
         ("(+ (* 2 3) (* 4 5))>(+ (* 2 3) 20)>(+ 6 20)>26", True, True),
     ],
 )
-def test_numbers_may_be_negative_where_minus_is_an_operator(text: str, signed: bool, plain: bool) -> None:
+def test_numbers_may_be_negative_where_minus_is_an_operator(
+    text: str, signed: bool, plain: bool
+) -> None:
     assert (SIGNED.holds(text), PLAIN.holds(text)) == (signed, plain)
     assert (SIGNED.parses(text), PLAIN.parses(text)) == (signed, plain)
     assert (SIGNED.derivations(text), PLAIN.derivations(text)) == (int(signed), int(plain))
@@ -128,7 +185,9 @@ def test_what_nobody_can_read_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_every_draw_holds_within_all_bounds_and_reduces_in_reading_order(config: LanguageConfig) -> None:
+def test_every_draw_holds_within_all_bounds_and_reduces_in_reading_order(
+    config: LanguageConfig,
+) -> None:
     language = ArithmeticSteps(config)
     for text in drawn(language, 300):
         assert language.parses(text)
@@ -143,7 +202,12 @@ def test_every_draw_holds_within_all_bounds_and_reduces_in_reading_order(config:
             assert before is not None
             assert after == reducts(before)[0]
         assert trees[-1] == value_of(problem)
-        assert all(abs(n) <= config.max_value for tree in trees if tree is not None for n in numbers_of(tree))
+        assert all(
+            abs(n) <= config.max_value
+            for tree in trees
+            if tree is not None
+            for n in numbers_of(tree)
+        )
         assert all(config.min_int <= n <= config.max_int for n in numbers_of(problem))
 
 
@@ -151,9 +215,14 @@ def test_the_distribution_is_that_of_the_arithmetic_language_but_for_its_root() 
     """Operators and depths of 6,000 draws that nothing rejects; a share of 0.5 off by 0.05 is caught in 99.9% of runs."""
     language = ArithmeticSteps(replace(BASE, max_depth=2, max_len=1024, max_value=10**9))
     trees = [read(text.split(">")[0]) for text in drawn(language, 6000)]
-    plus, deep = (np.mean([test(tree) for tree in trees]) for test in (lambda t: t[0] == "+", lambda t: depth_of(t) == 2))
+    plus, deep = (
+        np.mean([test(tree) for tree in trees])
+        for test in (lambda t: t[0] == "+", lambda t: depth_of(t) == 2)
+    )
     assert abs(plus - 0.5) < 4.5 * 0.5 / 6000**0.5
-    assert abs(deep - 0.5 * (1 - 0.2 * 0.6)) < 4.5 * 0.5 / 6000**0.5  # asked for, and an argument goes so deep
+    assert (
+        abs(deep - 0.5 * (1 - 0.2 * 0.6)) < 4.5 * 0.5 / 6000**0.5
+    )  # asked for, and an argument goes so deep
     digits = np.bincount([n for tree in trees for n in numbers_of(tree)], minlength=11)
     assert np.abs(digits / digits.sum() - 1 / 11).max() < 4.5 * (1 / 11 / digits.sum()) ** 0.5
 
@@ -165,9 +234,13 @@ def test_all_depths_are_asked_for_alike_although_deep_problems_fit_less_often() 
     """
 
     def shares(low: int, high: int) -> np.ndarray:
-        language = ArithmeticSteps(replace(BASE, max_value=60, max_len=70, min_depth=low, max_depth=high))
+        language = ArithmeticSteps(
+            replace(BASE, max_value=60, max_len=70, min_depth=low, max_depth=high)
+        )
         problems = language.problems(4000, np.random.default_rng((low, high)))
-        return np.bincount([depth_of(read(problem) or 0) for problem in problems], minlength=4) / 4000
+        return (
+            np.bincount([depth_of(read(problem) or 0) for problem in problems], minlength=4) / 4000
+        )
 
     expected = np.mean([shares(d, d) for d in (1, 2, 3)], axis=0)
     assert np.abs(shares(1, 3) - expected).max() < 4.5 * 0.5 * (4 / 3 / 4000) ** 0.5
@@ -179,7 +252,9 @@ def test_the_first_draws_do_not_depend_on_how_many_are_asked_for(config: Languag
     most = drawn(language, 700, 5)
     for count in (0, 1, 2, 5, 64, 300):
         assert drawn(language, count, 5) == most[:count]
-        assert language.problems(count, np.random.default_rng(5)) == [text.split(">")[0] for text in most[:count]]
+        assert language.problems(count, np.random.default_rng(5)) == [
+            text.split(">")[0] for text in most[:count]
+        ]
     if config in VARIANTS[1:4]:  # the others have no room for deeper ones
         deeper = language.problems(40, np.random.default_rng(5), 1)
         assert language.problems(7, np.random.default_rng(5), 1) == deeper[:7]
@@ -203,18 +278,29 @@ def test_deeper_problems_have_exactly_that_many_levels_more_and_fit(config: Lang
             text = ">".join((problem, *language.solution(problem)))
             assert language.holds(text)
             assert len(text) <= language.max_symbols
-            assert max(abs(n) for step in text.split(">") for n in numbers_of(read(step) or 0)) <= config.max_value
+            assert (
+                max(abs(n) for step in text.split(">") for n in numbers_of(read(step) or 0))
+                <= config.max_value
+            )
 
 
 def test_bounds_that_leave_nothing_are_an_error_of_one_line() -> None:
     tight = ArithmeticSteps(replace(BASE, min_int=1000, max_int=1000, max_len=18))
-    with pytest.raises(DataError, match=r"no problem of depth 1 to 6 .* fits: raise max_len or max_value, or lower max_int$"):
+    with pytest.raises(
+        DataError,
+        match=r"no problem of depth 1 to 6 .* fits: raise max_len or max_value, or lower max_int$",
+    ):
         tight.sample(np.random.default_rng(0))
     for deeper in (1, 40, 10**9):
-        with pytest.raises(DataError, match=rf"^a problem of depth {6 + deeper} has at least .* symbols .* max_len 64 .* 62: "):
+        with pytest.raises(
+            DataError,
+            match=rf"^a problem of depth {6 + deeper} has at least .* symbols .* max_len 64 .* 62: ",
+        ):
             PLAIN.problems(1, np.random.default_rng(0), deeper)
     with pytest.raises(DataError, match="a problem of depth 2 has at least 23 symbols"):
-        ArithmeticSteps(replace(BASE, max_depth=1, max_len=24)).problems(1, np.random.default_rng(0), 1)
+        ArithmeticSteps(replace(BASE, max_depth=1, max_len=24)).problems(
+            1, np.random.default_rng(0), 1
+        )
     just = ArithmeticSteps(replace(BASE, max_int=0, max_depth=1, max_len=25))
     assert just.problems(1, np.random.default_rng(0), 1)[0].startswith("(")
 
@@ -235,12 +321,21 @@ def test_lengths() -> None:
 def test_a_problem_is_on_one_side_of_the_split() -> None:
     """The string follows from the problem, so no problem that is trained on is held out."""
     sides = {
-        split: {text.split(">")[0] for text in draw_texts(SIGNED, 300, np.random.default_rng(i), split)}
+        split: {
+            text.split(">")[0] for text in draw_texts(SIGNED, 300, np.random.default_rng(i), split)
+        }
         for i, split in enumerate(("train", "validation", "test"))
     }
-    assert not sides["train"] & sides["validation"] | sides["train"] & sides["test"] | sides["validation"] & sides["test"]
+    assert (
+        not sides["train"] & sides["validation"]
+        | sides["train"] & sides["test"]
+        | sides["validation"] & sides["test"]
+    )
     for split, problems in sides.items():
-        assert all(split_of(">".join((problem, *SIGNED.solution(problem)))) == split for problem in problems)
+        assert all(
+            split_of(">".join((problem, *SIGNED.solution(problem)))) == split
+            for problem in problems
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------------ steps
@@ -273,9 +368,17 @@ def test_a_right_step_is_any_one_reduction_and_nothing_else(config: LanguageConf
             for step in {*variations(before, rng)}:
                 assert language.right_step(before, step) == (step in allowed), (before, step)
                 right, wrong = right + (step in allowed), wrong + (step not in allowed)
-            assert language.is_final(before) == isinstance(tree, int) == (language.next_step(before) is None)
+            assert (
+                language.is_final(before)
+                == isinstance(tree, int)
+                == (language.next_step(before) is None)
+            )
             assert not allowed or language.next_step(before) == write(reducts(tree)[0])
-        assert language.answer(problem) == language.solution(problem)[-1] == str(value_of(read(problem) or 0))
+        assert (
+            language.answer(problem)
+            == language.solution(problem)[-1]
+            == str(value_of(read(problem) or 0))
+        )
         assert language.prompt(problem) == problem + ">"
     assert right > 60
     assert wrong > 1000
@@ -301,15 +404,23 @@ def test_a_mutated_step_is_found_at_its_number(config: LanguageConfig) -> None:
     for problem in language.problems(200, np.random.default_rng(4)):
         steps = [problem, *language.solution(problem)]
         i = rng.randrange(1, len(steps))
-        step = rng.choice([s for s in edits(steps[i], "0123456789") if read(s, config.operators) is not None])
-        mutated = [*steps[:i], step, *(language.solution(step) if not language.is_final(step) else ())]
+        step = rng.choice(
+            [s for s in edits(steps[i], "0123456789") if read(s, config.operators) is not None]
+        )
+        mutated = [
+            *steps[:i],
+            step,
+            *(language.solution(step) if not language.is_final(step) else ()),
+        ]
         expected = i if step not in map(write, reducts(read(steps[i - 1]) or 0)) else None
         assert wrong_step(mutated) == expected
         text = ">".join(mutated)
         assert language.first_wrong(text) == expected, text
         assert language.holds(text) == (expected is None)
         found.add(expected)
-        for cut in range(1, len(mutated)):  # unfinished: what stands before the last separator has been said
+        for cut in range(
+            1, len(mutated)
+        ):  # unfinished: what stands before the last separator has been said
             told = language.first_wrong(">".join((*mutated[:cut], "")))
             assert told == (expected if expected is not None and expected < cut else None)
     assert {1, 2, 3} <= found
@@ -323,7 +434,9 @@ def test_any_mutated_text_is_judged_as_the_trees_judge_it(config: LanguageConfig
         for text in rng.sample(sorted(edits(full, language.material.symbols)), 30):
             *done, last = text.split(">")
             ended = isinstance(read(last), int)
-            assert language.first_wrong(text) == wrong_step([*done, last] if ended and done else done), text
+            assert language.first_wrong(text) == wrong_step(
+                [*done, last] if ended and done else done
+            ), text
             holds = well_formed(text, config.operators) and wrong_step([*done, last]) is None
             assert language.holds(text) == holds
             verdicts.append(holds)
@@ -370,7 +483,9 @@ def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
     for first, second in (("?", "2"), ("2", "?"), ("?", "?")):
         template = f"(+ (+ 1 {first}) (+ 3 4))>(+ (+ 1 {second}) 7)>(+ 3 7)>10"
         puzzle = Puzzle(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.consequence)
-        found = solve(puzzle, Guide(torch.zeros(len(template), len(SIGNED.vocabulary))), solutions=2)
+        found = solve(
+            puzzle, Guide(torch.zeros(len(template), len(SIGNED.vocabulary))), solutions=2
+        )
         assert found.exhausted
         assert found.solutions == (template.replace("?", "2"),)
 
@@ -381,8 +496,31 @@ def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
 @pytest.mark.parametrize(
     ("language", "text"),
     [
-        *((SIGNED, text) for text in ("", " ", "5", "-5", "(+ 1 2", "(+ 1 2)>", "(+ 1 2)>3", "(+ 01 2)", "(+ 1  2)")),
-        *((SIGNED, text) for text in ("(/ 1 2)", "(+ 1 ?)", "(+ 1 2) (+ 1 2)", "1(+ 1 2)", "(+ 1 2)\x00", "(+ 1 é)")),
+        *(
+            (SIGNED, text)
+            for text in (
+                "",
+                " ",
+                "5",
+                "-5",
+                "(+ 1 2",
+                "(+ 1 2)>",
+                "(+ 1 2)>3",
+                "(+ 01 2)",
+                "(+ 1  2)",
+            )
+        ),
+        *(
+            (SIGNED, text)
+            for text in (
+                "(/ 1 2)",
+                "(+ 1 ?)",
+                "(+ 1 2) (+ 1 2)",
+                "1(+ 1 2)",
+                "(+ 1 2)\x00",
+                "(+ 1 é)",
+            )
+        ),
         *((SIGNED, text) for text in ("(+ 1 2)\n3", "x" * 10_000)),
         *((PLAIN, text) for text in ("(- 3 4)", "(+ -3 4)", "(+ (- 4 3) 1)")),
     ],
@@ -408,7 +546,11 @@ def test_a_nonce_is_copied_by_its_first_step(operators: str, max_value: int) -> 
     for _ in range(30):
         problem, step, given = language.nonce(rng)
         assert language.problem(problem) == problem
-        assert [step] == [write(t) for t in reducts(read(problem) or 0)] == [language.next_step(problem)]
+        assert (
+            [step]
+            == [write(t) for t in reducts(read(problem) or 0)]
+            == [language.next_step(problem)]
+        )
         operator, number, inner = read(problem) or (0, 0, 0)  # type: ignore[misc]
         digits = str(number)
         assert operator == ("+" if "+" in operators else min(operators, key="-*".index))
@@ -439,7 +581,9 @@ def test_it_is_a_language_with_steps_and_truth() -> None:
     for config in (LanguageConfig(), LanguageConfig(language="json")):
         assert not isinstance(make_language(config), Stepwise)
     assert SIGNED.separator == ">"
-    assert SIGNED.vocabulary.fingerprint() == PLAIN.vocabulary.fingerprint()  # the same symbols for all operators
+    assert (
+        SIGNED.vocabulary.fingerprint() == PLAIN.vocabulary.fingerprint()
+    )  # the same symbols for all operators
     assert SIGNED.pretty("(+ 1 2)>4") == "(+ 1 2)>4"
 
 
@@ -456,7 +600,9 @@ def test_a_checkpoint_restores_the_language(config: LanguageConfig) -> None:
     assert other.vocabulary.fingerprint() == language.vocabulary.fingerprint()
     assert drawn(other, 20) == drawn(language, 20)
     assert (other.min_symbols, other.max_symbols) == (language.min_symbols, language.max_symbols)
-    assert isinstance(restore_language(config, {}), ArithmeticSteps)  # an old or foreign state: counted again
+    assert isinstance(
+        restore_language(config, {}), ArithmeticSteps
+    )  # an old or foreign state: counted again
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from maskdiff.errors import ConfigError
 from maskdiff.languages.checker import Checker, load_checker
 from tests.helpers.tiny import tiny_config
 
-MODULE = '''
+MODULE = """
 import os, re, signal, sys, time
 
 class Many:
@@ -68,7 +68,7 @@ def loud(text):
     os.write(1, b"noise")
     return len(text) % 2 == 0
 def long(text): return len(text) > 1
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +219,7 @@ def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
     assert not loaded.language.parses("a")
 
 
-def test_a_checker_that_fails_on_a_sample_ends_no_run(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_checker_that_fails_on_a_sample_ends_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     from types import SimpleNamespace
 
     from maskdiff.training import live_samples as live

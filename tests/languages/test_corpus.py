@@ -14,7 +14,14 @@ from maskdiff import checkpoint
 from maskdiff.checkpoint import LanguageOverride
 from maskdiff.config import LanguageConfig
 from maskdiff.data import draw_texts, held_out
-from maskdiff.errors import CanvasError, CheckpointError, ConfigError, DataError, GrammarError, UserError
+from maskdiff.errors import (
+    CanvasError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GrammarError,
+    UserError,
+)
 from maskdiff.evaluation.generation import real_texts
 from maskdiff.languages import HasExactProbability, HasValue, make_language, split_of
 from maskdiff.languages.checker import load_checker
@@ -27,7 +34,12 @@ GRAMMAR = 'start: pair | pair ";" start\npair: "a".."c" "=" /[0-9]+/\n'
 def lines(count: int, seed: int = 0) -> list[str]:
     """Strings of `GRAMMAR`."""
     rng = np.random.default_rng(seed)
-    return [";".join(f"{'abc'[rng.integers(3)]}={rng.integers(1000)}" for _ in range(rng.integers(1, 4))) for _ in range(count)]
+    return [
+        ";".join(
+            f"{'abc'[rng.integers(3)]}={rng.integers(1000)}" for _ in range(rng.integers(1, 4))
+        )
+        for _ in range(count)
+    ]
 
 
 def folder(path: Path, corpus: list[str], grammar: str | None = None) -> LanguageConfig:
@@ -55,7 +67,9 @@ def test_a_folder_is_a_language(tmp_path: Path) -> None:
     assert language.validity == "grammar.lark"
     assert not isinstance(language, (HasValue, HasExactProbability))
     assert set(language.sample_many(2000, np.random.default_rng(0))) <= set(corpus)
-    assert language.sample_many(50, np.random.default_rng(1))[:20] == language.sample_many(20, np.random.default_rng(1))
+    assert language.sample_many(50, np.random.default_rng(1))[:20] == language.sample_many(
+        20, np.random.default_rng(1)
+    )
     for text in corpus:
         assert language.parses(text)
         assert language.vocabulary.decode(language.vocabulary.encode(text)) == text
@@ -95,7 +109,13 @@ def test_without_a_grammar_nothing_is_checked_unless_somebody_does(tmp_path: Pat
     assert checked.validity == "json:loads"
     for text in ("null", "0", "false", "[{}]"):  # whatever a parser returns
         assert checked.parses(text)
-    for text in ("}{", "[\u27e8EOS\u27e9]", "2", "[?]", " 0"):  # the last four: symbols that the language does not have
+    for text in (
+        "}{",
+        "[\u27e8EOS\u27e9]",
+        "2",
+        "[?]",
+        " 0",
+    ):  # the last four: symbols that the language does not have
         assert not checked.parses(text)
 
 
@@ -103,7 +123,9 @@ def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
     before = list(sys.path)
     for name, rest in (("x", 0), ("y", 1)):  # two modules of one name
         folder(tmp_path / name, ["aa", "a"])
-        (tmp_path / name / "mine.py").write_text(f"def even(text):\n    return len(text) % 2 == {rest}\n")
+        (tmp_path / name / "mine.py").write_text(
+            f"def even(text):\n    return len(text) % 2 == {rest}\n"
+        )
     first, second = (load_checker("mine:even?", tmp_path / name) for name in "xy")
     assert first is not None
     assert second is not None
@@ -138,7 +160,14 @@ def test_white_space_and_blanks_that_are_symbols(tmp_path: Path) -> None:
     assert vocabulary.digit is None
     assert vocabulary.encode("a\u00bf?", blanks=True)[1] == vocabulary.mask
     text = vocabulary.decode(
-        [vocabulary.bos, *vocabulary.encode("a ?"), vocabulary.eos, *vocabulary.encode(" b"), vocabulary.eos], "drop"
+        [
+            vocabulary.bos,
+            *vocabulary.encode("a ?"),
+            vocabulary.eos,
+            *vocabulary.encode(" b"),
+            vocabulary.eos,
+        ],
+        "drop",
     )
     assert text == "a ?\u27e8EOS\u27e9 b"
     assert not language.parses(text)
@@ -165,7 +194,9 @@ def test_real_strings_of_a_list(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     drawn = real_texts(language, 1000, None, rng)
     assert sorted(drawn) == sorted(language.texts() or ())  # no string more often than it is there
-    with pytest.raises(CanvasError, match=r"no strings of 60..60 symbols"):  # possible, but nobody wrote one
+    with pytest.raises(
+        CanvasError, match=r"no strings of 60..60 symbols"
+    ):  # possible, but nobody wrote one
         real_texts(language, 5, (60, 60), rng)
     assert draw_lengths(language, 3, (59, 61), 0)
 
@@ -177,19 +208,26 @@ def test_lines_outside_the_grammar_are_counted_and_shown(tmp_path: Path) -> None
     corpus = ["a=1", "b=", "c=3", "=", "a", "b=2;", "c=4"]
     config = folder(tmp_path / "x", corpus, GRAMMAR)
     with pytest.raises(
-        DataError, match=r"4 of 7 lines are invalid by grammar.lark: line 2 'b=', line 4 '=', line 5 'a';.*--skip_invalid"
+        DataError,
+        match=r"4 of 7 lines are invalid by grammar.lark: line 2 'b=', line 4 '=', line 5 'a';.*--skip_invalid",
     ):
         make_language(config)
     kept = make(LanguageConfig(language=config.language, skip_invalid=True))
     assert kept.texts() == ("a=1", "c=3", "c=4")
     assert "4 of 7 lines" in kept.note
     with pytest.raises(DataError, match="2 of 2 lines"):  # skipping everything leaves no language
-        make_language(LanguageConfig(language=folder(tmp_path / "y", ["=", "a1"], GRAMMAR).language, skip_invalid=True))
+        make_language(
+            LanguageConfig(
+                language=folder(tmp_path / "y", ["=", "a1"], GRAMMAR).language, skip_invalid=True
+            )
+        )
 
 
 def test_lines_that_are_too_long(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", ["ab", "a" * 70, "b" * 62])
-    with pytest.raises(DataError, match=r"1 of 3 lines is longer than 62 symbols: line 2 .*raise --max_len to 72"):
+    with pytest.raises(
+        DataError, match=r"1 of 3 lines is longer than 62 symbols: line 2 .*raise --max_len to 72"
+    ):
         make_language(config)
     assert make(LanguageConfig(language=config.language, max_len=72)).max_symbols == 70
 
@@ -203,16 +241,33 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
         ({"corpus.txt": b"a\xff"}, {}, DataError, r"not UTF-8 text \(byte 1\)"),
         ({"corpus.txt": b"a\n", "grammar.lark": b"start: )"}, {}, GrammarError, "line 1"),
         ({"corpus.txt": b"a\n", "grammar.lark": b""}, {}, GrammarError, "grammar.lark"),
-        ({"corpus.txt": "a?\u00bf\u25a1\u2370".encode()}, {}, DataError, "no character is left to write a blank"),
+        (
+            {"corpus.txt": "a?\u00bf\u25a1\u2370".encode()},
+            {},
+            DataError,
+            "no character is left to write a blank",
+        ),
         ({"corpus.txt": b"a\0b"}, {}, DataError, "without NUL"),
         ({"corpus.txt": b"a" * 5000}, {}, DataError, r"longer than 62 symbols: .*; leave them out"),
         ({"corpus.txt": b"a\n"}, {"validity": "json"}, ConfigError, "MODULE:FUNCTION"),
-        ({"corpus.txt": b"a\n"}, {"validity": "no_such_module:f"}, ConfigError, "cannot be imported"),
+        (
+            {"corpus.txt": b"a\n"},
+            {"validity": "no_such_module:f"},
+            ConfigError,
+            "cannot be imported",
+        ),
         ({"corpus.txt": b"a\n"}, {"validity": "json:__doc__"}, ConfigError, "no function"),
-        ({"corpus.txt": b"aa\n", "grammar.lark": b'start: "a" | start start'}, {}, GrammarError, "ambiguous"),
+        (
+            {"corpus.txt": b"aa\n", "grammar.lark": b'start: "a" | start start'},
+            {},
+            GrammarError,
+            "ambiguous",
+        ),
     ],
 )
-def test_bad_folders(tmp_path: Path, files: dict, options: dict, error: type[UserError], told: str) -> None:
+def test_bad_folders(
+    tmp_path: Path, files: dict, options: dict, error: type[UserError], told: str
+) -> None:
     (tmp_path / "x").mkdir()
     for name, data in files.items():
         (tmp_path / "x" / name).write_bytes(data)
@@ -230,7 +285,12 @@ def test_ambiguity_that_only_lines_show(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", ["bcdefghijkz", "kabcdefghiy", letters[1:] + "ky"], grammar)
     with pytest.raises(GrammarError, match=r"'bcdefghijkz' has 2 derivations.*--accept_ambiguous"):
         make_language(config)
-    assert make(LanguageConfig(language=config.language, accept_ambiguous=True)).derivations("kabcdefghiy") == 1
+    assert (
+        make(LanguageConfig(language=config.language, accept_ambiguous=True)).derivations(
+            "kabcdefghiy"
+        )
+        == 1
+    )
 
 
 def test_an_ambiguous_or_left_recursive_grammar_that_its_user_accepts(tmp_path: Path) -> None:
@@ -293,7 +353,9 @@ def spied(tmp_path: Path) -> tuple[Path, LanguageConfig]:
     (tmp_path / "x" / "spy_checker.py").write_text(
         f"open({str(trace)!r}, 'w').close()\ndef ok(text):\n    return text == 'aa'\n"
     )
-    return trace, LanguageConfig(language=config.language, validity="spy_checker:ok?", skip_invalid=True)
+    return trace, LanguageConfig(
+        language=config.language, validity="spy_checker:ok?", skip_invalid=True
+    )
 
 
 @pytest.mark.parametrize("state", ["whole", "empty", "absent"])
@@ -306,18 +368,29 @@ def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str)
         del payload["language"]
     checkpoint.save(tmp_path / "x.pt", payload)
     checkpoint.save_pretrained(tmp_path / "pretrained", payload)
-    for load, path in ((checkpoint.load_denoiser, tmp_path / "x.pt"), (checkpoint.from_pretrained, tmp_path / "pretrained")):
+    for load, path in (
+        (checkpoint.load_denoiser, tmp_path / "x.pt"),
+        (checkpoint.from_pretrained, tmp_path / "pretrained"),
+    ):
         if state == "whole":
             loaded = load(path)
             assert loaded.language.validity == "" == loaded.config.language.validity
-            assert loaded.language.texts() == ("aa", "ab")  # read again from the folder, nothing imported
+            assert loaded.language.texts() == (
+                "aa",
+                "ab",
+            )  # read again from the folder, nothing imported
         else:
             with pytest.raises(CheckpointError, match="give its folder with --language"):
                 load(path)
-        with pytest.raises(UserError, match=r"cannot be imported|--language"):  # no module is looked for where it points
+        with pytest.raises(
+            UserError, match=r"cannot be imported|--language"
+        ):  # no module is looked for where it points
             load(path, spoken=LanguageOverride(validity="spy_checker:ok?"))
     assert not trace.exists()
-    trusted = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=LanguageOverride(named.language, "spy_checker:ok?", skip_invalid=True))
+    trusted = checkpoint.load_denoiser(
+        tmp_path / "x.pt",
+        spoken=LanguageOverride(named.language, "spy_checker:ok?", skip_invalid=True),
+    )
     assert trace.exists()
     assert trusted.language.parses("aa")
     assert not trusted.language.parses("ab")
@@ -407,7 +480,17 @@ def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
     suites = ["generation", "repair", "one_edit", "editing", "likelihood"]
     assert (
         benchmark.main(
-            [*argv, "--suite", *suites, "--sigma", "0.2", "--corruption", "mixed", "--json", str(tmp_path / "x.json")]
+            [
+                *argv,
+                "--suite",
+                *suites,
+                "--sigma",
+                "0.2",
+                "--corruption",
+                "mixed",
+                "--json",
+                str(tmp_path / "x.json"),
+            ]
         )
         == 0
     )

@@ -75,7 +75,10 @@ def test_drawn_documents_are_valid_nested_and_short() -> None:
     depths = [depth(json.loads(text)) for text in documents()]
     assert max(depths) == DEPTH
     assert np.mean(np.array(depths) >= 2) > 0.3
-    assert all(max(map(len, draw(200, np.random.default_rng(1), longest))) <= longest for longest in (8, 20, 40, 100))
+    assert all(
+        max(map(len, draw(200, np.random.default_rng(1), longest))) <= longest
+        for longest in (8, 20, 40, 100)
+    )
 
 
 def test_keys_are_distinct_within_an_object() -> None:
@@ -92,7 +95,9 @@ def test_keys_are_distinct_within_an_object() -> None:
 
 def test_a_document_is_compact_or_spaced_throughout() -> None:
     marks = [outside_strings(text) for text in documents()]
-    assert all(" " not in text or re.sub("[,:] ", "", text) == re.sub("[,:] ?", "", text) for text in marks)
+    assert all(
+        " " not in text or re.sub("[,:] ", "", text) == re.sub("[,:] ?", "", text) for text in marks
+    )
     assert all(not re.search(r" (?=[\]} ])|^ |[^,:] ", text) for text in marks)
     share = np.mean([" " in text for text in marks if "," in text or ":" in text])
     assert abs(share - SPACED) < 0.025
@@ -107,7 +112,20 @@ def test_the_first_documents_do_not_depend_on_the_count() -> None:
 def test_documents_vary_and_use_the_whole_alphabet() -> None:
     assert len(set(documents())) > 0.88 * len(documents())
     assert set("".join(draw(20_000, np.random.default_rng(2), LONGEST))) == set(SYMBOLS)
-    parts = (r"\\n", r'\\"', r"\\\\", r"\\u00e9", r":-\d", r"\d\.\d", r"\de-?\d", "true", "false", "null", r"\{\}", r"\[\]")
+    parts = (
+        r"\\n",
+        r'\\"',
+        r"\\\\",
+        r"\\u00e9",
+        r":-\d",
+        r"\d\.\d",
+        r"\de-?\d",
+        "true",
+        "false",
+        "null",
+        r"\{\}",
+        r"\[\]",
+    )
     for part in parts:
         assert any(re.search(part, text) for text in documents()), part
     sizes = np.array([len(text) for text in documents()])
@@ -116,7 +134,9 @@ def test_documents_vary_and_use_the_whole_alphabet() -> None:
 
 
 def test_a_limit_that_leaves_no_document_is_an_error() -> None:
-    with pytest.raises(ValueError, match="longest 7 leaves room for next to no document; at least 8"):
+    with pytest.raises(
+        ValueError, match="longest 7 leaves room for next to no document; at least 8"
+    ):
         draw(1, np.random.default_rng(0), 7)
 
 
@@ -132,7 +152,9 @@ def test_what_is_not_json_is_refused(text: str) -> None:
     assert not accepted(text)
 
 
-@pytest.mark.parametrize("text", ["\t1", "1\n", '"é"', '"\x7f"', "[\r]", "\ufeff1", "[" * 100_000, "1" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["\t1", "1\n", '"é"', '"\x7f"', "[\r]", "\ufeff1", "[" * 100_000, "1" * 10_000]
+)
 def test_the_judge_refuses_other_characters_and_what_python_cannot_hold(text: str) -> None:
     assert not valid(text)
 
@@ -147,7 +169,9 @@ def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
     rng = random.Random(0)
     texts = [edited(text, rng) for text in draw(6000, np.random.default_rng(3), 45)]
     verdicts = np.array([valid(text) for text in texts])
-    wrong = [text for text, verdict in zip(texts, verdicts, strict=True) if accepted(text) != verdict]
+    wrong = [
+        text for text, verdict in zip(texts, verdicts, strict=True) if accepted(text) != verdict
+    ]
     assert not wrong, wrong[:5]
     assert 0.2 < verdicts.mean() < 0.8
     assert all(map(accepted, documents()[:500]))
@@ -157,12 +181,17 @@ def test_the_grammar_and_json_loads_agree_on_every_short_string_of_what_matters(
     """All strings of up to 4 symbols out of those that JSON tells apart (and escapes behind `"\\`)."""
     texts = [""]
     for _ in range(4):
-        texts += [text + symbol for text in texts for symbol in ' "\\,:[]{}-+.019eEu' if len(text) < 4]
+        texts += [
+            text + symbol for text in texts for symbol in ' "\\,:[]{}-+.019eEu' if len(text) < 4
+        ]
     texts = sorted(set(texts))
     sample = random.Random(0).sample(texts, 12_000) + [text for text in texts if valid(text)]
     assert all(accepted(text) == valid(text) for text in sample)
     assert all(accepted(text) == valid(text) for text in (f'"\\{symbol}"' for symbol in SYMBOLS))
-    assert all(accepted(text) == valid(text) for text in (f'"\\u00{a}{b}"' for a in SYMBOLS for b in "0fFg"))
+    assert all(
+        accepted(text) == valid(text)
+        for text in (f'"\\u00{a}{b}"' for a in SYMBOLS for b in "0fFg")
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 12, 25, 45])
@@ -185,12 +214,18 @@ def test_no_document_has_two_derivations() -> None:
     """By enumeration of short strings, and as the weight of a chart in which every document is certain."""
     assert find_ambiguity(grammar()).witness is None
     rng = random.Random(1)
-    texts = [text for text in (edited(text, rng) for text in draw(200, np.random.default_rng(4), 40)) if text][:96]
+    texts = [
+        text
+        for text in (edited(text, rng) for text in draw(200, np.random.default_rng(4), 40))
+        if text
+    ][:96]
     texts += [re.sub("([]{}:,[])", r"  \1 ", text)[:50] for text in texts[:32]]
     emission = torch.full((len(texts), 50, len(SYMBOLS)), -torch.inf, dtype=torch.float64)
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [SYMBOLS.index(symbol) for symbol in text]] = 0.0
-    derivations = fill(Rules(grammar()), emission, torch.tensor(list(map(len, texts)))).log_total.exp()
+    derivations = fill(
+        Rules(grammar()), emission, torch.tensor(list(map(len, texts)))
+    ).log_total.exp()
     assert derivations.round(decimals=9).tolist() == [float(valid(text)) for text in texts]
 
 

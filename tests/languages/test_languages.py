@@ -40,7 +40,9 @@ def reader(text: str, config: LanguageConfig) -> int | None:
     if not re.fullmatch(r"[0-9()+*,_-]+", expression):
         return None
     operators, sep = re.escape(config.operators), re.escape(config.separator)
-    operand = "|".join(sorted((str(i) for i in range(config.min_int, config.max_int + 1)), key=len, reverse=True))
+    operand = "|".join(
+        sorted((str(i) for i in range(config.min_int, config.max_int + 1)), key=len, reverse=True)
+    )
     # Finished values are kept as <n> so that they cannot be mistaken for operands.
     argument = rf"(<-?\d+>|{operand})"
     if config.notation == "infix":
@@ -71,15 +73,32 @@ def position_of_error(language: Language, text: str) -> int:
 
 def test_vocabulary_layout_is_the_reference_plus_digit() -> None:
     vocabulary = REFERENCE.vocabulary
-    assert vocabulary.symbols == ("<PAD>", "<MASK>", "<BOS>", "<EOS>", *"0123456789()+*=", "<DIGIT>")
-    assert (vocabulary.pad, vocabulary.mask, vocabulary.bos, vocabulary.eos, vocabulary.digit) == (0, 1, 2, 3, 19)
+    assert vocabulary.symbols == (
+        "<PAD>",
+        "<MASK>",
+        "<BOS>",
+        "<EOS>",
+        *"0123456789()+*=",
+        "<DIGIT>",
+    )
+    assert (vocabulary.pad, vocabulary.mask, vocabulary.bos, vocabulary.eos, vocabulary.digit) == (
+        0,
+        1,
+        2,
+        3,
+        19,
+    )
     assert vocabulary.specials == (0, 1, 2, 3)
     assert vocabulary.digit_ids == tuple(range(4, 14))
     assert vocabulary.inner_ids == tuple(range(4, 19))
     other = make_language(LanguageConfig(operators="-", separator=",")).vocabulary
     assert other.symbols[:19] == vocabulary.symbols[:19]
     assert other.symbols[19:] == ("-", ",", "<DIGIT>")
-    assert other.fingerprint() != vocabulary.fingerprint() == Vocabulary.of("0123456789()+*=").fingerprint()
+    assert (
+        other.fingerprint()
+        != vocabulary.fingerprint()
+        == Vocabulary.of("0123456789()+*=").fingerprint()
+    )
 
 
 def test_encoding_and_decoding() -> None:
@@ -106,10 +125,18 @@ def test_encoding_and_decoding() -> None:
 
 
 def test_a_vocabulary_that_breaks_the_layout_is_refused() -> None:
-    for symbols in [("0",), ("<MASK>", "<PAD>", "<BOS>", "<EOS>"), ("<PAD>", "<MASK>", "<BOS>", "<EOS>", "0", "0")]:
+    for symbols in [
+        ("0",),
+        ("<MASK>", "<PAD>", "<BOS>", "<EOS>"),
+        ("<PAD>", "<MASK>", "<BOS>", "<EOS>", "0", "0"),
+    ]:
         with pytest.raises(ValueError):
             Vocabulary(symbols)
-    for inner in ["#", "\n", "?\u00bf\u25a1\u2370"]:  # `#` writes <DIGIT>, a line ends, no sign is left for a blank
+    for inner in [
+        "#",
+        "\n",
+        "?\u00bf\u25a1\u2370",
+    ]:  # `#` writes <DIGIT>, a line ends, no sign is left for a blank
         with pytest.raises(ValueError):
             Vocabulary.of(inner)
     assert Vocabulary.of("ab", digit=False).digit is None
@@ -128,7 +155,13 @@ def test_reference_examples() -> None:
     assert REFERENCE.parses("(+(*75)10)=46")
     assert not REFERENCE.holds("(+(*75)10)=46")
     tree = REFERENCE.parse("(+(*75)10)=46")
-    assert (tree.value, tree.stated, tree.depth, tree.operators, tree.holds) == (45, 46, 2, "+*", False)
+    assert (tree.value, tree.stated, tree.depth, tree.operators, tree.holds) == (
+        45,
+        46,
+        2,
+        "+*",
+        False,
+    )
     assert REFERENCE.operators("(*(+11)(*(+11)2))=8") == "*+*+"
     assert [(n.start, n.end) for n in tree.nodes] == [(4, 5), (5, 6), (2, 7), (7, 9), (0, 10)]
     assert REFERENCE.pretty("(+(*75)10)=45") == "(+ (* 7 5) 10) = 45"
@@ -143,9 +176,35 @@ def test_reference_examples() -> None:
 @pytest.mark.parametrize(
     ("text", "position"),
     [
-        *(("", 0), ("(", 1), ("(7", 1), ("(+", 2), ("(+7", 3), ("(+75", 4), ("(+75)", 5), ("(+75)=", 6), ("7", 1), ("7=", 2)),
-        *(("(+75)=012", 7), ("=1", 0), ("(+75)=1x", 7), ("(+75)=-1", 6), ("(+005)=5", 2), ("(+7)=7", 3), ("(+755)=1", 2)),
-        *(("(+7(+11)=9", 8), ("11=11", 0), ("(+75)12", 5), ("(+12(+11))=1", 4), ("( + 7 5 ) ; 1", 5), ("(+(*75)11)=46", 7)),
+        *(
+            ("", 0),
+            ("(", 1),
+            ("(7", 1),
+            ("(+", 2),
+            ("(+7", 3),
+            ("(+75", 4),
+            ("(+75)", 5),
+            ("(+75)=", 6),
+            ("7", 1),
+            ("7=", 2),
+        ),
+        *(
+            ("(+75)=012", 7),
+            ("=1", 0),
+            ("(+75)=1x", 7),
+            ("(+75)=-1", 6),
+            ("(+005)=5", 2),
+            ("(+7)=7", 3),
+            ("(+755)=1", 2),
+        ),
+        *(
+            ("(+7(+11)=9", 8),
+            ("11=11", 0),
+            ("(+75)12", 5),
+            ("(+12(+11))=1", 4),
+            ("( + 7 5 ) ; 1", 5),
+            ("(+(*75)11)=46", 7),
+        ),
         *(("7=7=7", 3), (")", 0), ("7?", 1)),
     ],
 )
@@ -176,7 +235,9 @@ def test_samples_round_trip(config: LanguageConfig) -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_every_single_symbol_mutation_is_decided_as_the_independent_reader_decides(config: LanguageConfig) -> None:
+def test_every_single_symbol_mutation_is_decided_as_the_independent_reader_decides(
+    config: LanguageConfig,
+) -> None:
     language = make_language(config)
     alphabet = [language.vocabulary.symbols[i] for i in language.vocabulary.inner_ids]
     rng = np.random.default_rng(1)
@@ -200,8 +261,12 @@ def test_error_positions_are_where_the_grammar_breaks() -> None:
     language = make_language(config)
     operands = ["0", "1", "2"]
     shallow = [f"(+{a}{b})" for a in operands for b in operands]
-    expressions = operands + shallow + [f"(+{a}{b})" for a in operands + shallow for b in operands + shallow]
-    prefixes = {e[:i] for e in expressions for i in range(len(e) + 1)} | {f"{e}={v}" for e in expressions for v in ("", 0, 12)}
+    expressions = (
+        operands + shallow + [f"(+{a}{b})" for a in operands + shallow for b in operands + shallow]
+    )
+    prefixes = {e[:i] for e in expressions for i in range(len(e) + 1)} | {
+        f"{e}={v}" for e in expressions for v in ("", 0, 12)
+    }
     checked = 0
     for symbols in itertools.product("012(+)=", repeat=5):
         text = "".join(symbols)
@@ -228,7 +293,10 @@ def test_any_text_parses_or_gives_a_position(text: str) -> None:
         assert REFERENCE.parses(text)
 
 
-@pytest.mark.parametrize("text", ["1" * 10**6, "(" * 10**6, "(+" * 5 * 10**5, " " * 10**6, "(+75)=" + "9" * 10**6, "=" * 10**6])
+@pytest.mark.parametrize(
+    "text",
+    ["1" * 10**6, "(" * 10**6, "(+" * 5 * 10**5, " " * 10**6, "(+75)=" + "9" * 10**6, "=" * 10**6],
+)
 def test_a_million_characters_fail_fast(text: str) -> None:
     start = time.process_time()
     with pytest.raises(ParseError) as caught:
@@ -305,12 +373,18 @@ def test_impossible_options_are_named(options: dict[str, object], message: str) 
 def test_lengths_out_of_reach_are_refused() -> None:
     assert (REFERENCE.min_symbols, REFERENCE.max_symbols) == (3, 62)
     assert [REFERENCE.check_length(n) for n in (3, 5, 24, 62)] == [3, 5, 24, 62]
-    with pytest.raises(CanvasError, match="length 2 is impossible for arithmetic: its strings have 3 to 62 symbols"):
+    with pytest.raises(
+        CanvasError, match="length 2 is impossible for arithmetic: its strings have 3 to 62 symbols"
+    ):
         REFERENCE.check_length(2)
-    with pytest.raises(CanvasError, match="no string has 4 symbols; the nearest lengths are 3 and 5"):
+    with pytest.raises(
+        CanvasError, match="no string has 4 symbols; the nearest lengths are 3 and 5"
+    ):
         REFERENCE.check_length(4)
     small = make_language(LanguageConfig(max_depth=1))
-    assert small.max_symbols == max(map(len, small.sample_many(5000, np.random.default_rng(0)))) == 11
+    assert (
+        small.max_symbols == max(map(len, small.sample_many(5000, np.random.default_rng(0)))) == 11
+    )
 
 
 def test_splits_are_stable_and_of_the_stated_sizes() -> None:

@@ -16,7 +16,14 @@ from maskdiff.checkpoint import denoiser_from, load_denoiser
 from maskdiff.config import Config, LanguageConfig, ModelConfig, SamplerConfig, TrainConfig
 from maskdiff.data import Batches, Store
 from maskdiff.errors import CheckpointError, ConfigError, ParseError
-from maskdiff.languages import Vocabulary, make_language, model_vocabulary, piece_vocabulary, split_of, token_lengths
+from maskdiff.languages import (
+    Vocabulary,
+    make_language,
+    model_vocabulary,
+    piece_vocabulary,
+    split_of,
+    token_lengths,
+)
 from maskdiff.languages.pieces import training_strings
 from maskdiff.training.loop import Trainer
 from tests.helpers.tiny import PIECES, tiny_loaded, tiny_payload
@@ -28,7 +35,11 @@ PIECED = piece_vocabulary(LANGUAGE, 120)
 def merged_naively(text: str, merges: tuple[tuple[str, str], ...]) -> list[str]:
     """Byte-pair encoding by its definition: the earliest merge that applies, at its leftmost place, until none does."""
     parts, rank = list(text), {merge: i for i, merge in enumerate(merges)}
-    while pairs := [(rank[a, b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if (a, b) in rank]:
+    while pairs := [
+        (rank[a, b], i)
+        for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
+        if (a, b) in rank
+    ]:
         _, i = min(pairs)
         parts[i : i + 2] = ["".join(parts[i : i + 2])]
     return parts
@@ -73,7 +84,9 @@ def test_blanks_stay_apart_and_foreign_symbols_are_named() -> None:
         (("1", "2", "12"), (), "single characters"),
     ],
 )
-def test_a_stranger_s_pieces_are_checked(symbols: tuple[str, ...], merges: tuple[tuple[str, str], ...], said: str) -> None:
+def test_a_stranger_s_pieces_are_checked(
+    symbols: tuple[str, ...], merges: tuple[tuple[str, str], ...], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         Vocabulary((*LANGUAGE.vocabulary.symbols[:4], *symbols), merges)
 
@@ -81,7 +94,10 @@ def test_a_stranger_s_pieces_are_checked(symbols: tuple[str, ...], merges: tuple
 def test_the_fingerprint_tells_merges_apart() -> None:
     """Two orders of merges make the same pieces here and cut `123` differently."""
     plain = Vocabulary.of("123", digit=False)
-    one, two = plain.with_merges([("1", "2"), ("2", "3")]), plain.with_merges([("1", "2"), ("2", "3"), ("12", "3")])
+    one, two = (
+        plain.with_merges([("1", "2"), ("2", "3")]),
+        plain.with_merges([("1", "2"), ("2", "3"), ("12", "3")]),
+    )
     assert len({plain.fingerprint(), one.fingerprint(), two.fingerprint()}) == 3
     assert two.encode("123") == [two.ids["123"]]
     assert one.encode("123") == [one.ids["12"], one.ids["3"]]
@@ -107,7 +123,9 @@ def test_batches_of_pieces_are_the_strings_themselves() -> None:
     texts = training_strings(LANGUAGE)[:300]
     store = Store(texts, PIECED)
     assert [PIECED.decode(row.tolist()) for row in store.rows(np.arange(300))] == texts
-    plain, pieced = (Batches(LANGUAGE, 100, 20, seed=0, vocabulary=v).texts() for v in (None, PIECED))
+    plain, pieced = (
+        Batches(LANGUAGE, 100, 20, seed=0, vocabulary=v).texts() for v in (None, PIECED)
+    )
     assert plain == pieced
 
 
@@ -135,7 +153,11 @@ def test_a_checkpoint_carries_its_pieces() -> None:
         ("lengths", [1.0], "not probabilities"),
         ("lengths", ["a"], "not probabilities"),
         ("lengths", [0.0] + [1 / 100] * 100, "not probabilities"),
-        ("lengths", [0.0] * 63 + [1.0], "not probabilities"),  # 63 tokens have no room beside BOS and EOS
+        (
+            "lengths",
+            [0.0] * 63 + [1.0],
+            "not probabilities",
+        ),  # 63 tokens have no room beside BOS and EOS
         ("lengths", [0.0, float("nan")], "not probabilities"),
     ],
 )
@@ -165,23 +187,47 @@ def test_verbs_that_go_symbol_by_symbol_say_so() -> None:
 def test_generating_pieces() -> None:
     loaded = tiny_loaded(**PIECES)
     free = tasks.generate(loaded, 5, seed=1)
-    assert [r.text for r in free] == [r.text for r in tasks.generate(loaded, 5, seed=1, batch_size=2)]
+    assert [r.text for r in free] == [
+        r.text for r in tasks.generate(loaded, 5, seed=1, batch_size=2)
+    ]
     assert all(r.finish_reason in ("eos", "length") and r.score is not None for r in free)
     parallel = tasks.generate(loaded, 5, sampler=SamplerConfig("maskgit"))
     assert all(set(r.text) <= set("0123456789()+*=") and r.score is None for r in parallel)
 
 
 def test_an_aligned_head_is_validated_without_a_causal_mode(tmp_path: Path) -> None:
-    model = ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, causal_length=False, head="aligned")
-    config = Config(model=model, train=TrainConfig(max_iters=1, eval_samples=8, live_samples=4, num_samples=50, batch_size=8))
+    model = ModelConfig(
+        n_layer=1, k_iter=1, n_embd=16, n_head=2, causal_length=False, head="aligned"
+    )
+    config = Config(
+        model=model,
+        train=TrainConfig(
+            max_iters=1, eval_samples=8, live_samples=4, num_samples=50, batch_size=8
+        ),
+    )
     Trainer(config, tmp_path).run()
     assert "parses_autoregressive" not in load_denoiser(tmp_path / "last.pt").metrics
 
 
 def test_a_run_of_pieces_from_the_first_step_to_a_completion(tmp_path: Path) -> None:
     """Two steps, resumed for one more: the checkpoint is whole, its validation is in nats per piece, and it completes."""
-    model = ModelConfig(n_layer=1, k_iter=1, n_embd=16, n_head=2, vocabulary="bpe", vocab_size=60, causal_length=False)
-    quick = {"eval_samples": 8, "live_samples": 4, "batch_size": 8, "num_samples": 50, "threads": 1, "device": "cpu"}
+    model = ModelConfig(
+        n_layer=1,
+        k_iter=1,
+        n_embd=16,
+        n_head=2,
+        vocabulary="bpe",
+        vocab_size=60,
+        causal_length=False,
+    )
+    quick = {
+        "eval_samples": 8,
+        "live_samples": 4,
+        "batch_size": 8,
+        "num_samples": 50,
+        "threads": 1,
+        "device": "cpu",
+    }
     config = Config(language=LanguageConfig(), model=model)
     for steps, resume in ((2, False), (3, True)):
         whole = replace(config, train=replace(config.train, max_iters=steps, **quick))  # type: ignore[arg-type]

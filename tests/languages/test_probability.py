@@ -16,7 +16,11 @@ import pytest
 
 from maskdiff.config import LanguageConfig
 from maskdiff.languages import make_language
-from maskdiff.languages.arithmetic.lengths import compute_length_table, expression_lengths, length_table
+from maskdiff.languages.arithmetic.lengths import (
+    compute_length_table,
+    expression_lengths,
+    length_table,
+)
 from maskdiff.languages.arithmetic.probability import log_generated
 
 TINY = [
@@ -44,14 +48,23 @@ def enumerate_expressions(depth: int, config: LanguageConfig) -> Drawn:
     }
     for other in range(depth):
         for left_depth, right_depth in ((depth - 1, other), (other, depth - 1)):
-            lefts, rights = enumerate_expressions(left_depth, config), enumerate_expressions(right_depth, config)
+            lefts, rights = (
+                enumerate_expressions(left_depth, config),
+                enumerate_expressions(right_depth, config),
+            )
             for op in config.operators:
                 for (left, a), p in lefts.items():
                     for (right, b), q in rights.items():
                         infix = config.notation == "infix"
-                        text = f"({left}{op}{right})" if infix else f"({op}{left}{config.separator}{right})"
+                        text = (
+                            f"({left}{op}{right})"
+                            if infix
+                            else f"({op}{left}{config.separator}{right})"
+                        )
                         if len(text) <= config.max_len - 4:
-                            found[text, apply[op](a, b)] += 0.8 * p * q / depth / 2 / len(config.operators)
+                            found[text, apply[op](a, b)] += (
+                                0.8 * p * q / depth / 2 / len(config.operators)
+                            )
     return dict(found)
 
 
@@ -67,12 +80,16 @@ def enumerate_language(config: LanguageConfig) -> dict[str, float]:
     return {text: p / total for text, p in found.items()}
 
 
-@pytest.fixture(scope="module", params=TINY, ids=lambda c: f"{c.notation}{c.operators}{c.max_depth}")
+@pytest.fixture(
+    scope="module", params=TINY, ids=lambda c: f"{c.notation}{c.operators}{c.max_depth}"
+)
 def tiny(request: pytest.FixtureRequest) -> tuple[LanguageConfig, dict[str, float]]:
     return request.param, enumerate_language(request.param)
 
 
-def test_log_prob_is_the_enumerated_probability(tiny: tuple[LanguageConfig, dict[str, float]]) -> None:
+def test_log_prob_is_the_enumerated_probability(
+    tiny: tuple[LanguageConfig, dict[str, float]],
+) -> None:
     config, exact = tiny
     language = make_language(config)
     texts = list(exact)
@@ -96,7 +113,9 @@ def test_log_prob_sums_to_one_and_vanishes_outside() -> None:
     assert make_language(TINY[2]).log_prob("(-1,2)=-1") > -math.inf
 
 
-def test_length_distribution_of_small_languages_is_exact(tiny: tuple[LanguageConfig, dict[str, float]]) -> None:
+def test_length_distribution_of_small_languages_is_exact(
+    tiny: tuple[LanguageConfig, dict[str, float]],
+) -> None:
     config, exact = tiny
     language = make_language(config)
     assert length_table(config).exact
@@ -104,7 +123,9 @@ def test_length_distribution_of_small_languages_is_exact(tiny: tuple[LanguageCon
     for text, p in exact.items():
         expected[len(text)] += p
     for n in range(language.max_symbols + 2):
-        assert math.exp(language.length_log_prob(n)) == pytest.approx(expected.get(n, 0.0), abs=1e-12)
+        assert math.exp(language.length_log_prob(n)) == pytest.approx(
+            expected.get(n, 0.0), abs=1e-12
+        )
     assert language.length_log_prob(-1) == -math.inf
     lengths = language.length_probs()
     assert lengths.shape == (language.max_symbols + 1,)
@@ -124,11 +145,15 @@ def test_draws_follow_log_prob(tiny: tuple[LanguageConfig, dict[str, float]]) ->
     drawn = Counter(make_language(config).sample_many(40_000, np.random.default_rng(3)))
     assert set(drawn) <= set(exact)
     common = [text for text, p in exact.items() if p * 40_000 >= 10]
-    observed = np.array([drawn[t] for t in common] + [40_000 - sum(drawn[t] for t in common)], dtype=float)
+    observed = np.array(
+        [drawn[t] for t in common] + [40_000 - sum(drawn[t] for t in common)], dtype=float
+    )
     expected = np.array([exact[t] for t in common])
     expected = 40_000 * np.append(expected, max(1e-9, 1.0 - expected.sum()))
     keep = expected > 5
-    statistic = 2 * (observed[keep] * np.log(np.maximum(observed[keep], 1e-12) / expected[keep])).sum()
+    statistic = (
+        2 * (observed[keep] * np.log(np.maximum(observed[keep], 1e-12) / expected[keep])).sum()
+    )
     freedom = keep.sum() - 1
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
 
@@ -136,7 +161,9 @@ def test_draws_follow_log_prob(tiny: tuple[LanguageConfig, dict[str, float]]) ->
 def test_the_test_of_draws_sees_a_wrong_coin() -> None:
     """Negative control: the frequencies of the reference's neighbour (other operand range) do not pass."""
     exact = enumerate_language(TINY[0])
-    drawn = Counter(make_language(replace(TINY[0], min_depth=0)).sample_many(40_000, np.random.default_rng(3)))
+    drawn = Counter(
+        make_language(replace(TINY[0], min_depth=0)).sample_many(40_000, np.random.default_rng(3))
+    )
     top = sorted(exact, key=lambda t: -exact[t])[:20]
     z = [(drawn[t] - 40_000 * exact[t]) / math.sqrt(40_000 * exact[t]) for t in top]
     assert np.square(z).sum() > 200
@@ -169,7 +196,9 @@ def test_expression_lengths_by_enumeration() -> None:
         assert table[depth].sum() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"operators": "-", "notation": "infix", "max_int": 99, "max_len": 48}])
+@pytest.mark.parametrize(
+    "options", [{}, {"operators": "-", "notation": "infix", "max_int": 99, "max_len": 48}]
+)
 def test_estimated_lengths_match_draws(options: dict[str, Any]) -> None:
     """Chi-square of 60,000 draws against P(n): 5 standard deviations; a 10% error in any common length fails it."""
     language = make_language(LanguageConfig(**options))
@@ -193,7 +222,9 @@ def test_given_its_length_a_string_has_a_probability_below_one() -> None:
     acceptance = REFERENCE.acceptance  # type: ignore[attr-defined]
     assert acceptance == pytest.approx(0.9662, abs=2e-4)
     assert REFERENCE.log_prob("7=7") == pytest.approx(math.log(0.2 / 11 / acceptance), abs=1e-12)
-    assert REFERENCE.length_log_prob(3) == pytest.approx(math.log(0.2 * 10 / 11 / acceptance), abs=1e-12)
+    assert REFERENCE.length_log_prob(3) == pytest.approx(
+        math.log(0.2 * 10 / 11 / acceptance), abs=1e-12
+    )
 
 
 def test_entropy_floors_are_the_reference_figures() -> None:

@@ -18,7 +18,14 @@ import torch
 
 from maskdiff.constraints.chart import Rules, fill
 from maskdiff.errors import DataError
-from maskdiff.languages.cfg import Cfg, NormalForm, compile_grammar, find_ambiguity, normal_form, read_grammar
+from maskdiff.languages.cfg import (
+    Cfg,
+    NormalForm,
+    compile_grammar,
+    find_ambiguity,
+    normal_form,
+    read_grammar,
+)
 from maskdiff.languages.cfg.recognise import Recogniser
 from maskdiff.languages.python_expressions import GRAMMAR, SYMBOLS, collect, valid
 from maskdiff.languages.python_expressions.collect import expressions, sources
@@ -84,7 +91,9 @@ def compiles(text: str) -> bool:
     """Stricter than `valid`: the compiler too takes it as it stands; nothing is run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message="invalid escape sequence|invalid octal|invalid .* literal")
+        warnings.filterwarnings(
+            "error", message="invalid escape sequence|invalid octal|invalid .* literal"
+        )
         try:
             compile(text, "derived", "eval")
         except SyntaxError:
@@ -101,7 +110,17 @@ def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
     assert all(map(valid, some))
     kinds = {type(ast.parse(text, mode="eval").body) for text in some}
     assert not kinds & {ast.Constant, ast.Name}
-    assert {ast.Call, ast.Compare, ast.BinOp, ast.BoolOp, ast.Subscript, ast.Attribute, ast.Tuple, ast.List, ast.IfExp} <= kinds
+    assert {
+        ast.Call,
+        ast.Compare,
+        ast.BinOp,
+        ast.BoolOp,
+        ast.Subscript,
+        ast.Attribute,
+        ast.Tuple,
+        ast.List,
+        ast.IfExp,
+    } <= kinds
     assert collect() is texts
 
 
@@ -125,38 +144,70 @@ for i, j in pairs(k): del m[0]; print(l[1:2])
     }  # fmt: skip
     assert expressions(codecs.BOM_UTF8 + source) == expressions(source)
     assert expressions(b"# coding: latin-1\nx = '\xe9' , a.b(c.d)") == {"c.d"}
-    assert expressions(b"print 1") == expressions(b"# coding: klingon\nx = a.b") == expressions(b"\0") == set()
+    assert (
+        expressions(b"print 1")
+        == expressions(b"# coding: klingon\nx = a.b")
+        == expressions(b"\0")
+        == set()
+    )
 
 
 def test_expressions_are_sliced_as_by_the_standard_library() -> None:
     path = Path(sysconfig.get_paths()["stdlib"]) / "textwrap.py"
     text = path.read_text(encoding="utf-8")
-    segments = {ast.get_source_segment(text, node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.expr)}
+    segments = {
+        ast.get_source_segment(text, node)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.expr)
+    }
     found = expressions(path.read_bytes())
     assert len(found) > 50
     assert found <= segments
 
 
 def test_tests_and_foreign_packages_are_left_out(tmp_path: Path) -> None:
-    for name in ("a.py", "b/c.py", "test/d.py", "b/tests/e.py", "site-packages/f.py", "config-3-x/g.py", "_sysconfigdata_.py"):
+    for name in (
+        "a.py",
+        "b/c.py",
+        "test/d.py",
+        "b/tests/e.py",
+        "site-packages/f.py",
+        "config-3-x/g.py",
+        "_sysconfigdata_.py",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in sources(tmp_path)] == ["a.py", "b/c.py"]
+    assert [path.relative_to(tmp_path).as_posix() for path in sources(tmp_path)] == [
+        "a.py",
+        "b/c.py",
+    ]
 
 
-def test_an_interpreter_without_source_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_without_source_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "python.zip")})
     with pytest.raises(DataError, match="no source of the standard library"):
         collect.__wrapped__()
 
 
-@pytest.mark.parametrize("text", ["a\n", "a\\\n+b", "a\n+b", "(a,\nb)", "a\t+b", "\fa", "a #", "a # b", "é", "a\0", "\ufeffa"])
+@pytest.mark.parametrize(
+    "text",
+    ["a\n", "a\\\n+b", "a\n+b", "(a,\nb)", "a\t+b", "\fa", "a #", "a # b", "é", "a\0", "\ufeffa"],
+)
 def test_only_one_plain_line_is_valid(text: str) -> None:
     assert not valid(text)
 
 
 def test_what_breaks_the_parser_is_not_valid() -> None:
-    for text in ("(" * 5000, "-" * 9000 + "1", "(" * 150 + ")" * 150, "a" + "[a" * 3000, "9" * 5000, "x" * 10**6):
+    for text in (
+        "(" * 5000,
+        "-" * 9000 + "1",
+        "(" * 150 + ")" * 150,
+        "a" + "[a" * 3000,
+        "9" * 5000,
+        "x" * 10**6,
+    ):
         valid(text)  # nothing is raised, whatever this interpreter can bear
     assert not valid("(" * 5000 + ")" * 5000)
     assert not valid("9" * 20_000)
@@ -170,12 +221,20 @@ def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
     compiled = re.compile(pattern)
     tried = {*KEYWORDS, *keyword.softkwlist, *FIRST, *"0123456789"}
     for word in KEYWORDS:
-        tried |= {word[:i] for i in range(1, len(word))} | {word + x for x in REST} | {x + word for x in REST}
+        tried |= (
+            {word[:i] for i in range(1, len(word))}
+            | {word + x for x in REST}
+            | {x + word for x in REST}
+        )
         tried |= {word[:i] + letter + word[i + 1 :] for i in range(len(word)) for letter in REST}
     rng = random.Random(0)
-    tried |= {"".join(rng.choices(string.ascii_letters + "_0", k=rng.randint(1, 4))) for _ in range(3000)}
+    tried |= {
+        "".join(rng.choices(string.ascii_letters + "_0", k=rng.randint(1, 4))) for _ in range(3000)
+    }
     for text in tried:
-        assert bool(compiled.fullmatch(text)) == (text.isidentifier() and not keyword.iskeyword(text)), text
+        assert bool(compiled.fullmatch(text)) == (
+            text.isidentifier() and not keyword.iskeyword(text)
+        ), text
 
 
 def test_what_the_grammar_has_and_has_not() -> None:
@@ -198,7 +257,11 @@ def test_edited_expressions_that_are_derived_are_valid() -> None:
     kept = 0
     for text in rng.sample(collect(), 1500):
         place = rng.randrange(len(text) + 1)
-        edited = text[:place] + rng.choice(["", *SYMBOLS, *" ()[]{},.:*='\"not"]) + text[place + rng.choice((0, 1)) :]
+        edited = (
+            text[:place]
+            + rng.choice(["", *SYMBOLS, *" ()[]{},.:*='\"not"])
+            + text[place + rng.choice((0, 1)) :]
+        )
         if derives(edited):
             kept += 1
             assert valid(edited), edited
@@ -218,7 +281,13 @@ def test_terminals_leave_no_choice() -> None:
     from lark.parsers.lalr_analysis import LALR_Analyzer
 
     def analyse(text: str) -> None:
-        rules = Lark(text, parser="earley", lexer="dynamic_complete", keep_all_tokens=True, maybe_placeholders=False).rules
+        rules = Lark(
+            text,
+            parser="earley",
+            lexer="dynamic_complete",
+            keep_all_tokens=True,
+            maybe_placeholders=False,
+        ).rules
         LALR_Analyzer(ParserConf(rules, {}, ["start"]), strict=True).compute_lalr()
 
     analyse(GRAMMAR.read_text(encoding="ascii"))
@@ -228,7 +297,9 @@ def test_terminals_leave_no_choice() -> None:
 
 def derivations(texts: list[str]) -> list[float]:
     """How many derivations each text has: the weight of a chart in which its symbols, and no others, have weight 1."""
-    emission = torch.full((len(texts), max(map(len, texts)), len(SYMBOLS)), -torch.inf, dtype=torch.float64)
+    emission = torch.full(
+        (len(texts), max(map(len, texts)), len(SYMBOLS)), -torch.inf, dtype=torch.float64
+    )
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [ord(symbol) - ord(" ") for symbol in text]] = 0.0
     chart = fill(Rules(grammar()), emission, torch.tensor([len(text) for text in texts]))
@@ -247,9 +318,20 @@ def test_every_string_has_one_derivation() -> None:
 def test_short_strings_of_few_symbols_have_one_derivation() -> None:
     """With one name, one number and one string, all combinations of the brackets, commas, colons and blanks can be tried."""
     text = GRAMMAR.read_text(encoding="ascii")
-    short = {"NAME": '"n"', "NUMBER": '"0"', "STRING": '"_"', "OPERATOR": "/ ?[-*] ?| in /", "HOLE_END": '"}"'}
+    short = {
+        "NAME": '"n"',
+        "NUMBER": '"0"',
+        "STRING": '"_"',
+        "OPERATOR": "/ ?[-*] ?| in /",
+        "HOLE_END": '"}"',
+    }
     for name, body in short.items():
-        text, count = re.subn(rf"^{name}: .*(\n +\|.*)*$", lambda _, line=f"{name}: {body}": line, text, flags=re.MULTILINE)
+        text, count = re.subn(
+            rf"^{name}: .*(\n +\|.*)*$",
+            lambda _, line=f"{name}: {body}": line,
+            text,
+            flags=re.MULTILINE,
+        )
         assert count == 1
     found = find_ambiguity(normal_form(read_grammar(text, SYMBOLS), SYMBOLS), budget=1_000_000)
     assert found.witness is None

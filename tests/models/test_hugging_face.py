@@ -16,7 +16,15 @@ pytest.importorskip("transformers")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import AutoModelForCausalLM as Auto
 from transformers import GPT2Config, LlamaConfig, MptConfig, PreTrainedTokenizerFast, Qwen3Config
 
@@ -58,19 +66,28 @@ TINY = {
 def byte_level(normalizer: object = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE with two special tokens and an ordinary added one."""
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     if normalizer is not None:
         raw.normalizer = normalizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=[END, PAD], initial_alphabet=alphabet, show_progress=False, min_frequency=2
+        vocab_size=300,
+        special_tokens=[END, PAD],
+        initial_alphabet=alphabet,
+        show_progress=False,
+        min_frequency=2,
     )
     raw.train_from_iterator([a + b for a in WORDS for b in WORDS] * 2, trainer)
     raw.add_tokens([AddedToken("<think>", special=False)])
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD)
 
 
-def network(config: object = None, attention: str = "sdpa", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+def network(
+    config: object = None, attention: str = "sdpa", dtype: torch.dtype = torch.float64
+) -> torch.nn.Module:
     """A small untrained model with opinions."""
     torch.manual_seed(0)
     config = config or Qwen3Config(**TINY, head_dim=8, bos_token_id=None, eos_token_id=0)
@@ -117,7 +134,9 @@ def test_table_of_a_byte_level_tokenizer(model):
     assert table.ends == (0,)
     assert table.texts[300] == b"<think>"
     assert table.texts[301:] == (None,) * 3
-    assert any(text and len(text) > 1 and text[0] >= 0xE0 for text in table.texts)  # merges of bytes of one character
+    assert any(
+        text and len(text) > 1 and text[0] >= 0xE0 for text in table.texts
+    )  # merges of bytes of one character
     assert isinstance(model, Canonical)
     assert model.context == (0,)
     assert model.beginnings.limits == (12,)
@@ -131,7 +150,12 @@ def cached_model() -> HuggingFaceModel:
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.one_of(st.text(max_size=12), st.lists(st.sampled_from([*WORDS, END, PAD, "<think>"]), max_size=4).map("".join)))
+@given(
+    text=st.one_of(
+        st.text(max_size=12),
+        st.lists(st.sampled_from([*WORDS, END, PAD, "<think>"]), max_size=4).map("".join),
+    )
+)
 def test_cuts_stand_for_their_text(text):
     model = cached_model()
     [cut] = model.encode([text.encode()])
@@ -178,7 +202,11 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
     for _ in range(4):
         parents, tokens = [], []
         for _ in range(12):
-            parent = ROOT if len(paths) % 15 == 0 else int(torch.randint(len(paths), (1,), generator=random))
+            parent = (
+                ROOT
+                if len(paths) % 15 == 0
+                else int(torch.randint(len(paths), (1,), generator=random))
+            )
             token = 0 if parent == ROOT else int(torch.randint(2, 300, (1,), generator=random))
             paths.append([] if parent == ROOT else [*paths[parent], token])
             parents.append(parent)
@@ -186,10 +214,15 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
         rows.append(reader.extend(torch.tensor(parents), torch.tensor(tokens)))
         assert rows[-1].dtype == torch.float64
         assert rows[-1].shape == (12, SIZE)
-    assert max(gap(row, plain(model, path)) for row, path in zip(torch.cat(rows), paths, strict=True)) < tolerance
+    assert (
+        max(gap(row, plain(model, path)) for row, path in zip(torch.cat(rows), paths, strict=True))
+        < tolerance
+    )
     assert reader.calls == 4
     assert reader.positions == len(model.context) + sum(bool(path) for path in paths)
-    assert torch.equal(reader.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]])
+    assert torch.equal(
+        reader.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
+    )
     assert reader.calls == 4  # nothing new was asked
 
 
@@ -197,11 +230,25 @@ def test_eager_attention_in_double():
     """It computes its softmax in single precision."""
     eager = HuggingFaceModel(network(attention="eager"), byte_level(), 12)
     tree = (torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, 40, 50, 60]))
-    assert gap(eager.reader().extend(*tree), HuggingFaceModel(network(), byte_level(), 12).reader().extend(*tree)) < 1e-5
+    assert (
+        gap(
+            eager.reader().extend(*tree),
+            HuggingFaceModel(network(), byte_level(), 12).reader().extend(*tree),
+        )
+        < 1e-5
+    )
 
 
 def test_positions_that_are_learnt():
-    config = GPT2Config(vocab_size=SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=16, initializer_range=0.3, bos_token_id=0)
+    config = GPT2Config(
+        vocab_size=SIZE,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=16,
+        initializer_range=0.3,
+        bos_token_id=0,
+    )
     model = HuggingFaceModel(network(config), byte_level(), 100)
     assert model.beginnings.limits == (15,)
     reader = model.reader()
@@ -228,14 +275,20 @@ def brute_force(model: HuggingFaceModel, rest: bytes, path: list[int]) -> float:
     return total
 
 
-@pytest.mark.parametrize("prefix", [b"then", "thé".encode(), "日".encode()[:2], "a 日".encode()[:-1], b"<think>"])
+@pytest.mark.parametrize(
+    "prefix", [b"then", "thé".encode(), "日".encode()[:2], "a 日".encode()[:-1], b"<think>"]
+)
 def test_mass_of_a_prefix(model, prefix):
     conditioned = condition(model, prefix, "exact")
     assert conditioned.summary.calls == 1
-    assert conditioned.summary.log_z == pytest.approx(math.log(brute_force(model, prefix, [])), abs=1e-9)
+    assert conditioned.summary.log_z == pytest.approx(
+        math.log(brute_force(model, prefix, [])), abs=1e-9
+    )
     beam = condition(model, prefix, "beam", beam=2)
     assert beam.summary.log_z <= conditioned.summary.log_z + 1e-9
-    assert math.exp(beam.summary.log_z - conditioned.summary.log_z) >= 1 - beam.summary.dropped - 1e-9
+    assert (
+        math.exp(beam.summary.log_z - conditioned.summary.log_z) >= 1 - beam.summary.dropped - 1e-9
+    )
     canonical = condition(model, prefix, "canonical")
     assert canonical.summary.log_z <= conditioned.summary.log_z + 1e-9
 
@@ -255,7 +308,9 @@ def test_completions_begin_with_the_prefix(model, prefix):
         assert done.data.startswith(prefix)
         assert done.ended == (done.tokens[-1] == 0)
         assert done.ended or len(done.tokens) == 12
-        steps = [float(plain(model, list(done.tokens[:i]))[token]) for i, token in enumerate(done.tokens)]
+        steps = [
+            float(plain(model, list(done.tokens[:i]))[token]) for i, token in enumerate(done.tokens)
+        ]
         assert done.log_p == pytest.approx(sum(steps), abs=1e-8)
 
 
@@ -293,16 +348,33 @@ def sentence_pieces(kind: str) -> Tokenizer:
         "é",
     ]
     if kind == "unigram":
-        raw = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=0, byte_fallback=True))
+        raw = Tokenizer(
+            models.Unigram(
+                [(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=0, byte_fallback=True
+            )
+        )
     else:
         merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("▁", "▁")]
         ids = {piece: i for i, piece in enumerate(pieces)}
-        raw = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        raw = Tokenizer(
+            models.BPE(
+                vocab=ids, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True
+            )
+        )
     if kind == "llama":
-        raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        raw.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        steps = [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     else:
-        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if kind == "bpe" else "always", split=False)
+        raw.pre_tokenizer = pre_tokenizers.Metaspace(
+            prepend_scheme="first" if kind == "bpe" else "always", split=False
+        )
         steps = [decoders.ByteFallback(), decoders.Metaspace()]
     raw.decoder = decoders.Sequence(steps)
     raw.add_special_tokens(["<s>", "</s>"])
@@ -312,7 +384,9 @@ def sentence_pieces(kind: str) -> Tokenizer:
 @pytest.mark.parametrize("kind", ["llama", "bpe", "unigram"])
 def test_sentence_pieces_with_byte_fallback(kind):
     """The space that the tokenizer writes in front is part of the text."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentence_pieces(kind), bos_token="<s>", eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=sentence_pieces(kind), bos_token="<s>", eos_token="</s>"
+    )
     config = LlamaConfig(**TINY, bos_token_id=1, eos_token_id=[2, 2])
     model = HuggingFaceModel(network(config), tokenizer, 12)
     texts = model.table.texts
@@ -331,8 +405,12 @@ def test_sentence_pieces_with_byte_fallback(kind):
     assert (cuts[4] is None) == (kind == "unigram")  # which finds the piece <s> itself
     assert cuts[4] is None or model.table.text(cuts[4]) == b" <s>"
     conditioned = condition(model, " t日".encode()[:-1], "exact")
-    assert all(done.data.startswith(" t日".encode()[:-1]) for done in Decoding(conditioned, keys(3)).run())
-    assert condition(model, b" t", "exact").summary.log_z == pytest.approx(math.log(brute_force(model, b" t", [])), abs=1e-9)
+    assert all(
+        done.data.startswith(" t日".encode()[:-1]) for done in Decoding(conditioned, keys(3)).run()
+    )
+    assert condition(model, b" t", "exact").summary.log_z == pytest.approx(
+        math.log(brute_force(model, b" t", [])), abs=1e-9
+    )
 
 
 def sliding() -> Qwen3Config:
@@ -357,12 +435,18 @@ def test_what_is_not_understood():
         return one_line(error)
 
     word_pieces = Tokenizer(models.WordPiece({"a": 0, "[UNK]": 1}))
-    assert "WordPiece" in refused(network(), PreTrainedTokenizerFast(tokenizer_object=word_pieces, eos_token="a"))
+    assert "WordPiece" in refused(
+        network(), PreTrainedTokenizerFast(tokenizer_object=word_pieces, eos_token="a")
+    )
     strange = sentence_pieces("bpe")
     strange.decoder = decoders.Sequence([decoders.Metaspace(), decoders.CTC()])
-    assert "CTC" in refused(network(), PreTrainedTokenizerFast(tokenizer_object=strange, eos_token="</s>"))
+    assert "CTC" in refused(
+        network(), PreTrainedTokenizerFast(tokenizer_object=strange, eos_token="</s>")
+    )
     assert "fast" in refused(network(), object())
-    assert "belong together" in refused(network(Qwen3Config(**{**TINY, "vocab_size": 290}, head_dim=8, eos_token_id=0)))
+    assert "belong together" in refused(
+        network(Qwen3Config(**{**TINY, "vocab_size": 290}, head_dim=8, eos_token_id=0))
+    )
     assert "context" in refused(network(), tokenizer, 12, [])
     assert "context" in refused(network(), tokenizer, 12, [SIZE])
     assert "max_tokens" in refused(network(), tokenizer, 0)
@@ -373,7 +457,9 @@ def test_what_is_not_understood():
     flash = network()
     flash.config._attn_implementation = "flash_attention_2"
     assert "eager" in refused(flash)
-    alibi = MptConfig(vocab_size=SIZE, d_model=32, n_layers=2, n_heads=4, initializer_range=0.5, eos_token_id=0)
+    alibi = MptConfig(
+        vocab_size=SIZE, d_model=32, n_layers=2, n_heads=4, initializer_range=0.5, eos_token_id=0
+    )
     assert "off by" in refused(network(alibi, "eager"))  # overlooks position_ids, silently
 
 

@@ -33,7 +33,9 @@ def randomised(config: ModelConfig, seed: int = 0) -> UniversalDenoiser:
     return model
 
 
-def random_strings(count: int = 6, width: int = 20, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def random_strings(
+    count: int = 6, width: int = 20, seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     length = torch.randint(5, width + 1, (count,), generator=generator)
     tokens = torch.randint(1, 20, (count, width), generator=generator)
@@ -43,13 +45,17 @@ def random_strings(count: int = 6, width: int = 20, seed: int = 1) -> tuple[torc
 
 @pytest.mark.parametrize("config", VARIANTS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_string_scores_the_same_alone_padded_and_packed(config: ModelConfig, causal: bool) -> None:
+def test_a_string_scores_the_same_alone_padded_and_packed(
+    config: ModelConfig, causal: bool
+) -> None:
     model = randomised(config)
     tokens, length = random_strings()
     sigma = torch.linspace(0, 1, len(tokens))
     together = model.forward_strings(tokens, length, sigma, causal)
     for i, n in enumerate(length.tolist()):
-        alone = model.forward_strings(tokens[i : i + 1, :n], length[i : i + 1], sigma[i : i + 1], causal)
+        alone = model.forward_strings(
+            tokens[i : i + 1, :n], length[i : i + 1], sigma[i : i + 1], causal
+        )
         torch.testing.assert_close(together[i, 1:n], alone[0, 1:], atol=2e-5, rtol=1e-4)
     a, b = 0, 1  # two strings of different modes in one row
     n, m = int(length[a]), int(length[b])
@@ -63,7 +69,9 @@ def test_a_string_scores_the_same_alone_padded_and_packed(config: ModelConfig, c
         causal=torch.tensor([[causal] * n + [not causal] * m]),
     )
     torch.testing.assert_close(packed[0, 1:n], together[a, 1:n], atol=2e-5, rtol=1e-4)
-    other = model.forward_strings(tokens[b : b + 1, :m], length[b : b + 1], sigma[b : b + 1], not causal)
+    other = model.forward_strings(
+        tokens[b : b + 1, :m], length[b : b + 1], sigma[b : b + 1], not causal
+    )
     torch.testing.assert_close(packed[0, n + 1 :], other[0, 1:], atol=2e-5, rtol=1e-4)
 
 
@@ -78,13 +86,17 @@ def test_which_tokens_a_row_of_the_logits_depends_on(head: str) -> None:
         for j in range(n):
             changed = tokens.clone()
             changed[0, j] = (tokens[0, j] + 5) % 19 + 1
-            moved = (model.forward_strings(changed, length, sigma, causal)[0] - base).abs().amax(-1) > 1e-6
+            moved = (model.forward_strings(changed, length, sigma, causal)[0] - base).abs().amax(
+                -1
+            ) > 1e-6
             for i in range(1, n):
                 seen = j < i or (head == "aligned" and j == i) if causal else True
                 assert bool(moved[i]) == seen, (head, causal, i, j)
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, positions="learned"), replace(SMALL, end_positions=False)])
+@pytest.mark.parametrize(
+    "config", [SMALL, replace(SMALL, positions="learned"), replace(SMALL, end_positions=False)]
+)
 def test_the_cache_scores_like_the_full_causal_pass(config: ModelConfig) -> None:
     model = randomised(config)
     tokens, length = random_strings()
@@ -103,10 +115,14 @@ def test_the_cache_scores_like_the_full_causal_pass(config: ModelConfig) -> None
 def test_an_aligned_head_refuses_the_cache() -> None:
     model = UniversalDenoiser(replace(SMALL, head="aligned"))
     with pytest.raises(ValueError, match="aligned"):
-        model.next_logits(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), model.start_cache(1))
+        model.next_logits(
+            torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), model.start_cache(1)
+        )
 
 
-@pytest.mark.parametrize(("flag", "name"), [("use_self_cond", "previous"), ("use_coupling", "noise")])
+@pytest.mark.parametrize(
+    ("flag", "name"), [("use_self_cond", "previous"), ("use_coupling", "noise")]
+)
 def test_late_inputs_start_off_and_can_be_learned(flag: str, name: str) -> None:
     torch.manual_seed(0)
     config = replace(SMALL, **{flag: True})
@@ -120,7 +136,9 @@ def test_late_inputs_start_off_and_can_be_learned(flag: str, name: str) -> None:
     assert torch.equal(plain, fresh.forward_strings(tokens, length, torch.zeros(6), False, **extra))
     trained = randomised(config)
     plain = trained.forward_strings(tokens, length, torch.zeros(6), False)
-    assert not torch.allclose(plain, trained.forward_strings(tokens, length, torch.zeros(6), False, **extra))
+    assert not torch.allclose(
+        plain, trained.forward_strings(tokens, length, torch.zeros(6), False, **extra)
+    )
 
 
 def test_a_tied_aligned_head_copies_from_the_start_and_an_untied_one_does_not() -> None:
@@ -139,13 +157,24 @@ def test_sigma_and_the_length_are_told_to_the_model() -> None:
     tokens, _ = random_strings()
     length = torch.full((6,), 10)
     base = model.forward_strings(tokens, length, torch.zeros(6), True)
-    assert not torch.allclose(base[:, 1:9], model.forward_strings(tokens, length, torch.full((6,), 0.3), True)[:, 1:9])
-    assert not torch.allclose(base[:, 1:9], model.forward_strings(tokens, length + 2, torch.zeros(6), True)[:, 1:9])
+    assert not torch.allclose(
+        base[:, 1:9], model.forward_strings(tokens, length, torch.full((6,), 0.3), True)[:, 1:9]
+    )
+    assert not torch.allclose(
+        base[:, 1:9], model.forward_strings(tokens, length + 2, torch.zeros(6), True)[:, 1:9]
+    )
 
 
 def test_the_default_model_is_small_enough() -> None:
-    assert UniversalDenoiser(ModelConfig(vocab_size=20)).parameter_count() <= 440_000  # the symbols of arithmetic
-    assert UniversalDenoiser(ModelConfig(vocab_size=20, use_self_cond=True, use_coupling=True)).parameter_count() <= 440_000
+    assert (
+        UniversalDenoiser(ModelConfig(vocab_size=20)).parameter_count() <= 440_000
+    )  # the symbols of arithmetic
+    assert (
+        UniversalDenoiser(
+            ModelConfig(vocab_size=20, use_self_cond=True, use_coupling=True)
+        ).parameter_count()
+        <= 440_000
+    )
 
 
 def test_an_impossible_shape_is_refused() -> None:

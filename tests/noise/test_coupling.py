@@ -12,12 +12,20 @@ from maskdiff.noise import exponentials, posterior_gumbel
 DRAWS = 40_000
 
 
-def noise_of(probs: list[float], drawn_from: list[float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def noise_of(
+    probs: list[float], drawn_from: list[float]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(log_probs, tokens, noise): tokens from ``drawn_from``, the noise for ``probs``."""
     generator = torch.Generator().manual_seed(0)
     log_probs = torch.tensor(probs).log().expand(DRAWS, -1)
-    tokens = torch.multinomial(torch.tensor(drawn_from), DRAWS, replacement=True, generator=generator)
-    return log_probs, tokens, posterior_gumbel(log_probs, tokens, exponentials((DRAWS,), len(probs), generator))
+    tokens = torch.multinomial(
+        torch.tensor(drawn_from), DRAWS, replacement=True, generator=generator
+    )
+    return (
+        log_probs,
+        tokens,
+        posterior_gumbel(log_probs, tokens, exponentials((DRAWS,), len(probs), generator)),
+    )
 
 
 @pytest.mark.parametrize("probs", [[0.6, 0.3, 0.1, 0.0], [0.999, 0.001], [1e-20, 1.0]])

@@ -25,7 +25,17 @@ from maskdiff.noise import (
     pad,
     repair_noise,
 )
-from maskdiff.noise.edits import DELETE, INSERT, KEEP, MASK, REPLACE, SWAP, apply_edits, draw_edits, forbid_length_breaks
+from maskdiff.noise.edits import (
+    DELETE,
+    INSERT,
+    KEEP,
+    MASK,
+    REPLACE,
+    SWAP,
+    apply_edits,
+    draw_edits,
+    forbid_length_breaks,
+)
 from tests.helpers.noise import FULL, VOCABULARY, assert_share, generator, same, sample
 
 
@@ -47,7 +57,9 @@ def one_by_one(tokens: list[int], edits: list[int], fresh: list[int], max_len: i
     return out
 
 
-def edited(strings: Strings, edits: torch.Tensor, fresh: torch.Tensor, max_len: int = 64) -> list[list[int]]:
+def edited(
+    strings: Strings, edits: torch.Tensor, fresh: torch.Tensor, max_len: int = 64
+) -> list[list[int]]:
     allowed = forbid_length_breaks(edits, strings.length, max_len)
     result = apply_edits(strings, allowed, fresh, VOCABULARY)
     for row, n in zip(result.tokens.tolist(), result.length.tolist(), strict=True):
@@ -58,13 +70,19 @@ def edited(strings: Strings, edits: torch.Tensor, fresh: torch.Tensor, max_len: 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_edits_at_once_equal_edits_one_by_one(data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.lists(st.integers(4, 18), min_size=1, max_size=10), min_size=1, max_size=4))
+    rows = data.draw(
+        st.lists(st.lists(st.integers(4, 18), min_size=1, max_size=10), min_size=1, max_size=4)
+    )
     strings = pad(rows, VOCABULARY)
     width = strings.tokens.shape[1]
     edits = torch.zeros_like(strings.tokens)
     for r, row in enumerate(rows):
-        edits[r, 1 : len(row) + 1] = torch.tensor(data.draw(st.lists(st.integers(0, 5), min_size=len(row), max_size=len(row))))
-    fresh = torch.randint(4, 19, (len(rows), width), generator=generator(data.draw(st.integers(0, 99))))
+        edits[r, 1 : len(row) + 1] = torch.tensor(
+            data.draw(st.lists(st.integers(0, 5), min_size=len(row), max_size=len(row)))
+        )
+    fresh = torch.randint(
+        4, 19, (len(rows), width), generator=generator(data.draw(st.integers(0, 99)))
+    )
     max_len = data.draw(st.integers(0, 14))
     expected = [
         one_by_one(strings.tokens[r, :n].tolist(), edits[r].tolist(), fresh[r].tolist(), max_len)
@@ -74,16 +92,30 @@ def test_edits_at_once_equal_edits_one_by_one(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "kinds", [(SWAP,), (SWAP, DELETE), (SWAP, INSERT), (SWAP, MASK, KEEP), (DELETE, INSERT), tuple(range(6))]
+    "kinds",
+    [
+        (SWAP,),
+        (SWAP, DELETE),
+        (SWAP, INSERT),
+        (SWAP, MASK, KEEP),
+        (DELETE, INSERT),
+        tuple(range(6)),
+    ],
 )
 def test_edits_at_once_equal_edits_one_by_one_under_dense_edits(kinds: tuple[int, ...]) -> None:
     rng = np.random.default_rng(len(kinds))
     for max_len in (0, 9, 14, 64):
-        strings = pad([rng.integers(4, 19, rng.integers(1, 12)).tolist() for _ in range(300)], VOCABULARY)
-        edits = torch.from_numpy(rng.choice(kinds, strings.tokens.shape)).where(strings.inner(), torch.tensor(KEEP))
+        strings = pad(
+            [rng.integers(4, 19, rng.integers(1, 12)).tolist() for _ in range(300)], VOCABULARY
+        )
+        edits = torch.from_numpy(rng.choice(kinds, strings.tokens.shape)).where(
+            strings.inner(), torch.tensor(KEEP)
+        )
         fresh = torch.from_numpy(rng.integers(4, 19, strings.tokens.shape))
         expected = [
-            one_by_one(strings.tokens[r, :n].tolist(), edits[r].tolist(), fresh[r].tolist(), max_len)
+            one_by_one(
+                strings.tokens[r, :n].tolist(), edits[r].tolist(), fresh[r].tolist(), max_len
+            )
             for r, n in enumerate(strings.length.tolist())
         ]
         assert edited(strings, edits, fresh, max_len) == expected
@@ -94,7 +126,12 @@ def test_edits_at_once_equal_edits_one_by_one_under_dense_edits(kinds: tuple[int
     [
         ("1=1", [0, DELETE, 0], 64, "1=1"),  # 5 tokens with BOS and EOS are the floor
         ("10=10", [DELETE] * 5, 64, "10="),  # the later positions use up the room
-        ("10=10", [0, 0, 0, 0, SWAP], 64, "10=10"),  # nothing but EOS to the right of the last symbol
+        (
+            "10=10",
+            [0, 0, 0, 0, SWAP],
+            64,
+            "10=10",
+        ),  # nothing but EOS to the right of the last symbol
         ("10=10", [0, 0, 0, SWAP, SWAP], 64, "10=01"),  # so the run starts one earlier
         ("10=10", [SWAP, SWAP, SWAP, SWAP, 0], 64, "010=1"),  # a run carries one token to the left
         ("10=10", [0, 0, 0, SWAP, MASK], 64, "10=1?"),  # MASK cannot be swapped
@@ -105,7 +142,9 @@ def test_edits_at_once_equal_edits_one_by_one_under_dense_edits(kinds: tuple[int
         ("10=10", [0, SWAP, INSERT, 0, 0], 64, "190=10"),  # a swap takes the inserted token
     ],
 )
-def test_edge_cases_of_the_mixed_corruption(text: str, edits: list[int], max_len: int, expected: str) -> None:
+def test_edge_cases_of_the_mixed_corruption(
+    text: str, edits: list[int], max_len: int, expected: str
+) -> None:
     strings = same(text, 1)
     fresh = torch.full_like(strings.tokens, VOCABULARY.encode("9")[0])
     row = edited(strings, torch.tensor([[0, *edits, 0]]), fresh, max_len)[0]
@@ -119,8 +158,16 @@ def test_shares_and_number_of_edits_are_as_configured() -> None:
     edits, fresh = draw_edits(strings, sigma, config, VOCABULARY, generator())
     assert (edits != KEEP).sum(1).eq(5).all()  # floor(0.4 * 13)
     counts = edits[edits != KEEP].bincount(minlength=6).tolist()
-    shares = (config.mask_share, config.replace_share, config.swap_share, config.delete_share, config.insert_share)
-    for count, share in zip(counts[1:], shares, strict=True):  # a share off by 0.023 (mask) or 0.012 (delete) is caught
+    shares = (
+        config.mask_share,
+        config.replace_share,
+        config.swap_share,
+        config.delete_share,
+        config.insert_share,
+    )
+    for count, share in zip(
+        counts[1:], shares, strict=True
+    ):  # a share off by 0.023 (mask) or 0.012 (delete) is caught
         assert_share(count, 5 * n, share)
     for count in (edits != KEEP).sum(0)[1:14].tolist():  # every position alike
         assert_share(count, n, 5 / 13)
@@ -133,15 +180,25 @@ def test_shares_and_number_of_edits_are_as_configured() -> None:
 def test_at_least_one_edit_and_the_same_count_as_double_arithmetic() -> None:
     for sigma in (0.0, 0.1, 0.2, 0.3, 0.7, 0.9, 1.0):
         strings = sample(60)
-        edits, _ = draw_edits(strings, torch.full((60,), sigma), NoiseConfig(), VOCABULARY, generator())
+        edits, _ = draw_edits(
+            strings, torch.full((60,), sigma), NoiseConfig(), VOCABULARY, generator()
+        )
         inner = (strings.length - 2).tolist()
         assert (edits != KEEP).sum(1).tolist() == [max(1, int(sigma * n)) for n in inner]
 
 
-def exact_corruption(text: str, edits: int, config: NoiseConfig, vocabulary: Vocabulary, max_len: int) -> dict[str, float]:
+def exact_corruption(
+    text: str, edits: int, config: NoiseConfig, vocabulary: Vocabulary, max_len: int
+) -> dict[str, float]:
     """The distribution of the mixed corruption by enumeration of places, kinds and fresh tokens."""
     row = [vocabulary.bos, *vocabulary.encode(text), vocabulary.eos]
-    shares = [config.mask_share, config.replace_share, config.swap_share, config.delete_share, config.insert_share]
+    shares = [
+        config.mask_share,
+        config.replace_share,
+        config.swap_share,
+        config.delete_share,
+        config.insert_share,
+    ]
     places = list(itertools.combinations(range(1, len(row) - 1), edits))
     chances: dict[str, float] = Counter()
     for chosen in places:
@@ -150,7 +207,11 @@ def exact_corruption(text: str, edits: int, config: NoiseConfig, vocabulary: Voc
                 kind, fresh = [KEEP] * len(row), [0] * len(row)
                 for place, k, token in zip(chosen, kinds, tokens, strict=True):
                     kind[place], fresh[place] = k, token
-                p = math.prod(shares[k - 1] for k in kinds) / len(places) / len(vocabulary.inner_ids) ** edits
+                p = (
+                    math.prod(shares[k - 1] for k in kinds)
+                    / len(places)
+                    / len(vocabulary.inner_ids) ** edits
+                )
                 chances[vocabulary.decode(one_by_one(row, kind, fresh, max_len), "drop")] += p
     return chances
 
@@ -161,7 +222,9 @@ def test_the_whole_distribution_of_the_mixed_corruption_by_brute_force(max_len: 
     exact = exact_corruption("12=21", 3, config, vocabulary, max_len)
     assert sum(exact.values()) == pytest.approx(1.0)
     strings = pad([vocabulary.encode("12=21")] * n, vocabulary)
-    result = mixed_corruption(strings, torch.full((n,), 0.6), config, vocabulary, generator(), max_len)
+    result = mixed_corruption(
+        strings, torch.full((n,), 0.6), config, vocabulary, generator(), max_len
+    )
     rows = zip(result.tokens.tolist(), result.length.tolist(), strict=True)
     seen = Counter(vocabulary.decode(row[:length], "drop") for row, length in rows)
     assert set(seen) <= set(exact)
@@ -176,7 +239,9 @@ def test_the_whole_distribution_of_the_mixed_corruption_by_brute_force(max_len: 
 def test_the_untouched_string_scores_what_the_reference_left_unreported() -> None:
     """At sigma 0.2 without insertions: 76.2% of positions right, 22% of lengths changed (that study: 200 strings)."""
     strings = sample(4000)
-    result = mixed_corruption(strings, torch.full((4000,), 0.2), NoiseConfig(), VOCABULARY, generator(), max_len=0)
+    result = mixed_corruption(
+        strings, torch.full((4000,), 0.2), NoiseConfig(), VOCABULARY, generator(), max_len=0
+    )
     assert float((result.length != strings.length).double().mean()) == pytest.approx(0.22, abs=0.04)
     width = min(strings.tokens.shape[1], result.tokens.shape[1])
     right = (result.tokens[:, :width] == strings.tokens[:, :width]) & strings.inner()[:, :width]
@@ -185,7 +250,9 @@ def test_the_untouched_string_scores_what_the_reference_left_unreported() -> Non
 
 
 def test_shares_that_are_all_zero_are_an_error() -> None:
-    config = NoiseConfig(mask_share=0, replace_share=0, swap_share=0, delete_share=0, insert_share=0)
+    config = NoiseConfig(
+        mask_share=0, replace_share=0, swap_share=0, delete_share=0, insert_share=0
+    )
     with pytest.raises(ConfigError, match="mask_share"):
         mixed_corruption(sample(2), torch.ones(2), config, VOCABULARY, None)
 
@@ -225,4 +292,6 @@ def test_given_levels_are_used() -> None:
     strings, sigma = sample(40), torch.full((40,), 0.25)
     assert repair_noise(strings, FULL, VOCABULARY, generator(), sigma=sigma).sigma.equal(sigma)
     canvas = mask_noise(strings, FULL, VOCABULARY, generator(), sigma=sigma)
-    assert (canvas.tokens == VOCABULARY.mask).sum(1).equal(((strings.length - 2) * 0.25).ceil().long())
+    assert (
+        (canvas.tokens == VOCABULARY.mask).sum(1).equal(((strings.length - 2) * 0.25).ceil().long())
+    )

@@ -34,18 +34,33 @@ from maskdiff.noise import (
 )
 from maskdiff.noise.masking import draw_prefix, mask_count
 from maskdiff.noise.mixture import split_counts
-from tests.helpers.noise import FULL, VOCABULARY, assert_share, assert_uniform, generator, same, sample
+from tests.helpers.noise import (
+    FULL,
+    VOCABULARY,
+    assert_share,
+    assert_uniform,
+    generator,
+    same,
+    sample,
+)
 
 # ---------------------------------------------------------------------------------------------------------------- strings
 
 
-@given(st.lists(st.lists(st.integers(4, 18), min_size=0, max_size=20), min_size=1, max_size=8), st.integers(0, 30))
+@given(
+    st.lists(st.lists(st.integers(4, 18), min_size=0, max_size=20), min_size=1, max_size=8),
+    st.integers(0, 30),
+)
 @settings(max_examples=50, deadline=None)
 def test_padding_frames_every_row_and_loses_nothing(rows: list[list[int]], width: int) -> None:
     strings = pad(rows, VOCABULARY, width)
     assert strings.tokens.shape[1] == max(width, max(map(len, rows)) + 2)
-    for row, tokens, length in zip(rows, strings.tokens.tolist(), strings.length.tolist(), strict=True):
-        assert tokens == [VOCABULARY.bos, *row, VOCABULARY.eos] + [VOCABULARY.pad] * (len(tokens) - len(row) - 2)
+    for row, tokens, length in zip(
+        rows, strings.tokens.tolist(), strings.length.tolist(), strict=True
+    ):
+        assert tokens == [VOCABULARY.bos, *row, VOCABULARY.eos] + [VOCABULARY.pad] * (
+            len(tokens) - len(row) - 2
+        )
         assert length == len(row) + 2
     assert strings.inner().sum(1).tolist() == [len(row) for row in rows]
 
@@ -72,15 +87,25 @@ def test_low_discrepancy_draws_are_evenly_spaced_and_shuffled() -> None:
         gaps = sigma.sort().values.diff()
         assert torch.allclose(gaps, torch.full((15,), 1 / 16), atol=1e-5)
     order = torch.stack([sigma.argsort().argsort().float() for sigma in draws]) - 7.5
-    trend = (order * (torch.arange(16) - 7.5)).mean(0).sum() / (16 * 21.25)  # correlation of level with place
+    trend = (order * (torch.arange(16) - 7.5)).mean(0).sum() / (
+        16 * 21.25
+    )  # correlation of level with place
     assert abs(trend) < 4.5 / math.sqrt(200 * 15)
-    spread = [draw_sigma(16, replace(FULL, low_discrepancy=False), generator(s)).sort().values.diff().std() for s in range(20)]
+    spread = [
+        draw_sigma(16, replace(FULL, low_discrepancy=False), generator(s))
+        .sort()
+        .values.diff()
+        .std()
+        for s in range(20)
+    ]
     assert min(spread) > 0.01  # negative control: independent draws are not evenly spaced
 
 
 @pytest.mark.parametrize("low_discrepancy", [True, False])
 def test_high_noise_bias_moves_its_share_of_the_mass(low_discrepancy: bool) -> None:
-    config = NoiseConfig(sigma_min=0.1, sigma_max=1.0, high_noise_bias=0.3, low_discrepancy=low_discrepancy)
+    config = NoiseConfig(
+        sigma_min=0.1, sigma_max=1.0, high_noise_bias=0.3, low_discrepancy=low_discrepancy
+    )
     sigma = torch.cat([draw_sigma(5, config, generator(seed)) for seed in range(4000)])
     expected = 0.3 + 0.7 * 0.2 / 0.9  # a share off by 0.03 is caught
     assert_share(float((sigma >= 0.8).sum()), len(sigma), expected)
@@ -120,7 +145,10 @@ def test_the_number_of_masks_is_uniform_when_sigma_is() -> None:
 def test_float_error_in_sigma_does_not_move_the_number_of_masks() -> None:
     for inner in range(1, 62):
         sigma = torch.arange(inner + 1).double().div(inner).float()
-        assert mask_count(sigma, torch.full((inner + 1,), inner)).tolist() == [1, *range(1, inner + 1)]
+        assert mask_count(sigma, torch.full((inner + 1,), inner)).tolist() == [
+            1,
+            *range(1, inner + 1),
+        ]
 
 
 def any_order_cost(table: dict[tuple[int, ...], list[float]], n: int) -> float:
@@ -137,27 +165,37 @@ def any_order_cost(table: dict[tuple[int, ...], list[float]], n: int) -> float:
 def test_elbo_weights_are_unbiased_by_brute_force() -> None:
     n, draws = 4, 40_000
     rng = np.random.default_rng(1)
-    table = {hidden: rng.exponential(1.0, n).tolist() for hidden in itertools.product((0, 1), repeat=n)}
+    table = {
+        hidden: rng.exponential(1.0, n).tolist() for hidden in itertools.product((0, 1), repeat=n)
+    }
     truth = any_order_cost(table, n)
 
     # Exactly: every number and every subset of masks, at the weight that mask_noise gives it.
     exact = 0.0
     for k in range(1, n + 1):
-        canvas = mask_noise(same("(+12", 1), FULL, VOCABULARY, generator(), sigma=torch.tensor([k / n]))
+        canvas = mask_noise(
+            same("(+12", 1), FULL, VOCABULARY, generator(), sigma=torch.tensor([k / n])
+        )
         weight = float(canvas.weights.max())
         assert weight == pytest.approx(n / k)
         subsets = [s for s in table if sum(s) == k]
-        exact += sum(weight * table[s][i] for s in subsets for i in range(n) if s[i]) / len(subsets) / n
+        exact += (
+            sum(weight * table[s][i] for s in subsets for i in range(n) if s[i]) / len(subsets) / n
+        )
     assert exact == pytest.approx(truth, rel=1e-5)
 
     # And by what the function draws.
     for name in ("elbo", "uniform"):
         canvas = mask_noise(same("(+12", draws), FULL, VOCABULARY, generator(), name)
         hidden, weights = canvas.tokens[:, 1:5] == VOCABULARY.mask, canvas.weights[:, 1:5].double()
-        cost = torch.tensor([table[tuple(row)] for row in hidden.int().tolist()], dtype=torch.float64)
+        cost = torch.tensor(
+            [table[tuple(row)] for row in hidden.int().tolist()], dtype=torch.float64
+        )
         per_string = (weights * cost).sum(1)
         error = abs(float(per_string.mean()) - truth) / (float(per_string.std()) / math.sqrt(draws))
-        assert error < 4.5 if name == "elbo" else error > 20  # uniform weights are the negative control
+        assert (
+            error < 4.5 if name == "elbo" else error > 20
+        )  # uniform weights are the negative control
 
 
 def test_mask_noise_targets_are_the_hidden_tokens_and_nothing_else() -> None:
@@ -177,7 +215,9 @@ def test_mask_noise_targets_are_the_hidden_tokens_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("prefix_len", [0, 3])
-def test_clean_prefixes_show_the_beginning_and_hide_all_the_rest_at_weight_one(prefix_len: int) -> None:
+def test_clean_prefixes_show_the_beginning_and_hide_all_the_rest_at_weight_one(
+    prefix_len: int,
+) -> None:
     strings = sample(300)
     config = replace(FULL, ar_prefix_ratio=1.0, ar_prefix_len=prefix_len)
     canvas = mask_noise(strings, config, VOCABULARY, generator())
@@ -192,7 +232,9 @@ def test_clean_prefixes_show_the_beginning_and_hide_all_the_rest_at_weight_one(p
 
 def test_a_prefix_length_of_zero_is_uniform_over_the_string() -> None:
     n = 30_000
-    prefix = draw_prefix(torch.full((n,), 6), replace(FULL, ar_prefix_ratio=0.5, ar_prefix_len=0), generator())
+    prefix = draw_prefix(
+        torch.full((n,), 6), replace(FULL, ar_prefix_ratio=0.5, ar_prefix_len=0), generator()
+    )
     counts = (prefix + 1).bincount(minlength=7)
     assert_share(int(counts[0]), n, 0.5)
     for count in counts[1:].tolist():  # a share off by 0.013 of 0.083 is caught
@@ -201,7 +243,9 @@ def test_a_prefix_length_of_zero_is_uniform_over_the_string() -> None:
 
 def test_prefixes_leave_the_other_strings_as_they_were() -> None:
     strings = sample(400)
-    canvas = mask_noise(strings, replace(FULL, ar_prefix_ratio=0.5, ar_prefix_len=0), VOCABULARY, generator())
+    canvas = mask_noise(
+        strings, replace(FULL, ar_prefix_ratio=0.5, ar_prefix_len=0), VOCABULARY, generator()
+    )
     plain = mask_noise(strings, FULL, VOCABULARY, generator())
     unchanged = (canvas.tokens == plain.tokens).all(1) & (canvas.weights == plain.weights).all(1)
     assert 150 < int(unchanged.sum()) < 260
@@ -272,7 +316,9 @@ def test_a_vocabulary_without_digit_has_no_skeletons() -> None:
 
 def test_shares_are_exact_on_average_and_within_one_always() -> None:
     shares, n = (0.3, 0.15, 0.05), 10
-    counts = torch.tensor([split_counts(n, shares, generator(seed)) for seed in range(3000)]).double()
+    counts = torch.tensor(
+        [split_counts(n, shares, generator(seed)) for seed in range(3000)]
+    ).double()
     assert counts.sum(1).eq(n).all()
     expected = torch.tensor([3.0, 1.5, 0.5, 5.0], dtype=torch.float64)
     assert ((counts - expected).abs() <= 1).all()
@@ -281,12 +327,16 @@ def test_shares_are_exact_on_average_and_within_one_always() -> None:
 
 def test_a_mixture_holds_every_string_once() -> None:
     strings = sample(101)
-    canvas = mixture(strings, replace(FULL, ar_prefix_ratio=0.2), 0.3, 0.2, 0.1, "elbo", VOCABULARY, generator())
+    canvas = mixture(
+        strings, replace(FULL, ar_prefix_ratio=0.2), 0.3, 0.2, 0.1, "elbo", VOCABULARY, generator()
+    )
     assert canvas.tokens.shape == strings.tokens.shape
     assert sorted(canvas.length.tolist()) == sorted(strings.length.tolist())
     assert canvas.causal.equal(canvas.mode == CAUSAL)
     assert canvas.inner_tokens == int(strings.inner().sum())
-    known = torch.where(canvas.targets != IGNORE, canvas.targets, canvas.tokens)[canvas.mode != SKELETON].tolist()
+    known = torch.where(canvas.targets != IGNORE, canvas.targets, canvas.tokens)[
+        canvas.mode != SKELETON
+    ].tolist()
     clean = Counter(map(tuple, strings.tokens.tolist()))
     assert not Counter(map(tuple, known)) - clean
     assert len(known) == int((canvas.mode != SKELETON).sum()) >= 90
@@ -312,18 +362,33 @@ def test_mode_does_not_follow_the_order_of_the_batch() -> None:
     strings = sample(400)
     ordered = strings[strings.length.argsort()]
     canvas = mixture(ordered, FULL, 0.5, 0.0, 0.0, "elbo", VOCABULARY, generator())
-    difference = canvas.length[canvas.causal].double().mean() - canvas.length[~canvas.causal].double().mean()
-    assert abs(difference) < 4.5 * strings.length.double().std() / 10  # sorted halves would differ by about 16 errors
+    difference = (
+        canvas.length[canvas.causal].double().mean() - canvas.length[~canvas.causal].double().mean()
+    )
+    assert (
+        abs(difference) < 4.5 * strings.length.double().std() / 10
+    )  # sorted halves would differ by about 16 errors
 
 
 def test_noise_is_a_function_of_its_generator() -> None:
     strings = sample(64)
 
     def make(seed: int) -> Canvases:
-        return mixture(strings, replace(FULL, ar_prefix_ratio=0.3), 0.3, 0.2, 0.1, "elbo", VOCABULARY, generator(seed))
+        return mixture(
+            strings,
+            replace(FULL, ar_prefix_ratio=0.3),
+            0.3,
+            0.2,
+            0.1,
+            "elbo",
+            VOCABULARY,
+            generator(seed),
+        )
 
     one, two, other = make(5), make(5), make(6)
-    assert all(getattr(one, name).equal(getattr(two, name)) for name in Canvases.__dataclass_fields__)
+    assert all(
+        getattr(one, name).equal(getattr(two, name)) for name in Canvases.__dataclass_fields__
+    )
     assert not one.tokens.equal(other.tokens)
     torch.manual_seed(0)
     state = torch.get_rng_state()

@@ -55,7 +55,9 @@ def filled(canvas: Canvases) -> Tensor:
 
 @pytest.mark.parametrize("max_len", [0, 64, 80])
 @pytest.mark.parametrize("config", [FULL, NoiseConfig(), replace(INDEPENDENT, sigma_min=0.7)])
-def test_hidden_tokens_are_within_the_last_b_and_nothing_else_is_a_target(config: NoiseConfig, max_len: int) -> None:
+def test_hidden_tokens_are_within_the_last_b_and_nothing_else_is_a_target(
+    config: NoiseConfig, max_len: int
+) -> None:
     strings = sample(500)
     canvas = open_noise(strings, config, VOCABULARY, generator(), max_len=max_len)
     b, hidden = blocks(canvas), canvas.tokens == VOCABULARY.mask
@@ -68,7 +70,9 @@ def test_hidden_tokens_are_within_the_last_b_and_nothing_else_is_a_target(config
     assert hidden.equal(canvas.weights > 0)
     assert hidden.any(1).all()
     k = hidden.sum(1)
-    assert torch.allclose(canvas.weights[hidden], (b / k)[:, None].expand_as(hidden)[hidden].float())
+    assert torch.allclose(
+        canvas.weights[hidden], (b / k)[:, None].expand_as(hidden)[hidden].float()
+    )
     assert (canvas.mode == OPEN).all()
     assert not canvas.causal.any()
     assert (canvas.sigma == 0).all()
@@ -82,7 +86,9 @@ def test_a_canvas_is_the_string_cut_or_run_on_as_eos() -> None:
     known, width = filled(canvas), strings.tokens.shape[1]
     assert known.shape[1] == width + RUN_ON
     own = torch.nn.functional.pad(
-        strings.tokens.masked_fill(~strings.valid(), VOCABULARY.eos), (0, RUN_ON), value=VOCABULARY.eos
+        strings.tokens.masked_fill(~strings.valid(), VOCABULARY.eos),
+        (0, RUN_ON),
+        value=VOCABULARY.eos,
     )
     shown = torch.arange(width + RUN_ON) < canvas.length[:, None]
     assert known.equal(own.masked_fill(~shown, VOCABULARY.pad))
@@ -110,7 +116,10 @@ def test_no_canvas_is_longer_than_the_longest(room: int) -> None:
     assert canvas.tokens.shape[1] == strings.tokens.shape[1] + min(room, RUN_ON)
     assert int(canvas.length.max()) == canvas.tokens.shape[1] <= most
     assert int(canvas.length.min()) == 2
-    assert open_noise(strings, FULL, VOCABULARY, generator(), max_len=5).tokens.shape == strings.tokens.shape  # it cuts nothing
+    assert (
+        open_noise(strings, FULL, VOCABULARY, generator(), max_len=5).tokens.shape
+        == strings.tokens.shape
+    )  # it cuts nothing
 
 
 def test_how_far_a_string_runs_on_does_not_depend_on_the_batch() -> None:
@@ -131,7 +140,11 @@ def test_how_far_a_string_runs_on_does_not_depend_on_the_batch() -> None:
 
 def test_shortest_strings() -> None:
     canvas = open_noise(
-        Strings(torch.tensor([[VOCABULARY.bos, VOCABULARY.eos]]), torch.tensor([2])), FULL, VOCABULARY, generator(), max_len=2
+        Strings(torch.tensor([[VOCABULARY.bos, VOCABULARY.eos]]), torch.tensor([2])),
+        FULL,
+        VOCABULARY,
+        generator(),
+        max_len=2,
     )
     assert canvas.tokens.tolist() == [[VOCABULARY.bos, VOCABULARY.mask]]
     assert canvas.targets.tolist() == [[IGNORE, VOCABULARY.eos]]
@@ -144,7 +157,9 @@ def test_places_blocks_and_counts_have_the_promised_distributions() -> None:
     canvas = open_noise(same("(+75)=12", n), INDEPENDENT, VOCABULARY, generator())
     longest = len("(+75)=12") + 1 + RUN_ON
     end, b, k = canvas.length - 1, blocks(canvas), (canvas.targets != IGNORE).sum(1)
-    for count in end.bincount(minlength=longest + 1)[1:].tolist():  # the place of the last token is uniform
+    for count in end.bincount(minlength=longest + 1)[
+        1:
+    ].tolist():  # the place of the last token is uniform
         assert_share(count, n, 1 / longest)
     for most in (1, 2, 7, longest):  # P(b >= j) is 1 - log j / log(most + 1)
         here = b[end == most]
@@ -175,7 +190,9 @@ def test_weights_make_the_expected_sum_that_of_the_elbo() -> None:
     errors = (weights.mean(0) - 1).abs() / (weights.std(0) / math.sqrt(len(weights)))
     assert (errors < 4.5).all()
     assert abs(float(uniform.weights[rows].sum(1).mean()) - 2.5) < 0.1
-    cost = torch.tensor([0.1, 1.0, 3.0, 0.5], dtype=torch.float64)  # of a model that does not look at its input
+    cost = torch.tensor(
+        [0.1, 1.0, 3.0, 0.5], dtype=torch.float64
+    )  # of a model that does not look at its input
     sums = (weights * cost).sum(1)
     assert abs(float(sums.mean() - cost.sum())) < 4.5 * float(sums.std()) / math.sqrt(len(sums))
 
@@ -184,7 +201,10 @@ def test_all_subsets_of_a_block_are_equally_likely() -> None:
     canvas = open_noise(same("(+75)=12", 120_000), INDEPENDENT, VOCABULARY, generator())
     b, hidden = blocks(canvas), canvas.targets != IGNORE
     rows = (b == 3) & (hidden.sum(1) == 2)
-    shown = (hidden[rows].gather(1, (canvas.length[rows] - 3)[:, None] + torch.arange(3)) * torch.tensor([4, 2, 1])).sum(1)
+    shown = (
+        hidden[rows].gather(1, (canvas.length[rows] - 3)[:, None] + torch.arange(3))
+        * torch.tensor([4, 2, 1])
+    ).sum(1)
     counts = shown.bincount(minlength=8)
     assert counts.nonzero()[:, 0].tolist() == [3, 5, 6]
     for count in counts[[3, 5, 6]].tolist():  # a share off by 0.08 of 0.33 is caught
@@ -194,11 +214,15 @@ def test_all_subsets_of_a_block_are_equally_likely() -> None:
 def test_open_noise_is_a_function_of_its_generator() -> None:
     strings = sample(200)
     state = torch.get_rng_state()
-    one, two, other = (open_noise(strings, NoiseConfig(), VOCABULARY, generator(seed)) for seed in (5, 5, 6))
+    one, two, other = (
+        open_noise(strings, NoiseConfig(), VOCABULARY, generator(seed)) for seed in (5, 5, 6)
+    )
     assert equal(one, two)
     assert not one.length.equal(other.length)
     assert torch.get_rng_state().equal(state)  # the global generator is not touched
-    told = open_noise(strings, replace(NoiseConfig(), sigma_input="level"), VOCABULARY, generator(5))
+    told = open_noise(
+        strings, replace(NoiseConfig(), sigma_input="level"), VOCABULARY, generator(5)
+    )
     assert told.tokens.equal(one.tokens)
     assert told.sigma.max() > 0.5
     uniform = open_noise(strings, NoiseConfig(), VOCABULARY, generator(5), "uniform")
@@ -208,12 +232,16 @@ def test_open_noise_is_a_function_of_its_generator() -> None:
 # --------------------------------------------------------------------------------------------------------------- mixtures
 
 
-def mixture_without_open(strings: Strings, config: NoiseConfig, shares: tuple[float, ...], seed: int) -> Canvases:
+def mixture_without_open(
+    strings: Strings, config: NoiseConfig, shares: tuple[float, ...], seed: int
+) -> Canvases:
     """The mixture as it was when there were four modes."""
     source, n = generator(seed), len(strings)
     causal, repair, skeleton, masked = split_counts(n, shares, source)
     order = torch.randperm(n, generator=source)
-    to_mask, to_read, to_repair, to_skeleton = (strings[rows] for rows in order.split([masked, causal, repair, skeleton]))
+    to_mask, to_read, to_repair, to_skeleton = (
+        strings[rows] for rows in order.split([masked, causal, repair, skeleton])
+    )
     parts = []
     if masked:
         parts.append(mask_noise(to_mask, config, VOCABULARY, source, "elbo"))
@@ -226,14 +254,20 @@ def mixture_without_open(strings: Strings, config: NoiseConfig, shares: tuple[fl
     return Canvases.cat(parts)
 
 
-@pytest.mark.parametrize("shares", [(0.3, 0.15, 0.05), (0.0, 0.0, 0.0), (0.5, 0.25, 0.25), (1 / 3, 1 / 3, 0.0)])
-def test_without_open_strings_a_mixture_is_what_it_was_to_the_bit(shares: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize(
+    "shares", [(0.3, 0.15, 0.05), (0.0, 0.0, 0.0), (0.5, 0.25, 0.25), (1 / 3, 1 / 3, 0.0)]
+)
+def test_without_open_strings_a_mixture_is_what_it_was_to_the_bit(
+    shares: tuple[float, float, float],
+) -> None:
     config = replace(FULL, ar_prefix_ratio=0.2)
     for seed in range(12):
         strings = sample(1 + 5 * seed, seed)
         was = mixture_without_open(strings, config, shares, seed)
         for more in ({}, {"open_share": 0.0}):
-            now = mixture(strings, config, *shares, "elbo", VOCABULARY, generator(seed), 64, 0.1, **more)
+            now = mixture(
+                strings, config, *shares, "elbo", VOCABULARY, generator(seed), 64, 0.1, **more
+            )
             assert equal(now, was)
             assert now.tokens.shape[1] == strings.tokens.shape[1]
 
@@ -243,9 +277,14 @@ def test_shares_with_open_strings_are_exact_on_average_and_within_one_always() -
     strings, shares = sample(10), (0.2, 0.15, 0.05, 0.33)
     config = replace(FULL, corruption_mode="mask_only")
     rest = *shares[:3], "elbo", VOCABULARY
-    drawings = [mixture(strings, config, *rest, generator(seed), open_share=shares[3]) for seed in range(400)]
+    drawings = [
+        mixture(strings, config, *rest, generator(seed), open_share=shares[3])
+        for seed in range(400)
+    ]
     counts = torch.stack([canvas.mode.bincount(minlength=5) for canvas in drawings]).double()
-    drawn = torch.tensor([split_counts(10, shares, generator(seed)) for seed in range(400)]).double()
+    drawn = torch.tensor(
+        [split_counts(10, shares, generator(seed)) for seed in range(400)]
+    ).double()
     assert counts.equal(drawn[:, [4, 0, 1, 2, 3]])  # masked first, as in MODES
     expected = torch.tensor([2.7, 2.0, 1.5, 0.5, 3.3], dtype=torch.float64)
     assert counts.sum(1).eq(10).all()
@@ -256,9 +295,15 @@ def test_shares_with_open_strings_are_exact_on_average_and_within_one_always() -
 @pytest.mark.parametrize("max_len", [64, 200])
 def test_a_mixture_with_open_strings_holds_every_string_once_at_one_width(max_len: int) -> None:
     strings = sample(101)
-    canvas = mixture(strings, FULL, 0.3, 0.0, 0.0, "elbo", VOCABULARY, generator(), max_len, open_share=0.4)
+    canvas = mixture(
+        strings, FULL, 0.3, 0.0, 0.0, "elbo", VOCABULARY, generator(), max_len, open_share=0.4
+    )
     assert canvas.tokens.shape == canvas.targets.shape == canvas.weights.shape
-    assert strings.tokens.shape[1] <= canvas.tokens.shape[1] <= min(max_len, strings.tokens.shape[1] + RUN_ON)
+    assert (
+        strings.tokens.shape[1]
+        <= canvas.tokens.shape[1]
+        <= min(max_len, strings.tokens.shape[1] + RUN_ON)
+    )
     assert canvas.mode.equal(canvas.mode.sort().values)  # in the order of MODES
     assert canvas.causal.equal(canvas.mode == CAUSAL)
     whole, cut = canvas[canvas.mode != OPEN], canvas[canvas.mode == OPEN]
@@ -275,7 +320,9 @@ def test_a_mixture_with_open_strings_holds_every_string_once_at_one_width(max_le
 
 @pytest.mark.parametrize("size", [1, 2, 9])
 def test_a_mixture_of_open_strings_alone(size: int) -> None:
-    canvas = mixture(sample(size), FULL, 0.0, 0.0, 0.0, "elbo", VOCABULARY, generator(), open_share=1.0)
+    canvas = mixture(
+        sample(size), FULL, 0.0, 0.0, 0.0, "elbo", VOCABULARY, generator(), open_share=1.0
+    )
     assert (canvas.mode == OPEN).all()
     assert len(canvas) == size
     assert MODES[OPEN] == "open"
@@ -308,7 +355,9 @@ def test_widened_canvases_are_the_same_and_padding() -> None:
 
 @pytest.mark.parametrize("width", [64, 100])
 def test_packed_rows_hold_open_canvases_whole(width: int) -> None:
-    canvas = mixture(sample(80), FULL, 0.2, 0.2, 0.1, "elbo", VOCABULARY, generator(), width, open_share=0.4)
+    canvas = mixture(
+        sample(80), FULL, 0.2, 0.2, 0.1, "elbo", VOCABULARY, generator(), width, open_share=0.4
+    )
     packed = pack(canvas, width)
     assert packed.tokens.shape[1] == width
     here = packed.segment >= 0
@@ -317,7 +366,11 @@ def test_packed_rows_hold_open_canvases_whole(width: int) -> None:
     assert int(opens.sum()) == int(canvas.length[canvas.mode == OPEN].sum())
     assert int((opens & (packed.position == 0)).sum()) == int((canvas.mode == OPEN).sum())
     starts = opens & (packed.position == 0)
-    assert (packed.from_end[starts] + 1).sort().values.equal(canvas.length[canvas.mode == OPEN].sort().values)
+    assert (
+        (packed.from_end[starts] + 1)
+        .sort()
+        .values.equal(canvas.length[canvas.mode == OPEN].sort().values)
+    )
     assert (packed.tokens[starts] == VOCABULARY.bos).all()
     for name in ("weights", "targets"):
         empty = {"weights": 0.0, "targets": IGNORE}[name]

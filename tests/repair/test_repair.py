@@ -14,7 +14,14 @@ from torch import Tensor
 from maskdiff.config import NoiseConfig
 from maskdiff.languages import Vocabulary
 from maskdiff.languages.cfg import compile_grammar
-from maskdiff.repair import Channel, Evidence, candidate_lengths, channel_log_probs, repair_channel, rest_costs
+from maskdiff.repair import (
+    Channel,
+    Evidence,
+    candidate_lengths,
+    channel_log_probs,
+    repair_channel,
+    rest_costs,
+)
 from maskdiff.sampling import GrammarConstraint
 from tests.helpers.grammars import accepts
 
@@ -33,7 +40,14 @@ class Bigram:
         self.table = peak * torch.randn(12, size, size, generator=generator)
         self.calls = 0
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+    ) -> Tensor:
         assert causal
         self.calls += 1
         before = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=VOCABULARY.bos)
@@ -41,7 +55,9 @@ class Bigram:
 
     def log_prior(self, x: tuple[int, ...]) -> float:
         log_p = self.table[len(x) + 2][:, list(INNER)].double().log_softmax(-1)
-        return sum(float(log_p[a, INNER.index(b)]) for a, b in itertools.pairwise((VOCABULARY.bos, *x)))
+        return sum(
+            float(log_p[a, INNER.index(b)]) for a, b in itertools.pairwise((VOCABULARY.bos, *x))
+        )
 
 
 def channel_probability(
@@ -58,7 +74,11 @@ def channel_probability(
 
     def rest(k: int, i: int, j: int) -> float:
         """x[i:] and y[j:] are left, the gap before x[i] not yet closed."""
-        total = float(channel.spurious[k]) * rest(k, i, j + 1) if j < len(y) and j not in certain else 0.0
+        total = (
+            float(channel.spurious[k]) * rest(k, i, j + 1)
+            if j < len(y) and j not in certain
+            else 0.0
+        )
         return total + emit(k, i, j)
 
     def emit(k: int, i: int, j: int) -> float:
@@ -100,7 +120,9 @@ def test_channel_probabilities_are_summed_over_alignments() -> None:
     channel = Channel.of(NoiseConfig(), (0.3,), len(INNER))
     y = VOCABULARY.encode("aab", blanks=True)
     ((found,),) = repair_channel(Bigram(peak=0.0), [y], [[3]], log_length, channel, beam=300)
-    assert math.exp(found.log_channel) == pytest.approx(channel_probability(tuple(found.tokens), tuple(y), channel), rel=1e-6)
+    assert math.exp(found.log_channel) == pytest.approx(
+        channel_probability(tuple(found.tokens), tuple(y), channel), rel=1e-6
+    )
 
 
 def test_a_batch_gives_what_its_strings_give_alone() -> None:
@@ -131,7 +153,10 @@ def test_narrow_beam_is_close_to_the_wide_one() -> None:
     denoiser = Bigram(seed=3, peak=2.0)
     channel = Channel.of(NoiseConfig(), (0.2,), len(INNER))
     generator = torch.Generator().manual_seed(1)
-    rows = [[INNER[i] for i in torch.randint(0, 3, (7,), generator=generator).tolist()] for _ in range(30)]
+    rows = [
+        [INNER[i] for i in torch.randint(0, 3, (7,), generator=generator).tolist()]
+        for _ in range(30)
+    ]
     lost = {}
     for beam in (1, 8, 200):
         found = repair_channel(denoiser, rows, [[6, 7, 8]] * 30, lambda n: 0.0, channel, beam=beam)
@@ -150,8 +175,18 @@ def test_under_a_grammar_the_best_string_of_the_grammar_is_found() -> None:
         lengths = range(1, 6)
         job = denoiser, [y], [lengths], lambda n: -0.3 * n, channel, 400
         (free,), (found,) = (repair_channel(*job, constraint=c)[0] for c in (None, constraint))
-        strings = [x for n in lengths for x in itertools.product(INNER, repeat=n) if accepts(grammar, VOCABULARY.decode(x))]
-        best = max(strings, key=lambda x: denoiser.log_prior(x) - 0.3 * len(x) + math.log(channel_probability(x, y, channel)))
+        strings = [
+            x
+            for n in lengths
+            for x in itertools.product(INNER, repeat=n)
+            if accepts(grammar, VOCABULARY.decode(x))
+        ]
+        best = max(
+            strings,
+            key=lambda x: (
+                denoiser.log_prior(x) - 0.3 * len(x) + math.log(channel_probability(x, y, channel))
+            ),
+        )
         assert tuple(found.tokens) == best
         changed += free.tokens != found.tokens
     assert changed >= 4
@@ -163,7 +198,9 @@ def test_rest_costs_bound_what_is_to_come() -> None:
     seen = Evidence.of(channel, [INNER[:1] * 4], VOCABULARY)
     seen = replace(seen, emission=torch.full((1, 1, 3, 4), 0.5, dtype=torch.float64))
     table = rest_costs(seen, 3, channel)[0, 0]
-    assert table[0].exp().tolist() == pytest.approx([float(channel.spurious) ** (4 - j) for j in range(5)])
+    assert table[0].exp().tolist() == pytest.approx(
+        [float(channel.spurious) ** (4 - j) for j in range(5)]
+    )
     assert float(table[3, 1].exp()) == pytest.approx(0.125)
     assert float(table[2, 4].exp()) == pytest.approx(float(channel.delete) ** 2)
 
@@ -202,10 +239,16 @@ def test_channel_log_probs_are_those_of_brute_force_and_of_the_beam() -> None:
         certain = frozenset(j for j in range(len(y)) if rng.random() < 0.3)
         texts = [tuple(rng.choice(INNER) for _ in range(rng.randint(0, 6))) for _ in range(12)]
         found = channel_log_probs(channel, y, texts, VOCABULARY, certain).exp().tolist()
-        assert found == pytest.approx([channel_probability(x, y, channel, certain) for x in texts], rel=1e-9, abs=1e-15)
+        assert found == pytest.approx(
+            [channel_probability(x, y, channel, certain) for x in texts], rel=1e-9, abs=1e-15
+        )
         barred += found.count(0.0)
-        (explained,) = repair_channel(Bigram(), [y], [(2, 3, 4)], log_length, channel, 300, top=99, certain=[certain])
-        again = channel_log_probs(channel, y, [item.tokens for item in explained], VOCABULARY, certain)
+        (explained,) = repair_channel(
+            Bigram(), [y], [(2, 3, 4)], log_length, channel, 300, top=99, certain=[certain]
+        )
+        again = channel_log_probs(
+            channel, y, [item.tokens for item in explained], VOCABULARY, certain
+        )
         assert again.tolist() == pytest.approx([item.log_channel for item in explained])
     assert barred > 50
     assert len(channel_log_probs(channel, y, [], VOCABULARY)) == 0
@@ -214,13 +257,20 @@ def test_channel_log_probs_are_those_of_brute_force_and_of_the_beam() -> None:
 def test_certain_symbols_condition_the_search_exactly() -> None:
     """The best of all strings that keep the certain symbols is found, and without them it is often another."""
     rng, changed = random.Random(4), 0
-    channel, lengths, denoiser = Channel.of(NoiseConfig(), (0.4,), len(INNER)), (1, 2, 3, 4), Bigram(peak=2.0)
+    channel, lengths, denoiser = (
+        Channel.of(NoiseConfig(), (0.4,), len(INNER)),
+        (1, 2, 3, 4),
+        Bigram(peak=2.0),
+    )
     for _ in range(25):
         y = tuple(rng.choice((*INNER, MASK)) for _ in range(rng.randint(2, 4)))
         certain = frozenset(rng.sample(range(len(y)), rng.randint(1, 2)))
         strings = [x for n in lengths for x in itertools.product(INNER, repeat=n)]
         channels = {x: channel_probability(x, y, channel, certain) for x in strings}
-        best = max((x for x in strings if channels[x]), key=lambda x: denoiser.log_prior(x) + math.log(channels[x]))
+        best = max(
+            (x for x in strings if channels[x]),
+            key=lambda x: denoiser.log_prior(x) + math.log(channels[x]),
+        )
         job = denoiser, [y], [lengths], lambda n: 0.0, channel, 400
         ((found,),), ((free,),) = (repair_channel(*job, certain=c) for c in ([certain], None))
         assert tuple(found.tokens) == best

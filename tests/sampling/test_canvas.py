@@ -19,7 +19,10 @@ def test_blank_has_frame_masks_and_padding():
     canvas = Canvas.blank([1, 3], TINY)
     p, m, b, e = TINY.pad, TINY.mask, TINY.bos, TINY.eos
     assert canvas.tokens.tolist() == [[b, m, e, p, p], [b, m, m, m, e]]
-    assert canvas.known.tolist() == [[True, False, True, True, True], [True, False, False, False, True]]
+    assert canvas.known.tolist() == [
+        [True, False, True, True, True],
+        [True, False, False, False, True],
+    ]
     assert canvas.length.tolist() == [3, 5]
     assert len(canvas) == 2
 

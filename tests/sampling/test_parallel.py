@@ -45,7 +45,9 @@ def z_values(sampler, seed: int = 0, draws: int = DRAWS) -> list[float]:
     return [chi_square(texts[0::2], exact.truth(3)), chi_square(texts[1::2], exact.truth(6))]
 
 
-@pytest.mark.parametrize("order", ["random", "entropy", "margin", "top", "left_to_right", "dilated"])
+@pytest.mark.parametrize(
+    "order", ["random", "entropy", "margin", "top", "left_to_right", "dilated"]
+)
 def test_one_token_an_evaluation_is_exact_in_every_order_that_ignores_the_candidate(order):
     assert max(z_values(Unmask(order=order, schedule=Linear(), steps=0))) < 3.5
 
@@ -58,7 +60,9 @@ def test_ancestral_errs_as_often_as_coins_fall_together():
     """Two of 6 tokens commit together with chance 1.0, 0.75 and 0.10 at 1, 10 and 150 steps; waiting costs nothing."""
     outside = []
     for steps in (1, 10, 150):
-        sample = Unmask(order="random", schedule=Ancestral(), steps=steps)(exact := Exact(), blank([6] * 1000))
+        sample = Unmask(order="random", schedule=Ancestral(), steps=steps)(
+            exact := Exact(), blank([6] * 1000)
+        )
         outside.append(sum(text not in exact.strings for text in sample.texts(TINY)))
         assert int(sample.evaluations.max()) <= min(steps, 6)
     assert outside[0] > 900
@@ -69,7 +73,9 @@ def test_ancestral_errs_as_often_as_coins_fall_together():
 def test_ancestral_commits_a_binomial_number():
     """First of 10 steps over 40 blanks: mean 4, variance 3.6, within 4.5 standard errors of 2,000 strings."""
     canvas = blank([40] * 2000).traced()
-    frame = Unmask(order="random", schedule=Ancestral(), steps=10)(Table(torch.zeros(42, len(TINY))), canvas).trace.frames[1]
+    frame = Unmask(order="random", schedule=Ancestral(), steps=10)(
+        Table(torch.zeros(42, len(TINY))), canvas
+    ).trace.frames[1]
     count = (frame != TINY.mask).sum(1).double() - 2
     assert abs(count.mean() - 4) < 4.5 * math.sqrt(3.6 / 2000)
     assert abs(count.var() - 3.6) < 4.5 * 3.6 * math.sqrt(2 / 2000)
@@ -112,15 +118,21 @@ def test_entropy_bound_count_is_the_papers():
         logits[position, 4], logits[position, 5] = math.log(1 - low), math.log(low)
     for gamma, expected in ((0.05, 1), (0.1001, 2), (0.3001, 3), (0.59, 3), (0.6001, 4), (1.01, 5)):
         denoiser = Table(logits)
-        canvas = Unmask(order="entropy", schedule=EntropyBound(gamma), steps=0)(denoiser, blank([5]).traced()).canvas
+        canvas = Unmask(order="entropy", schedule=EntropyBound(gamma), steps=0)(
+            denoiser, blank([5]).traced()
+        ).canvas
         assert int((canvas.trace.frames[1][0] != TINY.mask).sum()) - 2 == expected
 
 
-@pytest.mark.parametrize("schedule", [EntropyBound(0.0), Information(), Threshold(0.999), Linear(), Cosine()])
+@pytest.mark.parametrize(
+    "schedule", [EntropyBound(0.0), Information(), Threshold(0.999), Linear(), Cosine()]
+)
 @pytest.mark.parametrize("steps", [1, 2, 5, 12])
 def test_the_cap_on_evaluations_holds(schedule, steps):
     lengths = [1, 4, 12, 13, 40]
-    sample = Unmask(order="entropy", schedule=schedule, steps=steps)(Scrambled(sharpness=0.1), blank(lengths))
+    sample = Unmask(order="entropy", schedule=schedule, steps=steps)(
+        Scrambled(sharpness=0.1), blank(lengths)
+    )
     assert (sample.evaluations <= torch.tensor(lengths).clamp(max=steps)).all()
     assert (sample.tokens != TINY.mask).all()
     if steps >= 12:
@@ -131,7 +143,9 @@ def test_cosine_follows_the_published_plan():
     n, steps = 40, 12
     canvas = Unmask(schedule=Cosine(), steps=steps)(Scrambled(), blank([n]).traced()).canvas
     left = [int((frame == TINY.mask).sum()) for frame in canvas.trace.frames]
-    assert left == [math.floor(n * math.cos(math.pi / 2 * k / steps) + 1e-9) for k in range(steps + 1)]
+    assert left == [
+        math.floor(n * math.cos(math.pi / 2 * k / steps) + 1e-9) for k in range(steps + 1)
+    ]
 
 
 def test_linear_is_even():
@@ -144,7 +158,9 @@ def test_information_gives_evaluations_to_uncertain_tokens():
     """20 certain tokens and 6 uniform ones in 6 evaluations: the certain ones come at once, the uncertain ones one by one."""
     logits = torch.zeros(28, len(TINY))
     logits[7:, 5] = 50.0
-    canvas = Unmask(order="entropy", schedule=Information(), steps=7)(Table(logits), blank([26]).traced()).canvas
+    canvas = Unmask(order="entropy", schedule=Information(), steps=7)(
+        Table(logits), blank([26]).traced()
+    ).canvas
     left = [int((frame == TINY.mask).sum()) for frame in canvas.trace.frames]
     assert left == [26, 5, 4, 3, 2, 1, 0]
 
@@ -156,7 +172,12 @@ def test_orders_rank_as_their_names_say():
     logits[2, 4] = 0.0
     logits[3, 4:12] = 0.0
     logits[4, [4, 5, 6, 7]] = torch.tensor([0.61, 0.13, 0.13, 0.13]).log()
-    first = {"entropy": [2, 1, 4, 3], "margin": [2, 4, 1, 3], "top": [2, 4, 1, 3], "left_to_right": [1, 2, 3, 4]}
+    first = {
+        "entropy": [2, 1, 4, 3],
+        "margin": [2, 4, 1, 3],
+        "top": [2, 4, 1, 3],
+        "left_to_right": [1, 2, 3, 4],
+    }
     for order, expected in first.items():
         sampler = Unmask(order=order, schedule=Linear(), steps=0)
         trace = sampler(Table(logits), blank([4]).traced()).trace
@@ -164,7 +185,9 @@ def test_orders_rank_as_their_names_say():
 
 
 def test_dilated_order_commits_far_apart():
-    trace = Unmask(order="dilated", schedule=Linear(), steps=8)(Scrambled(), blank([62]).traced()).trace
+    trace = Unmask(order="dilated", schedule=Linear(), steps=8)(
+        Scrambled(), blank([62]).traced()
+    ).trace
     for changed in trace.committed(0)[1:4]:
         gaps = changed.nonzero()[:, 0].diff()
         assert (gaps >= 4).all()
@@ -175,14 +198,23 @@ def test_spacing_prefers_far_apart_positions():
     eligible = torch.ones(1, 8, dtype=torch.bool)
     assert rank(score, eligible).argsort(1)[0, :3].tolist() == [0, 1, 2]
     chosen = rank(score, eligible, spacing=1).argsort(1)[0]
-    assert chosen[:4].tolist() == [0, 4, 2, 6]  # 0 and 4 first by local maxima, 2 and 6 in the next round
-    trace = Unmask(order="entropy", schedule=Linear(), steps=12, spacing=2)(Scrambled(), blank([36]).traced()).trace
+    assert chosen[:4].tolist() == [
+        0,
+        4,
+        2,
+        6,
+    ]  # 0 and 4 first by local maxima, 2 and 6 in the next round
+    trace = Unmask(order="entropy", schedule=Linear(), steps=12, spacing=2)(
+        Scrambled(), blank([36]).traced()
+    ).trace
     for changed in trace.committed(0)[1:8]:
         assert (changed.nonzero()[:, 0].diff() > 2).all()
 
 
 def test_window_keeps_to_the_first_blanks():
-    trace = Unmask(order="entropy", schedule=Linear(), steps=0, window=3)(Scrambled(), blank([20]).traced()).trace
+    trace = Unmask(order="entropy", schedule=Linear(), steps=0, window=3)(
+        Scrambled(), blank([20]).traced()
+    ).trace
     frames, _ = trace.steps(0)
     for before, changed in zip(frames, trace.committed(0)[1:], strict=False):
         assert changed.nonzero()[0, 0] in (before == TINY.mask).nonzero()[:3, 0]
@@ -192,8 +224,16 @@ def test_top_p_support_and_its_negative_control():
     """Drawn tokens are in the nucleus, all of it is reached, and without top-p the rest is reached too."""
     p = torch.tensor([0.0, 0, 0, 0, 0.4, 0.3, 0.2, 0.06, 0.04])
     keys = new_keys(4000, torch.Generator().manual_seed(0))
-    noise = token_noise(keys, torch.zeros(4000, 1, dtype=torch.int64), 0, torch.tensor([1]), 9)[:, 0]
-    for top_p, support in ((0.39, {4}), (0.41, {4, 5}), (0.85, {4, 5, 6}), (0.0, {4}), (1.0, {4, 5, 6, 7, 8})):
+    noise = token_noise(keys, torch.zeros(4000, 1, dtype=torch.int64), 0, torch.tensor([1]), 9)[
+        :, 0
+    ]
+    for top_p, support in (
+        (0.39, {4}),
+        (0.41, {4, 5}),
+        (0.85, {4, 5, 6}),
+        (0.0, {4}),
+        (1.0, {4, 5, 6, 7, 8}),
+    ):
         assert set(draw(p.log().expand(4000, -1), noise, 1.0, top_p).tolist()) == support
 
 
@@ -240,11 +280,17 @@ def test_drafts_are_rewritten_only_by_samplers_that_rewrite():
     table = Table(torch.nn.functional.one_hot(torch.full((8,), 4), len(TINY)).float())
     refined = Unmask(schedule=Everything(), rewrite=True, temperature=0.0, steps=2)(table, draft)
     assert refined.texts(TINY) == ["000000", "000"]
-    assert table.seen[0][1].tolist() == pytest.approx([0.2, 0.2])  # the noise level of the draft is told
+    assert table.seen[0][1].tolist() == pytest.approx(
+        [0.2, 0.2]
+    )  # the noise level of the draft is told
 
 
 def test_noise_levels_told_to_the_denoiser():
-    for sigma, expected in (("clock", [1, 0.75, 0.5, 0.25]), ("naive", [1, 0.8, 0.6, 0.4]), ("blank", [1, 0.75, 0.5, 0.25])):
+    for sigma, expected in (
+        ("clock", [1, 0.75, 0.5, 0.25]),
+        ("naive", [1, 0.8, 0.6, 0.4]),
+        ("blank", [1, 0.75, 0.5, 0.25]),
+    ):
         table = Table(torch.zeros(6, len(TINY)))
         Unmask(schedule=Linear(), steps=4, sigma=sigma)(table, blank([4]))
         assert [float(seen[1]) for seen in table.seen] == pytest.approx(expected)
@@ -264,7 +310,9 @@ def test_self_conditioning_shows_the_previous_prediction_of_blanks_only():
 
 @pytest.mark.parametrize("remask", [Cap(0.5), Rescale(0.5), Confidence()])
 def test_remdm_keeps_its_plan_and_hides_only_tentative_tokens(remask):
-    canvas = Canvas.template(["(" + "?" * 30 + ")"] * 8, TINY, torch.Generator().manual_seed(0)).traced()
+    canvas = Canvas.template(
+        ["(" + "?" * 30 + ")"] * 8, TINY, torch.Generator().manual_seed(0)
+    ).traced()
     sample = Unmask(order="random", schedule=Linear(), steps=15, remask=remask)(Scrambled(), canvas)
     assert (sample.evaluations == 15).all()
     assert (sample.tokens != TINY.mask).all()
@@ -273,13 +321,17 @@ def test_remdm_keeps_its_plan_and_hides_only_tentative_tokens(remask):
     frames = torch.stack(sample.trace.frames)
     blanks = (frames == TINY.mask).sum(2).double()
     plan = torch.arange(30, -1, -2).double()
-    assert (blanks - plan[:, None]).abs().max() <= 8  # the plan, but for the last step's hidden ones
+    assert (
+        blanks - plan[:, None]
+    ).abs().max() <= 8  # the plan, but for the last step's hidden ones
 
 
 def test_remdm_hides_at_the_stated_rate():
     """Cap(eta): eta of the committed tokens at each step; 400 strings, within 4.5 standard errors."""
     eta, canvas = 0.1, blank([40] * 400).traced()
-    sample = Unmask(order="random", schedule=Linear(), steps=10, remask=Cap(eta))(Scrambled(), canvas)
+    sample = Unmask(order="random", schedule=Linear(), steps=10, remask=Cap(eta))(
+        Scrambled(), canvas
+    )
     frames = torch.stack(sample.trace.frames)
     before, after = frames[4], frames[5]
     exposed = (before != TINY.mask).sum() - 2 * 400
@@ -290,7 +342,10 @@ def test_remdm_hides_at_the_stated_rate():
 def test_remdm_with_eta_zero_is_no_remasking():
     plain = Unmask(order="random", schedule=Linear(), steps=6)
     canvas = blank([20] * 5)
-    assert torch.equal(replace(plain, remask=Cap(0.0))(Scrambled(), canvas).tokens, plain(Scrambled(), canvas).tokens)
+    assert torch.equal(
+        replace(plain, remask=Cap(0.0))(Scrambled(), canvas).tokens,
+        plain(Scrambled(), canvas).tokens,
+    )
 
 
 def test_remdm_confidence_prefers_the_unsure():
@@ -298,7 +353,9 @@ def test_remdm_confidence_prefers_the_unsure():
     logits = torch.zeros(42, len(TINY))
     logits[1:21, 5] = 6.0
     canvas = blank([40] * 200)
-    sample = Unmask(order="random", schedule=Linear(), steps=20, remask=Confidence())(Table(logits), canvas)
+    sample = Unmask(order="random", schedule=Linear(), steps=20, remask=Confidence())(
+        Table(logits), canvas
+    )
     sure, unsure = sample.canvas.visits[:, 1:21].sum(), sample.canvas.visits[:, 21:41].sum()
     assert unsure > 1.5 * sure > 0
 
@@ -348,7 +405,10 @@ def test_predictor_corrector_keeps_its_budget_and_improves_an_exact_draft():
     fill = Unmask(order="entropy", schedule=Everything(), steps=5)
     inside = [
         sum(text in exact.strings for text in sampler(exact, canvas).texts(TINY))
-        for sampler in (fill, predictor_corrector(fill, Reconsider(score="causal", share=0.5), rounds=2))
+        for sampler in (
+            fill,
+            predictor_corrector(fill, Reconsider(score="causal", share=0.5), rounds=2),
+        )
     ]
     assert inside[1] > inside[0] + 100
     with pytest.raises(ConfigError, match="at least 5"):
@@ -381,4 +441,9 @@ def test_spacing_holds_among_equals():
     eligible = torch.ones(1, 10, dtype=torch.bool)
     place = rank(torch.zeros(1, 10), eligible, spacing=2)[0]
     assert place.argsort()[:3].tolist() == [0, 3, 6]
-    assert rank(torch.zeros(1, 10), eligible)[0].argsort()[:4].tolist() == [0, 1, 2, 3]  # without spacing
+    assert rank(torch.zeros(1, 10), eligible)[0].argsort()[:4].tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]  # without spacing

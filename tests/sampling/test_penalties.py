@@ -15,7 +15,15 @@ from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.constraints.grammar import Shaping
-from maskdiff.decoding import CausalModel, Decoding, NextTokenModel, SharedTree, TableModel, condition, ending_with
+from maskdiff.decoding import (
+    CausalModel,
+    Decoding,
+    NextTokenModel,
+    SharedTree,
+    TableModel,
+    condition,
+    ending_with,
+)
 from maskdiff.drawing.history import TokenHistory
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import ConfigError
@@ -59,7 +67,9 @@ SETTINGS = {
     "penalties": ControlConfig(repetition_penalty=1.7, presence_penalty=0.7, frequency_penalty=0.3),
     "n-grams": ControlConfig(no_repeat_ngram=2),
     "tokens": ControlConfig(no_repeat_ngram=1),
-    "DRY": ControlConfig(dry_multiplier=4.0, dry_base=1.4, dry_allowed_length=1, dry_breakers="(", dry_range=9),
+    "DRY": ControlConfig(
+        dry_multiplier=4.0, dry_base=1.4, dry_allowed_length=1, dry_breakers="(", dry_range=9
+    ),
     "all": EVERYTHING,
     "exempt": replace(EVERYTHING, exempt_prompt=True),
 }
@@ -116,12 +126,25 @@ def disagreements(sampler: Sampler, denoiser: Denoiser, token: int = TINY.pad) -
 
 
 @pytest.mark.parametrize(
-    "name, setting", [*((name, "all") for name in SAMPLERS), ("bound", "tokens"), ("cap", "exempt"), ("hybrid", "exempt")]
+    "name, setting",
+    [
+        *((name, "all") for name in SAMPLERS),
+        ("bound", "tokens"),
+        ("cap", "exempt"),
+        ("hybrid", "exempt"),
+    ],
 )
-def test_a_prompt_gives_the_same_string_alone_and_in_a_padded_batch(name: str, setting: str) -> None:
+def test_a_prompt_gives_the_same_string_alone_and_in_a_padded_batch(
+    name: str, setting: str
+) -> None:
     """Whatever stands behind the end; and the controls do something."""
     sampler = controlled(SAMPLERS[name], controls(setting))
-    assert disagreements(sampler, Scrambled(), TINY.encode("0")[0] if setting != "exempt" else TINY.pad) == 0
+    assert (
+        disagreements(
+            sampler, Scrambled(), TINY.encode("0")[0] if setting != "exempt" else TINY.pad
+        )
+        == 0
+    )
     made = sampler(Scrambled(), prompts()).tokens
     assert not torch.equal(made, SAMPLERS[name](Scrambled(), prompts()).tokens)
 
@@ -138,7 +161,10 @@ def test_negative_control_pads_that_count_change_the_string() -> None:
     best = torch.zeros(40, len(TINY))
     best[:, TINY.encode("0")] = 1.0
     for name in UNMASK:
-        for shaper, padding_matters in ((Careless(SETTINGS["tokens"]), True), (controls("tokens"), False)):
+        for shaper, padding_matters in (
+            (Careless(SETTINGS["tokens"]), True),
+            (controls("tokens"), False),
+        ):
             sampler = controlled(replace(UNMASK[name], temperature=0.0), shaper)
             different = disagreements(sampler, Table(best), TINY.encode("0")[0])
             assert (different > 0) == padding_matters, name
@@ -149,7 +175,10 @@ def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> N
     short, long = torch.tensor([[1, 2, 1]]), torch.tensor([[2, 2, 1, 1, 2, 1]])
     batch = torch.cat((torch.nn.functional.pad(short, (3, 0)), long))
     inside = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
-    logits, shaper = torch.tensor([[2.0, 1.0, 0.5]]).expand(2, -1), Penalties(replace(EVERYTHING, no_repeat_ngram=1))
+    logits, shaper = (
+        torch.tensor([[2.0, 1.0, 0.5]]).expand(2, -1),
+        Penalties(replace(EVERYTHING, no_repeat_ngram=1)),
+    )
 
     def read(tokens: Tensor, counted: Tensor) -> Tensor:
         said = TokenHistory.nothing(len(tokens), 3)
@@ -177,7 +206,11 @@ def pieced() -> Loaded:
 
 
 def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
-    canvas = Canvas.template(["(1?2)??1+1??=??", "????", "1+1=1+1=????"], plain.vocabulary, torch.Generator().manual_seed(0))
+    canvas = Canvas.template(
+        ["(1?2)??1+1??=??", "????", "1+1=1+1=????"],
+        plain.vocabulary,
+        torch.Generator().manual_seed(0),
+    )
     shaper = Penalties.of(EVERYTHING, plain.vocabulary)
     for name in ("bound", "cap", "autoregressive", "predictive", "hybrid"):
         sampler = controlled(SAMPLERS[name], shaper)
@@ -185,7 +218,9 @@ def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
         for i, length in enumerate(canvas.length.tolist()):
             alone = sampler(plain.denoiser, canvas[[i]].trim()).tokens
             assert torch.equal(alone[0, :length], together[i, :length])
-        assert not torch.equal(together[:, : canvas.tokens.shape[1]], SAMPLERS[name](plain.denoiser, canvas).tokens)
+        assert not torch.equal(
+            together[:, : canvas.tokens.shape[1]], SAMPLERS[name](plain.denoiser, canvas).tokens
+        )
 
 
 def of_table(number: int) -> tuple[NextTokenModel, bytes]:
@@ -194,7 +229,9 @@ def of_table(number: int) -> tuple[NextTokenModel, bytes]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, pieced: Loaded) -> None:
+def test_a_completion_does_not_depend_on_its_batch(
+    setting: str, plain: Loaded, pieced: Loaded
+) -> None:
     """Keys together and one by one: tables, both kinds of causal model, and canvases with an end."""
     keys, differ = new_keys(4, torch.Generator().manual_seed(0)), 0
     shaper = Penalties(SETTINGS[setting], (1,))
@@ -214,14 +251,27 @@ def test_a_completion_does_not_depend_on_its_batch(setting: str, plain: Loaded, 
 
 def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loaded) -> None:
     """Of different lengths in tokens, one of them empty: what was said, and what ends a string, is each one's own."""
-    prefixes, keys = [b"(+1", b"1=", b"", b"(+(*7", b"3"], new_keys(5, torch.Generator().manual_seed(0))
+    prefixes, keys = (
+        [b"(+1", b"1=", b"", b"(+(*7", b"3"],
+        new_keys(5, torch.Generator().manual_seed(0)),
+    )
     model, reasons = CausalModel(pieced.denoiser, pieced.lengths, 16), set()
-    shaper = Penalties(ControlConfig(repetition_penalty=1.2, dry_multiplier=0.2, exempt_prompt=True))
-    for stopping in (Stopping(period=3, repeats=2), Stopping((b"))", b"1(")), Stopping(max_tokens=6)):
+    shaper = Penalties(
+        ControlConfig(repetition_penalty=1.2, dry_multiplier=0.2, exempt_prompt=True)
+    )
+    for stopping in (
+        Stopping(period=3, repeats=2),
+        Stopping((b"))", b"1(")),
+        Stopping(max_tokens=6),
+    ):
         both = SharedTree(model)
-        many = Decoding([condition(both, text) for text in prefixes], keys, controls=shaper, stopping=stopping).run()
+        many = Decoding(
+            [condition(both, text) for text in prefixes], keys, controls=shaper, stopping=stopping
+        ).run()
         for text, key, made in zip(prefixes, keys.split(1), many, strict=True):
-            (alone,) = Decoding(condition(model, text), key, controls=shaper, stopping=stopping).run()
+            (alone,) = Decoding(
+                condition(model, text), key, controls=shaper, stopping=stopping
+            ).run()
             assert (alone.data, alone.tokens, alone.reason) == (made.data, made.tokens, made.reason)
             reasons.add(made.reason)
     assert {"stop", "length", "repetition"} <= reasons
@@ -232,7 +282,15 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
 
 @pytest.mark.parametrize(
     "setting, temperature",
-    [("penalties", 1.0), ("n-grams", 0.8), ("tokens", 1.0), ("DRY", 0.0), ("all", 0.0), ("all", 0.8), ("exempt", 1.0)],
+    [
+        ("penalties", 1.0),
+        ("n-grams", 0.8),
+        ("tokens", 1.0),
+        ("DRY", 0.0),
+        ("all", 0.0),
+        ("all", 0.8),
+        ("exempt", 1.0),
+    ],
 )
 def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) -> None:
     """From blanks, from a parallel draft, and by speculation: token for token."""
@@ -252,18 +310,24 @@ def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) ->
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
     shaper = Penalties.of(SETTINGS[setting], plain.vocabulary)
-    canvas = Canvas.prefix(["(+1", "", "1=1=1=1="], [16, 7, 15], plain.vocabulary, torch.Generator().manual_seed(0))
+    canvas = Canvas.prefix(
+        ["(+1", "", "1=1=1=1="], [16, 7, 15], plain.vocabulary, torch.Generator().manual_seed(0)
+    )
     causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens
     for sampler in (Predictive(), Speculate(Unmask(), steps=0)):
         assert torch.equal(controlled(sampler, shaper)(plain.denoiser, canvas).tokens, causal)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_completion_is_the_causal_sample(
+    setting: str, plain: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model's reader and its stream, with the same noise: what was typed counts alike, and penalties see real logits."""
     shaper, size = Penalties.of(SETTINGS[setting], plain.vocabulary), 16
     lengths = np.eye(size + 1)[size]
-    canvas = Canvas.prefix(["(+1+1"] * 6, [size] * 6, plain.vocabulary, torch.Generator().manual_seed(0))
+    canvas = Canvas.prefix(
+        ["(+1+1"] * 6, [size] * 6, plain.vocabulary, torch.Generator().manual_seed(0)
+    )
     causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens[:, 1:-1].tolist()
 
     def completed() -> list[list[int]]:
@@ -281,7 +345,13 @@ def test_a_completion_is_the_causal_sample(setting: str, plain: Loaded, monkeypa
 
 
 def shaped_by_hand(
-    logits: list[float], row: list[int], counts: list[bool], drawn: list[bool], at: int, shaper: Penalties, allowed: set[int]
+    logits: list[float],
+    row: list[int],
+    counts: list[bool],
+    drawn: list[bool],
+    at: int,
+    shaper: Penalties,
+    allowed: set[int],
 ) -> list[float]:
     """The logits of a blank position, by the definitions: counts of the whole canvas, matches of what stands left of it."""
     there = [token if ok else None for token, ok in zip(row, counts, strict=True)]
@@ -290,7 +360,11 @@ def shaped_by_hand(
 
     def match(end: int) -> int:
         size = 0
-        while size < min(at, end) and there[at - 1 - size] is not None and there[at - 1 - size] == there[end - 1 - size]:
+        while (
+            size < min(at, end)
+            and there[at - 1 - size] is not None
+            and there[at - 1 - size] == there[end - 1 - size]
+        ):
             size += 1
         return size
 
@@ -305,16 +379,31 @@ def shaped_by_hand(
         longest[token] = max(longest[token], 0 if token in breakers else broken)
     for token in range(len(out)):
         if token in there:
-            out[token] = out[token] * c.repetition_penalty if out[token] < 0 else out[token] / c.repetition_penalty
+            out[token] = (
+                out[token] * c.repetition_penalty
+                if out[token] < 0
+                else out[token] / c.repetition_penalty
+            )
         times = sum(own == token and mine for own, mine in zip(there, drawn, strict=True))
         out[token] -= c.presence_penalty * (times > 0) + c.frequency_penalty * times
     if allowed - banned:
         out = [-math.inf if token in banned else own for token, own in enumerate(out)]
     over = [size - c.dry_allowed_length for size in longest]
-    return [own - c.dry_multiplier * c.dry_base**k if k >= 0 else own for own, k in zip(out, over, strict=True)]
+    return [
+        own - c.dry_multiplier * c.dry_base**k if k >= 0 else own
+        for own, k in zip(out, over, strict=True)
+    ]
 
 
-HAND_MADE = ["(1+2)?(1+2)*(1?2)", "?1+1?1+1?1+1", "+1+1?", "1212?1212", "?", "=1=1=1?1=1=0=1", "(?)(?)(?)(0)(0)"]
+HAND_MADE = [
+    "(1+2)?(1+2)*(1?2)",
+    "?1+1?1+1?1+1",
+    "+1+1?",
+    "1212?1212",
+    "?",
+    "=1=1=1?1=1=0=1",
+    "(?)(?)(?)(0)(0)",
+]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -324,7 +413,9 @@ def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
     generator = torch.Generator().manual_seed(1)
     table = Table(2 * torch.randn(19, len(TINY), generator=generator, dtype=torch.float64))
     canvas = prompts(HAND_MADE)
-    known = canvas.known & ((torch.rand(canvas.known.shape, generator=generator) < 0.5) | (canvas.tokens < 4))
+    known = canvas.known & (
+        (torch.rand(canvas.known.shape, generator=generator) < 0.5) | (canvas.tokens < 4)
+    )
     canvas = replace(canvas, known=known & (canvas.tokens != TINY.mask))
     visible = canvas.tokens != TINY.mask
     allowed = torch.zeros(len(TINY), dtype=torch.bool)
@@ -353,10 +444,14 @@ def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
 def test_a_token_does_not_count_against_itself() -> None:
     """Where every token is written anew, those that differ from all others stay as they are."""
     texts = ["?" * 6, "3?????"]
-    table = Table(torch.nn.functional.one_hot(torch.tensor([2, *TINY.encode("3210(+"), 3]), len(TINY)).float())
+    table = Table(
+        torch.nn.functional.one_hot(torch.tensor([2, *TINY.encode("3210(+"), 3]), len(TINY)).float()
+    )
     for setting in SETTINGS:
         for steps in (1, 2, 3):
-            sampler = Unmask(order="top", schedule=Everything(), rewrite=True, steps=steps, temperature=0.0)
+            sampler = Unmask(
+                order="top", schedule=Everything(), rewrite=True, steps=steps, temperature=0.0
+            )
             made = controlled(sampler, controls(setting))(table, prompts(texts)).texts(TINY)
             assert made == ["3210(+"] * 2
 
@@ -365,14 +460,26 @@ def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
     best = torch.full((12, len(TINY)), 0.5)
     best[:, TINY.encode("1")] = 1.0
     sampler = Autoregressive(temperature=0.0)
-    for config in (ControlConfig(repetition_penalty=100.0), ControlConfig(no_repeat_ngram=1), ControlConfig(no_repeat_ngram=2)):
+    for config in (
+        ControlConfig(repetition_penalty=100.0),
+        ControlConfig(no_repeat_ngram=1),
+        ControlConfig(no_repeat_ngram=2),
+    ):
         for made in (sampler, one_shot(Unmask(temperature=0.0)), Predictive(temperature=0.0)):
-            (counted,) = controlled(made, Penalties(config))(Table(best), prompts(["0111?"])).texts(TINY)
+            (counted,) = controlled(made, Penalties(config))(Table(best), prompts(["0111?"])).texts(
+                TINY
+            )
             exempt = Penalties(replace(config, exempt_prompt=True))
             assert counted != "01111"
-            assert controlled(made, exempt)(Table(best), prompts(["0111?"])).texts(TINY) == ["01111"]
-    twice = controlled(sampler, Penalties(ControlConfig(repetition_penalty=100.0, exempt_prompt=True)))
-    assert twice(Table(best), prompts(["0111??"])).texts(TINY)[0][4:] != "11"  # the second of them sees the first
+            assert controlled(made, exempt)(Table(best), prompts(["0111?"])).texts(TINY) == [
+                "01111"
+            ]
+    twice = controlled(
+        sampler, Penalties(ControlConfig(repetition_penalty=100.0, exempt_prompt=True))
+    )
+    assert (
+        twice(Table(best), prompts(["0111??"])).texts(TINY)[0][4:] != "11"
+    )  # the second of them sees the first
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -390,12 +497,22 @@ def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> N
     assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
 
 
-@pytest.mark.parametrize("setting, temperature", [("n-grams", 1.0), ("n-grams", 0.7), ("tokens", 0.0), ("all", 0.7)])
+@pytest.mark.parametrize(
+    "setting, temperature", [("n-grams", 1.0), ("n-grams", 0.7), ("tokens", 0.0), ("all", 0.7)]
+)
 def test_under_a_grammar_everything_still_parses(setting: str, temperature: float) -> None:
     """The grammar forces repetitions that are banned: bans give way, to the grammar and not to anything."""
     grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
     canvas = prompts(["?" * 17, "(???????)=??2", "(0+(0+(0+?)))=0"])
-    for name in ("autoregressive", "predictive", "spaced_bound", "remdm_conf", "naive", "causal_corrector", "coarse_to_fine"):
+    for name in (
+        "autoregressive",
+        "predictive",
+        "spaced_bound",
+        "remdm_conf",
+        "naive",
+        "causal_corrector",
+        "coarse_to_fine",
+    ):
         sampler = make_sampler(SamplerConfig(name, steps=5, temperature=temperature))
         made = controlled(constrained(sampler, grammar), controls(setting))(Scrambled(), canvas)
         for text in made.texts(TINY):
@@ -418,12 +535,16 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
     for config in (ControlConfig(), ControlConfig(no_repeat_ngram=1)):
         sampler = Watched(steps=1, constraint=grammar, controls=Penalties(config))
         sampler(Scrambled(), canvas)
-        posteriors.append(grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Shaping())[0])
+        posteriors.append(
+            grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Shaping())[0]
+        )
     said = sorted({TINY.ids[symbol] for symbol in "01"})
     digits = [token for token in TINY.digit_ids if token not in said]
     plain, banned = (p[0, free[0]][:, digits].double().log_softmax(-1) for p in posteriors)
     torch.testing.assert_close(banned[[0, -1]], plain[[0, -1]], rtol=0, atol=1e-5)
-    assert float(posteriors[1][0, free[0]][-1, said].exp().sum()) < 1e-6  # where nothing needs them, they stay banned
+    assert (
+        float(posteriors[1][0, free[0]][-1, said].exp().sum()) < 1e-6
+    )  # where nothing needs them, they stay banned
 
 
 # --------------------------------------------------------------------------------------------------------- no controls
@@ -434,7 +555,12 @@ def test_the_defaults_are_not_active() -> None:
     assert not PLAIN.penalise
     assert not Penalties.of(ControlConfig(), TINY).active
     harmless = ControlConfig(
-        dry_base=3.0, dry_allowed_length=1, dry_breakers="=", exempt_prompt=True, stop=("x",), max_tokens=3
+        dry_base=3.0,
+        dry_allowed_length=1,
+        dry_breakers="=",
+        exempt_prompt=True,
+        stop=("x",),
+        max_tokens=3,
     )
     assert not Penalties.of(harmless, TINY).active
     assert all(Penalties.of(config, TINY).active for config in SETTINGS.values())
@@ -448,7 +574,10 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
     for denoiser in (Scrambled(), Foresighted()):
         canvas = prompts() if isinstance(denoiser, Scrambled) else prompts(["???", "??????"])
         if "previous" in getattr(denoiser, "inputs", ()) or name != "self_conditioned":
-            a, b = (sampler(denoiser, canvas) for sampler in (plain, controlled(plain, Penalties(ControlConfig()))))
+            a, b = (
+                sampler(denoiser, canvas)
+                for sampler in (plain, controlled(plain, Penalties(ControlConfig())))
+            )
             assert torch.equal(a.tokens, b.tokens)
             assert torch.equal(a.evaluations, b.evaluations)
 
@@ -456,10 +585,16 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
 def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded) -> None:
     for loaded in (plain, pieced):
         for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):
-            made = [tasks.generate(loaded, 5, sampler=sampler, control=control) for control in (None, ControlConfig())]
+            made = [
+                tasks.generate(loaded, 5, sampler=sampler, control=control)
+                for control in (None, ControlConfig())
+            ]
             assert made[0] == made[1]
             assert made[0] != tasks.generate(loaded, 5, sampler=sampler, control=EVERYTHING)
-        ended = [tasks.complete(loaded, ["(+1"], num=5, control=control) for control in (None, ControlConfig())]
+        ended = [
+            tasks.complete(loaded, ["(+1"], num=5, control=control)
+            for control in (None, ControlConfig())
+        ]
         assert ended[0] == ended[1]
         assert ended[0] != tasks.complete(loaded, ["(+1"], num=5, control=EVERYTHING)
 

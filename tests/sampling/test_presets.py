@@ -16,7 +16,13 @@ from tests.helpers.paths import DOCS
 LENGTHS = [3, 17, 1, 8, 30, 6, 12]
 CAUSAL = {"autoregressive", "predictive"}  # need as many evaluations as they need
 OVER = {"hybrid_reference"}  # steps counts the parallel part only
-SHUFFLED = {"ancestral", "random", "remdm_cap", "remdm_rescale", "remdm_conf"}  # orders that are random by definition
+SHUFFLED = {
+    "ancestral",
+    "random",
+    "remdm_cap",
+    "remdm_rescale",
+    "remdm_conf",
+}  # orders that are random by definition
 TOGETHER = {  # may commit dependent tokens in one evaluation even with steps=0
     "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid", "coarse_to_fine",
     "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector", "causal_corrector",
@@ -48,7 +54,9 @@ def test_evaluations_are_those_that_the_denoiser_made(name, steps):
     """The counts add up to the rows that the denoiser was asked for (the causal stream aside), and keep the budget."""
     denoiser = Scrambled()
     sample = sampler(name, steps=steps)(denoiser, blank())
-    if name != "autoregressive" and "hybrid" not in name:  # the uncached stream runs the whole batch
+    if (
+        name != "autoregressive" and "hybrid" not in name
+    ):  # the uncached stream runs the whole batch
         assert int(sample.evaluations.sum()) == denoiser.rows
     if steps and name not in CAUSAL | OVER:
         assert int(sample.evaluations.max()) <= steps
@@ -83,9 +91,13 @@ def test_negative_control_batch_dependence_is_noticed():
 def test_temperature_zero_is_deterministic_where_the_order_is(name):
     """Different keys, same strings."""
     run = sampler(name, temperature=0.0)
-    assert torch.equal(run(Scrambled(), blank(seed=1)).tokens, run(Scrambled(), blank(seed=2)).tokens)
+    assert torch.equal(
+        run(Scrambled(), blank(seed=1)).tokens, run(Scrambled(), blank(seed=2)).tokens
+    )
     hot = sampler(name, temperature=1.0)
-    assert not torch.equal(hot(Scrambled(), blank(seed=1)).tokens, hot(Scrambled(), blank(seed=2)).tokens)
+    assert not torch.equal(
+        hot(Scrambled(), blank(seed=1)).tokens, hot(Scrambled(), blank(seed=2)).tokens
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)

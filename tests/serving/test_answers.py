@@ -34,18 +34,32 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("other/toy")
 
 
-STOPS = [(), (">",), ("o>th", "six"), (", f", "our>f", "r"), ("e", "ee,", "THREE"), (".",), ("zebra", "one, two>three, four!")]
+STOPS = [
+    (),
+    (">",),
+    ("o>th", "six"),
+    (", f", "our>f", "r"),
+    ("e", "ee,", "THREE"),
+    (".",),
+    ("zebra", "one, two>three, four!"),
+]
 
 
 @pytest.mark.parametrize("stops", STOPS)
-def test_completions_are_what_the_generator_says_streamed_or_not(client: openai.OpenAI, stops: tuple[str, ...]) -> None:
-    for (seed, temperature), max_tokens, keep in product(((1, 0.0), (2, 1.0)), (1, 9, 60), (False, True)):
+def test_completions_are_what_the_generator_says_streamed_or_not(
+    client: openai.OpenAI, stops: tuple[str, ...]
+) -> None:
+    for (seed, temperature), max_tokens, keep in product(
+        ((1, 0.0), (2, 1.0)), (1, 9, 60), (False, True)
+    ):
         asked: dict[str, Any] = {
             "model": "toy", "prompt": "Tell?", "seed": seed, "max_tokens": max_tokens, "temperature": temperature, "n": 3,
             "stop": list(stops), "extra_body": {"include_stop_str_in_output": keep},
         }  # fmt: skip
         whole = client.completions.create(**asked)
-        parts = streamed(client.completions.create(stream=True, stream_options={"include_usage": True}, **asked))
+        parts = streamed(
+            client.completions.create(stream=True, stream_options={"include_usage": True}, **asked)
+        )
         usage = parts.pop(-1)["usage"]
         assert len(whole.choices) == len(parts) == 3
         drawn = 0
@@ -55,19 +69,37 @@ def test_completions_are_what_the_generator_says_streamed_or_not(client: openai.
             reason = max(ended, key=len, default=None)
             text = right.step if keep or reason is None else right.step.removesuffix(reason)
             finish = "length" if right.finish == "length" else "stop"
-            assert (choice.index, choice.text, choice.finish_reason, choice.stop_reason) == (number, text, finish, reason)
-            assert (parts[number]["text"], parts[number]["finish"], parts[number]["stop"]) == (text, finish, reason)
+            assert (choice.index, choice.text, choice.finish_reason, choice.stop_reason) == (
+                number,
+                text,
+                finish,
+                reason,
+            )
+            assert (parts[number]["text"], parts[number]["finish"], parts[number]["stop"]) == (
+                text,
+                finish,
+                reason,
+            )
             drawn += right.tokens
         assert whole.usage is not None
-        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (5, drawn, 5 + drawn)
+        assert (
+            whole.usage.prompt_tokens,
+            whole.usage.completion_tokens,
+            whole.usage.total_tokens,
+        ) == (5, drawn, 5 + drawn)
         assert usage == whole.usage
         assert usage.prompt_tokens_details.cached_tokens == 0
 
 
 def test_slices_make_no_difference(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(stops: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
-        made = client.completions.create(model="toy", prompt="?", seed=3, max_tokens=50, n=4, stop=list(stops))
-        return [(choice.text, choice.finish_reason, made.usage.completion_tokens) for choice in made.choices]
+        made = client.completions.create(
+            model="toy", prompt="?", seed=3, max_tokens=50, n=4, stop=list(stops)
+        )
+        return [
+            (choice.text, choice.finish_reason, made.usage.completion_tokens)
+            for choice in made.choices
+        ]
 
     whole = [ask(stops) for stops in STOPS]
     for size in (1, 2, 5):
@@ -77,7 +109,9 @@ def test_slices_make_no_difference(client: openai.OpenAI, monkeypatch: pytest.Mo
 
 def test_what_is_streamed_is_never_more_than_what_is_certain(client: openai.OpenAI) -> None:
     stop = "four>five!"  # the story says ".": held back, and then given out
-    stream = client.completions.create(model="toy", prompt="?", temperature=0, max_tokens=40, stop=[stop], stream=True)
+    stream = client.completions.create(
+        model="toy", prompt="?", temperature=0, max_tokens=40, stop=[stop], stream=True
+    )
     parts = [chunk.choices[0].text for chunk in stream]
     assert "".join(parts) == STORY[:40]
     assert max(map(len, parts)) == len("four>five,")  # at temperature 0 tokens are single letters
@@ -85,7 +119,11 @@ def test_what_is_streamed_is_never_more_than_what_is_certain(client: openai.Open
 
 def test_several_prompts(client: openai.OpenAI) -> None:
     made = client.completions.create(model="toy", prompt=["?", "?one"], n=2, seed=5)
-    said = [expected(prompt, 5, number, 16, (), 1.0).said for prompt in ("?", "?one") for number in (0, 1)]
+    said = [
+        expected(prompt, 5, number, 16, (), 1.0).said
+        for prompt in ("?", "?one")
+        for number in (0, 1)
+    ]
     assert [choice.text for choice in made.choices] == said
     assert made.usage is not None
     assert made.usage.prompt_tokens == 5
@@ -93,7 +131,11 @@ def test_several_prompts(client: openai.OpenAI) -> None:
 
 def test_seeds(client: openai.OpenAI) -> None:
     def text(**seed: int) -> str:
-        return client.completions.create(model="toy", prompt="?", max_tokens=30, **seed).choices[0].text
+        return (
+            client.completions.create(model="toy", prompt="?", max_tokens=30, **seed)
+            .choices[0]
+            .text
+        )
 
     assert text(seed=4) == text(seed=4)
     assert len({text(seed=seed) for seed in range(4)}) == 4
@@ -119,7 +161,9 @@ def test_chat(client: openai.OpenAI) -> None:
         assert choice.message.content == parts[number]["text"] == right
         assert parts[number]["roles"] == 1
         assert choice.finish_reason == parts[number]["finish"] == "stop"
-    short = client.chat.completions.create(**asked, max_completion_tokens=1, max_tokens=9).choices[0]
+    short = client.chat.completions.create(**asked, max_completion_tokens=1, max_tokens=9).choices[
+        0
+    ]
     assert short.finish_reason == "length"
     free = {**asked, "stop": None}
     ended = client.chat.completions.create(**free).choices[0]  # the model ends by itself
@@ -136,16 +180,22 @@ def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> N
     assert told is not None
     assert told.token_logprobs == list(right.log_probs)
     assert told.tokens is not None
-    assert "".join(told.tokens) == right.said  # with the stop string, and what the last token says beyond it
+    assert (
+        "".join(told.tokens) == right.said
+    )  # with the stop string, and what the last token says beyond it
     assert told.text_offset == [len("".join(told.tokens[:i])) for i in range(len(told.tokens))]
-    assert told.top_logprobs == [{token: number} for token, number in zip(told.tokens, told.token_logprobs or [])]
+    assert told.top_logprobs == [
+        {token: number} for token, number in zip(told.tokens, told.token_logprobs or [])
+    ]
     assert made.text == right.step.removesuffix("wo>t")
     parts = streamed(client.completions.create(prompt="?", logprobs=0, stream=True, **asked))
     assert parts[0]["log_probs"] == list(right.log_probs)
     assert parts[0]["text"] == made.text
     for top in (None, 2):
         messages: Any = [{"role": "user", "content": ""}]
-        chat = client.chat.completions.create(messages=messages, logprobs=True, top_logprobs=top, **asked).choices[0]
+        chat = client.chat.completions.create(
+            messages=messages, logprobs=True, top_logprobs=top, **asked
+        ).choices[0]
         assert chat.logprobs is not None
         content = chat.logprobs.content or []
         assert [entry.logprob for entry in content] == list(right.log_probs)
@@ -155,7 +205,10 @@ def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> N
     assert ended.usage is not None
     tokens = ended.choices[0].logprobs.tokens  # type: ignore[union-attr]
     assert tokens is not None
-    assert (tokens[-1], len(tokens)) == ("", ended.usage.completion_tokens)  # the model's own end counts
+    assert (tokens[-1], len(tokens)) == (
+        "",
+        ended.usage.completion_tokens,
+    )  # the model's own end counts
 
 
 # --------------------------------------------------------------------------------------------------------------- prefill
@@ -165,14 +218,23 @@ PARTIAL: Any = [{"role": "user", "content": "Tell"}, {"role": "assistant", "cont
 
 def said(client: openai.OpenAI, **more: Any) -> tuple[str, str]:
     """The answer to a chat that ends with half an answer, whole and streamed."""
-    asked: dict[str, Any] = {"model": "toy", "messages": PARTIAL, "temperature": 0, "max_tokens": 8, "extra_body": more}
+    asked: dict[str, Any] = {
+        "model": "toy",
+        "messages": PARTIAL,
+        "temperature": 0,
+        "max_tokens": 8,
+        "extra_body": more,
+    }
     whole = client.chat.completions.create(**asked).choices[0].message.content or ""
     return whole, streamed(client.chat.completions.create(stream=True, **asked))[0]["text"]
 
 
 def test_a_partial_answer_is_gone_on_with(client: openai.OpenAI) -> None:
     assert said(client) == (STORY[12:20],) * 2
-    assert said(client, continue_final_message=True, add_generation_prompt=False) == (STORY[12:20],) * 2
+    assert (
+        said(client, continue_final_message=True, add_generation_prompt=False)
+        == (STORY[12:20],) * 2
+    )
     assert said(client, continue_final_message=False) == (STORY[:8],) * 2
     with pytest.raises(openai.BadRequestError):
         said(client, continue_final_message=True, add_generation_prompt=True)
@@ -186,8 +248,12 @@ def test_other_servers_restart_echo_or_reject() -> None:
             assert said(client, **more) == (STORY[:8],) * 2
     with running(create_app(served(toy), prefill="echo")) as url:
         assert said(client_of(url)) == (STORY[:20],) * 2
-        made = client_of(url).chat.completions.create(model="toy", messages=PARTIAL, temperature=0, stop=STORY[:3])
-        assert made.choices[0].message.content == STORY  # the stop string is looked for in what is new
+        made = client_of(url).chat.completions.create(
+            model="toy", messages=PARTIAL, temperature=0, stop=STORY[:3]
+        )
+        assert (
+            made.choices[0].message.content == STORY
+        )  # the stop string is looked for in what is new
     with running(create_app(served(toy), prefill="reject")) as url:
         with pytest.raises(openai.BadRequestError, match="last message must be from the user"):
             said(client_of(url))
@@ -197,5 +263,7 @@ def test_other_servers_restart_echo_or_reject() -> None:
 def test_without_an_invitation_the_users_own_text_goes_on(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "?one"}]
     more = {"add_generation_prompt": False}
-    made = client.chat.completions.create(model="toy", messages=messages, temperature=0, max_tokens=5, extra_body=more)
+    made = client.chat.completions.create(
+        model="toy", messages=messages, temperature=0, max_tokens=5, extra_body=more
+    )
     assert made.choices[0].message.content == STORY[3:8]

@@ -86,9 +86,15 @@ def client(url: str) -> openai.OpenAI:
 )
 def test_bad_requests(url: str, given: dict[str, Any], param: str | None) -> None:
     body = json.dumps({"model": "toy", "prompt": "?", **given})
-    answer = httpx.post(f"{url}/completions", content=body, headers={"Content-Type": "application/json"})
+    answer = httpx.post(
+        f"{url}/completions", content=body, headers={"Content-Type": "application/json"}
+    )
     error = answer.json()["error"]
-    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert (answer.status_code, error["type"], error["param"]) == (
+        400,
+        "invalid_request_error",
+        param,
+    )
     assert set(error) == {"message", "type", "param", "code"}
     assert str(REPOSITORY) not in answer.text
     assert "Traceback" not in answer.text
@@ -116,8 +122,17 @@ def test_bad_chats(client: openai.OpenAI, messages: Any) -> None:
 
 
 def test_what_has_no_effect_passes(client: openai.OpenAI) -> None:
-    more = {"echo": False, "tools": None, "response_format": {"type": "text"}, "top_k": -1, "unheard_of": [1], "best_of": 1}
-    assert client.completions.create(model="toy", prompt="?", top_p=1, frequency_penalty=0, extra_body=more).choices
+    more = {
+        "echo": False,
+        "tools": None,
+        "response_format": {"type": "text"},
+        "top_k": -1,
+        "unheard_of": [1],
+        "best_of": 1,
+    }
+    assert client.completions.create(
+        model="toy", prompt="?", top_p=1, frequency_penalty=0, extra_body=more
+    ).choices
 
 
 def test_other_errors(url: str, client: openai.OpenAI) -> None:
@@ -125,13 +140,28 @@ def test_other_errors(url: str, client: openai.OpenAI) -> None:
         client.completions.create(model="gpt", prompt="?")
     assert caught.value.code == "model_not_found"
     json_type = {"Content-Type": "application/json"}
-    for path, method in (("nothing", "GET"), ("../docs", "GET"), ("../openapi.json", "GET"), ("completions", "GET")):
+    for path, method in (
+        ("nothing", "GET"),
+        ("../docs", "GET"),
+        ("../openapi.json", "GET"),
+        ("completions", "GET"),
+    ):
         answer = httpx.request(method, f"{url}/{path}")
         assert answer.status_code in (404, 405)
         assert answer.json()["error"]["type"] == "invalid_request_error"
-    for raw in (b"", b"{", b"[]", b"\xff", b"[" * 3000, b'{"model": "toy"}', b'{"model": "toy", "prompt": "\\ud800"}'):
+    for raw in (
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 3000,
+        b'{"model": "toy"}',
+        b'{"model": "toy", "prompt": "\\ud800"}',
+    ):
         assert httpx.post(f"{url}/completions", content=raw, headers=json_type).status_code == 400
-    assert httpx.post(f"{url}/completions", content=b"{}").status_code == 415  # what a web page may send unasked
+    assert (
+        httpx.post(f"{url}/completions", content=b"{}").status_code == 415
+    )  # what a web page may send unasked
 
 
 def test_long_bodies(url: str, client: openai.OpenAI) -> None:
@@ -146,7 +176,9 @@ def test_long_bodies(url: str, client: openai.OpenAI) -> None:
         for _ in range(2000):
             yield b" " * 1000
 
-    answer = httpx.post(f"{url}/completions", content=unending(), headers={"Content-Type": "application/json"})
+    answer = httpx.post(
+        f"{url}/completions", content=unending(), headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 413
     assert client.completions.create(model="toy", prompt="?").choices
 
@@ -171,7 +203,14 @@ def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
 
 @pytest.mark.parametrize(
     "name, status",
-    [("127.0.0.1", 200), ("LOCALHOST", 200), ("[::1]", 200), ("evil.example", 400), ("localhost.evil.example", 400), ("", 400)],
+    [
+        ("127.0.0.1", 200),
+        ("LOCALHOST", 200),
+        ("[::1]", 200),
+        ("evil.example", 400),
+        ("localhost.evil.example", 400),
+        ("", 400),
+    ],
 )
 def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
     for host in (name, f"{name}:8000"):
@@ -182,7 +221,13 @@ def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
 
 def test_names_of_other_servers() -> None:
     assert hosts_of("127.0.0.1", "127.0.0.1") == ("127.0.0.1", "localhost", "[::1]")
-    assert hosts_of("box", "fe80::1%eth0") == ("127.0.0.1", "localhost", "[::1]", "box", "[fe80::1%eth0]")
+    assert hosts_of("box", "fe80::1%eth0") == (
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "box",
+        "[fe80::1%eth0]",
+    )
     assert hosts_of("0.0.0.0", "0.0.0.0") == hosts_of("::", "::") == ("*",)
     for hosts, status in ((("box",), 200), (("*",), 200), (("fox",), 400)):
         with running(create_app(served(Toy()), hosts=hosts)) as url:
@@ -216,7 +261,9 @@ def test_a_client_that_leaves_stops_the_work() -> None:
     app = create_app(served(toy, 10_000))
     with running(app) as url:
         client = client_of(url)
-        with client.completions.create(model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True) as stream:
+        with client.completions.create(
+            model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True
+        ) as stream:
             next(iter(stream))
         wait_until(lambda: app.state.desk.inside == 0)
         calls = toy.calls
@@ -225,15 +272,29 @@ def test_a_client_that_leaves_stops_the_work() -> None:
         toy.gate.clear()
         toy.entered.clear()
         with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(client_of(url).with_options(timeout=0.5).completions.create, model="toy", prompt="?")]
+            asked = [
+                pool.submit(
+                    client_of(url).with_options(timeout=0.5).completions.create,
+                    model="toy",
+                    prompt="?",
+                )
+            ]
             toy.entered.wait(5)
-            asked.append(pool.submit(client_of(url).with_options(timeout=0.5).completions.create, model="toy", prompt="gone"))
+            asked.append(
+                pool.submit(
+                    client_of(url).with_options(timeout=0.5).completions.create,
+                    model="toy",
+                    prompt="gone",
+                )
+            )
             for future in asked:
                 assert isinstance(future.exception(10), openai.APITimeoutError)
         wait_until(lambda: app.state.desk.inside == 0)
         toy.gate.set()
         assert client.completions.create(model="toy", prompt="?").choices
-        assert all(request.prompt != "gone" for request in toy.asked)  # it left before its turn came
+        assert all(
+            request.prompt != "gone" for request in toy.asked
+        )  # it left before its turn came
 
 
 def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
@@ -255,7 +316,10 @@ def test_too_many_wait() -> None:
     app = create_app(served(toy), Limits(max_waiting=1))
     with running(app) as url, ThreadPoolExecutor(2) as pool:
         toy.gate.clear()
-        asked = [pool.submit(client_of(url).completions.create, model="toy", prompt="?", seed=1) for _ in range(2)]
+        asked = [
+            pool.submit(client_of(url).completions.create, model="toy", prompt="?", seed=1)
+            for _ in range(2)
+        ]
         wait_until(lambda: app.state.desk.inside == 2)
         assert httpx.get(f"{url}/models").status_code == 200  # the loop is free
         for stream in (False, True):
@@ -269,8 +333,14 @@ def test_too_many_wait() -> None:
 def test_eight_threads(url: str) -> None:
     def ask(number: int) -> bool:
         client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).said
-        made = [client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number).choices[0].text]
-        stream = client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number, stream=True)
+        made = [
+            client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number)
+            .choices[0]
+            .text
+        ]
+        stream = client.completions.create(
+            model="toy", prompt="?", max_tokens=60, seed=number, stream=True
+        )
         return [*made, streamed(stream)[0]["text"]] == [right] * 2
 
     with ThreadPoolExecutor(8) as pool:
@@ -281,7 +351,9 @@ def test_ending_stops_the_work_under_way() -> None:
     toy = Toy()
     toy.pause = 0.05
     with running(create_app(served(toy, 10_000))) as url:
-        stream = client_of(url).completions.create(model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True)
+        stream = client_of(url).completions.create(
+            model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True
+        )
         next(iter(stream))
         began = time.monotonic()
     assert time.monotonic() - began < 2
@@ -294,10 +366,27 @@ def test_ending_stops_the_work_under_way() -> None:
 
 def test_the_door_serves_until_it_is_ended(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path, causal_length=False)
-    command = [sys.executable, "-m", "maskdiff", "serve", "--checkpoint", str(path), "--port", "0", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "maskdiff",
+        "serve",
+        "--checkpoint",
+        str(path),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+    ]
     with started(command, tmp_path) as (process, client, name):
         assert name == "tiny"
-        asked: dict[str, Any] = {"model": "tiny", "prompt": "(+", "seed": 1, "max_tokens": 9, "n": 2}
+        asked: dict[str, Any] = {
+            "model": "tiny",
+            "prompt": "(+",
+            "seed": 1,
+            "max_tokens": 9,
+            "n": 2,
+        }
         whole = client.completions.create(**asked)
         parts = streamed(client.completions.create(stream=True, **asked))
         assert [choice.text for choice in whole.choices] == [parts[0]["text"], parts[1]["text"]]
@@ -323,7 +412,9 @@ sys.exit(cli.run_cli(lambda argv: door.serve(parser.parse_args(argv)), ["serve",
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signal.Signals) -> None:
     with started([sys.executable, "-c", LIGHT], tmp_path) as (process, client, _):
-        stream = client.completions.create(model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True)
+        stream = client.completions.create(
+            model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True
+        )
         next(iter(stream))
         end(process, number)
         with pytest.raises(openai.APIError, match="ending"):
@@ -334,7 +425,10 @@ def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -
     """The answer is refused at once; the body, which could still come, when the grace is over. Nothing else is said."""
     command = [sys.executable, "-c", LIGHT.replace("0.05", "60")]
     with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(client.completions.create, model="toy", prompt="?", seed=seed) for seed in range(2)]
+        asked = [
+            pool.submit(client.completions.create, model="toy", prompt="?", seed=seed)
+            for seed in range(2)
+        ]
         with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
             time.sleep(1)
             begun = time.monotonic()
@@ -353,10 +447,14 @@ def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -
 
 
 @contextmanager
-def started(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI, str]]:
+def started(
+    command: list[str], folder: Path
+) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI, str]]:
     """The process, a client of its server, and the name of its model."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
@@ -375,9 +473,16 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 def test_messages_of_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match=r"cannot listen on '127\.0\.0\.1'.* in use"):
+    with (
+        listening("127.0.0.1", 0) as taken,
+        pytest.raises(ConfigError, match=r"cannot listen on '127\.0\.0\.1'.* in use"),
+    ):
         main(["serve", "--port", str(taken.getsockname()[1])])
-    for host, port, said in (("127.0.0.1", "70000", "to 65535"), ("", "0", "listen"), ("a" * 70, "0", "listen")):
+    for host, port, said in (
+        ("127.0.0.1", "70000", "to 65535"),
+        ("", "0", "listen"),
+        ("a" * 70, "0", "listen"),
+    ):
         with pytest.raises(ConfigError, match=said):
             main(["serve", "--host", host, "--port", port])
     with pytest.raises(ConfigError, match="told how long"):
@@ -394,7 +499,12 @@ def test_other_addresses_are_warned_about(
 ) -> None:
     monkeypatch.setattr(local.Server, "run", lambda self, sockets: self.ready())
     path = tiny_checkpoint(tmp_path, causal_length=False)
-    assert main(["serve", "--host", "0.0.0.0", "--port", "0", "--name", "it", "--checkpoint", str(path)]) == 0
+    assert (
+        main(
+            ["serve", "--host", "0.0.0.0", "--port", "0", "--name", "it", "--checkpoint", str(path)]
+        )
+        == 0
+    )
     first, second = capsys.readouterr().err.splitlines()
     assert "no authentication" in first
     assert second.startswith("maskdiff: serving it on http://0.0.0.0:")
@@ -403,30 +513,59 @@ def test_other_addresses_are_warned_about(
 def untrained_steps(folder: Path) -> Path:
     """A checkpoint of a language of steps that knows nothing yet."""
     config = tiny_config(causal_length=False)
-    config = replace(config, language=LanguageConfig(language="arithmetic-steps", operators="+", max_len=48, max_depth=1))
+    config = replace(
+        config,
+        language=LanguageConfig(
+            language="arithmetic-steps", operators="+", max_len=48, max_depth=1
+        ),
+    )
     language = make_language(config.language)
-    config = replace(config, model=replace(config.model, vocab_size=len(language.vocabulary), block_size=48))
+    config = replace(
+        config, model=replace(config.model, vocab_size=len(language.vocabulary), block_size=48)
+    )
     path = folder / "steps.pt"
-    save(path, make_payload(config, language.vocabulary, UniversalDenoiser(config.model).state_dict()))
+    save(
+        path,
+        make_payload(config, language.vocabulary, UniversalDenoiser(config.model).state_dict()),
+    )
     return path
 
 
 def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     plain = open_served(
-        build_parser().parse_args(["serve", "--checkpoint", str(tiny_checkpoint(tmp_path, causal_length=False))])
+        build_parser().parse_args(
+            ["serve", "--checkpoint", str(tiny_checkpoint(tmp_path, causal_length=False))]
+        )
     )
     assert (plain.name, plain.turn("(+ 1 2)"), plain.count("(+ 1 2)")) == ("tiny", "(+ 1 2)", 5)
     path = untrained_steps(tmp_path)
-    steps = open_served(build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"]))
+    steps = open_served(
+        build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"])
+    )
     assert (steps.name, steps.turn("(+ 1 2)"), steps.count("(+ 1 2)")) == ("steps", "(+ 1 2)>", 7)
     with running(create_app(steps)) as url:
-        messages: Any = [{"role": "user", "content": "(+ 1 2)"}, {"role": "assistant", "content": "(+"}]
-        asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 20, "stop": ["1", ">"], "n": 2}
+        messages: Any = [
+            {"role": "user", "content": "(+ 1 2)"},
+            {"role": "assistant", "content": "(+"},
+        ]
+        asked: dict[str, Any] = {
+            "model": "steps",
+            "seed": 3,
+            "max_tokens": 20,
+            "stop": ["1", ">"],
+            "n": 2,
+        }
         chat = client_of(url).chat.completions.create(messages=messages, **asked)
-        stream = streamed(client_of(url).chat.completions.create(messages=messages, stream=True, **asked))
+        stream = streamed(
+            client_of(url).chat.completions.create(messages=messages, stream=True, **asked)
+        )
         text = client_of(url).completions.create(prompt="(+ 1 2)>(+", logprobs=0, **asked)
     said = [choice.text for choice in text.choices]
-    assert said == [choice.message.content for choice in chat.choices] == [stream[0]["text"], stream[1]["text"]]
+    assert (
+        said
+        == [choice.message.content for choice in chat.choices]
+        == [stream[0]["text"], stream[1]["text"]]
+    )
     assert text.usage == chat.usage
 
 

@@ -13,7 +13,19 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.stepwise.blocks import BlockBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
-from tests.helpers.stepwise import STEPS, Ledger, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
+from tests.helpers.stepwise import (
+    STEPS,
+    Ledger,
+    fresh,
+    ids_of,
+    ledger,
+    loaded,
+    one,
+    problems,
+    same,
+    stop_of,
+    walk,
+)
 
 PROMPTS = [STEPS.prompt(problem) for problem in problems(40, seed=2)]
 BOTH = pytest.mark.parametrize("pieces", [False, True], ids=["characters", "pieces"])
@@ -34,7 +46,9 @@ class Recorder:
         self.inner, self.allowed, self.shown = generator.denoiser, generator.allowed, []
         generator.denoiser = self
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *rest: object) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *rest: object
+    ) -> Tensor:
         assert not causal
         assert not sigma.any()  # what is visible is right
         logits = self.inner(tokens, length, sigma, causal, *rest)
@@ -58,9 +72,16 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
             given = [vocabulary.bos, *vocabulary.encode(prompt), *ids_of(steps)]
             recorder.shown.clear()
             [step] = one(
-                generator, prompt=prompt, partial=steps, temperature=heat, seed=number, stop=stop_of(">", ")", "2 ", most=11)
+                generator,
+                prompt=prompt,
+                partial=steps,
+                temperature=heat,
+                seed=number,
+                stop=stop_of(">", ")", "2 ", most=11),
             ).candidates
-            written: dict[int, tuple[int, float, float, float]] = {}  # place -> token, log p, entropy, gap
+            written: dict[
+                int, tuple[int, float, float, float]
+            ] = {}  # place -> token, log p, entropy, gap
             for call, after in zip(recorder.shown, [*recorder.shown[1:], None], strict=False):
                 [canvas] = call.canvases
                 assert canvas[: len(given)] == given
@@ -68,7 +89,11 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 for place, (token, *_) in written.items():
                     assert canvas[place] == token
                 assert sorted({*range(len(given), len(canvas))} - {*blanks}) == sorted(written)
-                hidden = [] if after is None else [p for p in blanks if after.canvases[0][p] == vocabulary.mask]
+                hidden = (
+                    []
+                    if after is None
+                    else [p for p in blanks if after.canvases[0][p] == vocabulary.mask]
+                )
                 filled = [place for place in blanks if place not in hidden]
                 assert len(filled) == min(per_call, len(blanks))
                 log_p = call.log_p[0]
@@ -76,7 +101,9 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 assert min(sure[filled]) >= max(sure[hidden], default=-math.inf)
                 for place in filled:
                     own = log_p[place]
-                    token = int(own.argmax()) if heat == 0 else _seen(after, place, step, len(given))
+                    token = (
+                        int(own.argmax()) if heat == 0 else _seen(after, place, step, len(given))
+                    )
                     if token >= 0:
                         assert own[token] > -math.inf
                     two = own.exp().topk(2).values
@@ -85,14 +112,18 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
             places = range(len(given), len(given) + step.tokens)
             assert step.ids == tuple(written[place][0] for place in places)
             for index, name in enumerate(("log_probs", "entropies", "gaps"), start=1):
-                assert getattr(step, name) == pytest.approx([written[place][index] for place in places], abs=1e-9)
+                assert getattr(step, name) == pytest.approx(
+                    [written[place][index] for place in places], abs=1e-9
+                )
             assert (len(written) % block, step.finish == "length") in ((0, False), (0, True))
             inside += step.finish == "stop" and step.tokens < len(written)
             unused += len(written) - step.tokens
             steps = (*steps, step)
             if step.finish == "end":
                 break
-        assert "".join(step.step for step in steps) + steps[-1].over == "".join(step.said for step in steps)
+        assert "".join(step.step for step in steps) + steps[-1].over == "".join(
+            step.said for step in steps
+        )
     if pieces and block > 1:  # stops inside a block, whose rest never came back: `given` says so
         assert inside > 0
         assert unused > 0
@@ -111,7 +142,9 @@ def test_company_changes_nothing(pieces: bool) -> None:
     generator = BlockBackend(model, block=6, per_call=2)
     requests = [
         Request(prompt, num=2, temperature=heat, seed=i, stop=stop_of(">", most=14))
-        for i, (prompt, heat) in enumerate(zip(PROMPTS, (0.0, 1.0, 0.5, 1.0, 2.0, 1.0), strict=False))
+        for i, (prompt, heat) in enumerate(
+            zip(PROMPTS, (0.0, 1.0, 0.5, 1.0, 2.0, 1.0), strict=False)
+        )
     ]
     requests += [replace(requests[1], partial=one(generator, **vars(requests[1])).candidates[:1])]
     alone = [one(generator, **vars(request)) for request in requests]
@@ -120,14 +153,25 @@ def test_company_changes_nothing(pieces: bool) -> None:
         together = generator.next_step(requests)
     for reply, expected in zip(together, alone, strict=True):
         same(reply.candidates, expected.candidates, 1e-6)
-        assert (reply.spent.forward_tokens, reply.spent.calls) == (expected.spent.forward_tokens, expected.spent.calls)
+        assert (reply.spent.forward_tokens, reply.spent.calls) == (
+            expected.spent.forward_tokens,
+            expected.spent.calls,
+        )
     assert sum(reply.spent.forward_tokens for reply in together) == book.tokens
     generator.forget()
     for reply, expected in zip(generator.next_step(requests[::-1]), alone[::-1], strict=True):
         same(reply.candidates, expected.candidates, 1e-6)
     for request, expected in zip(requests, alone, strict=True):
-        same(one(generator, **vars(replace(request, num=4))).candidates[:2], expected.candidates, 1e-6)
-        same(one(generator, **vars(replace(request, num=1, first=1))).candidates, expected.candidates[1:], 1e-6)
+        same(
+            one(generator, **vars(replace(request, num=4))).candidates[:2],
+            expected.candidates,
+            1e-6,
+        )
+        same(
+            one(generator, **vars(replace(request, num=1, first=1))).candidates,
+            expected.candidates[1:],
+            1e-6,
+        )
 
 
 @BOTH
@@ -135,17 +179,27 @@ def test_the_ledger_of_blocks(pieces: bool) -> None:
     model = loaded(pieces)
     for prompt in PROMPTS[:4]:
         with ledger(model) as book:
-            [(_, spent)] = walk(BlockBackend(model, block=4), [Request(prompt, stop=stop_of(">", most=10))], 20)
+            [(_, spent)] = walk(
+                BlockBackend(model, block=4), [Request(prompt, stop=stop_of(">", most=10))], 20
+            )
         assert (spent.forward_tokens, spent.calls) == (book.tokens, book.calls)
         with ledger(model) as book:
-            reply = one(BlockBackend(model, block=4), prompt=prompt, num=3, stop=stop_of(">", most=10))
-        assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (book.tokens, book.calls, 3)
+            reply = one(
+                BlockBackend(model, block=4), prompt=prompt, num=3, stop=stop_of(">", most=10)
+            )
+        assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (
+            book.tokens,
+            book.calls,
+            3,
+        )
         assert book != Ledger()
 
 
 def test_a_step_that_was_carried_over_costs_nothing() -> None:
     model = loaded(pieces=True)
-    before = Candidate("1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>(")))
+    before = Candidate(
+        "1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
+    )
     for generator in (BlockBackend(model), BlockBackend(model, block=1)):
         with ledger(model) as book:
             reply = one(generator, prompt=PROMPTS[0], partial=(before,), num=2)
@@ -176,7 +230,9 @@ def test_canvases_end() -> None:
         assert lengths == {room}
         assert all(step.tokens <= room for step in reply.candidates)
     assert max(len(canvas) for call in recorder.shown for canvas in call.canvases) == longest
-    with pytest.raises(BackendError, match=f"{longest - 1} tokens; the canvases of this model end at {longest}"):
+    with pytest.raises(
+        BackendError, match=f"{longest - 1} tokens; the canvases of this model end at {longest}"
+    ):
         one(generator, prompt="1" * (longest - 1))
     full = next(step for step in reply.candidates if step.finish == "length")
     with pytest.raises(BackendError, match="end at"):
@@ -185,10 +241,18 @@ def test_canvases_end() -> None:
 
 def test_a_deterministic_choice_needs_no_seed() -> None:
     generator = BlockBackend(loaded(), block=4, per_call=2)
-    cold = [one(generator, prompt=PROMPTS[0], temperature=0.0, seed=seed).candidates[0].ids for seed in range(3)]
-    warm = [one(generator, prompt=PROMPTS[0], temperature=1.0, seed=seed).candidates[0].ids for seed in range(3)]
+    cold = [
+        one(generator, prompt=PROMPTS[0], temperature=0.0, seed=seed).candidates[0].ids
+        for seed in range(3)
+    ]
+    warm = [
+        one(generator, prompt=PROMPTS[0], temperature=1.0, seed=seed).candidates[0].ids
+        for seed in range(3)
+    ]
     assert len({*cold}) == 1
     assert len({*warm}) > 1
     assert generator.next_step([]) == []
     assert one(generator, prompt=PROMPTS[0], temperature=0.0).spent != Spent()
-    assert torch.equal(generator.allowed.nonzero()[:, 0], torch.tensor([3, *generator.vocabulary.inner_ids]))
+    assert torch.equal(
+        generator.allowed.nonzero()[:, 0], torch.tensor([3, *generator.vocabulary.inner_ids])
+    )

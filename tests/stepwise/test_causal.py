@@ -20,7 +20,18 @@ from maskdiff.stepwise.drawing import answered
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
 from tests.helpers.completion import ONE_IN_A_MILLION, chi_square
 from tests.helpers.fuzz import both_seeds, cases
-from tests.helpers.stepwise import STEPS, fresh, ids_of, ledger, loaded, one, problems, same, stop_of, walk
+from tests.helpers.stepwise import (
+    STEPS,
+    fresh,
+    ids_of,
+    ledger,
+    loaded,
+    one,
+    problems,
+    same,
+    stop_of,
+    walk,
+)
 
 PROMPTS = [STEPS.prompt(problem) for problem in problems(200, seed=2)]
 TOKENS = 20  # of an answer at most
@@ -35,7 +46,9 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
     for row, ids in zip(tokens, strings, strict=True):
         row[: len(ids) + 1] = torch.tensor([vocabulary.bos, *ids])
     with torch.no_grad():
-        logits = model.denoiser.model.forward_strings(tokens, length, torch.zeros(len(strings)), causal=True)
+        logits = model.denoiser.model.forward_strings(
+            tokens, length, torch.zeros(len(strings)), causal=True
+        )
     allowed = torch.zeros(len(vocabulary), dtype=torch.bool)
     allowed[[*vocabulary.inner_ids, vocabulary.eos]] = True
     return logits.double().masked_fill(~allowed, -math.inf).log_softmax(-1)
@@ -46,7 +59,9 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
     """Greedily, on 200 prompts: the same ids in steps and in one piece, with the log-probability of one pass."""
     model = loaded(pieces, double=True)
     generator = CausalBackend(model)
-    whole = generator.next_step([Request(prompt, temperature=0.0, stop=stop_of(most=TOKENS)) for prompt in PROMPTS])
+    whole = generator.next_step(
+        [Request(prompt, temperature=0.0, stop=stop_of(most=TOKENS)) for prompt in PROMPTS]
+    )
     generator.forget()
     walked = walk(generator, [Request(prompt, temperature=0.0) for prompt in PROMPTS], TOKENS)
     # No two tokens are so close that rounding could decide between them.
@@ -55,10 +70,18 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
     for prompt, reply, (steps, _) in zip(PROMPTS, whole, walked, strict=True):
         [once] = reply.candidates
         assert ids_of(steps) == once.ids
-        assert (steps[-1].finish == "end") == (once.finish == "end") == (once.ids[-1] == model.vocabulary.eos)
+        assert (
+            (steps[-1].finish == "end")
+            == (once.finish == "end")
+            == (once.ids[-1] == model.vocabulary.eos)
+        )
         assert "".join(step.said for step in steps) == once.said == once.step
         assert "".join(step.step for step in steps) + steps[-1].over == once.said
-        assert all(step.step.count(">") == 1 and step.step[-1] == ">" for step in steps if step.finish == "stop")
+        assert all(
+            step.step.count(">") == 1 and step.step[-1] == ">"
+            for step in steps
+            if step.finish == "stop"
+        )
         strings.append([*model.vocabulary.encode(prompt), *once.ids])
     log_p = next_log_probs(model, strings)
     for i, (ids, reply, (steps, _)) in enumerate(zip(strings, whole, walked, strict=True)):
@@ -68,14 +91,20 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
         assert sum(once.log_probs) == pytest.approx(full, abs=1e-5)
         assert sum(p for step in steps for p in step.log_probs) == pytest.approx(full, abs=1e-5)
         entropies = [e for step in steps for e in step.entropies]
-        assert entropies == pytest.approx((-(rows.exp() * rows.nan_to_num(neginf=0.0)).sum(-1)).tolist(), abs=1e-5)
+        assert entropies == pytest.approx(
+            (-(rows.exp() * rows.nan_to_num(neginf=0.0)).sum(-1)).tolist(), abs=1e-5
+        )
         gaps = [gap for step in steps for gap in step.gaps]
-        assert gaps == pytest.approx((rows.exp().topk(2).values @ torch.tensor([1.0, -1.0]).double()).tolist(), abs=1e-5)
+        assert gaps == pytest.approx(
+            (rows.exp().topk(2).values @ torch.tensor([1.0, -1.0]).double()).tolist(), abs=1e-5
+        )
     # None of this is empty: many answers have several steps, some end by themselves, and pieces do reach over a boundary.
     assert sum(len(steps) > 2 for steps, _ in walked) >= 15
     assert sum(steps[-1].finish == "end" for steps, _ in walked) > 10
     assert any(step.over for steps, _ in walked for step in steps) == pieces
-    assert any(step.tokens == 0 for steps, _ in walked for step in steps) == pieces  # a whole step that was carried over
+    assert (
+        any(step.tokens == 0 for steps, _ in walked for step in steps) == pieces
+    )  # a whole step that was carried over
 
 
 def some_requests(model: Loaded) -> list[Request]:
@@ -83,9 +112,15 @@ def some_requests(model: Loaded) -> list[Request]:
     generator = CausalBackend(model)
     requests = [
         Request(prompt, num=3, temperature=heat, seed=i, stop=stop_of(">", most=10))
-        for i, (prompt, heat) in enumerate(zip(PROMPTS, (0.0, 0.5, 1.0, 1.0, 2.0, 1.0), strict=False))
+        for i, (prompt, heat) in enumerate(
+            zip(PROMPTS, (0.0, 0.5, 1.0, 1.0, 2.0, 1.0), strict=False)
+        )
     ]
-    begun = [replace(r, partial=(c,)) for r in requests[2:4] for c in one(generator, **vars(r)).candidates[:2]]
+    begun = [
+        replace(r, partial=(c,))
+        for r in requests[2:4]
+        for c in one(generator, **vars(r)).candidates[:2]
+    ]
     return [*requests, *begun, replace(begun[-1], seed=99)]
 
 
@@ -118,7 +153,13 @@ def test_token_by_token(pieces: bool) -> None:
     """A step that is asked for token by token is the step that is asked for at once, numbers included."""
     model = loaded(pieces)
     for number in range(12):
-        request = Request(PROMPTS[number], temperature=1.0, seed=number, first=number % 3, stop=stop_of(">", most=12))
+        request = Request(
+            PROMPTS[number],
+            temperature=1.0,
+            seed=number,
+            first=number % 3,
+            stop=stop_of(">", most=12),
+        )
         [expected] = one(CausalBackend(model), **vars(request)).candidates
         generator, parts = CausalBackend(model), []
         while not parts or (parts[-1].finish == "length" and len(parts) < 12):
@@ -143,7 +184,9 @@ def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
     generator.forget()
     anew = generator.next_step([later])[0]
     same(known.candidates, anew.candidates)
-    path = len(model.vocabulary.encode(request.prompt)) + 1 + first.candidates[1].tokens  # BOS, prompt and first step
+    path = (
+        len(model.vocabulary.encode(request.prompt)) + 1 + first.candidates[1].tokens
+    )  # BOS, prompt and first step
     unread = int(first.candidates[1].finish != "end")  # its last token
     assert anew.spent.forward_tokens - known.spent.forward_tokens == path - unread
 
@@ -152,7 +195,10 @@ def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
 def test_a_small_temperature_is_none(pieces: bool) -> None:
     generator, stop = CausalBackend(loaded(pieces)), stop_of(most=TOKENS)
     cold, cool, warm = (
-        [reply.candidates[0].ids for reply in generator.next_step([Request(p, (), 1, heat, stop) for p in PROMPTS[:60]])]
+        [
+            reply.candidates[0].ids
+            for reply in generator.next_step([Request(p, (), 1, heat, stop) for p in PROMPTS[:60]])
+        ]
         for heat in (0.0, 1e-6, 1.0)
     )
     assert cold == cool
@@ -171,7 +217,14 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     log_p = next_log_probs(model, [[*ids, model.vocabulary.eos]])[0, -1]
     truth, other = ((log_p / t).softmax(-1) for t in (heat, 1.6 - heat))
     assert 0.05 < float((truth - other).abs().sum() / 2) < 0.35
-    reply = one(CausalBackend(model), prompt=prompt, num=4000, temperature=heat, stop=stop_of(most=1), seed=11)
+    reply = one(
+        CausalBackend(model),
+        prompt=prompt,
+        num=4000,
+        temperature=heat,
+        stop=stop_of(most=1),
+        seed=11,
+    )
     drawn = [candidate.ids[0] for candidate in reply.candidates]
     assert chi_square(drawn, dict(enumerate(truth.tolist()))) < ONE_IN_A_MILLION
     assert chi_square(drawn, dict(enumerate(other.tolist()))) > ONE_IN_A_MILLION
@@ -184,9 +237,17 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
 def test_draws_of_two_tokens(pieces: bool) -> None:
     """The second token depends on the first by the model alone: no random number serves two places."""
     model, prompt = loaded(pieces, double=True), PROMPTS[1]
-    ids, inner, eos = model.vocabulary.encode(prompt), list(model.vocabulary.inner_ids), model.vocabulary.eos
-    p = next_log_probs(model, [[*ids, first, eos] for first in inner])[:, -2:].exp()  # (first, 2, vocab)
-    truth = {(a, b): float(p[i, 0, a] * p[i, 1, b]) for i, a in enumerate(inner) for b in (*inner, eos)}
+    ids, inner, eos = (
+        model.vocabulary.encode(prompt),
+        list(model.vocabulary.inner_ids),
+        model.vocabulary.eos,
+    )
+    p = next_log_probs(model, [[*ids, first, eos] for first in inner])[
+        :, -2:
+    ].exp()  # (first, 2, vocab)
+    truth = {
+        (a, b): float(p[i, 0, a] * p[i, 1, b]) for i, a in enumerate(inner) for b in (*inner, eos)
+    }
     truth[(eos,)] = float(p[0, 0, eos])
     assert sum(truth.values()) == pytest.approx(1.0)
     reply = one(CausalBackend(model), prompt=prompt, num=3000, stop=stop_of(most=2), seed=12)
@@ -202,7 +263,14 @@ def test_the_ledger_of_steps(pieces: bool) -> None:
         generator, partial, spent = CausalBackend(model), (), Spent()
         with ledger(model) as book:
             for number in range(4):
-                reply = one(generator, prompt=prompt, partial=partial, num=3, seed=number, stop=stop_of(">", most=8))
+                reply = one(
+                    generator,
+                    prompt=prompt,
+                    partial=partial,
+                    num=3,
+                    seed=number,
+                    stop=stop_of(">", most=8),
+                )
                 partial, spent = (*partial, reply.candidates[number % 3]), spent + reply.spent
                 if partial[-1].finish == "end":
                     break
@@ -224,10 +292,13 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
     assert cut != single
     assert vocabulary.decode(cut) == vocabulary.decode(single) == text
     as_cut, as_single, no_ids, foreign, beyond = (
-        Candidate(text, text, "length", len(ids), ids=tuple(ids)) for ids in (cut, single, (), single[::-1], (50_000, -1))
+        Candidate(text, text, "length", len(ids), ids=tuple(ids))
+        for ids in (cut, single, (), single[::-1], (50_000, -1))
     )
     by_pieces, by_characters, *others = (
-        one(CausalBackend(model), prompt=prompt, partial=(c,), num=3, stop=stop_of(most=6)).candidates
+        one(
+            CausalBackend(model), prompt=prompt, partial=(c,), num=3, stop=stop_of(most=6)
+        ).candidates
         for c in (as_cut, as_single, no_ids, foreign, beyond)
     )
     assert [c.log_probs for c in by_pieces] != [c.log_probs for c in by_characters]
@@ -248,7 +319,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(BackendError, match=str(causal.LONGEST)):
         one(generator, prompt="1" * (causal.LONGEST + 1))
     assert not generator.children  # what was refused left nothing behind
-    long = one(generator, prompt="1" * 300, num=2, temperature=0.0, stop=Stop((), 3))  # beyond the canvases of the training
+    long = one(
+        generator, prompt="1" * 300, num=2, temperature=0.0, stop=Stop((), 3)
+    )  # beyond the canvases of the training
     assert all(candidate.tokens > 0 for candidate in long.candidates)
 
 
@@ -306,6 +379,8 @@ def test_memory_is_bounded_by_bytes() -> None:
         assert held <= max(64, small.nodes) * small.token_bytes
     assert small.nodes < large.nodes
     assert small.token_bytes == before
+
+
 @both_seeds
 def test_passes_hold_all_nodes_and_keep_runs_together(seed: int) -> None:
     """Every node is in one pass; a run of parents and children has passes of its own; others fill

@@ -18,7 +18,15 @@ import torch
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.stepwise import hugging_face
 from maskdiff.stepwise.hugging_face import HuggingFaceBackend, load
-from maskdiff.stepwise.protocol import BackendError, Candidate, Reply, Request, Spent, StepBackend, Stop
+from maskdiff.stepwise.protocol import (
+    BackendError,
+    Candidate,
+    Reply,
+    Request,
+    Spent,
+    StepBackend,
+    Stop,
+)
 from tests.helpers.hugging_face import (
     CLOSE,
     OPEN,
@@ -71,7 +79,14 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
     """The same candidates, the numbers up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
-        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (b.step, b.said, b.over, b.ids, b.finish, b.tokens)
+        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (
+            b.step,
+            b.said,
+            b.over,
+            b.ids,
+            b.finish,
+            b.tokens,
+        )
         for name in ("log_probs", "entropies", "gaps"):
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
 
@@ -80,13 +95,22 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
 def test_steps_are_what_generate_writes(folder, chat):
     generator = load(folder, chat=chat)
     assert generator.capabilities.chat == chat
-    assert (generator.name, generator.chat, generator.template_agrees, generator.caches) == (folder.name, chat, True, True)
+    assert (generator.name, generator.chat, generator.template_agrees, generator.caches) == (
+        folder.name,
+        chat,
+        True,
+        True,
+    )
     barred = [i for i, text in enumerate(generator.table.texts) if text is None and i != 3]
     for prompt in PROMPTS:
         ids = generator.prompt_ids(prompt)
         given = torch.tensor([ids])
         whole = generator.model.generate(
-            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=16, suppress_tokens=barred
+            given,
+            attention_mask=torch.ones_like(given),
+            do_sample=False,
+            max_new_tokens=16,
+            suppress_tokens=barred,
         )
         expected = tuple(whole[0, len(ids) :].tolist())
         steps = walk(generator, prompt, 16, temperature=0.0, stop=Stop((">", " ", "a"), 5))
@@ -103,10 +127,17 @@ def test_log_probabilities_are_those_of_one_pass(folder, dtype, near):
         steps = walk(generator, prompt, 30, stop=Stop((">", " "), 6), seed=5)
         ids, before = ids_of(steps), generator.prompt_ids(prompt)
         with torch.no_grad():
-            logits = generator.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1].double()
+            logits = (
+                generator.model(torch.tensor([before + ids]))
+                .logits[0, len(before) - 1 : -1]
+                .double()
+            )
         rows = logits.log_softmax(-1)
         said = rows.gather(1, torch.tensor(ids)[:, None])[:, 0]
-        given = [[x for step in steps for x in getattr(step, name)] for name in ("log_probs", "entropies", "gaps")]
+        given = [
+            [x for step in steps for x in getattr(step, name)]
+            for name in ("log_probs", "entropies", "gaps")
+        ]
         assert sum(given[0]) == pytest.approx(float(said.sum()), abs=10 * near)
         best = rows.exp().topk(2).values
         assert given[0] == pytest.approx(said.tolist(), abs=near)
@@ -120,10 +151,22 @@ def requests_at_random(generator: StepBackend, count: int) -> list[Request]:
     found = []
     for _ in range(count):
         prompt, partial = draw.choice(states)
-        request = Request(prompt, partial, draw.randint(1, 4), 1.0, Stop((">", " "), 4), draw.randint(0, 2), draw.randint(0, 3))
+        request = Request(
+            prompt,
+            partial,
+            draw.randint(1, 4),
+            1.0,
+            Stop((">", " "), 4),
+            draw.randint(0, 2),
+            draw.randint(0, 3),
+        )
         found.append(request)
         [reply] = generator.next_step([request])
-        states += [(prompt, (*partial, step)) for step in reply.candidates if step.finish != "end" and len(partial) < 6]
+        states += [
+            (prompt, (*partial, step))
+            for step in reply.candidates
+            if step.finish != "end" and len(partial) < 6
+        ]
     return found
 
 
@@ -137,7 +180,9 @@ def test_a_cache_changes_nothing(folder):
         if i == 12:
             kept.forget()
             assert not kept._kept.groups
-        expected, *more = (generator.next_step([request])[0] for generator in (plain, kept, small, *others))
+        expected, *more = (
+            generator.next_step([request])[0] for generator in (plain, kept, small, *others)
+        )
         for name, reply in zip(tokens, [expected, *more], strict=True):
             same(reply.candidates, expected.candidates)
             tokens[name] += reply.spent.forward_tokens
@@ -153,7 +198,12 @@ def test_a_cache_changes_nothing(folder):
 
 
 def test_a_candidate_depends_on_its_number_alone(generator):
-    settings = {"prompt": PROMPTS[0], "stop": Stop((">", " "), 8), "seed": 2**70 + 5, "temperature": 1.3}
+    settings = {
+        "prompt": PROMPTS[0],
+        "stop": Stop((">", " "), 8),
+        "seed": 2**70 + 5,
+        "temperature": 1.3,
+    }
     many = one(generator, **settings, num=9).candidates
     alone = [one(generator, **settings, first=i).candidates[0] for i in range(9)]
     same(many, alone)
@@ -163,7 +213,9 @@ def test_a_candidate_depends_on_its_number_alone(generator):
 
 
 def test_one_token_at_a_time_is_the_whole_step(generator):
-    for i, whole in enumerate(one(generator, prompt=PROMPTS[1], num=6, stop=Stop((), 12)).candidates):
+    for i, whole in enumerate(
+        one(generator, prompt=PROMPTS[1], num=6, stop=Stop((), 12)).candidates
+    ):
         steps = walk(generator, PROMPTS[1], 12, stop=Stop((), 1), first=i)
         assert ids_of(steps) == whole.ids
         assert "".join(step.said for step in steps) == whole.said
@@ -172,14 +224,23 @@ def test_one_token_at_a_time_is_the_whole_step(generator):
 @pytest.mark.parametrize("by", ["candidates", "seeds"])
 def test_draws_follow_the_softmax(by):
     """Power: a temperature that is off by a fifth would be found with a probability of at least 0.99, at a level of 0.001."""
-    generator, temperature, count = HuggingFaceBackend(network(), byte_level()), 0.8, 3000 if by == "candidates" else 1000
+    generator, temperature, count = (
+        HuggingFaceBackend(network(), byte_level()),
+        0.8,
+        3000 if by == "candidates" else 1000,
+    )
     settings = {"prompt": PROMPTS[0], "temperature": temperature, "stop": Stop((), 1)}
     if by == "candidates":
         steps = one(generator, **settings, num=count, seed=3).candidates
     else:
-        steps = [reply.candidates[0] for reply in generator.next_step([Request(**settings, seed=i) for i in range(count)])]
+        steps = [
+            reply.candidates[0]
+            for reply in generator.next_step([Request(**settings, seed=i) for i in range(count)])
+        ]
     with torch.no_grad():
-        logits = generator.model(torch.tensor([generator.prompt_ids(PROMPTS[0])])).logits[0, -1].double()
+        logits = (
+            generator.model(torch.tensor([generator.prompt_ids(PROMPTS[0])])).logits[0, -1].double()
+        )
     logits[[text is None and i != 3 for i, text in enumerate(generator.table.texts)]] = -torch.inf
     p, other = (logits / temperature).softmax(-1), (logits / temperature / 1.2).softmax(-1)
     drawn = torch.bincount(torch.tensor([step.ids[0] for step in steps]), minlength=SIZE).double()
@@ -188,7 +249,10 @@ def test_draws_follow_the_softmax(by):
     def simulated(q: torch.Tensor) -> torch.Tensor:
         draws = torch.multinomial(q.expand(2000, -1), count, replacement=True)
         return chi_square(
-            torch.zeros(2000, SIZE, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()), p
+            torch.zeros(2000, SIZE, dtype=torch.float64).scatter_add_(
+                1, draws, torch.ones_like(draws).double()
+            ),
+            p,
         )
 
     level = simulated(p).quantile(0.999)
@@ -215,14 +279,19 @@ class Parrot(torch.nn.Module):
 def parrot(*pieces: str | bytes | int) -> HuggingFaceBackend:
     """One that says these tokens and then the end."""
     table = HuggingFaceBackend(network(), byte_level()).table
-    script = [x if isinstance(x, int) else table.exactly(x.encode() if isinstance(x, str) else x)[0] for x in pieces]
+    script = [
+        x if isinstance(x, int) else table.exactly(x.encode() if isinstance(x, str) else x)[0]
+        for x in pieces
+    ]
     generator = HuggingFaceBackend(Parrot([*script, *[3] * ROOM]), byte_level(None), "parrot")
     assert not generator.caches
     return generator
 
 
 def said(generator: StepBackend, stop: Stop, *partial: Candidate) -> Candidate:
-    [step, other] = one(generator, prompt="(", partial=partial, stop=stop, num=2, temperature=0.5).candidates
+    [step, other] = one(
+        generator, prompt="(", partial=partial, stop=stop, num=2, temperature=0.5
+    ).candidates
     assert step == other
     return step
 
@@ -252,14 +321,23 @@ def test_what_was_carried_over_may_be_a_step():
     assert reply.candidates == (Candidate("<a>", "", "stop", 0, "<", (), (), (), ()),) * 3
     assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (0, 0, 3)
     b = said(generator, Stop(), a, reply.candidates[0])
-    assert (b.step, b.said, b.ids) == ("<c>", "c>", tuple(generator.table.exactly(x)[0] for x in (b"c", b">")))
+    assert (b.step, b.said, b.ids) == (
+        "<c>",
+        "c>",
+        tuple(generator.table.exactly(x)[0] for x in (b"c", b">")),
+    )
     later = said(generator, Stop(min_tokens=2), a)
     assert (later.step, later.tokens) == ("<a><c>", 2)
 
 
 def test_early_stop_strings_do_not_count():
     generator = parrot(">", ">", "x", ">(")
-    assert [said(generator, Stop(min_tokens=n)).step for n in (1, 2, 3, 4)] == [">", ">>", ">>x>", ">>x>"]
+    assert [said(generator, Stop(min_tokens=n)).step for n in (1, 2, 3, 4)] == [
+        ">",
+        ">>",
+        ">>x>",
+        ">>x>",
+    ]
     assert said(generator, Stop((">x", ">>"), min_tokens=3)).step == ">>x"
 
 
@@ -267,12 +345,32 @@ def test_characters_of_several_tokens():
     """Never half of one, though ids are never cut; what cannot become a character is shown as such."""
     sign = "🙂".encode()
     generator = parrot(
-        "a", *(sign[i : i + 1] for i in range(4)), "é".encode()[:1], "é".encode()[1:], ">", b"\xf0", "b", b"\xc3"
+        "a",
+        *(sign[i : i + 1] for i in range(4)),
+        "é".encode()[:1],
+        "é".encode()[1:],
+        ">",
+        b"\xf0",
+        "b",
+        b"\xc3",
     )
     steps: list[Candidate] = []
     while not (steps and steps[-1].finish == "end"):
         steps.append(said(generator, Stop((), 1), *steps))
-    assert [step.said for step in steps] == ["a", "", "", "", "🙂", "", "é", ">", "", "\ufffdb", "", "\ufffd"]
+    assert [step.said for step in steps] == [
+        "a",
+        "",
+        "",
+        "",
+        "🙂",
+        "",
+        "é",
+        ">",
+        "",
+        "\ufffdb",
+        "",
+        "\ufffd",
+    ]
     assert said(generator, Stop(("🙂", "é"))).step == "a🙂"
     assert said(generator, Stop((">",)), *steps[:3]).said == "🙂é>"
 
@@ -280,8 +378,12 @@ def test_characters_of_several_tokens():
 def test_numbers_of_every_position_candidate_and_seed_are_new():
     """20 tokens of 16 candidates from a flat distribution: about 198 of some 307 tokens are drawn, give or take 7."""
     generator = parrot()
-    generator.model.forward = lambda input_ids, use_cache=False: SimpleNamespace(logits=torch.zeros(*input_ids.shape, SIZE))
-    replies = generator.next_step([Request("(", num=4, seed=seed, stop=Stop((), 20)) for seed in range(4)])
+    generator.model.forward = lambda input_ids, use_cache=False: SimpleNamespace(
+        logits=torch.zeros(*input_ids.shape, SIZE)
+    )
+    replies = generator.next_step(
+        [Request("(", num=4, seed=seed, stop=Stop((), 20)) for seed in range(4)]
+    )
     drawn = [token for reply in replies for step in reply.candidates for token in step.ids]
     assert len(drawn) > 240
     assert len(set(drawn)) > 0.5 * len(drawn)
@@ -301,19 +403,28 @@ def test_a_template_that_agrees(generator):
     ids = generator.prompt_ids("compute 1")
     text = f"{OPEN}user\ncompute 1{CLOSE}\n{OPEN}assistant\n"
     turn = [{"role": "user", "content": "compute 1"}]
-    assert list(ids) == generator.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    assert (
+        list(ids)
+        == generator.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    )
     assert generator.tokenizer.decode(ids) == text
-    steps = [step for step in walk(generator, "compute 1", 8, stop=Stop((), 4)) if step.finish != "end"]
+    steps = [
+        step for step in walk(generator, "compute 1", 8, stop=Stop((), 4)) if step.finish != "end"
+    ]
     assert steps
     seen = []
-    hook = generator.model.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"]), with_kwargs=True)
+    hook = generator.model.register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["input_ids"]), with_kwargs=True
+    )
     generator.forget()
     one(generator, prompt="compute 1", partial=tuple(steps), stop=Stop((), 1))
     hook.remove()
     assert tuple(seen[0][0].tolist()) == ids + ids_of(steps)
     turns = [*turn, {"role": "assistant", "content": "".join(step.said for step in steps)}]
     wrong = generator.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-    assert generator.tokenizer.decode(wrong).endswith(f"{CLOSE}\n{OPEN}assistant\n")  # silently, another turn
+    assert generator.tokenizer.decode(wrong).endswith(
+        f"{CLOSE}\n{OPEN}assistant\n"
+    )  # silently, another turn
     assert (wrong.count(3), wrong[: len(ids)]) == (ids.count(3) + 1, list(ids))
     assert seen[0][0].tolist().count(3) == ids.count(3)
 
@@ -327,12 +438,22 @@ def test_templates_that_do_not_agree():
     assert strips.prompt_ids(" compute 1") == agreed.prompt_ids("compute 1")
     thinks = HuggingFaceBackend(model, byte_level(THINKS))
     assert not thinks.template_agrees
-    assert thinks.tokenizer.decode(thinks.prompt_ids("hm")).endswith(f"{OPEN}assistant\n<think>\n\n</think>\n\n")
+    assert thinks.tokenizer.decode(thinks.prompt_ids("hm")).endswith(
+        f"{OPEN}assistant\n<think>\n\n</think>\n\n"
+    )
     same(walk(strips, "compute 1", 12), walk(agreed, "compute 1", 12))
-    told = HuggingFaceBackend(model, byte_level(PLAIN.replace("user", "").replace("m.role", "who")), template={"who": "me"})
+    told = HuggingFaceBackend(
+        model,
+        byte_level(PLAIN.replace("user", "").replace("m.role", "who")),
+        template={"who": "me"},
+    )
     assert told.tokenizer.decode(told.prompt_ids("hm")).startswith(f"{OPEN}me\nhm")
     changes = TURNS.replace("ANSWER", "m.content | replace('\n', '..')")
-    for template in (changes, TURNS.replace("ANSWER", "'no content'"), "{{ raise_exception('not me') }}"):
+    for template in (
+        changes,
+        TURNS.replace("ANSWER", "'no content'"),
+        "{{ raise_exception('not me') }}",
+    ):
         with pytest.raises(BackendError, match="template") as error:
             HuggingFaceBackend(model, byte_level(template))
         assert "\n" not in str(error.value)
@@ -368,8 +489,12 @@ def test_only_new_tokens_are_run(generator):
     elsewhere = one(generator, prompt=prompt, seed=7, stop=stop)
     assert elsewhere.spent.forward_tokens == elsewhere.candidates[0].tokens - 1
     branches = generator.next_step([Request(prompt, (step,), stop=stop) for step in steps[:2]])
-    assert [reply.spent.forward_tokens for reply in branches] == [reply.candidates[0].tokens for reply in branches]
-    late = one(generator, prompt=prompt, partial=(steps[2],), stop=stop)  # it was dropped: another had been chosen
+    assert [reply.spent.forward_tokens for reply in branches] == [
+        reply.candidates[0].tokens for reply in branches
+    ]
+    late = one(
+        generator, prompt=prompt, partial=(steps[2],), stop=stop
+    )  # it was dropped: another had been chosen
     assert late.spent.forward_tokens >= steps[2].tokens
     generator.forget()
     walk(generator, prompt, 6, stop=Stop((), 1))
@@ -381,7 +506,11 @@ def test_what_is_kept(generator):
     requests = [Request(f"compute {i}", stop=stop, seed=i) for i in range(32)]
     steps = [reply.candidates for reply in generator.next_step(requests)]
     generator.next_step([replace(request, first=1) for request in requests[:3]])
-    more = [replace(r, partial=step) for r, step in zip(requests, steps, strict=True) if step[0].finish == "stop"]
+    more = [
+        replace(r, partial=step)
+        for r, step in zip(requests, steps, strict=True)
+        if step[0].finish == "stop"
+    ]
     assert len(more) > 8
     for reply in generator.next_step(more):
         assert reply.spent.forward_tokens <= reply.candidates[0].tokens
@@ -390,7 +519,9 @@ def test_what_is_kept(generator):
     generator.forget()
     one(generator, prompt=PROMPTS[0], num=4, stop=Stop((), 20))
     assert not generator._kept.groups  # a whole answer
-    steps = one(generator, prompt=PROMPTS[0], num=16, stop=Stop(tuple("abcdefghijklmnop"), 4, 2)).candidates
+    steps = one(
+        generator, prompt=PROMPTS[0], num=16, stop=Stop(tuple("abcdefghijklmnop"), 4, 2)
+    ).candidates
     assert {step.finish for step in steps} >= {"stop", "length"}
     [group] = generator._kept.groups.values()
     ids = generator.prompt_ids(PROMPTS[0])
@@ -403,7 +534,11 @@ def test_positions_end(generator):
     assert "\n" not in str(error.value)
     prompt = "=" * (ROOM - 3 - len(generator.prompt_ids("")))
     assert len(generator.prompt_ids(prompt)) == ROOM - 3
-    steps = [step for step in one(generator, prompt=prompt, num=8, stop=Stop((), 9)).candidates if step.finish != "end"]
+    steps = [
+        step
+        for step in one(generator, prompt=prompt, num=8, stop=Stop((), 9)).candidates
+        if step.finish != "end"
+    ]
     assert steps
     assert all((step.finish, step.tokens) == ("length", 3) for step in steps)
     with pytest.raises(BackendError, match="positions"):
@@ -415,8 +550,14 @@ def test_positions_end(generator):
 def test_steps_of_another_backend(generator):
     text = "so <1 + 2>"
     ids = tuple(generator.tokenizer(text).input_ids)
-    foreign, known = Candidate(text, text, "stop", 3), Candidate(text, text, "stop", len(ids), ids=ids)
-    replies = [one(generator, prompt=PROMPTS[0], partial=(step,), num=3).candidates for step in (foreign, known)]
+    foreign, known = (
+        Candidate(text, text, "stop", 3),
+        Candidate(text, text, "stop", len(ids), ids=ids),
+    )
+    replies = [
+        one(generator, prompt=PROMPTS[0], partial=(step,), num=3).candidates
+        for step in (foreign, known)
+    ]
     same(*replies)
     with pytest.raises(BackendError, match="stand for"):
         one(generator, prompt=PROMPTS[0], partial=(Candidate(CLOSE, CLOSE, "stop", 1),))
@@ -424,7 +565,9 @@ def test_steps_of_another_backend(generator):
 
 def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
     expected = walk(load(folder), PROMPTS[3], 12, stop=Stop((), 4))
-    monkeypatch.setattr(hugging_face, "_select", lambda cache, rows: cache)  # never a copy: what is kept goes on
+    monkeypatch.setattr(
+        hugging_face, "_select", lambda cache, rows: cache
+    )  # never a copy: what is kept goes on
     generator = load(folder)
     assert not generator.caches
     monkeypatch.undo()

@@ -12,7 +12,17 @@ pytest.importorskip("openai")
 
 from maskdiff.stepwise.openai_api import ChatBackend, CompletionsBackend
 from maskdiff.stepwise.protocol import Candidate, Request, Spent, Stop
-from tests.helpers.openai_servers import Serve, chat, chat_logs, completion, fails, isolate, logs, only, serving
+from tests.helpers.openai_servers import (
+    Serve,
+    chat,
+    chat_logs,
+    completion,
+    fails,
+    isolate,
+    logs,
+    only,
+    serving,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +57,12 @@ def test_ends(serve: Serve, reason: str, more: dict[str, Any], said: str, finish
     request = Request("p", stop=Stop((">", "!"), 9))
     for kind, make in ((CompletionsBackend, completion), (ChatBackend, chat)):
         candidate = only(kind("m", serve(make("ab", reason=reason, **more)).url), request)
-        assert (candidate.step, candidate.said, candidate.finish, candidate.over) == (said, said, finish, "")
+        assert (candidate.step, candidate.said, candidate.finish, candidate.over) == (
+            said,
+            said,
+            finish,
+            "",
+        )
 
 
 def test_without_stop_strings_a_stop_is_the_end(serve: Serve) -> None:
@@ -65,7 +80,9 @@ def test_ambiguous_ends_are_told_by_the_caller(serve: Serve) -> None:
     server = serve(lambda body: completion(body["prompt"]))
     backend = CompletionsBackend("m", server.url, ended=ended)
     carried = (Candidate("x>", "x>o", "stop", 1, over="o"),)
-    candidates = [only(backend, request) for request in (Request("ab"), Request("ac"), Request("", carried))]
+    candidates = [
+        only(backend, request) for request in (Request("ab"), Request("ac"), Request("", carried))
+    ]
     assert [(c.step, c.finish) for c in candidates[:2]] == [("ab", "end"), ("ac>", "stop")]
     assert seen == ["ab", "ac"]  # the third says a stop string itself
 
@@ -83,8 +100,14 @@ def test_a_server_that_cuts_nothing_leaves_an_excess(serve: Serve) -> None:
     backend = CompletionsBackend("m", server.url)
     first = only(backend, Request("p"))
     assert (first.step, first.said, first.over, first.finish) == ("b>", "b>c>", "c>", "stop")
-    (reply,) = backend.next_step([Request("p", (first,))])  # a whole step was carried over: nothing is asked
-    assert (reply.candidates[0].step, reply.candidates[0].said, reply.candidates[0].finish) == ("c>", "", "stop")
+    (reply,) = backend.next_step(
+        [Request("p", (first,))]
+    )  # a whole step was carried over: nothing is asked
+    assert (reply.candidates[0].step, reply.candidates[0].said, reply.candidates[0].finish) == (
+        "c>",
+        "",
+        "stop",
+    )
     assert (reply.candidates[0].log_probs, reply.spent) == ((), Spent(candidates=1))
     assert len(server.bodies) == 1
 
@@ -93,11 +116,18 @@ def test_a_stop_string_across_the_seam(serve: Serve) -> None:
     carried = (Candidate("a;", "a;-", "stop", 2, over="-"),)
     request = Request("p", carried, stop=Stop(("--", ";"), 9))
     candidate = only(CompletionsBackend("m", serve(completion("-c", stop_reason=";")).url), request)
-    assert (candidate.step, candidate.said, candidate.over, candidate.finish) == ("--", "-c;", "c;", "stop")
+    assert (candidate.step, candidate.said, candidate.over, candidate.finish) == (
+        "--",
+        "-c;",
+        "c;",
+        "stop",
+    )
 
 
 def test_an_end_that_is_no_answer(serve: Serve) -> None:
-    assert "'content_filter'" in fails(CompletionsBackend("m", serve(completion("x", reason="content_filter")).url))
+    assert "'content_filter'" in fails(
+        CompletionsBackend("m", serve(completion("x", reason="content_filter")).url)
+    )
 
 
 # Log-probabilities
@@ -105,7 +135,13 @@ def test_an_end_that_is_no_answer(serve: Serve) -> None:
 
 def test_missing_log_probs_are_an_error(serve: Serve) -> None:
     holes = ([None, -1.0], [-1.0, None], [None, None], [-1.0, -math.inf])
-    for given in (None, {}, logs([], []), {"content": None}, *(logs(["a", "b"], numbers) for numbers in holes)):
+    for given in (
+        None,
+        {},
+        logs([], []),
+        {"content": None},
+        *(logs(["a", "b"], numbers) for numbers in holes),
+    ):
         made = completion("ab", stop_reason=">")
         made["choices"][0]["logprobs"] = given
         backend = CompletionsBackend("m", serve(made).url)
@@ -117,7 +153,10 @@ def test_missing_log_probs_are_an_error(serve: Serve) -> None:
 
 def test_tokens_of_the_stop_string_are_kept_where_they_have_a_number(serve: Serve) -> None:
     made = completion("ab", stop_reason=">")
-    for numbers, kept in (([-1.0, -2.0, -3.0], (-1.0, -2.0, -3.0)), ([-1.0, -2.0, None], (-1.0, -2.0))):
+    for numbers, kept in (
+        ([-1.0, -2.0, -3.0], (-1.0, -2.0, -3.0)),
+        ([-1.0, -2.0, None], (-1.0, -2.0)),
+    ):
         made["choices"][0]["logprobs"] = logs(["a", "b", ">"], numbers)
         assert only(CompletionsBackend("m", serve(made).url), Request("p")).log_probs == kept
 
@@ -125,13 +164,25 @@ def test_tokens_of_the_stop_string_are_kept_where_they_have_a_number(serve: Serv
 def test_a_choice_without_text_and_log_probs_is_not_certain(serve: Serve) -> None:
     made = completion("", usage=(10, 1), stop_reason=">")
     candidate = only(CompletionsBackend("m", serve(made).url), Request("p"))
-    assert (candidate.said, candidate.log_probs, candidate.entropies, candidate.tokens) == (">", None, None, 1)
+    assert (candidate.said, candidate.log_probs, candidate.entropies, candidate.tokens) == (
+        ">",
+        None,
+        None,
+        1,
+    )
 
 
 def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
     for more in ({}, {"stop_reason": None}):
-        candidate = only(ChatBackend("m", serve(chat(None, usage=(10, 1), **more)).url), Request("p"))
-        assert (candidate.step, candidate.said, candidate.finish, candidate.tokens) == ("", "", "end", 1)
+        candidate = only(
+            ChatBackend("m", serve(chat(None, usage=(10, 1), **more)).url), Request("p")
+        )
+        assert (candidate.step, candidate.said, candidate.finish, candidate.tokens) == (
+            "",
+            "",
+            "end",
+            1,
+        )
         assert (candidate.log_probs, candidate.entropies, candidate.gaps) == ((), (), ())
     candidate = only(ChatBackend("m", serve(chat(None)).url, log_probs=False), Request("p"))
     assert (candidate.finish, candidate.log_probs) == ("end", None)
@@ -141,9 +192,15 @@ def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
 
 
 def test_entropies_and_gaps(serve: Serve) -> None:
-    tops = [{"a": math.log(0.5), "b": math.log(0.25)}, {"c": math.log(0.1), "d": math.log(0.9), "e": -9999.0}]
+    tops = [
+        {"a": math.log(0.5), "b": math.log(0.25)},
+        {"c": math.log(0.1), "d": math.log(0.9), "e": -9999.0},
+    ]
     entropies = (0.5 * math.log(2) + 0.5 * math.log(4), -0.9 * math.log(0.9) - 0.1 * math.log(0.1))
-    for kind, make, write in ((CompletionsBackend, completion, logs), (ChatBackend, chat, chat_logs)):
+    for kind, make, write in (
+        (CompletionsBackend, completion, logs),
+        (ChatBackend, chat, chat_logs),
+    ):
         made = make("ac", stop_reason=">")
         made["choices"][0]["logprobs"] = write(["a", "c"], [math.log(0.5), math.log(0.1)], tops)
         candidate = only(kind("m", serve(made).url), Request("p"))

@@ -18,7 +18,17 @@ pytest.importorskip("openai")
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise.openai_api import ChatBackend, CompletionsBackend
 from maskdiff.stepwise.protocol import BackendError, Rejected, Request, Stop
-from tests.helpers.openai_servers import Answer, Serve, after, chat, completion, fails, isolate, only, serving
+from tests.helpers.openai_servers import (
+    Answer,
+    Serve,
+    after,
+    chat,
+    completion,
+    fails,
+    isolate,
+    only,
+    serving,
+)
 
 SECRET = "sk-verySecret123"
 
@@ -40,7 +50,9 @@ def serve() -> Iterator[Serve]:
 def test_completions_body(serve: Serve) -> None:
     server = serve(completion("b", stop_reason=">"))
     backend = CompletionsBackend("some-model", server.url)
-    request = Request("p: ", after("a >", "\n b>"), temperature=0.5, seed=7, stop=Stop((">", "!"), 20))
+    request = Request(
+        "p: ", after("a >", "\n b>"), temperature=0.5, seed=7, stop=Stop((">", "!"), 20)
+    )
     assert only(backend, request).step == "b>"
     assert server.paths == ["/v1/completions"]
     assert server.bodies == [
@@ -58,7 +70,10 @@ def test_text_is_sent_exactly(serve: Serve, text: str) -> None:
     only(CompletionsBackend("m", server.url), request)
     only(ChatBackend("m", server.url), request)
     assert server.bodies[0]["prompt"] == text + text + " " + text + " "
-    assert [message["content"] for message in server.bodies[1]["messages"]] == [text, text + " " + text + " "]
+    assert [message["content"] for message in server.bodies[1]["messages"]] == [
+        text,
+        text + " " + text + " ",
+    ]
 
 
 def test_bodies_without_stops_and_log_probs(serve: Serve) -> None:
@@ -66,20 +81,34 @@ def test_bodies_without_stops_and_log_probs(serve: Serve) -> None:
     request = Request("p", stop=Stop((), 9))
     for kind in (CompletionsBackend, ChatBackend):
         candidate = only(kind("m", server.url, log_probs=False), request)
-        assert (candidate.finish, candidate.log_probs, candidate.entropies, candidate.gaps) == ("end", None, None, None)
+        assert (candidate.finish, candidate.log_probs, candidate.entropies, candidate.gaps) == (
+            "end",
+            None,
+            None,
+            None,
+        )
     common = {"model": "m", "n": 1, "temperature": 1.0, "max_tokens": 9, "seed": 0}
-    assert server.bodies == [{**common, "prompt": "p"}, {**common, "messages": [{"role": "user", "content": "p"}]}]
+    assert server.bodies == [
+        {**common, "prompt": "p"},
+        {**common, "messages": [{"role": "user", "content": "p"}]},
+    ]
 
 
 @pytest.mark.parametrize(
     "prefill, mark, extra",
     [
-        ("continue_final_message", {}, {"continue_final_message": True, "add_generation_prompt": False}),
+        (
+            "continue_final_message",
+            {},
+            {"continue_final_message": True, "add_generation_prompt": False},
+        ),
         ("prefix", {"prefix": True}, {}),
         ("plain", {}, {}),
     ],
 )
-def test_chat_bodies(serve: Serve, prefill: Any, mark: dict[str, Any], extra: dict[str, Any]) -> None:
+def test_chat_bodies(
+    serve: Serve, prefill: Any, mark: dict[str, Any], extra: dict[str, Any]
+) -> None:
     server = serve(chat("x", stop_reason=">"))
     backend = ChatBackend("m", server.url, prefill=prefill)
     assert backend.capabilities.continues is None
@@ -98,7 +127,11 @@ def test_chat_bodies(serve: Serve, prefill: Any, mark: dict[str, Any], extra: di
     only(backend, Request("p", after("a>", " b>")))
     assert server.paths == ["/v1/chat/completions"] * 2
     assert server.bodies[0] == {**common, "messages": [user]}
-    assert server.bodies[1] == {**common, **extra, "messages": [user, {"role": "assistant", "content": "a> b>", **mark}]}
+    assert server.bodies[1] == {
+        **common,
+        **extra,
+        "messages": [user, {"role": "assistant", "content": "a> b>", **mark}],
+    }
 
 
 def test_the_default_prefill(serve: Serve) -> None:
@@ -200,7 +233,9 @@ def test_an_interrupt_ends_at_once(serve: Serve) -> None:
         return completion("x")
 
     server = serve(answer)
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE
+    )
     try:
         asked.wait(30)
         process.send_signal(signal.SIGINT)
@@ -210,7 +245,9 @@ def test_an_interrupt_ends_at_once(serve: Serve) -> None:
             subprocess.TimeoutExpired
         ):  # Python drops an interrupt that finds it in a destructor: whoever is there asks again
             process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=12)  # the requests themselves go on for 30 seconds
+            said, _ = process.communicate(
+                timeout=12
+            )  # the requests themselves go on for 30 seconds
         assert (said.strip(), process.returncode) == (b"interrupted", 0)
         assert len(server.bodies) == 2
     finally:
@@ -227,7 +264,11 @@ def test_retries(serve: Serve) -> None:
     def answer(body: dict[str, Any]) -> Answer:
         nonlocal tries
         tries += 1
-        return (503, "busy", {"retry-after-ms": "1"}) if tries < 3 else completion("a", stop_reason=">")
+        return (
+            (503, "busy", {"retry-after-ms": "1"})
+            if tries < 3
+            else completion("a", stop_reason=">")
+        )
 
     server = serve(answer)
     assert only(CompletionsBackend("m", server.url), Request("p")).step == "a>"
@@ -250,19 +291,54 @@ def test_timeout(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "status, body, kind, said",
     [
-        (400, {"error": {"message": "bad\nthing"}}, Rejected, r"refused the request (HTTP 400): 'bad\nthing'"),
-        (400, {"object": "error", "message": "n must be 1", "code": 400}, Rejected, "'n must be 1'"),
-        (422, {"detail": [{"loc": ["body"]}]}, Rejected, "refused the request (HTTP 422): '[{'loc': ['body']}]'"),
-        (401, {"error": {"message": "who?"}}, BackendError, "asks for a key; set OPENAI_API_KEY (HTTP 401): 'who?'"),
-        (404, {"error": {"message": "none"}}, BackendError, "has no such address, or no model 'm' (HTTP 404): 'none'"),
-        (429, {"error": "slower"}, BackendError, "is asked too often in 2 tries (HTTP 429): 'slower'"),
+        (
+            400,
+            {"error": {"message": "bad\nthing"}},
+            Rejected,
+            r"refused the request (HTTP 400): 'bad\nthing'",
+        ),
+        (
+            400,
+            {"object": "error", "message": "n must be 1", "code": 400},
+            Rejected,
+            "'n must be 1'",
+        ),
+        (
+            422,
+            {"detail": [{"loc": ["body"]}]},
+            Rejected,
+            "refused the request (HTTP 422): '[{'loc': ['body']}]'",
+        ),
+        (
+            401,
+            {"error": {"message": "who?"}},
+            BackendError,
+            "asks for a key; set OPENAI_API_KEY (HTTP 401): 'who?'",
+        ),
+        (
+            404,
+            {"error": {"message": "none"}},
+            BackendError,
+            "has no such address, or no model 'm' (HTTP 404): 'none'",
+        ),
+        (
+            429,
+            {"error": "slower"},
+            BackendError,
+            "is asked too often in 2 tries (HTTP 429): 'slower'",
+        ),
         (500, "<html>" + "x" * 9999, BackendError, "failed in 2 tries (HTTP 500): '<html>xxx"),
         (402, "", BackendError, "failed (HTTP 402): 'Payment Required'"),
     ],
 )
-def test_statuses(serve: Serve, status: int, body: Any, kind: type[BackendError], said: str) -> None:
+def test_statuses(
+    serve: Serve, status: int, body: Any, kind: type[BackendError], said: str
+) -> None:
     server = serve((status, body, {"retry-after-ms": "1"}))
-    for backend in (CompletionsBackend("m", server.url, retries=1), ChatBackend("m", server.url, retries=1)):
+    for backend in (
+        CompletionsBackend("m", server.url, retries=1),
+        ChatBackend("m", server.url, retries=1),
+    ):
         line = fails(backend, kind)
         assert said in line
         assert f"{backend.name} at {server.url}" in line
@@ -273,18 +349,25 @@ def test_a_server_that_is_not_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said = fails(CompletionsBackend("m", f"http://user:hush@127.0.0.1:{port}/v1?token=hush", retries=0))
+    said = fails(
+        CompletionsBackend("m", f"http://user:hush@127.0.0.1:{port}/v1?token=hush", retries=0)
+    )
     assert f"at http://127.0.0.1:{port}/v1: cannot be reached" in said
     assert "refused" in said
     assert "hush" not in said
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_no_proxy_leads_to_this_machine(serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_no_proxy_leads_to_this_machine(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert only(CompletionsBackend("m", serve(completion("x")).url, retries=0), Request("p")).step == "x>"
+    assert (
+        only(CompletionsBackend("m", serve(completion("x")).url, retries=0), Request("p")).step
+        == "x>"
+    )
 
 
 # The key
@@ -307,14 +390,24 @@ def test_the_key_is_sent_and_never_said(serve: Serve, monkeypatch: pytest.Monkey
         with pytest.raises(BackendError) as caught:
             backend.next_step([Request("p")])
         assert server.keys == [f"Bearer {SECRET}"]
-        for text in (str(caught.value), repr(caught.value), repr(backend), backend.name, backend.where):
+        for text in (
+            str(caught.value),
+            repr(caught.value),
+            repr(backend),
+            backend.name,
+            backend.where,
+        ):
             assert "verySecret" not in text
         assert "***" in str(caught.value)  # the echo was there to be found
-    assert "does not accept the key in OPENAI_API_KEY" in fails(CompletionsBackend("m", serve(echoes[0]).url))
+    assert "does not accept the key in OPENAI_API_KEY" in fails(
+        CompletionsBackend("m", serve(echoes[0]).url)
+    )
 
 
 def test_a_key_is_needed_elsewhere_only(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"https://u\.example/v1 is not on this machine.*OPENAI_API_KEY"):
+    with pytest.raises(
+        ConfigError, match=r"https://u\.example/v1 is not on this machine.*OPENAI_API_KEY"
+    ):
         CompletionsBackend("m", "https://name:pass@u.example/v1?k=1")
     for url in ("http://localhost:1/v1", "http://127.9.9.9:1/v1", "http://[::1]:1/v1"):
         CompletionsBackend("m", url).close()
@@ -333,7 +426,9 @@ def test_a_key_is_needed_elsewhere_only(serve: Serve, monkeypatch: pytest.Monkey
 def test_a_key_is_not_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
     CompletionsBackend("m", "http://u.example/v1").close()  # so that unsetting it helps
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    with pytest.raises(ConfigError, match=r"http://u\.example/v1 .*use https, or unset the key") as caught:
+    with pytest.raises(
+        ConfigError, match=r"http://u\.example/v1 .*use https, or unset the key"
+    ) as caught:
         CompletionsBackend("m", "HTTP://u.example/v1")
     assert "verySecret" not in str(caught.value)
     CompletionsBackend("m", "http://127.0.0.1:1/v1").close()

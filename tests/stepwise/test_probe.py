@@ -29,20 +29,28 @@ BACKENDS: dict[str, tuple[Verdict, Says]] = {
     "continue": (Verdict.CONTINUE, lambda reply, given: reply[len(given) :]),
     "continue behind a space": (Verdict.CONTINUE, lambda reply, given: " " + reply[len(given) :]),
     "restart": (Verdict.RESTART, lambda reply, given: reply),
-    "restart in a sentence": (Verdict.RESTART, lambda reply, given: "\n" + reply + ", as you asked"),
+    "restart in a sentence": (
+        Verdict.RESTART,
+        lambda reply, given: "\n" + reply + ", as you asked",
+    ),
     "echo": (Verdict.ECHO, lambda reply, given: given + reply[len(given) :]),
     "echo alone": (Verdict.ECHO, lambda reply, given: given or reply),
     "reject": (Verdict.REJECT, refuse),
     "garbage": (Verdict.UNKNOWN, lambda reply, given: "Sure! Here it is"),
     "nothing": (Verdict.UNKNOWN, lambda reply, given: ""),
-    "begins, then garbage": (Verdict.UNKNOWN, lambda reply, given: reply if reply.startswith(given) else "?"),
+    "begins, then garbage": (
+        Verdict.UNKNOWN,
+        lambda reply, given: reply if reply.startswith(given) else "?",
+    ),
 }
 
 
 class Backend(Scripted):
     """Says what a function makes of the reply that the nonce asks for, which it is told."""
 
-    def __init__(self, make: Callable[[np.random.Generator], Nonce], says: Callable[[int], Says]) -> None:
+    def __init__(
+        self, make: Callable[[np.random.Generator], Nonce], says: Callable[[int], Says]
+    ) -> None:
         self.nonces: list[Nonce] = []
         self.said: list[tuple[Nonce, str, str]] = []
         self.make, self.says = make, says
@@ -56,14 +64,20 @@ class Backend(Scripted):
         nonce = self.nonces[-1]
         assert request.prompt == nonce.prompt
         assert (request.temperature, request.stop.strings) == (0.0, ())
-        text = self.says(len(self.nonces) - 1)(nonce.reply, request.answer)[: request.stop.max_tokens]
+        text = self.says(len(self.nonces) - 1)(nonce.reply, request.answer)[
+            : request.stop.max_tokens
+        ]
         self.said.append((nonce, request.answer, text))
         return said(text, finish="length")
 
 
 def naive(nonce: Nonce, given: str, text: str) -> Verdict:
     """What compares texts by their beginnings: a reply that begins like the partial answer is taken for its continuation."""
-    return Verdict.CONTINUE if text.startswith(given) or nonce.reply.startswith(given + text[:1]) else Verdict.UNKNOWN
+    return (
+        Verdict.CONTINUE
+        if text.startswith(given) or nonce.reply.startswith(given + text[:1])
+        else Verdict.UNKNOWN
+    )
 
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
@@ -75,7 +89,10 @@ def test_twenty_of_twenty(kind: str, make: Callable[[np.random.Generator], Nonce
         probed = probe(backend, backend.nonce, seed)
         assert (probed.verdict, len(probed.seen)) == (expected, NONCES)
         assert len(backend.nonces) == NONCES
-        assert all(repr(nonce.reply) in seen for nonce, seen in zip(backend.nonces, probed.seen, strict=True))
+        assert all(
+            repr(nonce.reply) in seen
+            for nonce, seen in zip(backend.nonces, probed.seen, strict=True)
+        )
 
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
@@ -96,7 +113,10 @@ def test_what_changes_is_unknown() -> None:
     for first in kinds:
         for other in kinds:
             for seed in range(5):
-                backend = Backend(digits_nonce, lambda n, first=first, other=other: BACKENDS[first if n < 2 else other][1])
+                backend = Backend(
+                    digits_nonce,
+                    lambda n, first=first, other=other: BACKENDS[first if n < 2 else other][1],
+                )
                 verdict = probe(backend, backend.nonce, seed).verdict
                 assert verdict is (BACKENDS[first][0] if first == other else Verdict.UNKNOWN)
 

@@ -16,11 +16,20 @@ from maskdiff.errors import ConfigError
 from maskdiff.stepwise import scorers
 from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
-from maskdiff.stepwise.scorers import SCORERS, DenoiserScorer, Judgement, differing, make_scorer, mean_log_prob
+from maskdiff.stepwise.scorers import (
+    SCORERS,
+    DenoiserScorer,
+    Judgement,
+    differing,
+    make_scorer,
+    mean_log_prob,
+)
 from tests.helpers.step_trees import read, reducts, write
 from tests.helpers.stepwise import STEPS, Ledger, fresh, ledger, loaded, problems, said, stop_of
 
-A = Candidate("a>", "a>", "stop", 2, log_probs=(-0.5, -1.5), entropies=(0.25, 0.5), gaps=(0.5, 0.25))
+A = Candidate(
+    "a>", "a>", "stop", 2, log_probs=(-0.5, -1.5), entropies=(0.25, 0.5), gaps=(0.5, 0.25)
+)
 B = Candidate("b>", "b>", "stop", 1, log_probs=(-0.75,), entropies=(2.0,), gaps=(0.125,))
 NONE = Candidate("c>", "", "stop", 0, log_probs=(), entropies=(), gaps=())  # carried over whole
 
@@ -79,17 +88,29 @@ def test_the_checker_against_trees() -> None:
         tree = read(problem)
         while following := reducts(tree):
             right = [write(step) for step in following]
-            spoilt = [text.replace(str(digit), str((digit + 1) % 10)) for text in right for digit in (1, 7)]
+            spoilt = [
+                text.replace(str(digit), str((digit + 1) % 10))
+                for text in right
+                for digit in (1, 7)
+            ]
             candidates = []
             for text in {*right, *spoilt, write(tree), ""}:
-                candidates += [said(text + ">"), said(text, finish="end"), said(text, finish="length")]
+                candidates += [
+                    said(text + ">"),
+                    said(text, finish="end"),
+                    said(text, finish="length"),
+                ]
                 ends = "(" not in text
                 good = text in right
                 truth += [float(good and not ends), float(good and ends), float(good and not ends)]
-            judgements.append(Judgement(Request(STEPS.prompt(problem), partial), tuple(candidates), problem))
+            judgements.append(
+                Judgement(Request(STEPS.prompt(problem), partial), tuple(candidates), problem)
+            )
             tree = rng.choice(following)  # any right reduction may come next
             partial = (*partial, said(write(tree) + ">"))
-    got = [value for values, spent in checker.score(judgements) for value in values if spent == Spent()]
+    got = [
+        value for values, spent in checker.score(judgements) for value in values if spent == Spent()
+    ]
     assert got == truth
     assert 0.1 < sum(truth) / len(truth) < 0.5
 
@@ -104,8 +125,12 @@ def test_the_checker_of_whole_answers() -> None:
     }  # fmt: skip
     candidates = tuple(said(text, finish=finish) for text, (finish, _) in cases.items())  # type: ignore[arg-type]
     request = Request(STEPS.prompt(problem), stop=stop_of())
-    [(values, _)] = make_scorer("checker", loaded()).score([Judgement(request, candidates, problem)])
-    assert dict(zip(cases, values, strict=True)) == {text: right for text, (_, right) in cases.items()}
+    [(values, _)] = make_scorer("checker", loaded()).score(
+        [Judgement(request, candidates, problem)]
+    )
+    assert dict(zip(cases, values, strict=True)) == {
+        text: right for text, (_, right) in cases.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- the denoiser
@@ -114,7 +139,9 @@ def test_the_checker_of_whole_answers() -> None:
 def spoken(model: Loaded, *texts: str, ended: bool = False) -> tuple[Candidate, ...]:
     vocabulary = model.vocabulary
     ids = [tuple(vocabulary.encode(text)) + (vocabulary.eos,) * ended for text in texts]
-    return tuple(replace(said(text), ids=own, tokens=len(own)) for text, own in zip(texts, ids, strict=True))
+    return tuple(
+        replace(said(text), ids=own, tokens=len(own)) for text, own in zip(texts, ids, strict=True)
+    )
 
 
 def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]) -> float:
@@ -126,14 +153,18 @@ def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[li
         canvas[0, places] = model.vocabulary.mask
         length, sigma = torch.tensor([text.shape[1]]), torch.zeros(1)
         with torch.no_grad():
-            logits = model.denoiser.model.forward_strings(canvas, length, sigma, causal=False)[0, places]
+            logits = model.denoiser.model.forward_strings(canvas, length, sigma, causal=False)[
+                0, places
+            ]
         total += float(logits.double().log_softmax(-1).gather(1, text[0, places][:, None]).sum())
     return total
 
 
 def common(texts: list[tuple[int, ...]]) -> int:
     """How many tokens all of them begin with."""
-    return next(n for n in range(99) if n == min(map(len, texts)) or len({text[n] for text in texts}) > 1)
+    return next(
+        n for n in range(99) if n == min(map(len, texts)) or len({text[n] for text in texts}) > 1
+    )
 
 
 def places_that_count(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
@@ -155,17 +186,29 @@ SETS = (
 @pytest.mark.parametrize("groups", [0, 1, 2, 3])
 def test_the_denoiser_against_single_canvases(pieces: bool, groups: int) -> None:
     model = loaded(pieces)
-    scorer, vocabulary, judgements, expected = DenoiserScorer(model, groups), model.vocabulary, [], []
+    scorer, vocabulary, judgements, expected = (
+        DenoiserScorer(model, groups),
+        model.vocabulary,
+        [],
+        [],
+    )
     for n, texts in enumerate(SETS):
         candidates = spoken(model, *texts, ended=n == 1)
         partial = spoken(model, "(+ (- 4 1) 8)>") * (n % 3)
         request = Request(STEPS.prompt("(+ (- 4 1) (* 2 4))"), partial)
         judgements.append(Judgement(request, candidates))
-        given = [vocabulary.bos, *vocabulary.encode(request.prompt), *(token for step in partial for token in step.ids)]
+        given = [
+            vocabulary.bos,
+            *vocabulary.encode(request.prompt),
+            *(token for step in partial for token in step.ids),
+        ]
         values = []
         for own in (candidate.ids for candidate in candidates):
             counted = places_that_count(candidates, own)
-            hidden = [counted[first :: groups or len(counted)] for first in range(min(groups or len(counted), len(counted)))]
+            hidden = [
+                counted[first :: groups or len(counted)]
+                for first in range(min(groups or len(counted), len(counted)))
+            ]
             assert sorted(place for group in hidden for place in group) == counted
             values.append(brute(model, given, own, hidden))
         expected.append(values)
@@ -190,14 +233,20 @@ def test_calls_of_many_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
     judgement = Judgement(Request("(+ 1 2)>"), spoken(model, "31", "47", "5"))  # 2 + 2 + 1 places
     with ledger(model) as book:
         [(_, spent)] = DenoiserScorer(model).score([judgement])
-    assert (spent.forward_tokens, spent.calls) == (book.tokens, book.calls) == (2 * 11 + 2 * 11 + 10, 2)
+    assert (
+        (spent.forward_tokens, spent.calls)
+        == (book.tokens, book.calls)
+        == (2 * 11 + 2 * 11 + 10, 2)
+    )
 
 
 def test_groups_hide_together() -> None:
     """One group is one canvas a candidate; as many groups as tokens are as good as hiding each alone."""
     model = loaded()
     judgement = Judgement(Request("(+ 1 2)>"), spoken(model, "(+ 3 8)>", "7)(- 10>"))
-    results = {groups: DenoiserScorer(model, groups).score([judgement])[0] for groups in (0, 1, 2, 8, 50)}
+    results = {
+        groups: DenoiserScorer(model, groups).score([judgement])[0] for groups in (0, 1, 2, 8, 50)
+    }
     size = len(model.vocabulary.encode("(+ 1 2)>(+ 3 8)>")) + 1
     assert results[1][1].forward_tokens == 2 * size
     assert results[2][1].forward_tokens == 2 * 2 * size
@@ -215,7 +264,9 @@ def test_what_is_the_same_costs_nothing() -> None:
         assert scorer.score([]) == []
     assert (values, book, replace(spent, seconds=0.0)) == ([0.0] * 5, Ledger(), Spent())
     two = spoken(model, "(+ 3 8)>", "(+ 3 9)>")
-    (few, once), (many, repeated) = scorer.score([Judgement(Request("(+ 1 2)>"), own) for own in (two, (*two, *two[::-1]))])
+    (few, once), (many, repeated) = scorer.score(
+        [Judgement(Request("(+ 1 2)>"), own) for own in (two, (*two, *two[::-1]))]
+    )
     assert many == [*few, *few[::-1]]
     assert (repeated.forward_tokens, repeated.calls) == (once.forward_tokens, once.calls)
 
@@ -249,7 +300,9 @@ def test_texts_beyond_the_training() -> None:
     ends = fresh(end_positions=True)
     DenoiserScorer(ends).score([Judgement(Request("1" * (longest - 2)), spoken(ends, "7", "8"))])
     with pytest.raises(BackendError, match=f"{longest + 1} tokens .* end at {longest}"):
-        DenoiserScorer(ends).score([Judgement(Request("1" * (longest - 1)), spoken(ends, "7", "8"))])
+        DenoiserScorer(ends).score(
+            [Judgement(Request("1" * (longest - 1)), spoken(ends, "7", "8"))]
+        )
 
 
 def _grown(width: int) -> Loaded:
@@ -270,8 +323,14 @@ def test_what_differs(candidates: list[tuple[int, ...]]) -> None:
     first = common(candidates)
     last = common([own[first:][::-1] for own in candidates])
     assert (begin, end) == (max(0, first - 1), max(0, last - 1))
-    assert len({own[:begin] for own in candidates}) == len({own[len(own) - end :] for own in candidates}) == 1
-    assert len({own[begin : len(own) - end] for own in candidates}) == len({*candidates})  # what differed still does
+    assert (
+        len({own[:begin] for own in candidates})
+        == len({own[len(own) - end :] for own in candidates})
+        == 1
+    )
+    assert len({own[begin : len(own) - end] for own in candidates}) == len(
+        {*candidates}
+    )  # what differed still does
     assert differing(candidates[::-1]) == (begin, end)
 
 

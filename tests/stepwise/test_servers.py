@@ -52,7 +52,9 @@ def problems(language: Stepwise) -> list[str]:
 
 
 @contextmanager
-def backend(loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue") -> Iterator[StepBackend]:
+def backend(
+    loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue"
+) -> Iterator[StepBackend]:
     """A backend over HTTP that asks a server of the shipped checkpoint."""
     from maskdiff.serving.app import create_app
     from maskdiff.serving.local import running
@@ -60,15 +62,21 @@ def backend(loaded: Loaded, language: Stepwise, kind: str, prefill: str = "conti
 
     served = Served(CausalBackend(loaded), "steps", language.prompt, 4096)
     with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
-        yield make_backend(BackendConfig(backend=kind, model="steps", base_url=url), language=language)
+        yield make_backend(
+            BackendConfig(backend=kind, model="steps", base_url=url), language=language
+        )
 
 
-def solve(generator: StepBackend, config: StepConfig, language: Stepwise, problems: list[str]) -> list[Solution]:
+def solve(
+    generator: StepBackend, config: StepConfig, language: Stepwise, problems: list[str]
+) -> list[Solution]:
     return list(Solver(generator, config, language).solving(problems, 3))
 
 
 @pytest.mark.parametrize("prefill", VERDICTS)
-def test_the_probe_tells_what_each_server_does_20_times_of_20(loaded: Loaded, language: Stepwise, prefill: str) -> None:
+def test_the_probe_tells_what_each_server_does_20_times_of_20(
+    loaded: Loaded, language: Stepwise, prefill: str
+) -> None:
     def make(rng: np.random.Generator) -> Nonce:
         return Nonce(*language.nonce(rng))
 
@@ -77,13 +85,17 @@ def test_the_probe_tells_what_each_server_does_20_times_of_20(loaded: Loaded, la
     assert verdicts == [VERDICTS[prefill]] * 20
 
 
-def test_text_completion_continues_whatever_becomes_of_chats(loaded: Loaded, language: Stepwise) -> None:
+def test_text_completion_continues_whatever_becomes_of_chats(
+    loaded: Loaded, language: Stepwise
+) -> None:
     with backend(loaded, language, "completions", "restart") as text:
         assert Solver(text, CONFIG, language).probe().verdict is Verdict.CONTINUE
 
 
 @pytest.mark.parametrize("kind", ["completions", "chat"])
-def test_greedy_over_http_is_greedy_at_home(loaded: Loaded, language: Stepwise, problems: list[str], kind: str) -> None:
+def test_greedy_over_http_is_greedy_at_home(
+    loaded: Loaded, language: Stepwise, problems: list[str], kind: str
+) -> None:
     config = replace(CONFIG, strategy="greedy")
     home = solve(CausalBackend(loaded), config, language, problems)
     with backend(loaded, language, kind) as far:
@@ -93,7 +105,9 @@ def test_greedy_over_http_is_greedy_at_home(loaded: Loaded, language: Stepwise, 
         assert there.answer is not None
         assert (here.text, here.answer.finish_reason) == (there.text, there.answer.finish_reason)
         assert here.answer.log_probs == pytest.approx(there.answer.log_probs, abs=1e-5)
-        assert there.answer.spent.forward_tokens > here.answer.spent.forward_tokens  # the prompt is read again each time
+        assert (
+            there.answer.spent.forward_tokens > here.answer.spent.forward_tokens
+        )  # the prompt is read again each time
 
 
 @pytest.mark.parametrize("prefill", ["restart", "reject", "echo"])
@@ -120,7 +134,9 @@ def test_a_closed_turn_runs_to_the_cap_unguarded_and_three_steps_guarded(
         loose = solve(chat, unguarded, language, problems)
         tight = solve(chat, replace(unguarded, guard=True), language, problems)
     answers = [s.answer for s in loose if s.answer is not None]
-    assert [(a.finish_reason, len(a.steps)) for a in answers] == [("max_steps", CAP)] * len(problems)
+    assert [(a.finish_reason, len(a.steps)) for a in answers] == [("max_steps", CAP)] * len(
+        problems
+    )
     assert sum(a.restarts for a in answers) / sum(len(a.steps) - 1 for a in answers) > 0.9
     # Each step is fluent all the same: nothing but what it says gives the failure away.
     assert np.mean([step.uncertainty for a in answers for step in a.steps]) < 0.1
@@ -131,7 +147,9 @@ def test_a_closed_turn_runs_to_the_cap_unguarded_and_three_steps_guarded(
         assert len(solution.answer.steps) <= 3
 
 
-def test_a_server_that_continues_is_never_guarded(loaded: Loaded, language: Stepwise, problems: list[str]) -> None:
+def test_a_server_that_continues_is_never_guarded(
+    loaded: Loaded, language: Stepwise, problems: list[str]
+) -> None:
     with backend(loaded, language, "chat") as chat:
         solutions = solve(chat, CONFIG, language, problems)
     assert all(s.answer is not None and s.answer.restarts == 0 for s in solutions)

@@ -17,9 +17,26 @@ from maskdiff.stepwise.scorers import Judgement
 from maskdiff.stepwise.solver import Solution, Solver
 from maskdiff.utils.deadline import Deadline
 from tests.helpers.step_trees import read, reducts, value_of, write, wrong_step
-from tests.helpers.stepwise import KNOWN, STEPS, WRONG, Scripted, loaded, problems, said, solve, solver_script
+from tests.helpers.stepwise import (
+    KNOWN,
+    STEPS,
+    WRONG,
+    Scripted,
+    loaded,
+    problems,
+    said,
+    solve,
+    solver_script,
+)
 
-BASE = StepConfig(strategy="adaptive", scorer="denoiser", candidates=3, temperature=1.0, max_steps=4, max_step_tokens=8)
+BASE = StepConfig(
+    strategy="adaptive",
+    scorer="denoiser",
+    candidates=3,
+    temperature=1.0,
+    max_steps=4,
+    max_step_tokens=8,
+)
 PROBLEMS = problems(10, seed=9)
 
 
@@ -36,13 +53,20 @@ def without_cost(solution: Solution) -> Solution:
         )
         for step in solution.answer.steps
     )
-    return replace(solution, answer=replace(solution.answer, steps=steps, spent=None, log_probs=None))  # type: ignore[arg-type]
+    return replace(
+        solution, answer=replace(solution.answer, steps=steps, spent=None, log_probs=None)
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["causal", "blocks"])
 def solver(request: pytest.FixtureRequest) -> Solver:
     model = loaded(pieces=True, double=True)
-    return Solver(make_backend(BackendConfig(backend=request.param, block=4, per_call=2), model), BASE, STEPS, model)
+    return Solver(
+        make_backend(BackendConfig(backend=request.param, block=4, per_call=2), model),
+        BASE,
+        STEPS,
+        model,
+    )
 
 
 def first_wrong(problem: str, text: str) -> int | None:
@@ -102,7 +126,9 @@ def test_cohorts_change_nothing(solver: Solver) -> None:
         assert solution.first_wrong == first_wrong(solution.problem, solution.text)
         assert solution.correct is (solution.result == str(value_of(read(solution.problem))))
     for cohort in (1, 3):
-        assert [without_cost(s) for s in solver.solving(iter(PROBLEMS), seed=3, cohort=cohort)] == expected
+        assert [
+            without_cost(s) for s in solver.solving(iter(PROBLEMS), seed=3, cohort=cohort)
+        ] == expected
     assert [without_cost(s) for s in solver.solving(PROBLEMS[:5], seed=3)] == expected[:5]
     assert [without_cost(s) for s in solver.solving(PROBLEMS, seed=4)] != expected
 
@@ -119,12 +145,21 @@ def test_one_that_fails_fails_alone(solver: Solver) -> None:
     class Same(Solver):  # keys belong to places; here the good ones keep theirs
         def _cohort(self, batch, keys):  # type: ignore[no-untyped-def]
             kept = iter(keys)
-            return super()._cohort(batch, [0 if n in bad else next(kept) for n in range(len(batch))])
+            return super()._cohort(
+                batch, [0 if n in bad else next(kept) for n in range(len(batch))]
+            )
 
     mixed = Same(solver.generator, BASE, STEPS, loaded(pieces=True, double=True))
     got = [without_cost(s) for s in mixed.solving(order, seed=3)]
     assert [s for n, s in enumerate(got) if n not in bad] == expected
-    told = {1: "unknown symbol 'a'", 2: "write it like", 3: "not UTF-8", 5: "no problem", 7: "no problem", 8: "no problem"}
+    told = {
+        1: "unknown symbol 'a'",
+        2: "write it like",
+        3: "not UTF-8",
+        5: "no problem",
+        7: "no problem",
+        8: "no problem",
+    }
     for n, message in told.items():
         assert got[n].answer is None
         assert message in (got[n].error or "")
@@ -227,7 +262,9 @@ def test_what_was_cut_is_no_answer() -> None:
     answer = solve(problem)[0]
     for text, finish in ((answer, "length"), (answer + ">", "stop")):
         script = Scripted(lambda r, n, text=text, finish=finish: said(text, finish=finish))
-        [solution] = Solver(script, StepConfig(strategy="greedy", scorer="vote"), STEPS).solving([problem])
+        [solution] = Solver(script, StepConfig(strategy="greedy", scorer="vote"), STEPS).solving(
+            [problem]
+        )
         assert (solution.result, solution.correct) == ("", False)
         assert solution.answer.finish_reason != "end"
 
@@ -249,14 +286,24 @@ def test_steps_may_end_elsewhere(stops: tuple[str, ...], strategy: str) -> None:
 
 
 def test_without_a_language() -> None:
-    chat = Scripted(lambda r, n: said(" two ") if r.partial else said("one\n\n", finish="stop"), replace(KNOWN, chat=True))
+    chat = Scripted(
+        lambda r, n: said(" two ") if r.partial else said("one\n\n", finish="stop"),
+        replace(KNOWN, chat=True),
+    )
     config = StepConfig(strategy="greedy", scorer="vote")
     [solution] = Solver(chat, config).solving(["What?"])
-    assert (solution.result, solution.correct, solution.first_wrong, solution.text) == ("two", None, None, "one\n\n two ")
+    assert (solution.result, solution.correct, solution.first_wrong, solution.text) == (
+        "two",
+        None,
+        None,
+        "one\n\n two ",
+    )
     assert {(r.prompt, r.stop.strings) for r in chat.asked} == {("What?", ("\n\n",))}
     chat.asked.clear()
     list(Solver(chat, config, STEPS).solving([f" {PROBLEMS[0]} "]))
-    assert {(r.prompt, r.stop.strings) for r in chat.asked} == {(PROBLEMS[0], (">",))}  # its template says the rest
+    assert {(r.prompt, r.stop.strings) for r in chat.asked} == {
+        (PROBLEMS[0], (">",))
+    }  # its template says the rest
 
 
 # ---------------------------------------------------------------------------------------------------- who may be continued
@@ -276,7 +323,9 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
                 Solver(backend, config, STEPS)
             message = str(error.value)
             assert "\n" not in message
-            assert all(word in message for word in (said_of_it, strategy, backend.name, "best-of-n"))
+            assert all(
+                word in message for word in (said_of_it, strategy, backend.name, "best-of-n")
+            )
         backend.asked.clear()
         solver = Solver(backend, replace(config, fallback="best-of-n"), STEPS)
         assert solver.fell_back
@@ -290,10 +339,16 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
         whole = Solver(backend, StepConfig(strategy="best-of-n", scorer="vote"), STEPS)
         assert not whole.fell_back
         assert not backend.asked  # what continues nothing need not be probed
-        forced = Solver(backend, StepConfig(strategy="greedy", scorer="vote", require_continuation=False), STEPS)
+        forced = Solver(
+            backend, StepConfig(strategy="greedy", scorer="vote", require_continuation=False), STEPS
+        )
         assert not backend.asked
         [solution] = forced.solving([next(p for p in PROBLEMS if len(solve(p)) > 2)])
-        assert (solution.answer.finish_reason, len(solution.answer.steps), solution.correct) == ("restarted", 3, False)
+        assert (solution.answer.finish_reason, len(solution.answer.steps), solution.correct) == (
+            "restarted",
+            3,
+            False,
+        )
 
 
 def test_a_backend_that_continues_is_probed_once_and_taken() -> None:
@@ -310,7 +365,9 @@ def test_a_backend_that_continues_is_probed_once_and_taken() -> None:
     assert not backend.asked
     assert asked == 3
     with pytest.raises(ConfigError, match="RESTART; before"):
-        Solver(backend, StepConfig(scorer="vote"), STEPS, probed=Probe(Verdict.RESTART, ("before",)))
+        Solver(
+            backend, StepConfig(scorer="vote"), STEPS, probed=Probe(Verdict.RESTART, ("before",))
+        )
 
 
 def solver_script_of_symbols(request: Request, number: int) -> Candidate:

@@ -22,7 +22,9 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     """The step that a model which says these tokens writes; None while it has not ended."""
-    vocabulary = SimpleNamespace(symbols=[text or "<EOS>" for text in tokens], eos=len(tokens) - 1 if EOS in tokens else -1)
+    vocabulary = SimpleNamespace(
+        symbols=[text or "<EOS>" for text in tokens], eos=len(tokens) - 1 if EOS in tokens else -1
+    )
     partial = (Candidate("", "", "stop", 0, over=over),) if over else ()
     step = Step(Request("", partial, stop=stop), key=0)
     drawn = Drawn([*range(len(tokens))], *[[float(i) for i in range(len(tokens))]] * 3)
@@ -36,7 +38,11 @@ def brute(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int
     """Step, overshoot, finish and number of tokens, by looking at every position; None while the step has not ended."""
 
     def first_end(text: str, behind: int) -> int | None:
-        ends = [e for e in range(behind + 1, len(text) + 1) if any(text[:e].endswith(s) for s in stop.strings)]
+        ends = [
+            e
+            for e in range(behind + 1, len(text) + 1)
+            if any(text[:e].endswith(s) for s in stop.strings)
+        ]
         return min(ends, default=None)
 
     text = over
@@ -65,9 +71,15 @@ stops = st.lists(st.text("ab>", min_size=1, max_size=3), max_size=3).map(tuple)
     tokens=st.lists(pieces, max_size=8), end=st.booleans(), strings=stops, least=st.integers(1, 4), more=st.integers(0, 6),
     over=st.text("ab>", max_size=5),
 )  # fmt: skip
-@example(tokens=["a>b>", "b"], end=False, strings=(">",), least=1, more=3, over="")  # two stops in one token
-@example(tokens=["a", ">", "b"], end=False, strings=("a>b",), least=1, more=3, over="")  # one stop in three
-@example(tokens=["b"], end=False, strings=("a>b",), least=1, more=3, over="a>")  # and one that began with the step before
+@example(
+    tokens=["a>b>", "b"], end=False, strings=(">",), least=1, more=3, over=""
+)  # two stops in one token
+@example(
+    tokens=["a", ">", "b"], end=False, strings=("a>b",), least=1, more=3, over=""
+)  # one stop in three
+@example(
+    tokens=["b"], end=False, strings=("a>b",), least=1, more=3, over="a>"
+)  # and one that began with the step before
 @example(tokens=[">", "b>"], end=False, strings=(">", "b"), least=2, more=0, over=">")
 def test_steps_against_every_position(
     tokens: list[str], end: bool, strings: tuple[str, ...], least: int, more: int, over: str
@@ -81,7 +93,9 @@ def test_steps_against_every_position(
     assert candidate.step + candidate.over == over + candidate.said
     assert candidate.said == "".join(text for text in said[: candidate.tokens] if text is not EOS)
     assert candidate.ids == tuple(range(candidate.tokens))
-    assert candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids  # all of them, in order
+    assert (
+        candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids
+    )  # all of them, in order
 
 
 @settings(max_examples=150, deadline=None)
@@ -95,7 +109,11 @@ def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -
         steps.append(step)
         left, over = left[step.tokens :], step.over
         assert len(steps) <= sum(map(len, tokens)) + 1
-    assert "".join(step.step for step in steps) == "".join(step.said for step in steps) == "".join(tokens)
+    assert (
+        "".join(step.step for step in steps)
+        == "".join(step.said for step in steps)
+        == "".join(tokens)
+    )
     assert sum(step.tokens for step in steps) == len(tokens) + 1
     for step in steps:
         ends = [step.step.find(s) + len(s) for s in strings if s in step.step]
@@ -105,7 +123,9 @@ def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -
 @settings(max_examples=200, deadline=None)
 @given(text=st.text("ab>", max_size=10), strings=stops, since=st.integers(0, 10))
 def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
-    ends = [e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)]
+    ends = [
+        e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)
+    ]
     assert Stop(strings).find(text, since) == min(ends, default=None)
     cut = bounded(text[3:], since, Stop(strings), text[:3])
     assert cut == (None if not ends else (text[: ends[0]], text[ends[0] :]))
@@ -114,7 +134,13 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
 def test_cases() -> None:
     """The same by hand, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
-    assert (step.step, step.over, step.said, step.finish, step.tokens) == ("1)>", "(", "1)>(", "stop", 2)
+    assert (step.step, step.over, step.said, step.finish, step.tokens) == (
+        "1)>",
+        "(",
+        "1)>(",
+        "stop",
+        2,
+    )
     step = write(["+", "9>1", "8"], stop_of(">"), over="(")
     assert (step.step, step.over, step.tokens) == ("(+9>", "1", 2)
     step = write(["never drawn"], stop_of(">"), over="2>3>")
@@ -124,7 +150,9 @@ def test_cases() -> None:
     assert write(["a", ">"], Stop((">",), 2)).finish == "stop"  # which comes before the cap
     assert write(["a", EOS], Stop((">",), 2)).finish == "end"
     assert write([">", ">", "a>"], Stop((">",), 9, 3)).step == ">>a>"
-    assert write([">", EOS], Stop((">",), 9, 3)).finish == "end"  # the model's own end is no stop string
+    assert (
+        write([">", EOS], Stop((">",), 9, 3)).finish == "end"
+    )  # the model's own end is no stop string
     assert write(["x\n", "\ny"], stop_of("\n\n")).over == "y"
     assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
 
@@ -134,7 +162,9 @@ def test_stops_that_make_no_sense() -> None:
         with pytest.raises(ConfigError):
             Stop(strings, most, least)
     assert step_stop(StepConfig(), ">") == Stop((">",), 96, 1)
-    assert step_stop(StepConfig(step_stop=("a", "b"), max_step_tokens=7, min_step_tokens=2), ">") == Stop(("a", "b"), 7, 2)
+    assert step_stop(
+        StepConfig(step_stop=("a", "b"), max_step_tokens=7, min_step_tokens=2), ">"
+    ) == Stop(("a", "b"), 7, 2)
 
 
 def test_a_model_ends_its_steps_there() -> None:
@@ -142,15 +172,28 @@ def test_a_model_ends_its_steps_there() -> None:
     model = loaded(pieces=True)
     vocabulary = model.vocabulary
     finishes = set()
-    for stop in (stop_of(">", most=7), stop_of(")>-", " 1)", ">3", most=9), stop_of(">", most=9, least=4), stop_of(most=5)):
+    for stop in (
+        stop_of(">", most=7),
+        stop_of(")>-", " 1)", ">3", most=9),
+        stop_of(">", most=9, least=4),
+        stop_of(most=5),
+    ):
         reply = one(CausalBackend(model), prompt="(+ 1 2)>", num=24, stop=stop, seed=3)
-        more = (one(CausalBackend(model), prompt="(+ 1 2)>", partial=(c,), num=1, stop=stop) for c in reply.candidates[:9])
+        more = (
+            one(CausalBackend(model), prompt="(+ 1 2)>", partial=(c,), num=1, stop=stop)
+            for c in reply.candidates[:9]
+        )
         for over, candidate in [
             *(("", c) for c in reply.candidates),
             *((c.over, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
         ]:
-            tokens: Texts = [EOS if token == vocabulary.eos else vocabulary.symbols[token] for token in candidate.ids]
-            assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == brute(tokens, stop, over)
+            tokens: Texts = [
+                EOS if token == vocabulary.eos else vocabulary.symbols[token]
+                for token in candidate.ids
+            ]
+            assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == brute(
+                tokens, stop, over
+            )
             assert candidate.tokens < 2 or brute(tokens[:-1], stop, over) is None  # and not before
             finishes.add(candidate.finish)
     assert finishes == {"stop", "end", "length"}

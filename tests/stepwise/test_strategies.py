@@ -13,12 +13,28 @@ from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Re
 from maskdiff.stepwise.scorers import Judgement, Scorer, make_scorer
 from maskdiff.stepwise.strategies import RUNS, Answer, step_stop
 from maskdiff.stepwise.triggers import Momentum
-from tests.helpers.stepwise import KNOWN, STEPS, WRONG, Scripted, loaded, problems, said, solve, solver_script
+from tests.helpers.stepwise import (
+    KNOWN,
+    STEPS,
+    WRONG,
+    Scripted,
+    loaded,
+    problems,
+    said,
+    solve,
+    solver_script,
+)
 
 BASE = StepConfig(strategy="greedy", scorer="vote")
 
 
-def run(backend: Scripted, config: StepConfig, scorer: Scorer | None = None, prompt: str = "p>", problem: str = "p") -> Answer:
+def run(
+    backend: Scripted,
+    config: StepConfig,
+    scorer: Scorer | None = None,
+    prompt: str = "p>",
+    problem: str = "p",
+) -> Answer:
     """Drive one strategy by hand: answer what it asks for until it ends."""
     stop = step_stop(config, ">")
     scorer = scorer or make_scorer(config.scorer, loaded())
@@ -38,7 +54,9 @@ def numbered(length: int, table: dict[tuple[int, int], float] | None = None) -> 
     def script(request: Request, number: int) -> Candidate:
         step = len(request.partial)
         text = f"{step}.{number}.{request.temperature:g}"
-        return said(text + ">" if step + 1 < length else text, -(table or {}).get((step, number), 1.0))
+        return said(
+            text + ">" if step + 1 < length else text, -(table or {}).get((step, number), 1.0)
+        )
 
     return Scripted(script)
 
@@ -53,10 +71,19 @@ def test_one_candidate_a_step() -> None:
         backend = numbered(4)
         answer = run(backend, replace(BASE, strategy=strategy))
         assert asked(backend) == [(step, 1, 0, heat) for step in range(4)]
-        assert [step.text for step in answer.steps] == [f"{n}.0.{heat:g}" + ">" * (n < 3) for n in range(4)]
+        assert [step.text for step in answer.steps] == [
+            f"{n}.0.{heat:g}" + ">" * (n < 3) for n in range(4)
+        ]
         assert answer.text == "".join(step.text for step in answer.steps)
-        assert (answer.finish_reason, answer.tokens, answer.log_probs, answer.spent) == ("end", 4, (-1.0,) * 4, Spent(4, 4, 4))
-        assert not any(step.scaled or step.proposals or step.scores or step.level for step in answer.steps)
+        assert (answer.finish_reason, answer.tokens, answer.log_probs, answer.spent) == (
+            "end",
+            4,
+            (-1.0,) * 4,
+            Spent(4, 4, 4),
+        )
+        assert not any(
+            step.scaled or step.proposals or step.scores or step.level for step in answer.steps
+        )
         assert len({r.seed for r in backend.asked}) == 4  # a server knows nothing of positions
         assert all(r.stop == Stop((">",), 96) and r.prompt == "p>" for r in backend.asked)
         for before, after in zip(backend.asked, backend.asked[1:], strict=False):
@@ -71,7 +98,12 @@ def test_every_step_asks_for_exactly_n(draft: str, first: float) -> None:
     assert asked(backend) == [part for n in range(3) for part in ((n, 1, 0, first), (n, 3, 1, 0.6))]
     assert [r.seed for r in backend.asked[::2]] == [r.seed for r in backend.asked[1::2]]
     for n, step in enumerate(answer.steps):
-        assert (step.scaled, step.chosen, len(step.proposals), step.scores) == (True, 0, 4, (1.0,) * 4)
+        assert (step.scaled, step.chosen, len(step.proposals), step.scores) == (
+            True,
+            0,
+            4,
+            (1.0,) * 4,
+        )
         assert step.text.startswith(f"{n}.0.")
     assert answer.spent == Spent(12, 6, 12)
     assert answer.tokens == 3  # of the answer itself
@@ -98,7 +130,9 @@ def test_adaptive_scales_where_the_trigger_says() -> None:
     others = [0.05, 0.02, 0.25, 0.01, 0.04, 0.35, 0.1]
     table = {(n, 0): u for n, u in enumerate(drafts)} | {(n, 2): u for n, u in enumerate(others)}
     backend = numbered(7, table)
-    answer = run(backend, replace(BASE, strategy="adaptive", scorer="probability", momentum=0.5, scaling=0.9))
+    answer = run(
+        backend, replace(BASE, strategy="adaptive", scorer="probability", momentum=0.5, scaling=0.9)
+    )
     right, wrong = Momentum(0.5, 0.9), Momentum(0.5, 0.9)
     expected, mistaken, levels = [], [], []
     for n, (draft, other) in enumerate(zip(drafts, others, strict=True)):
@@ -112,13 +146,15 @@ def test_adaptive_scales_where_the_trigger_says() -> None:
     assert [step.level for step in answer.steps] == pytest.approx(levels)
     assert [step.chosen for step in answer.steps] == [0, 2, 0, 2, 2, 0, 0]
     assert [step.uncertainty for step in answer.steps] == [0.3, 0.02, 0.25, 0.01, 0.04, 0.35, 0.2]
-    assert asked(backend) == [(0, 1, 0, 0.0)] + [part for n in range(1, 6) for part in ((n, 1, 0, 0.0), (n, 3, 1, 0.6))] + [
-        (6, 1, 0, 0.0)
-    ]
+    assert asked(backend) == [(0, 1, 0, 0.0)] + [
+        part for n in range(1, 6) for part in ((n, 1, 0, 0.0), (n, 3, 1, 0.6))
+    ] + [(6, 1, 0, 0.0)]
 
 
 def test_adaptive_needs_figures_and_others_do_not() -> None:
-    silent = Scripted(lambda request, number: replace(numbered(3).script(request, number), log_probs=None))
+    silent = Scripted(
+        lambda request, number: replace(numbered(3).script(request, number), log_probs=None)
+    )
     with pytest.raises(BackendError, match="log-probabilities"):
         run(silent, replace(BASE, strategy="adaptive"))
     for strategy in ("greedy", "every-step", "random", "best-of-n"):
@@ -142,16 +178,27 @@ def test_best_of_n_asks_for_whole_answers() -> None:
     heats = {"greedy": [(1, 0, 0.0), (3, 1, 0.6)], "sample": [(4, 0, 0.6)]}
     for draft, expected in heats.items():
         backend = Scripted(lambda r, n: said(f"a{n}>b>c", -2.0 + (n == 2), finish="end"))
-        answer = run(backend, replace(BASE, strategy="best-of-n", scorer="probability", draft=draft, max_steps=5))
+        answer = run(
+            backend,
+            replace(BASE, strategy="best-of-n", scorer="probability", draft=draft, max_steps=5),
+        )
         assert [(r.num, r.first, r.temperature) for r in backend.asked] == expected
         assert all(r.partial == () and r.stop == Stop((), 96 * 5) for r in backend.asked)
         assert [step.text for step in answer.steps] == ["a2>", "b>", "c"]
         last = answer.steps[-1]
-        assert (last.chosen, last.scaled, last.scores, len(last.proposals)) == (2, True, (-2.0, -2.0, -1.0, -2.0), 4)
+        assert (last.chosen, last.scaled, last.scores, len(last.proposals)) == (
+            2,
+            True,
+            (-2.0, -2.0, -1.0, -2.0),
+            4,
+        )
         assert (answer.text, answer.finish_reason, answer.spent.candidates) == ("a2>b>c", "end", 4)
     one = Scripted(lambda r, n: said("a>b>", finish="length"))
     answer = run(one, replace(BASE, strategy="best-of-n", candidates=1, draft="sample"))
-    assert ([step.text for step in answer.steps], answer.finish_reason) == (["a>", "b>", ""], "step_length")
+    assert ([step.text for step in answer.steps], answer.finish_reason) == (
+        ["a>", "b>", ""],
+        "step_length",
+    )
 
 
 def test_what_ends_an_answer() -> None:
@@ -159,10 +206,16 @@ def test_what_ends_an_answer() -> None:
     answer = run(endless, replace(BASE, max_steps=6))
     assert (len(answer.steps), answer.finish_reason) == (6, "max_steps")
     cut = Scripted(
-        lambda r, n: said("1>" if len(r.partial) < 2 else "too lo", finish="stop" if len(r.partial) < 2 else "length")
+        lambda r, n: said(
+            "1>" if len(r.partial) < 2 else "too lo",
+            finish="stop" if len(r.partial) < 2 else "length",
+        )
     )
     answer = run(cut, replace(BASE, max_step_tokens=3, guard=False))
-    assert ([step.text for step in answer.steps], answer.finish_reason) == (["1>", "1>", "too lo"], "step_length")
+    assert ([step.text for step in answer.steps], answer.finish_reason) == (
+        ["1>", "1>", "too lo"],
+        "step_length",
+    )
 
 
 def test_an_answer_that_starts_again() -> None:
@@ -205,11 +258,15 @@ def test_the_checker_finds_what_is_there() -> None:
         for problem in problems(12, seed=5):
             backend = Scripted(solver_script(lambda r, number: number != 1 + len(r.partial) % 3))
             config = replace(BASE, strategy="every-step", scorer=scorer)
-            chosen[scorer, problem] = run(backend, config, prompt=STEPS.prompt(problem), problem=problem)
+            chosen[scorer, problem] = run(
+                backend, config, prompt=STEPS.prompt(problem), problem=problem
+            )
     for (scorer, problem), answer in chosen.items():
         if scorer == "checker":
             assert answer.text.split(">") == solve(problem)
-            assert [step.chosen for step in answer.steps] == [1 + n % 3 for n in range(len(answer.steps))]
+            assert [step.chosen for step in answer.steps] == [
+                1 + n % 3 for n in range(len(answer.steps))
+            ]
         else:
             assert answer.text == WRONG
         assert answer.finish_reason == "end"
@@ -227,8 +284,15 @@ def test_a_scorer_is_paid_for() -> None:
 def test_every_strategy_ends_with_what_was_chosen() -> None:
     """Ids, tokens and figures of an answer are those of its chosen steps, nothing else."""
     backend = Scripted(
-        lambda r, n: replace(said(f"{len(r.partial)}>" if len(r.partial) < 3 else "8", -0.5, -n), ids=(len(r.partial), n)),
+        lambda r, n: replace(
+            said(f"{len(r.partial)}>" if len(r.partial) < 3 else "8", -0.5, -n),
+            ids=(len(r.partial), n),
+        ),
         Capabilities(**{**vars(KNOWN), "token_ids": True}),
     )
     answer = run(backend, replace(BASE, strategy="every-step", scorer="probability"))
-    assert (answer.ids, answer.tokens, answer.log_probs) == ((0, 0, 1, 0, 2, 0, 3, 0), 8, (-0.5, 0.0) * 4)
+    assert (answer.ids, answer.tokens, answer.log_probs) == (
+        (0, 0, 1, 0, 2, 0, 3, 0),
+        8,
+        (-0.5, 0.0) * 4,
+    )

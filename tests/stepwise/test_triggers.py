@@ -62,8 +62,15 @@ def test_constant_uncertainty() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.floats(0, 12), min_size=1, max_size=25), st.floats(0, 0.99), st.floats(0.05, 1), st.booleans())
-def test_the_published_form(uncertainties: list[float], momentum: float, scaling: float, corrected: bool) -> None:
+@given(
+    st.lists(st.floats(0, 12), min_size=1, max_size=25),
+    st.floats(0, 0.99),
+    st.floats(0.05, 1),
+    st.booleans(),
+)
+def test_the_published_form(
+    uncertainties: list[float], momentum: float, scaling: float, corrected: bool
+) -> None:
     """exp(u) > exp(M) / g, M in closed form, wherever the two sides are not equal up to rounding."""
     trigger = Momentum(momentum, scaling, corrected)
     for t, u in enumerate(uncertainties):
@@ -93,7 +100,11 @@ def test_lots_tell_nothing_else() -> None:
     """The same lots whatever the uncertainties; a higher rate only adds steps; rates 0 and 1; never the first."""
     lots = [trace(Random(rate, 5), UNCERTAINTIES * 20) for rate in (0.0, 0.2, 0.7, 1.0)]
     assert trace(Random(0.2, 5), (0.0,) * 120) == lots[1]
-    assert all(b or not a for low, high in zip(lots, lots[1:], strict=False) for a, b in zip(low, high, strict=True))
+    assert all(
+        b or not a
+        for low, high in zip(lots, lots[1:], strict=False)
+        for a, b in zip(low, high, strict=True)
+    )
     assert not any(lots[0])
     assert lots[3] == [False] + [True] * 119
     assert 0 < sum(lots[1]) < sum(lots[2]) < 119
@@ -104,7 +115,8 @@ def test_the_two_ends_and_who_gets_what() -> None:
     assert trace(Always(), UNCERTAINTIES) == [True] * 6
     assert trace(Never(), UNCERTAINTIES) == [False] * 6
     made = {
-        name: make_trigger(StepConfig(strategy=name), 3) for name in ("greedy", "sample", "every-step", "adaptive", "random")
+        name: make_trigger(StepConfig(strategy=name), 3)
+        for name in ("greedy", "sample", "every-step", "adaptive", "random")
     }
     assert made == {
         "greedy": Never(), "sample": Never(), "every-step": Always(), "adaptive": Momentum(0.9, 0.9), "random": Random(0.5, 3)

@@ -206,9 +206,7 @@ def test_a_checker_chooses_and_its_prints_stay_out_of_the_output(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     for argv in (["repair", "aab"], ["edit", "a?b?"], ["complete", "a", "--candidates", "60"]):
-        status = run_cli(
-            inference.main, [*argv, "--json", "--validity", "mine:even?", *checked]
-        )
+        status = run_cli(inference.main, [*argv, "--json", "--validity", "mine:even?", *checked])
         out, err = capfd.readouterr()
         (row,) = map(json.loads, out.splitlines())
         assert status == 0

@@ -52,7 +52,9 @@ def next_log_probs(loaded: Loaded, history: list[int]) -> Tensor:
     vocabulary = loaded.vocabulary
     tokens = torch.tensor([[vocabulary.bos, *history, vocabulary.mask]])
     model = loaded.denoiser.model
-    logits = model.forward_strings(tokens, torch.tensor([tokens.shape[1]]), torch.zeros(1), True)[0, -1]
+    logits = model.forward_strings(tokens, torch.tensor([tokens.shape[1]]), torch.zeros(1), True)[
+        0, -1
+    ]
     allowed = torch.zeros(len(vocabulary), dtype=torch.bool)
     allowed[[*vocabulary.inner_ids, vocabulary.eos]] = True
     return logits.double().masked_fill(~allowed, -math.inf).log_softmax(-1)
@@ -66,7 +68,10 @@ def brute_mass(loaded: Loaded, history: list[int], prefix: str) -> float:
     if not prefix.startswith(text):
         return -math.inf
     log_next = next_log_probs(loaded, history)
-    terms = [float(log_next[t]) + brute_mass(loaded, [*history, t], prefix) for t in loaded.vocabulary.inner_ids]
+    terms = [
+        float(log_next[t]) + brute_mass(loaded, [*history, t], prefix)
+        for t in loaded.vocabulary.inner_ids
+    ]
     return float(np.logaddexp.reduce(terms))
 
 
@@ -116,7 +121,9 @@ def test_z_and_q_equal_brute_force(pieced: Loaded) -> None:
     model = CausalModel(pieced.denoiser, pieced.lengths)
     conditioned = condition(model, PREFIX.encode(), "exact")
     assert conditioned.summary.calls == 1
-    assert conditioned.summary.positions == conditioned.summary.histories == len(conditioned.tree) > 10
+    assert (
+        conditioned.summary.positions == conditioned.summary.histories == len(conditioned.tree) > 10
+    )
     for node in range(len(conditioned.tree)):
         history = conditioned.tree.path(node)
         z = brute_mass(pieced, history, PREFIX)
@@ -131,9 +138,13 @@ def test_passes_are_counted_as_the_model_sees_them(pieced: Loaded) -> None:
     """A hook on the model counts what the summary claims."""
     seen: list[int] = []
     model = pieced.denoiser.model
-    handle = model.blocks[0].register_forward_hook(lambda _, given, __: seen.append(given[0].shape[0]))
+    handle = model.blocks[0].register_forward_hook(
+        lambda _, given, __: seen.append(given[0].shape[0])
+    )
     try:
-        conditioned = condition(CausalModel(pieced.denoiser, pieced.lengths), PREFIX.encode(), "exact")
+        conditioned = condition(
+            CausalModel(pieced.denoiser, pieced.lengths), PREFIX.encode(), "exact"
+        )
     finally:
         handle.remove()
     assert seen == [conditioned.summary.histories] * model.config.k_iter
@@ -147,12 +158,17 @@ def test_a_length_that_is_told_is_drawn_with_the_first_token(plain: Loaded) -> N
         if n < 3:
             continue
         ids = vocabulary.encode("(+1")
-        tokens = torch.tensor([[vocabulary.bos, *ids, *[vocabulary.mask] * (n - 3), vocabulary.eos]])
+        tokens = torch.tensor(
+            [[vocabulary.bos, *ids, *[vocabulary.mask] * (n - 3), vocabulary.eos]]
+        )
         logits = plain.denoiser(tokens, torch.tensor([n + 2]), torch.zeros(1), True)[0]
         allowed = torch.zeros(len(vocabulary), dtype=torch.bool)
         allowed[list(vocabulary.inner_ids)] = True
         log_probs = logits.double().masked_fill(~allowed, -math.inf).log_softmax(-1)
-        masses.append(math.log(plain.lengths[n]) + sum(float(log_probs[i + 1, token]) for i, token in enumerate(ids)))
+        masses.append(
+            math.log(plain.lengths[n])
+            + sum(float(log_probs[i + 1, token]) for i, token in enumerate(ids))
+        )
     assert conditioned.summary.log_z == pytest.approx(float(np.logaddexp.reduce(masses)), abs=1e-4)
     drawn = Decoding(conditioned, new_keys(20, torch.Generator().manual_seed(0))).run()
     for item in drawn:
@@ -165,7 +181,9 @@ def test_a_length_that_is_told_is_drawn_with_the_first_token(plain: Loaded) -> N
 def test_the_causal_mode_that_is_not_told_ignores_the_end(pieced: Loaded) -> None:
     tokens = torch.tensor([[2, 20, 21, 22, 3]])
     model, zero = pieced.denoiser.model, torch.zeros(1)
-    near, far = (model.forward_strings(tokens, torch.tensor([n]), zero, True)[0, 1:4] for n in (5, 9))
+    near, far = (
+        model.forward_strings(tokens, torch.tensor([n]), zero, True)[0, 1:4] for n in (5, 9)
+    )
     assert torch.equal(near, far)
     both = [model.forward_strings(tokens, torch.tensor([n]), zero, False)[0, 1:4] for n in (5, 9)]
     assert not torch.allclose(*both)
@@ -182,7 +200,9 @@ def test_an_aligned_head_completes_nothing() -> None:
 def canvas_log_probs(loaded: Loaded, row: list[int], place: int) -> Tensor:
     """(vocab,) log-probabilities of one place of a canvas by one plain call."""
     tokens = torch.tensor([[loaded.vocabulary.bos, *row, loaded.vocabulary.eos]])
-    logits = loaded.denoiser(tokens, torch.tensor([len(row) + 2]), torch.zeros(1), False)[0, place + 1]
+    logits = loaded.denoiser(tokens, torch.tensor([len(row) + 2]), torch.zeros(1), False)[
+        0, place + 1
+    ]
     allowed = torch.zeros(len(loaded.vocabulary), dtype=torch.bool)
     allowed[list(loaded.vocabulary.inner_ids)] = True
     return logits.double().masked_fill(~allowed, -math.inf).log_softmax(-1)
@@ -206,7 +226,9 @@ def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, f
         for place in range(n - len(end)):
             longer = []
             for start, own in fillings:
-                log_next = canvas_log_probs(loaded, start + [mask] * (n - len(end) - place) + end, place)
+                log_next = canvas_log_probs(
+                    loaded, start + [mask] * (n - len(end) - place) + end, place
+                )
                 for t in loaded.vocabulary.inner_ids:
                     text = "".join(symbols[i] for i in [*start, t])
                     if text.startswith(prefix) or prefix.startswith(text):
@@ -218,34 +240,48 @@ def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, f
     return found
 
 
-@pytest.mark.parametrize("prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45"), ("1))", "=2"), ("4)", "=4")])
+@pytest.mark.parametrize(
+    "prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45"), ("1))", "=2"), ("4)", "=4")]
+)
 def test_a_suffix_is_conditioned_on_exactly(prefix: str, suffix: str) -> None:
     """All strings of at most 3 tokens by brute force: Z, and the log-probability of what is drawn."""
     small = {"vocabulary": "bpe", "vocab_size": 30, "causal_length": False}
     loaded = tiny_loaded(**small)
     loaded.denoiser.model.double()
     lengths = np.array([0.0, 0.2, 0.3, 0.5])
-    conditioned = condition(ending_with(loaded.denoiser, lengths, suffix.encode()), prefix.encode(), "exact")
+    conditioned = condition(
+        ending_with(loaded.denoiser, lengths, suffix.encode()), prefix.encode(), "exact"
+    )
     texts: dict[str, float] = {}
     for n in (1, 2, 3):
         for text, log_p in brute_joint(loaded, n, prefix, suffix).items():
             if text.startswith(prefix) and len(text) >= len(prefix) + len(suffix):
-                texts[text] = float(np.logaddexp(texts.get(text, -math.inf), log_p + math.log(lengths[n])))
-    assert conditioned.summary.log_z == pytest.approx(float(np.logaddexp.reduce(list(texts.values()))), abs=1e-5)
+                texts[text] = float(
+                    np.logaddexp(texts.get(text, -math.inf), log_p + math.log(lengths[n]))
+                )
+    assert conditioned.summary.log_z == pytest.approx(
+        float(np.logaddexp.reduce(list(texts.values()))), abs=1e-5
+    )
     drawn = Decoding(conditioned, new_keys(20_000, torch.Generator().manual_seed(1))).run()
     shares = {text: math.exp(p - conditioned.summary.log_z) for text, p in texts.items()}
     assert {item.data.decode() for item in drawn} <= set(texts)
     if len(texts) > 1:
-        assert chi_square([item.data.decode() for item in drawn], shares) < 4.8  # one false alarm in a million
+        assert (
+            chi_square([item.data.decode() for item in drawn], shares) < 4.8
+        )  # one false alarm in a million
         alike = dict.fromkeys(texts, 1 / len(texts))
-        assert chi_square([item.data.decode() for item in drawn], alike) > 4.8  # another distribution is noticed
+        assert (
+            chi_square([item.data.decode() for item in drawn], alike) > 4.8
+        )  # another distribution is noticed
 
 
 def test_with_a_suffix_both_ends_are_kept(pieced: Loaded, plain: Loaded) -> None:
     pieced.denoiser.model.float()
     settings = CompletionConfig(mode="beam", beam=4)
     for loaded in (pieced, plain):
-        for result in tasks.complete(loaded, ["(+(*7", "3"], num=4, suffix="=45", settings=settings):
+        for result in tasks.complete(
+            loaded, ["(+(*7", "3"], num=4, suffix="=45", settings=settings
+        ):
             assert result.text.endswith("=45")
             assert result.text.startswith(("(+(*7", "3"))
             assert result.completion is not None
@@ -256,7 +292,9 @@ def test_with_a_suffix_both_ends_are_kept(pieced: Loaded, plain: Loaded) -> None
 
 
 @pytest.mark.parametrize("mode", ["exact", "beam", "canonical", "auto"])
-def test_every_completion_begins_with_what_was_typed(pieced: Loaded, plain: Loaded, mode: str) -> None:
+def test_every_completion_begins_with_what_was_typed(
+    pieced: Loaded, plain: Loaded, mode: str
+) -> None:
     typed = ["", "(", "( + 3", PREFIX, "))=1"]
     for loaded, text in itertools.product((pieced, plain), typed):
         results = tasks.complete(loaded, [text], num=6, settings=CompletionConfig(mode=mode))
@@ -280,7 +318,11 @@ def test_results_do_not_depend_on_the_batch_nor_on_other_lines(pieced: Loaded) -
     assert [r.text for r in other] == [r.text for r in one]
     heard: dict[int, str] = {}
     watched = tasks.completing(
-        pieced, ["(+3"], num=5, seed=7, watch=lambda number, piece: heard.update({number: heard.get(number, "") + piece})
+        pieced,
+        ["(+3"],
+        num=5,
+        seed=7,
+        watch=lambda number, piece: heard.update({number: heard.get(number, "") + piece}),
     )
     assert [r.text for r in watched] == [r.text for r in one[:5]] == [heard[i] for i in range(5)]
 
@@ -304,7 +346,9 @@ def test_bad_texts_are_one_line(pieced: Loaded, text: str, said: str) -> None:
 def test_a_beam_over_many_lengths_is_as_good_as_one_over_one(plain: Loaded) -> None:
     """A model that is told one of 58 lengths: each has its own beam, so that short strings do not push out long ones."""
     model = CausalModel(plain.denoiser, plain.lengths)
-    exact, beam = (condition(model, PREFIX.encode(), mode, beam=4).summary for mode in ("exact", "beam"))
+    exact, beam = (
+        condition(model, PREFIX.encode(), mode, beam=4).summary for mode in ("exact", "beam")
+    )
     assert len(model.beginnings) > 50
     assert beam.dropped < 1e-9
     assert beam.log_z == pytest.approx(exact.log_z, abs=1e-9)
@@ -324,7 +368,10 @@ def test_what_was_drawn_is_forgotten(which: str, request: pytest.FixtureRequest)
     assert parts == whole
     assert max(sizes) - len(conditioned.tree) < sum(map(len, whole))
     canvas = condition(
-        ending_with(loaded.denoiser, loaded.lengths, b"5", CompletionConfig("beam", beam=2)), b"(", "beam", beam=2
+        ending_with(loaded.denoiser, loaded.lengths, b"5", CompletionConfig("beam", beam=2)),
+        b"(",
+        "beam",
+        beam=2,
     )
     first, again = ([item.tokens for item in Decoding(canvas, keys[:2]).run()] for _ in range(2))
     assert first == again
@@ -356,7 +403,9 @@ def test_an_impossible_suffix_is_named_as_it_was_typed(plain: Loaded) -> None:
 def test_bad_settings_raise(pieced: Loaded) -> None:
     with pytest.raises(ConfigError, match="num is 0; allowed is 1 to"):
         tasks.complete(pieced, ["("], num=0)
-    (result,) = tasks.complete(pieced, ["(+(*(*"], settings=CompletionConfig(mode="exact", budget=3))
+    (result,) = tasks.complete(
+        pieced, ["(+(*(*"], settings=CompletionConfig(mode="exact", budget=3)
+    )
     assert result.error is not None
     assert "beam" in result.error
     assert "canonical" in result.error
@@ -378,7 +427,9 @@ def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
     return status, out, err
 
 
-def test_the_door_prints_columns_objects_and_streams(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_the_door_prints_columns_objects_and_streams(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     ours = ("--checkpoint", checkpoint, "--num", "3", "--seed", "2")
     status, out, err = door(capsys, "(+ 3", *ours)
     rows = [line.split("\t") for line in out.splitlines()]
@@ -388,36 +439,76 @@ def test_the_door_prints_columns_objects_and_streams(capsys: pytest.CaptureFixtu
     _, out, _ = door(capsys, "(+ 3", "--json", *ours)
     items = [json.loads(line) for line in out.splitlines()]
     assert [item["text"] for item in items] == [row[0] for row in rows]
-    assert set(items[0]["completion"]) == {"mode", "log_z", "dropped", "histories", "calls", "positions"}
+    assert set(items[0]["completion"]) == {
+        "mode",
+        "log_z",
+        "dropped",
+        "histories",
+        "calls",
+        "positions",
+    }
     _, out, _ = door(capsys, "(+ 3", "--json", "--stream", *ours)
     events = [json.loads(line) for line in out.splitlines()]
     for number in range(3):
-        deltas = [event["delta"] for event in events if event["sample"] == number + 1 and "delta" in event]
+        deltas = [
+            event["delta"] for event in events if event["sample"] == number + 1 and "delta" in event
+        ]
         assert "".join(deltas) == rows[number][0]
 
 
-def test_requests_are_numbered_and_samples_within_them(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_requests_are_numbered_and_samples_within_them(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     argv = ["(+ 3", "(x", "(*", ")x", "--num", "2", "--checkpoint", checkpoint]
     _, out, _ = door(capsys, *argv, "--json")
     items = [json.loads(line) for line in out.splitlines()]
-    assert [(item["index"], item["sample"]) for item in items] == [(1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (4, 1)]
+    assert [(item["index"], item["sample"]) for item in items] == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (3, 1),
+        (3, 2),
+        (4, 1),
+    ]
     _, _, err = door(capsys, *argv)
     assert ["string 2:" in line or "string 4:" in line for line in err.splitlines()] == [True, True]
     _, out, _ = door(capsys, *argv, "--json", "--stream")
     deltas = [json.loads(line) for line in out.splitlines() if "delta" in line]
-    assert {(event["index"], event["sample"]) for event in deltas} == {(1, 1), (1, 2), (3, 1), (3, 2)}
+    assert {(event["index"], event["sample"]) for event in deltas} == {
+        (1, 1),
+        (1, 2),
+        (3, 1),
+        (3, 2),
+    }
 
 
-def test_a_beam_that_may_have_left_out_much_says_so(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    status, out, err = door(capsys, "(+(*75)10)=45", "--mode", "beam", "--beam", "1", "--num", "2", "--checkpoint", checkpoint)
+def test_a_beam_that_may_have_left_out_much_says_so(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
+    status, out, err = door(
+        capsys,
+        "(+(*75)10)=45",
+        "--mode",
+        "beam",
+        "--beam",
+        "1",
+        "--num",
+        "2",
+        "--checkpoint",
+        checkpoint,
+    )
     assert (status, out.count("\n"), err.count("\n")) == (0, 2, 1)
     assert "widen --beam" in err
     assert door(capsys, "(+3", "--mode", "beam", "--checkpoint", checkpoint)[2] == ""
 
 
-def test_the_door_reads_lines_and_reports_bad_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_the_door_reads_lines_and_reports_bad_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     (tmp_path / "typed.txt").write_text("(+ 3\nhello\n(*\n")
-    status, out, err = door(capsys, "--input", str(tmp_path / "typed.txt"), "--checkpoint", checkpoint)
+    status, out, err = door(
+        capsys, "--input", str(tmp_path / "typed.txt"), "--checkpoint", checkpoint
+    )
     assert status == 2
     assert [line.split("\t")[0][:2] for line in out.splitlines()] == ["(+", "", "(*"]
     assert err.count("\n") == 1
@@ -436,7 +527,9 @@ def test_the_door_reads_lines_and_reports_bad_ones(tmp_path: Path, capsys: pytes
         (["(", "--num", "0"], "from 1 to"),
     ],
 )
-def test_the_door_refuses_in_one_line(capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str) -> None:
+def test_the_door_refuses_in_one_line(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str
+) -> None:
     status, out, err = door(capsys, *argv, "--checkpoint", checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
@@ -445,6 +538,9 @@ def test_the_door_refuses_in_one_line(capsys: pytest.CaptureFixture[str], checkp
 def test_a_closed_pipe_ends_a_stream_quietly(checkpoint: str) -> None:
     ours = f"{sys.executable} inference.py complete '(+' --num 200 --stream --checkpoint {checkpoint} --threads 1"
     done = subprocess.run(
-        ["bash", "-c", f"{ours} | head -c 5; exit ${{PIPESTATUS[0]}}"], cwd=REPOSITORY, capture_output=True, timeout=120
+        ["bash", "-c", f"{ours} | head -c 5; exit ${{PIPESTATUS[0]}}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        timeout=120,
     )
     assert (done.returncode, done.stdout[:2], done.stderr) == (141, b"(+", b"")

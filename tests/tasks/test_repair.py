@@ -27,7 +27,11 @@ def loaded() -> Loaded:
 def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> list[str]:
     """Short strings of the language with one to four random deletions, insertions, replacements and blanks."""
     rng, texts = random.Random(seed), []
-    short = [text for text in loaded.language.sample_many(400, np.random.default_rng(seed)) if len(text) <= 20]
+    short = [
+        text
+        for text in loaded.language.sample_many(400, np.random.default_rng(seed))
+        if len(text) <= 20
+    ]
     for text in short[:count]:
         for _ in range(rng.randint(1, 4)):
             at, kind = rng.randrange(max(1, len(text))), rng.randrange(4)
@@ -39,7 +43,9 @@ def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> li
 
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
-def test_whatever_was_broken_is_valid_and_its_script_leads_there(loaded: Loaded, method: str, holds: bool) -> None:
+def test_whatever_was_broken_is_valid_and_its_script_leads_there(
+    loaded: Loaded, method: str, holds: bool
+) -> None:
     texts = damaged(loaded, 12, 1)
     results = tasks.repair(loaded, texts, method=method, grammar=True, holds=holds, beam=4)
     for text, result in zip(texts, results, strict=True):
@@ -56,7 +62,9 @@ def test_whatever_was_broken_is_valid_and_its_script_leads_there(loaded: Loaded,
 def test_truth_is_a_switch(loaded: Loaded) -> None:
     """A string that parses and is false stays as it is, unless truth is asked for; what is true always stays."""
     texts = [GOOD, "(+(*75)10)=46"]
-    plain, true = (tasks.repair(loaded, texts, grammar=True, holds=holds) for holds in (False, True))
+    plain, true = (
+        tasks.repair(loaded, texts, grammar=True, holds=holds) for holds in (False, True)
+    )
     assert [result.text for result in plain] == texts
     assert true[0].text == GOOD
     assert true[1].holds
@@ -70,7 +78,13 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
         first = rng.randrange(len(text))
         span = (first, min(len(text), first + rng.randint(1, 3)))
         marked = set(range(*span))
-        for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}, {"top": 4, "grammar": True}):
+        for settings in (
+            {"grammar": True},
+            {"holds": True},
+            {"method": "least_edits"},
+            {},
+            {"top": 4, "grammar": True},
+        ):
             (result,) = tasks.repair(loaded, [text], certain=[span], beam=4, **settings)  # type: ignore[arg-type]
             if result.error is not None:
                 assert "certain" in result.error
@@ -79,7 +93,14 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
             for answer in (result.text, *(other.text for other in result.alternatives)):
                 assert edit_script(text, answer, certain=marked) is not None
             assert result.edits is not None
-            assert not {edit.position for edit in result.edits if edit.operation in ("delete", "replace")} & marked
+            assert (
+                not {
+                    edit.position
+                    for edit in result.edits
+                    if edit.operation in ("delete", "replace")
+                }
+                & marked
+            )
         (free,) = tasks.repair(loaded, [text], grammar=True, beam=4)
         broken += edit_script(text, free.text, certain=marked) is None
     assert broken > 2
@@ -88,12 +109,20 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
 def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
     texts = [text for text in damaged(loaded, 20, 5) if 6 <= len(text) <= 20]
     results = tasks.repair(loaded, texts, method="draft", certain=[(1, 4)])
-    assert all(result.text[1:4] == text[1:4] for text, result in zip(texts, results) if "?" not in text[1:4])
+    assert all(
+        result.text[1:4] == text[1:4]
+        for text, result in zip(texts, results)
+        if "?" not in text[1:4]
+    )
     assert any(result.text[0] != text[0] for text, result in zip(texts, results))
     for text, result in zip(texts, results, strict=True):
         edits = result.edits or ()
         assert apply(text, edits) == result.text
-        assert not [edit for edit in edits if edit.operation in ("delete", "replace") and 1 <= edit.position < 4]
+        assert not [
+            edit
+            for edit in edits
+            if edit.operation in ("delete", "replace") and 1 <= edit.position < 4
+        ]
 
 
 def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) -> None:
@@ -112,14 +141,18 @@ def test_few_edits(loaded: Loaded, method: str) -> None:
     refused = 0
     for text in (text for text in damaged(loaded, 16, 4) if "?" not in text):
         for most in (0, 1, 2):
-            (result,) = tasks.repair(loaded, [text], method=method, grammar=True, max_edits=most, beam=4)
+            (result,) = tasks.repair(
+                loaded, [text], method=method, grammar=True, max_edits=most, beam=4
+            )
             if result.error is None:
                 assert metrics.edit_distance(text, result.text) <= most
             else:
                 refused += 1
                 needed = int(result.error.split(" needs ")[1].split()[0])
                 assert needed > most
-                (enough,) = tasks.repair(loaded, [text], method=method, grammar=True, max_edits=needed, beam=4)
+                (enough,) = tasks.repair(
+                    loaded, [text], method=method, grammar=True, max_edits=needed, beam=4
+                )
                 assert metrics.edit_distance(text, enough.text) == needed
     assert refused > 5
     (free,) = tasks.repair(loaded, ["(+??)=12"], grammar=True, max_edits=0)
@@ -140,13 +173,19 @@ def ball(text: str) -> set[str]:
 def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
     """Against every string within one edit; where none of them is true, what parses stays as it is."""
     rng, texts = random.Random(8), []
-    for text in [text for text in loaded.language.sample_many(300, np.random.default_rng(8)) if 8 < len(text) <= 16][:24]:
+    for text in [
+        text
+        for text in loaded.language.sample_many(300, np.random.default_rng(8))
+        if 8 < len(text) <= 16
+    ][:24]:
         for _ in range(rng.choice((1, 2))):
             at, kind = rng.randrange(len(text)), rng.randrange(3)
             text = text[:at] + ("" if kind == 0 else rng.choice(SYMBOLS)) + text[at + (kind != 1) :]
         texts.append(text)
     language, met = loaded.language, [0, 0, 0]
-    for text, result in zip(texts, tasks.repair(loaded, texts, holds=True, max_edits=1, beam=4), strict=True):
+    for text, result in zip(
+        texts, tasks.repair(loaded, texts, holds=True, max_edits=1, beam=4), strict=True
+    ):
         near = ball(text)
         parse, true = (any(map(check, near)) for check in (language.parses, language.holds))  # type: ignore[attr-defined]
         met[parse + true] += 1
@@ -163,7 +202,11 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
         places = [i for i in range(text.index("=")) if text[i].isdigit()]
         if 8 < len(text) <= 18 and len(places) > 1:
             for at in rng.sample(places, 2):
-                text = text[:at] + rng.choice([digit for digit in "0123456789" if digit != text[at]]) + text[at + 1 :]
+                text = (
+                    text[:at]
+                    + rng.choice([digit for digit in "0123456789" if digit != text[at]])
+                    + text[at + 1 :]
+                )
             if loaded.language.parses(text):
                 texts.append(text)
     assert len(texts) > 10
@@ -171,7 +214,9 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
         value = (text.index("=") + 1, len(text))
         (result,) = tasks.repair(loaded, [text], holds=True, certain=[value], beam=4)
         assert result.holds, text
-        assert not [e for e in result.edits or () if e.position >= value[0] and e.operation != "insert"]
+        assert not [
+            e for e in result.edits or () if e.position >= value[0] and e.operation != "insert"
+        ]
 
 
 def test_how_many_answers_are_asked_for_changes_none_of_them() -> None:
@@ -190,7 +235,11 @@ def test_what_parses_is_never_refused(loaded: Loaded) -> None:
     for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}):
         (same,) = tasks.repair(loaded, [long], **settings)  # type: ignore[arg-type]
         assert (same.text, same.edits) == (long, ())
-    for settings in ({"grammar": True}, {"method": "least_edits"}, {"method": "draft", "grammar": True}):
+    for settings in (
+        {"grammar": True},
+        {"method": "least_edits"},
+        {"method": "draft", "grammar": True},
+    ):
         (same,) = tasks.repair(loaded, ["5=45"], slack=0, **settings)  # type: ignore[arg-type]
         assert (same.text, same.edits) == ("5=45", ())
     (error,) = tasks.repair(loaded, ["(" * 200], grammar=True)
@@ -204,10 +253,14 @@ def test_a_check_stricter_than_the_grammar_is_named(monkeypatch: pytest.MonkeyPa
     assert "own check refuses them all" in (result.error or "")
 
 
-@pytest.mark.parametrize("settings", [{"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}])
+@pytest.mark.parametrize(
+    "settings", [{"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}]
+)
 def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
     texts = damaged(loaded, 6, 6)
-    for text, result in zip(texts, tasks.repair(loaded, texts, top=5, beam=6, **settings), strict=True):  # type: ignore[arg-type]
+    for text, result in zip(
+        texts, tasks.repair(loaded, texts, top=5, beam=6, **settings), strict=True
+    ):  # type: ignore[arg-type]
         listed = result.alternatives
         assert listed[0].text == result.text
         assert len({item.text for item in listed}) == len(listed)
@@ -246,6 +299,8 @@ def test_answers_do_not_depend_on_the_seed_or_the_others(loaded: Loaded) -> None
         ({"method": "draft", "top": 2}, "draft"),
     ],
 )
-def test_settings_that_fit_no_string(loaded: Loaded, settings: dict[str, object], message: str) -> None:
+def test_settings_that_fit_no_string(
+    loaded: Loaded, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         tasks.repair(loaded, [GOOD], **settings)  # type: ignore[arg-type]

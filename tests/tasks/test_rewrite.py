@@ -21,26 +21,42 @@ def loaded() -> Loaded:
     return tiny_loaded()
 
 
-@pytest.mark.parametrize("settings", [{}, {"grammar": True}, {"sampler": MASKGIT}, {"sampler": MASKGIT, "grammar": True}])
-@pytest.mark.parametrize("span, length", [((2, 7), (1, 9)), ((2, 7), None), ((2, 7), 2), ((3, 3), (1, 4)), ((0, 13), (4, 8))])
+@pytest.mark.parametrize(
+    "settings", [{}, {"grammar": True}, {"sampler": MASKGIT}, {"sampler": MASKGIT, "grammar": True}]
+)
+@pytest.mark.parametrize(
+    "span, length",
+    [((2, 7), (1, 9)), ((2, 7), None), ((2, 7), 2), ((3, 3), (1, 4)), ((0, 13), (4, 8))],
+)
 def test_both_sides_are_kept(
-    loaded: Loaded, span: tuple[int, int], length: tuple[int, int] | int | None, settings: dict[str, object]
+    loaded: Loaded,
+    span: tuple[int, int],
+    length: tuple[int, int] | int | None,
+    settings: dict[str, object],
 ) -> None:
     (result,) = tasks.rewrite(loaded, [GOOD], replace=span, length=length, **settings)  # type: ignore[arg-type]
     sizes = (length, length) if isinstance(length, int) else length or (span[1] - span[0],) * 2
-    if settings.get("grammar") and span == (3, 3):  # nothing can stand between an operator's bracket and the operator
+    if settings.get("grammar") and span == (
+        3,
+        3,
+    ):  # nothing can stand between an operator's bracket and the operator
         assert "symbols in place of the span; " in (result.error or "")
         return
     assert result.error is None
     behind = len(GOOD) - span[1]
-    assert (result.text[: span[0]], result.text[len(result.text) - behind :]) == (GOOD[: span[0]], GOOD[span[1] :])
+    assert (result.text[: span[0]], result.text[len(result.text) - behind :]) == (
+        GOOD[: span[0]],
+        GOOD[span[1] :],
+    )
     assert sizes[0] <= len(result.text) - span[0] - behind <= sizes[1]
     assert result.parses or not settings.get("grammar")
 
 
 def test_the_best_length_is_the_likeliest_with_the_prior_of_the_lengths(loaded: Loaded) -> None:
     lengths = range(3, 10)
-    each = [tasks.rewrite(loaded, [GOOD], replace=(2, 7), length=n, grammar=True)[0] for n in lengths]
+    each = [
+        tasks.rewrite(loaded, [GOOD], replace=(2, 7), length=n, grammar=True)[0] for n in lengths
+    ]
     fine = [result for result in each if result.error is None]
     assert len(fine) > 2
 
@@ -55,7 +71,10 @@ def test_the_best_length_is_the_likeliest_with_the_prior_of_the_lengths(loaded: 
 
 
 def test_removing_inserting_and_blanks_elsewhere(loaded: Loaded) -> None:
-    removed, inserted = (tasks.rewrite(loaded, [GOOD], replace=span, length=n)[0] for span, n in (((2, 7), 0), ((11, 11), 2)))
+    removed, inserted = (
+        tasks.rewrite(loaded, [GOOD], replace=span, length=n)[0]
+        for span, n in (((2, 7), 0), ((11, 11), 2))
+    )
     assert removed.text == "(+10)=45"
     assert (inserted.text[:11], inserted.text[13:]) == (GOOD[:11], GOOD[11:])
     (filled,) = tasks.rewrite(loaded, ["(+(*7?)10)=45"], replace=(12, 13), length=2, masks=[(4, 5)])
@@ -65,7 +84,9 @@ def test_removing_inserting_and_blanks_elsewhere(loaded: Loaded) -> None:
 
 def test_with_holds_every_result_holds(loaded: Loaded) -> None:
     texts = ["(+75)=5?", "(+75)=12", "(*11)=7"]
-    for text, result in zip(texts, tasks.rewrite(loaded, texts, replace=(2, 4), length=(1, 6), holds=True), strict=True):
+    for text, result in zip(
+        texts, tasks.rewrite(loaded, texts, replace=(2, 4), length=(1, 6), holds=True), strict=True
+    ):
         assert result.holds
         behind = text[4:]
         assert result.text[:2] == text[:2]
@@ -78,13 +99,20 @@ def test_with_holds_every_result_holds(loaded: Loaded) -> None:
 def test_a_batch_is_its_texts_alone(loaded: Loaded, settings: dict[str, object]) -> None:
     texts = ["(+75)=12", "(*?5)=3?", "7", "zz", "(+(*75)10)=4?"]
     together = tasks.rewrite(loaded, texts, replace=(2, 4), length=(1, 3), **settings)  # type: ignore[arg-type]
-    alone = [tasks.rewrite(loaded, [text], replace=(2, 4), length=(1, 3), **settings)[0] for text in texts]  # type: ignore[arg-type]
-    assert [(a.text, a.error, a.input) for a in together] == [(a.text, a.error, a.input) for a in alone]
+    alone = [
+        tasks.rewrite(loaded, [text], replace=(2, 4), length=(1, 3), **settings)[0]
+        for text in texts
+    ]  # type: ignore[arg-type]
+    assert [(a.text, a.error, a.input) for a in together] == [
+        (a.text, a.error, a.input) for a in alone
+    ]
 
 
 def test_seeds(loaded: Loaded) -> None:
     def made(seed: int, sampler: SamplerConfig | None) -> list[str]:
-        found = tasks.rewrite(loaded, [GOOD] * 3, replace=(2, 7), length=(4, 6), sampler=sampler, seed=seed)
+        found = tasks.rewrite(
+            loaded, [GOOD] * 3, replace=(2, 7), length=(4, 6), sampler=sampler, seed=seed
+        )
         return [result.text for result in found]
 
     assert made(0, None) == made(1, None)
@@ -93,7 +121,9 @@ def test_seeds(loaded: Loaded) -> None:
 
 
 def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
-    long, outside, fine = tasks.rewrite(loaded, [GOOD, "5=5", GOOD], replace=(2, 7), length=(60, 70))
+    long, outside, fine = tasks.rewrite(
+        loaded, [GOOD, "5=5", GOOD], replace=(2, 7), length=(60, 70)
+    )
     assert long.error == fine.error
     assert "60..70" in (long.error or "")
     assert "possible are 0..54" in (long.error or "")

@@ -32,7 +32,9 @@ def puzzle(template: str, grammar: bool = True) -> Puzzle:
 
 
 def random_guide(template: str, seed: int, scale: float = 3.0) -> Guide:
-    logits = scale * torch.randn(len(template), len(LANGUAGE.vocabulary), generator=torch.Generator().manual_seed(seed))
+    logits = scale * torch.randn(
+        len(template), len(LANGUAGE.vocabulary), generator=torch.Generator().manual_seed(seed)
+    )
     return Guide(logits.log_softmax(-1))
 
 
@@ -109,7 +111,11 @@ def test_the_only_solution_is_found_however_bad_the_guide(grammar: bool) -> None
     worst = torch.zeros(len(only), len(LANGUAGE.vocabulary))
     for position, symbol in enumerate(only):
         worst[position, LANGUAGE.vocabulary.ids[symbol]] = -torch.inf
-    for guide in (Guide(worst), Guide(torch.full_like(worst, torch.nan)), Guide(torch.full_like(worst, -torch.inf))):
+    for guide in (
+        Guide(worst),
+        Guide(torch.full_like(worst, torch.nan)),
+        Guide(torch.full_like(worst, -torch.inf)),
+    ):
         outcome = solve(puzzle(unique, grammar), guide, EVERY)
         assert (outcome.solutions, outcome.exhausted) == ((only,), True)
         assert only in solve(puzzle(template, grammar), guide, EVERY, EVERY).solutions
@@ -121,14 +127,23 @@ def test_a_good_guide_finds_it_at_once_and_a_bad_one_late() -> None:
     known = torch.full((len(text), len(LANGUAGE.vocabulary)), -5.0)
     for position, symbol in enumerate(text):
         known[position, LANGUAGE.vocabulary.ids[symbol]] = -0.1
-    good, bad = solve(puzzle(template), Guide(known), 1), solve(puzzle(template), Guide(-5.1 - known), 1)
+    good, bad = (
+        solve(puzzle(template), Guide(known), 1),
+        solve(puzzle(template), Guide(-5.1 - known), 1),
+    )
     assert (good.solutions, good.first) == ((text,), 1)
     assert bad.first is not None
     assert bad.first > 10
 
 
 def test_templates_without_a_choice() -> None:
-    for text, expected in (("5=5", ("5=5",)), ("5=6", ()), ("(*11)=2?", ()), ("(+55)=??", ("(+55)=10",)), ("?=5", ("5=5",))):
+    for text, expected in (
+        ("5=5", ("5=5",)),
+        ("5=6", ()),
+        ("(*11)=2?", ()),
+        ("(+55)=??", ("(+55)=10",)),
+        ("?=5", ("5=5",)),
+    ):
         outcome = solve(puzzle(text), random_guide(text, 0), EVERY)
         assert (outcome.solutions, outcome.exhausted) == (expected, True)
 
@@ -141,7 +156,15 @@ def loaded() -> Loaded:
 def test_solve_gives_what_holds_and_says_why_not(loaded: Loaded) -> None:
     texts = ["(+?(*24))=1?", "(*11)=2?", "(+?(*24)=1?", "5=5", "z", "", "(*??)=?2"]
     results = tasks.solve(loaded, texts)
-    assert [result.error is None for result in results] == [True, False, False, True, False, False, True]
+    assert [result.error is None for result in results] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     for text, result in zip(texts, results, strict=True):
         assert result.input == text
         if result.error is None:
@@ -166,12 +189,17 @@ def test_of_several_solutions_the_likeliest_is_given(loaded: Loaded) -> None:
     template = "(+??)=12"
     scores = {result.text: result.score for result in tasks.edit(loaded, sorted(brute(template)))}
     (result,) = tasks.solve(loaded, [template], solutions=EVERY)
-    assert scores[result.text] == pytest.approx(max(score for score in scores.values() if score is not None))
+    assert scores[result.text] == pytest.approx(
+        max(score for score in scores.values() if score is not None)
+    )
     assert len(scores) > 4
 
 
 def test_masks_are_blanks_and_traces_show_the_solutions(loaded: Loaded) -> None:
-    masked, plain = tasks.solve(loaded, ["(+75)=12"], masks=[(2, 4)])[0], tasks.solve(loaded, ["(+??)=12"], trace=True)[0]
+    masked, plain = (
+        tasks.solve(loaded, ["(+75)=12"], masks=[(2, 4)])[0],
+        tasks.solve(loaded, ["(+??)=12"], trace=True)[0],
+    )
     assert masked.text == plain.text
     assert plain.trace is not None
     assert plain.text in plain.trace

@@ -24,7 +24,10 @@ def loaded() -> Loaded:
 def test_generate_lengths_and_fields(loaded: Loaded) -> None:
     results = tasks.generate(loaded, 5, length=24)
     assert [len(result.text) for result in results] == [24] * 5
-    assert all(result.finish_reason == "eos" and result.evaluations > 0 and result.input is None for result in results)
+    assert all(
+        result.finish_reason == "eos" and result.evaluations > 0 and result.input is None
+        for result in results
+    )
     assert all(result.score is not None and result.score < 0 for result in results)
     ranged = tasks.generate(loaded, 20, length=(10, 14))
     assert {len(result.text) for result in ranged} <= set(range(10, 15))
@@ -56,7 +59,10 @@ def test_generate_impossible_lengths(loaded: Loaded, length: int | tuple[int, in
         tasks.generate(loaded, 1, length=length)
 
 
-@pytest.mark.parametrize("sampler", [None, SamplerConfig(sampler="entropy", steps=0), SamplerConfig(sampler="autoregressive")])
+@pytest.mark.parametrize(
+    "sampler",
+    [None, SamplerConfig(sampler="entropy", steps=0), SamplerConfig(sampler="autoregressive")],
+)
 def test_edit_keeps_every_anchor(loaded: Loaded, sampler: SamplerConfig | None) -> None:
     templates = ["(+(*??)10)=45", "?" * 9, GOOD, "(+ ?5)=1?", "(" + "?" * 12]
     for template, result in zip(templates, tasks.edit(loaded, templates, sampler=sampler)):
@@ -70,9 +76,20 @@ def test_edit_keeps_every_anchor(loaded: Loaded, sampler: SamplerConfig | None) 
 
 def test_a_bad_string_does_not_change_the_noise_of_the_next(loaded: Loaded) -> None:
     sampler, template = SamplerConfig("maskgit", steps=2), "(+(*????)??)=??"
-    alone = [tasks.edit(loaded, [first, template], sampler=sampler)[1] for first in ("(+11)=2", "not a string", "")]
+    alone = [
+        tasks.edit(loaded, [first, template], sampler=sampler)[1]
+        for first in ("(+11)=2", "not a string", "")
+    ]
     assert len({result.text for result in alone}) == 1
-    assert len({tasks.edit(loaded, [template], sampler=sampler, seed=seed)[0].text for seed in range(5)}) > 1
+    assert (
+        len(
+            {
+                tasks.edit(loaded, [template], sampler=sampler, seed=seed)[0].text
+                for seed in range(5)
+            }
+        )
+        > 1
+    )
 
 
 def test_a_question_mark_that_is_a_symbol_is_kept() -> None:
@@ -185,7 +202,9 @@ def test_score_is_the_mean_causal_log_probability(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("method", tasks.REPAIR_METHODS)
-def test_repair_under_a_grammar_always_parses_and_leaves_what_does(loaded: Loaded, method: str) -> None:
+def test_repair_under_a_grammar_always_parses_and_leaves_what_does(
+    loaded: Loaded, method: str
+) -> None:
     texts = ["7=8", "(+(*75)10=45", "))((", "?????", "(+12)=?", "=+=+="]
     if method == "draft":
         texts = [text for text in texts if len(text) > 4 or text == "7=8"]
@@ -203,7 +222,10 @@ def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) 
     config = SamplerConfig("maskgit", steps=2, grammar=True)
     made = tasks.generate(loaded, 20, sampler=config)
     assert all(result.parses for result in made)
-    assert not all(result.parses for result in tasks.generate(loaded, 20, sampler=SamplerConfig("maskgit", steps=2)))
+    assert not all(
+        result.parses
+        for result in tasks.generate(loaded, 20, sampler=SamplerConfig("maskgit", steps=2))
+    )
     texts = ["(+?(*24))=1?", "(+?(*24)=1?", "(+(*??)10)=45"]
     results = tasks.edit(loaded, texts, sampler=config)
     assert [result.finish_reason for result in results] == ["eos", "error", "eos"]

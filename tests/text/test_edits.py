@@ -66,13 +66,20 @@ def test_a_script_is_one_line_for_a_reader() -> None:
     script = edit_script("(+(*75)10=45", "(+(*55)10)=45")
     assert script is not None
     assert render(script) == "replace '7' by '5' at 4, insert ')' at 9"
-    assert render((Edit("fill", 2, "?", "1"), Edit("delete", 3, "a"))) == "fill '1' at 2, delete 'a' at 3"
+    assert (
+        render((Edit("fill", 2, "?", "1"), Edit("delete", 3, "a")))
+        == "fill '1' at 2, delete 'a' at 3"
+    )
     assert render(()) == "unchanged"
 
 
 @pytest.mark.parametrize(
     "script",
-    [[Edit("delete", 1, "a")], [Edit("insert", 5, new="a")], [Edit("insert", 2, new="a")] * 2 + [Edit("delete", 0, "a")]],
+    [
+        [Edit("delete", 1, "a")],
+        [Edit("insert", 5, new="a")],
+        [Edit("insert", 2, new="a")] * 2 + [Edit("delete", 0, "a")],
+    ],
 )
 def test_a_script_of_another_text_is_refused(script: list[Edit]) -> None:
     with pytest.raises(ValueError, match="does not fit"):

@@ -25,7 +25,9 @@ from maskdiff.text.answers import (
 from tests.helpers.fuzz import both_seeds, cases
 
 ARITHMETIC = make_language()
-REAL = tuple(text for text in ARITHMETIC.sample_many(400, np.random.default_rng(0)) if len(text) <= 20)
+REAL = tuple(
+    text for text in ARITHMETIC.sample_many(400, np.random.default_rng(0)) if len(text) <= 20
+)
 NOISE = st.text(alphabet="(+*)=0123456789x? \n", max_size=12)
 LETTERS = st.text(alphabet="xyz.,!", min_size=1, max_size=8)
 NAIVE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)  # what people write
@@ -45,8 +47,12 @@ class Words:
 
 def by_all_substrings(text: str, language: Checker, begin: int = 0) -> Span | None:
     """The definition: of all substrings that parse, the earliest start, then the longest."""
-    ends = [(start, end) for start in range(begin, len(text)) for end in range(start + 1, len(text) + 1)]
-    found = [(s, e) for s, e in ends if text[s:e] == text[s:e].strip() and language.parses(text[s:e])]
+    ends = [
+        (start, end) for start in range(begin, len(text)) for end in range(start + 1, len(text) + 1)
+    ]
+    found = [
+        (s, e) for s, e in ends if text[s:e] == text[s:e].strip() and language.parses(text[s:e])
+    ]
     if not found:
         return None
     start, end = min(found, key=lambda ends: (ends[0], -ends[1]))
@@ -62,11 +68,15 @@ def test_the_first_string_is_that_of_all_substrings(before: str, real: str, afte
     text = before + real + after
     span = first_complete(text, ARITHMETIC)
     assert span == by_all_substrings(text, ARITHMETIC)
-    assert span is not None  # something is always there: the real string, or one that begins before it
+    assert (
+        span is not None
+    )  # something is always there: the real string, or one that begins before it
     assert span.start <= len(before)
 
 
-@given(st.text(alphabet="ab ", max_size=14), st.lists(st.text(alphabet="ab ", max_size=4), max_size=4))
+@given(
+    st.text(alphabet="ab ", max_size=14), st.lists(st.text(alphabet="ab ", max_size=4), max_size=4)
+)
 @settings(max_examples=300, deadline=None)
 def test_every_string_is_the_first_of_what_is_left(text: str, words: list[str]) -> None:
     language = Words(*words)
@@ -81,7 +91,9 @@ def test_every_string_is_the_first_of_what_is_left(text: str, words: list[str]) 
 
 @given(st.lists(st.tuples(LETTERS, st.sampled_from(REAL)), max_size=4), LETTERS)
 @settings(max_examples=100, deadline=None)
-def test_strings_between_foreign_symbols_are_all_found(parts: list[tuple[str, str]], last: str) -> None:
+def test_strings_between_foreign_symbols_are_all_found(
+    parts: list[tuple[str, str]], last: str
+) -> None:
     text = "".join(letters + real for letters, real in parts) + last
     spans = all_complete(text, ARITHMETIC)
     assert [span.text for span in spans] == [real for _, real in parts]
@@ -99,14 +111,24 @@ def test_a_parser_that_overlooks_white_space_reads_on_across_it() -> None:
     assert ARITHMETIC.parses("1=1\n2")  # as 1=12
     assert first_complete(" 1=1\n2=2", ARITHMETIC) == Span("1=1\n2", 1, 6)
     assert first_complete(" 1=1\n2=2", Unspaced(ARITHMETIC)) == Span("1=1", 1, 4)
-    assert first_complete("so: (+ 1 2) = 3 ", ARITHMETIC) == Span("(+ 1 2) = 3", 4, 15)  # but not at the ends
+    assert first_complete("so: (+ 1 2) = 3 ", ARITHMETIC) == Span(
+        "(+ 1 2) = 3", 4, 15
+    )  # but not at the ends
     assert first_complete("so: (+ 1 2) = 3 ", Unspaced(ARITHMETIC)) is None
 
 
 def test_the_longest_string_of_the_first_start() -> None:
-    assert first_complete("the answer is (+(*75)10)=45.", ARITHMETIC) == Span("(+(*75)10)=45", 14, 27)
-    assert first_complete("abcab", Words("ab", "abc", "bcab")) == Span("abc", 0, 3)  # though a longer one begins later
-    assert all_complete("aaaaa", Words("a", "aa")) == [Span("aa", 0, 2), Span("aa", 2, 4), Span("a", 4, 5)]
+    assert first_complete("the answer is (+(*75)10)=45.", ARITHMETIC) == Span(
+        "(+(*75)10)=45", 14, 27
+    )
+    assert first_complete("abcab", Words("ab", "abc", "bcab")) == Span(
+        "abc", 0, 3
+    )  # though a longer one begins later
+    assert all_complete("aaaaa", Words("a", "aa")) == [
+        Span("aa", 0, 2),
+        Span("aa", 2, 4),
+        Span("a", 4, 5),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "=", "(+1", "no answer", "(+12)="])
@@ -154,7 +176,9 @@ def test_the_span_is_that_of_the_content() -> None:
     assert first_fence(text) == Fence("x = 1\n", 22, 28, "python")
     assert text[22:28] == "x = 1\n"
     indented = "  ~~~\n  a\n b\n   c\n  ~~~\n"
-    assert first_fence(indented) == Fence("a\nb\n c\n", 6, 18, "")  # the span is that of the lines as they stand
+    assert first_fence(indented) == Fence(
+        "a\nb\n c\n", 6, 18, ""
+    )  # the span is that of the lines as they stand
     assert indented[6:18] == "  a\n b\n   c\n"
 
 
@@ -196,7 +220,11 @@ EXAMPLES = [
     (140, "foo\n```\nbar\n```\nbaz\n", "bar\n"),
     (141, "foo\n---\n~~~\nbar\n~~~\n# baz\n", "bar\n"),
     (142, "```ruby\ndef foo(x)\n  return 3\nend\n```\n", "def foo(x)\n  return 3\nend\n"),
-    (143, "~~~~    ruby startline=3 $%@#$\ndef foo(x)\n  return 3\nend\n~~~~~~~\n", "def foo(x)\n  return 3\nend\n"),
+    (
+        143,
+        "~~~~    ruby startline=3 $%@#$\ndef foo(x)\n  return 3\nend\n~~~~~~~\n",
+        "def foo(x)\n  return 3\nend\n",
+    ),
     (144, "````;\n````\n", ""),
     (145, "``` aa ```\nfoo\n", None),
     (146, "~~~ aa ``` ~~~\nfoo\n~~~\n", "foo\n"),
@@ -211,8 +239,12 @@ def test_examples_of_commonmark(number: int, text: str, expected: str | None) ->
     if expected is not None:
         assert content(text + "\n```\nlater\n```\n") == expected
     for ending in ("\r\n", "\r"):
-        assert content(text.replace("\n", ending)) == (None if expected is None else expected.replace("\n", ending))
-    assert content(text.removesuffix("\n")) == expected  # a document need not end with a line ending
+        assert content(text.replace("\n", ending)) == (
+            None if expected is None else expected.replace("\n", ending)
+        )
+    assert (
+        content(text.removesuffix("\n")) == expected
+    )  # a document need not end with a line ending
 
 
 @pytest.mark.parametrize(
@@ -229,7 +261,10 @@ def test_examples_of_commonmark(number: int, text: str, expected: str | None) ->
         ("```\na\r\nb\rc\n```", "a\r\nb\rc\n"),
         ("```\nopen\n~~~\na\n~~~\n", None),  # what an unclosed fence swallows is not there
         ("````md\n```py\na\n```\n````\n", "```py\na\n```\n"),
-        ("``` a`b\nx\n```\n", None),  # a backtick after the fence: inline code, so that the next line opens
+        (
+            "``` a`b\nx\n```\n",
+            None,
+        ),  # a backtick after the fence: inline code, so that the next line opens
         ("``` a`b\nx\n```\ny\n```\n", "y\n"),
         ("", None),
         ("```", None),
@@ -253,14 +288,22 @@ def test_edges(text: str, expected: str | None) -> None:
         ("  ```py\n  x\n  ```\n", "x\n"),
     ],
 )
-def test_the_usual_regular_expression_is_wrong_where_ours_is_right(text: str, expected: str) -> None:
+def test_the_usual_regular_expression_is_wrong_where_ours_is_right(
+    text: str, expected: str
+) -> None:
     assert content(text) == expected
     assert naive(text) != expected
-    assert naive("```py\nx\n```\n") == content("```py\nx\n```\n") == "x\n"  # it is right where nothing is difficult
+    assert (
+        naive("```py\nx\n```\n") == content("```py\nx\n```\n") == "x\n"
+    )  # it is right where nothing is difficult
 
 
 def test_the_usual_regular_expression_invents_blocks() -> None:
-    for text in ("Write ```\nlike this``` inline.\n", "~~~~\n```\na\n```\n", "    ```\n    a\n    ```\n"):
+    for text in (
+        "Write ```\nlike this``` inline.\n",
+        "~~~~\n```\na\n```\n",
+        "    ```\n    a\n    ```\n",
+    ):
         assert first_fence(text) is None
         assert naive(text) is not None
 
@@ -270,7 +313,9 @@ def random_line(rng: random.Random) -> str:
     indent = rng.choice(["", "", "", "", " ", "  ", "   ", "    ", "\t", " \t"])
     if rng.random() < 0.3:
         return indent + rng.choice(["", "", "text", "# head", "a ``` b", "***", "\\", "x\ty"])
-    tail = rng.choice(["", "", "", "", "", " ", "\t", "py", " c++", " a`b", "`` `", "~ ~", " ```", " {.x #y} "])
+    tail = rng.choice(
+        ["", "", "", "", "", " ", "\t", "py", " c++", " a`b", "`` `", "~ ~", " ```", " {.x #y} "]
+    )
     return indent + rng.choice("``~") * rng.choice([2, 3, 3, 3, 4, 5]) + tail
 
 
@@ -283,7 +328,11 @@ def test_markdown_it_finds_the_same_block() -> None:
         text = ending.join(lines) + rng.choice(["", ending])
         # What stands after the document tells whether the block was closed: an open one swallows it.
         tokens = reader.parse("\n".join(lines) + "\n\nsentinel\n")
-        blocks = [token for token in tokens if token.type == "fence" and token.level == 0 and "sentinel" not in token.content]
+        blocks = [
+            token
+            for token in tokens
+            if token.type == "fence" and token.level == 0 and "sentinel" not in token.content
+        ]
         fence = first_fence(text)
         assert (fence is None) == (not blocks), text
         if fence is not None:

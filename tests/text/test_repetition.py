@@ -24,10 +24,14 @@ def has_period(tokens: Sequence[Hashable], period: int, repeats: int) -> bool:
 
 
 def tail_by_definition(tokens: Sequence[Hashable], max_period: int, repeats: int) -> int:
-    return next((period for period in range(1, max_period + 1) if has_period(tokens, period, repeats)), 0)
+    return next(
+        (period for period in range(1, max_period + 1) if has_period(tokens, period, repeats)), 0
+    )
 
 
-def first_by_definition(tokens: Sequence[Hashable], max_period: int, repeats: int) -> tuple[int, int] | None:
+def first_by_definition(
+    tokens: Sequence[Hashable], max_period: int, repeats: int
+) -> tuple[int, int] | None:
     for size in range(len(tokens) + 1):
         if period := tail_by_definition(tokens[:size], max_period, repeats):
             return size, period
@@ -115,7 +119,10 @@ def test_characters_ids_and_words_are_all_tokens(word: str) -> None:
 @given(WORD)
 @settings(deadline=None)
 def test_adjacent_duplicates_are_their_definition(word: str) -> None:
-    assert repetition.adjacent_duplicates(word) == (sum(a == b for a, b in zip(word, word[1:])), max(len(word) - 1, 0))
+    assert repetition.adjacent_duplicates(word) == (
+        sum(a == b for a, b in zip(word, word[1:])),
+        max(len(word) - 1, 0),
+    )
     assert repetition.adjacent_duplicates("aabbbc") == (3, 5)
 
 
@@ -125,8 +132,12 @@ def test_adjacent_duplicates_are_their_definition(word: str) -> None:
 @given(BINARY, st.integers(1, 8), st.integers(2, 4))
 @settings(max_examples=400, deadline=None)
 def test_loops_are_their_definition(word: str, max_period: int, repeats: int) -> None:
-    assert repetition.periodic_tail(word, max_period, repeats) == tail_by_definition(word, max_period, repeats)
-    assert repetition.first_periodic_tail(word, max_period, repeats) == first_by_definition(word, max_period, repeats)
+    assert repetition.periodic_tail(word, max_period, repeats) == tail_by_definition(
+        word, max_period, repeats
+    )
+    assert repetition.first_periodic_tail(word, max_period, repeats) == first_by_definition(
+        word, max_period, repeats
+    )
 
 
 def test_loops_by_hand() -> None:
@@ -163,8 +174,14 @@ def test_a_loop_after_noise_is_found_where_the_definition_finds_it(period: int) 
     rng = random.Random(period)
     for _ in range(5):
         unit = rng.choices("ab", k=period)
-        tokens = rng.choices("abc", k=rng.randrange(20)) + unit * 4  # few symbols: the loop may begin before it was meant to
-        assert repetition.first_periodic_tail(tokens, 20, 3) == first_by_definition(tokens, 20, 3) is not None
+        tokens = (
+            rng.choices("abc", k=rng.randrange(20)) + unit * 4
+        )  # few symbols: the loop may begin before it was meant to
+        assert (
+            repetition.first_periodic_tail(tokens, 20, 3)
+            == first_by_definition(tokens, 20, 3)
+            is not None
+        )
 
 
 def test_no_hit_in_ten_thousand_words_without_repetition() -> None:
@@ -178,10 +195,14 @@ def test_no_hit_in_ten_thousand_words_without_repetition() -> None:
         # Thue's own word has squares, but no cube.
         binary = [names[symbol] for symbol in overlaps[start : start + size]]
         assert repetition.first_periodic_tail(binary, 20, 3) is None
-        assert repetition.periodic_tail(ternary, 30, 2) == repetition.periodic_tail(binary, 20, 3) == 0
+        assert (
+            repetition.periodic_tail(ternary, 30, 2) == repetition.periodic_tail(binary, 20, 3) == 0
+        )
     assert repetition.first_periodic_tail(squares, 64, 2) is None
     assert repetition.first_periodic_tail(overlaps, 64, 3) is None
-    assert repetition.first_periodic_tail(overlaps, 64, 2) is not None  # the detector was not asleep
+    assert (
+        repetition.first_periodic_tail(overlaps, 64, 2) is not None
+    )  # the detector was not asleep
 
 
 def test_the_first_loop_takes_one_comparison_for_each_token_and_period() -> None:
@@ -235,7 +256,9 @@ def test_compression_ratio_by_hand() -> None:
     assert repetition.compression_ratio("a" * 10) in (10 / (4 - 2), 10 / (5 - 2))
     # Bytes, not characters, and from 144 on a byte has 9 bits: 28 bits are 4 bytes, and 37 are 5.
     assert repetition.compression_ratio("é") == 2 / (4 - 2)
-    assert repetition.compression_ratio("\ud800") == 3 / (5 - 2)  # a surrogate alone, as a broken output may have
+    assert repetition.compression_ratio("\ud800") == 3 / (
+        5 - 2
+    )  # a surrogate alone, as a broken output may have
 
 
 @given(st.text(max_size=40))
@@ -260,10 +283,14 @@ def test_a_header_would_be_all_that_one_sees_of_a_short_string() -> None:
 def test_compression_ratio_tells_loops_from_noise() -> None:
     rng = random.Random(0)
     noise = "".join(chr(rng.randrange(128)) for _ in range(1000))
-    ratios = [repetition.compression_ratio(text) for text in (noise, "ab" * 10, "ab" * 50, "ab" * 500)]
+    ratios = [
+        repetition.compression_ratio(text) for text in (noise, "ab" * 10, "ab" * 50, "ab" * 500)
+    ]
     assert ratios == sorted(ratios)
     words = " ".join("".join(rng.choices("ab", k=3)) for _ in range(1000))
     fast = zlib.compressobj(level=1, wbits=-15)
-    assert repetition.compression_ratio(words) > len(words) / (len(fast.compress(words.encode()) + fast.flush()) - 2)
+    assert repetition.compression_ratio(words) > len(words) / (
+        len(fast.compress(words.encode()) + fast.flush()) - 2
+    )
     assert 1.0 < ratios[0] < 1.3  # seven bits in eight
     assert ratios[-1] > 50

@@ -38,7 +38,13 @@ def test_everything_written_is_read_back_and_a_later_sitting_takes_over(tmp_path
     second.scalar("loss", 9.0, 4)
     second.flush()
     events = read(tmp_path)
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0), (1, 0.5), (2, 1), (3, 1.5), (4, 9)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (0, 0),
+        (1, 0.5),
+        (2, 1),
+        (3, 1.5),
+        (4, 9),
+    ]
     assert read_before["images"] == ["grid"]
     assert read_before["tensors"] == ["samples/text_summary"]
     second.close()
@@ -49,7 +55,9 @@ def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_told_of_once_and_nothing_is_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_told_of_once_and_nothing_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     board = EventWriter(tmp_path)
     board.scalar("loss", 1.0, 0)
     board.file = open("/dev/full", "wb")  # noqa: SIM115 - closed by the board
@@ -59,10 +67,15 @@ def test_a_full_disk_is_told_of_once_and_nothing_is_raised(tmp_path: Path, capsy
     board.close()
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"cannot write to {tmp_path}: No space left on device; training goes on without TensorBoard\n"
+    assert (
+        err
+        == f"cannot write to {tmp_path}: No space left on device; training goes on without TensorBoard\n"
+    )
 
 
-def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_made_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     EventWriter(tmp_path / "file" / "tensorboard").scalar("loss", 1.0, 0)
     assert capsys.readouterr().err.endswith("training goes on without TensorBoard\n")
@@ -88,7 +101,9 @@ def test_every_symbol_has_a_letter_of_its_own() -> None:
 def test_the_picture_shows_letters_blanks_and_what_changed() -> None:
     first = [VOCABULARY.bos, *VOCABULARY.encode("(+12)=3"), VOCABULARY.eos]
     blank = [VOCABULARY.mask if i in (3, 4) else token for i, token in enumerate(first)]
-    trace = Trace([torch.tensor([blank]), torch.tensor([first])], [torch.tensor([0]), torch.tensor([1])])
+    trace = Trace(
+        [torch.tensor([blank]), torch.tensor([first])], [torch.tensor([0]), torch.tensor([1])]
+    )
     picture = token_grid(trace, 0, VOCABULARY)
     assert picture.shape == (2 * CELL, len(first) * CELL, 3)
 

@@ -12,7 +12,9 @@ from maskdiff.training.optimizers import Muon, lr_scale, make_optimizers, orthog
 
 def test_newton_schulz_brings_singular_values_near_one_and_keeps_singular_vectors() -> None:
     generator = torch.Generator().manual_seed(0)
-    matrices = torch.randn(3, 48, 16, generator=generator) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    matrices = (
+        torch.randn(3, 48, 16, generator=generator) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    )
     result = orthogonalise(matrices)
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.5
@@ -27,7 +29,10 @@ def test_muon_orthogonalises_each_third_of_a_fused_weight_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     fused = torch.nn.Parameter(torch.zeros(48, 16))
     parts = [torch.nn.Parameter(torch.zeros(16, 16)) for _ in range(3)]
-    fused.grad = torch.randn(48, 16, generator=generator) * torch.tensor([1.0, 10.0, 0.1]).repeat_interleave(16)[:, None]
+    fused.grad = (
+        torch.randn(48, 16, generator=generator)
+        * torch.tensor([1.0, 10.0, 0.1]).repeat_interleave(16)[:, None]
+    )
     for part, gradient in zip(parts, fused.grad.split(16), strict=True):
         part.grad = gradient.clone()
     Muon([{"params": [fused], "splits": 3}], lr=0.1).step()

@@ -33,7 +33,9 @@ from tests.helpers.training import (
 )
 
 
-@pytest.mark.parametrize("mode", ["plain", "self_cond", "coupling", "dropout", "fresh", "faithful", "adamw"])
+@pytest.mark.parametrize(
+    "mode", ["plain", "self_cond", "coupling", "dropout", "fresh", "faithful", "adamw"]
+)
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, mode: str) -> None:
     changes: dict[str, object] = {
         "plain": {},
@@ -41,13 +43,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, mode: str) -> 
         "coupling": {"use_coupling": True},
         "dropout": {"dropout": 0.2},
         "fresh": {"num_samples": 0, "length_tilt": 0.3},
-        "faithful": {"faithful": True, "head": "aligned", "positions": "learned", "end_positions": False},
+        "faithful": {
+            "faithful": True,
+            "head": "aligned",
+            "positions": "learned",
+            "end_positions": False,
+        },
         "adamw": {"optimizer": "adamw", "ema": 0.0},
     }[mode]  # type: ignore[assignment]
     Trainer(tiny(**changes), tmp_path / "whole").run()
     first = Trainer(tiny(**changes), tmp_path / "parts")
     original = first.step
-    first.step = lambda *args: (setattr(first, "stop_signal", 15) if first.progress.step == 7 else None, original(*args))[1]  # type: ignore[method-assign]
+    first.step = lambda *args: (
+        setattr(first, "stop_signal", 15) if first.progress.step == 7 else None,
+        original(*args),
+    )[1]  # type: ignore[method-assign]
     assert first.run().step == 8
     assert Trainer(tiny(**changes), tmp_path / "parts", resume=True).run().step == 12
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -67,7 +77,9 @@ def test_a_real_process_survives_being_stopped(tmp_path: Path, number: signal.Si
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings: dict[str, object] = {"max_iters": 400, "eval_interval": 1000, "save_interval": 20}
     Trainer(tiny(**settings), whole).run()
-    process = subprocess.Popen(command(parts, **settings), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(parts, **settings), env=environment(), stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not (parts / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -78,9 +90,17 @@ def test_a_real_process_survives_being_stopped(tmp_path: Path, number: signal.Si
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
         again = errors.splitlines()[-1].partition("go on with: ")[2]
-        assert again == f"python {REPOSITORY / 'train_universal.py'} --checkpoint_dir {parts} --resume"
+        assert (
+            again == f"python {REPOSITORY / 'train_universal.py'} --checkpoint_dir {parts} --resume"
+        )
         assert "Traceback" not in errors
-    again = [sys.executable, str(REPOSITORY / "train_universal.py"), "--checkpoint_dir", str(parts), "--resume"]
+    again = [
+        sys.executable,
+        str(REPOSITORY / "train_universal.py"),
+        "--checkpoint_dir",
+        str(parts),
+        "--resume",
+    ]
     subprocess.run(again, env=environment(), check=True, capture_output=True, timeout=120)
     assert_same_run(whole, parts)
     assert curves(whole) == curves(parts)
@@ -91,9 +111,18 @@ OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
 
 def two_processes(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """A run of two processes, with two shards each."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "--standalone",
+    ]
     arguments = [str(program), *flags(folder, **OF_TWO)]
-    return subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        [*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +194,9 @@ def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_resumes(
     assert_same_run(whole_run_of_two, parts)
 
 
-def test_a_signal_that_a_launcher_repeats_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_a_launcher_repeats_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = Trainer(tiny(), tmp_path)
     with trainer.interruptible():
         try:
@@ -181,13 +212,17 @@ def test_a_signal_that_a_launcher_repeats_counts_once(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("save_interval", [2, 500])
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path: Path, save_interval: int) -> None:
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
+    tmp_path: Path, save_interval: int
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings: dict[str, object] = {"save_interval": save_interval, "eval_interval": 100}
     Trainer(tiny(**settings), whole).run()
     trainer = Trainer(tiny(**settings), parts)
     original = trainer.token_losses
-    trainer.losses = lambda *args: original(*args) * (math.nan if trainer.progress.step == 5 else 1.0)
+    trainer.losses = lambda *args: (
+        original(*args) * (math.nan if trainer.progress.step == 5 else 1.0)
+    )
     with pytest.raises(UserError, match=r"at step 5; .*last.pt holds the state before it"):
         trainer.run()
     assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 5
@@ -196,7 +231,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path:
 
 
 @pytest.mark.parametrize("value", [math.inf, 3e38])  # finite weights give NaN logits, too
-@pytest.mark.parametrize("save_interval, said", [(2, "last.pt holds an earlier one"), (500, "nothing was saved")])
+@pytest.mark.parametrize(
+    "save_interval, said", [(2, "last.pt holds an earlier one"), (500, "nothing was saved")]
+)
 def test_ruined_weights_do_not_replace_good_ones(
     tmp_path: Path, save_interval: int, said: str, value: float
 ) -> None:
@@ -222,7 +259,10 @@ def watched(trainer: Trainer) -> list[int]:
     assert trainer.monitor is not None
     steps: list[int] = []
     original = trainer.monitor.validate
-    trainer.monitor.validate = lambda weights, progress: (steps.append(progress.step), original(weights, progress))[1]  # type: ignore[method-assign]
+    trainer.monitor.validate = lambda weights, progress: (
+        steps.append(progress.step),
+        original(weights, progress),
+    )[1]  # type: ignore[method-assign]
     return steps
 
 
@@ -240,7 +280,9 @@ def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
     second.run()
     assert steps == [6, 12]
     assert_same_run(whole, parts)
-    assert same_tensors(*(checkpoint.load(folder / "best.pt")["weights"] for folder in (whole, parts)))
+    assert same_tensors(
+        *(checkpoint.load(folder / "best.pt")["weights"] for folder in (whole, parts))
+    )
 
 
 def test_a_validation_is_made_once(tmp_path: Path) -> None:
@@ -274,18 +316,33 @@ def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Pat
     assert len(seen) == 4
     assert best["metrics"]["validation_loss"] == min(seen) == progress.best
     assert best["provenance"]["step"] == 6 * (1 + seen.index(min(seen))) < 24
-    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    events = EventAccumulator(
+        str(tmp_path / "tensorboard"), size_guidance={"images": 0, "tensors": 0}
+    )
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     assert "validation/parses_spaced_bound_12" in scalars
-    wanted = {"train/loss", "train/loss_mask", "train/loss_causal", "train/lr_scale", "validation/elbo", "validation/floor"}
-    assert wanted | {"validation/next_token", "validation/elbo_sigma_0.9", "validation/parses_autoregressive"} <= scalars
+    wanted = {
+        "train/loss",
+        "train/loss_mask",
+        "train/loss_causal",
+        "train/lr_scale",
+        "validation/elbo",
+        "validation/floor",
+    }
+    assert (
+        wanted
+        | {"validation/next_token", "validation/elbo_sigma_0.9", "validation/parses_autoregressive"}
+        <= scalars
+    )
     assert events.Tags()["images"] == ["samples/token_grid"]
     assert any(tag.startswith("samples/autoregressive") for tag in events.Tags()["tensors"])
 
 
 def test_training_learns_and_its_validation_stays_above_the_floor(tmp_path: Path) -> None:
-    progress = Trainer(tiny(max_iters=150, eval_interval=150, live_samples=0, n_embd=32, batch_size=32), tmp_path).run()
+    progress = Trainer(
+        tiny(max_iters=150, eval_interval=150, live_samples=0, n_embd=32, batch_size=32), tmp_path
+    ).run()
     assert progress.metrics["floor"] < progress.metrics["elbo"] < 2.0 < math.log(15)
     assert progress.metrics["floor"] < progress.metrics["next_token"] < 2.0
 
@@ -329,13 +386,23 @@ def test_where_a_run_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )  # fmt: skip
 def test_a_run_resumes_as_the_same_run(finished: Path, change: dict[str, object]) -> None:
     ((key, value),) = change.items()
-    with pytest.raises(ConfigError, match=rf"^{key} is '{re.escape(str(value))}', but .*last.pt' was trained with '.*'; "):
+    with pytest.raises(
+        ConfigError,
+        match=rf"^{key} is '{re.escape(str(value))}', but .*last.pt' was trained with '.*'; ",
+    ):
         Trainer(tiny(max_iters=4, **change), finished, resume=True)
 
 
 def test_what_may_change_when_a_run_resumes(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    free = {"lr": 1e-3, "grad_clip": 0.5, "eval_interval": 3, "live_samples": 0, "log_interval": 1, "name": "other"}
+    free = {
+        "lr": 1e-3,
+        "grad_clip": 0.5,
+        "eval_interval": 3,
+        "live_samples": 0,
+        "log_interval": 1,
+        "name": "other",
+    }
     assert Trainer(tiny(max_iters=4, **free), folder, resume=True).run().step == 4
     assert load_config(folder / "config.yaml").train.lr == 1e-3
 
@@ -348,7 +415,10 @@ def test_a_finished_run_is_left_as_it_is(finished: Path) -> None:
 
 def test_sizes_follow_from_the_language(tmp_path: Path) -> None:
     trainer = Trainer(tiny(max_len=80, separator=",", max_iters=0), tmp_path)
-    assert (trainer.config.model.block_size, trainer.config.model.vocab_size) == (80, len(trainer.language.vocabulary))
+    assert (trainer.config.model.block_size, trainer.config.model.vocab_size) == (
+        80,
+        len(trainer.language.vocabulary),
+    )
 
 
 def test_parents_are_remembered(finished: Path, tmp_path: Path) -> None:
@@ -357,7 +427,10 @@ def test_parents_are_remembered(finished: Path, tmp_path: Path) -> None:
     Trainer(tiny(max_iters=1), tmp_path / "child", init=finished / "last.pt").run()
     Trainer(tiny(max_iters=2), tmp_path / "child", resume=True).run()
     child = checkpoint.load(tmp_path / "child" / "last.pt")["provenance"]
-    assert (child["parent_tokens"], child["parent_seconds"]) == (first["tokens"], first["train_seconds"])
+    assert (child["parent_tokens"], child["parent_seconds"]) == (
+        first["tokens"],
+        first["train_seconds"],
+    )
     Trainer(tiny(max_iters=1), tmp_path / "grandchild", init=tmp_path / "child" / "last.pt").run()
     grandchild = checkpoint.load(tmp_path / "grandchild" / "best.pt")["provenance"]
     assert grandchild["parent_tokens"] == first["tokens"] + child["tokens"]
@@ -370,19 +443,29 @@ def test_a_checkpoint_without_a_training_state_is_refused(tmp_path: Path) -> Non
         Trainer(tiny(), tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("part", [{}, {"model": []}, {"model": {"head.weight": 1}}, {"optimizers": [1, 2]}, {"progress": 5}])
+@pytest.mark.parametrize(
+    "part",
+    [{}, {"model": []}, {"model": {"head.weight": 1}}, {"optimizers": [1, 2]}, {"progress": 5}],
+)
 def test_a_damaged_training_state_is_one_line(tmp_path: Path, part: dict[str, object]) -> None:
     Trainer(tiny(max_iters=2), tmp_path).run()
     payload = checkpoint.load(tmp_path / "last.pt")
-    checkpoint.save(tmp_path / "last.pt", {**payload, "training": {**payload["training"], **part} if part else {}})
+    checkpoint.save(
+        tmp_path / "last.pt",
+        {**payload, "training": {**payload["training"], **part} if part else {}},
+    )
     with pytest.raises(CheckpointError, match="training state does not fit"):
         Trainer(tiny(max_iters=2), tmp_path, resume=True)
 
 
-def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_same_model(tmp_path: Path) -> None:
+def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_same_model(
+    tmp_path: Path,
+) -> None:
     Trainer(tiny(), tmp_path / "plain").run()
     payload = checkpoint.load(tmp_path / "plain" / "best.pt")
-    coupled = Trainer(tiny(use_coupling=True), tmp_path / "coupled", init=tmp_path / "plain" / "best.pt")
+    coupled = Trainer(
+        tiny(use_coupling=True), tmp_path / "coupled", init=tmp_path / "plain" / "best.pt"
+    )
     weights = coupled.model.state_dict()
     assert set(weights) - set(payload["weights"]) == {"coupling.weight"}
     assert not weights["coupling.weight"].any()
@@ -406,7 +489,9 @@ def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_s
         ({"operators": "+-"}, "another vocabulary"),  # of the same size: nothing else would show it
     ],
 )
-def test_foreign_weights_are_no_start(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+def test_foreign_weights_are_no_start(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
     Trainer(tiny(max_iters=0), tmp_path).run()
     with pytest.raises(CheckpointError, match=said):
         Trainer(tiny(use_coupling=True, **changes), tmp_path / "other", init=tmp_path / "best.pt")

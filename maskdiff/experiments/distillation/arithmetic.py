@@ -39,7 +39,9 @@ class ArithmeticSteps:
             found.update(dict.fromkeys(self.language.problems(count, rng)))
             if len(found) >= count:
                 return [Problem(text, text) for text in list(found)[:count]]
-        raise DataError(f"{self.language.name} has only {len(found)} different problems of {count}: ask for fewer")
+        raise DataError(
+            f"{self.language.name} has only {len(found)} different problems of {count}: ask for fewer"
+        )
 
     def attempt(self, problem: Problem, answer: str) -> Outcome:
         """See `Environment`: the mean of the share of right steps and of whether the last one is the problem's value."""

@@ -45,7 +45,9 @@ def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
         answers = policy.sample(prompts, keys[start : start + GROUP], 1.0, LIMIT)
         for problem, answer in zip(group, answers, strict=True):
             attempt = policy.text(answer)
-            if answer[-1] == policy.vocabulary.eos and language.parses(language.prompt(problem) + attempt):
+            if answer[-1] == policy.vocabulary.eos and language.parses(
+                language.prompt(problem) + attempt
+            ):
                 marks = judge(problem, attempt)
                 line = f"{language.prompt(problem, attempt).partition('|')[0]}\n"
                 (right if marks.final and marks.first_wrong is None else failed).append(line)
@@ -56,7 +58,10 @@ def build_parser() -> cli.Parser:
     """All flags."""
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
     parser.add_argument(
-        "--num", type=cli.Whole(1, 10**6), default=20_000, metavar="N",
+        "--num",
+        type=cli.Whole(1, 10**6),
+        default=20_000,
+        metavar="N",
         help="problems (default 20000)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="where the lines go")
@@ -68,7 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write a file of attempts. Raises UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
-    policy = OwnPolicy(load_denoiser(args.checkpoint or cli.default_checkpoint("arithmetic-corrections.pt"), args.device))
+    policy = OwnPolicy(
+        load_denoiser(
+            args.checkpoint or cli.default_checkpoint("arithmetic-corrections.pt"), args.device
+        )
+    )
     lines = write_attempts(policy, args.num, args.seed)
     write_atomic(Path(args.out), "".join(lines).encode())
     print(f"{args.out}: {len(lines)} attempts")

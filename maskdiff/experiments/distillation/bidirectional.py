@@ -55,7 +55,13 @@ class BidirectionalTeacher:
         return made
 
     @torch.no_grad()
-    def revise(self, prompts: Sequence[Ids], answers: Sequence[Ids], keys: Sequence[int], temperature: float) -> list[Ids]:
+    def revise(
+        self,
+        prompts: Sequence[Ids],
+        answers: Sequence[Ids],
+        keys: Sequence[int],
+        temperature: float,
+    ) -> list[Ids]:
         """Answers of the same lengths in which the doubted tokens were drawn anew, one at an evaluation, the most certain
         first.
         """
@@ -69,10 +75,18 @@ class BidirectionalTeacher:
         for i in some:
             begun = list(prompts[i][1:])  # a canvas brings its own BOS
             body = self._body(answers[i])
-            rows.append(begun + [vocabulary.mask if place in chosen[i] else token for place, token in enumerate(body)])
+            rows.append(
+                begun
+                + [
+                    vocabulary.mask if place in chosen[i] else token
+                    for place, token in enumerate(body)
+                ]
+            )
             known.append([token != vocabulary.mask for token in rows[-1]])
         canvas = Canvas.of(rows, known, vocabulary, device=self.policy.loaded.device)
-        canvas = replace(canvas, keys=torch.tensor([keys[i] for i in some], device=canvas.tokens.device))
+        canvas = replace(
+            canvas, keys=torch.tensor([keys[i] for i in some], device=canvas.tokens.device)
+        )
         loop = Unmask(order="entropy", steps=0, temperature=temperature)
         filled = loop(self.policy.loaded.denoiser, canvas).tokens.tolist()
         for whole, i in zip(filled, some, strict=True):
@@ -87,7 +101,11 @@ class BidirectionalTeacher:
     def _doubted(self, confidence: Tensor) -> set[int]:
         """Places to be written anew."""
         least_first = confidence.argsort(stable=True).tolist()
-        return {place for place in least_first[: int(self.most * len(least_first))] if float(confidence[place]) < self.doubt}
+        return {
+            place
+            for place in least_first[: int(self.most * len(least_first))]
+            if float(confidence[place]) < self.doubt
+        }
 
     def _scores(self, rows: list[list[int]]) -> Tensor:
         """(rows, width, vocab) logits of the bidirectional mode; each row is BOS and symbols."""

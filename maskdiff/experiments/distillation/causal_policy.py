@@ -42,7 +42,9 @@ class OwnPolicy:
         if loaded.config.model.head == "aligned":
             raise ConfigError("this model predicts no next token; take one trained with head: next")
         if loaded.length_conditioned:
-            raise ConfigError("this model is told how long its strings are; take one trained with causal_length: false")
+            raise ConfigError(
+                "this model is told how long its strings are; take one trained with causal_length: false"
+            )
         self.loaded, self.language, self.vocabulary = loaded, loaded.language, loaded.vocabulary
         self.name, self.size = name or loaded.language.name, len(loaded.vocabulary)
         self.backtracking = frozenset({self.vocabulary.ids[BACKTRACK]})
@@ -57,7 +59,9 @@ class OwnPolicy:
         model: nn.Module = self.loaded.denoiser.model
         return model
 
-    def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
+    def prompt(
+        self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
+    ) -> Ids:
         """See `Policy`. Raises ParseError for symbols that the language has not."""
         said = feedback if attempt is None else feedback or ""
         empty = self.language.prompt(problem.text, None if attempt is None else "", said)
@@ -71,29 +75,41 @@ class OwnPolicy:
         return self.vocabulary.decode([token for token in answer if token != self.vocabulary.eos])
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int) -> list[Ids]:
+    def sample(
+        self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
+    ) -> list[Ids]:
         """See `Policy`."""
         answers: list[Ids] = [()] * len(prompts)
         for rows in groups([len(prompt) for prompt in prompts], DRAWN, ROWS):
-            drawn = self._sample([prompts[i] for i in rows], torch.tensor([keys[i] for i in rows]), temperature, limit)
+            drawn = self._sample(
+                [prompts[i] for i in rows],
+                torch.tensor([keys[i] for i in rows]),
+                temperature,
+                limit,
+            )
             for i, answer in zip(rows, drawn, strict=True):
                 answers[i] = answer
         return answers
 
-    def _sample(self, prompts: list[Ids], keys: Tensor, temperature: float, limit: int) -> list[Ids]:
+    def _sample(
+        self, prompts: list[Ids], keys: Tensor, temperature: float, limit: int
+    ) -> list[Ids]:
         """Answers to prompts that fit in one batch."""
         model, device = self.loaded.denoiser.model, self.loaded.device
         width = max(map(len, prompts))
         pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
         tokens = torch.tensor(
-            [[self.vocabulary.pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+            [[self.vocabulary.pad] * (width - len(prompt)) + list(prompt) for prompt in prompts],
+            device=device,
         )
         cache = model.start_cache(len(prompts), width=width + limit)
         answers: list[list[int]] = [[] for _ in prompts]
         alive = torch.arange(len(prompts), device=device)
         keys = keys.to(device)
         for place in range(limit):
-            logits = model.read_beginnings(tokens, pads, cache).masked_fill(self._barred, -torch.inf)
+            logits = model.read_beginnings(tokens, pads, cache).masked_fill(
+                self._barred, -torch.inf
+            )
             drawn = pick(logits, keys, place, temperature)
             for row, token in zip(alive.tolist(), drawn.tolist(), strict=True):
                 answers[row].append(token)
@@ -101,7 +117,13 @@ class OwnPolicy:
             if not len(going):
                 break
             if len(going) < len(alive):
-                cache, alive, keys, pads, drawn = cache.select(going), alive[going], keys[going], pads[going], drawn[going]
+                cache, alive, keys, pads, drawn = (
+                    cache.select(going),
+                    alive[going],
+                    keys[going],
+                    pads[going],
+                    drawn[going],
+                )
             tokens = drawn[:, None]
         return [tuple(answer) for answer in answers]
 
@@ -113,15 +135,21 @@ class OwnPolicy:
         for group in groups([len(row) for row in rows], SCORED, len(rows)):
             scores = self._forward([rows[i] for i in group])  # (group, width, size)
             for scored, i in zip(scores, group, strict=True):
-                made[i] = nn.functional.pad(scored[len(prompts[i]) : len(rows[i])], (0, 0, 0, longest - len(answers[i])))
+                made[i] = nn.functional.pad(
+                    scored[len(prompts[i]) : len(rows[i])], (0, 0, 0, longest - len(answers[i]))
+                )
         return torch.stack([made[i] for i in range(len(rows))])
 
     def _forward(self, rows: list[Ids]) -> Tensor:
         """(batch, width, size) logits in causal mode, row i scoring token i."""
         device, width = self.loaded.device, max(map(len, rows))
-        tokens = torch.tensor([[*row, *[self.vocabulary.pad] * (width - len(row))] for row in rows], device=device)
+        tokens = torch.tensor(
+            [[*row, *[self.vocabulary.pad] * (width - len(row))] for row in rows], device=device
+        )
         length = torch.tensor([len(row) for row in rows], device=device)
-        scores: Tensor = self.loaded.denoiser.model.forward_strings(tokens, length, torch.zeros(len(rows), device=device), True)
+        scores: Tensor = self.loaded.denoiser.model.forward_strings(
+            tokens, length, torch.zeros(len(rows), device=device), True
+        )
         return scores.float()
 
     def twin(self) -> OwnPolicy:

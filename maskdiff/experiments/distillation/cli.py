@@ -38,20 +38,47 @@ def build_parser() -> cli.Parser:
     """All flags."""
     parser = cli.Parser(prog="python -m maskdiff.distillation", description=__doc__)
     parser.add_argument(
-        "--experiment", nargs="+", default=["all"], metavar="NAME", help="all, rewards, positions, training, windows or tokens"
+        "--experiment",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="all, rewards, positions, training, windows or tokens",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where results.json, report.md and pictures go")
-    parser.add_argument("--quick", action="store_true", help="one seed, three problems, few steps: to see it work")
-    parser.add_argument("--seed_file", metavar="FILE", help="the seeds.json of a run, which is done again; no other settings")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="where results.json, report.md and pictures go"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, three problems, few steps: to see it work"
+    )
+    parser.add_argument(
+        "--seed_file",
+        metavar="FILE",
+        help="the seeds.json of a run, which is done again; no other settings",
+    )
     models = f"a checkpoint of ours (default checkpoints/{CHECKPOINT}), or a folder or name of a causal model of transformers"
     parser.add_argument("--model", default="", metavar="MODEL", help=models)
-    parser.add_argument("--dtype", default="float32", metavar="NAME", help="of a model of transformers (default float32)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     parser.add_argument(
-        "--threads", type=cli.threads, default=0, metavar="N",
+        "--dtype",
+        default="float32",
+        metavar="NAME",
+        help="of a model of transformers (default float32)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps (default auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=cli.threads,
+        default=0,
+        metavar="N",
         help="CPU threads (default 0: all cores)",
     )
-    parser.add_argument("--no_pictures", action="store_true", help="draw none (they need matplotlib)")
+    parser.add_argument(
+        "--no_pictures", action="store_true", help="draw none (they need matplotlib)"
+    )
     add_config_flags(parser, DistillationConfig)
     return parser
 
@@ -63,7 +90,9 @@ def chosen(names: Sequence[str]) -> list[str]:
     for name in names:
         if name != "all" and name not in EXPERIMENTS:
             known = ["all", *EXPERIMENTS]
-            raise ConfigError(f"unknown experiment {quote(name)}; the nearest valid one is {nearest(name, known)!r}")
+            raise ConfigError(
+                f"unknown experiment {quote(name)}; the nearest valid one is {nearest(name, known)!r}"
+            )
     return [name for name in EXPERIMENTS if name in names or "all" in names]
 
 
@@ -86,7 +115,9 @@ def make_environment(config: DistillationConfig, policy: Policy) -> Environment:
     own = isinstance(policy, OwnPolicy)
     if own != (config.environment == "arithmetic"):
         fits = "arithmetic" if own else "python"
-        raise ConfigError(f"{policy.name} does not know the environment {config.environment}; give --environment {fits}")
+        raise ConfigError(
+            f"{policy.name} does not know the environment {config.environment}; give --environment {fits}"
+        )
     if isinstance(policy, OwnPolicy):
         from maskdiff.experiments.distillation.arithmetic import ArithmeticSteps
 
@@ -138,14 +169,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = args.threads or torch.get_num_threads()
     device = str(next(policy.module.parameters()).device)
     records = runner.content(config.records) if config.records else ""
-    setting = runner.Setting(config, model, runner.fingerprint(policy), threads, quick, device, args.dtype, records)
+    setting = runner.Setting(
+        config, model, runner.fingerprint(policy), threads, quick, device, args.dtype, records
+    )
     if args.seed_file:
         known = runner.Setting.read(args.seed_file)
         for what, ours, theirs in (
             ("model", setting.weights, known.weights), ("file of problems", setting.records, known.records),
         ):  # fmt: skip
             if ours != theirs:
-                raise ConfigError(f"the {what} is another than that of {quote(args.seed_file, 200)}")
+                raise ConfigError(
+                    f"the {what} is another than that of {quote(args.seed_file, 200)}"
+                )
     if environment.reveals:
         tqdm.write("feedback tells the result: what follows is an upper bound")
     _experiments(policy, environment, setting, names, Path(args.out), not args.no_pictures)
@@ -153,7 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _experiments(
-    policy: Policy, environment: Environment, setting: Setting, names: list[str], folder: Path, pictures: bool
+    policy: Policy,
+    environment: Environment,
+    setting: Setting,
+    names: list[str],
+    folder: Path,
+    pictures: bool,
 ) -> None:
     """Run with a progress bar, write the results, and say them."""
     from maskdiff.experiments.distillation import plots, report, runner
@@ -174,9 +214,7 @@ def _experiments(
         write_atomic(folder / f"{result.name}.png", plots.draw(result))
     made = [result.name for result in results]
     wanted = "all" if len(made) == len(EXPERIMENTS) else " ".join(made)
-    command = (
-        f"python -m maskdiff.distillation --experiment {wanted} --seed_file {shlex.quote(str(folder / 'seeds.json'))} --out DIR"
-    )
+    command = f"python -m maskdiff.distillation --experiment {wanted} --seed_file {shlex.quote(str(folder / 'seeds.json'))} --out DIR"
     page = report.to_markdown(results, setting, command, pictures)
     write_atomic(folder / "report.md", page.encode())
     print(report.summary(results))

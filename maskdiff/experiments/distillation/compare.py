@@ -71,9 +71,13 @@ def student_logits(policy: Judge, pairs: Sequence[Pair]) -> Tensor:
 @torch.no_grad()
 def teacher_logits(policy: Judge, pairs: Sequence[Pair]) -> Tensor:
     """(batch, longest answer of a student, vocab): row t is the teacher's at the partner of place t; others mean nothing."""
-    scores = policy.logits([pair.teacher_prompt for pair in pairs], [pair.teacher_answer for pair in pairs])
+    scores = policy.logits(
+        [pair.teacher_prompt for pair in pairs], [pair.teacher_answer for pair in pairs]
+    )
     width = max(len(pair.answer) for pair in pairs)
-    places = torch.tensor([[max(p, 0) for p in pair.partners] + [0] * (width - len(pair.partners)) for pair in pairs])
+    places = torch.tensor(
+        [[max(p, 0) for p in pair.partners] + [0] * (width - len(pair.partners)) for pair in pairs]
+    )
     return scores.gather(1, places.to(scores.device)[..., None].expand(-1, -1, scores.shape[-1]))
 
 
@@ -124,7 +128,9 @@ def outside(top_k: int, whose: Literal["student", "teacher"]) -> Measure:
 
 def advantage(student: Tensor, teacher: Tensor, answer: Tensor) -> Tensor:
     """How much likelier the teacher finds the student's token than the student does, in nats."""
-    ours, theirs = (x.float().log_softmax(-1).gather(-1, answer[..., None])[..., 0] for x in (student, teacher))
+    ours, theirs = (
+        x.float().log_softmax(-1).gather(-1, answer[..., None])[..., 0] for x in (student, teacher)
+    )
     return theirs - ours
 
 

@@ -71,7 +71,9 @@ def _kl_to_middle(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || (p + q) / 2), exactly 0 where p and q are the same; impossible outcomes have neither value nor gradient."""
     possible = log_p > -math.inf
     further = torch.where(possible, log_q, 0.0) - torch.where(possible, log_p, 0.0)
-    even = F.softplus(torch.zeros((), dtype=log_p.dtype, device=log_p.device))  # ln 2 as softplus rounds it
+    even = F.softplus(
+        torch.zeros((), dtype=log_p.dtype, device=log_p.device)
+    )  # ln 2 as softplus rounds it
     return (log_p.exp() * torch.where(possible, even - F.softplus(further), 0.0)).sum(-1)
 
 

@@ -43,7 +43,9 @@ class Environment(Protocol):
         ...
 
 
-def attempts(environment: Environment, problems: Sequence[Problem], answers: Sequence[str]) -> list[Outcome]:
+def attempts(
+    environment: Environment, problems: Sequence[Problem], answers: Sequence[str]
+) -> list[Outcome]:
     """The outcome of every answer, an equal answer to the same problem being judged once."""
     known: dict[tuple[Problem, str], Outcome] = {}
     for problem, answer in zip(problems, answers, strict=True):

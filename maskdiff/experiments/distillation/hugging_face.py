@@ -29,15 +29,21 @@ FEEDBACK = "## Feedback on the previous attempt"
 AGAIN = "Now solve the problem again from scratch, and write the whole solution."
 
 # Tokens that take something back, or begin to; `#` and `//` begin a comment, in which code is thought over.
-BACKTRACKING = frozenset({"wait", "actually", "no", "hmm", "but", "however", "sorry", "instead", "oops", "#", "//"})
+BACKTRACKING = frozenset(
+    {"wait", "actually", "no", "hmm", "but", "however", "sorry", "instead", "oops", "#", "//"}
+)
 
 ROWS = 128  # answers that are drawn together, at most
 DRAWN = 65_536  # tokens whose keys and values are kept together, padding and room for the answers included
-SCORED = 8_192  # tokens that go through the model together where answers are scored, padding included
+SCORED = (
+    8_192  # tokens that go through the model together where answers are scored, padding included
+)
 DTYPES = ("float32", "bfloat16", "float64")
 
 
-def load_policy(name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32") -> HuggingFacePolicy:
+def load_policy(
+    name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32"
+) -> HuggingFacePolicy:
     """What `save_pretrained` wrote to a folder, or what `from_pretrained` knows by name: safetensors, and no code.
 
     device: as in `resolve_device`. dtype: of the weights, one of DTYPES; whoever trains bfloat16 keeps a copy in float32.
@@ -64,14 +70,18 @@ class HuggingFacePolicy:
         self.module: nn.Module = generator.model
         texts = generator.table.texts
         self.size = len(texts)
-        self.backtracking = frozenset(i for i, text in enumerate(texts) if text and _word(text) in BACKTRACKING)
+        self.backtracking = frozenset(
+            i for i, text in enumerate(texts) if text and _word(text) in BACKTRACKING
+        )
         special = [i for i, text in enumerate(texts) if text is None]
         names = generator.tokenizer.convert_ids_to_tokens(special)
         self._special = tuple(name for name in names if name and len(name) > 1)
         self._positioned = "position_ids" in inspect.signature(generator.model.forward).parameters
         self._check_padding()
 
-    def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
+    def prompt(
+        self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
+    ) -> Ids:
         """See `Policy`. An attempt and feedback are text of the user's message; where one reads like a special token, a space
         splits it there, so that nothing in it ends the message. Feedback that says nothing asks again like any other. Raises
         BackendError where no token of an answer fits behind.
@@ -90,21 +100,32 @@ class HuggingFacePolicy:
         return self.generator.table.text(answer).decode(errors="replace")
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int) -> list[Ids]:
+    def sample(
+        self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
+    ) -> list[Ids]:
         """See `Policy`. An answer also stops where the model has no more positions. Raises BackendError for a prompt without
         tokens or without room for one more, and where the model says what is no number.
         """
         self.module.eval()
-        limits = [limit if self.room is None else min(limit, self.room - len(self._fitting(prompt))) for prompt in prompts]
+        limits = [
+            limit if self.room is None else min(limit, self.room - len(self._fitting(prompt)))
+            for prompt in prompts
+        ]
         answers: list[Ids] = [()] * len(prompts)
-        for group in groups([len(self._fitting(prompt)) + limit for prompt in prompts], DRAWN, ROWS):
+        for group in groups(
+            [len(self._fitting(prompt)) + limit for prompt in prompts], DRAWN, ROWS
+        ):
             chosen = torch.tensor([keys[i] for i in group])
-            drawn = self._draw([prompts[i] for i in group], chosen, temperature, [limits[i] for i in group])
+            drawn = self._draw(
+                [prompts[i] for i in group], chosen, temperature, [limits[i] for i in group]
+            )
             for i, answer in zip(group, drawn, strict=True):
                 answers[i] = answer
         return answers
 
-    def _draw(self, prompts: list[Ids], keys: Tensor, temperature: float, limits: list[int]) -> list[Ids]:
+    def _draw(
+        self, prompts: list[Ids], keys: Tensor, temperature: float, limits: list[int]
+    ) -> list[Ids]:
         """Answers to prompts that fit in one batch."""
         answers: list[list[int]] = [[] for _ in prompts]
         alive, ends = list(range(len(prompts))), frozenset(self.generator.table.ends)
@@ -112,12 +133,16 @@ class HuggingFacePolicy:
         for place in range(max(limits)):
             logits = reading.next()
             if not logits.logsumexp(-1).isfinite().all():
-                raise BackendError(f"{quote(self.name)} says what is no number, at token {place} of an answer")
+                raise BackendError(
+                    f"{quote(self.name)} says what is no number, at token {place} of an answer"
+                )
             allowed = logits.masked_fill(self.generator.barred.to(logits.device), -torch.inf)
             drawn = pick(allowed, keys[alive], place, temperature).tolist()
             for row, token in zip(alive, drawn, strict=True):
                 answers[row].append(token)
-            going = [n for n, row in enumerate(alive) if drawn[n] not in ends and place + 1 < limits[row]]
+            going = [
+                n for n, row in enumerate(alive) if drawn[n] not in ends and place + 1 < limits[row]
+            ]
             if not going:
                 break
             reading.go_on(going, [drawn[n] for n in going])
@@ -129,29 +154,50 @@ class HuggingFacePolicy:
         tokens, or prompt and answer have more than the model has positions.
         """
         self.module.eval()
-        rows = [(*self._fitting(prompt, len(answer)), *answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        rows = [
+            (*self._fitting(prompt, len(answer)), *answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
         together = groups([len(row) for row in rows], SCORED, len(rows))
         if len(together) == 1:
             return self._score(rows, answers)
         longest, made = max(map(len, answers)), dict[int, Tensor]()
         for group in together:
-            scores = self._score([rows[i] for i in group], [answers[i] for i in group])  # (group, its longest, size)
-            made.update(zip(group, nn.functional.pad(scores, (0, 0, 0, longest - scores.shape[1])), strict=True))
+            scores = self._score(
+                [rows[i] for i in group], [answers[i] for i in group]
+            )  # (group, its longest, size)
+            made.update(
+                zip(
+                    group,
+                    nn.functional.pad(scores, (0, 0, 0, longest - scores.shape[1])),
+                    strict=True,
+                )
+            )
         return torch.stack([made[i] for i in range(len(rows))])
 
     def _score(self, rows: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """(batch, longest answer, size) float32: what scores the answers that `rows` end with, padded on the right."""
         width, device = max(map(len, rows)), self.generator.model.device
-        tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)  # (batch, width)
+        tokens = torch.tensor(
+            [[*row, *[0] * (width - len(row))] for row in rows], device=device
+        )  # (batch, width)
         length = torch.tensor([len(row) for row in rows], device=device)
         positions = torch.arange(width, device=device).expand(len(rows), -1)
-        before = length - torch.tensor([len(answer) for answer in answers], device=device) - 1  # the last place of the prompt
-        at = before[:, None] + torch.arange(max(map(len, answers)), device=device)  # (batch, longest answer)
-        out = self.forward(tokens, positions < length[:, None], positions, at.clamp(max=width - 1), use_cache=False)
+        before = (
+            length - torch.tensor([len(answer) for answer in answers], device=device) - 1
+        )  # the last place of the prompt
+        at = before[:, None] + torch.arange(
+            max(map(len, answers)), device=device
+        )  # (batch, longest answer)
+        out = self.forward(
+            tokens, positions < length[:, None], positions, at.clamp(max=width - 1), use_cache=False
+        )
         logits: Tensor = out.logits
         return logits.float()
 
-    def forward(self, tokens: Tensor, mask: Tensor, positions: Tensor, at: Tensor, **settings: Any) -> Any:
+    def forward(
+        self, tokens: Tensor, mask: Tensor, positions: Tensor, at: Tensor, **settings: Any
+    ) -> Any:
         """What the model makes of tokens, mask and positions (batch, width), with logits (batch, n, size) of the places `at`
         (batch, n) alone: those of a vocabulary of 150,000 at all places would take more memory than all the rest.
         """
@@ -209,8 +255,13 @@ class HuggingFacePolicy:
                 paths += known
             given += self._score([(a, b, c), (b, c)], [(c,), (c,)])[:, 0]
             paths += [(a, b), (b,)]
-            alone = [model(torch.tensor([path], device=model.device)).logits[0, -1] for path in paths]
-            p, q = (torch.stack([row.cpu().double() for row in rows]).softmax(-1) for rows in (given, alone))
+            alone = [
+                model(torch.tensor([path], device=model.device)).logits[0, -1] for path in paths
+            ]
+            p, q = (
+                torch.stack([row.cpu().double() for row in rows]).softmax(-1)
+                for rows in (given, alone)
+            )
             distance = (p - q).abs().sum(1).max().item() / 2
         except Exception as error:  # whatever a model's own code raises
             raise ConfigError(
@@ -230,16 +281,22 @@ class _Reading:
         self._policy, width = policy, max(map(len, prompts))
         self._cache: Any = None
         device = policy.generator.model.device
-        self._new = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        self._new = torch.tensor(
+            [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+        )
         pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        self._mask = torch.arange(width, device=device) >= pads[:, None]  # (rows, width) whatever is no padding
+        self._mask = (
+            torch.arange(width, device=device) >= pads[:, None]
+        )  # (rows, width) whatever is no padding
 
     def next(self) -> Tensor:
         """(rows, size) logits of the token behind all that there is."""
         new = self._new.shape[1]
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
         last = torch.full((len(self._new), 1), new - 1, device=self._new.device)
-        out = self._policy.forward(self._new, self._mask, positions, last, past_key_values=self._cache, use_cache=True)
+        out = self._policy.forward(
+            self._new, self._mask, positions, last, past_key_values=self._cache, use_cache=True
+        )
         self._cache, logits = out.past_key_values, out.logits[:, -1]
         return logits.cpu() if logits.device.type == "mps" else logits  # mps has no float64
 

@@ -29,7 +29,9 @@ class Onset:
     rise: float
 
 
-def find_onset(curves: NDArray[np.float64], rng: np.random.Generator, level: float = LEVEL) -> Onset:
+def find_onset(
+    curves: NDArray[np.float64], rng: np.random.Generator, level: float = LEVEL
+) -> Onset:
     """The step that fits the mean of `curves` (units, 10) best, if it rises: least squares, which is the likeliest in even
     noise.
 
@@ -43,7 +45,9 @@ def find_onset(curves: NDArray[np.float64], rng: np.random.Generator, level: flo
         return Onset(None, 1.0, 0.0)
     scores = _scores(whole.mean(0))
     best = int(scores.argmax())
-    shuffled = rng.permuted(np.broadcast_to(whole, (PERMUTATIONS, *whole.shape)), axis=-1).mean(1)  # (permutations, 10)
+    shuffled = rng.permuted(np.broadcast_to(whole, (PERMUTATIONS, *whole.shape)), axis=-1).mean(
+        1
+    )  # (permutations, 10)
     beaten = sum(_scores(curve).max() >= scores[best] for curve in shuffled)
     p = (1 + beaten) / (1 + PERMUTATIONS)
     mean = whole.mean(0)

@@ -24,7 +24,9 @@ SPREAD = 1.0  # of their logarithm
 END = 0
 
 
-def corrupted(logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, strong: float = STRONG) -> Tensor:
+def corrupted(
+    logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, strong: float = STRONG
+) -> Tensor:
     """Logits of a teacher who agrees but for noise: with probability q a token is any, q log-normal about 0.02 at every place.
 
     logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys (batch,) of the noise. From
@@ -34,10 +36,14 @@ def corrupted(logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, 
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
     normal = math.sqrt(2) * torch.erfinv(2 * draws - 1)
-    behind = DECILES * places // lengths.to(logits.device)[:, None].clamp(min=1) >= (DECILES if onset is None else onset)
+    behind = DECILES * places // lengths.to(logits.device)[:, None].clamp(min=1) >= (
+        DECILES if onset is None else onset
+    )
     share = torch.where(behind, strong, FAINT) * torch.exp(SPREAD * normal)
     share = share.clamp(max=0.9)[..., None].to(logits.dtype)
-    return torch.logaddexp(logits.log_softmax(-1) + torch.log1p(-share), share.log() - math.log(logits.shape[-1]))
+    return torch.logaddexp(
+        logits.log_softmax(-1) + torch.log1p(-share), share.log() - math.log(logits.shape[-1])
+    )
 
 
 class Disturbed:
@@ -48,12 +54,19 @@ class Disturbed:
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`."""
-        return corrupted(self.policy.logits(prompts, answers), lengths(answers), _keys(answers, self.seed), self.onset)
+        return corrupted(
+            self.policy.logits(prompts, answers),
+            lengths(answers),
+            _keys(answers, self.seed),
+            self.onset,
+        )
 
 
 def _keys(answers: Sequence[Ids], seed: int) -> Tensor:
     """A key for the noise of each answer, which depends on nothing else."""
-    return bits(torch.tensor([hash(answer) % (1 << 62) for answer in answers]), seed)  # hashes of whole numbers are fixed
+    return bits(
+        torch.tensor([hash(answer) % (1 << 62) for answer in answers]), seed
+    )  # hashes of whole numbers are fixed
 
 
 class PlantedPolicy:
@@ -66,14 +79,18 @@ class PlantedPolicy:
     large = False
     name = "planted"
 
-    def __init__(self, seed: int = 0, size: int = 24, onset: int | None = None, null: bool = False) -> None:
+    def __init__(
+        self, seed: int = 0, size: int = 24, onset: int | None = None, null: bool = False
+    ) -> None:
         self.size, self.onset, self.null, self.seed = size, onset, null, seed
         rows = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)) * 1.5
         rows[:, END] = -3.0
         self.module = nn.ParameterList([nn.Parameter(rows)])
         self.backtracking = frozenset({size - 1})
 
-    def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
+    def prompt(
+        self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
+    ) -> Ids:
         """See `Policy`: two tokens that tell whether there is feedback, and the problem."""
         told = feedback is not None and not self.null
         return (1 if told else 2, 3 + sum(map(ord, problem.text)) % (self.size - 3))
@@ -83,7 +100,9 @@ class PlantedPolicy:
         return "".join(chr(ord("a") + token) for token in answer if token != END)
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int) -> list[Ids]:
+    def sample(
+        self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
+    ) -> list[Ids]:
         """See `Policy`; the table alone, without its corruption."""
         table, last = self.module[0], torch.tensor([prompt[-1] for prompt in prompts])
         answers: list[list[int]] = [[] for _ in prompts]
@@ -97,7 +116,10 @@ class PlantedPolicy:
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`."""
         longest = max(map(len, answers))
-        before = [[prompt[-1], *answer[:-1], *[END] * (longest - len(answer))] for prompt, answer in zip(prompts, answers)]
+        before = [
+            [prompt[-1], *answer[:-1], *[END] * (longest - len(answer))]
+            for prompt, answer in zip(prompts, answers)
+        ]
         plain = self.module[0][torch.tensor(before)]  # (batch, longest, size)
         noisy = corrupted(plain, lengths(answers), _keys(answers, self.seed), self.onset)
         told = torch.tensor([prompt[0] == 1 for prompt in prompts])

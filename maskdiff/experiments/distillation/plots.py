@@ -22,7 +22,9 @@ def check_plots() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise DataError("pictures need matplotlib, which is not installed: pip install 'maskdiff[plots]'") from None
+        raise DataError(
+            "pictures need matplotlib, which is not installed: pip install 'maskdiff[plots]'"
+        ) from None
 
 
 def draw(result: Result) -> bytes:
@@ -49,7 +51,9 @@ def draw(result: Result) -> bytes:
             axes.legend(fontsize="x-small", loc="lower right")
         elif any(series.label for series in lines):
             ncols = 2 if len(lines) > 6 else 1
-            axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=ncols)
+            axes.legend(
+                fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=ncols
+            )
     figure.suptitle(EXPERIMENTS[result.name].title)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110, format="png", metadata={"Software": None})
@@ -66,7 +70,9 @@ def _line(axes: Any, series: Series) -> None:
     (line,) = axes.plot(series.at, series.values, marker=".", label=series.label, **settings)
     if series.band is not None:
         means, band = np.array(series.values), np.array(series.band)
-        axes.fill_between(series.at, means - band, means + band, alpha=0.15, color=line.get_color(), linewidth=0)
+        axes.fill_between(
+            series.at, means - band, means + band, alpha=0.15, color=line.get_color(), linewidth=0
+        )
 
 
 def _bars(axes: Any, series: Series, number: int, of: int) -> None:

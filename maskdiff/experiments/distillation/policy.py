@@ -50,7 +50,9 @@ class Policy(Judge, Protocol):
         """The weights."""
         ...
 
-    def prompt(self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None) -> Ids:
+    def prompt(
+        self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
+    ) -> Ids:
         """What an answer stands behind: the problem, or with an earlier attempt at it, or with what was said of that, or both.
 
         Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises UserError where it is too
@@ -62,7 +64,9 @@ class Policy(Judge, Protocol):
         """What an answer says, without its end."""
         ...
 
-    def sample(self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int) -> list[Ids]:
+    def sample(
+        self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
+    ) -> list[Ids]:
         """An answer to every prompt, of at most `limit` tokens; at temperature 0 the likeliest token each time.
 
         Token t of an answer is argmax(log p / T + Gumbel noise of (its key, t, symbol)), so that it depends on nothing else of

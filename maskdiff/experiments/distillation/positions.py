@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 DECILES = 10
 NONE = -1  # partner of a place that has none
-Align = Callable[[Sequence[int], Sequence[int]], list[int]]  # answer, other -> a partner for each place of the answer
+Align = Callable[
+    [Sequence[int], Sequence[int]], list[int]
+]  # answer, other -> a partner for each place of the answer
 
 
 def ordinal(answer: Sequence[int], other: Sequence[int]) -> list[int]:
@@ -70,4 +72,14 @@ def late_minus_early(curves: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_of(halves[1]) - mean_of(halves[0])
 
 
-__all__ = ["DECILES", "NONE", "Align", "decile", "decile_means", "edit_aligned", "late_minus_early", "mean_of", "ordinal"]
+__all__ = [
+    "DECILES",
+    "NONE",
+    "Align",
+    "decile",
+    "decile_means",
+    "edit_aligned",
+    "late_minus_early",
+    "mean_of",
+    "ordinal",
+]

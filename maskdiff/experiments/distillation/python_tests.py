@@ -122,7 +122,9 @@ class PythonTests:
         """
         for key, given, kinds in (("isolation", isolation, Isolation), ("tests", tests, Counted)):
             if given not in get_args(kinds):
-                raise ConfigError(f"{key} is {quote(given)}; give one of {', '.join(get_args(kinds))}")
+                raise ConfigError(
+                    f"{key} is {quote(given)}; give one of {', '.join(get_args(kinds))}"
+                )
         if most < 1:
             raise ConfigError(f"most is {most}; at least 1 test must be run")
         reason = available() if isolation == "required" else None
@@ -133,12 +135,16 @@ class PythonTests:
         self.records = {record.name: record for record in records}
         for record in records:
             if not self.counted(record):
-                raise DataError(f"problem {record.name} has no {tests} tests; count others, or leave it out")
+                raise DataError(
+                    f"problem {record.name} has no {tests} tests; count others, or leave it out"
+                )
 
     def problems(self, count: int, seed: int) -> list[Problem]:
         """`count` different problems in an order drawn by `seed`. Raises DataError where there are fewer."""
         if not 0 <= count <= len(self.records):
-            raise DataError(f"{count} problems asked for, and there are {len(self.records)}; ask for at most as many")
+            raise DataError(
+                f"{count} problems asked for, and there are {len(self.records)}; ask for at most as many"
+            )
         chosen = random.Random(seed).sample(list(self.records.values()), count)
         return [Problem(record.name, text_of(record)) for record in chosen]
 
@@ -157,12 +163,22 @@ class PythonTests:
         record = self.records[problem.name]
         code = code_of(answer)
         if len(code) > MOST_PROGRAM:
-            return Outcome(0.0, f"The program is longer than {MOST_PROGRAM} characters and was not run.")
-        extra = [(test, True) for test in record.public[: self.most] if self.tests == "hidden" and record.private]
+            return Outcome(
+                0.0, f"The program is longer than {MOST_PROGRAM} characters and was not run."
+            )
+        extra = [
+            (test, True)
+            for test in record.public[: self.most]
+            if self.tests == "hidden" and record.private
+        ]
         results = list[_Result]()
         for test, public in [*extra, *self.counted(record)]:
             waits = sum(result.slow for result in results) < MOST_SLOW
-            results.append(self._tested(record, code, test, public) if waits else _Result(test, public, False, None, None))
+            results.append(
+                self._tested(record, code, test, public)
+                if waits
+                else _Result(test, public, False, None, None)
+            )
         counted = results[len(extra) :]
         return Outcome(sum(result.passed for result in counted) / len(counted), feedback(results))
 
@@ -183,9 +199,13 @@ def text_of(record: Record) -> str:
     """What a solver is given."""
     parts = [record.title, record.content]
     if any(test.functional for test in record.public + record.private):
-        parts.append(f"Write Python that completes this:\n```python\n{record.starter.rstrip()}\n```")
+        parts.append(
+            f"Write Python that completes this:\n```python\n{record.starter.rstrip()}\n```"
+        )
     else:
-        parts.append("Write a Python program that reads standard input and writes the answer to standard output.")
+        parts.append(
+            "Write a Python program that reads standard input and writes the answer to standard output."
+        )
         if record.starter.strip():
             parts.append(f"Start from this:\n```python\n{record.starter.rstrip()}\n```")
     return "\n\n".join(part.strip() for part in parts)
@@ -193,7 +213,9 @@ def text_of(record: Record) -> str:
 
 def same_output(given: str, expected: str) -> bool:
     """Whether outputs agree line by line, white space around lines aside: as texts, or else word by word as numbers."""
-    ours, theirs = ([line.strip() for line in text.strip().split("\n")] for text in (given, expected))
+    ours, theirs = (
+        [line.strip() for line in text.strip().split("\n")] for text in (given, expected)
+    )
     return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
 
 
@@ -225,8 +247,14 @@ def feedback(results: Sequence[_Result]) -> str:
     failed = [result for result in results if not result.passed]
     if not failed:
         return f"All {len(results)} tests passed."
-    public, private = sum(result.public for result in results), sum(not result.public for result in results)
-    passed, unrun = sum(result.public and result.passed for result in results), sum(result.run is None for result in results)
+    public, private = (
+        sum(result.public for result in results),
+        sum(not result.public for result in results),
+    )
+    passed, unrun = (
+        sum(result.public and result.passed for result in results),
+        sum(result.run is None for result in results),
+    )
     told = []
     if public:
         told.append(f"{passed} of {public} public tests passed")
@@ -235,7 +263,11 @@ def feedback(results: Sequence[_Result]) -> str:
     if unrun:
         told.append(f"{unrun} of all were not run, since {MOST_SLOW} had run out of time")
     shown = sorted(
-        ((result.test, result.run, result.shown) for result in failed if result.public and result.run is not None),
+        (
+            (result.test, result.run, result.shown)
+            for result in failed
+            if result.public and result.run is not None
+        ),
         key=lambda found: len(found[0].input) + len(found[0].output),
     )
     parts = ["; ".join(told) + ".", *(_told(*found) for found in shown[:MOST_SHOWN])]
@@ -246,7 +278,10 @@ def _told(test: Test, ran: Run, shown: str | None) -> str:
     """A failing public test in words."""
     lines = ["Input:", cut(test.input.strip("\n")), "Expected:", cut(test.output.strip("\n"))]
     if ran.verdict is Verdict.OK:
-        lines += ["Got:", "nothing" if shown is None or not shown.strip() else cut(shown.strip("\n"))]
+        lines += [
+            "Got:",
+            "nothing" if shown is None or not shown.strip() else cut(shown.strip("\n")),
+        ]
     else:
         lines.append(f"Verdict: {ran.verdict.value}")
         words = _last_words(ran.stderr)
@@ -258,7 +293,11 @@ def _last_words(stderr: str) -> str:
     """The last lines of what was written on standard error; their end where they are long."""
     text = "\n".join(stderr[-(1 << 14) :].rstrip().split("\n")[-ERROR_LINES:])
     text = PLACE.sub(r'File "program.py", line \1', text)
-    return text if len(text) <= MOST_FIELD else CUT.strip() + " " + text[-(MOST_FIELD - len(CUT) - 1) :]
+    return (
+        text
+        if len(text) <= MOST_FIELD
+        else CUT.strip() + " " + text[-(MOST_FIELD - len(CUT) - 1) :]
+    )
 
 
 def cut(text: str, most: int = MOST_FIELD) -> str:
@@ -266,4 +305,13 @@ def cut(text: str, most: int = MOST_FIELD) -> str:
     return text if len(text) <= most else text[: most - len(CUT)] + CUT
 
 
-__all__ = ["Counted", "PythonTests", "code_of", "cut", "feedback", "same_output", "same_value", "text_of"]
+__all__ = [
+    "Counted",
+    "PythonTests",
+    "code_of",
+    "cut",
+    "feedback",
+    "same_output",
+    "same_value",
+    "text_of",
+]

@@ -87,7 +87,10 @@ def read_records(path: str | Path, keep: int = KEEP) -> list[Record]:
         try:
             record = _record(line, keep)
             if record.name in known:
-                raise _Bad("question_id", f"{quote(record.name)} is that of line {known[record.name]}; give each its own")
+                raise _Bad(
+                    "question_id",
+                    f"{quote(record.name)} is that of line {known[record.name]}; give each its own",
+                )
         except _Bad as error:
             raise DataError(f"{path}, line {number}: {error}") from None
         known[record.name] = number
@@ -147,17 +150,36 @@ def _record(line: str, keep: int) -> Record:
         raise _Bad("question_id", "empty; give a name")
     metadata = _parsed("metadata", _text(item, "metadata"), dict, "JSON object")
     public = _tests("public_test_cases", _text(item, "public_test_cases"), keep)
-    private = _tests("private_test_cases", _unpacked("private_test_cases", _text(item, "private_test_cases")), keep)
+    private = _tests(
+        "private_test_cases",
+        _unpacked("private_test_cases", _text(item, "private_test_cases")),
+        keep,
+    )
     if not public and not private:
         raise _Bad("public_test_cases", "no tests, and no private ones either; give one at least")
     function = metadata.get("func_name", "")
     if any(test.functional for test in public + private) and not (
         isinstance(function, str) and function.isidentifier() and not keyword.iskeyword(function)
     ):
-        raise _Bad("metadata", f"func_name is {quote(function)}; functional tests need the name of a function")
+        raise _Bad(
+            "metadata",
+            f"func_name is {quote(function)}; functional tests need the name of a function",
+        )
     name, title, content, platform, contest, date, starter, difficulty = texts
     function = function if isinstance(function, str) else ""
-    return Record(name, title, content, platform, contest, date, starter, difficulty, public, private, function)
+    return Record(
+        name,
+        title,
+        content,
+        platform,
+        contest,
+        date,
+        starter,
+        difficulty,
+        public,
+        private,
+        function,
+    )
 
 
 def _text(item: dict[str, Any], key: str) -> str:
@@ -172,10 +194,15 @@ def _text(item: dict[str, Any], key: str) -> str:
 def _tests(key: str, text: str, keep: int) -> tuple[Test, ...]:
     found = []
     for number, item in enumerate(_parsed(key, text, list, "JSON list")[:keep], start=1):
-        if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in ("input", "output", "testtype")):
+        if not isinstance(item, dict) or not all(
+            isinstance(item.get(name), str) for name in ("input", "output", "testtype")
+        ):
             raise _Bad(key, f"test {number} is no object with the texts input, output and testtype")
         if item["testtype"] not in ("stdin", "functional"):
-            raise _Bad(key, f"test {number}: testtype is {quote(item['testtype'])}; give stdin or functional")
+            raise _Bad(
+                key,
+                f"test {number}: testtype is {quote(item['testtype'])}; give stdin or functional",
+            )
         test = Test(item["input"], item["output"], item["testtype"] == "functional")
         for value in [*arguments(test), test.output] if test.functional else ():
             _parsed(f"{key}, test {number}", value, object, "value")
@@ -194,7 +221,9 @@ def _unpacked(key: str, text: str) -> str:
         return text
     unzip = zlib.decompressobj()
     try:
-        data = unzip.decompress(base64.b64decode("".join(text.split()), validate=True), MAX_UNPACKED + 1)
+        data = unzip.decompress(
+            base64.b64decode("".join(text.split()), validate=True), MAX_UNPACKED + 1
+        )
     except (binascii.Error, ValueError, zlib.error) as error:
         raise _Bad(key, f"neither a JSON list nor base64 of zlib ({error})") from None
     if len(data) > MAX_UNPACKED:
@@ -212,7 +241,10 @@ def _pickled_text(key: str, data: bytes) -> str:
             if code.name in TEXT:
                 found.append(argument)
             elif code.name not in FRAME:
-                raise _Bad(key, f"its pickle is no text but has the instruction {code.name}; it was not executed")
+                raise _Bad(
+                    key,
+                    f"its pickle is no text but has the instruction {code.name}; it was not executed",
+                )
     except (ValueError, EOFError, UnicodeError, OverflowError, MemoryError) as error:
         raise _Bad(key, f"its pickle is damaged ({error})") from None
     if len(found) != 1 or not isinstance(found[0], str):

@@ -57,12 +57,18 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    made = {name: getattr(finding, name) for name in ("name", "text", "control", "margin", "seen", "verdict")}
+    made = {
+        name: getattr(finding, name)
+        for name in ("name", "text", "control", "margin", "seen", "verdict")
+    }
     return {**made, "estimate": _estimate(finding.estimate)}
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [[_estimate(cell) if isinstance(cell, Estimate) else cell for cell in row] for row in table.rows]
+    rows = [
+        [_estimate(cell) if isinstance(cell, Estimate) else cell for cell in row]
+        for row in table.rows
+    ]
     return {"title": table.title, "header": list(table.header), "rows": rows}
 
 
@@ -100,7 +106,9 @@ def bounded(config: DistillationConfig) -> bool:
     return config.environment == "arithmetic" and config.feedback == "leak"
 
 
-def to_markdown(results: Sequence[Result], setting: Setting, command: str, pictures: bool = True) -> str:
+def to_markdown(
+    results: Sequence[Result], setting: Setting, command: str, pictures: bool = True
+) -> str:
     """The page `report.md`."""
     config = setting.config
     lines = [
@@ -111,7 +119,11 @@ def to_markdown(results: Sequence[Result], setting: Setting, command: str, pictu
         f"(weights {setting.weights}), {setting.threads} threads.",
         "",
         RULE,
-        *(["", "The feedback tells the result: what follows is an upper bound."] if bounded(config) else []),
+        *(
+            ["", "The feedback tells the result: what follows is an upper bound."]
+            if bounded(config)
+            else []
+        ),
         "",
         "| experiment | as described | | after controls | |",
         "|---|---|---|---|---|",
@@ -136,11 +148,21 @@ def _section(number: int, result: Result, pictures: bool) -> list[str]:
         kind = " (control)" if found.control else ""
         figure = shown(found.estimate, digits_for(found.margin))
         verdict = found.verdict if found.seen else f"{found.verdict} (too little to see)"
-        lines.append(f"| {found.name}{kind}: {found.text} | {figure} | {found.margin:g} | {verdict} |")
+        lines.append(
+            f"| {found.name}{kind}: {found.text} | {figure} | {found.margin:g} | {verdict} |"
+        )
     for table in result.conclusion.tables:
-        lines += ["", f"{table.title}:", "", f"| {' | '.join(table.header)} |", "|" + "---|" * len(table.header)]
+        lines += [
+            "",
+            f"{table.title}:",
+            "",
+            f"| {' | '.join(table.header)} |",
+            "|" + "---|" * len(table.header),
+        ]
         for row in table.rows:
-            lines.append(f"| {' | '.join(shown(cell) if isinstance(cell, Estimate) else cell for cell in row)} |")
+            lines.append(
+                f"| {' | '.join(shown(cell) if isinstance(cell, Estimate) else cell for cell in row)} |"
+            )
     if pictures:
         lines += ["", f"![{experiment.title}]({result.name}.png)"]
     if result.conclusion.notes:

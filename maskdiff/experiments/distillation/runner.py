@@ -66,14 +66,20 @@ class Setting:
                     f"{quote(str(path), 200)} is a seed file of version {raw['schema']}; this is version {SCHEMA}"
                 )
             config = build(DistillationConfig, raw["config"], str(path))
-            model, weights, threads, quick = (raw[name] for name in ("model", "weights", "threads", "quick"))
+            model, weights, threads, quick = (
+                raw[name] for name in ("model", "weights", "threads", "quick")
+            )
             where = tuple(raw[name] for name in ("device", "dtype", "records"))
         except (KeyError, TypeError, AttributeError):
-            raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run") from None
+            raise ConfigError(
+                f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run"
+            ) from None
         texts = all(isinstance(text, str) for text in (model, weights, *where))
         counts = type(threads) is int and 0 < threads <= MAX_THREADS
         if not (texts and counts and type(quick) is bool):
-            raise ConfigError(f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run")
+            raise ConfigError(
+                f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run"
+            )
         return cls(config, model, weights, threads, quick, *where)
 
 
@@ -131,18 +137,28 @@ def prepare(folder: Path, setting: Setting) -> None:
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the folder {quote(str(folder), 200)}: {error.strerror or error}") from None
+        raise DataError(
+            f"cannot make the folder {quote(str(folder), 200)}: {error.strerror or error}"
+        ) from None
     path = folder / "seeds.json"
     if path.exists():
         known = Setting.read(path)
         if known != setting:
-            differ = [option.name for option in fields(setting.config) if _differ(setting.config, known.config, option.name)]
+            differ = [
+                option.name
+                for option in fields(setting.config)
+                if _differ(setting.config, known.config, option.name)
+            ]
             others = [option.name for option in fields(setting) if option.name != "config"]
             differ += [name for name in others if _differ(setting, known, name)]
             where = quote(str(folder), 200)
-            raise ConfigError(f"{where} holds a run with another {', '.join(differ)}; give the same settings or another --out")
+            raise ConfigError(
+                f"{where} holds a run with another {', '.join(differ)}; give the same settings or another --out"
+            )
     elif any((folder / "parts").glob("*.json")):
-        raise ConfigError(f"{quote(str(folder), 200)} holds parts without the seeds.json of their run; give another --out")
+        raise ConfigError(
+            f"{quote(str(folder), 200)} holds parts without the seeds.json of their run; give another --out"
+        )
     else:
         write_json(path, setting.as_json())
 
@@ -152,7 +168,12 @@ def _differ(first: object, second: object, name: str) -> bool:
 
 
 def run(
-    policy: Policy, environment: Environment, setting: Setting, names: Sequence[str], folder: Path, tell: Tell
+    policy: Policy,
+    environment: Environment,
+    setting: Setting,
+    names: Sequence[str],
+    folder: Path,
+    tell: Tell,
 ) -> list[Result]:
     """Measure what is not measured yet of some experiments, and conclude from all that are measured. Raises UserError."""
     prepare(folder, setting)
@@ -167,10 +188,14 @@ def run(
         for name in names:
             if not part(name, seed).exists():
                 tell(name, seed, "")
-                write_json(part(name, seed), EXPERIMENTS[name].measure(study, partial(tell, name, seed)))
+                write_json(
+                    part(name, seed), EXPERIMENTS[name].measure(study, partial(tell, name, seed))
+                )
             tell(name, seed, "done")
     whole = [name for name in EXPERIMENTS if all(part(name, seed).exists() for seed in seeds)]
-    return [conclude(name, [read_json(part(name, seed)) for seed in seeds], config) for name in whole]
+    return [
+        conclude(name, [read_json(part(name, seed)) for seed in seeds], config) for name in whole
+    ]
 
 
 def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: DistillationConfig) -> Result:
@@ -182,7 +207,20 @@ def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: Distillation
         raise DataError(
             f"the parts of {name} cannot be read ({error!r}); if files in parts/ were damaged, delete those"
         ) from None
-    return Result(name, conclusion, [decide(claim, rng, config.resamples) for claim in conclusion.claims])
+    return Result(
+        name, conclusion, [decide(claim, rng, config.resamples) for claim in conclusion.claims]
+    )
 
 
-__all__ = ["Result", "Setting", "Tell", "conclude", "content", "fingerprint", "prepare", "read_json", "run", "write_json"]
+__all__ = [
+    "Result",
+    "Setting",
+    "Tell",
+    "conclude",
+    "content",
+    "fingerprint",
+    "prepare",
+    "read_json",
+    "run",
+    "write_json",
+]

@@ -33,7 +33,16 @@ from maskdiff.experiments.distillation.environment import Environment, Outcome, 
 from maskdiff.experiments.distillation.policy import Ids, Policy
 from maskdiff.experiments.distillation.positions import Align, mean_of, ordinal
 
-PURPOSES = ("sampled", "greedy", "regenerated", "resampled", "shown", "revised", "training", "noise")
+PURPOSES = (
+    "sampled",
+    "greedy",
+    "regenerated",
+    "resampled",
+    "shown",
+    "revised",
+    "training",
+    "noise",
+)
 OWN_TOKENS, LARGE_TOKENS = 96, 512
 
 
@@ -54,13 +63,17 @@ class Answers:
 
     def by_problem(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(answers, ...) -> (problems, ...): means over the answers of each problem, NaN left out."""
-        return np.stack([mean_of(values[self.owner == problem]) for problem in range(int(self.owner.max()) + 1)])
+        return np.stack(
+            [mean_of(values[self.owner == problem]) for problem in range(int(self.owner.max()) + 1)]
+        )
 
 
 class Study:
     """One seed of the experiments; a policy's weights are those that it has when something is first asked for."""
 
-    def __init__(self, policy: Policy, environment: Environment, config: DistillationConfig, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, environment: Environment, config: DistillationConfig, seed: int
+    ) -> None:
         self.policy, self.environment, self.config, self.seed = policy, environment, config, seed
         self.limit = config.max_tokens or (LARGE_TOKENS if policy.large else OWN_TOKENS)
 
@@ -75,17 +88,30 @@ class Study:
         numbers = [seen.setdefault(problem, 0) for problem in owner]
         for i, problem in enumerate(owner):
             numbers[i], seen[problem] = seen[problem], seen[problem] + 1
-        made = bits(torch.tensor(self.seed), PURPOSES.index(purpose), step, torch.tensor(owner), torch.tensor(numbers))
+        made = bits(
+            torch.tensor(self.seed),
+            PURPOSES.index(purpose),
+            step,
+            torch.tensor(owner),
+            torch.tensor(numbers),
+        )
         return [int(key) for key in made]
 
     def answered(
-        self, prompts: list[Ids], owner: Sequence[int], keys: list[int], temperature: float, writer: Policy | None = None
+        self,
+        prompts: list[Ids],
+        owner: Sequence[int],
+        keys: list[int],
+        temperature: float,
+        writer: Policy | None = None,
     ) -> Answers:
         """Draw answers behind prompts, of the policy or of another writer, and have them judged."""
         drawn = (writer or self.policy).sample(prompts, keys, temperature, self.limit)
         return self.judged(prompts, drawn, owner, keys)
 
-    def judged(self, prompts: list[Ids], ids: list[Ids], owner: Sequence[int], keys: list[int]) -> Answers:
+    def judged(
+        self, prompts: list[Ids], ids: list[Ids], owner: Sequence[int], keys: list[int]
+    ) -> Answers:
         """Have answers judged."""
         texts = [self.policy.text(answer) for answer in ids]
         outcomes = attempts(self.environment, [self.problems[problem] for problem in owner], texts)
@@ -93,14 +119,21 @@ class Study:
 
     def draw(self, purpose: str, step: int = 0) -> Answers:
         """The student's answers to all problems, by the numbers of a purpose and a step."""
-        owner = [problem for problem in range(len(self.problems)) for _ in range(self.config.rollouts)]
+        owner = [
+            problem for problem in range(len(self.problems)) for _ in range(self.config.rollouts)
+        ]
         prompts = [self.policy.prompt(self.problems[problem]) for problem in owner]
-        return self.answered(prompts, owner, self.keys(purpose, owner, step), self.config.temperature)
+        return self.answered(
+            prompts, owner, self.keys(purpose, owner, step), self.config.temperature
+        )
 
     def told(self, answers: Answers) -> list[Ids]:
         """The prompts of a teacher who knows what was said of each answer, and not the answer."""
         given = zip(answers.owner.tolist(), answers.outcomes, strict=True)
-        return [self.policy.prompt(self.problems[problem], None, outcome.feedback) for problem, outcome in given]
+        return [
+            self.policy.prompt(self.problems[problem], None, outcome.feedback)
+            for problem, outcome in given
+        ]
 
     def shown_and_told(self, answers: Answers, said: bool = True) -> list[Ids]:
         """The prompts of a teacher who also sees each answer; without `said`, nothing is said of it."""
@@ -111,7 +144,13 @@ class Study:
         ]
 
     def anew(
-        self, answers: Answers, purpose: str, temperature: float, said: bool = True, step: int = 0, writer: Policy | None = None
+        self,
+        answers: Answers,
+        purpose: str,
+        temperature: float,
+        said: bool = True,
+        step: int = 0,
+        writer: Policy | None = None,
     ) -> Answers:
         """What a teacher (`writer`, or the policy) writes who sees each answer, and mostly what was said of it."""
         owner, prompts = answers.owner.tolist(), self.shown_and_told(answers, said)
@@ -128,7 +167,12 @@ class Study:
     def greedy(self) -> Answers:
         """See the module."""
         owner = list(range(len(self.problems)))
-        return self.answered([self.policy.prompt(problem) for problem in self.problems], owner, self.keys("greedy", owner), 0.0)
+        return self.answered(
+            [self.policy.prompt(problem) for problem in self.problems],
+            owner,
+            self.keys("greedy", owner),
+            0.0,
+        )
 
     @cached_property
     def regenerated(self) -> Answers:
@@ -162,7 +206,9 @@ class Study:
             return None
         owner, prompts = self.sampled.owner.tolist(), self.shown_and_told(self.sampled)
         keys = self.keys("revised", owner)
-        made = BidirectionalTeacher(self.policy).revise(prompts, self.sampled.ids, keys, self.config.temperature)
+        made = BidirectionalTeacher(self.policy).revise(
+            prompts, self.sampled.ids, keys, self.config.temperature
+        )
         return self.judged(prompts, made, owner, keys)
 
     # ------------------------------------------------------------------------------------------------------- what is paired
@@ -178,7 +224,10 @@ class Study:
 
     def untold(self, answers: Answers) -> list[Ids]:
         """The prompts of a teacher who is asked as if he was told, and told nothing."""
-        return [self.policy.prompt(self.problems[problem], None, "") for problem in answers.owner.tolist()]
+        return [
+            self.policy.prompt(self.problems[problem], None, "")
+            for problem in answers.owner.tolist()
+        ]
 
     def pairs_with(self, answers: Answers, others: Answers, align: Align = ordinal) -> list[Pair]:
         """The student's answers beside others, which a teacher judges behind the prompts that they were drawn behind."""

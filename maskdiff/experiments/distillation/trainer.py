@@ -44,7 +44,10 @@ class Masters:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = list(weights)
-        self.copies = [weight.detach().float().requires_grad_() if half(weight) else weight for weight in weights]
+        self.copies = [
+            weight.detach().float().requires_grad_() if half(weight) else weight
+            for weight in weights
+        ]
 
     def take_gradients(self) -> None:
         """Hand the weights' gradients to the copies."""
@@ -67,13 +70,20 @@ def half(weight: Tensor) -> bool:
 
 def divergence_of(config: DistillationConfig, **changes: object) -> Divergence:
     """The configured divergence."""
-    settings: dict[str, object] = {"kind": config.divergence, "top_k": config.top_k, "tail": config.tail, **changes}
+    settings: dict[str, object] = {
+        "kind": config.divergence,
+        "top_k": config.top_k,
+        "tail": config.tail,
+        **changes,
+    }
     return Divergence(**settings)  # type: ignore[arg-type]
 
 
 def in_window(length: int, window: Window) -> list[bool]:
     """Which places of an answer are in its first or last half, or in the whole; a middle place is in the first half."""
-    return [window == "full" or (2 * place < length) == (window == "first") for place in range(length)]
+    return [
+        window == "full" or (2 * place < length) == (window == "first") for place in range(length)
+    ]
 
 
 class Trainer:
@@ -82,16 +92,29 @@ class Trainer:
     def __init__(self, policy: Policy, config: DistillationConfig) -> None:
         self.policy, self.config = policy, config
         self.divergence = divergence_of(config)
-        self.masters = Masters([weight for weight in policy.module.parameters() if weight.requires_grad])
+        self.masters = Masters(
+            [weight for weight in policy.module.parameters() if weight.requires_grad]
+        )
         self.lr = config.lr or (LARGE_LR if policy.large else OWN_LR)
-        self.optimizer = torch.optim.AdamW(self.masters.copies, lr=self.lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.masters.copies, lr=self.lr, weight_decay=config.weight_decay
+        )
         self.teacher: Policy = policy if config.teacher == "self" else policy.twin()
-        self.averages = Masters(list(self.teacher.module.parameters())) if config.teacher == "ema" else None
+        self.averages = (
+            Masters(list(self.teacher.module.parameters())) if config.teacher == "ema" else None
+        )
 
-    def step(self, pairs: Sequence[Pair], window: Window = "full", norm: float | None = None) -> Stepped:
+    def step(
+        self, pairs: Sequence[Pair], window: Window = "full", norm: float | None = None
+    ) -> Stepped:
         """One step; none where there is no place to compare (its loss is 0), or nothing to learn."""
         inside = [
-            [kept and here for kept, here in zip(pair.compared, in_window(len(pair.answer), window), strict=True)]
+            [
+                kept and here
+                for kept, here in zip(
+                    pair.compared, in_window(len(pair.answer), window), strict=True
+                )
+            ]
             for pair in pairs
         ]
         places = sum(map(sum, inside))
@@ -116,7 +139,9 @@ class Trainer:
     def _loss(self, group: Sequence[Pair], inside: Sequence[Sequence[bool]], places: int) -> Tensor:
         student = student_logits(self.policy, group)
         nats = self.divergence(student, teacher_logits(self.teacher, group))  # (batch, places)
-        kept = torch.tensor([[*row, *[False] * (nats.shape[1] - len(row))] for row in inside], device=nats.device)
+        kept = torch.tensor(
+            [[*row, *[False] * (nats.shape[1] - len(row))] for row in inside], device=nats.device
+        )
         return torch.where(kept, nats, 0.0).sum() / places
 
     def _scale(self, norm: float | None) -> float:
@@ -125,7 +150,9 @@ class Trainer:
         gradients = [weight.grad for weight in self.masters.copies if weight.grad is not None]
         length = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
         if not math.isfinite(length):
-            raise DataError("a gradient is no number; lower --lr, or load the model with --dtype float32")
+            raise DataError(
+                "a gradient is no number; lower --lr, or load the model with --dtype float32"
+            )
         if limit and length > (0.0 if norm is not None else limit):
             for gradient in gradients:
                 gradient.mul_(limit / length)
@@ -141,4 +168,14 @@ class Trainer:
         self.averages.give_weights()
 
 
-__all__ = ["LARGE_LR", "OWN_LR", "WINDOWS", "Masters", "Stepped", "Trainer", "Window", "divergence_of", "in_window"]
+__all__ = [
+    "LARGE_LR",
+    "OWN_LR",
+    "WINDOWS",
+    "Masters",
+    "Stepped",
+    "Trainer",
+    "Window",
+    "divergence_of",
+    "in_window",
+]

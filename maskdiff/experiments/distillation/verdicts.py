@@ -73,11 +73,16 @@ def decide(claim: Claim, rng: np.random.Generator, resamples: int) -> Finding:
     """Estimate and judge a claim."""
     estimate = estimated(claim.values, rng, resamples, claim.clusters)
     verdict = verdict_of(estimate, claim.margin, claim.seen)
-    return Finding(claim.name, claim.text, claim.control, claim.margin, estimate, verdict, claim.seen)
+    return Finding(
+        claim.name, claim.text, claim.control, claim.margin, estimate, verdict, claim.seen
+    )
 
 
 def estimated(
-    values: ArrayLike, rng: np.random.Generator, resamples: int, clusters: ArrayLike | Sequence[int] | None = None
+    values: ArrayLike,
+    rng: np.random.Generator,
+    resamples: int,
+    clusters: ArrayLike | Sequence[int] | None = None,
 ) -> Estimate:
     """The mean of `values` (n,), NaN left out, with its 95% bootstrap interval over units, or over clusters and then units.
 
@@ -101,7 +106,12 @@ def estimated(
         means = _two_stages(given, groups, np.bincount(groups), rng, resamples)
     low, high = np.percentile(means, (2.5, 97.5))
     stretch = student_quantile(k - 1) / Z95 * math.sqrt(k / (k - 1))
-    return Estimate(middle, middle + stretch * (float(low) - middle), middle + stretch * (float(high) - middle), len(given))
+    return Estimate(
+        middle,
+        middle + stretch * (float(low) - middle),
+        middle + stretch * (float(high) - middle),
+        len(given),
+    )
 
 
 def student_quantile(freedom: int) -> float:
@@ -114,7 +124,11 @@ def student_quantile(freedom: int) -> float:
 
 
 def _two_stages(
-    values: NDArray[np.float64], groups: NDArray[np.int64], sizes: NDArray[np.int64], rng: np.random.Generator, resamples: int
+    values: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    rng: np.random.Generator,
+    resamples: int,
 ) -> NDArray[np.float64]:
     """(resamples,) means of as many clusters as there are, drawn again, each with as many of its units drawn again."""
     order = np.argsort(groups, kind="stable")
@@ -123,7 +137,9 @@ def _two_stages(
     for i in range(resamples):
         chosen = rng.integers(0, len(sizes), len(sizes))
         within = np.repeat(chosen, sizes[chosen])
-        means[i] = values[order[starts[within] + (rng.random(len(within)) * sizes[within]).astype(np.int64)]].mean()
+        means[i] = values[
+            order[starts[within] + (rng.random(len(within)) * sizes[within]).astype(np.int64)]
+        ].mean()
     return means
 
 

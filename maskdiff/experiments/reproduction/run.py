@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SEEDS = 3  # of each variant, unless told otherwise
 SIGMA, BLANKS = 0.2, 0.2  # of the reference's repair and editing benchmarks
-BEGIN, END = "<!-- reproduction: written by benchmark.py --reproduce -->", "<!-- end of the reproduction -->"
+BEGIN, END = (
+    "<!-- reproduction: written by benchmark.py --reproduce -->",
+    "<!-- end of the reproduction -->",
+)
 Trainer = Callable[[Config, Path, bool], None]
 Note = Callable[[str], None]
 
@@ -49,7 +52,9 @@ def choose(names: Sequence[str] | None) -> list[Variant]:
     known = {key: v for v in VARIANTS for key in (v.name, v.config)}
     for name in names or ():
         if name not in known:
-            raise ConfigError(f"variant {name!r} is unknown; the nearest is {nearest(name, list(known))!r}")
+            raise ConfigError(
+                f"variant {name!r} is unknown; the nearest is {nearest(name, list(known))!r}"
+            )
     return [v for v in VARIANTS if not names or v.name in names or v.config in names]
 
 
@@ -62,38 +67,65 @@ def train_with_loop(config: Config, folder: Path, resume: bool) -> None:
         raise KeyboardInterrupt
 
 
-def settings(name: str, seed: int, runs: Path, threads: int, overrides: Mapping[str, Any]) -> tuple[Config, Path]:
+def settings(
+    name: str, seed: int, runs: Path, threads: int, overrides: Mapping[str, Any]
+) -> tuple[Config, Path]:
     """The configuration of a run and its folder, ``runs/NAME-sSEED``."""
     folder = runs / f"{name}-s{seed}"
-    given = {**overrides, "seed": seed, "name": folder.name, "checkpoint_dir": str(folder), "threads": threads}
+    given = {
+        **overrides,
+        "seed": seed,
+        "name": folder.name,
+        "checkpoint_dir": str(folder),
+        "threads": threads,
+    }
     return load_config(CONFIGS / f"{name}.yaml", given), folder
 
 
 def finished(config: Config, folder: Path) -> bool:
     """Whether ``best.pt`` of the run is there and of its last step."""
     best = folder / "best.pt"
-    return best.exists() and int(load_denoiser(best).provenance.get("step", 0)) >= config.train.max_iters
+    return (
+        best.exists()
+        and int(load_denoiser(best).provenance.get("step", 0)) >= config.train.max_iters
+    )
 
 
-def finished_seeds(name: str, seeds: Sequence[int] | None, runs: Path, overrides: Mapping[str, Any]) -> list[int]:
+def finished_seeds(
+    name: str, seeds: Sequence[int] | None, runs: Path, overrides: Mapping[str, Any]
+) -> list[int]:
     """The seeds of a configuration, all or among ``seeds``, that were trained to the end in ``runs``, in rising order."""
     endings = [path.name.removeprefix(f"{name}-s") for path in runs.glob(f"{name}-s*")]
     there = sorted(int(ending) for ending in endings if ending.isascii() and ending.isdigit())
-    return [n for n in there if (seeds is None or n in seeds) and finished(*settings(name, n, runs, 0, overrides))]
+    return [
+        n
+        for n in there
+        if (seeds is None or n in seeds) and finished(*settings(name, n, runs, 0, overrides))
+    ]
 
 
 def ensure_trained(
-    name: str, seed: int, runs: Path, threads: int, trainer: Trainer, note: Note, overrides: Mapping[str, Any]
+    name: str,
+    seed: int,
+    runs: Path,
+    threads: int,
+    trainer: Trainer,
+    note: Note,
+    overrides: Mapping[str, Any],
 ) -> None:
     """Train one configuration and seed now, unless a finished run is there."""
     config, folder = settings(name, seed, runs, threads, overrides)
     if finished(config, folder):
         return
     resume = (folder / "last.pt").exists()
-    note(f"{'resuming' if resume else 'training'} {name}, seed {seed}: {config.train.max_iters} steps in {folder}")
+    note(
+        f"{'resuming' if resume else 'training'} {name}, seed {seed}: {config.train.max_iters} steps in {folder}"
+    )
     trainer(config, folder, resume)
     if not (folder / "best.pt").exists():
-        raise CheckpointError(f"training {name} left no {folder / 'best.pt'}; remove {folder} and start again")
+        raise CheckpointError(
+            f"training {name} left no {folder / 'best.pt'}; remove {folder} and start again"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -101,7 +133,10 @@ def ensure_trained(
 
 def measure(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
     """Generation, and repair and editing where the variant asks for them, as the reference ran them."""
-    language, denoiser = loaded.language, Faithful(loaded.denoiser) if variant.faithful else loaded.denoiser
+    language, denoiser = (
+        loaded.language,
+        Faithful(loaded.denoiser) if variant.faithful else loaded.denoiser,
+    )
     lengths = draw_lengths(language, plan.num_samples, None, plan.rng(60))
     made = draw(denoiser, variant.sampler(), lengths, plan.seed, plan.batch_size)
     found = {
@@ -112,33 +147,55 @@ def measure(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
         "distinct": metrics.distinct(made.texts),
         "distinct_valid": metrics.distinct_valid(made.texts, language),
     }
-    rows = [make_row("generation", variant.name, {}, metric, estimate) for metric, estimate in found.items()]
+    rows = [
+        make_row("generation", variant.name, {}, metric, estimate)
+        for metric, estimate in found.items()
+    ]
     return rows + (_tasks(variant, loaded, plan) if variant.tasks else [])
 
 
 def _tasks(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
     """Repair (three passes) and editing (two) on padded rows, all tokens anew at once, the given ones pinned when editing."""
     language = loaded.language
-    denoiser = Padded(loaded.denoiser, language.config.max_len) if variant.faithful else loaded.denoiser
+    denoiser = (
+        Padded(loaded.denoiser, language.config.max_len) if variant.faithful else loaded.denoiser
+    )
     clean = held_out(language, "test", plan.num_samples, plan.seed)
     noisy = repair.corrupt(language, clean, SIGMA, "reference", plan.seed)
     identity = repair.score(noisy, clean, language, plan)
-    canvas = Canvas.draft(noisy, language.vocabulary, SIGMA, torch.Generator().manual_seed(plan.seed))
+    canvas = Canvas.draft(
+        noisy, language.vocabulary, SIGMA, torch.Generator().manual_seed(plan.seed)
+    )
     repaired = [
-        one_symbol_each(t, language.vocabulary) for t in refine(3, clock=False)(denoiser, canvas).texts(language.vocabulary)
+        one_symbol_each(t, language.vocabulary)
+        for t in refine(3, clock=False)(denoiser, canvas).texts(language.vocabulary)
     ]
     rows = [
-        make_row("repair", variant.name, {"sigma": SIGMA}, metric, estimate, baseline=identity[metric], ceiling=1.0)
+        make_row(
+            "repair",
+            variant.name,
+            {"sigma": SIGMA},
+            metric,
+            estimate,
+            baseline=identity[metric],
+            ceiling=1.0,
+        )
         for metric, estimate in repair.score(repaired, clean, language, plan).items()
     ]
     templates = editing.blanked(clean, BLANKS, plan.rng(61))
-    canvas = Canvas.template(templates, language.vocabulary, torch.Generator().manual_seed(plan.seed))
+    canvas = Canvas.template(
+        templates, language.vocabulary, torch.Generator().manual_seed(plan.seed)
+    )
     canvas = replace(canvas, suspect=torch.full_like(canvas.suspect, 0.5))
     edited = [
-        one_symbol_each(t, language.vocabulary) for t in refine(2, clock=False)(denoiser, canvas).texts(language.vocabulary)
+        one_symbol_each(t, language.vocabulary)
+        for t in refine(2, clock=False)(denoiser, canvas).texts(language.vocabulary)
     ]
     scores = editing.score(edited, templates, clean, language, plan)
-    return rows + [make_row("editing", variant.name, {"blanks": BLANKS}, m, e, ceiling=1.0) for m, e in scores.items()]
+    return rows + [
+        make_row("editing", variant.name, {"blanks": BLANKS}, m, e, ceiling=1.0)
+        for m, e in scores.items()
+    ]
 
 
 def ensure_measured(variant: Variant, best: Path, plan: Plan, note: Note) -> list[Row]:
@@ -156,7 +213,9 @@ def ensure_measured(variant: Variant, best: Path, plan: Plan, note: Note) -> lis
 # --------------------------------------------------------------------------------------------------------------- report
 
 
-BINOMIAL = frozenset(["balanced", "has_equals", "has_operator", "parses", "holds"])  # shares of strings that count alike
+BINOMIAL = frozenset(
+    ["balanced", "has_equals", "has_operator", "parses", "holds"]
+)  # shares of strings that count alike
 
 
 def pooled(rows: Sequence[Row]) -> str:
@@ -175,13 +234,22 @@ def pooled(rows: Sequence[Row]) -> str:
         below = [0.0 if row.low is None else row.value - row.low for row in rows]
         above = [0.0 if row.high is None else row.high - row.value for row in rows]
         low, high = value - math.hypot(*below) / len(rows), value + math.hypot(*above) / len(rows)
-    spread = f"; seeds {number(min(values), metric)}-{number(max(values), metric)}" if len(rows) > 1 else ""
+    spread = (
+        f"; seeds {number(min(values), metric)}-{number(max(values), metric)}"
+        if len(rows) > 1
+        else ""
+    )
     return f"{number(value, metric)} [{number(low, metric)}, {number(high, metric)}]{spread}"
 
 
 Measured = Mapping[str, Sequence[Sequence[Row]]]  # for each variant, one list of rows a seed
 SIMILAR = (("balanced", "generation"), ("has_equals", "generation"), ("has_operator", "generation"))
-STRICT = (("parses", "generation"), ("holds", "generation"), ("distinct", "generation"), ("distinct_valid", "generation"))
+STRICT = (
+    ("parses", "generation"),
+    ("holds", "generation"),
+    ("distinct", "generation"),
+    ("distinct_valid", "generation"),
+)
 HEAD = """
 ## The reference's table, measured again
 
@@ -219,7 +287,9 @@ def results_markdown(measured: Measured, num_samples: int) -> str:
     lines = [head, "", GENERATION.strip()]
     lines += [_line(_generation_cells(variant, measured[variant.name])) for variant in variants]
     lines += ["", TASKS.strip()]
-    lines += [_line(_task_cells(variant, measured[variant.name])) for variant in variants if variant.tasks]
+    lines += [
+        _line(_task_cells(variant, measured[variant.name])) for variant in variants if variant.tasks
+    ]
     lines += ["", "### Why", ""]
     for variant in variants:
         if measured[variant.name]:
@@ -239,7 +309,12 @@ def _generation_cells(variant: Variant, by_seed: Sequence[Sequence[Row]]) -> lis
 
 
 def _task_cells(variant: Variant, by_seed: Sequence[Sequence[Row]]) -> list[str]:
-    identity = [r.baseline for rows in by_seed for r in _find(rows, "token_accuracy", "repair") if r.baseline is not None]
+    identity = [
+        r.baseline
+        for rows in by_seed
+        for r in _find(rows, "token_accuracy", "repair")
+        if r.baseline is not None
+    ]
     return [
         variant.name,
         str(len(by_seed)),
@@ -294,7 +369,9 @@ def reproduce(
     if trainer is None:
         found = {v.config: finished_seeds(v.config, seeds, runs, changed) for v in chosen}
         if not any(found.values()):
-            raise DataError(f"no finished run of these variants and seeds in {runs}; leave out --no_training, or give --runs")
+            raise DataError(
+                f"no finished run of these variants and seeds in {runs}; leave out --no_training, or give --runs"
+            )
     else:
         found = {v.config: list(range(SEEDS) if seeds is None else seeds) for v in chosen}
     measured: dict[str, list[list[Row]]] = {}
@@ -304,7 +381,9 @@ def reproduce(
             if trainer is not None:
                 ensure_trained(variant.config, seed, runs, threads, trainer, note, changed)
             best = runs / f"{variant.config}-s{seed}" / "best.pt"
-            measured[variant.name].append(ensure_measured(variant, best, replace(plan, seed=seed), note))
+            measured[variant.name].append(
+                ensure_measured(variant, best, replace(plan, seed=seed), note)
+            )
         write_text(results, placed(results, results_markdown(measured, num_samples)))
     note(f"wrote {results}")
     return measured

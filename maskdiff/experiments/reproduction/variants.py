@@ -76,14 +76,25 @@ class Padded(Faithful):
 def maskgit(steps: int = 12, self_condition: bool = False) -> Unmask:
     """The reference's MaskGIT: cosine schedule, confidence, temperature 0, the clock as noise level."""
     return Unmask(
-        order="confidence", schedule=Cosine(), own=steps, steps=0, temperature=0.0, self_condition=self_condition, sigma="clock"
+        order="confidence",
+        schedule=Cosine(),
+        own=steps,
+        steps=0,
+        temperature=0.0,
+        self_condition=self_condition,
+        sigma="clock",
     )
 
 
 def refine(passes: int, clock: bool) -> Unmask:
     """All positions anew, the most likely token each, ``passes`` times: generation from nothing, repair and editing."""
     return Unmask(
-        schedule=Everything(), own=passes, steps=0, temperature=0.0, rewrite=True, sigma="naive" if clock else "suspect"
+        schedule=Everything(),
+        own=passes,
+        steps=0,
+        temperature=0.0,
+        rewrite=True,
+        sigma="naive" if clock else "suspect",
     )
 
 
@@ -97,7 +108,14 @@ def untrained_prefix(count: int, then: Sampler) -> Sampler:
             read = tokens[:, :place]
             logits = denoiser(read, torch.full_like(canvas.length, place), sigma, True, None)[:, -1]
             tokens[:, place] = torch.where(blank[:, place], logits.argmax(-1), tokens[:, place])
-        return then(denoiser, replace(canvas, tokens=tokens, spent=canvas.spent + torch.clamp(canvas.length - 2, max=count)))
+        return then(
+            denoiser,
+            replace(
+                canvas,
+                tokens=tokens,
+                spent=canvas.spent + torch.clamp(canvas.length - 2, max=count),
+            ),
+        )
 
     return sample
 

@@ -15,7 +15,9 @@ DRAWS = 40_000
 SEED = 7
 
 
-def entropies(strings: list[str], log_prob: Callable[[str], float], length_probs: np.ndarray) -> dict[str, float]:
+def entropies(
+    strings: list[str], log_prob: Callable[[str], float], length_probs: np.ndarray
+) -> dict[str, float]:
     """Entropies in nats, estimated from draws `strings` and stratified by length with `length_probs` (max_symbols + 1,).
 
     Keys: `string` H(string); `length` H(length); `mean_length` (inner symbols); `per_token_given_length` =

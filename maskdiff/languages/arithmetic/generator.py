@@ -32,7 +32,9 @@ def choices(grammar: Grammar, depth: int) -> list[Choice]:
     return ways
 
 
-def draw_many(n: int, rng: np.random.Generator, config: LanguageConfig, grammar: Grammar) -> list[str]:
+def draw_many(
+    n: int, rng: np.random.Generator, config: LanguageConfig, grammar: Grammar
+) -> list[str]:
     """`n` strings of at most `config.max_len - 2` symbols.
 
     Every decision spends one uniform number of `rng` in order, so the first strings do not depend on `n`. (The state in which
@@ -85,7 +87,9 @@ def _expression(
         if u < COIN:
             value = low + min(int(u * operand_scale), operands - 1)
             return str(value), value
-        operator, left_depth, right_depth = table[depth][min(int((u - COIN) * scale[depth]), last[depth])]
+        operator, left_depth, right_depth = table[depth][
+            min(int((u - COIN) * scale[depth]), last[depth])
+        ]
         left, a = expression(left_depth)
         if len(left) > room:
             raise _TooLong

@@ -17,7 +17,9 @@ from maskdiff.languages.vocabulary import DIGITS, Vocabulary
 
 OPERATORS = "+-*"
 SEPARATORS = ("", ",", "_")
-COIN = 0.2  # probability that a node stops early and becomes an operand, as in the reference generator
+COIN = (
+    0.2  # probability that a node stops early and becomes an operand, as in the reference generator
+)
 MIN_ACCEPTANCE = 1e-4  # a language whose draws nearly all exceed max_len is a mistake, and sampling it would hang
 
 
@@ -43,7 +45,11 @@ class Grammar:
 
     def is_operand(self, digits: str) -> bool:
         """Whether `digits` is an operand: in range, and written without leading zeros."""
-        if not digits or len(digits) > len(str(self.max_int)) or (digits[0] == "0" and len(digits) > 1):
+        if (
+            not digits
+            or len(digits) > len(str(self.max_int))
+            or (digits[0] == "0" and len(digits) > 1)
+        ):
             return False
         return self.min_int <= int(digits) <= self.max_int
 
@@ -69,7 +75,9 @@ def grammar_of(config: LanguageConfig) -> Grammar:
                 f"prefix notation with operands {config.min_int}..{config.max_int} is ambiguous without a separator: "
                 f"{a} {b} and {c} {d} are both written {a}{b}; set separator to ',' or '_', or choose infix notation"
             )
-    grammar = Grammar(config.notation, config.operators, config.min_int, config.max_int, config.separator)
+    grammar = Grammar(
+        config.notation, config.operators, config.min_int, config.max_int, config.separator
+    )
     _check_room(config, grammar)
     return grammar
 
@@ -78,14 +86,20 @@ def _check_ranges(config: LanguageConfig) -> None:
     if config.notation not in ("prefix", "infix"):
         raise ConfigError(f"notation {quote(config.notation)} is unknown; it is prefix or infix")
     if config.separator not in SEPARATORS:
-        raise ConfigError(f"separator {quote(config.separator)} is not allowed; it is empty, ',' or '_'")
+        raise ConfigError(
+            f"separator {quote(config.separator)} is not allowed; it is empty, ',' or '_'"
+        )
     given = config.operators
     if not given or len(set(given)) != len(given) or not set(given) <= set(OPERATORS):
-        raise ConfigError(f"operators {quote(given)} are not allowed; give one or more of + - *, each at most once")
+        raise ConfigError(
+            f"operators {quote(given)} are not allowed; give one or more of + - *, each at most once"
+        )
     for low, high in (("min_int", "max_int"), ("min_depth", "max_depth")):
         smallest, largest = getattr(config, low), getattr(config, high)
         if not 0 <= smallest <= largest:
-            raise ConfigError(f"{low} {smallest} and {high} {largest} leave no choice; 0 <= {low} <= {high} is needed")
+            raise ConfigError(
+                f"{low} {smallest} and {high} {largest} leave no choice; 0 <= {low} <= {high} is needed"
+            )
 
 
 def _check_room(config: LanguageConfig, grammar: Grammar) -> None:
@@ -119,7 +133,9 @@ def ambiguity(low: int, high: int) -> tuple[tuple[int, int], tuple[int, int]] | 
                     continue
                 for a_digits in range(1, longest - u_digits + 1):
                     shift = 10**u_digits
-                    a = _smallest(max(low, 1), high, a_digits, -((u - low) // shift), (high - u) // shift)
+                    a = _smallest(
+                        max(low, 1), high, a_digits, -((u - low) // shift), (high - u) // shift
+                    )
                     if a is not None:
                         return (a, u * 10**d_digits + d), (a * shift + u, d)
     return None
@@ -158,7 +174,9 @@ def apply(operator: str, left: int, right: int) -> int:
 def as_lark(grammar: Grammar) -> str:
     """The grammar in Lark's EBNF: the strings that the parser accepts, symbol by symbol."""
     between = f' "{grammar.separator}"' if grammar.separator else ""
-    operation = "expr OPERATOR expr" if grammar.notation == "infix" else f"OPERATOR expr{between} expr"
+    operation = (
+        "expr OPERATOR expr" if grammar.notation == "infix" else f"OPERATOR expr{between} expr"
+    )
     sign = '"-"? ' if "-" in grammar.operators else ""
     operators = " | ".join(f'"{symbol}"' for symbol in grammar.operators)
     return "\n".join(
@@ -185,6 +203,9 @@ def range_pattern(low: int, high: int) -> str:
         while last % (10 * step) < 9 * step and last + 2 * step - 1 <= high:
             last += step
         place = len(str(low)) - len(str(step))
-        parts.append(f"{str(low)[:place]}[{str(low)[place]}-{str(last)[place]}]" + "[0-9]" * (len(str(step)) - 1))
+        parts.append(
+            f"{str(low)[:place]}[{str(low)[place]}-{str(last)[place]}]"
+            + "[0-9]" * (len(str(step)) - 1)
+        )
         low = last + step
     return "|".join(parts)

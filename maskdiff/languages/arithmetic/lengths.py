@@ -88,7 +88,9 @@ def compute_length_table(config: LanguageConfig) -> LengthTable:
             total = int(m) + 1 + _digits(state.values)
             fits = total <= room
             share = lengths[d][m] / len(depths)
-            probs += share * np.bincount(total[fits], weights=state.weights[fits], minlength=room + 1)
+            probs += share * np.bincount(
+                total[fits], weights=state.weights[fits], minlength=room + 1
+            )
             exact &= state.exact
     acceptance = float(probs.sum())
     return LengthTable(probs / acceptance, acceptance, exact)
@@ -122,17 +124,23 @@ def _digits(values: Array) -> Array:
     return digits
 
 
-def _all_values(config: LanguageConfig, grammar: Grammar, lengths: Array) -> list[dict[int, _Values]]:
+def _all_values(
+    config: LanguageConfig, grammar: Grammar, lengths: Array
+) -> list[dict[int, _Values]]:
     """The values of every (depth, length) that occurs."""
     rng = np.random.default_rng(SEED)
     size = int(np.clip(CELLS // max(1, lengths.size), 256, POOL))
-    pools = np.zeros((*lengths.shape, size))  # (depth, length, draw): equally likely draws, for resampling
+    pools = np.zeros(
+        (*lengths.shape, size)
+    )  # (depth, length, draw): equally likely draws, for resampling
     states: list[dict[int, _Values]] = []
     for d in range(lengths.shape[0]):
         states.append({})
         for m in (int(m) for m in np.flatnonzero(lengths[d])):
             parts = _parts(d, m, grammar, lengths)
-            state = _exact(parts, m, grammar, states, size) or _resampled(parts, m, grammar, pools, rng)
+            state = _exact(parts, m, grammar, states, size) or _resampled(
+                parts, m, grammar, pools, rng
+            )
             states[d][m] = state
             pools[d, m] = state.values[_systematic(state.weights, size, rng)]
     return states
@@ -158,7 +166,9 @@ def _parts(d: int, m: int, grammar: Grammar, lengths: Array) -> _Parts:
     if d == 0 or inner < 2:
         return _Parts(1.0, np.empty(0), np.empty((0, 4), dtype=np.int64))
     first = lengths[d - 1, : inner + 1]
-    masses = first * lengths[:d, : inner + 1][:, ::-1] * (1.0 - COIN) / d  # (other depth, length of the first argument)
+    masses = (
+        first * lengths[:d, : inner + 1][:, ::-1] * (1.0 - COIN) / d
+    )  # (other depth, length of the first argument)
     other, length = np.nonzero(masses)
     mass = masses[other, length]
     total = leaf + mass.sum()
@@ -167,11 +177,15 @@ def _parts(d: int, m: int, grammar: Grammar, lengths: Array) -> _Parts:
 
 
 def _combine(operator: str, first: Array, second: Array) -> Array:
-    result: Array = first + second if operator == "+" else first * second if operator == "*" else first - second
+    result: Array = (
+        first + second if operator == "+" else first * second if operator == "*" else first - second
+    )
     return result.clip(-_LARGEST, _LARGEST)
 
 
-def _exact(parts: _Parts, m: int, grammar: Grammar, states: list[dict[int, _Values]], size: int) -> _Values | None:
+def _exact(
+    parts: _Parts, m: int, grammar: Grammar, states: list[dict[int, _Values]], size: int
+) -> _Values | None:
     """All values with their exact weights, or None if there are too many."""
     low, high = _operand_range(grammar, m)
     leaf = parts.leaf
@@ -190,7 +204,10 @@ def _exact(parts: _Parts, m: int, grammar: Grammar, states: list[dict[int, _Valu
         share = np.outer(x.weights, y.weights).ravel() * mass / (2 * len(grammar.operators))
         first, second = np.repeat(x.values, len(y.values)), np.tile(y.values, len(x.values))
         for operator in grammar.operators:
-            values += [_combine(operator, first, second), _combine(operator, second, first)]  # either order
+            values += [
+                _combine(operator, first, second),
+                _combine(operator, second, first),
+            ]  # either order
             weights += [share, share]
     distinct, index = np.unique(np.concatenate(values), return_inverse=True)
     if len(distinct) > size:
@@ -198,10 +215,14 @@ def _exact(parts: _Parts, m: int, grammar: Grammar, states: list[dict[int, _Valu
     return _Values(distinct, np.bincount(index.ravel(), weights=np.concatenate(weights)), True)
 
 
-def _resampled(parts: _Parts, m: int, grammar: Grammar, pools: Array, rng: np.random.Generator) -> _Values:
+def _resampled(
+    parts: _Parts, m: int, grammar: Grammar, pools: Array, rng: np.random.Generator
+) -> _Values:
     """A pool of equally likely values, each drawn from the pools of its arguments."""
     size = pools.shape[-1]
-    part = _systematic(np.concatenate([[parts.leaf], parts.mass]), size, rng)  # (draw,), 0 is an operand
+    part = _systematic(
+        np.concatenate([[parts.leaf], parts.mass]), size, rng
+    )  # (draw,), 0 is an operand
     table = np.concatenate([np.zeros((1, 4), dtype=np.int64), parts.arguments])[part]  # (draw, 4)
     first = pools[table[:, 0], table[:, 1], rng.integers(size, size=size)]
     second = pools[table[:, 2], table[:, 3], rng.integers(size, size=size)]
@@ -209,7 +230,8 @@ def _resampled(parts: _Parts, m: int, grammar: Grammar, pools: Array, rng: np.ra
     first, second = np.where(swap, second, first), np.where(swap, first, second)
     operator = rng.integers(len(grammar.operators), size=size)
     values = np.select(
-        [operator == i for i in range(len(grammar.operators))], [_combine(o, first, second) for o in grammar.operators]
+        [operator == i for i in range(len(grammar.operators))],
+        [_combine(o, first, second) for o in grammar.operators],
     )
     low, high = _operand_range(grammar, m)
     if parts.leaf > 0:

@@ -64,7 +64,9 @@ class Tree:
     @property
     def operators(self) -> str:
         """The operators in the order in which the string shows them."""
-        return "".join(n.operator for n in sorted((n for n in self.nodes if n.operator), key=lambda n: n.at))
+        return "".join(
+            n.operator for n in sorted((n for n in self.nodes if n.operator), key=lambda n: n.at)
+        )
 
 
 def parse(text: str, grammar: Grammar) -> Tree:
@@ -76,7 +78,11 @@ def parse(text: str, grammar: Grammar) -> Tree:
     """
     symbols = squeeze(text)
     if len(symbols) > MAX_SYMBOLS:
-        raise ParseError(f"the text has {len(symbols)} symbols; at most {MAX_SYMBOLS} are read", MAX_SYMBOLS, text)
+        raise ParseError(
+            f"the text has {len(symbols)} symbols; at most {MAX_SYMBOLS} are read",
+            MAX_SYMBOLS,
+            text,
+        )
     return _Reader(text, symbols, grammar).equation()
 
 
@@ -131,21 +137,34 @@ class _Reader:
             end += 1
         run, following = self.symbols[start:end], self.symbols[end : end + 1]
         grammar = self.grammar
-        together = grammar.notation == "prefix" and not grammar.separator and self.open and self.open[-1].left < 0
+        together = (
+            grammar.notation == "prefix"
+            and not grammar.separator
+            and self.open
+            and self.open[-1].left < 0
+        )
         if not together:
             if not grammar.is_operand(run):
-                self._fail(f"an operand from {grammar.min_int} to {grammar.max_int} without leading zeros")
+                self._fail(
+                    f"an operand from {grammar.min_int} to {grammar.max_int} without leading zeros"
+                )
             return (run,)
         # Both operands have at most as many digits as max_int: a long run is refused without looking at its splits.
         cuts = range(1, len(run)) if len(run) <= 2 * len(str(grammar.max_int)) else range(0)
-        splits = [(run[:i], run[i:]) for i in cuts if grammar.is_operand(run[:i]) and grammar.is_operand(run[i:])]
+        splits = [
+            (run[:i], run[i:])
+            for i in cuts
+            if grammar.is_operand(run[:i]) and grammar.is_operand(run[i:])
+        ]
         if following == ")" and splits:
             return splits[0]  # the only one: `ambiguity` has excluded a second
         if following == "(" and grammar.is_operand(run):
             return (run,)
         expected = ["')'"] * bool(splits) + ["a second argument"] * grammar.is_operand(run)
         if not expected:
-            self._fail(f"operands from {grammar.min_int} to {grammar.max_int} without leading zeros")
+            self._fail(
+                f"operands from {grammar.min_int} to {grammar.max_int} without leading zeros"
+            )
         self.position = end
         self._fail(" or ".join(expected))
 
@@ -164,7 +183,9 @@ class _Reader:
             left, right = self.nodes[top.left], self.nodes[newest]
             value = apply(top.operator, left.value, right.value)
             depth = 1 + max(left.depth, right.depth)
-            self.nodes.append(Node(top.operator, value, depth, top.start, self.position, top.left, newest, top.at))
+            self.nodes.append(
+                Node(top.operator, value, depth, top.start, self.position, top.left, newest, top.at)
+            )
             self.open.pop()
         return True
 
@@ -199,4 +220,8 @@ class _Reader:
 
     def _fail(self, expected: str) -> NoReturn:
         found = quote(self._peek()) if self.position < len(self.symbols) else "the end"
-        raise ParseError(f"found {found} at position {self.position}; expected {expected}", self.position, self.text)
+        raise ParseError(
+            f"found {found} at position {self.position}; expected {expected}",
+            self.position,
+            self.text,
+        )

@@ -27,7 +27,9 @@ def log_generated(tree: Tree, config: LanguageConfig, grammar: Grammar) -> float
     if tree.depth > depths:
         return -math.inf
     leaf = [1.0 / grammar.operands] + [COIN / grammar.operands] * depths
-    factors = [0.0] + [(1.0 - COIN) / (2 * len(grammar.operators) * d) for d in range(1, depths + 1)]
+    factors = [0.0] + [
+        (1.0 - COIN) / (2 * len(grammar.operators) * d) for d in range(1, depths + 1)
+    ]
     rows: list[list[float]] = []  # Q(t, d) for d = 0..depths, divided by exp(scale)
     scales: list[float] = []
     for node in tree.nodes:  # children come first

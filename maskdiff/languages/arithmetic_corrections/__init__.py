@@ -1,6 +1,21 @@
 """Solutions of arithmetic problems, and corrections of attempts at them: `(+ 3 (* 2 4));(+ 3 9)>12|@1>(+ 3 8)>11`."""
 
-from maskdiff.languages.arithmetic_corrections.answers import BACKTRACK, FEEDBACK, Marks, feedback, judge, located
+from maskdiff.languages.arithmetic_corrections.answers import (
+    BACKTRACK,
+    FEEDBACK,
+    Marks,
+    feedback,
+    judge,
+    located,
+)
 from maskdiff.languages.arithmetic_corrections.language import ArithmeticCorrections
 
-__all__ = ["BACKTRACK", "FEEDBACK", "ArithmeticCorrections", "Marks", "feedback", "judge", "located"]
+__all__ = [
+    "BACKTRACK",
+    "FEEDBACK",
+    "ArithmeticCorrections",
+    "Marks",
+    "feedback",
+    "judge",
+    "located",
+]

@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from maskdiff.languages.arithmetic_steps.expressions import derivation, is_expression, is_number, reductions
+from maskdiff.languages.arithmetic_steps.expressions import (
+    derivation,
+    is_expression,
+    is_number,
+    reductions,
+)
 
 STEP, BACKTRACK = ">", "!"  # what stands behind a step: the next one, or one in its place
 SCALAR, FIRST_WRONG, LEAK = "~", "@", "="  # how each kind of feedback begins
@@ -41,7 +46,11 @@ class Marks:
 
 def kept_steps(answer: str) -> list[str]:
     """The steps of `answer` that are not taken back, in order; a mark with no step before it is an empty step, which stays."""
-    return [step for step, mark in _PARTS.findall(answer) if (not step and mark) or (step and mark != BACKTRACK)]
+    return [
+        step
+        for step, mark in _PARTS.findall(answer)
+        if (not step and mark) or (step and mark != BACKTRACK)
+    ]
 
 
 def next_steps(before: str) -> list[str]:

@@ -48,11 +48,15 @@ from maskdiff.utils.lines import split_lines
 
 ATTEMPT, SAID = ";", "|"  # what an attempt, and feedback, stand behind
 SHORTEST = 100  # tokens: no derivation of three steps fits in what less leaves for it
-LEAST_STEPS = 3  # of a solution: what has fewer says little about where in an answer something happens
+LEAST_STEPS = (
+    3  # of a solution: what has fewer says little about where in an answer something happens
+)
 SLIP = 0.25  # steps of an attempt that go wrong
 BACK = 0.04  # steps before which a wrong one stands that is taken back
 OWN = 0.75  # records of a model's own attempts, where there are some
-REPEATED = 0.03  # corrections that go along with the attempt up to its first wrong step, and take it back
+REPEATED = (
+    0.03  # corrections that go along with the attempt up to its first wrong step, and take it back
+)
 TRIES = 10
 _MARKS = re.escape(STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK)
 _FRAGMENT = re.compile(rf"-?\d+|[{_MARKS}]|[^\d{_MARKS}]+?(?=-?\d|[{_MARKS}]|$)")
@@ -68,7 +72,9 @@ class Mix:
 
 
 MADE_UP = Mix(0.35, 0.25, (0.1, 0.2, 0.45, 0.25))
-FROM_FILE = Mix(0.2, 0.4, (0.1, 0.1, 0.65, 0.15))  # with a model's own attempts: more of what it has to learn from them
+FROM_FILE = Mix(
+    0.2, 0.4, (0.1, 0.1, 0.65, 0.15)
+)  # with a model's own attempts: more of what it has to learn from them
 
 
 class ArithmeticCorrections(TextLanguage):
@@ -81,7 +87,15 @@ class ArithmeticCorrections(TextLanguage):
                 "max_depth is 1: problems of arithmetic-corrections have at least three operations; give 2 or more"
             )
         material = LanguageSpec(
-            symbols=DIGITS + "()+-* " + STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK,
+            symbols=DIGITS
+            + "()+-* "
+            + STEP
+            + BACKTRACK
+            + ATTEMPT
+            + SAID
+            + SCALAR
+            + FIRST_WRONG
+            + LEAK,
             draw=self._draw,
             grammar=lark_grammar(config.operators),
             valid=self._well_formed,
@@ -97,7 +111,9 @@ class ArithmeticCorrections(TextLanguage):
 
     def _draw(self, n: int, rng: np.random.Generator) -> list[str]:
         problems, words = (np.random.default_rng(seed) for seed in rng.integers(0, 2**63, 2))
-        return [self._string(problem, words) for problem in self.problems(n, problems, held_out=False)]
+        return [
+            self._string(problem, words) for problem in self.problems(n, problems, held_out=False)
+        ]
 
     @cached_property
     def _attempts(self) -> list[tuple[str, str]]:
@@ -182,7 +198,10 @@ class ArithmeticCorrections(TextLanguage):
         """Whether `text` is a chain of steps that ends in a number; a number is followed by nothing, or taken back."""
         steps = text.replace(BACKTRACK, BACKTRACK + STEP).split(STEP)
         *before, last = steps
-        whole = all(self._is_operation(step) or (step.endswith(BACKTRACK) and self._taken(step[:-1])) for step in before)
+        whole = all(
+            self._is_operation(step) or (step.endswith(BACKTRACK) and self._taken(step[:-1]))
+            for step in before
+        )
         return whole and is_number(last) and is_expression(last, self.config.operators)
 
     def _taken(self, step: str) -> bool:
@@ -197,14 +216,18 @@ class ArithmeticCorrections(TextLanguage):
             rest, quotes, step = rest.partition(LEAK)
             if quotes and not self._taken(step):
                 return False
-        return not text or (text[0] in SCALAR + FIRST_WRONG and is_number(rest) and not rest.startswith("-"))
+        return not text or (
+            text[0] in SCALAR + FIRST_WRONG and is_number(rest) and not rest.startswith("-")
+        )
 
     def holds(self, text: str) -> bool:
         """Whether `text` parses, its answer has no wrong step that is kept, and ends in the value of the problem."""
         if not self.parses(text):
             return False
         problem = text[: min(at for at in map(text.find, STEP + ATTEMPT + SAID) if at >= 0)]
-        answer = text.partition(SAID)[2].partition(STEP)[2] if SAID in text else text[len(problem) + 1 :]
+        answer = (
+            text.partition(SAID)[2].partition(STEP)[2] if SAID in text else text[len(problem) + 1 :]
+        )
         marks = judge(problem, answer)
         return marks.first_wrong is None and marks.final
 

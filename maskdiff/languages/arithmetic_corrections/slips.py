@@ -13,7 +13,15 @@ import numpy as np
 
 from maskdiff.languages.arithmetic.grammar import apply
 from maskdiff.languages.arithmetic_corrections.answers import BACKTRACK, STEP, judge, kept_steps
-from maskdiff.languages.arithmetic_steps.expressions import NUMBER, REDEX, derivation, is_number, reduced, reductions, value
+from maskdiff.languages.arithmetic_steps.expressions import (
+    NUMBER,
+    REDEX,
+    derivation,
+    is_number,
+    reduced,
+    reductions,
+    value,
+)
 
 NEAR = (-10, -2, -1, 1, 2, 10)
 TRIES = 20
@@ -32,7 +40,9 @@ class Bounds:
         return abs(number) <= self.max_value and (number >= 0 or "-" in self.operators)
 
 
-def write_answer(problem: str, rng: np.random.Generator, slip: float, back: float, bounds: Bounds) -> str | None:
+def write_answer(
+    problem: str, rng: np.random.Generator, slip: float, back: float, bounds: Bounds
+) -> str | None:
     """An answer to `problem` of which each step goes wrong with probability `slip`, and others are taken back with `back`.
 
     A wrong step stays, and what follows is worked out from it; before a right one a wrong one may stand that is taken back.
@@ -70,7 +80,9 @@ def slipped(before: str, right: str, rng: np.random.Generator, bounds: Bounds) -
     return None
 
 
-def _wrong_value(redex: re.Match[str], kind: float, rng: np.random.Generator, operators: str) -> int:
+def _wrong_value(
+    redex: re.Match[str], kind: float, rng: np.random.Generator, operators: str
+) -> int:
     """A value near the right one, that of another operator, or the right one with the wrong sign."""
     right = value(redex)
     if kind < 0.5:

@@ -16,7 +16,9 @@ from maskdiff.languages.arithmetic.grammar import apply
 NUMBER = r"(?:0|-?[1-9][0-9]*)"
 IS_NUMBER = re.compile(NUMBER)
 OPERATORS = "+-*"
-REDEX = re.compile(rf"(?<![^ ])\(([-+*]) ({NUMBER}) ({NUMBER})\)")  # operation on two numbers: what a step replaces
+REDEX = re.compile(
+    rf"(?<![^ ])\(([-+*]) ({NUMBER}) ({NUMBER})\)"
+)  # operation on two numbers: what a step replaces
 MAX_SYMBOLS = 4096  # of an expression; its values have no more digits, and Python writes integers of up to 4,300
 
 
@@ -30,7 +32,9 @@ def is_expression(text: str, operators: str = OPERATORS) -> bool:
 
     Numbers may be negative where `-` is an operator.
     """
-    if len(text) > MAX_SYMBOLS or any(symbol in text for symbol in OPERATORS if symbol not in operators):
+    if len(text) > MAX_SYMBOLS or any(
+        symbol in text for symbol in OPERATORS if symbol not in operators
+    ):
         return False
     while True:
         text, count = REDEX.subn("0", text)

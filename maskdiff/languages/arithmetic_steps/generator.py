@@ -36,7 +36,9 @@ def draw_problems(
     Every decision spends one uniform number of `rng` in order, so the first ones do not depend on `count`. (The state in which
     `rng` is left does: numbers are drawn in blocks.) Raises DataError where next to nothing fits.
     """
-    uniform: Callable[[], float] = chain.from_iterable(_blocks(rng, max(64, min(32768, 16 * count)))).__next__
+    uniform: Callable[[], float] = chain.from_iterable(
+        _blocks(rng, max(64, min(32768, 16 * count)))
+    ).__next__
     low, high = depths or (max(1, config.min_depth), config.max_depth)
     found: list[list[str]] = []
     missed = depth = 0

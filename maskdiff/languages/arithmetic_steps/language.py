@@ -50,7 +50,10 @@ class ArithmeticSteps(TextLanguage):
         self.min_symbols = MIN_SYMBOLS
 
     def _draw(self, n: int, rng: np.random.Generator) -> list[str]:
-        return [SEPARATOR.join(steps) for steps in draw_problems(n, rng, self.config, lambda steps: True)]
+        return [
+            SEPARATOR.join(steps)
+            for steps in draw_problems(n, rng, self.config, lambda steps: True)
+        ]
 
     def _well_formed(self, text: str) -> bool:
         *expressions, answer = text.split(SEPARATOR)
@@ -77,7 +80,11 @@ class ArithmeticSteps(TextLanguage):
         None where there is none, where several steps may come next, and before the first separator.
         """
         *done, begun = prefix.split(SEPARATOR)
-        if not done or not all(map(self._is_operation, done)) or self.first_wrong(SEPARATOR.join((*done, ""))) is not None:
+        if (
+            not done
+            or not all(map(self._is_operation, done))
+            or self.first_wrong(SEPARATOR.join((*done, ""))) is not None
+        ):
             return None
         rest: list[str] = []
         options = {step for step in reductions(done[-1]) if step.startswith(begun)}
@@ -96,9 +103,13 @@ class ArithmeticSteps(TextLanguage):
         try:
             self.vocabulary.encode(problem)
         except ParseError as error:
-            raise ParseError(f"{quote(text)} is no problem of {self.name}: {error}", error.position, text) from None
+            raise ParseError(
+                f"{quote(text)} is no problem of {self.name}: {error}", error.position, text
+            ) from None
         if not self._is_operation(problem):
-            raise ParseError(f"{quote(text)} is no problem of {self.name}: write it like (+ 3 (* 2 4))", 0, text)
+            raise ParseError(
+                f"{quote(text)} is no problem of {self.name}: write it like (+ 3 (* 2 4))", 0, text
+            )
         return problem
 
     def prompt(self, problem: str) -> str:
@@ -143,7 +154,9 @@ class ArithmeticSteps(TextLanguage):
         Raises DataError where next to none of them fits.
         """
         if not deeper:
-            return [steps[0] for steps in draw_problems(count, rng, self.config, lambda steps: True)]
+            return [
+                steps[0] for steps in draw_problems(count, rng, self.config, lambda steps: True)
+            ]
         level = self.config.max_depth + deeper
         least = 3 * level**2 + 5 * level + 1  # symbols of (+ (+ 0 0) 0)>(+ 0 0)>0 and the like
         if least > self.max_symbols:
@@ -151,7 +164,9 @@ class ArithmeticSteps(TextLanguage):
                 f"a problem of depth {level} has at least {least} symbols with its steps, and max_len {self.config.max_len} "
                 f"leaves room for {self.max_symbols}: raise max_len, or ask for less depth"
             )
-        found = draw_problems(count, rng, self.config, lambda steps: depth(steps[0]) == level, (level, level))
+        found = draw_problems(
+            count, rng, self.config, lambda steps: depth(steps[0]) == level, (level, level)
+        )
         return [steps[0] for steps in found]
 
     def next_step(self, before: str) -> str | None:
@@ -190,15 +205,23 @@ def lark_grammar(operators: str) -> str:
 def check_operations(config: LanguageConfig, name: str, shortest: int) -> None:
     """Raises ConfigError for options that no language `name` of problems like these can obey; `shortest`: least `max_len`."""
     if config.notation != "prefix" or config.separator:
-        raise ConfigError(f"{name} is written in prefix notation with spaces: leave notation and separator alone")
+        raise ConfigError(
+            f"{name} is written in prefix notation with spaces: leave notation and separator alone"
+        )
     known = set(config.operators) & set(OPERATORS)
     if not config.operators or len(known) != len(config.operators):
-        raise ConfigError(f"operators {quote(config.operators)} are not allowed; give one or more of + - *, each at most once")
+        raise ConfigError(
+            f"operators {quote(config.operators)} are not allowed; give one or more of + - *, each at most once"
+        )
     for low, high in (("min_int", "max_int"), ("min_depth", "max_depth")):
         if getattr(config, low) > getattr(config, high):
-            raise ConfigError(f"{low} {getattr(config, low)} is above {high} {getattr(config, high)}")
+            raise ConfigError(
+                f"{low} {getattr(config, low)} is above {high} {getattr(config, high)}"
+            )
     if config.max_int > config.max_value:
-        raise ConfigError(f"max_int {config.max_int} is above max_value {config.max_value}, which bounds operands, too")
+        raise ConfigError(
+            f"max_int {config.max_int} is above max_value {config.max_value}, which bounds operands, too"
+        )
     if config.max_depth < 1:
         raise ConfigError("max_depth is 0: a problem has at least one operation")
     if config.max_len < shortest:

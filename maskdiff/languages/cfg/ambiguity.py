@@ -35,8 +35,15 @@ def find_ambiguity(grammar: NormalForm, longest: int = 16, budget: int = BUDGET)
     """
     _, kinds = np.unique(grammar.emits.T, axis=0, return_index=True)  # one symbol of each kind
     table: list[list[Counter[str]]] = [[Counter() for _ in grammar.names]]
-    table.append([Counter(grammar.symbols[s] for s in kinds if grammar.emits[a, s]) for a in range(len(grammar))])
-    rules = list(zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True))
+    table.append(
+        [
+            Counter(grammar.symbols[s] for s in kinds if grammar.emits[a, s])
+            for a in range(len(grammar))
+        ]
+    )
+    rules = list(
+        zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True)
+    )
     known = sum(map(len, table[1]))
     for n in range(2, longest + 1):
         row: list[Counter[str]] = [Counter() for _ in grammar.names]

@@ -21,7 +21,9 @@ import numpy as np
 from maskdiff.languages.cfg.normal_form import NormalForm
 from maskdiff.utils.deadline import NEVER, Deadline
 
-UNREADABLE = -1  # a symbol that was given but cannot be read: any symbol will do in its place, at no cost
+UNREADABLE = (
+    -1
+)  # a symbol that was given but cannot be read: any symbol will do in its place, at no cost
 MAX_EXPANSIONS = 50_000  # of the search for several strings; an unambiguous grammar needs a few for every symbol written
 DIGITS = 9  # costs that agree so far are equal
 
@@ -99,31 +101,44 @@ class _Table:
         symbols = np.arange(len(grammar.symbols))
         seen = np.array(given, dtype=np.int64).reshape(n, 1)
         price = np.where(barred, np.inf, costs.replace)[:, None]
-        self.wrong = np.where((seen == symbols) | (seen == UNREADABLE), 0.0, price)  # (n, symbols) of a symbol in its place
+        self.wrong = np.where(
+            (seen == symbols) | (seen == UNREADABLE), 0.0, price
+        )  # (n, symbols) of a symbol in its place
         self.drop = _dropping(barred, costs.delete)
         self.rules = [np.flatnonzero(grammar.parent == head) for head in range(len(grammar))]
         self.emits = [np.flatnonzero(row) for row in grammar.emits]
-        self._heads, self._first = np.unique(grammar.parent, return_index=True)  # rules are sorted by their heads
+        self._heads, self._first = np.unique(
+            grammar.parent, return_index=True
+        )  # rules are sorted by their heads
         self.cost = self._filled(n)
 
     def _filled(self, n: int) -> np.ndarray:
         emits = self.grammar.emits
-        single = np.full((len(emits), n), np.inf)  # a symbol of the nonterminal in the place of given[i]
+        single = np.full(
+            (len(emits), n), np.inf
+        )  # a symbol of the nonterminal in the place of given[i]
         for head, allowed in enumerate(self.emits):
             single[head] = self.wrong[:, allowed].min(1, initial=np.inf)
         wide = np.full((len(emits), n + 1, n + 1), np.inf)  # [a, i, w] of given[i : i + w]
         cost = np.full_like(wide, np.inf)
-        one = np.where(emits.any(1), self.insert, np.inf)[:, None].repeat(n + 1, 1)  # (a, starts) as one symbol
+        one = np.where(emits.any(1), self.insert, np.inf)[:, None].repeat(
+            n + 1, 1
+        )  # (a, starts) as one symbol
         place = np.arange(n + 1)
         for width in range(n + 1):
             self.deadline.check()
             starts = n - width + 1
             if width:
                 i = place[:starts]
-                one = np.minimum(self.drop[i, i + 1] + one[:, 1:], single[:, :starts] + self.drop[i + 1, i + width])
+                one = np.minimum(
+                    self.drop[i, i + 1] + one[:, 1:],
+                    single[:, :starts] + self.drop[i + 1, i + width],
+                )
             wide[:, :starts, width] = one
             for k in range(1, width):
-                self._join(wide[:, :starts, width], wide[:, :starts, k], wide[:, k : k + starts, width - k])
+                self._join(
+                    wide[:, :starts, width], wide[:, :starts, k], wide[:, k : k + starts, width - k]
+                )
             self._settle(wide, width)
             cost[:, place[:starts], place[:starts] + width] = wide[:, :starts, width]
         return cost
@@ -159,7 +174,9 @@ class _Stack:
 
     def __init__(self, table: _Table, head: int, below: _Stack | None) -> None:
         self.table, self.head, self.below = table, head, below
-        self.whole: np.ndarray = table.drop[:, -1] if below is None else (table.cost[head] + below.whole).min(1)
+        self.whole: np.ndarray = (
+            table.drop[:, -1] if below is None else (table.cost[head] + below.whole).min(1)
+        )
         self._above: dict[int, _Stack] = {}
         self._bodies: list[_Stack] | None = None
 
@@ -172,7 +189,11 @@ class _Stack:
         """What it may turn into by the binary rules of its top."""
         if self._bodies is None:
             assert self.below is not None
-            left, right, rules = self.table.grammar.left, self.table.grammar.right, self.table.rules[self.head]
+            left, right, rules = (
+                self.table.grammar.left,
+                self.table.grammar.right,
+                self.table.rules[self.head],
+            )
             self._bodies = [self.below.push(int(right[r])).push(int(left[r])) for r in rules]
         return self._bodies
 
@@ -187,7 +208,9 @@ def _in_order(table: _Table, most: float) -> Iterator[Closest]:
     """
     bottom = _Stack(table, -1, None)
     heap: list[tuple[float, int, tuple[int, ...], _Stack, np.ndarray]] = []
-    known: set[tuple[tuple[int, ...], _Stack]] = set()  # how often they were derived does not matter
+    known: set[tuple[tuple[int, ...], _Stack]] = (
+        set()
+    )  # how often they were derived does not matter
     pushed = 0
 
     def push(written: tuple[int, ...], stack: _Stack, paid: np.ndarray) -> None:

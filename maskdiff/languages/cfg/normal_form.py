@@ -85,7 +85,9 @@ def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> No
         else:
             emits[number[head], [place[symbol] for symbol in body[0]]] = True
     if len(binary) > MAX_BINARY:
-        raise GrammarError(f"{source}: the normal form has {len(binary)} rules; at most {MAX_BINARY} are allowed")
+        raise GrammarError(
+            f"{source}: the normal form has {len(binary)} rules; at most {MAX_BINARY} are allowed"
+        )
     parent, left, right = np.array(sorted(binary), dtype=np.int64).reshape(-1, 3).T
     return NormalForm(tuple(symbols), tuple(names), emits, parent, left, right, cyclic)
 
@@ -96,13 +98,17 @@ Rules = set[Rule]
 def _binary(cfg: Cfg) -> Rules:
     """Bodies of at most two items, two only if both are nonterminals; ends of bodies that are alike are shared."""
     rules: Rules = set()
-    names: dict[Item | tuple[str, str], str] = {}  # nonterminals that stand for these characters, or for such a pair
+    names: dict[
+        Item | tuple[str, str], str
+    ] = {}  # nonterminals that stand for these characters, or for such a pair
 
     def single(item: Item) -> str:
         if isinstance(item, str):
             return item
         if item not in names:
-            names[item] = f"[{''.join(sorted(item))}]" if len(item) <= MAX_SHOWN else f"[@{len(names)}]"
+            names[item] = (
+                f"[{''.join(sorted(item))}]" if len(item) <= MAX_SHOWN else f"[@{len(names)}]"
+            )
             rules.add(Rule(names[item], (item,)))
         return names[item]
 
@@ -148,13 +154,17 @@ def _without_unit(rules: Rules, source: str) -> tuple[Rules, str]:
         else:
             own.setdefault(head, []).append(body)
     groups = _components(turns)
-    cyclic = [name for group in groups for name in group if len(group) > 1 or name in turns.get(name, ())]
+    cyclic = [
+        name for group in groups for name in group if len(group) > 1 or name in turns.get(name, ())
+    ]
     bodies: dict[str, set[tuple[Item, ...]]] = {}
     total = len(rules)
     for group in groups:  # what a name turns into comes before it
         shared = {body for name in group for body in own.get(name, ())}
         inside = set(group)
-        for target in (target for name in group for target in turns.get(name, ()) if target not in inside):
+        for target in (
+            target for name in group for target in turns.get(name, ()) if target not in inside
+        ):
             shared.update(bodies[target] if target in bodies else own.get(target, ()))
         bodies.update(dict.fromkeys(group, shared))
         total += len(shared) * len(group)
@@ -204,7 +214,11 @@ def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
 def _trimmed(rules: Rules, start: str) -> Rules:
     """Only rules that some derivation of some string uses."""
     able = productive(rules)
-    rules = {rule for rule in rules if all(isinstance(item, frozenset) or item in able for item in rule.body)}
+    rules = {
+        rule
+        for rule in rules
+        if all(isinstance(item, frozenset) or item in able for item in rule.body)
+    }
     bodies: dict[str, list[tuple[Item, ...]]] = {}
     for head, body in rules:
         bodies.setdefault(head, []).append(body)
@@ -231,7 +245,9 @@ def _merged(rules: Rules, start: str) -> Rules:
             if isinstance(item, str):
                 users.setdefault(item, set()).add(head)
     alike: dict[frozenset[tuple[Item, ...]], str] = {}
-    order = {name: n for n, name in enumerate(sorted(bodies, key=lambda name: (name != start, name)))}
+    order = {
+        name: n for n, name in enumerate(sorted(bodies, key=lambda name: (name != start, name)))
+    }
     waiting = deque(order)
     while waiting:
         head = waiting.popleft()

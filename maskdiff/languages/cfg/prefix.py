@@ -18,7 +18,10 @@ from typing import NamedTuple
 
 from maskdiff.languages.cfg.normal_form import NormalForm
 
-REMEMBERED_GOALS, REMEMBERED_ENDS = 4096, 65536  # some tens of megabytes for a grammar of a thousand rules
+REMEMBERED_GOALS, REMEMBERED_ENDS = (
+    4096,
+    65536,
+)  # some tens of megabytes for a grammar of a thousand rules
 
 
 class Corners(NamedTuple):
@@ -33,12 +36,18 @@ class Productions:
 
     def __init__(self, grammar: NormalForm) -> None:
         self.parts: list[list[tuple[int, int]]] = [[] for _ in grammar.names]  # children by parent
-        self.wholes: list[list[tuple[int, int]]] = [[] for _ in grammar.names]  # parent and second child by first child
-        for parent, left, right in zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True):
+        self.wholes: list[list[tuple[int, int]]] = [
+            [] for _ in grammar.names
+        ]  # parent and second child by first child
+        for parent, left, right in zip(
+            grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True
+        ):
             self.parts[parent].append((left, right))
             self.wholes[left].append((parent, right))
         self.emits = [_as_bits(row.nonzero()[0]) for row in grammar.emits]  # symbols by nonterminal
-        self.emitters = [tuple(column.nonzero()[0].tolist()) for column in grammar.emits.T]  # nonterminals by symbol
+        self.emitters = [
+            tuple(column.nonzero()[0].tolist()) for column in grammar.emits.T
+        ]  # nonterminals by symbol
 
 
 class Outlook(ABC):
@@ -64,7 +73,9 @@ class Outlook(ABC):
     def _work_out(self, at: int, goal: int, ends: int) -> Corners:
         parts, emits = self.productions.parts, self.productions.emits
         found = {goal: ends}
-        waiting = [(goal, ends)]  # a nonterminal, and ends of it that its left corners have not heard of
+        waiting = [
+            (goal, ends)
+        ]  # a nonterminal, and ends of it that its left corners have not heard of
         while waiting:
             parent, new = waiting.pop()
             for left, right in parts[parent]:
@@ -132,7 +143,9 @@ class PrefixParser:
     def __init__(self, outlook: Outlook, n: int) -> None:
         self.outlook, self.n, self.position = outlook, n, 0
         self.allowed = 0  # bits: what may come next as far as the outlook knows; nothing at the end, or once lost
-        self._waiting: list[dict[int, list[tuple[int, int]]]] = []  # by place and wanted nonterminal: parents, their starts
+        self._waiting: list[
+            dict[int, list[tuple[int, int]]]
+        ] = []  # by place and wanted nonterminal: parents, their starts
         self._corners: list[list[Corners]] = []  # of the goals at every place
         self._enter({0: 1 << n}, {})
 
@@ -152,7 +165,10 @@ class PrefixParser:
 
     def _enter(self, goals: dict[int, int], waiting: dict[int, list[tuple[int, int]]]) -> None:
         """Begin the goals, nonterminals and their ends, at the present place."""
-        corners = [self.outlook.corners(self.position, goal, ends >> self.position) for goal, ends in goals.items()]
+        corners = [
+            self.outlook.corners(self.position, goal, ends >> self.position)
+            for goal, ends in goals.items()
+        ]
         self._waiting.append(waiting)
         self._corners.append(corners)
         for corner in corners:

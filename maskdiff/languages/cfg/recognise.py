@@ -22,7 +22,9 @@ class Recogniser:
 
     def __init__(self, grammar: NormalForm) -> None:
         by_left: list[list[tuple[int, int]]] = [[] for _ in grammar.names]
-        for parent, left, right in zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True):
+        for parent, left, right in zip(
+            grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True
+        ):
             by_left[left].append((parent, right))
         self._rules = [tuple(rules) for rules in by_left]
         self._emitters = [tuple(column.nonzero()[0].tolist()) for column in grammar.emits.T]
@@ -37,11 +39,17 @@ class Recogniser:
         n = len(symbols)
         if not n or min(symbols) < 0 or max(symbols) >= len(self._emitters):
             return 0
-        counts: list[dict[int, dict[int, int]]] = [{} for _ in range(n + 1)]  # counts[i][a][k]: of symbols i .. k - 1 from a
+        counts: list[dict[int, dict[int, int]]] = [
+            {} for _ in range(n + 1)
+        ]  # counts[i][a][k]: of symbols i .. k - 1 from a
         for i in range(n - 1, -1, -1):
-            here: dict[int, dict[int, int]] = {i + 1: dict.fromkeys(self._emitters[symbols[i]], 1)}  # by end, then nonterminal
+            here: dict[int, dict[int, int]] = {
+                i + 1: dict.fromkeys(self._emitters[symbols[i]], 1)
+            }  # by end, then nonterminal
             for m in range(i + 1, n + 1):
-                for left, ways in here.get(m, {}).items():  # complete: whatever adds to it ends before m
+                for left, ways in here.get(
+                    m, {}
+                ).items():  # complete: whatever adds to it ends before m
                     counts[i].setdefault(left, {})[m] = ways
                     for parent, right in self._rules[left]:
                         for k, more in counts[m].get(right, {}).items():
@@ -61,7 +69,9 @@ class Recogniser:
     def _ends(self, ends: list[dict[int, int]], i: int, symbol: int) -> dict[int, int]:
         here = dict.fromkeys(self._emitters[symbol], 1 << (i + 1))
         rules = self._rules
-        waiting = list(here.items())  # a nonterminal, and ends of it that its parents have not heard of
+        waiting = list(
+            here.items()
+        )  # a nonterminal, and ends of it that its parents have not heard of
         while waiting:
             left, new = waiting.pop()
             if not rules[left]:

@@ -76,7 +76,9 @@ def draw(count: int, rng: np.random.Generator, longest: int) -> list[str]:
     which `rng` is left does: numbers are drawn in blocks.) Raises ValueError where `longest` is less than `SHORTEST_LIMIT`.
     """
     if longest < SHORTEST_LIMIT:
-        raise ValueError(f"longest {longest} leaves room for next to no document; at least {SHORTEST_LIMIT} is needed")
+        raise ValueError(
+            f"longest {longest} leaves room for next to no document; at least {SHORTEST_LIMIT} is needed"
+        )
     uniform: Uniform = chain.from_iterable(_blocks(rng, max(64, min(32768, 32 * count)))).__next__
     compact, spaced = _Writer(uniform, ",", ":"), _Writer(uniform, ", ", ": ")
     documents: list[str] = []
@@ -119,7 +121,16 @@ class _Writer:
         if u < 0.8:
             return self.object("document", MEMBERS, DEPTH)
         if u < 0.95:
-            makers = (self.integers, self.words, self.entries, self.mixture, self.matrix, self.nest, self.numbers, self.mixture)
+            makers = (
+                self.integers,
+                self.words,
+                self.entries,
+                self.mixture,
+                self.matrix,
+                self.nest,
+                self.numbers,
+                self.mixture,
+            )
             return self.pick(makers)(DEPTH)
         return self.anything(DEPTH)
 
@@ -241,11 +252,17 @@ class _Writer:
     def power(self, room: int) -> str:
         """With an exponent: 1e-3, 6.02e23, -2.5E+10."""
         mantissa = 1 + 9 * self.uniform()
-        digits = f"{mantissa:.{self.pick((1, 1, 2))}f}" if self.uniform() < 0.5 else str(int(mantissa))
+        digits = (
+            f"{mantissa:.{self.pick((1, 1, 2))}f}" if self.uniform() < 0.5 else str(int(mantissa))
+        )
         letter = self.pick(("e", "e", "e", "e-", "e-", "e-", "e+", "E", "E+", "E-"))
         exponent = int(self.uniform() * self.pick((10, 10, 40)))
         sign = "-" if self.uniform() < 0.2 else ""
-        return f"{sign}{digits}{letter}{exponent:02d}" if self.uniform() < 0.2 else f"{sign}{digits}{letter}{exponent}"
+        return (
+            f"{sign}{digits}{letter}{exponent:02d}"
+            if self.uniform() < 0.2
+            else f"{sign}{digits}{letter}{exponent}"
+        )
 
     def word(self, room: int) -> str:
         """Mostly from the list; one in nine an identifier."""

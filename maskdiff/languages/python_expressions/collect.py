@@ -43,7 +43,9 @@ def sources(folder: Path) -> list[Path]:
     for path in sorted(folder.rglob("*.py")):
         inner = path.relative_to(folder).parts[:-1]
         # _sysconfigdata… and config-… are written by the build and differ from machine to machine.
-        if not path.name.startswith("_sysconfigdata") and not any(p in LEFT_OUT or p.startswith("config-") for p in inner):
+        if not path.name.startswith("_sysconfigdata") and not any(
+            p in LEFT_OUT or p.startswith("config-") for p in inner
+        ):
             found.append(path)
     return found
 
@@ -71,7 +73,12 @@ def expressions(source: bytes) -> set[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # written for another interpreter, or in no known encoding
+    except (
+        SyntaxError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ):  # written for another interpreter, or in no known encoding
         return set()
     lines = text.encode().splitlines()
     return {piece for node in counted(tree) if (piece := _piece(lines, node)) is not None}
@@ -91,7 +98,9 @@ def counted(tree: ast.AST) -> Iterator[ast.expr]:
         for child in children:
             if not isinstance(child, ast.expr) or isinstance(child, NOT_COUNTED) or _stored(child):
                 continue
-            if not isinstance(node, ast.Call) or child is not node.func:  # what is called is no argument
+            if (
+                not isinstance(node, ast.Call) or child is not node.func
+            ):  # what is called is no argument
                 yield child
 
 

@@ -31,7 +31,9 @@ def _ending(endings: frozenset[str], letters: str) -> str:
     for ending in endings - {""}:
         after.setdefault(ending[0], set()).add(ending[1:])
     ways = [letter + _ending(frozenset(after[letter]), REST) for letter in sorted(after)]
-    ways.append(_class([letter for letter in letters if letter not in after]) + _class(list(REST)) + "*")
+    ways.append(
+        _class([letter for letter in letters if letter not in after]) + _class(list(REST)) + "*"
+    )
     either = f"({'|'.join(ways)})" if len(ways) > 1 else ways[0]
     if "" in endings or letters == FIRST:  # stopping here would be a keyword, or nothing at all
         return either
@@ -44,7 +46,13 @@ def _class(letters: list[str]) -> str:
     for i in range(1, len(letters) + 1):
         if i == len(letters) or ord(letters[i]) != ord(letters[i - 1]) + 1:
             first, last = letters[start], letters[i - 1]
-            parts += first if first == last else f"{first}{last}" if i - start == 2 else f"{first}-{last}"
+            parts += (
+                first
+                if first == last
+                else f"{first}{last}"
+                if i - start == 2
+                else f"{first}-{last}"
+            )
             start = i
     return f"[{parts}]"
 

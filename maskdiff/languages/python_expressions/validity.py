@@ -12,12 +12,18 @@ import ast
 import warnings
 
 SYMBOLS = tuple(map(chr, range(0x20, 0x7F)))  # printable ASCII in the order of its codes
-MAX_CHARACTERS = 10_000  # far beyond any string of the language; a longer text could only keep the parser busy
+MAX_CHARACTERS = (
+    10_000  # far beyond any string of the language; a longer text could only keep the parser busy
+)
 
 
 def valid(text: str) -> bool:
     """Whether `text`, as it stands, is one expression of printable ASCII: no blanks around it, no comment."""
-    if not (text.isascii() and text.isprintable()) or text != text.strip() or len(text) > MAX_CHARACTERS:
+    if (
+        not (text.isascii() and text.isprintable())
+        or text != text.strip()
+        or len(text) > MAX_CHARACTERS
+    ):
         return False
     # A comment swallows the bracket behind it, which nothing else does that parses alone.
     return _parses(text) and ("#" not in text or _parses(f"({text})"))

@@ -201,7 +201,9 @@ class _Search:
 
     def _effect(self, state: _State) -> str | None:
         part, runs, matches_alone = state
-        if part not in (_AFTER, _END) or any(self.runner.accepts(run) == bool(matches_alone) for run in runs):
+        if part not in (_AFTER, _END) or any(
+            self.runner.accepts(run) == bool(matches_alone) for run in runs
+        ):
             return None
         return "forbids" if matches_alone else "allows"
 

@@ -35,12 +35,16 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
     rng = random.Random(number)
     compared = 0
     for _ in range(130):
-        given = tuple(rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 5)))
+        given = tuple(
+            rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 5))
+        )
         found = closest(grammar, given, costs)
         assert accepts(text, "".join(symbols[i] for i in found.symbols))
         assert abs(distance(found.symbols, given, costs) - found.cost) < 1e-9
         best = min(distance(s, given, costs) for s in every)
-        beyond = (longest + 1 - len(given)) * costs.insert  # no longer string can cost less than its insertions
+        beyond = (
+            longest + 1 - len(given)
+        ) * costs.insert  # no longer string can cost less than its insertions
         if best <= beyond:
             assert abs(found.cost - best) < 1e-9, given
             compared += 1
@@ -80,7 +84,9 @@ def test_free_edits_are_refused() -> None:
         EditCosts(delete=0.0)
 
 
-def keeps(x: tuple[int, ...], given: tuple[int, ...], certain: frozenset[int], costs: EditCosts) -> float:
+def keeps(
+    x: tuple[int, ...], given: tuple[int, ...], certain: frozenset[int], costs: EditCosts
+) -> float:
     """`distance`, of alignments that keep the certain symbols of ``given`` only."""
 
     @cache
@@ -103,14 +109,18 @@ def keeps(x: tuple[int, ...], given: tuple[int, ...], certain: frozenset[int], c
 
 @pytest.mark.parametrize("costs", [EditCosts(), EditCosts(insert=2.0, delete=0.7, replace=1.5)])
 @pytest.mark.parametrize("number", range(4))
-def test_the_nearest_strings_are_those_of_brute_force_in_order(number: int, costs: EditCosts) -> None:
+def test_the_nearest_strings_are_those_of_brute_force_in_order(
+    number: int, costs: EditCosts
+) -> None:
     """All of them below the cost at which a string longer than those enumerated could come; with symbols that must stay."""
     text, symbols, longest = (*SMALL, (EQUATION, "1(=)", 7))[number]
     grammar = compile_grammar(text, symbols)
     every = [s for n in range(1, longest + 1) for s in strings(text, symbols, n)]
     rng, compared, barred = random.Random(number), 0, 0
     for _ in range(60):
-        given = tuple(rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 4)))
+        given = tuple(
+            rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 4))
+        )
         certain = frozenset(i for i in range(len(given)) if rng.random() < 0.25)
         beyond = (longest + 1 - len(given)) * costs.insert - 1e-6
         priced = sorted((keeps(s, given, certain, costs), s) for s in every)
@@ -120,7 +130,9 @@ def test_the_nearest_strings_are_those_of_brute_force_in_order(number: int, cost
         assert {item.symbols for item in found} == {s for _, s in wanted}
         assert found[:2] == nearest_strings(grammar, given, 2, beyond, costs, certain)
         compared += len(wanted)
-        barred += len(certain) > 0 and [s for _, s in wanted] != [s for c, s in priced if distance(s, given, costs) < beyond]
+        barred += len(certain) > 0 and [s for _, s in wanted] != [
+            s for c, s in priced if distance(s, given, costs) < beyond
+        ]
     assert compared > 100
     assert barred > 5
 
@@ -135,6 +147,8 @@ def test_an_ambiguous_grammar_gives_each_string_once() -> None:
 
 def test_what_no_string_keeps_has_no_nearest_string() -> None:
     grammar = compile_grammar(EQUATION, "1(=)")
-    assert nearest_strings(grammar, [2, 2], 3, certain=(0, 1)) == []  # no string has two equals signs
+    assert (
+        nearest_strings(grammar, [2, 2], 3, certain=(0, 1)) == []
+    )  # no string has two equals signs
     assert nearest_strings(grammar, [2, 2], 3, most=0.5) == []
     assert len(nearest_strings(grammar, [2, 2], 3, certain=(1,))) == 3

@@ -15,8 +15,22 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import GrammarError
 from maskdiff.languages import make_language
 from maskdiff.languages.arithmetic.grammar import range_pattern
-from maskdiff.languages.cfg import GrammarSource, compile_grammar, find_ambiguity, normal_form, read_grammar
-from tests.helpers.grammars import AMBIGUOUS, BRACKETS, DYCK, SMALL, accepts, random_grammar, recognises
+from maskdiff.languages.cfg import (
+    GrammarSource,
+    compile_grammar,
+    find_ambiguity,
+    normal_form,
+    read_grammar,
+)
+from tests.helpers.grammars import (
+    AMBIGUOUS,
+    BRACKETS,
+    DYCK,
+    SMALL,
+    accepts,
+    random_grammar,
+    recognises,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +49,13 @@ from tests.helpers.grammars import AMBIGUOUS, BRACKETS, DYCK, SMALL, accepts, ra
         ("start:", "at least one symbol"),
         (AMBIGUOUS, "ambiguous"),
         ('start: "("? start? ")"?', "ambiguous"),
-        ("\n".join(["start: r0"] + [f'r{i}: "1" r{i * 7 % 10000} | "("' for i in range(10000)]), "10001 rules"),
+        (
+            "\n".join(["start: r0"] + [f'r{i}: "1" r{i * 7 % 10000} | "("' for i in range(10000)]),
+            "10001 rules",
+        ),
         ("start: /1{1,50000}/", "more than 10000 positions"),
         ("start: /(?:1{150}){150}/", "more than 10000 positions"),
-        ("start: /1(?=1)/ \"1\"", "the look-ahead '(?=1)' can see beyond the end of the match"),
+        ('start: /1(?=1)/ "1"', "the look-ahead '(?=1)' can see beyond the end of the match"),
         ("start: /1++/", "a possessive quantifier '1++'"),
         ("start: /\\p{L}/", "\\p" if find_spec("regex") else "Unicode categories"),
         ("%import foo.bar\nstart: bar", "foo"),
@@ -96,7 +113,8 @@ def test_lark_notation_is_read_as_lark_reads_it() -> None:
     inside = 0
     for _ in range(4000):
         text = "".join(
-            rng.choice(["[", "]", ",", "(", ")", "!", "a", "b", "xy", "xyz", "k", "K"]) for _ in range(rng.randint(1, 7))
+            rng.choice(["[", "]", ",", "(", ")", "!", "a", "b", "xy", "xyz", "k", "K"])
+            for _ in range(rng.randint(1, 7))
         )
         inside += accepts(EBNF, text)
         assert recognises(grammar, text) == accepts(EBNF, text), text

@@ -24,8 +24,13 @@ def random_grammars() -> tuple[NormalForm, ...]:
     while len(found) < 40:
         lines = []
         for name in names:
-            bodies = [rng.choices([*names, '"a"', '"b"', '"c"'], k=rng.randint(2, 3)) for _ in range(rng.randint(1, 3))]
-            lines.append(f"{name}: " + " | ".join([f'"{rng.choice("abc")}"', *map(" ".join, bodies)]))
+            bodies = [
+                rng.choices([*names, '"a"', '"b"', '"c"'], k=rng.randint(2, 3))
+                for _ in range(rng.randint(1, 3))
+            ]
+            lines.append(
+                f"{name}: " + " | ".join([f'"{rng.choice("abc")}"', *map(" ".join, bodies)])
+            )
         try:
             found.append(normal_form(read_grammar("\n".join(lines), "abc"), "abc"))
         except GrammarError:  # some rule is never used
@@ -50,7 +55,10 @@ def test_random_grammars_are_recognised_as_by_the_textbook() -> None:
         for _ in range(40):
             row = rng.choices(range(3), k=rng.randint(1, 9))
             judged = recogniser(row)
-            assert judged == recognises(grammar, "".join("abc"[i] for i in row)), (grammar.names, row)
+            assert judged == recognises(grammar, "".join("abc"[i] for i in row)), (
+                grammar.names,
+                row,
+            )
             agreed[judged] += 1
     assert min(agreed.values()) > 100
 
@@ -60,12 +68,21 @@ def test_derivations_are_counted_as_by_the_textbook() -> None:
     several = 0
     for grammar in random_grammars():
         recogniser = Recogniser(grammar)
-        rules = list(zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True))
+        rules = list(
+            zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True)
+        )
         for _ in range(40):
             row = rng.choices(range(3), k=rng.randint(1, 6))
 
             @cache
-            def ways(a: int, i: int, k: int, row: tuple[int, ...], grammar: NormalForm = grammar, rules: list = rules) -> int:
+            def ways(
+                a: int,
+                i: int,
+                k: int,
+                row: tuple[int, ...],
+                grammar: NormalForm = grammar,
+                rules: list = rules,
+            ) -> int:
                 own = int(k == i + 1 and grammar.emits[a, row[i]])
                 return own + sum(
                     ways(left, i, m, row) * ways(right, m, k, row)
@@ -87,7 +104,11 @@ def test_nested_brackets(text: str) -> None:
     symbols = "1(+)="
     grammar = compile_grammar(text, symbols)
     for depth in (1, 5, 20):
-        inner = "(1+" * depth + "1" + ")" * depth if text == BRACKETS else "(1" * depth + "1" + ")" * depth + "=11"
+        inner = (
+            "(1+" * depth + "1" + ")" * depth
+            if text == BRACKETS
+            else "(1" * depth + "1" + ")" * depth + "=11"
+        )
         assert fast(grammar, [symbols.index(s) for s in inner])
         assert not fast(grammar, [symbols.index(s) for s in inner[1:]])
         assert not fast(grammar, [symbols.index(s) for s in inner + ")"])

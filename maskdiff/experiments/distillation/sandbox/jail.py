@@ -28,7 +28,16 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_MOUNTS, NEW_GROUPS, NEW_HOST, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
     0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 )  # fmt: skip
-READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 DETACH = 2
 DIE_WITH_PARENT, DUMPABLE, SECCOMP, DROP_BOUND, NO_NEW_PRIVILEGES, AMBIENT = 1, 4, 22, 24, 38, 47
 ROOT, OLD, FOLDER, PACKAGES = "/jail", "/old", "/box", "/packages"
@@ -43,7 +52,9 @@ def main() -> None:
     request, status, parent = map(int, sys.argv[1:])
     os.set_inheritable(status, False)
     with open(request, "rb") as file:
-        job = marshal.load(file)  # from the same interpreter, and of the standard formats the one at hand soonest
+        job = marshal.load(
+            file
+        )  # from the same interpreter, and of the standard formats the one at hand soonest
     guarded(status, lambda: obey(job, status, parent))
 
 
@@ -64,7 +75,10 @@ def obey(job: dict[str, Any], status: int, parent: int) -> None:
 
 def fail(status: int, error: OSError) -> NoReturn:
     """Tell what went wrong in one line, and end."""
-    os.write(status, f"error {error.filename or ''} {error.strerror or error}\n".replace("  ", " ").encode())
+    os.write(
+        status,
+        f"error {error.filename or ''} {error.strerror or error}\n".replace("  ", " ").encode(),
+    )
     os._exit(1)
 
 
@@ -152,7 +166,9 @@ def helper(several: bool, uid: int, gid: int) -> tuple[int, int]:
     """A process that stays outside and writes our maps, as only one outside may, once the descriptor given is closed."""
     target = os.getpid()
     maps = {
-        kind: "".join(f"{first} {first} {count}\n" for first, count in ranges(kind)) if several else f"{inside} {outside} 1\n"
+        kind: "".join(f"{first} {first} {count}\n" for first, count in ranges(kind))
+        if several
+        else f"{inside} {outside} 1\n"
         for kind, inside, outside in (("uid", uid, os.geteuid()), ("gid", gid, os.getegid()))
     }
     wait, ready = os.pipe()
@@ -164,7 +180,9 @@ def helper(several: bool, uid: int, gid: int) -> tuple[int, int]:
     try:
         os.close(ready)
         os.read(wait, 1)
-        for path, text in ([] if several else [("setgroups", "deny")]) + [(f"{kind}_map", maps[kind]) for kind in maps]:
+        for path, text in ([] if several else [("setgroups", "deny")]) + [
+            (f"{kind}_map", maps[kind]) for kind in maps
+        ]:
             with open(f"/proc/{target}/{path}", "w", encoding="ascii") as file:
                 file.write(text)
     except OSError as error:
@@ -240,7 +258,9 @@ def build(job: dict[str, Any], ids: tuple[bool, int, int]) -> None:
         # Kernels before 5.8 do not know these options, and many containers cover a part of their
         # own /proc, so that a new one is refused. Most programs do without.
         pass
-    with open(f"{ROOT}/program.py", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+    with open(
+        f"{ROOT}/program.py", "w", encoding="utf-8", errors="surrogatepass", newline=""
+    ) as file:
         file.write(job["program"])
     os.chmod(f"{ROOT}/program.py", 0o444)
     os.mkdir(ROOT + FOLDER)
@@ -321,7 +341,9 @@ def become(job: dict[str, Any], status: int, ids: tuple[bool, int, int]) -> None
         os.setresuid(uid, uid, uid)
     drop()
     die_with_parent(1)
-    limit(job, job["processes"] + (0 if several else 2))  # an ordinary user's supervisor and process 1 count too
+    limit(
+        job, job["processes"] + (0 if several else 2)
+    )  # an ordinary user's supervisor and process 1 count too
     conceal()
     confine(job["filter"])
     execute(job, status)

@@ -34,7 +34,12 @@ from pathlib import Path
 from typing import IO, Literal
 
 from maskdiff.errors import ConfigError, UserError
-from maskdiff.experiments.distillation.sandbox.surroundings import NOTHING, Surroundings, interpreter, shown_paths
+from maskdiff.experiments.distillation.sandbox.surroundings import (
+    NOTHING,
+    Surroundings,
+    interpreter,
+    shown_paths,
+)
 from maskdiff.experiments.distillation.sandbox.system_calls import MACHINES, filter_code
 
 Isolation = Literal["required", "none"]
@@ -67,7 +72,9 @@ class Verdict(str, Enum):
     OK = "ok"  # to the end, with exit status 0
     TIME_LIMIT = "time_limit"
     MEMORY_LIMIT = "memory_limit"
-    PROCESS_LIMIT = "process_limit"  # also of threads; they fail alike where memory for their stacks runs out
+    PROCESS_LIMIT = (
+        "process_limit"  # also of threads; they fail alike where memory for their stacks runs out
+    )
     OUTPUT_LIMIT = "output_limit"
     FILE_LIMIT = "file_limit"
     NETWORK_DENIED = "network_denied"
@@ -212,7 +219,9 @@ class _Seen:
     begun: float = field(default_factory=time.monotonic)
     started: bool = False
     cause: Verdict | None = None  # why it was killed
-    streams: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in ("out", "err", "status")})
+    streams: dict[str, bytearray] = field(
+        default_factory=lambda: {name: bytearray() for name in ("out", "err", "status")}
+    )
 
     def read(self, name: str, descriptor: int) -> bool:
         """Take what is there; False where nothing will come any more."""
@@ -248,12 +257,21 @@ def _run(
         if word.startswith("error "):
             raise IsolationError(word.removeprefix("error "))
     if not seen.started:
-        raise IsolationError(f"it did not start in {START_SECONDS:g} seconds" if seen.cause else "it ended before it started")
+        raise IsolationError(
+            f"it did not start in {START_SECONDS:g} seconds"
+            if seen.cause
+            else "it ended before it started"
+        )
     code, cpu = _ended(process.returncode, words, isolation)
-    out, err = seen.streams["out"][: limits.output_bytes], seen.streams["err"][: limits.output_bytes]
+    out, err = (
+        seen.streams["out"][: limits.output_bytes],
+        seen.streams["err"][: limits.output_bytes],
+    )
     stderr = err.decode("utf-8", "replace")
     verdict = seen.cause or _judged(code, cpu, stderr, limits)
-    return Run(verdict, out.decode("utf-8", "replace"), stderr, None if seen.cause else code, seconds)
+    return Run(
+        verdict, out.decode("utf-8", "replace"), stderr, None if seen.cause else code, seconds
+    )
 
 
 @contextmanager
@@ -352,7 +370,11 @@ def _watch(process: subprocess.Popen[bytes], status: int, stdin: bytes, limits: 
         selector.register(process.stdin, selectors.EVENT_WRITE)
         written = 0
         while process.poll() is None and not seen.full(limits):
-            left = seen.begun + (limits.wall_seconds if seen.started else START_SECONDS) - time.monotonic()
+            left = (
+                seen.begun
+                + (limits.wall_seconds if seen.started else START_SECONDS)
+                - time.monotonic()
+            )
             if left <= 0:
                 seen.cause = Verdict.TIME_LIMIT
             elif not selector.get_map():
@@ -377,7 +399,9 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         pass
 
 
-def _feed(process: subprocess.Popen[bytes], selector: selectors.BaseSelector, stdin: bytes, written: int) -> int:
+def _feed(
+    process: subprocess.Popen[bytes], selector: selectors.BaseSelector, stdin: bytes, written: int
+) -> int:
     """Write more of the input, and close it after its end or where nobody reads it; how much is written."""
     assert process.stdin is not None
     try:
@@ -443,16 +467,24 @@ def _judged(status: int | None, cpu: float, stderr: str, limits: Limits) -> Verd
         for verdict, numbers in ERRNO_VERDICTS.items():
             if int(number[1]) in numbers:
                 return verdict
-    return Verdict.FILE_DENIED if name in ("PermissionError", "FileNotFoundError") else Verdict.RUNTIME_ERROR
+    return (
+        Verdict.FILE_DENIED
+        if name in ("PermissionError", "FileNotFoundError")
+        else Verdict.RUNTIME_ERROR
+    )
 
 
 def _last_exception(stderr: str) -> tuple[str, str]:
     """Name and message of the exception whose traceback comes last; empty where there is none."""
     lines = stderr.splitlines()
-    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    starts = [
+        i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")
+    ]
     if not starts:
         return ("MemoryError", "") if lines and lines[-1].startswith("MemoryError") else ("", "")
-    header = next((line for line in lines[starts[-1] + 1 :] if line.strip() and not line.startswith(" ")), "")
+    header = next(
+        (line for line in lines[starts[-1] + 1 :] if line.strip() and not line.startswith(" ")), ""
+    )
     name, _, message = header.partition(": ")
     return name.strip(), message
 

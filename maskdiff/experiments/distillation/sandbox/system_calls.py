@@ -126,10 +126,7 @@ def _numbers(table: str) -> dict[str, int]:
 
 
 # Machine -> its number for the kernel, and the numbers of its calls.
-MACHINES = {
-    "x86_64": (0xC000003E, _numbers(X86_64)),
-    "aarch64": (0xC00000B7, _numbers(AARCH64)),
-}
+MACHINES = {"x86_64": (0xC000003E, _numbers(X86_64)), "aarch64": (0xC00000B7, _numbers(AARCH64))}
 LOAD, AND, EQUAL, ABOVE, LEAST, RETURN = 0x20, 0x54, 0x15, 0x25, 0x35, 0x06  # instructions
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000  # results
 Rule = tuple[int, int, int, int]  # instruction, jumps where it holds and where not, a number

@@ -14,7 +14,8 @@ from maskdiff.experiments.distillation.studies.training import Training
 from maskdiff.experiments.distillation.studies.windows import Windows
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (Rewards(), Positions(), Training(), Windows(), Tokens())
+    experiment.name: experiment
+    for experiment in (Rewards(), Positions(), Training(), Windows(), Tokens())
 }
 
 __all__ = ["EXPERIMENTS", "Conclusion", "Experiment", "Series", "Table"]

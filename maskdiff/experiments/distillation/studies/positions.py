@@ -51,7 +51,11 @@ CURVES = {
     "resampled": "control: resampled without feedback, (p; s'')",
     "revised": "bidirectional teacher's revision, (p, s, f; s')",
 }
-MATCHED = {"edit_regenerated": "regeneration", "edit_standard": "standard", "edit_resampled": "resampled"}
+MATCHED = {
+    "edit_regenerated": "regeneration",
+    "edit_standard": "standard",
+    "edit_resampled": "resampled",
+}
 OWN_TEXT = ("standard", "standard_shown", "untold", "untold_shown")  # teachers who judge s itself
 OTHERS = ("regenerated", "regenerated_greedy", "shown", "resampled", "revised")
 DIFFERENCES = {  # of which curves, place by place
@@ -86,12 +90,16 @@ class Positions:
                 areas[name] = measure_areas(study, made["advantage"])
             if name == "standard":
                 curves["entropy"] = _curves(answers, made["entropy"])
-                curves["likes_less"] = _curves(answers, [np.where(row < 0, 1.0, 0.0) for row in made["advantage"]])
+                curves["likes_less"] = _curves(
+                    answers, [np.where(row < 0, 1.0, 0.0) for row in made["advantage"]]
+                )
         same = zip(raw["edit_regenerated"], raw["standard"], strict=True)
         raw["edit_standard"] = [np.where(np.isfinite(edit), plain, np.nan) for edit, plain in same]
         for name, (first, second) in DIFFERENCES.items():
             if first in raw:
-                raw[name] = [one - other for one, other in zip(raw[first], raw[second], strict=True)]
+                raw[name] = [
+                    one - other for one, other in zip(raw[first], raw[second], strict=True)
+                ]
         curves |= {name: _curves(answers, rows) for name, rows in raw.items()}
         controls = self._controls(study, progress)
         curves["planted"], curves["even"] = controls.pop("planted"), controls.pop("even")
@@ -123,11 +131,16 @@ class Positions:
     def _controls(self, study: Study, progress: Progress) -> dict[str, Any]:
         """A teacher in the student's own place, one with a planted fault, and one that is as faulty everywhere."""
         answers, figure = study.sampled, {"nats": nats(divergence_of(study.config))}
-        own = [Pair.same(prompt, answer, prompt) for prompt, answer in zip(answers.prompts, answers.ids, strict=True)]
+        own = [
+            Pair.same(prompt, answer, prompt)
+            for prompt, answer in zip(answers.prompts, answers.ids, strict=True)
+        ]
         progress("controls")
         null = measure(study.policy, study.policy, own, figure)["nats"]
         onset = ONSETS[study.seed % len(ONSETS)]
-        planted = measure(study.policy, Disturbed(study.policy, onset, study.seed), own, figure)["nats"]
+        planted = measure(study.policy, Disturbed(study.policy, onset, study.seed), own, figure)[
+            "nats"
+        ]
         even = measure(study.policy, Disturbed(study.policy, None, study.seed), own, figure)["nats"]
         found = [
             find_onset(_curves(answers, values), np.random.default_rng((study.seed, i)))
@@ -142,7 +155,9 @@ class Positions:
             "even": _curves(answers, even),
         }
 
-    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+    def conclude(
+        self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+    ) -> Conclusion:
         """See `Experiment`."""
         known = set.intersection(*(set(part["curves"]) for part in parts))
         curves = {name: pooled(parts, "curves", name) for name in sorted(known)}
@@ -156,22 +171,47 @@ class Positions:
         shown = {label: curves[name] for name, label in labels.items() if name in curves}
         matched = {label: curves[name] for name, label in MATCHED.items()}
         tables = [
-            by_decile("Nats a token by decile of the student's answer, equal places", shown, config, rng, clusters),
-            by_decile("Behind the same tokens alone (edit alignment)", matched, config, rng, clusters),
+            by_decile(
+                "Nats a token by decile of the student's answer, equal places",
+                shown,
+                config,
+                rng,
+                clusters,
+            ),
+            by_decile(
+                "Behind the same tokens alone (edit alignment)", matched, config, rng, clusters
+            ),
             *area_table(parts, config, rng),
         ]
-        series = [curve("nats", label, curves[name]) for name, label in CURVES.items() if name in curves]
+        series = [
+            curve("nats", label, curves[name]) for name, label in CURVES.items() if name in curves
+        ]
         series.append(curve("difference", "regeneration less standard", curves["gap"]))
-        series.append(curve("difference", "regeneration less shown (told nothing)", curves["gap_shown"]))
+        series.append(
+            curve("difference", "regeneration less shown (told nothing)", curves["gap_shown"])
+        )
         series.append(curve("difference", "regeneration less resampled", curves["gap_resampled"]))
-        series.append(curve("difference", "regeneration less standard, behind the same tokens", curves["gap_edit"], "--"))
-        series.append(curve("controls", "planted fault (each seed from another decile)", curves["planted"]))
+        series.append(
+            curve(
+                "difference",
+                "regeneration less standard, behind the same tokens",
+                curves["gap_edit"],
+                "--",
+            )
+        )
+        series.append(
+            curve("controls", "planted fault (each seed from another decile)", curves["planted"])
+        )
         series.append(curve("controls", "as faulty everywhere", curves["even"]))
-        axes = dict.fromkeys(("nats", "difference", "controls"), ("place in the answer", "nats a token"))
+        axes = dict.fromkeys(
+            ("nats", "difference", "controls"), ("place in the answer", "nats a token")
+        )
         claims = self._claims(curves, clusters) + area_claims(parts)
         return Conclusion(claims, tables, series, axes, self._notes(parts, curves["standard"], rng))
 
-    def _claims(self, curves: dict[str, NDArray[np.float64]], clusters: NDArray[np.int64] | None) -> list[Claim]:
+    def _claims(
+        self, curves: dict[str, NDArray[np.float64]], clusters: NDArray[np.int64] | None
+    ) -> list[Claim]:
         """Late less early, of curves and differences."""
 
         def claim(name: str, title: str, text: str, control: bool = True) -> Claim:
@@ -182,10 +222,26 @@ class Positions:
 
         claims = [
             claim("gap", "regeneration less standard", "the gap grows", control=False),
-            claim("gap_shown", "regeneration less shown", "it grows more than that of a text whose author was told nothing"),
-            claim("gap_resampled", "regeneration less resampling", "it grows more than that of another try"),
-            claim("gap_edit", "regeneration less standard, behind the same tokens", "it grows where the texts agree"),
-            claim("gap_same_view", "regeneration less standard, s shown to both", "it grows when both teachers know as much"),
+            claim(
+                "gap_shown",
+                "regeneration less shown",
+                "it grows more than that of a text whose author was told nothing",
+            ),
+            claim(
+                "gap_resampled",
+                "regeneration less resampling",
+                "it grows more than that of another try",
+            ),
+            claim(
+                "gap_edit",
+                "regeneration less standard, behind the same tokens",
+                "it grows where the texts agree",
+            ),
+            claim(
+                "gap_same_view",
+                "regeneration less standard, s shown to both",
+                "it grows when both teachers know as much",
+            ),
             claim("standard", "standard", "the standard divergence itself grows", control=False),
         ]
         if "gap_revised" in curves:
@@ -193,8 +249,13 @@ class Positions:
             claims.append(claim("gap_revised", "the revision less standard", text))
         return claims
 
-    def _notes(self, parts: Sequence[Part], standard: NDArray[np.float64], rng: np.random.Generator) -> list[str]:
-        near = sum(part["onset_found"] is not None and abs(part["onset_found"] - part["onset"]) <= 1 for part in parts)
+    def _notes(
+        self, parts: Sequence[Part], standard: NDArray[np.float64], rng: np.random.Generator
+    ) -> list[str]:
+        near = sum(
+            part["onset_found"] is not None and abs(part["onset_found"] - part["onset"]) <= 1
+            for part in parts
+        )
         flagged = sum(part["even_found"] is not None for part in parts)
         onset = find_onset(standard, rng)
         where = "no decile" if onset.decile is None else f"decile {onset.decile + 1}"

@@ -72,7 +72,9 @@ class Experiment(Protocol):
         """What one seed gives, as JSON; leaves the policy's weights as they were."""
         ...
 
-    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+    def conclude(
+        self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+    ) -> Conclusion:
         """What all seeds say together; the same parts and generator give the same."""
         ...
 
@@ -118,10 +120,14 @@ def named(study: Study) -> dict[str, Any]:
     return {"problems": len(study.problems), "names": [problem.name for problem in study.problems]}
 
 
-def bars(panel: str, label: str, at: Sequence[float], estimates: Sequence[Estimate], names: Sequence[str]) -> Series:
+def bars(
+    panel: str, label: str, at: Sequence[float], estimates: Sequence[Estimate], names: Sequence[str]
+) -> Series:
     """Bars with their intervals, 0 where these are not known."""
     widths = [(e.high - e.low) / 2 if math.isfinite(e.high) else 0.0 for e in estimates]
-    return Series(panel, label, list(at), [e.value for e in estimates], widths, "bars:" + "|".join(names))
+    return Series(
+        panel, label, list(at), [e.value for e in estimates], widths, "bars:" + "|".join(names)
+    )
 
 
 def level(values: NDArray[np.float64]) -> float:
@@ -133,7 +139,14 @@ def level(values: NDArray[np.float64]) -> float:
 def curve(panel: str, label: str, curves: NDArray[np.float64], style: str = "-") -> Series:
     """The mean of curves (units, 10) by decile, with a band of one standard error."""
     means, errors = mean_and_error(curves)
-    return Series(panel, label, [(d + 0.5) / DECILES for d in range(DECILES)], means.tolist(), errors.tolist(), style)
+    return Series(
+        panel,
+        label,
+        [(d + 0.5) / DECILES for d in range(DECILES)],
+        means.tolist(),
+        errors.tolist(),
+        style,
+    )
 
 
 def mean_and_error(curves: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -158,7 +171,14 @@ def by_decile(
     for label, values in curves.items():
         means, _ = mean_and_error(values)
         ends = [estimated(values[:, d], rng, config.resamples, clusters) for d in (0, DECILES - 1)]
-        rows.append((label, ends[0], *["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means[1:-1]], ends[1]))
+        rows.append(
+            (
+                label,
+                ends[0],
+                *["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means[1:-1]],
+                ends[1],
+            )
+        )
     return Table(title, ("", *[f"{d + 1}" for d in range(DECILES)]), rows)
 
 

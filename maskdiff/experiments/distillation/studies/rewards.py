@@ -66,7 +66,9 @@ class Rewards:
                 kept[way] = listed(answers.by_problem(np.where(wrong, np.nan, answers.rewards)))
         return {**named(study), "all": means, "failed": failed, "right": kept}
 
-    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+    def conclude(
+        self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+    ) -> Conclusion:
         """See `Experiment`."""
         ways = [way for way in WAYS if all(way in part["all"] for part in parts)]
 
@@ -83,14 +85,24 @@ class Rewards:
         likeliest = mean("greedy_from_greedy") - mean("greedy")
         claims = [
             claim("regenerated - sampled", "regeneration with feedback pays", gain, control=False),
-            claim("of failed answers: regenerated - resampled", "it corrects, beyond the luck of another try", again),
-            claim("regenerated - resampled", "it pays, beyond another try", mean("regenerated") - mean("resampled")),
+            claim(
+                "of failed answers: regenerated - resampled",
+                "it corrects, beyond the luck of another try",
+                again,
+            ),
+            claim(
+                "regenerated - resampled",
+                "it pays, beyond another try",
+                mean("regenerated") - mean("resampled"),
+            ),
             claim("likeliest s' - likeliest s", "it pays for likeliest answers, too", likeliest),
             claim("regenerated - shown", "it is the feedback", mean("regenerated") - mean("shown")),
         ]
         mismatch = mean("regenerated_greedy") - mean("sampled") - likeliest
         rows: list[tuple[Any, ...]] = []
-        figures: dict[str, dict[str, Estimate]] = {which: {} for which in ("all", "failed", "right")}
+        figures: dict[str, dict[str, Estimate]] = {
+            which: {} for which in ("all", "failed", "right")
+        }
         for way in ways:
             for which, known in figures.items():
                 if all(way in part[which] for part in parts):
@@ -100,7 +112,9 @@ class Rewards:
         tables = [
             Table("Reward", ("answers", "all", "where s failed", "where s was right"), rows),
             Table(
-                "The mismatch", ("", "reward"), [("what comparing likeliest s' with sampled s would add to the gain", added)]
+                "The mismatch",
+                ("", "reward"),
+                [("what comparing likeliest s' with sampled s would add to the gain", added)],
             ),
         ]
         return Conclusion(claims, tables, self._bars(figures, ways), {"rewards": ("", "reward")})

@@ -28,7 +28,11 @@ TEACHERS = {
     "untold_shown": "told nothing, s shown, (p, s, -; s)",
 }
 BASELINES = {"standard": "untold", "standard_shown": "untold_shown"}
-WHERE = ("early", "late", "spoilt")  # halves of an answer up to its first wrong token, and what is behind that
+WHERE = (
+    "early",
+    "late",
+    "spoilt",
+)  # halves of an answer up to its first wrong token, and what is behind that
 MARGIN = 0.05  # of an area
 
 
@@ -47,7 +51,9 @@ def measure_areas(study: Study, advantages: Sequence[NDArray[np.float64]]) -> di
         for where, kept in zip(WHERE, (early & ~spoilt, ~early & ~spoilt, spoilt), strict=True):
             signals[where].append(signal[kept])
             truths[where].append(right[kept])
-    joined = {where: (np.concatenate(signals[where]), np.concatenate(truths[where])) for where in WHERE}
+    joined = {
+        where: (np.concatenate(signals[where]), np.concatenate(truths[where])) for where in WHERE
+    }
     return {where: listed(np.array(area(*pair))) for where, pair in joined.items()}
 
 
@@ -57,26 +63,48 @@ def area_claims(parts: Sequence[Part]) -> list[Claim]:
         return []
     claims = []
     for name, baseline in BASELINES.items():
-        gain = {where: _areas(parts, name, where) - _areas(parts, baseline, where) for where in WHERE}
+        gain = {
+            where: _areas(parts, name, where) - _areas(parts, baseline, where) for where in WHERE
+        }
         values, seeds, teacher = gain["early"] - gain["late"], np.arange(len(parts)), TEACHERS[name]
         text = "what it was told helps it less to tell right from wrong late"
-        claims.append(Claim(f"area gained, early - late: {teacher}", text, values, MARGIN, seeds, control=True))
+        claims.append(
+            Claim(
+                f"area gained, early - late: {teacher}", text, values, MARGIN, seeds, control=True
+            )
+        )
         text = "what it was told helps it to tell right from first wrong tokens at all"
         whole = (gain["early"] + gain["late"]) / 2
         claims.append(Claim(f"area gained: {teacher}", text, whole, MARGIN, seeds, control=True))
     return claims
 
 
-def area_table(parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> list[Table]:
+def area_table(
+    parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+) -> list[Table]:
     """The areas themselves."""
     if not all(part["areas"]["untold"] for part in parts):
         return []
     rows: list[tuple[Any, ...]] = []
     for name, label in TEACHERS.items():
         values = (_areas(parts, name, where) for where in WHERE)
-        rows.append((label, *[estimated(value, rng, config.resamples, np.arange(len(parts))) for value in values]))
+        rows.append(
+            (
+                label,
+                *[
+                    estimated(value, rng, config.resamples, np.arange(len(parts)))
+                    for value in values
+                ],
+            )
+        )
     title = "Probability that a right token has more of the teacher's signal than a wrong one (compare with the untold)"
-    return [Table(title, ("teacher", "early, first mistakes", "late, first mistakes", "behind a mistake"), rows)]
+    return [
+        Table(
+            title,
+            ("teacher", "early, first mistakes", "late, first mistakes", "behind a mistake"),
+            rows,
+        )
+    ]
 
 
 def _areas(parts: Sequence[Part], name: str, where: str) -> NDArray[np.float64]:

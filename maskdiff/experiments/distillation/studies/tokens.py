@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
 from maskdiff.experiments.distillation.compare import mass, measure, nats, outside
-from maskdiff.experiments.distillation.positions import DECILES, decile_means, late_minus_early, mean_of
+from maskdiff.experiments.distillation.positions import (
+    DECILES,
+    decile_means,
+    late_minus_early,
+    mean_of,
+)
 from maskdiff.experiments.distillation.studies.protocol import (
     Conclusion,
     Part,
@@ -66,13 +71,22 @@ class Tokens:
         progress("untold")
         pairs = study.pairs_behind(answers, study.untold(answers))
         told["untold"] = measure(policy, policy, pairs, {"untold": mass(back, "teacher")})["untold"]
-        curves = {name: np.stack([decile_means(row) for row in rows]) for name, rows in told.items()}
+        curves = {
+            name: np.stack([decile_means(row) for row in rows]) for name, rows in told.items()
+        }
         wrong = np.where(answers.rewards < 1.0, 1.0, np.nan)[:, None]
-        failed = {f"{name}_failed": curves[name] * wrong for name in ("student", "teacher", "untold")}
-        made = {name: listed(answers.by_problem(values)) for name, values in {**curves, **failed}.items()}
+        failed = {
+            f"{name}_failed": curves[name] * wrong for name in ("student", "teacher", "untold")
+        }
+        made = {
+            name: listed(answers.by_problem(values))
+            for name, values in {**curves, **failed}.items()
+        }
         return {**named(study), "curves": made}
 
-    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+    def conclude(
+        self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+    ) -> Conclusion:
         """See `Experiment`."""
         curves = {name: pooled(parts, "curves", name) for name in parts[0]["curves"]}
         student, teacher, untold = (curves[name] for name in ("student", "teacher", "untold"))
@@ -81,7 +95,9 @@ class Tokens:
         taken = level(teacher) >= PROBABILITY
         apart = level(curves["full"]) >= NATS
 
-        def claim(name: str, text: str, values: NDArray[np.float64], control: bool, nats: bool = False) -> Claim:
+        def claim(
+            name: str, text: str, values: NDArray[np.float64], control: bool, nats: bool = False
+        ) -> Claim:
             margin, seen = (NATS, apart) if nats else (PROBABILITY, taken)
             return Claim(name, text, values, margin, clusters, control, seen)
 
@@ -109,19 +125,36 @@ class Tokens:
             claim("nats, whole vocabulary: late - early", "divergences grow at all", rise["full"], True, True),
         ]  # fmt: skip
         k = f"top {config.top_k}" if config.top_k else "whole vocabulary, as configured"
-        kinds = {f"{k}, {'with tail' if config.tail else 'renormalised'}": curves["top"], f"{k}, with tail": curves["tail"]}
+        kinds = {
+            f"{k}, {'with tail' if config.tail else 'renormalised'}": curves["top"],
+            f"{k}, with tail": curves["tail"],
+        }
         kinds["whole vocabulary"] = curves["full"]
         masses = {"student": student, "teacher, told": teacher, "teacher, untold": untold}
-        masses |= {f"{name}, failed answers": curves[f"{name}_failed"] for name in ("student", "teacher", "untold")}
-        beyond = {f"{who}'s probability outside": curves[f"outside_{who}"] for who in ("student", "teacher")}
+        masses |= {
+            f"{name}, failed answers": curves[f"{name}_failed"]
+            for name in ("student", "teacher", "untold")
+        }
+        beyond = {
+            f"{who}'s probability outside": curves[f"outside_{who}"]
+            for who in ("student", "teacher")
+        }
         tables = [
             by_decile("Nats a token by decile", kinds, config, rng, clusters),
             by_decile("Outside the student's top k", beyond, config, rng, clusters),
-            by_decile("Probability of tokens that take something back", masses, config, rng, clusters),
+            by_decile(
+                "Probability of tokens that take something back", masses, config, rng, clusters
+            ),
         ]
         series = [curve("nats", label, values) for label, values in kinds.items()]
-        series += [curve("backtracking", label, values, "--" if "failed" in label else "-") for label, values in masses.items()]
-        axes = {"nats": ("place in the answer", "nats a token"), "backtracking": ("place in the answer", "probability")}
+        series += [
+            curve("backtracking", label, values, "--" if "failed" in label else "-")
+            for label, values in masses.items()
+        ]
+        axes = {
+            "nats": ("place in the answer", "nats a token"),
+            "backtracking": ("place in the answer", "probability"),
+        }
         return Conclusion(claims, tables, series, axes)
 
 

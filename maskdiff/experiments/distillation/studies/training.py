@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
 from maskdiff.experiments.distillation.compare import measure, nats
-from maskdiff.experiments.distillation.positions import DECILES, decile_means, late_minus_early, mean_of
+from maskdiff.experiments.distillation.positions import (
+    DECILES,
+    decile_means,
+    late_minus_early,
+    mean_of,
+)
 from maskdiff.experiments.distillation.studies.protocol import (
     Conclusion,
     Part,
@@ -56,12 +61,24 @@ class Training:
             for step in range(config.steps + 1):
                 progress(f"step {step}/{config.steps}")
                 answers = study.draw("training", step)
-                others = study.anew(answers, "regenerated", config.temperature, step=step + 1, writer=trainer.teacher)
-                pairs = {"standard": study.standard_pairs(answers), "regeneration": study.pairs_with(answers, others)}
-                made = {
-                    name: measure(study.policy, trainer.teacher, compared, figure)["nats"] for name, compared in pairs.items()
+                others = study.anew(
+                    answers,
+                    "regenerated",
+                    config.temperature,
+                    step=step + 1,
+                    writer=trainer.teacher,
+                )
+                pairs = {
+                    "standard": study.standard_pairs(answers),
+                    "regeneration": study.pairs_with(answers, others),
                 }
-                gap = [anew - own for anew, own in zip(made["regeneration"], made["standard"])]  # place by place
+                made = {
+                    name: measure(study.policy, trainer.teacher, compared, figure)["nats"]
+                    for name, compared in pairs.items()
+                }
+                gap = [
+                    anew - own for anew, own in zip(made["regeneration"], made["standard"])
+                ]  # place by place
                 for kept, rows in ((standard, made["standard"]), (delta, gap)):
                     kept.append(answers.by_problem(np.stack([decile_means(row) for row in rows])))
                 rewards.append(answers.by_problem(answers.rewards))
@@ -78,11 +95,15 @@ class Training:
             "norm": listed(array(norms)),
         }
 
-    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+    def conclude(
+        self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+    ) -> Conclusion:
         """See `Experiment`."""
         standard, delta, reward = (pooled(parts, name) for name in ("standard", "delta", "reward"))
         seeds = seeds_of(parts)
-        whole = [mean_of(standard[seeds == seed]) for seed in range(len(parts))]  # (steps + 1, 10) each
+        whole = [
+            mean_of(standard[seeds == seed]) for seed in range(len(parts))
+        ]  # (steps + 1, 10) each
         share = np.stack([_share(curves, 1) for curves in whole])  # (seeds, 10)
         halves = np.stack([_share(curves, DECILES // 2) for curves in whole])  # (seeds, 2)
         seen = level(standard[:, 0]) >= MARGIN  # there is something that could fall
@@ -103,16 +124,37 @@ class Training:
         ]  # fmt: skip
         rows: list[tuple[Any, ...]] = []
         for d in range(DECILES):
-            falls = [estimated(_fall(values)[:, d], rng, config.resamples, seeds) for values in (delta, standard)]
-            rows.append((f"{d + 1}", *falls, estimated(share[:, d], rng, config.resamples, np.arange(len(parts)))))
+            falls = [
+                estimated(_fall(values)[:, d], rng, config.resamples, seeds)
+                for values in (delta, standard)
+            ]
+            rows.append(
+                (
+                    f"{d + 1}",
+                    *falls,
+                    estimated(share[:, d], rng, config.resamples, np.arange(len(parts))),
+                )
+            )
         gain = estimated(reward[:, -1] - reward[:, 0], rng, config.resamples, seeds)
         first, last = (estimated(reward[:, step], rng, config.resamples, seeds) for step in (0, -1))
         title = f"How far the divergences fall over {config.steps} steps (least squares)"
         tables = [
-            Table(title, ("decile", "regeneration less standard, nats", "standard, nats", "standard, share"), rows),
-            Table("Reward of the answers that are trained on", ("first step", "last step", "gained"), [(first, last, gain)]),
+            Table(
+                title,
+                ("decile", "regeneration less standard, nats", "standard, nats", "standard, share"),
+                rows,
+            ),
+            Table(
+                "Reward of the answers that are trained on",
+                ("first step", "last step", "gained"),
+                [(first, last, gain)],
+            ),
         ]
-        series = [line for name, values in (("difference", delta), ("standard", standard)) for line in _lines(name, values)]
+        series = [
+            line
+            for name, values in (("difference", delta), ("standard", standard))
+            for line in _lines(name, values)
+        ]
         axes = dict.fromkeys(("difference", "standard"), ("step", "nats a token"))
         return Conclusion(claims, tables, series, axes)
 
@@ -150,7 +192,14 @@ def _lines(panel: str, values: NDArray[np.float64]) -> list[Series]:
     means, errors = mean_and_error(values)
     steps = [float(step) for step in range(values.shape[1])]
     return [
-        Series(panel, f"decile {d + 1}", steps, means[:, d].tolist(), errors[:, d].tolist(), f"decile:{d}")
+        Series(
+            panel,
+            f"decile {d + 1}",
+            steps,
+            means[:, d].tolist(),
+            errors[:, d].tolist(),
+            f"decile:{d}",
+        )
         for d in range(DECILES)
     ]
 

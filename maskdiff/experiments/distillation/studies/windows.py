@@ -56,9 +56,13 @@ class Windows:
             for scaled in (False, True):
                 name = f"{window}, equalised" if scaled else window
                 progress(name)
-                gains[name], norms[name] = self._arm(study, before, "standard", window, NORM if scaled else None)
+                gains[name], norms[name] = self._arm(
+                    study, before, "standard", window, NORM if scaled else None
+                )
         progress("regeneration")
-        gains["regeneration"], norms["regeneration"] = self._arm(study, before, "regeneration", "full", None)
+        gains["regeneration"], norms["regeneration"] = self._arm(
+            study, before, "regeneration", "full", None
+        )
         return {
             **named(study),
             "before": listed(before.by_problem(before.rewards)),
@@ -77,7 +81,13 @@ class Windows:
             for step in range(config.window_steps):
                 answers = study.draw("training", step)
                 if trainer_name == "regeneration":
-                    others = study.anew(answers, "regenerated", config.temperature, step=step + 1, writer=trainer.teacher)
+                    others = study.anew(
+                        answers,
+                        "regenerated",
+                        config.temperature,
+                        step=step + 1,
+                        writer=trainer.teacher,
+                    )
                     pairs = study.pairs_with(answers, others)
                 else:
                     pairs = study.standard_pairs(answers)
@@ -85,14 +95,20 @@ class Windows:
             after = study.draw("sampled")  # by the numbers of the answers before
         return after.by_problem(after.rewards) - before.by_problem(before.rewards), norms
 
-    def conclude(self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator) -> Conclusion:
+    def conclude(
+        self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
+    ) -> Conclusion:
         """See `Experiment`."""
         seeds, names = seeds_of(parts), list(parts[0]["gains"])
         gains = {name: pooled(parts, "gains", name) for name in names}
 
-        seen = max(abs(level(values)) for values in gains.values()) >= MARGIN  # training does something
+        seen = (
+            max(abs(level(values)) for values in gains.values()) >= MARGIN
+        )  # training does something
 
-        def claim(name: str, text: str, values: NDArray[np.float64], control: bool = False) -> Claim:
+        def claim(
+            name: str, text: str, values: NDArray[np.float64], control: bool = False
+        ) -> Claim:
             return Claim(name, text, values, MARGIN, seeds, control, seen)
 
         claims = [
@@ -113,7 +129,11 @@ class Windows:
             rows.append((name, estimated(gains[name], rng, config.resamples, seeds), length))
         reward = estimated(pooled(parts, "before"), rng, config.resamples, seeds)
         tables = [
-            Table(f"Reward gained in {config.window_steps} steps", ("trained on", "gain", "gradient's norm"), rows),
+            Table(
+                f"Reward gained in {config.window_steps} steps",
+                ("trained on", "gain", "gradient's norm"),
+                rows,
+            ),
             Table("Reward before", ("",), [(reward,)]),
         ]
         drawn = [estimated(gains[name], rng, config.resamples, seeds) for name in names]

@@ -9,19 +9,25 @@ with `--json`, unless the line begins with `text:`. `golden_programs.py` adds `-
 
 from __future__ import annotations
 
-PRESETS = (
+
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
+PRESETS = words(
     "maskgit maskgit_linear maskgit_reference ancestral random entropy margin left_to_right "
     "dilated spaced information entropy_bound spaced_bound coupled coupled_left_to_right "
     "threshold remdm_cap remdm_rescale remdm_conf self_conditioned naive refine "
     "predictor_corrector causal_corrector autoregressive predictive hybrid hybrid_speculative "
     "hybrid_reference verified certain_prefix speculative coarse_to_fine"
-).split()
-FEW = "autoregressive maskgit coupled hybrid speculative refine predictive coarse_to_fine".split()
-VARIANTS = (
+)
+FEW = words("autoregressive maskgit coupled hybrid speculative refine predictive coarse_to_fine")
+VARIANTS = words(
     "v1 v2 v3 v4 skeleton hybrid_aware python-expressions-bpe arithmetic-steps "
     "arithmetic-corrections"
-).split()
-MAIN = "arithmetic-bpe json python-expressions".split()
+)
+MAIN = words("arithmetic-bpe json python-expressions")
 CONTROLS = [
     "--temperature 0",
     "--temperature 0.7",
@@ -97,7 +103,7 @@ COMPLETE = [
     ),
     *(f'complete "(+(*75)8)" --num 2 {flags} {on("arithmetic-bpe")}' for flags in CONTROLS),
     *(f'complete "(+ 3" --num 2 {flags}' for flags in CONTROLS[:14]),
-    '''complete "(+(*7" --suffix "=45" --num 3 --checkpoint checkpoints/arithmetic-bpe.pt''',
+    """complete "(+(*7" --suffix "=45" --num 3 --checkpoint checkpoints/arithmetic-bpe.pt""",
     'complete "(+(*7" --suffix ")=45" --num 3',
     'complete "(+(*7" --suffix ")" --num 2 --temperature 0.5',
     'complete "(+ 3" "(* 2" "(+ 3" --num 3 --seed 4',
@@ -136,8 +142,8 @@ REPAIR = [
     'repair "hello" "(+11)=2" --grammar',
     "repair --input {tmp}/broken.txt",
     "repair --input {tmp}/broken.txt --grammar --top 2",
-    f"repair '{{\"id\":17,\"tags\":[\"a\",\"b\"}}' {on('json')}",
-    f"repair '{{\"id\":17,\"tags\":[\"a\",\"b\"}}' '[1,,2' --grammar --top 3 {on('json')}",
+    f'repair \'{{"id":17,"tags":["a","b"}}\' {on("json")}',
+    f'repair \'{{"id":17,"tags":["a","b"}}\' \'[1,,2\' --grammar --top 3 {on("json")}',
     f"repair 'self.get(key' 'a if b els c' {on('python-expressions')}",
     f"repair 'self.get(key' 'a if b els c' --grammar {on('python-expressions')}",
     *(f"repair {BROKEN[0]} --seed 2 {on(model)}" for model in ("v1", "v2", "v3", "v4")),
@@ -169,16 +175,16 @@ EDIT = [
     "edit --input {tmp}/blanks.txt --sampler spaced_bound --seed 9",
     f"edit 'self.¿¿¿¿¿.get(key, ¿¿¿¿)' {on('python-expressions')}",
     f"edit 'self.¿¿¿¿¿.get(key, ¿¿¿¿)' --grammar {on('python-expressions')}",
-    f"edit '{{\"¿¿\":¿¿,\"a\":[¿¿¿]}}' --grammar {on('json')}",
-    f"edit '{{\"¿¿\":¿¿,\"a\":[???]}}' --sampler autoregressive {on('json')}",
+    f'edit \'{{"¿¿":¿¿,"a":[¿¿¿]}}\' --grammar {on("json")}',
+    f'edit \'{{"¿¿":¿¿,"a":[???]}}\' --sampler autoregressive {on("json")}',
     *(f"edit {BLANKS} {on(model)}" for model in ("v1", "v2", "v3", "v4", "skeleton")),
     f"edit {WHOLE} --length 5",
     f"edit {WHOLE} --replace 80:90",
 ]
 
 PROBLEM = '"(+ 3 (* 2 4))" "(* (+ 12 13) (- 20 (+ 3 30)))"'
-SCORERS = "entropy perplexity probability gap vote denoiser checker".split()
-STRATEGIES = "greedy sample every-step always adaptive random never best-of-n".split()
+SCORERS = words("entropy perplexity probability gap vote denoiser checker")
+STRATEGIES = words("greedy sample every-step always adaptive random never best-of-n")
 SOLVE = [
     *(f"solve {PROBLEM} --strategy {name}" for name in STRATEGIES),
     *(f"solve {PROBLEM} --strategy every-step --scorer {name}" for name in SCORERS),
@@ -348,7 +354,7 @@ REQUESTS = {
     "no such page": ("GET", "/nothing", None),
 }
 PREFILLS = ("continue", "restart", "reject", "echo")
-CLIENT = "--base_url {url} --model arithmetic-steps --retries 0"
+CLIENT = f"--base_url {{url}} --model arithmetic-steps --retries 0 {on('arithmetic-steps')}"
 SERVE = [
     f"solve --probe --backend chat {CLIENT}",
     f"solve --probe --backend completions {CLIENT}",

@@ -46,7 +46,9 @@ def server(*flags: str) -> Iterator[str]:
     command += ["--device", "cpu", "--name", "arithmetic-steps", *flags]
     quiet = subprocess.DEVNULL
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=quiet, stdout=quiet) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=quiet, stdout=quiet
+    ) as process:
         try:
             url = f"http://127.0.0.1:{port}/v1"
             _wait(url, process)

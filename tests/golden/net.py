@@ -1,7 +1,7 @@
 """Records what the programs give, and compares later code with it; see README.md beside it.
 
-    python tests/golden/net.py record [SECTION...]
-    python tests/golden/net.py compare [SECTION...]
+python tests/golden/net.py record [SECTION...]
+python tests/golden/net.py compare [SECTION...]
 """
 
 from __future__ import annotations

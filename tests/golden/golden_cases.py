@@ -318,12 +318,12 @@ REQUESTS = {
     "completion, settings": (
         "POST",
         "/completions",
-        {**PROMPT, "n": 2, "temperature": 0.7, "top_p": 0.9, "logprobs": 2, "stop": ["="]},
+        {**PROMPT, "n": 2, "temperature": 0.7, "logprobs": 2, "stop": ["8)>", "="]},
     ),
     "completion, prompts": (
         "POST",
         "/completions",
-        {**COMMON, "prompt": ["(+ 1 2)", "(* 3 4)"], "echo": True, "presence_penalty": 0.5},
+        {**COMMON, "prompt": ["(+ 1 2)", "(* 3 (+ 4 5))"], "temperature": 0},
     ),
     "completion, stream": ("POST", "/completions", {**PROMPT, "stream": True, "logprobs": 1}),
     "chat": ("POST", "/chat/completions", {**COMMON, "messages": CHAT}),
@@ -348,6 +348,8 @@ REQUESTS = {
             "add_generation_prompt": False,
         },
     ),
+    "unsupported echo": ("POST", "/completions", {**PROMPT, "echo": True}),
+    "unsupported top_p": ("POST", "/completions", {**PROMPT, "top_p": 0.9}),
     "no such model": ("POST", "/completions", {**PROMPT, "model": "nothing"}),
     "bad temperature": ("POST", "/completions", {**PROMPT, "temperature": -3}),
     "no messages": ("POST", "/chat/completions", COMMON),

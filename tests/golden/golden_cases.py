@@ -285,13 +285,16 @@ BENCHMARK = [
     "benchmark --suite one_edit --num_samples 4 --grammar",
     "benchmark --suite editing --num_samples 10",
     "benchmark --suite likelihood --num_samples 12",
-    f"benchmark --suite completion --num_samples 4 --typed 5 12 {on('arithmetic-bpe')}",
-    f"benchmark --suite repetition --num_samples 6 {on('arithmetic-bpe')}",
-    f"benchmark --suite solve --num_samples 4 --problems test {on('arithmetic-steps')}",
     "benchmark --suite speed --num_samples 2",
     f"benchmark --suite generation likelihood --num_samples 6 {on('json')} checkpoints/v4.pt",
     f"benchmark --suite generation repair --num_samples 4 --sigma 0.2 {on('python-expressions')}",
     "benchmark --suite nothing",
+]
+
+SUITES = [
+    f"benchmark --suite completion --num_samples 3 --typed 5 12 {on('arithmetic-bpe')}",
+    f"benchmark --suite repetition --num_samples 2 {on('arithmetic-bpe')}",
+    f"benchmark --suite solve --num_samples 1 --problems test {on('arithmetic-steps')}",
 ]
 
 REPORTS = [
@@ -396,6 +399,7 @@ SECTIONS = {
     "training": TRAINING,
     "languages": LANGUAGES,
     "benchmark": BENCHMARK,
+    "suites": SUITES,
     "reports": REPORTS,
     "serve": SERVE,
 }

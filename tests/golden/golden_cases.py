@@ -238,6 +238,7 @@ LANGUAGES = [
     f"{TEXTS} --checkpoint_dir {{tmp}}/run-pairs --language {{tmp}}/pairs",
     f"{TEXTS} --checkpoint_dir {{tmp}}/run-sums --language {{tmp}}/sums --vocabulary bpe "
     "--vocab_size 40 --no_causal_length",
+    f"{TEXTS} --checkpoint_dir {{tmp}}/run-spaced --language {{tmp}}/sums",
     f"{TEXTS} --checkpoint_dir {{tmp}}/run-lists --language {{tmp}}/lists --validity json:loads",
     *(
         f"{verb} --checkpoint {{tmp}}/run-{name}/best.pt{flag}"
@@ -247,13 +248,19 @@ LANGUAGES = [
                 "generate --num 2 --length 12 --sampler maskgit",
                 "complete 'ab=1,' --num 2",
                 "repair 'ab=1,c7' --top 2",
-                "edit 'a¿=¿,b¿¿¿'",
+                "edit 'a?=?,b???'",
                 "edit 'ab=12,ba=7' --replace 2:6 --length 4..6",
             ],
             "sums": [
                 "generate --num 3",
                 "generate --num 2 --first_complete --max_tokens 30",
                 "complete '1 + ' '12-' --num 2",
+            ],
+            "spaced": [
+                "generate --num 2 --length 10",
+                "complete '1 + ' --num 2",
+                "repair '1 ++ 2' '12-3' --top 2",
+                "edit '1? + ??'",
             ],
             "lists": [
                 "generate --num 2 --length 8 --validity json:loads",
@@ -263,7 +270,7 @@ LANGUAGES = [
         }.items()
         for verb in verbs
         for flag in ("", " --grammar")
-        if not (flag and (name == "lists" or verb.startswith("complete")))
+        if not (flag and (name in ("lists", "sums") or verb.startswith("complete")))
     ),
     "repair 'ab=1,c7' --grammar --language {tmp}/pairs --checkpoint {tmp}/run-pairs/last.pt",
     "train --resume --checkpoint_dir {tmp}/run-pairs --max_iters 13",

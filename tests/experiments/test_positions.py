@@ -128,7 +128,7 @@ def test_a_writer_writes_with_weights_of_its_own() -> None:
     rollouts, other = rollouts_of(), planted(9)
     answers = rollouts.sampled
     mine, theirs = (
-        rollouts.regenerate(answers, "regenerated", 1.0, step=2, writer=writer)
+        rollouts.regenerate(answers, "regenerated", 1.0, step=2, author=writer)
         for writer in (None, other)
     )
     keys = rollouts.keys("regenerated", answers.problem_index.tolist(), 2)

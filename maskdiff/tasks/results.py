@@ -28,8 +28,8 @@ from maskdiff.sampling import (
     Stopping,
     causal_log_prob,
     constrained,
-    controlled,
     cut_short,
+    penalised,
 )
 from maskdiff.sampling.presets import sampler_for
 from maskdiff.text.answers import first_complete
@@ -170,7 +170,7 @@ def ready_sampler(
             replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device
         )
     controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
-    return controlled(made, controls) if controls.active else made
+    return penalised(made, controls) if controls.active else made
 
 
 def prepare(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import Loaded
+from maskdiff.drawing.logits import allowed_symbols
 from maskdiff.errors import ConfigError, ParseError
+from maskdiff.languages import Vocabulary
 from maskdiff.stepwise.blocks import BlockBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 from tests.helpers.stepwise import (
@@ -39,11 +41,19 @@ class Shown:
     log_p: Tensor
 
 
+def open_alphabet(vocabulary: Vocabulary) -> Tensor:
+    return allowed_symbols(torch.tensor(vocabulary.mask), vocabulary, "open")
+
+
 class Recorder:
     """A denoiser that keeps its calls."""
 
     def __init__(self, generator: BlockBackend) -> None:
-        self.inner, self.allowed, self.shown = generator.denoiser, generator.allowed, []
+        self.inner, self.allowed, self.shown = (
+            generator.denoiser,
+            open_alphabet(generator.vocabulary),
+            [],
+        )
         generator.denoiser = self
 
     def __call__(
@@ -254,5 +264,6 @@ def test_a_deterministic_choice_needs_no_seed() -> None:
     assert generator.next_step([]) == []
     assert one(generator, prompt=PROMPTS[0], temperature=0.0).spent != Spent()
     assert torch.equal(
-        generator.allowed.nonzero()[:, 0], torch.tensor([3, *generator.vocabulary.inner_ids])
+        open_alphabet(generator.vocabulary).nonzero()[:, 0],
+        torch.tensor([3, *generator.vocabulary.inner_ids]),
     )

@@ -16,8 +16,8 @@ from maskdiff.errors import ConfigError, ParseError
 from maskdiff.models import caches
 from maskdiff.stepwise import causal
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.drawing import answered
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
+from maskdiff.stepwise.writing import answered
 from tests.helpers.completion import ONE_IN_A_MILLION, chi_square
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.stepwise import (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -11,9 +9,9 @@ from hypothesis import strategies as st
 from maskdiff.config import StepConfig
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.drawing import Drawn, Step
 from maskdiff.stepwise.protocol import Candidate, Request, Stop, bounded
 from maskdiff.stepwise.strategies import step_stop
+from maskdiff.stepwise.writing import Step
 from tests.helpers.stepwise import loaded, one, stop_of
 
 EOS = None
@@ -22,15 +20,11 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     """The step that a model which says these tokens writes; None while it has not ended."""
-    vocabulary = SimpleNamespace(
-        symbols=[text or "<EOS>" for text in tokens], eos=len(tokens) - 1 if EOS in tokens else -1
-    )
     partial = (Candidate("", "", "stop", 0, over=over),) if over else ()
-    step = Step(Request("", partial, stop=stop), key=0)
-    drawn = Drawn([*range(len(tokens))], *[[float(i) for i in range(len(tokens))]] * 3)
-    for i in range(len(tokens)):
+    step = Step(Request("", partial, stop=stop))
+    for i, text in enumerate(tokens):
         if step.finish is None:
-            step.add(i, drawn, i, vocabulary)  # type: ignore[arg-type]
+            step.add(i, (float(i),) * 3, text or "", text is EOS)
     return None if step.finish is None else step.candidate()
 
 

@@ -217,7 +217,7 @@ def repair_noise(
     sigma: Tensor | None = None,
     max_len: int = LanguageConfig.max_len,
 ) -> Canvases:
-    """Canvases to repair: corrupted strings at the clean length, a loss of weight 1 on every symbol.
+    """Canvases to repair: corrupted strings at the clean length, weight 1 on every symbol.
 
     The noise level is passed to the model. `corruption_mode` "mixed" is the mixed corruption;
     "mask_only" hides each symbol independently with probability sigma.

@@ -19,7 +19,7 @@ def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator | None) -
     With `high_noise_bias` b, a share b of the mass is uniform between 0.8 and sigma_max instead.
 
     Returns:
-        (n,) float32 in [sigma_min, sigma_max], or reaching up to 0.8 if a biased sigma_max is below it.
+        (n,) float32 in [sigma_min, sigma_max]; up to 0.8 if a biased sigma_max is below it.
     """
     if config.low_discrepancy:
         start = torch.rand(1, generator=generator, dtype=torch.float64)

@@ -255,7 +255,6 @@ def test_next_token_canvases_show_all_and_score_all_but_bos() -> None:
     canvas = causal_canvas(strings)
     assert canvas.tokens.equal(strings.tokens)
     assert canvas.causal.all()
-    assert (canvas.mode == CAUSAL).all()
     scored = canvas.targets != IGNORE
     assert scored.sum(1).equal(strings.length - 1)
     assert not scored[:, 0].any()

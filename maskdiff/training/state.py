@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -258,7 +259,7 @@ def check_state(
     curve = Curve(logged=progress.step)  # earlier versions wrote each entry before the state
     if "curve" in state:
         curve = Curve(**_checked("curve", state["curve"], CURVE, set()))
-        _check_tensors("curve", {"parts": curve.parts}, {"parts": torch.zeros(len(MODES), 2)})
+        curve.parts = _all_modes(curve.parts)
     if curve.logged > progress.step:
         raise _Unfit(f"curve: logged is after step {progress.step}")
     saved = state["optimizers"]
@@ -268,6 +269,13 @@ def check_state(
     pairs = zip(optimizers, saved, strict=True)
     kept = [_kept(optimizer, item, names, progress.step) for optimizer, item in pairs]
     return progress, Curve(curve.parts.cpu().clone(), curve.loss, curve.logged), kept
+
+
+def _all_modes(parts: Tensor) -> Tensor:
+    """The `parts` of a curve; modes that its run did not know get zeros. Raises _Unfit."""
+    known = min(len(MODES), parts.size(0)) if parts.dim() else 0
+    _check_tensors("curve", {"parts": parts}, {"parts": torch.zeros(known, 2)})
+    return F.pad(parts, (0, 0, 0, len(MODES) - known))
 
 
 def _kept(optimizer: Optimizer, saved: Any, names: Mapping[int, str], step: int) -> dict[int, Any]:

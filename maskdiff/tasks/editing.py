@@ -13,7 +13,7 @@ from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
-from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
+from maskdiff.sampling import Canvas, Constraint, Linear, Sampler, Unmask
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
@@ -69,9 +69,7 @@ def edit(
     """
     keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = (
-        GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
-    )
+    constraint = loaded.constraint("cpu") if grammar else None
     good, results = prepare(
         loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint)
     )

@@ -19,7 +19,7 @@ from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair.fill import BOUND, Guide, Puzzle, Solved
 from maskdiff.repair.fill import solve as search
-from maskdiff.sampling import Canvas, Constraint, GrammarConstraint
+from maskdiff.sampling import Canvas, Constraint
 from maskdiff.tasks.editing import blanked
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
@@ -69,7 +69,7 @@ def solve(
         )
     constraint = None
     if language.lark_grammar() is not None:  # on the CPU, as the search is
-        constraint = GrammarConstraint.of(language, deadline=loaded.deadline)
+        constraint = loaded.constraint("cpu")
     good, results = prepare(loaded, texts, lambda ids: blanked(language, ids, masks, constraint))
     made = []
     for ids, told in zip(

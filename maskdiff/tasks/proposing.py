@@ -45,7 +45,7 @@ def explanations(
     """Candidates by the noisy channel: the beam's; under a grammar the beam's there and the strings of least edits; with truth,
     what is true near all of those."""
     wishes, pools = scales.wishes, [Pool(item) for item in damaged]
-    constraint = _constraint(scales) if wishes.grammar else None
+    constraint = scales.loaded.constraint("cpu") if wishes.grammar else None
     rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
     found, notes = explain(
         scales.loaded, rows, scales.channel, beam, slack, trace, constraint, certain, None
@@ -62,12 +62,13 @@ def explanations(
 def nearest_ones(scales: CandidateScorer, damaged: Sequence[Damaged]) -> list[Pool]:
     """The strings of the grammar that are fewest edits away; with truth, what is true near those."""
     pools = [Pool(item) for item in damaged]
-    _widen(scales, pools, _constraint(scales))
+    _widen(scales, pools, scales.loaded.constraint("cpu"))
     return pools
 
 
-def refusal(language: Language, pool: Pool, wishes: RepairConstraints) -> Result:
+def refusal(scales: CandidateScorer, pool: Pool) -> Result:
     """The error of a string for which there is nothing that it must be: why, and what would help."""
+    language, wishes = scales.loaded.language, scales.wishes
     keeping = " that keeps what is certain" if pool.damaged.certain else ""
     if not wishes.grammar:
         least = min((c.edits for c in pool.candidates.values()), default=math.inf)
@@ -75,7 +76,7 @@ def refusal(language: Language, pool: Pool, wishes: RepairConstraints) -> Result
         if math.isfinite(least):
             said = needs(f"the nearest explanation found{keeping}", least, wishes)
     else:
-        close = _nearest(GrammarConstraint.of(language), pool.damaged, 1)
+        close = _nearest(scales.loaded.constraint("cpu"), pool.damaged, 1)
         if not close:
             said = (
                 f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
@@ -87,11 +88,6 @@ def refusal(language: Language, pool: Pool, wishes: RepairConstraints) -> Result
         else:
             said = f"the grammar of {language.name} has strings near the text, but the language's own check refuses them all"
     return Result(finish_reason="error", error=said, evaluations=pool.evaluations, trace=pool.trace)
-
-
-def _constraint(scales: CandidateScorer) -> GrammarConstraint:
-    """The grammar, on the CPU, as the search is."""
-    return GrammarConstraint.of(scales.loaded.language, deadline=scales.loaded.deadline)
 
 
 def _widen(scales: CandidateScorer, pools: Sequence[Pool], constraint: GrammarConstraint) -> None:

@@ -14,7 +14,7 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
-from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
+from maskdiff.sampling import Everything, Sampler, Unmask
 from maskdiff.tasks.candidates import (
     CandidateScorer,
     Damaged,
@@ -131,8 +131,7 @@ def _unchanged(
     }
     scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
     return {
-        i: best_result(pool, language, wishes) or refusal(language, pool, wishes)
-        for i, pool in whole.items()
+        i: best_result(pool, language, wishes) or refusal(scales, pool) for i, pool in whole.items()
     }
 
 
@@ -145,9 +144,7 @@ def _searched(
         pools = nearest_ones(scales, items)
     else:
         pools = explanations(scales, items, beam, slack, trace)
-    return [
-        best_result(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools
-    ]
+    return [best_result(pool, language, wishes) or refusal(scales, pool) for pool in pools]
 
 
 def _read(
@@ -241,11 +238,7 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
     """
     if under is not None:
-        return replace(
-            REWRITE,
-            own=steps,
-            constraint=GrammarConstraint.of(under.language, under.device, under.deadline),
-        )
+        return replace(REWRITE, own=steps, constraint=under.constraint())
     return CERTAIN.then(replace(REWRITE, own=steps))
 
 

@@ -17,7 +17,7 @@ import torch
 from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.repair.fill import BOUND
-from maskdiff.sampling import GrammarConstraint, Sampler
+from maskdiff.sampling import Sampler
 from maskdiff.tasks.editing import blanked, edit, hidden
 from maskdiff.tasks.filling import solve
 from maskdiff.tasks.reading import verb
@@ -130,7 +130,7 @@ def _fitting(
     """How many symbols, from `low` to `high`, may take the place of the span so that some string of the language fits."""
     constraint = None
     if grammar and loaded.language.lark_grammar() is not None:
-        constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline)
+        constraint = loaded.constraint("cpu")
     room = loaded.language.max_symbols - len(ids) + span[1] - span[0]
     fitting = []
     for size in range(low, (room if high is None else min(room, high)) + 1):

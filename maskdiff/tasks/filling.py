@@ -75,7 +75,7 @@ def solve(
     for ids, told in zip(
         good.values(), _guides(loaded, list(good.values()), batch_size), strict=True
     ):
-        puzzle = Puzzle(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.consequence,
+        puzzle = Puzzle(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.forced_ending,
                         _mask(loaded, ids, constraint))  # fmt: skip
         outcome = search(puzzle, Guide(told), solutions, bound, PATIENCE, loaded.deadline)
         with loaded.denoiser.until(NEVER):  # what was found in time is given, however late

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from maskdiff.languages import HasValue, holds
+from maskdiff.languages import HasValue, truth_of
 from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
@@ -161,7 +161,7 @@ def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Itera
     """Those of the texts that hold. Raises TimedOut."""
     for text in texts:
         deadline.check()
-        if holds(language, text):
+        if truth_of(language, text):
             yield text
 
 
@@ -170,7 +170,7 @@ def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
     for beginning in dict.fromkeys(
         text[:size] for text in texts for size in range(1, len(text) + 1)
     ):
-        ending = language.consequence(beginning)
+        ending = language.forced_ending(beginning)
         if ending is not None:
             yield beginning + ending
 

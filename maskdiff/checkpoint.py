@@ -227,7 +227,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def describe(payload: Mapping[str, Any]) -> dict[str, Any]:
+def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Everything of a payload but its tensors: configuration, vocabulary, metrics, provenance, number of parameters."""
     keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
     count = sum(tensor.numel() for tensor in payload["weights"].values())
@@ -524,7 +524,7 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any] | Loaded) -> 
     data = _safetensors().save(tensors, metadata={"format": "pt"})
     folder = Path(folder)
     write_atomic(folder / "model.safetensors", data)
-    about = {"format": FORMAT, "version": VERSION, **describe(payload)}
+    about = {"format": FORMAT, "version": VERSION, **payload_summary(payload)}
     write_atomic(folder / "config.json", (json.dumps(about, indent=2, default=str) + "\n").encode())
 
 

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(suites.SUITES)}, all",
     )
     what.add_argument(
-        "--num_samples", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        "--num_samples", type=cli.IntegerRange(1, MAX_MEASURED), default=200, metavar="N",
         help="strings of each figure (default 200)",
     )  # fmt: skip
     what.add_argument(
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--sigma",
-        type=cli.unit,
+        type=cli.share,
         nargs="+",
         metavar="LEVEL",
         help="noise levels of the repair suite",
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument(
         "--typed",
-        type=cli.Whole(1, MAX_LENGTH),
+        type=cli.IntegerRange(1, MAX_LENGTH),
         nargs="+",
         metavar="N",
         help="characters typed, in the completion suite (default 5 8 12 16 24)",
@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     again.add_argument(
         "--seeds",
-        type=cli.Whole(1, 1000),
+        type=cli.IntegerRange(1, 1000),
         metavar="N",
         help="seeds 0..N-1 of each variant (default 3; with --no_training all found)",
     )
@@ -152,7 +152,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="self_conditioned: the model sees its last prediction",
     )
     how.add_argument(
-        "--num_ar_tokens", type=cli.Whole(0, MAX_LENGTH),
+        "--num_ar_tokens", type=cli.IntegerRange(0, MAX_LENGTH),
         help="causal tokens of the hybrid (default 3)",
     )  # fmt: skip
     how.add_argument(
@@ -166,7 +166,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="how many tokens an evaluation commits",
     )
     how.add_argument(
-        "--temperature", type=cli.Number(0.0, 100.0),
+        "--temperature", type=cli.NumberRange(0.0, 100.0),
         help="of the token distribution (default 1; 0 is argmax)",
     )  # fmt: skip
     add_config_flags(

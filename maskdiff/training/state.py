@@ -26,7 +26,7 @@ from maskdiff.languages.cfg.references import LIBRARY
 from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.training.optimizers import KEPT
-from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_number
+from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_printable
 
 LARGEST_STEP = 2**24  # that an optimiser counts in float32
 PATHS = ("language", "attempts")  # keys that may name files of the user's own
@@ -230,7 +230,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "tokens": is_count,
     "strings": is_count,
     "seconds": is_amount,
-    "best": lambda value: is_number(value) and not math.isnan(value),  # infinite at first
+    "best": lambda value: is_printable(value) and not math.isnan(value),  # infinite at first
     "best_step": is_count,
     "validated": lambda value: is_count(value) or (type(value) is int and value == -1),
     "metrics": are_numbers,
@@ -238,7 +238,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "parent_seconds": is_amount,
 }
 CURVE: dict[str, Callable[[Any], bool]] = {
-    "loss": lambda value: is_number(value) and math.isfinite(value),
+    "loss": lambda value: is_printable(value) and math.isfinite(value),
     "logged": is_count,
     "parts": lambda value: isinstance(value, Tensor),  # the rest is checked as that of any tensor
 }

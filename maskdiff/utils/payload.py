@@ -29,19 +29,19 @@ def is_amount(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
 
 
-def is_number(value: object) -> bool:
+def is_printable(value: object) -> bool:
     """Whether `value` is a number that can be printed: of any size as a float, else of 64 bits."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def are_numbers(values: object) -> bool:
     """Whether `values` are names with numbers."""
-    return _names(values, is_number)
+    return _names(values, is_printable)
 
 
 def _are_facts(values: object) -> bool:
     """Whether `values` are names with texts and numbers, counts and times being at least 0."""
-    if not _names(values, lambda value: isinstance(value, str) or is_number(value)):
+    if not _names(values, lambda value: isinstance(value, str) or is_printable(value)):
         return False
     facts: dict[str, object] = values  # type: ignore[assignment]
     counts = ("step", "tokens", "strings", "parent_tokens")
@@ -59,7 +59,7 @@ def _are_plain(values: object) -> bool:
             return depth > 0 and all(plain(item, depth - 1) for item in value)
         if isinstance(value, dict):
             return depth > 0 and _names(value, lambda item: plain(item, depth - 1))
-        return value is None or isinstance(value, str) or is_number(value)
+        return value is None or isinstance(value, str) or is_printable(value)
 
     return _names(values, plain)
 

@@ -26,7 +26,7 @@ from maskdiff.evaluation.generation import real_texts
 from maskdiff.languages import HasExactProbability, HasValue, make_language, split_of
 from maskdiff.languages.checker import load_checker
 from maskdiff.languages.text import TextLanguage
-from maskdiff.tasks import draw_lengths
+from maskdiff.tasks import sample_lengths
 
 GRAMMAR = 'start: pair | pair ";" start\npair: "a".."c" "=" /[0-9]+/\n'
 
@@ -198,7 +198,7 @@ def test_real_strings_of_a_list(tmp_path: Path) -> None:
         CanvasError, match=r"no strings of 60..60 symbols"
     ):  # possible, but nobody wrote one
         real_texts(language, 5, (60, 60), rng)
-    assert draw_lengths(language, 3, (59, 61), 0)
+    assert sample_lengths(language, 3, (59, 61), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is refused

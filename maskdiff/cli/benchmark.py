@@ -194,7 +194,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def load_subjects(
-    paths: Sequence[str], device: str, spoken: LanguageOverride | None = None
+    paths: Sequence[str], device: str, override: LanguageOverride | None = None
 ) -> list[Subject]:
     """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
@@ -203,7 +203,9 @@ def load_subjects(
         parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
-        Subject(load_denoiser(path, device, spoken), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        Subject(
+            load_denoiser(path, device, override), "/".join(p[-depth:]) if len(paths) > 1 else ""
+        )
         for path, p in zip(paths, parts, strict=True)
     ]
 
@@ -307,8 +309,8 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    spoken = LanguageOverride.of(args)
-    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
+    override = LanguageOverride.of(args)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, override)
     for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(told)
     for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else (), names):

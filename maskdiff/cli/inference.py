@@ -451,8 +451,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maskdiff.cli.results import Stream, print_result
 
     path = args.checkpoint or cli.default_checkpoint()
-    spoken = LanguageOverride.of(args)
-    loaded = load_denoiser(path, args.device, spoken)
+    override = LanguageOverride.of(args)
+    loaded = load_denoiser(path, args.device, override)
     stream = Stream(args.json) if getattr(args, "stream", False) else None
     status = 0
     with ProgressBar(

@@ -146,8 +146,8 @@ def open_served(args: argparse.Namespace) -> Served:
     if args.max_tokens > MOST_TOKENS:
         raise ConfigError(f"max_tokens is {args.max_tokens}; at most {MOST_TOKENS} are possible")
     path = args.checkpoint or cli.default_checkpoint("arithmetic-steps.pt")
-    spoken = LanguageOverride.of(args)
-    loaded = load_denoiser(path, args.device, spoken)
+    override = LanguageOverride.of(args)
+    loaded = load_denoiser(path, args.device, override)
     run = loaded.config.train.name
     name = args.name or (run if run != TrainConfig().name else Path(path).stem)
     generator = open_backend(loaded, name, 2 * build(Limits, overrides(args, Limits)).room)

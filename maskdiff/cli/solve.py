@@ -88,9 +88,9 @@ def make_solver(args: argparse.Namespace) -> Solver:
         )  # nothing is solved, so nothing is refused
     loaded = language = None
     if backend.backend in OURS or args.checkpoint:
-        spoken = LanguageOverride.of(args)
+        override = LanguageOverride.of(args)
         loaded = load_denoiser(
-            args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, spoken
+            args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, override
         )
         if isinstance(loaded.language, Stepwise):
             language = loaded.language

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskdiff.checkpoint.values import are_numbers, is_amount, is_count, is_printable
 from maskdiff.config import Config
 from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
@@ -26,7 +27,6 @@ from maskdiff.languages.cfg.references import LIBRARY
 from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.training.optimizers import KEPT
-from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_printable
 
 LARGEST_STEP = 2**24  # that an optimiser counts in float32
 PATHS = ("language", "attempts")  # keys that may name files of the user's own

@@ -213,7 +213,7 @@ def draw_lengths(
     Rising, because batches of like lengths waste little on padding and strings are exchangeable.  Raises ``CanvasError``
     if no string of the language has a length within the bounds.
     """
-    return sorted(tasks.draw_lengths(language, count, bounds, int(rng.integers(2**62))))
+    return sorted(tasks.sample_lengths(language, count, bounds, int(rng.integers(2**62))))
 
 
 def throughput(count: int, seconds: float) -> Estimate:

@@ -169,7 +169,7 @@ def ready_sampler(
     return controlled(made, controls) if controls.active else made
 
 
-def prepare(
+def encode_requests(
     loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
 ) -> tuple[dict[int, list[int]], dict[int, Result]]:
     """Token ids of the usable texts, and an error result for each other one, both by index.

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskdiff.checkpoint.values import are_numbers, is_amount, is_count, is_printable
 from maskdiff.config import Config
 from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
@@ -27,7 +28,6 @@ from maskdiff.languages.cfg.references import LIBRARY
 from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.training.optimizers import KEPT
-from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_number
 
 LARGEST_STEP = 2**24  # that an optimiser counts in float32
 PATHS = ("language", "attempts")  # keys that may name files of the user's own
@@ -231,7 +231,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "tokens": is_count,
     "strings": is_count,
     "seconds": is_amount,
-    "best": lambda value: is_number(value) and not math.isnan(value),  # infinite at first
+    "best": lambda value: is_printable(value) and not math.isnan(value),  # infinite at first
     "best_step": is_count,
     "validated": lambda value: is_count(value) or (type(value) is int and value == -1),
     "metrics": are_numbers,
@@ -239,7 +239,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "parent_seconds": is_amount,
 }
 CURVE: dict[str, Callable[[Any], bool]] = {
-    "loss": lambda value: is_number(value) and math.isfinite(value),
+    "loss": lambda value: is_printable(value) and math.isfinite(value),
     "logged": is_count,
     "parts": lambda value: isinstance(value, Tensor),  # the rest is checked as that of any tensor
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskdiff.drawing.logits import Symbols, draw
 from maskdiff.drawing.penalties import NO_PENALTIES, Penalties
-from maskdiff.utils.arguments import number
+from maskdiff.utils.arguments import real
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Draw:
     symbols: Symbols = "plain"
 
     def __post_init__(self) -> None:
-        number(0.0, 100.0)("temperature", self.temperature)
-        number(0.0, 1.0)("top_p", self.top_p)
+        real(0.0, 100.0)("temperature", self.temperature)
+        real(0.0, 1.0)("top_p", self.top_p)
 
     @property
     def truncation(self) -> tuple[float, int, float]:

@@ -27,7 +27,7 @@ from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quot
 from maskdiff.sampling import Penalties, Stopping
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
-from maskdiff.utils.arguments import each_text, line, whole
+from maskdiff.utils.arguments import integer, iter_texts, text_or_error
 from maskdiff.utils.deadline import TimedOut
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Watch = Callable[
 ]  # told the number of a completion, from 0, and the characters that it has grown by
 
 
-@verb(num=whole(1, MAX_STRINGS))
+@verb(num=integer(1, MAX_STRINGS))
 def complete(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -75,7 +75,7 @@ def complete(
     )
 
 
-@verb(texts=each_text, num=whole(1, MAX_STRINGS))
+@verb(texts=iter_texts, num=integer(1, MAX_STRINGS))
 def completing(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -126,7 +126,7 @@ class Completer:
         self.given = _Given(loaded, suffix, settings, control)
         self.watch = watch
 
-    @verb(text=line, num=whole(1, MAX_STRINGS))
+    @verb(text=text_or_error, num=integer(1, MAX_STRINGS))
     def complete(
         self, text: str | DataError, num: int, source: torch.Generator, batch_size: int = BATCH
     ) -> Iterator[Result]:
@@ -192,7 +192,7 @@ class _Given:
     ) -> list[Result]:
         """One completion for each key."""
         language = self.loaded.language
-        items = Decoding(conditioned, keys, self.draw, self.stopping).run(heard)
+        items = Decoding(conditioned, keys, draw=Draw(self.draw, self.stopping)).run(heard)
         results = [_result(self.loaded, item, conditioned, typed) for item in items]
         if not self.control.first_complete:
             return results

@@ -192,7 +192,7 @@ class _Given:
     ) -> list[Result]:
         """One completion for each key."""
         language = self.loaded.language
-        items = Decoding(conditioned, keys, draw=Draw(self.draw, self.stopping)).run(heard)
+        items = Decoding(conditioned, keys, self.draw, self.stopping).run(heard)
         results = [_result(self.loaded, item, conditioned, typed) for item in items]
         if not self.control.first_complete:
             return results

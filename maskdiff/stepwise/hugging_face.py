@@ -222,7 +222,7 @@ class HuggingFaceBackend:
         return ids
 
     def _answer_ids(self, request: Request) -> Ids:
-        parts = [candidate.ids or self._cut(candidate.said) for candidate in request.partial]
+        parts = [candidate.ids or self._cut(candidate.text) for candidate in request.partial]
         return tuple(token for part in parts for token in part)
 
     def _cut(self, text: str) -> Ids:
@@ -245,7 +245,7 @@ class HuggingFaceBackend:
         if self.room is not None:
             limit = min(limit, self.room - len(ids))
         said = self.table.text(self._answer_ids(request))
-        rows = [_Row(request.over, limit, _decoder(said)) for _ in range(request.num)]
+        rows = [_Row(request.overshoot, limit, _decoder(said)) for _ in range(request.num)]
         alive, numbers = rows, torch.arange(request.first, request.first + request.num)
         cache = _select(root.cache, [0] * request.num)
         logits, behind = (
@@ -398,7 +398,9 @@ class _Row:
 
 def _said_before(request: Request) -> Candidate | None:
     """The step that what was carried over already ends; no token is drawn for it."""
-    split = bounded("", 0, request.stop, request.over) if request.stop.min_tokens == 1 else None
+    split = (
+        bounded("", 0, request.stop, request.overshoot) if request.stop.min_tokens == 1 else None
+    )
     return Candidate(split[0], "", "stop", 0, split[1], (), (), (), ()) if split else None
 
 

@@ -202,7 +202,7 @@ class DenoiserScorer:
         except ParseError:
             return None
         ends = (
-            candidate.finish == "end" and bool(candidate.said) and not candidate.ids
+            candidate.finish == "end" and bool(candidate.text) and not candidate.ids
         )  # a backend without ids does not tell the end
         return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 

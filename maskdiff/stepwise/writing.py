@@ -47,7 +47,7 @@ class Step:
     log_probs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
-    said: str = ""
+    text: str = ""
     finish: Finish | None = None
     _since: int = (
         0  # characters, carried ones included, up to which no stop string ends that counts
@@ -64,28 +64,28 @@ class Step:
         self.ids.append(token)
         for values, value in zip((self.log_probs, self.entropies, self.gaps), figures, strict=True):
             values.append(value)
-        self.said += text
+        self.text += text
         if ends:
             self.finish = "end"
             return
         if len(self.ids) >= self.request.stop.min_tokens:
             self._look()
-        self._since = len(self.request.over) + len(self.said)
+        self._since = len(self.request.overshoot) + len(self.text)
         if self.finish is None and len(self.ids) >= self.limit:
             self.finish = "length"
 
     def _look(self) -> None:
         """End the step at its first stop string."""
-        self._cut = bounded(self.said, self._since, self.request.stop, self.request.over)
+        self._cut = bounded(self.text, self._since, self.request.stop, self.request.overshoot)
         if self._cut is not None:
             self.finish = "stop"
 
     def candidate(self) -> Candidate:
         """The finished step."""
         assert self.finish is not None
-        step, over = self._cut or (self.request.over + self.said, "")
+        step, overshoot = self._cut or (self.request.overshoot + self.text, "")
         return Candidate(
-            step=step, said=self.said, finish=self.finish, tokens=len(self.ids), over=over, ids=tuple(self.ids),
+            step=step, text=self.text, finish=self.finish, tokens=len(self.ids), overshoot=overshoot, ids=tuple(self.ids),
             log_probs=tuple(self.log_probs), entropies=tuple(self.entropies), gaps=tuple(self.gaps),
         )  # fmt: skip
 
@@ -137,9 +137,9 @@ def ids_of(candidate: Candidate, vocabulary: Vocabulary) -> list[int]:
         vocabulary.symbols,
     )
     ours = len(candidate.ids) > 0 and all(0 <= token < len(symbols) for token in inner)
-    if ours and "".join([symbols[token] for token in inner]) == candidate.said:
+    if ours and "".join([symbols[token] for token in inner]) == candidate.text:
         return list(candidate.ids)
-    return vocabulary.encode(candidate.said)
+    return vocabulary.encode(candidate.text)
 
 
 def answered(request: Request, vocabulary: Vocabulary) -> list[int]:

@@ -131,8 +131,8 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
             steps = (*steps, step)
             if step.finish == "end":
                 break
-        assert "".join(step.step for step in steps) + steps[-1].over == "".join(
-            step.said for step in steps
+        assert "".join(step.step for step in steps) + steps[-1].overshoot == "".join(
+            step.text for step in steps
         )
     if pieces and block > 1:  # stops inside a block, whose rest never came back: `given` says so
         assert inside > 0
@@ -208,7 +208,7 @@ def test_the_ledger_of_blocks(pieces: bool) -> None:
 def test_a_step_that_was_carried_over_costs_nothing() -> None:
     model = loaded(pieces=True)
     before = Candidate(
-        "1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
+        "1>", "1>2>(", "stop", 3, overshoot="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
     )
     for generator in (BlockBackend(model), BlockBackend(model, block=1)):
         with ledger(model) as book:

@@ -79,10 +79,10 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
     """The same candidates, the numbers up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
-        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (
+        assert (a.step, a.text, a.overshoot, a.ids, a.finish, a.tokens) == (
             b.step,
-            b.said,
-            b.over,
+            b.text,
+            b.overshoot,
             b.ids,
             b.finish,
             b.tokens,
@@ -218,7 +218,7 @@ def test_one_token_at_a_time_is_the_whole_step(generator):
     ):
         steps = walk(generator, PROMPTS[1], 12, stop=Stop((), 1), first=i)
         assert ids_of(steps) == whole.ids
-        assert "".join(step.said for step in steps) == whole.said
+        assert "".join(step.text for step in steps) == whole.text
 
 
 @pytest.mark.parametrize("by", ["candidates", "seeds"])
@@ -299,11 +299,11 @@ def said(generator: StepBackend, stop: Stop, *partial: Candidate) -> Candidate:
 def test_stop_strings_across_and_inside_tokens():
     generator = parrot("a", ">", ">", "(", "b", ">(", "c")
     a = said(generator, Stop((">>(",)))
-    assert (a.step, a.over, a.tokens, a.finish) == ("a>>(", "", 4, "stop")
+    assert (a.step, a.overshoot, a.tokens, a.finish) == ("a>>(", "", 4, "stop")
     b = said(generator, Stop(), a)
-    assert (b.step, b.said, b.over, b.tokens) == ("b>", "b>(", "(", 2)
+    assert (b.step, b.text, b.overshoot, b.tokens) == ("b>", "b>(", "(", 2)
     c = said(generator, Stop(), a, b)
-    assert (c.step, c.said, c.over, c.finish) == ("(c", "c", "", "end")
+    assert (c.step, c.text, c.overshoot, c.finish) == ("(c", "c", "", "end")
     assert c.ids[-1] == 3
     assert c.tokens == len(c.ids) == len(c.log_probs) == 2
     with pytest.raises(BackendError, match="ended"):
@@ -316,12 +316,12 @@ def test_stop_strings_across_and_inside_tokens():
 def test_what_was_carried_over_may_be_a_step():
     generator = parrot("b", "><a><", "c", ">")
     a = said(generator, Stop())
-    assert (a.step, a.over) == ("b>", "<a><")
+    assert (a.step, a.overshoot) == ("b>", "<a><")
     reply = one(generator, prompt="(", partial=(a,), num=3)
     assert reply.candidates == (Candidate("<a>", "", "stop", 0, "<", (), (), (), ()),) * 3
     assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (0, 0, 3)
     b = said(generator, Stop(), a, reply.candidates[0])
-    assert (b.step, b.said, b.ids) == (
+    assert (b.step, b.text, b.ids) == (
         "<c>",
         "c>",
         tuple(generator.table.exactly(x)[0] for x in (b"c", b">")),
@@ -357,7 +357,7 @@ def test_characters_of_several_tokens():
     steps: list[Candidate] = []
     while not (steps and steps[-1].finish == "end"):
         steps.append(said(generator, Stop((), 1), *steps))
-    assert [step.said for step in steps] == [
+    assert [step.text for step in steps] == [
         "a",
         "",
         "",
@@ -372,7 +372,7 @@ def test_characters_of_several_tokens():
         "\ufffd",
     ]
     assert said(generator, Stop(("🙂", "é"))).step == "a🙂"
-    assert said(generator, Stop((">",)), *steps[:3]).said == "🙂é>"
+    assert said(generator, Stop((">",)), *steps[:3]).text == "🙂é>"
 
 
 def test_numbers_of_every_position_candidate_and_seed_are_new():
@@ -420,7 +420,7 @@ def test_a_template_that_agrees(generator):
     one(generator, prompt="compute 1", partial=tuple(steps), stop=Stop((), 1))
     hook.remove()
     assert tuple(seen[0][0].tolist()) == ids + ids_of(steps)
-    turns = [*turn, {"role": "assistant", "content": "".join(step.said for step in steps)}]
+    turns = [*turn, {"role": "assistant", "content": "".join(step.text for step in steps)}]
     wrong = generator.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
     assert generator.tokenizer.decode(wrong).endswith(
         f"{CLOSE}\n{OPEN}assistant\n"

@@ -20,7 +20,7 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     """The step that a model which says these tokens writes; None while it has not ended."""
-    partial = (Candidate("", "", "stop", 0, over=over),) if over else ()
+    partial = (Candidate("", "", "stop", 0, overshoot=over),) if over else ()
     step = Step(Request("", partial, stop=stop))
     for i, text in enumerate(tokens):
         if step.finish is None:
@@ -83,9 +83,9 @@ def test_steps_against_every_position(
     assert (candidate is None) == (expected is None)
     if candidate is None or expected is None:
         return
-    assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == expected
-    assert candidate.step + candidate.over == over + candidate.said
-    assert candidate.said == "".join(text for text in said[: candidate.tokens] if text is not EOS)
+    assert (candidate.step, candidate.overshoot, candidate.finish, candidate.tokens) == expected
+    assert candidate.step + candidate.overshoot == over + candidate.text
+    assert candidate.text == "".join(text for text in said[: candidate.tokens] if text is not EOS)
     assert candidate.ids == tuple(range(candidate.tokens))
     assert (
         candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids
@@ -101,11 +101,11 @@ def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -
         step = write(left, stop, over)
         assert step is not None
         steps.append(step)
-        left, over = left[step.tokens :], step.over
+        left, over = left[step.tokens :], step.overshoot
         assert len(steps) <= sum(map(len, tokens)) + 1
     assert (
         "".join(step.step for step in steps)
-        == "".join(step.said for step in steps)
+        == "".join(step.text for step in steps)
         == "".join(tokens)
     )
     assert sum(step.tokens for step in steps) == len(tokens) + 1
@@ -128,7 +128,7 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
 def test_cases() -> None:
     """The same by hand, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
-    assert (step.step, step.over, step.said, step.finish, step.tokens) == (
+    assert (step.step, step.overshoot, step.text, step.finish, step.tokens) == (
         "1)>",
         "(",
         "1)>(",
@@ -136,9 +136,9 @@ def test_cases() -> None:
         2,
     )
     step = write(["+", "9>1", "8"], stop_of(">"), over="(")
-    assert (step.step, step.over, step.tokens) == ("(+9>", "1", 2)
+    assert (step.step, step.overshoot, step.tokens) == ("(+9>", "1", 2)
     step = write(["never drawn"], stop_of(">"), over="2>3>")
-    assert (step.step, step.over, step.tokens, step.log_probs) == ("2>", "3>", 0, ())
+    assert (step.step, step.overshoot, step.tokens, step.log_probs) == ("2>", "3>", 0, ())
     assert write(["a", "b"], Stop((), 5)) is None
     assert write(["a", "b"], Stop((), 2)).finish == "length"
     assert write(["a", ">"], Stop((">",), 2)).finish == "stop"  # which comes before the cap
@@ -147,7 +147,7 @@ def test_cases() -> None:
     assert (
         write([">", EOS], Stop((">",), 9, 3)).finish == "end"
     )  # the model's own end is no stop string
-    assert write(["x\n", "\ny"], stop_of("\n\n")).over == "y"
+    assert write(["x\n", "\ny"], stop_of("\n\n")).overshoot == "y"
     assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
 
 
@@ -179,15 +179,18 @@ def test_a_model_ends_its_steps_there() -> None:
         )
         for over, candidate in [
             *(("", c) for c in reply.candidates),
-            *((c.over, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
+            *((c.overshoot, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
         ]:
             tokens: Texts = [
                 EOS if token == vocabulary.eos else vocabulary.symbols[token]
                 for token in candidate.ids
             ]
-            assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == brute(
-                tokens, stop, over
-            )
+            assert (
+                candidate.step,
+                candidate.overshoot,
+                candidate.finish,
+                candidate.tokens,
+            ) == brute(tokens, stop, over)
             assert candidate.tokens < 2 or brute(tokens[:-1], stop, over) is None  # and not before
             finishes.add(candidate.finish)
     assert finishes == {"stop", "end", "length"}

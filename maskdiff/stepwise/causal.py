@@ -64,7 +64,7 @@ class CausalBackend:
     def forget(self) -> None:
         """See `StepBackend`."""
         self.tree = self.model.tree()
-        self.size = 0
+        self.nodes = 0
         self.roots: dict[
             int, int
         ] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
@@ -88,7 +88,7 @@ class CausalBackend:
             BackendError: For one that is too long.
         """
         began = time.perf_counter()
-        if self.size * self.token_bytes > self.memory:
+        if self.nodes * self.token_bytes > self.memory:
             self.forget()
         paths = [
             [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
@@ -144,7 +144,7 @@ class CausalBackend:
 
         def added(parent: int, token: int, owner: int) -> int:
             new.append((parent, token, owner))
-            return self.size + len(new) - 1
+            return self.nodes + len(new) - 1
 
         for r, (session, path) in enumerate(zip(sessions, paths, strict=True)):
             if session not in self.roots:
@@ -165,7 +165,7 @@ class CausalBackend:
         if not new:
             return
         parents, tokens, owners = (list(column) for column in zip(*new, strict=True))
-        first = self.size
+        first = self.nodes
         log_p = self._extend(parents, tokens, deepest)
         self.after.update({first + i: row for i, row in enumerate(log_p)})
         for r in owners:
@@ -177,12 +177,12 @@ class CausalBackend:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
         keys = self.tree.cache.keys
         size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
-        passes = [len(new)] if len(new) <= size else _passes(parents, self.size, size)
+        passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
         pairs = zip(
             torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True
         )
         log_p = torch.cat([self.tree.extend(above, tokens) for above, tokens in pairs])
-        self.size += len(new)
+        self.nodes += len(new)
         return log_p
 
 
@@ -208,7 +208,7 @@ class _Nodes:
 
     def step(self, token: Tensor) -> Tensor:
         """See `CausalStream.step`."""
-        backend, first = self.backend, self.backend.size
+        backend, first = self.backend, self.backend.nodes
         new = [
             (row.node, own, row.owner) for row, own in zip(self.rows, token.tolist(), strict=True)
         ]

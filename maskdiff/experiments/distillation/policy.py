@@ -120,6 +120,8 @@ def draw_answers(
         strings: The answers, still empty.
         allowed: (size,) bool: ids that may be drawn.
     """
+    if not any(strings.limits):
+        return [()] * len(strings.limits)
     keys = keys.to(scores.device)
     noise = keyed_noise(keys, torch.zeros_like(keys), scores.shape[1])
     for _ in decode(stream, scores, strings, Batch(noise, allowed), Draw(temperature)):

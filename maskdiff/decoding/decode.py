@@ -1,8 +1,8 @@
 """Strings of a conditioned model: q until the prefix is covered, the model itself from there on.
 
-Temperature and truncation act on q, not on p: the prefix was typed, not drawn at that temperature, so
-histories are weighed by the model as it is. Penalties act on the model's logits, so they begin with
-the first token that the prefix does not ask for.
+Temperature and truncation act on q, not on p: the prefix was typed, not drawn at that temperature,
+so histories are weighed by the model as it is. Penalties act on the model's logits, so they begin
+with the first token that the prefix does not ask for.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Decoding:
         self._extend([string for string in self._under_way if string.node is None], None)
 
     def _begin(self, given: Sequence[Conditioned], keys: Tensor) -> list[_String]:
-        """All strings, each with its latent state, which is drawn like a token, but not truncated."""
+        """All strings with their latent states, drawn like tokens, but without top-k and min-p."""
         latent_states, strings = self.model.latent_states, []
         log_q = torch.stack([one.log_root for one in given])
         noise = next_token_noise(keys, torch.zeros_like(keys), log_q.shape[1])
@@ -152,7 +152,7 @@ class Decoding:
             strings.append(string)
         return strings
 
-    # ------------------------------------------------------------------------ the model, as a `CausalStream`
+    # ----------------------------------------------------------- the model, as a `CausalStream`
 
     def step(self, token: Tensor) -> Tensor:
         """See `CausalStream.step`; no model is asked while a string is inside its histories."""
@@ -208,7 +208,7 @@ class Decoding:
             scores[free] += torch.tensor([[strings[k].norm] for k in free], dtype=scores.dtype)
         return scores
 
-    # ------------------------------------------------------------------------------- the strings, as `Strings`
+    # --------------------------------------------------------------- the strings, as `Strings`
 
     @property
     def free(self) -> Tensor | None:
@@ -269,7 +269,7 @@ class Decoding:
             if looping and string.reason != STOP and not followed:  # else the loop is not the end
                 self._end(string, REPETITION)
 
-    # ------------------------------------------------------------------------------------------- results
+    # ------------------------------------------------------------------------------ the results
 
     def _behind(self, string: _String) -> bytes:
         """What stands behind the last token of a string that has ended by itself."""

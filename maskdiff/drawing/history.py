@@ -1,8 +1,8 @@
-"""`TokenHistory`: how often each token was written, and how the end of a text matches what is before it.
+"""`TokenHistory`: counts of the tokens so far, and matches of the end of a text with its past.
 
-Penalties, n-grams, DRY and loops read the same two tables. Pads, BOS, EOS and blanks never count, so
-nothing depends on the batch. In a parallel sampler the history is what is committed, on either side
-of a position.
+Penalties, n-grams, DRY and loops read the same two tables. Pads, BOS, EOS and blanks never count,
+so nothing depends on the batch. In a parallel sampler the history is what is committed, on either
+side of a position.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class TokenHistory:
         self.match[:, at] = 0  # a text does not match itself
 
     def followers(self, least: int) -> tuple[Tensor, Tensor]:
-        """(batch, n) tokens that followed a match of `least` tokens or more, else VOID; its length."""
+        """(batch, n) tokens after matches of `least` tokens or more, else VOID; their lengths."""
         length = self.match[:, : max(self.reach - 1, 0)]
         token = self.tokens[:, 1 : max(self.reach, 1)]
         return torch.where(length >= least, token, VOID), length

@@ -1,8 +1,8 @@
-"""From logits to a token: allowed symbols, penalties, temperature, top-k, top-p, min-p, and the draw.
+"""From logits to a token: allowed symbols, penalties, temperature, truncation, and the draw.
 
 Confidence, entropy and margin are of the untempered distribution over the allowed symbols.
-Temperature and truncation act on the draw alone, penalties on both. Everything is float32 or better:
-half precision never draws rare tokens (2409.02908).
+Temperature and truncation act on the draw alone, penalties on both. Everything is float32 or
+better: half precision never draws rare tokens (2409.02908).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`Penalties`: penalties of repetition, no-repeat n-grams and DRY, as every sampler applies them.
 
 They act on the model's logits, before anything is normalised; top-k and min-p act on the tempered
-distribution, like top-p. A ban that would leave nothing to draw is lifted: a canvas has to be filled.
+distribution, like top-p. A ban that would leave nothing to draw is lifted: a canvas has to be
+filled.
 """
 
 from __future__ import annotations

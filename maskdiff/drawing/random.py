@@ -1,11 +1,11 @@
 """Counter-based random numbers: a pure function of (key, counters), with no state.
 
 The result of a string depends on its own key alone, never on its batch, its padding or the device.
-Two uses of one (key, counters) tuple are the same number, so every use has its own `Purpose`. (Noise
-of training comes from a `torch.Generator`.)
+Two uses of one (key, counters) tuple are the same number, so every use has its own `Purpose`.
+(Noise of training comes from a `torch.Generator`.)
 
-The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014), chained over the counters; int64
-arithmetic wraps.
+The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014), chained over the counters;
+int64 arithmetic wraps.
 """
 
 from __future__ import annotations

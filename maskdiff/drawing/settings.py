@@ -14,7 +14,7 @@ from maskdiff.utils.arguments import real
 
 @dataclass(frozen=True)
 class Draw:
-    """How tokens are drawn from the distributions of a model; one value for all samplers and decoders.
+    """How tokens are drawn from the distributions of a model.
 
     Attributes:
         temperature: Of the distribution, in [0, 100]; 0 takes the likeliest token.
@@ -82,7 +82,7 @@ class Constraint(Protocol):
         """What may come next from left to right, for a canvas as in `condition`."""
 
     def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
-        """Raise CanvasError for the first string of a canvas, as in `condition`, that cannot fit."""
+        """Raise CanvasError for the first string of a canvas that cannot fit."""
 
 
 class NextSymbol(Protocol):

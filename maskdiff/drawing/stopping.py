@@ -61,7 +61,8 @@ class Stopping:
             if not ids or not text:
                 known = [own.decode(errors="replace") for own in table if own]
                 raise ConfigError(
-                    f"stop_token {quote(text)} is no token of the model; the nearest is {nearest(text, known)!r}"
+                    f"stop_token {quote(text)} is no token of the model; "
+                    f"the nearest is {nearest(text, known)!r}"
                 )
             tokens |= set(ids)
         texts = tuple(text.encode(errors="replace") for text in config.stop)

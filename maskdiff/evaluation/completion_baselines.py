@@ -1,8 +1,9 @@
 """What other tools do with typed text, as proposals for the next token that can be compared with the exact one.
 
-For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them in tests and the benchmark.
-Not for: completing anything. Easy to get wrong: a proposal that runs into a dead end, or forces tokens that never reach the end
-of the typed text, loses its mass: a comparison that renormalised what is left would flatter it.
+For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them
+in tests and the benchmark. Not for: completing anything. Easy to get wrong: a proposal that runs
+into a dead end, or forces tokens that never reach the end of the typed text, loses its mass: a
+comparison that renormalised what is left would flatter it.
 
 naive mask:      p(t | h) of the tokens that do not contradict the prefix, normalised at each step: no look-ahead
 position table:  looks ahead, with Z as a function of the bytes explained alone, found along one history for each of them
@@ -237,8 +238,8 @@ def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
 class Rejection:
     """What rejection sampling found and cost.
 
-    draws: strings until the last one that was accepted, or all of them if more were wanted. calls, positions: forward passes
-    and the tokens that they evaluated, for whole batches.
+    draws: strings until the last one that was accepted, or all of them if more were wanted. calls,
+    positions: forward passes and the tokens that they evaluated, for whole batches.
     """
 
     completions: list[Completion]

@@ -1,7 +1,7 @@
 """Our causal mode as a `Continuation`, and after prompts as a `CausalStream`.
 
-A length-conditioned model is one distribution for every length, so it has as many latent states; its
-string ends when it is full, and no token ends it before.
+A length-conditioned model is one distribution for every length, so it has as many latent states;
+its string ends when it is full, and no token ends it before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def token_table(vocabulary: Vocabulary, ends: bool, backwards: bool = False) -> TokenTable:
-    """The tokens of our vocabulary in UTF-8, reversed if `backwards`; with `ends`, EOS is an end."""
+    """The tokens of our vocabulary in UTF-8, reversed if `backwards`; `ends`: EOS is an end."""
     order = -1 if backwards else 1
     texts = tuple(None if text is None else text[::order] for text in vocabulary.utf8)
     return TokenTable(texts, (vocabulary.eos,) if ends else ())

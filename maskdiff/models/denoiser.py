@@ -1,8 +1,8 @@
 """`Denoiser`, what a sampler asks of a model, and the adapter of our model.
 
 It hides shifts, pads, segments, caches and precision from the samplers. Row i of the logits scores
-token i in both modes; in the causal mode it has seen only the tokens before i, so row 0 (BOS) has no
-meaning.
+token i in both modes; in the causal mode it has seen only the tokens before i, so row 0 (BOS) has
+no meaning.
 """
 
 from __future__ import annotations

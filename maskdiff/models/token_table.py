@@ -1,8 +1,8 @@
 """`TokenTable`: tokens as bytes, and the tokens that may follow what is left of a prefix.
 
-A special token has no text (None), whatever its name looks like, and never explains typed characters.
-A token whose text is empty (b"") is an ordinary one that may stand anywhere. Several tokens may have
-the same text.
+A special token has no text (None), whatever its name looks like, and never explains typed
+characters. A token whose text is empty (b"") is an ordinary one that may stand anywhere. Several
+tokens may have the same text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The text of every token id in bytes (None for a special token), and the ids that end a string.
+    """The text of every token id (None for a special token), and the ids that end a string.
 
     Raises:
         ValueError: If an ending token has a text, or no token has one.
@@ -60,7 +60,7 @@ class TokenTable:
         return list(self._ids.get(rest, ()))
 
     def inside(self, rest: bytes, whole: bool = False) -> list[int]:
-        """Ids of tokens whose non-empty text is a proper prefix of `rest` (if `whole`, or is it)."""
+        """Ids of tokens whose text is a proper prefix of `rest`, not empty (`whole`: or is it)."""
         most = min(self.longest, len(rest) if whole else len(rest) - 1)
         return [token for size in range(1, most + 1) for token in self._ids.get(rest[:size], ())]
 

@@ -112,10 +112,11 @@ class _CanvasStrings:
 
 @torch.no_grad()
 def causal_log_prob(denoiser: Denoiser, tokens: Tensor, length: Tensor) -> Tensor:
-    """(batch,) log p(string | its length) in nats under the causal mode: the sum over the inner symbols, in one evaluation.
+    """(batch,) log p(string | its length) under the causal mode, in nats, in one evaluation.
 
-    tokens (batch, width), length (batch,).  Divide by ``length - 2`` for nats per symbol.  Symbols that are never
-    sampled (MASK among them) have no probability: minus infinity.
+    The sum over the inner symbols of strings (batch, width) of lengths (batch,). Divide by
+    `length - 2` for nats per symbol. Symbols that are never sampled (MASK among them) have no
+    probability: minus infinity.
     """
     logits = denoiser(tokens, length, torch.zeros(len(length), device=length.device), True, None)
     log_probs = log_distribution(logits, allowed_symbols(tokens, denoiser.vocabulary))

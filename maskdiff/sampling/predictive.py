@@ -1,9 +1,8 @@
-"""The causal mode in parallel: fixed-point iteration on the autoregressive sample (2002.09928, 2305.10427).
+"""The causal mode in parallel: fixed-point iteration on its sample (2002.09928, 2305.10427).
 
-For: getting the very sample of ``Autoregressive`` in fewer evaluations, verifying a parallel draft, and using what a budget
-of causal evaluations can make certain.  Not for: better samples than the causal mode's.  Easy to get wrong: the noise.  With
-the Gumbel noise of every (position, symbol) fixed, the autoregressive sample is a *function* of the logits and the only fixed
-point of "redraw every token given the tokens before it"; with fresh noise there is no fixed point at all.
+With the Gumbel noise of every (position, symbol) fixed, the autoregressive sample is a function of
+the logits, and the only fixed point of "redraw every token given the tokens before it". With new
+noise there is no fixed point.
 """
 
 from __future__ import annotations
@@ -25,14 +24,15 @@ from maskdiff.sampling.stage import Stage, evaluations_left, first_true
 
 @dataclass(frozen=True)
 class Predictive(Stage):
-    """Redraw all tentative and blank tokens given the tokens before them until nothing changes.
+    """Redraws all tentative and blank tokens given the tokens before them until nothing changes.
 
-    Each evaluation makes at least one more token final: everything up to the first token that changed, itself included.
-    Tokens on the canvas are the draft; where they agree with the causal mode's draws they cost nothing.  Run to
-    convergence the result equals ``Autoregressive`` token for token (same keys, settings, and no token hidden between).
+    Each evaluation makes at least one more token final: everything up to the first token that
+    changed, itself included. Tokens on the canvas are the draft; where they agree with the draws of
+    the causal mode they cost nothing. Run to convergence the result equals `Autoregressive` token
+    for token (same keys, settings, and no token hidden between).
 
-    Out of budget (``steps`` in all, ``stage_steps`` of this stage): ``keep="all"`` leaves the last iterate, whose tail is tentative
-    and unverified; ``keep="final"`` blanks what is not final, for a parallel stage to fill.
+    Out of budget, `keep="all"` leaves the last iterate, whose tail is tentative and unverified;
+    `keep="final"` blanks what is not final, for a parallel stage to fill.
     """
 
     steps: int = 0  # evaluations of the string in all; 0: no limit
@@ -66,10 +66,12 @@ class Predictive(Stage):
         return Sample(canvas)
 
     def _redraw(self, denoiser: Denoiser, part: Canvas, final: Tensor, last: Tensor) -> Tensor:
-        """(batch, width) every token that is neither known nor final, drawn given the tokens before it.
+        """(batch, width) tokens; those neither known nor final are drawn given the tokens before.
 
-        Under a constraint what is not final after the ``last`` (batch,) evaluation is one joint draw, not the unverified tail.
+        Under a constraint the tail that is not final after the `last` (batch,) evaluation is drawn
+        jointly.
         """
+        # What may stand where.
         positions, vocabulary = _positions(part), denoiser.vocabulary
         logits = denoiser(part.tokens, part.length, torch.zeros_like(part.suspect), True, None)
         allowed, fitting = allowed_symbols(part.tokens, vocabulary), None
@@ -78,21 +80,22 @@ class Predictive(Stage):
             fitting = allowed & next_symbols(
                 self.draw.constraint.mask(part.tokens, ~part.known, part.length), part.tokens
             )
-            fitting = torch.where(
-                fitting.any(-1, keepdim=True), fitting, allowed
-            )  # behind a misfit nothing fits
+            # After a misfit nothing fits.
+            fitting = torch.where(fitting.any(-1, keepdim=True), fitting, allowed)
         fitting = allowed if fitting is None else fitting
+
+        # Draw every token.
         noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
         if self.draw.penalties.penalise:
             visible = ~is_blank(part.tokens, vocabulary)
-            soft = (
-                self.draw.constraint is not None
-            )  # what is drawn jointly at the end may need what is banned
+            soft = self.draw.constraint is not None  # the joint draw may need a banned token
             logits = self.draw.penalties.shape_canvas(
                 logits, part, visible, fitting, causal=True, soft=soft
             )
         log_probs = log_distribution(logits, fitting)
         tokens = torch.where(open_, self.draw.tokens(log_probs, noise), part.tokens)
+
+        # The tail that no evaluation will verify.
         tail = (
             open_
             & last[:, None]
@@ -114,7 +117,7 @@ class Predictive(Stage):
 
     @staticmethod
     def _skip_known(canvas: Canvas, start: Tensor) -> Tensor:
-        """(batch,) first position from ``start`` on that is not known; the length, if there is none."""
+        """(batch,) first position from `start` on that is not known, else the length."""
         open_ = ~canvas.known & (_positions(canvas) >= start[:, None])
         return first_true(open_, canvas.length)
 

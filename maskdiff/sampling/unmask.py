@@ -1,9 +1,9 @@
-"""The one unmasking loop: propose, reshape, choose, commit, perhaps hide again, until nothing is blank.
+"""`Unmask`, the one unmasking loop: propose, reshape, choose, commit, until nothing is blank.
 
-For: every sampler that fills blanks in parallel.  MaskGIT, ancestral sampling, naive refinement, the orders, the adaptive
-schedules, ReMDM, self-conditioning and the two halves of coarse-to-fine are settings.  Not for: the causal mode.  Easy to
-get wrong: per-string clocks.  Strings of one batch have their own number of blanks, evaluations and random numbers, and a
-finished string leaves the batch, so that neither its result nor its count depends on its batch mates.
+MaskGIT, ancestral sampling, naive refinement, the orders, the adaptive schedules, ReMDM,
+self-conditioning and the two halves of coarse-to-fine are its settings. Each string of a batch has
+its own number of blanks, evaluations and random numbers, and leaves the batch when it is finished,
+so that neither its result nor its count depends on the other strings.
 """
 
 from __future__ import annotations
@@ -41,27 +41,35 @@ Coupled = Literal["off", "able", "on"]
 
 @dataclass(frozen=True)
 class Unmask(Stage):
-    """Fill the blanks of a canvas; see the fields for what is a setting.
+    """Fills the blanks of a canvas.
 
-    Raises ``ConfigError`` for settings that make no sampler.
+    Raises:
+        ConfigError: For settings that make no sampler.
     """
 
     order: str = "confidence"  # which blanks first; a name in ORDERS
     schedule: Schedule = field(default_factory=Cosine)  # how many at an evaluation
-    steps: int = 12  # evaluations of the string in all, earlier stages included; 0: no limit, so one token (or the bound) each
+    # Evaluations of the string, earlier stages included; 0: no limit, so one token each (or what
+    # the bound of the schedule allows).
+    steps: int = 12
     stage_steps: int = 0  # evaluations of this stage alone; 0: as many as `steps` leaves
     draw: Draw = field(default_factory=Draw)  # penalties see what is committed, on either side
-    choice_temperature: float = (
-        0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
-    )
-    spacing: int = 0  # prefer to commit positions more than this far apart; not when coupled: then neighbours agree
-    window: int = 0  # commit only among this many first blanks (more where the schedule asks for more); 0: all
-    fresh: bool = False  # new token noise at every evaluation (always, under a constraint); else that of the causal mode
+    # Gumbel noise on the score of the order, falling to 0 over the run (MaskGIT's tau).
+    choice_temperature: float = 0.0
+    # Prefer positions more than this far apart; not when coupled, where neighbours agree.
+    spacing: int = 0
+    # Commit only among this many first blanks (more where the schedule asks for more); 0: all.
+    window: int = 0
+    # New token noise at every evaluation (always, under a constraint); else the causal mode's.
+    fresh: bool = False
     remask: Remask | None = None  # which tentative tokens to hide again (ReMDM)
-    rewrite: bool = False  # write every tentative token anew at every evaluation (naive refinement); needs a budget
-    self_condition: bool = False  # show the denoiser its previous prediction of what is blank
-    coupled: Coupled = "off"  # show the denoiser the noise of the draw, and take the token that it then thinks will be drawn
-    sigma: Sigma = "suspect"  # noise level told to the denoiser: the canvas's, the clock's (the reference), share of blanks
+    # Replace every tentative token at every evaluation (naive refinement); needs a budget.
+    rewrite: bool = False
+    self_condition: bool = False  # show the denoiser its previous prediction of the blanks
+    # Show the denoiser the noise of the draw, and take the token that it predicts to be drawn.
+    coupled: Coupled = "off"
+    # Noise level passed to the denoiser: the canvas's, the clock's, or the share of blanks.
+    sigma: Sigma = "suspect"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +83,8 @@ class Unmask(Stage):
             self.draw.top_p < 1.0 or self.draw.symbols != "plain" or self.draw.penalties.active
         ):
             raise ConfigError(
-                "a coupled draw knows the whole plain distribution: give top_p 1, and no penalties, top_k or min_p"
+                "a coupled draw knows the whole plain distribution: give top_p 1, and no "
+                "penalties, top_k or min_p"
             )
 
     @torch.no_grad()
@@ -127,7 +136,7 @@ class Unmask(Stage):
             elapsed += 1
 
     def _free(self, canvas: Canvas, denoiser: Denoiser) -> Tensor:
-        """(batch, width) positions that may be written now."""
+        """(batch, width) bool: positions that may be written now."""
         blank = is_blank(canvas.tokens, denoiser.vocabulary, self.draw.symbols)
         return ~canvas.known & (blank | self.rewrite)
 
@@ -141,16 +150,19 @@ class Unmask(Stage):
         memory: _Memory,
         committed: Committed | None,
     ) -> Canvas:
-        """One evaluation of strings ``rows`` and what it commits; the canvas after it."""
+        """The canvas after one evaluation of strings `rows`."""
+        # What is blank, and the noise of the draws.
         part, clock, quota = canvas[rows].trim(), _at(clock, rows), quota[rows]
         width = part.tokens.shape[1]
         free, chosen_at = self._free(part, denoiser), memory.log_prob[rows, :width]
         when, symbols = clock.step + 1 if self.fresh else 0, len(denoiser.vocabulary)
         noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
+
+        # Propose a token for every position.
         coupled = self._couples(denoiser)
         log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
         if self.draw.constraint is not None:
-            # Always new numbers: those of an earlier evaluation have shaped what was committed then.
+            # Always new numbers: those of an earlier evaluation shaped what was committed then.
             spans = (
                 None
                 if coupled or not self.draw.temperature
@@ -161,6 +173,8 @@ class Unmask(Stage):
             )
         else:
             candidate = self.draw.tokens(log_probs, None if coupled else noise)
+
+        # Choose the positions to hide and to commit.
         hide = torch.zeros_like(free)
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
@@ -179,6 +193,8 @@ class Unmask(Stage):
         commit = eligible & (place < count[:, None])
         if committed is not None:
             committed(rows, commit, candidate, log_probs)
+
+        # Write.
         tokens = torch.where(commit, candidate, part.tokens)
         tokens = torch.where(hide, denoiser.vocabulary.mask, tokens)
         memory.log_prob[rows, :width] = torch.where(
@@ -190,7 +206,7 @@ class Unmask(Stage):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The optional inputs that a denoiser must read for these settings to mean anything."""
+        """The optional inputs that the denoiser must read."""
         wanted = {"previous": self.self_condition, "noise": self.coupled == "on"}
         return frozenset(name for name, used in wanted.items() if used)
 
@@ -198,13 +214,14 @@ class Unmask(Stage):
         for name in sorted(self.needs):
             if not reads(denoiser, name):
                 raise ConfigError(
-                    f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model"
+                    f"this sampler needs a model trained with {INPUTS[name]}; "
+                    "choose another sampler or model"
                 )
         if self.draw.symbols in ("skeleton", "fill") and denoiser.vocabulary.digit is None:
             raise ConfigError("skeletons need a language with <DIGIT>; choose another sampler")
 
     def _couples(self, denoiser: Denoiser) -> bool:
-        """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""
+        """Whether draws are coupled, for which the model was trained on plain distributions."""
         usual = (
             self.draw.top_p == 1.0
             and self.draw.temperature > 0
@@ -222,9 +239,10 @@ class Unmask(Stage):
         memory: _Memory,
         noise: Tensor | None,
     ) -> Tensor:
-        """(batch, width, vocab) log-probabilities of what may be written, from one call of the denoiser.
+        """(batch, width, vocab) log-probabilities of the symbols, from one call of the denoiser.
 
-        Given the noise of the draw they are those of the token that will be drawn: argmax(log p + temperature * noise).
+        With the noise of the draw they are of argmax(log p + temperature * noise), the token that
+        will be drawn.
         """
         vocabulary, width = denoiser.vocabulary, part.tokens.shape[1]
         shown = as_shown(part.tokens, vocabulary, self.draw.symbols)
@@ -257,7 +275,7 @@ class Unmask(Stage):
         return log_probs
 
     def _level(self, part: Canvas, clock: Clock) -> Tensor:
-        """(batch,) noise level told to the denoiser."""
+        """(batch,) noise level passed to the denoiser."""
         before = (clock.total - clock.left) / clock.total  # share of the run that is over
         levels = {
             "suspect": part.suspect,
@@ -270,12 +288,12 @@ class Unmask(Stage):
 
 @dataclass
 class _Memory:
-    """What the loop remembers of earlier evaluations, beside the canvas."""
+    """Results of earlier evaluations."""
 
-    log_prob: Tensor  # (batch, width) log-probability of each tentative token when it was committed; 0 if another stage did
-    previous: (
-        Tensor | None
-    )  # (batch, width, vocab) probabilities of the last evaluation, with self-conditioning
+    # (batch, width) log p of each tentative token when it was committed; 0 in another stage
+    log_prob: Tensor
+    # (batch, width, vocab) probabilities of the last evaluation, with self-conditioning
+    previous: Tensor | None
 
     @classmethod
     def of(cls, canvas: Canvas, vocab_size: int, self_condition: bool) -> _Memory:

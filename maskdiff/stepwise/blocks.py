@@ -1,8 +1,8 @@
 """Our bidirectional mode as a backend: blanks after what is there are filled block by block.
 
-Semi-autoregressive, as in block diffusion (2503.09573) and LLaDA (2502.09992). Within a block tokens
-are committed in the order of confidence, so the log-probability of a step is a sum over that order,
-and leaves out the tokens of the block beyond the end of the step, which it may have seen.
+Semi-autoregressive, as in block diffusion (2503.09573) and LLaDA (2502.09992). Within a block
+tokens are committed in the order of confidence, so the log-probability of a step is a sum over that
+order, and leaves out the tokens of the block beyond the end of the step, which it may have seen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Our causal mode as a backend: it continues the very ids of a partial answer.
 
 Keys and values are kept between steps. The partial answer is never tokenised again; another cut of
-the same text would be another history. The last token of a step is evaluated with the step after it,
-if there is one, so the last token of an answer costs nothing.
+the same text would be another history. The last token of a step is evaluated with the step after
+it, if there is one, so the last token of an answer costs nothing.
 """
 
 from __future__ import annotations
@@ -39,12 +39,17 @@ LONGEST = 16_384  # tokens of prompt and answer
 class CausalBackend:
     """Implements `StepBackend` by the causal mode of a denoiser that ends its strings itself.
 
-    Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not shared between them, so that
-    `forward_tokens` is what any backend with a key/value cache spends. Raises ConfigError for a model that is told the
-    length, or predicts no next token.
+    Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not
+    shared between them, so that `forward_tokens` is the cost of any backend with a key/value cache.
 
-    memory: bytes of what is kept between requests. A call of `next_step` adds `token_bytes` for
-    each token of its own.
+    Args:
+        loaded: A model that is not length-conditioned, and predicts the next token.
+        name: Of the backend.
+        memory: Bytes of what is kept between requests. A call of `next_step` adds `token_bytes` for
+            each token of its own.
+
+    Raises:
+        ConfigError: For another model.
     """
 
     capabilities = Capabilities(
@@ -54,8 +59,9 @@ class CausalBackend:
     def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
         if loaded.length_conditioned:
             raise ConfigError(
-                "this model is told how long its strings are, so it cannot go on from half an answer; "
-                "take one trained with causal_length: false, such as checkpoints/arithmetic-steps.pt"
+                "this model is told how long its strings are, so it cannot go on from half an "
+                "answer; take one trained with causal_length: false, such as "
+                "checkpoints/arithmetic-steps.pt"
             )
         self.name, self.vocabulary, self.memory = name, loaded.vocabulary, memory
         self.model = CausalModel(loaded.denoiser, loaded.lengths)
@@ -65,15 +71,12 @@ class CausalBackend:
         """See `StepBackend`."""
         self.tree = self.model.tree()
         self.nodes = 0
-        self.roots: dict[
-            int, int
-        ] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
-        self.children: dict[
-            tuple[int, int], int
-        ] = {}  # (parent, token) -> node, of prompts and of what was drawn
-        self.after: dict[
-            int, Tensor
-        ] = {}  # node -> (vocab,) log-probabilities of what may follow it
+        # Session -> node of its BOS: answers share nothing, so none makes another cheaper.
+        self.roots: dict[int, int] = {}
+        # (parent, token) -> node, of prompts and of what was drawn.
+        self.children: dict[tuple[int, int], int] = {}
+        # Node -> (vocab,) log-probabilities of the next token.
+        self.after: dict[int, Tensor] = {}
 
     @property
     def token_bytes(self) -> int:
@@ -174,7 +177,7 @@ class CausalBackend:
             spent[r]["calls"] += 1
 
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
-        """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
+        """(n, vocab) log-probabilities after new nodes; a pass gathers a bounded number of keys."""
         keys = self.tree.cache.keys
         size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
         passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)

@@ -1,8 +1,8 @@
 """The next step of an answer while a backend writes it: its tokens, their figures, and its end.
 
-Random numbers are a function of the seed of the request, the number of the candidate, the position in
-the answer and the symbol, so that a step that is written token by token, or in another batch, is the
-same step. Log-probabilities are those of the model, before temperature.
+Random numbers are a function of the seed of the request, the number of the candidate, the position
+in the answer and the symbol, so that a step that is written token by token, or in another batch, is
+the same step. Log-probabilities are those of the model, before temperature.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Step:
             self._look()
 
     def add(self, token: int, figures: tuple[float, float, float], text: str, ends: bool) -> None:
-        """Append a token, with its log-probability, entropy and gap; `ends` if it ends the answer."""
+        """Append a token with its log-probability, entropy and gap; `ends`: it ends the answer."""
         self.ids.append(token)
         for values, value in zip((self.log_probs, self.entropies, self.gaps), figures, strict=True):
             values.append(value)
@@ -85,8 +85,9 @@ class Step:
         assert self.finish is not None
         step, overshoot = self._cut or (self.request.overshoot + self.text, "")
         return Candidate(
-            step=step, text=self.text, finish=self.finish, tokens=len(self.ids), overshoot=overshoot, ids=tuple(self.ids),
-            log_probs=tuple(self.log_probs), entropies=tuple(self.entropies), gaps=tuple(self.gaps),
+            step=step, text=self.text, finish=self.finish, tokens=len(self.ids),
+            overshoot=overshoot, ids=tuple(self.ids), log_probs=tuple(self.log_probs),
+            entropies=tuple(self.entropies), gaps=tuple(self.gaps),
         )  # fmt: skip
 
 
@@ -128,9 +129,12 @@ def symbol(vocabulary: Vocabulary) -> Piece:
 
 
 def ids_of(candidate: Candidate, vocabulary: Vocabulary) -> list[int]:
-    """The ids of a candidate: those that were drawn, if they spell in `vocabulary` what was said, else how it cuts that.
+    """The ids of a candidate if they spell its text, else the tokens of its text.
 
-    A candidate of another backend has no ids, or those of another vocabulary. Raises ParseError for foreign symbols.
+    A candidate of another backend has no ids, or those of another vocabulary.
+
+    Raises:
+        ParseError: For foreign symbols.
     """
     inner, symbols = (
         [token for token in candidate.ids if token != vocabulary.eos],

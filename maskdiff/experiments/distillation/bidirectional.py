@@ -1,9 +1,10 @@
 """A teacher that sees a whole answer at once: it hides the tokens that it doubts, and writes them anew in their places.
 
-Its own answer has as many tokens as the student's, so that places stay aligned, where a teacher who writes from left to right
-shifts everything behind its first change. For: `BidirectionalTeacher.revise`. Not for: judging; the places of the revised
-answer are scored by the causal mode like any other answer's. Easy to get wrong: a visible token is right by assumption of the
-training, so that doubt is measured with the token hidden, some of them at a time.
+Its own answer has as many tokens as the student's, so that places stay aligned, where a teacher who
+writes from left to right shifts everything behind its first change. For:
+`BidirectionalTeacher.revise`. Not for: judging; the places of the revised answer are scored by the
+causal mode like any other answer's. Easy to get wrong: a visible token is right by assumption of
+the training, so that doubt is measured with the token hidden, some of them at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from maskdiff.sampling.unmask import Unmask
 class BidirectionalTeacher:
     """The bidirectional mode of a model, as a reviser of answers.
 
-    groups: evaluations of an answer in which every token is hidden once; more hide fewer at a time. doubt: tokens of less
-    probability are written anew, the least certain first, of an answer's tokens at most the share `most`.
+    groups: evaluations of an answer in which every token is hidden once; more hide fewer at a time.
+    doubt: tokens of less probability are written anew, the least certain first, of an answer's
+    tokens at most the share `most`.
     """
 
     policy: OwnPolicy

@@ -1,7 +1,8 @@
 """Our causal mode as a policy: a model of `arithmetic-corrections`, in any vocabulary of pieces.
 
-For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the pieces of this language end at
-its marks, so that a prompt, an attempt and feedback put together as ids are cut just as their text is.
+For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the
+pieces of this language end at its marks, so that a prompt, an attempt and feedback put together as
+ids are cut just as their text is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Teachers whose fault is known, and a small policy of tables: what the experiments must find, and must not.
 
-For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests. Not for: anything learned
-from language. Easy to get wrong: a fault that only begins somewhere would be found by looking for the first difference; here
-every place is disturbed by a random amount, and from the onset on by more.
+For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests.
+Not for: anything learned from language. Easy to get wrong: a fault that only begins somewhere would
+be found by looking for the first difference; here every place is disturbed by a random amount, and
+from the onset on by more.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def corrupted(
 ) -> Tensor:
     """Logits of a teacher who agrees but for noise: with probability q a token is any, q log-normal about 0.02 at every place.
 
-    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys (batch,) of the noise. From
-    decile `onset` of each answer on (1 to 9; None: nowhere) q is about `strong` instead. The divergence at a place depends
-    little on how certain the student is.
+    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys
+    (batch,) of the noise. From decile `onset` of each answer on (1 to 9; None: nowhere) q is about
+    `strong` instead. The divergence at a place depends little on how certain the student is.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
@@ -93,8 +94,8 @@ class _TableStream:
 class PlantedPolicy:
     """A table of what follows each token. As a teacher (behind feedback) it is `corrupted` from decile `onset` on.
 
-    Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last token of the vocabulary
-    takes something back. Implements `Policy`.
+    Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last
+    token of the vocabulary takes something back. Implements `Policy`.
     """
 
     large = False

@@ -1,8 +1,9 @@
 """What the experiments ask of a model, as student and as teacher: prompts, draws, and logits of given answers.
 
-For: the protocol `Policy` and plain values around it. Not for: any model (`own.py`, `hugging_face.py`, `planted.py`), or what
-is learned. Easy to get wrong: an answer is the ids that were drawn, its end included if it came to one; it is put behind a
-prompt as ids, and never made of text again, which might be cut otherwise.
+For: the protocol `Policy` and plain values around it. Not for: any model (`own.py`,
+`hugging_face.py`, `planted.py`), or what is learned. Easy to get wrong: an answer is the ids that
+were drawn, its end included if it came to one; it is put behind a prompt as ids, and never made of
+text again, which might be cut otherwise.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Judge(Protocol):
 class Policy(Judge, Protocol):
     """A causal language model that is asked problems. Student and teacher are the same policy behind different prompts.
 
-    name: of the model. size: ids of its vocabulary. backtracking: ids of tokens that take something back, or begin to. large:
-    whether the defaults of large models are meant for it. Training changes the weights in place.
+    name: of the model. size: ids of its vocabulary. backtracking: ids of tokens that take something
+    back, or begin to. large: whether the defaults of large models are meant for it. Training
+    changes the weights in place.
     """
 
     name: str
@@ -59,8 +61,8 @@ class Policy(Judge, Protocol):
     ) -> Ids:
         """What an answer stands behind: the problem, or with an earlier attempt at it, or with what was said of that, or both.
 
-        Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises UserError where it is too
-        long.
+        Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises
+        UserError where it is too long.
         """
         ...
 
@@ -73,8 +75,8 @@ class Policy(Judge, Protocol):
     ) -> list[Ids]:
         """An answer to every prompt, of at most `limit` tokens; at temperature 0 the likeliest token each time.
 
-        Token t of an answer is argmax(log p / T + Gumbel noise of (its key, t, symbol)), so that it depends on nothing else of
-        the batch, and prompts that share a key share their luck.
+        Token t of an answer is argmax(log p / T + Gumbel noise of (its key, t, symbol)), so that it
+        depends on nothing else of the batch, and prompts that share a key share their luck.
         """
         ...
 

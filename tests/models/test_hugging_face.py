@@ -97,8 +97,8 @@ def network(
 def plain(model: HuggingFaceModel, path: list[int]) -> torch.Tensor:
     """log p(next token) after the context and a path, evaluated alone."""
     with torch.no_grad():
-        logits = model.model(torch.tensor([[*model.context, *path]])).logits[0, -1].double()
-    logits[model.barred] = -math.inf
+        logits = model.model.module(torch.tensor([[*model.context, *path]])).logits[0, -1].double()
+    logits[model.model.barred] = -math.inf
     return logits.log_softmax(-1)
 
 
@@ -177,13 +177,14 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
 def test_log_probabilities_and_norms_are_the_logits(dtype):
     """Penalties act on what the head says: see `Reader`."""
     model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
-    reader, drawn = model.reader(), ~model.barred
+    reader, drawn = model.reader(), ~model.model.barred
     rows = [reader.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
     norms = [reader.norm]
     rows += [reader.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
     norms += [reader.norm]
     said = torch.cat(rows) + torch.cat(norms)[:, None]
-    raw = model.logits([*model.context, 65, 66, 67], 4).double()[[0, 1, 2, 3, 0]]
+    ids = torch.tensor([[*model.context, 65, 66, 67]])
+    raw = model.model.logits(ids, None, 4).logits[0].double()[[0, 1, 2, 3, 0]]
     torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
     assert float(torch.cat(norms).abs().min()) > 0.1
 
@@ -465,7 +466,7 @@ def test_what_is_not_understood():
 
 def test_a_window_as_long_as_the_string():
     model = HuggingFaceModel(network(sliding()), byte_level(), 7)
-    assert model.model.config.layer_types == ["full_attention", "sliding_attention"]
+    assert model.model.module.config.layer_types == ["full_attention", "sliding_attention"]
     path, crowd = [40, 41, 42, 43, 44, 45], [0] * 12  # the row is longer than the window
     parents, tokens = [ROOT, 0, *crowd, 1, 14, 15, 16, 17], [0, 40, *[50] * 12, *path[1:]]
     rows = model.reader().extend(torch.tensor(parents), torch.tensor(tokens))

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 import torch
 
 from maskdiff.errors import CheckpointError, ConfigError
-from maskdiff.stepwise import hugging_face
+from maskdiff.models.hugging_face import GrowingRows
 from maskdiff.stepwise.hugging_face import HuggingFaceBackend, load
 from maskdiff.stepwise.protocol import (
     BackendError,
@@ -95,7 +95,7 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
 def test_steps_are_what_generate_writes(folder, chat):
     generator = load(folder, chat=chat)
     assert generator.capabilities.chat == chat
-    assert (generator.name, generator.chat, generator.template_agrees, generator.caches) == (
+    assert (generator.name, generator.prompts.chat, generator.prompts.agrees, generator.model.caches) == (
         folder.name,
         chat,
         True,
@@ -103,9 +103,9 @@ def test_steps_are_what_generate_writes(folder, chat):
     )
     barred = [i for i, text in enumerate(generator.table.texts) if text is None and i != 3]
     for prompt in PROMPTS:
-        ids = generator.prompt_ids(prompt)
+        ids = generator.prompts.ids(prompt)
         given = torch.tensor([ids])
-        whole = generator.model.generate(
+        whole = generator.model.module.generate(
             given,
             attention_mask=torch.ones_like(given),
             do_sample=False,
@@ -125,10 +125,10 @@ def test_log_probabilities_are_those_of_one_pass(folder, dtype, near):
     generator = load(folder, dtype=dtype)
     for prompt in PROMPTS[:4]:
         steps = walk(generator, prompt, 30, stop=Stop((">", " "), 6), seed=5)
-        ids, before = ids_of(steps), generator.prompt_ids(prompt)
+        ids, before = ids_of(steps), generator.prompts.ids(prompt)
         with torch.no_grad():
             logits = (
-                generator.model(torch.tensor([before + ids]))
+                generator.model.module(torch.tensor([before + ids]))
                 .logits[0, len(before) - 1 : -1]
                 .double()
             )
@@ -239,7 +239,7 @@ def test_draws_follow_the_softmax(by):
         ]
     with torch.no_grad():
         logits = (
-            generator.model(torch.tensor([generator.prompt_ids(PROMPTS[0])])).logits[0, -1].double()
+            generator.model.module(torch.tensor([generator.prompts.ids(PROMPTS[0])])).logits[0, -1].double()
         )
     logits[[text is None and i != 3 for i, text in enumerate(generator.table.texts)]] = -torch.inf
     p, other = (logits / temperature).softmax(-1), (logits / temperature / 1.2).softmax(-1)
@@ -284,7 +284,7 @@ def parrot(*pieces: str | bytes | int) -> HuggingFaceBackend:
         for x in pieces
     ]
     generator = HuggingFaceBackend(Parrot([*script, *[3] * ROOM]), byte_level(None), "parrot")
-    assert not generator.caches
+    assert not generator.model.caches
     return generator
 
 
@@ -378,7 +378,7 @@ def test_characters_of_several_tokens():
 def test_numbers_of_every_position_candidate_and_seed_are_new():
     """20 tokens of 16 candidates from a flat distribution: about 198 of some 307 tokens are drawn, give or take 7."""
     generator = parrot()
-    generator.model.forward = lambda input_ids, use_cache=False: SimpleNamespace(
+    generator.model.module.forward = lambda input_ids, use_cache=False: SimpleNamespace(
         logits=torch.zeros(*input_ids.shape, SIZE)
     )
     replies = generator.next_step(
@@ -400,20 +400,20 @@ def test_special_tokens_are_not_drawn():
 
 
 def test_a_template_that_agrees(generator):
-    ids = generator.prompt_ids("compute 1")
+    ids = generator.prompts.ids("compute 1")
     text = f"{OPEN}user\ncompute 1{CLOSE}\n{OPEN}assistant\n"
     turn = [{"role": "user", "content": "compute 1"}]
     assert (
         list(ids)
-        == generator.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+        == generator.model.tokens.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
     )
-    assert generator.tokenizer.decode(ids) == text
+    assert generator.model.tokens.tokenizer.decode(ids) == text
     steps = [
         step for step in walk(generator, "compute 1", 8, stop=Stop((), 4)) if step.finish != "end"
     ]
     assert steps
     seen = []
-    hook = generator.model.register_forward_pre_hook(
+    hook = generator.model.module.register_forward_pre_hook(
         lambda _, args, given: seen.append(given["input_ids"]), with_kwargs=True
     )
     generator.forget()
@@ -421,8 +421,8 @@ def test_a_template_that_agrees(generator):
     hook.remove()
     assert tuple(seen[0][0].tolist()) == ids + ids_of(steps)
     turns = [*turn, {"role": "assistant", "content": "".join(step.said for step in steps)}]
-    wrong = generator.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-    assert generator.tokenizer.decode(wrong).endswith(
+    wrong = generator.model.tokens.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert generator.model.tokens.tokenizer.decode(wrong).endswith(
         f"{CLOSE}\n{OPEN}assistant\n"
     )  # silently, another turn
     assert (wrong.count(3), wrong[: len(ids)]) == (ids.count(3) + 1, list(ids))
@@ -433,12 +433,12 @@ def test_templates_that_do_not_agree():
     model = network()
     agreed = HuggingFaceBackend(model, byte_level())
     strips = HuggingFaceBackend(model, byte_level(STRIPS))
-    assert agreed.template_agrees
-    assert not strips.template_agrees
-    assert strips.prompt_ids(" compute 1") == agreed.prompt_ids("compute 1")
+    assert agreed.prompts.agrees
+    assert not strips.prompts.agrees
+    assert strips.prompts.ids(" compute 1") == agreed.prompts.ids("compute 1")
     thinks = HuggingFaceBackend(model, byte_level(THINKS))
-    assert not thinks.template_agrees
-    assert thinks.tokenizer.decode(thinks.prompt_ids("hm")).endswith(
+    assert not thinks.prompts.agrees
+    assert thinks.model.tokens.tokenizer.decode(thinks.prompts.ids("hm")).endswith(
         f"{OPEN}assistant\n<think>\n\n</think>\n\n"
     )
     same(walk(strips, "compute 1", 12), walk(agreed, "compute 1", 12))
@@ -447,17 +447,17 @@ def test_templates_that_do_not_agree():
         byte_level(PLAIN.replace("user", "").replace("m.role", "who")),
         template={"who": "me"},
     )
-    assert told.tokenizer.decode(told.prompt_ids("hm")).startswith(f"{OPEN}me\nhm")
+    assert told.model.tokens.tokenizer.decode(told.prompts.ids("hm")).startswith(f"{OPEN}me\nhm")
     changes = TURNS.replace("ANSWER", "m.content | replace('\n', '..')")
     for template in (
         changes,
         TURNS.replace("ANSWER", "'no content'"),
         "{{ raise_exception('not me') }}",
     ):
-        with pytest.raises(BackendError, match="template") as error:
+        with pytest.raises(ConfigError, match="template") as error:
             HuggingFaceBackend(model, byte_level(template))
         assert "\n" not in str(error.value)
-        assert not HuggingFaceBackend(model, byte_level(template), chat=False).chat
+        assert not HuggingFaceBackend(model, byte_level(template), chat=False).prompts.chat
 
 
 def test_what_is_spent_is_what_is_run(folder):
@@ -468,7 +468,7 @@ def test_what_is_spent_is_what_is_run(folder):
         counted[1] += 1
 
     requests = requests_at_random(load(folder), 24)
-    generator.model.register_forward_pre_hook(count, with_kwargs=True)
+    generator.model.module.register_forward_pre_hook(count, with_kwargs=True)
     total = Spent()
     for i in range(0, 24, 4):
         replies = generator.next_step(requests[i : i + 4])
@@ -482,7 +482,7 @@ def test_only_new_tokens_are_run(generator):
     prompt, stop = PROMPTS[2], Stop(tuple("abcdefghijklmnop"), 25, 2)
     first = one(generator, prompt=prompt, num=8, stop=stop)
     steps = [step for step in first.candidates if step.finish == "stop"]
-    before = len(generator.prompt_ids(prompt))
+    before = len(generator.prompts.ids(prompt))
     assert first.spent.forward_tokens == before + sum(step.tokens - 1 for step in first.candidates)
     more = one(generator, prompt=prompt, first=8, stop=stop)
     assert more.spent.forward_tokens == more.candidates[0].tokens - 1
@@ -524,7 +524,7 @@ def test_what_is_kept(generator):
     ).candidates
     assert {step.finish for step in steps} >= {"stop", "length"}
     [group] = generator._kept.groups.values()
-    ids = generator.prompt_ids(PROMPTS[0])
+    ids = generator.prompts.ids(PROMPTS[0])
     assert set(group) == {ids, *((*ids, *step.ids[:-1]) for step in steps if step.finish == "stop")}
 
 
@@ -532,8 +532,8 @@ def test_positions_end(generator):
     with pytest.raises(BackendError, match=str(ROOM)) as error:
         one(generator, prompt="日本 " * 90)
     assert "\n" not in str(error.value)
-    prompt = "=" * (ROOM - 3 - len(generator.prompt_ids("")))
-    assert len(generator.prompt_ids(prompt)) == ROOM - 3
+    prompt = "=" * (ROOM - 3 - len(generator.prompts.ids("")))
+    assert len(generator.prompts.ids(prompt)) == ROOM - 3
     steps = [
         step
         for step in one(generator, prompt=prompt, num=8, stop=Stop((), 9)).candidates
@@ -544,12 +544,12 @@ def test_positions_end(generator):
     with pytest.raises(BackendError, match="positions"):
         one(generator, prompt=prompt, partial=(steps[0],))
     with pytest.raises(BackendError, match="empty"):
-        one(HuggingFaceBackend(generator.model, generator.tokenizer, chat=False), prompt="")
+        one(HuggingFaceBackend(generator.model.module, generator.model.tokens.tokenizer, chat=False), prompt="")
 
 
 def test_steps_of_another_backend(generator):
     text = "so <1 + 2>"
-    ids = tuple(generator.tokenizer(text).input_ids)
+    ids = tuple(generator.model.tokens.tokenizer(text).input_ids)
     foreign, known = (
         Candidate(text, text, "stop", 3),
         Candidate(text, text, "stop", len(ids), ids=ids),
@@ -565,11 +565,9 @@ def test_steps_of_another_backend(generator):
 
 def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
     expected = walk(load(folder), PROMPTS[3], 12, stop=Stop((), 4))
-    monkeypatch.setattr(
-        hugging_face, "_select", lambda cache, rows: cache
-    )  # never a copy: what is kept goes on
+    monkeypatch.setattr(GrowingRows, "copy", lambda rows, _: rows)  # never a copy
     generator = load(folder)
-    assert not generator.caches
+    assert not generator.model.caches
     monkeypatch.undo()
     same(walk(generator, PROMPTS[3], 12, stop=Stop((), 4)), expected)
     assert not generator._kept.groups
@@ -578,15 +576,15 @@ def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
 def test_numbers_that_are_none(folder):
     generator = load(folder)
     with torch.no_grad():
-        next(iter(generator.model.parameters())).fill_(torch.nan)
-    with pytest.raises(BackendError, match="no number"):
+        next(iter(generator.model.module.parameters())).fill_(torch.nan)
+    with pytest.raises(BackendError, match="NaN"):
         one(generator, prompt="(")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes(folder, dtype):
     generator = load(folder, dtype=dtype)
-    assert generator.caches
+    assert generator.model.caches
     steps = walk(generator, PROMPTS[0], 10)
     assert all(type(x) is float and x <= 0 for step in steps for x in step.log_probs)
 
@@ -597,7 +595,7 @@ def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="fast"):
         HuggingFaceBackend(network(), SimpleNamespace(chat_template=None, all_special_ids=[]))
-    assert load(folder, "auto").model.device.type in ("cpu", "cuda", "mps")
+    assert load(folder, "auto").model.module.device.type in ("cpu", "cuda", "mps")
     with pytest.raises(ConfigError, match="device is 'abacus'"):
         load(folder, "abacus")
     monkeypatch.setitem(sys.modules, "transformers", None)

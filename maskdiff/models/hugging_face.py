@@ -289,7 +289,7 @@ class HuggingFaceModel:
                 f"no token fits: max_tokens is {max_tokens}, the context {used} of {model.room} "
                 "positions"
             )
-        self.beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
+        self.latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
         _check_attention(module, used + max(limit, 2))
         if fault := self_test(model, self._evaluate_tree):
             raise ConfigError(
@@ -320,8 +320,8 @@ class HuggingFaceModel:
             )
         return cls(*load_pretrained(folder, dtype, device, local=True), max_tokens, context)
 
-    def reader(self) -> PackedTree:
-        """See `NextTokenModel.reader`."""
+    def tree(self) -> PackedTree:
+        """See `Continuation.tree`."""
         return PackedTree(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
@@ -343,7 +343,7 @@ class HuggingFaceModel:
 
     def _evaluate_tree(self, a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
         """Evaluate the branches a, a c, b and b a of a tree in two passes, for `self_test`."""
-        tree = self.reader()
+        tree = self.tree()
         first = tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
         paths = [(), (a,), (b,), (a, c), (b, a)]
         log_p = torch.cat([first, tree.extend(torch.tensor([2]), torch.tensor([a]))])
@@ -351,7 +351,7 @@ class HuggingFaceModel:
 
 
 class PackedTree:
-    """See `Reader`. All branches share one row of tokens, in the order in which they were added.
+    """See `HistoryTree`. All branches share one row of tokens, in the order in which they were added.
 
     The cache holds the keys and values of that row; a mask lets each token see its ancestors and
     itself. The context comes first and is evaluated once, however often a root is asked for;
@@ -370,7 +370,7 @@ class PackedTree:
 
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """See `Reader.extend`."""
+        """See `HistoryTree.extend`."""
         # Give each new node a place in the row; the context takes the first places.
         context, fresh = self.owner.context, not self._parent
         first, ids = len(self._parent), list(context) if fresh else []
@@ -403,7 +403,7 @@ class PackedTree:
         return rows if torch.equal(index, torch.arange(len(rows))) else rows[index]
 
     def forget(self, nodes: int) -> None:
-        """See `Reader.forget`."""
+        """See `HistoryTree.forget`."""
         self._place = self._place[:nodes]
         keep = max(self._place, default=len(self.owner.context) - 1) + 1 if self._parent else 0
         if over := len(self._parent) - keep:

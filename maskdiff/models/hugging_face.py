@@ -70,64 +70,33 @@ class TransformersModel:
     Attributes:
         module: the `PreTrainedModel`.
         tokens: the tokenizer, with the bytes of its tokens.
-        name: by default the name that the model was loaded by, or its folder's last part.
+        name: by default the last part of the model's folder, or the name that it was loaded by.
         room: positions of the model; None where it has no limit.
-        barred: (vocabulary,) ids that are never drawn: special tokens that do not end a text, and
-            ids without a token.
-        caches: whether evaluation of rows may keep keys and values. If not, each token costs a
-            pass over the whole rows.
+        barred: (vocabulary,) ids that are never drawn: those without a text that end no text.
         calls: forward passes so far.
         positions: tokens that they evaluated.
-
-    Raises:
-        ConfigError: see `HuggingFaceTokenizer`.
     """
 
     def __init__(self, module: Any, tokenizer: Any, name: str | None = None) -> None:
-        self.module = module.eval()
-        self.tokens = HuggingFaceTokenizer(tokenizer, module)
-        self.name = name or _title(module)
-        config = module.config.get_text_config(decoder=True)
+        self.module, self.tokens = module.eval(), HuggingFaceTokenizer(tokenizer, module)
+        self.name, config = name or _title(module), module.config.get_text_config(decoder=True)
         self.room: int | None = getattr(config, "max_position_embeddings", None)
         table = self.tokens.table
-        barred = torch.tensor([text is None for text in table.texts], device=module.device)
-        barred[list(table.ends)] = False
-        self.barred = barred
-        self.caches = True
+        self.barred = torch.tensor([text is None for text in table.texts], device=module.device)
+        self.barred[list(table.ends)] = False
         self.calls = self.positions = 0
         self._parameters = inspect.signature(module.forward).parameters
 
-    def padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor | None]:
-        """Return (rows, width) ids padded on the left, and a mask of what is no padding, if any is."""
-        width, device = max(map(len, rows)), self.module.device
-        tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
-        if all(len(row) == width for row in rows):
-            return tokens, None
-        pads = torch.tensor([width - len(row) for row in rows], device=device)
-        return tokens, torch.arange(width, device=device) >= pads[:, None]
-
-    def logits(self, tokens: Tensor, mask: Tensor | None, keep: int = 1, **settings: Any) -> Any:
-        """Return the model's output, with logits (rows, keep, vocabulary) of the last places alone.
+    def forward(self, tokens: Tensor, keep: int, **settings: Any) -> Any:
+        """Return the model's output for (rows, n) ids, with logits of the last `keep` places.
 
         Logits of all places of a large vocabulary would take more memory than everything else.
-
-        Args:
-            tokens: (rows, n) the last ids of rows.
-            mask: (rows, width) false where a row is padding; None where nothing is.
-            keep: the number of places.
-            settings: further arguments of the model.
+        Arguments for positions are left out for a model that takes none.
         """
-        if mask is not None:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-            settings = {"attention_mask": mask.long(), "position_ids": positions, **settings}
-            if "position_ids" not in self._parameters:
-                del settings["position_ids"]
-        return self.forward(tokens, keep, **settings)
-
-    def forward(self, tokens: Tensor, keep: int, **settings: Any) -> Any:
-        """Return the model's output for (rows, n) ids, with logits of the last `keep` places."""
         if "logits_to_keep" in self._parameters:
             settings["logits_to_keep"] = keep
+        if "position_ids" not in self._parameters:
+            settings.pop("position_ids", None)
         self.calls, self.positions = self.calls + 1, self.positions + tokens.numel()
         out = self.module(input_ids=tokens, **settings)
         out.logits = out.logits[:, -keep:]
@@ -144,23 +113,36 @@ class GrowingRows:
     """Rows of ids that only grow, evaluated with a contiguous cache of keys and values.
 
     Args:
-        model: the model. Without `caches` every evaluation reads the whole rows.
+        model: the model.
         rows: ids, at least one in each row. Shorter rows are padded on the left.
+        caches: whether keys and values are kept; otherwise every pass reads the whole rows.
     """
 
-    def __init__(self, model: TransformersModel, rows: Sequence[Ids]) -> None:
-        self.model, self._read = model, 0
+    def __init__(self, model: TransformersModel, rows: Sequence[Ids], caches: bool = True) -> None:
+        self.model, self.caches, self._read = model, caches, 0
         self._cache: Any = None
-        self._tokens, self._mask = model.padded(rows)  # (rows, width) each
+        width, device = max(map(len, rows)), model.module.device
+        self._tokens = torch.tensor(
+            [[0] * (width - len(row)) + list(row) for row in rows], device=device
+        )  # (rows, width)
+        self._mask: Tensor | None = None  # (rows, width) false at padding, if there is any
+        if any(len(row) < width for row in rows):
+            pads = torch.tensor([width - len(row) for row in rows], device=device)
+            self._mask = torch.arange(width, device=device) >= pads[:, None]
 
-    def logits(self) -> Tensor:
-        """Evaluate the tokens that are new; return (rows, vocabulary) logits after the last."""
+    def logits(self, keep: int = 1) -> Tensor:
+        """Evaluate the new tokens; return (rows, keep, vocabulary) logits after the last ones."""
         new = self._tokens[:, self._read :]
-        settings = {} if self._cache is None else {"past_key_values": self._cache}
-        out = self.model.logits(new, self._mask, use_cache=self.model.caches, **settings)
-        if self.model.caches:
+        settings: dict[str, Any] = {"use_cache": self.caches}
+        if self._mask is not None:
+            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
+            settings |= {"attention_mask": self._mask.long(), "position_ids": positions}
+        if self._cache is not None:
+            settings["past_key_values"] = self._cache
+        out = self.model.forward(new, keep, **settings)
+        if self.caches:
             self._cache, self._read = out.past_key_values, self._tokens.shape[1]
-        logits: Tensor = out.logits[:, -1]
+        logits: Tensor = out.logits
         return logits
 
     def append(self, tokens: Tensor) -> None:
@@ -204,7 +186,7 @@ def self_test(model: TransformersModel, evaluate: Evaluation) -> str:
     a, b, c = (ordinary[(len(ordinary) - 1) * i // 2] for i in range(3))
     try:
         given, rows = evaluate(a, b, c)
-        alone = torch.cat([model.logits(*model.padded([row])).logits[:, -1] for row in rows])
+        alone = torch.cat([GrowingRows(model, [row], caches=False).logits()[:, -1] for row in rows])
         p, q = (
             as_float64(logits).cpu().masked_fill(model.barred.cpu(), -torch.inf).softmax(-1)
             for logits in (given, alone)
@@ -224,12 +206,12 @@ def growing_rows_test(model: TransformersModel, padded: bool) -> str:
         """Evaluate rows, a wider and a narrower copy, and the original again."""
         known: list[Ids] = [(a, b, c, a), (b,), (c, b)] if padded else [(a, b)]
         first, last = GrowingRows(model, known), len(known) - 1
-        given, paths = [first.logits()], list(known)
+        given, paths = [first.logits()[:, -1]], list(known)
 
         def grow(rows: GrowingRows, known: list[Ids], tokens: list[int]) -> list[Ids]:
             rows.append(torch.tensor(tokens)[:, None])
             known = [(*row, token) for row, token in zip(known, tokens, strict=True)]
-            given.append(rows.logits())
+            given.append(rows.logits()[:, -1])
             paths.extend(known)
             return known
 

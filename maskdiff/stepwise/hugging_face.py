@@ -122,7 +122,7 @@ class HuggingFaceBackend:
             chat=self.prompts.chat,
         )
         self._kept = _Kept(kept, kept_tokens)
-        self.model.caches = not growing_rows_test(self.model, padded=False)
+        self.caches = not growing_rows_test(self.model, padded=False)
 
     @torch.no_grad()
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
@@ -214,9 +214,9 @@ class HuggingFaceBackend:
             alive, numbers = [alive[i] for i in going], numbers[going]
             if alive:
                 cache.append(torch.tensor([row.ids[-1:] for row in alive]))
-                logits = cache.logits()
+                logits = cache.logits()[:, -1]
         # Keep what the next step may continue.
-        if self.model.caches and (request.stop.strings or request.stop.max_tokens == 1):
+        if self.caches and (request.stop.strings or request.stop.max_tokens == 1):
             self._kept.add(request.seed, root, ended)
         return [row.candidate() for row in rows]
 
@@ -225,11 +225,11 @@ class HuggingFaceBackend:
         if known is not None and len(known.ids) == len(ids):
             return known
         if known is None:
-            rows = GrowingRows(self.model, [ids])
+            rows = GrowingRows(self.model, [ids], self.caches)
         else:
             rows = known.rows.copy([0])
             rows.append(torch.tensor([ids[len(known.ids) :]]))
-        return _Entry(ids, rows, rows.logits())
+        return _Entry(ids, rows, rows.logits()[:, -1])
 
     def _draw(
         self, logits: Tensor, request: Request, numbers: Tensor, position: int

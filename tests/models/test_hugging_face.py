@@ -184,7 +184,7 @@ def test_log_probabilities_and_norms_are_the_logits(dtype):
     norms += [tree.norm]
     said = torch.cat(rows) + torch.cat(norms)[:, None]
     ids = torch.tensor([[*model.context, 65, 66, 67]])
-    raw = model.model.logits(ids, None, 4).logits[0].double()[[0, 1, 2, 3, 0]]
+    raw = model.model.forward(ids, 4).logits[0].double()[[0, 1, 2, 3, 0]]
     torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
     assert float(torch.cat(norms).abs().min()) > 0.1
 

@@ -95,7 +95,7 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
 def test_steps_are_what_generate_writes(folder, chat):
     generator = load(folder, chat=chat)
     assert generator.capabilities.chat == chat
-    assert (generator.name, generator.prompts.chat, generator.prompts.agrees, generator.model.caches) == (
+    assert (generator.name, generator.prompts.chat, generator.prompts.agrees, generator.caches) == (
         folder.name,
         chat,
         True,
@@ -284,7 +284,7 @@ def parrot(*pieces: str | bytes | int) -> HuggingFaceBackend:
         for x in pieces
     ]
     generator = HuggingFaceBackend(Parrot([*script, *[3] * ROOM]), byte_level(None), "parrot")
-    assert not generator.model.caches
+    assert not generator.caches
     return generator
 
 
@@ -567,7 +567,7 @@ def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
     expected = walk(load(folder), PROMPTS[3], 12, stop=Stop((), 4))
     monkeypatch.setattr(GrowingRows, "copy", lambda rows, _: rows)  # never a copy
     generator = load(folder)
-    assert not generator.model.caches
+    assert not generator.caches
     monkeypatch.undo()
     same(walk(generator, PROMPTS[3], 12, stop=Stop((), 4)), expected)
     assert not generator._kept.groups
@@ -584,7 +584,7 @@ def test_numbers_that_are_none(folder):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes(folder, dtype):
     generator = load(folder, dtype=dtype)
-    assert generator.model.caches
+    assert generator.caches
     steps = walk(generator, PROMPTS[0], 10)
     assert all(type(x) is float and x <= 0 for step in steps for x in step.log_probs)
 

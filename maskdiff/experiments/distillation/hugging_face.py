@@ -154,7 +154,7 @@ class HuggingFacePolicy:
         alive, ends = list(range(len(prompts))), frozenset(self.model.tokens.table.ends)
         rows = GrowingRows(self.model, prompts)
         for place in range(max(limits)):
-            logits = as_float64(rows.logits())
+            logits = as_float64(rows.logits()[:, -1])
             if not logits.logsumexp(-1).isfinite().all():
                 raise LogitsError(f"{quote(self.name)} gives NaN at token {place} of an answer")
             allowed = logits.masked_fill(self.model.barred.to(logits.device), -torch.inf)
@@ -196,8 +196,8 @@ class HuggingFacePolicy:
     def _score(self, rows: Sequence[Ids], sizes: list[int]) -> Tensor:
         """(batch, longest answer, size) float32 logits of answers, the last `sizes` ids of rows."""
         keep = max(sizes)  # the last token of a row is scored, not read
-        tokens, mask = self.model.padded([row[:-1] for row in rows])
-        logits: Tensor = self.model.logits(tokens, mask, keep, use_cache=False).logits.float()
+        read = GrowingRows(self.model, [row[:-1] for row in rows], caches=False)
+        logits = read.logits(keep).float()
         if min(sizes) == keep:
             return logits
         begins = keep - torch.tensor(sizes, device=logits.device)  # answers end in one column

@@ -102,6 +102,16 @@ class TransformersModel:
         out.logits = out.logits[:, -keep:]
         return out
 
+    def finite(self, logits: Tensor) -> Tensor:
+        """Return (n, vocabulary) logits in float64, on the CPU if their device is mps.
+
+        Raises LogitsError where one is NaN, or the largest infinite. (Some models give unused ids
+        minus infinity.)
+        """
+        rows = (logits.cpu() if logits.device.type == "mps" else logits).double()
+        finite(rows.amax(-1), quote(self.name))
+        return rows
+
     def twin(self) -> TransformersModel:
         """Return the same model with weights of its own; the tokenizer is shared."""
         other = copy.copy(self)
@@ -145,32 +155,35 @@ class GrowingRows:
         logits: Tensor = out.logits
         return logits
 
+    def scores(self) -> Tensor:
+        """Evaluate the new tokens; return (rows, vocabulary) float64 logits after the last one."""
+        return self.model.finite(self.logits()[:, -1])
+
     def append(self, tokens: Tensor) -> None:
         """Add (rows, n) tokens at the end of the rows."""
-        tokens = tokens.to(self._tokens)
-        self._tokens = torch.cat([self._tokens, tokens], 1)
+        self._tokens = torch.cat([self._tokens, tokens.to(self._tokens)], 1)
         if self._mask is not None:
             self._mask = nn.functional.pad(self._mask, (0, tokens.shape[1]), value=True)
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep some rows, in the given order; a row may be repeated."""
-        index = torch.tensor(rows, device=self._tokens.device)
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        self.append(token[:, None])
+        return self.scores()
+
+    def select(self, rows: Tensor) -> GrowingRows:
+        """See `CausalStream.select`; returns these rows themselves."""
+        index = rows.to(self._tokens.device)
         self._tokens = self._tokens[index]
         self._mask = None if self._mask is None else self._mask[index]
         if self._cache is not None:
             self._cache.reorder_cache(index)
+        return self
 
     def copy(self, rows: Sequence[int]) -> GrowingRows:
-        """Return some of the rows as new ones; neither changes with the other from then on."""
+        """Return some of the rows as new ones, which share no tensor that changes."""
         other = copy.copy(self)
         other._cache = _shallow(self._cache)
-        other.select(rows)  # makes new tensors of the cache
-        return other
-
-
-def as_float64(logits: Tensor) -> Tensor:
-    """Return the logits in float64, on the CPU if their device is mps, which has no float64."""
-    return (logits.cpu() if logits.device.type == "mps" else logits).double()
+        return other.select(torch.tensor(rows))  # makes new tensors of the cache
 
 
 # --- self-tests: a model that ignores a mask, positions or a cache gives wrong numbers silently ---
@@ -188,7 +201,7 @@ def self_test(model: TransformersModel, evaluate: Evaluation) -> str:
         given, rows = evaluate(a, b, c)
         alone = torch.cat([GrowingRows(model, [row], caches=False).logits()[:, -1] for row in rows])
         p, q = (
-            as_float64(logits).cpu().masked_fill(model.barred.cpu(), -torch.inf).softmax(-1)
+            logits.cpu().double().masked_fill(model.barred.cpu(), -torch.inf).softmax(-1)
             for logits in (given, alone)
         )
         distance = (p - q).abs().sum(1).max().item() / 2
@@ -313,12 +326,10 @@ class HuggingFaceModel:
     def log_next(self, logits: Tensor) -> Tensor:
         """Return (n, vocabulary) float64 log-probabilities without the ids that are never drawn.
 
-        Overwrites float64 logits. Raises LogitsError where one is NaN, or the largest infinite:
-        some models give unused ids minus infinity.
+        Overwrites float64 logits. Raises LogitsError, see `TransformersModel.finite`.
         """
-        rows = as_float64(logits)
+        rows = self.model.finite(logits)
         rows.masked_fill_(self.model.barred.to(rows.device), -torch.inf)
-        finite(rows.amax(-1))
         for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
             part.copy_(part.log_softmax(-1))
         return rows

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskdiff.errors import CheckpointError, ConfigError, folded, quote
+from maskdiff.errors import CheckpointError, ConfigError, LogitsError, folded, quote
 from maskdiff.models.continuation import ROOT, LatentStates
 from maskdiff.models.hugging_face_tokens import HuggingFaceTokenizer
-from maskdiff.models.universal import finite
 
 ATTENTION = ("sdpa", "eager")  # implementations that take a 4-dimensional mask
 ROWS = 256  # distributions that are normalised together
@@ -105,11 +104,14 @@ class TransformersModel:
     def finite(self, logits: Tensor) -> Tensor:
         """Return (n, vocabulary) logits in float64, on the CPU if their device is mps.
 
-        Raises LogitsError where one is NaN, or the largest infinite. (Some models give unused ids
-        minus infinity.)
+        Raises LogitsError where one is NaN, or the largest is infinite. Minus infinity is allowed,
+        because some models give it to unused ids.
         """
         rows = (logits.cpu() if logits.device.type == "mps" else logits).double()
-        finite(rows.amax(-1), quote(self.name))
+        if not rows.amax(-1).isfinite().all():
+            raise LogitsError(
+                f"{quote(self.name)} gives NaN or infinite logits; load it with a wider dtype"
+            )
         return rows
 
     def twin(self) -> TransformersModel:
@@ -219,21 +221,18 @@ def growing_rows_test(model: TransformersModel, padded: bool) -> str:
         """Evaluate rows, a wider and a narrower copy, and the original again."""
         known: list[Ids] = [(a, b, c, a), (b,), (c, b)] if padded else [(a, b)]
         first, last = GrowingRows(model, known), len(known) - 1
-        given, paths = [first.logits()[:, -1]], list(known)
+        given, paths = [first.scores()], list(known)
 
         def grow(rows: GrowingRows, known: list[Ids], tokens: list[int]) -> list[Ids]:
-            rows.append(torch.tensor(tokens)[:, None])
+            given.append(rows.step(torch.tensor(tokens)))
             known = [(*row, token) for row, token in zip(known, tokens, strict=True)]
-            given.append(rows.logits()[:, -1])
             paths.extend(known)
             return known
 
         known = grow(first, known, [c, a, b][: len(known)])
         wide = first.copy([0, last, last])
         wider = grow(wide, [known[0], known[last], known[last]], [a, b, c])
-        narrow = wide.copy([1])
-        grow(narrow, wider[1:2], [c])
-        wide.select([2, 0])
+        wide.select(torch.tensor([2, 0]))
         grow(wide, [wider[2], wider[0]], [b, a])
         grow(first, known, [a, c, c][: len(known)])
         return torch.cat(given), paths
@@ -247,19 +246,16 @@ def growing_rows_test(model: TransformersModel, padded: bool) -> str:
 class HuggingFaceModel:
     """A causal language model after a context; a string is its text up to a token that ends it.
 
-    A string has at most `max_tokens` tokens, fewer where the model's positions end, and is cut at
-    that limit. Special tokens are never drawn inside a string; the others share their probability.
+    Special tokens are never drawn inside a string; the others share their probability.
 
     Args:
         module: a `PreTrainedModel`.
         tokenizer: its fast tokenizer.
-        max_tokens: most tokens of a string.
-        context: ids before a string; by default the token that begins a text, or without one the
-            token that ends a text.
+        max_tokens: most tokens of a string, fewer where the model's positions end.
+        context: ids before a string; by default the token that begins or else ends a text.
 
     Raises:
-        ConfigError: the tokenizer's tables are not supported, no token fits, or the model cannot
-            be evaluated as a tree.
+        ConfigError: the tokenizer or the model's attention is not supported, or no token fits.
     """
 
     def __init__(
@@ -301,12 +297,7 @@ class HuggingFaceModel:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> HuggingFaceModel:
-        """Return the model that `save_pretrained` of a model and of its tokenizer wrote.
-
-        Raises:
-            ConfigError: the package transformers is missing, or the model is refused.
-            CheckpointError: the folder cannot be read.
-        """
+        """Return the model of a folder that `save_pretrained` wrote; see `load_pretrained`."""
         _transformers()
         if not Path(folder).is_dir():
             raise CheckpointError(
@@ -322,17 +313,6 @@ class HuggingFaceModel:
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
         """See `HuggingFaceTokenizer.encode`."""
         return self.model.tokens.encode(texts)
-
-    def log_next(self, logits: Tensor) -> Tensor:
-        """Return (n, vocabulary) float64 log-probabilities without the ids that are never drawn.
-
-        Overwrites float64 logits. Raises LogitsError, see `TransformersModel.finite`.
-        """
-        rows = self.model.finite(logits)
-        rows.masked_fill_(self.model.barred.to(rows.device), -torch.inf)
-        for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
-            part.copy_(part.log_softmax(-1))
-        return rows
 
     def _evaluate_tree(self, a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
         """Evaluate the branches a, a c, b and b a of a tree in two passes, for `self_test`."""
@@ -419,14 +399,12 @@ class PackedTree:
             use_cache=True,
         )
         self.calls, self.positions = self.calls + 1, self.positions + len(ids)
-        some = int(
-            (~model.barred).int().argmax()
-        )  # the logit of a token that is drawn gives the norm
-        logit = (
-            out.logits[0, :, some].double().cpu().clone()
-        )  # `log_next` overwrites float64 logits
-        rows = self.owner.log_next(out.logits[0])
-        return rows, logit - rows[:, some].cpu()
+        rows, norms = model.finite(out.logits[0]), []
+        rows.masked_fill_(model.barred.to(rows.device), -torch.inf)
+        for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
+            norms.append(part.logsumexp(-1))
+            part -= norms[-1][:, None]
+        return rows, torch.cat(norms).cpu()
 
     def _mask(self, first: int) -> Tensor:
         """(1, 1, new places, places) added to attention: 0 for a place and its ancestors."""
@@ -490,14 +468,11 @@ def _check_attention(module: Any, longest: int) -> None:
             f"load with attn_implementation {' or '.join(ATTENTION)}"
         )
     # The kinds of the layers, by whichever setting the configuration has.
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if not kinds:
-        for setting, kind in (
-            ("sliding_window", "sliding_attention"),
-            ("attention_chunk_size", "chunked_attention"),
-        ):
-            if getattr(config, setting, None) is not None:
-                kinds.add(kind)
+    kinds = {*(getattr(config, "layer_types", None) or ())}
+    if not kinds and getattr(config, "sliding_window", None) is not None:
+        kinds = {"sliding_attention"}
+    if not kinds and getattr(config, "attention_chunk_size", None) is not None:
+        kinds = {"chunked_attention"}
     kinds |= {*getattr(config, "attention_layers", ())}  # GPT-Neo's, which count places in the row
     if others := kinds - {"full_attention", "sliding_attention"}:
         raise ConfigError(

@@ -14,21 +14,23 @@ import codecs
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import resolve_device
-from maskdiff.drawing.random import bits, token_noise
+from maskdiff.decoding.loop import Batch, decode, keyed_noise
+from maskdiff.drawing.logits import token_figures
+from maskdiff.drawing.random import bits
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import quote
 from maskdiff.models.hugging_face import (
     GrowingRows,
     Ids,
     TransformersModel,
-    as_float64,
     growing_rows_test,
     load_pretrained,
 )
@@ -46,6 +48,7 @@ from maskdiff.stepwise.protocol import (
     bounded,
 )
 
+Group = tuple[int, Ids]  # seed and ids of a request
 KEPT, KEPT_TOKENS = 8, 65_536  # what is kept by default: requests, and rows x tokens of them all
 
 
@@ -126,30 +129,30 @@ class HuggingFaceBackend:
 
     @torch.no_grad()
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `StepBackend.next_step`. Requests are evaluated one after another, the candidates of each as one batch."""
+        """See `StepBackend.next_step`. Requests are evaluated one after another.
+
+        The candidates of a request are one batch.
+        """
+        # Find what is kept for all requests, before new entries push it out.
         self._kept.expect(len(requests))
-        at_once = [_said_before(request) for request in requests]
+        at_once = [_carried_step(request) for request in requests]
         ids = [
             () if done else self._request_ids(request)
             for request, done in zip(requests, at_once, strict=True)
         ]
-        found = [
-            self._kept.find(request.seed, known)
-            for request, known in zip(requests, ids, strict=True)
-        ]
-        for request, known, place in zip(requests, ids, found, strict=True):
-            self._kept.release(request.seed, known, place)
+        found = [self._kept.find(r.seed, given) for r, given in zip(requests, ids, strict=True)]
+        for request, given, entry in zip(requests, ids, found, strict=True):
+            self._kept.release(request.seed, given, entry)
+        # Draw candidates.
         replies = []
         for i, (request, done) in enumerate(zip(requests, at_once, strict=True)):
             begun, tokens, calls = time.perf_counter(), self.model.positions, self.model.calls
-            candidates = (
-                [done] * request.num if done else self._candidates(request, ids[i], found[i])
-            )
-            found[i] = None  # lets go of its memory
-            seconds = time.perf_counter() - begun
-            spent = Spent(
-                self.model.positions - tokens, self.model.calls - calls, request.num, seconds
-            )
+            candidates = [done] * request.num
+            if not done:
+                candidates = self._candidates(request, ids[i], found[i])
+            found[i] = None  # frees its memory
+            tokens, calls = self.model.positions - tokens, self.model.calls - calls
+            spent = Spent(tokens, calls, request.num, time.perf_counter() - begun)
             replies.append(Reply(tuple(candidates), spent))
         return replies
 
@@ -158,15 +161,17 @@ class HuggingFaceBackend:
         self._kept.groups.clear()
 
     def _request_ids(self, request: Request) -> Ids:
-        """Of the prompt and the answer so far. Raises BackendError where no token fits behind them."""
+        """The ids of the prompt and the answer so far."""
         if request.partial and request.partial[-1].finish == "end":
             raise BackendError("the model has ended this answer: there is no next step")
         ids = self.prompts.ids(request.prompt) + self._answer_ids(request)
         if not ids:
             raise BackendError("this prompt has no tokens; give one that is not empty")
-        if self.model.room is not None and len(ids) >= self.model.room:
+        room = self.model.room
+        if room is not None and len(ids) >= room:
             raise BackendError(
-                f"the prompt and the answer so far have {len(ids)} tokens, of the model's {self.model.room} positions"
+                f"the prompt and the answer so far have {len(ids)} tokens, "
+                f"of the model's {room} positions"
             )
         return ids
 
@@ -185,75 +190,69 @@ class HuggingFaceBackend:
             )
         return tuple(ids)
 
-    def _candidates(self, request: Request, ids: Ids, place: _Place | None) -> list[Candidate]:
-        """Draw the candidates of a request after `ids`; `place`: the kept entry, if one was found."""
-        # Find the logits after the ids, also in what another request of the same call left.
+    def _candidates(self, request: Request, ids: Ids, found: _Entry | None) -> list[Candidate]:
+        """Draw the candidates of a request after `ids`; `found`: the entry that was kept."""
+        # Evaluate the ids, also from an entry of another request of the same call.
         again = self._kept.find(request.seed, ids)
-        known = max(
-            (p.entry for p in (place, again) if p), key=lambda entry: len(entry.ids), default=None
-        )
-        root, limit, room = self._evaluate(ids, known), request.stop.max_tokens, self.model.room
-        limit = limit if room is None else min(limit, room - len(ids))
-        # Draw a token of each candidate under way, until all have ended.
-        decoder = self.table.text(self._answer_ids(request))
-        rows = [_Row(request.over, limit, _decoder(decoder)) for _ in range(request.num)]
-        alive, numbers = rows, torch.arange(request.first, request.first + request.num)
-        cache, ended = root.rows.copy([0] * request.num), list[_Entry]()
-        assert root.logits is not None
-        logits = root.logits.expand(request.num, -1)  # (candidates, vocabulary)
-        while alive:
-            drawn = self._draw(logits, request, numbers, len(ids) + len(alive[0].ids))
-            for row, values in zip(alive, drawn, strict=True):
-                row.take(*values, self.table, request.stop)
-            going = [i for i, row in enumerate(alive) if row.finish is None]
-            for i, row in enumerate(alive):
-                if row.finish == "stop" and len(row.ids) > 1 and self._kept.size:
-                    ended.append(_Entry((*ids, *row.ids[:-1]), cache.copy([i])))
-            if 0 < len(going) < len(alive):
-                cache.select(going)
-            alive, numbers = [alive[i] for i in going], numbers[going]
-            if alive:
-                cache.append(torch.tensor([row.ids[-1:] for row in alive]))
-                logits = cache.logits()[:, -1]
+        known = max((e for e in (found, again) if e), key=lambda e: len(e.ids), default=None)
+        root = self._evaluate((request.seed, ids), known)
+        # Draw candidates until all have ended.
+        stream = root.rows.copy([0] * request.num)
+        steps = _Steps(self, request, root, stream)
+        seed = (request.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # as an int64
+        keys = bits(torch.tensor([seed]), torch.arange(request.num) + request.first)
+        first, barred = torch.full((request.num,), len(ids)), self.model.barred
+        scores = cast(Tensor, root.scores).expand(request.num, -1)  # (candidates, vocabulary)
+        noise = keyed_noise(keys.to(scores.device), first.to(scores.device), len(barred))
+        batch = Batch(noise, allowed=~barred.to(scores.device))
+        for _ in decode(stream, scores, steps, batch, Draw(request.temperature)):
+            pass
         # Keep what the next step may continue.
         if self.caches and (request.stop.strings or request.stop.max_tokens == 1):
-            self._kept.add(request.seed, root, ended)
-        return [row.candidate() for row in rows]
+            self._kept.add(root, steps.ended)
+        return [step.candidate() for step in steps.steps]
 
-    def _evaluate(self, ids: Ids, known: _Entry | None) -> _Entry:
-        """The logits after `ids`, from an entry for how they begin."""
-        if known is not None and len(known.ids) == len(ids):
-            return known
+    def _evaluate(self, group: Group, known: _Entry | None) -> _Entry:
+        """An entry of the ids of a group with scores, from one for how they begin."""
+        ids = group[1]
         if known is None:
             rows = GrowingRows(self.model, [ids], self.caches)
+        elif len(known.ids) == len(ids):
+            return replace(known, group=group)
         else:
             rows = known.rows.copy([0])
             rows.append(torch.tensor([ids[len(known.ids) :]]))
-        return _Entry(ids, rows, rows.logits()[:, -1])
+        return _Entry(ids, rows, group, rows.scores())
 
-    def _draw(
-        self, logits: Tensor, request: Request, numbers: Tensor, position: int
-    ) -> list[tuple[int, float, float, float]]:
-        """From (rows, vocabulary): a token of each row, its log-probability, entropy and gap."""
-        log_p = as_float64(logits).log_softmax(-1)
-        p = log_p.exp()
-        entropies, best = torch.special.entr(p).sum(-1), p.topk(2).values
-        if not entropies.isfinite().all():
-            raise BackendError(
-                f"{quote(self.name)} gives NaN at position {position}; load it with a wider dtype"
-            )
-        scores = log_p.masked_fill(self.model.barred.to(log_p.device), -torch.inf)
-        if request.temperature > 0:
-            seed = (request.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # as an int64
-            keys = bits(torch.tensor([seed]), numbers).to(log_p.device)
-            visits = torch.zeros_like(keys)[:, None]
-            places = torch.tensor([position], device=log_p.device)
-            noise = token_noise(keys, visits, 0, places, log_p.shape[-1])[:, 0]
-            scores = scores / request.temperature + noise
-        tokens = scores.argmax(-1)
-        chosen = log_p.gather(1, tokens[:, None])[:, 0]
-        columns = (tokens, chosen, entropies, best[:, 0] - best[:, 1])
-        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+class _Steps:
+    """The candidates of a request while they are written: `decoding.loop.Strings`."""
+
+    history = free = None
+
+    def __init__(
+        self, backend: HuggingFaceBackend, request: Request, root: _Entry, stream: GrowingRows
+    ) -> None:
+        self.backend, self.request, self.root, self.stream = backend, request, root, stream
+        room, limit = backend.model.room, request.stop.max_tokens
+        limit = limit if room is None else min(limit, room - len(root.ids))
+        data = backend.table.text(backend._answer_ids(request))
+        self.steps = [_Row(request.over, limit, _decoder(data)) for _ in range(request.num)]
+        self.ended: list[_Entry] = []  # what a stop string ended
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `Strings.write`."""
+        figures = token_figures(scores.log_softmax(-1), tokens)
+        columns = (rows, tokens, figures.log_probs, figures.entropies, figures.gaps)
+        going = []
+        for at, (i, *values) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+            step = self.steps[i]
+            step.take(*values, self.backend.table, self.request.stop)
+            going.append(step.finish is None)
+            if step.finish == "stop" and len(step.ids) > 1 and self.backend._kept.size:
+                ids = (*self.root.ids, *step.ids[:-1])
+                self.ended.append(_Entry(ids, self.stream.copy([at]), self.root.group))
+        return torch.tensor(going, device=rows.device)
 
 
 @dataclass
@@ -301,14 +300,14 @@ class _Row:
         )
 
 
-def _said_before(request: Request) -> Candidate | None:
-    """The step that what was carried over already ends; no token is drawn for it."""
+def _carried_step(request: Request) -> Candidate | None:
+    """The step that the overshoot of the step before already ends; no token is drawn for it."""
     split = bounded("", 0, request.stop, request.over) if request.stop.min_tokens == 1 else None
     return Candidate(split[0], "", "stop", 0, split[1], (), (), (), ()) if split else None
 
 
 def _decoder(data: bytes) -> codecs.IncrementalDecoder:
-    """One that has read `data`, and holds back the bytes of a character that is incomplete."""
+    """A decoder that has read `data` and holds back the bytes of an incomplete character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return decoder
@@ -316,61 +315,56 @@ def _decoder(data: bytes) -> codecs.IncrementalDecoder:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the model has computed of some ids."""
+    """What the model has computed of some ids: one row, and the scores (1, vocabulary) after it.
+
+    group: seed and ids of the request that it belongs to. scores: None if never computed.
+    """
 
     ids: Ids
-    rows: GrowingRows  # one row, the ids
-    logits: Tensor | None = None  # (1, vocabulary) after the last id, where they were computed
-
-
-@dataclass(frozen=True)
-class _Place:
-    """An entry, and the group that it was found in."""
-
-    key: tuple[int, Ids]
-    entry: _Entry
+    rows: GrowingRows
+    group: Group
+    scores: Tensor | None = None
 
 
 class _Kept:
-    """What was computed for the latest requests: a group each, of what was given and of the candidates behind it."""
+    """Entries of the latest requests, in groups: of a request's ids and of candidates after them."""
 
     def __init__(self, size: int, tokens: int) -> None:
         self.size, self.tokens = size, tokens
-        self.asked = (0, 0)  # requests of the last two calls
-        self.groups: OrderedDict[tuple[int, Ids], dict[Ids, _Entry]] = (
-            OrderedDict()
-        )  # by seed and given ids
+        self.counts = (0, 0)  # requests of the last two calls
+        self.groups: OrderedDict[Group, dict[Ids, _Entry]] = OrderedDict()
 
     def expect(self, count: int) -> None:
-        """A call of `count` requests begins; a cohort finds what it left, also after a call for more candidates of some."""
-        self.asked = self.asked[1], count
+        """Begin a call of `count` requests.
 
-    def find(self, seed: int, ids: Ids) -> _Place | None:
-        """The entry that covers most of how `ids` begin, of the same seed where there are several."""
-        best: _Place | None = None
-        rank = (0, False)
-        for key, group in self.groups.items():
-            for known, entry in group.items():
-                size, same = len(known), key[0] == seed
-                fits = size < len(ids) or (size == len(ids) and entry.logits is not None)
-                if fits and (size, same) > rank and ids[:size] == known:
-                    best, rank = _Place(key, entry), (size, same)
-        return best
+        Room for two calls lets a cohort find its entries after a call for more of some candidates.
+        """
+        self.counts = self.counts[1], count
 
-    def release(self, seed: int, ids: Ids, place: _Place | None) -> None:
-        """Drop a group of which one candidate is gone on with."""
-        if place is None or place.entry.ids == ids:
+    def find(self, seed: int, ids: Ids) -> _Entry | None:
+        """The entry of the longest beginning of `ids`, of the same seed where there are several."""
+        entries = [entry for group in self.groups.values() for entry in group.values()]
+        fitting = [
+            entry
+            for entry in entries
+            if ids[: len(entry.ids)] == entry.ids
+            and (len(entry.ids) < len(ids) or entry.scores is not None)
+        ]
+        key = lambda entry: (len(entry.ids), entry.group[0] == seed)  # noqa: E731
+        return max(fitting, key=key, default=None)
+
+    def release(self, seed: int, ids: Ids, entry: _Entry | None) -> None:
+        """Drop the group of an entry from which `ids` continue one candidate."""
+        if entry is None or entry.ids == ids:
             return
-        if (
-            place.key[0] == seed or place.entry.ids != place.key[1]
-        ):  # a prompt may be another seed's too
-            self.groups.pop(place.key, None)
+        if entry.group[0] == seed or entry.ids != entry.group[1]:  # seeds may share a prompt
+            self.groups.pop(entry.group, None)
 
-    def add(self, seed: int, root: _Entry, behind: list[_Entry]) -> None:
-        key = seed, root.ids
-        group = self.groups.pop(key, {root.ids: root})
-        self.groups[key] = group | {entry.ids: entry for entry in behind}
-        most = max(self.size, *self.asked) if self.size else 0
+    def add(self, root: _Entry, ended: list[_Entry]) -> None:
+        """Add the entries of a request; drop the oldest groups beyond the limits."""
+        group = self.groups.pop(root.group, {root.ids: root})
+        self.groups[root.group] = group | {entry.ids: entry for entry in ended}
+        most = max(self.size, *self.counts) if self.size else 0
         while len(self.groups) > most or self.weight() > self.tokens:
             self.groups.popitem(last=False)
 

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from maskdiff.errors import CheckpointError, ConfigError
+from maskdiff.errors import CheckpointError, ConfigError, LogitsError
 from maskdiff.models.hugging_face import GrowingRows
 from maskdiff.stepwise.hugging_face import HuggingFaceBackend, load
 from maskdiff.stepwise.protocol import (
@@ -577,7 +577,7 @@ def test_numbers_that_are_none(folder):
     generator = load(folder)
     with torch.no_grad():
         next(iter(generator.model.module.parameters())).fill_(torch.nan)
-    with pytest.raises(BackendError, match="NaN"):
+    with pytest.raises(LogitsError, match="NaN"):
         one(generator, prompt="(")
 
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from maskdiff.checkpoint import resolve_device
-from maskdiff.errors import ConfigError, LogitsError, quote
+from maskdiff.decoding.loop import Batch, decode, keyed_noise
+from maskdiff.drawing.settings import Draw
+from maskdiff.errors import ConfigError, quote
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.policy import Ids, groups, pick
+from maskdiff.experiments.distillation.policy import Ids, groups
 from maskdiff.models.hugging_face import (
     GrowingRows,
     TransformersModel,
-    as_float64,
     growing_rows_test,
     load_pretrained,
 )
@@ -150,27 +151,14 @@ class HuggingFacePolicy:
         self, prompts: list[Ids], keys: Tensor, temperature: float, limits: list[int]
     ) -> list[Ids]:
         """Answers to prompts that fit in one batch."""
-        answers: list[list[int]] = [[] for _ in prompts]
-        alive, ends = list(range(len(prompts))), frozenset(self.model.tokens.table.ends)
-        rows = GrowingRows(self.model, prompts)
-        for place in range(max(limits)):
-            logits = as_float64(rows.logits()[:, -1])
-            if not logits.logsumexp(-1).isfinite().all():
-                raise LogitsError(f"{quote(self.name)} gives NaN at token {place} of an answer")
-            allowed = logits.masked_fill(self.model.barred.to(logits.device), -torch.inf)
-            drawn = pick(allowed, keys[alive], place, temperature).tolist()
-            for row, token in zip(alive, drawn, strict=True):
-                answers[row].append(token)
-            going = [
-                n for n, row in enumerate(alive) if drawn[n] not in ends and place + 1 < limits[row]
-            ]
-            if not going:
-                break
-            if len(going) < len(alive):
-                rows.select(going)
-            rows.append(torch.tensor([[drawn[n]] for n in going]))
-            alive = [alive[n] for n in going]
-        return [tuple(answer) for answer in answers]
+        rows, answers = GrowingRows(self.model, prompts), _Answers(self.model, limits)
+        scores, allowed = rows.scores(), ~self.model.barred
+        keys, first = keys.to(scores.device), torch.zeros_like(keys, device=scores.device)
+        noise = keyed_noise(keys, first, self.size)
+        batch = Batch(noise, allowed=allowed.to(scores.device))
+        for _ in decode(rows, scores, answers, batch, Draw(temperature)):
+            pass
+        return [tuple(ids) for ids in answers.ids]
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`: the model's own, including those of ids that are never drawn.
@@ -228,6 +216,24 @@ class HuggingFacePolicy:
                 "allow fewer tokens of an answer"
             )
         return prompt
+
+
+class _Answers:
+    """Answers while they are written: `decoding.loop.Strings`."""
+
+    history = free = None
+
+    def __init__(self, model: TransformersModel, limits: list[int]) -> None:
+        self.ids: list[list[int]] = [[] for _ in limits]
+        self._limits, self._ends = limits, frozenset(model.tokens.table.ends)
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `Strings.write`."""
+        going = []
+        for i, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+            self.ids[i].append(token)
+            going.append(token not in self._ends and len(self.ids[i]) < self._limits[i])
+        return torch.tensor(going, device=rows.device)
 
 
 def _fenced(text: str) -> str:

@@ -157,9 +157,9 @@ class GrowingRows:
         logits: Tensor = out.logits
         return logits
 
-    def scores(self) -> Tensor:
-        """Evaluate the new tokens; return (rows, vocabulary) float64 logits after the last one."""
-        return self.model.finite(self.logits()[:, -1])
+    def log_p(self) -> Tensor:
+        """Evaluate the new tokens; return (rows, vocabulary) float64 log p of the next one."""
+        return self.model.finite(self.logits()[:, -1]).log_softmax(-1)
 
     def append(self, tokens: Tensor) -> None:
         """Add (rows, n) tokens at the end of the rows."""
@@ -168,9 +168,9 @@ class GrowingRows:
             self._mask = nn.functional.pad(self._mask, (0, tokens.shape[1]), value=True)
 
     def step(self, token: Tensor) -> Tensor:
-        """See `CausalStream.step`."""
+        """See `CausalStream.step`; returns what `log_p` does."""
         self.append(token[:, None])
-        return self.scores()
+        return self.log_p()
 
     def select(self, rows: Tensor) -> GrowingRows:
         """See `CausalStream.select`; returns these rows themselves."""
@@ -221,7 +221,7 @@ def growing_rows_test(model: TransformersModel, padded: bool) -> str:
         """Evaluate rows, a wider and a narrower copy, and the original again."""
         known: list[Ids] = [(a, b, c, a), (b,), (c, b)] if padded else [(a, b)]
         first, last = GrowingRows(model, known), len(known) - 1
-        given, paths = [first.scores()], list(known)
+        given, paths = [first.log_p()], list(known)
 
         def grow(rows: GrowingRows, known: list[Ids], tokens: list[int]) -> list[Ids]:
             given.append(rows.step(torch.tensor(tokens)))

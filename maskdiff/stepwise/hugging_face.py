@@ -14,7 +14,7 @@ import codecs
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,6 @@ from torch import Tensor
 
 from maskdiff.checkpoint import resolve_device
 from maskdiff.decoding.loop import Batch, decode, keyed_noise
-from maskdiff.drawing.logits import token_figures
-from maskdiff.drawing.random import bits
 from maskdiff.drawing.settings import Draw
 from maskdiff.errors import quote
 from maskdiff.models.hugging_face import (
@@ -36,17 +34,8 @@ from maskdiff.models.hugging_face import (
 )
 from maskdiff.models.hugging_face_tokens import PromptTemplate
 from maskdiff.models.token_table import TokenTable
-from maskdiff.stepwise.protocol import (
-    BackendError,
-    Candidate,
-    Capabilities,
-    Finish,
-    Reply,
-    Request,
-    Spent,
-    Stop,
-    bounded,
-)
+from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Reply, Request, Spent
+from maskdiff.stepwise.writing import Piece, Step, StepStrings, candidate_keys
 
 Group = tuple[int, Ids]  # seed and ids of a request
 KEPT, KEPT_TOKENS = 8, 65_536  # what is kept by default: requests, and rows x tokens of them all
@@ -135,7 +124,7 @@ class HuggingFaceBackend:
         """
         # Find what is kept for all requests, before new entries push it out.
         self._kept.expect(len(requests))
-        at_once = [_carried_step(request) for request in requests]
+        at_once = [Step(request).finish is not None for request in requests]
         ids = [
             () if done else self._request_ids(request)
             for request, done in zip(requests, at_once, strict=True)
@@ -147,8 +136,9 @@ class HuggingFaceBackend:
         replies = []
         for i, (request, done) in enumerate(zip(requests, at_once, strict=True)):
             begun, tokens, calls = time.perf_counter(), self.model.positions, self.model.calls
-            candidates = [done] * request.num
-            if not done:
+            if done:  # the overshoot of the step before is a step; no token is drawn for it
+                candidates = [Step(request).candidate()] * request.num
+            else:
                 candidates = self._candidates(request, ids[i], found[i])
             found[i] = None  # frees its memory
             tokens, calls = self.model.positions - tokens, self.model.calls - calls
@@ -197,23 +187,25 @@ class HuggingFaceBackend:
         known = max((e for e in (found, again) if e), key=lambda e: len(e.ids), default=None)
         root = self._evaluate((request.seed, ids), known)
         # Draw candidates until all have ended.
+        limit, room = request.stop.max_tokens, self.model.room
+        limit = limit if room is None else min(limit, room - len(ids))
+        steps = [Step(request, limit) for _ in range(request.num)]
         stream = root.rows.copy([0] * request.num)
-        steps = _Steps(self, request, root, stream)
-        seed = (request.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # as an int64
-        keys = bits(torch.tensor([seed]), torch.arange(request.num) + request.first)
-        first, barred = torch.full((request.num,), len(ids)), self.model.barred
-        scores = cast(Tensor, root.scores).expand(request.num, -1)  # (candidates, vocabulary)
-        noise = keyed_noise(keys.to(scores.device), first.to(scores.device), len(barred))
-        batch = Batch(noise, allowed=~barred.to(scores.device))
-        for _ in decode(stream, scores, steps, batch, Draw(request.temperature)):
+        pieces = _pieces(self.table, self.table.text(self._answer_ids(request)), steps)
+        strings = _Steps(steps, pieces, root, stream)
+        scores = cast(Tensor, root.log_p).expand(request.num, -1)  # (candidates, vocabulary)
+        keys = candidate_keys(request).to(scores.device)
+        noise = keyed_noise(keys, torch.full_like(keys, len(ids)), scores.shape[1])
+        batch = Batch(noise, allowed=~self.model.barred.to(scores.device))
+        for _ in decode(stream, scores, strings, batch, Draw(request.temperature)):
             pass
         # Keep what the next step may continue.
         if self.caches and (request.stop.strings or request.stop.max_tokens == 1):
-            self._kept.add(root, steps.ended)
-        return [step.candidate() for step in steps.steps]
+            self._kept.add(root, strings.ended)
+        return [step.candidate() for step in steps]
 
     def _evaluate(self, group: Group, known: _Entry | None) -> _Entry:
-        """An entry of the ids of a group with scores, from one for how they begin."""
+        """An entry of the ids of a group with log_p, from one for how they begin."""
         ids = group[1]
         if known is None:
             rows = GrowingRows(self.model, [ids], self.caches)
@@ -222,108 +214,54 @@ class HuggingFaceBackend:
         else:
             rows = known.rows.copy([0])
             rows.append(torch.tensor([ids[len(known.ids) :]]))
-        return _Entry(ids, rows, group, rows.scores())
+        return _Entry(ids, rows, group, rows.log_p())
 
 
-class _Steps:
-    """The candidates of a request while they are written: `decoding.loop.Strings`."""
-
-    history = free = None
+class _Steps(StepStrings):
+    """The candidates of a request; entries are kept of those that a stop string ends."""
 
     def __init__(
-        self, backend: HuggingFaceBackend, request: Request, root: _Entry, stream: GrowingRows
+        self, steps: Sequence[Step], piece: Piece, root: _Entry, stream: GrowingRows
     ) -> None:
-        self.backend, self.request, self.root, self.stream = backend, request, root, stream
-        room, limit = backend.model.room, request.stop.max_tokens
-        limit = limit if room is None else min(limit, room - len(root.ids))
-        data = backend.table.text(backend._answer_ids(request))
-        self.steps = [_Row(request.over, limit, _decoder(data)) for _ in range(request.num)]
-        self.ended: list[_Entry] = []  # what a stop string ended
+        super().__init__(steps, piece)
+        self.root, self.stream = root, stream
+        self.ended: list[_Entry] = []
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
         """See `Strings.write`."""
-        figures = token_figures(scores.log_softmax(-1), tokens)
-        columns = (rows, tokens, figures.log_probs, figures.entropies, figures.gaps)
-        going = []
-        for at, (i, *values) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        going = super().write(rows, tokens, scores)
+        for at, i in enumerate(rows.tolist()):
             step = self.steps[i]
-            step.take(*values, self.backend.table, self.request.stop)
-            going.append(step.finish is None)
-            if step.finish == "stop" and len(step.ids) > 1 and self.backend._kept.size:
-                ids = (*self.root.ids, *step.ids[:-1])
+            if step.finish == "stop" and len(step.ids) > 1:
+                ids = (*self.root.ids, *step.ids[:-1])  # the last token has not been evaluated
                 self.ended.append(_Entry(ids, self.stream.copy([at]), self.root.group))
-        return torch.tensor(going, device=rows.device)
+        return going
 
 
-@dataclass
-class _Row:
-    """A candidate while it is drawn."""
+def _pieces(table: TokenTable, before: bytes, steps: Sequence[Step]) -> Piece:
+    """The text that a token adds to a step after `before`; incomplete characters are held back."""
+    decoders = {id(step): codecs.getincrementaldecoder("utf-8")("replace") for step in steps}
+    for decoder in decoders.values():
+        decoder.decode(before)
 
-    carried: str
-    limit: int
-    decoder: codecs.IncrementalDecoder
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    text: str = ""
-    since: int = 0  # characters of carried + text in which no stop string ends that counts
-    split: tuple[str, str] | None = None  # step and overshoot
-    finish: Finish | None = None
+    def piece(step: Step, token: int) -> tuple[str, bool]:
+        ends = token in table.ends
+        return decoders[id(step)].decode(table.texts[token] or b"", ends), ends
 
-    def take(
-        self, token: int, log_prob: float, entropy: float, gap: float, table: TokenTable, stop: Stop
-    ) -> None:
-        self.ids.append(token)
-        self.log_probs.append(log_prob)
-        self.entropies.append(entropy)
-        self.gaps.append(gap)
-        ended = token in table.ends
-        self.text += self.decoder.decode(table.texts[token] or b"", ended)
-        if ended:
-            self.finish = "end"
-            return
-        if len(self.ids) >= stop.min_tokens:
-            self.split = bounded(self.text, self.since, stop, self.carried)
-        self.since = len(self.carried) + len(self.text)
-        if self.split:
-            self.finish = "stop"
-        elif len(self.ids) == self.limit:
-            self.finish = "length"
-
-    def candidate(self) -> Candidate:
-        step, over = self.split or (self.carried + self.text, "")
-        numbers = (tuple(self.log_probs), tuple(self.entropies), tuple(self.gaps))
-        assert self.finish is not None
-        return Candidate(
-            step, self.text, self.finish, len(self.ids), over, tuple(self.ids), *numbers
-        )
-
-
-def _carried_step(request: Request) -> Candidate | None:
-    """The step that the overshoot of the step before already ends; no token is drawn for it."""
-    split = bounded("", 0, request.stop, request.over) if request.stop.min_tokens == 1 else None
-    return Candidate(split[0], "", "stop", 0, split[1], (), (), (), ()) if split else None
-
-
-def _decoder(data: bytes) -> codecs.IncrementalDecoder:
-    """A decoder that has read `data` and holds back the bytes of an incomplete character."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data)
-    return decoder
+    return piece
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the model has computed of some ids: one row, and the scores (1, vocabulary) after it.
+    """What the model has computed of some ids: one row, and log p (1, vocabulary) after it.
 
-    group: seed and ids of the request that it belongs to. scores: None if never computed.
+    group: seed and ids of the request that it belongs to. log_p: None if never computed.
     """
 
     ids: Ids
     rows: GrowingRows
     group: Group
-    scores: Tensor | None = None
+    log_p: Tensor | None = None
 
 
 class _Kept:
@@ -348,7 +286,7 @@ class _Kept:
             entry
             for entry in entries
             if ids[: len(entry.ids)] == entry.ids
-            and (len(entry.ids) < len(ids) or entry.scores is not None)
+            and (len(entry.ids) < len(ids) or entry.log_p is not None)
         ]
         key = lambda entry: (len(entry.ids), entry.group[0] == seed)  # noqa: E731
         return max(fitting, key=key, default=None)

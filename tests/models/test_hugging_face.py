@@ -16,16 +16,7 @@ pytest.importorskip("transformers")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
-from transformers import AutoModelForCausalLM as Auto
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GPT2Config, LlamaConfig, MptConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from maskdiff.decoding.condition import condition
@@ -34,8 +25,9 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.models.continuation import ROOT, Canonical
 from maskdiff.models.hugging_face import HuggingFaceModel
+from tests.helpers import hugging_face
+from tests.helpers.hugging_face import END, PAD, TINY, TINY_GPT2, untrained
 
-END, PAD = "<|endoftext|>", "<|pad|>"
 WORDS = [
     "the café",
     "thé",
@@ -46,52 +38,23 @@ WORDS = [
     "x = (1 + 2)",
     "naïve",
     "line\n",
-    "🙂 ok",
-    "  two spaces",
-    "<|end",
 ]
+WORDS += ["🙂 ok", "  two spaces", "<|end"]
 SIZE = 304  # of the models' output: more than the tokenizer has
-TINY = {
-    "vocab_size": SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
+SIZES = {**TINY, "vocab_size": SIZE, "max_position_embeddings": 64, "initializer_range": 0.3}
 
 
 def byte_level(normalizer: object = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE with two special tokens and an ordinary added one."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    if normalizer is not None:
-        raw.normalizer = normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[END, PAD],
-        initial_alphabet=alphabet,
-        show_progress=False,
-        min_frequency=2,
-    )
-    raw.train_from_iterator([a + b for a in WORDS for b in WORDS] * 2, trainer)
-    raw.add_tokens([AddedToken("<think>", special=False)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD)
+    return hugging_face.byte_level(None, WORDS, (END, PAD), ("<think>",), normalizer)
 
 
 def network(
     config: object = None, attention: str = "sdpa", dtype: torch.dtype = torch.float64
 ) -> torch.nn.Module:
-    """A small untrained model with opinions."""
-    torch.manual_seed(0)
-    config = config or Qwen3Config(**TINY, head_dim=8, bos_token_id=None, eos_token_id=0)
-    return Auto.from_config(config, attn_implementation=attention).to(dtype)
+    """A small untrained model."""
+    config = config or Qwen3Config(**SIZES, bos_token_id=None, eos_token_id=0)
+    return untrained(config, dtype, attention)
 
 
 def plain(model: HuggingFaceModel, path: list[int]) -> torch.Tensor:
@@ -242,13 +205,7 @@ def test_eager_attention_in_double():
 
 def test_positions_that_are_learnt():
     config = GPT2Config(
-        vocab_size=SIZE,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=16,
-        initializer_range=0.3,
-        bos_token_id=0,
+        vocab_size=SIZE, **TINY_GPT2, n_positions=16, initializer_range=0.3, bos_token_id=0
     )
     model = HuggingFaceModel(network(config), byte_level(), 100)
     assert model.latent_states.limits == (15,)
@@ -388,7 +345,7 @@ def test_sentence_pieces_with_byte_fallback(kind):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=sentence_pieces(kind), bos_token="<s>", eos_token="</s>"
     )
-    config = LlamaConfig(**TINY, bos_token_id=1, eos_token_id=[2, 2])
+    config = LlamaConfig(**SIZES, bos_token_id=1, eos_token_id=[2, 2])
     model = HuggingFaceModel(network(config), tokenizer, 12)
     texts = model.table.texts
     assert texts[:3] == (None,) * 3
@@ -417,7 +374,7 @@ def test_sentence_pieces_with_byte_fallback(kind):
 def sliding() -> Qwen3Config:
     """The second layer sees 8 tokens."""
     window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    return Qwen3Config(**TINY, head_dim=8, eos_token_id=0, **window)
+    return Qwen3Config(**SIZES, eos_token_id=0, **window)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -446,7 +403,7 @@ def test_what_is_not_understood():
     )
     assert "fast" in refused(network(), object())
     assert "belong together" in refused(
-        network(Qwen3Config(**{**TINY, "vocab_size": 290}, head_dim=8, eos_token_id=0))
+        network(Qwen3Config(**{**SIZES, "vocab_size": 290}, eos_token_id=0))
     )
     assert "context" in refused(network(), tokenizer, 12, [])
     assert "context" in refused(network(), tokenizer, 12, [SIZE])

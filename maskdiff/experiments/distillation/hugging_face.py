@@ -152,7 +152,7 @@ class HuggingFacePolicy:
     ) -> list[Ids]:
         """Answers to prompts that fit in one batch."""
         rows, answers = GrowingRows(self.model, prompts), _Answers(self.model, limits)
-        scores, allowed = rows.scores(), ~self.model.barred
+        scores, allowed = rows.log_p(), ~self.model.barred
         keys, first = keys.to(scores.device), torch.zeros_like(keys, device=scores.device)
         noise = keyed_noise(keys, first, self.size)
         batch = Batch(noise, allowed=allowed.to(scores.device))

@@ -31,6 +31,7 @@ from tests.helpers.hugging_face import (
     SIZE,
     byte_level,
     check_draws,
+    greedy,
     network,
     saved,
 )
@@ -85,19 +86,9 @@ def test_a_folder_is_a_policy(policy):
 
 
 def test_temperature_zero_is_greedy_generate(policy):
-    prompts = asked(policy)
-    barred = policy.model.barred.nonzero()[:, 0].tolist()
-    drawn = policy.sample(prompts, KEYS, 0.0, 20)
-    for prompt, answer in zip(prompts, drawn, strict=True):
-        given = torch.tensor([prompt])
-        whole = policy.model.module.generate(
-            given,
-            attention_mask=torch.ones_like(given),
-            do_sample=False,
-            max_new_tokens=20,
-            suppress_tokens=barred,
-        )
-        assert answer == tuple(whole[0, len(prompt) :].tolist())
+    prompts, barred = asked(policy), policy.model.barred.nonzero()[:, 0].tolist()
+    for prompt, answer in zip(prompts, policy.sample(prompts, KEYS, 0.0, 20), strict=True):
+        assert answer == greedy(policy.model.module, prompt, 20, barred)
 
 
 def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
@@ -351,7 +342,7 @@ def test_a_model_that_overlooks_padding_is_refused(kind, name):
         HuggingFacePolicy(model)
 
 
-def test_numbers_that_are_none(policy):
+def test_weights_that_give_nan(policy):
     broken = policy.twin()
     with torch.no_grad():
         next(iter(broken.module.parameters())).fill_(torch.nan)

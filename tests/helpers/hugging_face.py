@@ -9,6 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoModelForCausalLM as Auto
 from transformers import GPT2Config, PreTrainedTokenizerFast, Qwen3Config
 
+from maskdiff.stepwise.protocol import Reply, Request, StepBackend
+
 END, PAD, OPEN, CLOSE = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 WORDS = ["<1 + 2>", "<(3 * 4)>", "compute 12 - 5", "the café", "日本語"]
 WORDS += [" so ", "🙂 ok", "line\n", "assistant", "user"]
@@ -118,3 +120,17 @@ def check_draws(drawn: Iterable[int], logits: torch.Tensor, temperature: float =
     level = simulated(p).quantile(0.999)
     assert (simulated(other) > level).double().mean() >= 0.99
     assert chi_square(counts, p) <= level
+
+
+def greedy(module: torch.nn.Module, ids: Sequence[int], tokens: int, barred: list[int]):
+    """The ids that `generate` of transformers writes after some ids at temperature 0."""
+    given = torch.tensor([ids])
+    mask = torch.ones_like(given)
+    settings = {"do_sample": False, "max_new_tokens": tokens, "suppress_tokens": barred}
+    return tuple(module.generate(given, attention_mask=mask, **settings)[0, len(ids) :].tolist())
+
+
+def one(generator: StepBackend, **settings) -> Reply:
+    """The reply to one request."""
+    [reply] = generator.next_step([Request(**settings)])
+    return reply

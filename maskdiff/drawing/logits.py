@@ -8,6 +8,7 @@ is float32 or better: half precision never draws rare tokens (2409.02908).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
-Symbols = Literal["plain", "skeleton", "fill"]
-SYMBOLS: tuple[Symbols, ...] = ("plain", "skeleton", "fill")
+Symbols = Literal["plain", "skeleton", "fill", "open"]
 
 
 def is_blank(tokens: Tensor, vocabulary: Vocabulary, symbols: Symbols = "plain") -> Tensor:
@@ -40,10 +40,11 @@ def allowed_symbols(tokens: Tensor, vocabulary: Vocabulary, symbols: Symbols = "
     """(…, vocab) bool: what may be written in the place of tokens (…).
 
     ``plain``: all but PAD, MASK, BOS, EOS and ``<DIGIT>``.  ``skeleton``: ``<DIGIT>`` in the place of the digits.  ``fill``:
-    digits where ``<DIGIT>`` stands, plain elsewhere.
+    digits where ``<DIGIT>`` stands, plain elsewhere.  ``open``: plain and EOS, where the end of a string is open.
     """
     plain = torch.ones(len(vocabulary), dtype=torch.bool, device=tokens.device)
     plain[list(vocabulary.specials)] = False
+    plain[vocabulary.eos] = symbols == "open"
     digit, digits = vocabulary.digit, list(vocabulary.digit_ids)
     if digit is not None:
         plain[digit] = symbols == "skeleton"
@@ -121,16 +122,37 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 
 def draw(
     log_probs: Tensor,
-    noise: Tensor,
+    noise: Tensor | None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
     min_p: float = 0.0,
 ) -> Tensor:
-    """(…) token ids: argmax at temperature 0, otherwise a Gumbel-max draw with ``noise`` (…, vocab)."""
-    if temperature == 0:
+    """(…) token ids by the Gumbel-max trick: argmax(log p / temperature + noise).
+
+    At temperature 0, argmax log p, without ``noise`` (…, vocab).  ``log_probs`` (…, vocab) need not be normalised.
+    """
+    if temperature == 0 or noise is None:
         return log_probs.argmax(-1)
     return (temper(log_probs, temperature, top_p, top_k, min_p) + noise).argmax(-1)
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """What a distribution says of the tokens that were drawn, (n,) each, in nats at temperature 1.
+
+    A gap is the probability of the likeliest token minus that of the second.
+    """
+
+    log_probs: Tensor
+    entropies: Tensor
+    gaps: Tensor
+
+
+def token_figures(log_probs: Tensor, tokens: Tensor) -> TokenFigures:
+    """The figures of tokens (n,) under normalised ``log_probs`` (n, vocab)."""
+    two = log_probs.topk(2, dim=-1).values.exp()
+    return TokenFigures(pick(log_probs, tokens), entropy(log_probs), two[:, 0] - two[:, 1])
 
 
 def penalise_repetition(logits: Tensor, said: Tensor, penalty: float) -> Tensor:

@@ -49,14 +49,14 @@ class Penalties:
         return any(counted) or c.no_repeat_ngram > 0 or c.dry_multiplier > 0
 
     @property
-    def cut(self) -> tuple[int, float]:
+    def truncation(self) -> tuple[int, float]:
         """``top_k`` and ``min_p`` of the draw."""
         return self.config.top_k, self.config.min_p
 
     @property
     def active(self) -> bool:
         """Whether anything differs from a plain draw."""
-        return self.penalise or self.cut != (0, 0.0)
+        return self.penalise or self.truncation != (0, 0.0)
 
     # ------------------------------------------------------------------------------------------------ one next token
 
@@ -156,4 +156,4 @@ class Penalties:
         return inside & ~(canvas.known & self.config.exempt_prompt)
 
 
-PLAIN = Penalties()
+NO_PENALTIES = Penalties()

@@ -94,6 +94,15 @@ def token_noise(
     )
 
 
+def next_token_noise(
+    keys: Tensor, positions: Tensor, vocab_size: int, visits: Tensor | None = None
+) -> Tensor:
+    """(rows, vocab) Gumbel noise of one position (rows,) of each string: that of ``token_noise``."""
+    when = 0 if visits is None else visits[:, None]
+    symbols = torch.arange(vocab_size, device=keys.device)
+    return gumbel(keys[:, None], int(Purpose.TOKEN), 0, when, positions[:, None], symbols)
+
+
 def position_noise(keys: Tensor, purpose: Purpose, step: Tensor, width: int) -> Tensor:
     """Uniform numbers of every (string, position): keys (batch,), step (batch,) -> (batch, width)."""
     positions = torch.arange(width, device=keys.device)

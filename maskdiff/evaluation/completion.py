@@ -307,7 +307,9 @@ def _rejected(
         ("milliseconds_median", np.array(expected)),
         ("times_exact_median", np.array(ratios)),
     ):
-        estimate = metrics.bootstrap(
-            values, lambda index, of=values: float(np.median(of[index])), plan.rng(89)
-        )  # type: ignore[misc]
+
+        def median(index: np.ndarray, of: np.ndarray = values) -> float:
+            return float(np.median(of[index]))
+
+        estimate = metrics.bootstrap(values, median, plan.rng(89))
         ledger.add("rejection", where, metric, estimate)

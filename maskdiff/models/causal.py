@@ -136,3 +136,37 @@ class CausalTree:
         """See `HistoryTree.forget`."""
         self.cache.forget(nodes)
         del self.from_end[nodes:]
+
+
+class PromptStream:
+    """A `CausalStream` behind prompts of several lengths, with a contiguous cache.
+
+    Args:
+        model: One that is not told the length.
+        prompts: Token ids of each, BOS included.
+        pad: Id of the padding.
+        room: Tokens that are read behind each prompt at most.
+    """
+
+    def __init__(
+        self, model: UniversalDenoiser, prompts: Sequence[Sequence[int]], pad: int, room: int
+    ) -> None:
+        self.model, width = model, max(map(len, prompts))
+        device = model.token.weight.device
+        self.pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        tokens = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        self.cache = model.start_cache(len(prompts), width=width + room)
+        self.scores = self._read(torch.tensor(tokens, device=device))  # behind the prompts
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        return self.model.read_beginnings(tokens, self.pads, self.cache).double()
+
+    @torch.no_grad()
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`; float64 logits."""
+        return self._read(token[:, None])
+
+    def select(self, rows: Tensor) -> PromptStream:
+        """See `CausalStream.select`."""
+        self.cache, self.pads = self.cache.select(rows), self.pads[rows]
+        return self

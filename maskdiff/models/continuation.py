@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from maskdiff.models.token_table import TokenTable
@@ -47,6 +48,25 @@ class LatentStates:
     def tail(self, latent: int) -> bytes:
         """What stands behind the last token."""
         return b"" if self.tails is None else self.tails[latent]
+
+
+@runtime_checkable
+class CausalStream(Protocol):
+    """Strings that grow together, one token at a time; they only grow, so a cache is contiguous."""
+
+    def step(self, token: Tensor) -> Tensor:
+        """Read the next token (batch,) of each string; (batch, vocab) logits of the one after it.
+
+        Logits may be log-probabilities.
+        """
+        ...
+
+    def select(self, rows: Tensor) -> CausalStream:
+        """The stream of some strings, in the order of `rows`, which may repeat (a beam).
+
+        This one is not to be used again.
+        """
+        ...
 
 
 class HistoryTree(Protocol):
@@ -106,3 +126,22 @@ class Canonical(Protocol):
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
         """How the tokenizer cuts each text; None for bytes that are no text."""
         ...
+
+
+class TreeStream:
+    """A `CausalStream` of nodes of a tree, numbered in the tree, which has `size` nodes."""
+
+    def __init__(self, tree: HistoryTree, nodes: Tensor, size: int) -> None:
+        self.tree, self.nodes, self.size = tree, nodes, size
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`; returns what `HistoryTree.extend` does, on the CPU."""
+        log_p = self.tree.extend(self.nodes, token).double().cpu()
+        self.nodes = self.size + torch.arange(len(token))
+        self.size += len(token)
+        return log_p
+
+    def select(self, rows: Tensor) -> TreeStream:
+        """See `CausalStream.select`."""
+        self.nodes = self.nodes[rows]
+        return self

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from maskdiff.models.continuation import CausalStream
 from maskdiff.utils.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
@@ -44,19 +45,6 @@ class Denoiser(Protocol):
         noise: Tensor
         | None = None,  # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
     ) -> Tensor:  # (batch, width, vocab) float32
-        ...
-
-
-@runtime_checkable
-class CausalStream(Protocol):
-    """The causal mode, one token at a time."""
-
-    def step(self, token: Tensor) -> Tensor:
-        """Feed the token (batch,) of the next position, beginning with BOS; logits (batch, vocab) of the one after."""
-        ...
-
-    def select(self, rows: Tensor) -> CausalStream:
-        """The stream of some strings, in the order of ``rows``, which may repeat (a beam); this one is not to be used again."""
         ...
 
 

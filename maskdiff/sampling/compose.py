@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maskdiff.constraints.grammar import Constraint
 from maskdiff.drawing.logits import is_blank
 from maskdiff.drawing.penalties import Penalties
+from maskdiff.drawing.settings import Constraint, Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.autoregressive import Autoregressive
@@ -24,7 +24,7 @@ from maskdiff.sampling.unmask import Unmask
 
 
 def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
-    """``num_ar_tokens`` causal tokens, then ``parallel``: its ``steps`` is the total, its ``own`` its own evaluations."""
+    """``num_ar_tokens`` causal tokens, then ``parallel``: its ``steps`` is the total, its ``stage_steps`` its own evaluations."""
     if num_ar_tokens == 0:
         return parallel
     if 0 < parallel.steps <= num_ar_tokens:
@@ -32,13 +32,13 @@ def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
             f"{parallel.steps} evaluations in all do not suffice for {num_ar_tokens} causal tokens and one parallel step; "
             f"give steps of at least {num_ar_tokens + 1} or fewer num_ar_tokens"
         )
-    style = parallel.temperature, parallel.top_p, parallel.constraint, parallel.controls
-    return Autoregressive(num_ar_tokens, *style).then(parallel)
+    return Autoregressive(num_ar_tokens, parallel.draw).then(parallel)
 
 
 def coarse_to_fine(skeleton: Unmask, fill: Unmask) -> Chain:
     """Operators, brackets and ``<DIGIT>`` first, then a digit for every ``<DIGIT>``."""
-    return replace(skeleton, symbols="skeleton").then(replace(fill, symbols="fill"))
+    first = replace(skeleton, draw=replace(skeleton.draw, symbols="skeleton"))
+    return first.then(replace(fill, draw=replace(fill.draw, symbols="fill")))
 
 
 def predictor_corrector(
@@ -57,16 +57,18 @@ def predictor_corrector(
         )
     chain = Chain((replace(fill, steps=max(fill.steps - rounds * (cost + refill), 0)),))
     for _ in range(rounds):
-        chain = chain.then(replace(corrector, steps=fill.steps)).then(replace(fill, own=refill))
+        chain = chain.then(replace(corrector, steps=fill.steps)).then(
+            replace(fill, stage_steps=refill)
+        )
     return chain
 
 
-def verified(draft: Sampler, steps: int, temperature: float = 1.0, top_p: float = 1.0) -> Chain:
+def verified(draft: Sampler, steps: int, draw: Draw | None = None) -> Chain:
     """A parallel draft, then causal fixed-point iterations on it with the same noise, within ``steps`` in all (0: until final).
 
     Where draft and causal mode agree on a prefix, it is final after one evaluation.
     """
-    return Chain((draft,)).then(Predictive(steps, temperature=temperature, top_p=top_p))
+    return Chain((draft,)).then(Predictive(steps, draw=draw or Draw()))
 
 
 def certain_prefix(causal: int, finish: Unmask) -> Chain:
@@ -79,31 +81,29 @@ def certain_prefix(causal: int, finish: Unmask) -> Chain:
             f"{finish.steps} evaluations in all do not suffice for a draft, {causal} causal ones and one parallel step; "
             f"give steps of at least {causal + 2}"
         )
-    first = Predictive(
-        own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint,
-        controls=finish.controls,
-    )  # fmt: skip
+    first = Predictive(stage_steps=causal, draw=finish.draw, keep="final")
     return one_shot(finish).then(first).then(finish)
 
 
 def constrained(sampler: Sampler, constraint: Constraint) -> Sampler:
     """The same sampler under a constraint, in all of its stages; ``ConfigError`` for one that is not of this folder."""
-    return _everywhere(sampler, "constraint", constraint)
+    return _with_draw(sampler, "constraint", constraint)
 
 
-def controlled(sampler: Sampler, controls: Penalties) -> Sampler:
-    """The same sampler with controls of repetition in all of its stages; ``ConfigError`` for one that is not of this folder."""
-    return _everywhere(sampler, "controls", controls)
+def penalised(sampler: Sampler, penalties: Penalties) -> Sampler:
+    """The same sampler with penalties in all of its stages; ``ConfigError`` for one that is not of this folder."""
+    return _with_draw(sampler, "penalties", penalties)
 
 
-def _everywhere(sampler: Sampler, name: str, value: object) -> Sampler:
-    """The same sampler with a field set in all of its stages that write tokens."""
+def _with_draw(sampler: Sampler, name: str, value: object) -> Sampler:
+    """The same sampler with a setting of the draw in all of its stages that write tokens."""
     if isinstance(sampler, Chain):
-        return Chain(tuple(_everywhere(stage, name, value) for stage in sampler.stages))
+        return Chain(tuple(_with_draw(stage, name, value) for stage in sampler.stages))
     if isinstance(sampler, (Unmask, Autoregressive, Predictive)):
-        return replace(sampler, **{name: value})  # type: ignore[arg-type]
+        return replace(sampler, draw=replace(sampler.draw, **{name: value}))  # type: ignore[arg-type]
     if isinstance(sampler, Speculate):
-        return replace(sampler, finish=replace(sampler.finish, **{name: value}))  # type: ignore[arg-type]
+        finish = replace(sampler.finish.draw, **{name: value})  # type: ignore[arg-type]
+        return replace(sampler, finish=replace(sampler.finish, draw=finish))
     if isinstance(sampler, Reconsider):
         return sampler  # hides tokens, writes none
     raise ConfigError(f"a sampler of type {type(sampler).__name__} takes no {name}")
@@ -115,7 +115,7 @@ def one_shot(style: Unmask) -> Unmask:
         style,
         schedule=Everything(),
         steps=0,
-        own=1,
+        stage_steps=1,
         fresh=False,
         remask=None,
         choice_temperature=0.0,
@@ -138,10 +138,7 @@ class Speculate(Stage):
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Rounds while a string has blanks and evaluations for another one, then the finish."""
         finish = self.finish
-        verify = Predictive(
-            own=1, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint,
-            controls=finish.controls,
-        )  # fmt: skip
+        verify = Predictive(stage_steps=1, draw=finish.draw, keep="final")
         round_ = one_shot(self.finish).then(verify)
         while True:
             blank = is_blank(canvas.tokens, denoiser.vocabulary).any(1)

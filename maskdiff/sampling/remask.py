@@ -20,6 +20,7 @@ from maskdiff.drawing.random import Purpose, position_noise
 from maskdiff.errors import ConfigError
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.leave_out import leave_out
 from maskdiff.sampling.order import rank
 from maskdiff.sampling.schedule import Clock
 from maskdiff.sampling.stage import Stage, evaluations_left
@@ -135,24 +136,15 @@ class Reconsider(Stage):
         return Sample(canvas.put(rows, after).recorded())
 
     def _score(self, denoiser: Denoiser, part: Canvas) -> Tensor:
-        """(batch, width) log-probability of each token that stands on the canvas."""
-        vocabulary, nothing = denoiser.vocabulary, torch.zeros_like(part.suspect)
-
-        def scored(shown: Tensor, sigma: Tensor, causal: bool) -> Tensor:
-            logits = denoiser(shown, part.length, sigma, causal, None)
-            return pick(
-                log_distribution(logits, allowed_symbols(part.tokens, vocabulary)), part.tokens
-            )
-
-        if self.score == "causal":
-            return scored(part.tokens, nothing, True)
-        if self.score == "visible":
-            return scored(part.tokens, nothing + self.sigma, False)
-        odd = (torch.arange(part.tokens.shape[1], device=part.tokens.device) % 2).bool()
-        halves = [
-            torch.where(~part.known & parity, vocabulary.mask, part.tokens)
-            for parity in (odd, ~odd)
-        ]
-        return torch.where(
-            odd, scored(halves[0], nothing, False), scored(halves[1], nothing, False)
-        )
+        """(batch, width) log-probability of each tentative token of the canvas."""
+        nothing = torch.zeros_like(part.suspect)
+        allowed = allowed_symbols(part.tokens, denoiser.vocabulary)
+        if self.score == "leave_out":
+            odd = (torch.arange(part.tokens.shape[1], device=part.tokens.device) % 2).bool()
+            halves = (~part.known & odd, ~part.known & ~odd)
+            strings = part.tokens, part.length
+            first, second = (leave_out(denoiser, *strings, half, allowed) for half in halves)
+            return first + second
+        sigma, causal = (nothing, True) if self.score == "causal" else (nothing + self.sigma, False)
+        logits = denoiser(part.tokens, part.length, sigma, causal, None)
+        return pick(log_distribution(logits, allowed), part.tokens)

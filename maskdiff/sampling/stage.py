@@ -2,7 +2,7 @@
 
 For: the type that everything else takes and returns.  Not for: any algorithm.  Easy to get wrong: ``steps`` is a total.  It
 counts the evaluations that a string has needed since its canvas was made, earlier stages included, so that in a chain
-of a 3-token warm start and a stage with ``steps=12`` the second stage has 9; ``own`` counts a stage's own evaluations.
+of a 3-token warm start and a stage with ``steps=12`` the second stage has 9; ``stage_steps`` counts a stage's own evaluations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.utils.arguments import Reader, number, refuse, whole
+from maskdiff.utils.arguments import ArgumentReader, integer, real, refuse
 
 Sampler = Callable[[Denoiser, Canvas], Sample]
 UNLIMITED = 1 << 30
@@ -30,12 +30,13 @@ def check_sampler(given: object) -> None:
 
 
 # Ranges of the numbers that stages have.
-NUMBERS: dict[str, Reader] = {
+NUMBERS: dict[str, ArgumentReader] = {
     **dict.fromkeys(
-        ("steps", "own", "count", "spacing", "window", "radius", "reserve"), whole(0, UNLIMITED)
+        ("steps", "stage_steps", "count", "spacing", "window", "radius", "reserve"),
+        integer(0, UNLIMITED),
     ),
-    **dict.fromkeys(("temperature", "choice_temperature"), number(0.0, 100.0)),
-    **dict.fromkeys(("top_p", "share", "threshold"), number(0.0, 1.0)),
+    "choice_temperature": real(0.0, 100.0),
+    **dict.fromkeys(("share", "threshold"), real(0.0, 1.0)),
 }
 
 
@@ -79,9 +80,9 @@ class Chain(Stage):
         return Chain((*self.stages, other))
 
 
-def evaluations_left(spent: Tensor, steps: int, own: int) -> Tensor:
+def evaluations_left(spent: Tensor, steps: int, stage_steps: int) -> Tensor:
     """(batch,) evaluations that a stage may still use after ``spent`` (batch,); ``UNLIMITED`` where 0 means no limit."""
-    left = torch.full_like(spent, own or UNLIMITED)
+    left = torch.full_like(spent, stage_steps or UNLIMITED)
     return torch.minimum(left, steps - spent) if steps else left
 
 

@@ -8,25 +8,23 @@ finished string leaves the batch, so that neither its result nor its count depen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from maskdiff.constraints.grammar import Constraint, Shaping
 from maskdiff.drawing.logits import (
-    Symbols,
     allowed_symbols,
     as_shown,
-    draw,
     fold_digits,
     is_blank,
     log_distribution,
     pick,
 )
-from maskdiff.drawing.penalties import PLAIN, Penalties
 from maskdiff.drawing.random import span_noise, token_noise
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.denoiser import INPUTS, Denoiser, reads
 from maskdiff.sampling.canvas import Canvas, Sample
@@ -35,6 +33,8 @@ from maskdiff.sampling.remask import Remask
 from maskdiff.sampling.schedule import Clock, Cosine, Schedule
 from maskdiff.sampling.stage import UNLIMITED, Stage, evaluations_left
 
+# Strings (n,), committed positions (n, width) bool, tokens (n, width), log p (n, width, vocab).
+Committed = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 Sigma = Literal["suspect", "clock", "naive", "blank"]
 Coupled = Literal["off", "able", "on"]
 
@@ -49,9 +49,8 @@ class Unmask(Stage):
     order: str = "confidence"  # which blanks first; a name in ORDERS
     schedule: Schedule = field(default_factory=Cosine)  # how many at an evaluation
     steps: int = 12  # evaluations of the string in all, earlier stages included; 0: no limit, so one token (or the bound) each
-    own: int = 0  # evaluations of this stage alone; 0: as many as `steps` leaves
-    temperature: float = 1.0  # of the token draw; 0 is argmax
-    top_p: float = 1.0  # smallest set of tokens with this mass is kept
+    stage_steps: int = 0  # evaluations of this stage alone; 0: as many as `steps` leaves
+    draw: Draw = field(default_factory=Draw)  # penalties see what is committed, on either side
     choice_temperature: float = (
         0.0  # Gumbel noise on the order's score, falling to 0 over the run (MaskGIT's tau)
     )
@@ -63,39 +62,42 @@ class Unmask(Stage):
     self_condition: bool = False  # show the denoiser its previous prediction of what is blank
     coupled: Coupled = "off"  # show the denoiser the noise of the draw, and take the token that it then thinks will be drawn
     sigma: Sigma = "suspect"  # noise level told to the denoiser: the canvas's, the clock's (the reference), share of blanks
-    symbols: Symbols = (
-        "plain"  # alphabet: plain, skeleton (<DIGIT> for digits), fill (digits for <DIGIT>)
-    )
-    constraint: Constraint | None = None
-    controls: Penalties = PLAIN  # penalties see what is committed, on either side
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.order not in ORDERS:
             raise ConfigError(f"order {self.order!r} is unknown; give one of {', '.join(ORDERS)}")
-        if self.rewrite and not (self.steps or self.own):
+        if self.rewrite and not (self.steps or self.stage_steps):
             raise ConfigError(
                 "a refinement without a number of evaluations never ends; give steps of at least 1"
             )
         if self.coupled == "on" and (
-            self.top_p < 1.0 or self.symbols != "plain" or self.controls.active
+            self.draw.top_p < 1.0 or self.draw.symbols != "plain" or self.draw.penalties.active
         ):
             raise ConfigError(
                 "a coupled draw knows the whole plain distribution: give top_p 1, and no penalties, top_k or min_p"
             )
 
     @torch.no_grad()
-    def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
+    def __call__(
+        self, denoiser: Denoiser, canvas: Canvas, committed: Committed | None = None
+    ) -> Sample:
         """Run the loop on every string that has blanks.
 
-        Raises ``ConfigError`` where the denoiser lacks an input that the settings need.
+        Args:
+            denoiser: The model.
+            canvas: The strings.
+            committed: Called after every evaluation with what it commits.
+
+        Raises:
+            ConfigError: Where the denoiser lacks an input that the settings need.
         """
         self._check(denoiser)
         free = self._free(canvas, denoiser)
-        if self.constraint is not None:
-            self.constraint.check(canvas.tokens, free, canvas.length)
+        if self.draw.constraint is not None:
+            self.draw.constraint.check(canvas.tokens, free, canvas.length)
         initial = free.sum(1)
-        total = evaluations_left(canvas.spent, self.steps, self.own).clamp(min=1)
+        total = evaluations_left(canvas.spent, self.steps, self.stage_steps).clamp(min=1)
         unlimited = total > UNLIMITED // 2
         total = torch.where(unlimited, initial.clamp(min=1), total)
         begin, elapsed = canvas.spent, 0
@@ -118,13 +120,15 @@ class Unmask(Stage):
             quota = torch.where(left <= 1, clock.blanks, quota).where(active, 0)
             rows = quota.nonzero()[:, 0]  # a string without a quota waits, and is not evaluated
             if len(rows):
-                canvas = self._evaluate(denoiser, canvas, rows, clock, quota, memory).recorded()
+                canvas = self._evaluate(
+                    denoiser, canvas, rows, clock, quota, memory, committed
+                ).recorded()
                 free = self._free(canvas, denoiser)
             elapsed += 1
 
     def _free(self, canvas: Canvas, denoiser: Denoiser) -> Tensor:
         """(batch, width) positions that may be written now."""
-        blank = is_blank(canvas.tokens, denoiser.vocabulary, self.symbols)
+        blank = is_blank(canvas.tokens, denoiser.vocabulary, self.draw.symbols)
         return ~canvas.known & (blank | self.rewrite)
 
     def _evaluate(
@@ -135,6 +139,7 @@ class Unmask(Stage):
         clock: Clock,
         quota: Tensor,
         memory: _Memory,
+        committed: Committed | None,
     ) -> Canvas:
         """One evaluation of strings ``rows`` and what it commits; the canvas after it."""
         part, clock, quota = canvas[rows].trim(), _at(clock, rows), quota[rows]
@@ -144,20 +149,18 @@ class Unmask(Stage):
         noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
         coupled = self._couples(denoiser)
         log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
-        if self.constraint is not None:
+        if self.draw.constraint is not None:
             # Always new numbers: those of an earlier evaluation have shaped what was committed then.
             spans = (
                 None
-                if coupled or not self.temperature
+                if coupled or not self.draw.temperature
                 else span_noise(part.keys, clock.step + 1, width)
             )
-            shaping = Shaping(self.temperature, self.top_p, self.symbols, self.controls.cut)
-            log_probs, candidate = self.constraint.condition(
-                log_probs, part.tokens, free, part.length, spans, shaping
+            log_probs, candidate = self.draw.constraint.condition(
+                log_probs, part.tokens, free, part.length, spans, self.draw
             )
         else:
-            cuts = (self.temperature, self.top_p, *self.controls.cut)
-            candidate = log_probs.argmax(-1) if coupled else draw(log_probs, noise, *cuts)
+            candidate = self.draw.tokens(log_probs, None if coupled else noise)
         hide = torch.zeros_like(free)
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
@@ -174,6 +177,8 @@ class Unmask(Stage):
         place = rank(score, eligible, 0 if coupled else self.spacing)
         count = torch.maximum(quota, self.schedule.extra(clock, proposal, place))
         commit = eligible & (place < count[:, None])
+        if committed is not None:
+            committed(rows, commit, candidate, log_probs)
         tokens = torch.where(commit, candidate, part.tokens)
         tokens = torch.where(hide, denoiser.vocabulary.mask, tokens)
         memory.log_prob[rows, :width] = torch.where(
@@ -195,16 +200,16 @@ class Unmask(Stage):
                 raise ConfigError(
                     f"this sampler needs a model trained with {INPUTS[name]}; choose another sampler or model"
                 )
-        if self.symbols != "plain" and denoiser.vocabulary.digit is None:
+        if self.draw.symbols in ("skeleton", "fill") and denoiser.vocabulary.digit is None:
             raise ConfigError("skeletons need a language with <DIGIT>; choose another sampler")
 
     def _couples(self, denoiser: Denoiser) -> bool:
         """Whether draws are coupled: the model was trained for the whole plain distribution at temperature 1, or colder."""
         usual = (
-            self.top_p == 1.0
-            and self.temperature > 0
-            and self.symbols == "plain"
-            and not self.controls.active
+            self.draw.top_p == 1.0
+            and self.draw.temperature > 0
+            and self.draw.symbols == "plain"
+            and not self.draw.penalties.active
         )
         return self.coupled != "off" and usual and reads(denoiser, "noise")
 
@@ -222,11 +227,11 @@ class Unmask(Stage):
         Given the noise of the draw they are those of the token that will be drawn: argmax(log p + temperature * noise).
         """
         vocabulary, width = denoiser.vocabulary, part.tokens.shape[1]
-        shown = as_shown(part.tokens, vocabulary, self.symbols)
+        shown = as_shown(part.tokens, vocabulary, self.draw.symbols)
         previous = None if memory.previous is None else memory.previous[rows, :width]
         if previous is not None:
             previous = previous * (shown == vocabulary.mask)[..., None]
-        allowed = allowed_symbols(part.tokens, vocabulary, self.symbols)
+        allowed = allowed_symbols(part.tokens, vocabulary, self.draw.symbols)
         level = self._level(part, clock)
         if noise is None:
             logits = denoiser(shown, part.length, level, False, previous)
@@ -238,14 +243,14 @@ class Unmask(Stage):
                 level,
                 False,
                 previous,
-                (noise * self.temperature * drawn).float(),
+                (noise * self.draw.temperature * drawn).float(),
             )
-        if self.symbols == "skeleton":
+        if self.draw.symbols == "skeleton":
             logits = fold_digits(logits, vocabulary)
-        if self.controls.penalise:
-            visible = ~is_blank(part.tokens, vocabulary, self.symbols)
-            soft = self.constraint is not None
-            logits = self.controls.shape_canvas(logits, part, visible, allowed, soft=soft)
+        if self.draw.penalties.penalise:
+            visible = ~is_blank(part.tokens, vocabulary, self.draw.symbols)
+            soft = self.draw.constraint is not None
+            logits = self.draw.penalties.shape_canvas(logits, part, visible, allowed, soft=soft)
         log_probs = log_distribution(logits, allowed)
         if memory.previous is not None:
             memory.previous[rows, :width] = log_probs.exp().to(memory.previous.dtype)

@@ -166,7 +166,7 @@ class HuggingFaceBackend:
         return ids
 
     def _answer_ids(self, request: Request) -> Ids:
-        parts = [candidate.ids or self._cut(candidate.said) for candidate in request.partial]
+        parts = [candidate.ids or self._cut(candidate.text) for candidate in request.partial]
         return tuple(token for part in parts for token in part)
 
     def _cut(self, text: str) -> Ids:

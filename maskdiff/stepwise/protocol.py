@@ -69,10 +69,10 @@ class Candidate:
     """
 
     step: str
-    said: str
+    text: str
     finish: Finish
     tokens: int
-    over: str = ""
+    overshoot: str = ""
     ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] | None = None
     entropies: tuple[float, ...] | None = None
@@ -119,12 +119,12 @@ class Request:
     @property
     def answer(self) -> str:
         """The text of the answer so far, up to the last token."""
-        return "".join(candidate.said for candidate in self.partial)
+        return "".join(candidate.text for candidate in self.partial)
 
     @property
-    def over(self) -> str:
+    def overshoot(self) -> str:
         """What the last step said beyond its boundary: how the next one begins."""
-        return self.partial[-1].over if self.partial else ""
+        return self.partial[-1].overshoot if self.partial else ""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ import torch
 
 from maskdiff.errors import ConfigError, ParseError, nearest, quote
 from maskdiff.languages import Stepwise
-from maskdiff.models.universal import rotary_tables
-from maskdiff.stepwise.drawing import answered, ids_of
+from maskdiff.models.layers import rotary_tables
+from maskdiff.sampling.leave_out import leave_out
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
+from maskdiff.stepwise.writing import answered, ids_of
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -201,7 +202,7 @@ class DenoiserScorer:
         except ParseError:
             return None
         ends = (
-            candidate.finish == "end" and bool(candidate.said) and not candidate.ids
+            candidate.finish == "end" and bool(candidate.text) and not candidate.ids
         )  # a backend without ids does not tell the end
         return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 
@@ -231,19 +232,14 @@ class DenoiserScorer:
         """Sum of the log-probabilities of what is hidden in each row."""
         width = max(len(text) for _, text, _ in rows)
         self._make_room(width)
-        clean = torch.tensor(
-            [text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows]
-        )
-        hidden = torch.zeros_like(clean, dtype=torch.bool)
+        padded = [text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows]
+        tokens = torch.tensor(padded, device=self.device)
+        hidden = torch.zeros_like(tokens, dtype=torch.bool)
         for i, (_, _, places) in enumerate(rows):
             hidden[i, places] = True
-        tokens = clean.masked_fill(hidden, self.vocabulary.mask).to(self.device)
         length = torch.tensor([len(text) for _, text, _ in rows], device=self.device)
-        logits = self.denoiser(
-            tokens, length, torch.zeros(len(rows), device=self.device), False, None
-        )
-        log_p = logits.cpu().double().log_softmax(-1).gather(2, clean[:, :, None])[:, :, 0]
-        sums: list[float] = log_p.masked_fill(~hidden, 0.0).sum(1).tolist()
+        scores = leave_out(self.denoiser, tokens, length, hidden)
+        sums: list[float] = scores.cpu().double().sum(1).tolist()
         return sums
 
     def _make_room(self, width: int) -> None:

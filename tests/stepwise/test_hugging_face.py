@@ -184,7 +184,7 @@ def test_one_token_at_a_time_is_the_whole_step(generator):
     ):
         steps = walk(generator, PROMPTS[1], 12, stop=Stop((), 1), first=i)
         assert ids_of(steps) == whole.ids
-        assert "".join(step.said for step in steps) == whole.said
+        assert "".join(step.text for step in steps) == whole.text
 
 
 @pytest.mark.parametrize("by", ["candidates", "seeds"])
@@ -224,7 +224,7 @@ def test_a_template_that_agrees(generator):
     read = seen[0][0].tolist()
     assert tuple(read) == ids + ids_of(steps)
     assert read.count(3) == ids.count(3)
-    turns = [*turn, {"role": "assistant", "content": "".join(step.said for step in steps)}]
+    turns = [*turn, {"role": "assistant", "content": "".join(step.text for step in steps)}]
     wrong = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
     assert tokenizer.decode(wrong).endswith(f"{CLOSE}\n{OPEN}assistant\n")
     assert (wrong.count(3), wrong[: len(ids)]) == (ids.count(3) + 1, list(ids))

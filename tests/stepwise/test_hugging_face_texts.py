@@ -55,11 +55,11 @@ def step_of(generator: HuggingFaceBackend, stop: Stop, *partial: Candidate) -> C
 def test_stop_strings_across_and_inside_tokens():
     generator = scripted("a", ">", ">", "(", "b", ">(", "c")
     a = step_of(generator, Stop((">>(",)))
-    assert (a.step, a.over, a.tokens, a.finish) == ("a>>(", "", 4, "stop")
+    assert (a.step, a.overshoot, a.tokens, a.finish) == ("a>>(", "", 4, "stop")
     b = step_of(generator, Stop(), a)
-    assert (b.step, b.said, b.over, b.tokens) == ("b>", "b>(", "(", 2)
+    assert (b.step, b.text, b.overshoot, b.tokens) == ("b>", "b>(", "(", 2)
     c = step_of(generator, Stop(), a, b)
-    assert (c.step, c.said, c.over, c.finish) == ("(c", "c", "", "end")
+    assert (c.step, c.text, c.overshoot, c.finish) == ("(c", "c", "", "end")
     assert c.ids[-1] == 3
     assert c.tokens == len(c.ids) == len(c.log_probs) == 2
     with pytest.raises(BackendError, match="ended"):
@@ -72,12 +72,12 @@ def test_stop_strings_across_and_inside_tokens():
 def test_an_overshoot_may_be_a_step():
     generator = scripted("b", "><a><", "c", ">")
     a = step_of(generator, Stop())
-    assert (a.step, a.over) == ("b>", "<a><")
+    assert (a.step, a.overshoot) == ("b>", "<a><")
     reply = one(generator, prompt="(", partial=(a,), num=3)
     assert reply.candidates == (Candidate("<a>", "", "stop", 0, "<", (), (), (), ()),) * 3
     assert (reply.spent.forward_tokens, reply.spent.calls, reply.spent.candidates) == (0, 0, 3)
     b = step_of(generator, Stop(), a, reply.candidates[0])
-    assert (b.step, b.said) == ("<c>", "c>")
+    assert (b.step, b.text) == ("<c>", "c>")
     assert b.ids == tuple(TABLE.exactly(x)[0] for x in (b"c", b">"))
     later = step_of(generator, Stop(min_tokens=2), a)
     assert (later.step, later.tokens) == ("<a><c>", 2)
@@ -98,9 +98,9 @@ def test_characters_of_several_tokens():
     while not (steps and steps[-1].finish == "end"):
         steps.append(step_of(generator, Stop((), 1), *steps))
     shown = ["a", "", "", "", "🙂", "", "é", ">", "", "\ufffdb", "", "\ufffd"]
-    assert [step.said for step in steps] == shown
+    assert [step.text for step in steps] == shown
     assert step_of(generator, Stop(("🙂", "é"))).step == "a🙂"
-    assert step_of(generator, Stop((">",)), *steps[:3]).said == "🙂é>"
+    assert step_of(generator, Stop((">",)), *steps[:3]).text == "🙂é>"
 
 
 def test_every_position_candidate_and_seed_has_its_own_noise():

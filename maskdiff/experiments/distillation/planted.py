@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from maskdiff.drawing.random import bits, uniform
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.policy import Ids, Judge, lengths, pick
+from maskdiff.experiments.distillation.policy import (
+    AnswerStrings,
+    Ids,
+    Judge,
+    draw_answers,
+    lengths,
+)
 from maskdiff.experiments.distillation.positions import DECILES
 
 FAINT, STRONG = 0.02, 0.1  # typical shares of noise before and after the onset
@@ -69,6 +75,21 @@ def _keys(answers: Sequence[Ids], seed: int) -> Tensor:
     )  # hashes of whole numbers are fixed
 
 
+class _TableStream:
+    """A table of logits, by the last token, as a `CausalStream`."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        return self.table[token].double()
+
+    def select(self, rows: Tensor) -> _TableStream:
+        """See `CausalStream.select`."""
+        return self
+
+
 class PlantedPolicy:
     """A table of what follows each token. As a teacher (behind feedback) it is `corrupted` from decile `onset` on.
 
@@ -104,14 +125,10 @@ class PlantedPolicy:
         self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
     ) -> list[Ids]:
         """See `Policy`; the table alone, without its corruption."""
-        table, last = self.module[0], torch.tensor([prompt[-1] for prompt in prompts])
-        answers: list[list[int]] = [[] for _ in prompts]
-        for place in range(limit):
-            last = pick(table[last], torch.tensor(keys), place, temperature)
-            for answer, token in zip(answers, last.tolist(), strict=True):
-                if not answer or answer[-1] != END:
-                    answer.append(token)
-        return [tuple(answer) for answer in answers]
+        stream = _TableStream(self.module[0])
+        scores = stream.step(torch.tensor([prompt[-1] for prompt in prompts]))
+        strings = AnswerStrings([limit] * len(prompts), {END})
+        return draw_answers(stream, scores, torch.tensor(keys), temperature, strings)
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`."""

@@ -18,7 +18,7 @@ import pytest
 from maskdiff import checkpoint
 from maskdiff.cli import train as train_universal
 from maskdiff.cli.arguments import run_cli
-from maskdiff.cli.training_run import run_config, run_folder
+from maskdiff.cli.train import run_config, run_folder
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.data import Batches, held_out
 from maskdiff.errors import CheckpointError, ConfigError, UserError
@@ -401,7 +401,7 @@ def kill_at(trainer: Trainer, rng: random.Random) -> None:
     assert trainer.monitor is not None
     owner, name = rng.choice(
         [(trainer, "step"), (trainer, "record"), (trainer.monitor, "log_step"), (trainer.monitor, "validate"),
-         (trainer, "save"), (trainer.monitor.board, "scalar")]
+         (trainer, "save"), (trainer.monitor.events, "scalar")]
     )  # fmt: skip
     original, calls, after = getattr(owner, name), rng.randrange(1, 12), rng.random() < 0.5
 

@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskdiff import checkpoint
-from maskdiff.cli.training_run import run_folder
+from maskdiff.cli.train import run_folder
 from maskdiff.config_io import load_config
 from maskdiff.errors import CheckpointError, ConfigError, UserError
 from maskdiff.training.distributed import World
@@ -156,11 +156,11 @@ def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
 def test_shards_are_added_in_order() -> None:
     """In float32, 1e8 + 1 - 1e8 is 0, and in another order 1."""
     parts = torch.tensor([[1e8, 1.0], [1.0, 2.0], [-1e8, 3.0]])
-    assert World().add_up(parts).tolist() == [0.0, 6.0]
-    assert World().add_up(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
-    assert list(World(1, 3).own(6)) == [1, 4]
+    assert World().sum_shards(parts).tolist() == [0.0, 6.0]
+    assert World().sum_shards(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
+    assert list(World(1, 3).shard_numbers(6)) == [1, 4]
     with pytest.raises(ConfigError, match="3 processes need a multiple of 3"):
-        World(1, 3).own(4)
+        World(1, 3).shard_numbers(4)
 
 
 STOPS_THE_SECOND_PROCESS = """

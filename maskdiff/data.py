@@ -72,7 +72,7 @@ class PackedCanvases:
 
 
 def plan_rows(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place strings in rows, longest first, each in the fullest row that has room (best fit decreasing).
+    """Place strings in rows, longest first, each in the fullest row with room (best fit).
 
     Args:
         length: (batch,) tokens of each string.

@@ -24,12 +24,7 @@ from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_payload
 from tests.helpers.training import tiny
 
-SETTINGS: dict[str, object] = {
-    "live_samples": 0,
-    "n_embd": 8,
-    "use_self_cond": True,
-    "max_iters": 2,
-}
+SETTINGS: dict[str, object] = {"n_embd": 8, "use_self_cond": True, "max_iters": 2}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ from maskdiff.config import (
 )
 from maskdiff.errors import ConfigError, folded, nearest, quote
 from maskdiff.utils.lines import split_lines
-from maskdiff.utils.values import Plain, decimal, truth, whole
+from maskdiff.utils.values import Plain, parse_boolean, parse_decimal, parse_integer
 
 Section = TypeVar("Section")
 
@@ -57,7 +57,11 @@ DECODING: dict[str, type] = {
 }
 TEXTS = tuple[str, ...]  # the type of a option that may be given several times
 DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
-READERS: dict[type, Callable[[str], int | float | bool]] = {int: whole, float: decimal, bool: truth}
+READERS: dict[type, Callable[[str], int | float | bool]] = {
+    int: parse_integer,
+    float: parse_decimal,
+    bool: parse_boolean,
+}
 MAX_DEPTH = 16  # of `extends`
 MAX_BYTES = 100_000  # of one configuration file
 MAX_NESTING = 8  # of lists and mappings in one

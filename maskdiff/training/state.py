@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskdiff.checkpoint.values import are_numbers, is_amount, is_count, is_printable
 from maskdiff.config import Config
 from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
@@ -26,7 +27,6 @@ from maskdiff.languages.cfg.references import LIBRARY
 from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.training.optimizers import KEPT
-from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_number
 
 LARGEST_STEP = 2**24  # the largest count of steps of an optimizer in float32
 PATHS = ("language", "attempts")  # keys that may be paths of the user's files
@@ -236,9 +236,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "tokens": is_count,
     "strings": is_count,
     "seconds": is_amount,
-    "best": lambda value: (
-        is_number(value) and not math.isnan(value)
-    ),  # infinite before the first validation
+    "best": lambda value: is_printable(value) and not math.isnan(value),  # perhaps infinite
     "best_step": is_count,
     "validated": lambda value: is_count(value) or (type(value) is int and value == -1),
     "metrics": are_numbers,
@@ -246,7 +244,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "parent_seconds": is_amount,
 }
 CURVE: dict[str, Callable[[Any], bool]] = {
-    "loss": lambda value: is_number(value) and math.isfinite(value),
+    "loss": lambda value: is_printable(value) and math.isfinite(value),
     "logged": is_count,
     "parts": lambda value: isinstance(value, Tensor),  # checked further by `_all_modes`
 }

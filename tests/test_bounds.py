@@ -24,14 +24,15 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
 PARSERS = {
-    "train_universal": REPOSITORY / "train_universal.py",
-    "benchmark": REPOSITORY / "benchmark.py",
-    "inference": REPOSITORY / "inference.py",
-    "maskdiff.__main__": REPOSITORY / "maskdiff/__main__.py",
-    "maskdiff.experiments.distillation.cli": REPOSITORY
-    / "maskdiff/experiments/distillation/cli.py",
-    "maskdiff.experiments.distillation.attempts": REPOSITORY
-    / "maskdiff/experiments/distillation/attempts.py",
+    module: REPOSITORY / f"{module.replace('.', '/')}.py"
+    for module in (
+        "maskdiff.cli.train",
+        "maskdiff.cli.benchmark",
+        "maskdiff.cli.inference",
+        "maskdiff.__main__",
+        "maskdiff.experiments.distillation.cli",
+        "maskdiff.experiments.distillation.attempts",
+    )
 }
 ABSURD = [
     "99999999999999999999",

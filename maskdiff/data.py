@@ -122,15 +122,17 @@ def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
             f"a string of {longest} tokens does not fit rows of {width}: give rows at least "
             f"{longest} wide"
         )
-    row, offset, number = (
-        torch.from_numpy(x) for x in plan_rows(canvases.length.cpu().numpy(), width)
-    )
+
+    # The place of every token in the rows.
+    plan = plan_rows(canvases.length.cpu().numpy(), width)
+    row, offset, number = map(torch.from_numpy, plan)
     rows = int(row.max()) + 1
     at = torch.arange(canvases.tokens.shape[1])
     valid = at < canvases.length[:, None]  # (batch, canvas width)
     place = (row * width + offset)[:, None] + at
     where = place[valid]  # (tokens,)
 
+    # The fields, laid out.
     def lay(values: Tensor, empty: float | int | bool) -> Tensor:
         out = torch.full((rows * width,), empty, dtype=values.dtype)
         out[where] = values.expand_as(place)[valid]

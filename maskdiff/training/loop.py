@@ -236,6 +236,7 @@ class Trainer:
 
     def shard_sums(self, batch: PackedCanvases, inner_tokens: int, number: int) -> Tensor:
         """Loss, nats by mode, inner tokens by mode, and all gradients of a shard, in one row."""
+        # The loss, with the optional inputs of the step.
         train, step = self.config.train, self.progress.step
         if self.config.model.dropout:
             seed = step_generator(train.seed, step, DROPOUT).initial_seed()
@@ -246,6 +247,8 @@ class Trainer:
             known = self.logits_of, mine, self.config, self.vocabulary, step
             conditions = self_condition(*known), couple(*known, len(batch.tokens), take_shard)
             losses = self.losses(mine, *conditions)
+
+        # The gradients, and the parts of the loss by mode.
         loss = losses.sum() / inner_tokens
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

@@ -79,7 +79,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("training/curve/loss", math.nan, "curve: loss is 'nan'"),
     ("training/curve/logged", 7, "curve: logged is after step 2"),
     ("training/curve/parts", [1.0], "curve: parts is '[1.0]'"),
-    ("training/curve/parts", lambda parts: parts[:1], "curve: parts is [1, 2] torch.float32"),
+    ("training/curve/parts", torch.zeros(9, 2), "curve: parts is [9, 2] torch.float32"),
     ("training/model/head.weight", REMOVED, "weights lacks 'head.weight'"),
     ("training/model/head.weight", lambda w: w[:1], "weights: head.weight is [1, 8] torch.float32"),
     ("training/model/head.weight", lambda w: w.double(), "head.weight is [20, 8] torch.float64"),

@@ -31,7 +31,7 @@ from maskdiff.noise.edits import (
     MASK,
     REPLACE,
     SWAP,
-    apply_edits,
+    apply_corruption,
     draw_edits,
     forbid_length_breaks,
 )
@@ -60,7 +60,7 @@ def edited(
     strings: Strings, edits: torch.Tensor, fresh: torch.Tensor, max_len: int = 64
 ) -> list[list[int]]:
     allowed = forbid_length_breaks(edits, strings.length, max_len)
-    result = apply_edits(strings, allowed, fresh, VOCABULARY)
+    result = apply_corruption(strings, allowed, fresh, VOCABULARY)
     for row, n in zip(result.tokens.tolist(), result.length.tolist(), strict=True):
         assert set(row[n:]) <= {VOCABULARY.pad}
     return [row[:n] for row, n in zip(result.tokens.tolist(), result.length.tolist(), strict=True)]

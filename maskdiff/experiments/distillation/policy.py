@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 
-class Judge(Protocol):
-    """What can score given answers."""
+class AnswerScorer(Protocol):
+    """Scores given answers."""
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """(batch, longest answer, size) float32: row t scores token t of an answer; rows behind an answer mean nothing.
@@ -38,7 +38,7 @@ class Judge(Protocol):
         ...
 
 
-class Policy(Judge, Protocol):
+class Policy(AnswerScorer, Protocol):
     """A causal language model that is asked problems. Student and teacher are the same policy behind different prompts.
 
     name: of the model. size: ids of its vocabulary. backtracking: ids of tokens that take something
@@ -153,4 +153,4 @@ def lengths(answers: Sequence[Ids]) -> Tensor:
     return torch.tensor([len(answer) for answer in answers])
 
 
-__all__ = ["AnswerStrings", "Ids", "Judge", "Policy", "draw_answers", "groups", "lengths"]
+__all__ = ["AnswerScorer", "AnswerStrings", "Ids", "Policy", "draw_answers", "groups", "lengths"]

@@ -39,14 +39,14 @@ class CanvasModel:
         self,
         denoiser: ModelDenoiser,
         lengths: Sequence[int],
-        beginnings: LatentStates,
+        latent_states: LatentStates,
         ends: Sequence[tuple[int, ...]] | None = None,
         backwards: bool = False,
     ) -> None:
-        self.denoiser, self.lengths, self.beginnings, self.backwards = (
+        self.denoiser, self.lengths, self.latent_states, self.backwards = (
             denoiser,
             list(lengths),
-            beginnings,
+            latent_states,
             backwards,
         )
         self.ends: list[tuple[int, ...]] = (
@@ -56,9 +56,9 @@ class CanvasModel:
         # Nothing is left out of a suffix: what was typed may ask for just that, and its covers keep their numbers.
         self.negligible, self.floor = (0.0, 0.0) if backwards else (1e-9, 1e-6)
 
-    def reader(self) -> CanvasReader:
-        """See `NextTokenModel.reader`."""
-        return CanvasReader(self)
+    def tree(self) -> CanvasTree:
+        """See `Continuation.tree`."""
+        return CanvasTree(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
         """See `Canonical.encode`; backwards it is how the text that is read from its end is cut."""
@@ -68,8 +68,8 @@ class CanvasModel:
         return [None if cut is None else cut[::-1] for cut in cuts]
 
 
-class CanvasReader:
-    """See `Reader`; a node is a canvas of its own, and costs as many positions as it has tokens."""
+class CanvasTree:
+    """See `HistoryTree`; a node is a canvas of its own, and costs as many positions as it has tokens."""
 
     def __init__(self, model: CanvasModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0
@@ -81,7 +81,7 @@ class CanvasReader:
         self.allowed[list(vocabulary.inner_ids)] = True
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """See `Reader.extend`."""
+        """See `HistoryTree.extend`."""
         first = len(self.rows)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
             self._add(parent, token)
@@ -98,7 +98,7 @@ class CanvasReader:
         return logits.log_softmax(-1)
 
     def forget(self, nodes: int) -> None:
-        """See `Reader.forget`."""
+        """See `HistoryTree.forget`."""
         del self.rows[nodes:], self.next[nodes:]
 
     def _add(self, parent: int, token: int) -> None:
@@ -165,15 +165,15 @@ def _with_ends(
 ) -> CanvasModel:
     sizes, ends, tails, priors = [], [], [], []
     for node, token, log_p in found.leaves():
-        end = tuple([*found.tree.path(node), token][::-1])
+        end = tuple([*found.histories.path(node), token][::-1])
         text = b"".join(denoiser.vocabulary.symbols[i].encode() for i in end)
-        sizes.append(possible[found.tree.beginning[node]])
+        sizes.append(possible[found.histories.latent[node]])
         ends.append(end)
         tails.append(text[: len(text) - len(suffix)])
         priors.append(log_p)
-    beginnings = LatentStates(
+    latent_states = LatentStates(
         torch.tensor(priors, dtype=torch.float64), tuple(n - len(end) for n, end in zip(sizes, ends, strict=True)),
         closed=True, tails=tuple(tails), suffix=suffix, log_dropped=found.log_dropped,
         spent=(found.summary.calls, found.summary.positions),
     )  # fmt: skip
-    return CanvasModel(denoiser, sizes, beginnings, ends)
+    return CanvasModel(denoiser, sizes, latent_states, ends)

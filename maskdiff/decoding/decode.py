@@ -30,7 +30,7 @@ from maskdiff.drawing.stopping import (
     Stopping,
     StopText,
 )
-from maskdiff.models.continuation import ROOT, Reader
+from maskdiff.models.continuation import ROOT, HistoryTree
 from maskdiff.utils.deadline import TimedOut
 
 
@@ -39,7 +39,7 @@ class Completion:
     """A string that was drawn.
 
     data: its bytes, all of them, beginning with the prefix. tokens: ids, the one that ends it
-    included. log_p: log-probability of the tokens under the model, the beginning's included, nats,
+    included. log_p: log-probability of the tokens under the model, the latent state's included, nats,
     before conditioning. reason: why it ended, `eos`, `stop` (a stop text or token: `data` ends
     before it, `tokens` do not), `length` (cut at the model's limit), `repetition` or `timeout`.
     calls: forward passes that it took part in.
@@ -61,13 +61,13 @@ class Completion:
 class _String:
     """One string under way.
 
-    given: what it is conditioned on. beginning: number of what is hidden before it. id: its node of the model's reader; node:
+    given: what it is conditioned on. latent state: number of what is hidden before it. id: its node of the model's tree; node:
     of the tree, until the prefix is covered; row, norm: then log p(next token), and what it lacks to be logits. text: of its
     tokens; sure: of what follows the prefix, what no stop text can take back; reason: why it ended.
     """
 
     given: Conditioned
-    beginning: int
+    latent: int
     log_p: float
     calls: int
     search: StopText
@@ -88,12 +88,12 @@ class _String:
 
 
 def _offset(conditioned: Conditioned) -> int:
-    """The number in the reader of the first node of a tree."""
-    return conditioned.reader.offset if isinstance(conditioned.reader, Branch) else 0
+    """The number in the tree of the first node of a tree."""
+    return conditioned.tree.offset if isinstance(conditioned.tree, Branch) else 0
 
 
 class Decoding:
-    """A batch under way, one at a time of a conditioned model, whose reader it uses.
+    """A batch under way, one at a time of a conditioned model, whose tree it uses.
 
     Each string depends on its own key alone; `keys` (batch,) are made by `sampling.random.new_keys`. Strings that begin
     differently are conditioned one by one on a model that is `SharedTree`, and given in the order of their keys.
@@ -118,10 +118,10 @@ class Decoding:
             controls,
             stopping,
         )
-        self.model, reader = given[0].model, given[0].reader
-        self.reader: Reader = reader.base if isinstance(reader, Branch) else reader
-        self.nodes = max(_offset(one) + len(one.tree) for one in given)  # that the reader holds
-        self.reader.forget(self.nodes)  # what was drawn before this batch
+        self.model, tree = given[0].model, given[0].tree
+        self.tree: HistoryTree = tree.base if isinstance(tree, Branch) else tree
+        self.nodes = max(_offset(one) + len(one.histories) for one in given)  # that the tree holds
+        self.tree.forget(self.nodes)  # what was drawn before this batch
         self.strings: list[_String] = []
         self.rows = list(range(len(keys)))  # the strings under way
         self.said: TokenHistory | None = None  # of those, if anything asks
@@ -132,19 +132,19 @@ class Decoding:
         self._begin(given)
 
     def _begin(self, given: Sequence[Conditioned]) -> None:
-        beginnings = self.model.beginnings
+        latent_states = self.model.latent_states
         chosen = self._draw(self.rows, torch.stack([one.log_root for one in given]), 0)
         for one, b in zip(given, chosen, strict=True):
-            root = one.tree.child.get((ROOT, b))
+            root = one.histories.child.get((ROOT, b))
             id_ = ROOT if root is None else root + _offset(one)
-            search, log_p = StopText(self.stopping.texts), float(beginnings.log_prior[b])
+            search, log_p = StopText(self.stopping.texts), float(latent_states.log_prior[b])
             self.strings.append(_String(one, b, log_p, one.summary.calls, search, root, id_))
-            if beginnings.limits[b] == 0:
-                self.strings[-1].reason = EOS if beginnings.closed else LENGTH
+            if latent_states.limits[b] == 0:
+                self.strings[-1].reason = EOS if latent_states.closed else LENGTH
         fresh = [
             i for i, string in enumerate(self.strings) if not string.reason and string.node is None
         ]
-        self._extend(fresh, [self.strings[i].beginning for i in fresh])
+        self._extend(fresh, [self.strings[i].latent for i in fresh])
 
     def step(self) -> list[int]:
         """Draw one more token of every string that is under way; their numbers."""
@@ -209,7 +209,10 @@ class Decoding:
         string.reason = self._stopped(string, token, before)
         if string.reason:
             return False
-        if node is not None and (child := string.given.tree.child.get((node, token))) is not None:
+        if (
+            node is not None
+            and (child := string.given.histories.child.get((node, token))) is not None
+        ):
             string.node, string.id = child, child + _offset(string.given)
             return False
         string.node = None
@@ -224,9 +227,9 @@ class Decoding:
         string.sure += string.search.feed(bytes(string.text[max(before, len(string.prefix)) :]))
         if string.search.stopped:
             return STOP
-        beginnings, size = self.model.beginnings, len(string.tokens)
-        if size >= beginnings.limits[string.beginning]:
-            return self._end(string, EOS if beginnings.closed else LENGTH)
+        latent_states, size = self.model.latent_states, len(string.tokens)
+        if size >= latent_states.limits[string.latent]:
+            return self._end(string, EOS if latent_states.closed else LENGTH)
         full = 0 < self.stopping.max_tokens <= size and len(string.text) >= len(string.prefix)
         return self._end(string, LENGTH) if full else ""
 
@@ -266,10 +269,10 @@ class Decoding:
             return
         own = torch.tensor([string.free for string in strings])
         loops = self.said.looping(self.stopping.period, self.stopping.repeats, own)
-        beginnings = self.model.beginnings
+        latent_states = self.model.latent_states
         for string, looping in zip(strings, loops.tolist(), strict=True):
             followed = string.reason == EOS and bool(
-                beginnings.tail(string.beginning) + beginnings.suffix
+                latent_states.tail(string.latent) + latent_states.suffix
             )
             if (
                 looping and string.reason != STOP and not followed
@@ -280,10 +283,10 @@ class Decoding:
         """Evaluate one new node for each of some strings."""
         if not rows:
             return
-        reader, first = self.reader, self.nodes
+        tree, first = self.tree, self.nodes
         parents = torch.tensor([self.strings[i].id for i in rows])
-        log_next = reader.extend(parents, torch.tensor(tokens)).double().cpu()
-        norm = getattr(reader, "norm", torch.zeros(len(rows))).tolist()
+        log_next = tree.extend(parents, torch.tensor(tokens)).double().cpu()
+        norm = getattr(tree, "norm", torch.zeros(len(rows))).tolist()
         for k, i in enumerate(rows):
             string = self.strings[i]
             string.id, string.row, string.norm = first + k, log_next[k], norm[k]
@@ -304,10 +307,10 @@ class Decoding:
 
     def data(self, i: int) -> bytes:
         """The bytes of a string that nothing can take back; what stands behind its last token once it has ended."""
-        string, beginnings = self.strings[i], self.model.beginnings
+        string, latent_states = self.strings[i], self.model.latent_states
         text = bytes(string.text[: len(string.prefix)] + string.sure)
         return (
-            text + beginnings.tail(string.beginning) + beginnings.suffix
+            text + latent_states.tail(string.latent) + latent_states.suffix
             if string.reason == EOS
             else text
         )

@@ -23,7 +23,7 @@ class Goal:
     """What has to be reached: a string that begins with `prefix`, or with `whole` is it."""
 
     table: TokenTable
-    beginnings: LatentStates
+    latent_states: LatentStates
     prefix: bytes
     whole: bool = False
 
@@ -41,17 +41,17 @@ class Goal:
             found.append([(token, offset + len(self.table.texts[token] or b"")) for token in ids])
         return found
 
-    def reached(self, beginning: int) -> bool:
-        """Whether a beginning reaches the goal before any token."""
-        if self.beginnings.limits[beginning] == 0:
-            tail = self.beginnings.tail(beginning)
+    def reached(self, latent: int) -> bool:
+        """Whether a latent state reaches the goal before any token."""
+        if self.latent_states.limits[latent] == 0:
+            tail = self.latent_states.tail(latent)
             return tail == self.prefix if self.whole else tail.startswith(self.prefix)
         return not self.prefix and not self.whole
 
-    def key(self, offset: int, depth: int, beginning: int) -> CoverKey:
+    def key(self, offset: int, depth: int, latent: int) -> CoverKey:
         """What the covering tokens of a node depend on."""
-        last = self.beginnings.closed and depth + 1 == self.beginnings.limits[beginning]
-        return offset, last, self.beginnings.tail(beginning) if last else b""
+        last = self.latent_states.closed and depth + 1 == self.latent_states.limits[latent]
+        return offset, last, self.latent_states.tail(latent) if last else b""
 
     def covers(self, key: CoverKey) -> list[int]:
         """Ids of the tokens that reach the goal at once."""
@@ -80,10 +80,10 @@ class Histories:
     """A tree of histories as lists, parents before children; `offset` counts bytes explained, `depth` tokens."""
 
     parent: list[int] = field(default_factory=list)
-    token: list[int] = field(default_factory=list)  # of a beginning: its number
+    token: list[int] = field(default_factory=list)  # of a latent state: its number
     offset: list[int] = field(default_factory=list)
     depth: list[int] = field(default_factory=list)
-    beginning: list[int] = field(default_factory=list)
+    latent: list[int] = field(default_factory=list)
     child: dict[tuple[int, int], int] = field(default_factory=dict)  # (parent, token) -> node
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class Histories:
         self.token.append(token)
         self.offset.append(offset)
         self.depth.append(0 if parent == ROOT else self.depth[parent] + 1)
-        self.beginning.append(token if parent == ROOT else self.beginning[parent])
+        self.latent.append(token if parent == ROOT else self.latent[parent])
         self.child[parent, token] = node
         return node
 
@@ -110,18 +110,18 @@ class Histories:
 
 
 def roots(goal: Goal) -> list[int]:
-    """The beginnings from which the goal is still to be reached and may be."""
+    """The latent states from which the goal is still to be reached and may be."""
     return [
         b
-        for b in range(len(goal.beginnings))
-        if goal.beginnings.limits[b] > 0 and not goal.reached(b)
+        for b in range(len(goal.latent_states))
+        if goal.latent_states.limits[b] > 0 and not goal.reached(b)
     ]
 
 
 def count(goal: Goal, enough: int, below: int | None = None) -> int:
     """The number of histories of a goal (those that explain fewer than `below` bytes), or one above `enough`."""
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
-    limits = sorted(goal.beginnings.limits[b] for b in roots(goal))
+    limits = sorted(goal.latent_states.limits[b] for b in roots(goal))
     silent = len(goal.table.silent)
     level, total, depth = (
         {0: 1} if below > 0 else {},
@@ -147,12 +147,12 @@ def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = Tru
     """All histories of a goal (those that explain fewer than `below` bytes; without `silent` tokens if these are unwanted)."""
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
     tree = Histories()
-    level = [tree.add(ROOT, beginning, 0) for beginning in roots(goal)] if below > 0 else []
+    level = [tree.add(ROOT, latent, 0) for latent in roots(goal)] if below > 0 else []
     quiet = goal.table.silent if silent else ()
     while level:
         following = []
         for node in level:
-            if tree.depth[node] + 1 >= goal.beginnings.limits[tree.beginning[node]]:
+            if tree.depth[node] + 1 >= goal.latent_states.limits[tree.latent[node]]:
                 continue  # the token after it is the last one: only a covering one is of use
             offset = tree.offset[node]
             following += [tree.add(node, token, offset) for token in quiet]
@@ -168,11 +168,11 @@ def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = Tru
 def from_sequences(goal: Goal, sequences: Iterable[list[int]]) -> Histories:
     """The tree of given token sequences, each of which explains a beginning of the goal, after every beginning."""
     tree, sequences = Histories(), list(sequences)
-    for beginning in roots(goal):
-        root = tree.add(ROOT, beginning, 0)
+    for latent in roots(goal):
+        root = tree.add(ROOT, latent, 0)
         for tokens in sequences:
             node = root
-            for token in tokens[: goal.beginnings.limits[beginning] - 1]:
+            for token in tokens[: goal.latent_states.limits[latent] - 1]:
                 reached = tree.offset[node] + len(goal.table.texts[token] or b"")
                 known = tree.child.get((node, token))
                 node = tree.add(node, token, reached) if known is None else known

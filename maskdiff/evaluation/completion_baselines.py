@@ -25,7 +25,7 @@ from torch import Tensor
 from maskdiff.decoding.condition import Conditioned
 from maskdiff.decoding.decode import Completion
 from maskdiff.decoding.histories import Goal
-from maskdiff.models.continuation import ROOT, Canonical, NextTokenModel, Reader
+from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree
 
 History = tuple[int, ...]
 
@@ -42,14 +42,14 @@ class Baseline(Protocol):
 
 
 class Reading:
-    """What a model of one beginning says after single histories, each evaluated once; `reader` counts what that took."""
+    """What a model of one latent state says after single histories, each evaluated once; `tree` counts what that took."""
 
-    def __init__(self, model: NextTokenModel) -> None:
-        if len(model.beginnings) != 1:
+    def __init__(self, model: Continuation) -> None:
+        if len(model.latent_states) != 1:
             raise ValueError(
-                f"baselines are for models with one beginning; this one has {len(model.beginnings)}"
+                f"baselines are for models with one latent state; this one has {len(model.latent_states)}"
             )
-        self.model, self.reader = model, model.reader()
+        self.model, self.tree = model, model.tree()
         self._node: dict[History, int] = {}
         self._rows: list[Tensor] = []
 
@@ -64,7 +64,7 @@ class Reading:
                     tokens.append(history[size - 1] if size else 0)
         if parents:
             self._rows += (
-                self.reader.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
+                self.tree.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
             )
         return torch.stack([self._rows[self._node[history]] for history in histories])
 
@@ -113,7 +113,7 @@ class Forced:
         return _normal(out)
 
 
-def naive_mask(model: NextTokenModel, prefix: bytes) -> Masked:
+def naive_mask(model: Continuation, prefix: bytes) -> Masked:
     """Tokens that contradict the prefix are forbidden; what the others lead to is not asked."""
     return Masked(
         "naive mask",
@@ -123,7 +123,7 @@ def naive_mask(model: NextTokenModel, prefix: bytes) -> Masked:
     )
 
 
-def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
+def position_table(model: Continuation, prefix: bytes) -> Masked:
     """The masses along one history for each number of bytes, taken for those of all histories that explain as many.
 
         Z(c) = sum over t of p(t | history of c) Z(c + bytes of t)
@@ -146,7 +146,7 @@ def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
     return Masked("position table", goal, read, log_z)
 
 
-def token_healing(model: NextTokenModel, prefix: bytes) -> Forced:
+def token_healing(model: Continuation, prefix: bytes) -> Forced:
     """The last token of the cut is taken back, and one that begins with its text is drawn in its place."""
     goal, tokens = _goal(model, prefix), _cut(model, prefix)
     heal = goal.table.text(tokens[-1:]) if tokens else None
@@ -155,7 +155,7 @@ def token_healing(model: NextTokenModel, prefix: bytes) -> Forced:
     )
 
 
-def as_they_fall(model: NextTokenModel, prefix: bytes) -> Forced:
+def as_they_fall(model: Continuation, prefix: bytes) -> Forced:
     """The prefix is a prompt: its cut stands, and the model goes on from there."""
     return Forced(
         "prompt tokens as they fall",
@@ -171,7 +171,7 @@ PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
 
 @dataclass(frozen=True)
 class Proposal:
-    """A conditioned model of one beginning, looked at as a baseline; histories that it left out have no mass."""
+    """A conditioned model of one latent state, looked at as a baseline; histories that it left out have no mass."""
 
     conditioned: Conditioned
 
@@ -191,9 +191,9 @@ class Proposal:
         return out
 
     def _node(self, history: History) -> int | None:
-        node = self.conditioned.tree.child.get((ROOT, 0))
+        node = self.conditioned.histories.child.get((ROOT, 0))
         for token in history:
-            node = None if node is None else self.conditioned.tree.child.get((node, token))
+            node = None if node is None else self.conditioned.histories.child.get((node, token))
         return node
 
 
@@ -243,7 +243,7 @@ class Rejection:
 
 
 def reject(
-    model: NextTokenModel,
+    model: Continuation,
     prefix: bytes,
     n: int,
     most: int,
@@ -256,26 +256,26 @@ def reject(
     draws = calls = positions = spent = 0
     while len(accepted) < n and spent < most:
         size = min(batch, most - spent)
-        made, reader = _strings(model, goal, size, generator)
+        made, tree = _strings(model, goal, size, generator)
         kept = list(made)[: n - len(accepted)]
         accepted += [made[i] for i in kept]
         draws = spent + (1 + kept[-1] if len(accepted) == n else size)
-        spent, calls, positions = spent + size, calls + reader.calls, positions + reader.positions
+        spent, calls, positions = spent + size, calls + tree.calls, positions + tree.positions
     return Rejection(accepted, draws, calls, positions)
 
 
 def _strings(
-    model: NextTokenModel, goal: Goal, size: int, generator: torch.Generator
-) -> tuple[dict[int, Completion], Reader]:
-    """Strings of one batch that reach the goal, by their number in it, and the reader that was used up."""
-    beginnings, reader = model.beginnings, model.reader()
+    model: Continuation, goal: Goal, size: int, generator: torch.Generator
+) -> tuple[dict[int, Completion], HistoryTree]:
+    """Strings of one batch that reach the goal, by their number in it, and the tree that was used up."""
+    latent_states, tree = model.latent_states, model.tree()
     limit, closed, ends = (
-        beginnings.limits[0],
-        beginnings.closed,
+        latent_states.limits[0],
+        latent_states.closed,
         torch.tensor(model.table.ends, dtype=torch.int64),
     )
     inner, last = _transitions(goal, False), _transitions(goal, closed)
-    log_p = torch.full((size,), float(beginnings.log_prior[0]), dtype=torch.float64)
+    log_p = torch.full((size,), float(latent_states.log_prior[0]), dtype=torch.float64)
     written, length, whole = (
         torch.full((size, limit), -1),
         torch.zeros(size, dtype=torch.int64),
@@ -286,9 +286,7 @@ def _strings(
         torch.zeros(size, dtype=torch.int64),
     )  # strings under way, and their bytes explained
     node, nodes = torch.zeros(size, dtype=torch.int64), 1  # all share the root
-    log_next = (
-        reader.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
-    )
+    log_next = tree.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
     for depth in range(limit):
         tokens = torch.multinomial(log_next.exp(), 1, generator=generator)[:, 0]
         written[rows, depth] = tokens
@@ -303,14 +301,16 @@ def _strings(
         rows, offset, node, tokens = rows[on], offset[on], node[on], tokens[on]
         if not len(rows):
             break
-        log_next = reader.extend(node, tokens).double().cpu()
+        log_next = tree.extend(node, tokens).double().cpu()
         node, nodes = nodes + torch.arange(len(rows)), nodes + len(rows)
     made = {}
     for i in length.nonzero()[:, 0].tolist():
         ids, complete = tuple(written[i, : length[i]].tolist()), bool(whole[i])
-        data = model.table.text(ids) + (beginnings.tail(0) + beginnings.suffix if complete else b"")
+        data = model.table.text(ids) + (
+            latent_states.tail(0) + latent_states.suffix if complete else b""
+        )
         made[i] = Completion(data, ids, float(log_p[i]), "eos" if complete else "length", len(ids))
-    return made, reader
+    return made, tree
 
 
 def _transitions(goal: Goal, last: bool) -> Tensor:
@@ -322,19 +322,19 @@ def _transitions(goal: Goal, last: bool) -> Tensor:
         for token, reached in goal.steps[offset]:
             table[offset, token] = reached
         table[offset, list(goal.table.silent)] = offset
-        table[offset, goal.covers((offset, last, goal.beginnings.tail(0) if last else b""))] = n
+        table[offset, goal.covers((offset, last, goal.latent_states.tail(0) if last else b""))] = n
     return table
 
 
 def _check(goal: Goal) -> None:
-    if len(goal.beginnings) != 1 or goal.beginnings.limits[0] == 0 or goal.whole:
+    if len(goal.latent_states) != 1 or goal.latent_states.limits[0] == 0 or goal.whole:
         raise ValueError(
-            "baselines are for models with one beginning and room for a token, and for prefixes, not whole texts"
+            "baselines are for models with one latent state and room for a token, and for prefixes, not whole texts"
         )
 
 
-def _goal(model: NextTokenModel, prefix: bytes) -> Goal:
-    goal = Goal(model.table, model.beginnings, prefix)
+def _goal(model: Continuation, prefix: bytes) -> Goal:
+    goal = Goal(model.table, model.latent_states, prefix)
     _check(goal)
     return goal
 
@@ -344,7 +344,7 @@ def _moves(goal: Goal, history: History) -> tuple[list[int], list[int]]:
     offset = len(goal.table.text(history))
     tokens = goal.covers(goal.key(offset, len(history), 0))
     reached = [len(goal.prefix)] * len(tokens)
-    if len(history) + 1 < goal.beginnings.limits[0]:
+    if len(history) + 1 < goal.latent_states.limits[0]:
         tokens = [*tokens, *(token for token, _ in goal.steps[offset]), *goal.table.silent]
         reached += [*(size for _, size in goal.steps[offset]), *[offset] * len(goal.table.silent)]
     return tokens, reached
@@ -356,7 +356,7 @@ def _normal(log_q: Tensor) -> Tensor:
     return log_q - torch.where(total == -math.inf, 0.0, total)
 
 
-def _cut(model: NextTokenModel, prefix: bytes) -> History | None:
+def _cut(model: Continuation, prefix: bytes) -> History | None:
     """The tokenizer's cut of a prefix; without one, or for bytes that are no text, the longest token each time."""
     known = model.encode([prefix])[0] if isinstance(model, Canonical) else None
     if known is not None:
@@ -372,7 +372,7 @@ def _cut(model: NextTokenModel, prefix: bytes) -> History | None:
 
 def _representatives(goal: Goal, read: Reading) -> list[History | None]:
     """One history for each number of bytes: the tokenizer's, else the likeliest that goes on from those of fewer bytes."""
-    n, limit, model = len(goal.prefix), goal.beginnings.limits[0], read.model
+    n, limit, model = len(goal.prefix), goal.latent_states.limits[0], read.model
     cuts: list[History | None] = [None] * n
     if isinstance(model, Canonical):
         known = model.encode([goal.prefix[:size] for size in range(n)])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskdiff.decoding import Canonical, Conditioned, Decoding, NextTokenModel, condition
+from maskdiff.decoding import Canonical, Conditioned, Continuation, Decoding, condition
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
 from maskdiff.evaluation.completion_baselines import (
@@ -30,7 +30,7 @@ from maskdiff.evaluation.completion_baselines import (
     token_healing,
 )
 
-BASELINES: dict[str, Callable[[NextTokenModel, bytes], Baseline]] = {
+BASELINES: dict[str, Callable[[Continuation, bytes], Baseline]] = {
     "naive_mask": naive_mask,
     "position_table": position_table,
     "token_healing": token_healing,
@@ -52,7 +52,7 @@ class Drawn:
     conditioned: Conditioned | None = None
 
 
-def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
+def draw(model: Continuation, method: str, prefix: bytes, seed: int) -> Drawn:
     """One completion by a mode or a baseline."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     if method in MODES:
@@ -67,19 +67,19 @@ def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
         )
     proposal = BASELINES[method](model, prefix)
     read = proposal.read  # type: ignore[attr-defined]  # all four have one
-    rows, before = ahead(proposal, Goal(model.table, model.beginnings, prefix), read), 0
+    rows, before = ahead(proposal, Goal(model.table, model.latent_states, prefix), read), 0
     history: History = ()
     while True:
         if len(model.table.text(history)) < len(prefix):
-            before = read.reader.calls
+            before = read.tree.calls
         row = rows([history])[0]
         if float(row.max()) == -math.inf:  # a dead end: what is written so far is all there is
             break
         history = (*history, int(torch.multinomial(row.exp(), 1, generator=generator)))
-        if history[-1] in model.table.ends or len(history) >= model.beginnings.limits[0]:
+        if history[-1] in model.table.ends or len(history) >= model.latent_states.limits[0]:
             break
     return Drawn(
-        model.table.text(history), max(before, 1), read.reader.calls, time.perf_counter() - start
+        model.table.text(history), max(before, 1), read.tree.calls, time.perf_counter() - start
     )
 
 
@@ -143,7 +143,7 @@ def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
     return None
 
 
-def true_next(model: NextTokenModel, text: bytes, size: int) -> tuple[int, int] | None:
+def true_next(model: Continuation, text: bytes, size: int) -> tuple[int, int] | None:
     """The token of the tokenizer's cut of ``text`` that reaches beyond ``size`` bytes, and the byte at which it begins."""
     cut = model.encode([text])[0] if isinstance(model, Canonical) else None
     start = 0

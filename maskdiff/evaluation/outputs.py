@@ -78,7 +78,7 @@ def make_tasks(language: Language, count: int, seed: int, split: str = "test") -
     for text in held_out(language, split, count, seed):  # type: ignore[arg-type]
         cut, answer = len(text) // 2, None
         if isinstance(language, HasValue):
-            known = ((size, language.consequence(text[:size])) for size in range(1, len(text)))
+            known = ((size, language.forced_ending(text[:size])) for size in range(1, len(text)))
             cut, answer = next(((size, own) for size, own in known if own is not None), (cut, None))
         tasks.append(Task(text[:cut], answer, text))
     return tasks

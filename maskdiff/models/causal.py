@@ -1,7 +1,7 @@
 """Our causal mode as completion sees it.
 
 For: `CausalModel`. Not for: the bidirectional mode (`canvas.py`). Easy to get wrong: a model that is told the length is one
-distribution for every length, so it has as many beginnings; a string of it ends when it is full, and no token ends it before.
+distribution for every length, so it has as many latent states; a string of it ends when it is full, and no token ends it before.
 """
 
 from __future__ import annotations
@@ -72,24 +72,24 @@ class CausalModel:
         self.lengths: tuple[int, ...] = ()
         if self.length_conditioned:
             self.lengths = tuple(np.flatnonzero(lengths > 0).tolist())
-            self.beginnings = LatentStates(
+            self.latent_states = LatentStates(
                 torch.from_numpy(np.log(lengths[list(self.lengths)])), self.lengths, closed=True
             )
         else:
             limit = max_tokens or config.block_size - 1
-            self.beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
+            self.latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
 
-    def reader(self) -> CausalReader:
-        """See `NextTokenModel.reader`."""
-        return CausalReader(self)
+    def tree(self) -> CausalTree:
+        """See `Continuation.tree`."""
+        return CausalTree(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
         """See `Canonical.encode`."""
         return encode_bytes(self.vocabulary, texts)
 
 
-class CausalReader:
-    """See `Reader`; nodes are rows of a batch that share the keys and values of their ancestors."""
+class CausalTree:
+    """See `HistoryTree`; nodes are rows of a batch that share the keys and values of their ancestors."""
 
     def __init__(self, model: CausalModel) -> None:
         self.owner, self.cache = model, model.model.start_tree()
@@ -103,7 +103,7 @@ class CausalReader:
 
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """See `Reader.extend`."""
+        """See `HistoryTree.extend`."""
         parts = [
             self._pass(a, b) for a, b in zip(parents.split(PASS), tokens.split(PASS), strict=True)
         ]
@@ -116,12 +116,12 @@ class CausalReader:
         self.owner.denoiser.deadline.check()
         device, first = self.allowed.device, len(self.from_end)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
-            beginning = (
+            own = (
                 self.owner.lengths[token] + 1
                 if self.owner.length_conditioned and parent == ROOT
                 else 0
             )
-            self.from_end.append(beginning if parent == ROOT else max(self.from_end[parent] - 1, 0))
+            self.from_end.append(own if parent == ROOT else max(self.from_end[parent] - 1, 0))
         read, from_end = (
             torch.where(parents == ROOT, self.bos, tokens),
             torch.tensor(self.from_end[first:]),
@@ -133,6 +133,6 @@ class CausalReader:
         return logits.masked_fill(~self.allowed, -torch.inf).cpu().double()
 
     def forget(self, nodes: int) -> None:
-        """See `Reader.forget`."""
+        """See `HistoryTree.forget`."""
         self.cache.forget(nodes)
         del self.from_end[nodes:]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskdiff.models.token_table import TokenTable
 
-ROOT = -1  # parent of a beginning
+ROOT = -1  # parent of a latent state
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class LatentStates:
     """In how many ways a string may begin before its first token: one, or one for each value of something hidden.
 
     A model that is told the length begins once for each length; one that is shown the end of the string, once for each way
-    in which tokens cover that end. A beginning is drawn with the first token.
+    in which tokens cover that end. A latent state is drawn with the first token.
 
-    log_prior: (beginnings,) float64, log-probability of each; limits: most tokens that may follow it. closed: whether a string
+    log_prior: (latent states,) float64, log-probability of each; limits: most tokens that may follow it. closed: whether a string
     that has reached its limit is whole (no token ends it before then); else it was cut. tails: the bytes that stand behind the
     last token of a string that is closed, suffix: those behind them; what was typed may reach into the tail, but not into the
-    suffix. log_dropped: log-probability of beginnings that were left out, spent: forward passes and tokens that finding them
+    suffix. log_dropped: log-probability of latent states that were left out, spent: forward passes and tokens that finding them
     took.
     """
 
@@ -44,15 +44,15 @@ class LatentStates:
     def __len__(self) -> int:
         return len(self.limits)
 
-    def tail(self, beginning: int) -> bytes:
+    def tail(self, latent: int) -> bytes:
         """What stands behind the last token."""
-        return b"" if self.tails is None else self.tails[beginning]
+        return b"" if self.tails is None else self.tails[latent]
 
 
-class Reader(Protocol):
+class HistoryTree(Protocol):
     """One tree of histories, its keys and values shared along the branches. Nodes are numbered as they are added, from 0.
 
-    A reader may have `norm` (n,), of the nodes that were added last: log-probability + norm is the logit that the model's head
+    A tree may have `norm` (n,), of the nodes that were added last: log-probability + norm is the logit that the model's head
     gave, on which penalties act. Without it the log-probabilities are taken for the logits.
     """
 
@@ -62,8 +62,8 @@ class Reader(Protocol):
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Add nodes (n,) by their parents and tokens, in one forward pass (several, where they are too many for one).
 
-        A parent comes before its child, in an earlier call or in this one. Where it is `ROOT`, the node is a beginning, and
-        its token the beginning's number. Returns (n, vocabulary) float64 log p(next token | history of the node).
+        A parent comes before its child, in an earlier call or in this one. Where it is `ROOT`, the node is a latent state, and
+        its token the latent state's number. Returns (n, vocabulary) float64 log p(next token | history of the node).
         """
         ...
 
@@ -72,21 +72,21 @@ class Reader(Protocol):
         ...
 
 
-class NextTokenModel(Protocol):
+class Continuation(Protocol):
     """A distribution over strings of tokens, one token after another."""
 
     table: TokenTable
 
     @property
-    def beginnings(self) -> LatentStates: ...
+    def latent_states(self) -> LatentStates: ...
 
-    def reader(self) -> Reader:
+    def tree(self) -> HistoryTree:
         """An empty tree."""
         ...
 
 
 @runtime_checkable
-class Costly(NextTokenModel, Protocol):
+class Costly(Continuation, Protocol):
     """A model whose histories share nothing, so that each that is not evaluated saves its whole
     cost.
 

@@ -78,7 +78,7 @@ class HuggingFaceModel:
             raise ConfigError(
                 f"no token fits: max_tokens is {max_tokens}, the context {len(self.context)} of {room} positions"
             )
-        self.beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
+        self.latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
         drawn = [text is not None for text in self.table.texts]
         self.barred = ~torch.tensor(
             drawn, device=model.device
@@ -121,9 +121,9 @@ class HuggingFaceModel:
             )
         return cls(model.to(device), tokenizer, max_tokens, context)
 
-    def reader(self) -> HuggingFaceReader:
-        """See `NextTokenModel.reader`."""
-        return HuggingFaceReader(self)
+    def tree(self) -> HuggingFaceTree:
+        """See `Continuation.tree`."""
+        return HuggingFaceTree(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
         """How the tokenizer cuts each text, without special tokens.
@@ -174,14 +174,14 @@ class HuggingFaceModel:
         ordinary = [token for token, text in enumerate(self.table.texts) if text]
         a, b, c = ordinary[0], ordinary[len(ordinary) // 2], ordinary[-1]
         try:
-            reader = self.reader()
-            tree = [
-                reader.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
+            tree = self.tree()
+            rows = [
+                tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
             ]  # the branches a c and b
-            tree += [reader.extend(torch.tensor([2]), torch.tensor([a]))]  # now b a
+            rows += [tree.extend(torch.tensor([2]), torch.tensor([a]))]  # now b a
             alone = [self.logits([*self.context, *path], 3) for path in ([a, c], [b, a])]
             expected = self.log_next(torch.cat(alone))[[0, 1, 4, 2, 5]].exp()
-            distance = (torch.cat(tree).exp() - expected).abs().sum(1).max().item() / 2
+            distance = (torch.cat(rows).exp() - expected).abs().sum(1).max().item() / 2
         except Exception as error:  # whatever a model's own code raises
             raise ConfigError(
                 f"this model cannot be evaluated as a tree of histories: {folded(error)}"
@@ -193,10 +193,10 @@ class HuggingFaceModel:
             )
 
 
-class HuggingFaceReader:
-    """See `Reader`. The tokens of all branches stand in one row, in the order in which they came; the cache holds the keys and
+class HuggingFaceTree:
+    """See `HistoryTree`. The tokens of all branches stand in one row, in the order in which they came; the cache holds the keys and
     values of that row, and a mask lets each token see its ancestors and itself. The context comes first, and is evaluated
-    once however many beginnings are asked for; `positions` counts it too."""
+    once however many latent states are asked for; `positions` counts it too."""
 
     def __init__(self, model: HuggingFaceModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0
@@ -212,7 +212,7 @@ class HuggingFaceReader:
 
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """See `Reader.extend`."""
+        """See `HistoryTree.extend`."""
         context, fresh = self.model.context, not self._parent
         first, ids = len(self._parent), list(context) if fresh else []
         if fresh:
@@ -241,12 +241,12 @@ class HuggingFaceReader:
         places = torch.tensor(self._place[len(self._place) - len(parents) :], dtype=torch.int64)
         index = (places - begun + (fresh or again)).clamp(
             min=0
-        )  # a beginning's place lies before all others
+        )  # a latent state's place lies before all others
         self.norm = norm[index]
         return rows if torch.equal(index, torch.arange(len(rows))) else rows[index]
 
     def forget(self, nodes: int) -> None:
-        """See `Reader.forget`."""
+        """See `HistoryTree.forget`."""
         self._place = self._place[:nodes]
         keep = max(self._place, default=len(self.model.context) - 1) + 1 if self._parent else 0
         if over := len(self._parent) - keep:

@@ -27,7 +27,7 @@ class TableModel:
 
     def __init__(self, table: TokenTable, limit: int, seed: int, sharpness: float = 1.5) -> None:
         self.table, self.limit, self.seed, self.sharpness = table, limit, seed, sharpness
-        self.beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
+        self.latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
         self._known: dict[History, np.ndarray] = {}
 
     def log_next(self, history: History) -> np.ndarray:
@@ -57,24 +57,24 @@ class TableModel:
                 else:
                     stack.append(((*history, token), log_p + float(own)))
 
-    def reader(self) -> TableReader:
-        """See `NextTokenModel.reader`."""
-        return TableReader(self)
+    def tree(self) -> TableTree:
+        """See `Continuation.tree`."""
+        return TableTree(self)
 
 
-class TableReader:
-    """See `Reader`; counts what is asked of the table."""
+class TableTree:
+    """See `HistoryTree`; counts what is asked of the table."""
 
     def __init__(self, model: TableModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0
         self.histories: list[History] = []
 
     def forget(self, nodes: int) -> None:
-        """See `Reader.forget`."""
+        """See `HistoryTree.forget`."""
         del self.histories[nodes:]
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """See `Reader.extend`."""
+        """See `HistoryTree.extend`."""
         first = len(self.histories)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
             self.histories.append(() if parent == ROOT else (*self.histories[parent], token))

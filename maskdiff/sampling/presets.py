@@ -10,19 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from maskdiff.config import SamplerConfig
-from maskdiff.constraints.grammar import GrammarConstraint
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.compose import (
     Speculate,
     certain_prefix,
     coarse_to_fine,
-    constrained,
     hybrid,
     one_shot,
     predictor_corrector,
@@ -41,9 +37,6 @@ from maskdiff.sampling.schedule import (
 )
 from maskdiff.sampling.stage import Sampler
 from maskdiff.sampling.unmask import Unmask
-
-if TYPE_CHECKING:
-    from maskdiff.languages import Language
 
 
 @dataclass(frozen=True)
@@ -79,9 +72,12 @@ def preset(
 
 
 def make_sampler(config: SamplerConfig) -> Sampler:
-    """The sampler that ``config.sampler`` names, with the other settings laid on it; ``ConfigError`` for an unknown name.
+    """Returns the sampler named by `config.sampler` with the settings of `config`.
 
-    All but ``config.grammar``, which needs a language: see ``sampler_for``.
+    `config.grammar` has no effect here, because it needs a language: `constrained` applies it.
+
+    Raises:
+        ConfigError: The name is unknown, or the settings make no sampler.
     """
     if config.sampler not in PRESETS:
         nearest = get_close_matches(config.sampler, PRESETS, n=1, cutoff=0.0)[0]
@@ -89,16 +85,6 @@ def make_sampler(config: SamplerConfig) -> Sampler:
             f"sampler {config.sampler!r} is unknown; did you mean {nearest}? allowed: {', '.join(PRESETS)}"
         )
     return PRESETS[config.sampler].make(config)
-
-
-def sampler_for(
-    config: SamplerConfig, language: Language, device: torch.device | str = "cpu"
-) -> Sampler:
-    """``make_sampler``, under the grammar of the language where ``config.grammar`` asks for it; ``ConfigError`` without one."""
-    sampler = make_sampler(config)
-    return (
-        constrained(sampler, GrammarConstraint.of(language, device)) if config.grammar else sampler
-    )
 
 
 def describe() -> str:

@@ -59,7 +59,7 @@ class CausalBackend:
 
     def forget(self) -> None:
         """See `StepBackend`."""
-        self.reader = self.model.reader()
+        self.tree = self.model.tree()
         self.nodes = 0
         self.roots: dict[
             int, int
@@ -74,7 +74,7 @@ class CausalBackend:
     @property
     def token_bytes(self) -> int:
         """Bytes kept of each token. Keys and values count twice, because growing copies them."""
-        return 2 * self.reader.cache.node_bytes + 8 * len(self.vocabulary) + OBJECTS
+        return 2 * self.tree.cache.node_bytes + 8 * len(self.vocabulary) + OBJECTS
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
         """See `StepBackend`. Raises ParseError for a prompt with foreign symbols, BackendError for one that is too long."""
@@ -126,7 +126,7 @@ class CausalBackend:
 
         for r, (session, path) in enumerate(zip(sessions, paths, strict=True)):
             if session not in self.roots:
-                self.roots[session] = added(ROOT, 0, r)  # beginning 0, which is BOS
+                self.roots[session] = added(ROOT, 0, r)  # latent state 0, which is BOS
             node = self.roots[session]
             for token in path:
                 if (node, token) not in self.children:
@@ -184,13 +184,13 @@ class CausalBackend:
 
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
         """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
-        keys = self.reader.cache.keys
+        keys = self.tree.cache.keys
         size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
         passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
         pairs = zip(
             torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True
         )
-        log_p = torch.cat([self.reader.extend(above, tokens) for above, tokens in pairs])
+        log_p = torch.cat([self.tree.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)
         return log_p
 

@@ -139,8 +139,8 @@ def test_table_of_a_byte_level_tokenizer(model):
     )  # merges of bytes of one character
     assert isinstance(model, Canonical)
     assert model.context == (0,)
-    assert model.beginnings.limits == (12,)
-    assert not model.beginnings.closed
+    assert model.latent_states.limits == (12,)
+    assert not model.latent_states.closed
 
 
 @cache
@@ -175,13 +175,13 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_probabilities_and_norms_are_the_logits(dtype):
-    """Penalties act on what the head says: see `Reader`."""
+    """Penalties act on what the head says: see `HistoryTree`."""
     model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
-    reader, drawn = model.reader(), ~model.barred
-    rows = [reader.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
-    norms = [reader.norm]
-    rows += [reader.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
-    norms += [reader.norm]
+    tree, drawn = model.tree(), ~model.barred
+    rows = [tree.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
+    norms = [tree.norm]
+    rows += [tree.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
+    norms += [tree.norm]
     said = torch.cat(rows) + torch.cat(norms)[:, None]
     raw = model.logits([*model.context, 65, 66, 67], 4).double()[[0, 1, 2, 3, 0]]
     torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
@@ -194,9 +194,9 @@ def test_log_probabilities_and_norms_are_the_logits(dtype):
 )
 @pytest.mark.parametrize("context", [None, [5, 0, 7]])
 def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
-    """Branches of several calls, parents of any earlier call, and beginnings that are asked for again."""
+    """Branches of several calls, parents of any earlier call, and latent states that are asked for again."""
     model = HuggingFaceModel(network(attention=attention, dtype=dtype), byte_level(), 30, context)
-    reader, random = model.reader(), torch.Generator().manual_seed(1)
+    tree, random = model.tree(), torch.Generator().manual_seed(1)
     paths: list[list[int]] = []
     rows = []
     for _ in range(4):
@@ -211,19 +211,19 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
             paths.append([] if parent == ROOT else [*paths[parent], token])
             parents.append(parent)
             tokens.append(token)
-        rows.append(reader.extend(torch.tensor(parents), torch.tensor(tokens)))
+        rows.append(tree.extend(torch.tensor(parents), torch.tensor(tokens)))
         assert rows[-1].dtype == torch.float64
         assert rows[-1].shape == (12, SIZE)
     assert (
         max(gap(row, plain(model, path)) for row, path in zip(torch.cat(rows), paths, strict=True))
         < tolerance
     )
-    assert reader.calls == 4
-    assert reader.positions == len(model.context) + sum(bool(path) for path in paths)
+    assert tree.calls == 4
+    assert tree.positions == len(model.context) + sum(bool(path) for path in paths)
     assert torch.equal(
-        reader.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
+        tree.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
     )
-    assert reader.calls == 4  # nothing new was asked
+    assert tree.calls == 4  # nothing new was asked
 
 
 def test_eager_attention_in_double():
@@ -232,8 +232,8 @@ def test_eager_attention_in_double():
     tree = (torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, 40, 50, 60]))
     assert (
         gap(
-            eager.reader().extend(*tree),
-            HuggingFaceModel(network(), byte_level(), 12).reader().extend(*tree),
+            eager.tree().extend(*tree),
+            HuggingFaceModel(network(), byte_level(), 12).tree().extend(*tree),
         )
         < 1e-5
     )
@@ -250,15 +250,15 @@ def test_positions_that_are_learnt():
         bos_token_id=0,
     )
     model = HuggingFaceModel(network(config), byte_level(), 100)
-    assert model.beginnings.limits == (15,)
-    reader = model.reader()
-    reader.extend(torch.tensor([ROOT, 0, 0]), torch.tensor([0, 40, 50]))
-    row = reader.extend(torch.tensor([1]), torch.tensor([60]))[0]
+    assert model.latent_states.limits == (15,)
+    tree = model.tree()
+    tree.extend(torch.tensor([ROOT, 0, 0]), torch.tensor([0, 40, 50]))
+    row = tree.extend(torch.tensor([1]), torch.tensor([60]))[0]
     assert gap(row, plain(model, [40, 60])) < 1e-10 < gap(row, plain(model, [50, 60]))
 
 
 def test_special_tokens_are_never_drawn(model):
-    row = model.reader().extend(torch.tensor([ROOT]), torch.tensor([0]))[0]
+    row = model.tree().extend(torch.tensor([ROOT]), torch.tensor([0]))[0]
     assert row[[1, 301, 302, 303]].tolist() == [-math.inf] * 4
     assert row[0] > -math.inf
     assert float(row.exp().sum()) == pytest.approx(1, abs=1e-12)
@@ -316,7 +316,7 @@ def test_completions_begin_with_the_prefix(model, prefix):
 
 def test_the_name_of_a_special_token_is_text(model):
     conditioned = condition(model, END.encode(), "beam", beam=4)
-    assert 0 not in conditioned.tree.token[1:]
+    assert 0 not in conditioned.histories.token[1:]
     assert 0 not in conditioned.covers(0).tolist()
     for done in Decoding(conditioned, keys(4)).run():
         assert done.data.startswith(END.encode())
@@ -468,7 +468,7 @@ def test_a_window_as_long_as_the_string():
     assert model.model.config.layer_types == ["full_attention", "sliding_attention"]
     path, crowd = [40, 41, 42, 43, 44, 45], [0] * 12  # the row is longer than the window
     parents, tokens = [ROOT, 0, *crowd, 1, 14, 15, 16, 17], [0, 40, *[50] * 12, *path[1:]]
-    rows = model.reader().extend(torch.tensor(parents), torch.tensor(tokens))
+    rows = model.tree().extend(torch.tensor(parents), torch.tensor(tokens))
     assert gap(rows[-1], plain(model, path)) < 1e-10
 
 

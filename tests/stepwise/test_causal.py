@@ -339,7 +339,7 @@ def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch)
         kept = rng.choice(strings)[: rng.randrange(30)]
         strings.append([*kept, *rng.choices(inner, k=30 - len(kept))])
     expected = next_log_probs(model, strings)
-    reader = CausalModel(model.denoiser, model.lengths).reader()
+    reader = CausalModel(model.denoiser, model.lengths).tree()
     numbers, left = dict[tuple[int, ...], int](), []
     for row, ids in enumerate(strings):
         for end in range(len(ids)):
@@ -373,7 +373,7 @@ def test_memory_is_bounded_by_bytes() -> None:
         answers = small.next_step(requests), large.next_step(requests)
         for reply, expected in zip(*answers, strict=True):
             same(reply.candidates, expected.candidates)
-        cache = small.reader.cache
+        cache = small.tree.cache
         assert small.nodes * small.token_bytes <= small.memory + most * small.token_bytes
         held = sum(x.nbytes for x in (cache.keys, cache.values, cache.paths, cache.above))
         assert held <= max(64, small.nodes) * small.token_bytes

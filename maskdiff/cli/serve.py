@@ -48,7 +48,7 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         help="address to listen on (default 127.0.0.1)",
     )  # fmt: skip
     verb.add_argument(
-        "--port", type=cli.Whole(0, 65_535), default=8000, metavar="N",
+        "--port", type=cli.IntegerRange(0, 65_535), default=8000, metavar="N",
         help="0 picks a free one (default 8000)",
     )  # fmt: skip
     verb.add_argument(
@@ -61,7 +61,7 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         help=f"how to answer a chat that ends with the assistant: {modes} (default continue)",
     )  # fmt: skip
     verb.add_argument(
-        "--max_tokens", type=cli.Whole(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
+        "--max_tokens", type=cli.IntegerRange(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
         help=f"room for prompt and answer, in tokens (default {MAX_TOKENS})",
     )  # fmt: skip
     cli.add_machine_flags(verb)

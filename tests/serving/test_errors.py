@@ -334,7 +334,7 @@ def test_too_many_wait() -> None:
 
 def test_eight_threads(url: str) -> None:
     def ask(number: int) -> bool:
-        client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).said
+        client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).text
         made = [
             client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number)
             .choices[0]

@@ -7,7 +7,7 @@ import numpy as np
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.experiments.distillation.environment import Outcome, Problem
 from maskdiff.languages import ArithmeticCorrections
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback, judge, located
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text, judge, symbol_labels
 
 TRIES = 50  # draws a problem before too few of them differ
 
@@ -46,8 +46,10 @@ class ArithmeticEnvironment:
     def evaluate(self, problem: Problem, answer: str) -> Outcome:
         """See `Environment`; half of the reward is for right steps, half for the right value."""
         marks = judge(problem.text, answer)
-        return Outcome((marks.share + marks.final) / 2, feedback(problem.text, answer, self.mode))
+        return Outcome(
+            (marks.share + marks.final) / 2, feedback_text(problem.text, answer, self.mode)
+        )
 
     def label_characters(self, problem: Problem, answer: str) -> list[bool | None]:
         """See `LabelsErrors`."""
-        return located(problem.text, answer)
+        return symbol_labels(problem.text, answer)

@@ -57,7 +57,7 @@ def build_parser() -> cli.Parser:
     """Return the parser of all flags."""
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
     parser.add_argument(
-        "--num", type=cli.Whole(1, 10**6), default=20_000, metavar="N",
+        "--num", type=cli.IntegerRange(1, 10**6), default=20_000, metavar="N",
         help="problems (default 20000)",
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE", help="where the lines go")

@@ -248,3 +248,19 @@ def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None
     ).read_bytes()
     assert all((parts / name).stat().st_mtime_ns == when for name, when in done.items())
     assert str(tmp_path) not in (tmp_path / "killed/results.json").read_text()
+
+
+@pytest.mark.parametrize("module", ["distillation", "distillation.attempts"])
+def test_the_short_name_of_a_command_is_an_alias(module: str) -> None:
+    """Both names print the same help and report the same mistake."""
+    for flags in (["--help"], ["--out", "x", "--nothing"]):
+        results = [
+            subprocess.run(
+                [sys.executable, "-m", f"maskdiff.{package}{module}", *flags],
+                cwd=REPOSITORY, capture_output=True, timeout=60,
+            )
+            for package in ("", "experiments.")
+        ]  # fmt: skip
+        assert results[0].stdout == results[1].stdout
+        assert results[0].stderr == results[1].stderr
+        assert results[0].returncode == results[1].returncode == (0 if "--help" in flags else 2)

@@ -1,9 +1,8 @@
-"""Teachers whose fault is known, and a small policy of tables: what the experiments must find, and must not.
+"""Teachers with a known fault, and a small policy of tables, to test the experiments on.
 
-For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests.
-Not for: anything learned from language. Easy to get wrong: a fault that only begins somewhere would
-be found by looking for the first difference; here every place is disturbed by a random amount, and
-from the onset on by more.
+`corrupted` is a control of the second experiment, `PlantedPolicy` a whole model for tests. Every
+place is disturbed by a random amount, and from the onset on by more: looking for the first
+difference would find a fault that only begins somewhere.
 """
 
 from __future__ import annotations
@@ -34,11 +33,17 @@ END = 0
 def corrupted(
     logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, strong: float = STRONG
 ) -> Tensor:
-    """Logits of a teacher who agrees but for noise: with probability q a token is any, q log-normal about 0.02 at every place.
+    """Logits of a teacher who agrees but for noise: with probability q a token is any token.
 
-    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys
-    (batch,) of the noise. From decile `onset` of each answer on (1 to 9; None: nowhere) q is about
-    `strong` instead. The divergence at a place depends little on how certain the student is.
+    q is log-normal about 0.02 at every place, and about `strong` from the onset on, so that the
+    divergence at a place depends little on the certainty of the student.
+
+    Args:
+        logits: (batch, places, vocab) of the student.
+        lengths: (batch,) of the answers.
+        keys: (batch,) of the noise.
+        onset: Decile of each answer, 1 to 9; None for nowhere.
+        strong: Typical q from there on.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
@@ -54,7 +59,7 @@ def corrupted(
 
 
 class Disturbed:
-    """A teacher who agrees with a policy but for noise, which is stronger from decile `onset` on: its `logits` alone."""
+    """A teacher who agrees with a policy but for noise, stronger from decile `onset` on."""
 
     def __init__(self, policy: Judge, onset: int | None, seed: int) -> None:
         self.policy, self.onset, self.seed = policy, onset, seed
@@ -92,10 +97,10 @@ class _TableStream:
 
 
 class PlantedPolicy:
-    """A table of what follows each token. As a teacher (behind feedback) it is `corrupted` from decile `onset` on.
+    """Implements `Policy` by a table of what follows each token; the teacher is `corrupted`.
 
     Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last
-    token of the vocabulary takes something back. Implements `Policy`.
+    token of the vocabulary takes something back.
     """
 
     large = False
@@ -113,7 +118,7 @@ class PlantedPolicy:
     def prompt(
         self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
     ) -> Ids:
-        """See `Policy`: two tokens that tell whether there is feedback, and the problem."""
+        """See `Policy`: a token for the presence of feedback, and one for the problem."""
         told = feedback is not None and not self.null
         return (1 if told else 2, 3 + sum(map(ord, problem.text)) % (self.size - 3))
 

@@ -24,14 +24,15 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
 PARSERS = {
-    "train_universal": REPOSITORY / "train_universal.py",
-    "benchmark": REPOSITORY / "benchmark.py",
-    "inference": REPOSITORY / "inference.py",
-    "maskdiff.__main__": REPOSITORY / "maskdiff/__main__.py",
-    "maskdiff.experiments.distillation.cli": REPOSITORY
-    / "maskdiff/experiments/distillation/cli.py",
-    "maskdiff.experiments.distillation.attempts": REPOSITORY
-    / "maskdiff/experiments/distillation/attempts.py",
+    module: REPOSITORY / f"{module.replace('.', '/')}.py"
+    for module in (
+        "maskdiff.cli.train",
+        "maskdiff.cli.benchmark",
+        "maskdiff.cli.inference",
+        "maskdiff.__main__",
+        "maskdiff.experiments.distillation.cli",
+        "maskdiff.experiments.distillation.attempts",
+    )
 }
 ABSURD = [
     "99999999999999999999",
@@ -157,7 +158,7 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
         numeric += isinstance(action.type, (cli.IntegerRange, cli.NumberRange))
         if isinstance(action.type, (cli.IntegerRange, cli.NumberRange)):
             assert f"[{action.type}]" in " ".join(parser.format_help().split())
-    assert numeric > 0 or module == "train_universal"
+    assert numeric > 0 or module == "maskdiff.cli.train"
 
 
 def test_the_walk_finds_a_flag_without_bounds() -> None:

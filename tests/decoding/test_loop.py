@@ -119,6 +119,22 @@ def test_forced_tokens_win_and_change_no_other_draw() -> None:
     assert fixed == [[4] * 6] * 20
 
 
+def test_impossible_tokens_are_never_drawn_and_offsets_change_nothing() -> None:
+    own, impossible = keys(500), torch.arange(SIZE) % 3 != 1
+
+    def first(scores: Tensor, position: int) -> list[int]:
+        words, noise = Words(500, 1), keyed_noise(own, torch.full((500,), position), SIZE)
+        for _ in decode(Stream(), scores.expand(500, -1), words, Batch(noise), Draw()):
+            pass
+        return [words.tokens[row][0] for row in range(500)]
+
+    scores = TABLE[2].masked_fill(impossible, -torch.inf)
+    drawn = first(scores, 3)
+    assert {*drawn} == {1, 4}
+    assert drawn == first(scores + 5, 3)
+    assert drawn != first(scores, 4)
+
+
 def test_only_allowed_tokens_are_drawn() -> None:
     allowed = torch.zeros(SIZE, dtype=torch.bool)
     allowed[[2, 5]] = True

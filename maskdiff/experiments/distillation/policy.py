@@ -13,7 +13,6 @@ import torch
 
 from maskdiff.decoding.loop import Batch, decode, keyed_noise
 from maskdiff.drawing.history import TokenHistory
-from maskdiff.drawing.random import next_token_noise
 from maskdiff.drawing.settings import Draw
 from maskdiff.models.continuation import CausalStream
 
@@ -134,13 +133,6 @@ def draw_answers(
     for _ in decode(stream, scores, strings, Batch(noise, allowed), Draw(temperature)):
         pass
     return [tuple(answer) for answer in strings.answers]
-
-
-def pick(logits: Tensor, keys: Tensor, place: int, temperature: float) -> Tensor:
-    """(rows,) tokens drawn from logits (rows, size) with keys (rows,)."""
-    where = torch.full_like(keys, place)
-    noise = next_token_noise(keys.to(logits.device), where.to(logits.device), logits.shape[-1])
-    return Draw(temperature).tokens(logits.double(), noise)
 
 
 def groups(sizes: Sequence[int], most: int, rows: int) -> list[list[int]]:

@@ -20,8 +20,8 @@ from maskdiff.decoding.loop import Batch, decode, keyed_noise
 from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.continuation import ROOT
-from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
-from maskdiff.stepwise.writing import Step, StepStrings, answered, candidate_keys, symbol
+from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
+from maskdiff.stepwise.writing import Step, StepStrings, answered, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,14 +110,7 @@ class CausalBackend:
             first = [len(paths[r]) for r in some for _ in steps[r]]
             rows = [_Row(r, step, ends[r], len(paths[r])) for r in some for step in steps[r]]
             self._write(rows, keys, torch.tensor(first), temperature, spent)
-        share = (time.perf_counter() - began) / max(1, len(requests))
-        return [
-            Reply(
-                tuple(step.candidate() for step in steps[r]),
-                Spent(spent[r]["tokens"], spent[r]["calls"], len(steps[r]), share),
-            )
-            for r in range(len(requests))
-        ]
+        return replies(steps, spent, time.perf_counter() - began)
 
     def _write(
         self,

@@ -208,15 +208,15 @@ class Decoding:
             scores[free] += torch.tensor([[strings[k].norm] for k in free], dtype=scores.dtype)
         return scores
 
-    # --------------------------------------------------------------- the strings, as `Strings`
+    # --------------------------------------------------------------- the strings, as `GrowingStrings`
 
     @property
     def free(self) -> Tensor | None:
-        """See `Strings.free`: penalties apply once the prefix is covered."""
+        """See `GrowingStrings.free`: penalties apply once the prefix is covered."""
         return torch.tensor([string.node is None for string in self._under_way])
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         strings, ids = self._under_way, tokens.tolist()
         drawn = [len(string.text) >= len(string.prefix) for string in strings]
         for string, token in zip(strings, ids, strict=True):

@@ -176,7 +176,7 @@ PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ConditionedBaseline:
     """A conditioned model of one latent state as a baseline; dropped histories have no mass."""
 
     conditioned: Conditioned
@@ -211,7 +211,9 @@ def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]
     _check(goal)
     if goal.reached(0):
         return {(): 1.0}
-    baseline: Baseline = Proposal(proposal) if isinstance(proposal, Conditioned) else proposal
+    baseline: Baseline = (
+        ConditionedBaseline(proposal) if isinstance(proposal, Conditioned) else proposal
+    )
     found: dict[History, float] = {}
     level: list[tuple[History, float]] = [((), 0.0)]
     while level:
@@ -291,7 +293,7 @@ def _strings(
 
 
 class _Candidates:
-    """Strings that go on while they do not contradict a prefix; see `Strings`."""
+    """Strings that go on while they do not contradict a prefix; see `GrowingStrings`."""
 
     history: TokenHistory | None = None
     free = None
@@ -310,7 +312,7 @@ class _Candidates:
         self.depth = 0
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         self.written[rows, self.depth] = tokens
         self.log_p[rows] += pick(scores, tokens)
         self.depth += 1
@@ -370,7 +372,7 @@ def follow(
 
 
 class _History:
-    """One history as `CausalStream` and as `Strings`."""
+    """One history as `CausalStream` and as `GrowingStrings`."""
 
     history: TokenHistory | None = None
     free = None
@@ -383,7 +385,7 @@ class _History:
         self.ended = False
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`; nothing is drawn where no token has any probability."""
+        """See `GrowingStrings.write`; nothing is drawn where no token has any probability."""
         if float(scores.max()) == -math.inf:
             return torch.tensor([False])
         self.path = (*self.path, int(tokens))

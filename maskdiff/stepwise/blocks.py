@@ -24,7 +24,7 @@ from maskdiff.sampling.order import Proposal
 from maskdiff.sampling.schedule import Clock
 from maskdiff.sampling.unmask import Unmask
 from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
-from maskdiff.stepwise.writing import Step, answered, candidate_keys, replies, symbol
+from maskdiff.stepwise.writing import Step, answer_ids, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -108,7 +108,7 @@ class BlockBackend:
         steps: list[list[Step]] = []
         rows: list[_Row] = []
         for r, request in enumerate(requests):
-            given = [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            given = [*self.vocabulary.encode(request.prompt), *answer_ids(request, self.vocabulary)]
             if len(given) + 2 > self.longest:
                 raise BackendError(
                     f"prompt and answer have {len(given)} tokens; the canvases of this model end "

@@ -21,7 +21,7 @@ from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.continuation import ROOT
 from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
-from maskdiff.stepwise.writing import Step, StepStrings, answered, candidate_keys, replies, symbol
+from maskdiff.stepwise.writing import Step, StepStrings, answer_ids, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class CausalBackend:
         if self.nodes * self.token_bytes > self.memory:
             self.forget()
         paths = [
-            [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            [*self.vocabulary.encode(request.prompt), *answer_ids(request, self.vocabulary)]
             for request in requests
         ]
         if any(len(path) > LONGEST for path in paths):

@@ -26,7 +26,7 @@ from maskdiff.languages import Stepwise
 from maskdiff.models.layers import rotary_tables
 from maskdiff.sampling.leave_out import leave_out
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
-from maskdiff.stepwise.writing import answered, ids_of
+from maskdiff.stepwise.writing import answer_ids, ids_of
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -121,7 +121,7 @@ class Vote:
         return text.strip()
 
 
-class Checker:
+class CheckerScorer:
     """1 if a step, or every step of a whole answer, is right by the language, else 0."""
 
     def __init__(self, language: Stepwise) -> None:
@@ -185,7 +185,7 @@ class DenoiserScorer:
                 given = [
                     self.vocabulary.bos,
                     *self.vocabulary.encode(request.prompt),
-                    *answered(request, self.vocabulary),
+                    *answer_ids(request, self.vocabulary),
                 ]
                 begin, end = differing(candidates)
                 texts |= {
@@ -320,12 +320,12 @@ def make_scorer(
             f"{loaded.language.name} has no steps that could be checked; "
             "choose another scorer than checker"
         )
-    return Checker(loaded.language)
+    return CheckerScorer(loaded.language)
 
 
 __all__ = [
     "SCORERS",
-    "Checker",
+    "CheckerScorer",
     "DenoiserScorer",
     "Judgement",
     "Scorer",

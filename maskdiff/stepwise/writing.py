@@ -18,7 +18,7 @@ from torch import Tensor
 from maskdiff.drawing.history import TokenHistory
 from maskdiff.drawing.logits import token_figures
 from maskdiff.drawing.random import bits
-from maskdiff.stepwise.protocol import Candidate, Finish, Reply, Request, Spent, bounded
+from maskdiff.stepwise.protocol import Candidate, Finish, Reply, Request, Spent, split_step
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -77,7 +77,7 @@ class Step:
 
     def _look(self) -> None:
         """End the step at its first stop string."""
-        self._cut = bounded(self.text, self._since, self.request.stop, self.request.overshoot)
+        self._cut = split_step(self.text, self._since, self.request.stop, self.request.overshoot)
         if self._cut is not None:
             self.finish = "stop"
 
@@ -110,7 +110,7 @@ Piece = Callable[[Step, int], tuple[str, bool]]  # the text that a token adds, a
 
 
 class StepStrings:
-    """Steps as the `Strings` of `decode`; the scores of the stream are normalised."""
+    """Steps as the `GrowingStrings` of `decode`; the scores of the stream are normalised."""
 
     history: TokenHistory | None = None
     free = None
@@ -119,7 +119,7 @@ class StepStrings:
         self.steps, self.piece = steps, piece
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         steps = [self.steps[row] for row in rows.tolist()]
         own = token_figures(scores, tokens)
         figures = torch.stack((own.log_probs, own.entropies, own.gaps), 1).tolist()
@@ -156,7 +156,7 @@ def ids_of(candidate: Candidate, vocabulary: Vocabulary) -> list[int]:
     return vocabulary.encode(candidate.text)
 
 
-def answered(request: Request, vocabulary: Vocabulary) -> list[int]:
+def answer_ids(request: Request, vocabulary: Vocabulary) -> list[int]:
     """The ids of the answer so far; a step of another backend is tokenised once."""
     return [token for candidate in request.partial for token in ids_of(candidate, vocabulary)]
 
@@ -165,7 +165,7 @@ __all__ = [
     "Piece",
     "Step",
     "StepStrings",
-    "answered",
+    "answer_ids",
     "candidate_keys",
     "ids_of",
     "replies",

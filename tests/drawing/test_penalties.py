@@ -23,7 +23,7 @@ from transformers import (
 
 from maskdiff.config import ControlConfig
 from maskdiff.drawing.history import TokenHistory
-from maskdiff.drawing.logits import draw, keep_min_p, keep_top_k, keep_top_p, temper
+from maskdiff.drawing.logits import draw_tokens, keep_min_p, keep_top_k, keep_top_p, temper
 from maskdiff.sampling import Penalties
 from maskdiff.text.repetition import periodic_tail
 
@@ -116,7 +116,7 @@ def test_cuts_are_bit_for_bit_those_of_transformers(dtype: torch.dtype) -> None:
         theirs = MinPLogitsWarper(share)(none, TopPLogitsWarper(p)(none, theirs))
         assert torch.equal(temper(logits, heat, p, k, share), theirs)
         noise = -torch.log(-torch.log(torch.rand(500, len(logits), vocab, dtype=torch.float64)))
-        drawn = draw(logits, noise, heat, p, k, share)
+        drawn = draw_tokens(logits, noise, heat, p, k, share)
         assert (theirs.expand(500, -1, -1).gather(-1, drawn[..., None]) > -torch.inf).all()
 
 
@@ -124,7 +124,7 @@ def test_a_cut_keeps_the_likeliest_and_zero_cuts_nothing() -> None:
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(50, 9, generator=torch.Generator().manual_seed(1))
     for cut in ((1.0, 1, 0.0), (1.0, 0, 1.0), (0.0, 0, 0.0)):
-        assert torch.equal(draw(logits, noise, 1.0, *cut), logits.argmax(-1))
+        assert torch.equal(draw_tokens(logits, noise, 1.0, *cut), logits.argmax(-1))
     assert torch.equal(temper(logits, 1.0, 1.0, 0, 0.0), logits.log_softmax(-1))
     ties = torch.zeros(1, 4)
     assert torch.equal(keep_min_p(ties, 1.0), ties)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maskdiff.drawing.logits import allowed_symbols, draw, entropy, log_distribution, temper
+from maskdiff.drawing.logits import allowed_symbols, draw_tokens, entropy, log_distribution, temper
 from maskdiff.drawing.random import new_keys, token_noise
 from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
@@ -242,7 +242,7 @@ def test_top_p_support_and_its_negative_control():
         (0.0, {4}),
         (1.0, {4, 5, 6, 7, 8}),
     ):
-        assert set(draw(p.log().expand(4000, -1), noise, 1.0, top_p).tolist()) == support
+        assert set(draw_tokens(p.log().expand(4000, -1), noise, 1.0, top_p).tolist()) == support
 
 
 def test_temper_is_the_power_law():

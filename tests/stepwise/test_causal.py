@@ -17,7 +17,7 @@ from maskdiff.models import caches
 from maskdiff.stepwise import causal
 from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
-from maskdiff.stepwise.writing import answered
+from maskdiff.stepwise.writing import answer_ids
 from tests.helpers.completion import ONE_IN_A_MILLION, chi_square
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.stepwise import (
@@ -305,7 +305,7 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
     for other in others:  # another backend's numbers are of another vocabulary
         same(other, by_pieces)
     ended = Candidate("1", "1", "end", 2, ids=(vocabulary.ids["1"], vocabulary.eos))
-    assert answered(Request(prompt, (as_single, ended)), vocabulary) == [*single, *ended.ids]
+    assert answer_ids(Request(prompt, (as_single, ended)), vocabulary) == [*single, *ended.ids]
 
 
 def test_what_is_refused() -> None:

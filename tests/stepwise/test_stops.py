@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from maskdiff.config import StepConfig
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.protocol import Candidate, Request, Stop, bounded
+from maskdiff.stepwise.protocol import Candidate, Request, Stop, split_step
 from maskdiff.stepwise.strategies import step_stop
 from maskdiff.stepwise.writing import Step
 from tests.helpers.stepwise import loaded, one, stop_of
@@ -121,7 +121,7 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
         e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)
     ]
     assert Stop(strings).find(text, since) == min(ends, default=None)
-    cut = bounded(text[3:], since, Stop(strings), text[:3])
+    cut = split_step(text[3:], since, Stop(strings), text[:3])
     assert cut == (None if not ends else (text[: ends[0]], text[ends[0] :]))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff.experiments.distillation.divergence import Divergence
-from maskdiff.experiments.distillation.policy import Ids, Judge, Policy
+from maskdiff.experiments.distillation.policy import AnswerScorer, Ids, Policy
 from maskdiff.experiments.distillation.positions import NONE
 
 ELEMENTS = 2**25  # logits of one side that are held at once
@@ -63,13 +63,13 @@ def chunks(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
         start = end
 
 
-def student_logits(policy: Judge, pairs: Sequence[Pair]) -> Tensor:
+def student_logits(policy: AnswerScorer, pairs: Sequence[Pair]) -> Tensor:
     """(batch, longest answer, vocab)."""
     return policy.logits([pair.prompt for pair in pairs], [pair.answer for pair in pairs])
 
 
 @torch.no_grad()
-def teacher_logits(policy: Judge, pairs: Sequence[Pair]) -> Tensor:
+def teacher_logits(policy: AnswerScorer, pairs: Sequence[Pair]) -> Tensor:
     """(batch, longest answer of a student, vocab): row t is the teacher's at the partner of place t; others mean nothing."""
     scores = policy.logits(
         [pair.teacher_prompt for pair in pairs], [pair.teacher_answer for pair in pairs]
@@ -83,7 +83,7 @@ def teacher_logits(policy: Judge, pairs: Sequence[Pair]) -> Tensor:
 
 @torch.no_grad()
 def measure(
-    student: Policy, teacher: Judge, pairs: Sequence[Pair], measures: Mapping[str, Measure]
+    student: Policy, teacher: AnswerScorer, pairs: Sequence[Pair], measures: Mapping[str, Measure]
 ) -> dict[str, list[NDArray[np.float64]]]:
     """Each measure at every place of every pair's answer, (places,), NaN where there is no partner."""
     made: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures}

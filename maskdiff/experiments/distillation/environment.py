@@ -39,7 +39,7 @@ class Environment(Protocol):
         ...
 
     def attempt(self, problem: Problem, answer: str) -> Outcome:
-        """Judge an answer, whatever it is: a bad one has a low reward, and raises nothing."""
+        """AnswerScorer an answer, whatever it is: a bad one has a low reward, and raises nothing."""
         ...
 
 

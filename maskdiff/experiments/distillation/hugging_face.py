@@ -219,7 +219,7 @@ class HuggingFacePolicy:
 
 
 class _Answers:
-    """Answers while they are written: `decoding.loop.Strings`."""
+    """Answers while they are written: `decoding.loop.GrowingStrings`."""
 
     history = free = None
 
@@ -228,7 +228,7 @@ class _Answers:
         self._limits, self._ends = limits, frozenset(model.tokens.table.ends)
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         going = []
         for i, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self.ids[i].append(token)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from maskdiff.drawing.random import bits, uniform
 from maskdiff.experiments.distillation.environment import Problem
 from maskdiff.experiments.distillation.policy import (
+    AnswerScorer,
     AnswerStrings,
     Ids,
-    Judge,
     draw_answers,
     lengths,
 )
@@ -61,7 +61,7 @@ def corrupted(
 class Disturbed:
     """A teacher who agrees with a policy but for noise, stronger from decile `onset` on."""
 
-    def __init__(self, policy: Judge, onset: int | None, seed: int) -> None:
+    def __init__(self, policy: AnswerScorer, onset: int | None, seed: int) -> None:
         self.policy, self.onset, self.seed = policy, onset, seed
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:

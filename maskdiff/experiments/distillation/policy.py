@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 
-class Judge(Protocol):
+class AnswerScorer(Protocol):
     """Scores given answers."""
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
@@ -35,7 +35,7 @@ class Judge(Protocol):
         ...
 
 
-class Policy(Judge, Protocol):
+class Policy(AnswerScorer, Protocol):
     """A causal language model that answers problems; training changes its weights in place.
 
     Student and teacher are the same policy after different prompts.
@@ -90,7 +90,7 @@ class Policy(Judge, Protocol):
 
 
 class AnswerStrings:
-    """Answers of a policy, as `Strings`: they end with a token of `ends`, or at their limit."""
+    """Answers of a policy, as `GrowingStrings`: they end with a token of `ends`, or at their limit."""
 
     history: TokenHistory | None = None
     free = None
@@ -100,7 +100,7 @@ class AnswerStrings:
         self.answers: list[list[int]] = [[] for _ in limits]
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         going = []
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self.answers[row].append(token)
@@ -153,4 +153,4 @@ def lengths(answers: Sequence[Ids]) -> Tensor:
     return torch.tensor([len(answer) for answer in answers])
 
 
-__all__ = ["AnswerStrings", "Ids", "Judge", "Policy", "draw_answers", "groups", "lengths"]
+__all__ = ["AnswerScorer", "AnswerStrings", "Ids", "Policy", "draw_answers", "groups", "lengths"]

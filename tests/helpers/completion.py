@@ -358,3 +358,8 @@ def chi_square(drawn: Sequence[Hashable], truth: Mapping[Any, float]) -> float:
 
 
 ONE_IN_A_MILLION = 4.753  # of a standard normal, one side
+
+
+def searched(text: bytes, stops: Sequence[bytes]) -> bytes:
+    """The whole text up to the leftmost match."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]

@@ -206,7 +206,7 @@ class Decoding:
         scores[[k for k, string in enumerate(strings) if string.node is None]] = self._free_scores
         return scores
 
-    # --------------------------------------------------------------- the strings, as `GrowingStrings`
+    # ------------------------------------------------------------ the strings, as `GrowingStrings`
 
     @property
     def free(self) -> Tensor | None:

@@ -1,7 +1,8 @@
 """`decode`, the loop that writes strings from left to right; every caller draws its tokens here.
 
 A caller provides the distributions (a `CausalStream`), what restricts and drives the draws
-(`Batch`), and what becomes of the tokens (`GrowingStrings`: where they are kept, and when a string ends).
+(`Batch`), and what becomes of the tokens (`GrowingStrings`: where they are kept, and when a string
+ends).
 """
 
 from __future__ import annotations

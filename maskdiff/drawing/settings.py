@@ -44,7 +44,10 @@ class Draw:
         return self.top_p, *self.penalties.truncation
 
     def tokens(self, log_probs: Tensor, noise: Tensor | None) -> Tensor:
-        """(…) tokens drawn from (…, vocab) with Gumbel noise (…, vocab); see `logits.draw_tokens`."""
+        """(…) tokens drawn from (…, vocab) with Gumbel noise (…, vocab).
+
+        See `logits.draw_tokens`.
+        """
         return draw_tokens(
             log_probs, noise, self.temperature, self.top_p, *self.penalties.truncation
         )

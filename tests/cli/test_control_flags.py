@@ -146,7 +146,8 @@ def test_a_settings_file_with_flags_on_top(
 ) -> None:
     path = tmp_path / "decode.yaml"
     path.write_text(
-        "temperature: 0.8\nstop: ['7']\ncontrol:\n  max_tokens: 30\n  no_repeat_ngram: 4\ncompletion:\n"
+        "temperature: 0.8\nstop: ['7']\ncontrol:\n  max_tokens: 30\n"
+        "  no_repeat_ngram: 4\ncompletion:\n"
     )
     flags = ["--temperature", "0.8", "--no_repeat_ngram", "4"]
     for given in (GENERATE, COMPLETE):
@@ -207,8 +208,11 @@ def test_bad_settings_files(
 
 def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
     path = tmp_path / "decode.yaml"
-    for text in ("stop: [a, '5']\ntop_p: 0.5\nsampler: hybrid\ncontrol:\n",
-                 "control: {stop: [a, '5']}\nsampler: {sampler: hybrid, top_p: 0.5}\ncompletion: {top_p: 0.5}"):  # fmt: skip
+    for text in (
+        "stop: [a, '5']\ntop_p: 0.5\nsampler: hybrid\ncontrol:\n",
+        "control: {stop: [a, '5']}\nsampler: {sampler: hybrid, top_p: 0.5}\n"
+        "completion: {top_p: 0.5}",
+    ):
         path.write_text(text)
         found = load_decoding(path)
         assert found.control == ControlConfig(stop=("a", "5"))

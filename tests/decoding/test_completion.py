@@ -1,4 +1,7 @@
-"""Conditioning on typed text against brute force: masses, q, counters, the baselines that must fail, and the traps."""
+"""Conditioning on typed text against brute force.
+
+Masses, q, counters, the baselines that must fail, and the traps.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +167,10 @@ def test_exact_mode_is_one_forward_pass_over_the_histories(kind: str) -> None:
 
 
 def test_the_baselines_fail_where_the_exact_proposal_passes() -> None:
-    """Shares of cases beyond a total variation of 0.05, over thousands of drawn cases: 0.8 (position table) to 1.0."""
+    """Shares of cases beyond a total variation of 0.05, over thousands of drawn cases.
+
+    0.8 (position table) to 1.0.
+    """
     apart: dict[str, list[float]] = {proposal.__name__: [] for proposal in PROPOSALS}
     for number in range(60):
         case = random_case(number, fewest=12, limit=12)
@@ -184,7 +190,8 @@ def test_the_baselines_fail_where_the_exact_proposal_passes() -> None:
 
 
 def test_a_table_by_position_is_exact_for_a_model_without_memory() -> None:
-    """The control: the check above is about histories, and what is wrong with the position table is that it has none."""
+    """The control: the check above is about histories, and what is wrong with the position table
+    is that it has none."""
     masked = []
     for number in range(20):
         case = random_case(number, fewest=12, model=Placed, limit=40)
@@ -323,7 +330,10 @@ def test_silent_tokens_without_end_are_too_many_for_exact_mode() -> None:
 
 
 def test_a_special_token_explains_no_text_whatever_its_name() -> None:
-    """Token 3 is called <a>, and its text is none: it may not stand for the three characters, and may follow them."""
+    """Token 3 is called <a>, and its text is none.
+
+    It may not stand for the three characters, and may follow them.
+    """
     model = Known(TokenTable((b"<", b"a", b">", None, None), (4,)), 6, SEED % 1000)
     found = condition(model, b"<a>", "exact")
     assert found.summary.histories == 3
@@ -364,7 +374,10 @@ def test_a_string_may_end_just_where_the_prefix_does() -> None:
 
 
 def test_the_probability_of_forced_tokens_weighs_the_histories() -> None:
-    """Whichever token is first, one token alone can follow; how likely it is there decides between the first ones."""
+    """Whichever token is first, one token alone can follow.
+
+    How likely it is there decides between the first ones.
+    """
     rows = {
         (): {0: 0.5, 1: 0.4, 4: 0.1},
         (0,): {2: 0.01, 0: 0.99},

@@ -45,7 +45,10 @@ def keys(count: int) -> torch.Tensor:
 
 
 def check_bound(found: Conditioned, case: Case) -> float:
-    """What is left out is at most `dropped`, and the first draws are off by no more; returns the share that is missing."""
+    """What is left out is at most `dropped`, and the first draws are off by no more.
+
+    Returns the share that is missing.
+    """
     z, truth = case.brute.mass(), case.brute.leaves()
     lower, dropped = found.summary.log_z, found.summary.dropped
     missing = 1 - math.exp(lower) / z
@@ -85,7 +88,8 @@ def test_a_narrow_beam_bounds_what_it_leaves_out(silent: bool) -> None:
 
 
 def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With histories enough at every byte nothing is left out, whether they are read together or byte after byte."""
+    """With histories enough at every byte nothing is left out, whether they are read together or
+    byte after byte."""
     for head, fewest in ((8, 2), (1, 8)):
         monkeypatch.setattr(
             import_module("maskdiff.decoding.condition"), "HEAD", head
@@ -107,7 +111,8 @@ def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silent_tokens_are_what_a_wide_beam_leaves_out() -> None:
-    """By hand: p(silent) = 0.2 at first, all of which would have gone on to the prefix with probability 0.5."""
+    """By hand: p(silent) = 0.2 at first, all of which would have gone on to the prefix with
+    probability 0.5."""
     rows = {(): {0: 0.7, 2: 0.2, 3: 0.1}, (2,): {0: 0.5, 1: 0.5}}
     model = Given((b"a", b"b", b""), rows)
     found = condition(model, b"a", "beam", beam=100)
@@ -130,7 +135,8 @@ def lost(kind: str) -> tuple[TableModel, bytes, dict[str, int]]:
         row[model.vocabulary.ids["a"]] = 0.0
         model._rows[()] = row  # never `ab` in one piece, which is how the tokenizer cuts it
         return model, b"ab", {}
-    # four tokens fit before the end; the likeliest histories are the slowest ones, and none of them arrives
+    # four tokens fit before the end; the likeliest histories are the slowest ones, and none of them
+    # arrives
     rows: dict[History, dict[int, float]] = {}
     for size in range(7):
         for cut in range(2**size):
@@ -151,7 +157,8 @@ def test_a_mode_that_lost_every_way_does_not_say_there_is_none(mode: str) -> Non
 
 
 def canonical_cases(count: int) -> Iterator[tuple[Case, Brute]]:
-    """Prefixes of strings over the pieces of small tokenizers, some of which end inside a character."""
+    """Prefixes of strings over the pieces of small tokenizers, some of which end inside a
+    character."""
     rng, made = np.random.default_rng([SEED, 77]), 0
     while made < count:
         texts = ["".join(rng.choice(list("ab(é"), size=rng.integers(2, 9))) for _ in range(30)]
@@ -178,14 +185,16 @@ class Canonical(Brute):
     def _mass(self, history: History) -> float:
         if history and history[-1] in self.model.table.ends:
             return 0.0
-        if self.model.encode([self.model.table.text(history)]) != [list(history)]:  # type: ignore[attr-defined]
+        text = self.model.table.text(history)
+        if self.model.encode([text]) != [list(history)]:  # type: ignore[attr-defined]
             return 0.0
         return super()._mass(history)
 
     def histories(self) -> list[History]:
         found = super().histories()
         texts = [self.model.table.text(history) for history in found]
-        return [h for h, cut in zip(found, self.model.encode(texts), strict=True) if cut == list(h)]  # type: ignore[attr-defined]
+        cuts = self.model.encode(texts)  # type: ignore[attr-defined]
+        return [h for h, cut in zip(found, cuts, strict=True) if cut == list(h)]
 
 
 def test_canonical_mode_keeps_what_the_tokenizer_would_write() -> None:
@@ -308,7 +317,10 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
 
 
 def test_temperature_acts_on_q_and_not_on_p() -> None:
-    """p(a) p(b | a) = p(ab) = 0.3, so that q is 1/2 at every temperature; p sharpened first would choose `a` in 72 of 100."""
+    """p(a) p(b | a) = p(ab) = 0.3, so that q is 1/2 at every temperature.
+
+    P sharpened first would choose `a` in 72 of 100.
+    """
     model = Given(
         (b"a", b"b", b"ab"), {(): {0: 0.6, 2: 0.3, 3: 0.1}, (0,): {1: 0.5, 0: 0.2, 3: 0.3}}
     )
@@ -338,7 +350,8 @@ def test_strings_can_be_watched() -> None:
 
 
 def test_a_string_at_its_limit_is_cut() -> None:
-    """Strings that are not closed at the limit have not ended, and those that do not get to the prefix until then never do."""
+    """Strings that are not closed at the limit have not ended, and those that do not get to the
+    prefix until then never do."""
     model = Many(
         TokenTable((b"a", b"b")), LatentStates(torch.zeros(1, dtype=torch.float64), (3,)), SEED
     )

@@ -37,7 +37,8 @@ def keys(count: int) -> torch.Tensor:
 
 
 def many(number: int) -> tuple[Many, bytes, str]:
-    """Three to five latent states of closed strings, with and without something behind their last token."""
+    """Three to five latent states of closed strings, with and without something behind their
+    last token."""
     rng = np.random.default_rng([SEED, number, 5])
     table = random_table(
         rng, b"ab", 2, silent=bool(rng.integers(2)), special=bool(rng.integers(2)), ends=0
@@ -64,7 +65,8 @@ def many(number: int) -> tuple[Many, bytes, str]:
 
 
 def truth_of(model: Many, prefix: bytes, whole: bool) -> dict[tuple[int, History], float]:
-    """p of every string that begins with the prefix (or is it), by its latent state and its tokens."""
+    """p of every string that begins with the prefix (or is it), by its latent state and its
+    tokens."""
     found = {}
     for latent in range(len(model.latent_states)):
         tail = model.latent_states.tail(latent)
@@ -166,7 +168,10 @@ def test_whole_texts_of_several_beginnings() -> None:
 
 
 def test_a_tail_covers_what_the_tokens_leave_open() -> None:
-    """By hand: `a`, and the tail `bc`; or two tokens and no tail. A silent last token lets the tail stand as well."""
+    """By hand: `a`, and the tail `bc`; or two tokens and no tail.
+
+    A silent last token lets the tail stand as well.
+    """
     table = TokenTable((b"a", b"b", b""))
     model = Many(
         table,
@@ -267,7 +272,10 @@ def test_a_beam_over_several_beginnings_bounds_what_it_leaves_out() -> None:
 
 
 def test_goals_are_told_apart_by_the_last_token() -> None:
-    """The tokens that cover depend on whether one is left: only then does what stands behind it count."""
+    """The tokens that cover depend on whether one is left.
+
+    Only then does what stands behind it count.
+    """
     table = TokenTable((b"a", b"b"))
     goal = Goal(
         table, LatentStates(torch.zeros(1, dtype=torch.float64), (2,), True, (b"b",)), b"aab"

@@ -65,7 +65,8 @@ def written(
     words = Words(len(own), limit)
     noise = keyed_noise(own, torch.full_like(own, first), SIZE)
     start = TABLE[torch.full((len(own),), 3)]
-    steps = list(decode(Stream(), start, words, Batch(noise, **batch), draw or Draw()))  # type: ignore[arg-type]
+    whole = Batch(noise, **batch)  # type: ignore[arg-type]
+    steps = list(decode(Stream(), start, words, whole, draw or Draw()))
     assert [len(rows) for rows in steps] == [
         sum(len(tokens) > t for tokens in words.tokens.values()) for t in range(len(steps))
     ]
@@ -167,7 +168,8 @@ def test_the_mask_follows_its_strings() -> None:
 
 
 def test_penalties_apply_to_free_strings_alone() -> None:
-    """A ban of repeated tokens holds in the strings that are free, and nothing changes in others."""
+    """A ban of repeated tokens holds in the strings that are free, and nothing changes in
+    others."""
     penalties = Penalties(ControlConfig(no_repeat_ngram=1))
     own, draw = keys(20), Draw(penalties=penalties)
     start, noise = TABLE[torch.full((20,), 3)], keyed_noise(keys(20), torch.full((20,), 5), SIZE)

@@ -19,7 +19,7 @@ from maskdiff.sampling import NEVER, Stopping, StopText, cut_short
 from maskdiff.text.repetition import first_periodic_tail
 from tests.helpers.completion import Given, Many, random_table, searched
 
-# ------------------------------------------------------------------------------------------------------------- stop texts
+# -------------------------------------------------------------------------------------- stop texts
 
 
 def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bool]:
@@ -30,7 +30,8 @@ def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bo
 
 
 def usual(pieces: Sequence[bytes], stops: Sequence[bytes]) -> bytes:
-    """The negative control: after every piece, whether one of them is in the text, and a cut at that which ended first."""
+    """The negative control: after every piece, whether one of them is in the text, and a cut at
+    that which ended first."""
     text = b""
     for piece in pieces:
         text += piece
@@ -41,7 +42,8 @@ def usual(pieces: Sequence[bytes], stops: Sequence[bytes]) -> bytes:
 
 
 def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
-    """A text, its pieces, which may cut through a character, and stop texts that are likely to overlap."""
+    """A text, its pieces, which may cut through a character, and stop texts that are likely to
+    overlap."""
     symbols = rng.choice(["ab", "abc", "aé", "éè日", "日曜🙂", "🙂🙃a"])
 
     def word(least: int, most: int) -> str:
@@ -90,7 +92,10 @@ def common(texts: Sequence[bytes]) -> bytes:
 
 
 def test_what_is_held_back_is_what_has_to_be() -> None:
-    """After every piece there is shown what all continuations have in common: one character more is wrong for one of them."""
+    """After every piece there is shown what all continuations have in common.
+
+    One character more is wrong for one of them.
+    """
     rng, held = random.Random(0), 0
     for _ in range(300):
         symbols = rng.choice([b"ab", b"abc"])
@@ -132,7 +137,7 @@ def test_a_match_waits_for_one_that_began_before_it() -> None:
     assert (plain.feed(b"abc"), plain.close(), plain.stopped) == (b"abc", b"", False)
 
 
-# --------------------------------------------------------------------------------------------------------------- decoding
+# ---------------------------------------------------------------------------------------- decoding
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -148,7 +153,8 @@ def stream_of(decoding: Decoding) -> list[Completion]:
 
 
 def tables(count: int) -> list[tuple[TableModel, bytes, random.Random]]:
-    """Tables over tokens of several characters, some with texts of several bytes, and a prefix that need not end with one."""
+    """Tables over tokens of several characters, some with texts of several bytes, and a prefix
+    that need not end with one."""
     found = []
     for number in range(count):
         rng, plain = np.random.default_rng([7, number]), random.Random(number)
@@ -175,7 +181,10 @@ def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def test_a_stopped_string_is_the_other_one_cut() -> None:
-    """The leftmost match in what was generated; what was typed ends nothing, nor does a match that begins in it."""
+    """The leftmost match in what was generated.
+
+    What was typed ends nothing, nor does a match that begins in it.
+    """
     stopped, crossing = 0, 0
     for model, prefix, rng in tables(40):
         given, stops = (
@@ -244,7 +253,10 @@ def loopy(number: int, limit: int = 40) -> TableModel:
 
 
 def test_loops_end_a_string_at_the_exact_step() -> None:
-    """The first token with which what was generated ends in copies; a loop that begins in what was typed is none."""
+    """The first token with which what was generated ends in copies.
+
+    A loop that begins in what was typed is none.
+    """
     found = 0
     for number, prefix, most, repeats in itertools.product(
         range(8), (b"", b"abab"), (1, 3), (2, 3)
@@ -267,7 +279,10 @@ def test_loops_end_a_string_at_the_exact_step() -> None:
 
 
 def test_an_end_while_a_match_waits() -> None:
-    """The string ends, so that nothing can come before the match: by the model, a limit, a token or a loop."""
+    """The string ends, so that nothing can come before the match.
+
+    By the model, a limit, a token or a loop.
+    """
     stops = (b"bc", b"abcd")
     forced = {(): {0: 1.0}, (0,): {1: 1.0}, (0, 1): {2: 1.0}}
     model = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {4: 1.0}})
@@ -333,7 +348,8 @@ def test_cut_short_is_what_decoding_does() -> None:
 
 
 def test_strings_that_are_told_their_length_end_alike() -> None:
-    """They are whole at their limit; a loop there is one nevertheless, unless something stands behind it."""
+    """They are whole at their limit; a loop there is one nevertheless, unless something stands
+    behind it."""
     reasons = []
     for number in range(60):
         rng = np.random.default_rng(number)

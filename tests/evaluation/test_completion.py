@@ -1,4 +1,5 @@
-"""The completion suite: what its rows say of ways that are known to be right or wrong, and of models that it cannot compare."""
+"""The completion suite: what its rows say of ways that are known to be right or wrong, and of
+models that it cannot compare."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ def test_other_suites_refuse_pieces(subject: Subject) -> None:
 
 
 def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject) -> None:
-    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a text and on a prefix."""
+    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning
+    on a text and on a prefix."""
     model, text, prefix = (
         CausalModel(subject.loaded.denoiser, subject.loaded.lengths),
         b"(+3(*24))=1",

@@ -28,9 +28,16 @@ from maskdiff.sampling import (
 from tests.helpers.dummies import TINY
 
 EVERYTHING = ControlConfig(
-    repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2, no_repeat_ngram=3, dry_multiplier=0.8,
-    dry_breakers="=", dry_range=15, top_k=6, min_p=0.05,
-)  # fmt: skip
+    repetition_penalty=1.3,
+    presence_penalty=0.4,
+    frequency_penalty=0.2,
+    no_repeat_ngram=3,
+    dry_multiplier=0.8,
+    dry_breakers="=",
+    dry_range=15,
+    top_k=6,
+    min_p=0.05,
+)
 SETTINGS = {
     "penalties": ControlConfig(repetition_penalty=1.7, presence_penalty=0.7, frequency_penalty=0.3),
     "n-grams": ControlConfig(no_repeat_ngram=2),
@@ -62,7 +69,12 @@ SAMPLERS: dict[str, Sampler] = {
 }
 PROMPTS = ["(1?2)??1+1??=??", "????", "?" * 16, "?0?0?0?0"]
 SYMBOLS = "0123()+*="
-GRAMMAR = 'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\nNUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
+GRAMMAR = """start: e "=" NUMBER
+e: DIGIT | "(" e OP e ")"
+DIGIT: "0".."3"
+NUMBER: /0|[1-3][0-3]*/
+OP: "+" | "*"
+"""
 
 
 def controls(name: str) -> Penalties:
@@ -81,7 +93,8 @@ def padded(canvas: Canvas, width: int, token: int) -> Canvas:
 
 
 def disagreements(sampler: Sampler, denoiser: Denoiser, token: int = TINY.pad) -> int:
-    """Prompts that become another string alone than in the batch of all of them, with some padding more."""
+    """Prompts that become another string alone than in the batch of all of them, with some
+    padding more."""
     canvas = prompts()
     together, different = sampler(denoiser, padded(canvas, 40, token)).tokens, 0
     for i, length in enumerate(canvas.length.tolist()):

@@ -79,7 +79,10 @@ class Careless(Penalties):
 
 
 def test_negative_control_pads_that_count_change_the_string() -> None:
-    """As where the pad is an ordinary token, or the one that ends a string: it must not be said, wherever there is padding."""
+    """As where the pad is an ordinary token, or the one that ends a string.
+
+    It must not be said, wherever there is padding.
+    """
     best = torch.zeros(40, len(TINY))
     best[:, TINY.encode("0")] = 1.0
     for name in UNMASK:
@@ -93,7 +96,10 @@ def test_negative_control_pads_that_count_change_the_string() -> None:
 
 
 def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> None:
-    """Prompts of two lengths, padded on the left by an ordinary token: what counts says that it was not said."""
+    """Prompts of two lengths, padded on the left by an ordinary token.
+
+    What counts says that it was not said.
+    """
     short, long = torch.tensor([[1, 2, 1]]), torch.tensor([[2, 2, 1, 1, 2, 1]])
     batch = torch.cat((torch.nn.functional.pad(short, (3, 0)), long))
     inside = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
@@ -140,14 +146,20 @@ def of_table(number: int) -> tuple[Continuation, bytes]:
 def test_a_completion_does_not_depend_on_its_batch(
     setting: str, plain: Loaded, pieced: Loaded
 ) -> None:
-    """Keys together and one by one: tables, both kinds of causal model, and canvases with an end."""
+    """Keys together and one by one: tables, both kinds of causal model, and canvases with an
+    end."""
     keys, differ = new_keys(4, torch.Generator().manual_seed(0)), 0
     shaper = Penalties(SETTINGS[setting], (1,))
     cases = [
-        of_table(0), of_table(1), (CausalModel(plain.denoiser, plain.lengths[:20]), b"(+1"),
+        of_table(0),
+        of_table(1),
+        (CausalModel(plain.denoiser, plain.lengths[:20]), b"(+1"),
         (CausalModel(pieced.denoiser, pieced.lengths, 14), b"(+(*7"),
-        (ending_with(plain.denoiser, plain.lengths[:9], b"=4", CompletionConfig("beam", beam=2)), b"(+"),
-    ]  # fmt: skip
+        (
+            ending_with(plain.denoiser, plain.lengths[:9], b"=4", CompletionConfig("beam", beam=2)),
+            b"(+",
+        ),
+    ]
     for model, prefix in cases:
         given = condition(model, prefix, "beam" if isinstance(model, CausalModel) else "exact")
         together = [
@@ -163,7 +175,10 @@ def test_a_completion_does_not_depend_on_its_batch(
 
 
 def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loaded) -> None:
-    """Of different lengths in tokens, one of them empty: what was said, and what ends a string, is each one's own."""
+    """Of different lengths in tokens, one of them empty.
+
+    What was said, and what ends a string, is each one's own.
+    """
     prefixes, keys = (
         [b"(+1", b"1=", b"", b"(+(*7", b"3"],
         new_keys(5, torch.Generator().manual_seed(0)),
@@ -193,7 +208,7 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
     assert {"stop", "length", "repetition"} <= reasons
 
 
-# -------------------------------------------------------------------------------------------------------- fixed points
+# ------------------------------------------------------------------------------------ fixed points
 
 
 @pytest.mark.parametrize(
@@ -242,7 +257,10 @@ def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
 def test_a_completion_is_the_causal_sample(
     setting: str, plain: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model's reader and its stream, with the same noise: what was typed counts alike, and penalties see real logits."""
+    """The model's reader and its stream, with the same noise.
+
+    What was typed counts alike, and penalties see real logits.
+    """
     shaper, size = Penalties.of(SETTINGS[setting], plain.vocabulary), 16
     lengths = np.eye(size + 1)[size]
     canvas = Canvas.prefix(

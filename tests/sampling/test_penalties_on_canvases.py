@@ -53,7 +53,10 @@ def shaped_by_hand(
     shaper: Penalties,
     allowed: set[int],
 ) -> list[float]:
-    """The logits of a blank position, by the definitions: counts of the whole canvas, matches of what stands left of it."""
+    """The logits of a blank position, by the definitions.
+
+    Counts of the whole canvas, matches of what stands left of it.
+    """
     there = [token if ok else None for token, ok in zip(row, counts, strict=True)]
     c, breakers = shaper.config, set(shaper.breakers)
     out, n = list(logits), c.no_repeat_ngram
@@ -108,7 +111,10 @@ HAND_MADE = [
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
-    """The logits of hand-made canvases, some of it known and some drawn; and the tokens that ``Unmask`` makes of them."""
+    """The logits of hand-made canvases, some of it known and some drawn.
+
+    And the tokens that ``Unmask`` makes of them.
+    """
     shaper, inner = controls(setting), set(TINY.inner_ids)
     generator = torch.Generator().manual_seed(1)
     table = Table(2 * torch.randn(19, len(TINY), generator=generator, dtype=torch.float64))
@@ -132,9 +138,16 @@ def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
         own = logits[at].tolist()
         expected = torch.tensor(
             shaped_by_hand(
-                own, canvas.tokens[row].tolist(), counts.tolist(), (~canvas.known[row]).tolist(), at, shaper, inner
-            ), dtype=torch.float64,
-        )  # fmt: skip
+                own,
+                canvas.tokens[row].tolist(),
+                counts.tolist(),
+                (~canvas.known[row]).tolist(),
+                at,
+                shaper,
+                inner,
+            ),
+            dtype=torch.float64,
+        )
         assert torch.allclose(shaped[row, at][allowed], expected[allowed], rtol=1e-12)
         assert int(filled[row, at]) == int(expected.masked_fill(~allowed, -math.inf).argmax())
         changed += not torch.allclose(expected, logits[at])
@@ -207,7 +220,10 @@ def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> N
     "setting, temperature", [("n-grams", 1.0), ("n-grams", 0.7), ("tokens", 0.0), ("all", 0.7)]
 )
 def test_under_a_grammar_everything_still_parses(setting: str, temperature: float) -> None:
-    """The grammar forces repetitions that are banned: bans give way, to the grammar and not to anything."""
+    """The grammar forces repetitions that are banned.
+
+    Bans give way, to the grammar and not to anything.
+    """
     grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
     canvas = prompts(["?" * 17, "(???????)=??2", "(0+(0+(0+?)))=0"])
     for name in (
@@ -227,7 +243,10 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
 
 
 def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None:
-    """The bracket in the middle has to be said again; what the model says of the two digits stays what it is."""
+    """The bracket in the middle has to be said again.
+
+    What the model says of the two digits stays what it is.
+    """
     grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
     canvas, seen = prompts(["(0+(1+??)=1?"]), []
 
@@ -254,7 +273,7 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
     )  # where nothing needs them, they stay banned
 
 
-# --------------------------------------------------------------------------------------------------------- no controls
+# ------------------------------------------------------------------------------------- no controls
 
 
 def test_the_defaults_are_not_active() -> None:
@@ -307,7 +326,10 @@ def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded)
 
 
 def test_cuts_of_the_draw_leave_the_length_alone() -> None:
-    """A model that is told its length begins with a length, which is no token: top-k and min-p are of tokens."""
+    """A model that is told its length begins with a length, which is no token.
+
+    Top-k and min-p are of tokens.
+    """
     loaded = tiny_loaded()
     lengths = []
     for control in (ControlConfig(), ControlConfig(top_k=1, min_p=0.9)):

@@ -90,7 +90,10 @@ class Policy(AnswerScorer, Protocol):
 
 
 class AnswerStrings:
-    """Answers of a policy, as `GrowingStrings`: they end with a token of `ends`, or at their limit."""
+    """Answers of a policy, as `GrowingStrings`.
+
+    They end with a token of `ends`, or at their limit.
+    """
 
     history: TokenHistory | None = None
     free = None

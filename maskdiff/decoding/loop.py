@@ -95,7 +95,7 @@ def decode(
     """Draw tokens from left to right until no string goes on.
 
     Args:
-        stream: The model behind all strings, which has given `scores`. It reads a token of each
+        stream: The model, which has given `scores`. It reads a token of each
             string that goes on, after the string has taken it.
         scores: (rows, vocab) log-probabilities or logits of the first token.
         strings: The strings to write.

@@ -47,7 +47,7 @@ class EachCall:
 
 @dataclass
 class _Row:
-    """A step under way, and what stands before it."""
+    """A step while it is written, and the tokens before it."""
 
     owner: int  # number of its request
     step: Step

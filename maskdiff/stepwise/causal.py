@@ -184,7 +184,7 @@ class CausalBackend:
 
 @dataclass
 class _Row:
-    """A step while it is written, behind a node of the tree."""
+    """A step while it is written, after a node of the tree."""
 
     owner: int  # number of its request
     step: Step
@@ -210,8 +210,8 @@ class _Nodes:
         ]
         deepest = max(row.start + len(row.step.ids) for row in self.rows)
         backend.extend(new, deepest, self.spent)
-        # Of equal histories the first stands for all, so that whichever candidate is chosen, its
-        # keys and values are found.
+        # Equal histories share the node of the first, so that the keys and values of whichever
+        # candidate is chosen are found.
         for i, (row, (node, own, _)) in enumerate(zip(self.rows, new, strict=True)):
             row.node = backend.children.setdefault((node, own), first + i)
         return self.scores()

@@ -2,7 +2,7 @@
 
 From the draw itself: `entropy`, `perplexity`, `probability` (of the whole step), `gap` (between the
 likeliest two tokens). `vote`: how many candidates have the same step (2203.11171). `denoiser`: the
-pseudo-log-likelihood of the step under the bidirectional mode (1910.14659), which sees what stands
+pseudo-log-likelihood of the step under the bidirectional mode (1910.14659), which sees what is
 after a token. `checker`: whether the step is right, by the language; no model knows that, so it is
 the upper bound.
 
@@ -107,13 +107,13 @@ class Vote:
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
         """See `Scorer`."""
-        said = [[self._said(j, candidate) for candidate in j.candidates] for j in judgements]
+        answers = [[self._answer(j, candidate) for candidate in j.candidates] for j in judgements]
         return [
             ([float(count[text]) for text in texts], Spent())
-            for texts, count in zip(said, map(Counter, said), strict=True)
+            for texts, count in zip(answers, map(Counter, answers), strict=True)
         ]
 
-    def _said(self, judgement: Judgement, candidate: Candidate) -> str:
+    def _answer(self, judgement: Judgement, candidate: Candidate) -> str:
         text = candidate.step
         if not judgement.request.stop.strings:
             for end in self.ends:
@@ -218,7 +218,7 @@ class DenoiserScorer:
             return None
         ends = (
             candidate.finish == "end" and bool(candidate.text) and not candidate.ids
-        )  # a backend without ids does not tell the end
+        )  # a backend without ids does not show the end
         return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 
     def _sums(

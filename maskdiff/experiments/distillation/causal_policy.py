@@ -70,9 +70,9 @@ class OwnPolicy:
         self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
     ) -> Ids:
         """See `Policy`. Raises ParseError for symbols that the language has not."""
-        said = feedback if attempt is None else feedback or ""
-        empty = self.language.prompt(problem.text, None if attempt is None else "", said)
-        at = len(problem.text) + 1  # behind the mark that an attempt stands behind
+        comment = feedback if attempt is None else feedback or ""
+        empty = self.language.prompt(problem.text, None if attempt is None else "", comment)
+        at = len(problem.text) + 1  # after the mark that begins an attempt
         encode, vocabulary = self.vocabulary.encode, self.vocabulary
         shown = [token for token in attempt or () if token != vocabulary.eos]
         return (vocabulary.bos, *encode(empty[:at]), *shown, *encode(empty[at:]))

@@ -48,10 +48,10 @@ def corrupted(
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
     normal = math.sqrt(2) * torch.erfinv(2 * draws - 1)
-    behind = DECILES * places // lengths.to(logits.device)[:, None].clamp(min=1) >= (
+    late = DECILES * places // lengths.to(logits.device)[:, None].clamp(min=1) >= (
         DECILES if onset is None else onset
     )
-    share = torch.where(behind, strong, FAINT) * torch.exp(SPREAD * normal)
+    share = torch.where(late, strong, FAINT) * torch.exp(SPREAD * normal)
     share = share.clamp(max=0.9)[..., None].to(logits.dtype)
     return torch.logaddexp(
         logits.log_softmax(-1) + torch.log1p(-share), share.log() - math.log(logits.shape[-1])
@@ -119,8 +119,8 @@ class PlantedPolicy:
         self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
     ) -> Ids:
         """See `Policy`: a token for the presence of feedback, and one for the problem."""
-        told = feedback is not None and not self.null
-        return (1 if told else 2, 3 + sum(map(ord, problem.text)) % (self.size - 3))
+        informed = feedback is not None and not self.null
+        return (1 if informed else 2, 3 + sum(map(ord, problem.text)) % (self.size - 3))
 
     def text(self, answer: Ids) -> str:
         """See `Policy`: a letter a token."""
@@ -145,8 +145,8 @@ class PlantedPolicy:
         ]
         plain = self.module[0][torch.tensor(before)]  # (batch, longest, size)
         noisy = corrupted(plain, lengths(answers), _keys(answers, self.seed), self.onset)
-        told = torch.tensor([prompt[0] == 1 for prompt in prompts])
-        return torch.where(told[:, None, None], noisy, plain)
+        informed = torch.tensor([prompt[0] == 1 for prompt in prompts])
+        return torch.where(informed[:, None, None], noisy, plain)
 
     def twin(self) -> PlantedPolicy:
         """See `Policy`."""

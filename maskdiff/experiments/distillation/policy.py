@@ -122,7 +122,7 @@ def draw_answers(
     """The answers that a stream continues with.
 
     Args:
-        stream: The model behind the prompts.
+        stream: The model after the prompts.
         scores: (rows, size) float64 logits of the first token.
         keys: (rows,) of the random numbers.
         temperature: Of the draws.

@@ -54,7 +54,7 @@ def rows(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]
 @pytest.mark.parametrize(
     "given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE]
 )
-def test_stop_texts_at_the_run_command(
+def test_stop_texts_on_the_command_line(
     capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
 ) -> None:
     """In the objects, in the columns, and in the stream."""
@@ -97,7 +97,7 @@ def test_stop_texts_at_the_run_command(
 
 
 @pytest.mark.parametrize("given", [GENERATE, COMPLETE])
-def test_every_reason_at_the_run_command(
+def test_every_reason_on_the_command_line(
     capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
 ) -> None:
     flags = (
@@ -123,7 +123,7 @@ def test_every_reason_at_the_run_command(
         assert row["finish_reason"] in ("length", "eos")
 
 
-def test_the_first_complete_string_at_the_run_command(
+def test_the_first_complete_string_on_the_command_line(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
     language, changed = make_language(LanguageConfig()), 0

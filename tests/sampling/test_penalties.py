@@ -85,7 +85,7 @@ def test_negative_control_pads_that_count_change_the_string() -> None:
     """
     best = torch.zeros(40, len(TINY))
     best[:, TINY.encode("0")] = 1.0
-    for name in UNMASK:
+    for name in ("confidence", "cap", "refinement"):
         for shaper, padding_matters in (
             (Careless(SETTINGS["tokens"]), True),
             (controls("tokens"), False),

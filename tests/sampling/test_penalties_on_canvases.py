@@ -312,17 +312,17 @@ def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded)
     for loaded in (plain, pieced):
         for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):
             made = [
-                tasks.generate(loaded, 5, sampler=sampler, control=control)
+                tasks.generate(loaded, 3, sampler=sampler, control=control)
                 for control in (None, ControlConfig())
             ]
             assert made[0] == made[1]
-            assert made[0] != tasks.generate(loaded, 5, sampler=sampler, control=EVERYTHING)
+            assert made[0] != tasks.generate(loaded, 3, sampler=sampler, control=EVERYTHING)
         ended = [
-            tasks.complete(loaded, ["(+1"], num=5, control=control)
+            tasks.complete(loaded, ["(+1"], num=3, control=control)
             for control in (None, ControlConfig())
         ]
         assert ended[0] == ended[1]
-        assert ended[0] != tasks.complete(loaded, ["(+1"], num=5, control=EVERYTHING)
+        assert ended[0] != tasks.complete(loaded, ["(+1"], num=3, control=EVERYTHING)
 
 
 def test_cuts_of_the_draw_leave_the_length_alone() -> None:

@@ -105,29 +105,24 @@ class CausalBackend:
         # Steps of one temperature are written together.
         steps = [[Step(request) for _ in range(request.num)] for request in requests]
         for temperature in dict.fromkeys(request.temperature for request in requests):
-            some = [r for r, one in enumerate(requests) if one.temperature == temperature]
-            keys = torch.cat([candidate_keys(requests[r]) for r in some])
-            first = [len(paths[r]) for r in some for _ in steps[r]]
-            rows = [_Row(r, step, ends[r], len(paths[r])) for r in some for step in steps[r]]
-            self._write(rows, keys, torch.tensor(first), temperature, spent)
+            rows = [
+                _Row(r, step, ends[r], len(paths[r]), key)
+                for r, request in enumerate(requests)
+                if request.temperature == temperature
+                for step, key in zip(steps[r], candidate_keys(request), strict=True)
+                if step.finish is None
+            ]
+            if rows:
+                self._write(rows, temperature, spent)
         return replies(steps, spent, time.perf_counter() - began)
 
-    def _write(
-        self,
-        rows: list[_Row],
-        keys: Tensor,
-        first: Tensor,
-        temperature: float,
-        spent: list[Counter[str]],
-    ) -> None:
+    def _write(self, rows: list[_Row], temperature: float, spent: list[Counter[str]]) -> None:
         """Draw the tokens of steps until all have ended."""
-        index = torch.tensor([i for i, row in enumerate(rows) if row.step.finish is None])
-        if not len(index):
-            return
-        rows = [rows[i] for i in index.tolist()]
-        noise = keyed_noise(keys[index], first[index], len(self.vocabulary))
-        stream = _Nodes(self, rows, spent)
+        first = torch.tensor([row.start for row in rows])
+        keys = torch.stack([row.key for row in rows])
+        noise = keyed_noise(keys, first, len(self.vocabulary))
         strings = StepStrings([row.step for row in rows], symbol(self.vocabulary))
+        stream = _Nodes(self, rows, spent)
         for _ in decode(stream, stream.scores(), strings, Batch(noise), Draw(temperature)):
             pass
 
@@ -190,6 +185,7 @@ class _Row:
     step: Step
     node: int
     start: int  # tokens of prompt and answer before it
+    key: Tensor  # () of its random numbers
 
 
 class _Nodes:

@@ -1,4 +1,4 @@
-"""Models of Hugging Face as policies: drawn and scored as transformers itself does it, whatever shares the batch."""
+"""Hugging Face models as policies: draws and scores are those of transformers, in any batch."""
 
 from __future__ import annotations
 

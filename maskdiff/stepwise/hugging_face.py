@@ -283,8 +283,9 @@ class _Kept:
             if ids[: len(entry.ids)] == entry.ids
             and (len(entry.ids) < len(ids) or entry.log_p is not None)
         ]
-        key = lambda entry: (len(entry.ids), entry.group[0] == seed)  # noqa: E731
-        return max(fitting, key=key, default=None)
+        return max(
+            fitting, key=lambda entry: (len(entry.ids), entry.group[0] == seed), default=None
+        )
 
     def release(self, seed: int, ids: Ids, entry: _Entry | None) -> None:
         """Drop the group of an entry from which `ids` continue one candidate."""

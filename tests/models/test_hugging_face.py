@@ -138,17 +138,17 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_probabilities_and_norms_are_the_logits(dtype):
-    """Penalties act on what the head says: see `HistoryTree`."""
+    """Penalties act on the logits of the head: see `HistoryTree`."""
     model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
     tree, drawn = model.tree(), ~model.model.barred
     rows = [tree.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
     norms = [tree.norm]
     rows += [tree.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
     norms += [tree.norm]
-    said = torch.cat(rows) + torch.cat(norms)[:, None]
+    logits = torch.cat(rows) + torch.cat(norms)[:, None]
     ids = torch.tensor([[*model.context, 65, 66, 67]])
     raw = model.model.forward(ids, 4).logits[0].double()[[0, 1, 2, 3, 0]]
-    torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
     assert float(torch.cat(norms).abs().min()) > 0.1
 
 

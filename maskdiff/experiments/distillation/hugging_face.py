@@ -22,7 +22,7 @@ from maskdiff.experiments.distillation.policy import AnswerStrings, Ids, draw_an
 from maskdiff.models.hugging_face import (
     GrowingRows,
     TransformersModel,
-    growing_rows_test,
+    growing_rows_fault,
     load_pretrained,
 )
 from maskdiff.models.hugging_face_tokens import PromptTemplate
@@ -87,7 +87,7 @@ class HuggingFacePolicy:
             for i, text in enumerate(model.tokens.table.texts)
             if text and text.decode(errors="replace").strip().lower() in BACKTRACKING
         )
-        if fault := growing_rows_test(model, padded=True):
+        if fault := growing_rows_fault(model, padded=True):
             raise ConfigError(
                 f"{quote(self.name)} cannot be run in padded batches: {fault}; give a model whose "
                 "attention takes a mask, and that keeps keys and values"

@@ -1,8 +1,9 @@
 """What other tools do with typed text, as proposals for the next token that can be compared with the exact one.
 
-For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them in tests and the benchmark.
-Not for: completing anything. Easy to get wrong: a proposal that runs into a dead end, or forces tokens that never reach the end
-of the typed text, loses its mass: a comparison that renormalised what is left would flatter it.
+For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them
+in tests and the benchmark. Not for: completing anything. Easy to get wrong: a proposal that runs
+into a dead end, or forces tokens that never reach the end of the typed text, loses its mass: a
+comparison that renormalised what is left would flatter it.
 
 naive mask:      p(t | h) of the tokens that do not contradict the prefix, normalised at each step: no look-ahead
 position table:  looks ahead, with Z as a function of the bytes explained alone, found along one history for each of them
@@ -15,7 +16,7 @@ rejection:       strings of the model until they begin with the prefix; exact in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,12 @@ from torch import Tensor
 from maskdiff.decoding.condition import Conditioned
 from maskdiff.decoding.decode import Completion
 from maskdiff.decoding.histories import Goal
-from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree
+from maskdiff.decoding.loop import Batch, Noise, decode
+from maskdiff.drawing.history import TokenHistory
+from maskdiff.drawing.logits import pick
+from maskdiff.drawing.settings import Draw
+from maskdiff.drawing.stopping import EOS, LENGTH
+from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree, TreeStream
 
 History = tuple[int, ...]
 
@@ -232,8 +238,8 @@ def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
 class Rejection:
     """What rejection sampling found and cost.
 
-    draws: strings until the last one that was accepted, or all of them if more were wanted. calls, positions: forward passes
-    and the tokens that they evaluated, for whole batches.
+    draws: strings until the last one that was accepted, or all of them if more were wanted. calls,
+    positions: forward passes and the tokens that they evaluated, for whole batches.
     """
 
     completions: list[Completion]
@@ -267,50 +273,124 @@ def reject(
 def _strings(
     model: Continuation, goal: Goal, size: int, generator: torch.Generator
 ) -> tuple[dict[int, Completion], HistoryTree]:
-    """Strings of one batch that reach the goal, by their number in it, and the tree that was used up."""
-    latent_states, tree = model.latent_states, model.tree()
-    limit, closed, ends = (
-        latent_states.limits[0],
-        latent_states.closed,
-        torch.tensor(model.table.ends, dtype=torch.int64),
-    )
-    inner, last = _transitions(goal, False), _transitions(goal, closed)
-    log_p = torch.full((size,), float(latent_states.log_prior[0]), dtype=torch.float64)
-    written, length, whole = (
-        torch.full((size, limit), -1),
-        torch.zeros(size, dtype=torch.int64),
-        torch.zeros(size).bool(),
-    )
-    rows, offset = (
-        torch.arange(size),
-        torch.zeros(size, dtype=torch.int64),
-    )  # strings under way, and their bytes explained
-    node, nodes = torch.zeros(size, dtype=torch.int64), 1  # all share the root
-    log_next = tree.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
-    for depth in range(limit):
-        tokens = torch.multinomial(log_next.exp(), 1, generator=generator)[:, 0]
-        written[rows, depth] = tokens
-        log_p[rows] += log_next.gather(1, tokens[:, None])[:, 0]
-        full = depth + 1 == limit
-        offset = (last if full else inner)[offset, tokens]
-        over = torch.isin(tokens, ends) | full
-        found = over & (offset == len(goal.prefix))
-        length[rows[found]] = depth + 1
-        whole[rows[found]] = torch.isin(tokens[found], ends) | closed
-        on = ~over & (offset >= 0)
-        rows, offset, node, tokens = rows[on], offset[on], node[on], tokens[on]
-        if not len(rows):
-            break
-        log_next = tree.extend(node, tokens).double().cpu()
-        node, nodes = nodes + torch.arange(len(rows)), nodes + len(rows)
-    made = {}
-    for i in length.nonzero()[:, 0].tolist():
-        ids, complete = tuple(written[i, : length[i]].tolist()), bool(whole[i])
-        data = model.table.text(ids) + (
-            latent_states.tail(0) + latent_states.suffix if complete else b""
-        )
-        made[i] = Completion(data, ids, float(log_p[i]), "eos" if complete else "length", len(ids))
-    return made, tree
+    """Strings of one batch that reach the goal, by number, and the tree that was used up."""
+    tree = model.tree()
+    root = tree.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu()
+    stream = TreeStream(tree, torch.zeros(size, dtype=torch.int64), 1)  # all share the root
+    strings = _Candidates(model, goal, size)
+    batch = Batch(sequential_noise(generator, root.shape[1]))
+    for _ in decode(stream, root.expand(size, -1), strings, batch, Draw()):
+        pass
+    return strings.accepted(), tree
+
+
+class _Candidates:
+    """Strings that go on while they do not contradict a prefix; see `Strings`."""
+
+    history: TokenHistory | None = None
+    free = None
+
+    def __init__(self, model: Continuation, goal: Goal, size: int) -> None:
+        self.model, self.goal, self.latent_states = model, goal, model.latent_states
+        self.ends = torch.tensor(model.table.ends, dtype=torch.int64)
+        self.inner = _transitions(goal, False)
+        self.last = _transitions(goal, self.latent_states.closed)
+        self.written = torch.full((size, self.latent_states.limits[0]), -1)
+        prior = float(self.latent_states.log_prior[0])
+        self.log_p = torch.full((size,), prior, dtype=torch.float64)
+        self.offset = torch.zeros(size, dtype=torch.int64)  # bytes explained, -1: a contradiction
+        self.length = torch.zeros(size, dtype=torch.int64)  # of the strings that reach the goal
+        self.whole = torch.zeros(size, dtype=torch.bool)
+        self.depth = 0
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `Strings.write`."""
+        self.written[rows, self.depth] = tokens
+        self.log_p[rows] += pick(scores, tokens)
+        self.depth += 1
+        full = self.depth == self.latent_states.limits[0]
+        offset = (self.last if full else self.inner)[self.offset[rows], tokens]
+        self.offset[rows] = offset
+        ended = torch.isin(tokens, self.ends)
+        found = (ended | full) & (offset == len(self.goal.prefix))
+        self.length[rows[found]] = self.depth
+        self.whole[rows[found]] = ended[found] | self.latent_states.closed
+        return ~(ended | full) & (offset >= 0)
+
+    def accepted(self) -> dict[int, Completion]:
+        """The strings that begin with the prefix, by number."""
+        made, latent_states = {}, self.latent_states
+        for i in self.length.nonzero()[:, 0].tolist():
+            ids, whole = tuple(self.written[i, : self.length[i]].tolist()), bool(self.whole[i])
+            data = self.model.table.text(ids)
+            data += latent_states.tail(0) + latent_states.suffix if whole else b""
+            reason = EOS if whole else LENGTH
+            made[i] = Completion(data, ids, float(self.log_p[i]), reason, len(ids))
+        return made
+
+
+def sequential_noise(generator: torch.Generator, vocab_size: int) -> Noise:
+    """Gumbel noise from a generator; draws with it are those of `torch.multinomial`."""
+
+    def noise(rows: Tensor, step: int) -> Tensor:
+        drawn = torch.empty(len(rows), vocab_size, dtype=torch.float64)
+        return -drawn.exponential_(generator=generator).log()
+
+    return noise
+
+
+def follow(
+    rows: Callable[[Sequence[History]], Tensor],
+    ended: Callable[[History], bool],
+    draw: Draw,
+    generator: torch.Generator | None = None,
+) -> tuple[History, bool]:
+    """One history drawn from distributions of the next token.
+
+    Args:
+        rows: (n, vocab) log-probabilities of the next token after n histories.
+        ended: Whether a history ends with its last token.
+        draw: Settings of the draws.
+        generator: Of the random numbers, for temperatures above 0.
+
+    Returns:
+        The history, and whether it has ended; else it ran into a dead end.
+    """
+    strings, scores = _History(rows, ended), rows([()])
+    batch = Batch(sequential_noise(generator or torch.Generator(), scores.shape[1]))
+    for _ in decode(strings, scores, strings, batch, draw):
+        pass
+    return strings.path, strings.ended
+
+
+class _History:
+    """One history as `CausalStream` and as `Strings`."""
+
+    history: TokenHistory | None = None
+    free = None
+
+    def __init__(
+        self, rows: Callable[[Sequence[History]], Tensor], ends: Callable[[History], bool]
+    ) -> None:
+        self.rows, self.ends = rows, ends
+        self.path: History = ()
+        self.ended = False
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `Strings.write`; nothing is drawn where no token has any probability."""
+        if float(scores.max()) == -math.inf:
+            return torch.tensor([False])
+        self.path = (*self.path, int(tokens))
+        self.ended = self.ends(self.path)
+        return torch.tensor([not self.ended])
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        return self.rows([self.path])
+
+    def select(self, rows: Tensor) -> _History:
+        """See `CausalStream.select`."""
+        return self
 
 
 def _transitions(goal: Goal, last: bool) -> Tensor:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from maskdiff.config import SamplerConfig
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.compose import (
@@ -93,9 +94,13 @@ def describe() -> str:
     return "\n".join(f"{name:{width}}  {entry.help}" for name, entry in PRESETS.items())
 
 
+def _draw(config: SamplerConfig) -> Draw:
+    return Draw(config.temperature, config.top_p)
+
+
 def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
     """The unmasking loop with the configuration's budget and token distribution, and a preset's settings."""
-    base = Unmask(steps=config.steps, temperature=config.temperature, top_p=config.top_p)
+    base = Unmask(steps=config.steps, draw=_draw(config))
     return replace(base, **settings)
 
 
@@ -247,7 +252,7 @@ def _causal_corrector(config: SamplerConfig) -> Sampler:
 
 @preset("autoregressive", "causal mode with a cache, one token an evaluation; steps is ignored")
 def _autoregressive(config: SamplerConfig) -> Sampler:
-    return Autoregressive(temperature=config.temperature, top_p=config.top_p)
+    return Autoregressive(draw=_draw(config))
 
 
 @preset(
@@ -255,7 +260,7 @@ def _autoregressive(config: SamplerConfig) -> Sampler:
     "the autoregressive sample by fixed-point iteration (2002.09928); steps is ignored",
 )
 def _predictive(config: SamplerConfig) -> Sampler:
-    causal = Predictive(temperature=config.temperature, top_p=config.top_p)
+    causal = Predictive(draw=_draw(config))
     return one_shot(_loop(config)).then(causal)
 
 
@@ -266,7 +271,7 @@ def _hybrid(config: SamplerConfig) -> Sampler:
 
 @preset("hybrid_speculative", "num_ar_tokens causal tokens, then speculative; steps in all")
 def _hybrid_speculative(config: SamplerConfig) -> Sampler:
-    start = Autoregressive(config.num_ar_tokens, config.temperature, config.top_p)
+    start = Autoregressive(config.num_ar_tokens, _draw(config))
     return start.then(_speculative(config)) if config.num_ar_tokens else _speculative(config)
 
 
@@ -276,7 +281,9 @@ def _hybrid_speculative(config: SamplerConfig) -> Sampler:
 )
 def _hybrid_reference(config: SamplerConfig) -> Sampler:
     settings = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
-    return hybrid(config.num_ar_tokens, _loop(config, **settings, steps=0, own=config.steps))
+    return hybrid(
+        config.num_ar_tokens, _loop(config, **settings, steps=0, stage_steps=config.steps)
+    )
 
 
 @preset(
@@ -285,7 +292,7 @@ def _hybrid_reference(config: SamplerConfig) -> Sampler:
 )
 def _verified(config: SamplerConfig) -> Sampler:
     draft = _loop(config, **PARALLEL, steps=-(-config.steps // 3) if config.steps else 0)
-    return verified(draft, config.steps, config.temperature, config.top_p)
+    return verified(draft, config.steps, _draw(config))
 
 
 @preset(

@@ -15,6 +15,7 @@ from maskdiff.decoding.condition import Conditioned, condition
 from maskdiff.decoding.decode import Decoding
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.evaluation.completion_baselines import (
     leaves,
@@ -265,17 +266,21 @@ def test_a_string_depends_on_its_key_alone() -> None:
         case = random_case(number, silent=number % 2 == 0, special=number % 3 == 0)
         for temperature, top_p in ((1.0, 1.0), (0.7, 0.9)):
             together = Decoding(
-                condition(case.model, case.prefix), keys(24), temperature, top_p
+                condition(case.model, case.prefix), keys(24), draw=Draw(temperature, top_p)
             ).run()
-            again = Decoding(condition(case.model, case.prefix), keys(24), temperature, top_p).run()
+            again = Decoding(
+                condition(case.model, case.prefix), keys(24), draw=Draw(temperature, top_p)
+            ).run()
             assert together == again, case.told
             shared = condition(case.model, case.prefix)  # and strings of one tree after one another
             for i, key in enumerate(keys(24)):
                 alone = Decoding(
-                    condition(case.model, case.prefix), key[None], temperature, top_p
+                    condition(case.model, case.prefix), key[None], draw=Draw(temperature, top_p)
                 ).run()
                 assert alone == [together[i]], case.told
-                assert Decoding(shared, key[None], temperature, top_p).run() == alone, case.told
+                assert Decoding(shared, key[None], draw=Draw(temperature, top_p)).run() == alone, (
+                    case.told
+                )
             assert all(made.data.startswith(case.prefix) for made in together), case.told
             assert all(
                 begins(case.model.table, made.tokens, case.prefix) and made.ended
@@ -303,7 +308,9 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
             otherwise += row.argmax() != case.model.log_next(wanted).argmax()
             wanted = (*wanted, int(row.argmax()))
         for temperature, top_p in ((0.0, 1.0), (1.0, 1e-9)):
-            made = Decoding(condition(case.model, case.prefix), keys(3), temperature, top_p).run()
+            made = Decoding(
+                condition(case.model, case.prefix), keys(3), draw=Draw(temperature, top_p)
+            ).run()
             assert [string.tokens for string in made] == [wanted] * 3, case.told
     assert otherwise > 5, SEED
 
@@ -314,7 +321,7 @@ def test_temperature_acts_on_q_and_not_on_p() -> None:
         (b"a", b"b", b"ab"), {(): {0: 0.6, 2: 0.3, 3: 0.1}, (0,): {1: 0.5, 0: 0.2, 3: 0.3}}
     )
     for temperature in (0.5, 1.0, 2.0):
-        made = Decoding(condition(model, b"ab"), keys(4000), temperature).run()
+        made = Decoding(condition(model, b"ab"), keys(4000), draw=Draw(temperature)).run()
         assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.5) < 0.045, (
             SEED,
             temperature,
@@ -322,7 +329,7 @@ def test_temperature_acts_on_q_and_not_on_p() -> None:
     uneven = Given(
         (b"a", b"b", b"ab"), {(): {0: 0.4, 2: 0.6}, (0,): {1: 0.75, 0: 0.25}}
     )  # q: 1/3 and 2/3; squared 1/5 and 4/5
-    made = Decoding(condition(uneven, b"ab"), keys(4000), 0.5).run()
+    made = Decoding(condition(uneven, b"ab"), keys(4000), draw=Draw(0.5)).run()
     assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.2) < 0.035, SEED
 
 

@@ -90,10 +90,10 @@ def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
         sum(said is None for _, _, said, _ in parts),
         sum(a is None and s is not None for _, a, s, _ in parts),
     )
-    assert abs(plain / 2000 - forms.MADE_UP.plain) < 0.05
-    assert abs(hidden / 2000 - forms.MADE_UP.hidden) < 0.05
+    assert abs(plain / 2000 - forms.GENERATED.plain) < 0.05
+    assert abs(hidden / 2000 - forms.GENERATED.hidden) < 0.05
     told = [said[:1] for _, _, said, _ in parts if said is not None]
-    for mark, share in zip(("", "~", "@", "="), forms.MADE_UP.told):
+    for mark, share in zip(("", "~", "@", "="), forms.GENERATED.feedback):
         assert abs(told.count(mark) / len(told) - share) < 0.06
     assert any("!" in answer for _, _, said, answer in parts if said is None)
     assert any("!" in attempt for _, attempt, _, _ in parts if attempt is not None)
@@ -430,8 +430,8 @@ def test_lengths_that_no_string_has_are_refused(length: int) -> None:
         ({"operators": ""}, "one or more of"),
         ({"operators": "++"}, "at most once"),
         ({"operators": "+/"}, "'\\+/' are not allowed"),
-        ({"min_int": 13}, "min_int 13 is above max_int 12"),
-        ({"min_depth": 4}, "min_depth 4 is above max_depth 3"),
+        ({"min_int": 13}, "min_int 13 and max_int 12 leave no choice"),
+        ({"min_depth": 4}, "min_depth 4 and max_depth 3 leave no choice"),
         ({"min_depth": 0, "max_depth": 0}, "at least one operation"),
         (
             {"min_depth": 1, "max_depth": 1},

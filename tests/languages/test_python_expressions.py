@@ -27,9 +27,10 @@ from maskdiff.languages.cfg import (
     read_grammar,
 )
 from maskdiff.languages.cfg.recognise import Recogniser
-from maskdiff.languages.python_expressions import GRAMMAR, SYMBOLS, collect, valid
-from maskdiff.languages.python_expressions.collect import expressions, sources
+from maskdiff.languages.python_expressions import GRAMMAR, collect_expressions, is_python_expression
+from maskdiff.languages.python_expressions.collect import expressions_of, source_files
 from maskdiff.languages.python_expressions.names import FIRST, KEYWORDS, REST, name_pattern
+from maskdiff.languages.vocabulary import PRINTABLE_ASCII
 from tests.helpers.derivations import Deriver
 
 LONGEST = 62
@@ -70,12 +71,12 @@ BEYOND = (
 
 @lru_cache(maxsize=1)
 def cfg() -> Cfg:
-    return read_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS)
+    return read_grammar(GRAMMAR.read_text(encoding="ascii"), PRINTABLE_ASCII)
 
 
 @lru_cache(maxsize=1)
 def grammar() -> NormalForm:
-    return compile_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS)
+    return compile_grammar(GRAMMAR.read_text(encoding="ascii"), PRINTABLE_ASCII)
 
 
 @lru_cache(maxsize=1)
@@ -102,12 +103,12 @@ def compiles(text: str) -> bool:
 
 
 def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
-    texts = collect()
+    texts = collect_expressions()
     assert 15_000 < len(texts) < 200_000
     assert list(texts) == sorted(set(texts))
-    assert all(3 <= len(text) <= LONGEST and set(text) <= set(SYMBOLS) for text in texts)
+    assert all(3 <= len(text) <= LONGEST and set(text) <= set(PRINTABLE_ASCII) for text in texts)
     some = random.Random(0).sample(texts, 5000)
-    assert all(map(valid, some))
+    assert all(map(is_python_expression, some))
     kinds = {type(ast.parse(text, mode="eval").body) for text in some}
     assert not kinds & {ast.Constant, ast.Name}
     assert {
@@ -121,7 +122,7 @@ def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
         ast.List,
         ast.IfExp,
     } <= kinds
-    assert collect() is texts
+    assert collect_expressions() is texts
 
 
 def test_what_counts_as_an_expression_of_a_file() -> None:
@@ -138,16 +139,16 @@ def fun(p: List[q] = d.e) -> r.s:
     return f"{hid(den)}" + 'é'.x()
 for i, j in pairs(k): del m[0]; print(l[1:2])
 '''.encode()
-    assert expressions(source) == {
+    assert expressions_of(source) == {
         "t[int]", "f(g(1), h.i, 'text', 17, *rest, key=-one) + 2", "g(1)", "h.i", "-one", "deco.rator(n)", "List[q]", "d.e",
         "r.s", "yes and no", "u, v", "pairs(k)", "print(l[1:2])", "l[1:2]", "e.f",
     }  # fmt: skip
-    assert expressions(codecs.BOM_UTF8 + source) == expressions(source)
-    assert expressions(b"# coding: latin-1\nx = '\xe9' , a.b(c.d)") == {"c.d"}
+    assert expressions_of(codecs.BOM_UTF8 + source) == expressions_of(source)
+    assert expressions_of(b"# coding: latin-1\nx = '\xe9' , a.b(c.d)") == {"c.d"}
     assert (
-        expressions(b"print 1")
-        == expressions(b"# coding: klingon\nx = a.b")
-        == expressions(b"\0")
+        expressions_of(b"print 1")
+        == expressions_of(b"# coding: klingon\nx = a.b")
+        == expressions_of(b"\0")
         == set()
     )
 
@@ -160,7 +161,7 @@ def test_expressions_are_sliced_as_by_the_standard_library() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.expr)
     }
-    found = expressions(path.read_bytes())
+    found = expressions_of(path.read_bytes())
     assert len(found) > 50
     assert found <= segments
 
@@ -177,7 +178,7 @@ def test_tests_and_foreign_packages_are_left_out(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in sources(tmp_path)] == [
+    assert [path.relative_to(tmp_path).as_posix() for path in source_files(tmp_path)] == [
         "a.py",
         "b/c.py",
     ]
@@ -188,7 +189,7 @@ def test_an_interpreter_without_source_is_told_so(
 ) -> None:
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "python.zip")})
     with pytest.raises(DataError, match="no source of the standard library"):
-        collect.__wrapped__()
+        collect_expressions.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_an_interpreter_without_source_is_told_so(
     ["a\n", "a\\\n+b", "a\n+b", "(a,\nb)", "a\t+b", "\fa", "a #", "a # b", "é", "a\0", "\ufeffa"],
 )
 def test_only_one_plain_line_is_valid(text: str) -> None:
-    assert not valid(text)
+    assert not is_python_expression(text)
 
 
 def test_what_breaks_the_parser_is_not_valid() -> None:
@@ -208,10 +209,10 @@ def test_what_breaks_the_parser_is_not_valid() -> None:
         "9" * 5000,
         "x" * 10**6,
     ):
-        valid(text)  # nothing is raised, whatever this interpreter can bear
-    assert not valid("(" * 5000 + ")" * 5000)
-    assert not valid("9" * 20_000)
-    assert all(map(valid, ("1is 2", "'\\d'", "a+b", "'#'", "[a, '#']")))
+        is_python_expression(text)  # nothing is raised, whatever this interpreter can bear
+    assert not is_python_expression("(" * 5000 + ")" * 5000)
+    assert not is_python_expression("9" * 20_000)
+    assert all(map(is_python_expression, ("1is 2", "'\\d'", "a+b", "'#'", "[a, '#']")))
 
 
 def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
@@ -238,16 +239,16 @@ def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
 
 
 def test_what_the_grammar_has_and_has_not() -> None:
-    assert [text for text in DERIVED if not (derives(text) and valid(text))] == []
-    assert [text for text in INVALID if derives(text) or valid(text)] == []
-    assert [text for text in BEYOND if derives(text) or not valid(text)] == []
+    assert [text for text in DERIVED if not (derives(text) and is_python_expression(text))] == []
+    assert [text for text in INVALID if derives(text) or is_python_expression(text)] == []
+    assert [text for text in BEYOND if derives(text) or not is_python_expression(text)] == []
 
 
 def test_every_derived_string_is_valid() -> None:
     rng, deriver = random.Random(0), Deriver(cfg())
     texts = set(deriver.many(rng, 5000, 50))
     assert len(texts) > 3000
-    assert [text for text in texts if not (valid(text) and compiles(text))] == []
+    assert [text for text in texts if not (is_python_expression(text) and compiles(text))] == []
     assert all(map(derives, random.Random(1).sample(sorted(texts), 1000)))
 
 
@@ -255,21 +256,21 @@ def test_edited_expressions_that_are_derived_are_valid() -> None:
     """The same from the side of real code: an edited expression that the grammar still has is still an expression."""
     rng = random.Random(2)
     kept = 0
-    for text in rng.sample(collect(), 1500):
+    for text in rng.sample(collect_expressions(), 1500):
         place = rng.randrange(len(text) + 1)
         edited = (
             text[:place]
-            + rng.choice(["", *SYMBOLS, *" ()[]{},.:*='\"not"])
+            + rng.choice(["", *PRINTABLE_ASCII, *" ()[]{},.:*='\"not"])
             + text[place + rng.choice((0, 1)) :]
         )
         if derives(edited):
             kept += 1
-            assert valid(edited), edited
+            assert is_python_expression(edited), edited
     assert kept > 250
 
 
 def test_nearly_all_real_expressions_are_derived() -> None:
-    texts = random.Random(3).sample(collect(), 1500)
+    texts = random.Random(3).sample(collect_expressions(), 1500)
     assert sum(map(derives, texts)) / len(texts) > 0.97
 
 
@@ -298,7 +299,7 @@ def test_terminals_leave_no_choice() -> None:
 def derivations(texts: list[str]) -> list[float]:
     """How many derivations each text has: the weight of a chart in which its symbols, and no others, have weight 1."""
     emission = torch.full(
-        (len(texts), max(map(len, texts)), len(SYMBOLS)), -torch.inf, dtype=torch.float64
+        (len(texts), max(map(len, texts)), len(PRINTABLE_ASCII)), -torch.inf, dtype=torch.float64
     )
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [ord(symbol) - ord(" ") for symbol in text]] = 0.0
@@ -309,7 +310,9 @@ def derivations(texts: list[str]) -> list[float]:
 def test_every_string_has_one_derivation() -> None:
     rng = random.Random(4)
     drawn = list(Deriver(cfg()).many(rng, 100, 20))
-    real = [text for text in rng.sample(collect(), 500) if len(text) <= 20 and derives(text)][:100]
+    real = [
+        text for text in rng.sample(collect_expressions(), 500) if len(text) <= 20 and derives(text)
+    ][:100]
     listed = [text for text in DERIVED if len(text) <= 20]
     for texts in (drawn, real, listed):
         assert derivations(texts) == pytest.approx([1.0] * len(texts))
@@ -333,7 +336,9 @@ def test_short_strings_of_few_symbols_have_one_derivation() -> None:
             flags=re.MULTILINE,
         )
         assert count == 1
-    found = find_ambiguity(normal_form(read_grammar(text, SYMBOLS), SYMBOLS), budget=1_000_000)
+    found = find_ambiguity(
+        normal_form(read_grammar(text, PRINTABLE_ASCII), PRINTABLE_ASCII), budget=1_000_000
+    )
     assert found.witness is None
     assert found.searched >= 3
 

@@ -1,8 +1,8 @@
 """Compares how Lark and this package read the grammar of a language folder.
 
-Lark's scanner matches a terminal as `re.match` does: of `1?[0-9]|2[0-3]` never `23`, since the first
-alternative matches `2`. Here a terminal stands for the strings that its whole regular expression
-matches.
+Lark's scanner matches a terminal as `re.match` does: of `1?[0-9]|2[0-3]` never `23`, since the
+first alternative matches `2`. Here a terminal stands for the strings that its whole regular
+expression matches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A user's own language: a folder with `corpus.txt`, one string per line, and `grammar.lark` if any.
+"""A user's own language: a folder with `corpus.txt` and, if any, `grammar.lark`.
 
 A checker that the user's configuration names is imported. A checker that a checkpoint names is not:
 `restore_corpus` imports only what its own argument `validity` names.
@@ -200,7 +200,7 @@ def _spec(
 
 
 def _checked(language: TextLanguage, numbered: list[Line], path: Path) -> list[str]:
-    """The valid lines. Raises `DataError` for others, unless they are skipped, or if none is left."""
+    """The valid lines. Raises `DataError` for others unless they are skipped."""
     longest = language.max_symbols
     long = [(number, line) for number, line in numbered if len(line) > longest]
     short = [(number, line) for number, line in numbered if len(line) <= longest]
@@ -228,7 +228,7 @@ def _checked(language: TextLanguage, numbered: list[Line], path: Path) -> list[s
 
 
 def _check_ambiguity(language: TextLanguage, lines: Sequence[str], path: Path) -> None:
-    """Raises `GrammarError` for a line with several derivations; enumeration finds short strings."""
+    """Raises `GrammarError` for a line with several derivations."""
     for line in sorted(dict.fromkeys(lines), key=len)[:: max(1, len(set(lines)) // COUNTED)]:
         count = language.derivations(line) or 1
         if count > 1:

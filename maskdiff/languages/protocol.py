@@ -1,7 +1,7 @@
 """The `Language` protocol, the capabilities beyond it, and the split of strings.
 
-A capability (`HasValue`, `HasExactProbability`, `HasOperators`, `Stepwise`) is a protocol of its own;
-test for it with `isinstance`. Lengths count the symbols of a string without BOS and EOS, while
+A capability (`HasValue`, `HasExactProbability`, `HasOperators`, `Stepwise`) is a protocol of its
+own; test for it with `isinstance`. Lengths count the symbols of a string without BOS and EOS, while
 `LanguageConfig.max_len` counts them with both. Log-probabilities are in nats.
 
 A language of one's own needs no code: a folder with `corpus.txt` and optionally `grammar.lark`. A
@@ -145,7 +145,7 @@ class Stepwise(Protocol):
     def first_wrong(self, text: str) -> int | None:
         """Returns the number (from 1) of the first wrong step of a solution; None if none is wrong.
 
-        The solution may be unfinished: text behind the last separator is a step only if it is final.
+        The solution may be unfinished: text behind the last separator is a step only if final.
         """
 
     def problems(self, count: int, rng: np.random.Generator, deeper: int = 0) -> list[str]:

@@ -107,7 +107,7 @@ class TextLanguage:
     # Validity
 
     def parses(self, text: str) -> bool:
-        """Returns whether `text` is a string, by the checker, else the grammar, else its symbols."""
+        """Returns whether `text` is a string, by the checker, the grammar, or its symbols."""
         try:
             symbols = self._indices(text)
         except ParseError:

@@ -86,7 +86,8 @@ class Vocabulary:
             made[a + b] = None
         if tuple(made) != inner or DIGIT in self.symbols:
             raise ValueError(
-                "the pieces of several characters are not those that the merges make, in their order"
+                "the pieces of several characters are not those that the merges make, "
+                "in their order"
             )
         return characters
 
@@ -229,7 +230,7 @@ class Vocabulary:
             ) from None
 
     def decode(self, ids: Iterable[int], specials: Literal["show", "drop"] = "show") -> str:
-        """Returns the text of `ids`: MASK as `blank`, `<DIGIT>` as `#`, other special tokens by name.
+        """Returns the text of `ids`: MASK as `blank`, `<DIGIT>` as `#`, other specials by name.
 
         Args:
             ids: Token ids.
@@ -254,7 +255,7 @@ class Vocabulary:
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
-        """The text of each token; the name of a special token contains a character that is no symbol."""
+        """The text of each token; names of special tokens have a character that is no symbol."""
         pair = next((pair for pair in _BRACKETS if pair[0] not in self.symbols), _BRACKETS[-1])
         names = {name: f"{pair[0]}{name[1:-1]}{pair[1]}" for name in SPECIALS}
         return tuple({**names, MASK: self.blank, DIGIT: ANY_DIGIT}.get(s, s) for s in self.symbols)

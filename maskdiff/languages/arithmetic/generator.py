@@ -26,7 +26,7 @@ class _TooLong(Exception):
 def draw_strings(
     n: int, rng: np.random.Generator, config: LanguageConfig, grammar: Grammar
 ) -> list[str]:
-    """Returns `n` strings of at most `config.max_len - 2` symbols. The first ones do not depend on `n`.
+    """Returns random strings that fit `config.max_len`. The first ones do not depend on `n`.
 
     Args:
         n: The number of strings.

@@ -1,7 +1,7 @@
 """The checked options of the arithmetic grammar, and its form in Lark's EBNF.
 
-Prefix notation without a separator is unambiguous for operands 0..10 (`(+110)` is 1 and 10, since 11
-is no operand) and ambiguous for 0..11. `ambiguity` decides it exactly.
+Prefix notation without a separator is unambiguous for operands 0..10 (`(+110)` is 1 and 10, since
+11 is no operand) and ambiguous for 0..11. `ambiguity` decides it exactly.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _check_room(config: LanguageConfig, grammar: Grammar) -> None:
 
 @lru_cache(maxsize=64)
 def ambiguity(low: int, high: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Returns two different pairs of operands with the same digits in a row; None if there are none.
+    """Returns two different pairs of operands with the same digits; None if there are none.
 
     In fully bracketed prefix notation, only two adjacent operands can be misread. Two readings
     `a|ud` and `au|d` share the digits `a u d`, and a, ud, au and d are operands. For given u and

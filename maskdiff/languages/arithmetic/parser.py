@@ -140,7 +140,7 @@ class _Parser:
         return done
 
     def _operands(self) -> tuple[str, ...]:
-        """The operands of the run of digits here: one, or two in prefix notation without separator."""
+        """The operands in the digits here: one, or two in prefix notation without separator."""
         start = end = self.position
         while end < len(self.symbols) and self.symbols[end] in DIGITS:
             end += 1
@@ -204,7 +204,7 @@ class _Parser:
         self.position += 1
 
     def _stated(self) -> int:
-        """The value after `=`: an integer without leading zeros, with a sign only if `-` is allowed."""
+        """The value after `=`: an integer without leading zeros, signed only if `-` is allowed."""
         start = self.position
         sign = self._peek() == "-" and "-" in self.grammar.operators
         self.position += sign

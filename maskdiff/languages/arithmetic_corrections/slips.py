@@ -26,7 +26,7 @@ _ANY_INTEGER = re.compile(rf"(?<![^( ]){INTEGER}(?=[ )]|$)")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The integers of a language: of bounded absolute value, negative only if `-` is an operator."""
+    """The integers of a language: bounded, and negative only if `-` is an operator."""
 
     max_value: int
     operators: str

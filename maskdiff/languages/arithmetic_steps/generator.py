@@ -1,8 +1,8 @@
 """Draws problems: expressions whose derivations stay within bounds.
 
-The distribution is that of `arithmetic/generator.py`, except that the root is always an operation. A
-draw with a value or a derivation beyond the bounds is rejected as a whole, but its depth is kept for
-`PATIENCE` draws: otherwise deep problems, which fit less often, would become rare.
+The distribution is that of `arithmetic/generator.py`, except that the root is always an operation.
+A draw with a value or a derivation beyond the bounds is rejected as a whole, but its depth is kept
+for `PATIENCE` draws: otherwise deep problems, which fit less often, would become rare.
 """
 
 from __future__ import annotations

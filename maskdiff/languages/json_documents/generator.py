@@ -1,8 +1,8 @@
 """Draws small JSON documents that a program could have written.
 
-An object takes distinct keys from the list of its topic, the first ones most often. A key determines
-the kind of its value (`FIELDS`). An array has values of one kind. Containers are nested to depth 4.
-Strings are words and names, and sometimes random identifiers, escapes or any printable characters.
+An object takes distinct keys from the list of its topic, the first ones most often. A key
+determines the kind of its value (`FIELDS`). An array has values of one kind. Containers are nested
+to depth 4. Strings are words and names, and sometimes random identifiers, escapes or any printable characters.
 A document is compact or, with probability `SPACED`, has a space behind each comma and colon.
 
 A draw that is too long is rejected, but its spacing is kept: otherwise spaced documents, which are
@@ -127,7 +127,7 @@ def draw_documents(count: int, rng: np.random.Generator, longest: int) -> list[s
 
 
 class _Writer:
-    """Writes values. A function of `makers` takes the number of containers that may still be opened.
+    """Writes values. Its functions take the number of containers that may still be opened.
 
     A container for which there is no room becomes null or a number.
     """

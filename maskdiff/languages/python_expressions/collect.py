@@ -1,7 +1,7 @@
 """Collects real Python expressions of one line from the standard library of the interpreter.
 
-Nothing is imported or run. Bare names and constants (docstrings among them) are left out, and so are
-the parts of an expression, so that each counts once. The expressions that count are
+Nothing is imported or run. Bare names and constants (docstrings among them) are left out, and so
+are the parts of an expression, so that each counts once. The expressions that count are
 
 - the parts of statements: the value of an assignment or of `return`, a condition, an expression
   statement, the iterable of a loop, an exception that is raised, a decorator, a default, an

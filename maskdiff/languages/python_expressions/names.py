@@ -1,9 +1,9 @@
-"""The regular expression of NAME in `grammar.lark`: ASCII identifiers that are no keyword of Python.
+"""The regular expression of NAME in `grammar.lark`: ASCII identifiers that are no keyword.
 
 When the keywords change, run `python -m maskdiff.languages.python_expressions.names` and paste the
-output. Soft keywords (`match`, `case`, `type`, `_`) are names. Keywords are excluded letter by letter
-and not by `(?!if\\b)`, which depends on the text behind the name: a name leaves the spelling of each
-keyword, is longer, or is shorter.
+output. Soft keywords (`match`, `case`, `type`, `_`) are names. Keywords are excluded letter by
+letter and not by `(?!if\\b)`, which depends on the text behind the name: a name leaves the spelling
+of each keyword, is longer, or is shorter.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(suites.SUITES)}, all",
     )
     what.add_argument(
-        "--num_samples", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        "--num_samples", type=cli.IntegerRange(1, MAX_MEASURED), default=200, metavar="N",
         help="strings of each figure (default 200)",
     )  # fmt: skip
     what.add_argument(
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--sigma",
-        type=cli.unit,
+        type=cli.share,
         nargs="+",
         metavar="LEVEL",
         help="noise levels of the repair suite",
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument(
         "--typed",
-        type=cli.Whole(1, MAX_LENGTH),
+        type=cli.IntegerRange(1, MAX_LENGTH),
         nargs="+",
         metavar="N",
         help="characters typed, in the completion suite (default 5 8 12 16 24)",
@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     again.add_argument(
         "--seeds",
-        type=cli.Whole(1, 1000),
+        type=cli.IntegerRange(1, 1000),
         metavar="N",
         help="seeds 0..N-1 of each variant (default 3; with --no_training all found)",
     )
@@ -152,7 +152,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="self_conditioned: the model sees its last prediction",
     )
     how.add_argument(
-        "--num_ar_tokens", type=cli.Whole(0, MAX_LENGTH),
+        "--num_ar_tokens", type=cli.IntegerRange(0, MAX_LENGTH),
         help="causal tokens of the hybrid (default 3)",
     )  # fmt: skip
     how.add_argument(
@@ -166,7 +166,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="how many tokens an evaluation commits",
     )
     how.add_argument(
-        "--temperature", type=cli.Number(0.0, 100.0),
+        "--temperature", type=cli.NumberRange(0.0, 100.0),
         help="of the token distribution (default 1; 0 is argmax)",
     )  # fmt: skip
     add_config_flags(
@@ -194,7 +194,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def load_subjects(
-    paths: Sequence[str], device: str, spoken: LanguageOverride | None = None
+    paths: Sequence[str], device: str, override: LanguageOverride | None = None
 ) -> list[Subject]:
     """One subject a checkpoint, named by the shortest tails of their paths that tell them apart; each file once."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
@@ -203,7 +203,9 @@ def load_subjects(
         parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
-        Subject(load_denoiser(path, device, spoken), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        Subject(
+            load_denoiser(path, device, override), "/".join(p[-depth:]) if len(paths) > 1 else ""
+        )
         for path, p in zip(paths, parts, strict=True)
     ]
 
@@ -307,8 +309,8 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    spoken = LanguageOverride.of(args)
-    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
+    override = LanguageOverride.of(args)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, override)
     for told in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(told)
     for line in suites.check_subjects(subjects, plan, plan.samplers if named(args) else (), names):

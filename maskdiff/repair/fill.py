@@ -25,7 +25,7 @@ from torch import Tensor
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 
 if TYPE_CHECKING:
-    from maskdiff.constraints.grammar import NextSymbol
+    from maskdiff.drawing.settings import NextSymbol
     from maskdiff.languages import Vocabulary
 
 BOUND = 100_000  # beginnings and fillings looked at before a search gives up
@@ -35,7 +35,7 @@ UNLIKELY = -30.0  # nats: what the guide holds for impossible is tried last
 
 
 @dataclass(frozen=True)
-class Puzzle:
+class FillProblem:
     """What is asked: a template, a text with `vocabulary.blank` for each blank, and what makes a filling of it a solution.
 
     holds: whether a complete text is a solution. forced_ending: the one continuation that makes a text beginning like this hold,
@@ -57,7 +57,7 @@ class Puzzle:
 
 
 @dataclass(frozen=True)
-class Solved:
+class FillOutcome:
     """What a search found: solutions, the likeliest to the guide first, as nearly as chunks allow.
 
     exhausted: every filling was ruled out or is among the solutions. candidates: fillings that were verified, and beginnings
@@ -98,14 +98,14 @@ class Guide:
         return (weights * self.log_probs).sum(-1)
 
 
-def solve(
-    puzzle: Puzzle,
+def search_fillings(
+    puzzle: FillProblem,
     guide: Guide,
     solutions: int = 1,
     bound: int = BOUND,
     patience: int | None = None,
     deadline: Deadline = NEVER,
-) -> Solved:
+) -> FillOutcome:
     """Search until so many solutions are found, nothing is left, or `bound` beginnings and fillings were looked at.
 
     With `patience` the search also ends that many looks after its first solution, and it ends at
@@ -123,7 +123,7 @@ def solve(
         late = True
     left = late or bool(search.open) or search.cut or len(search.found) > solutions
     found = tuple(search.found[:solutions])
-    return Solved(found, not left, search.candidates, search.looked, search.first, late)
+    return FillOutcome(found, not left, search.candidates, search.looked, search.first, late)
 
 
 @dataclass
@@ -167,7 +167,7 @@ class _Anything:
 class _Search:
     """The open chunks, and what was found so far."""
 
-    puzzle: Puzzle
+    puzzle: FillProblem
     guide: Guide
     bound: int
     deadline: Deadline = NEVER

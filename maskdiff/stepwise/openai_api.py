@@ -30,13 +30,13 @@ from urllib.parse import urlsplit
 
 from maskdiff.errors import ConfigError, folded, quote
 from maskdiff.stepwise.openai_answers import (
-    Token,
+    DrawnToken,
     Unusable,
     count_drawn,
-    entropy,
-    gap,
+    entropy_bound,
+    probability_gap,
     read_choices,
-    read_tokens,
+    read_drawn,
     read_usage,
 )
 from maskdiff.stepwise.protocol import (
@@ -143,7 +143,7 @@ class OpenAIBackend(ABC):
         An interrupt ends this at once, and closes the connections.
         """
         payloads = [
-            None if bounded("", 0, request.stop, request.over) else self._payload(request)
+            None if bounded("", 0, request.stop, request.overshoot) else self._payload(request)
             for request in requests
         ]
         if not requests:
@@ -289,7 +289,7 @@ class OpenAIBackend(ABC):
 
     def _reply(self, request: Request, parts: list[Part]) -> Reply:
         """The candidates that the answers hold, and their cost."""
-        carried = bounded("", 0, request.stop, request.over)
+        carried = bounded("", 0, request.stop, request.overshoot)
         if carried:  # what was carried over is a whole step: nothing was asked
             none = () if self.log_probs else None
             done = Candidate(
@@ -323,29 +323,29 @@ class OpenAIBackend(ABC):
             raise Unusable("a choice says what is no text", text)
         return text
 
-    def _drawn(self, choice: dict[str, Any]) -> list[Token] | None:
+    def _drawn(self, choice: dict[str, Any]) -> list[DrawnToken] | None:
         """The tokens of a choice; None where they were not asked for, and for one of which a server tells none.
 
         That is one without text: of what was drawn there, a stop string or the end, the official API tells nothing. An empty
         tuple would pass for a certain step; only an end that says nothing is one, which `_candidate` sees to.
         """
-        tokens = read_tokens(choice.get("logprobs"), self._said(choice)) if self.log_probs else []
+        tokens = read_drawn(choice.get("logprobs"), self._said(choice)) if self.log_probs else []
         return tokens or None
 
     def _candidate(
-        self, request: Request, choice: dict[str, Any], drawn: list[Token] | None, tokens: int
+        self, request: Request, choice: dict[str, Any], drawn: list[DrawnToken] | None, tokens: int
     ) -> Candidate:
         said, finish = self._ending(request, choice, self._said(choice))
-        step, over = request.over + said, ""
+        step, over = request.overshoot + said, ""
         # A server cuts exactly; only one that heeds no stop strings, or has not seen what was carried over, leaves an excess.
-        if cut := bounded(said, 0, request.stop, request.over):
+        if cut := bounded(said, 0, request.stop, request.overshoot):
             (step, over), finish = cut, "stop"
         log_probs = entropies = gaps = None
         if drawn is not None:
             log_probs = tuple(token.log_prob for token in drawn)
             if all(len(token.alternatives) > 1 for token in drawn):
-                entropies = tuple(entropy(token.alternatives) for token in drawn)
-                gaps = tuple(gap(token.alternatives) for token in drawn)
+                entropies = tuple(entropy_bound(token.alternatives) for token in drawn)
+                gaps = tuple(probability_gap(token.alternatives) for token in drawn)
         elif (
             self.log_probs and finish == "end" and not step
         ):  # nothing is said that could be uncertain
@@ -364,7 +364,7 @@ class OpenAIBackend(ABC):
         if request.stop.find(text) is not None:
             return text, "stop"  # it was not cut off
         told = [choice[field] for field in ("stop_reason", "matched_stop") if field in choice]
-        whole = request.over + text
+        whole = request.overshoot + text
         # Without a word it is the end: after a true end that was taken for a stop string, empty texts would come for ever.
         if not told and strings and whole and not self._ended(whole):
             told = [strings[0]]

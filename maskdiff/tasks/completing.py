@@ -21,12 +21,13 @@ from maskdiff.decoding import (
     ending_with,
 )
 from maskdiff.drawing.random import Purpose, bits, new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Penalties, Stopping
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
-from maskdiff.utils.arguments import each_text, line, whole
+from maskdiff.utils.arguments import integer, iter_texts, text_or_error
 from maskdiff.utils.deadline import TimedOut
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Watch = Callable[
 ]  # told the number of a completion, from 0, and the characters that it has grown by
 
 
-@verb(num=whole(1, MAX_STRINGS))
+@verb(num=integer(1, MAX_STRINGS))
 def complete(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -74,7 +75,7 @@ def complete(
     )
 
 
-@verb(texts=each_text, num=whole(1, MAX_STRINGS))
+@verb(texts=iter_texts, num=integer(1, MAX_STRINGS))
 def completing(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -125,7 +126,7 @@ class Completer:
         self.given = _Given(loaded, suffix, settings, control)
         self.watch = watch
 
-    @verb(text=line, num=whole(1, MAX_STRINGS))
+    @verb(text=text_or_error, num=integer(1, MAX_STRINGS))
     def complete(
         self, text: str | DataError, num: int, source: torch.Generator, batch_size: int = BATCH
     ) -> Iterator[Result]:
@@ -159,7 +160,8 @@ class _Given:
         self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig
     ) -> None:
         self.loaded, self.settings, self.control = loaded, settings, control
-        self.controls = Penalties.of(control, loaded.vocabulary)
+        penalties = Penalties.of(control, loaded.vocabulary)
+        self.draw = Draw(settings.temperature, settings.top_p, penalties)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
         self.model: CausalModel | CanvasModel | None = None
@@ -189,9 +191,8 @@ class _Given:
         heard: Callable[[int, bytes], None] | None = None,
     ) -> list[Result]:
         """One completion for each key."""
-        language, settings = self.loaded.language, self.settings
-        how = settings.temperature, settings.top_p, self.controls, self.stopping
-        items = Decoding(conditioned, keys, *how).run(heard)
+        language = self.loaded.language
+        items = Decoding(conditioned, keys, self.draw, self.stopping).run(heard)
         results = [_result(self.loaded, item, conditioned, typed) for item in items]
         if not self.control.first_complete:
             return results

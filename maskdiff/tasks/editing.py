@@ -13,15 +13,15 @@ from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
-from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
+from maskdiff.sampling import Canvas, Constraint, Draw, Linear, Sampler, Unmask
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
     Result,
     canvas_of,
+    encode_requests,
     judged,
     merge,
-    prepare,
     ready_sampler,
     run_sampler,
     seeded,
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
-CERTAIN = Unmask(
-    order="entropy", schedule=Linear(), steps=0, temperature=0.0
-)  # most certain blank first, its likeliest symbol
+# The most certain blank first, its likeliest symbol.
+CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, draw=Draw(temperature=0.0))
 
 
 @verb()
@@ -69,11 +68,9 @@ def edit(
     """
     keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = (
-        GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
-    )
-    good, results = prepare(
-        loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint)
+    constraint = loaded.constraint("cpu") if grammar else None
+    good, results = encode_requests(
+        loaded, texts, lambda ids: with_blanks(loaded.language, ids, masks, constraint)
     )
     if not good:
         return merge(texts, results, good, [])
@@ -120,7 +117,7 @@ def _chosen(
     return replace(made, candidates=looked)
 
 
-def blanked(
+def with_blanks(
     language: Language,
     ids: list[int],
     masks: Sequence[tuple[int, int]],
@@ -128,7 +125,7 @@ def blanked(
 ) -> list[int]:
     """The ids with blanks at `masks`; CanvasError where they do not fit, or where no string of the constraint does."""
     language.check_length(len(ids))
-    ids = hidden(language, ids, masks)
+    ids = hide_spans(language, ids, masks)
     if constraint is not None:
         known = [i != language.vocabulary.mask for i in ids]
         canvas = Canvas.of([ids], [known], language.vocabulary)
@@ -136,7 +133,7 @@ def blanked(
     return ids
 
 
-def hidden(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
+def hide_spans(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
     """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit."""
     ids = list(ids)
     for first, last in masks:

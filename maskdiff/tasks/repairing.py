@@ -14,30 +14,30 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
-from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
+from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
 from maskdiff.tasks.candidates import (
+    CandidatePool,
     CandidateScorer,
     Damaged,
-    Pool,
     RepairConstraints,
     best_result,
-    needs,
     positions,
+    too_many_edits,
 )
 from maskdiff.tasks.editing import CERTAIN
-from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
+from maskdiff.tasks.proposing import channel_candidates, nearest_candidates, no_repair
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
     Result,
     canvas_of,
+    encode_requests,
     instead_of_holds,
     merge,
-    prepare,
     run_sampler,
     seeded,
 )
-from maskdiff.text.edits import cost
+from maskdiff.text.edits import edit_cost
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
+# Every symbol anew, the likeliest.
 REWRITE = Unmask(
-    schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True
-)  # every symbol anew, the likeliest
+    schedule=Everything(), steps=0, stage_steps=1, rewrite=True, draw=Draw(temperature=0.0)
+)
 MOST_TIMES = 2  # as long as the longest string of the language may a damaged text be
 
 
@@ -99,8 +100,8 @@ def repair(
     wishes = RepairConstraints(under, holds, max_edits, top, candidates, by_edits, same)
     _check(language, method, sigma, wishes)
     read = [_read(language, text, certain) for text in texts]
-    gate = _Gate(language, method, wishes, slack, tuple(certain))
-    good, results = prepare(loaded, [text for text, _ in read], gate)
+    gate = _InputCheck(language, method, wishes, slack, tuple(certain))
+    good, results = encode_requests(loaded, [text for text, _ in read], gate)
     decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
     damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
     scales = CandidateScorer(loaded, _channel(loaded, sigma), wishes)
@@ -127,11 +128,13 @@ def _unchanged(
     """The results of texts that have nothing to repair under the grammar, taken out of `good`."""
     language, wishes = scales.loaded.language, scales.wishes
     whole = {
-        i: Pool(item) for i, item in damaged.items() if _valid(language, item.text, wishes.holds)
+        i: CandidatePool(item)
+        for i, item in damaged.items()
+        if _valid(language, item.text, wishes.holds)
     }
     scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
     return {
-        i: best_result(pool, language, wishes) or refusal(language, pool, wishes)
+        i: best_result(pool, language, wishes) or no_repair(scales, pool)
         for i, pool in whole.items()
     }
 
@@ -142,12 +145,10 @@ def _searched(
     """The best candidate for each text, by probability or by edits."""
     language, wishes = scales.loaded.language, scales.wishes
     if wishes.by_edits:
-        pools = nearest_ones(scales, items)
+        pools = nearest_candidates(scales, items)
     else:
-        pools = explanations(scales, items, beam, slack, trace)
-    return [
-        best_result(pool, language, wishes) or refusal(language, pool, wishes) for pool in pools
-    ]
+        pools = channel_candidates(scales, items, beam, slack, trace)
+    return [best_result(pool, language, wishes) or no_repair(scales, pool) for pool in pools]
 
 
 def _read(
@@ -226,10 +227,10 @@ def _drafts(
 def _counted(item: Damaged, result: Result, blank: str, wishes: RepairConstraints) -> Result:
     """The result with its edits; an error if they are too many."""
     script = None if result.error else item.script(result.text, blank)
-    if script is None or wishes.max_edits is None or cost(script) <= wishes.max_edits:
+    if script is None or wishes.max_edits is None or edit_cost(script) <= wishes.max_edits:
         change = None if script is None else item.change(script, blank)
         return replace(result, edits=script, change=change)
-    error = needs("the rewritten draft", cost(script), wishes)
+    error = too_many_edits("the rewritten draft", edit_cost(script), wishes)
     return Result(
         finish_reason="error", error=error, evaluations=result.evaluations, trace=result.trace
     )
@@ -241,16 +242,12 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
     """
     if under is not None:
-        return replace(
-            REWRITE,
-            own=steps,
-            constraint=GrammarConstraint.of(under.language, under.device, under.deadline),
-        )
-    return CERTAIN.then(replace(REWRITE, own=steps))
+        return constrained(replace(REWRITE, stage_steps=steps), under.constraint())
+    return CERTAIN.then(replace(REWRITE, stage_steps=steps))
 
 
 @dataclass(frozen=True)
-class _Gate:
+class _InputCheck:
     """Which strings may be repaired at all; called with their ids it gives them back, or raises CanvasError."""
 
     language: Language

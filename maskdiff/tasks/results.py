@@ -21,17 +21,16 @@ from maskdiff.noise import pad
 from maskdiff.sampling import (
     NEVER,
     Canvas,
-    GrammarConstraint,
     Penalties,
     Sample,
     Sampler,
     Stopping,
     causal_log_prob,
     constrained,
-    controlled,
     cut_short,
+    penalised,
 )
-from maskdiff.sampling.presets import sampler_for
+from maskdiff.sampling.presets import make_sampler
 from maskdiff.text.answers import first_complete
 from maskdiff.text.edits import Edit
 from maskdiff.utils.deadline import TimedOut
@@ -162,18 +161,15 @@ def ready_sampler(
         )
     if not isinstance(sampler, SamplerConfig):
         made = sampler
-        if grammar:
-            constraint = GrammarConstraint.of(loaded.language, loaded.device, loaded.deadline)
-            made = constrained(sampler, constraint)
     else:
-        made = sampler_for(
-            replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device
-        )
+        made, grammar = make_sampler(sampler), grammar or sampler.grammar
+    if grammar:
+        made = constrained(made, loaded.constraint())
     controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
-    return controlled(made, controls) if controls.active else made
+    return penalised(made, controls) if controls.active else made
 
 
-def prepare(
+def encode_requests(
     loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
 ) -> tuple[dict[int, list[int]], dict[int, Result]]:
     """Token ids of the usable texts, and an error result for each other one, both by index.

@@ -161,10 +161,10 @@ def same(left: Sequence[Candidate], right: Sequence[Candidate], tolerance: float
     """The same candidates, the numbers up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
-        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (
+        assert (a.step, a.text, a.overshoot, a.ids, a.finish, a.tokens) == (
             b.step,
-            b.said,
-            b.over,
+            b.text,
+            b.overshoot,
             b.ids,
             b.finish,
             b.tokens,

@@ -24,7 +24,7 @@ from maskdiff.languages import (
     split_of,
 )
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
-from maskdiff.repair.fill import Guide, Puzzle, solve
+from maskdiff.repair.fill import FillProblem, Guide, search_fillings
 from tests.helpers.step_trees import (
     BASE,
     PLAIN,
@@ -482,8 +482,8 @@ def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
     """A forced_ending that took the generator's order for the only one would rule this filling out."""
     for first, second in (("?", "2"), ("2", "?"), ("?", "?")):
         template = f"(+ (+ 1 {first}) (+ 3 4))>(+ (+ 1 {second}) 7)>(+ 3 7)>10"
-        puzzle = Puzzle(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.forced_ending)
-        found = solve(
+        puzzle = FillProblem(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.forced_ending)
+        found = search_fillings(
             puzzle, Guide(torch.zeros(len(template), len(SIGNED.vocabulary))), solutions=2
         )
         assert found.exhausted

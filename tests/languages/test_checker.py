@@ -212,8 +212,8 @@ def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
     payload = checkpoint.make_payload(
         whole, language.vocabulary, weights, language=language.state()
     )
-    spoken = LanguageOverride(str(folder), "mine:long?", validity_timeout=20.0)
-    loaded = checkpoint.denoiser_from(payload, spoken=spoken)
+    override = LanguageOverride(str(folder), "mine:long?", validity_timeout=20.0)
+    loaded = checkpoint.denoiser_from(payload, override=override)
     assert loaded.config.language.validity_timeout == 20.0
     assert loaded.language.parses("ab")
     assert not loaded.language.parses("a")

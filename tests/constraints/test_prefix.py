@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from maskdiff.constraints.chart import Rules
+from maskdiff.constraints.chart import RuleTensors
 from maskdiff.constraints.prefix import PrefixMask
 from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import NormalForm, compile_grammar, normal_form, read_grammar
@@ -26,7 +26,7 @@ def walk(
     for place, symbol in known.items():
         possible[:, place] = False
         possible[:, place, symbols.index(symbol)] = True
-    mask = PrefixMask(grammar, Rules(grammar), possible, length)
+    mask = PrefixMask(grammar, RuleTensors(grammar), possible, length)
     fits = [
         [
             s
@@ -93,7 +93,7 @@ def test_a_selection_goes_on_alone() -> None:
     length = torch.tensor([6, 6, 5, 4])
     possible = torch.ones(4, n, len(symbols), dtype=torch.bool)
     possible[1, 3] = torch.tensor([symbol == symbols[0] for symbol in symbols])
-    mask = PrefixMask(grammar, Rules(grammar), possible, length)
+    mask = PrefixMask(grammar, RuleTensors(grammar), possible, length)
     history, of = [[] for _ in range(4)], list(range(4))
     for position in range(n - 1):
         allowed = mask.allowed()
@@ -105,7 +105,7 @@ def test_a_selection_goes_on_alone() -> None:
             rows = [rng.randrange(len(of)) for _ in range(6)]
             mask = mask.select(torch.tensor(rows))
             history, of = [history[row] for row in rows], [of[row] for row in rows]
-    again = PrefixMask(grammar, Rules(grammar), possible[of], length[of])
+    again = PrefixMask(grammar, RuleTensors(grammar), possible[of], length[of])
     for position in range(n - 1):
         again.write(
             torch.nn.functional.one_hot(

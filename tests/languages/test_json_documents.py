@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff.constraints.chart import NONE, Rules, descend, fill
+from maskdiff.constraints.chart import NONE, RuleTensors, descend, inside_chart
 from maskdiff.languages.cfg import NormalForm, compile_grammar, find_ambiguity
 from maskdiff.languages.cfg.recognise import Recogniser
 from maskdiff.languages.json_documents import GRAMMAR, draw_documents, is_json
@@ -140,7 +140,7 @@ def test_documents_vary_and_use_the_whole_alphabet() -> None:
 
 def test_a_limit_that_leaves_no_document_is_an_error() -> None:
     with pytest.raises(
-        ValueError, match="longest 7 leaves room for almost no document; at least 8"
+        ValueError, match="longest 7 leaves room for almost no document; give at least 8"
     ):
         draw_documents(1, np.random.default_rng(0), 7)
 
@@ -204,12 +204,12 @@ def test_the_grammar_and_json_loads_agree_on_every_short_string_of_what_matters(
 @pytest.mark.parametrize("length", [1, 2, 5, 12, 25, 45])
 def test_strings_drawn_from_the_grammar_are_valid(length: int) -> None:
     """Uniformly among all of a length, and once more with brackets, commas and colons made likely."""
-    rules, generator = Rules(grammar()), torch.Generator().manual_seed(length)
+    rules, generator = RuleTensors(grammar()), torch.Generator().manual_seed(length)
     flat = torch.zeros(32, length, len(PRINTABLE_ASCII), dtype=torch.float64)
     tilted = flat.clone()
     tilted[:, :, [PRINTABLE_ASCII.index(symbol) for symbol in "{}[],:"]] = 4.0
     for emission in (flat, tilted):
-        chart = fill(rules, emission.log_softmax(-1), torch.full((32,), length))
+        chart = inside_chart(rules, emission.log_softmax(-1), torch.full((32,), length))
         uniform = torch.rand(32, length, length + 1, generator=generator, dtype=torch.float64)
         drawn = descend(chart, uniform.clamp(min=1e-12))
         assert (drawn != NONE).all()
@@ -232,14 +232,14 @@ def test_no_document_has_two_derivations() -> None:
     emission = torch.full((len(texts), 50, len(PRINTABLE_ASCII)), -torch.inf, dtype=torch.float64)
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [PRINTABLE_ASCII.index(symbol) for symbol in text]] = 0.0
-    derivations = fill(
-        Rules(grammar()), emission, torch.tensor(list(map(len, texts)))
+    derivations = inside_chart(
+        RuleTensors(grammar()), emission, torch.tensor(list(map(len, texts)))
     ).log_total.exp()
     assert derivations.round(decimals=9).tolist() == [float(is_json(text)) for text in texts]
 
 
 def test_the_grammar_stays_cheap_for_a_chart() -> None:
     """Only pairs of two long parts cost n^3."""
-    rules = Rules(grammar())
+    rules = RuleTensors(grammar())
     assert len(grammar().parent) <= 63
     assert rules.slices[3].stop - rules.slices[3].start == 3

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskdiff.constraints.chart import Rules, fill
+from maskdiff.constraints.chart import RuleTensors, inside_chart
 from maskdiff.errors import DataError
 from maskdiff.languages.cfg import (
     Cfg,
@@ -303,7 +303,9 @@ def derivations(texts: list[str]) -> list[float]:
     )
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [ord(symbol) - ord(" ") for symbol in text]] = 0.0
-    chart = fill(Rules(grammar()), emission, torch.tensor([len(text) for text in texts]))
+    chart = inside_chart(
+        RuleTensors(grammar()), emission, torch.tensor([len(text) for text in texts])
+    )
     return chart.log_total.exp().tolist()
 
 

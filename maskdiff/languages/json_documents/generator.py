@@ -2,8 +2,9 @@
 
 An object takes distinct keys from the list of its topic, the first ones most often. A key
 determines the kind of its value (`FIELDS`). An array has values of one kind. Containers are nested
-to depth 4. Strings are words and names, and sometimes random identifiers, escapes or any printable characters.
-A document is compact or, with probability `SPACED`, has a space behind each comma and colon.
+to depth 4. Strings are words and names, and sometimes random identifiers, escapes or any printable
+characters. A document is compact or, with probability `SPACED`, has a space behind each comma and
+colon.
 
 A draw that is too long is rejected, but its spacing is kept: otherwise spaced documents, which are
 longer, would become rarer.

@@ -1,4 +1,4 @@
-"""The language `python-expressions`; the parser of the running interpreter decides what is valid."""
+"""The language `python-expressions`; Python's own parser decides what is valid."""
 
 from __future__ import annotations
 

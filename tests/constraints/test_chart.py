@@ -1,4 +1,4 @@
-"""Charts against brute force: totals, posteriors, draws and the best string, with negative controls that must fail."""
+"""Charts against brute force: totals, posteriors, draws, best strings; with negative controls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import compile_grammar, normal_form, read_grammar
 from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, random_grammar, strings
 
-DRAWS = 200_000
+DRAWS = 100_000
 
 
 def random_emission(
@@ -36,7 +36,7 @@ def random_emission(
 
 
 def exact(text: str, symbols: str, emission: Tensor) -> dict[tuple[int, ...], float]:
-    """The weight of every string that parses and has one, by trying all of them; ``emission`` (n, symbols)."""
+    """The weights of all strings of the language, by enumeration; `emission` is (n, symbols)."""
     table = emission.exp().numpy()
     n = len(table)
     weights = {row: float(np.prod(table[range(n), row])) for row in strings(text, symbols, n)}
@@ -44,7 +44,7 @@ def exact(text: str, symbols: str, emission: Tensor) -> dict[tuple[int, ...], fl
 
 
 def cases() -> list[tuple[str, str, int, dict[int, str]]]:
-    """Three grammars, every length, with and without known tokens (some of which leave no string)."""
+    """Three grammars, all lengths, with and without known tokens, which may leave no string."""
     knowns = (
         {},
         {0: "("},
@@ -54,8 +54,13 @@ def cases() -> list[tuple[str, str, int, dict[int, str]]]:
         {3: "d", 0: "a"},
         {1: "a", 2: "b"},
     )
-    return [(text, symbols, n, known) for text, symbols, longest in SMALL for n in range(1, longest + 1)
-            for known in knowns if set(known.values()) <= set(symbols)]  # fmt: skip
+    return [
+        (text, symbols, n, known)
+        for text, symbols, longest in SMALL
+        for n in range(1, longest + 1)
+        for known in knowns
+        if set(known.values()) <= set(symbols)
+    ]
 
 
 def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
@@ -120,7 +125,10 @@ def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
 def chi_square_z(
     counts: dict[tuple[int, ...], int], weights: dict[tuple[int, ...], float], draws: int
 ) -> float:
-    """Pearson's statistic as a standard normal number (Wilson and Hilferty); cells below 10 expected draws are pooled."""
+    """Pearson's statistic as a standard normal number (Wilson and Hilferty).
+
+    Cells with fewer than 10 expected draws are pooled.
+    """
     total = sum(weights.values())
     expected = {row: draws * weight / total for row, weight in weights.items()}
     small = {row for row, mean in expected.items() if mean < 10}
@@ -145,7 +153,7 @@ def counted(rows: Tensor) -> dict[tuple[int, ...], int]:
 def test_joint_samples_have_the_distribution_of_the_posterior(
     number: int, known: dict[int, str]
 ) -> None:
-    """Power: probabilities that are off by 5% are found out (asserted)."""
+    """Power: probabilities that are off by 7% fail, which is asserted."""
     text, symbols, n = SMALL[number]
     rules = RuleTensors(compile_grammar(text, symbols))
     emission = random_emission(1, n, symbols, 11 + number, known)
@@ -160,7 +168,7 @@ def test_joint_samples_have_the_distribution_of_the_posterior(
     assert len(weights) >= 4
     assert abs(chi_square_z(counts, weights, DRAWS)) < 4
     skewed = {
-        row: weight * (1.05 if i % 2 else 0.95)
+        row: weight * (1.07 if i % 2 else 0.93)
         for i, (row, weight) in enumerate(sorted(weights.items()))
     }
     assert chi_square_z(counts, skewed, DRAWS) > 5
@@ -180,7 +188,7 @@ def test_drawing_positions_for_themselves_breaks_strings() -> None:
 
 
 def test_an_ambiguous_grammar_gives_wrong_posteriors() -> None:
-    """Negative control: a string with two derivations counts twice, which is why such grammars are refused."""
+    """Negative control: a string with two derivations counts twice."""
     text, symbols, n = 'start: e\ne: e "+" e | "1" | "(" ', "1+(", 5
     with pytest.raises(GrammarError):
         compile_grammar(text, symbols)
@@ -217,7 +225,7 @@ def test_what_is_unlikely_does_not_become_impossible() -> None:
 
 @pytest.mark.parametrize("gap", [0.3, 30.0, 900.0, 4000.0])
 def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None:
-    """Two strings, gap nats apart, both a thousand nats below what the positions would like best."""
+    """Two strings, `gap` nats apart, both a thousand nats below the best symbols."""
     rules = RuleTensors(compile_grammar('start: "a" x | "b" y\nx: "a"\ny: "b"', "abc"))
     emission = torch.tensor(
         [[[-1000.0, -1000.0 - gap, 0.0], [-1000.0, -1000.0, 0.0]]], dtype=torch.float64
@@ -242,7 +250,7 @@ def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None
 
 def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
     rng, made, refused = random.Random(7), 0, 0
-    for number in range(120):
+    for number in range(60):
         text = random_grammar(rng)
         try:
             rules = RuleTensors(normal_form(read_grammar(text, "abc"), "abc"))
@@ -274,8 +282,8 @@ def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
                     string = "".join("abc"[i] for i in row)
                     assert accepts(text, string)
                     assert all(string[place] == symbol for place, symbol in known.items())
-    assert made > 150
-    assert refused > 50
+    assert made > 75
+    assert refused > 25
 
 
 def test_posteriors_of_a_best_chart_are_refused() -> None:

@@ -20,17 +20,25 @@ from maskdiff.languages.vocabulary import PRINTABLE_ASCII
 
 LONGEST = 62
 YES = (
-    "0", "-0", "10", "-0.5", "1.50", "1e5", "1E+05", "0e0", "-1.5e-10", '""', '"a b"', "true", "false", "null", "{}", "[]",
-    "{ }", "[  ]", "  [  ]  ", ' { "a" : 1 , "b" : [ ] } ', '{"a":1,"a":2}', '{"":""}', "[[[[[]]]]]", '{"a":{"b":{"c":[{}]}}}',
-    r'"\"\\\/\b\f\n\r\t"', r'"\u00e9\u00E9\uD800"', r'{"\u0041\n":"}]"}', '"/\'"', "[1 ,2, 3 , [ 4]]", "1e999",
+    "0", "-0", "10", "-0.5", "1.50", "1e5", "1E+05", "0e0", "-1.5e-10", '""', '"a b"', "true",
+    "false", "null", "{}", "[]",
+    "{ }", "[  ]", "  [  ]  ", ' { "a" : 1 , "b" : [ ] } ', '{"a":1,"a":2}', '{"":""}',
+    "[[[[[]]]]]", '{"a":{"b":{"c":[{}]}}}',
+    r'"\"\\\/\b\f\n\r\t"', r'"\u00e9\u00E9\uD800"', r'{"\u0041\n":"}]"}', '"/\'"',
+    "[1 ,2, 3 , [ 4]]", "1e999",
     "[true,false,null]", '" "', "0.0", "  null", '{"a":"{\\"b\\":1}"}',
 )  # fmt: skip
 NO = (
-    "", " ", "01", "-", "-01", "+1", ".5", "1.", "1.e5", "1e", "1e+", "0x1", "1 2", "- 1", "1 .5", "1e 5", '"', '"a', 'a"',
-    '"""', r'"\"', r'"\a"', r'"\u12"', r'"\u12G4"', r'"\U0041"', r'"\x41"', "tru", "True", "nul l", "truefalse", "{", "}",
-    "[", "]", "[}", "{]", "[,]", "[1,]", "[,1]", "[1 2]", "[1,,2]", "[[]", "[]]", "{1}", '{"a"}', '{"a":}', '{"a":1,}',
-    "'a'", '{,"a":1}', "{a:1}", '{"a" 1}', '{"a":1 "b":2}', '{"a":1:2}', "{1:2}", '["a":1]', "{[]:1}", '{"a":1}}', "NaN",
-    "Infinity", "-Infinity", "[NaN]", '{"a":-Infinity}', "undefined", "// 1", "[1]//", "{}{}", "[]{}", "{{}}", '{"a":1;"b":2}',
+    "", " ", "01", "-", "-01", "+1", ".5", "1.", "1.e5", "1e", "1e+", "0x1", "1 2", "- 1", "1 .5",
+    "1e 5", '"', '"a', 'a"',
+    '"""', r'"\"', r'"\a"', r'"\u12"', r'"\u12G4"', r'"\U0041"', r'"\x41"', "tru", "True", "nul l",
+    "truefalse", "{", "}",
+    "[", "]", "[}", "{]", "[,]", "[1,]", "[,1]", "[1 2]", "[1,,2]", "[[]", "[]]", "{1}", '{"a"}',
+    '{"a":}', '{"a":1,}',
+    "'a'", '{,"a":1}', "{a:1}", '{"a" 1}', '{"a":1 "b":2}', '{"a":1:2}', "{1:2}", '["a":1]',
+    "{[]:1}", '{"a":1}}', "NaN",
+    "Infinity", "-Infinity", "[NaN]", '{"a":-Infinity}', "undefined", "// 1", "[1]//", "{}{}",
+    "[]{}", "{{}}", '{"a":1;"b":2}',
 )  # fmt: skip
 
 
@@ -183,7 +191,7 @@ def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
 
 
 def test_the_grammar_and_json_loads_agree_on_every_short_string_of_what_matters() -> None:
-    """All strings of up to 4 symbols out of those that JSON tells apart (and escapes behind `"\\`)."""
+    """All strings of up to 4 of the symbols that JSON distinguishes (escapes behind `"\\`)."""
     texts = [""]
     for _ in range(4):
         texts += [
@@ -203,7 +211,7 @@ def test_the_grammar_and_json_loads_agree_on_every_short_string_of_what_matters(
 
 @pytest.mark.parametrize("length", [1, 2, 5, 12, 25, 45])
 def test_strings_drawn_from_the_grammar_are_valid(length: int) -> None:
-    """Uniformly among all of a length, and once more with brackets, commas and colons made likely."""
+    """Uniform draws of one length, and draws with likely brackets, commas and colons."""
     rules, generator = RuleTensors(grammar()), torch.Generator().manual_seed(length)
     flat = torch.zeros(32, length, len(PRINTABLE_ASCII), dtype=torch.float64)
     tilted = flat.clone()
@@ -218,7 +226,7 @@ def test_strings_drawn_from_the_grammar_are_valid(length: int) -> None:
 
 
 def test_no_document_has_two_derivations() -> None:
-    """By enumeration of short strings, and as the weight of a chart in which every document is certain."""
+    """By enumeration of short strings, and as the weight of charts of certain documents."""
     assert find_ambiguity(grammar()).witness is None
     rng = random.Random(1)
     texts = [

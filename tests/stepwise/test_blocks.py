@@ -48,6 +48,13 @@ def open_alphabet(vocabulary: Vocabulary) -> Tensor:
     return allowed_symbols(torch.tensor(vocabulary.mask), vocabulary, "open")
 
 
+def figures(log_p: Tensor, token: int) -> tuple[float, float, float]:
+    """Log-probability, entropy and gap of a token."""
+    p = log_p.exp()
+    two, entropy = p.topk(2).values, -(p * log_p.nan_to_num(neginf=0.0)).sum()
+    return float(log_p[token]), float(entropy), float(two[0] - two[1])
+
+
 class Recorder:
     """A denoiser that keeps its calls."""
 
@@ -93,9 +100,7 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 seed=number,
                 stop=stop_of(">", ")", "2 ", most=11),
             ).candidates
-            written: dict[
-                int, tuple[int, float, float, float]
-            ] = {}  # place -> token, log p, entropy, gap
+            written: dict[int, tuple[int, float, float, float]] = {}
             for call, after in zip(recorder.shown, [*recorder.shown[1:], None], strict=False):
                 [canvas] = call.canvases
                 assert canvas[: len(given)] == given
@@ -120,9 +125,7 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                     )
                     if token >= 0:
                         assert own[token] > -math.inf
-                    two = own.exp().topk(2).values
-                    entropy = float(-(own.exp() * own.nan_to_num(neginf=0.0)).sum())
-                    written[place] = token, float(own[token]), entropy, float(two[0] - two[1])
+                    written[place] = token, *figures(own, token)
             places = range(len(given), len(given) + step.tokens)
             assert step.ids == tuple(written[place][0] for place in places)
             for index, name in enumerate(("log_probs", "entropies", "gaps"), start=1):

@@ -108,11 +108,8 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 for place, (token, *_) in written.items():
                     assert canvas[place] == token
                 assert sorted({*range(len(given), len(canvas))} - {*blanks}) == sorted(written)
-                hidden = (
-                    []
-                    if after is None
-                    else [p for p in blanks if after.canvases[0][p] == vocabulary.mask]
-                )
+                later = [] if after is None else after.canvases[0]
+                hidden = [p for p in blanks if later and later[p] == vocabulary.mask]
                 filled = [place for place in blanks if place not in hidden]
                 assert len(filled) == min(per_call, len(blanks))
                 log_p = call.log_p[0]

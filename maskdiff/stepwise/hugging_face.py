@@ -223,7 +223,7 @@ class _Steps(StepStrings):
         self.ended: list[_Entry] = []
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         going = super().write(rows, tokens, scores)
         for at, i in enumerate(rows.tolist()):
             step = self.steps[i]

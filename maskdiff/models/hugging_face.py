@@ -188,7 +188,7 @@ class GrowingRows:
         return other.select(torch.tensor(rows))  # makes new tensors of the cache
 
 
-# --- self-tests: a model that ignores a mask, positions or a cache gives wrong numbers silently ---
+# --- self-test: a model that ignores a mask, positions or a cache silently gives wrong numbers ---
 
 # From three ordinary tokens: logits (n, vocabulary), and the rows after which they stand.
 Evaluation = Callable[[int, int, int], tuple[Tensor, list[Ids]]]
@@ -315,7 +315,7 @@ class HuggingFaceModel:
         return self.model.tokens.encode(texts)
 
     def _evaluate_tree(self, a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
-        """Evaluate the branches a, a c, b and b a of a tree in two passes, for `evaluation_fault`."""
+        """Evaluate the branches a, a c, b and b a of a tree in two passes; see `Evaluation`."""
         tree = self.tree()
         first = tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
         paths = [(), (a,), (b,), (a, c), (b, a)]

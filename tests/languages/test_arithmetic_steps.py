@@ -158,7 +158,7 @@ def test_numbers_may_be_negative_where_minus_is_an_operator(
     assert (SIGNED.derivations(text), PLAIN.derivations(text)) == (int(signed), int(plain))
 
 
-def test_what_nobody_can_read_is_refused_at_once() -> None:
+def test_values_beyond_pythons_limit_are_refused() -> None:
     """Python converts no integers of more than 4,300 digits; a long value raises no other error."""
     long = "9" * 5000
     many = "(+ 1 " * 100_000 + "1" + ")" * 100_000
@@ -206,7 +206,7 @@ def test_every_draw_holds_within_all_bounds_and_reduces_in_reading_order(
         assert all(config.min_int <= n <= config.max_int for n in numbers_of(problem))
 
 
-def test_the_distribution_is_that_of_the_arithmetic_language_but_for_its_root() -> None:
+def test_the_distribution_is_arithmetic_with_an_operation_as_root() -> None:
     """Operators and depths of 6,000 draws without rejection.
 
     A share of 0.5 that is off by 0.05 fails in 99.9% of runs.
@@ -225,7 +225,7 @@ def test_the_distribution_is_that_of_the_arithmetic_language_but_for_its_root() 
     assert np.abs(digits / digits.sum() - 1 / 11).max() < 4.5 * (1 / 11 / digits.sum()) ** 0.5
 
 
-def test_all_depths_are_asked_for_alike_although_deep_problems_fit_less_often() -> None:
+def test_all_depths_are_drawn_equally_often() -> None:
     """The depths of draws from 1..3 are the mean of those from 1..1, 2..2 and 3..3.
 
     A share that is off by 0.07 fails in 99.9% of runs.
@@ -247,7 +247,7 @@ def test_all_depths_are_asked_for_alike_although_deep_problems_fit_less_often() 
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_the_first_draws_do_not_depend_on_how_many_are_asked_for(config: LanguageConfig) -> None:
+def test_the_first_draws_do_not_depend_on_the_count(config: LanguageConfig) -> None:
     language = ArithmeticSteps(config)
     most = drawn(language, 700, 5)
     for count in (0, 1, 2, 5, 64, 300):

@@ -136,7 +136,7 @@ def test_any_mutated_text_is_judged_as_the_trees_judge_it(config: LanguageConfig
     assert sum(verdicts) < 100
 
 
-def test_first_wrong_waits_for_the_end_of_a_step() -> None:
+def test_first_wrong_ignores_an_unfinished_step() -> None:
     problem = "(+ (* 2 4) 12)"
     for text, expected in (
         ("", None), (problem, None), (f"{problem}>", None), (f"{problem}>(+ 9", None),
@@ -230,7 +230,7 @@ def test_what_is_no_problem_is_an_error_of_one_line(language: ArithmeticSteps, t
     assert 0 <= caught.value.position <= len(text)
 
 
-def test_white_space_around_a_problem_is_not_its_own() -> None:
+def test_white_space_around_a_problem_is_removed() -> None:
     assert SIGNED.problem("  (+ 3 (* 2 -4))\n") == "(+ 3 (* 2 -4))"
 
 

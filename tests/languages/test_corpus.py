@@ -59,7 +59,7 @@ def test_literals_of_the_grammar_are_symbols_even_where_no_line_has_them(tmp_pat
     assert not language.parses("a=2")  # a regular expression names no symbols
 
 
-def test_without_a_grammar_nothing_is_checked_unless_somebody_does(tmp_path: Path) -> None:
+def test_without_a_grammar_only_a_checker_decides(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", ["{}", "[1]", "null", "0", "false"])
     language = make(config)
     assert language.validity == ""

@@ -66,7 +66,7 @@ def spied(tmp_path: Path) -> tuple[Path, LanguageConfig]:
 
 
 @pytest.mark.parametrize("state", ["whole", "empty", "absent"])
-def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str) -> None:
+def test_a_checker_named_by_a_checkpoint_is_not_imported(tmp_path: Path, state: str) -> None:
     trace, named = spied(tmp_path)
     payload = payload_of(named, make(LanguageConfig(language=named.language)))
     if state == "empty":
@@ -103,7 +103,7 @@ def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str)
     assert not trusted.language.parses("ab")
 
 
-def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
+def test_a_checker_named_by_a_run_folder_is_not_imported(tmp_path: Path) -> None:
     from maskdiff.cli.train import run_config
     from maskdiff.config_io import dump_yaml
 
@@ -122,7 +122,7 @@ def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_a_folder_read_anew_must_speak_the_same_symbols(tmp_path: Path) -> None:
+def test_a_folder_that_is_read_again_has_the_same_symbols(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", lines(100))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
@@ -165,7 +165,7 @@ def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> Non
         checkpoint.denoiser_from({**payload, "language": state}, path="x.pt")
 
 
-def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
+def test_every_suite_runs_on_a_language_without_a_grammar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without grammar, truth and probabilities, suites leave out what they cannot know."""

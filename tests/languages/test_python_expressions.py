@@ -202,7 +202,7 @@ def test_tests_and_foreign_packages_are_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_an_interpreter_without_source_is_told_so(
+def test_an_interpreter_without_source_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "python.zip")})
@@ -256,7 +256,7 @@ def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
         ), text
 
 
-def test_what_the_grammar_has_and_has_not() -> None:
+def test_the_grammar_derives_the_listed_expressions() -> None:
     assert [text for text in DERIVED if not (derives(text) and is_python_expression(text))] == []
     assert [text for text in INVALID if derives(text) or is_python_expression(text)] == []
     assert [text for text in BEYOND if derives(text) or not is_python_expression(text)] == []
@@ -292,7 +292,7 @@ def test_nearly_all_real_expressions_are_derived() -> None:
     assert sum(map(derives, texts)) / len(texts) > 0.97
 
 
-def test_terminals_leave_no_choice() -> None:
+def test_the_rules_make_an_lalr_table_without_conflicts() -> None:
     """A proof for any sequence of terminals: the rules make an LALR(1) table without conflicts."""
     from lark import Lark
     from lark.common import ParserConf

@@ -81,7 +81,7 @@ def test_a_grammar_that_grows_too_large_is_refused(monkeypatch: pytest.MonkeyPat
         compile_grammar(BRACKETS, "1(+)")
 
 
-def test_an_ambiguous_grammar_is_taken_by_who_accepts_it() -> None:
+def test_an_ambiguous_grammar_can_be_accepted() -> None:
     assert len(compile_grammar(AMBIGUOUS, "1+", accept_ambiguous=True)) == 3
 
 

@@ -24,10 +24,10 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
 PARSERS = {
-    "train_universal": REPOSITORY / "train_universal.py",
-    "benchmark": REPOSITORY / "benchmark.py",
-    "inference": REPOSITORY / "inference.py",
-    "maskdiff.__main__": REPOSITORY / "maskdiff/__main__.py",
+    "maskdiff.cli.train": REPOSITORY / "train_universal.py",
+    "maskdiff.cli.benchmark": REPOSITORY / "benchmark.py",
+    "maskdiff.cli.inference": REPOSITORY / "inference.py",
+    "maskdiff.cli.maskdiff": REPOSITORY / "maskdiff/__main__.py",
     "maskdiff.experiments.distillation.cli": REPOSITORY
     / "maskdiff/experiments/distillation/cli.py",
     "maskdiff.experiments.distillation.attempts": REPOSITORY

@@ -241,10 +241,11 @@ def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path)
     before = path.read_bytes()
     program = (
-        "import resource, signal, sys; from tests.helpers.tiny import *; from maskdiff import checkpoint, cli\n"
+        "import resource, signal, sys; from tests.helpers.tiny import *; from maskdiff import checkpoint\n"
+        "from maskdiff.cli.arguments import run_cli\n"
         "payload = tiny_payload(1); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "sys.exit(cli.run_cli(lambda argv: checkpoint.save(sys.argv[1], payload)))"
+        "sys.exit(run_cli(lambda argv: checkpoint.save(sys.argv[1], payload)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)],

@@ -32,9 +32,7 @@ from maskdiff.utils.deadline import TimedOut
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-Watch = Callable[
-    [int, str], None
-]  # told the number of a completion, from 0, and the characters that it has grown by
+OnCharacters = Callable[[int, str], None]  # (number of the completion from 0, new characters)
 
 
 @verb(num=integer(1, MAX_STRINGS))
@@ -85,10 +83,15 @@ def completing(
     seed: int = 0,
     batch_size: int = BATCH,
     control: ControlConfig | None = None,
-    watch: Watch | None = None,
+    on_characters: OnCharacters | None = None,
 ) -> Iterator[Result]:
-    """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
-    completer = Completer(loaded, suffix=suffix, settings=settings, control=control, watch=watch)
+    """Yield the results of `complete`, a text at a time.
+
+    `on_characters` is called with all new characters; strings are then drawn one after another.
+    """
+    completer = Completer(
+        loaded, suffix=suffix, settings=settings, control=control, on_characters=on_characters
+    )
     source = seeded(seed)
     for text in texts:
         yield from completer.complete(text, num, source, batch_size)
@@ -109,21 +112,21 @@ class Completer:
         suffix: str = "",
         settings: CompletionConfig | None = None,
         control: ControlConfig | None = None,
-        watch: Watch | None = None,
+        on_characters: OnCharacters | None = None,
     ) -> None:
         settings, control = settings or CompletionConfig(), control or ControlConfig()
-        if settings.candidates > 1 and (watch or not loaded.language.validity):
+        if settings.candidates > 1 and (on_characters or not loaded.language.validity):
             raise ConfigError(
                 "candidates draws again what is invalid, and "
                 + (
                     "a stream shows what is drawn"
-                    if watch
+                    if on_characters
                     else f"{loaded.language.name} has no check"
                 )
                 + "; leave it out"
             )
         self.given = _Given(loaded, suffix, settings, control)
-        self.watch = watch
+        self.on_characters = on_characters
 
     @verb(text=text_or_error, num=integer(1, MAX_STRINGS))
     def complete(
@@ -144,11 +147,13 @@ class Completer:
         except UserError as error:
             yield Result(finish_reason="error", input=shown, error=str(error))
             return
-        for number, part in enumerate(keys.split(1 if self.watch else batch_size)):
+        for number, part in enumerate(keys.split(1 if self.on_characters else batch_size)):
             if self.given.settings.candidates > 1:
                 yield from self.given.valid(conditioned, part, shown)
             else:
-                heard = None if self.watch is None else _characters(self.watch, number)
+                heard = (
+                    None if self.on_characters is None else _characters(self.on_characters, number)
+                )
                 yield from self.given.drawn(conditioned, part, shown, heard)
 
 
@@ -242,13 +247,13 @@ class _Given:
         return characters.encode()
 
 
-def _characters(watch: Watch, number: int) -> Callable[[int, bytes], None]:
+def _characters(on_characters: OnCharacters, number: int) -> Callable[[int, bytes], None]:
     """Hands on bytes as whole characters."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def told(_: int, data: bytes) -> None:
         if text := decoder.decode(data):
-            watch(number, text)
+            on_characters(number, text)
 
     return told
 

@@ -15,8 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
 from maskdiff.errors import DataError
 from maskdiff.utils.lines import Line, LineReader
 
@@ -142,7 +140,11 @@ class ProgressBar:
         self.program, self.unit, self.total, self.done = program, unit, total, 0
         self.start = self.shown = time.monotonic()
         terminal = sys.stderr.isatty()
-        self.bar: Any = tqdm(total=total, unit=unit, file=sys.stderr) if bar and terminal else None
+        self.bar: Any = None
+        if bar and terminal:
+            from tqdm import tqdm  # only here: it takes 30 ms to import
+
+            self.bar = tqdm(total=total, unit=unit, file=sys.stderr)
         self.silent = terminal
         self.shared = sys.stdout.isatty()  # the output is on the terminal, too
 

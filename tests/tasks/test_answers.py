@@ -153,7 +153,7 @@ def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None
         assert after.parses or after.candidates == 20
         assert after.text.startswith(text)
     with pytest.raises(ConfigError, match="a stream shows what is drawn"):
-        [*tasks.completing(picky, [text], settings=many, watch=lambda number, text: None)]
+        [*tasks.completing(picky, [text], settings=many, on_characters=lambda number, text: None)]
     cut = tasks.complete(
         picky, [text], num=6, settings=many, control=ControlConfig(first_complete=True)
     )

@@ -322,7 +322,7 @@ def test_results_do_not_depend_on_the_batch_nor_on_other_lines(pieced: Loaded) -
         ["(+3"],
         num=5,
         seed=7,
-        watch=lambda number, piece: heard.update({number: heard.get(number, "") + piece}),
+        on_characters=lambda number, piece: heard.update({number: heard.get(number, "") + piece}),
     )
     assert [r.text for r in watched] == [r.text for r in one[:5]] == [heard[i] for i in range(5)]
 

@@ -24,10 +24,10 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
 PARSERS = {
-    "maskdiff.cli.train": REPOSITORY / "train_universal.py",
-    "maskdiff.cli.benchmark": REPOSITORY / "benchmark.py",
-    "maskdiff.cli.inference": REPOSITORY / "inference.py",
-    "maskdiff.cli.maskdiff": REPOSITORY / "maskdiff/__main__.py",
+    "maskdiff.cli.train": REPOSITORY / "maskdiff/cli/train.py",
+    "maskdiff.cli.benchmark": REPOSITORY / "maskdiff/cli/benchmark.py",
+    "maskdiff.cli.inference": REPOSITORY / "maskdiff/cli/inference_flags.py",
+    "maskdiff.cli.maskdiff": REPOSITORY / "maskdiff/cli/maskdiff.py",
     "maskdiff.experiments.distillation.cli": REPOSITORY
     / "maskdiff/experiments/distillation/cli.py",
     "maskdiff.experiments.distillation.attempts": REPOSITORY
@@ -157,7 +157,7 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
         numeric += isinstance(action.type, (cli.IntegerRange, cli.NumberRange))
         if isinstance(action.type, (cli.IntegerRange, cli.NumberRange)):
             assert f"[{action.type}]" in " ".join(parser.format_help().split())
-    assert numeric > 0 or module == "train_universal"
+    assert numeric > 0 or module == "maskdiff.cli.train"
 
 
 def test_the_walk_finds_a_flag_without_bounds() -> None:

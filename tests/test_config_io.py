@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from maskdiff.config import Config, ControlConfig, DecodeConfig
 from maskdiff.config_io import (
     DECODING,
-    MAX_VALUES,
     SECTIONS,
     TEXTS,
     config_from_dict,
@@ -25,10 +24,10 @@ from maskdiff.config_io import (
     load_config,
     load_decoding,
     options,
-    parse_yaml,
 )
 from maskdiff.errors import ConfigError
 from maskdiff.utils.values import Plain, parse_boolean, parse_decimal, parse_integer
+from maskdiff.utils.yaml_text import MAX_VALUES, parse_yaml
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CONFIGS
 

@@ -188,7 +188,7 @@ def _say(message: str, status: int) -> int:
     return status
 
 
-# -------------------------------------------------------------------------- types of flags
+# -------------------------- types of flags
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-# ------------------------------------------------------------------- lines in and out
+# -------------------------- lines in and out
 
 
 def read_requests(args: argparse.Namespace, what: str = "strings as arguments") -> Requests:

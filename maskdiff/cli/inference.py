@@ -104,7 +104,7 @@ def results(
     return answer(args, loaded, progress, search(args, loaded), largest)
 
 
-# ---------------------------------------------------------------------------- generate
+# -------------------------- generate
 
 
 def generate(args: argparse.Namespace, loaded: Loaded, progress: ProgressBar) -> Numbered:
@@ -141,7 +141,7 @@ def decode_config(args: argparse.Namespace) -> DecodeConfig:
     return DecodeConfig(sampler_config(args, base.sampler), completion, control)
 
 
-# ---------------------------------------------------------------- complete, repair, edit
+# -------------------------- complete, repair, edit
 
 
 def answer(

@@ -133,7 +133,7 @@ def _nearest(
     return [(tuple(inner[i] for i in item.symbols), item) for item in found]
 
 
-# -------------------------------------------------------------------------- true strings
+# -------------------------- true strings
 
 
 def _likely(pool: CandidatePool, constraints: RepairConstraints) -> list[str]:

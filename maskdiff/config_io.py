@@ -237,11 +237,10 @@ def check(config: Config, source: str = "") -> Config:
             "set cut_rows 0"
         )
     _check_sizes(config, source)
-    modes = train.causal_share + train.repair_share + train.skeleton_share + train.open_share
-    if modes > 1.0 + 1e-9:
+    shares = train.mode_shares()
+    if (total := sum(shares.values())) > 1.0 + 1e-9:
         raise ConfigError(
-            f"{_prefix(source)}causal, repair, skeleton and open shares add up to {modes:g}; "
-            "lower them to 1 or less"
+            f"{_prefix(source)}{' + '.join(shares)} is {total:g}; lower them to 1 or less"
         )
     return config
 

@@ -1,38 +1,47 @@
-"""The house stands: no room imports its own floor or one above, and imports make no circle. Floors: docs/architecture.md."""
+"""The layout: no package imports its own layer or one above, imports make no cycle, files are short."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.paths import DOCS, REPOSITORY
 
+MAX_COLUMNS, MAX_FILE_LINES, MAX_FUNCTION_LINES = 100, 500, 60
 
-def floors() -> dict[str, float]:
-    """Room (a path relative to the repository, without .py) -> floor, read from the table of the document."""
+
+def layers() -> dict[str, int]:
+    """Returns the layer of each package or module, read from the table in docs/architecture.md.
+
+    Keys are paths relative to the repository, without `.py`.
+    """
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", text, flags=re.MULTILINE)
     return {
-        name.rstrip("/").removesuffix(".py"): float(floor)
-        for floor, names in rows
+        name.rstrip("/").removesuffix(".py"): int(layer)
+        for layer, names in rows
         for name in re.findall(r"`([^`]+)`", names)
     }
 
 
-def room_of(module: str, rooms: dict[str, float]) -> str | None:
-    """The room that a dotted module belongs to: the longest listed path that leads to it."""
+def package_of(module: str, known: dict[str, int]) -> str | None:
+    """Returns the entry of the table that a dotted module belongs to: the longest path."""
     parts = module.split(".")
     for size in range(len(parts), 0, -1):
         name = "/".join(parts[:size])
-        if name in rooms:
+        if name in known:
             return name
     return None
 
 
 def modules() -> dict[str, Path]:
+    """Returns the files of the package and the scripts, by dotted name."""
     files = [*(REPOSITORY / "maskdiff").rglob("*.py"), *REPOSITORY.glob("*.py")]
     named = {
         path: path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
@@ -41,8 +50,16 @@ def modules() -> dict[str, Path]:
     return {name.removesuffix(".__init__"): path for path, name in named.items() if name != "setup"}
 
 
+def sources() -> list[Path]:
+    """Returns the files of the package, the scripts and the tests."""
+    return [*modules().values(), *(REPOSITORY / "tests").rglob("*.py")]
+
+
 def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of the project that a file imports, wherever in the file; those for type checkers alone left out."""
+    """Returns the modules of the project that a file imports anywhere.
+
+    Imports under `TYPE_CHECKING` do not count.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {
         id(node)
@@ -66,39 +83,37 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
     return {name for name in found if name in known}
 
 
-def test_every_module_has_a_room() -> None:
-    rooms = floors()
-    assert len(rooms) > 12
-    homeless = [name for name in modules() if name != "maskdiff" and room_of(name, rooms) is None]
-    assert homeless == []
+def test_every_module_has_a_layer() -> None:
+    known = layers()
+    assert len(known) > 12
+    missing = [n for n in modules() if n != "maskdiff" and package_of(n, known) is None]
+    assert missing == []
 
 
-def test_every_room_exists() -> None:
+def test_every_entry_of_the_table_exists() -> None:
     missing = [
         name
-        for name in floors()
+        for name in layers()
         if not (REPOSITORY / f"{name}.py").exists() and not (REPOSITORY / name).is_dir()
     ]
     assert missing == []
 
 
 def test_no_import_goes_up_or_sideways() -> None:
-    rooms, known = floors(), modules()
+    layer, known = layers(), modules()
     wrong = []
     for name, path in known.items():
-        here = room_of(name, rooms)
+        here = package_of(name, layer)
         for other in imports(path, known):
-            there = room_of(other, rooms)
+            there = package_of(other, layer)
             if here is None or there is None or here == there:
                 continue
-            if rooms[there] >= rooms[here]:
-                wrong.append(
-                    f"{name} (floor {rooms[here]:g}) imports {other} (floor {rooms[there]:g})"
-                )
+            if layer[there] >= layer[here]:
+                wrong.append(f"{name} (layer {layer[here]}) imports {other} (layer {layer[there]})")
     assert wrong == []
 
 
-def test_no_circle_of_imports_within_a_room() -> None:
+def test_imports_make_no_cycle() -> None:
     known = modules()
     graph = {name: imports(path, known) - {name} for name, path in known.items()}
     done: set[str] = set()
@@ -116,9 +131,6 @@ def test_no_circle_of_imports_within_a_room() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    import subprocess
-    import sys
-
     program = (
         "import sys, maskdiff, maskdiff.config, maskdiff.errors; assert 'torch' not in sys.modules"
     )
@@ -127,29 +139,41 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_tests_share_code_through_helpers_alone() -> None:
     wrong = []
-    for path in (REPOSITORY / "tests").rglob("*.py"):
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
         text = path.read_text(encoding="utf-8")
         others = re.findall(
             r"^\s*(?:from|import) (tests\b[\w.]*|test_\w+)", text, flags=re.MULTILINE
         )
         wrong += [
-            f"{path.name} imports {name}" for name in others if not name.startswith("tests.helpers")
+            f"{path.name} imports {name}"
+            for name in others
+            if not name.startswith(("tests.helpers", "tests.golden"))
         ]
         if re.search(r"sys\.path\.(insert|append)\(", text):
             wrong.append(f"{path.name} changes sys.path")
     assert wrong == []
 
 
-def test_files_and_functions_are_short() -> None:
+def test_files_functions_and_lines_are_short() -> None:
     long = []
-    for path in [*modules().values(), *(REPOSITORY / "tests").rglob("*.py")]:
-        text = path.read_text(encoding="utf-8")
-        if text.count("\n") > 500:
-            long.append(f"{path.name}: {text.count(chr(10))} lines")
+    for path in sources():
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(REPOSITORY)
+        lines = text.splitlines()
+        if len(lines) > MAX_FILE_LINES:
+            long.append(f"{name}: {len(lines)} lines")
+        long += [f"{name}:{i + 1}" for i, line in enumerate(lines) if len(line) > MAX_COLUMNS]
         for node in ast.walk(ast.parse(text)):
-            if (
-                isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-                and (node.end_lineno or 0) - node.lineno > 60
-            ):
-                long.append(f"{path.name}: {node.name}")
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = (node.end_lineno or 0) - node.lineno
+                if size > MAX_FUNCTION_LINES:
+                    long.append(f"{name}: {node.name} has {size} lines")
     assert long == []
+
+
+def test_a_public_class_is_defined_once() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(name)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -190,8 +190,8 @@ def test_every_number_of_a_stage_has_bounds() -> None:
     ["n", "best_of", "max_tokens", "max_completion_tokens", "temperature", "seed", "top_logprobs"],
 )
 def test_every_number_of_a_request_has_bounds(name: str) -> None:
-    bodies = pytest.importorskip("maskdiff.serving.bodies")
-    from maskdiff.serving.refusals import Refused
+    bodies = pytest.importorskip("maskdiff.serving.schemas")
+    from maskdiff.serving.error_responses import RequestError
 
     for text in (
         "99999999999999999999",
@@ -206,13 +206,13 @@ def test_every_number_of_a_request_has_bounds(name: str) -> None:
         body = (
             f'{{"model": "m", "messages": [{{"role": "user", "content": "x"}}], "{name}": {text}}}'
         )
-        with pytest.raises(Refused):
-            bodies.parsed(bodies.ChatBody, body.encode())
+        with pytest.raises(RequestError):
+            bodies.parse_body(bodies.ChatBody, body.encode())
 
 
 def test_every_number_of_a_request_is_known() -> None:
     """A field that is added needs bounds, too."""
-    bodies = pytest.importorskip("maskdiff.serving.bodies")
+    bodies = pytest.importorskip("maskdiff.serving.schemas")
     for kind in (bodies.CompletionBody, bodies.ChatBody):
         for name, field in kind.model_fields.items():
             if any(

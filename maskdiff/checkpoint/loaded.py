@@ -21,6 +21,7 @@ from maskdiff.utils.deadline import NEVER, Deadline
 if TYPE_CHECKING:
     import argparse
 
+    from maskdiff.constraints.grammar import GrammarConstraint
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.models.denoiser import ModelDenoiser
     from maskdiff.models.universal import UniversalDenoiser
@@ -40,6 +41,9 @@ class Loaded:
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = ""
     token_lengths: NDArray[np.float64] | None = None  # of a vocabulary of pieces: P(n tokens)
+    _constraints: dict[torch.device, GrammarConstraint] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -64,6 +68,25 @@ class Loaded:
     def deadline(self) -> Deadline:
         """The deadline of the present task; `denoiser.until` sets it."""
         return getattr(self.denoiser, "deadline", NEVER)
+
+    def constraint(self, device: str | torch.device | None = None) -> GrammarConstraint:
+        """Returns the grammar of the language as a constraint, made at the first call.
+
+        Args:
+            device: Where its charts are filled; None for the device of the model.
+
+        Raises:
+            ConfigError: The language has no grammar, or the device cannot hold float64.
+            TimedOut: From the constraint's methods, when the present deadline has passed.
+        """
+        from maskdiff.constraints.grammar import GrammarConstraint
+
+        where = torch.device(self.device if device is None else device)
+        if where not in self._constraints:
+            self._constraints[where] = GrammarConstraint.of(self.language, where)
+        made = self._constraints[where]
+        made.rules.deadline = self.deadline
+        return made
 
     def payload(self) -> Payload:
         """Return what `save` and `save_pretrained` write of the model."""

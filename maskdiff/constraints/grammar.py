@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from maskdiff.constraints.chart import Chart, Rules, descend, fill
 from maskdiff.constraints.posterior import posterior
 from maskdiff.constraints.prefix import PrefixMask
 from maskdiff.drawing.logits import Symbols, temper
+from maskdiff.drawing.settings import Draw, NextSymbol
 from maskdiff.errors import CanvasError, ConfigError, quote
 from maskdiff.languages.cfg import NormalForm, compile_grammar
 from maskdiff.utils.deadline import NEVER, Deadline
@@ -29,57 +30,6 @@ if TYPE_CHECKING:
 
 CELLS = 220_000  # of the charts that are filled together, per nonterminal: few steps, and they stay in a CPU's cache
 WIDER = 1.3  # the longest of them is at most so much longer than the shortest: a chart costs the cube of its width
-
-
-@dataclass(frozen=True)
-class Shaping:
-    """How a joint draw differs from one of the product of the given distributions."""
-
-    temperature: float = (
-        1.0  # of each position before conditioning; 0 asks for the most probable string
-    )
-    top_p: float = 1.0  # where the nucleus of every position leaves no string, all symbols count
-    symbols: Symbols = "plain"
-    cut: tuple[int, float] = (0, 0.0)  # top-k and min-p, likewise
-
-
-class Constraint(Protocol):
-    """What samplers ask of a constraint."""
-
-    def condition(
-        self,
-        log_probs: Tensor,
-        tokens: Tensor,
-        free: Tensor,
-        length: Tensor,
-        uniform: Tensor | None,
-        shaping: Shaping,
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (batch, width, vocab) given that the string is allowed, and one joint draw (batch, width).
-
-        log_probs (batch, width, vocab) of the product to condition, untempered; tokens (batch, width), certain but where they
-        are ``free`` (batch, width); length (batch,); uniform (batch, width - 2, width - 1) numbers in (0, 1) for the draw, None
-        for the most probable string.  Raises ``CanvasError`` where no string fits.
-        """
-
-    def mask(self, tokens: Tensor, free: Tensor, length: Tensor) -> NextSymbol:
-        """What may come next from the left, for a canvas as in ``condition``."""
-
-    def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
-        """Raises ``CanvasError`` for the first string of a canvas, as in ``condition``, that nothing can be made of."""
-
-
-class NextSymbol(Protocol):
-    """A mask from left to right, beginning with position 1, that of the first symbol."""
-
-    def allowed(self) -> Tensor:
-        """(batch, vocab) bool: what keeps the string completable; nothing at all beyond its end, or once it is lost."""
-
-    def write(self, token: Tensor) -> None:
-        """Take the token (batch,) of the present position and go on to the next."""
-
-    def select(self, rows: Tensor) -> NextSymbol:
-        """The mask of some of the strings, in the order of ``rows``, which may repeat (a beam)."""
 
 
 class GrammarConstraint:
@@ -132,7 +82,7 @@ class GrammarConstraint:
         free: Tensor,
         length: Tensor,
         uniform: Tensor | None,
-        shaping: Shaping,
+        draw: Draw,
     ) -> tuple[Tensor, Tensor]:
         """See ``Constraint``."""
         conditioned, drawn = torch.full_like(log_probs, -torch.inf), tokens.clone()
@@ -142,15 +92,13 @@ class GrammarConstraint:
                 log_probs[rows, :width], tokens[rows, :width], free[rows, :width], length[rows]
             )
             numbers = None if uniform is None else uniform[rows, : width - 2, : width - 1]
-            marginals, symbols = self._condition(part, numbers, shaping)
+            marginals, symbols = self._condition(part, numbers, draw)
             conditioned[rows, :width], drawn[rows, :width] = marginals.to(log_probs), symbols
         return conditioned, torch.where(free, drawn, tokens)
 
-    def _condition(
-        self, part: _Part, uniform: Tensor | None, shaping: Shaping
-    ) -> tuple[Tensor, Tensor]:
+    def _condition(self, part: _Part, uniform: Tensor | None, draw: Draw) -> tuple[Tensor, Tensor]:
         """The same for a group of strings."""
-        emission = self._emission(part, shaping.symbols)
+        emission = self._emission(part, draw.symbols)
         chart = fill(self.rules, emission, part.length - 2)
         if bool(
             (chart.log_total == -torch.inf).any()
@@ -160,33 +108,33 @@ class GrammarConstraint:
             lost = (chart.log_total == -torch.inf)[:, None, None]
             chart = fill(self.rules, torch.where(lost, open_.emission, emission), part.length - 2)
             part = replace(part, log_probs=torch.where(lost, 0.0, part.log_probs))
-        drawn = descend(*self._drawing(chart, part, uniform, shaping))
+        drawn = descend(*self._drawing(chart, part, uniform, draw))
         conditioned = torch.full_like(part.log_probs, -torch.inf, dtype=chart.emission.dtype)
         conditioned[:, 1:-1, self.inner] = posterior(chart)
         symbols = torch.nn.functional.pad(self.inner[drawn.clamp(min=0)], (1, 1))
         return (
             self._fold(conditioned, symbols)
-            if shaping.symbols == "skeleton"
+            if draw.symbols == "skeleton"
             else (conditioned, symbols)
         )
 
     def _drawing(
-        self, chart: Chart, part: _Part, uniform: Tensor | None, shaping: Shaping
+        self, chart: Chart, part: _Part, uniform: Tensor | None, draw: Draw
     ) -> tuple[Chart, Tensor | None]:
         """The chart and the numbers to draw with: those given, or of the tempered product, or of the best string."""
-        if uniform is None or shaping.temperature == 0:
+        if uniform is None or draw.temperature == 0:
             emission = chart.emission
             if (
-                shaping.symbols == "skeleton"
+                draw.symbols == "skeleton"
             ):  # the best skeleton, not the one with the best digits: <DIGIT> counts in full
                 proposed = part.free[:, 1:-1, None] & torch.isin(self.inner, self.digits)
                 emission = emission + math.log(max(1, len(self.digits))) * proposed
             return fill(self.rules, emission, chart.length, best=True), None
-        cuts = (shaping.top_p, *shaping.cut)
-        if shaping.temperature == 1.0 and cuts == (1.0, 0, 0.0):
+        cuts = draw.truncation
+        if draw.temperature == 1.0 and cuts == (1.0, 0, 0.0):
             return chart, uniform
-        warm = [temper(part.log_probs, shaping.temperature, *cut) for cut in ((1.0,), cuts)]
-        whole, cut = (self._emission(replace(part, log_probs=x), shaping.symbols) for x in warm)
+        warm = [temper(part.log_probs, draw.temperature, *cut) for cut in ((1.0,), cuts)]
+        whole, cut = (self._emission(replace(part, log_probs=x), draw.symbols) for x in warm)
         nucleus = fill(self.rules, cut, chart.length)
         some = (nucleus.log_total > -torch.inf)[:, None, None]
         return (

@@ -20,9 +20,15 @@ import torch
 from torch import Tensor
 
 from maskdiff.constraints.chart import Chart, Rules, fill
-from maskdiff.languages.cfg import KnownOutlook, NormalForm, OpenOutlook, Outlook, PrefixParser
+from maskdiff.languages.cfg import (
+    CanvasLookahead,
+    LengthLookahead,
+    Lookahead,
+    NormalForm,
+    PrefixParser,
+)
 
-SHORTEST = 64  # symbols that an outlook is made for at least
+SHORTEST = 64  # symbols that an lookahead is made for at least
 
 
 class PrefixMask:
@@ -35,9 +41,9 @@ class PrefixMask:
         self.possible, self.position = possible.cpu().numpy(), 0
         self.device = possible.device
         sizes = length.tolist()
-        outlooks = _outlooks(grammar, rules, possible, length)
+        lookaheads = _lookaheads(grammar, rules, possible, length)
         self._parsers = [
-            PrefixParser(outlook, n) for outlook, n in zip(outlooks, sizes, strict=True)
+            PrefixParser(lookahead, n) for lookahead, n in zip(lookaheads, sizes, strict=True)
         ]
 
     def allowed(self) -> Tensor:
@@ -73,13 +79,15 @@ class PrefixMask:
         return found & self.possible[:, self.position]
 
 
-def _outlooks(grammar: NormalForm, rules: Rules, possible: Tensor, length: Tensor) -> list[Outlook]:
+def _lookaheads(
+    grammar: NormalForm, rules: Rules, possible: Tensor, length: Tensor
+) -> list[Lookahead]:
     """What each string (batch, n, symbols), (batch,) may still become; like strings share theirs."""
     n = possible.shape[1]
-    general = _open_outlook(grammar, max(SHORTEST, 1 << (n - 1).bit_length()))
+    general = _length_lookahead(grammar, max(SHORTEST, 1 << (n - 1).bit_length()))
     inside = torch.arange(n, device=length.device) < length[:, None]
     known = (~possible.all(2) & inside).any(1).nonzero()[:, 0]
-    found: list[Outlook] = [general] * len(length)
+    found: list[Lookahead] = [general] * len(length)
     if len(known):
         rows = torch.cat(
             (
@@ -93,17 +101,15 @@ def _outlooks(grammar: NormalForm, rules: Rules, possible: Tensor, length: Tenso
             alike[:, 1:].bool().view(len(alike), *possible.shape[1:]), 0.0, -torch.inf
         ).double()
         chart = fill(rules, emission, alike[:, 0])
-        specific = [
-            KnownOutlook(general.productions, _ends(chart, row)) for row in range(len(alike))
-        ]
+        specific = [CanvasLookahead(grammar, _ends(chart, row)) for row in range(len(alike))]
         for row, group in zip(known.tolist(), which.tolist(), strict=True):
             found[row] = specific[group]
     return found
 
 
 @lru_cache(maxsize=16)
-def _open_outlook(grammar: NormalForm, longest: int) -> OpenOutlook:
-    return OpenOutlook(grammar, longest)
+def _length_lookahead(grammar: NormalForm, longest: int) -> LengthLookahead:
+    return LengthLookahead(grammar, longest)
 
 
 def _ends(chart: Chart, row: int) -> list[dict[int, int]]:

@@ -1,12 +1,11 @@
-"""The next token given what was typed: p(t | history) conditioned on a string that begins with the prefix.
+"""The next token given what was typed: p(t | history) conditioned on the prefix of the string.
 
-For: `condition` and its modes, the masses Z, and q. Not for: drawing (`decode.py`). Easy to get wrong: the state is the history
-of tokens, not the place in the text, and the probability of a token that is forced still counts: it weighs the history against
-others.
+The state is the history of tokens, not the place in the text, and the probability of a token that
+is forced still counts: it weighs the history against others.
 
-    Z(h) = 1                                        if the text of h begins with the prefix
-           sum over t of p(t | h) Z(h t)            while it is a proper beginning of the prefix
-           0                                        if it contradicts the prefix, or the string ended
+    Z(h) = 1                                      if the text of h begins with the prefix
+           sum over t of p(t | h) Z(h t)          while it is a proper prefix of it
+           0                                      if it contradicts it, or the string ended
     q(t | h) = p(t | h) Z(h t) / Z(h)
 
 *exact* evaluates all histories in one forward pass (their number is known before it), or, of a
@@ -39,42 +38,43 @@ from maskdiff.decoding.histories import (
     roots,
 )
 from maskdiff.errors import CanvasError, ConfigError, nearest, quote
-from maskdiff.models.continuation import ROOT, Canonical, Costly, NextTokenModel, Reader
+from maskdiff.models.continuation import ROOT, Canonical, Continuation, Costly, HistoryTree
 
 MODES = ("auto", "exact", "beam", "canonical")
-CELLS = (
-    2**28
-)  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
-SPREAD = 16  # beginnings, each of which widens the beam: of several, some are far likelier early than they turn out to be
-HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
-TOGETHER = (
-    64  # histories that are evaluated together, the likeliest first, where each of them is costly
-)
+# Log-probabilities that exact mode keeps at most (2 GiB); it bounds the budget.
+CELLS = 2**28
+# Latent states that widen the beam: some are far likelier early than they turn out to be.
+SPREAD = 16
+HEAD = 8  # times the beam: histories that are evaluated together before pruning starts
+TOGETHER = 64  # histories of a costly model that are evaluated together, the likeliest first
 
 
 @dataclass
 class Growth:
-    """A tree with what a model said of it: `log_next` (nodes, vocabulary), `log_p` (nodes,) of each history, and what was left
-    out.
+    """Histories with their distributions, while the set of them grows.
+
+    Attributes:
+        log_next: (nodes, vocab) log p(next token), a part for every call.
+        log_p: (nodes,) of each history.
+        log_dropped: Of what was left out.
+        log_covered: Of the goal found so far, where it is counted: a lower bound of Z.
     """
 
-    tree: Histories
-    reader: Reader
+    histories: Histories
+    tree: HistoryTree
     log_prior: Tensor
-    log_next: list[Tensor] = field(default_factory=list)  # a part for every call
+    log_next: list[Tensor] = field(default_factory=list)
     log_p: list[float] = field(default_factory=list)
     log_dropped: float = -math.inf
-    log_covered: float = (
-        -math.inf
-    )  # probability of the goal found so far, where it is counted: a lower bound of Z
+    log_covered: float = -math.inf
 
     def evaluate(self, log_p: list[float] | None = None) -> None:
-        """Ask the model about the nodes that it has not seen, in one call; `log_p` of each, where that is known before."""
-        first, tree = len(self.log_p), self.tree
+        """Evaluate the new nodes in one call; `log_p` of each, if it is known."""
+        first, tree = len(self.log_p), self.histories
         if first == len(tree):
             return
         parents, tokens = torch.tensor(tree.parent[first:]), torch.tensor(tree.token[first:])
-        rows = self.reader.extend(parents, tokens)
+        rows = self.tree.extend(parents, tokens)
         self.log_next.append(rows)
         if log_p is None:  # no parent is of an earlier call
             inner = parents != ROOT
@@ -87,20 +87,19 @@ class Growth:
         self.log_p += log_p
 
     def drop(self, log_probs: Tensor) -> None:
-        """Count histories (n,) that are left out: their probability bounds what they would have added to Z."""
+        """Count histories (n,) that are left out: their probability bounds their part of Z."""
         if len(log_probs):
             self.log_dropped = float(
                 np.logaddexp(float(log_probs.double().logsumexp(0)), self.log_dropped)
             )
 
     def cover(self, goal: Goal, first: int) -> None:
-        """Count what the covering tokens of the nodes from `first` on, those evaluated last, add to
-        Z."""
-        tree, rows = self.tree, self.log_next[-1]
+        """Add to Z the covering tokens of the nodes from `first` on, which were evaluated last."""
+        tree, rows = self.histories, self.log_next[-1]
         alike: dict[CoverKey, list[int]] = {}
         for node in range(first, len(tree)):
             alike.setdefault(
-                goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]), []
+                goal.key(tree.offset[node], tree.depth[node], tree.latent[node]), []
             ).append(node)
         for key, nodes in alike.items():
             if ids := goal.covers(key):
@@ -113,12 +112,16 @@ class Growth:
 
 @dataclass(frozen=True)
 class Summary:
-    """What conditioning found and cost.
+    """Result and cost of conditioning.
 
-    log_z: log p(a string begins with the prefix), nats; in the modes that leave out histories a lower bound of it. dropped:
-    upper bound of the share of p(prefix) that lies in those, and so of the total variation of the first draws; 0 where none are
-    left out. mode: what was done. histories: how many were evaluated. calls, positions: forward passes, and the tokens that
-    they evaluated.
+    Attributes:
+        mode: The mode. log_z: log p(a string begins with the prefix), nats; a lower bound if
+        histories were left out. dropped: Upper bound of the share of p(prefix) in histories that
+        were left out, and so of the
+            total variation of the first draws.
+        histories: Histories that were evaluated.
+        calls: Forward passes.
+        positions: Tokens that they evaluated.
     """
 
     mode: str
@@ -134,13 +137,18 @@ class Conditioned:
 
     def __init__(
         self,
-        model: NextTokenModel,
+        model: Continuation,
         goal: Goal,
         mode: str,
         growth: Growth,
         only: dict[int, list[int]] | None,
     ) -> None:
-        self.model, self.goal, self.tree, self.reader = model, goal, growth.tree, growth.reader
+        self.model, self.goal, self.histories, self.tree = (
+            model,
+            goal,
+            growth.histories,
+            growth.tree,
+        )
         self._only = only  # the covering tokens of each node, where not all of them count
         self._covers: dict[Any, Tensor] = {}
         self.log_next = (
@@ -150,22 +158,20 @@ class Conditioned:
         self.log_z = self._masses()
         self.log_root = self._root_masses()
         log_z = float(self.log_root.logsumexp(0)) if len(self.log_root) else -math.inf
-        self.log_dropped = float(np.logaddexp(growth.log_dropped, model.beginnings.log_dropped))
+        self.log_dropped = float(np.logaddexp(growth.log_dropped, model.latent_states.log_dropped))
         if log_z == -math.inf:
             raise CanvasError(
                 self._impossible() if self.log_dropped == -math.inf else self._lost(mode)
             )
         dropped = math.exp(self.log_dropped - float(np.logaddexp(log_z, self.log_dropped)))
-        calls, positions = model.beginnings.spent
-        cost = calls + self.reader.calls, positions + self.reader.positions
-        self.summary = Summary(mode, log_z, dropped, len(self.tree), *cost)
+        calls, positions = model.latent_states.spent
+        cost = calls + self.tree.calls, positions + self.tree.positions
+        self.summary = Summary(mode, log_z, dropped, len(self.histories), *cost)
 
     def covers(self, node: int) -> Tensor:
         """Ids of the tokens that reach the goal from a node, (n,)."""
-        tree = self.tree
-        key: int | CoverKey = self.goal.key(
-            tree.offset[node], tree.depth[node], tree.beginning[node]
-        )
+        tree = self.histories
+        key: int | CoverKey = self.goal.key(tree.offset[node], tree.depth[node], tree.latent[node])
         if self._only is not None:
             key = node
         if key not in self._covers:
@@ -178,9 +184,9 @@ class Conditioned:
         return self._covers[key]
 
     def leaves(self) -> list[tuple[int, int, float]]:
-        """Every way to reach the goal: a node of the tree, the covering token after it, and their log p together."""
+        """Every way to reach the goal: a history, the covering token after it, their log p."""
         found = []
-        for node in range(len(self.tree)):
+        for node in range(len(self.histories)):
             ids = self.covers(node)
             log_p = self.log_p[node] + self.log_next[node][ids].double().cpu()
             found += [
@@ -195,7 +201,7 @@ class Conditioned:
             ids, log_next = self.covers(node), self.log_next[node].double().cpu()
             out[row, ids] = log_next[ids]
             for child in self._children[node]:
-                token = self.tree.token[child]
+                token = self.histories.token[child]
                 out[row, token] = log_next[token] + self.log_z[child]
         log_z = self.log_z[nodes][:, None]
         return torch.where(
@@ -204,7 +210,7 @@ class Conditioned:
 
     def _masses(self) -> Tensor:
         """log Z of every node, children before parents."""
-        tree, n = self.tree, len(self.tree)
+        tree, n = self.histories, len(self.histories)
         self._children: list[list[int]] = [[] for _ in range(n)]
         for node, parent in enumerate(tree.parent):
             if parent != ROOT:
@@ -233,53 +239,63 @@ class Conditioned:
         return log_z
 
     def _root_masses(self) -> Tensor:
-        """(beginnings,) log of prior times Z."""
-        prior = self.model.beginnings.log_prior.double().cpu()
+        """(latent states,) log of prior times Z."""
+        prior = self.model.latent_states.log_prior.double().cpu()
         log_z = torch.full_like(prior, -math.inf)
-        for beginning in range(len(prior)):
-            root = self.tree.child.get((ROOT, beginning))
+        for latent in range(len(prior)):
+            root = self.histories.child.get((ROOT, latent))
             if root is not None:
-                log_z[beginning] = self.log_z[root]
-            elif self.goal.reached(beginning):
-                log_z[beginning] = 0.0
+                log_z[latent] = self.log_z[root]
+            elif self.goal.reached(latent):
+                log_z[latent] = 0.0
         return prior + log_z
 
     def _lost(self, mode: str) -> str:
         text = quote(self.goal.prefix.decode(errors="backslashreplace"))
-        return f"{mode} mode kept no history that reaches all of {text}; use exact mode, or a wider beam"
+        advice = "use exact mode, or a wider beam"
+        return f"{mode} mode kept no history that reaches all of {text}; {advice}"
 
     def _impossible(self) -> str:
-        beginnings, prefix = self.model.beginnings, self.goal.prefix
+        latent_states, prefix = self.model.latent_states, self.goal.prefix
         text, end = (
-            quote(part.decode(errors="backslashreplace")) for part in (prefix, beginnings.suffix)
+            quote(part.decode(errors="backslashreplace")) for part in (prefix, latent_states.suffix)
         )
         begins = f"{'is' if self.goal.whole else 'begins with'} {text}" + (
-            f" and ends with {end}" if beginnings.suffix else ""
+            f" and ends with {end}" if latent_states.suffix else ""
         )
-        most, reached = max(beginnings.limits, default=0), max(self.tree.offset, default=0)
+        most, reached = max(latent_states.limits, default=0), max(self.histories.offset, default=0)
         return (
             f"no string of at most {most} tokens {begins}: none goes on after byte {reached} of it"
         )
 
 
 def condition(
-    model: NextTokenModel,
+    model: Continuation,
     prefix: bytes,
     mode: str = "auto",
     budget: int = CompletionConfig.budget,
     beam: int = CompletionConfig.beam,
     whole: bool = False,
 ) -> Conditioned:
-    """The model given that its string begins with `prefix` (with `whole`: is it, so that Z is the probability of the text).
+    """The model given that its string begins with a prefix.
 
-    `auto` is exact where the histories are at most `budget`, else beam. Raises ConfigError for an unknown mode, for more
-    histories than exact mode may evaluate, and for canonical mode without a tokenizer; CanvasError for an impossible prefix.
+    Args:
+        model: The model. prefix: The bytes that were typed. mode: `exact`, `beam`, `canonical`, or
+        `auto`: exact for at most `budget` histories, else beam. budget: Histories that exact mode
+        evaluates at most. beam: Width of the beam. whole: The string is the prefix, so that Z is
+        the probability of the text.
+
+    Raises:
+        ConfigError: For an unknown mode, for more histories than the budget, and for canonical mode
+            without a tokenizer.
+        CanvasError: For an impossible prefix.
     """
     if mode not in MODES:
         raise ConfigError(
-            f"mode {quote(mode)} is unknown; the modes are {', '.join(MODES)}: did you mean {nearest(mode, MODES)}?"
+            f"mode {quote(mode)} is unknown; the modes are {', '.join(MODES)}: "
+            f"did you mean {nearest(mode, MODES)}?"
         )
-    goal = Goal(model.table, model.beginnings, prefix, whole)
+    goal = Goal(model.table, model.latent_states, prefix, whole)
     budget = min(budget, CELLS // len(model.table))
     number = count(goal, budget)
     if mode == "auto":
@@ -291,7 +307,7 @@ def condition(
         elif number > budget:
             raise _too_many(goal, budget)
         else:
-            growth = Growth(enumerate_histories(goal), model.reader(), model.beginnings.log_prior)
+            growth = Growth(enumerate_histories(goal), model.tree(), model.latent_states.log_prior)
             growth.evaluate()
         return Conditioned(model, goal, mode, growth, None)
     if mode == "canonical":
@@ -301,7 +317,7 @@ def condition(
     if (
         floor
         and growth.log_covered == -math.inf
-        and not any(map(goal.reached, range(len(model.beginnings))))
+        and not any(map(goal.reached, range(len(model.latent_states))))
     ):
         growth = grow_beam(model, goal, beam)  # what leads on was unlikely for long
     return Conditioned(model, goal, mode, growth, None)
@@ -310,24 +326,25 @@ def condition(
 def _too_many(goal: Goal, budget: int) -> ConfigError:
     return ConfigError(
         f"exact mode needs over {budget} histories for the {len(goal.prefix)} bytes typed; "
-        "raise the budget, or use the modes that scale: beam (bounds what it leaves out) or canonical"
+        "raise the budget, or use the modes that scale: beam (bounds what it leaves out) or "
+        "canonical"
     )
 
 
-def grow_likeliest(model: NextTokenModel, goal: Goal, negligible: float, most: int) -> Growth:
-    """Histories, the likeliest first, until those that are left add no more than the share
-    `negligible` to Z.
+def grow_likeliest(model: Continuation, goal: Goal, negligible: float, most: int) -> Growth:
+    """Histories, the likeliest first, until the others add at most the share `negligible` to Z.
 
-    No history can add more than its own probability. Raises ConfigError where `most` histories do
-    not suffice.
+    No history can add more than its own probability.
+
+    Raises:
+        ConfigError: If `most` histories do not suffice.
     """
-    growth = Growth(Histories(), model.reader(), model.beginnings.log_prior)
-    tree, prior = growth.tree, model.beginnings.log_prior.tolist()
+    growth = Growth(Histories(), model.tree(), model.latent_states.log_prior)
+    tree, prior = growth.histories, model.latent_states.log_prior.tolist()
     reached = [prior[b] for b in range(len(prior)) if goal.reached(b)]
     growth.log_covered = float(np.logaddexp.reduce(reached, initial=-math.inf))
-    waiting = [
-        (-prior[b], ROOT, b, 0) for b in roots(goal)
-    ]  # a heap of (-log p, parent, token, bytes explained)
+    # A heap of (-log p, parent, token, bytes explained).
+    waiting = [(-prior[b], ROOT, b, 0) for b in roots(goal)]
     heapq.heapify(waiting)
     while waiting:
         left = float(np.logaddexp.reduce([-item[0] for item in waiting]))
@@ -355,34 +372,35 @@ def grow_likeliest(model: NextTokenModel, goal: Goal, negligible: float, most: i
 
 
 def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, float, Tensor]]:
-    """Of the nodes evaluated last those with room for more than a covering token: node, its log p,
-    and that of what follows."""
-    tree = growth.tree
+    """Of the nodes evaluated last, those with room for more than a covering token.
+
+    Each with its log p and that of the next token.
+    """
+    tree = growth.histories
     for node, row in zip(nodes, growth.log_next[-1] if len(nodes) else (), strict=True):
-        if tree.depth[node] + 1 < goal.beginnings.limits[tree.beginning[node]]:
+        if tree.depth[node] + 1 < goal.latent_states.limits[tree.latent[node]]:
             yield node, growth.log_p[node], row
 
 
-def grow_beam(model: NextTokenModel, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
-    """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) beginnings.
+def grow_beam(model: Continuation, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
+    """The likeliest `beam` histories at every byte, for each of (at most `SPREAD`) latent states.
 
     Histories of different lengths in tokens compete where they have explained the same text, those
-    of all beginnings together. The first bytes, while all their histories are few, are read in one
-    pass without pruning. With a `floor` above 0, those that together have less than this share of
-    the probability are left out at every byte, from the first on.
+    of all latent states together. The first bytes, while all their histories are few, are read in
+    one pass without pruning. With a `floor` above 0, those that together have less than this share
+    of the probability are left out at every byte, from the first on.
     """
     keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
     head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0
     while not floor and below <= goal.last and count(goal, head, below + 1) <= head:
         below += 1
     tree = enumerate_histories(goal, below, silent=False)
-    growth = Growth(tree, model.reader(), model.beginnings.log_prior)
+    growth = Growth(tree, model.tree(), model.latent_states.log_prior)
     growth.evaluate()
-    waiting: dict[
-        int, list[tuple[float, int, int]]
-    ] = {}  # bytes explained -> (log p, parent, token)
+    # By bytes explained: (log p, parent, token).
+    waiting: dict[int, list[tuple[float, int, int]]] = {}
     if below == 0:
-        waiting[0] = [(float(model.beginnings.log_prior[b]), ROOT, b) for b in roots(goal)]
+        waiting[0] = [(float(model.latent_states.log_prior[b]), ROOT, b) for b in roots(goal)]
     _push(growth, goal, range(len(tree)), below, waiting)
     for offset in range(below, goal.last + 1):
         worth = _worth(growth, waiting, offset, floor) if floor else keep
@@ -423,13 +441,13 @@ def _push(
     below: int,
     waiting: dict[int, list[tuple[float, int, int]]],
 ) -> None:
-    """Put the children of nodes that explain `below` bytes or more in the queue; silent tokens are left out, and counted."""
+    """Queue the children that explain `below` bytes or more; silent tokens are left out."""
     for node, own, row in _roomy(growth, goal, nodes):
         if goal.table.silent:
             growth.drop(own + row[list(goal.table.silent)])
         steps = [
             (token, reached)
-            for token, reached in goal.steps[growth.tree.offset[node]]
+            for token, reached in goal.steps[growth.histories.offset[node]]
             if reached >= below
         ]
         if steps:
@@ -438,16 +456,16 @@ def _push(
                 waiting.setdefault(reached, []).append((own + value, node, token))
 
 
-def _canonical(model: NextTokenModel, goal: Goal) -> Conditioned:
-    """Only histories that the tokenizer would write, and only covering tokens with which it would go on from them."""
+def _canonical(model: Continuation, goal: Goal) -> Conditioned:
+    """Only histories that the tokenizer would write, and covering tokens that it would add."""
     if not isinstance(model, Canonical):
         raise ConfigError("canonical mode needs a model with its tokenizer; use exact or beam")
     cuts = model.encode([goal.prefix[:size] for size in range(goal.last + 1)])
     tree = from_sequences(goal, [tokens for tokens in cuts if tokens is not None])
-    growth = Growth(tree, model.reader(), model.beginnings.log_prior)
+    growth = Growth(tree, model.tree(), model.latent_states.log_prior)
     growth.evaluate()
     only = _written(model, goal, tree)
-    if not any(only.values()) and not any(goal.reached(b) for b in range(len(goal.beginnings))):
+    if not any(only.values()) and not any(goal.reached(b) for b in range(len(goal.latent_states))):
         text = quote(goal.prefix.decode(errors="backslashreplace"))
         raise CanvasError(f"the tokenizer would write no string that begins with {text}; use beam")
     onward: list[set[int]] = [set(only[node]) for node in range(len(tree))]
@@ -455,7 +473,7 @@ def _canonical(model: NextTokenModel, goal: Goal) -> Conditioned:
         if parent != ROOT:
             onward[parent].add(token)
     for node, kept in enumerate(onward):
-        ids = goal.covers(goal.key(tree.offset[node], tree.depth[node], tree.beginning[node]))
+        ids = goal.covers(goal.key(tree.offset[node], tree.depth[node], tree.latent[node]))
         matching = {
             *ids,
             *(token for token, _ in goal.steps[tree.offset[node]]),
@@ -466,10 +484,10 @@ def _canonical(model: NextTokenModel, goal: Goal) -> Conditioned:
 
 
 def _written(model: Canonical, goal: Goal, tree: Histories) -> dict[int, list[int]]:
-    """The covering tokens with which the tokenizer would go on from each node."""
+    """The covering tokens that the tokenizer would add to each node."""
     pairs: list[tuple[int, int]] = []
     for node in range(len(tree)):
-        key = goal.key(tree.offset[node], tree.depth[node], tree.beginning[node])
+        key = goal.key(tree.offset[node], tree.depth[node], tree.latent[node])
         pairs += [(node, token) for token in goal.covers(key)]
     cuts = model.encode(
         [

@@ -1,7 +1,7 @@
-"""The histories whose text is a proper beginning of what was typed: counted, and listed as a tree, before any model is called.
+"""Histories whose text is a proper prefix of what was typed, counted and listed without a model.
 
-For: `Goal`, which says what may follow and what covers, `count`, and `Histories`. Not for: probabilities. Easy to get wrong:
-the number of histories grows exponentially with the text, but counting them takes only a table over (tokens, bytes).
+The number of histories grows exponentially with the text, but counting them takes only a table over
+(tokens, bytes).
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from functools import cached_property
 from maskdiff.models.continuation import ROOT, LatentStates
 from maskdiff.models.token_table import TokenTable
 
-CoverKey = tuple[
-    int, bool, bytes
-]  # bytes explained, whether one token is left, what stands behind the last one
+# Bytes explained, whether one token is left, the bytes after the last one.
+CoverKey = tuple[int, bool, bytes]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What has to be reached: a string that begins with `prefix`, or with `whole` is it."""
+    """A string that begins with `prefix` or, if `whole`, is it."""
 
     table: TokenTable
-    beginnings: LatentStates
+    latent_states: LatentStates
     prefix: bytes
     whole: bool = False
 
@@ -34,27 +33,27 @@ class Goal:
 
     @cached_property
     def steps(self) -> list[list[tuple[int, int]]]:
-        """For each number of bytes explained, the tokens that explain more without reaching the goal: (token, bytes then)."""
+        """By bytes explained: the tokens that explain more, but not all: (token, bytes then)."""
         found = []
         for offset in range(self.last + 1):
             ids = self.table.inside(self.prefix[offset:], self.whole)
             found.append([(token, offset + len(self.table.texts[token] or b"")) for token in ids])
         return found
 
-    def reached(self, beginning: int) -> bool:
-        """Whether a beginning reaches the goal before any token."""
-        if self.beginnings.limits[beginning] == 0:
-            tail = self.beginnings.tail(beginning)
+    def reached(self, latent: int) -> bool:
+        """Whether a latent state reaches the goal before any token."""
+        if self.latent_states.limits[latent] == 0:
+            tail = self.latent_states.tail(latent)
             return tail == self.prefix if self.whole else tail.startswith(self.prefix)
         return not self.prefix and not self.whole
 
-    def key(self, offset: int, depth: int, beginning: int) -> CoverKey:
-        """What the covering tokens of a node depend on."""
-        last = self.beginnings.closed and depth + 1 == self.beginnings.limits[beginning]
-        return offset, last, self.beginnings.tail(beginning) if last else b""
+    def key(self, offset: int, depth: int, latent: int) -> CoverKey:
+        """The values on which the covering tokens of a node depend."""
+        last = self.latent_states.closed and depth + 1 == self.latent_states.limits[latent]
+        return offset, last, self.latent_states.tail(latent) if last else b""
 
     def covers(self, key: CoverKey) -> list[int]:
-        """Ids of the tokens that reach the goal at once."""
+        """Ids of the tokens that reach the goal."""
         offset, last, tail = key
         rest = self.prefix[offset:]
         if self.whole:
@@ -77,13 +76,13 @@ class Goal:
 
 @dataclass
 class Histories:
-    """A tree of histories as lists, parents before children; `offset` counts bytes explained, `depth` tokens."""
+    """A tree of histories, parents before children; `offset` is in bytes, `depth` in tokens."""
 
     parent: list[int] = field(default_factory=list)
-    token: list[int] = field(default_factory=list)  # of a beginning: its number
+    token: list[int] = field(default_factory=list)  # of a latent state: its number
     offset: list[int] = field(default_factory=list)
     depth: list[int] = field(default_factory=list)
-    beginning: list[int] = field(default_factory=list)
+    latent: list[int] = field(default_factory=list)
     child: dict[tuple[int, int], int] = field(default_factory=dict)  # (parent, token) -> node
 
     def __len__(self) -> int:
@@ -96,7 +95,7 @@ class Histories:
         self.token.append(token)
         self.offset.append(offset)
         self.depth.append(0 if parent == ROOT else self.depth[parent] + 1)
-        self.beginning.append(token if parent == ROOT else self.beginning[parent])
+        self.latent.append(token if parent == ROOT else self.latent[parent])
         self.child[parent, token] = node
         return node
 
@@ -110,24 +109,21 @@ class Histories:
 
 
 def roots(goal: Goal) -> list[int]:
-    """The beginnings from which the goal is still to be reached and may be."""
+    """The latent states that have not reached the goal, and may."""
     return [
         b
-        for b in range(len(goal.beginnings))
-        if goal.beginnings.limits[b] > 0 and not goal.reached(b)
+        for b in range(len(goal.latent_states))
+        if goal.latent_states.limits[b] > 0 and not goal.reached(b)
     ]
 
 
 def count(goal: Goal, enough: int, below: int | None = None) -> int:
-    """The number of histories of a goal (those that explain fewer than `below` bytes), or one above `enough`."""
+    """The number of histories that explain fewer than `below` bytes, or one above `enough`."""
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
-    limits = sorted(goal.beginnings.limits[b] for b in roots(goal))
+    limits = sorted(goal.latent_states.limits[b] for b in roots(goal))
     silent = len(goal.table.silent)
-    level, total, depth = (
-        {0: 1} if below > 0 else {},
-        0,
-        0,
-    )  # histories of `depth` tokens, by bytes explained
+    total, depth = 0, 0
+    level = {0: 1} if below > 0 else {}  # histories of `depth` tokens, by bytes explained
     while level and limits and depth < limits[-1]:
         total += sum(level.values()) * sum(limit > depth for limit in limits)
         if total > enough:
@@ -144,15 +140,15 @@ def count(goal: Goal, enough: int, below: int | None = None) -> int:
 
 
 def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = True) -> Histories:
-    """All histories of a goal (those that explain fewer than `below` bytes; without `silent` tokens if these are unwanted)."""
+    """All histories that explain fewer than `below` bytes, with or without `silent` tokens."""
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
     tree = Histories()
-    level = [tree.add(ROOT, beginning, 0) for beginning in roots(goal)] if below > 0 else []
+    level = [tree.add(ROOT, latent, 0) for latent in roots(goal)] if below > 0 else []
     quiet = goal.table.silent if silent else ()
     while level:
         following = []
         for node in level:
-            if tree.depth[node] + 1 >= goal.beginnings.limits[tree.beginning[node]]:
+            if tree.depth[node] + 1 >= goal.latent_states.limits[tree.latent[node]]:
                 continue  # the token after it is the last one: only a covering one is of use
             offset = tree.offset[node]
             following += [tree.add(node, token, offset) for token in quiet]
@@ -166,13 +162,13 @@ def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = Tru
 
 
 def from_sequences(goal: Goal, sequences: Iterable[list[int]]) -> Histories:
-    """The tree of given token sequences, each of which explains a beginning of the goal, after every beginning."""
+    """The tree of given token sequences, which explain prefixes of the goal, after every state."""
     tree, sequences = Histories(), list(sequences)
-    for beginning in roots(goal):
-        root = tree.add(ROOT, beginning, 0)
+    for latent in roots(goal):
+        root = tree.add(ROOT, latent, 0)
         for tokens in sequences:
             node = root
-            for token in tokens[: goal.beginnings.limits[beginning] - 1]:
+            for token in tokens[: goal.latent_states.limits[latent] - 1]:
                 reached = tree.offset[node] + len(goal.table.texts[token] or b"")
                 known = tree.child.get((node, token))
                 node = tree.add(node, token, reached) if known is None else known

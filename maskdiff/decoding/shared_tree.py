@@ -1,7 +1,6 @@
-"""Several prefixes in one tree, so that strings that begin differently are drawn in one batch.
+"""`SharedTree`: several prefixes in one tree, so that their strings are drawn in one batch.
 
-For: `SharedTree`, a model whose readers are branches of one reader. Not for: strings with one prefix, of which `Decoding` makes a
-batch by itself. Easy to get wrong: nodes are numbered from 0 in every branch; `offset` is where the branch begins in the tree.
+Nodes are numbered from 0 in every branch; `offset` is where the branch begins in the tree.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ import torch
 from torch import Tensor
 
 from maskdiff.errors import ConfigError
-from maskdiff.models.continuation import ROOT, Canonical, NextTokenModel, Reader
+from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree
 
 
 class SharedTree:
-    """The model, as `condition` takes it; give all that it returns to one `Decoding`, before another is begun."""
+    """A model for `condition`, whose results are given together to one `Decoding`."""
 
-    def __init__(self, model: NextTokenModel) -> None:
-        self.model, self.table, self.base, self.nodes = model, model.table, model.reader(), 0
-        self.beginnings = model.beginnings
+    def __init__(self, model: Continuation) -> None:
+        self.model, self.table, self.base, self.nodes = model, model.table, model.tree(), 0
+        self.latent_states = model.latent_states
 
-    def reader(self) -> Branch:
-        """See `NextTokenModel.reader`."""
+    def tree(self) -> Branch:
+        """See `Continuation.tree`."""
         return Branch(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
@@ -34,18 +33,18 @@ class SharedTree:
 
 
 class Branch:
-    """See `Reader`; the nodes of one prefix, that stand behind those of the prefixes before it."""
+    """See `HistoryTree`; the nodes of one prefix, after those of the prefixes before it."""
 
     def __init__(self, owner: SharedTree) -> None:
         self.owner, self.offset, self.calls, self.positions = owner, owner.nodes, 0, 0
 
     @property
-    def base(self) -> Reader:
-        """The reader of the whole tree."""
+    def base(self) -> HistoryTree:
+        """The tree of all prefixes."""
         return self.owner.base
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """See `Reader.extend`; while this is the last branch."""
+        """See `HistoryTree.extend`; while this is the last branch."""
         calls, positions = self.base.calls, self.base.positions
         rows = self.base.extend(torch.where(parents == ROOT, ROOT, parents + self.offset), tokens)
         self.owner.nodes += len(tokens)
@@ -54,6 +53,6 @@ class Branch:
         return rows
 
     def forget(self, nodes: int) -> None:
-        """See `Reader.forget`; while this is the last branch."""
+        """See `HistoryTree.forget`; while this is the last branch."""
         self.base.forget(self.offset + nodes)
         self.owner.nodes = self.offset + nodes

@@ -19,7 +19,7 @@ import torch
 from maskdiff import metrics
 from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
-from maskdiff.decoding import CausalModel, NextTokenModel, TableModel, TokenTable, condition
+from maskdiff.decoding import CausalModel, Continuation, TableModel, TokenTable, condition
 from maskdiff.decoding.histories import Goal, count
 from maskdiff.evaluation.completion_baselines import (
     History,
@@ -91,7 +91,7 @@ def planned(plan: Plan) -> int:
 
 def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
     """The ways that can complete all prefixes: exact within its budget, baselines for a model that is not told the length."""
-    goals = [Goal(model.table, model.beginnings, prefix.encode()) for prefix in prefixes]
+    goals = [Goal(model.table, model.latent_states, prefix.encode()) for prefix in prefixes]
     exact = all(count(goal, BUDGET) <= BUDGET for goal in goals)
     return [*MODES[not exact :], *(() if model.length_conditioned else BASELINES)]
 
@@ -136,7 +136,7 @@ def on_tables(plan: Plan) -> dict[str, list[float]]:
     }
     for index in range(TABLES):
         model, prefix = random_case(rng)
-        truth, goal = enumerated(model, prefix), Goal(model.table, model.beginnings, prefix)
+        truth, goal = enumerated(model, prefix), Goal(model.table, model.latent_states, prefix)
         found["exact"].append(
             total_variation(leaves(condition(model, prefix, "exact"), goal), truth)
         )
@@ -161,7 +161,7 @@ def on_tables(plan: Plan) -> dict[str, list[float]]:
     return found
 
 
-def _covering(model: NextTokenModel, prefix: bytes, tokens: History) -> History:
+def _covering(model: Continuation, prefix: bytes, tokens: History) -> History:
     return next(
         tokens[:size]
         for size in range(len(tokens) + 1)
@@ -193,7 +193,7 @@ def _measured(
     scores, hits, distances = [], [], []
     for index, text in enumerate(texts[:SCORED]):
         prefix, read = text[:size].encode(), Reading(model)
-        goal = Goal(model.table, model.beginnings, prefix)
+        goal = Goal(model.table, model.latent_states, prefix)
         conditioned = condition(model, prefix, method) if method in MODES else None
         proposal = (
             BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
@@ -201,7 +201,7 @@ def _measured(
         rows = ahead(proposal, goal, read)
         scores.append(text_log_prob(rows, goal, text.encode()))
         hits.append(
-            next_token(rows, goal, model.beginnings.limits[0])
+            next_token(rows, goal, model.latent_states.limits[0])
             == true_next(model, text.encode(), len(prefix))
         )
         if index < COMPARED and method != "exact" and count(goal, FEW) <= FEW:
@@ -307,7 +307,9 @@ def _rejected(
         ("milliseconds_median", np.array(expected)),
         ("times_exact_median", np.array(ratios)),
     ):
-        estimate = metrics.bootstrap(
-            values, lambda index, of=values: float(np.median(of[index])), plan.rng(89)
-        )  # type: ignore[misc]
+
+        def median(index: np.ndarray, of: np.ndarray = values) -> float:
+            return float(np.median(of[index]))
+
+        estimate = metrics.bootstrap(values, median, plan.rng(89))
         ledger.add("rejection", where, metric, estimate)

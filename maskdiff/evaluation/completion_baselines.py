@@ -1,8 +1,9 @@
 """What other tools do with typed text, as proposals for the next token that can be compared with the exact one.
 
-For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them in tests and the benchmark.
-Not for: completing anything. Easy to get wrong: a proposal that runs into a dead end, or forces tokens that never reach the end
-of the typed text, loses its mass: a comparison that renormalised what is left would flatter it.
+For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them
+in tests and the benchmark. Not for: completing anything. Easy to get wrong: a proposal that runs
+into a dead end, or forces tokens that never reach the end of the typed text, loses its mass: a
+comparison that renormalised what is left would flatter it.
 
 naive mask:      p(t | h) of the tokens that do not contradict the prefix, normalised at each step: no look-ahead
 position table:  looks ahead, with Z as a function of the bytes explained alone, found along one history for each of them
@@ -15,7 +16,7 @@ rejection:       strings of the model until they begin with the prefix; exact in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,12 @@ from torch import Tensor
 from maskdiff.decoding.condition import Conditioned
 from maskdiff.decoding.decode import Completion
 from maskdiff.decoding.histories import Goal
-from maskdiff.models.continuation import ROOT, Canonical, NextTokenModel, Reader
+from maskdiff.decoding.loop import Batch, Noise, decode
+from maskdiff.drawing.history import TokenHistory
+from maskdiff.drawing.logits import pick
+from maskdiff.drawing.settings import Draw
+from maskdiff.drawing.stopping import EOS, LENGTH
+from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree, TreeStream
 
 History = tuple[int, ...]
 
@@ -42,14 +48,14 @@ class Baseline(Protocol):
 
 
 class Reading:
-    """What a model of one beginning says after single histories, each evaluated once; `reader` counts what that took."""
+    """What a model of one latent state says after single histories, each evaluated once; `tree` counts what that took."""
 
-    def __init__(self, model: NextTokenModel) -> None:
-        if len(model.beginnings) != 1:
+    def __init__(self, model: Continuation) -> None:
+        if len(model.latent_states) != 1:
             raise ValueError(
-                f"baselines are for models with one beginning; this one has {len(model.beginnings)}"
+                f"baselines are for models with one latent state; this one has {len(model.latent_states)}"
             )
-        self.model, self.reader = model, model.reader()
+        self.model, self.tree = model, model.tree()
         self._node: dict[History, int] = {}
         self._rows: list[Tensor] = []
 
@@ -64,7 +70,7 @@ class Reading:
                     tokens.append(history[size - 1] if size else 0)
         if parents:
             self._rows += (
-                self.reader.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
+                self.tree.extend(torch.tensor(parents), torch.tensor(tokens)).double().cpu()
             )
         return torch.stack([self._rows[self._node[history]] for history in histories])
 
@@ -113,7 +119,7 @@ class Forced:
         return _normal(out)
 
 
-def naive_mask(model: NextTokenModel, prefix: bytes) -> Masked:
+def naive_mask(model: Continuation, prefix: bytes) -> Masked:
     """Tokens that contradict the prefix are forbidden; what the others lead to is not asked."""
     return Masked(
         "naive mask",
@@ -123,7 +129,7 @@ def naive_mask(model: NextTokenModel, prefix: bytes) -> Masked:
     )
 
 
-def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
+def position_table(model: Continuation, prefix: bytes) -> Masked:
     """The masses along one history for each number of bytes, taken for those of all histories that explain as many.
 
         Z(c) = sum over t of p(t | history of c) Z(c + bytes of t)
@@ -146,7 +152,7 @@ def position_table(model: NextTokenModel, prefix: bytes) -> Masked:
     return Masked("position table", goal, read, log_z)
 
 
-def token_healing(model: NextTokenModel, prefix: bytes) -> Forced:
+def token_healing(model: Continuation, prefix: bytes) -> Forced:
     """The last token of the cut is taken back, and one that begins with its text is drawn in its place."""
     goal, tokens = _goal(model, prefix), _cut(model, prefix)
     heal = goal.table.text(tokens[-1:]) if tokens else None
@@ -155,7 +161,7 @@ def token_healing(model: NextTokenModel, prefix: bytes) -> Forced:
     )
 
 
-def as_they_fall(model: NextTokenModel, prefix: bytes) -> Forced:
+def as_they_fall(model: Continuation, prefix: bytes) -> Forced:
     """The prefix is a prompt: its cut stands, and the model goes on from there."""
     return Forced(
         "prompt tokens as they fall",
@@ -171,7 +177,7 @@ PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
 
 @dataclass(frozen=True)
 class Proposal:
-    """A conditioned model of one beginning, looked at as a baseline; histories that it left out have no mass."""
+    """A conditioned model of one latent state, looked at as a baseline; histories that it left out have no mass."""
 
     conditioned: Conditioned
 
@@ -191,9 +197,9 @@ class Proposal:
         return out
 
     def _node(self, history: History) -> int | None:
-        node = self.conditioned.tree.child.get((ROOT, 0))
+        node = self.conditioned.histories.child.get((ROOT, 0))
         for token in history:
-            node = None if node is None else self.conditioned.tree.child.get((node, token))
+            node = None if node is None else self.conditioned.histories.child.get((node, token))
         return node
 
 
@@ -232,8 +238,8 @@ def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
 class Rejection:
     """What rejection sampling found and cost.
 
-    draws: strings until the last one that was accepted, or all of them if more were wanted. calls, positions: forward passes
-    and the tokens that they evaluated, for whole batches.
+    draws: strings until the last one that was accepted, or all of them if more were wanted. calls,
+    positions: forward passes and the tokens that they evaluated, for whole batches.
     """
 
     completions: list[Completion]
@@ -243,7 +249,7 @@ class Rejection:
 
 
 def reject(
-    model: NextTokenModel,
+    model: Continuation,
     prefix: bytes,
     n: int,
     most: int,
@@ -256,61 +262,135 @@ def reject(
     draws = calls = positions = spent = 0
     while len(accepted) < n and spent < most:
         size = min(batch, most - spent)
-        made, reader = _strings(model, goal, size, generator)
+        made, tree = _strings(model, goal, size, generator)
         kept = list(made)[: n - len(accepted)]
         accepted += [made[i] for i in kept]
         draws = spent + (1 + kept[-1] if len(accepted) == n else size)
-        spent, calls, positions = spent + size, calls + reader.calls, positions + reader.positions
+        spent, calls, positions = spent + size, calls + tree.calls, positions + tree.positions
     return Rejection(accepted, draws, calls, positions)
 
 
 def _strings(
-    model: NextTokenModel, goal: Goal, size: int, generator: torch.Generator
-) -> tuple[dict[int, Completion], Reader]:
-    """Strings of one batch that reach the goal, by their number in it, and the reader that was used up."""
-    beginnings, reader = model.beginnings, model.reader()
-    limit, closed, ends = (
-        beginnings.limits[0],
-        beginnings.closed,
-        torch.tensor(model.table.ends, dtype=torch.int64),
-    )
-    inner, last = _transitions(goal, False), _transitions(goal, closed)
-    log_p = torch.full((size,), float(beginnings.log_prior[0]), dtype=torch.float64)
-    written, length, whole = (
-        torch.full((size, limit), -1),
-        torch.zeros(size, dtype=torch.int64),
-        torch.zeros(size).bool(),
-    )
-    rows, offset = (
-        torch.arange(size),
-        torch.zeros(size, dtype=torch.int64),
-    )  # strings under way, and their bytes explained
-    node, nodes = torch.zeros(size, dtype=torch.int64), 1  # all share the root
-    log_next = (
-        reader.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
-    )
-    for depth in range(limit):
-        tokens = torch.multinomial(log_next.exp(), 1, generator=generator)[:, 0]
-        written[rows, depth] = tokens
-        log_p[rows] += log_next.gather(1, tokens[:, None])[:, 0]
-        full = depth + 1 == limit
-        offset = (last if full else inner)[offset, tokens]
-        over = torch.isin(tokens, ends) | full
-        found = over & (offset == len(goal.prefix))
-        length[rows[found]] = depth + 1
-        whole[rows[found]] = torch.isin(tokens[found], ends) | closed
-        on = ~over & (offset >= 0)
-        rows, offset, node, tokens = rows[on], offset[on], node[on], tokens[on]
-        if not len(rows):
-            break
-        log_next = reader.extend(node, tokens).double().cpu()
-        node, nodes = nodes + torch.arange(len(rows)), nodes + len(rows)
-    made = {}
-    for i in length.nonzero()[:, 0].tolist():
-        ids, complete = tuple(written[i, : length[i]].tolist()), bool(whole[i])
-        data = model.table.text(ids) + (beginnings.tail(0) + beginnings.suffix if complete else b"")
-        made[i] = Completion(data, ids, float(log_p[i]), "eos" if complete else "length", len(ids))
-    return made, reader
+    model: Continuation, goal: Goal, size: int, generator: torch.Generator
+) -> tuple[dict[int, Completion], HistoryTree]:
+    """Strings of one batch that reach the goal, by number, and the tree that was used up."""
+    tree = model.tree()
+    root = tree.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu()
+    stream = TreeStream(tree, torch.zeros(size, dtype=torch.int64), 1)  # all share the root
+    strings = _Candidates(model, goal, size)
+    batch = Batch(sequential_noise(generator, root.shape[1]))
+    for _ in decode(stream, root.expand(size, -1), strings, batch, Draw()):
+        pass
+    return strings.accepted(), tree
+
+
+class _Candidates:
+    """Strings that go on while they do not contradict a prefix; see `Strings`."""
+
+    history: TokenHistory | None = None
+    free = None
+
+    def __init__(self, model: Continuation, goal: Goal, size: int) -> None:
+        self.model, self.goal, self.latent_states = model, goal, model.latent_states
+        self.ends = torch.tensor(model.table.ends, dtype=torch.int64)
+        self.inner = _transitions(goal, False)
+        self.last = _transitions(goal, self.latent_states.closed)
+        self.written = torch.full((size, self.latent_states.limits[0]), -1)
+        prior = float(self.latent_states.log_prior[0])
+        self.log_p = torch.full((size,), prior, dtype=torch.float64)
+        self.offset = torch.zeros(size, dtype=torch.int64)  # bytes explained, -1: a contradiction
+        self.length = torch.zeros(size, dtype=torch.int64)  # of the strings that reach the goal
+        self.whole = torch.zeros(size, dtype=torch.bool)
+        self.depth = 0
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `Strings.write`."""
+        self.written[rows, self.depth] = tokens
+        self.log_p[rows] += pick(scores, tokens)
+        self.depth += 1
+        full = self.depth == self.latent_states.limits[0]
+        offset = (self.last if full else self.inner)[self.offset[rows], tokens]
+        self.offset[rows] = offset
+        ended = torch.isin(tokens, self.ends)
+        found = (ended | full) & (offset == len(self.goal.prefix))
+        self.length[rows[found]] = self.depth
+        self.whole[rows[found]] = ended[found] | self.latent_states.closed
+        return ~(ended | full) & (offset >= 0)
+
+    def accepted(self) -> dict[int, Completion]:
+        """The strings that begin with the prefix, by number."""
+        made, latent_states = {}, self.latent_states
+        for i in self.length.nonzero()[:, 0].tolist():
+            ids, whole = tuple(self.written[i, : self.length[i]].tolist()), bool(self.whole[i])
+            data = self.model.table.text(ids)
+            data += latent_states.tail(0) + latent_states.suffix if whole else b""
+            reason = EOS if whole else LENGTH
+            made[i] = Completion(data, ids, float(self.log_p[i]), reason, len(ids))
+        return made
+
+
+def sequential_noise(generator: torch.Generator, vocab_size: int) -> Noise:
+    """Gumbel noise from a generator; draws with it are those of `torch.multinomial`."""
+
+    def noise(rows: Tensor, step: int) -> Tensor:
+        drawn = torch.empty(len(rows), vocab_size, dtype=torch.float64)
+        return -drawn.exponential_(generator=generator).log()
+
+    return noise
+
+
+def follow(
+    rows: Callable[[Sequence[History]], Tensor],
+    ended: Callable[[History], bool],
+    draw: Draw,
+    generator: torch.Generator | None = None,
+) -> tuple[History, bool]:
+    """One history drawn from distributions of the next token.
+
+    Args:
+        rows: (n, vocab) log-probabilities of the next token after n histories.
+        ended: Whether a history ends with its last token.
+        draw: Settings of the draws.
+        generator: Of the random numbers, for temperatures above 0.
+
+    Returns:
+        The history, and whether it has ended; else it ran into a dead end.
+    """
+    strings, scores = _History(rows, ended), rows([()])
+    batch = Batch(sequential_noise(generator or torch.Generator(), scores.shape[1]))
+    for _ in decode(strings, scores, strings, batch, draw):
+        pass
+    return strings.path, strings.ended
+
+
+class _History:
+    """One history as `CausalStream` and as `Strings`."""
+
+    history: TokenHistory | None = None
+    free = None
+
+    def __init__(
+        self, rows: Callable[[Sequence[History]], Tensor], ends: Callable[[History], bool]
+    ) -> None:
+        self.rows, self.ends = rows, ends
+        self.path: History = ()
+        self.ended = False
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `Strings.write`; nothing is drawn where no token has any probability."""
+        if float(scores.max()) == -math.inf:
+            return torch.tensor([False])
+        self.path = (*self.path, int(tokens))
+        self.ended = self.ends(self.path)
+        return torch.tensor([not self.ended])
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        return self.rows([self.path])
+
+    def select(self, rows: Tensor) -> _History:
+        """See `CausalStream.select`."""
+        return self
 
 
 def _transitions(goal: Goal, last: bool) -> Tensor:
@@ -322,19 +402,19 @@ def _transitions(goal: Goal, last: bool) -> Tensor:
         for token, reached in goal.steps[offset]:
             table[offset, token] = reached
         table[offset, list(goal.table.silent)] = offset
-        table[offset, goal.covers((offset, last, goal.beginnings.tail(0) if last else b""))] = n
+        table[offset, goal.covers((offset, last, goal.latent_states.tail(0) if last else b""))] = n
     return table
 
 
 def _check(goal: Goal) -> None:
-    if len(goal.beginnings) != 1 or goal.beginnings.limits[0] == 0 or goal.whole:
+    if len(goal.latent_states) != 1 or goal.latent_states.limits[0] == 0 or goal.whole:
         raise ValueError(
-            "baselines are for models with one beginning and room for a token, and for prefixes, not whole texts"
+            "baselines are for models with one latent state and room for a token, and for prefixes, not whole texts"
         )
 
 
-def _goal(model: NextTokenModel, prefix: bytes) -> Goal:
-    goal = Goal(model.table, model.beginnings, prefix)
+def _goal(model: Continuation, prefix: bytes) -> Goal:
+    goal = Goal(model.table, model.latent_states, prefix)
     _check(goal)
     return goal
 
@@ -344,7 +424,7 @@ def _moves(goal: Goal, history: History) -> tuple[list[int], list[int]]:
     offset = len(goal.table.text(history))
     tokens = goal.covers(goal.key(offset, len(history), 0))
     reached = [len(goal.prefix)] * len(tokens)
-    if len(history) + 1 < goal.beginnings.limits[0]:
+    if len(history) + 1 < goal.latent_states.limits[0]:
         tokens = [*tokens, *(token for token, _ in goal.steps[offset]), *goal.table.silent]
         reached += [*(size for _, size in goal.steps[offset]), *[offset] * len(goal.table.silent)]
     return tokens, reached
@@ -356,7 +436,7 @@ def _normal(log_q: Tensor) -> Tensor:
     return log_q - torch.where(total == -math.inf, 0.0, total)
 
 
-def _cut(model: NextTokenModel, prefix: bytes) -> History | None:
+def _cut(model: Continuation, prefix: bytes) -> History | None:
     """The tokenizer's cut of a prefix; without one, or for bytes that are no text, the longest token each time."""
     known = model.encode([prefix])[0] if isinstance(model, Canonical) else None
     if known is not None:
@@ -372,7 +452,7 @@ def _cut(model: NextTokenModel, prefix: bytes) -> History | None:
 
 def _representatives(goal: Goal, read: Reading) -> list[History | None]:
     """One history for each number of bytes: the tokenizer's, else the likeliest that goes on from those of fewer bytes."""
-    n, limit, model = len(goal.prefix), goal.beginnings.limits[0], read.model
+    n, limit, model = len(goal.prefix), goal.latent_states.limits[0], read.model
     cuts: list[History | None] = [None] * n
     if isinstance(model, Canonical):
         known = model.encode([goal.prefix[:size] for size in range(n)])

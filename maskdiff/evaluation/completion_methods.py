@@ -17,20 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskdiff.decoding import Canonical, Conditioned, Decoding, NextTokenModel, condition
+from maskdiff.decoding import Canonical, Conditioned, Continuation, Decoding, condition
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.evaluation.completion_baselines import (
     Baseline,
     History,
     Reading,
     as_they_fall,
+    follow,
     naive_mask,
     position_table,
     token_healing,
 )
 
-BASELINES: dict[str, Callable[[NextTokenModel, bytes], Baseline]] = {
+BASELINES: dict[str, Callable[[Continuation, bytes], Baseline]] = {
     "naive_mask": naive_mask,
     "position_table": position_table,
     "token_healing": token_healing,
@@ -52,7 +54,7 @@ class Drawn:
     conditioned: Conditioned | None = None
 
 
-def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
+def draw(model: Continuation, method: str, prefix: bytes, seed: int) -> Drawn:
     """One completion by a mode or a baseline."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     if method in MODES:
@@ -67,20 +69,21 @@ def draw(model: NextTokenModel, method: str, prefix: bytes, seed: int) -> Drawn:
         )
     proposal = BASELINES[method](model, prefix)
     read = proposal.read  # type: ignore[attr-defined]  # all four have one
-    rows, before = ahead(proposal, Goal(model.table, model.beginnings, prefix), read), 0
-    history: History = ()
-    while True:
-        if len(model.table.text(history)) < len(prefix):
-            before = read.reader.calls
-        row = rows([history])[0]
-        if float(row.max()) == -math.inf:  # a dead end: what is written so far is all there is
-            break
-        history = (*history, int(torch.multinomial(row.exp(), 1, generator=generator)))
-        if history[-1] in model.table.ends or len(history) >= model.beginnings.limits[0]:
-            break
-    return Drawn(
-        model.table.text(history), max(before, 1), read.reader.calls, time.perf_counter() - start
-    )
+    ends, limit, before = model.table.ends, model.latent_states.limits[0], 0
+    rows = ahead(proposal, Goal(model.table, model.latent_states, prefix), read)
+
+    def counted(histories: Sequence[History]) -> Tensor:
+        nonlocal before
+        if len(model.table.text(histories[0])) < len(prefix):
+            before = read.tree.calls
+        return rows(histories)
+
+    def ended(history: History) -> bool:
+        return history[-1] in ends or len(history) >= limit
+
+    history, _ = follow(counted, ended, Draw(), generator)
+    calls, seconds = read.tree.calls, time.perf_counter() - start
+    return Drawn(model.table.text(history), max(before, 1), calls, seconds)
 
 
 def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
@@ -129,21 +132,19 @@ def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
 
 def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
     """The token that reaches beyond the prefix, chosen greedily, and the byte at which it begins; None at a dead end."""
-    history: History = ()
-    while len(history) < limit:
-        row, start = rows([history])[0], len(goal.table.text(history))
-        token = int(row.argmax())
-        if float(row[token]) == -math.inf:
-            return None
-        history = (*history, token)
-        if token in goal.table.ends or start + len(goal.table.texts[token] or b"") > len(
-            goal.prefix
-        ):
-            return start, token
-    return None
+
+    def beyond(history: History) -> bool:
+        return history[-1] in goal.table.ends or len(goal.table.text(history)) > len(goal.prefix)
+
+    history, ended = follow(
+        rows, lambda own: beyond(own) or len(own) >= limit, Draw(temperature=0.0)
+    )
+    if not ended or not beyond(history):
+        return None
+    return len(goal.table.text(history[:-1])), history[-1]
 
 
-def true_next(model: NextTokenModel, text: bytes, size: int) -> tuple[int, int] | None:
+def true_next(model: Continuation, text: bytes, size: int) -> tuple[int, int] | None:
     """The token of the tokenizer's cut of ``text`` that reaches beyond ``size`` bytes, and the byte at which it begins."""
     cut = model.encode([text])[0] if isinstance(model, Canonical) else None
     start = 0

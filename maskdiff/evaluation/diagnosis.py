@@ -111,15 +111,15 @@ def end_probabilities(loaded: Loaded, texts: Sequence[str]) -> list[float]:
     """p(end-of-string) after each whole text, cut into tokens as the vocabulary does."""
     model = CausalModel(loaded.denoiser, loaded.lengths)
     rows = loaded.vocabulary.encode_many(texts)
-    reader = model.reader()
-    reader.extend(torch.tensor([ROOT]), torch.tensor([0]))
+    tree = model.tree()
+    tree.extend(torch.tensor([ROOT]), torch.tensor([0]))
     found = []
     for row in rows:
         nodes = torch.arange(len(row)) + 1  # behind the root, each the child of the one before
         parents = torch.cat([torch.tensor([0]), nodes[:-1]])
-        log_p = reader.extend(parents, torch.tensor(row))[-1]
+        log_p = tree.extend(parents, torch.tensor(row))[-1]
         found.append(float(log_p[list(model.table.ends)].exp().sum()))
-        reader.forget(1)
+        tree.forget(1)
     return found
 
 

@@ -39,7 +39,7 @@ from maskdiff.evaluation.rows import (
 )
 from maskdiff.languages import HasExactProbability, HasOperators
 from maskdiff.metrics import Estimate
-from maskdiff.sampling import Penalties, controlled
+from maskdiff.sampling import Penalties, penalised
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.stage import Sampler
 
@@ -75,7 +75,7 @@ def draw(
     """
     control = control or ControlConfig()
     controls = Penalties.of(control, denoiser.vocabulary)
-    sampler = controlled(sampler, controls) if controls.active else sampler
+    sampler = penalised(sampler, controls) if controls.active else sampler
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
     texts: list[str] = []

@@ -21,6 +21,7 @@ from maskdiff.config import ControlConfig
 from maskdiff.data import held_out
 from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
 from maskdiff.sampling import Penalties, Stopping, StopText
@@ -78,7 +79,7 @@ def make_tasks(language: Language, count: int, seed: int, split: str = "test") -
     for text in held_out(language, split, count, seed):  # type: ignore[arg-type]
         cut, answer = len(text) // 2, None
         if isinstance(language, HasValue):
-            known = ((size, language.consequence(text[:size])) for size in range(1, len(text)))
+            known = ((size, language.forced_ending(text[:size])) for size in range(1, len(text)))
             cut, answer = next(((size, own) for size, own in known if own is not None), (cut, None))
         tasks.append(Task(text[:cut], answer, text))
     return tasks
@@ -98,21 +99,14 @@ def draw_outputs(
     Prompts are conditioned on as the tokenizer cuts them: of a model of pieces, all cuts of hundreds of prompts would not fit.
     """
     model = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
-    controls, stopping = (
-        Penalties.of(control, loaded.vocabulary),
-        Stopping.of(control, loaded.vocabulary.utf8),
-    )
+    draw = Draw(temperature, penalties=Penalties.of(control, loaded.vocabulary))
+    stopping = Stopping.of(control, loaded.vocabulary.utf8)
     keys, made = new_keys(len(tasks), torch.Generator().manual_seed(seed)), []
     for start in range(0, len(tasks), BATCH):
         part, together = tasks[start : start + BATCH], SharedTree(model)
         given = [condition(together, task.prompt.encode(), "canonical") for task in part]
-        for task, done in zip(
-            part,
-            Decoding(
-                given, keys[start : start + BATCH], temperature, 1.0, controls, stopping
-            ).run(),
-            strict=True,
-        ):
+        strings = Decoding(given, keys[start : start + BATCH], draw, stopping).run()
+        for task, done in zip(part, strings, strict=True):
             texts = (model.table.texts[token] for token in done.tokens)
             pieces = tuple(text.decode() for text in texts if text)
             made.append(Output(task, shortened(pieces, len(done.data.decode())), done.reason))

@@ -20,7 +20,7 @@ from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate
-from maskdiff.sampling.presets import make_sampler, sampler_for
+from maskdiff.sampling import constrained, make_sampler
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -113,7 +113,8 @@ class Subject:
 
     def sampler(self, config: SamplerConfig) -> Sampler:
         """The sampler of a configuration for this subject's language."""
-        return sampler_for(config, self.language, getattr(self.loaded.denoiser, "device", "cpu"))
+        sampler = make_sampler(config)
+        return constrained(sampler, self.loaded.constraint()) if config.grammar else sampler
 
 
 @dataclass(frozen=True)

@@ -241,16 +241,17 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
         import openai  # noqa: F401
 
         from maskdiff.serving.app import create_app
-        from maskdiff.serving.local import running
+        from maskdiff.serving.server import run_in_thread
     except ImportError:
         return
     language = subject.language
     assert isinstance(language, Stepwise)
-    from maskdiff.serving.served import Served
+    from maskdiff.serving.model import ServedModel
 
     count = min(CLOSED_PROBLEMS, plan.num_samples)
     problems = problems_of(subject, "test", count, plan.seed)
-    served = Served(make_backend(BackendConfig(), subject.loaded), "steps", language.prompt, 4096)
+    backend = make_backend(BackendConfig(), subject.loaded)
+    served = ServedModel(backend, "steps", language.prompt, 4096)
     config = StepConfig(strategy="sample", scorer="vote", max_steps=CLOSED_STEPS)
     unasked = replace(config, require_continuation=False)
     for name, prefill, own in (
@@ -258,7 +259,7 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
         ("closes the turn, guarded", "restart", unasked),
         ("closes the turn, unguarded", "restart", replace(unasked, guard=False)),
     ):
-        with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
+        with run_in_thread(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
             chat = make_backend(
                 BackendConfig(backend="chat", model="steps", base_url=url), language=language
             )

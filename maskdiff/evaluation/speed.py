@@ -33,7 +33,7 @@ from maskdiff.evaluation.rows import (
     unwatched,
 )
 from maskdiff.metrics import Estimate
-from maskdiff.sampling import Autoregressive, Canvas, Penalties
+from maskdiff.sampling import Autoregressive, Canvas, Draw, Penalties
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -104,7 +104,9 @@ def controls_cost(subject: Subject, plan: Plan) -> list[Row]:
         [mean] * plan.batch_size, vocabulary, None, getattr(loaded.denoiser, "device", "cpu")
     )
     plain = Autoregressive()
-    controlled = Autoregressive(top_p=TOP_P, controls=Penalties.of(ALL_CONTROLS, vocabulary))
+    controlled = Autoregressive(
+        draw=Draw(top_p=TOP_P, penalties=Penalties.of(ALL_CONTROLS, vocabulary))
+    )
     ratios: list[float] = []
     for index in range(2 * ROUNDS + 1):
         seconds = []

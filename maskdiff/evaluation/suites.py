@@ -33,7 +33,6 @@ from maskdiff.evaluation.solve import planned as planned_solutions
 from maskdiff.evaluation.solve import solve
 from maskdiff.evaluation.speed import speed
 from maskdiff.languages import split_of
-from maskdiff.sampling import GrammarConstraint
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -171,7 +170,7 @@ def check_subjects(
     for subject in subjects:
         draw_lengths(subject.language, 1, plan.lengths, plan.rng())
         if grammar:
-            GrammarConstraint.of(subject.language)
+            subject.loaded.constraint()
     return check_fit(
         samplers,
         {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects},

@@ -1,6 +1,6 @@
 """Lark as an independent reader of a grammar: whether its Earley parser accepts a text.
 
-Runs in the process of a `Checker`, since Lark can take any time over a grammar or a text.
+Runs in the process of a `CheckerProcess`, since Lark can take any time over a grammar or a text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from maskdiff.languages.cfg import GrammarSource, restore_source
-from maskdiff.languages.cfg.source import GRAMMAR, held_imports
+from maskdiff.languages.cfg.source import GRAMMAR, StoredImports
 
 ACCEPTS = "maskdiff.languages.lark_reader:accepts?"  # the name of `accepts` for `load_checker`
 
@@ -51,7 +51,7 @@ def _parser(grammar: str) -> Any:
             parser="earley",
             lexer="dynamic_complete",
             start=source.start,
-            import_paths=[held_imports(source)],
+            import_paths=[StoredImports(dict(source.files))],
             source_path=GRAMMAR,
         )
     except LarkError as error:

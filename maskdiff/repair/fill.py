@@ -7,7 +7,7 @@ guide can put the only solution last, but not exclude it.
 Prefixes grow from left to right and branch at blanks. Prefixes of one chunk have the same length
 and are extended together, the chunk with the likeliest prefix first (best-first search; Hart,
 Nilsson and Raphael 1968). Different lengths are compared by adding the expected cost of the blanks
-to come. A prefix with a single possible ending (`consequence`: an expression and its `=`) is a
+to come. A prefix with a single possible ending (`forced_ending`: an expression and its `=`) is a
 candidate at once: it is compared with the template, then verified.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 
 if TYPE_CHECKING:
-    from maskdiff.constraints.grammar import NextSymbol
+    from maskdiff.drawing.settings import NextSymbol
     from maskdiff.languages import Vocabulary
 
 BOUND = 100_000  # prefixes and fillings that a search examines at most
@@ -42,14 +42,14 @@ class FillProblem:
     Attributes:
         template: A text with `vocabulary.blank` for each blank.
         holds: Returns whether a complete text is a solution.
-        consequence: Returns the only ending with which a prefix holds; None if there are several.
+        forced_ending: Returns the only ending with which a prefix holds; None if there are several.
         mask: Allowed next symbols, for a batch of this template alone; None allows all.
     """
 
     template: str
     vocabulary: Vocabulary
     holds: Callable[[str], bool]
-    consequence: Callable[[str], str | None]
+    forced_ending: Callable[[str], str | None]
     mask: NextSymbol | None = None
 
     def fits(self, text: str) -> bool:
@@ -242,7 +242,7 @@ class _Search:
             if size == len(self.problem.template):
                 self._verify(text)
                 return None
-            rest = self.problem.consequence(text[:size])
+            rest = self.problem.forced_ending(text[:size])
             if rest is not None:
                 self._verify(text[:size] + rest)
                 return None

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from maskdiff.config import SamplerConfig
-from maskdiff.constraints.grammar import GrammarConstraint
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.compose import (
     Speculate,
     certain_prefix,
     coarse_to_fine,
-    constrained,
     hybrid,
     one_shot,
     predictor_corrector,
@@ -41,9 +38,6 @@ from maskdiff.sampling.schedule import (
 )
 from maskdiff.sampling.stage import Sampler
 from maskdiff.sampling.unmask import Unmask
-
-if TYPE_CHECKING:
-    from maskdiff.languages import Language
 
 
 @dataclass(frozen=True)
@@ -79,9 +73,12 @@ def preset(
 
 
 def make_sampler(config: SamplerConfig) -> Sampler:
-    """The sampler that ``config.sampler`` names, with the other settings laid on it; ``ConfigError`` for an unknown name.
+    """Returns the sampler named by `config.sampler` with the settings of `config`.
 
-    All but ``config.grammar``, which needs a language: see ``sampler_for``.
+    `config.grammar` has no effect here, because it needs a language: `constrained` applies it.
+
+    Raises:
+        ConfigError: The name is unknown, or the settings make no sampler.
     """
     if config.sampler not in PRESETS:
         nearest = get_close_matches(config.sampler, PRESETS, n=1, cutoff=0.0)[0]
@@ -91,25 +88,19 @@ def make_sampler(config: SamplerConfig) -> Sampler:
     return PRESETS[config.sampler].make(config)
 
 
-def sampler_for(
-    config: SamplerConfig, language: Language, device: torch.device | str = "cpu"
-) -> Sampler:
-    """``make_sampler``, under the grammar of the language where ``config.grammar`` asks for it; ``ConfigError`` without one."""
-    sampler = make_sampler(config)
-    return (
-        constrained(sampler, GrammarConstraint.of(language, device)) if config.grammar else sampler
-    )
-
-
 def describe() -> str:
     """One line for every preset, for ``--help``."""
     width = max(map(len, PRESETS))
     return "\n".join(f"{name:{width}}  {entry.help}" for name, entry in PRESETS.items())
 
 
+def _draw(config: SamplerConfig) -> Draw:
+    return Draw(config.temperature, config.top_p)
+
+
 def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
     """The unmasking loop with the configuration's budget and token distribution, and a preset's settings."""
-    base = Unmask(steps=config.steps, temperature=config.temperature, top_p=config.top_p)
+    base = Unmask(steps=config.steps, draw=_draw(config))
     return replace(base, **settings)
 
 
@@ -261,7 +252,7 @@ def _causal_corrector(config: SamplerConfig) -> Sampler:
 
 @preset("autoregressive", "causal mode with a cache, one token an evaluation; steps is ignored")
 def _autoregressive(config: SamplerConfig) -> Sampler:
-    return Autoregressive(temperature=config.temperature, top_p=config.top_p)
+    return Autoregressive(draw=_draw(config))
 
 
 @preset(
@@ -269,7 +260,7 @@ def _autoregressive(config: SamplerConfig) -> Sampler:
     "the autoregressive sample by fixed-point iteration (2002.09928); steps is ignored",
 )
 def _predictive(config: SamplerConfig) -> Sampler:
-    causal = Predictive(temperature=config.temperature, top_p=config.top_p)
+    causal = Predictive(draw=_draw(config))
     return one_shot(_loop(config)).then(causal)
 
 
@@ -280,7 +271,7 @@ def _hybrid(config: SamplerConfig) -> Sampler:
 
 @preset("hybrid_speculative", "num_ar_tokens causal tokens, then speculative; steps in all")
 def _hybrid_speculative(config: SamplerConfig) -> Sampler:
-    start = Autoregressive(config.num_ar_tokens, config.temperature, config.top_p)
+    start = Autoregressive(config.num_ar_tokens, _draw(config))
     return start.then(_speculative(config)) if config.num_ar_tokens else _speculative(config)
 
 
@@ -290,7 +281,9 @@ def _hybrid_speculative(config: SamplerConfig) -> Sampler:
 )
 def _hybrid_reference(config: SamplerConfig) -> Sampler:
     settings = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
-    return hybrid(config.num_ar_tokens, _loop(config, **settings, steps=0, own=config.steps))
+    return hybrid(
+        config.num_ar_tokens, _loop(config, **settings, steps=0, stage_steps=config.steps)
+    )
 
 
 @preset(
@@ -299,7 +292,7 @@ def _hybrid_reference(config: SamplerConfig) -> Sampler:
 )
 def _verified(config: SamplerConfig) -> Sampler:
     draft = _loop(config, **PARALLEL, steps=-(-config.steps // 3) if config.steps else 0)
-    return verified(draft, config.steps, config.temperature, config.top_p)
+    return verified(draft, config.steps, _draw(config))
 
 
 @preset(

@@ -149,7 +149,7 @@ class OpenAIBackend(ABC):
         first BackendError after all requests have ended. An interrupt closes the connections.
         """
         payloads = [
-            None if bounded("", 0, request.stop, request.over) else self._payload(request)
+            None if bounded("", 0, request.stop, request.overshoot) else self._payload(request)
             for request in requests
         ]
         if not requests:
@@ -267,7 +267,7 @@ class OpenAIBackend(ABC):
 
     def _reply(self, request: Request, parts: list[Part]) -> Reply:
         """The candidates of all responses, and their cost."""
-        carried = bounded("", 0, request.stop, request.over)
+        carried = bounded("", 0, request.stop, request.overshoot)
         if carried:  # the text carried over is a whole step: nothing was requested
             none = () if self.log_probs else None
             done = Candidate(
@@ -314,9 +314,9 @@ class OpenAIBackend(ABC):
         self, request: Request, choice: dict[str, Any], drawn: list[DrawnToken] | None, tokens: int
     ) -> Candidate:
         text, finish = self._ending(request, choice, self._text_of(choice))
-        step, over = request.over + text, ""
+        step, over = request.overshoot + text, ""
         # Text after a stop string: the server ignored it, or it begins in the text carried over.
-        if cut := bounded(text, 0, request.stop, request.over):
+        if cut := bounded(text, 0, request.stop, request.overshoot):
             (step, over), finish = cut, "stop"
         log_probs = entropies = gaps = None
         if drawn is not None:
@@ -340,7 +340,7 @@ class OpenAIBackend(ABC):
         if request.stop.find(text) is not None:
             return text, "stop"  # the server did not remove it
         matched = [choice[field] for field in ("stop_reason", "matched_stop") if field in choice]
-        whole = request.over + text
+        whole = request.overshoot + text
         # An empty step is the end: if it counted as a stop, empty steps would follow for ever.
         if not matched and strings and whole and not self._ended(whole):
             matched = [strings[0]]

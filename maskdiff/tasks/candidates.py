@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from maskdiff.config import CANDIDATES
-from maskdiff.languages import holds
+from maskdiff.languages import truth_of
 from maskdiff.repair import Channel, Repaired, channel_log_probs
 from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
@@ -99,7 +99,7 @@ class RepairCandidate:
 
     @cached_property
     def holds(self) -> bool | None:
-        return holds(self.language, self.text)
+        return truth_of(self.language, self.text)
 
     @cached_property
     def script(self) -> tuple[Edit, ...] | None:

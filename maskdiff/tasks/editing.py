@@ -13,7 +13,7 @@ from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
-from maskdiff.sampling import Canvas, Constraint, GrammarConstraint, Linear, Sampler, Unmask
+from maskdiff.sampling import Canvas, Constraint, Draw, Linear, Sampler, Unmask
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language
 
 # The most certain blank first, with its likeliest symbol.
-CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, temperature=0.0)
+CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, draw=Draw(temperature=0.0))
 
 
 @verb()
@@ -70,9 +70,7 @@ def edit(
     # The texts with blanks, and the filling by the sampler or the bidirectional mode.
     keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    constraint = (
-        GrammarConstraint.of(loaded.language, deadline=loaded.deadline) if grammar else None
-    )
+    constraint = loaded.constraint("cpu") if grammar else None
     good, results = encode_requests(
         loaded, texts, lambda ids: with_blanks(loaded.language, ids, masks, constraint)
     )

@@ -17,7 +17,7 @@ from maskdiff.drawing.logits import allowed_symbols, log_distribution
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair.fill import BOUND, FillOutcome, FillProblem, Guide, search_fillings
-from maskdiff.sampling import Canvas, Constraint, GrammarConstraint
+from maskdiff.sampling import Canvas, Constraint
 from maskdiff.tasks.editing import with_blanks
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
@@ -33,7 +33,7 @@ from maskdiff.utils.deadline import NEVER
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.constraints.grammar import NextSymbol
+    from maskdiff.drawing.settings import NextSymbol
 
 SOLUTIONS = 16  # among which the likeliest is chosen
 PATIENCE = 2_000  # prefixes examined after the first solution, for likelier ones
@@ -70,7 +70,7 @@ def fill(
         )
     constraint = None
     if language.lark_grammar() is not None:  # on the CPU, as the search is
-        constraint = GrammarConstraint.of(language, deadline=loaded.deadline)
+        constraint = loaded.constraint("cpu")
     good, results = encode_requests(
         loaded, texts, lambda ids: with_blanks(language, ids, masks, constraint)
     )
@@ -81,7 +81,7 @@ def fill(
             template=language.vocabulary.decode(ids),
             vocabulary=language.vocabulary,
             holds=language.holds,
-            consequence=language.consequence,
+            forced_ending=language.forced_ending,
             mask=_mask(loaded, ids, constraint),
         )
         outcome = search_fillings(

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
-from maskdiff.sampling import Canvas, GrammarConstraint, Sampler
+from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.completing import completing
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
@@ -127,7 +127,7 @@ def _token_lengths(
     if not loaded.vocabulary.merges:
         language, possible = loaded.language, None
         if grammar:
-            possible = GrammarConstraint.of(language).grammar.lengths(language.max_symbols)
+            possible = loaded.constraint().grammar.lengths(language.max_symbols)
         return sample_lengths(language, num, length, seed, possible)
     if length is not None:
         raise ConfigError(

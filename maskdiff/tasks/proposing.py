@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from maskdiff.languages import HasValue, holds
-from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
+from maskdiff.languages import HasValue, truth_of
+from maskdiff.languages.cfg import UNREADABLE, NearestString, nearest_strings
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -44,7 +44,7 @@ def channel_candidates(
     edits; with `holds` also from true strings near all of those.
     """
     constraints, pools = scorer.constraints, [CandidatePool(item) for item in damaged]
-    grammar = _constraint(scorer) if constraints.grammar else None
+    grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
     rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
     found, notes = explain(
         scorer.loaded, rows, scorer.channel, beam, slack, trace, grammar, certain, None
@@ -61,12 +61,13 @@ def channel_candidates(
 def nearest_candidates(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
     """Return the strings of the grammar that are fewest edits away, and true ones near those."""
     pools = [CandidatePool(item) for item in damaged]
-    _widen(scorer, pools, _constraint(scorer))
+    _widen(scorer, pools, scorer.loaded.constraint("cpu"))
     return pools
 
 
-def no_repair(language: Language, pool: CandidatePool, constraints: RepairConstraints) -> Result:
+def no_repair(scorer: CandidateScorer, pool: CandidatePool) -> Result:
     """Return the error for a string without a fitting candidate: the reason and the remedy."""
+    language, constraints = scorer.loaded.language, scorer.constraints
     keeping = " that keeps what is certain" if pool.damaged.certain else ""
     if not constraints.grammar:
         least = min((c.edits for c in pool.candidates.values()), default=math.inf)
@@ -74,7 +75,7 @@ def no_repair(language: Language, pool: CandidatePool, constraints: RepairConstr
         if math.isfinite(least):
             message = too_many_edits(f"the nearest explanation found{keeping}", least, constraints)
     else:
-        close = _nearest(GrammarConstraint.of(language), pool.damaged, 1)
+        close = _nearest(scorer.loaded.constraint("cpu"), pool.damaged, 1)
         if not close:
             message = (
                 f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
@@ -91,11 +92,6 @@ def no_repair(language: Language, pool: CandidatePool, constraints: RepairConstr
     return Result(
         finish_reason="error", error=message, evaluations=pool.evaluations, trace=pool.trace
     )
-
-
-def _constraint(scorer: CandidateScorer) -> GrammarConstraint:
-    """The grammar, on the CPU, as the search is."""
-    return GrammarConstraint.of(scorer.loaded.language, deadline=scorer.loaded.deadline)
 
 
 def _widen(
@@ -120,7 +116,7 @@ def _widen(
 
 def _nearest(
     constraint: GrammarConstraint, damaged: Damaged, count: int, max_edits: int | None = None
-) -> list[tuple[Tokens, Closest]]:
+) -> list[tuple[Tokens, NearestString]]:
     """The strings of the grammar that are fewest edits away, as token ids and as found."""
     inner = constraint.vocabulary.inner_ids
     place = {token: i for i, token in enumerate(inner)}
@@ -174,7 +170,7 @@ def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Itera
     """The texts that hold. Raises TimedOut."""
     for text in texts:
         deadline.check()
-        if holds(language, text):
+        if truth_of(language, text):
             yield text
 
 
@@ -182,7 +178,7 @@ def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
     """Every prefix of the texts that has one true ending, with that ending."""
     prefixes = (text[:size] for text in texts for size in range(1, len(text) + 1))
     for prefix in dict.fromkeys(prefixes):
-        ending = language.consequence(prefix)
+        ending = language.forced_ending(prefix)
         if ending is not None:
             yield prefix + ending
 

@@ -14,7 +14,7 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
-from maskdiff.sampling import Everything, GrammarConstraint, Sampler, Unmask
+from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
 from maskdiff.tasks.candidates import (
     CandidatePool,
     CandidateScorer,
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that are summed over if none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
+# Every symbol is written again, the likeliest one.
 REWRITE = Unmask(
-    schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True
-)  # every symbol anew, the likeliest
+    schedule=Everything(), steps=0, stage_steps=1, rewrite=True, draw=Draw(temperature=0.0)
+)
 MAX_RATIO = 2  # of the length of a damaged text to the longest string of the language
 
 
@@ -150,7 +151,7 @@ def _unchanged(
     }
     scorer.add_proposed([*pools.values()], [[tuple(good.pop(i))] for i in pools])
     return {
-        i: best_result(pool, language, constraints) or no_repair(language, pool, constraints)
+        i: best_result(pool, language, constraints) or no_repair(scorer, pool)
         for i, pool in pools.items()
     }
 
@@ -164,10 +165,7 @@ def _searched(
         pools = nearest_candidates(scorer, items)
     else:
         pools = channel_candidates(scorer, items, beam, slack, trace)
-    return [
-        best_result(pool, language, constraints) or no_repair(language, pool, constraints)
-        for pool in pools
-    ]
+    return [best_result(pool, language, constraints) or no_repair(scorer, pool) for pool in pools]
 
 
 def _read(
@@ -268,12 +266,8 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     probable string.
     """
     if under is not None:
-        return replace(
-            REWRITE,
-            own=steps,
-            constraint=GrammarConstraint.of(under.language, under.device, under.deadline),
-        )
-    return CERTAIN.then(replace(REWRITE, own=steps))
+        return constrained(replace(REWRITE, stage_steps=steps), under.constraint())
+    return CERTAIN.then(replace(REWRITE, stage_steps=steps))
 
 
 @dataclass(frozen=True)

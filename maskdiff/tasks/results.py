@@ -15,22 +15,21 @@ from torch import Tensor
 
 from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
-from maskdiff.languages import holds
+from maskdiff.languages import truth_of
 from maskdiff.noise import pad
 from maskdiff.sampling import (
     NEVER,
     Canvas,
-    GrammarConstraint,
     Penalties,
     Sample,
     Sampler,
     Stopping,
     causal_log_prob,
     constrained,
-    controlled,
     cut_short,
+    penalised,
 )
-from maskdiff.sampling.presets import sampler_for
+from maskdiff.sampling.presets import make_sampler
 from maskdiff.text.answers import first_complete
 from maskdiff.text.edits import Edit
 from maskdiff.utils.deadline import TimedOut
@@ -173,15 +172,12 @@ def ready_sampler(
         )
     if not isinstance(sampler, SamplerConfig):
         made = sampler
-        if grammar:
-            constraint = GrammarConstraint.of(loaded.language, loaded.device, loaded.deadline)
-            made = constrained(sampler, constraint)
     else:
-        made = sampler_for(
-            replace(sampler, grammar=grammar or sampler.grammar), loaded.language, loaded.device
-        )
+        made, grammar = make_sampler(sampler), grammar or sampler.grammar
+    if grammar:
+        made = constrained(made, loaded.constraint())
     controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
-    return controlled(made, controls) if controls.active else made
+    return penalised(made, controls) if controls.active else made
 
 
 def encode_requests(
@@ -320,7 +316,7 @@ def judged(
     score = log_prob / len(text) if text and math.isfinite(log_prob) else None
     reason = "incomplete" if language.vocabulary.is_open(text) else "eos"
     parses = language.parses(text) if language.validity else None
-    return Result(text, parses, holds(language, text), score, evaluations, reason, trace=trace)
+    return Result(text, parses, truth_of(language, text), score, evaluations, reason, trace=trace)
 
 
 def ended(language: Language, result: Result, text: str, reason: str) -> Result:

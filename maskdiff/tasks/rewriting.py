@@ -16,7 +16,7 @@ import torch
 from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.repair.fill import BOUND
-from maskdiff.sampling import GrammarConstraint, Sampler
+from maskdiff.sampling import Sampler
 from maskdiff.tasks.editing import edit, hide_spans, with_blanks
 from maskdiff.tasks.filling import fill
 from maskdiff.tasks.reading import verb
@@ -151,7 +151,7 @@ def _fitting(
     """The numbers of new symbols, from `low` to `high`, for which some string fits."""
     constraint = None
     if grammar and loaded.language.lark_grammar() is not None:
-        constraint = GrammarConstraint.of(loaded.language, deadline=loaded.deadline)
+        constraint = loaded.constraint("cpu")
     room = loaded.language.max_symbols - len(ids) + span[1] - span[0]
     fitting = []
     for size in range(low, (room if high is None else min(room, high)) + 1):

@@ -52,7 +52,7 @@ KINDS = {  # what may be special about a table
 
 
 def goal_of(model: TableModel, prefix: bytes) -> Goal:
-    return Goal(model.table, model.beginnings, prefix)
+    return Goal(model.table, model.latent_states, prefix)
 
 
 def mass(model: TableModel, prefix: bytes, whole: bool = False) -> float:
@@ -68,7 +68,7 @@ def test_every_q_of_every_history_is_that_of_brute_force(kind: str) -> None:
     for number in range(25):
         case = random_case(number, **KINDS[kind])
         brute, found = case.brute, condition(case.model, case.prefix, "exact")
-        tree = found.tree
+        tree = found.histories
         paths = [tuple(tree.path(node)) for node in range(len(tree))]
         assert sorted(paths) == sorted(brute.histories()), case.told
         assert abs(found.summary.log_z - math.log(brute.mass())) < 1e-10, case.told
@@ -298,9 +298,9 @@ def test_baselines_are_for_one_beginning() -> None:
     table = TokenTable((b"a", b"b"))
     two = Many(table, LatentStates(torch.tensor([0.5, 0.5]).log(), (2, 3), closed=True), 0)
     for proposal in PROPOSALS:
-        with pytest.raises(ValueError, match="one beginning"):
+        with pytest.raises(ValueError, match="one latent state"):
             proposal(two, b"a")
-    with pytest.raises(ValueError, match="one beginning"):
+    with pytest.raises(ValueError, match="one latent state"):
         reject(two, b"a", 1, 1, torch.Generator())
 
 

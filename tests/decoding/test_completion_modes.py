@@ -15,6 +15,7 @@ from maskdiff.decoding.condition import Conditioned, condition
 from maskdiff.decoding.decode import Decoding
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.evaluation.completion_baselines import (
     leaves,
@@ -106,9 +107,9 @@ def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
             assert found.summary.dropped == 0
             assert found.summary.histories == len(offsets)
             assert abs(found.summary.log_z - math.log(case.brute.mass())) < 1e-10, case.told
-            q = found.log_q(list(range(len(found.tree)))).exp().numpy()
-            for node in range(len(found.tree)):
-                path = tuple(found.tree.path(node))
+            q = found.log_q(list(range(len(found.histories)))).exp().numpy()
+            for node in range(len(found.histories)):
+                path = tuple(found.histories.path(node))
                 if case.brute.mass(path) > 0:
                     assert np.abs(q[node] - case.brute.q(path)).max() < 1e-10, (case.told, path)
 
@@ -199,11 +200,11 @@ def test_canonical_mode_keeps_what_the_tokenizer_would_write() -> None:
     left_out = inside = 0
     for case, brute in canonical_cases(40):
         found = condition(case.model, case.prefix, "canonical")
-        paths = [tuple(found.tree.path(node)) for node in range(len(found.tree))]
+        paths = [tuple(found.histories.path(node)) for node in range(len(found.histories))]
         assert sorted(paths) == sorted(brute.histories()), case.told
         assert found.summary.calls == 1
         assert abs(found.summary.log_z - math.log(brute.mass())) < 1e-10, case.told
-        q = found.log_q(list(range(len(found.tree)))).exp().numpy()
+        q = found.log_q(list(range(len(found.histories)))).exp().numpy()
         for node, path in enumerate(paths):
             if brute.mass(path) > 0:
                 assert np.abs(q[node] - brute.q(path)).max() < 1e-10, case.told
@@ -265,17 +266,21 @@ def test_a_string_depends_on_its_key_alone() -> None:
         case = random_case(number, silent=number % 2 == 0, special=number % 3 == 0)
         for temperature, top_p in ((1.0, 1.0), (0.7, 0.9)):
             together = Decoding(
-                condition(case.model, case.prefix), keys(24), temperature, top_p
+                condition(case.model, case.prefix), keys(24), draw=Draw(temperature, top_p)
             ).run()
-            again = Decoding(condition(case.model, case.prefix), keys(24), temperature, top_p).run()
+            again = Decoding(
+                condition(case.model, case.prefix), keys(24), draw=Draw(temperature, top_p)
+            ).run()
             assert together == again, case.told
             shared = condition(case.model, case.prefix)  # and strings of one tree after one another
             for i, key in enumerate(keys(24)):
                 alone = Decoding(
-                    condition(case.model, case.prefix), key[None], temperature, top_p
+                    condition(case.model, case.prefix), key[None], draw=Draw(temperature, top_p)
                 ).run()
                 assert alone == [together[i]], case.told
-                assert Decoding(shared, key[None], temperature, top_p).run() == alone, case.told
+                assert Decoding(shared, key[None], draw=Draw(temperature, top_p)).run() == alone, (
+                    case.told
+                )
             assert all(made.data.startswith(case.prefix) for made in together), case.told
             assert all(
                 begins(case.model.table, made.tokens, case.prefix) and made.ended
@@ -303,7 +308,9 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
             otherwise += row.argmax() != case.model.log_next(wanted).argmax()
             wanted = (*wanted, int(row.argmax()))
         for temperature, top_p in ((0.0, 1.0), (1.0, 1e-9)):
-            made = Decoding(condition(case.model, case.prefix), keys(3), temperature, top_p).run()
+            made = Decoding(
+                condition(case.model, case.prefix), keys(3), draw=Draw(temperature, top_p)
+            ).run()
             assert [string.tokens for string in made] == [wanted] * 3, case.told
     assert otherwise > 5, SEED
 
@@ -314,7 +321,7 @@ def test_temperature_acts_on_q_and_not_on_p() -> None:
         (b"a", b"b", b"ab"), {(): {0: 0.6, 2: 0.3, 3: 0.1}, (0,): {1: 0.5, 0: 0.2, 3: 0.3}}
     )
     for temperature in (0.5, 1.0, 2.0):
-        made = Decoding(condition(model, b"ab"), keys(4000), temperature).run()
+        made = Decoding(condition(model, b"ab"), keys(4000), draw=Draw(temperature)).run()
         assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.5) < 0.045, (
             SEED,
             temperature,
@@ -322,7 +329,7 @@ def test_temperature_acts_on_q_and_not_on_p() -> None:
     uneven = Given(
         (b"a", b"b", b"ab"), {(): {0: 0.4, 2: 0.6}, (0,): {1: 0.75, 0: 0.25}}
     )  # q: 1/3 and 2/3; squared 1/5 and 4/5
-    made = Decoding(condition(uneven, b"ab"), keys(4000), 0.5).run()
+    made = Decoding(condition(uneven, b"ab"), keys(4000), draw=Draw(0.5)).run()
     assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.2) < 0.035, SEED
 
 
@@ -356,7 +363,7 @@ def test_a_string_at_its_limit_is_cut() -> None:
 
 
 def many(number: int) -> tuple[Many, bytes, str]:
-    """Three to five beginnings of closed strings, with and without something behind their last token."""
+    """Three to five latent states of closed strings, with and without something behind their last token."""
     rng = np.random.default_rng([SEED, number, 5])
     table = random_table(
         rng, b"ab", 2, silent=bool(rng.integers(2)), special=bool(rng.integers(2)), ends=0
@@ -367,7 +374,7 @@ def many(number: int) -> tuple[Many, bytes, str]:
         bytes(rng.choice(list(b"ab"), size=rng.integers(0, 4)).tolist()) for _ in range(size)
     )
     limits = tuple(int(n) for n in rng.integers(0, 4, size=size))
-    beginnings = LatentStates(
+    latent_states = LatentStates(
         torch.from_numpy(prior),
         limits,
         True,
@@ -376,22 +383,22 @@ def many(number: int) -> tuple[Many, bytes, str]:
     )
     prefix = bytes(rng.choice(list(b"ab"), size=rng.integers(0, 6)).tolist())
     return (
-        Many(table, beginnings, number),
+        Many(table, latent_states, number),
         prefix,
-        f"seed {SEED}, number {number}, prefix {prefix!r}, {table}, {beginnings}",
+        f"seed {SEED}, number {number}, prefix {prefix!r}, {table}, {latent_states}",
     )
 
 
 def truth_of(model: Many, prefix: bytes, whole: bool) -> dict[tuple[int, History], float]:
-    """p of every string that begins with the prefix (or is it), by its beginning and its tokens."""
+    """p of every string that begins with the prefix (or is it), by its latent state and its tokens."""
     found = {}
-    for beginning in range(len(model.beginnings)):
-        tail = model.beginnings.tail(beginning)
-        for tokens, log_p in model.strings(beginning):
+    for latent in range(len(model.latent_states)):
+        tail = model.latent_states.tail(latent)
+        for tokens, log_p in model.strings(latent):
             special = any(model.table.texts[token] is None for token in tokens)
             same = not special and model.table.text(tokens) + tail == prefix
             if same if whole else begins(model.table, tokens, prefix, tail):
-                found[beginning, tokens] = math.exp(log_p)
+                found[latent, tokens] = math.exp(log_p)
     return found
 
 
@@ -405,21 +412,21 @@ def check_many(number: int, whole: bool) -> bool:
         return False
     found = condition(model, prefix, "exact", whole=whole)
     shares = [
-        sum(p for (b, _), p in truth.items() if b == beginning)
-        for beginning in range(len(model.beginnings))
+        sum(p for (b, _), p in truth.items() if b == latent)
+        for latent in range(len(model.latent_states))
     ]
     assert math.exp(found.summary.log_z) == pytest.approx(sum(shares), abs=1e-10), told
     assert found.log_root.exp().tolist() == pytest.approx(shares, abs=1e-10), told
-    for node in range(len(found.tree)):
-        beginning, path = found.tree.beginning[node], tuple(found.tree.path(node))
+    for node in range(len(found.histories)):
+        latent, path = found.histories.latent[node], tuple(found.histories.path(node))
         q = np.zeros(len(model.table))
         for (b, tokens), p in truth.items():
-            if b == beginning and tokens[: len(path)] == path:
+            if b == latent and tokens[: len(path)] == path:
                 q[tokens[len(path)]] += p
         if q.sum() > 0:
             assert np.abs(found.log_q([node])[0].exp().numpy() - q / q.sum()).max() < 1e-10, (
                 told,
-                beginning,
+                latent,
                 path,
             )
     return True
@@ -445,16 +452,16 @@ def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
                 assert -1e-12 < lost <= most + 1e-12, told
                 assert mode == "beam" or found.summary.dropped <= negligible, told
                 bounded += lost > 1e-9
-                fewer += len(found.tree) < len(truth.tree)
+                fewer += len(found.histories) < len(truth.histories)
                 if negligible == 1e-12 and mode == "exact":
                     assert found.log_root.exp().tolist() == pytest.approx(
                         truth.log_root.exp().tolist(), abs=1e-10
                     ), told
-                    for node in range(len(found.tree)):
-                        root, path = found.tree.beginning[node], found.tree.path(node)
-                        same = truth.tree.child[ROOT, root]
+                    for node in range(len(found.histories)):
+                        root, path = found.histories.latent[node], found.histories.path(node)
+                        same = truth.histories.child[ROOT, root]
                         for token in path:
-                            same = truth.tree.child[same, token]
+                            same = truth.histories.child[same, token]
                         own, other = (
                             x.log_q([i])[0].exp() for x, i in ((found, node), (truth, same))
                         )
@@ -519,20 +526,20 @@ def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
         decoding = Decoding(condition(counted, prefix, "exact"), keys(4000))
         made = decoding.run()
         drawn = list(
-            zip((s.beginning for s in decoding.strings), (s.tokens for s in made), strict=True)
+            zip((s.latent for s in decoding.strings), (s.tokens for s in made), strict=True)
         )
         total = sum(truth.values())
         assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, told
-        for (beginning, tokens), string in zip(drawn, made, strict=True):
+        for (latent, tokens), string in zip(drawn, made, strict=True):
             assert string.ended
             assert (
                 string.data
                 == model.table.text(tokens)
-                + model.beginnings.tail(beginning)
-                + model.beginnings.suffix
+                + model.latent_states.tail(latent)
+                + model.latent_states.suffix
             )
             assert string.data.startswith(prefix)
-        assert len(counted.passes) <= 1 + max(model.beginnings.limits)
+        assert len(counted.passes) <= 1 + max(model.latent_states.limits)
     assert checked == 5
 
 
@@ -540,11 +547,11 @@ def test_rejection_knows_what_stands_behind_the_last_token() -> None:
     checked = 0
     for number in range(400, 500):
         several, prefix, told = many(number)
-        own = several.beginnings
+        own = several.latent_states
         limits, tails = own.limits[:1], None if own.tails is None else own.tails[:1]
         model = replace(
             several,
-            beginnings=LatentStates(torch.zeros(1).double(), limits, True, tails, own.suffix),
+            latent_states=LatentStates(torch.zeros(1).double(), limits, True, tails, own.suffix),
         )
         truth = {tokens: p for (_, tokens), p in truth_of(model, prefix, False).items()}
         if not limits[0] or len(truth) < 4 or sum(truth.values()) < 0.02 or checked == 6:
@@ -561,9 +568,9 @@ def test_rejection_knows_what_stands_behind_the_last_token() -> None:
         for string in made:
             assert (
                 string.data
-                == model.table.text(string.tokens) + model.beginnings.tail(0) + own.suffix
+                == model.table.text(string.tokens) + model.latent_states.tail(0) + own.suffix
             )
-        goal = Goal(model.table, model.beginnings, prefix)
+        goal = Goal(model.table, model.latent_states, prefix)
         assert sum(leaves(condition(model, prefix, "exact"), goal).values()) == pytest.approx(
             1.0
         ), told

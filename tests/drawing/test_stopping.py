@@ -367,9 +367,9 @@ def test_strings_that_are_told_their_length_end_alike() -> None:
             assert cut_short(string.tokens, table.texts, stopping) == (own.data, own.reason)
             reasons.append(own.reason)
     assert all(reasons.count(reason) > 10 for reason in ("eos", "stop", "length", "repetition"))
-    beginnings = LatentStates(torch.zeros(1, dtype=torch.float64), (3,), True, (b"b",), b"!")
+    latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (3,), True, (b"b",), b"!")
     (followed,) = Decoding(
-        condition(Many(TokenTable((b"a",)), beginnings, 0), b""),
+        condition(Many(TokenTable((b"a",)), latent_states, 0), b""),
         keys(1),
         stopping=Stopping(period=1, repeats=3),
     ).run()

@@ -95,7 +95,7 @@ def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject)
         b"(+3(*24))=1",
         b"(+3(",
     )
-    goal, read = Goal(model.table, model.beginnings, prefix), Reading(model)
+    goal, read = Goal(model.table, model.latent_states, prefix), Reading(model)
     conditioned = condition(model, prefix, "exact")
     found = text_log_prob(ahead(Proposal(conditioned), goal, read), goal, text)
     exact = (
@@ -118,7 +118,7 @@ def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> 
         start, token = true_next(model, text, size) or (-1, -1)
         index = int(np.searchsorted(ends, size, side="right"))
         assert (start, token) == (ends[index] - len(model.table.texts[token] or b""), cut[index])
-    goal = Goal(model.table, model.beginnings, b"(+(")
+    goal = Goal(model.table, model.latent_states, b"(+(")
     found = next_token(
         ahead(Proposal(condition(model, b"(+(", "exact")), goal, Reading(model)), goal, 60
     )
@@ -129,7 +129,7 @@ def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> 
 
 def test_a_beam_that_lost_histories_has_their_mass_missing(subject: Subject) -> None:
     model, prefix = CausalModel(subject.loaded.denoiser, subject.loaded.lengths), b"(+(*75)1"
-    goal = Goal(model.table, model.beginnings, prefix)
+    goal = Goal(model.table, model.latent_states, prefix)
     exact, narrow = condition(model, prefix, "exact"), condition(model, prefix, "canonical")
     away = total_variation(leaves(narrow, goal), leaves(exact, goal))
     assert 0 < away <= narrow.summary.dropped + 1e-9

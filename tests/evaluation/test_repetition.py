@@ -12,6 +12,7 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.config import ControlConfig
 from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.evaluation import outputs as drawn_outputs
 from maskdiff.evaluation import plots, repetition, suites
 from maskdiff.evaluation.outputs import (
@@ -72,13 +73,15 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
             controls = drawn_outputs.Penalties.of(control, one.vocabulary)
             together = SharedTree(model)
             given = [condition(together, prompt, "exact") for prompt in prompts]
-            made = Decoding(given, keys, 1.0, 1.0, controls).run()
+            made = Decoding(given, keys, draw=Draw(1.0, 1.0, penalties=controls)).run()
             assert [
                 string.data[: len(prompt)] for string, prompt in zip(made, prompts, strict=True)
             ] == prompts
             for string, prompt, key in zip(made, prompts, keys, strict=True):
                 alone = Decoding(
-                    condition(model, prompt, "exact"), key[None], 1.0, 1.0, controls
+                    condition(model, prompt, "exact"),
+                    key[None],
+                    draw=Draw(1.0, 1.0, penalties=controls),
                 ).run()[0]
                 assert (alone.data, alone.tokens, alone.reason) == (
                     string.data,

@@ -17,7 +17,7 @@ from torch import Tensor
 from maskdiff.errors import ParseError
 from maskdiff.languages import Vocabulary
 from maskdiff.languages.byte_pairs import train_merges
-from maskdiff.models.continuation import ROOT, LatentStates, Reader
+from maskdiff.models.continuation import ROOT, HistoryTree, LatentStates
 from maskdiff.models.table_model import TableModel
 from maskdiff.models.token_table import TokenTable
 
@@ -104,20 +104,20 @@ class Pieces(Known):
 
 
 class Counted:
-    """A model that keeps a list of the nodes of each forward pass of its readers."""
+    """A model that keeps a list of the nodes of each forward pass of its trees."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.table, self.beginnings = model, model.table, model.beginnings
+        self.model, self.table, self.latent_states = model, model.table, model.latent_states
         self.passes: list[int] = []
 
-    def reader(self) -> Reader:
+    def tree(self) -> HistoryTree:
         return CountedReader(self)
 
 
 class CountedReader:
     def __init__(self, counted: Counted) -> None:
         self.inner, self.passes, self.calls, self.positions = (
-            counted.model.reader(),
+            counted.model.tree(),
             counted.passes,
             0,
             0,
@@ -134,15 +134,15 @@ class CountedReader:
 
 @dataclass
 class Many:
-    """Random distributions over strings of `limits[b]` tokens after beginning b, none of which ends a string."""
+    """Random distributions over strings of `limits[b]` tokens after latent state b, none of which ends a string."""
 
     table: TokenTable
-    beginnings: LatentStates
+    latent_states: LatentStates
     seed: int
     rows: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
-    def log_next(self, beginning: int, history: History) -> np.ndarray:
-        key = (beginning, *history)
+    def log_next(self, latent: int, history: History) -> np.ndarray:
+        key = (latent, *history)
         if key not in self.rows:
             logits = 1.5 * np.random.default_rng([self.seed, len(key), *key]).normal(
                 size=len(self.table)
@@ -150,21 +150,21 @@ class Many:
             self.rows[key] = logits - np.logaddexp.reduce(logits)
         return self.rows[key]
 
-    def strings(self, beginning: int) -> list[tuple[History, float]]:
-        """Every string, with its log-probability and the beginning's."""
+    def strings(self, latent: int) -> list[tuple[History, float]]:
+        """Every string, with its log-probability and the latent state's."""
         found = []
         for tokens in itertools.product(
-            range(len(self.table)), repeat=self.beginnings.limits[beginning]
+            range(len(self.table)), repeat=self.latent_states.limits[latent]
         ):
-            steps = [self.log_next(beginning, tokens[:n])[token] for n, token in enumerate(tokens)]
-            found.append((tokens, float(self.beginnings.log_prior[beginning]) + float(sum(steps))))
+            steps = [self.log_next(latent, tokens[:n])[token] for n, token in enumerate(tokens)]
+            found.append((tokens, float(self.latent_states.log_prior[latent]) + float(sum(steps))))
         return found
 
-    def reader(self) -> ManyReader:
-        return ManyReader(self)
+    def tree(self) -> ManyTree:
+        return ManyTree(self)
 
 
-class ManyReader:
+class ManyTree:
     def __init__(self, model: Many) -> None:
         self.model, self.calls, self.positions = model, 0, 0
         self.nodes: list[tuple[int, History]] = []
@@ -175,8 +175,8 @@ class ManyReader:
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         first = len(self.nodes)
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
-            beginning, history = (token, None) if parent == ROOT else self.nodes[parent]
-            self.nodes.append((beginning, () if history is None else (*history, token)))
+            latent, history = (token, None) if parent == ROOT else self.nodes[parent]
+            self.nodes.append((latent, () if history is None else (*history, token)))
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)
         return torch.from_numpy(
             np.stack([self.model.log_next(*node) for node in self.nodes[first:]])

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 
 from maskdiff.errors import ParseError
-from maskdiff.serving.served import Served
+from maskdiff.serving.model import ServedModel
 from maskdiff.stepwise.protocol import Candidate, Capabilities, Reply, Request, Spent, Stop, bounded
 
 STORY = "one, two>three, four>five, six>seven, eight>nine, ten."
@@ -69,7 +69,7 @@ class Toy:
             place += 1
             if not token:
                 return self._candidate(request, said, log_probs, "end")
-            if bounded(said, 0, request.stop, request.over):
+            if bounded(said, 0, request.stop, request.overshoot):
                 return self._candidate(request, said, log_probs, "stop")
             if len(log_probs) == request.stop.max_tokens:
                 return self._candidate(request, said, log_probs, "length")
@@ -77,7 +77,10 @@ class Toy:
     def _candidate(
         self, request: Request, said: str, log_probs: list[float], finish: Any
     ) -> Candidate:
-        step, over = bounded(said, 0, request.stop, request.over) or (request.over + said, "")
+        step, over = bounded(said, 0, request.stop, request.overshoot) or (
+            request.overshoot + said,
+            "",
+        )
         return Candidate(step, said, finish, len(log_probs), over, log_probs=tuple(log_probs))
 
 
@@ -91,8 +94,10 @@ def count(text: str) -> int:
     return len(text)
 
 
-def served(toy: Toy, room: int = 200, token_bytes: int = 0) -> Served:
-    return Served(toy, "toy", turn, max_tokens=room, count=count, token_bytes=token_bytes)
+def served(toy: Toy, room: int = 200, token_bytes: int = 0) -> ServedModel:
+    return ServedModel(
+        toy, "toy", turn, max_tokens=room, count_tokens=count, token_bytes=token_bytes
+    )
 
 
 def client_of(url: str) -> openai.OpenAI:

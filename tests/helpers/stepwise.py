@@ -59,7 +59,7 @@ def payload(
         pieces
     ):  # among them some that reach over the end of a step, such as `))>(- `, and one that ends two
         merges = train_merges(
-            STEPS.sample_many(300, np.random.default_rng(7)), STEPS.material.symbols, 60
+            STEPS.sample_many(300, np.random.default_rng(7)), STEPS.spec.symbols, 60
         )
         vocabulary = vocabulary.with_merges([*merges, (")>1", ")>")])
     config = Config()
@@ -161,10 +161,10 @@ def same(left: Sequence[Candidate], right: Sequence[Candidate], tolerance: float
     """The same candidates, the numbers up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
-        assert (a.step, a.said, a.over, a.ids, a.finish, a.tokens) == (
+        assert (a.step, a.text, a.overshoot, a.ids, a.finish, a.tokens) == (
             b.step,
-            b.said,
-            b.over,
+            b.text,
+            b.overshoot,
             b.ids,
             b.finish,
             b.tokens,

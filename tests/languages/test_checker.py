@@ -16,7 +16,7 @@ from maskdiff import checkpoint
 from maskdiff.checkpoint import LanguageOverride
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
-from maskdiff.languages.checker import Checker, load_checker
+from maskdiff.languages.checker import CheckerProcess, load_checker
 from tests.helpers.tiny import tiny_config
 
 MODULE = """
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> Checker:
+def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> CheckerProcess:
     checker = load_checker(name, folder, timeout)
     assert checker is not None
     return checker

@@ -397,7 +397,7 @@ def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str)
 
 
 def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
-    from maskdiff.cli.training_run import run_config
+    from maskdiff.cli.train import run_config
     from maskdiff.config_io import dump_yaml
 
     trace, named = spied(tmp_path)
@@ -406,9 +406,9 @@ def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
     for written in (False, True):
         if written:
             (tmp_path / "config.yaml").write_text(dump_yaml(checkpoint.read_config(payload)))
-        with pytest.raises(ConfigError, match=r"say that it may, with --validity spy_checker:ok\?"):
+        with pytest.raises(ConfigError, match=r"allow it with --validity spy_checker:ok\?"):
             run_config(tmp_path, {})
-        with pytest.raises(ConfigError, match=r"spy_checker\.py'; say .* --language DIR"):
+        with pytest.raises(ConfigError, match=r"spy_checker\.py'; allow it with --language DIR"):
             run_config(tmp_path, {"validity": "spy_checker:ok?"})
         given = {"validity": "spy_checker:ok?", "language": named.language}
         assert run_config(tmp_path, given).language.validity == "spy_checker:ok?"

@@ -16,16 +16,7 @@ pytest.importorskip("transformers")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
-from transformers import AutoModelForCausalLM as Auto
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GPT2Config, LlamaConfig, MptConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from maskdiff.decoding.condition import condition
@@ -34,8 +25,9 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.models.continuation import ROOT, Canonical
 from maskdiff.models.hugging_face import HuggingFaceModel
+from tests.helpers import hugging_face
+from tests.helpers.hugging_face import END, PAD, TINY, TINY_GPT2, untrained
 
-END, PAD = "<|endoftext|>", "<|pad|>"
 WORDS = [
     "the café",
     "thé",
@@ -46,59 +38,30 @@ WORDS = [
     "x = (1 + 2)",
     "naïve",
     "line\n",
-    "🙂 ok",
-    "  two spaces",
-    "<|end",
 ]
+WORDS += ["🙂 ok", "  two spaces", "<|end"]
 SIZE = 304  # of the models' output: more than the tokenizer has
-TINY = {
-    "vocab_size": SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
+SIZES = {**TINY, "vocab_size": SIZE, "max_position_embeddings": 64, "initializer_range": 0.3}
 
 
 def byte_level(normalizer: object = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE with two special tokens and an ordinary added one."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    if normalizer is not None:
-        raw.normalizer = normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[END, PAD],
-        initial_alphabet=alphabet,
-        show_progress=False,
-        min_frequency=2,
-    )
-    raw.train_from_iterator([a + b for a in WORDS for b in WORDS] * 2, trainer)
-    raw.add_tokens([AddedToken("<think>", special=False)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD)
+    return hugging_face.byte_level(None, WORDS, (END, PAD), ("<think>",), normalizer)
 
 
 def network(
     config: object = None, attention: str = "sdpa", dtype: torch.dtype = torch.float64
 ) -> torch.nn.Module:
-    """A small untrained model with opinions."""
-    torch.manual_seed(0)
-    config = config or Qwen3Config(**TINY, head_dim=8, bos_token_id=None, eos_token_id=0)
-    return Auto.from_config(config, attn_implementation=attention).to(dtype)
+    """A small untrained model."""
+    config = config or Qwen3Config(**SIZES, bos_token_id=None, eos_token_id=0)
+    return untrained(config, dtype, attention)
 
 
 def plain(model: HuggingFaceModel, path: list[int]) -> torch.Tensor:
     """log p(next token) after the context and a path, evaluated alone."""
     with torch.no_grad():
-        logits = model.model(torch.tensor([[*model.context, *path]])).logits[0, -1].double()
-    logits[model.barred] = -math.inf
+        logits = model.model.module(torch.tensor([[*model.context, *path]])).logits[0, -1].double()
+    logits[model.model.barred] = -math.inf
     return logits.log_softmax(-1)
 
 
@@ -139,8 +102,8 @@ def test_table_of_a_byte_level_tokenizer(model):
     )  # merges of bytes of one character
     assert isinstance(model, Canonical)
     assert model.context == (0,)
-    assert model.beginnings.limits == (12,)
-    assert not model.beginnings.closed
+    assert model.latent_states.limits == (12,)
+    assert not model.latent_states.closed
 
 
 @cache
@@ -175,15 +138,16 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_probabilities_and_norms_are_the_logits(dtype):
-    """Penalties act on what the head says: see `Reader`."""
+    """Penalties act on what the head says: see `HistoryTree`."""
     model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
-    reader, drawn = model.reader(), ~model.barred
-    rows = [reader.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
-    norms = [reader.norm]
-    rows += [reader.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
-    norms += [reader.norm]
+    tree, drawn = model.tree(), ~model.model.barred
+    rows = [tree.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
+    norms = [tree.norm]
+    rows += [tree.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
+    norms += [tree.norm]
     said = torch.cat(rows) + torch.cat(norms)[:, None]
-    raw = model.logits([*model.context, 65, 66, 67], 4).double()[[0, 1, 2, 3, 0]]
+    ids = torch.tensor([[*model.context, 65, 66, 67]])
+    raw = model.model.forward(ids, 4).logits[0].double()[[0, 1, 2, 3, 0]]
     torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
     assert float(torch.cat(norms).abs().min()) > 0.1
 
@@ -194,9 +158,9 @@ def test_log_probabilities_and_norms_are_the_logits(dtype):
 )
 @pytest.mark.parametrize("context", [None, [5, 0, 7]])
 def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
-    """Branches of several calls, parents of any earlier call, and beginnings that are asked for again."""
+    """Branches of several calls, parents of any earlier call, and latent states that are asked for again."""
     model = HuggingFaceModel(network(attention=attention, dtype=dtype), byte_level(), 30, context)
-    reader, random = model.reader(), torch.Generator().manual_seed(1)
+    tree, random = model.tree(), torch.Generator().manual_seed(1)
     paths: list[list[int]] = []
     rows = []
     for _ in range(4):
@@ -211,19 +175,19 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
             paths.append([] if parent == ROOT else [*paths[parent], token])
             parents.append(parent)
             tokens.append(token)
-        rows.append(reader.extend(torch.tensor(parents), torch.tensor(tokens)))
+        rows.append(tree.extend(torch.tensor(parents), torch.tensor(tokens)))
         assert rows[-1].dtype == torch.float64
         assert rows[-1].shape == (12, SIZE)
     assert (
         max(gap(row, plain(model, path)) for row, path in zip(torch.cat(rows), paths, strict=True))
         < tolerance
     )
-    assert reader.calls == 4
-    assert reader.positions == len(model.context) + sum(bool(path) for path in paths)
+    assert tree.calls == 4
+    assert tree.positions == len(model.context) + sum(bool(path) for path in paths)
     assert torch.equal(
-        reader.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
+        tree.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
     )
-    assert reader.calls == 4  # nothing new was asked
+    assert tree.calls == 4  # nothing new was asked
 
 
 def test_eager_attention_in_double():
@@ -232,8 +196,8 @@ def test_eager_attention_in_double():
     tree = (torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, 40, 50, 60]))
     assert (
         gap(
-            eager.reader().extend(*tree),
-            HuggingFaceModel(network(), byte_level(), 12).reader().extend(*tree),
+            eager.tree().extend(*tree),
+            HuggingFaceModel(network(), byte_level(), 12).tree().extend(*tree),
         )
         < 1e-5
     )
@@ -241,24 +205,18 @@ def test_eager_attention_in_double():
 
 def test_positions_that_are_learnt():
     config = GPT2Config(
-        vocab_size=SIZE,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=16,
-        initializer_range=0.3,
-        bos_token_id=0,
+        vocab_size=SIZE, **TINY_GPT2, n_positions=16, initializer_range=0.3, bos_token_id=0
     )
     model = HuggingFaceModel(network(config), byte_level(), 100)
-    assert model.beginnings.limits == (15,)
-    reader = model.reader()
-    reader.extend(torch.tensor([ROOT, 0, 0]), torch.tensor([0, 40, 50]))
-    row = reader.extend(torch.tensor([1]), torch.tensor([60]))[0]
+    assert model.latent_states.limits == (15,)
+    tree = model.tree()
+    tree.extend(torch.tensor([ROOT, 0, 0]), torch.tensor([0, 40, 50]))
+    row = tree.extend(torch.tensor([1]), torch.tensor([60]))[0]
     assert gap(row, plain(model, [40, 60])) < 1e-10 < gap(row, plain(model, [50, 60]))
 
 
 def test_special_tokens_are_never_drawn(model):
-    row = model.reader().extend(torch.tensor([ROOT]), torch.tensor([0]))[0]
+    row = model.tree().extend(torch.tensor([ROOT]), torch.tensor([0]))[0]
     assert row[[1, 301, 302, 303]].tolist() == [-math.inf] * 4
     assert row[0] > -math.inf
     assert float(row.exp().sum()) == pytest.approx(1, abs=1e-12)
@@ -316,7 +274,7 @@ def test_completions_begin_with_the_prefix(model, prefix):
 
 def test_the_name_of_a_special_token_is_text(model):
     conditioned = condition(model, END.encode(), "beam", beam=4)
-    assert 0 not in conditioned.tree.token[1:]
+    assert 0 not in conditioned.histories.token[1:]
     assert 0 not in conditioned.covers(0).tolist()
     for done in Decoding(conditioned, keys(4)).run():
         assert done.data.startswith(END.encode())
@@ -387,7 +345,7 @@ def test_sentence_pieces_with_byte_fallback(kind):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=sentence_pieces(kind), bos_token="<s>", eos_token="</s>"
     )
-    config = LlamaConfig(**TINY, bos_token_id=1, eos_token_id=[2, 2])
+    config = LlamaConfig(**SIZES, bos_token_id=1, eos_token_id=[2, 2])
     model = HuggingFaceModel(network(config), tokenizer, 12)
     texts = model.table.texts
     assert texts[:3] == (None,) * 3
@@ -416,7 +374,7 @@ def test_sentence_pieces_with_byte_fallback(kind):
 def sliding() -> Qwen3Config:
     """The second layer sees 8 tokens."""
     window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    return Qwen3Config(**TINY, head_dim=8, eos_token_id=0, **window)
+    return Qwen3Config(**SIZES, eos_token_id=0, **window)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -445,7 +403,7 @@ def test_what_is_not_understood():
     )
     assert "fast" in refused(network(), object())
     assert "belong together" in refused(
-        network(Qwen3Config(**{**TINY, "vocab_size": 290}, head_dim=8, eos_token_id=0))
+        network(Qwen3Config(**{**SIZES, "vocab_size": 290}, eos_token_id=0))
     )
     assert "context" in refused(network(), tokenizer, 12, [])
     assert "context" in refused(network(), tokenizer, 12, [SIZE])
@@ -465,10 +423,10 @@ def test_what_is_not_understood():
 
 def test_a_window_as_long_as_the_string():
     model = HuggingFaceModel(network(sliding()), byte_level(), 7)
-    assert model.model.config.layer_types == ["full_attention", "sliding_attention"]
+    assert model.model.module.config.layer_types == ["full_attention", "sliding_attention"]
     path, crowd = [40, 41, 42, 43, 44, 45], [0] * 12  # the row is longer than the window
     parents, tokens = [ROOT, 0, *crowd, 1, 14, 15, 16, 17], [0, 40, *[50] * 12, *path[1:]]
-    rows = model.reader().extend(torch.tensor(parents), torch.tensor(tokens))
+    rows = model.tree().extend(torch.tensor(parents), torch.tensor(tokens))
     assert gap(rows[-1], plain(model, path)) < 1e-10
 
 

@@ -10,6 +10,7 @@ import torch
 
 from maskdiff.drawing.logits import allowed_symbols, draw, entropy, log_distribution, temper
 from maskdiff.drawing.random import new_keys, token_noise
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.sampling import (
     Ancestral,
@@ -85,8 +86,15 @@ def test_negative_controls_are_rejected_by_the_same_test():
     """One shot, an order that looks at the candidate, temperature, and top-p all leave the distribution."""
     assert max(z_values(Unmask(order="random", schedule=Everything()), draws=500)) == math.inf
     assert max(z_values(Unmask(order="confidence", schedule=Linear(), steps=0))) > 5
-    assert max(z_values(Unmask(order="random", schedule=Linear(), steps=0, temperature=0.8))) > 5
-    assert max(z_values(Unmask(order="random", schedule=Linear(), steps=0, top_p=0.9))) > 5
+    assert (
+        max(
+            z_values(Unmask(order="random", schedule=Linear(), steps=0, draw=Draw(temperature=0.8)))
+        )
+        > 5
+    )
+    assert (
+        max(z_values(Unmask(order="random", schedule=Linear(), steps=0, draw=Draw(top_p=0.9)))) > 5
+    )
 
 
 def test_conditional_sampling_is_exact():
@@ -260,7 +268,9 @@ def test_forbidden_symbols_have_no_probability_and_hopeless_positions_are_unifor
 def test_naive_refinement_is_iterated_argmax():
     """Against a hand-written loop."""
     denoiser, canvas = Scrambled(), blank([7, 4])
-    sampler = Unmask(schedule=Everything(), order="top", rewrite=True, temperature=0.0, steps=5)
+    sampler = Unmask(
+        schedule=Everything(), order="top", rewrite=True, steps=5, draw=Draw(temperature=0.0)
+    )
     expected = canvas.tokens
     for _ in range(5):
         logits = denoiser(expected, canvas.length, canvas.suspect, False)
@@ -278,7 +288,9 @@ def test_drafts_are_rewritten_only_by_samplers_that_rewrite():
     assert kept[1][0] == kept[1][2] == "0"
     assert kept[1][1] != "?"
     table = Table(torch.nn.functional.one_hot(torch.full((8,), 4), len(TINY)).float())
-    refined = Unmask(schedule=Everything(), rewrite=True, temperature=0.0, steps=2)(table, draft)
+    refined = Unmask(schedule=Everything(), rewrite=True, steps=2, draw=Draw(temperature=0.0))(
+        table, draft
+    )
     assert refined.texts(TINY) == ["000000", "000"]
     assert table.seen[0][1].tolist() == pytest.approx(
         [0.2, 0.2]
@@ -380,7 +392,9 @@ def test_reconsider_hides_the_implausible_and_a_refill_mends_it(score):
     corrected = Reconsider(score=score, share=0.5)(Table(logits), draft)
     assert corrected.texts(TINY) == ["(1+2)=0=(1", "(1?2)=0?(1"]
     assert corrected.evaluations.tolist() == [2, 2] if score == "leave_out" else [1, 1]
-    fixed = Reconsider(score=score, share=0.5).then(Unmask(temperature=0.0))(Table(logits), draft)
+    fixed = Reconsider(score=score, share=0.5).then(Unmask(draw=Draw(temperature=0.0)))(
+        Table(logits), draft
+    )
     assert fixed.texts(TINY) == ["(1+2)=0=(1"] * 2
     only_one = Reconsider(score=score, share=0.1)(Table(logits), draft)
     assert only_one.texts(TINY)[1].count("?") == 1

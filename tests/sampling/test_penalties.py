@@ -14,11 +14,10 @@ from torch import Tensor
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
-from maskdiff.constraints.grammar import Shaping
 from maskdiff.decoding import (
     CausalModel,
+    Continuation,
     Decoding,
-    NextTokenModel,
     SharedTree,
     TableModel,
     condition,
@@ -26,11 +25,12 @@ from maskdiff.decoding import (
 )
 from maskdiff.drawing.history import TokenHistory
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.languages.cfg import compile_grammar
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling import (
-    PLAIN,
+    NO_PENALTIES,
     PRESETS,
     Ancestral,
     Autoregressive,
@@ -49,10 +49,10 @@ from maskdiff.sampling import (
     Stopping,
     Unmask,
     constrained,
-    controlled,
     hybrid,
     make_sampler,
     one_shot,
+    penalised,
 )
 from tests.helpers.completion import random_table
 from tests.helpers.dummies import TINY, Foresighted, Scrambled, Table
@@ -138,7 +138,7 @@ def test_a_prompt_gives_the_same_string_alone_and_in_a_padded_batch(
     name: str, setting: str
 ) -> None:
     """Whatever stands behind the end; and the controls do something."""
-    sampler = controlled(SAMPLERS[name], controls(setting))
+    sampler = penalised(SAMPLERS[name], controls(setting))
     assert (
         disagreements(
             sampler, Scrambled(), TINY.encode("0")[0] if setting != "exempt" else TINY.pad
@@ -165,7 +165,7 @@ def test_negative_control_pads_that_count_change_the_string() -> None:
             (Careless(SETTINGS["tokens"]), True),
             (controls("tokens"), False),
         ):
-            sampler = controlled(replace(UNMASK[name], temperature=0.0), shaper)
+            sampler = penalised(replace(UNMASK[name], draw=Draw(0.0)), shaper)
             different = disagreements(sampler, Table(best), TINY.encode("0")[0])
             assert (different > 0) == padding_matters, name
 
@@ -213,7 +213,7 @@ def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
     )
     shaper = Penalties.of(EVERYTHING, plain.vocabulary)
     for name in ("bound", "cap", "autoregressive", "predictive", "hybrid"):
-        sampler = controlled(SAMPLERS[name], shaper)
+        sampler = penalised(SAMPLERS[name], shaper)
         together = sampler(plain.denoiser, canvas.wider(40, plain.vocabulary.pad)).tokens
         for i, length in enumerate(canvas.length.tolist()):
             alone = sampler(plain.denoiser, canvas[[i]].trim()).tokens
@@ -223,7 +223,7 @@ def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
         )
 
 
-def of_table(number: int) -> tuple[NextTokenModel, bytes]:
+def of_table(number: int) -> tuple[Continuation, bytes]:
     rng = np.random.default_rng(number)
     return TableModel(random_table(rng, b"abc", 4, silent=number % 2 == 0), 14, number, 1.0), b"ab"
 
@@ -242,8 +242,13 @@ def test_a_completion_does_not_depend_on_its_batch(
     ]  # fmt: skip
     for model, prefix in cases:
         given = condition(model, prefix, "beam" if isinstance(model, CausalModel) else "exact")
-        together = [made.tokens for made in Decoding(given, keys, controls=shaper).run()]
-        alone = [Decoding(given, key, controls=shaper).run()[0].tokens for key in keys.split(1)]
+        together = [
+            made.tokens for made in Decoding(given, keys, draw=Draw(penalties=shaper)).run()
+        ]
+        alone = [
+            Decoding(given, key, draw=Draw(penalties=shaper)).run()[0].tokens
+            for key in keys.split(1)
+        ]
         assert together == alone
         differ += together != [made.tokens for made in Decoding(given, keys).run()]
     assert differ >= 3
@@ -266,11 +271,14 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
     ):
         both = SharedTree(model)
         many = Decoding(
-            [condition(both, text) for text in prefixes], keys, controls=shaper, stopping=stopping
+            [condition(both, text) for text in prefixes],
+            keys,
+            stopping=stopping,
+            draw=Draw(penalties=shaper),
         ).run()
         for text, key, made in zip(prefixes, keys.split(1), many, strict=True):
             (alone,) = Decoding(
-                condition(model, text), key, controls=shaper, stopping=stopping
+                condition(model, text), key, stopping=stopping, draw=Draw(penalties=shaper)
             ).run()
             assert (alone.data, alone.tokens, alone.reason) == (made.data, made.tokens, made.reason)
             reasons.add(made.reason)
@@ -295,16 +303,20 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
 def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) -> None:
     """From blanks, from a parallel draft, and by speculation: token for token."""
     canvas, shaper = prompts(), controls(setting)
-    causal = controlled(Autoregressive(temperature=temperature), shaper)(Scrambled(), canvas).tokens
-    draft = Unmask(steps=3, temperature=temperature)
+    causal = penalised(Autoregressive(draw=Draw(temperature=temperature)), shaper)(
+        Scrambled(), canvas
+    ).tokens
+    draft = Unmask(steps=3, draw=Draw(temperature=temperature))
     for sampler in (
-        Predictive(temperature=temperature),
-        one_shot(draft).then(Predictive(temperature=temperature)),
-        draft.then(Predictive(temperature=temperature)),
+        Predictive(draw=Draw(temperature=temperature)),
+        one_shot(draft).then(Predictive(draw=Draw(temperature=temperature))),
+        draft.then(Predictive(draw=Draw(temperature=temperature))),
         Speculate(draft, steps=0),
     ):
-        assert torch.equal(controlled(sampler, shaper)(Scrambled(), canvas).tokens, causal)
-    assert not torch.equal(Predictive(temperature=temperature)(Scrambled(), canvas).tokens, causal)
+        assert torch.equal(penalised(sampler, shaper)(Scrambled(), canvas).tokens, causal)
+    assert not torch.equal(
+        Predictive(draw=Draw(temperature=temperature))(Scrambled(), canvas).tokens, causal
+    )
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -313,9 +325,9 @@ def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
     canvas = Canvas.prefix(
         ["(+1", "", "1=1=1=1="], [16, 7, 15], plain.vocabulary, torch.Generator().manual_seed(0)
     )
-    causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens
+    causal = penalised(Autoregressive(), shaper)(plain.denoiser, canvas).tokens
     for sampler in (Predictive(), Speculate(Unmask(), steps=0)):
-        assert torch.equal(controlled(sampler, shaper)(plain.denoiser, canvas).tokens, causal)
+        assert torch.equal(penalised(sampler, shaper)(plain.denoiser, canvas).tokens, causal)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -328,16 +340,19 @@ def test_a_completion_is_the_causal_sample(
     canvas = Canvas.prefix(
         ["(+1+1"] * 6, [size] * 6, plain.vocabulary, torch.Generator().manual_seed(0)
     )
-    causal = controlled(Autoregressive(), shaper)(plain.denoiser, canvas).tokens[:, 1:-1].tolist()
+    causal = penalised(Autoregressive(), shaper)(plain.denoiser, canvas).tokens[:, 1:-1].tolist()
 
     def completed() -> list[list[int]]:
         given = condition(CausalModel(plain.denoiser, lengths), b"(+1+1")
-        return [list(made.tokens) for made in Decoding(given, canvas.keys, controls=shaper).run()]
+        return [
+            list(made.tokens)
+            for made in Decoding(given, canvas.keys, draw=Draw(penalties=shaper)).run()
+        ]
 
     assert completed() == causal
     if SETTINGS[setting].repetition_penalty != 1.0:  # alone depends on where 0 is
         nowhere = property(lambda _: torch.zeros(6), lambda *_: None)
-        monkeypatch.setattr("maskdiff.models.causal.CausalReader.norm", nowhere, raising=False)
+        monkeypatch.setattr("maskdiff.models.causal.CausalTree.norm", nowhere, raising=False)
         assert completed() != causal
 
 
@@ -423,7 +438,7 @@ def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
     whole = allowed.expand(*canvas.tokens.shape, -1)
     logits = table.logits[: canvas.tokens.shape[1]]
     shaped = shaper.shape_canvas(logits.expand(len(canvas), -1, -1), canvas, visible, whole)
-    filled = controlled(one_shot(Unmask(temperature=0.0)), shaper)(table, canvas).tokens
+    filled = penalised(one_shot(Unmask(draw=Draw(temperature=0.0))), shaper)(table, canvas).tokens
     changed = 0
     for row, at in (canvas.tokens == TINY.mask).nonzero().tolist():
         symbol = torch.arange(canvas.tokens.shape[1]) < canvas.length[row] - 1
@@ -450,31 +465,37 @@ def test_a_token_does_not_count_against_itself() -> None:
     for setting in SETTINGS:
         for steps in (1, 2, 3):
             sampler = Unmask(
-                order="top", schedule=Everything(), rewrite=True, steps=steps, temperature=0.0
+                order="top",
+                schedule=Everything(),
+                rewrite=True,
+                steps=steps,
+                draw=Draw(temperature=0.0),
             )
-            made = controlled(sampler, controls(setting))(table, prompts(texts)).texts(TINY)
+            made = penalised(sampler, controls(setting))(table, prompts(texts)).texts(TINY)
             assert made == ["3210(+"] * 2
 
 
 def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
     best = torch.full((12, len(TINY)), 0.5)
     best[:, TINY.encode("1")] = 1.0
-    sampler = Autoregressive(temperature=0.0)
+    sampler = Autoregressive(draw=Draw(temperature=0.0))
     for config in (
         ControlConfig(repetition_penalty=100.0),
         ControlConfig(no_repeat_ngram=1),
         ControlConfig(no_repeat_ngram=2),
     ):
-        for made in (sampler, one_shot(Unmask(temperature=0.0)), Predictive(temperature=0.0)):
-            (counted,) = controlled(made, Penalties(config))(Table(best), prompts(["0111?"])).texts(
+        for made in (
+            sampler,
+            one_shot(Unmask(draw=Draw(temperature=0.0))),
+            Predictive(draw=Draw(temperature=0.0)),
+        ):
+            (counted,) = penalised(made, Penalties(config))(Table(best), prompts(["0111?"])).texts(
                 TINY
             )
             exempt = Penalties(replace(config, exempt_prompt=True))
             assert counted != "01111"
-            assert controlled(made, exempt)(Table(best), prompts(["0111?"])).texts(TINY) == [
-                "01111"
-            ]
-    twice = controlled(
+            assert penalised(made, exempt)(Table(best), prompts(["0111?"])).texts(TINY) == ["01111"]
+    twice = penalised(
         sampler, Penalties(ControlConfig(repetition_penalty=100.0, exempt_prompt=True))
     )
     assert (
@@ -488,10 +509,10 @@ def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> N
     plain = make_sampler(SamplerConfig(name, steps=6, num_ar_tokens=2))
     if name.startswith("coupled"):
         with pytest.raises(ConfigError, match="no penalties"):
-            controlled(plain, controls("tokens"))
+            penalised(plain, controls("tokens"))
         return
     canvas = prompts([*PROMPTS, "?" * 25])
-    made = controlled(plain, Penalties(replace(EVERYTHING, no_repeat_ngram=1)))(Scrambled(), canvas)
+    made = penalised(plain, Penalties(replace(EVERYTHING, no_repeat_ngram=1)))(Scrambled(), canvas)
     assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
     assert all(set(text) <= set(SYMBOLS) for text in made.texts(TINY))
     assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
@@ -514,7 +535,7 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
         "coarse_to_fine",
     ):
         sampler = make_sampler(SamplerConfig(name, steps=5, temperature=temperature))
-        made = controlled(constrained(sampler, grammar), controls(setting))(Scrambled(), canvas)
+        made = penalised(constrained(sampler, grammar), controls(setting))(Scrambled(), canvas)
         for text in made.texts(TINY):
             assert accepts(GRAMMAR, text), (name, text)
         assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
@@ -533,10 +554,11 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
     free = canvas.tokens == TINY.mask
     posteriors = []
     for config in (ControlConfig(), ControlConfig(no_repeat_ngram=1)):
-        sampler = Watched(steps=1, constraint=grammar, controls=Penalties(config))
+        draw = Draw(constraint=grammar, penalties=Penalties(config))
+        sampler = Watched(steps=1, draw=draw)
         sampler(Scrambled(), canvas)
         posteriors.append(
-            grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Shaping())[0]
+            grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Draw())[0]
         )
     said = sorted({TINY.ids[symbol] for symbol in "01"})
     digits = [token for token in TINY.digit_ids if token not in said]
@@ -551,8 +573,8 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
 
 
 def test_the_defaults_are_not_active() -> None:
-    assert not PLAIN.active
-    assert not PLAIN.penalise
+    assert not NO_PENALTIES.active
+    assert not NO_PENALTIES.penalise
     assert not Penalties.of(ControlConfig(), TINY).active
     harmless = ControlConfig(
         dry_base=3.0,
@@ -576,7 +598,7 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
         if "previous" in getattr(denoiser, "inputs", ()) or name != "self_conditioned":
             a, b = (
                 sampler(denoiser, canvas)
-                for sampler in (plain, controlled(plain, Penalties(ControlConfig())))
+                for sampler in (plain, penalised(plain, Penalties(ControlConfig())))
             )
             assert torch.equal(a.tokens, b.tokens)
             assert torch.equal(a.evaluations, b.evaluations)

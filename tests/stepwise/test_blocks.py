@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import Loaded
+from maskdiff.drawing.logits import allowed_symbols
 from maskdiff.errors import ConfigError, ParseError
+from maskdiff.languages import Vocabulary
 from maskdiff.stepwise.blocks import BlockBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 from tests.helpers.stepwise import (
@@ -39,11 +41,19 @@ class Shown:
     log_p: Tensor
 
 
+def open_alphabet(vocabulary: Vocabulary) -> Tensor:
+    return allowed_symbols(torch.tensor(vocabulary.mask), vocabulary, "open")
+
+
 class Recorder:
     """A denoiser that keeps its calls."""
 
     def __init__(self, generator: BlockBackend) -> None:
-        self.inner, self.allowed, self.shown = generator.denoiser, generator.allowed, []
+        self.inner, self.allowed, self.shown = (
+            generator.denoiser,
+            open_alphabet(generator.vocabulary),
+            [],
+        )
         generator.denoiser = self
 
     def __call__(
@@ -121,8 +131,8 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
             steps = (*steps, step)
             if step.finish == "end":
                 break
-        assert "".join(step.step for step in steps) + steps[-1].over == "".join(
-            step.said for step in steps
+        assert "".join(step.step for step in steps) + steps[-1].overshoot == "".join(
+            step.text for step in steps
         )
     if pieces and block > 1:  # stops inside a block, whose rest never came back: `given` says so
         assert inside > 0
@@ -198,7 +208,7 @@ def test_the_ledger_of_blocks(pieces: bool) -> None:
 def test_a_step_that_was_carried_over_costs_nothing() -> None:
     model = loaded(pieces=True)
     before = Candidate(
-        "1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
+        "1>", "1>2>(", "stop", 3, overshoot="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
     )
     for generator in (BlockBackend(model), BlockBackend(model, block=1)):
         with ledger(model) as book:
@@ -254,5 +264,6 @@ def test_a_deterministic_choice_needs_no_seed() -> None:
     assert generator.next_step([]) == []
     assert one(generator, prompt=PROMPTS[0], temperature=0.0).spent != Spent()
     assert torch.equal(
-        generator.allowed.nonzero()[:, 0], torch.tensor([3, *generator.vocabulary.inner_ids])
+        open_alphabet(generator.vocabulary).nonzero()[:, 0],
+        torch.tensor([3, *generator.vocabulary.inner_ids]),
     )

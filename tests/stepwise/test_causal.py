@@ -16,8 +16,8 @@ from maskdiff.errors import ConfigError, ParseError
 from maskdiff.models import caches
 from maskdiff.stepwise import causal
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.drawing import answered
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
+from maskdiff.stepwise.writing import answered
 from tests.helpers.completion import ONE_IN_A_MILLION, chi_square
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.stepwise import (
@@ -75,8 +75,8 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
             == (once.finish == "end")
             == (once.ids[-1] == model.vocabulary.eos)
         )
-        assert "".join(step.said for step in steps) == once.said == once.step
-        assert "".join(step.step for step in steps) + steps[-1].over == once.said
+        assert "".join(step.text for step in steps) == once.text == once.step
+        assert "".join(step.step for step in steps) + steps[-1].overshoot == once.text
         assert all(
             step.step.count(">") == 1 and step.step[-1] == ">"
             for step in steps
@@ -101,7 +101,7 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
     # None of this is empty: many answers have several steps, some end by themselves, and pieces do reach over a boundary.
     assert sum(len(steps) > 2 for steps, _ in walked) >= 15
     assert sum(steps[-1].finish == "end" for steps, _ in walked) > 10
-    assert any(step.over for steps, _ in walked for step in steps) == pieces
+    assert any(step.overshoot for steps, _ in walked for step in steps) == pieces
     assert (
         any(step.tokens == 0 for steps, _ in walked for step in steps) == pieces
     )  # a whole step that was carried over
@@ -166,8 +166,8 @@ def test_token_by_token(pieces: bool) -> None:
             single = replace(request, partial=tuple(parts), stop=stop_of(">", most=1))
             parts += one(generator, **vars(single)).candidates
         joined = Candidate(
-            "".join(part.step for part in parts), "".join(part.said for part in parts), parts[-1].finish, len(parts),
-            parts[-1].over, ids_of(parts),
+            "".join(part.step for part in parts), "".join(part.text for part in parts), parts[-1].finish, len(parts),
+            parts[-1].overshoot, ids_of(parts),
             *(tuple(x for part in parts for x in getattr(part, name)) for name in ("log_probs", "entropies", "gaps")),
         )  # fmt: skip
         same([joined], [expected])
@@ -339,7 +339,7 @@ def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch)
         kept = rng.choice(strings)[: rng.randrange(30)]
         strings.append([*kept, *rng.choices(inner, k=30 - len(kept))])
     expected = next_log_probs(model, strings)
-    reader = CausalModel(model.denoiser, model.lengths).reader()
+    reader = CausalModel(model.denoiser, model.lengths).tree()
     numbers, left = dict[tuple[int, ...], int](), []
     for row, ids in enumerate(strings):
         for end in range(len(ids)):
@@ -373,7 +373,7 @@ def test_memory_is_bounded_by_bytes() -> None:
         answers = small.next_step(requests), large.next_step(requests)
         for reply, expected in zip(*answers, strict=True):
             same(reply.candidates, expected.candidates)
-        cache = small.reader.cache
+        cache = small.tree.cache
         assert small.nodes * small.token_bytes <= small.memory + most * small.token_bytes
         held = sum(x.nbytes for x in (cache.keys, cache.values, cache.paths, cache.above))
         assert held <= max(64, small.nodes) * small.token_bytes

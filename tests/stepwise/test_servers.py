@@ -57,11 +57,11 @@ def backend(
 ) -> Iterator[StepBackend]:
     """A backend over HTTP that asks a server of the shipped checkpoint."""
     from maskdiff.serving.app import create_app
-    from maskdiff.serving.local import running
-    from maskdiff.serving.served import Served
+    from maskdiff.serving.model import ServedModel
+    from maskdiff.serving.server import run_in_thread
 
-    served = Served(CausalBackend(loaded), "steps", language.prompt, 4096)
-    with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
+    served = ServedModel(CausalBackend(loaded), "steps", language.prompt, 4096)
+    with run_in_thread(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
         yield make_backend(
             BackendConfig(backend=kind, model="steps", base_url=url), language=language
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -11,9 +9,9 @@ from hypothesis import strategies as st
 from maskdiff.config import StepConfig
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.drawing import Drawn, Step
 from maskdiff.stepwise.protocol import Candidate, Request, Stop, bounded
 from maskdiff.stepwise.strategies import step_stop
+from maskdiff.stepwise.writing import Step
 from tests.helpers.stepwise import loaded, one, stop_of
 
 EOS = None
@@ -22,15 +20,11 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     """The step that a model which says these tokens writes; None while it has not ended."""
-    vocabulary = SimpleNamespace(
-        symbols=[text or "<EOS>" for text in tokens], eos=len(tokens) - 1 if EOS in tokens else -1
-    )
-    partial = (Candidate("", "", "stop", 0, over=over),) if over else ()
-    step = Step(Request("", partial, stop=stop), key=0)
-    drawn = Drawn([*range(len(tokens))], *[[float(i) for i in range(len(tokens))]] * 3)
-    for i in range(len(tokens)):
+    partial = (Candidate("", "", "stop", 0, overshoot=over),) if over else ()
+    step = Step(Request("", partial, stop=stop))
+    for i, text in enumerate(tokens):
         if step.finish is None:
-            step.add(i, drawn, i, vocabulary)  # type: ignore[arg-type]
+            step.add(i, (float(i),) * 3, text or "", text is EOS)
     return None if step.finish is None else step.candidate()
 
 
@@ -89,9 +83,9 @@ def test_steps_against_every_position(
     assert (candidate is None) == (expected is None)
     if candidate is None or expected is None:
         return
-    assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == expected
-    assert candidate.step + candidate.over == over + candidate.said
-    assert candidate.said == "".join(text for text in said[: candidate.tokens] if text is not EOS)
+    assert (candidate.step, candidate.overshoot, candidate.finish, candidate.tokens) == expected
+    assert candidate.step + candidate.overshoot == over + candidate.text
+    assert candidate.text == "".join(text for text in said[: candidate.tokens] if text is not EOS)
     assert candidate.ids == tuple(range(candidate.tokens))
     assert (
         candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids
@@ -107,11 +101,11 @@ def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -
         step = write(left, stop, over)
         assert step is not None
         steps.append(step)
-        left, over = left[step.tokens :], step.over
+        left, over = left[step.tokens :], step.overshoot
         assert len(steps) <= sum(map(len, tokens)) + 1
     assert (
         "".join(step.step for step in steps)
-        == "".join(step.said for step in steps)
+        == "".join(step.text for step in steps)
         == "".join(tokens)
     )
     assert sum(step.tokens for step in steps) == len(tokens) + 1
@@ -134,7 +128,7 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
 def test_cases() -> None:
     """The same by hand, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
-    assert (step.step, step.over, step.said, step.finish, step.tokens) == (
+    assert (step.step, step.overshoot, step.text, step.finish, step.tokens) == (
         "1)>",
         "(",
         "1)>(",
@@ -142,9 +136,9 @@ def test_cases() -> None:
         2,
     )
     step = write(["+", "9>1", "8"], stop_of(">"), over="(")
-    assert (step.step, step.over, step.tokens) == ("(+9>", "1", 2)
+    assert (step.step, step.overshoot, step.tokens) == ("(+9>", "1", 2)
     step = write(["never drawn"], stop_of(">"), over="2>3>")
-    assert (step.step, step.over, step.tokens, step.log_probs) == ("2>", "3>", 0, ())
+    assert (step.step, step.overshoot, step.tokens, step.log_probs) == ("2>", "3>", 0, ())
     assert write(["a", "b"], Stop((), 5)) is None
     assert write(["a", "b"], Stop((), 2)).finish == "length"
     assert write(["a", ">"], Stop((">",), 2)).finish == "stop"  # which comes before the cap
@@ -153,7 +147,7 @@ def test_cases() -> None:
     assert (
         write([">", EOS], Stop((">",), 9, 3)).finish == "end"
     )  # the model's own end is no stop string
-    assert write(["x\n", "\ny"], stop_of("\n\n")).over == "y"
+    assert write(["x\n", "\ny"], stop_of("\n\n")).overshoot == "y"
     assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
 
 
@@ -185,15 +179,18 @@ def test_a_model_ends_its_steps_there() -> None:
         )
         for over, candidate in [
             *(("", c) for c in reply.candidates),
-            *((c.over, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
+            *((c.overshoot, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
         ]:
             tokens: Texts = [
                 EOS if token == vocabulary.eos else vocabulary.symbols[token]
                 for token in candidate.ids
             ]
-            assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == brute(
-                tokens, stop, over
-            )
+            assert (
+                candidate.step,
+                candidate.overshoot,
+                candidate.finish,
+                candidate.tokens,
+            ) == brute(tokens, stop, over)
             assert candidate.tokens < 2 or brute(tokens[:-1], stop, over) is None  # and not before
             finishes.add(candidate.finish)
     assert finishes == {"stop", "end", "length"}

@@ -80,7 +80,7 @@ def brute_mass(loaded: Loaded, history: list[int], prefix: str) -> float:
 
 def test_the_packed_tree_equals_plain_passes(pieced: Loaded) -> None:
     """Nodes with parents of earlier calls and of the same call, in any order of depth."""
-    reader, rng = CausalModel(pieced.denoiser, pieced.lengths).reader(), np.random.default_rng(3)
+    tree, rng = CausalModel(pieced.denoiser, pieced.lengths).tree(), np.random.default_rng(3)
     histories: list[list[int]] = []
     for size in (1, 7, 1, 12):
         parents, tokens = [], []
@@ -90,10 +90,10 @@ def test_the_packed_tree_equals_plain_passes(pieced: Loaded) -> None:
             histories.append([] if parent == NO_PARENT else [*histories[parent], token])
             parents.append(parent)
             tokens.append(token)
-        got = reader.extend(torch.tensor(parents), torch.tensor(tokens))
+        got = tree.extend(torch.tensor(parents), torch.tensor(tokens))
         for row, history in zip(got, histories[-size:], strict=True):
             torch.testing.assert_close(row, next_log_probs(pieced, history), atol=1e-9, rtol=0)
-    assert (reader.calls, reader.positions) == (4, 21)
+    assert (tree.calls, tree.positions) == (4, 21)
     chain = rng.choice(
         pieced.vocabulary.inner_ids, size=70
     ).tolist()  # longer than a string of the training
@@ -102,13 +102,13 @@ def test_the_packed_tree_equals_plain_passes(pieced: Loaded) -> None:
         tokens = [0, *chain] if parent == NO_PARENT else chain
         histories += [[*before, *chain[: i + (parent != NO_PARENT)]] for i in range(len(tokens))]
         parents = [parent, *range(first, first + len(tokens) - 1)]
-        got = reader.extend(torch.tensor(parents), torch.tensor(tokens))
+        got = tree.extend(torch.tensor(parents), torch.tensor(tokens))
         for i in (0, 1, 33, len(tokens) - 1):
             torch.testing.assert_close(
                 got[i], next_log_probs(pieced, histories[first + i]), atol=1e-9, rtol=0
             )
     leaf = len(histories) - 1
-    got = reader.extend(
+    got = tree.extend(
         torch.tensor([leaf, 3]), torch.tensor([chain[0], chain[1]])
     )  # they see what chains left
     for row, history in zip(
@@ -122,10 +122,13 @@ def test_z_and_q_equal_brute_force(pieced: Loaded) -> None:
     conditioned = condition(model, PREFIX.encode(), "exact")
     assert conditioned.summary.calls == 1
     assert (
-        conditioned.summary.positions == conditioned.summary.histories == len(conditioned.tree) > 10
+        conditioned.summary.positions
+        == conditioned.summary.histories
+        == len(conditioned.histories)
+        > 10
     )
-    for node in range(len(conditioned.tree)):
-        history = conditioned.tree.path(node)
+    for node in range(len(conditioned.histories)):
+        history = conditioned.histories.path(node)
         z = brute_mass(pieced, history, PREFIX)
         assert float(conditioned.log_z[node]) == pytest.approx(z, abs=1e-9)
         log_next, log_q = next_log_probs(pieced, history), conditioned.log_q([node])[0]
@@ -349,14 +352,14 @@ def test_a_beam_over_many_lengths_is_as_good_as_one_over_one(plain: Loaded) -> N
     exact, beam = (
         condition(model, PREFIX.encode(), mode, beam=4).summary for mode in ("exact", "beam")
     )
-    assert len(model.beginnings) > 50
+    assert len(model.latent_states) > 50
     assert beam.dropped < 1e-9
     assert beam.log_z == pytest.approx(exact.log_z, abs=1e-9)
 
 
 @pytest.mark.parametrize("which", ["pieced", "plain"])
 def test_what_was_drawn_is_forgotten(which: str, request: pytest.FixtureRequest) -> None:
-    """Batches of one text share a reader, which does not grow with them, and give what one alone gives."""
+    """Batches of one text share a tree, which does not grow with them, and give what one alone gives."""
     loaded: Loaded = request.getfixturevalue(which)
     conditioned = condition(CausalModel(loaded.denoiser, loaded.lengths), b"(+3")
     keys = new_keys(9, torch.Generator().manual_seed(0))
@@ -364,9 +367,9 @@ def test_what_was_drawn_is_forgotten(which: str, request: pytest.FixtureRequest)
     sizes, parts = [], []
     for part in keys.split(3):
         parts += [item.tokens for item in Decoding(conditioned, part).run()]
-        sizes.append(len(conditioned.reader.cache.depth))  # type: ignore[attr-defined]
+        sizes.append(len(conditioned.tree.cache.depth))  # type: ignore[attr-defined]
     assert parts == whole
-    assert max(sizes) - len(conditioned.tree) < sum(map(len, whole))
+    assert max(sizes) - len(conditioned.histories) < sum(map(len, whole))
     canvas = condition(
         ending_with(loaded.denoiser, loaded.lengths, b"5", CompletionConfig("beam", beam=2)),
         b"(",

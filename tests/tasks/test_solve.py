@@ -28,7 +28,7 @@ EVERY = 10**6
 def puzzle(template: str, grammar: bool = True) -> FillProblem:
     canvas = Canvas.template([template], LANGUAGE.vocabulary)
     mask = CONSTRAINT.mask(canvas.tokens, ~canvas.known, canvas.length) if grammar else None
-    return FillProblem(template, LANGUAGE.vocabulary, LANGUAGE.holds, LANGUAGE.consequence, mask)
+    return FillProblem(template, LANGUAGE.vocabulary, LANGUAGE.holds, LANGUAGE.forced_ending, mask)
 
 
 def random_guide(template: str, seed: int, scale: float = 3.0) -> Guide:
@@ -100,7 +100,7 @@ def test_neither_small_chunks_nor_forgotten_masks_nor_a_missing_consequence_chan
     for kept in (0, 1000):
         monkeypatch.setattr(room, "KEPT", kept)
         for template, expected in cases:
-            blind = replace(puzzle(template), consequence=lambda text: None)
+            blind = replace(puzzle(template), forced_ending=lambda text: None)
             for asked in (puzzle(template), blind):
                 assert (
                     set(search_fillings(asked, random_guide(template, 0), EVERY).solutions)

@@ -1,7 +1,8 @@
 """Our causal mode as a policy: a model of `arithmetic-corrections`, in any vocabulary of pieces.
 
-For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the pieces of this language end at
-its marks, so that a prompt, an attempt and feedback put together as ids are cut just as their text is.
+For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the
+pieces of this language end at its marks, so that a prompt, an attempt and feedback put together as
+ids are cut just as their text is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from maskdiff.errors import ConfigError
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.policy import Ids, groups, pick
+from maskdiff.experiments.distillation.policy import AnswerStrings, Ids, draw_answers, groups
 from maskdiff.languages import ArithmeticCorrections
 from maskdiff.languages.arithmetic_corrections import BACKTRACK
+from maskdiff.models.causal import PromptStream
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -95,37 +97,9 @@ class OwnPolicy:
         self, prompts: list[Ids], keys: Tensor, temperature: float, limit: int
     ) -> list[Ids]:
         """Answers to prompts that fit in one batch."""
-        model, device = self.loaded.denoiser.model, self.loaded.device
-        width = max(map(len, prompts))
-        pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        tokens = torch.tensor(
-            [[self.vocabulary.pad] * (width - len(prompt)) + list(prompt) for prompt in prompts],
-            device=device,
-        )
-        cache = model.start_cache(len(prompts), width=width + limit)
-        answers: list[list[int]] = [[] for _ in prompts]
-        alive = torch.arange(len(prompts), device=device)
-        keys = keys.to(device)
-        for place in range(limit):
-            logits = model.read_beginnings(tokens, pads, cache).masked_fill(
-                self._barred, -torch.inf
-            )
-            drawn = pick(logits, keys, place, temperature)
-            for row, token in zip(alive.tolist(), drawn.tolist(), strict=True):
-                answers[row].append(token)
-            going = (drawn != self.vocabulary.eos).nonzero()[:, 0]
-            if not len(going):
-                break
-            if len(going) < len(alive):
-                cache, alive, keys, pads, drawn = (
-                    cache.select(going),
-                    alive[going],
-                    keys[going],
-                    pads[going],
-                    drawn[going],
-                )
-            tokens = drawn[:, None]
-        return [tuple(answer) for answer in answers]
+        stream = PromptStream(self.loaded.denoiser.model, prompts, self.vocabulary.pad, limit)
+        strings = AnswerStrings([limit] * len(prompts), {self.vocabulary.eos})
+        return draw_answers(stream, stream.scores, keys, temperature, strings, ~self._barred)
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`."""

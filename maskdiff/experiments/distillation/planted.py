@@ -1,8 +1,9 @@
 """Teachers whose fault is known, and a small policy of tables: what the experiments must find, and must not.
 
-For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests. Not for: anything learned
-from language. Easy to get wrong: a fault that only begins somewhere would be found by looking for the first difference; here
-every place is disturbed by a random amount, and from the onset on by more.
+For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests.
+Not for: anything learned from language. Easy to get wrong: a fault that only begins somewhere would
+be found by looking for the first difference; here every place is disturbed by a random amount, and
+from the onset on by more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from torch import Tensor, nn
 
 from maskdiff.drawing.random import bits, uniform
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.policy import Ids, Judge, lengths, pick
+from maskdiff.experiments.distillation.policy import (
+    AnswerScorer,
+    AnswerStrings,
+    Ids,
+    draw_answers,
+    lengths,
+)
 from maskdiff.experiments.distillation.positions import DECILES
 
 FAINT, STRONG = 0.02, 0.1  # typical shares of noise before and after the onset
@@ -29,9 +36,9 @@ def corrupted(
 ) -> Tensor:
     """Logits of a teacher who agrees but for noise: with probability q a token is any, q log-normal about 0.02 at every place.
 
-    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys (batch,) of the noise. From
-    decile `onset` of each answer on (1 to 9; None: nowhere) q is about `strong` instead. The divergence at a place depends
-    little on how certain the student is.
+    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys
+    (batch,) of the noise. From decile `onset` of each answer on (1 to 9; None: nowhere) q is about
+    `strong` instead. The divergence at a place depends little on how certain the student is.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
@@ -49,7 +56,7 @@ def corrupted(
 class Disturbed:
     """A teacher who agrees with a policy but for noise, which is stronger from decile `onset` on: its `logits` alone."""
 
-    def __init__(self, policy: Judge, onset: int | None, seed: int) -> None:
+    def __init__(self, policy: AnswerScorer, onset: int | None, seed: int) -> None:
         self.policy, self.onset, self.seed = policy, onset, seed
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
@@ -69,11 +76,26 @@ def _keys(answers: Sequence[Ids], seed: int) -> Tensor:
     )  # hashes of whole numbers are fixed
 
 
+class _TableStream:
+    """A table of logits, by the last token, as a `CausalStream`."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        return self.table[token].double()
+
+    def select(self, rows: Tensor) -> _TableStream:
+        """See `CausalStream.select`."""
+        return self
+
+
 class PlantedPolicy:
     """A table of what follows each token. As a teacher (behind feedback) it is `corrupted` from decile `onset` on.
 
-    Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last token of the vocabulary
-    takes something back. Implements `Policy`.
+    Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last
+    token of the vocabulary takes something back. Implements `Policy`.
     """
 
     large = False
@@ -104,14 +126,10 @@ class PlantedPolicy:
         self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
     ) -> list[Ids]:
         """See `Policy`; the table alone, without its corruption."""
-        table, last = self.module[0], torch.tensor([prompt[-1] for prompt in prompts])
-        answers: list[list[int]] = [[] for _ in prompts]
-        for place in range(limit):
-            last = pick(table[last], torch.tensor(keys), place, temperature)
-            for answer, token in zip(answers, last.tolist(), strict=True):
-                if not answer or answer[-1] != END:
-                    answer.append(token)
-        return [tuple(answer) for answer in answers]
+        stream = _TableStream(self.module[0])
+        scores = stream.step(torch.tensor([prompt[-1] for prompt in prompts]))
+        strings = AnswerStrings([limit] * len(prompts), {END})
+        return draw_answers(stream, scores, torch.tensor(keys), temperature, strings)
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskdiff.languages import Vocabulary
 from maskdiff.models.denoiser import Denoiser
-from maskdiff.sampling import Canvas, Cosine, Everything, Sample, Sampler, Unmask
+from maskdiff.sampling import Canvas, Cosine, Draw, Everything, Sample, Sampler, Unmask
 
 
 class Unguarded(Vocabulary):
@@ -78,11 +78,11 @@ def maskgit(steps: int = 12, self_condition: bool = False) -> Unmask:
     return Unmask(
         order="confidence",
         schedule=Cosine(),
-        own=steps,
+        stage_steps=steps,
         steps=0,
-        temperature=0.0,
         self_condition=self_condition,
         sigma="clock",
+        draw=Draw(temperature=0.0),
     )
 
 
@@ -90,11 +90,11 @@ def refine(passes: int, clock: bool) -> Unmask:
     """All positions anew, the most likely token each, ``passes`` times: generation from nothing, repair and editing."""
     return Unmask(
         schedule=Everything(),
-        own=passes,
+        stage_steps=passes,
         steps=0,
-        temperature=0.0,
         rewrite=True,
         sigma="naive" if clock else "suspect",
+        draw=Draw(temperature=0.0),
     )
 
 
@@ -122,8 +122,14 @@ def untrained_prefix(count: int, then: Sampler) -> Sampler:
 
 def coarse_to_fine() -> Sampler:
     """Skeleton in 12 evaluations, digits in 8, temperature 0."""
-    coarse = Unmask(schedule=Cosine(), own=12, steps=0, temperature=0.0, symbols="skeleton")
-    return coarse.then(Unmask(schedule=Cosine(), own=8, steps=0, temperature=0.0, symbols="fill"))
+    coarse = Unmask(
+        schedule=Cosine(), stage_steps=12, steps=0, draw=Draw(temperature=0.0, symbols="skeleton")
+    )
+    return coarse.then(
+        Unmask(
+            schedule=Cosine(), stage_steps=8, steps=0, draw=Draw(temperature=0.0, symbols="fill")
+        )
+    )
 
 
 def paragraph(text: str) -> str:

@@ -7,9 +7,9 @@
 
 A beam of prefixes of x searches for x*. The channel is summed exactly over all alignments: every
 prefix carries `alpha[j]`, the probability that the prefix became y[:j] (the forward algorithm, as
-in CTC prefix search 1408.2873), so all hypotheses of the beam are different prefixes. They have equal
-lengths, so one cached causal step serves all of them. Prefixes that have explained different parts
-of y are compared after adding the best possible cost of the rest of y (`rest_costs`, as in A*).
+in CTC prefix search 1408.2873), so all hypotheses of the beam are different prefixes. They have
+equal lengths, so one cached causal step serves all of them. Prefixes that have explained different
+parts of y are compared after adding the best possible cost of the rest of y (`rest_costs`, A*).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the doors share: statuses and single lines for every kind of failure, and the reading of lines."""
+"""What all programs share: statuses, one-line errors, and the reading of lines."""
 
 from __future__ import annotations
 

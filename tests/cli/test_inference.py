@@ -1,4 +1,4 @@
-"""inference.py as a user meets it: in process where that is enough, as a second process where it matters."""
+"""inference.py in process, and in a second process where that matters."""
 
 from __future__ import annotations
 

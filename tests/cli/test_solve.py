@@ -1,4 +1,4 @@
-"""`inference.py solve` as a user meets it, with an untrained checkpoint: every output, every refusal of one line."""
+"""`inference.py solve` with an untrained checkpoint: outputs and one-line errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tests.helpers.step_trees import read, value_of
 from tests.helpers.stepwise import STEPS, Scripted, payload, problems, said, solve, solver_script
 
 FIELDS = {
-    "schema", "verb", "index", "input", "text", "answer", "correct", "first_wrong", "steps", "tokens", "strategy",
+    "schema", "verb", "index", "input", "text", "answer", "correct", "first_wrong", "steps",
+    "tokens", "strategy",
     "finish_reason", "scaled", "restarts", "spent", "trace",
 }  # fmt: skip
 GOOD, EASY = "(+ 3 (* 2 4))", "(- 7 2)"
@@ -52,7 +53,7 @@ def run(
 
 @pytest.fixture
 def knowing(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """A backend that knows the answers, in the place of the checkpoint's own; candidate 1 is wrong."""
+    """A backend that knows the answers, instead of the checkpoint's; candidate 1 is wrong."""
     backend = Scripted(solver_script(lambda request, number: number == 1))
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
     return backend
@@ -301,7 +302,7 @@ def test_probe(
 
     backend = Scripted(writes, doubtful)
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
-    for goes_on, verdict in ((True, "CONTINUE"), (False, "RESTART")):  # noqa: B007 - `writes` reads it
+    for goes_on, verdict in ((True, "CONTINUE"), (False, "RESTART")):  # noqa: B007
         status, out, _ = run(capsys, folder, "--probe")
         assert (status, out.split(":")[0]) == (0, verdict)
     status, out, err = run(capsys, folder, GOOD, "--strategy", "greedy")

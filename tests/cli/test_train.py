@@ -1,4 +1,4 @@
-"""train_universal.py as a user mistypes it: one line that names what is wrong and what is nearest, status 2, and no files."""
+"""train_universal.py with mistakes: one line with the nearest name, status 2, no files."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_bad_files(
 
 
 TINY = [
-    "--threads=1", "--device=cpu", "--num_samples=64", "--eval_samples=8", "--live_samples=0", "--n_embd=16", "--n_head=2",
+    "--threads=1", "--device=cpu", "--num_samples=64", "--eval_samples=8", "--live_samples=0",
+    "--n_embd=16", "--n_head=2",
     "--n_layer=1", "--batch_size=4", "--warmup_iters=0", "--max_depth=2",
 ]  # fmt: skip
 

@@ -133,7 +133,7 @@ def test_the_checker_of_whole_answers() -> None:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- the denoiser
+# -------------------------- the denoiser
 
 
 def spoken(model: Loaded, *texts: str, ended: bool = False) -> tuple[Candidate, ...]:

@@ -1,4 +1,4 @@
-"""Real servers over our own model, asked by the official client: the probe, the turn-closing failure, and equality."""
+"""Real servers of our own model and the official client: probe, closed turns, equality."""
 
 from __future__ import annotations
 

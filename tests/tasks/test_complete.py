@@ -1,4 +1,4 @@
-"""`complete` on tiny random models: the causal mode and the canvas against brute force, the verb, and the door."""
+"""Tests of `complete` on tiny random models: both modes against brute force, and the command."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plain() -> Loaded:
 
 
 def next_log_probs(loaded: Loaded, history: list[int]) -> Tensor:
-    """(vocab,) log p(next token | history) by one plain forward pass of a model that ends its strings itself."""
+    """log p(next token | history), (vocab,), by a forward pass of a model that draws its end."""
     vocabulary = loaded.vocabulary
     tokens = torch.tensor([[vocabulary.bos, *history, vocabulary.mask]])
     model = loaded.denoiser.model
@@ -75,7 +75,7 @@ def brute_mass(loaded: Loaded, history: list[int], prefix: str) -> float:
     return float(np.logaddexp.reduce(terms))
 
 
-# ------------------------------------------------------------------------------------------------------- the causal mode
+# -------------------------- the causal mode
 
 
 def test_the_packed_tree_equals_plain_passes(pieced: Loaded) -> None:
@@ -154,7 +154,7 @@ def test_passes_are_counted_as_the_model_sees_them(pieced: Loaded) -> None:
 
 
 def test_a_length_that_is_told_is_drawn_with_the_first_token(plain: Loaded) -> None:
-    """Z is the sum over lengths of p(n) p(prefix | n), and the log-probability of a draw is p(n) p(text | n)."""
+    """Z is the sum over n of p(n) p(prefix | n); a draw has log-probability p(n) p(text | n)."""
     conditioned = condition(CausalModel(plain.denoiser, plain.lengths), b"(+1", "exact")
     vocabulary, masses = plain.vocabulary, []
     for n in np.flatnonzero(plain.lengths > 0).tolist():
@@ -197,7 +197,7 @@ def test_an_aligned_head_completes_nothing() -> None:
         tasks.complete(tiny_loaded(head="aligned"), ["(+"])
 
 
-# --------------------------------------------------------------------------------------------------------------- a suffix
+# -------------------------- a suffix
 
 
 def canvas_log_probs(loaded: Loaded, row: list[int], place: int) -> Tensor:
@@ -212,7 +212,7 @@ def canvas_log_probs(loaded: Loaded, row: list[int], place: int) -> Tensor:
 
 
 def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, float]:
-    """p(text | n) of all strings of n tokens that begin and end so: from the right up to the suffix, then from the left."""
+    """p(text | n) of all strings of n tokens with this prefix and suffix, as they are drawn."""
     mask, symbols, found = loaded.vocabulary.mask, loaded.vocabulary.symbols, {}
     stack: list[tuple[list[int], float]] = [([], 0.0)]
     ends: list[tuple[list[int], float]] = []
@@ -247,7 +247,7 @@ def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, f
     "prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45"), ("1))", "=2"), ("4)", "=4")]
 )
 def test_a_suffix_is_conditioned_on_exactly(prefix: str, suffix: str) -> None:
-    """All strings of at most 3 tokens by brute force: Z, and the log-probability of what is drawn."""
+    """All strings of at most 3 tokens by brute force: Z, and log-probabilities of draws."""
     small = {"vocabulary": "bpe", "vocab_size": 30, "causal_length": False}
     loaded = tiny_loaded(**small)
     loaded.denoiser.model.double()
@@ -291,7 +291,7 @@ def test_with_a_suffix_both_ends_are_kept(pieced: Loaded, plain: Loaded) -> None
     pieced.denoiser.model.double()
 
 
-# --------------------------------------------------------------------------------------------------------------- the verb
+# -------------------------- the verb
 
 
 @pytest.mark.parametrize("mode", ["exact", "beam", "canonical", "auto"])
@@ -347,7 +347,7 @@ def test_bad_texts_are_one_line(pieced: Loaded, text: str, said: str) -> None:
 
 
 def test_a_beam_over_many_lengths_is_as_good_as_one_over_one(plain: Loaded) -> None:
-    """A model that is told one of 58 lengths: each has its own beam, so that short strings do not push out long ones."""
+    """Each of 58 lengths has its own beam, so that short strings do not displace long ones."""
     model = CausalModel(plain.denoiser, plain.lengths)
     exact, beam = (
         condition(model, PREFIX.encode(), mode, beam=4).summary for mode in ("exact", "beam")
@@ -359,7 +359,7 @@ def test_a_beam_over_many_lengths_is_as_good_as_one_over_one(plain: Loaded) -> N
 
 @pytest.mark.parametrize("which", ["pieced", "plain"])
 def test_what_was_drawn_is_forgotten(which: str, request: pytest.FixtureRequest) -> None:
-    """Batches of one text share a tree, which does not grow with them, and give what one alone gives."""
+    """A batch of one text shares a tree, which does not grow with it, and gives the same draws."""
     loaded: Loaded = request.getfixturevalue(which)
     conditioned = condition(CausalModel(loaded.denoiser, loaded.lengths), b"(+3")
     keys = new_keys(9, torch.Generator().manual_seed(0))
@@ -390,7 +390,8 @@ def test_settings_are_checked_in_python_too(pieced: Loaded) -> None:
         {"mode": "x"},
     ):
         with pytest.raises(ConfigError, match=next(iter(settings))):
-            tasks.complete(pieced, ["("], settings=CompletionConfig(**settings))  # type: ignore[arg-type]
+            settings_of_draw = CompletionConfig(**settings)  # type: ignore[arg-type]
+            tasks.complete(pieced, ["("], settings=settings_of_draw)
 
 
 def test_an_impossible_suffix_is_named_as_it_was_typed(plain: Loaded) -> None:
@@ -416,7 +417,7 @@ def test_bad_settings_raise(pieced: Loaded) -> None:
         tasks.complete(pieced, ["("], suffix="1" * 70)
 
 
-# --------------------------------------------------------------------------------------------------------------- the door
+# -------------------------- the door
 
 
 @pytest.fixture(scope="module")
@@ -539,7 +540,10 @@ def test_the_door_refuses_in_one_line(
 
 
 def test_a_closed_pipe_ends_a_stream_quietly(checkpoint: str) -> None:
-    ours = f"{sys.executable} inference.py complete '(+' --num 200 --stream --checkpoint {checkpoint} --threads 1"
+    ours = (
+        f"{sys.executable} inference.py complete '(+' --num 200 --stream "
+        f"--checkpoint {checkpoint} --threads 1"
+    )
     done = subprocess.run(
         ["bash", "-c", f"{ours} | head -c 5; exit ${{PIPESTATUS[0]}}"],
         cwd=REPOSITORY,

@@ -34,7 +34,13 @@ def test_both_sides_are_kept(
     length: tuple[int, int] | int | None,
     settings: dict[str, object],
 ) -> None:
-    (result,) = tasks.rewrite(loaded, [GOOD], replace=span, length=length, **settings)  # type: ignore[arg-type]
+    (result,) = tasks.rewrite(
+        loaded,
+        [GOOD],
+        replace=span,
+        length=length,
+        **settings,  # type: ignore[arg-type]
+    )
     sizes = (length, length) if isinstance(length, int) else length or (span[1] - span[0],) * 2
     if settings.get("grammar") and span == (
         3,
@@ -98,7 +104,13 @@ def test_with_holds_every_result_holds(loaded: Loaded) -> None:
 @pytest.mark.parametrize("settings", [{}, {"grammar": True}, {"holds": True}])
 def test_a_batch_is_its_texts_alone(loaded: Loaded, settings: dict[str, object]) -> None:
     texts = ["(+75)=12", "(*?5)=3?", "7", "zz", "(+(*75)10)=4?"]
-    together = tasks.rewrite(loaded, texts, replace=(2, 4), length=(1, 3), **settings)  # type: ignore[arg-type]
+    together = tasks.rewrite(
+        loaded,
+        texts,
+        replace=(2, 4),
+        length=(1, 3),
+        **settings,  # type: ignore[arg-type]
+    )
     alone = [
         tasks.rewrite(loaded, [text], replace=(2, 4), length=(1, 3), **settings)[0]
         for text in texts

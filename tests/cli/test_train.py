@@ -191,6 +191,7 @@ def test_the_last_lines_tell_what_there_is(
     assert out.endswith("not validated yet\n")
 
 
+@pytest.mark.slow
 def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
     line = [
         sys.executable,

@@ -71,6 +71,7 @@ def test_the_page_has_all_its_parts() -> None:
         assert f"python {program}" in text
 
 
+@pytest.mark.slow
 def test_it_runs_and_does_what_it_says(outputs: list[str]) -> None:
     lines, training, free, _, under, measured = outputs
     assert lines.splitlines()[0].startswith(("every ", "if "))

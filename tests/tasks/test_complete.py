@@ -243,9 +243,7 @@ def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, f
     return found
 
 
-@pytest.mark.parametrize(
-    "prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45"), ("1))", "=2"), ("4)", "=4")]
-)
+@pytest.mark.parametrize("prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45")])
 def test_a_suffix_is_conditioned_on_exactly(prefix: str, suffix: str) -> None:
     """All strings of at most 3 tokens by brute force: Z, and log-probabilities of draws."""
     small = {"vocabulary": "bpe", "vocab_size": 30, "causal_length": False}

@@ -74,7 +74,7 @@ def test_truth_is_a_switch(loaded: Loaded) -> None:
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
     """Random spans of random strings; without them some marked symbol does change."""
     rng, broken = random.Random(3), 0
-    for text in damaged(loaded, 14, 2, "0123456789"):
+    for text in damaged(loaded, 8, 2, "0123456789"):
         first = rng.randrange(len(text))
         span = (first, min(len(text), first + rng.randint(1, 3)))
         marked = set(range(*span))
@@ -109,7 +109,7 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
             )
         (free,) = tasks.repair(loaded, [text], grammar=True, beam=4)
         broken += edit_script(text, free.text, certain=marked) is None
-    assert broken > 2
+    assert broken > 1
 
 
 def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
@@ -226,13 +226,14 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
         ]
 
 
-def test_how_many_answers_are_asked_for_changes_none_of_them() -> None:
+@pytest.mark.slow
+def test_the_number_of_answers_changes_none_of_them() -> None:
     """With a trained model, whose free beam often ends with something that parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
     texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
     for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
         one, five = (
-            tasks.repair(trained, texts, top=top, **settings)  # type: ignore[arg-type]
+            tasks.repair(trained, texts, beam=8, top=top, **settings)  # type: ignore[arg-type]
             for top in (1, 5)
         )
         assert [result.text for result in one] == [result.text for result in five]

@@ -36,7 +36,7 @@ from maskdiff.cli.solve import run_solve
 from maskdiff.config import CompletionConfig, ControlConfig, DecodeConfig, SamplerConfig
 from maskdiff.config_io import build, load_decoding, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
-from maskdiff.utils.batches import LARGEST, LARGEST_ON_GPU, ProgressBar, answered, growing
+from maskdiff.utils.batches import LARGEST, LARGEST_ON_GPU, ProgressBar, answer_batches, growing
 from maskdiff.utils.deadline import Deadline, TimedOut
 from maskdiff.utils.lines import Line
 
@@ -47,12 +47,10 @@ if TYPE_CHECKING:
     from maskdiff.cli.results import ResultPrinter
     from maskdiff.tasks import Result
 
-    Numbered = Iterator[
-        tuple[int, int, Result]
-    ]  # number of the request, of the sample, both from 1
-    Work = Callable[
-        [Sequence[Line]], Iterable[tuple[int, Result]]
-    ]  # batch -> (index in it, result)
+    # Results with the numbers of their request and sample, both from 1.
+    Numbered = Iterator[tuple[int, int, Result]]
+    # Maps a batch to results with their index in it.
+    Work = Callable[[Sequence[Line]], Iterable[tuple[int, Result]]]
 
 PERIOD = 256  # strings after which the random keys of `edit` and `repair` begin again
 EDITOR = SamplerConfig("entropy", steps=0)  # the defaults of `edit` under flags of a sampler
@@ -60,7 +58,7 @@ EDITOR = SamplerConfig("entropy", steps=0)  # the defaults of `edit` under flags
 
 def build_parser() -> cli.Parser:
     """Return the parser of all commands."""
-    return inference_flags.build_parser(__doc__)
+    return inference_flags.make_parser(__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     printer = ResultPrinter(args, loaded)
     status = 0
     bar = not printer.streams_to_terminal
-    with ProgressBar("inference.py", "string", count(args), bar) as progress:
-        for number, sample, result in results(args, loaded, progress, printer):
+    with ProgressBar("inference.py", "string", total_requests(args), bar) as progress:
+        for number, sample, result in all_results(args, loaded, progress, printer):
             progress.hide()
             printer.print_result(number, sample, result)
             progress.finished(number)
@@ -87,27 +85,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def count(args: argparse.Namespace) -> int | None:
+def total_requests(args: argparse.Namespace) -> int | None:
     """Return the number of requests, None if it is not known before they are read."""
     return int(args.num) if args.verb == "generate" else cli.count_requests(args)
 
 
-def results(
+def all_results(
     args: argparse.Namespace, loaded: Loaded, progress: ProgressBar, printer: ResultPrinter
 ) -> Numbered:
     """Yield results in the order of the requests, batch by batch."""
     if args.verb == "generate":
-        return generate(args, loaded, progress)
+        return run_generate(args, loaded, progress)
     if args.verb == "complete":
-        return answer(args, loaded, progress, complete(args, loaded, printer), largest=1)
+        return run_batches(args, loaded, progress, run_complete(args, loaded, printer), largest=1)
     largest = LARGEST if loaded.device.type == "cpu" else LARGEST_ON_GPU
-    return answer(args, loaded, progress, search(args, loaded), largest)
+    return run_batches(args, loaded, progress, run_search(args, loaded), largest)
 
 
 # -------------------------- generate
 
 
-def generate(args: argparse.Namespace, loaded: Loaded, progress: ProgressBar) -> Numbered:
+def run_generate(args: argparse.Namespace, loaded: Loaded, progress: ProgressBar) -> Numbered:
     """Yield new strings; with --timeout in small batches, so that some are ready in time."""
     from maskdiff import tasks
     from maskdiff.tasks.results import BATCH
@@ -144,7 +142,7 @@ def decode_config(args: argparse.Namespace) -> DecodeConfig:
 # -------------------------- complete, repair, edit
 
 
-def answer(
+def run_batches(
     args: argparse.Namespace, loaded: Loaded, progress: ProgressBar, work: Work, largest: int
 ) -> Numbered:
     """Yield the results of the requests, in batches of at most `largest`; of 1 with --timeout."""
@@ -161,13 +159,13 @@ def answer(
     number = 0
     with closing(cli.read_requests(args)) as requests:
         batches = growing(requests, largest if args.timeout is None else 1, PERIOD)
-        for number, sample, result in answered(batches, within_timeout):
+        for number, sample, result in answer_batches(batches, within_timeout):
             yield number, sample, result
     if number == 0:
         raise DataError(f"nothing to {args.verb}: the input is empty")
 
 
-def complete(args: argparse.Namespace, loaded: Loaded, printer: ResultPrinter) -> Work:
+def run_complete(args: argparse.Namespace, loaded: Loaded, printer: ResultPrinter) -> Work:
     """Return a function that completes one text; with --stream its characters are printed."""
     from maskdiff import tasks
     from maskdiff.tasks.results import seeded
@@ -198,7 +196,7 @@ def complete(args: argparse.Namespace, loaded: Loaded, printer: ResultPrinter) -
     return work
 
 
-def search(args: argparse.Namespace, loaded: Loaded) -> Work:
+def run_search(args: argparse.Namespace, loaded: Loaded) -> Work:
     """Return a function that repairs or edits a batch.
 
     String i has the i-th random key of the seed, counted within `PERIOD`.
@@ -206,7 +204,7 @@ def search(args: argparse.Namespace, loaded: Loaded) -> Work:
     from maskdiff.tasks.results import seeded
 
     done, source = 0, seeded(args.seed)
-    task = repair if args.verb == "repair" else edit
+    task = run_repair if args.verb == "repair" else run_edit
 
     def work(batch: Sequence[Line]) -> Iterator[tuple[int, Result]]:
         nonlocal done, source
@@ -218,7 +216,7 @@ def search(args: argparse.Namespace, loaded: Loaded) -> Work:
     return work
 
 
-def repair(
+def run_repair(
     args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], source: torch.Generator
 ) -> list[Result]:
     """Return the repaired strings of a batch."""
@@ -242,7 +240,7 @@ def repair(
     )
 
 
-def edit(
+def run_edit(
     args: argparse.Namespace, loaded: Loaded, batch: Sequence[Line], source: torch.Generator
 ) -> list[Result]:
     """Return a batch with blanks filled or a span rewritten. Raises ConfigError."""

@@ -23,7 +23,7 @@ from maskdiff.config_io import add_config_flags
 CHANGE = cli.IntegerRange(0, MAX_CHANGE)
 
 
-def build_parser(description: str | None) -> cli.Parser:
+def make_parser(description: str | None) -> cli.Parser:
     """Return the parser of all commands."""
     parser = cli.Parser(description=description)
     verbs = parser.add_subparsers(

@@ -15,7 +15,7 @@ from maskdiff.cli import arguments as cli
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.config_io import add_config_flags, build, overrides
 from maskdiff.errors import ConfigError, quote
-from maskdiff.utils.batches import ProgressBar, answered, growing
+from maskdiff.utils.batches import ProgressBar, answer_batches, growing
 from maskdiff.utils.deadline import Deadline
 from maskdiff.utils.lines import Line
 
@@ -109,7 +109,7 @@ def run_solve(args: argparse.Namespace) -> int:
         closing(cli.read_requests(args, 'problems such as "(+ 3 (* 2 4))"')) as problems,
     ):
         batches = growing(problems, COHORT if args.timeout is None else 1)
-        for number, _, solution in answered(batches, worker(args, solver, progress)):
+        for number, _, solution in answer_batches(batches, worker(args, solver, progress)):
             progress.hide()
             print_solution(args, number, solution)
             progress.finished(number)

@@ -82,7 +82,7 @@ class ResultCache(Generic[R]):
             self.room += size
 
 
-def answered(
+def answer_batches(
     batches: Iterable[Sequence[Line]],
     work: Callable[[Sequence[Line]], Iterable[tuple[int, R]]],
     memory: ResultCache[R] | None = None,
@@ -187,6 +187,6 @@ __all__ = [
     "Repeated",
     "Requests",
     "ResultCache",
-    "answered",
+    "answer_batches",
     "growing",
 ]

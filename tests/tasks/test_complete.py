@@ -41,7 +41,7 @@ def pieced() -> Loaded:
 
 @pytest.fixture(scope="module")
 def plain() -> Loaded:
-    """A model that reads characters and is told the length."""
+    """A model that reads characters and gets the length."""
     loaded = tiny_loaded()
     loaded.denoiser.model.double()
     return loaded
@@ -317,19 +317,21 @@ def test_results_do_not_depend_on_the_batch_nor_on_other_lines(pieced: Loaded) -
     assert [r.finish_reason for r in one].count("error") == 1
     other = tasks.complete(pieced, ["(+3", "(z", PREFIX], num=5, seed=7)
     assert [r.text for r in other] == [r.text for r in one]
-    heard: dict[int, str] = {}
+    streamed: dict[int, str] = {}
     watched = tasks.completing(
         pieced,
         ["(+3"],
         num=5,
         seed=7,
-        on_characters=lambda number, piece: heard.update({number: heard.get(number, "") + piece}),
+        on_characters=lambda number, piece: streamed.update(
+            {number: streamed.get(number, "") + piece}
+        ),
     )
-    assert [r.text for r in watched] == [r.text for r in one[:5]] == [heard[i] for i in range(5)]
+    assert [r.text for r in watched] == [r.text for r in one[:5]] == [streamed[i] for i in range(5)]
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("(+z", "unknown symbol 'z' at position 2"),
         ("(+?", "unknown symbol"),
@@ -337,10 +339,10 @@ def test_results_do_not_depend_on_the_batch_nor_on_other_lines(pieced: Loaded) -
         ("1" * 10_000, "at most 62"),
     ],
 )
-def test_bad_texts_are_one_line(pieced: Loaded, text: str, said: str) -> None:
+def test_bad_texts_are_one_line(pieced: Loaded, text: str, message: str) -> None:
     (result,) = tasks.complete(pieced, [text], num=3)
     assert result.error is not None
-    assert said in result.error
+    assert message in result.error
     assert "\n" not in result.error
 
 
@@ -415,7 +417,7 @@ def test_bad_settings_raise(pieced: Loaded) -> None:
         tasks.complete(pieced, ["("], suffix="1" * 70)
 
 
-# -------------------------- the door
+# -------------------------- the command
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +425,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("pieces"), **PIECES))
 
 
-def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+def run_main(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     status = run_cli(inference.main, ["complete", *argv])
     out, err = capsys.readouterr()
     return status, out, err
@@ -433,12 +435,12 @@ def test_the_door_prints_columns_objects_and_streams(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
     ours = ("--checkpoint", checkpoint, "--num", "3", "--seed", "2")
-    status, out, err = door(capsys, "(+ 3", *ours)
+    status, out, err = run_main(capsys, "(+ 3", *ours)
     rows = [line.split("\t") for line in out.splitlines()]
     assert (status, err, len(rows)) == (0, "", 3)
     assert all(len(row) == 5 and row[0].startswith("(+3") for row in rows)
-    assert door(capsys, "(+ 3", "--stream", *ours)[1] == out  # the same, character by character
-    _, out, _ = door(capsys, "(+ 3", "--json", *ours)
+    assert run_main(capsys, "(+ 3", "--stream", *ours)[1] == out  # the same, character by character
+    _, out, _ = run_main(capsys, "(+ 3", "--json", *ours)
     items = [json.loads(line) for line in out.splitlines()]
     assert [item["text"] for item in items] == [row[0] for row in rows]
     assert set(items[0]["completion"]) == {
@@ -449,7 +451,7 @@ def test_the_door_prints_columns_objects_and_streams(
         "calls",
         "positions",
     }
-    _, out, _ = door(capsys, "(+ 3", "--json", "--stream", *ours)
+    _, out, _ = run_main(capsys, "(+ 3", "--json", "--stream", *ours)
     events = [json.loads(line) for line in out.splitlines()]
     for number in range(3):
         deltas = [
@@ -462,7 +464,7 @@ def test_requests_are_numbered_and_samples_within_them(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
     argv = ["(+ 3", "(x", "(*", ")x", "--num", "2", "--checkpoint", checkpoint]
-    _, out, _ = door(capsys, *argv, "--json")
+    _, out, _ = run_main(capsys, *argv, "--json")
     items = [json.loads(line) for line in out.splitlines()]
     assert [(item["index"], item["sample"]) for item in items] == [
         (1, 1),
@@ -472,9 +474,9 @@ def test_requests_are_numbered_and_samples_within_them(
         (3, 2),
         (4, 1),
     ]
-    _, _, err = door(capsys, *argv)
+    _, _, err = run_main(capsys, *argv)
     assert ["string 2:" in line or "string 4:" in line for line in err.splitlines()] == [True, True]
-    _, out, _ = door(capsys, *argv, "--json", "--stream")
+    _, out, _ = run_main(capsys, *argv, "--json", "--stream")
     deltas = [json.loads(line) for line in out.splitlines() if "delta" in line]
     assert {(event["index"], event["sample"]) for event in deltas} == {
         (1, 1),
@@ -487,7 +489,7 @@ def test_requests_are_numbered_and_samples_within_them(
 def test_a_beam_that_may_have_left_out_much_says_so(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
-    status, out, err = door(
+    status, out, err = run_main(
         capsys,
         "(+(*75)10)=45",
         "--mode",
@@ -501,14 +503,14 @@ def test_a_beam_that_may_have_left_out_much_says_so(
     )
     assert (status, out.count("\n"), err.count("\n")) == (0, 2, 1)
     assert "widen --beam" in err
-    assert door(capsys, "(+3", "--mode", "beam", "--checkpoint", checkpoint)[2] == ""
+    assert run_main(capsys, "(+3", "--mode", "beam", "--checkpoint", checkpoint)[2] == ""
 
 
 def test_the_door_reads_lines_and_reports_bad_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
     (tmp_path / "typed.txt").write_text("(+ 3\nhello\n(*\n")
-    status, out, err = door(
+    status, out, err = run_main(
         capsys, "--input", str(tmp_path / "typed.txt"), "--checkpoint", checkpoint
     )
     assert status == 2
@@ -518,7 +520,7 @@ def test_the_door_reads_lines_and_reports_bad_ones(
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         (["(", "--mode", "exakt"], "the nearest is 'exact'"),
         (["(", "--budget", "0"], "allowed is 1"),
@@ -530,11 +532,11 @@ def test_the_door_reads_lines_and_reports_bad_ones(
     ],
 )
 def test_the_door_refuses_in_one_line(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str
+    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], message: str
 ) -> None:
-    status, out, err = door(capsys, *argv, "--checkpoint", checkpoint)
+    status, out, err = run_main(capsys, *argv, "--checkpoint", checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert message in err
 
 
 def test_a_closed_pipe_ends_a_stream_quietly(checkpoint: str) -> None:

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings, said",
+    "settings, message",
     [
         ({"replace": (3, 2)}, "A <= B"),
         ({"replace": (3, 3)}, "changes nothing"),
@@ -158,6 +158,6 @@ def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
         ({"replace": (3, 5), "holds": True, "sampler": MASKGIT}, "draws nothing"),
     ],
 )
-def test_bad_settings_raise(loaded: Loaded, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_bad_settings_raise(loaded: Loaded, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         tasks.rewrite(loaded, [GOOD], **settings)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from maskdiff.cli import arguments as cli
@@ -41,15 +42,11 @@ def _add_generate(verbs: Any) -> None:
     verb = verbs.add_parser(
         "generate", help="new strings", description="New strings of the language."
     )
-    strings = cli.IntegerRange(0, MAX_STRINGS)
-    verb.add_argument("--num", type=strings, default=1, metavar="N", help="how many (default 1)")
-    verb.add_argument(
-        "--length",
-        type=cli.length_range,
-        metavar="N",
-        help="in symbols: N or N..M (default: as in the data)",
+    _flag(verb, "--num", "N", "how many (default 1)", cli.IntegerRange(0, MAX_STRINGS), 1)
+    _flag(
+        verb, "--length", "N", "in symbols: N or N..M (default: as in the data)", cli.length_range
     )
-    verb.add_argument("--trace", action="store_true", help="print the run step by step")
+    _switch(verb, "--trace", "print the run step by step")
     _add_output_flags(verb, timeout_of="all strings together")
     add_config_flags(verb, SamplerConfig)
     _add_control_flags(verb)
@@ -61,24 +58,12 @@ def _add_complete(verbs: Any) -> None:
         help="go on from what was typed",
         description="Strings that begin with what was typed, see docs/completion.md.",
     )
-    verb.add_argument(
-        "--num",
-        type=cli.IntegerRange(1, MAX_STRINGS),
-        default=1,
-        metavar="N",
-        help="completions of each string (default 1)",
+    number = cli.IntegerRange(1, MAX_STRINGS)
+    _flag(verb, "--num", "N", "completions of each string (default 1)", number, 1)
+    _flag(
+        verb, "--suffix", "TEXT", "how the strings end (drawn by the bidirectional mode)", str, ""
     )
-    verb.add_argument(
-        "--suffix",
-        default="",
-        metavar="TEXT",
-        help="how the strings end (drawn by the bidirectional mode)",
-    )
-    verb.add_argument(
-        "--stream",
-        action="store_true",
-        help="show a completion character by character as it is drawn",
-    )
+    _switch(verb, "--stream", "show a completion character by character as it is drawn")
     _add_input_flags(verb)
     _add_output_flags(verb)
     add_config_flags(verb, CompletionConfig)
@@ -89,52 +74,17 @@ def _add_repair(verbs: Any) -> None:
     verb = verbs.add_parser(
         "repair", help="mend damaged strings", description="What damaged strings were meant to be."
     )
-    verb.add_argument(
-        "--method",
-        default="channel",
-        metavar="NAME",
-        help="channel (default), draft, least_edits (no model)",
-    )
-    verb.add_argument(
-        "--sigma",
-        type=cli.share,
-        metavar="S",
-        help="share of damaged symbols (default: several are tried)",
-    )
-    verb.add_argument(
-        "--slack",
-        type=CHANGE,
-        default=2,
-        metavar="N",
-        help="the length changes by at most N (default 2)",
-    )
-    verb.add_argument(
-        "--grammar",
-        action="store_true",
-        help="only strings that parse; one that parses stays as it is",
-    )
-    verb.add_argument(
-        "--holds", action="store_true", help="strings that are true before others that parse"
-    )
-    verb.add_argument(
-        "--max_edits",
-        type=CHANGE,
-        metavar="N",
-        help="at most N insertions, deletions and replacements",
-    )
+    methods = "channel (default), draft, least_edits (no model)"
+    _flag(verb, "--method", "NAME", methods, str, "channel")
+    _flag(verb, "--sigma", "S", "share of damaged symbols (default: several are tried)", cli.share)
+    _flag(verb, "--slack", "N", "the length changes by at most N (default 2)", CHANGE, 2)
+    _switch(verb, "--grammar", "only strings that parse; one that parses stays as it is")
+    _switch(verb, "--holds", "strings that are true before others that parse")
+    _flag(verb, "--max_edits", "N", "at most N insertions, deletions and replacements", CHANGE)
     _add_spans(verb, "--certain", "symbols A to B-1 stay; may be repeated")
-    verb.add_argument(
-        "--top",
-        type=cli.IntegerRange(1, MAX_ALTERNATIVES),
-        default=1,
-        metavar="N",
-        help="list the N best alternatives (default 1)",
-    )
-    verb.add_argument(
-        "--script",
-        action="store_true",
-        help="print the edits that lead from the input to the result",
-    )
+    answers = cli.IntegerRange(1, MAX_ALTERNATIVES)
+    _flag(verb, "--top", "N", "list the N best alternatives (default 1)", answers, 1)
+    _switch(verb, "--script", "print the edits that lead from the input to the result")
     _add_input_flags(verb)
     _add_search_flags(verb)
     _add_output_flags(verb)
@@ -147,33 +97,33 @@ def _add_edit(verbs: Any) -> None:
         description="Fill the blanks (?, or ¿ where ? is a symbol) of strings; all else stays.",
     )
     _add_spans(verb, "--mask", "symbols A to B-1 are blanks, too")
-    verb.add_argument(
-        "--holds",
-        action="store_true",
-        help="search for a filling that is true, or report that there is none",
-    )
-    verb.add_argument(
-        "--bound",
-        type=cli.IntegerRange(1, MAX_BOUND),
-        metavar="N",
-        help="prefixes that the search examines (default 100000)",
-    )
-    verb.add_argument(
-        "--replace",
-        type=cli.insertion_span,
-        metavar="A:B",
-        help="new symbols for A to B-1; A:A inserts before symbol A",
-    )
-    verb.add_argument(
-        "--length",
-        type=cli.new_length,
-        metavar="N",
-        help="how many new ones: N or N..M (default: as before)",
+    _switch(verb, "--holds", "search for a filling that is true, or report that there is none")
+    bound = cli.IntegerRange(1, MAX_BOUND)
+    _flag(verb, "--bound", "N", "prefixes that the search examines (default 100000)", bound)
+    spans = "new symbols for A to B-1; A:A inserts before symbol A"
+    _flag(verb, "--replace", "A:B", spans, cli.insertion_span)
+    _flag(
+        verb, "--length", "N", "how many new ones: N or N..M (default: as before)", cli.new_length
     )
     _add_input_flags(verb)
     _add_search_flags(verb)
     _add_output_flags(verb)
     add_config_flags(verb, SamplerConfig)
+
+
+def _flag(
+    verb: cli.Parser,
+    name: str,
+    metavar: str,
+    text: str,
+    kind: Callable[[str], Any],
+    default: object = None,
+) -> None:
+    verb.add_argument(name, type=kind, default=default, metavar=metavar, help=text)
+
+
+def _switch(verb: cli.Parser, name: str, text: str) -> None:
+    verb.add_argument(name, action="store_true", help=text)
 
 
 def _add_spans(verb: cli.Parser, flag: str, text: str) -> None:
@@ -188,28 +138,18 @@ def _add_input_flags(verb: cli.Parser) -> None:
 
 
 def _add_search_flags(verb: cli.Parser) -> None:
-    verb.add_argument(
-        "--beam",
-        type=cli.IntegerRange(1, MAX_BEAM),
-        default=16,
-        metavar="N",
-        help="hypotheses of the beam (default 16)",
-    )
-    verb.add_argument(
-        "--candidates",
-        type=cli.IntegerRange(1, MOST_CANDIDATES),
-        default=CANDIDATES,
-        metavar="N",
-        help=f"likeliest answers among which a valid one is sought (default {CANDIDATES})",
-    )
-    verb.add_argument("--trace", action="store_true", help="print the run step by step")
+    beam, candidates = cli.IntegerRange(1, MAX_BEAM), cli.IntegerRange(1, MOST_CANDIDATES)
+    _flag(verb, "--beam", "N", "hypotheses of the beam (default 16)", beam, 16)
+    text = f"likeliest answers among which a valid one is sought (default {CANDIDATES})"
+    _flag(verb, "--candidates", "N", text, candidates, CANDIDATES)
+    _switch(verb, "--trace", "print the run step by step")
 
 
 def _add_output_flags(
     verb: cli.Parser, timeout_of: str = "each string; strings are then worked on one by one"
 ) -> None:
-    verb.add_argument("--json", action="store_true", help="one JSON object a line")
-    verb.add_argument("--pretty", action="store_true", help="print strings that parse with spaces")
+    _switch(verb, "--json", "one JSON object a line")
+    _switch(verb, "--pretty", "print strings that parse with spaces")
     cli.add_timeout_flag(verb, timeout_of)
     cli.add_machine_flags(verb)
     cli.add_language_flags(verb)

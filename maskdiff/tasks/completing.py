@@ -25,7 +25,7 @@ from maskdiff.drawing.settings import Draw
 from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Penalties, Stopping
-from maskdiff.tasks.reading import verb
+from maskdiff.tasks.reading import as_list, verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
 from maskdiff.utils.arguments import integer, iter_texts, text_or_error
 from maskdiff.utils.deadline import TimedOut
@@ -34,46 +34,6 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 OnCharacters = Callable[[int, str], None]  # (number of the completion from 0, new characters)
-
-
-@verb(num=integer(1, MAX_STRINGS))
-def complete(
-    loaded: Loaded,
-    texts: Iterable[str | DataError],
-    *,
-    num: int = 1,
-    suffix: str = "",
-    settings: CompletionConfig | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH,
-    control: ControlConfig | None = None,
-) -> list[Result]:
-    """Draw `num` strings that begin with each text, and end with `suffix`, from the model.
-
-    The text need not end at a token boundary; insignificant white space is removed. Strings come
-    from the causal mode or, with a suffix, from the bidirectional mode, filled from left to right.
-    A text that cannot be completed has one result, with `error`.
-
-    Args:
-        settings: With `candidates` above 1, invalid strings are drawn again, up to that many draws:
-            the first valid one is a draw from the model given that the string is valid.
-        control: Penalties and stopping, against repetition; the given text ends no string.
-
-    Raises ConfigError for settings or a model that can complete nothing, and what `condition`
-    raises for the suffix.
-    """
-    return list(
-        completing(
-            loaded,
-            texts,
-            num=num,
-            suffix=suffix,
-            settings=settings,
-            seed=seed,
-            batch_size=batch_size,
-            control=control,
-        )
-    )
 
 
 @verb(texts=iter_texts, num=integer(1, MAX_STRINGS))
@@ -89,9 +49,20 @@ def completing(
     control: ControlConfig | None = None,
     on_characters: OnCharacters | None = None,
 ) -> Iterator[Result]:
-    """Yield the results of `complete`, a text at a time.
+    """Yield `num` strings that begin with each text, and end with `suffix`, text by text.
 
-    `on_characters` is called with all new characters; strings are then drawn one after another.
+    The text need not end at a token boundary; insignificant white space is removed. Strings come
+    from the causal mode or, with a suffix, from the bidirectional mode, filled from left to right.
+    A text that cannot be completed has one result, with `error`.
+
+    Args:
+        settings: With `candidates` above 1, invalid strings are drawn again, up to that many draws:
+            the first valid one is a draw from the model given that the string is valid.
+        control: Penalties and stopping, against repetition; the given text ends no string.
+        on_characters: Is called with all new characters; strings are drawn one after another.
+
+    Raises ConfigError for settings or a model that can complete nothing, and what `condition`
+    raises for the suffix.
     """
     completer = Completer(
         loaded, suffix=suffix, settings=settings, control=control, on_characters=on_characters
@@ -99,6 +70,9 @@ def completing(
     source = seeded(seed)
     for text in texts:
         yield from completer.complete(text, num, source, batch_size)
+
+
+complete = as_list("complete", completing)  # the same as a list
 
 
 class Completer:

@@ -13,47 +13,12 @@ from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.completing import completing
-from maskdiff.tasks.reading import verb
+from maskdiff.tasks.reading import as_list, verb
 from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
-
-
-@verb()
-def generate(
-    loaded: Loaded,
-    num: int,
-    *,
-    length: int | tuple[int, int] | None = None,
-    sampler: SamplerConfig | Sampler | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH,
-    trace: bool = False,
-    control: ControlConfig | None = None,
-) -> list[Result]:
-    """Return `num` new strings.
-
-    Args:
-        length: Number of symbols, a range with both ends, or None for lengths of the language.
-        sampler: Settings, the name of a preset, or a sampler.
-        control: Penalties and stopping, against repetition.
-
-    Raises CanvasError for a length that no string has, ConfigError for an impossible sampler.
-    """
-    return list(
-        generating(
-            loaded,
-            num,
-            length=length,
-            sampler=sampler,
-            seed=seed,
-            batch_size=batch_size,
-            trace=trace,
-            control=control,
-        )
-    )
 
 
 @verb()
@@ -68,7 +33,15 @@ def generating(
     trace: bool = False,
     control: ControlConfig | None = None,
 ) -> Iterator[Result]:
-    """Yield the results of `generate`, batch by batch."""
+    """Yield `num` new strings, batch by batch.
+
+    Args:
+        length: Number of symbols, a range with both ends, or None for lengths of the language.
+        sampler: Settings, the name of a preset, or a sampler.
+        control: Penalties and stopping, against repetition.
+
+    Raises CanvasError for a length that no string has, ConfigError for an impossible sampler.
+    """
     if num == 0:
         return
     grammar = isinstance(sampler, SamplerConfig) and sampler.grammar
@@ -98,6 +71,9 @@ def generating(
         canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
         inputs = [None] * len(part)
         yield from run_sampler(loaded, filler, canvas, inputs, batch_size, trace, control)
+
+
+generate = as_list("generate", generating)  # the same as a list
 
 
 def _draw_to_end(

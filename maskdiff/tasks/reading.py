@@ -5,7 +5,8 @@ A name means the same in every task that has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
 
@@ -112,3 +113,14 @@ READERS: dict[str, ArgumentReader] = {
 def verb(**other: ArgumentReader) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that reads arguments by name, with `other` readers or `READERS`."""
     return checked_arguments(**{**READERS, **other})
+
+
+def as_list(name: str, function: Callable[P, Iterator[R]]) -> Callable[P, list[R]]:
+    """Return the function `name`, which returns the items of a generator function as a list."""
+
+    @functools.wraps(function)
+    def collect(*args: P.args, **kwargs: P.kwargs) -> list[R]:
+        return list(function(*args, **kwargs))
+
+    collect.__name__ = collect.__qualname__ = name
+    return collect

@@ -17,6 +17,7 @@ from maskdiff import config, tasks
 from maskdiff.cli import arguments as cli
 from maskdiff.config import MAX_STRINGS, Config, DecodeConfig, Section
 from maskdiff.config_io import check, config_from_dict, convert, load_config, options, range_text
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.sampling import Autoregressive, Canvas, Predictive, Reconsider, Speculate, Unmask
 from maskdiff.utils.values import Plain
@@ -174,7 +175,7 @@ def test_the_walk_finds_a_flag_without_bounds() -> None:
 def test_every_number_of_a_stage_has_bounds() -> None:
     """A sampler that is made in Python takes no number that a configuration would not."""
     walked = 0
-    for kind in (Unmask, Autoregressive, Predictive, Reconsider, Speculate):
+    for kind in (Draw, Unmask, Autoregressive, Predictive, Reconsider, Speculate):
         for field in fields(kind):
             if field.type in ("int", "float") and (kind, field.name) != (Reconsider, "sigma"):
                 walked += 1

@@ -22,8 +22,8 @@ from maskdiff.data import held_out
 from maskdiff.decoding import CausalModel, Continuation, TableModel, TokenTable, condition
 from maskdiff.decoding.histories import Goal, count
 from maskdiff.evaluation.completion_baselines import (
+    ConditionedBaseline,
     History,
-    Proposal,
     Reading,
     Rejection,
     leaves,
@@ -196,7 +196,9 @@ def _measured(
         goal = Goal(model.table, model.latent_states, prefix)
         conditioned = condition(model, prefix, method) if method in MODES else None
         proposal = (
-            BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
+            BASELINES[method](model, prefix)
+            if conditioned is None
+            else ConditionedBaseline(conditioned)
         )
         rows = ahead(proposal, goal, read)
         scores.append(text_log_prob(rows, goal, text.encode()))

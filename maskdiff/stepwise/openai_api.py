@@ -51,7 +51,7 @@ from maskdiff.stepwise.protocol import (
     Reply,
     Request,
     Spent,
-    bounded,
+    split_step,
 )
 
 Prefill = Literal["continue_final_message", "prefix", "plain"]
@@ -149,7 +149,7 @@ class OpenAIBackend(ABC):
         first BackendError after all requests have ended. An interrupt closes the connections.
         """
         payloads = [
-            None if bounded("", 0, request.stop, request.overshoot) else self._payload(request)
+            None if split_step("", 0, request.stop, request.overshoot) else self._payload(request)
             for request in requests
         ]
         if not requests:
@@ -267,7 +267,7 @@ class OpenAIBackend(ABC):
 
     def _reply(self, request: Request, parts: list[Part]) -> Reply:
         """The candidates of all responses, and their cost."""
-        carried = bounded("", 0, request.stop, request.overshoot)
+        carried = split_step("", 0, request.stop, request.overshoot)
         if carried:  # the text carried over is a whole step: nothing was requested
             none = () if self.log_probs else None
             done = Candidate(
@@ -316,7 +316,7 @@ class OpenAIBackend(ABC):
         text, finish = self._ending(request, choice, self._text_of(choice))
         step, over = request.overshoot + text, ""
         # Text after a stop string: the server ignored it, or it begins in the text carried over.
-        if cut := bounded(text, 0, request.stop, request.overshoot):
+        if cut := split_step(text, 0, request.stop, request.overshoot):
             (step, over), finish = cut, "stop"
         log_probs = entropies = gaps = None
         if drawn is not None:

@@ -1,4 +1,5 @@
-"""The completion suite: what its rows say of ways that are known to be right or wrong, and of models that it cannot compare."""
+"""The completion suite: what its rows say of ways that are known to be right or wrong, and of
+models that it cannot compare."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from maskdiff.decoding.histories import Goal
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation import completion as suite
 from maskdiff.evaluation import suites
-from maskdiff.evaluation.completion_baselines import Proposal, Reading, leaves, total_variation
+from maskdiff.evaluation.completion_baselines import (
+    ConditionedBaseline,
+    Reading,
+    leaves,
+    total_variation,
+)
 from maskdiff.evaluation.completion_methods import (
     BASELINES,
     ahead,
@@ -89,7 +95,8 @@ def test_other_suites_refuse_pieces(subject: Subject) -> None:
 
 
 def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject) -> None:
-    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a text and on a prefix."""
+    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning
+    on a text and on a prefix."""
     model, text, prefix = (
         CausalModel(subject.loaded.denoiser, subject.loaded.lengths),
         b"(+3(*24))=1",
@@ -97,7 +104,7 @@ def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject)
     )
     goal, read = Goal(model.table, model.latent_states, prefix), Reading(model)
     conditioned = condition(model, prefix, "exact")
-    found = text_log_prob(ahead(Proposal(conditioned), goal, read), goal, text)
+    found = text_log_prob(ahead(ConditionedBaseline(conditioned), goal, read), goal, text)
     exact = (
         condition(model, text, "exact", budget=10**5, whole=True).summary.log_z
         - conditioned.summary.log_z
@@ -120,7 +127,9 @@ def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> 
         assert (start, token) == (ends[index] - len(model.table.texts[token] or b""), cut[index])
     goal = Goal(model.table, model.latent_states, b"(+(")
     found = next_token(
-        ahead(Proposal(condition(model, b"(+(", "exact")), goal, Reading(model)), goal, 60
+        ahead(ConditionedBaseline(condition(model, b"(+(", "exact")), goal, Reading(model)),
+        goal,
+        60,
     )
     assert found is not None
     start, token = found

@@ -24,9 +24,20 @@ SHUFFLED = {
     "remdm_conf",
 }  # orders that are random by definition
 TOGETHER = {  # may commit dependent tokens in one evaluation even with steps=0
-    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid", "coarse_to_fine",
-    "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector", "causal_corrector",
-}  # fmt: skip
+    "naive",
+    "refine",
+    "entropy_bound",
+    "spaced_bound",
+    "self_conditioned",
+    "hybrid",
+    "coarse_to_fine",
+    "threshold",
+    "remdm_cap",
+    "remdm_rescale",
+    "remdm_conf",
+    "predictor_corrector",
+    "causal_corrector",
+}
 
 
 def blank(lengths=LENGTHS, seed: int = 0) -> Canvas:
@@ -51,7 +62,8 @@ def test_fills_every_blank_with_inner_symbols_only(name, steps):
 @pytest.mark.parametrize("steps", [12, 5, 0])
 @pytest.mark.parametrize("name", PRESETS)
 def test_evaluations_are_those_that_the_denoiser_made(name, steps):
-    """The counts add up to the rows that the denoiser was asked for (the causal stream aside), and keep the budget."""
+    """The counts add up to the rows that the denoiser was asked for (the causal stream aside),
+    and keep the budget."""
     denoiser = Scrambled()
     sample = sampler(name, steps=steps)(denoiser, blank())
     if (
@@ -136,7 +148,8 @@ def test_a_full_canvas_costs_nothing_and_stays(name):
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n not in TOGETHER])
 def test_one_token_an_evaluation_keeps_to_the_support(name):
-    """With the exact denoiser and no dependent tokens committed together, nothing outside the language is ever made."""
+    """With the exact denoiser and no dependent tokens committed together, nothing outside the
+    language is ever made."""
     exact = Foresighted() if name.startswith("coupled") else Exact()
     lengths = [3, 6] * 100
     texts = sampler(name, steps=0)(exact, blank(lengths)).texts(TINY)

@@ -1,4 +1,7 @@
-"""The bidirectional mode block by block: what is given stays, figures are those of the calls that were made."""
+"""The bidirectional mode block by block.
+
+What is given stays, figures are those of the calls that were made.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,8 @@ class Recorder:
 @pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> None:
-    """What is known never changes, the most confident blanks are filled, and log-probabilities are those of the calls."""
+    """What is known never changes, the most confident blanks are filled, and log-probabilities
+    are those of the calls."""
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):
@@ -140,7 +144,10 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
 
 
 def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
-    """The token at a place: as the next call shows it, or the step itself; -1 for what was thrown away at once."""
+    """The token at a place: as the next call shows it, or the step itself.
+
+    -1 for what was thrown away at once.
+    """
     if after is not None and place < len(after.canvases[0]):
         return after.canvases[0][place]
     return step.ids[place - start] if place - start < step.tokens else -1
@@ -228,7 +235,10 @@ def test_what_is_refused() -> None:
 
 
 def test_canvases_end() -> None:
-    """A prompt that leaves no room is refused; a step that fills the room ends there and says so."""
+    """A prompt that leaves no room is refused.
+
+    A step that fills the room ends there and says so.
+    """
     model: Loaded = loaded()
     longest = model.config.model.block_size
     generator = BlockBackend(model, block=8)

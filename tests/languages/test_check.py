@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.__main__ import main
+from maskdiff.cli.maskdiff import main
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages.cfg import GrammarSource

@@ -1,19 +1,13 @@
-"""What the server refuses, many clients at once and those that leave, and the door `maskdiff serve`."""
+"""What the server refuses, many clients at once and those that leave, and the door `maskdiff
+serve`."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +19,7 @@ pytest.importorskip("fastapi")
 import httpx
 import openai
 
+<<<<<<< HEAD
 from maskdiff.checkpoint import make_payload, save
 from maskdiff.cli.maskdiff import build_parser, main
 from maskdiff.cli.serve import host_names, load_model, trimmer
@@ -33,12 +28,15 @@ from maskdiff.errors import ConfigError, ParseError
 from maskdiff.languages import make_language
 from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.serving import server
+=======
+from maskdiff.cli.serve import host_names
+from maskdiff.errors import ParseError
+>>>>>>> w-services
 from maskdiff.serving.app import create_app
 from maskdiff.serving.model import ServerLimits
-from maskdiff.serving.server import open_listener, run_in_thread
-from tests.helpers.serving_process import request, wait_until
+from maskdiff.serving.server import run_in_thread
+from tests.helpers.serving_process import post_half, request, wait_until
 from tests.helpers.serving_toy import STORY, Toy, client_of, expected, served, streamed
-from tests.helpers.tiny import tiny_checkpoint, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def client(url: str) -> openai.OpenAI:
     return client_of(url)
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -236,15 +234,6 @@ def test_names_of_other_servers() -> None:
             assert httpx.get(f"{url}/models", headers={"Host": "box"}).status_code == status
 
 
-def post_half(url: str, body: bytes) -> socket.socket:
-    """A connection whose request promises ten bytes more than come."""
-    address = url.removeprefix("http://").removesuffix("/v1").split(":")
-    connection = socket.create_connection((address[0], int(address[1])), 10)
-    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
-    connection.sendall(f"{head}{len(body) + 10}\r\n\r\n".encode() + body)
-    return connection
-
-
 def test_slow_bodies() -> None:
     with run_in_thread(create_app(served(Toy()), ServerLimits(body_timeout=0.3))) as url:
         with post_half(url, b"{") as slow:
@@ -254,7 +243,7 @@ def test_slow_bodies() -> None:
         assert httpx.get(f"{url}/models").status_code == 200
 
 
-# ---------------------------------------------------------------------------------------------------------- many clients
+# ------------------------------------------------------------------------------------- many clients
 
 
 def test_a_client_that_leaves_stops_the_work() -> None:
@@ -361,6 +350,7 @@ def test_ending_stops_the_work_under_way() -> None:
     assert time.monotonic() - began < 2
     with pytest.raises(openai.APIError, match="ending"):
         list(stream)
+<<<<<<< HEAD
 
 
 # -------------------------------------------------------------------------------------------------------------- the door
@@ -618,3 +608,5 @@ def test_a_listening_socket_is_not_shared() -> None:
         with pytest.raises(ConfigError):
             open_listener("127.0.0.1", port)
         assert isinstance(first, socket.socket)
+=======
+>>>>>>> w-services

@@ -214,9 +214,7 @@ def _diagnose(args: argparse.Namespace) -> int:
             "findings": [asdict(finding) for finding in made.findings],
         }
         if made.probe is not None:
-            figures = {name: asdict(figure) for name, figure in made.probe.figures.items()}
-            for figure in figures.values():
-                figure.update({key: None for key, value in figure.items() if value != value})
+            figures = {name: figure.to_dict() for name, figure in made.probe.figures.items()}
             item["model"] = {"cause": made.probe.cause, "figures": figures}
         print(json.dumps(item))
     else:

@@ -68,7 +68,7 @@ def build_parser() -> cli.Parser:
     )
     verb.add_argument(
         "--num",
-        type=cli.Whole(1, MAX_MEASURED),
+        type=cli.IntegerRange(1, MAX_MEASURED),
         default=200,
         metavar="N",
         help="strings that the model is asked for (default 200)",
@@ -105,21 +105,21 @@ def _add_languages(verbs: Any) -> None:
     )
     check.add_argument(
         "--lines",
-        type=cli.Whole(1, 10**6),
+        type=cli.IntegerRange(1, 10**6),
         default=200,
         metavar="N",
         help="lines compared (default 200)",
     )
     check.add_argument(
         "--draws",
-        type=cli.Whole(0, 10**6),
+        type=cli.IntegerRange(0, 10**6),
         default=200,
         metavar="N",
         help="strings drawn (default 200)",
     )
     check.add_argument(
         "--seed",
-        type=cli.Whole(0, MAX_SEED),
+        type=cli.IntegerRange(0, MAX_SEED),
         default=0,
         metavar="N",
         help="of the draws (default 0)",

@@ -40,7 +40,7 @@ from maskdiff.config import (
 )
 from maskdiff.errors import ConfigError, folded, nearest, quote
 from maskdiff.utils.lines import split_lines
-from maskdiff.utils.values import Plain, decimal, truth, whole
+from maskdiff.utils.values import Plain, parse_boolean, parse_decimal, parse_integer
 
 Section = TypeVar("Section")
 
@@ -57,7 +57,11 @@ DECODING: dict[str, type] = {
 }
 TEXTS = tuple[str, ...]  # the type of a option that may be given several times
 DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
-READERS: dict[type, Callable[[str], int | float | bool]] = {int: whole, float: decimal, bool: truth}
+READERS: dict[type, Callable[[str], int | float | bool]] = {
+    int: parse_integer,
+    float: parse_decimal,
+    bool: parse_boolean,
+}
 MAX_DEPTH = 16  # of `extends`
 MAX_BYTES = 100_000  # of one configuration file
 MAX_NESTING = 8  # of lists and mappings in one
@@ -240,10 +244,10 @@ def check(config: Config, source: str = "") -> Config:
             f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0"
         )
     _check_sizes(config, source)
-    modes = train.causal_share + train.repair_share + train.skeleton_share + train.open_share
-    if modes > 1.0 + 1e-9:
+    shares = train.mode_shares()
+    if (total := sum(shares.values())) > 1.0 + 1e-9:
         raise ConfigError(
-            f"{_prefix(source)}causal, repair, skeleton and open shares add up to {modes:g}; lower them to 1 or less"
+            f"{_prefix(source)}{' + '.join(shares)} is {total:g}; lower them to 1 or less"
         )
     return config
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskdiff.errors import DataError
 from maskdiff.languages import split_of
-from maskdiff.noise.canvases import IGNORE, OPEN, Canvases, Strings, pad
+from maskdiff.noise.canvases import IGNORE, Canvases, Strings, pad
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Split, Vocabulary
@@ -44,9 +44,10 @@ class PackedCanvases:
         segment: int64, number of the string within its row, from 0; -1 on padding.
         position: int64, 0 at BOS; 0 on padding.
         from_end: int64, 0 at EOS; 0 on padding.
-        sigma: float32, noise level told to the model, 0 on padding.
+        sigma: float32, noise level passed to the model, 0 on padding.
         causal: bool.
-        mode: int64, an index into ``MODES``; -1 on padding.
+        inner: bool, the symbols of the strings, see `Canvases.inner`.
+        mode: int64, the objective: an index into `noise.MODES`; -1 on padding.
     """
 
     tokens: Tensor
@@ -57,6 +58,7 @@ class PackedCanvases:
     from_end: Tensor
     sigma: Tensor
     causal: Tensor
+    inner: Tensor
     mode: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedCanvases:
@@ -68,11 +70,6 @@ class PackedCanvases:
         return PackedCanvases(
             **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
         )
-
-    @property
-    def inner(self) -> Tensor:
-        """(rows, width) bool: symbols of the strings, without BOS, EOS and padding; the last token of an open canvas is one."""
-        return (self.position > 0) & ((self.from_end > 0) | (self.mode == OPEN))
 
     @property
     def fill(self) -> float:
@@ -152,6 +149,7 @@ def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
         from_end=lay(canvases.length[:, None] - 1 - at, 0),
         sigma=lay(canvases.sigma[:, None], 0.0),
         causal=lay(canvases.causal[:, None], False),
+        inner=lay(canvases.inner(), False),
         mode=lay(canvases.mode[:, None], -1),
     )
 

@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[Verb, str]] = {
     "edit": (lambda loaded, given: tasks.edit(loaded, given, beam=2), HOLED),
     "complete": (lambda loaded, given: tasks.complete(loaded, given), "(+"),
     "completing": (lambda loaded, given: list(tasks.completing(loaded, given)), "(+"),
-    "solve": (lambda loaded, given: tasks.solve(loaded, given, bound=200), "(+(*7?)10)=45"),
+    "solve": (lambda loaded, given: tasks.fill(loaded, given, bound=200), "(+(*7?)10)=45"),
     "rewrite": (
         lambda loaded, given: tasks.rewrite(loaded, given, replace=(2, 7), length=3, beam=2),
         GOOD,
@@ -257,9 +257,9 @@ def test_every_verb_reads_its_arguments_by_the_same_names() -> None:
         "completing",
         "Completer.__init__",
         "Completer.complete",
-        "solve",
+        "fill",
         "rewrite",
-        "draw_lengths",
+        "sample_lengths",
     ):
         verb = operator.attrgetter(name)(tasks)
         assert hasattr(verb, "__wrapped__"), name

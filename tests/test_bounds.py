@@ -154,8 +154,8 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
             assert len(said.splitlines()) == 1 or isinstance(value, str), (
                 f"{action.dest} takes {text}"
             )
-        numeric += isinstance(action.type, (cli.Whole, cli.Number))
-        if isinstance(action.type, (cli.Whole, cli.Number)):
+        numeric += isinstance(action.type, (cli.IntegerRange, cli.NumberRange))
+        if isinstance(action.type, (cli.IntegerRange, cli.NumberRange)):
             assert f"[{action.type}]" in " ".join(parser.format_help().split())
     assert numeric > 0 or module == "train_universal"
 
@@ -164,7 +164,7 @@ def test_the_walk_finds_a_flag_without_bounds() -> None:
     """The negative control: `int` and `float` themselves take what no option may."""
     assert int(ABSURD[0]) == 99999999999999999999
     assert math.isnan(float("nan"))
-    for flag in (cli.Whole(0, 5), cli.Number(0.0, 5.0)):
+    for flag in (cli.IntegerRange(0, 5), cli.NumberRange(0.0, 5.0)):
         assert flag("3") == 3
         for text in ("6", "-1", *ABSURD):
             with pytest.raises(argparse.ArgumentTypeError):
@@ -190,8 +190,8 @@ def test_every_number_of_a_stage_has_bounds() -> None:
     ["n", "best_of", "max_tokens", "max_completion_tokens", "temperature", "seed", "top_logprobs"],
 )
 def test_every_number_of_a_request_has_bounds(name: str) -> None:
-    bodies = pytest.importorskip("maskdiff.serving.bodies")
-    from maskdiff.serving.refusals import Refused
+    bodies = pytest.importorskip("maskdiff.serving.schemas")
+    from maskdiff.serving.error_responses import RequestError
 
     for text in (
         "99999999999999999999",
@@ -206,13 +206,13 @@ def test_every_number_of_a_request_has_bounds(name: str) -> None:
         body = (
             f'{{"model": "m", "messages": [{{"role": "user", "content": "x"}}], "{name}": {text}}}'
         )
-        with pytest.raises(Refused):
-            bodies.parsed(bodies.ChatBody, body.encode())
+        with pytest.raises(RequestError):
+            bodies.parse_body(bodies.ChatBody, body.encode())
 
 
 def test_every_number_of_a_request_is_known() -> None:
     """A field that is added needs bounds, too."""
-    bodies = pytest.importorskip("maskdiff.serving.bodies")
+    bodies = pytest.importorskip("maskdiff.serving.schemas")
     for kind in (bodies.CompletionBody, bodies.ChatBody):
         for name, field in kind.model_fields.items():
             if any(

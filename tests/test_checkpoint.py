@@ -43,7 +43,7 @@ def test_round_trip(tmp_path: Path) -> None:
         torch.equal(read["weights"][name], tensor) for name, tensor in payload["weights"].items()
     )
     assert torch.equal(read["optimizer"]["state"][0], torch.arange(3))
-    about = checkpoint.describe(read)
+    about = checkpoint.payload_summary(read)
     assert about["parameters"] == sum(tensor.numel() for tensor in payload["weights"].values())
     assert "weights" not in about
 

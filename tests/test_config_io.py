@@ -28,7 +28,7 @@ from maskdiff.config_io import (
     parse_yaml,
 )
 from maskdiff.errors import ConfigError
-from maskdiff.utils.values import Plain, decimal, truth, whole
+from maskdiff.utils.values import Plain, parse_boolean, parse_decimal, parse_integer
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CONFIGS
 
@@ -148,19 +148,19 @@ def test_plain_decimals_are_the_numbers_of_python(text: str) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_that_python_writes_is_read(number: float) -> None:
-    assert decimal(repr(number)) == number
-    assert decimal(yaml.safe_dump(number).splitlines()[0]) == number
+    assert parse_decimal(repr(number)) == number
+    assert parse_decimal(yaml.safe_dump(number).splitlines()[0]) == number
 
 
 @given(st.integers(-(10**30), 10**30))
 def test_every_integer_that_python_writes_is_read(number: int) -> None:
-    assert whole(str(number)) == number
+    assert parse_integer(str(number)) == number
 
 
 @given(st.one_of(st.text(max_size=8), st.from_regex(r"[-+]?[0-9_:.xXobeE]{1,8}", fullmatch=True)))
 def test_what_is_read_is_what_python_reads(text: str) -> None:
     """No form is taken for another number than `int` and `float` take it for."""
-    for reader, python in ((whole, int), (decimal, float)):
+    for reader, python in ((parse_integer, int), (parse_decimal, float)):
         try:
             value = reader(text)
         except ValueError:
@@ -185,7 +185,7 @@ def test_a_flag_and_a_quoted_scalar_are_read_alike(text: str) -> None:
 def test_truth_values_of_yaml_are_read() -> None:
     for word in ("yes", "Yes", "on", "ON", "true", "1"):
         assert config_of(f"amp: {word}").train.amp is True
-        assert truth(word) is True
+        assert parse_boolean(word) is True
     for word in ("no", "off", "False", "0"):
         assert config_of(f"low_discrepancy: {word}").noise.low_discrepancy is False
     for word in ("y", "2", "~", ""):

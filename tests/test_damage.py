@@ -244,7 +244,7 @@ def uses(folder: Path) -> dict[str, Callable[[], object]]:
         "sample": lambda: tasks.generate(
             checkpoint.load_denoiser(last), 2, sampler=SamplerConfig("maskgit", steps=2)
         ),
-        "describe": lambda: str(checkpoint.describe(checkpoint.load(last))),
+        "describe": lambda: str(checkpoint.payload_summary(checkpoint.load(last))),
     }
 
 
@@ -293,7 +293,7 @@ VERBS: dict[str, Callable[[Loaded], object]] = {
     "repair": lambda loaded: tasks.repair(loaded, ["(+12=3"]),
     "repair_grammar": lambda loaded: tasks.repair(loaded, ["(+12=3"], grammar=True),
     "edit": lambda loaded: tasks.edit(loaded, ["(+?2)=3"]),
-    "solve": lambda loaded: tasks.solve(loaded, ["(+?2)=3"]),
+    "solve": lambda loaded: tasks.fill(loaded, ["(+?2)=3"]),
     "complete": lambda loaded: list(tasks.complete(loaded, ["(+1"], num=2)),
 }
 

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS, LanguageConfig
 from maskdiff.errors import ConfigError, UserError, folded, nearest, one_line, quote, visible
-from maskdiff.utils.values import decimal, whole
+from maskdiff.utils.values import parse_decimal, parse_integer
 
 BAD_INPUT, TIMED_OUT, INTERRUPTED, CLOSED_PIPE = 2, 124, 130, 141
 NO_MEMORY = ("out of memory", "allocate memory")  # what torch says of a GPU, and of the CPU
@@ -32,7 +32,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = super()._get_help_string(action)
-        return f"{text} [{action.type}]" if isinstance(action.type, (Whole, Number)) else text
+        return (
+            f"{text} [{action.type}]"
+            if isinstance(action.type, (IntegerRange, NumberRange))
+            else text
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -184,7 +188,7 @@ def _say(message: str, status: int) -> int:
 
 
 @dataclass(frozen=True)
-class Whole:
+class IntegerRange:
     """The type of a flag that takes a whole number from `low` to `high`."""
 
     low: int
@@ -193,7 +197,7 @@ class Whole:
     def __call__(self, text: str) -> int:
         """Raises ArgumentTypeError."""
         try:
-            value = whole(text)
+            value = parse_integer(text)
         except ValueError:
             value = None
         if value is None or not self.low <= value <= self.high:
@@ -205,7 +209,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Number:
+class NumberRange:
     """The type of a flag that takes a number from `low` to `high`; above `low` where `open`."""
 
     low: float
@@ -215,7 +219,7 @@ class Number:
     def __call__(self, text: str) -> float:
         """Raises ArgumentTypeError."""
         try:
-            value = decimal(text)
+            value = parse_decimal(text)
         except ValueError:
             value = math.nan
         if not (self.low < value if self.open else self.low <= value) or not value <= self.high:
@@ -227,11 +231,11 @@ class Number:
         return f"above {low} and at most {high}" if self.open else f"from {low} to {high}"
 
 
-positive, natural = Whole(1, 10**6), Whole(0, 10**6)
-unit = Number(0.0, 1.0, open=True)
-seconds, time_limit = Number(0.0, 3600.0, open=True), Number(0.0, 86_400.0, open=True)
-threads, seed = Whole(0, MAX_THREADS), Whole(0, MAX_SEED)
-place = Whole(0, MAX_PLACE)
+positive, natural = IntegerRange(1, 10**6), IntegerRange(0, 10**6)
+share = NumberRange(0.0, 1.0, open=True)
+seconds, time_limit = NumberRange(0.0, 3600.0, open=True), NumberRange(0.0, 86_400.0, open=True)
+threads, seed = IntegerRange(0, MAX_THREADS), IntegerRange(0, MAX_SEED)
+place = IntegerRange(0, MAX_PLACE)
 
 
 def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
@@ -271,7 +275,7 @@ def span(text: str, empty: bool = False) -> tuple[int, int]:
     return bounds
 
 
-def gap(text: str) -> tuple[int, int]:
+def insertion_span(text: str) -> tuple[int, int]:
     """`A:B` as in `span`; `A:A` is the place before symbol A."""
     return span(text, empty=True)
 

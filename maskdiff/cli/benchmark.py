@@ -66,7 +66,7 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(suites.SUITES)}, all",
     )  # fmt: skip
     add(
-        "--num_samples", type=cli.Whole(1, MAX_MEASURED), default=200, metavar="N",
+        "--num_samples", type=cli.IntegerRange(1, MAX_MEASURED), default=200, metavar="N",
         help="strings of each figure (default 200)",
     )  # fmt: skip
     add(
@@ -74,7 +74,7 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
         help="generate only these inner lengths (symbols)",
     )  # fmt: skip
     add(
-        "--sigma", type=cli.unit, nargs="+", metavar="LEVEL",
+        "--sigma", type=cli.share, nargs="+", metavar="LEVEL",
         help="noise levels of the repair suite",
     )  # fmt: skip
     add("--corruption", nargs="+", metavar="KIND", help="kinds of corruption of the repair suite")
@@ -87,7 +87,7 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
         help=f"of the solve suite: {', '.join(Plan.problems)} (default both)",
     )  # fmt: skip
     add(
-        "--typed", type=cli.Whole(1, MAX_LENGTH), nargs="+", metavar="N",
+        "--typed", type=cli.IntegerRange(1, MAX_LENGTH), nargs="+", metavar="N",
         help="characters typed, in the completion suite (default 5 8 12 16 24)",
     )  # fmt: skip
 
@@ -110,7 +110,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     }.items():
         add(flag, action="store_true", help=text)
     add(
-        "--num_ar_tokens", type=cli.Whole(0, MAX_LENGTH),
+        "--num_ar_tokens", type=cli.IntegerRange(0, MAX_LENGTH),
         help="causal tokens of the hybrid (default 3)",
     )  # fmt: skip
     add(
@@ -122,7 +122,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="how many tokens an evaluation commits",
     )  # fmt: skip
     add(
-        "--temperature", type=cli.Number(0.0, 100.0),
+        "--temperature", type=cli.NumberRange(0.0, 100.0),
         help="of the token distribution (default 1; 0 is argmax)",
     )  # fmt: skip
     # Of the suites generation and repetition.
@@ -138,7 +138,7 @@ def _add_reproduction(parser: argparse.ArgumentParser) -> None:
         help="report the seeds that are trained already, each variant's own",
     )  # fmt: skip
     add(
-        "--seeds", type=cli.Whole(1, 1000), metavar="N",
+        "--seeds", type=cli.IntegerRange(1, 1000), metavar="N",
         help="seeds 0..N-1 of each variant (default 3; with --no_training all found)",
     )  # fmt: skip
     add("--variants", nargs="+", metavar="NAME", help="only these variants")
@@ -172,7 +172,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def load_subjects(
-    paths: Sequence[str], device: str, spoken: LanguageOverride | None = None
+    paths: Sequence[str], device: str, override: LanguageOverride | None = None
 ) -> list[Subject]:
     """Returns a subject for each file, named by the shortest ending of its path that is unique."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
@@ -181,7 +181,9 @@ def load_subjects(
         parts = [Path(path).parts for path in paths]
     depth = next((n for n in range(1, 20) if len({p[-n:] for p in parts}) == len(parts)), 20)
     return [
-        Subject(load_denoiser(path, device, spoken), "/".join(p[-depth:]) if len(paths) > 1 else "")
+        Subject(
+            load_denoiser(path, device, override), "/".join(p[-depth:]) if len(paths) > 1 else ""
+        )
         for path, p in zip(paths, parts, strict=True)
     ]
 
@@ -286,8 +288,8 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         run_reproduction(args)
         return 0
-    spoken = LanguageOverride.of(args)
-    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, spoken)
+    override = LanguageOverride.of(args)
+    subjects = load_subjects(args.checkpoint or [cli.default_checkpoint()], args.device, override)
     for line in filter(None, dict.fromkeys(subject.language.note for subject in subjects)):
         note(line)
     asked = plan.samplers if named_presets(args) else ()

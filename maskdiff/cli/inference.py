@@ -32,7 +32,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from maskdiff.cli import arguments as cli
-from maskdiff.cli.solve import add_verb, solve
+from maskdiff.cli.solve import add_solve_command, run_solve
 from maskdiff.config import (
     CANDIDATES,
     MAX_ALTERNATIVES,
@@ -48,7 +48,7 @@ from maskdiff.config import (
 )
 from maskdiff.config_io import add_config_flags, build, load_decoding, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
-from maskdiff.utils.batches import LARGEST, LARGEST_ON_GPU, Progress, Requests, answered, growing
+from maskdiff.utils.batches import LARGEST, LARGEST_ON_GPU, ProgressBar, Requests, answered, growing
 from maskdiff.utils.deadline import Deadline, TimedOut
 from maskdiff.utils.lines import Line, count_lines, open_lines
 
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         [Sequence[Line]], Iterable[tuple[int, Result]]
     ]  # a batch -> (place in it, result)
 
-CHANGE = cli.Whole(0, MAX_CHANGE)
+CHANGE = cli.IntegerRange(0, MAX_CHANGE)
 PERIOD = 256  # strings after which the random keys of `edit` and `repair` begin again
 EDITOR = SamplerConfig(
     "entropy", steps=0
@@ -80,7 +80,11 @@ def build_parser() -> cli.Parser:
         "generate", help="new strings", description="New strings of the language."
     )
     generate.add_argument(
-        "--num", type=cli.Whole(0, MAX_STRINGS), default=1, metavar="N", help="how many (default 1)"
+        "--num",
+        type=cli.IntegerRange(0, MAX_STRINGS),
+        default=1,
+        metavar="N",
+        help="how many (default 1)",
     )
     generate.add_argument(
         "--length",
@@ -95,7 +99,7 @@ def build_parser() -> cli.Parser:
         description="Strings that begin with what was typed, see docs/completion.md.",
     )
     complete.add_argument(
-        "--num", type=cli.Whole(1, MAX_STRINGS), default=1, metavar="N",
+        "--num", type=cli.IntegerRange(1, MAX_STRINGS), default=1, metavar="N",
         help="completions of each string (default 1)",
     )  # fmt: skip
     complete.add_argument(
@@ -128,12 +132,12 @@ def build_parser() -> cli.Parser:
         help="search for a filling that is true, or say that there is none",
     )
     edit.add_argument(
-        "--bound", type=cli.Whole(1, MAX_BOUND), metavar="N",
+        "--bound", type=cli.IntegerRange(1, MAX_BOUND), metavar="N",
         help="beginnings the search looks at (default 100000)",
     )  # fmt: skip
     edit.add_argument(
         "--replace",
-        type=cli.gap,
+        type=cli.insertion_span,
         metavar="A:B",
         help="new symbols for A to B-1; A:A inserts before symbol A",
     )
@@ -171,7 +175,7 @@ def build_parser() -> cli.Parser:
             metavar="YAML",
             help="settings of sampling, see docs/repetition.md; flags go on top of it",
         )
-    add_verb(verbs)
+    add_solve_command(verbs)
     return parser
 
 
@@ -188,7 +192,7 @@ def _repair_verb(verbs: Any) -> cli.Parser:
     )
     repair.add_argument(
         "--sigma",
-        type=cli.unit,
+        type=cli.share,
         metavar="S",
         help="share of damaged symbols (default: several are tried)",
     )
@@ -217,7 +221,7 @@ def _repair_verb(verbs: Any) -> cli.Parser:
         help="symbols A to B-1 stay; may be repeated",
     )
     repair.add_argument(
-        "--top", type=cli.Whole(1, MAX_ALTERNATIVES), default=1, metavar="N",
+        "--top", type=cli.IntegerRange(1, MAX_ALTERNATIVES), default=1, metavar="N",
         help="list the N best alternatives (default 1)",
     )  # fmt: skip
     repair.add_argument(
@@ -231,11 +235,11 @@ def _repair_verb(verbs: Any) -> cli.Parser:
 def add_search_flags(verb: argparse.ArgumentParser) -> None:
     """The flags of verbs that search for the likeliest answer."""
     verb.add_argument(
-        "--beam", type=cli.Whole(1, MAX_BEAM), default=16, metavar="N",
+        "--beam", type=cli.IntegerRange(1, MAX_BEAM), default=16, metavar="N",
         help="hypotheses of the beam (default 16)",
     )  # fmt: skip
     verb.add_argument(
-        "--candidates", type=cli.Whole(1, MOST_CANDIDATES), default=CANDIDATES, metavar="N",
+        "--candidates", type=cli.IntegerRange(1, MOST_CANDIDATES), default=CANDIDATES, metavar="N",
         help=f"the likeliest, looked at for one that is valid (default {CANDIDATES})",
     )  # fmt: skip
     verb.add_argument("--trace", action="store_true", help="print the run step by step")
@@ -264,7 +268,7 @@ def requests(args: argparse.Namespace) -> Requests:
 
 
 def answers(
-    args: argparse.Namespace, loaded: Loaded, progress: Progress, stream: Stream | None
+    args: argparse.Namespace, loaded: Loaded, progress: ProgressBar, stream: Stream | None
 ) -> Iterator[tuple[int, int, Result]]:
     """Results with the number of their request and, of a request that has several, their own; both
     from 1.
@@ -288,7 +292,7 @@ def answers(
         raise DataError(f"nothing to {args.verb}: the input is empty")
 
 
-def timed(args: argparse.Namespace, loaded: Loaded, progress: Progress, work: Work) -> Work:
+def timed(args: argparse.Namespace, loaded: Loaded, progress: ProgressBar, work: Work) -> Work:
     """The same work within --timeout; what is not answered by then is an error in its place."""
     from maskdiff.tasks import Result
 
@@ -409,7 +413,7 @@ def edited(
             source=source, trace=args.trace,
         )  # fmt: skip
     if args.holds:
-        return tasks.solve(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
+        return tasks.fill(loaded, batch, masks=args.mask, bound=bound, trace=args.trace)
     if not args.mask:
         batch = [with_a_blank(text, loaded) for text in batch]
     return tasks.edit(
@@ -442,21 +446,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
     if args.verb == "solve":
-        return solve(args)
+        return run_solve(args)
     from maskdiff.checkpoint import LanguageOverride, load_denoiser
-    from maskdiff.cli.results import Stream, show
+    from maskdiff.cli.results import Stream, print_result
 
     path = args.checkpoint or cli.default_checkpoint()
-    spoken = LanguageOverride.of(args)
-    loaded = load_denoiser(path, args.device, spoken)
+    override = LanguageOverride.of(args)
+    loaded = load_denoiser(path, args.device, override)
     stream = Stream(args.json) if getattr(args, "stream", False) else None
     status = 0
-    with Progress(
+    with ProgressBar(
         "inference.py", "string", expected(args), bar=not (stream and sys.stdout.isatty())
     ) as progress:
         for number, sample, result in answers(args, loaded, progress, stream):
             progress.hide()
-            show(args, loaded, result, number, sample, stream)
+            print_result(args, loaded, result, number, sample, stream)
             sys.stdout.flush()
             progress.finished(number)
             status = cli.worse(status, result.finish_reason)

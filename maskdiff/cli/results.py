@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from maskdiff.cli import arguments as cli
 from maskdiff.errors import quote
 from maskdiff.tasks.results import Alternative, Result
-from maskdiff.text.edits import render
+from maskdiff.text.edits import edit_text
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -58,7 +58,7 @@ class Stream:
             self.print(request, sample, result.text)
 
 
-def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, Any]:
+def result_object(verb: str, result: Result, number: int, sample: int) -> dict[str, Any]:
     """The JSON object of a result; `input` and `error` only where there is one."""
     item: dict[str, Any] = {"schema": SCHEMA, "verb": verb, "index": number}
     if verb == "complete":
@@ -92,7 +92,7 @@ def as_object(verb: str, result: Result, number: int, sample: int) -> dict[str, 
     return item
 
 
-def as_text(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
+def result_line(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
     """The columns of a result, separated by tabs: four, why it ended, what is to be noted."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
@@ -134,12 +134,12 @@ def verdict(item: Result | Alternative) -> str:
 def more_lines(result: Result, script: bool) -> Iterator[str]:
     """The indented lines under a repaired string: its edits, then the alternatives with rank, verdict, share and edits."""
     if script and result.edits is not None:
-        yield f"  {cli.printable(render(result.edits))}"
+        yield f"  {cli.printable(edit_text(result.edits))}"
     for rank, item in enumerate(result.alternatives, start=1):
-        yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(render(item.edits))}"
+        yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(edit_text(item.edits))}"
 
 
-def show(
+def print_result(
     args: argparse.Namespace,
     loaded: Loaded,
     result: Result,
@@ -151,7 +151,7 @@ def show(
     if stream is not None and result.error is None:
         stream.finish(number, sample, result)
     if args.json:
-        print(json.dumps(as_object(args.verb, result, number, sample)))
+        print(json.dumps(result_object(args.verb, result, number, sample)))
         return
     if result.trace is not None:
         print("\n".join(result.trace))
@@ -160,7 +160,7 @@ def show(
             result if stream is None else replace(result, text="")
         )  # its first column is there already
         why = args.verb in ("generate", "complete")
-        text = as_text(shown, loaded, args.pretty, why)
+        text = result_line(shown, loaded, args.pretty, why)
         print("\n".join([text, *more_lines(result, getattr(args, "script", False))]))
     elif getattr(args, "input", None) is not None:
         print()

@@ -3,8 +3,7 @@
     maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt
     maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt --port 0 --prefill restart
 
-For: flags -> app -> one call. Not for: routes (`app.py`). Easy to get wrong: `maskdiff --help` reads this file, so all that is
-heavy, or an extra, is imported when it is needed.
+`maskdiff --help` imports this module, so functions import heavy and optional packages themselves.
 """
 
 from __future__ import annotations
@@ -25,97 +24,91 @@ from typing import TYPE_CHECKING, NoReturn
 from maskdiff.cli import arguments as cli
 from maskdiff.config_io import add_config_flags, build, overrides
 from maskdiff.errors import ConfigError
-from maskdiff.serving.served import LOOPBACK, PREFILLS, Limits, Served
+from maskdiff.serving.model import LOOPBACK, PREFILLS, ServedModel, ServerLimits
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Stepwise
     from maskdiff.stepwise.causal import CausalBackend
 
-MAX_TOKENS, MOST_TOKENS = (
-    1024,
-    16_384,
-)  # room for prompt and answer: by default, and of our causal mode at most
+MAX_TOKENS = 1024  # default room for prompt and answer
+MOST_TOKENS = 16_384  # the most that our causal mode has room for
 
 
 def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
-    """The verb `serve` and its flags."""
+    """Add the verb `serve` and its flags."""
     verb = verbs.add_parser(
         "serve",
         help="answer OpenAI's clients over HTTP",
-        description="A checkpoint behind OpenAI's HTTP interface (docs/serving.md). There is no authentication.",
+        description="A checkpoint behind OpenAI's HTTP interface (docs/serving.md). "
+        "There is no authentication.",
     )
     verb.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="HOST",
+        "--host", default="127.0.0.1", metavar="HOST",
         help="address to listen on (default 127.0.0.1)",
-    )
+    )  # fmt: skip
     verb.add_argument(
-        "--port", type=cli.Whole(0, 65_535), default=8000, metavar="N",
+        "--port", type=cli.IntegerRange(0, 65_535), default=8000, metavar="N",
         help="0 picks a free one (default 8000)",
     )  # fmt: skip
     verb.add_argument(
-        "--name",
-        default="",
-        metavar="NAME",
-        help="of the model, for clients (default: of its training)",
-    )
+        "--name", default="", metavar="NAME",
+        help="name of the model for clients (default: that of its training)",
+    )  # fmt: skip
+    modes = ", ".join(PREFILLS)
     verb.add_argument(
         "--prefill", choices=PREFILLS, default="continue", metavar="MODE",
-        help=f"what becomes of a chat that ends with the assistant: {', '.join(PREFILLS)} (default continue)",
+        help=f"how to answer a chat that ends with the assistant: {modes} (default continue)",
     )  # fmt: skip
     verb.add_argument(
-        "--max_tokens", type=cli.Whole(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
+        "--max_tokens", type=cli.IntegerRange(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
         help=f"room for prompt and answer, in tokens (default {MAX_TOKENS})",
     )  # fmt: skip
     cli.add_machine_flags(verb)
-    told = {
+    helps = {
         "checkpoint": "what to serve (default checkpoints/arithmetic-steps.pt)",
         "seed": "not used: a request has its own, or none",
     }
     for action in verb._actions:
-        action.help = told.get(action.dest, action.help)
+        action.help = helps.get(action.dest, action.help)
     cli.add_language_flags(verb)
-    add_config_flags(verb, Limits)
+    add_config_flags(verb, ServerLimits)
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Listen until a signal ends it; 0. Raises UserError."""
+    """Serve until a signal ends the process; return 0. Raises UserError."""
     _check_extra()
     from maskdiff.serving.app import create_app
-    from maskdiff.serving.local import GRACE, Server, listening
+    from maskdiff.serving.server import GRACE, Server, open_listener
 
     limits = limits_of(args)
-    with (
-        ended_by_signals(),
-        listening(args.host, args.port) as listener,
-    ):  # a taken port is found before the model is read
-        served = open_served(args)
+    # The socket comes first, so that a port in use is found before the model is loaded.
+    with exit_on_signals(), open_listener(args.host, args.port) as listener:
+        model = load_model(args)
         address, port = listener.getsockname()[:2]
         url = f"http://{_bracketed(args.host)}:{port}/v1"
-        app = create_app(served, limits, args.prefill, hosts_of(args.host, address))
+        app = create_app(model, limits, args.prefill, host_names(args.host, address))
         if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            _say(f"{args.host} may be reached by others, and there is no authentication")
+            _log(f"{args.host} may be reached by others, and there is no authentication")
         try:
-            Server(app, lambda: _say(f"serving {served.name} on {url}")).run(sockets=[listener])
+            Server(app, lambda: _log(f"serving {model.name} on {url}")).run(sockets=[listener])
         except SystemExit:  # a signal
-            if not app.state.desk.idle.wait(GRACE):  # Python would wait for the running slice
+            if not app.state.scheduler.idle.wait(GRACE):  # Python would wait for the running call
                 sys.stderr.flush()
                 os._exit(0)
             raise
     return 0
 
 
-def limits_of(args: argparse.Namespace) -> Limits:
-    """The limits of the flags, with fewer connections than open files are allowed.
+def limits_of(args: argparse.Namespace) -> ServerLimits:
+    """Return the limits of the flags, with fewer connections than open files are allowed.
 
     Raises ConfigError.
     """
-    from maskdiff.serving.local import open_files
+    from maskdiff.serving.server import raise_file_limit
 
-    given = overrides(args, Limits)
-    limits, most = build(Limits, given), open_files() * 3 // 4
+    given = overrides(args, ServerLimits)
+    limits, most = build(ServerLimits, given), raise_file_limit() * 3 // 4
     if limits.max_connections <= most:
         return limits
     if "max_connections" in given:
@@ -126,8 +119,8 @@ def limits_of(args: argparse.Namespace) -> Limits:
     return replace(limits, max_connections=most)
 
 
-def hosts_of(host: str, address: str) -> tuple[str, ...]:
-    """What clients may call a server that listens on `address` because of --host `host`."""
+def host_names(host: str, address: str) -> tuple[str, ...]:
+    """Return the allowed host names of a server that listens on `address` for --host `host`."""
     if ipaddress.ip_address(address.partition("%")[0]).is_unspecified:
         return ("*",)
     return tuple(dict.fromkeys((*LOOPBACK, _bracketed(host), _bracketed(address))))
@@ -137,8 +130,8 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def open_served(args: argparse.Namespace) -> Served:
-    """The checkpoint as something to serve. Raises UserError."""
+def load_model(args: argparse.Namespace) -> ServedModel:
+    """Return the model of the checkpoint. Raises UserError."""
     from maskdiff.checkpoint import LanguageOverride, load_denoiser
     from maskdiff.config import TrainConfig
     from maskdiff.languages import Stepwise
@@ -146,19 +139,19 @@ def open_served(args: argparse.Namespace) -> Served:
     if args.max_tokens > MOST_TOKENS:
         raise ConfigError(f"max_tokens is {args.max_tokens}; at most {MOST_TOKENS} are possible")
     path = args.checkpoint or cli.default_checkpoint("arithmetic-steps.pt")
-    spoken = LanguageOverride.of(args)
-    loaded = load_denoiser(path, args.device, spoken)
-    run = loaded.config.train.name
+    loaded = load_denoiser(path, args.device, LanguageOverride.of(args))
+    language, run = loaded.language, loaded.config.train.name
     name = args.name or (run if run != TrainConfig().name else Path(path).stem)
-    generator = open_backend(loaded, name, 2 * build(Limits, overrides(args, Limits)).room)
-    return Served(
-        generator=generator,
+    memory = 2 * build(ServerLimits, overrides(args, ServerLimits)).answer_bytes
+    backend = open_backend(loaded, name, memory)
+    return ServedModel(
+        backend=backend,
         name=name,
-        turn=_problem_prompt(loaded.language) if isinstance(loaded.language, Stepwise) else str,
+        chat_prompt=_problem_prompt(language) if isinstance(language, Stepwise) else str,
         max_tokens=args.max_tokens,
-        count=lambda text: len(loaded.vocabulary.encode(text)),
+        count_tokens=lambda text: len(loaded.vocabulary.encode(text)),
         trim=trimmer("".join(loaded.vocabulary.symbols)),
-        token_bytes=generator.token_bytes,
+        token_bytes=backend.token_bytes,
     )
 
 
@@ -167,16 +160,16 @@ def _problem_prompt(language: Stepwise) -> Callable[[str], str]:
 
 
 def trimmer(readable: str) -> Callable[[str], str]:
-    """A function that removes white space at the ends of a text, except `readable` characters."""
+    """Return a function that strips white space except the `readable` characters from a text."""
     spaces = (c for c in map(chr, range(0x3001)) if c.isspace())  # the last one is U+3000
     white = "".join(c for c in spaces if c not in readable)
     return lambda text: text.strip(white)
 
 
 def open_backend(loaded: Loaded, name: str, memory: int) -> CausalBackend:
-    """What proposes the tokens and keeps `memory` bytes.
+    """Return the backend, which caches up to `memory` bytes.
 
-    Raises ConfigError for a model that cannot.
+    Raises ConfigError for a model without a causal mode.
     """
     from maskdiff.stepwise.causal import CausalBackend
 
@@ -184,8 +177,8 @@ def open_backend(loaded: Loaded, name: str, memory: int) -> CausalBackend:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave the block as an exit with status 0; outside the main thread nothing changes."""
+def exit_on_signals() -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM exit with status 0 in the block, in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -211,11 +204,11 @@ def _check_extra() -> None:
         ) from error
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(f"maskdiff: {line}", file=sys.stderr, flush=True)
 
 
 __all__ = [
-    "add_verb", "ended_by_signals", "hosts_of", "limits_of", "open_backend", "open_served",
-    "serve", "trimmer",
+    "add_verb", "exit_on_signals", "host_names", "limits_of", "load_model", "open_backend", "serve",
+    "trimmer",
 ]  # fmt: skip

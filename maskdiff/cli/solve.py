@@ -19,7 +19,7 @@ from maskdiff.cli import arguments as cli
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.config_io import add_config_flags, build, overrides
 from maskdiff.errors import ConfigError, DataError, quote
-from maskdiff.utils.batches import Progress, Requests, answered, growing
+from maskdiff.utils.batches import ProgressBar, Requests, answered, growing
 from maskdiff.utils.deadline import Deadline
 from maskdiff.utils.lines import Line, count_lines, open_lines
 
@@ -33,7 +33,7 @@ OURS = ("causal", "blocks")
 COHORT = 32  # problems that are solved together, at most
 
 
-def add_verb(verbs: Any) -> None:
+def add_solve_command(verbs: Any) -> None:
     """Add `solve` to the verbs of a door."""
     verb = verbs.add_parser(
         "solve",
@@ -88,9 +88,9 @@ def make_solver(args: argparse.Namespace) -> Solver:
         )  # nothing is solved, so nothing is refused
     loaded = language = None
     if backend.backend in OURS or args.checkpoint:
-        spoken = LanguageOverride.of(args)
+        override = LanguageOverride.of(args)
         loaded = load_denoiser(
-            args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, spoken
+            args.checkpoint or cli.default_checkpoint(CHECKPOINT), args.device, override
         )
         if isinstance(loaded.language, Stepwise):
             language = loaded.language
@@ -112,7 +112,7 @@ def problems(args: argparse.Namespace) -> Requests:
     return Requests(args.texts, None if args.input is None else open_lines(args.input))
 
 
-def solve(args: argparse.Namespace) -> int:
+def run_solve(args: argparse.Namespace) -> int:
     """Answer; 2 if any problem failed, 124 if any had too little time. Raises UserError."""
     solver = make_solver(args)
     if args.probe:
@@ -123,7 +123,7 @@ def solve(args: argparse.Namespace) -> int:
     lines = 0 if args.input is None else count_lines(args.input)
     status = 0
     with (
-        Progress(
+        ProgressBar(
             "inference.py", "problem", None if lines is None else len(args.texts) + lines
         ) as progress,
         closing(problems(args)) as asked,
@@ -131,14 +131,14 @@ def solve(args: argparse.Namespace) -> int:
         batches = growing(asked, COHORT if args.timeout is None else 1)
         for number, _, solution in answered(batches, worker(args, solver, progress)):
             progress.hide()
-            show(args, number, solution)
+            print_solution(args, number, solution)
             progress.finished(number)
             status = cli.worse(status, solution.finish_reason)
     return status
 
 
 def worker(
-    args: argparse.Namespace, solver: Solver, progress: Progress
+    args: argparse.Namespace, solver: Solver, progress: ProgressBar
 ) -> Callable[[Sequence[Line]], Iterable[tuple[int, Solution]]]:
     """What solves a batch of problems, within --timeout."""
     import torch
@@ -154,13 +154,16 @@ def worker(
     return work
 
 
-def show(args: argparse.Namespace, number: int, solution: Solution) -> None:
+def print_solution(args: argparse.Namespace, number: int, solution: Solution) -> None:
     """Print one solution; in text an error goes to the error stream, and an empty line keeps its
     place in a batch."""
     if args.json:
-        print(json.dumps(as_object(number, solution), allow_nan=False), flush=True)
+        print(json.dumps(solution_object(number, solution), allow_nan=False), flush=True)
     elif solution.error is None:
-        print("\n".join([*(shown(solution) if args.show else ()), as_text(solution)]), flush=True)
+        print(
+            "\n".join([*(step_lines(solution) if args.show else ()), solution_line(solution)]),
+            flush=True,
+        )
     else:
         if args.input is not None:
             print(flush=True)
@@ -181,7 +184,7 @@ def _probe(args: argparse.Namespace, solver: Solver) -> int:
     return 0
 
 
-def as_object(number: int, solution: Solution) -> dict[str, Any]:
+def solution_object(number: int, solution: Solution) -> dict[str, Any]:
     """The JSON object of a solution; `error` only where there is one."""
     answer = solution.answer
     item: dict[str, Any] = {
@@ -210,7 +213,7 @@ def _step(step: ChosenStep) -> dict[str, Any]:
     }
 
 
-def as_text(solution: Solution) -> str:
+def solution_line(solution: Solution) -> str:
     """Four columns: problem and answer, whether that is right, why it ended, forward tokens."""
     assert solution.answer is not None
     right = "unchecked" if solution.correct is None else "correct" if solution.correct else "wrong"
@@ -230,7 +233,7 @@ def as_text(solution: Solution) -> str:
     )
 
 
-def shown(solution: Solution) -> Iterator[str]:
+def step_lines(solution: Solution) -> Iterator[str]:
     """A line for every step, and one for every candidate of a step that had several."""
     assert solution.answer is not None
     yield cli.printable(solution.problem)

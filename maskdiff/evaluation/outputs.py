@@ -88,7 +88,7 @@ def make_tasks(
     for text in held_out(language, split, count, seed):
         cut, answer = len(text) // 2, None
         if isinstance(language, HasValue):
-            known = ((size, language.consequence(text[:size])) for size in range(1, len(text)))
+            known = ((size, language.forced_ending(text[:size])) for size in range(1, len(text)))
             cut, answer = next(((size, own) for size, own in known if own is not None), (cut, None))
         tasks.append(PromptTask(text[:cut], answer, text))
     return tasks

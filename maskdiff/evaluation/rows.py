@@ -268,7 +268,7 @@ def sorted_lengths(
     Batches of similar lengths waste little on padding. Raises CanvasError if no string of the
     language has a length within `bounds`.
     """
-    return sorted(tasks.draw_lengths(language, count, bounds, int(rng.integers(2**62))))
+    return sorted(tasks.sample_lengths(language, count, bounds, int(rng.integers(2**62))))
 
 
 def timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:

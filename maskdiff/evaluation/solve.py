@@ -214,17 +214,17 @@ def _add_servers(run: SuiteRun) -> None:
         import openai  # noqa: F401
 
         from maskdiff.serving.app import create_app
-        from maskdiff.serving.local import running
+        from maskdiff.serving.server import run_in_thread
     except ImportError:
         return
-    from maskdiff.serving.served import Served
+    from maskdiff.serving.model import ServedModel
 
     language, plan, subject = run.language, run.plan, run.subject
     assert isinstance(language, Stepwise)
     count = min(CLOSED_PROBLEMS, plan.num_samples)
     problems = held_out_problems(subject, "test", count, plan.seed)
     backend = make_backend(BackendConfig(), subject.loaded)
-    served = Served(backend, "steps", language.prompt, 4096)
+    served = ServedModel(backend, "steps", language.prompt, 4096)
     config = StepConfig(strategy="sample", scorer="vote", max_steps=CLOSED_STEPS)
     unasked = replace(config, require_continuation=False)
     for name, prefill, own in (
@@ -232,7 +232,7 @@ def _add_servers(run: SuiteRun) -> None:
         ("closes the turn, guarded", "restart", unasked),
         ("closes the turn, unguarded", "restart", replace(unasked, guard=False)),
     ):
-        with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
+        with run_in_thread(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
             chat_config = BackendConfig(backend="chat", model="steps", base_url=url)
             chat = make_backend(chat_config, language=language)
             solutions = list(Solver(chat, own, language).solving(problems, plan.seed))

@@ -25,8 +25,8 @@ from maskdiff.languages.protocol import (
     Language,
     Split,
     Stepwise,
-    holds,
     split_of,
+    truth_of,
 )
 from maskdiff.languages.shipped import json_language, python_language
 from maskdiff.languages.vocabulary import Vocabulary
@@ -123,11 +123,11 @@ __all__ = [
     "Split",
     "Stepwise",
     "Vocabulary",
-    "holds",
     "make_language",
     "model_vocabulary",
     "piece_vocabulary",
     "restore_language",
     "split_of",
     "token_lengths",
+    "truth_of",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """A user's own judge of texts: a Python function named `MODULE:FUNCTION`.
 
-For: `load_checker` and the `Checker` that it gives. Not for: deciding whose word is taken; a name must come from the user,
+For: `load_checker` and the `CheckerProcess` that it gives. Not for: deciding whose word is taken; a name must come from the user,
 never from a checkpoint. Easy to get wrong: a parser may return something false for a valid text (`json.loads("false")`), so
 only its exceptions count; a function that returns a verdict is named with a question mark, `MODULE:FUNCTION?`.
 
@@ -34,7 +34,7 @@ IMPORT_TIMEOUT = 60.0  # seconds for the import, or as long as a text may take i
 REPLY = 65_536  # bytes; a reply is far shorter, and is written at once
 
 
-class Checker:
+class CheckerProcess:
     """Whether a text is valid: the function raises neither ValueError nor SyntaxError and, if it is
     a predicate (`MODULE:FUNCTION?`), returns something true.
 
@@ -52,7 +52,7 @@ class Checker:
         """Raises ConfigError where the function fails: it raises something else, ends or hangs."""
         return bool(self._ask(text)["valid"])
 
-    def __reduce__(self) -> tuple[type[Checker], tuple[str, Path | None, float]]:
+    def __reduce__(self) -> tuple[type[CheckerProcess], tuple[str, Path | None, float]]:
         return type(self), (self.name, self.folder, self.timeout)
 
     def only_verdicts(self, texts: list[str]) -> bool:
@@ -151,7 +151,9 @@ def _status(code: int) -> str:
     return f"exit status {code}" if code >= 0 else f"signal {-code}"
 
 
-def load_checker(name: str, folder: Path | None = None, timeout: float = TIMEOUT) -> Checker | None:
+def load_checker(
+    name: str, folder: Path | None = None, timeout: float = TIMEOUT
+) -> CheckerProcess | None:
     """The function `MODULE:FUNCTION` (with `?`: a predicate); None for an empty name. Raises ConfigError.
 
     The module is `folder/MODULE.py` where that exists; it is then loaded for itself, without
@@ -169,6 +171,6 @@ def load_checker(name: str, folder: Path | None = None, timeout: float = TIMEOUT
             f"validity_timeout is {timeout:g}; "
             f"give seconds, above 0 and at most {LONGEST_TIMEOUT:g}"
         )
-    checker = Checker(name, folder, timeout)
+    checker = CheckerProcess(name, folder, timeout)
     checker.start()
     return checker

@@ -18,7 +18,7 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, DataError, GrammarError, quote
 from maskdiff.languages.cfg import GrammarSource, literal_characters, open_source, restore_source
 from maskdiff.languages.cfg.source import START
-from maskdiff.languages.checker import Checker, load_checker
+from maskdiff.languages.checker import CheckerProcess, load_checker
 from maskdiff.languages.text import LanguageSpec, TextLanguage, absent, draws_from
 from maskdiff.utils.lines import split_lines
 
@@ -71,10 +71,8 @@ def restored(
         return found
 
     here = (Path(config.language) / CORPUS).is_file()
-    material = _material(
-        symbols, texts if here else absent(name, config.language), grammar, checker
-    )
-    return TextLanguage(name, config, material, lengths, str(state.get("digest", "")))
+    spec = _material(symbols, texts if here else absent(name, config.language), grammar, checker)
+    return TextLanguage(name, config, spec, lengths, str(state.get("digest", "")))
 
 
 def counted(lengths: object) -> list[int] | None:
@@ -84,7 +82,9 @@ def counted(lengths: object) -> list[int] | None:
     return lengths if all(type(n) is int and 0 <= n < 2**48 for n in lengths) else None
 
 
-def _open(config: LanguageConfig, checker: Checker | None, symbols: str = "") -> TextLanguage:
+def _open(
+    config: LanguageConfig, checker: CheckerProcess | None, symbols: str = ""
+) -> TextLanguage:
     folder = Path(config.language)
     numbered = numbered_lines(folder)
     if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
@@ -104,8 +104,8 @@ def _open(config: LanguageConfig, checker: Checker | None, symbols: str = "") ->
     kept: list[
         tuple[str, ...]
     ] = []  # one, made below: the lines are checked by the language that they make
-    material = _material("".join(sorted(characters)), lambda: kept[0], grammar, checker)
-    language = TextLanguage(folder.resolve().name, config, material)
+    spec = _material("".join(sorted(characters)), lambda: kept[0], grammar, checker)
+    language = TextLanguage(folder.resolve().name, config, spec)
     # Sorted, so that what is drawn does not depend on the order in the file.
     kept.append(tuple(sorted(_checked(language, numbered, folder / CORPUS))))
     language.digest = hashlib.blake2b("\n".join(kept[0]).encode(), digest_size=8).hexdigest()
@@ -162,7 +162,7 @@ def _material(
     symbols: str,
     texts: Callable[[], tuple[str, ...] | None],
     grammar: GrammarSource | None,
-    checker: Checker | None,
+    checker: CheckerProcess | None,
 ) -> LanguageSpec:
     decides = checker.name if checker is not None else GRAMMAR if grammar is not None else ""
     return LanguageSpec(symbols, draws_from(texts), texts, grammar, checker, decides)

@@ -1,6 +1,6 @@
 """Lark as an independent reader of a grammar: whether its Earley parser accepts a text.
 
-Runs in the process of a `Checker`, since Lark can take any time over a grammar or a text.
+Runs in the process of a `CheckerProcess`, since Lark can take any time over a grammar or a text.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class HasValue(Protocol):
     def holds(self, text: str) -> bool:
         """Whether `text` parses and what it states is true."""
 
-    def consequence(self, prefix: str) -> str | None:
+    def forced_ending(self, prefix: str) -> str | None:
         """The one continuation that makes a string beginning with `prefix` hold; None where `prefix` leaves a choice."""
 
 
@@ -145,7 +145,7 @@ class Stepwise(Protocol):
         """
 
 
-def holds(language: Language, text: str) -> bool | None:
+def truth_of(language: Language, text: str) -> bool | None:
     """Whether what `text` states is true; None in a language that states nothing."""
     return language.holds(text) if isinstance(language, HasValue) else None
 

@@ -1,6 +1,6 @@
 """The two text languages that come with the package: `json` and `python-expressions`.
 
-For: putting their material together. Not for: the material itself (`json_documents/`, `python_expressions/`). Easy to get
+For: putting their spec together. Not for: the spec itself (`json_documents/`, `python_expressions/`). Easy to get
 wrong: the grammar of `json` is the language; that of `python-expressions` is a part of it, and what decides is Python's parser.
 """
 
@@ -28,7 +28,7 @@ def json_language(config: LanguageConfig, lengths: Sequence[int] | None = None) 
         return json_documents.draw(n, rng, config.max_len - 2)
 
     grammar = json_documents.GRAMMAR.read_text(encoding="ascii")
-    material = LanguageSpec(
+    spec = LanguageSpec(
         "".join(json_documents.SYMBOLS),
         draw,
         lambda: None,
@@ -36,7 +36,7 @@ def json_language(config: LanguageConfig, lengths: Sequence[int] | None = None) 
         json_documents.valid,
         "Python's json",
     )
-    return TextLanguage("json", config, material, lengths)
+    return TextLanguage("json", config, spec, lengths)
 
 
 def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None) -> TextLanguage:
@@ -49,7 +49,7 @@ def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None
 
     grammar = python_expressions.GRAMMAR.read_text(encoding="ascii")
     symbols = "".join(python_expressions.SYMBOLS)
-    material = LanguageSpec(
+    spec = LanguageSpec(
         symbols, draws_from(texts), texts, grammar, python_expressions.valid, "Python's parser"
     )
-    return TextLanguage("python-expressions", config, material, lengths)
+    return TextLanguage("python-expressions", config, spec, lengths)

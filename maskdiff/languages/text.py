@@ -60,16 +60,16 @@ class TextLanguage:
         self,
         name: str,
         config: LanguageConfig,
-        material: LanguageSpec,
+        spec: LanguageSpec,
         lengths: Sequence[int] | None = None,
         digest: str = "",
     ) -> None:
-        self.name, self.config, self.material, self.digest = name, config, material, digest
+        self.name, self.config, self.spec, self.digest = name, config, spec, digest
         try:
-            self.vocabulary = Vocabulary.of(material.symbols, digit=False)
+            self.vocabulary = Vocabulary.of(spec.symbols, digit=False)
         except ValueError as error:
             raise DataError(f"the symbols of {name} make no vocabulary: {error}") from None
-        self.validity = material.validity
+        self.validity = spec.validity
         self.min_symbols, self.max_symbols = 1, config.max_len - 2
         self.note = ""  # what its user should be told before it is used
         self._lengths = lengths
@@ -82,11 +82,11 @@ class TextLanguage:
 
     def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
         """`n` strings; a prefix of what a larger `n` gives from the same state of `rng`."""
-        return self.material.draw(n, rng)
+        return self.spec.draw(n, rng)
 
     def texts(self) -> tuple[str, ...] | None:
         """All strings that `sample` draws from, None where they are generated."""
-        return self.material.texts()
+        return self.spec.texts()
 
     def fragments(self, text: str) -> list[str]:
         """The parts of `text` over whose borders no piece of a byte-pair vocabulary may reach: here the whole."""
@@ -104,8 +104,8 @@ class TextLanguage:
             text
         ):  # white space that is no symbol may be typed, but is in no string
             return False
-        if self.material.valid is not None:
-            return self.material.valid(text)
+        if self.spec.valid is not None:
+            return self.spec.valid(text)
         if self._reader is None:
             return len(symbols) > 0
         return self._reader(symbols)
@@ -120,7 +120,7 @@ class TextLanguage:
 
     def lark_grammar(self) -> GrammarSource | None:
         """The grammar in Lark's EBNF; None if there is none."""
-        grammar = self.material.grammar
+        grammar = self.spec.grammar
         return (
             GrammarSource(grammar, f"the grammar of {self.name}")
             if isinstance(grammar, str)
@@ -133,7 +133,7 @@ class TextLanguage:
         grammar = self.lark_grammar()
         if grammar is None:
             return None
-        return compile_grammar(grammar, tuple(self.material.symbols), self.config.accept_ambiguous)
+        return compile_grammar(grammar, tuple(self.spec.symbols), self.config.accept_ambiguous)
 
     @cached_property
     def _writer(self) -> Recogniser | None:
@@ -145,7 +145,7 @@ class TextLanguage:
         return (
             None
             if grammar is None
-            else Recogniser(compile_reader(grammar, tuple(self.material.symbols)))
+            else Recogniser(compile_reader(grammar, tuple(self.spec.symbols)))
         )
 
     def pretty(self, text: str) -> str:
@@ -173,7 +173,7 @@ class TextLanguage:
         """(max_symbols + 1,) whether some string may have that many symbols."""
         some = np.arange(self.max_symbols + 1) > 0
         if (
-            self.grammar is not None and self.material.valid is None
+            self.grammar is not None and self.spec.valid is None
         ):  # else the grammar may be that of a part
             some &= np.asarray(self.grammar.lengths(self.max_symbols), dtype=bool)
         return some
@@ -211,7 +211,7 @@ class TextLanguage:
         grammar = self.lark_grammar()
         return {
             "name": self.name,
-            "symbols": self.material.symbols,
+            "symbols": self.spec.symbols,
             "grammar": None if grammar is None else grammar.state(),
             "lengths": self.counts.tolist(),
             "digest": self.digest,

@@ -1,8 +1,7 @@
-"""Keys and values of attention that were computed before: of rows of tokens, and of a tree of tokens.
+"""Key/value caches of attention: of rows of tokens, and of a tree of tokens.
 
-For: the causal mode of `model.py`, which reads token after token. Not for: what a token is or which
-tokens are read. Easy to get wrong: the tokens of a tree are numbered in the order in which they were
-added, which is not the order of their positions.
+The nodes of a tree are numbered in the order in which they were added, which is not the order of
+their positions.
 """
 
 from __future__ import annotations
@@ -16,14 +15,17 @@ from torch import Tensor
 
 @dataclass
 class Cache:
-    """Keys and values of the causal mode, one slot for each of the ``k_iter * n_layer`` applications of a block."""
+    """Keys and values of the causal mode; one slot for each of `k_iter * n_layer` applications."""
 
     keys: Tensor  # (applications, rows, heads, block_size, head_dim)
     values: Tensor
     filled: int = 0  # tokens already read, the same for all rows
 
     def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append tokens, (rows, heads, new, head_dim); keys and values of all that was read, (rows, heads, n, head_dim)."""
+        """Append new tokens, (rows, heads, new, head_dim).
+
+        Returns keys and values of all tokens, (rows, heads, n, head_dim).
+        """
         end = self.filled + keys.size(2)
         self.keys[slot, :, :, self.filled : end] = keys
         self.values[slot, :, :, self.filled : end] = values
@@ -33,20 +35,18 @@ class Cache:
         """The cache of some rows, in the order given; rows may repeat (as in a beam)."""
         shape = (self.keys.size(0), len(rows), *self.keys.shape[2:])
         keys, values = self.keys.new_empty(shape), self.values.new_empty(shape)
-        # What is not filled yet need not be copied: in a beam this is most of the time of a step.
+        # Copy only what is filled: in a beam this is most of the time of a step.
         keys[:, :, :, : self.filled] = self.keys[:, rows, :, : self.filled]
         values[:, :, :, : self.filled] = self.values[:, rows, :, : self.filled]
         return Cache(keys, values, self.filled)
 
 
-SEGMENT = (
-    128  # positions of which a node of a tree names its ancestors; long paths are chains of them
-)
+SEGMENT = 128  # positions whose nodes a node lists; longer paths are chains of segments
 
 
 @dataclass
 class TreeCache:
-    """Keys and values of a tree of beginnings of strings: every node sees its ancestors and itself.
+    """Keys and values of a tree of prefixes: every node sees its ancestors and itself.
 
     The memory depends on the number of nodes, not on their depth.
     """
@@ -66,10 +66,10 @@ class TreeCache:
         return (self.keys.nbytes + self.values.nbytes) // self.keys.size(1) + 4 * SEGMENT + 16
 
     def read(self, nodes: Tensor, chain: bool = False) -> None:
-        """Make some nodes those that are being read; their parents have been, or are among them.
+        """Make `nodes` those being read; their parents were read before, or are among them.
 
-        Of a `chain` each node but the first is the child of the one before it: what the last sees is
-        gathered for all.
+        In a `chain` each node but the first is the child of the one before it; the nodes that the
+        last one sees are gathered for all.
         """
         self.new = nodes[None] if chain else nodes[:, None]
         at = self.new[:, -1]
@@ -83,13 +83,13 @@ class TreeCache:
         self.seen = seen.flatten(1)[:, :width]
 
     def forget(self, nodes: int) -> None:
-        """Leave only the first nodes."""
+        """Keep only the first `nodes` nodes."""
         self.depth = self.depth[:nodes]
 
     def grow(self, parents: Tensor) -> Tensor:
-        """Make room for new nodes (n,), numbered as they come, and return their numbers.
+        """Make room for new nodes with these `parents` (n,), and return their numbers.
 
-        A parent below 0 makes a root, others come before their children.
+        A negative parent makes a root; other parents come before their children.
         """
         first, count = len(self.depth), len(parents)
         new = torch.arange(first, first + count, device=parents.device)
@@ -113,7 +113,7 @@ class TreeCache:
         return new
 
     def _grow_chain(self, new: Tensor, parent: int) -> None:
-        """Enter a chain of nodes, the first of which is a child of `parent`, a segment at a time."""
+        """Enter a chain of nodes, the first a child of `parent`, a segment at a time."""
         depth = int(self.depth[parent]) + 1 if parent >= 0 else 0
         while len(new):
             place = depth % SEGMENT
@@ -126,25 +126,24 @@ class TreeCache:
             parent, depth = int(nodes[-1]), depth + count
 
     def _reserve(self, nodes: int) -> None:
-        """Make room for `nodes` in all. It grows by half, so that adding one by one stays cheap."""
+        """Make room for `nodes` in all; it grows by half, so that adding one by one is cheap."""
         if nodes <= len(self.paths):
             return
         more = max(nodes - len(self.paths), len(self.paths) // 2)
-        self.keys = F.pad(self.keys, (0, 0, 0, 0, 0, more))  # one tensor at a time is there twice
+        self.keys = F.pad(self.keys, (0, 0, 0, 0, 0, more))  # one after another: less memory
         self.values = F.pad(self.values, (0, 0, 0, 0, 0, more))
         self.paths = F.pad(self.paths, (0, 0, 0, more))
         self.above = F.pad(self.above, (0, more))
 
     def extend(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store those of the new nodes, (rows, heads, n, head_dim).
+        """Store keys and values of the new nodes, (rows, heads, n, head_dim).
 
         Returns those that each row sees, (rows, heads, width, head_dim).
         """
         self.keys[slot, self.new] = keys.transpose(1, 2).to(self.keys.dtype)
         self.values[slot, self.new] = values.transpose(1, 2).to(self.values.dtype)
-        return self.keys[slot, self.seen].transpose(1, 2), self.values[slot, self.seen].transpose(
-            1, 2
-        )
+        keys, values = self.keys[slot, self.seen], self.values[slot, self.seen]
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
 
 def is_chain(nodes: Tensor, parents: Tensor) -> bool:

@@ -1,9 +1,8 @@
-"""Objectives: what a prediction costs, one pure function each.
+"""Losses: pure functions of logits, targets and weights.
 
-For: turning logits and the weights that the noise gave every token into numbers to descend on or to report.  Not for:
-choosing noise (``noise.py``) or looping (``training/``).  Easy to get wrong: everything is in *nats per inner token* of the
-clean strings (BOS and EOS are not inner), so that a training loss, an ELBO and an entropy floor can be compared; a
-causal string also pays for its EOS, which costs almost nothing once the length is known.
+All are in nats per inner token of the clean strings (BOS and EOS are not inner), so that a training
+loss, an ELBO and an entropy floor can be compared. A causal string also pays for its EOS, which
+costs almost nothing once the length is known.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (..., vocab), any floating dtype; the arithmetic is fp32.
-        targets: (...) token ids, ``IGNORE`` where there is nothing to predict.
+        targets: (...) token ids, `IGNORE` where there is nothing to predict.
 
     Returns:
         (...) fp32, zero where ignored.
@@ -32,14 +31,15 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """What training descends on, token by token: their sum over the batch's number of inner tokens is the loss.
+    """The training loss of every token; their sum over the number of inner tokens is the loss.
 
-    With k uniform in 1..n, k of n inner tokens masked and weights n/k on them, the expected sum over a string is its negative
-    ELBO under masked diffusion [2406.07524, 2406.03736]; with weight 1 on every next token it is the autoregressive loss.
+    With k uniform in 1..n, k of n inner tokens masked and weights n/k on them, the expected sum
+    over a string is its negative ELBO under masked diffusion [2406.07524, 2406.03736]; with weight
+    1 on every next token it is the autoregressive loss.
 
     Args:
         logits: (rows, width, vocab).
-        targets: (rows, width), ``IGNORE`` where there is nothing to predict.
+        targets: (rows, width), `IGNORE` where there is nothing to predict.
         weights: (rows, width) fp32, zero where ignored.
 
     Returns:
@@ -49,7 +49,6 @@ def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 
 def sums_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Sum ``values`` (any shape) by ``group`` (same shape, ids in 0..groups-1): (groups,) fp32."""
-    return torch.zeros(groups, device=values.device).index_add_(
-        0, group.flatten(), values.flatten().float()
-    )
+    """Sums of `values` (any shape) by `group` (same shape, ids in 0..groups-1): (groups,) fp32."""
+    sums = torch.zeros(groups, device=values.device)
+    return sums.index_add_(0, group.flatten(), values.flatten().float())

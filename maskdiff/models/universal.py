@@ -1,24 +1,24 @@
-"""``UniversalDenoiser``: one small transformer that reads a canvas in both directions or from left to right.
+"""`UniversalDenoiser`: one small transformer with a bidirectional and a causal mode.
 
-- ``n_layer`` blocks applied ``k_iter`` times, with the input injected again before each pass (looped transformer)
-- pre-norm RMSNorm without parameters, QK-norm with a learned gain per head, squared-ReLU MLP, no biases
-- rotary or learned positions; optionally learned embeddings of the distance to both ends, which tell the length (the causal
-  mode may do without)
-- the noise level of the visible tokens as an input, and the mode (causal or not) of every token
-- a next-token head for both modes, or one aligned with its input; self-conditioning, and
+- `n_layer` blocks applied `k_iter` times; the input is injected again before each pass
+- pre-norm RMSNorm without parameters, QK-norm with a learned gain per head, squared-ReLU MLP, no
+  biases
+- rotary or learned positions; optionally learned embeddings of the distances to both ends, which
+  give the length (optional in the causal mode)
+- the noise level of the visible tokens and the mode (causal or not) of every token as inputs
+- a next-token head for both modes, or a head aligned with its input; self-conditioning, and
   coupling to the random numbers of the draw, each through a zero-initialised projection
-- attention over packed rows: whole strings side by side, none of which sees another or a pad
-- key/value caches for the causal mode: of strings side by side, and of a tree of strings that share their beginnings
+- attention over packed rows: whole strings side by side, which do not see each other or pads
+- key/value caches for the causal mode: of rows of strings, and of a tree of prefixes
 
-Not for: data, losses, sampling.  Easy to get wrong: row ``i`` of the logits scores token ``i`` in both modes.  The shift of
-the next-token head happens here and nowhere else; the row of a string's first token (BOS) scores nothing.
+Row i of the logits scores token i in both modes. The shift of the next-token head happens here and
+nowhere else; the row of the first token of a string (BOS) scores nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,13 +30,12 @@ from maskdiff.config import ModelConfig
 from maskdiff.errors import LogitsError
 from maskdiff.models import caches
 from maskdiff.models.caches import Cache, TreeCache, is_chain
+from maskdiff.models.layers import Block, Geometry, last_known, norm, rotary_tables
 
 SIGMA_FREQUENCIES = 16  # sinusoids of the noise level, from half a wave over [0, 1] to 2^7 waves
-LATE_INPUTS = (
-    "previous.weight",
-    "coupling.weight",
-)  # start at zero, so that weights without them are the same model
-# What draws random weights.
+# Projections that start at zero, so that weights without them are the same model.
+LATE_INPUTS = ("previous.weight", "coupling.weight")
+# Functions that draw random weights.
 INITIALISERS = (
     nn.init.normal_,
     nn.init.uniform_,
@@ -44,98 +43,14 @@ INITIALISERS = (
     Tensor.normal_,
     Tensor.uniform_,
 )
-SELF = 0  # segment of a string that has its row to itself
+SELF = 0  # segment of the only string of a row
 
 
 def finite(logits: Tensor, who: str = "the model") -> Tensor:
-    """``logits`` themselves.  Raises LogitsError if one is NaN or infinite."""
+    """`logits` themselves. Raises LogitsError if one is NaN or infinite."""
     if not bool(logits.isfinite().all()):
         raise LogitsError(f"{who} gives NaN or infinite logits: its weights are unusable")
     return logits
-
-
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm without parameters over the last dimension."""
-    return F.rms_norm(x, (x.size(-1),))
-
-
-def rotary_tables(block_size: int, head_dim: int, base: float = 1000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, each (block_size, head_dim / 2) [2104.09864]."""
-    cpu = torch.device(
-        "cpu"
-    )  # even where the weights are on `meta`: arithmetic there imports `torch._dynamo`
-    frequencies = base ** -(torch.arange(0, head_dim, 2, device=cpu) / head_dim)
-    angles = torch.outer(torch.arange(block_size, device=cpu), frequencies)
-    return angles.cos(), angles.sin()
-
-
-def last_known(table: nn.Embedding, place: Tensor) -> Tensor:
-    """Learned embeddings of places; those beyond the table, which no training string had, are at its last."""
-    return table(place.clamp(max=table.num_embeddings - 1))
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs of channels of ``x`` (rows, heads, width, head_dim) by tables (rows, 1, width, head_dim / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-
-
-@dataclass
-class Geometry:
-    """Where every token of a batch stands and whom it may see; computed once a call, shared by all layers."""
-
-    visible: (
-        Tensor | None
-    )  # (rows, 1, width, keys) True where the query may attend; None lets it see everything
-    cos: Tensor | None  # (rows, 1, width, head_dim / 2), or None without rotary positions
-    sin: Tensor | None
-
-
-class Attention(nn.Module):
-    """Multi-head attention with QK-norm; bidirectional or causal as the mask says."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.n_head = config.n_head
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.gain = nn.Parameter(
-            torch.ones(config.n_head, 1, 1)
-        )  # unit queries and keys alone cannot attend sharply
-
-    def forward(
-        self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int
-    ) -> Tensor:
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
-        )  # 3 x (rows, heads, width, head)
-        q, k = self.gain * norm(q), norm(k)
-        if geometry.cos is not None and geometry.sin is not None:
-            q, k = rotate(q, geometry.cos, geometry.sin), rotate(k, geometry.cos, geometry.sin)
-        if cache is not None:  # one new token a row: append it and look at all that came before
-            k, v = cache.extend(slot, k, v)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=geometry.visible
-        )  # (rows, heads, width, head_dim)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Pre-norm attention and squared-ReLU MLP [2109.08668]."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        hidden = int(config.mlp_ratio * config.n_embd)
-        self.attention = Attention(config)
-        self.up = nn.Linear(config.n_embd, hidden, bias=False)
-        self.down = nn.Linear(hidden, config.n_embd, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, x: Tensor, geometry: Geometry, cache: Cache | TreeCache | None, slot: int
-    ) -> Tensor:
-        x = x + self.dropout(self.attention(norm(x), geometry, cache, slot))
-        return x + self.dropout(self.down(F.relu(self.up(norm(x))).square()))
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -150,9 +65,9 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def uninitialised(config: ModelConfig, device: str = "cpu") -> UniversalDenoiser:
-    """A model whose weights are still to be loaded; on the device `meta` it has names and shapes alone.
+    """A model to load weights into; on the device `meta` it has only names and shapes.
 
-    Drawing random weights only to replace them is slow, on `meta` above all: there it imports `torch._dynamo`.
+    Drawing random weights only to replace them is slow, and on `meta` it imports `torch._dynamo`.
     """
     with torch.device(device), _Uninitialised():
         return UniversalDenoiser(config)
@@ -161,7 +76,8 @@ def uninitialised(config: ModelConfig, device: str = "cpu") -> UniversalDenoiser
 class UniversalDenoiser(nn.Module):
     """A recurrent transformer that scores every token of a canvas; see the module's docstring.
 
-    Raises ``ValueError`` where the head count does not divide the width, or leaves an odd width per head to rotate.
+    Raises:
+        ValueError: `n_embd` is no even multiple of `n_head`.
     """
 
     cos: Tensor
@@ -178,18 +94,12 @@ class UniversalDenoiser(nn.Module):
         self.mode = nn.Embedding(2, config.n_embd)  # 0 bidirectional, 1 causal
         self.sigma = nn.Linear(2 * SIGMA_FREQUENCIES, config.n_embd, bias=False)
         starts = config.end_positions or config.positions == "learned"
-        self.from_start = nn.Embedding(config.block_size, config.n_embd) if starts else None
-        self.from_end = (
-            nn.Embedding(config.block_size, config.n_embd) if config.end_positions else None
-        )
-        self.previous = (
-            nn.Linear(config.vocab_size, config.n_embd, bias=False)
-            if config.use_self_cond
-            else None
-        )
-        self.coupling = (
-            nn.Linear(config.vocab_size, config.n_embd, bias=False) if config.use_coupling else None
-        )
+        places, vocabulary, width = config.block_size, config.vocab_size, config.n_embd
+        self.from_start = nn.Embedding(places, width) if starts else None
+        self.from_end = nn.Embedding(places, width) if config.end_positions else None
+        previous, coupling = config.use_self_cond, config.use_coupling
+        self.previous = nn.Linear(vocabulary, width, bias=False) if previous else None
+        self.coupling = nn.Linear(vocabulary, width, bias=False) if coupling else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.inject = nn.Parameter(torch.zeros(config.n_embd))
@@ -213,21 +123,17 @@ class UniversalDenoiser(nn.Module):
         ==================  ==============================================================
         """
         bound = math.sqrt(3 / self.config.n_embd)
+        zero = ("head.weight", "inject", *LATE_INPUTS)
         for name, weight in self.named_parameters():
             if name.endswith(("qkv.weight", "up.weight")):
                 nn.init.uniform_(weight, -bound, bound)
-            elif name.endswith(("out.weight", "down.weight")) or name in (
-                "head.weight",
-                *LATE_INPUTS,
-                "inject",
-            ):
+            elif name.endswith(("out.weight", "down.weight")) or name in zero:
                 nn.init.zeros_(weight)
             elif name.endswith("gain"):
                 nn.init.ones_(weight)
             else:
-                nn.init.normal_(
-                    weight, std=1.0 if name == "token.weight" and not self.config.tied else 0.02
-                )
+                large = name == "token.weight" and not self.config.tied
+                nn.init.normal_(weight, std=1.0 if large else 0.02)
 
     def forward(
         self,
@@ -246,14 +152,15 @@ class UniversalDenoiser(nn.Module):
 
         Args:
             tokens: (rows, width) token ids.
-            sigma: (rows, width) noise level of the visible tokens of each token's string, in [0, 1].
-            segment: (rows, width) number of the string that each token belongs to; negative on padding.
-            position: (rows, width) distance from the string's first token (BOS is 0).
-            from_end: (rows, width) distance to the string's last token (EOS is 0).
+            sigma: (rows, width) noise level of the visible tokens of the string, in [0, 1].
+            segment: (rows, width) number of the string of each token; negative on padding.
+            position: (rows, width) distance from the first token of the string (BOS is 0).
+            from_end: (rows, width) distance to the last token of the string (EOS is 0).
             causal: (rows, width) True in strings that are read from left to right.
-            previous: (rows, width, vocab) probabilities of an earlier prediction, zero where there is none.
-            noise: (rows, width, vocab) Gumbel noise of the draw at masked tokens, zero elsewhere and for symbols never drawn.
-            k_iter: applications of the stack, the configuration's by default.
+            previous: (rows, width, vocab) probabilities of an earlier prediction, or zero.
+            noise: (rows, width, vocab) Gumbel noise of the draw at masked tokens; zero elsewhere,
+                and for symbols that are never drawn.
+            k_iter: applications of the stack; that of the configuration by default.
 
         Returns:
             (rows, width, vocab) logits; row i scores token i in both modes.
@@ -273,24 +180,22 @@ class UniversalDenoiser(nn.Module):
         previous: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """The residual stream at its start, (rows, width, n_embd)."""
+        """The input of the residual stream, (rows, width, n_embd)."""
+        # Sinusoids of the noise level; zero at sigma 0.
         frequencies = math.pi * 2.0 ** torch.linspace(0, 8, SIGMA_FREQUENCIES, device=sigma.device)
         angles = sigma.to(frequencies)[..., None] * frequencies
-        waves = torch.cat(
-            (angles.sin(), angles.cos() - 1), dim=-1
-        )  # zero at sigma 0: certain canvases need no embedding
-        x = (
-            self.token(tokens)
-            + self.mode(causal.long())
-            + self.sigma(waves.to(self.sigma.weight.dtype))
-        )
+        waves = torch.cat((angles.sin(), angles.cos() - 1), dim=-1)
+        level = self.sigma(waves.to(self.sigma.weight.dtype))
+        x = self.token(tokens) + self.mode(causal.long()) + level
+
+        # Positions, and the optional inputs.
         if self.from_start is not None:
             x = x + last_known(self.from_start, position)
         if self.from_end is not None:
             ends = last_known(self.from_end, from_end)
-            x = x + (
-                ends if self.config.causal_length else torch.where(causal[..., None], 0.0, ends)
-            )
+            if not self.config.causal_length:
+                ends = torch.where(causal[..., None], 0.0, ends)
+            x = x + ends
         if self.previous is not None and previous is not None:
             x = x + self.previous(previous.to(x.dtype))
         if self.coupling is not None and noise is not None:
@@ -300,9 +205,8 @@ class UniversalDenoiser(nn.Module):
     def geometry(self, segment: Tensor, position: Tensor, causal: Tensor) -> Geometry:
         """Attention mask and rotary tables of a packed batch."""
         order = torch.arange(segment.size(1), device=segment.device)
-        visible = (
-            segment[:, :, None] == segment[:, None, :]
-        )  # padding sees padding, so that no softmax is empty
+        # Padding sees padding, so that no softmax is empty.
+        visible = segment[:, :, None] == segment[:, None, :]
         visible = visible & (~causal[:, :, None] | (order[:, None] >= order))
         return Geometry(visible[:, None], *self.rotations(position))
 
@@ -315,7 +219,7 @@ class UniversalDenoiser(nn.Module):
     def trunk(
         self, x: Tensor, geometry: Geometry, k_iter: int, cache: Cache | TreeCache | None = None
     ) -> Tensor:
-        """Apply the stack ``k_iter`` times to (rows, width, n_embd) and norm the result."""
+        """Apply the stack `k_iter` times to (rows, width, n_embd) and norm the result."""
         x = start = norm(x)
         for k in range(k_iter):
             x = x + self.inject * start
@@ -333,9 +237,19 @@ class UniversalDenoiser(nn.Module):
         noise: Tensor | None = None,
         k_iter: int | None = None,
     ) -> Tensor:
-        """Score padded strings: ``tokens`` (batch, width) BOS to EOS, ``length`` (batch,) with both, ``sigma`` (batch,).
+        """Score padded strings, each in a row of its own.
 
-        Returns (batch, width, vocab) logits; rows beyond a string's length are meaningless.
+        Args:
+            tokens: (batch, width) BOS to EOS, then padding.
+            length: (batch,) BOS and EOS counted.
+            sigma: (batch,) noise level of the visible tokens, in [0, 1].
+            causal: whether the strings are read from left to right.
+            previous: (batch, width, vocab), as in `forward`.
+            noise: (batch, width, vocab), as in `forward`.
+            k_iter: as in `forward`.
+
+        Returns:
+            (batch, width, vocab) logits; rows beyond the length of a string are meaningless.
         """
         self._lengthen(tokens.size(1))
         position = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
@@ -353,16 +267,11 @@ class UniversalDenoiser(nn.Module):
         )
 
     def start_cache(self, rows: int, k_iter: int | None = None, width: int = 0) -> Cache:
-        """An empty cache for ``rows`` strings of up to ``width`` tokens (0: as many as the longest of the training)."""
+        """An empty cache for `rows` strings of up to `width` tokens; 0: those of training."""
         config = self.config
         applications = (k_iter or config.k_iter) * config.n_layer
-        shape = (
-            applications,
-            rows,
-            config.n_head,
-            width or config.block_size,
-            config.n_embd // config.n_head,
-        )
+        room, head = width or config.block_size, config.n_embd // config.n_head
+        shape = (applications, rows, config.n_head, room, head)
         keys = torch.zeros(shape, device=self.token.weight.device, dtype=self.token.weight.dtype)
         return Cache(keys, torch.zeros_like(keys))
 
@@ -370,15 +279,15 @@ class UniversalDenoiser(nn.Module):
         """Read one token a row in causal mode and score the next one.
 
         Args:
-            token: (rows,) token at position ``cache.filled``.
+            token: (rows,) token at position `cache.filled`.
             from_end: (rows,) its distance to the last token of its string.
             cache: updated in place.
 
         Returns:
-            (rows, vocab) logits of the token at position ``cache.filled + 1``.
+            (rows, vocab) logits of the token at position `cache.filled + 1`.
 
         Raises:
-            ValueError: with an aligned head, which never learned to predict a token that it does not see.
+            ValueError: the head is aligned, and does not predict the next token.
         """
         position = torch.full_like(token, cache.filled)
         logits = self._read(token[:, None], position[:, None], from_end[:, None], None, cache)
@@ -386,26 +295,26 @@ class UniversalDenoiser(nn.Module):
         return logits
 
     def read_beginnings(self, tokens: Tensor, pads: Tensor, cache: Cache) -> Tensor:
-        """Go on reading strings of several lengths, which end together, in causal mode; score the token behind each.
+        """Read more tokens of left-padded strings in causal mode, and score the token behind each.
 
-        For a model whose causal mode is not told the length. Args:
+        For a model whose causal mode is not conditioned on the length.
+
+        Args:
             tokens: (rows, n) next n tokens of each row.
-            pads: (rows,) tokens of padding at the beginning of each row, which are never attended to.
-            cache: updated in place; it holds what was read of the rows before.
+            pads: (rows,) tokens of padding at the start of each row, which are not attended to.
+            cache: of the tokens before; updated in place.
 
         Returns:
             (rows, vocab) logits.
 
         Raises:
-            ValueError: with an aligned head.
+            ValueError: the head is aligned.
         """
         n, begin = tokens.size(1), cache.filled
         order = torch.arange(begin + n, device=tokens.device)
         now = order[begin:]
         visible = (order >= pads[:, None, None]) & (order <= now[:, None])  # (rows, n, begin + n)
-        visible = visible | (
-            order == now[:, None]
-        )  # padding sees itself, so that no softmax is empty
+        visible = visible | (order == now[:, None])  # padding sees itself: no softmax is empty
         position = (now - pads[:, None]).clamp(min=0)
         self._lengthen(begin + n)
         logits = self._read(tokens, position, torch.zeros_like(position), visible[:, None], cache)
@@ -425,11 +334,11 @@ class UniversalDenoiser(nn.Module):
     def tree_logits(
         self, token: Tensor, parents: Tensor, from_end: Tensor, cache: TreeCache
     ) -> Tensor:
-        """Read new nodes of a tree in causal mode and score what follows each.
+        """Read new nodes of a tree in causal mode, and score the token behind each.
 
         Args:
             token: (nodes,) token of each node; BOS for a root.
-            parents: (nodes,) numbers of their parents, which come before them; negative for a root.
+            parents: (nodes,) numbers of their parents, each before its child; negative for a root.
             from_end: (nodes,) distance to the last token of the string.
             cache: updated in place.
 
@@ -437,7 +346,7 @@ class UniversalDenoiser(nn.Module):
             (nodes, vocab) logits.
 
         Raises:
-            ValueError: with an aligned head.
+            ValueError: the head is aligned.
         """
         nodes = cache.grow(parents)
         chain = len(nodes) > 1 and is_chain(nodes, parents)
@@ -452,7 +361,7 @@ class UniversalDenoiser(nn.Module):
         return self.scores(x.flatten(0, 1)).float()
 
     def _lengthen(self, width: int) -> None:
-        """Let rotary positions reach ``width``, beyond any string of the training; what was learned of positions ends."""
+        """Extend the rotary tables to `width`; learned positions are not extended."""
         if width > len(self.cos):
             tables = rotary_tables(2 * width, self.config.n_embd // self.config.n_head)
             self.cos, self.sin = (table.to(self.cos) for table in tables)
@@ -465,7 +374,7 @@ class UniversalDenoiser(nn.Module):
         visible: Tensor | None,
         cache: Cache | TreeCache,
     ) -> Tensor:
-        """(rows, vocab) logits of what follows the last of some new tokens (rows, n), in causal mode."""
+        """(rows, vocab) logits of the token behind the last of new tokens (rows, n)."""
         x = self._trunk_of(tokens, position, from_end, visible, cache)
         return self.scores(x[:, -1]).float()
 
@@ -477,25 +386,24 @@ class UniversalDenoiser(nn.Module):
         visible: Tensor | None,
         cache: Cache | TreeCache,
     ) -> Tensor:
-        """(rows, n, n_embd) what the trunk makes of new tokens (rows, n), in causal mode."""
+        """(rows, n, n_embd) output of the trunk for new tokens (rows, n), in causal mode."""
         if self.config.head == "aligned":
             raise ValueError("an aligned head has no next-token prediction; train with head: next")
         sigma = torch.zeros(tokens.shape, device=tokens.device)
-        x = self.embed(
-            tokens, sigma, position, from_end, torch.ones_like(position, dtype=torch.bool)
-        )
+        causal = torch.ones_like(position, dtype=torch.bool)
+        x = self.embed(tokens, sigma, position, from_end, causal)
         k_iter = cache.keys.size(0) // self.config.n_layer
         return self.trunk(x, Geometry(visible, *self.rotations(position)), k_iter, cache)
 
     def scores(self, x: Tensor) -> Tensor:
-        """(..., vocab) raw scores of the trunk's output (..., n_embd).
+        """(..., vocab) raw scores of the output of the trunk (..., n_embd).
 
-        In evaluation mode LogitsError is raised unless they are finite; in training the loss is
-        checked instead.
+        Raises:
+            LogitsError: one is not finite, in evaluation mode; in training the loss is checked.
         """
         raw: Tensor = F.linear(x, self.token.weight) if self.head is None else self.head(x)
         return raw if self.training else finite(raw)
 
     def parameter_count(self) -> int:
-        """Number of trained numbers."""
+        """Number of trained parameters."""
         return sum(weight.numel() for weight in self.parameters())

@@ -1,8 +1,7 @@
-"""The two shapes that data takes before a model sees it: clean padded strings, and canvases to train on.
+"""Clean padded strings, and the canvases that a model is trained on.
 
-For: the dataclasses that noise reads and writes, and padding.  Not for: choosing noise, or laying strings side by side in
-rows (``maskdiff.data``).  Easy to get wrong: ``length`` counts BOS and EOS, so a string of n symbols has length n + 2 and
-its *inner* positions are 1..n.
+The length of a string counts BOS and EOS: a string of n symbols has length n + 2, and its inner
+positions are 1..n.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ from maskdiff.errors import DataError
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
-IGNORE = -100  # target of a token that costs nothing
-MASKED, CAUSAL, REPAIR, SKELETON, OPEN = 0, 1, 2, 3, 4  # values of ``Canvases.mode``
-MODES = ("mask", "causal", "repair", "skeleton", "open")  # their names, in order
+IGNORE = -100  # target of a token without a loss
 
 
 @dataclass(frozen=True)
 class Strings:
-    """Clean strings, BOS ... EOS then PAD.
+    """Clean strings: BOS, symbols, EOS, then PAD.
 
     Attributes:
         tokens: (batch, width) int64.
@@ -42,31 +39,32 @@ class Strings:
         return self.tokens.shape[0]
 
     def __getitem__(self, rows: Tensor | slice) -> Strings:
-        """The strings of ``rows`` (a slice, indices or a bool mask), at the same width."""
+        """The strings of `rows` (a slice, indices or a bool mask), at the same width."""
         return Strings(self.tokens[rows], self.length[rows])
 
     def valid(self) -> Tensor:
         """(batch, width) bool: not padding."""
-        return _arange(self.tokens) < self.length[:, None]
+        return _positions(self.tokens) < self.length[:, None]
 
     def inner(self) -> Tensor:
         """(batch, width) bool: symbols of the string, without BOS, EOS and padding."""
-        at = _arange(self.tokens)
+        at = _positions(self.tokens)
         return (at > 0) & (at < self.length[:, None] - 1)
 
 
 @dataclass(frozen=True)
 class Canvases:
-    """Noised strings with what is to be learned from them; a canvas has the length of its clean string.
+    """Noised strings with their targets.
 
     Attributes:
-        tokens: (batch, width) int64, what the model sees.
-        targets: (batch, width) int64, clean token ids; ``IGNORE`` where there is no loss.
+        tokens: (batch, width) int64, the input of the model.
+        targets: (batch, width) int64, clean token ids; `IGNORE` where there is no loss.
         weights: (batch, width) float32, weight of the loss; 0 where there is none.
-        sigma: (batch,) float32, the noise level that the model is told.
+        sigma: (batch,) float32, the noise level passed to the model.
         causal: (batch,) bool, rows trained to predict the next token.
-        length: (batch,) int64, BOS and EOS counted.
-        mode: (batch,) int64, an index into ``MODES``.
+        length: (batch,) int64, first and last token counted.
+        open_end: (batch,) bool, rows whose last token is a symbol like others, and not EOS.
+        mode: (batch,) int64, the objective: an index into `modes.MODES`, set by `mixture`.
     """
 
     tokens: Tensor
@@ -75,47 +73,42 @@ class Canvases:
     sigma: Tensor
     causal: Tensor
     length: Tensor
+    open_end: Tensor
     mode: Tensor
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, rows: Tensor | slice) -> Canvases:
-        """The canvases of ``rows`` (a slice, indices or a bool mask), at the same width."""
+        """The canvases of `rows` (a slice, indices or a bool mask), at the same width."""
         return Canvases(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
-    @property
-    def inner_tokens(self) -> int:
-        """Symbols of all strings, without BOS and EOS (an open canvas has none): what divides a loss in nats per token."""
-        return int(self.length.sum()) - 2 * len(self) + int((self.mode == OPEN).sum())
+    def inner(self) -> Tensor:
+        """(batch, width) bool: the symbols, whose number divides a loss in nats per token."""
+        at = _positions(self.tokens)
+        return (at > 0) & (at < (self.length - 1 + self.open_end)[:, None])
 
     def widened(self, width: int, padding: int) -> Canvases:
-        """The same canvases, padded to ``width`` with ``padding``, the id of PAD."""
-        more = width - self.tokens.shape[1]
-        empty = {"tokens": padding, "targets": IGNORE, "weights": 0.0}
+        """The same canvases, padded to `width` with `padding`, the id of PAD."""
+        more = (0, width - self.tokens.shape[1])
         return replace(
             self,
-            **{
-                name: F.pad(getattr(self, name), (0, more), value=value)
-                for name, value in empty.items()
-            },
+            tokens=F.pad(self.tokens, more, value=padding),
+            targets=F.pad(self.targets, more, value=IGNORE),
+            weights=F.pad(self.weights, more),
         )
 
     @staticmethod
     def cat(parts: Sequence[Canvases]) -> Canvases:
-        """All canvases of ``parts``, which must have one width, in order."""
-        return Canvases(
-            **{
-                f.name: torch.cat([getattr(part, f.name) for part in parts])
-                for f in fields(Canvases)
-            }
-        )
+        """All canvases of `parts`, which must have one width, in order."""
+        names = [f.name for f in fields(Canvases)]
+        return Canvases(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
 
 
 def pad(
     rows: Sequence[Sequence[int] | np.ndarray], vocabulary: Vocabulary, width: int = 0
 ) -> Strings:
-    """Frame rows of symbol ids with BOS and EOS and pad them to the longest, or to ``width`` if that is more.
+    """Strings from rows of symbol ids: framed with BOS and EOS, padded to the longest.
 
     Args:
         rows: inner token ids of each string (no BOS or EOS); arrays or lists.
@@ -143,21 +136,35 @@ def make_canvases(
     hidden: Tensor,
     weights: Tensor,
     sigma: Tensor,
-    mode: int,
+    *,
     targets: Tensor | None = None,
+    causal: bool = False,
+    open_end: bool = False,
 ) -> Canvases:
-    """Canvases of one mode, with a loss on ``hidden`` (batch, width) only; ``weights`` broadcasts to (batch, width)."""
+    """Canvases of one objective, with a loss on `hidden` alone.
+
+    Args:
+        strings: give the lengths, and the targets if those are not given.
+        tokens: (batch, width) the input of the model.
+        hidden: (batch, width) bool, tokens with a loss.
+        weights: broadcasts to (batch, width).
+        sigma: (batch,) noise level passed to the model.
+        targets: (batch, width) clean token ids.
+        causal: whether the rows are trained to predict the next token.
+        open_end: whether the last token is a symbol like others, and not EOS.
+    """
     clean = strings.tokens if targets is None else targets
     return Canvases(
         tokens=tokens,
         targets=clean.masked_fill(~hidden, IGNORE),
         weights=torch.where(hidden, weights, 0.0).float(),
         sigma=sigma.float(),
-        causal=torch.full_like(strings.length, mode == CAUSAL, dtype=torch.bool),
+        causal=torch.full_like(strings.length, causal, dtype=torch.bool),
         length=strings.length,
-        mode=torch.full_like(strings.length, mode),
+        open_end=torch.full_like(strings.length, open_end, dtype=torch.bool),
+        mode=torch.zeros_like(strings.length),
     )
 
 
-def _arange(like: Tensor) -> Tensor:
+def _positions(like: Tensor) -> Tensor:
     return torch.arange(like.shape[1], device=like.device)

@@ -1,8 +1,7 @@
-"""Masking: which positions are hidden, and what each costs.
+"""Masked diffusion and next-token prediction: which tokens are hidden, and the weight of each.
 
-For: masked-diffusion canvases, the clean-prefix augmentation and next-token canvases.  Not for: noise that makes visible
-tokens wrong (``edits.py``).  Easy to get wrong: the weight n/k gives the ELBO only if k is uniform on 1..n, that is with
-sigma uniform on [0, 1]; on a narrower range it is an ELBO-shaped weight and nothing more.
+The weight n/k gives the ELBO only if k is uniform on 1..n, that is with sigma uniform on [0, 1]; on
+a narrower range it has the shape of the ELBO and nothing more.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maskdiff.config import NoiseConfig
-from maskdiff.noise.canvases import CAUSAL, MASKED, Canvases, Strings, make_canvases
+from maskdiff.noise.canvases import Canvases, Strings, make_canvases
 from maskdiff.noise.schedule import draw_sigma, model_sigma
 
 if TYPE_CHECKING:
@@ -23,49 +22,49 @@ ROUNDING = 5e-5  # so that fp32 error in sigma * n, n up to 1022, neither adds n
 
 
 def choose_exactly(allowed: Tensor, count: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Choose ``count`` of the allowed positions of every row, all subsets of that size being equally likely.
+    """Choose `count` allowed positions of every row; all subsets of that size are equally likely.
 
     Args:
         allowed: (batch, width) bool.
         count: (batch,) int64, at most the number of allowed positions of the row.
+        generator: of the random numbers.
 
     Returns:
         (batch, width) bool.
     """
-    keys = torch.rand(allowed.shape, generator=generator, dtype=torch.float64).masked_fill_(
-        ~allowed, 2.0
-    )
+    keys = torch.rand(allowed.shape, generator=generator, dtype=torch.float64)
+    keys.masked_fill_(~allowed, 2.0)
     first = torch.arange(allowed.shape[1]) < count[:, None]  # (batch, width), by rank
     order = torch.from_numpy(keys.numpy().argsort(axis=1))  # four times as fast as torch's on a CPU
     return torch.zeros_like(allowed).scatter_(1, order, first)
 
 
 def mask_exactly(strings: Strings, count: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Choose ``count`` (batch,) inner positions of every string uniformly: (batch, width) bool."""
+    """Choose `count` (batch,) inner positions of every string uniformly: (batch, width) bool."""
     return choose_exactly(strings.inner(), count, generator)
 
 
 def mask_count(sigma: Tensor, inner: Tensor) -> Tensor:
-    """Tokens to hide of ``inner`` at level ``sigma``, both (batch,): ceil(sigma n) in 1..n, uniform if sigma is."""
+    """Number of the `inner` tokens to hide at level `sigma`, both (batch,): ceil(sigma n) in 1..n.
+
+    It is uniform if sigma is.
+    """
     count = (sigma.double() * inner - ROUNDING).ceil().long()
     return count.clamp(min=1).minimum(inner)
 
 
 def draw_prefix(inner: Tensor, config: NoiseConfig, generator: torch.Generator | None) -> Tensor:
-    """Length of the clean prefix in symbols of strings of ``inner`` (batch,) symbols; -1 for those that keep none.
+    """Symbols of the clean prefix of strings of `inner` (batch,) symbols; -1 where there is none.
 
-    A share ``ar_prefix_ratio`` keeps ``ar_prefix_len`` symbols, or a number uniform on 0..n-1 if that is 0; at least one
-    symbol is always left to predict.
+    A share `ar_prefix_ratio` keeps `ar_prefix_len` symbols, or a number uniform on 0..n-1 if that
+    is 0; at least one symbol is always left to predict.
     """
     chosen = torch.rand(len(inner), generator=generator) < config.ar_prefix_ratio
     if config.ar_prefix_len:
         prefix = torch.minimum(inner - 1, torch.tensor(config.ar_prefix_len))
     else:
-        prefix = (
-            (torch.rand(len(inner), generator=generator, dtype=torch.float64) * inner)
-            .long()
-            .minimum(inner - 1)
-        )
+        uniform = torch.rand(len(inner), generator=generator, dtype=torch.float64)
+        prefix = (uniform * inner).long().minimum(inner - 1)
     return torch.where(chosen, prefix, -1)
 
 
@@ -77,14 +76,21 @@ def mask_noise(
     loss_weight: str = "elbo",
     sigma: Tensor | None = None,
 ) -> Canvases:
-    """Masked diffusion: hide exactly k = ceil(sigma n) of n symbols, the loss on the hidden ones [2406.07524, 2406.03736].
+    """Masked diffusion [2406.07524, 2406.03736]: k = ceil(sigma n) of n symbols are hidden.
 
-    With ``loss_weight`` "elbo" each costs n/k, so that with sigma uniform on [0, 1] the expected sum is the exact negative
-    ELBO of the string in nats; with "uniform" each costs 1.  Strings of the clean-prefix augmentation (``ar_prefix_ratio``)
-    show a prefix and hide all that follows, at weight 1: a draw of k would not be uniform there, and the weight stays bounded.
+    The loss is on the hidden symbols. With `loss_weight` "elbo" each has the weight n/k, so that
+    with sigma uniform on [0, 1] the expected sum is the exact negative ELBO of the string in nats;
+    with "uniform" each has the weight 1. Strings of the clean-prefix augmentation
+    (`ar_prefix_ratio`) show a prefix and hide all that follows, at weight 1: a draw of k would not
+    be uniform there, and the weight stays bounded.
 
     Args:
-        sigma: (batch,) noise levels in [0, 1]; drawn from ``config`` if not given.
+        strings: clean strings.
+        config: the distribution of noise levels, and the augmentation.
+        vocabulary: gives the id of MASK.
+        generator: of the random numbers.
+        loss_weight: "elbo" or "uniform".
+        sigma: (batch,) noise levels in [0, 1]; drawn from `config` if not given.
     """
     inner = strings.length - 2  # (batch,)
     if sigma is None:
@@ -100,23 +106,20 @@ def mask_noise(
         weight = torch.where(kept, 1.0, weight)
         sigma = torch.where(kept, 1.0 - prefix / inner, sigma)
     tokens = strings.tokens.masked_fill(hidden, vocabulary.mask)
-    return make_canvases(
-        strings, tokens, hidden, weight[:, None], model_sigma(sigma, config), MASKED
-    )
+    return make_canvases(strings, tokens, hidden, weight[:, None], model_sigma(sigma, config))
 
 
 def causal_canvas(
     strings: Strings, cut_rows: float = 0.0, generator: torch.Generator | None = None
 ) -> Canvases:
-    """Next-token prediction: all is shown, and every token after BOS is a target of weight 1.
+    """Next-token prediction: all tokens are visible, and all after BOS are targets of weight 1.
 
-    EOS is one, but in a share ``cut_rows`` of the strings: as if their rows had been truncated before it.
+    In a share `cut_rows` of the strings EOS is no target, as if the row were truncated before it.
     """
     predicted = strings.valid()
     predicted[:, 0] = False
     if cut_rows:
         cut = torch.rand(len(strings), generator=generator) < cut_rows
         predicted &= strings.inner() | ~cut[:, None]
-    return make_canvases(
-        strings, strings.tokens, predicted, torch.ones(1, 1), torch.zeros(len(strings)), CAUSAL
-    )
+    sigma = torch.zeros(len(strings))
+    return make_canvases(strings, strings.tokens, predicted, torch.ones(1, 1), sigma, causal=True)

@@ -7,7 +7,7 @@ claimed only once no beginning is left that was not looked at; a guide may put t
 Beginnings grow from left to right and branch at blanks alone. Those of one chunk, siblings and cousins of the same length, are
 extended together, the chunk with the likeliest beginning first (best-first search; Hart, Nilsson and Raphael 1968). Lengths are
 compared by adding what the blanks to come will cost, as the guide expects. A beginning that leaves but one continuation
-(`consequence`: an expression and its `=`) is a candidate at once: compared with the template, then verified.
+(`forced_ending`: an expression and its `=`) is a candidate at once: compared with the template, then verified.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ UNLIKELY = -30.0  # nats: what the guide holds for impossible is tried last
 
 
 @dataclass(frozen=True)
-class Puzzle:
+class FillProblem:
     """What is asked: a template, a text with `vocabulary.blank` for each blank, and what makes a filling of it a solution.
 
-    holds: whether a complete text is a solution. consequence: the one continuation that makes a text beginning like this hold,
+    holds: whether a complete text is a solution. forced_ending: the one continuation that makes a text beginning like this hold,
     None where there is a choice. mask: what may come next, for a batch of this template alone; None allows every symbol.
     """
 
     template: str
     vocabulary: Vocabulary
     holds: Callable[[str], bool]
-    consequence: Callable[[str], str | None]
+    forced_ending: Callable[[str], str | None]
     mask: NextSymbol | None = None
 
     def fits(self, text: str) -> bool:
@@ -57,7 +57,7 @@ class Puzzle:
 
 
 @dataclass(frozen=True)
-class Solved:
+class FillOutcome:
     """What a search found: solutions, the likeliest to the guide first, as nearly as chunks allow.
 
     exhausted: every filling was ruled out or is among the solutions. candidates: fillings that were verified, and beginnings
@@ -98,14 +98,14 @@ class Guide:
         return (weights * self.log_probs).sum(-1)
 
 
-def solve(
-    puzzle: Puzzle,
+def search_fillings(
+    puzzle: FillProblem,
     guide: Guide,
     solutions: int = 1,
     bound: int = BOUND,
     patience: int | None = None,
     deadline: Deadline = NEVER,
-) -> Solved:
+) -> FillOutcome:
     """Search until so many solutions are found, nothing is left, or `bound` beginnings and fillings were looked at.
 
     With `patience` the search also ends that many looks after its first solution, and it ends at
@@ -123,7 +123,7 @@ def solve(
         late = True
     left = late or bool(search.open) or search.cut or len(search.found) > solutions
     found = tuple(search.found[:solutions])
-    return Solved(found, not left, search.candidates, search.looked, search.first, late)
+    return FillOutcome(found, not left, search.candidates, search.looked, search.first, late)
 
 
 @dataclass
@@ -167,7 +167,7 @@ class _Anything:
 class _Search:
     """The open chunks, and what was found so far."""
 
-    puzzle: Puzzle
+    puzzle: FillProblem
     guide: Guide
     bound: int
     deadline: Deadline = NEVER
@@ -239,7 +239,7 @@ class _Search:
             if size == len(self.puzzle.template):
                 self._verify(text)
                 return None
-            rest = self.puzzle.consequence(text[:size])
+            rest = self.puzzle.forced_ending(text[:size])
             if rest is not None:
                 self._verify(text[:size] + rest)
                 return None

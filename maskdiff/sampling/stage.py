@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
-from maskdiff.utils.arguments import Reader, number, refuse, whole
+from maskdiff.utils.arguments import ArgumentReader, integer, real, refuse
 
 Sampler = Callable[[Denoiser, Canvas], Sample]
 UNLIMITED = 1 << 30
@@ -30,12 +30,12 @@ def check_sampler(given: object) -> None:
 
 
 # Ranges of the numbers that stages have.
-NUMBERS: dict[str, Reader] = {
+NUMBERS: dict[str, ArgumentReader] = {
     **dict.fromkeys(
-        ("steps", "own", "count", "spacing", "window", "radius", "reserve"), whole(0, UNLIMITED)
+        ("steps", "own", "count", "spacing", "window", "radius", "reserve"), integer(0, UNLIMITED)
     ),
-    **dict.fromkeys(("temperature", "choice_temperature"), number(0.0, 100.0)),
-    **dict.fromkeys(("top_p", "share", "threshold"), number(0.0, 1.0)),
+    **dict.fromkeys(("temperature", "choice_temperature"), real(0.0, 100.0)),
+    **dict.fromkeys(("top_p", "share", "threshold"), real(0.0, 1.0)),
 }
 
 

@@ -1,9 +1,4 @@
-"""The application: routes, the reading of bodies, answers whole and streamed, and errors as OpenAI's clients know them.
-
-For: `create_app`. Not for: listening (`local.py`, `door.py`) or writing answers (`writing.py`). Easy to get wrong: a client
-that goes away. A stream that is cancelled between two parts does not close its generator by itself, and would keep its place in
-the queue; and who waits for a whole answer is not missed unless somebody watches the connection.
-"""
+"""The application: routes, request bodies, whole and streamed responses, and errors."""
 
 from __future__ import annotations
 
@@ -23,130 +18,136 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from maskdiff.errors import UserError
-from maskdiff.serving.answers import usage
-from maskdiff.serving.bodies import AnyBody, ChatBody, CompletionBody, parsed
-from maskdiff.serving.orders import Order, chat_order, completion_order
-from maskdiff.serving.refusals import (
-    FAILED,
-    GONE,
-    NOT_FOUND,
-    TOO_LARGE,
-    TOO_MANY,
-    TOO_SLOW,
-    UNAVAILABLE,
-    WRONG_TYPE,
-    Refused,
-    refusal,
-)  # fmt: skip
-from maskdiff.serving.served import LOOPBACK, Limits, Prefill, Served
-from maskdiff.serving.shell import Shell
-from maskdiff.serving.writing import Desk, Piece, joined, pieces
+from maskdiff.serving import error_responses as status
+from maskdiff.serving.error_responses import RequestError, as_request_error
+from maskdiff.serving.generation import ChoiceDelta, generate_deltas, merge_deltas
+from maskdiff.serving.middleware import ServerMiddleware
+from maskdiff.serving.model import LOOPBACK, Prefill, ServedModel, ServerLimits
+from maskdiff.serving.requests import GenerationRequest, RequestChecker
+from maskdiff.serving.responses import usage
+from maskdiff.serving.scheduler import Scheduler
+from maskdiff.serving.schemas import AnyBody, ChatBody, CompletionBody, parse_body
 
-DRAINED = 4  # times the limit of a body that is read and thrown away, so that its sender gets to read the refusal
+DRAINED = (
+    4  # bodies of up to this many times the limit are received, so that clients read the error
+)
+RETRY = {"Retry-After": "1"}
+CLOSE = {"Connection": "close"}  # uvicorn closes after an internal error in any case
+HEADERS = {
+    status.TOO_MANY: RETRY,
+    status.UNAVAILABLE: RETRY,
+    status.TOO_SLOW: CLOSE,
+    status.FAILED: CLOSE,
+}
 
 Result = TypeVar("Result")
+Deltas = AsyncGenerator[list[ChoiceDelta], None]
 
 
-class Gone(Exception):
-    """The client has gone away."""
+class ClientGone(Exception):
+    """The client has closed the connection."""
 
 
 def create_app(
-    served: Served,
-    limits: Limits | None = None,
+    model: ServedModel,
+    limits: ServerLimits | None = None,
     prefill: Prefill = "continue",
     hosts: Sequence[str] = LOOPBACK,
 ) -> FastAPI:
-    """The server of one model; `app.state.desk` is where its requests wait. hosts: the names that clients may call it by."""
-    limits = limits or Limits()
-    desk = Desk(served, limits)
+    """Return the application that serves one model; its scheduler is `app.state.scheduler`.
+
+    Args:
+        model: The model.
+        limits: Limits of requests; by default those of `ServerLimits`.
+        prefill: What the model does with a chat that ends with a message of the assistant.
+        hosts: The host names that clients may use; "*" allows any.
+    """
+    limits = limits or ServerLimits()
+    scheduler, checker = Scheduler(model, limits), RequestChecker(model, limits, prefill)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        desk.open()
+        scheduler.open()
         yield
-        desk.close()
+        scheduler.close()
 
     app = FastAPI(
         title="maskdiff", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
-    app.state.desk = desk
+    app.state.scheduler = scheduler
     card = {
-        "id": served.name,
+        "id": model.name,
         "object": "model",
         "created": int(time.time()),
         "owned_by": "maskdiff",
+        "max_model_len": model.max_tokens,
     }
-    card["max_model_len"] = served.max_tokens
 
     @app.get("/v1/models")
-    async def models() -> Response:
+    async def list_models() -> Response:
         return JSONResponse({"object": "list", "data": [card]})
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        if name != served.name:
-            raise Refused(NOT_FOUND, "there is no such model here", "model", "model_not_found")
+    async def get_model(name: str) -> Response:
+        if name != model.name:
+            message = "there is no such model here"
+            raise RequestError(status.NOT_FOUND, message, "model", "model_not_found")
         return JSONResponse(card)
 
     @app.post("/v1/completions")
     async def completions(request: HTTPRequest) -> Response:
-        def order(body: CompletionBody) -> Order:
-            return completion_order(body, served, limits)
-
-        return await answer(request, desk, await read_order(request, desk, CompletionBody, order))
+        checked = await read_request(request, scheduler, CompletionBody, checker.completion)
+        return await respond(request, scheduler, checked)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: HTTPRequest) -> Response:
-        def order(body: ChatBody) -> Order:
-            return chat_order(body, served, limits, prefill)
+        checked = await read_request(request, scheduler, ChatBody, checker.chat)
+        return await respond(request, scheduler, checked)
 
-        return await answer(request, desk, await read_order(request, desk, ChatBody, order))
-
-    for kind in (Refused, UserError, HTTPException, ClientDisconnect, Gone, Exception):
-        app.add_exception_handler(kind, on_error)
-    app.add_middleware(Shell, hosts=hosts, desk=desk)
+    for kind in (RequestError, UserError, HTTPException, ClientDisconnect, ClientGone, Exception):
+        app.add_exception_handler(kind, error_response)
+    app.add_middleware(ServerMiddleware, hosts=hosts, scheduler=scheduler)
     return app
 
 
-async def on_error(request: HTTPRequest, error: Exception) -> Response:
-    """What a client is told; of bugs nothing, but the server's own log has their traceback."""
-    if isinstance(error, (Gone, ClientDisconnect)):
-        return Response(status_code=GONE)  # nobody reads it
+async def error_response(request: HTTPRequest, error: Exception) -> Response:
+    """Return the response to a failed request; the traceback of a bug goes to the log alone."""
+    if isinstance(error, (ClientGone, ClientDisconnect)):
+        return Response(status_code=status.CLIENT_CLOSED)  # nobody reads it
     if isinstance(error, HTTPException):
-        refused = Refused(error.status_code, str(error.detail))
-        return JSONResponse(refused.as_json(), error.status_code, error.headers)
-    refused = refusal(error)
-    close = {"Connection": "close"}  # behind a bug, uvicorn closes in any case
-    later = {"Retry-After": "1"}
-    headers = {TOO_MANY: later, UNAVAILABLE: later, TOO_SLOW: close, FAILED: close}
-    return JSONResponse(refused.as_json(), refused.status, headers.get(refused.status))
+        shown = RequestError(error.status_code, str(error.detail))
+        return JSONResponse(shown.as_json(), error.status_code, error.headers)
+    shown = as_request_error(error)
+    return JSONResponse(shown.as_json(), shown.status, HEADERS.get(shown.status))
 
 
-async def read_order(
-    request: HTTPRequest, desk: Desk, kind: type[AnyBody], order: Callable[[AnyBody], Order]
-) -> Order:
-    """What a JSON request asks for; its body is not kept.
+async def read_request(
+    request: HTTPRequest,
+    scheduler: Scheduler,
+    schema: type[AnyBody],
+    check: Callable[[AnyBody], GenerationRequest],
+) -> GenerationRequest:
+    """Receive, parse and check a JSON request; its body is not kept.
 
-    Other types are refused, because web pages may send them to any address without asking.
-    Raises Refused, and UserError for a prompt that the model cannot read.
+    Other content types are rejected, because web pages may send them to any address.
+    Raises RequestError, and UserError for a prompt that the model cannot read.
     """
-    kind_sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind_sent != "application/json":
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
         message = "the Content-Type of a request must be application/json"
-        raise Refused(WRONG_TYPE, message, code="unsupported_media_type")
-    seconds = desk.limits.body_timeout
-    with desk.bodies.holding() as take:
+        raise RequestError(status.WRONG_TYPE, message, code="unsupported_media_type")
+    seconds, limit = scheduler.limits.body_timeout, scheduler.limits.max_body
+    with scheduler.body_memory.hold() as take:
         try:
-            body = await asyncio.wait_for(read_body(request, desk.limits.max_body, take), seconds)
+            body = await asyncio.wait_for(read_body(request, limit, take), seconds)
         except asyncio.TimeoutError:
             message = f"the body did not come within {seconds:g} seconds"
-            raise Refused(TOO_SLOW, message, code="body_too_slow") from None
-        return order(parsed(kind, body))
+            raise RequestError(status.TOO_SLOW, message, code="body_too_slow") from None
+        return check(parse_body(schema, body))
 
 
 async def read_body(request: HTTPRequest, limit: int, take: Callable[[int], None]) -> bytes:
-    """The body of a request, of at most `limit` bytes, which `take` counts. Raises Refused."""
+    """Return a body of at most `limit` bytes, which `take` counts. Raises RequestError."""
     body, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)
@@ -156,95 +157,96 @@ async def read_body(request: HTTPRequest, limit: int, take: Callable[[int], None
         elif size > DRAINED * limit:
             break
     if size > limit:
-        raise Refused(TOO_LARGE, f"the body has more than {limit} bytes", code="body_too_large")
+        message = f"the body has more than {limit} bytes"
+        raise RequestError(status.TOO_LARGE, message, code="body_too_large")
     return bytes(body)
 
 
-# --------------------------------------------------------------------------------------------------------------- answers
+async def respond(http: HTTPRequest, scheduler: Scheduler, request: GenerationRequest) -> Response:
+    """Return the response, whole or as a stream.
 
-
-async def answer(request: HTTPRequest, desk: Desk, order: Order) -> Response:
-    """The answer to a request, whole or as a stream. Raises Gone, Refused and what the generator raises."""
+    Raises ClientGone, RequestError and what the backend raises.
+    """
     head = {
-        "id": f"{order.form.prefix}-{secrets.token_hex(12)}",
+        "id": f"{request.format.prefix}-{secrets.token_hex(12)}",
         "created": int(time.time()),
-        "model": desk.served.name,
+        "model": scheduler.model.name,
     }
-    parts = pieces(desk, order.task)
-    if not order.stream:
-        return JSONResponse(await unless_gone(request, whole(order, head, parts)))
-    first = await unless_gone(
-        request, anext(parts)
-    )  # so that what is wrong with the request is said by the status
-    return EventStream(events(order, head, first, parts), parts)
+    deltas = generate_deltas(scheduler, request.job)
+    if not request.stream:
+        return JSONResponse(await unless_gone(http, whole_response(request, head, deltas)))
+    # The first deltas are awaited here, so that an error still determines the status.
+    first = await unless_gone(http, anext(deltas))
+    return EventStream(event_texts(request, head, first, deltas), deltas)
 
 
-async def whole(
-    order: Order, head: dict[str, Any], parts: AsyncGenerator[list[Piece], None]
+async def whole_response(
+    request: GenerationRequest, head: dict[str, Any], deltas: Deltas
 ) -> dict[str, Any]:
-    """An answer that is not streamed."""
-    async with aclosing(parts):
-        choices = joined([piece async for batch in parts for piece in batch])
+    """Return the JSON of a response that is not streamed."""
+    async with aclosing(deltas):
+        choices = merge_deltas([delta async for batch in deltas for delta in batch])
+    form = request.format
     return {
         **head,
-        "object": order.form.name,
-        "choices": [
-            order.form.whole(piece, order.lead, logprobs_of(order, piece)) for piece in choices
-        ],
-        "usage": usage(order.prompt_tokens, sum(piece.drawn for piece in choices)),
+        "object": form.name,
+        "choices": [form.choice(c, request.echo, logprobs_of(request, c)) for c in choices],
+        "usage": usage(request.prompt_tokens, sum(choice.num_tokens for choice in choices)),
     }
 
 
-async def events(
-    order: Order, head: dict[str, Any], first: list[Piece], parts: AsyncGenerator[list[Piece], None]
+async def event_texts(
+    request: GenerationRequest, head: dict[str, Any], first: list[ChoiceDelta], deltas: Deltas
 ) -> AsyncGenerator[str, None]:
-    """A streamed answer, part by part; a failure on the way is its last event."""
-    form, drawn = order.form, 0
-    base = {**head, "object": form.part_name} | ({"usage": None} if order.with_usage else {})
-    async with aclosing(parts):
-        for index in range(len(order.task.prompts) * order.task.n):
-            if (opening := form.opening(index, order.lead)) is not None:
+    """Yield the events of a streamed response; a late failure is its last event."""
+    form, num_tokens = request.format, 0
+    base = {**head, "object": form.chunk_name} | ({"usage": None} if request.include_usage else {})
+    async with aclosing(deltas):
+        for index in range(len(request.job.prompts) * request.job.n):
+            if (opening := form.first_chunk(index, request.echo)) is not None:
                 yield event({**base, "choices": [opening]})
-        batch: list[Piece] | None = first
+        batch: list[ChoiceDelta] | None = first
         while batch is not None:
-            for piece in batch:
-                drawn += piece.drawn
-                logprobs = logprobs_of(order, piece)
-                if piece.text or piece.finish or logprobs:
-                    yield event({**base, "choices": [form.part(piece, logprobs)]})
+            for delta in batch:
+                num_tokens += delta.num_tokens
+                logprobs = logprobs_of(request, delta)
+                if delta.text or delta.finish or logprobs:
+                    yield event({**base, "choices": [form.chunk(delta, logprobs)]})
             try:
-                batch = await anext(parts, None)
+                batch = await anext(deltas, None)
             except Exception as error:
-                refused = refusal(error)
-                yield event(refused.as_json())
-                if isinstance(error, (Refused, UserError)):
+                yield event(as_request_error(error).as_json())
+                if isinstance(error, (RequestError, UserError)):
                     return
                 raise
-    if order.with_usage:
-        yield event({**base, "choices": [], "usage": usage(order.prompt_tokens, drawn)})
+    if request.include_usage:
+        yield event({**base, "choices": [], "usage": usage(request.prompt_tokens, num_tokens)})
     yield "data: [DONE]\n\n"
 
 
 def event(item: dict[str, Any]) -> str:
-    """One server-sent event."""
+    """Return the text of one server-sent event."""
     return f"data: {json.dumps(item, allow_nan=False)}\n\n"
 
 
-def logprobs_of(order: Order, piece: Piece) -> dict[str, Any] | None:
-    """Log-probabilities in the form of the order, where they are asked for."""
-    return order.form.logprobs(piece.tokens, order.top) if order.with_logprobs else None
+def logprobs_of(request: GenerationRequest, delta: ChoiceDelta) -> dict[str, Any] | None:
+    """Return the log-probabilities of a delta; None where they were not asked for."""
+    if not request.include_logprobs:
+        return None
+    return request.format.logprobs(delta.tokens, request.top_logprobs)
 
 
 class EventStream(StreamingResponse):
-    """A stream of events that closes its generators at once when the client goes away."""
+    """A stream of events that closes its generators at once when the client closes.
 
-    def __init__(
-        self, written: AsyncGenerator[str, None], parts: AsyncGenerator[list[Piece], None]
-    ) -> None:
-        super().__init__(
-            written, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
-        self.written, self.parts = written, parts
+    A cancelled stream does not close its generator by itself, and would keep its place in the
+    queue.
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None], deltas: Deltas) -> None:
+        headers = {"Cache-Control": "no-cache"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.events, self.deltas = events, deltas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -252,26 +254,25 @@ class EventStream(StreamingResponse):
         except ClientDisconnect:
             pass
         finally:
-            await self.written.aclose()
-            await self.parts.aclose()  # of which the other knows nothing before it has begun
+            await self.events.aclose()
+            await self.deltas.aclose()  # `events` does not close it before its first event
 
 
 async def unless_gone(request: HTTPRequest, work: Awaitable[Result]) -> Result:
-    """What `work` returns; it is cancelled, and Gone raised, if the client goes away before."""
+    """Return the result of `work`; cancel it and raise ClientGone if the client closes before."""
 
-    async def gone() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    tasks[0].add_done_callback(
-        lambda task: task.cancelled() or task.exception()
-    )  # it may fail when nobody waits any more
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect())
+    # Read the exception of an abandoned task, so that asyncio does not log it.
+    tasks[0].add_done_callback(lambda task: task.cancelled() or task.exception())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():
             return tasks[0].result()
-        raise Gone
+        raise ClientGone
     finally:
         for task in tasks:
             task.cancel()

@@ -1,8 +1,4 @@
-"""Log lines: equal ones are printed once a minute, however often they are logged.
-
-For: `limit_logs`, which the server calls. Not for: writing lines. Easy to get wrong: a client can
-cause some lines (such as those of asyncio about lost connections) thousands of times a second.
-"""
+"""Rate limits of log lines: a client can cause some of them thousands of times a second."""
 
 from __future__ import annotations
 
@@ -13,22 +9,18 @@ import time
 
 SECONDS = 60.0  # between two equal lines
 MAX_KINDS = 256  # kinds of lines that are remembered
-_VARIABLE = re.compile(
-    r"0x[0-9a-f]+|\d+"
-)  # what differs between equal lines: addresses, ports, descriptors
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+")  # addresses, ports and descriptors
 
 
-class Repeats(logging.Filter):
-    """Passes one of equal records in `SECONDS`, with the number of those left out before it."""
+class RepeatFilter(logging.Filter):
+    """Passes one of equal records in `SECONDS`, with the number of records dropped before it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[
-            str, tuple[float, int]
-        ] = {}  # kind -> when it passed, how many did not since
+        self._seen: dict[str, tuple[float, int]] = {}  # kind -> time of the last, number dropped
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to print `record`."""
+        """Return whether to print `record`."""
         kind, now = _kind(record), time.monotonic()
         passed, dropped = self._seen.get(kind, (-SECONDS, 0))
         if now - passed < SECONDS:
@@ -38,15 +30,14 @@ class Repeats(logging.Filter):
             self._seen.clear()
         self._seen[kind] = now, 0
         if dropped:
-            record.msg = (
-                f"{record.getMessage().rstrip()} (left out since the last such line: {dropped})"
-            )
+            text = record.getMessage().rstrip()
+            record.msg = f"{text} (left out since the last such line: {dropped})"
             record.args = None
         return True
 
 
 def _kind(record: logging.LogRecord) -> str:
-    """What equal records share: logger, first line, and the place and type of an exception."""
+    """Return what equal records share: logger, first line, type and place of an exception."""
     where = type(record.exc_info[1]).__name__ if record.exc_info else ""
     trace = record.exc_info[2] if record.exc_info else None
     while trace is not None and trace.tb_next is not None:
@@ -57,20 +48,20 @@ def _kind(record: logging.LogRecord) -> str:
     return f"{record.name} {record.levelno} {_VARIABLE.sub('#', first)} {where}"
 
 
-def _worth_printing(record: logging.LogRecord) -> bool:
-    """False for connections that are cut because they outlive the grace at the end."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Return False for connections that are cut after the grace period of a shutdown."""
     cut = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not cut and "graceful shutdown" not in str(record.msg)
 
 
-_REPEATS = Repeats()
+_REPEATS = RepeatFilter()
 
 
 def limit_logs() -> None:
-    """Bound what the loggers of uvicorn and asyncio print."""
-    logging.getLogger("uvicorn.error").addFilter(_worth_printing)
+    """Limit what the loggers of uvicorn and asyncio print."""
+    logging.getLogger("uvicorn.error").addFilter(_is_relevant)
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).addFilter(_REPEATS)
 
 
-__all__ = ["Repeats", "limit_logs"]
+__all__ = ["RepeatFilter", "limit_logs"]

@@ -1,9 +1,4 @@
-"""Memory that requests may take together: what they hold is counted in bytes, and bounded.
-
-For: `Memory`, of bodies while they are read (`holding`) and of answers under way (`reserved`). Not
-for: measuring. Easy to get wrong: a request that is cancelled at the moment when its turn comes
-holds memory already, and has to give it back.
-"""
+"""A budget of memory that requests share, in bytes."""
 
 from __future__ import annotations
 
@@ -11,28 +6,29 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from maskdiff.serving.refusals import UNAVAILABLE, Refused, closing
+from maskdiff.serving.error_responses import UNAVAILABLE, RequestError, shutdown_error
 
 
-class Memory:
-    """`most` bytes, of which `used` are taken. Used by one event loop."""
+class MemoryBudget:
+    """A budget of `most` bytes, of which `used` are taken; for one event loop."""
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
-        self._line: dict[
-            asyncio.Future[None], int
-        ] = {}  # turn of each request that waits -> its bytes
+        self._queue: dict[asyncio.Future[None], int] = {}  # turn of each waiting request -> bytes
 
     @contextmanager
-    def holding(self) -> Iterator[Callable[[int], None]]:
-        """A function that takes bytes until the end of the block; it raises Refused without any."""
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes bytes until the end of the block.
+
+        The function raises RequestError when the budget is spent.
+        """
         held = 0
 
         def take(size: int) -> None:
             nonlocal held
             if self.used + size > self.most:
                 message = "too many bodies are being read; try again in a moment"
-                raise Refused(UNAVAILABLE, message, code="overloaded")
+                raise RequestError(UNAVAILABLE, message, code="overloaded")
             self.used += size
             held += size
 
@@ -42,54 +38,59 @@ class Memory:
             self._release(held)
 
     @asynccontextmanager
-    async def reserved(self, size: int) -> AsyncIterator[None]:
+    async def reserve(self, size: int) -> AsyncIterator[None]:
         """Hold `size` bytes, at most `most`, for the block, which begins when they are free.
 
-        Requests enter in the order in which they came. Raises Refused when the server ends before.
+        Requests enter in the order of their arrival. Raises RequestError at shutdown.
         """
-        await self._enter(size)
+        await self._acquire(size)
         try:
             yield
         finally:
             self._release(size)
 
     def close(self) -> None:
-        """Refuse the requests that wait."""
-        line, self._line = self._line, {}
-        for turn in line:
+        """Fail the requests that wait."""
+        queue, self._queue = self._queue, {}
+        for turn in queue:
             if not turn.done():
-                turn.set_exception(closing())
+                turn.set_exception(shutdown_error())
 
-    async def _enter(self, size: int) -> None:
-        if not self._line and self.used + size <= self.most:
+    async def _acquire(self, size: int) -> None:
+        if not self._queue and self.used + size <= self.most:
             self.used += size
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line[turn] = size
+        self._queue[turn] = size
         try:
             await turn
         except asyncio.CancelledError:
-            if self._line.pop(turn, None) is None and not turn.cancelled() and not turn.exception():
-                self._release(size)  # the turn came at the same moment
-            self._call_in()  # this may have been the first in line
+            # A request that is cancelled at its turn holds its memory already.
+            if (
+                self._queue.pop(turn, None) is None
+                and not turn.cancelled()
+                and not turn.exception()
+            ):
+                self._release(size)
+            self._admit()  # the next one may fit without this one before it
             raise
 
     def _release(self, size: int) -> None:
         self.used -= size
-        self._call_in()
+        self._admit()
 
-    def _call_in(self) -> None:
-        """Let those enter for whom there is room now."""
-        while self._line:
-            turn, size = next(iter(self._line.items()))
+    def _admit(self) -> None:
+        """Admit waiting requests for which there is room."""
+        while self._queue:
+            turn, size = next(iter(self._queue.items()))
             if turn.cancelled():
-                del self._line[turn]
+                del self._queue[turn]
                 continue
             if self.used + size > self.most:
                 return
-            del self._line[turn]
+            del self._queue[turn]
             self.used += size
             turn.set_result(None)
 
 
-__all__ = ["Memory"]
+__all__ = ["MemoryBudget"]

@@ -25,7 +25,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Token:
+class DrawnToken:
     """One drawn token, and log-probabilities of the likeliest ones at its place (of which it may be one)."""
 
     log_prob: float
@@ -66,7 +66,7 @@ def read_usage(body: Any) -> Usage | None:
     return Usage(max(0, prompt - (cached if isinstance(cached, int) else 0)) + drawn, drawn)
 
 
-def count_drawn(usage: Usage | None, drawn: list[list[Token] | None]) -> list[int]:
+def count_drawn(usage: Usage | None, drawn: list[list[DrawnToken] | None]) -> list[int]:
     """Drawn tokens of every choice.
 
     Of a single choice they are the server's own count; of several, which it sums up, the number of log-probabilities, or
@@ -81,7 +81,7 @@ def count_drawn(usage: Usage | None, drawn: list[list[Token] | None]) -> list[in
     return [len(tokens or ()) for tokens in drawn]
 
 
-def read_tokens(logprobs: object, text: str) -> list[Token]:
+def read_drawn(logprobs: object, text: str) -> list[DrawnToken]:
     """The tokens of a choice that says `text`, from either form of log-probabilities, whichever request it answers.
 
     Those of a stop string, behind the text, are kept where they have a number and dropped where they have none.
@@ -98,7 +98,7 @@ def read_tokens(logprobs: object, text: str) -> list[Token]:
     ):
         raise Unusable(NO_LOG_PROBS)
     return [
-        Token(float(number), tuple(float(top) for top in tops if _is_number(top)))
+        DrawnToken(float(number), tuple(float(top) for top in tops if _is_number(top)))
         for _, number, tops in rows
     ]
 
@@ -126,7 +126,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
 
 
-def entropy(log_probs: Sequence[float]) -> float:
+def entropy_bound(log_probs: Sequence[float]) -> float:
     """Entropy in nats of the likeliest tokens and of one bucket for all others: a lower bound of that of the tokens.
 
     The others, told apart, would add the mass of the bucket times the entropy within it.
@@ -136,20 +136,20 @@ def entropy(log_probs: Sequence[float]) -> float:
     return max(0.0, -math.fsum(p * math.log(p) for p in probs if p > 0))
 
 
-def gap(log_probs: Sequence[float]) -> float:
+def probability_gap(log_probs: Sequence[float]) -> float:
     """Probability of the likeliest token minus that of the second."""
     first, second = sorted((math.exp(min(0.0, number)) for number in log_probs), reverse=True)[:2]
     return first - second
 
 
 __all__ = [
-    "Token",
+    "DrawnToken",
     "Unusable",
     "Usage",
     "count_drawn",
-    "entropy",
-    "gap",
+    "entropy_bound",
+    "probability_gap",
     "read_choices",
-    "read_tokens",
+    "read_drawn",
     "read_usage",
 ]

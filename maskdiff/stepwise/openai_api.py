@@ -30,13 +30,13 @@ from urllib.parse import urlsplit
 
 from maskdiff.errors import ConfigError, folded, quote
 from maskdiff.stepwise.openai_answers import (
-    Token,
+    DrawnToken,
     Unusable,
     count_drawn,
-    entropy,
-    gap,
+    entropy_bound,
+    probability_gap,
     read_choices,
-    read_tokens,
+    read_drawn,
     read_usage,
 )
 from maskdiff.stepwise.protocol import (
@@ -323,17 +323,17 @@ class OpenAIBackend(ABC):
             raise Unusable("a choice says what is no text", text)
         return text
 
-    def _drawn(self, choice: dict[str, Any]) -> list[Token] | None:
+    def _drawn(self, choice: dict[str, Any]) -> list[DrawnToken] | None:
         """The tokens of a choice; None where they were not asked for, and for one of which a server tells none.
 
         That is one without text: of what was drawn there, a stop string or the end, the official API tells nothing. An empty
         tuple would pass for a certain step; only an end that says nothing is one, which `_candidate` sees to.
         """
-        tokens = read_tokens(choice.get("logprobs"), self._said(choice)) if self.log_probs else []
+        tokens = read_drawn(choice.get("logprobs"), self._said(choice)) if self.log_probs else []
         return tokens or None
 
     def _candidate(
-        self, request: Request, choice: dict[str, Any], drawn: list[Token] | None, tokens: int
+        self, request: Request, choice: dict[str, Any], drawn: list[DrawnToken] | None, tokens: int
     ) -> Candidate:
         said, finish = self._ending(request, choice, self._said(choice))
         step, over = request.over + said, ""
@@ -344,8 +344,8 @@ class OpenAIBackend(ABC):
         if drawn is not None:
             log_probs = tuple(token.log_prob for token in drawn)
             if all(len(token.alternatives) > 1 for token in drawn):
-                entropies = tuple(entropy(token.alternatives) for token in drawn)
-                gaps = tuple(gap(token.alternatives) for token in drawn)
+                entropies = tuple(entropy_bound(token.alternatives) for token in drawn)
+                gaps = tuple(probability_gap(token.alternatives) for token in drawn)
         elif (
             self.log_probs and finish == "end" and not step
         ):  # nothing is said that could be uncertain

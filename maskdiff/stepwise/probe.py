@@ -23,7 +23,7 @@ IN_A_ROW, EARLY = 2, 3  # repeated steps that stop a run; the step by which one 
 SHORT = 8  # symbols; shorter steps repeat in good answers, too
 
 
-class Verdict(Enum):
+class ProbeVerdict(Enum):
     """What a backend does with a partial answer."""
 
     CONTINUE = "goes on from it"
@@ -46,10 +46,10 @@ class Nonce:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """The verdict and what each nonce showed."""
 
-    verdict: Verdict
+    verdict: ProbeVerdict
     seen: tuple[str, ...]
 
 
@@ -59,11 +59,11 @@ def digits_nonce(rng: np.random.Generator) -> Nonce:
     return Nonce(f"Reply with exactly these digits and nothing else: {digits}", digits, DIGITS // 2)
 
 
-def probe(
+def probe_continuation(
     generator: StepBackend,
     make: Callable[[np.random.Generator], Nonce] = digits_nonce,
     seed: int = 0,
-) -> Probe:
+) -> ProbeResult:
     """Ask `NONCES` times; one verdict that all of them gave, or UNKNOWN.
 
     Raises BackendError for a backend that does not answer even without a partial answer.
@@ -75,11 +75,11 @@ def probe(
         verdict, said = _classify(generator, nonce)
         verdicts.append(verdict)
         seen.append(f"{nonce.reply[: nonce.given]!r} of {nonce.reply!r} given: {said}")
-    agreed = verdicts[0] if len(set(verdicts)) == 1 else Verdict.UNKNOWN
-    return Probe(agreed, tuple(seen))
+    agreed = verdicts[0] if len(set(verdicts)) == 1 else ProbeVerdict.UNKNOWN
+    return ProbeResult(agreed, tuple(seen))
 
 
-def _classify(generator: StepBackend, nonce: Nonce) -> tuple[Verdict, str]:
+def _classify(generator: StepBackend, nonce: Nonce) -> tuple[ProbeVerdict, str]:
     """What the next symbol tells, and the text that it came from."""
     try:
         said = _said(generator, nonce.prompt, nonce.reply[: nonce.given])
@@ -87,19 +87,19 @@ def _classify(generator: StepBackend, nonce: Nonce) -> tuple[Verdict, str]:
         _said(
             generator, nonce.prompt, ""
         )  # refused without it, too: then that is an error of its own, and raised
-        return Verdict.REJECT, f"refused ({error})"
+        return ProbeVerdict.REJECT, f"refused ({error})"
     symbol = said.lstrip()[:1]
     if symbol == nonce.reply[nonce.given]:
-        return Verdict.CONTINUE, repr(said)
+        return ProbeVerdict.CONTINUE, repr(said)
     if symbol != nonce.reply[0]:
-        return Verdict.UNKNOWN, repr(said)
+        return ProbeVerdict.UNKNOWN, repr(said)
     # From the beginning: the model's own beginning, or an echo of ours? A beginning that is not the reply's tells.
     decoy = nonce.reply[1 : nonce.given]
     again = _said(generator, nonce.prompt, decoy).lstrip()[:1]
     told = f"{said!r}, and with {decoy!r} given: {again!r}"
     if again == nonce.reply[0]:
-        return Verdict.RESTART, told
-    return (Verdict.ECHO if again == decoy[0] else Verdict.UNKNOWN), told
+        return ProbeVerdict.RESTART, told
+    return (ProbeVerdict.ECHO if again == decoy[0] else ProbeVerdict.UNKNOWN), told
 
 
 def _said(generator: StepBackend, prompt: str, given: str) -> str:
@@ -112,7 +112,7 @@ def _said(generator: StepBackend, prompt: str, given: str) -> str:
 
 
 @dataclass
-class Guard:
+class RestartGuard:
     """Notices at run time that an answer starts again and again: its steps repeat, whole, what was said before.
 
     It says so when by the third step one of them did, or later when two in a row do; steps of fewer than `SHORT` symbols may
@@ -132,4 +132,11 @@ class Guard:
         return self.in_a_row >= IN_A_ROW or (len(self.seen) == EARLY and self.restarts > 0)
 
 
-__all__ = ["Guard", "Nonce", "Probe", "Verdict", "digits_nonce", "probe"]
+__all__ = [
+    "Nonce",
+    "ProbeResult",
+    "ProbeVerdict",
+    "RestartGuard",
+    "digits_nonce",
+    "probe_continuation",
+]

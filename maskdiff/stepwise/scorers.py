@@ -23,7 +23,7 @@ import torch
 
 from maskdiff.errors import ConfigError, ParseError, nearest, quote
 from maskdiff.languages import Stepwise
-from maskdiff.models.universal import rotary_tables
+from maskdiff.models.layers import rotary_tables
 from maskdiff.stepwise.drawing import answered, ids_of
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 

@@ -17,11 +17,17 @@ import torch
 from maskdiff.config import MAX_SEED, StepConfig
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import ConfigError, DataError, UserError, quote
-from maskdiff.stepwise.probe import Nonce, Probe, Verdict, digits_nonce, probe
+from maskdiff.stepwise.probe import (
+    Nonce,
+    ProbeResult,
+    ProbeVerdict,
+    digits_nonce,
+    probe_continuation,
+)
 from maskdiff.stepwise.protocol import Request, StepBackend
 from maskdiff.stepwise.scorers import Judgement, Scorer, make_scorer
 from maskdiff.stepwise.strategies import RUNS, STEPWISE, Answer, Ask, Run, Told, step_stop
-from maskdiff.utils.arguments import checked_arguments, each_text, whole
+from maskdiff.utils.arguments import checked_arguments, integer, iter_texts
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 
 if TYPE_CHECKING:
@@ -79,7 +85,7 @@ class Solver:
         config: StepConfig,
         language: Stepwise | None = None,
         loaded: Loaded | None = None,
-        probed: Probe | None = None,
+        probed: ProbeResult | None = None,
     ) -> None:
         self.generator, self.language, self.loaded = generator, language, loaded
         self.deadline = NEVER  # of the cohort under way
@@ -109,7 +115,7 @@ class Solver:
             return config
         if self.generator.capabilities.continues is None:
             self.probed = self.probed or self.probe()
-            if self.probed.verdict is Verdict.CONTINUE:
+            if self.probed.verdict is ProbeVerdict.CONTINUE:
                 return config
             why = f"given a partial answer, it {self.probed.verdict.value} ({self.probed.verdict.name}; {self.probed.seen[0]})"
         else:
@@ -121,17 +127,17 @@ class Solver:
             "take --strategy best-of-n, which needs no continuation, or --fallback best-of-n"
         )
 
-    def probe(self) -> Probe:
+    def probe(self) -> ProbeResult:
         """Whether the backend goes on from a partial answer."""
         language = self.language
         if language is None:
-            return probe(self.generator, digits_nonce)
+            return probe_continuation(self.generator, digits_nonce)
 
         def make(rng: np.random.Generator) -> Nonce:
             problem, reply, given = language.nonce(rng)
             return Nonce(self.prompt(problem), reply, given)
 
-        return probe(self.generator, make)
+        return probe_continuation(self.generator, make)
 
     def prompt(self, problem: str) -> str:
         """What the backend is told."""
@@ -139,7 +145,7 @@ class Solver:
             return problem
         return self.language.prompt(problem)
 
-    @checked_arguments(problems=each_text, seed=whole(0, MAX_SEED), cohort=whole(1, 2**16))
+    @checked_arguments(problems=iter_texts, seed=integer(0, MAX_SEED), cohort=integer(1, 2**16))
     def solving(
         self, problems: Iterable[str | DataError], seed: int = 0, cohort: int = COHORT
     ) -> Iterator[Solution]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from maskdiff.config import StepConfig
-from maskdiff.stepwise.probe import Guard
+from maskdiff.stepwise.probe import RestartGuard
 from maskdiff.stepwise.protocol import Candidate, Reply, Request, Spent, Stop
 from maskdiff.stepwise.scorers import Judgement, mean_log_prob
 from maskdiff.stepwise.triggers import Always, Momentum, Never, Random, Trigger
@@ -110,7 +110,7 @@ def stepwise(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: in
 
     TimedOut, thrown into it, ends the answer after its last whole step.
     """
-    run, guard = _Run(), Guard()
+    run, guard = _Run(), RestartGuard()
     try:
         return (yield from _steps(run, guard, prompt, problem, config, stop, seed))
     except TimedOut:
@@ -120,7 +120,13 @@ def stepwise(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: in
 
 
 def _steps(
-    run: _Run, guard: Guard, prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int
+    run: _Run,
+    guard: RestartGuard,
+    prompt: str,
+    problem: str,
+    config: StepConfig,
+    stop: Stop,
+    seed: int,
 ) -> Run:
     trigger = make_trigger(config, seed)
     cold = config.strategy == "greedy" or (config.strategy != "sample" and config.draft == "greedy")
@@ -161,7 +167,7 @@ def _steps(
     return run.answer("max_steps", guard.restarts)
 
 
-def whole(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) -> Run:
+def whole_answers(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) -> Run:
     """Draw N whole answers and take the best: no partial answer is ever continued, so any backend will do."""
     run = _Run()
     most = stop.max_tokens * config.max_steps
@@ -227,7 +233,7 @@ def _cut(rest: str, stop: Stop, last: ChosenStep) -> list[ChosenStep]:
 
 
 RUNS: dict[str, Callable[[str, str, StepConfig, Stop, int], Run]] = {
-    **dict.fromkeys(STEPWISE, stepwise), **dict.fromkeys(WHOLE, whole)
+    **dict.fromkeys(STEPWISE, stepwise), **dict.fromkeys(WHOLE, whole_answers)
 }  # fmt: skip
 
 __all__ = [
@@ -244,5 +250,5 @@ __all__ = [
     "step_stop",
     "stepwise",
     "uncertainty_of",
-    "whole",
+    "whole_answers",
 ]  # fmt: skip

@@ -15,14 +15,27 @@ from __future__ import annotations
 
 from maskdiff.tasks.completing import Completer, complete, completing
 from maskdiff.tasks.editing import edit
-from maskdiff.tasks.filling import solve
-from maskdiff.tasks.generating import draw_lengths, generate, generating
+from maskdiff.tasks.filling import fill
+from maskdiff.tasks.generating import generate, generating, sample_lengths
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
 from maskdiff.tasks.results import Alternative, Change, Result, cut_texts
 from maskdiff.tasks.rewriting import rewrite
 
 __all__ = [
-    "REPAIR_METHODS", "Alternative", "Change", "Completer", "Result", "complete", "completing",
-    "cut_texts", "draw_lengths", "edit", "generate", "generating", "refiner", "repair", "rewrite",
-    "solve",
+    "REPAIR_METHODS",
+    "Alternative",
+    "Change",
+    "Completer",
+    "Result",
+    "complete",
+    "completing",
+    "cut_texts",
+    "edit",
+    "fill",
+    "generate",
+    "generating",
+    "refiner",
+    "repair",
+    "rewrite",
+    "sample_lengths",
 ]  # fmt: skip

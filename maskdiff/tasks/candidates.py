@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from maskdiff.config import CANDIDATES
-from maskdiff.languages import holds
+from maskdiff.languages import truth_of
 from maskdiff.repair import Channel, Repaired, channel_log_probs
 from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
-from maskdiff.text.edits import Edit, cost, edit_script
+from maskdiff.text.edits import Edit, edit_cost, edit_script
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -78,7 +78,7 @@ class Damaged:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RepairCandidate:
     """A string that `damaged` may have been; log_prior is NaN and total -inf where the model has no room for it."""
 
     language: Language
@@ -93,7 +93,7 @@ class Candidate:
 
     @cached_property
     def holds(self) -> bool | None:
-        return holds(self.language, self.text)
+        return truth_of(self.language, self.text)
 
     @cached_property
     def script(self) -> tuple[Edit, ...] | None:
@@ -101,7 +101,7 @@ class Candidate:
 
     @cached_property
     def edits(self) -> float:
-        return math.inf if self.script is None else cost(self.script)
+        return math.inf if self.script is None else edit_cost(self.script)
 
     def fits(self, wishes: RepairConstraints) -> bool:
         """Whether it is what must be; that it holds is a wish, not a must."""
@@ -121,15 +121,15 @@ class Candidate:
 
 
 @dataclass
-class Pool:
+class CandidatePool:
     """Candidates for one damaged string by their texts, in the order in which they were found."""
 
     damaged: Damaged
-    candidates: dict[str, Candidate] = field(default_factory=dict)
+    candidates: dict[str, RepairCandidate] = field(default_factory=dict)
     evaluations: int = 0
     trace: tuple[str, ...] | None = None
 
-    def fitting(self, wishes: RepairConstraints) -> list[Candidate]:
+    def fitting(self, wishes: RepairConstraints) -> list[RepairCandidate]:
         """Those that are what must be, the best first.
 
         Where truth is wished and not to be had, a text that needs no repair otherwise stays what it is.
@@ -150,14 +150,16 @@ class CandidateScorer:
     channel: Channel
     wishes: RepairConstraints
 
-    def take(self, pool: Pool, found: Sequence[Repaired], trace: tuple[str, ...] | None) -> None:
+    def take(
+        self, pool: CandidatePool, found: Sequence[Repaired], trace: tuple[str, ...] | None
+    ) -> None:
         """Add what a beam found and has weighed."""
         for item in found:
             self._add(pool, item.tokens, item.log_prior, item.total)
         pool.evaluations += found[0].evaluations if found else 0
         pool.trace = trace if pool.trace is None else (*pool.trace, *(trace or ()))
 
-    def weigh(self, pools: Sequence[Pool], proposed: Sequence[Iterable[Tokens]]) -> None:
+    def weigh(self, pools: Sequence[CandidatePool], proposed: Sequence[Iterable[Tokens]]) -> None:
         """Add what was proposed for each pool and is not there yet, in one evaluation of the causal mode."""
         language = self.loaded.language
         decode, prior = (
@@ -180,15 +182,19 @@ class CandidateScorer:
                 log_prior = next(log_priors)
                 self._add(pool, tokens, log_prior, log_prior + prior(len(tokens)) + explained)
 
-    def _add(self, pool: Pool, tokens: Sequence[int], log_prior: float, total: float) -> None:
+    def _add(
+        self, pool: CandidatePool, tokens: Sequence[int], log_prior: float, total: float
+    ) -> None:
         text = self.loaded.language.vocabulary.decode(tokens)
         weight = total if math.isfinite(total) else -math.inf
         pool.candidates.setdefault(
-            text, Candidate(self.loaded.language, pool.damaged, text, log_prior, weight)
+            text, RepairCandidate(self.loaded.language, pool.damaged, text, log_prior, weight)
         )
 
 
-def best_result(pool: Pool, language: Language, wishes: RepairConstraints) -> Result | None:
+def best_result(
+    pool: CandidatePool, language: Language, wishes: RepairConstraints
+) -> Result | None:
     """The best candidate of a pool as a result; None where none is what it must be."""
     fitting = pool.fitting(wishes)
     if not fitting:
@@ -205,7 +211,7 @@ def best_result(pool: Pool, language: Language, wishes: RepairConstraints) -> Re
     return replace(made, edits=best.script, alternatives=listed, candidates=looked, change=change)
 
 
-def _listed(fitting: Sequence[Candidate], top: int) -> tuple[Alternative, ...]:
+def _listed(fitting: Sequence[RepairCandidate], top: int) -> tuple[Alternative, ...]:
     """The first `top`, with their shares of all."""
     best = max(c.total for c in fitting)
     weights = [math.exp(c.total - best) if best > -math.inf else 1.0 for c in fitting]
@@ -223,7 +229,7 @@ def _listed(fitting: Sequence[Candidate], top: int) -> tuple[Alternative, ...]:
     )
 
 
-def needs(what: str, edits: float, wishes: RepairConstraints) -> str:
+def too_many_edits(what: str, edits: float, wishes: RepairConstraints) -> str:
     """The message for too many edits."""
     return (
         f"{what} needs {edits:g} edit{'s' * (edits != 1)}, and max_edits allows {wishes.max_edits}"

@@ -26,7 +26,7 @@ from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quot
 from maskdiff.sampling import Penalties, Stopping
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
-from maskdiff.utils.arguments import each_text, line, whole
+from maskdiff.utils.arguments import integer, iter_texts, text_or_error
 from maskdiff.utils.deadline import TimedOut
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Watch = Callable[
 ]  # told the number of a completion, from 0, and the characters that it has grown by
 
 
-@verb(num=whole(1, MAX_STRINGS))
+@verb(num=integer(1, MAX_STRINGS))
 def complete(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -74,7 +74,7 @@ def complete(
     )
 
 
-@verb(texts=each_text, num=whole(1, MAX_STRINGS))
+@verb(texts=iter_texts, num=integer(1, MAX_STRINGS))
 def completing(
     loaded: Loaded,
     texts: Iterable[str | DataError],
@@ -125,7 +125,7 @@ class Completer:
         self.given = _Given(loaded, suffix, settings, control)
         self.watch = watch
 
-    @verb(text=line, num=whole(1, MAX_STRINGS))
+    @verb(text=text_or_error, num=integer(1, MAX_STRINGS))
     def complete(
         self, text: str | DataError, num: int, source: torch.Generator, batch_size: int = BATCH
     ) -> Iterator[Result]:

@@ -19,9 +19,9 @@ from maskdiff.tasks.results import (
     BATCH,
     Result,
     canvas_of,
+    encode_requests,
     judged,
     merge,
-    prepare,
     ready_sampler,
     run_sampler,
     seeded,
@@ -70,8 +70,8 @@ def edit(
     keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     constraint = loaded.constraint("cpu") if grammar else None
-    good, results = prepare(
-        loaded, texts, lambda ids: blanked(loaded.language, ids, masks, constraint)
+    good, results = encode_requests(
+        loaded, texts, lambda ids: with_blanks(loaded.language, ids, masks, constraint)
     )
     if not good:
         return merge(texts, results, good, [])
@@ -118,7 +118,7 @@ def _chosen(
     return replace(made, candidates=looked)
 
 
-def blanked(
+def with_blanks(
     language: Language,
     ids: list[int],
     masks: Sequence[tuple[int, int]],
@@ -126,7 +126,7 @@ def blanked(
 ) -> list[int]:
     """The ids with blanks at `masks`; CanvasError where they do not fit, or where no string of the constraint does."""
     language.check_length(len(ids))
-    ids = hidden(language, ids, masks)
+    ids = hide_spans(language, ids, masks)
     if constraint is not None:
         known = [i != language.vocabulary.mask for i in ids]
         canvas = Canvas.of([ids], [known], language.vocabulary)
@@ -134,7 +134,7 @@ def blanked(
     return ids
 
 
-def hidden(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
+def hide_spans(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
     """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit."""
     ids = list(ids)
     for first, last in masks:

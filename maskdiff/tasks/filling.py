@@ -17,19 +17,18 @@ from torch import Tensor
 from maskdiff.drawing.logits import allowed_symbols, log_distribution
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages import HasValue
-from maskdiff.repair.fill import BOUND, Guide, Puzzle, Solved
-from maskdiff.repair.fill import solve as search
+from maskdiff.repair.fill import BOUND, FillOutcome, FillProblem, Guide, search_fillings
 from maskdiff.sampling import Canvas, Constraint
-from maskdiff.tasks.editing import blanked
+from maskdiff.tasks.editing import with_blanks
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
     Result,
+    encode_requests,
     instead_of_holds,
     judged,
     log_probs,
     merge,
-    prepare,
 )
 from maskdiff.utils.deadline import NEVER
 
@@ -42,7 +41,7 @@ PATIENCE = 2_000  # beginnings looked at after the first solution, for others th
 
 
 @verb()
-def solve(
+def fill(
     loaded: Loaded,
     texts: Sequence[str | DataError],
     *,
@@ -70,14 +69,16 @@ def solve(
     constraint = None
     if language.lark_grammar() is not None:  # on the CPU, as the search is
         constraint = loaded.constraint("cpu")
-    good, results = prepare(loaded, texts, lambda ids: blanked(language, ids, masks, constraint))
+    good, results = encode_requests(
+        loaded, texts, lambda ids: with_blanks(language, ids, masks, constraint)
+    )
     made = []
     for ids, told in zip(
         good.values(), _guides(loaded, list(good.values()), batch_size), strict=True
     ):
-        puzzle = Puzzle(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.consequence,
+        puzzle = FillProblem(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.forced_ending,
                         _mask(loaded, ids, constraint))  # fmt: skip
-        outcome = search(puzzle, Guide(told), solutions, bound, PATIENCE, loaded.deadline)
+        outcome = search_fillings(puzzle, Guide(told), solutions, bound, PATIENCE, loaded.deadline)
         with loaded.denoiser.until(NEVER):  # what was found in time is given, however late
             made.append(_answer(loaded, puzzle.template, outcome, bound, trace))
     return merge(texts, results, good, made)
@@ -105,7 +106,7 @@ def _mask(loaded: Loaded, ids: list[int], constraint: Constraint | None) -> Next
     return constraint.mask(canvas.tokens, ~canvas.known, canvas.length)
 
 
-def _answer(loaded: Loaded, template: str, outcome: Solved, bound: int, trace: bool) -> Result:
+def _answer(loaded: Loaded, template: str, outcome: FillOutcome, bound: int, trace: bool) -> Result:
     """The likeliest solution, or why there is none."""
     vocabulary = loaded.language.vocabulary
     counted = f"{outcome.candidates} candidate{'s' if outcome.candidates != 1 else ''}"

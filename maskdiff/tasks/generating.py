@@ -121,7 +121,7 @@ def _token_lengths(
         language, possible = loaded.language, None
         if grammar:
             possible = loaded.constraint().grammar.lengths(language.max_symbols)
-        return draw_lengths(language, num, length, seed, possible)
+        return sample_lengths(language, num, length, seed, possible)
     if length is not None:
         raise ConfigError(
             "a length counts symbols, and this model reads pieces of several; leave it out"
@@ -131,7 +131,7 @@ def _token_lengths(
 
 
 @verb()
-def draw_lengths(
+def sample_lengths(
     language: Language,
     num: int,
     length: int | tuple[int, int] | None,

@@ -12,16 +12,16 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from maskdiff.languages import HasValue, holds
+from maskdiff.languages import HasValue, truth_of
 from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
+    CandidatePool,
     CandidateScorer,
     Damaged,
-    Pool,
     RepairConstraints,
     Tokens,
-    needs,
+    too_many_edits,
 )
 from maskdiff.tasks.results import Result
 from maskdiff.tasks.search import explain
@@ -39,12 +39,12 @@ DOUBTFUL = 8  # places of each at which two symbols are replaced together
 TRIALS = 20_000  # of two symbols anywhere, for one string, where nothing else is true
 
 
-def explanations(
+def channel_candidates(
     scales: CandidateScorer, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool
-) -> list[Pool]:
+) -> list[CandidatePool]:
     """Candidates by the noisy channel: the beam's; under a grammar the beam's there and the strings of least edits; with truth,
     what is true near all of those."""
-    wishes, pools = scales.wishes, [Pool(item) for item in damaged]
+    wishes, pools = scales.wishes, [CandidatePool(item) for item in damaged]
     constraint = scales.loaded.constraint("cpu") if wishes.grammar else None
     rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
     found, notes = explain(
@@ -59,14 +59,14 @@ def explanations(
     return pools
 
 
-def nearest_ones(scales: CandidateScorer, damaged: Sequence[Damaged]) -> list[Pool]:
+def nearest_candidates(scales: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
     """The strings of the grammar that are fewest edits away; with truth, what is true near those."""
-    pools = [Pool(item) for item in damaged]
+    pools = [CandidatePool(item) for item in damaged]
     _widen(scales, pools, scales.loaded.constraint("cpu"))
     return pools
 
 
-def refusal(scales: CandidateScorer, pool: Pool) -> Result:
+def no_repair(scales: CandidateScorer, pool: CandidatePool) -> Result:
     """The error of a string for which there is nothing that it must be: why, and what would help."""
     language, wishes = scales.loaded.language, scales.wishes
     keeping = " that keeps what is certain" if pool.damaged.certain else ""
@@ -74,7 +74,7 @@ def refusal(scales: CandidateScorer, pool: Pool) -> Result:
         least = min((c.edits for c in pool.candidates.values()), default=math.inf)
         said = f"no string of a possible length{keeping} explains the text"
         if math.isfinite(least):
-            said = needs(f"the nearest explanation found{keeping}", least, wishes)
+            said = too_many_edits(f"the nearest explanation found{keeping}", least, wishes)
     else:
         close = _nearest(scales.loaded.constraint("cpu"), pool.damaged, 1)
         if not close:
@@ -82,7 +82,7 @@ def refusal(scales: CandidateScorer, pool: Pool) -> Result:
                 f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
             )
         elif wishes.max_edits is not None and close[0][1].cost > wishes.max_edits:
-            said = needs(
+            said = too_many_edits(
                 f"the nearest string of {language.name}{keeping}", close[0][1].cost, wishes
             )
         else:
@@ -90,7 +90,9 @@ def refusal(scales: CandidateScorer, pool: Pool) -> Result:
     return Result(finish_reason="error", error=said, evaluations=pool.evaluations, trace=pool.trace)
 
 
-def _widen(scales: CandidateScorer, pools: Sequence[Pool], constraint: GrammarConstraint) -> None:
+def _widen(
+    scales: CandidateScorer, pools: Sequence[CandidatePool], constraint: GrammarConstraint
+) -> None:
     """Add the strings of least edits; where truth is wished, what is true and near to what is there."""
     wishes, language = scales.wishes, scales.loaded.language
     count = wishes.top if wishes.by_edits and not wishes.holds else NEAREST
@@ -99,10 +101,10 @@ def _widen(scales: CandidateScorer, pools: Sequence[Pool], constraint: GrammarCo
     if wishes.holds and isinstance(language, HasValue):
         encode = language.vocabulary.encode
         deadline = scales.loaded.deadline
-        near_truths = [_truths(language, pool, wishes, deadline) for pool in pools]
+        near_truths = [_true_neighbours(language, pool, wishes, deadline) for pool in pools]
         scales.weigh(pools, [[tuple(encode(text)) for text in found] for found in near_truths])
         lost = [pool for pool in pools if not any(c.holds for c in pool.fitting(wishes))]
-        far_truths = [_farther(language, pool, wishes, deadline) for pool in lost]
+        far_truths = [_true_at_two_edits(language, pool, wishes, deadline) for pool in lost]
         scales.weigh(lost, [[tuple(encode(text)) for text in found] for found in far_truths])
 
 
@@ -124,15 +126,15 @@ def _nearest(
 # -------------------------------------------------------------------------------------------------------------- what is true
 
 
-def _likely(pool: Pool, wishes: RepairConstraints) -> list[str]:
+def _likely(pool: CandidatePool, wishes: RepairConstraints) -> list[str]:
     """The likeliest of what fits, and what is fewest edits away."""
     fitting = pool.fitting(wishes)
     nearby = sorted(fitting, key=lambda c: c.edits)
     return list(dict.fromkeys(c.text for c in (*fitting[:NEIGHBOURS], *nearby[:NEIGHBOURS])))
 
 
-def _truths(
-    language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline
+def _true_neighbours(
+    language: Language, pool: CandidatePool, wishes: RepairConstraints, deadline: Deadline
 ) -> Iterator[str]:
     """What is true and begins like a candidate, or is a likely one with one symbol replaced, or two that were not given."""
     assert isinstance(language, HasValue)
@@ -146,8 +148,8 @@ def _truths(
         yield from _true(language, _pairs(text, other, doubtful), deadline)
 
 
-def _farther(
-    language: Language, pool: Pool, wishes: RepairConstraints, deadline: Deadline
+def _true_at_two_edits(
+    language: Language, pool: CandidatePool, wishes: RepairConstraints, deadline: Deadline
 ) -> Iterator[str]:
     """What is true once any two symbols of a likely candidate are replaced, as far as `TRIALS` go."""
     trials = itertools.chain.from_iterable(
@@ -161,7 +163,7 @@ def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Itera
     """Those of the texts that hold. Raises TimedOut."""
     for text in texts:
         deadline.check()
-        if holds(language, text):
+        if truth_of(language, text):
             yield text
 
 
@@ -170,7 +172,7 @@ def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
     for beginning in dict.fromkeys(
         text[:size] for text in texts for size in range(1, len(text) + 1)
     ):
-        ending = language.consequence(beginning)
+        ending = language.forced_ending(beginning)
         if ending is not None:
             yield beginning + ending
 

@@ -27,7 +27,7 @@ from maskdiff.config import (
 )
 from maskdiff.config_io import build
 from maskdiff.utils import arguments
-from maskdiff.utils.arguments import Reader, checked_arguments, optional, refuse
+from maskdiff.utils.arguments import ArgumentReader, checked_arguments, optional, refuse
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,7 +52,7 @@ def _sampler(name: str, value: Any) -> Any:
     )
 
 
-def _settings(section: type) -> Reader:
+def _settings(section: type) -> ArgumentReader:
     """A section of the configuration, or a mapping of some of its keys; checked anew."""
 
     def read(name: str, value: Any) -> Any:
@@ -73,43 +73,43 @@ def _source(name: str, value: Any) -> torch.Generator:
 
 def _length(name: str, value: Any) -> int | tuple[int, int]:
     """A number of symbols, or a range with both ends."""
-    reader = arguments.pair if isinstance(value, (tuple, list)) else arguments.whole
+    reader = arguments.pair if isinstance(value, (tuple, list)) else arguments.integer
     found: int | tuple[int, int] = reader(0, MAX_PLACE)(name, value)
     return found
 
 
 _span, _spans = arguments.pair(0, MAX_PLACE), arguments.pairs(0, MAX_PLACE)
-READERS: dict[str, Reader] = {
+READERS: dict[str, ArgumentReader] = {
     "loaded": _loaded,
     "texts": arguments.texts,
-    "num": arguments.whole(0, MAX_STRINGS),
+    "num": arguments.integer(0, MAX_STRINGS),
     "length": optional(_length),
     "sampler": optional(_sampler),
     "control": optional(_settings(ControlConfig)),
     "settings": optional(_settings(CompletionConfig)),
     "suffix": arguments.text,
     "method": arguments.text,
-    "sigma": optional(arguments.number(0.0, 1.0)),
-    "beam": arguments.whole(1, MAX_BEAM),
-    "candidates": arguments.whole(1, MOST_CANDIDATES),
-    "slack": arguments.whole(0, MAX_CHANGE),
-    "steps": arguments.whole(1, 10**6),
-    "max_edits": optional(arguments.whole(0, MAX_CHANGE)),
-    "top": arguments.whole(1, MAX_ALTERNATIVES),
+    "sigma": optional(arguments.real(0.0, 1.0)),
+    "beam": arguments.integer(1, MAX_BEAM),
+    "candidates": arguments.integer(1, MOST_CANDIDATES),
+    "slack": arguments.integer(0, MAX_CHANGE),
+    "steps": arguments.integer(1, 10**6),
+    "max_edits": optional(arguments.integer(0, MAX_CHANGE)),
+    "top": arguments.integer(1, MAX_ALTERNATIVES),
     "certain": _spans,
     "masks": _spans,
     "replace": _span,
-    "bound": arguments.whole(1, MAX_BOUND),
-    "solutions": arguments.whole(1, 10**6),
-    "seed": arguments.whole(0, MAX_SEED),
+    "bound": arguments.integer(1, MAX_BOUND),
+    "solutions": arguments.integer(1, 10**6),
+    "seed": arguments.integer(0, MAX_SEED),
     "source": optional(_source),
-    "batch_size": arguments.whole(1, 65_536),
-    "grammar": arguments.truth,
-    "holds": arguments.truth,
-    "trace": arguments.truth,
+    "batch_size": arguments.integer(1, 65_536),
+    "grammar": arguments.boolean,
+    "holds": arguments.boolean,
+    "trace": arguments.boolean,
 }
 
 
-def verb(**other: Reader) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def verb(**other: ArgumentReader) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: arguments are read by their names, by `other` readers before those of all verbs."""
     return checked_arguments(**{**READERS, **other})

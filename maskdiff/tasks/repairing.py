@@ -16,28 +16,28 @@ from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
 from maskdiff.sampling import Everything, Sampler, Unmask
 from maskdiff.tasks.candidates import (
+    CandidatePool,
     CandidateScorer,
     Damaged,
-    Pool,
     RepairConstraints,
     best_result,
-    needs,
     positions,
+    too_many_edits,
 )
 from maskdiff.tasks.editing import CERTAIN
-from maskdiff.tasks.proposing import explanations, nearest_ones, refusal
+from maskdiff.tasks.proposing import channel_candidates, nearest_candidates, no_repair
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
     Result,
     canvas_of,
+    encode_requests,
     instead_of_holds,
     merge,
-    prepare,
     run_sampler,
     seeded,
 )
-from maskdiff.text.edits import cost
+from maskdiff.text.edits import edit_cost
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -99,8 +99,8 @@ def repair(
     wishes = RepairConstraints(under, holds, max_edits, top, candidates, by_edits, same)
     _check(language, method, sigma, wishes)
     read = [_read(language, text, certain) for text in texts]
-    gate = _Gate(language, method, wishes, slack, tuple(certain))
-    good, results = prepare(loaded, [text for text, _ in read], gate)
+    gate = _InputCheck(language, method, wishes, slack, tuple(certain))
+    good, results = encode_requests(loaded, [text for text, _ in read], gate)
     decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
     damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
     scales = CandidateScorer(loaded, _channel(loaded, sigma), wishes)
@@ -127,11 +127,14 @@ def _unchanged(
     """The results of texts that have nothing to repair under the grammar, taken out of `good`."""
     language, wishes = scales.loaded.language, scales.wishes
     whole = {
-        i: Pool(item) for i, item in damaged.items() if _valid(language, item.text, wishes.holds)
+        i: CandidatePool(item)
+        for i, item in damaged.items()
+        if _valid(language, item.text, wishes.holds)
     }
     scales.weigh([*whole.values()], [[tuple(good.pop(i))] for i in whole])
     return {
-        i: best_result(pool, language, wishes) or refusal(scales, pool) for i, pool in whole.items()
+        i: best_result(pool, language, wishes) or no_repair(scales, pool)
+        for i, pool in whole.items()
     }
 
 
@@ -141,10 +144,10 @@ def _searched(
     """The best candidate for each text, by probability or by edits."""
     language, wishes = scales.loaded.language, scales.wishes
     if wishes.by_edits:
-        pools = nearest_ones(scales, items)
+        pools = nearest_candidates(scales, items)
     else:
-        pools = explanations(scales, items, beam, slack, trace)
-    return [best_result(pool, language, wishes) or refusal(scales, pool) for pool in pools]
+        pools = channel_candidates(scales, items, beam, slack, trace)
+    return [best_result(pool, language, wishes) or no_repair(scales, pool) for pool in pools]
 
 
 def _read(
@@ -223,10 +226,10 @@ def _drafts(
 def _counted(item: Damaged, result: Result, blank: str, wishes: RepairConstraints) -> Result:
     """The result with its edits; an error if they are too many."""
     script = None if result.error else item.script(result.text, blank)
-    if script is None or wishes.max_edits is None or cost(script) <= wishes.max_edits:
+    if script is None or wishes.max_edits is None or edit_cost(script) <= wishes.max_edits:
         change = None if script is None else item.change(script, blank)
         return replace(result, edits=script, change=change)
-    error = needs("the rewritten draft", cost(script), wishes)
+    error = too_many_edits("the rewritten draft", edit_cost(script), wishes)
     return Result(
         finish_reason="error", error=error, evaluations=result.evaluations, trace=result.trace
     )
@@ -243,7 +246,7 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
 
 
 @dataclass(frozen=True)
-class _Gate:
+class _InputCheck:
     """Which strings may be repaired at all; called with their ids it gives them back, or raises CanvasError."""
 
     language: Language

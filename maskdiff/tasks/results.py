@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError
-from maskdiff.languages import holds
+from maskdiff.languages import truth_of
 from maskdiff.noise import pad
 from maskdiff.sampling import (
     NEVER,
@@ -169,7 +169,7 @@ def ready_sampler(
     return controlled(made, controls) if controls.active else made
 
 
-def prepare(
+def encode_requests(
     loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
 ) -> tuple[dict[int, list[int]], dict[int, Result]]:
     """Token ids of the usable texts, and an error result for each other one, both by index.
@@ -307,7 +307,7 @@ def judged(
     score = log_prob / len(text) if text and math.isfinite(log_prob) else None
     reason = "incomplete" if language.vocabulary.is_open(text) else "eos"
     parses = language.parses(text) if language.validity else None
-    return Result(text, parses, holds(language, text), score, evaluations, reason, trace=trace)
+    return Result(text, parses, truth_of(language, text), score, evaluations, reason, trace=trace)
 
 
 def ended(language: Language, result: Result, text: str, reason: str) -> Result:

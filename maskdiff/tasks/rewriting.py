@@ -18,10 +18,10 @@ from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.repair.fill import BOUND
 from maskdiff.sampling import Sampler
-from maskdiff.tasks.editing import blanked, edit, hidden
-from maskdiff.tasks.filling import solve
+from maskdiff.tasks.editing import edit, hide_spans, with_blanks
+from maskdiff.tasks.filling import fill
 from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import BATCH, Result, merge, prepare
+from maskdiff.tasks.results import BATCH, Result, encode_requests, merge
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -76,7 +76,9 @@ def rewrite(
         )
     if holds and sampler is not None:
         raise ConfigError("a search for what holds draws nothing; leave out the sampler")
-    good, results = prepare(loaded, texts, lambda ids: _spanned(loaded, ids, masks, replace))
+    good, results = encode_requests(
+        loaded, texts, lambda ids: _spanned(loaded, ids, masks, replace)
+    )
     grammar = grammar or holds or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     jobs = [
         (i, size)
@@ -88,7 +90,7 @@ def rewrite(
         for i, size in jobs
     ]
     if holds:
-        filled = solve(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
+        filled = fill(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
     else:
         filled = edit(
             loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar,
@@ -112,7 +114,7 @@ def _spanned(
         raise CanvasError(
             f"replace {span[0]}:{span[1]} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A <= B <= {len(ids)}"
         )
-    return hidden(loaded.language, ids, masks)
+    return hide_spans(loaded.language, ids, masks)
 
 
 def _resized(loaded: Loaded, ids: list[int], span: tuple[int, int], size: int) -> list[int]:
@@ -135,7 +137,7 @@ def _fitting(
     fitting = []
     for size in range(low, (room if high is None else min(room, high)) + 1):
         try:
-            blanked(loaded.language, _resized(loaded, ids, span, size), (), constraint)
+            with_blanks(loaded.language, _resized(loaded, ids, span, size), (), constraint)
         except CanvasError:
             continue
         fitting.append(size)

@@ -29,7 +29,7 @@ MAX_DEPTH = 32  # of quotes and list items in each other; marks beyond it are te
 _TAB_STOP = 4
 
 
-class Checker(Protocol):
+class HasParser(Protocol):
     """The part of a language that tells its strings from others."""
 
     def parses(self, text: str) -> bool: ...
@@ -66,7 +66,7 @@ class Fence:
 class Unspaced:
     """A language whose strings hold no white space, whatever its parser overlooks."""
 
-    language: Checker
+    language: HasParser
 
     def parses(self, text: str) -> bool:
         """Whether `text` is a string of the language as it stands, without white space."""
@@ -76,7 +76,7 @@ class Unspaced:
 # ------------------------------------------------------------------------------------------------ strings of a language
 
 
-def first_complete(text: str, language: Checker) -> Span | None:
+def first_complete(text: str, language: HasParser) -> Span | None:
     """The string that begins first in `text`, and of those that begin there the longest; None where nothing parses.
 
     The longest, because a shorter one is an accident: `=45` would end as `=4`. A string is not empty and has no white space
@@ -86,7 +86,7 @@ def first_complete(text: str, language: Checker) -> Span | None:
     return next(_complete(text, language), None)
 
 
-def all_complete(text: str, language: Checker) -> list[Span]:
+def all_complete(text: str, language: HasParser) -> list[Span]:
     """The first string as of `first_complete`, the first in what follows it, and so on: none overlaps another.
 
     The parser is asked O(n^2) times at worst, n (n + 1) / 2 for n characters, however many strings there are.
@@ -94,7 +94,7 @@ def all_complete(text: str, language: Checker) -> list[Span]:
     return list(_complete(text, language))
 
 
-def _complete(text: str, language: Checker) -> Iterator[Span]:
+def _complete(text: str, language: HasParser) -> Iterator[Span]:
     """The strings of `all_complete`, each searched for when it is asked for."""
     start = 0
     while start < len(text):
@@ -104,7 +104,7 @@ def _complete(text: str, language: Checker) -> Iterator[Span]:
         start = start + 1 if end is None else end
 
 
-def _longest(text: str, start: int, language: Checker) -> int | None:
+def _longest(text: str, start: int, language: HasParser) -> int | None:
     """The end of the longest string that begins at `start`, None if none does."""
     if text[start].isspace():
         return None

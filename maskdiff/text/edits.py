@@ -41,12 +41,12 @@ class Edit:
         return f"{self.operation} {self.new or self.old!r} at {self.position}"
 
 
-def cost(script: Sequence[Edit]) -> int:
+def edit_cost(script: Sequence[Edit]) -> int:
     """How many edits a script has, filled blanks not counted."""
     return sum(edit.cost for edit in script)
 
 
-def render(script: Sequence[Edit]) -> str:
+def edit_text(script: Sequence[Edit]) -> str:
     """The script in one line: `insert ')' at 10, replace '7' by '5' at 4`; `unchanged` for an empty one."""
     return ", ".join(map(str, script)) or "unchanged"
 
@@ -86,7 +86,7 @@ def edit_script(
     return tuple(reversed(script))
 
 
-def apply(given: str, script: Sequence[Edit]) -> str:
+def apply_edits(given: str, script: Sequence[Edit]) -> str:
     """What the script makes of `given`. Raises ValueError where it does not fit, or is not in the order of its positions."""
     written: list[str] = []
     read = 0

@@ -16,7 +16,7 @@ from maskdiff.config import Config
 from maskdiff.data import PackedCanvases, step_generator
 from maskdiff.drawing.logits import allowed_symbols, log_distribution
 from maskdiff.languages import Vocabulary
-from maskdiff.noise import IGNORE, MASKED, exponentials, posterior_gumbel
+from maskdiff.noise import IGNORE, exponentials, mode_number, posterior_gumbel
 
 NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
 Read = Callable[
@@ -64,7 +64,7 @@ def couple(
         return torch.zeros(*batch.tokens.shape, len(vocabulary), device=batch.tokens.device)
     numbers = share(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator))
     numbers = numbers.to(batch.tokens.device)
-    hidden = (batch.mode == MASKED) & (batch.targets != IGNORE)
+    hidden = (batch.mode == mode_number("mask")) & (batch.targets != IGNORE)
     clean = torch.where(hidden, batch.targets, batch.tokens)
     logits = read(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))
     log_probs = log_distribution(logits, allowed_symbols(clean, vocabulary))

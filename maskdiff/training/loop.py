@@ -166,13 +166,7 @@ class Trainer:
         if train.faithful:
             canvases = reference_noise(strings, config.noise, vocabulary, generator, width)
         else:
-            skeleton = (
-                train.skeleton_share if vocabulary.digit is not None else 0.0
-            )  # other languages have no skeletons
-            canvases = mixture(
-                strings, config.noise, train.causal_share, train.repair_share, skeleton, train.loss_weight, vocabulary,
-                generator, width, train.cut_rows, train.open_share,
-            )  # fmt: skip
+            canvases = mixture(strings, config, vocabulary, generator)
         return pack(canvases, width), int(strings.length.sum()) - 2 * len(strings)
 
     def logits(

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskdiff.checkpoint.values import are_numbers, is_amount, is_count, is_printable
 from maskdiff.config import Config
 from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
@@ -26,7 +28,6 @@ from maskdiff.languages.cfg.references import LIBRARY
 from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.training.optimizers import KEPT
-from maskdiff.utils.payload import are_numbers, is_amount, is_count, is_number
 
 LARGEST_STEP = 2**24  # that an optimiser counts in float32
 PATHS = ("language", "attempts")  # keys that may name files of the user's own
@@ -230,7 +231,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "tokens": is_count,
     "strings": is_count,
     "seconds": is_amount,
-    "best": lambda value: is_number(value) and not math.isnan(value),  # infinite at first
+    "best": lambda value: is_printable(value) and not math.isnan(value),  # infinite at first
     "best_step": is_count,
     "validated": lambda value: is_count(value) or (type(value) is int and value == -1),
     "metrics": are_numbers,
@@ -238,7 +239,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "parent_seconds": is_amount,
 }
 CURVE: dict[str, Callable[[Any], bool]] = {
-    "loss": lambda value: is_number(value) and math.isfinite(value),
+    "loss": lambda value: is_printable(value) and math.isfinite(value),
     "logged": is_count,
     "parts": lambda value: isinstance(value, Tensor),  # the rest is checked as that of any tensor
 }
@@ -258,7 +259,7 @@ def check_state(
     curve = Curve(logged=progress.step)  # earlier versions wrote each entry before the state
     if "curve" in state:
         curve = Curve(**_checked("curve", state["curve"], CURVE, set()))
-        _check_tensors("curve", {"parts": curve.parts}, {"parts": torch.zeros(len(MODES), 2)})
+        curve.parts = _all_modes(curve.parts)
     if curve.logged > progress.step:
         raise _Unfit(f"curve: logged is after step {progress.step}")
     saved = state["optimizers"]
@@ -268,6 +269,13 @@ def check_state(
     pairs = zip(optimizers, saved, strict=True)
     kept = [_kept(optimizer, item, names, progress.step) for optimizer, item in pairs]
     return progress, Curve(curve.parts.cpu().clone(), curve.loss, curve.logged), kept
+
+
+def _all_modes(parts: Tensor) -> Tensor:
+    """The `parts` of a curve; modes that its run did not know get zeros. Raises _Unfit."""
+    known = min(len(MODES), parts.size(0)) if parts.dim() else 0
+    _check_tensors("curve", {"parts": parts}, {"parts": torch.zeros(known, 2)})
+    return F.pad(parts, (0, 0, 0, len(MODES) - known))
 
 
 def _kept(optimizer: Optimizer, saved: Any, names: Mapping[int, str], step: int) -> dict[int, Any]:

@@ -23,12 +23,12 @@ from maskdiff.errors import ConfigError, DataError, quote
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Reader = Callable[
+ArgumentReader = Callable[
     [str, Any], Any
 ]  # (name of the argument, what was given) -> its value; raises ConfigError
 
 
-def checked_arguments(**readers: Reader) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def checked_arguments(**readers: ArgumentReader) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: an argument that is given and has a reader becomes what its reader makes of it."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -54,10 +54,10 @@ def refuse(name: str, value: object, wanted: str) -> ConfigError:
 
 def texts(name: str, value: Any) -> list[str | DataError]:
     """The texts of any ordered iterable; one text is a list of one. An error may stand for a line."""
-    return list(each_text(name, value))
+    return list(iter_texts(name, value))
 
 
-def each_text(name: str, value: Any) -> Iterator[str | DataError]:
+def iter_texts(name: str, value: Any) -> Iterator[str | DataError]:
     """The texts of `texts` one by one; what is no iterable of texts is refused at once."""
     if isinstance(value, (str, DataError)):
         value = [value]
@@ -67,18 +67,18 @@ def each_text(name: str, value: Any) -> Iterator[str | DataError]:
         value, Iterable
     ):
         raise refuse(name, value, "a list of texts")
-    return (line(f"{name}[{i}]", text) for i, text in enumerate(value))
+    return (text_or_error(f"{name}[{i}]", text) for i, text in enumerate(value))
 
 
 def text(name: str, value: Any) -> str:
     """One text."""
-    found = line(name, value)
+    found = text_or_error(name, value)
     if isinstance(found, DataError):
         raise found
     return found
 
 
-def line(name: str, value: Any) -> str | DataError:
+def text_or_error(name: str, value: Any) -> str | DataError:
     """One text, or the error that stands for one."""
     if isinstance(value, DataError):
         return value
@@ -96,29 +96,29 @@ def path(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def whole(low: int, high: int) -> Reader:
+def integer(low: int, high: int) -> ArgumentReader:
     """A reader of whole numbers from `low` to `high`, of Python or any library."""
 
     def read(name: str, value: Any) -> int:
         try:
-            if is_truth(value):
+            if is_boolean(value):
                 raise TypeError
-            number = operator.index(value)
+            found = operator.index(value)
         except TypeError:
             raise refuse(name, value, f"a whole number from {low} to {high}") from None
-        if not low <= number <= high:
-            raise ConfigError(f"{name} is {quote(number)[1:-1]}; allowed is {low} to {high}")
-        return number
+        if not low <= found <= high:
+            raise ConfigError(f"{name} is {quote(found)[1:-1]}; allowed is {low} to {high}")
+        return found
 
     return read
 
 
-def number(low: float, high: float) -> Reader:
+def real(low: float, high: float) -> ArgumentReader:
     """A reader of finite numbers from `low` to `high`, of Python or any library."""
 
     def read(name: str, value: Any) -> float:
         try:
-            if is_truth(value) or isinstance(value, (str, bytes)):
+            if is_boolean(value) or isinstance(value, (str, bytes)):
                 raise TypeError
             found = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -130,21 +130,21 @@ def number(low: float, high: float) -> Reader:
     return read
 
 
-def is_truth(value: Any) -> bool:
+def is_boolean(value: Any) -> bool:
     """Whether it is a truth value, of Python or numpy."""
     return type(value).__name__ in ("bool", "bool_")
 
 
-def truth(name: str, value: Any) -> bool:
+def boolean(name: str, value: Any) -> bool:
     """A truth value: a text such as "no" would count as true."""
-    if not is_truth(value):
+    if not is_boolean(value):
         raise refuse(name, value, "True or False")
     return bool(value)
 
 
-def pair(low: int, high: int) -> Reader:
+def pair(low: int, high: int) -> ArgumentReader:
     """A reader of two whole numbers, such as the ends of a span."""
-    one = whole(low, high)
+    one = integer(low, high)
 
     def read(name: str, value: Any) -> tuple[int, int]:
         if isinstance(value, (str, bytes, Mapping, AbstractSet)) or not isinstance(value, Iterable):
@@ -157,7 +157,7 @@ def pair(low: int, high: int) -> Reader:
     return read
 
 
-def pairs(low: int, high: int) -> Reader:
+def pairs(low: int, high: int) -> ArgumentReader:
     """A reader of a list of pairs; one pair is a list of one."""
     one = pair(low, high)
 
@@ -172,6 +172,6 @@ def pairs(low: int, high: int) -> Reader:
     return read
 
 
-def optional(reader: Reader) -> Reader:
+def optional(reader: ArgumentReader) -> ArgumentReader:
     """A reader that takes None, too."""
     return lambda name, value: None if value is None else reader(name, value)

@@ -64,7 +64,7 @@ def growing(requests: Requests, largest: int, period: int | None = None) -> Iter
         size = min(2 * size, largest)
 
 
-class Memory(Generic[R]):
+class ResultCache(Generic[R]):
     """Results by their text, of which the least recently used are forgotten beyond `room`
     characters."""
 
@@ -92,7 +92,7 @@ class Memory(Generic[R]):
 def answered(
     batches: Iterable[Sequence[Line]],
     work: Callable[[Sequence[Line]], Iterable[tuple[int, R]]],
-    memory: Memory[R] | None = None,
+    memory: ResultCache[R] | None = None,
 ) -> Iterator[tuple[int, int, R]]:
     """Results with the number of their request and their own within it, both from 1, in the order
     of the requests.
@@ -101,7 +101,7 @@ def answered(
     each. A text that was answered before is `Repeated` in its batch, and gets the results of the
     first one.
     """
-    memory, before = memory or Memory(), 0
+    memory, before = memory or ResultCache(), 0
     for batch in batches:
         known: dict[str, list[R]] = {}
         asked: list[Line] = []
@@ -131,7 +131,7 @@ def answered(
         before += len(batch)
 
 
-class Progress:
+class ProgressBar:
     """How far a program is, on the error stream: a bar on a terminal, elsewhere a line a minute.
 
     total: requests, None where nobody knows. bar: False leaves the bar out, where it would run into
@@ -146,7 +146,7 @@ class Progress:
         self.silent = terminal
         self.shared = sys.stdout.isatty()  # the output is on the terminal, too
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,10 +186,10 @@ __all__ = [
     "LARGEST",
     "LARGEST_ON_GPU",
     "MEMORY",
-    "Memory",
-    "Progress",
+    "ProgressBar",
     "Repeated",
     "Requests",
+    "ResultCache",
     "answered",
     "growing",
 ]

@@ -48,7 +48,7 @@ class Plain(str):
         return self.lower() in _TRUTHS and self not in ("0", "1")
 
 
-def whole(text: str) -> int:
+def parse_integer(text: str) -> int:
     """The whole number that `text` is: decimal digits without leading zeros, perhaps a sign.
 
     Raises ValueError.
@@ -58,7 +58,7 @@ def whole(text: str) -> int:
     return int(text[:MAX_DIGITS])
 
 
-def decimal(text: str) -> float:
+def parse_decimal(text: str) -> float:
     """The finite number that `text` is: a decimal fraction, perhaps with an exponent.
 
     Raises ValueError, also for a number that is not 0 and too small for a float; -0 is 0.
@@ -73,7 +73,7 @@ def decimal(text: str) -> float:
     return value + 0.0  # -0.0 + 0.0 is 0.0
 
 
-def truth(text: str) -> bool:
+def parse_boolean(text: str) -> bool:
     """The truth value that `text` is: true, yes, on or 1, false, no, off or 0, in any case.
 
     Raises ValueError.

@@ -10,7 +10,7 @@ import pytest
 
 from maskdiff.errors import DataError
 from maskdiff.utils import batches
-from maskdiff.utils.batches import Memory, Progress, Repeated, Requests, answered, growing
+from maskdiff.utils.batches import ProgressBar, Repeated, Requests, ResultCache, answered, growing
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 from maskdiff.utils.lines import Line, LineReader
 from tests.helpers.fuzz import both_seeds, cases
@@ -100,7 +100,7 @@ def test_results_come_before_their_batch_is_done() -> None:
 
 
 def test_memory_is_bounded_and_forgets_what_was_used_least() -> None:
-    memory: Memory[str] = Memory(room=60)
+    memory: ResultCache[str] = ResultCache(room=60)
     for text in "abc":
         memory.put(text, ["x" * 10])  # 15 characters each, with brackets, quotes and the text
     assert memory.get("a") is not None
@@ -133,7 +133,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(batches.time, "monotonic", clock)
-    with Progress("program", "string", 400) as progress:
+    with ProgressBar("program", "string", 400) as progress:
         for done in range(1, 301):
             clock.now += 0.5
             progress.finished(done)
@@ -148,7 +148,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(
         "program: 240 of 400 strings done in 120 s, 2 a second",
         "program: 300 of 400 strings done in 209 s, 1.4 a second",
     ]
-    with Progress("program", "string", None) as progress:
+    with ProgressBar("program", "string", None) as progress:
         clock.now += 61
         progress.tick()
     assert capsys.readouterr().err == "program: 0 strings done in 61 s, 0 a second\n"
@@ -159,14 +159,14 @@ def test_a_bar_on_a_terminal(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress("program", "string", 7) as progress:
+    with ProgressBar("program", "string", 7) as progress:
         progress.hide()
         progress.finished(3)
     assert "/7" in terminal.getvalue()
     assert capsys.readouterr().out == ""
     silent = Terminal()
     monkeypatch.setattr(sys, "stderr", silent)
-    with Progress("program", "string", 7, bar=False) as progress:
+    with ProgressBar("program", "string", 7, bar=False) as progress:
         progress.start = progress.shown = -1e9
         progress.finished(3)
     assert silent.getvalue() == ""

@@ -102,13 +102,13 @@ def test_span() -> None:
 
 
 def test_numbers() -> None:
-    assert (cli.positive("1"), cli.natural("0"), cli.unit("0.5")) == (1, 0, 0.5)
+    assert (cli.positive("1"), cli.natural("0"), cli.share("0.5")) == (1, 0, 0.5)
     for flag, text in [
         (cli.positive, "0"),
         (cli.natural, "-1"),
         (cli.natural, "1e3"),
-        (cli.unit, "0"),
-        (cli.unit, "nan"),
+        (cli.share, "0"),
+        (cli.share, "nan"),
     ]:
         with pytest.raises(argparse.ArgumentTypeError):
             flag(text)

@@ -239,7 +239,7 @@ TIMED: dict[str, Callable[[Loaded], list[tasks.Result]]] = {
         loaded, ["(+(*7"], num=2, settings=CompletionConfig(candidates=4)
     ),
     "suffix": lambda loaded: tasks.complete(loaded, ["(+("], suffix="=45"),
-    "solve": lambda loaded: tasks.solve(loaded, ["(+?(*?4))=1?"]),
+    "solve": lambda loaded: tasks.fill(loaded, ["(+?(*?4))=1?"]),
 }
 
 

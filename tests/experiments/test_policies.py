@@ -22,7 +22,7 @@ from maskdiff.experiments.distillation.causal_policy import OwnPolicy
 from maskdiff.experiments.distillation.environment import Outcome, Problem, attempts
 from maskdiff.experiments.distillation.policy import groups, lengths, pick
 from maskdiff.languages import ArithmeticCorrections, split_of
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
 from maskdiff.languages.arithmetic_corrections.slips import write_answer
 from tests.helpers.distillation_policies import (
     BOUNDS,
@@ -523,7 +523,7 @@ def test_rewards_are_half_for_the_way_and_half_for_the_value(mode: str) -> None:
         ):
             outcome = environment.attempt(problem, garbage)
             assert outcome.reward < 0.5, garbage
-            assert outcome.feedback == feedback(problem.text, garbage, mode)
+            assert outcome.feedback == feedback_text(problem.text, garbage, mode)
         for cut in range(len(steps)):  # the way, step by step
             assert environment.attempt(problem, ">".join(steps[:cut])).reward == pytest.approx(
                 cut / len(steps) / 2

@@ -25,7 +25,7 @@ from maskdiff.languages import (
     pieces,
     token_lengths,
 )
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
 from maskdiff.languages.arithmetic_corrections.slips import Bounds, write_answer
 from maskdiff.models.denoiser import ModelDenoiser
 from maskdiff.models.universal import UniversalDenoiser
@@ -84,7 +84,7 @@ def attempted(count: int) -> Iterator[tuple[Problem, str, str]]:
     rng = np.random.default_rng(1)
     for i, problem in enumerate(problems(count)):
         attempt = write_answer(problem.text, rng, 0.3, 0.2, BOUNDS) or ""
-        yield problem, attempt, feedback(problem.text, attempt, FEEDBACK[i % 4])
+        yield problem, attempt, feedback_text(problem.text, attempt, FEEDBACK[i % 4])
 
 
 def mixed(policy: OwnPolicy, count: int) -> list[Ids]:

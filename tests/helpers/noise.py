@@ -11,13 +11,16 @@ import math
 import numpy as np
 import torch
 
-from maskdiff.config import LanguageConfig, NoiseConfig
-from maskdiff.languages import make_language
-from maskdiff.noise import Strings, pad
+from maskdiff.config import Config, LanguageConfig, NoiseConfig, TrainConfig
+from maskdiff.languages import Vocabulary, make_language
+from maskdiff.noise import Canvases, Strings, mixture, mode_number, pad
 
 LANGUAGE = make_language(LanguageConfig())
 VOCABULARY = LANGUAGE.vocabulary
 FULL = NoiseConfig(sigma_min=0.0, sigma_max=1.0)
+MASKED, CAUSAL, REPAIR, SKELETON, OPEN = map(
+    mode_number, ("mask", "causal", "repair", "skeleton", "open")
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,6 +35,31 @@ def sample(n: int, seed: int = 0) -> Strings:
 def same(text: str, n: int) -> Strings:
     """The same string n times."""
     return pad([VOCABULARY.encode(text)] * n, VOCABULARY)
+
+
+def mixed(
+    strings: Strings,
+    rng: torch.Generator | None,
+    causal: float = 0.0,
+    repair: float = 0.0,
+    skeleton: float = 0.0,
+    open: float = 0.0,
+    *,
+    noise: NoiseConfig = FULL,
+    max_len: int = 64,
+    cut_rows: float = 0.0,
+    vocabulary: Vocabulary = VOCABULARY,
+) -> Canvases:
+    """The mixture with these shares, the rest masked."""
+    train = TrainConfig(
+        causal_share=causal,
+        repair_share=repair,
+        skeleton_share=skeleton,
+        open_share=open,
+        cut_rows=cut_rows,
+    )
+    config = Config(language=LanguageConfig(max_len=max_len), noise=noise, train=train)
+    return mixture(strings, config, vocabulary, rng)
 
 
 def assert_share(count: float, n: int, p: float) -> None:

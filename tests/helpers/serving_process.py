@@ -23,29 +23,29 @@ SCRIPT = """
 import resource, socket, sys
 from tests.helpers.serving_toy import Toy, served
 from maskdiff.cli import arguments as cli
-from maskdiff.serving import local
-from maskdiff.cli import serve as door
+from maskdiff.serving import server
+from maskdiff.cli import serve as serve_cli
 pause, token_bytes, files = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 toy = Toy()
 toy.pause = pause
 toy.story = "tick, tock. " * 5000
-door.open_served = lambda args: served(toy, 50_000, token_bytes)
+serve_cli.load_model = lambda args: served(toy, 50_000, token_bytes)
 if files:
-    ready = door._say
+    ready = serve_cli._log
     def say(line):
         ready(line)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    door._say = say
-listening = local.listening
+    serve_cli._log = say
+open_listener = server.open_listener
 def small(host, port):  # the system takes little of what nobody reads
-    listener = listening(host, port)
+    listener = open_listener(host, port)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     return listener
-local.listening = small
+server.open_listener = small
 parser = cli.Parser()
-door.add_verb(parser.add_subparsers(dest="verb"))
+serve_cli.add_verb(parser.add_subparsers(dest="verb"))
 flags = ["serve", "--port", "0", *sys.argv[4:]]
-sys.exit(cli.run_cli(lambda argv: door.serve(parser.parse_args(argv)), flags))
+sys.exit(cli.run_cli(lambda argv: serve_cli.serve(parser.parse_args(argv)), flags))
 """
 
 

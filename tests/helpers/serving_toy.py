@@ -11,7 +11,7 @@ from typing import Any
 import openai
 
 from maskdiff.errors import ParseError
-from maskdiff.serving.served import Served
+from maskdiff.serving.model import ServedModel
 from maskdiff.stepwise.protocol import Candidate, Capabilities, Reply, Request, Spent, Stop, bounded
 
 STORY = "one, two>three, four>five, six>seven, eight>nine, ten."
@@ -91,8 +91,10 @@ def count(text: str) -> int:
     return len(text)
 
 
-def served(toy: Toy, room: int = 200, token_bytes: int = 0) -> Served:
-    return Served(toy, "toy", turn, max_tokens=room, count=count, token_bytes=token_bytes)
+def served(toy: Toy, room: int = 200, token_bytes: int = 0) -> ServedModel:
+    return ServedModel(
+        toy, "toy", turn, max_tokens=room, count_tokens=count, token_bytes=token_bytes
+    )
 
 
 def client_of(url: str) -> openai.OpenAI:

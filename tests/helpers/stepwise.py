@@ -59,7 +59,7 @@ def payload(
         pieces
     ):  # among them some that reach over the end of a step, such as `))>(- `, and one that ends two
         merges = train_merges(
-            STEPS.sample_many(300, np.random.default_rng(7)), STEPS.material.symbols, 60
+            STEPS.sample_many(300, np.random.default_rng(7)), STEPS.spec.symbols, 60
         )
         vocabulary = vocabulary.with_merges([*merges, (")>1", ")>")])
     config = Config()

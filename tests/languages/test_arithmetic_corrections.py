@@ -25,7 +25,7 @@ from maskdiff.languages import (
     split_of,
     text,
 )
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
 from maskdiff.languages.arithmetic_corrections import language as forms
 from maskdiff.languages.arithmetic_corrections.language import LEAST_STEPS
 from maskdiff.languages.arithmetic_corrections.slips import taken_back, write_answer
@@ -204,7 +204,7 @@ def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
 @pytest.mark.parametrize("config", VARIANTS)
 def test_edited_strings_parse_where_lark_s_parser_accepts_them(config: LanguageConfig) -> None:
     language, dice = ArithmeticCorrections(config), random.Random(2)
-    grammar, alphabet = language.lark_grammar().text, language.material.symbols
+    grammar, alphabet = language.lark_grammar().text, language.spec.symbols
     assert grammar is not None
     agreed = {False: 0, True: 0}
     for string in [string for string in drawn(language, 200, 3) if len(string) < 110][:12]:
@@ -291,7 +291,7 @@ def test_a_string_holds_where_the_trees_find_no_kept_step_wrong() -> None:
         marks = judged_by_trees(problem, answer) if LANGUAGE.parses(changed) else None
         holds = marks is not None and marks.first_wrong is None and marks.final
         assert LANGUAGE.holds(changed) == holds, changed
-        assert LANGUAGE.consequence(changed) is None
+        assert LANGUAGE.forced_ending(changed) is None
         verdicts.append(holds)
     assert 30 < sum(verdicts) < 270
 
@@ -348,7 +348,7 @@ def test_a_prompt_put_together_is_cut_as_its_text_is() -> None:
     vocabulary = pieces.piece_vocabulary(LANGUAGE, 120)
     dice = random.Random(5)
     for problem, attempt in attempts(60, 4):
-        said = dice.choice([feedback(problem, attempt, kind) for kind in FEEDBACK])
+        said = dice.choice([feedback_text(problem, attempt, kind) for kind in FEEDBACK])
         answer = write_answer(problem, np.random.default_rng(0), 0.0, 0.3, bounds_of()) or ""
         for shown in (attempt, None):
             marks = [problem, *((";", shown) if shown is not None else ()), "|", said, ">", answer]

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from maskdiff.config import LanguageConfig
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, Marks, feedback, judge, located
+from maskdiff.languages.arithmetic_corrections import (
+    FEEDBACK,
+    Marks,
+    feedback_text,
+    judge,
+    symbol_labels,
+)
 from maskdiff.languages.arithmetic_corrections.answers import kept_steps
 from maskdiff.languages.arithmetic_corrections.slips import slipped, taken_back, write_answer
 from tests.helpers.corrections import (
@@ -142,7 +148,7 @@ def test_garbage_raises_nothing_and_is_worth_little(answer: str) -> None:
     assert (marks.right, marks.share, marks.final) == (0, 0.0, False)
     assert marks.first_wrong == (1 if marks.kept else None)
     for kind in FEEDBACK:
-        assert feedback(problem, answer, kind) == said_by_hand(problem, answer, kind)
+        assert feedback_text(problem, answer, kind) == said_by_hand(problem, answer, kind)
 
 
 @pytest.mark.parametrize("answer", ["!(+ 3 8)>11", "(+ 3 8)>!11", "!!(+ 3 8)>!!11"])
@@ -179,7 +185,7 @@ def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
     for problem, answer in chain.from_iterable(
         ((one, text), (one, f"{text}>")) for one, text in attempts(120, 6)
     ):
-        labels, wrong = located(problem, answer), judged_by_trees(problem, answer).first_wrong
+        labels, wrong = symbol_labels(problem, answer), judged_by_trees(problem, answer).first_wrong
         assert labels == located_by_hand(problem, answer), (problem, answer)
         for label in labels:
             seen[label] += 1
@@ -214,7 +220,7 @@ def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
     ],
 )
 def test_symbols_by_hand(answer: str, labels: str) -> None:
-    assert located("(+ 3 (* 2 4))", answer) == [
+    assert symbol_labels("(+ 3 (* 2 4))", answer) == [
         {"+": True, "-": False, ".": None}[label] for label in labels
     ]
 
@@ -247,7 +253,7 @@ def test_symbols_by_hand(answer: str, labels: str) -> None:
 )
 def test_feedback_by_hand(answer: str, scalar: str, first_wrong: str) -> None:
     problem = "(+ 3 (* 2 4))"
-    assert [feedback(problem, answer, kind) for kind in FEEDBACK] == [
+    assert [feedback_text(problem, answer, kind) for kind in FEEDBACK] == [
         "",
         scalar,
         first_wrong,
@@ -259,7 +265,7 @@ def test_feedback_is_its_definition() -> None:
     kinds = set()
     for problem, answer in attempts(120, 2):
         for kind in FEEDBACK:
-            said = feedback(problem, answer, kind)
+            said = feedback_text(problem, answer, kind)
             assert said == said_by_hand(problem, answer, kind), (problem, answer)
             assert LANGUAGE.parses(f"(+ 1 2)|{said}>3")
             kinds.add(said[:1] + "=" * ("=" in said[1:]))
@@ -276,9 +282,9 @@ def test_only_the_leak_tells_the_value() -> None:
         value = str(value_of(tree_of(problem)))
         if abs(int(value)) < 20:
             continue
-        assert feedback(problem, answer, "leak") == f"={value}"
+        assert feedback_text(problem, answer, "leak") == f"={value}"
         for kind in ("none", "scalar", "first_wrong_step"):
-            said = feedback(problem, answer, kind)
+            said = feedback_text(problem, answer, kind)
             assert value not in said or value in answer
             number, quotes, step = said.partition("=")
             assert not quotes or step in kept_by_hand(answer)

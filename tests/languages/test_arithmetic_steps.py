@@ -24,7 +24,7 @@ from maskdiff.languages import (
     split_of,
 )
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
-from maskdiff.repair.fill import Guide, Puzzle, solve
+from maskdiff.repair.fill import FillProblem, Guide, search_fillings
 from tests.helpers.step_trees import (
     BASE,
     PLAIN,
@@ -69,7 +69,7 @@ def test_grammar_parser_and_trees_agree_on_every_short_string() -> None:
 @pytest.mark.parametrize("config", VARIANTS[:3])
 def test_grammar_parser_and_trees_agree_on_mutated_draws(config: LanguageConfig) -> None:
     language, rng = ArithmeticSteps(config), random.Random(0)
-    alphabet = "".join(language.material.symbols)
+    alphabet = "".join(language.spec.symbols)
     near = {
         text for full in drawn(language, 12) if len(full) < 60 for text in edits(full, alphabet)
     }
@@ -171,7 +171,7 @@ def test_what_nobody_can_read_is_refused_at_once() -> None:
         for text in (f"{problem}>3", f"{problem}>(+ 1 2)>3", f"(+ 1 2)>{problem}>3"):
             assert not SIGNED.holds(text)
             assert SIGNED.first_wrong(text) == 1
-            assert SIGNED.consequence(text) is None
+            assert SIGNED.forced_ending(text) is None
         assert SIGNED.next_step(problem) is None
         with pytest.raises(ParseError):
             SIGNED.problem(problem)
@@ -431,7 +431,7 @@ def test_any_mutated_text_is_judged_as_the_trees_judge_it(config: LanguageConfig
     language, rng = ArithmeticSteps(config), random.Random(2)
     verdicts = []
     for full in drawn(language, 60, 3):
-        for text in rng.sample(sorted(edits(full, language.material.symbols)), 30):
+        for text in rng.sample(sorted(edits(full, language.spec.symbols)), 30):
             *done, last = text.split(">")
             ended = isinstance(read(last), int)
             assert language.first_wrong(text) == wrong_step(
@@ -454,10 +454,10 @@ def test_first_wrong_waits_for_the_end_of_a_step() -> None:
         assert SIGNED.first_wrong(text) == expected, text
 
 
-# ------------------------------------------------------------------------------------------------------------ consequence
+# ------------------------------------------------------------------------------------------------------------ forced_ending
 
 
-def test_the_consequence_is_the_one_continuation_that_holds() -> None:
+def test_the_forced_ending_is_the_one_continuation_that_holds() -> None:
     """Against all strings that hold and begin with the problem, for every prefix of some of them, and for wrong ones."""
     rng, told, silent = random.Random(3), 0, 0
     for problem in SIGNED.problems(60, np.random.default_rng(6)):
@@ -469,21 +469,21 @@ def test_the_consequence_is_the_one_continuation_that_holds() -> None:
                 prefix = text[:size]
                 endings = {other[size:] for other in every if other.startswith(prefix)}
                 expected = endings.pop() if len(endings) == 1 and size > len(problem) else None
-                assert SIGNED.consequence(prefix) == expected, prefix
+                assert SIGNED.forced_ending(prefix) == expected, prefix
                 told, silent = told + (expected is not None), silent + (expected is None)
             wrong = text[: size - 1] + ("1" if text[-1] == "0" else "0")
-            assert SIGNED.consequence(wrong) is None
-            assert SIGNED.consequence(text + ">") is None
+            assert SIGNED.forced_ending(wrong) is None
+            assert SIGNED.forced_ending(text + ">") is None
     assert told > 500
     assert silent > 500
 
 
 def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
-    """A consequence that took the generator's order for the only one would rule this filling out."""
+    """A forced_ending that took the generator's order for the only one would rule this filling out."""
     for first, second in (("?", "2"), ("2", "?"), ("?", "?")):
         template = f"(+ (+ 1 {first}) (+ 3 4))>(+ (+ 1 {second}) 7)>(+ 3 7)>10"
-        puzzle = Puzzle(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.consequence)
-        found = solve(
+        puzzle = FillProblem(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.forced_ending)
+        found = search_fillings(
             puzzle, Guide(torch.zeros(len(template), len(SIGNED.vocabulary))), solutions=2
         )
         assert found.exhausted

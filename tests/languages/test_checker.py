@@ -16,7 +16,7 @@ from maskdiff import checkpoint
 from maskdiff.checkpoint import LanguageOverride
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
-from maskdiff.languages.checker import Checker, load_checker
+from maskdiff.languages.checker import CheckerProcess, load_checker
 from tests.helpers.tiny import tiny_config
 
 MODULE = """
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> Checker:
+def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> CheckerProcess:
     checker = load_checker(name, folder, timeout)
     assert checker is not None
     return checker
@@ -212,8 +212,8 @@ def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
     payload = checkpoint.make_payload(
         whole, language.vocabulary, weights, language=language.state()
     )
-    spoken = LanguageOverride(str(folder), "mine:long?", validity_timeout=20.0)
-    loaded = checkpoint.denoiser_from(payload, spoken=spoken)
+    override = LanguageOverride(str(folder), "mine:long?", validity_timeout=20.0)
+    loaded = checkpoint.denoiser_from(payload, override=override)
     assert loaded.config.language.validity_timeout == 20.0
     assert loaded.language.parses("ab")
     assert not loaded.language.parses("a")

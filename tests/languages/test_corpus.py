@@ -26,7 +26,7 @@ from maskdiff.evaluation.generation import real_texts
 from maskdiff.languages import HasExactProbability, HasValue, make_language, split_of
 from maskdiff.languages.checker import load_checker
 from maskdiff.languages.text import TextLanguage
-from maskdiff.tasks import draw_lengths
+from maskdiff.tasks import sample_lengths
 
 GRAMMAR = 'start: pair | pair ";" start\npair: "a".."c" "=" /[0-9]+/\n'
 
@@ -198,7 +198,7 @@ def test_real_strings_of_a_list(tmp_path: Path) -> None:
         CanvasError, match=r"no strings of 60..60 symbols"
     ):  # possible, but nobody wrote one
         real_texts(language, 5, (60, 60), rng)
-    assert draw_lengths(language, 3, (59, 61), 0)
+    assert sample_lengths(language, 3, (59, 61), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is refused
@@ -385,11 +385,11 @@ def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str)
         with pytest.raises(
             UserError, match=r"cannot be imported|--language"
         ):  # no module is looked for where it points
-            load(path, spoken=LanguageOverride(validity="spy_checker:ok?"))
+            load(path, override=LanguageOverride(validity="spy_checker:ok?"))
     assert not trace.exists()
     trusted = checkpoint.load_denoiser(
         tmp_path / "x.pt",
-        spoken=LanguageOverride(named.language, "spy_checker:ok?", skip_invalid=True),
+        override=LanguageOverride(named.language, "spy_checker:ok?", skip_invalid=True),
     )
     assert trace.exists()
     assert trusted.language.parses("aa")
@@ -419,20 +419,20 @@ def test_a_folder_read_anew_must_speak_the_same_symbols(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", lines(100))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
-    anew = checkpoint.load_denoiser(tmp_path / "x.pt", spoken=LanguageOverride(config.language))
+    anew = checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
     assert anew.language.validity == "grammar.lark"
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR.replace('";"', '(";" | "!")'))
     with pytest.raises(GrammarError, match="'!' needs '!', which is not a symbol of the language"):
-        checkpoint.load_denoiser(tmp_path / "x.pt", spoken=LanguageOverride(config.language))
+        checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
     (tmp_path / "x" / "grammar.lark").unlink()
     (tmp_path / "x" / "corpus.txt").write_text("a=1\nz=2\n")
     with pytest.raises(DataError, match="has changed since the training: 'z' is no symbol"):
         checkpoint.load_denoiser(tmp_path / "x.pt").language.texts()
     for folder_, state in (("json", payload_of(config, anew.language)), (config.language, None)):  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="give a folder"):
-            checkpoint.denoiser_from(state or json_payload(), spoken=LanguageOverride(folder_))
+            checkpoint.denoiser_from(state or json_payload(), override=LanguageOverride(folder_))
     with pytest.raises(ConfigError, match="validity is for a language of your own"):
-        checkpoint.denoiser_from(json_payload(), spoken=LanguageOverride(validity="json:loads"))
+        checkpoint.denoiser_from(json_payload(), override=LanguageOverride(validity="json:loads"))
 
 
 def json_payload() -> checkpoint.Payload:

@@ -171,7 +171,7 @@ def test_damaged_pieces_are_one_line(key: str, value: object, said: str) -> None
 
 def test_verbs_that_go_symbol_by_symbol_say_so() -> None:
     loaded = tiny_loaded(**PIECES)
-    for verb in (tasks.repair, tasks.edit, tasks.solve):
+    for verb in (tasks.repair, tasks.edit, tasks.fill):
         with pytest.raises(ConfigError, match="go by symbols"):
             verb(loaded, ["(+(*7?)10)=45"])
     with pytest.raises(ConfigError, match="takes no length, grammar or trace"):

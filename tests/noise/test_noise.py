@@ -17,29 +17,29 @@ from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError, DataError
 from maskdiff.languages import Vocabulary
 from maskdiff.noise import (
-    CAUSAL,
     IGNORE,
-    MASKED,
-    REPAIR,
-    SKELETON,
     Canvases,
     causal_canvas,
     draw_sigma,
     mask_exactly,
     mask_noise,
-    mixture,
     pad,
     reference_noise,
     skeleton_noise,
 )
 from maskdiff.noise.masking import draw_prefix, mask_count
-from maskdiff.noise.mixture import split_counts
+from maskdiff.noise.modes import split_counts
 from tests.helpers.noise import (
+    CAUSAL,
     FULL,
+    MASKED,
+    REPAIR,
+    SKELETON,
     VOCABULARY,
     assert_share,
     assert_uniform,
     generator,
+    mixed,
     same,
     sample,
 )
@@ -205,7 +205,6 @@ def test_mask_noise_targets_are_the_hidden_tokens_and_nothing_else() -> None:
     assert hidden.equal(canvas.targets != IGNORE)
     assert hidden.equal(canvas.weights > 0)
     assert torch.where(hidden, canvas.targets, canvas.tokens).equal(strings.tokens)
-    assert (canvas.mode == MASKED).all()
     assert not canvas.causal.any()
     assert torch.allclose(canvas.weights.sum(1), (strings.length - 2).float())  # k * n/k
     assert (canvas.sigma == 0).all()
@@ -256,7 +255,6 @@ def test_next_token_canvases_show_all_and_score_all_but_bos() -> None:
     canvas = causal_canvas(strings)
     assert canvas.tokens.equal(strings.tokens)
     assert canvas.causal.all()
-    assert (canvas.mode == CAUSAL).all()
     scored = canvas.targets != IGNORE
     assert scored.sum(1).equal(strings.length - 1)
     assert not scored[:, 0].any()
@@ -272,9 +270,9 @@ def test_rows_that_are_cut_teach_all_but_their_end() -> None:
     assert (cut.targets != IGNORE).equal((whole.targets != IGNORE) & ~ends)
     some = (causal_canvas(strings, 0.25, generator()).targets != IGNORE).sum(1) < strings.length - 1
     assert_share(int(some.sum()), 4000, 0.25)
-    mixed = mixture(strings, FULL, 0.5, 0.0, 0.0, "elbo", VOCABULARY, generator(), cut_rows=1.0)
-    taught = mixed.targets[mixed.causal].gather(1, mixed.length[mixed.causal][:, None] - 1)
-    assert (taught == IGNORE).all()
+    half = mixed(strings, generator(), 0.5, cut_rows=1.0)
+    ends = half.targets[half.causal].gather(1, half.length[half.causal][:, None] - 1)
+    assert (ends == IGNORE).all()
 
 
 # ------------------------------------------------------------------------------------------------- skeletons and mixtures
@@ -294,7 +292,6 @@ def test_half_the_skeleton_canvases_ask_for_structure_and_half_for_digits(loss_w
     assert known[~fills].equal(strings.tokens.masked_fill(digits, digit_id)[~fills])
     assert (canvas.tokens[~fills][scored[~fills]] == VOCABULARY.mask).all()
     assert scored.equal(canvas.weights > 0)
-    assert (canvas.mode == SKELETON).all()
     asked = canvas.tokens.eq(digit_id) & fills[:, None]
     assert (asked <= (digits & scored)).all()
     assert asked[fills].any(1).all()
@@ -311,7 +308,7 @@ def test_a_vocabulary_without_digit_has_no_skeletons() -> None:
     strings = pad([vocabulary.encode("abba")], vocabulary)
     with pytest.raises(ConfigError, match="skeleton_share"):
         skeleton_noise(strings, FULL, vocabulary, None)
-    assert len(mixture(strings, FULL, 0.0, 0.0, 0.0, "elbo", vocabulary, None)) == 1
+    assert (mixed(strings, None, skeleton=1.0, vocabulary=vocabulary).mode == MASKED).all()
 
 
 def test_shares_are_exact_on_average_and_within_one_always() -> None:
@@ -327,13 +324,12 @@ def test_shares_are_exact_on_average_and_within_one_always() -> None:
 
 def test_a_mixture_holds_every_string_once() -> None:
     strings = sample(101)
-    canvas = mixture(
-        strings, replace(FULL, ar_prefix_ratio=0.2), 0.3, 0.2, 0.1, "elbo", VOCABULARY, generator()
-    )
+    noise = replace(FULL, ar_prefix_ratio=0.2)
+    canvas = mixed(strings, generator(), 0.3, 0.2, 0.1, noise=noise)
     assert canvas.tokens.shape == strings.tokens.shape
     assert sorted(canvas.length.tolist()) == sorted(strings.length.tolist())
     assert canvas.causal.equal(canvas.mode == CAUSAL)
-    assert canvas.inner_tokens == int(strings.inner().sum())
+    assert int(canvas.inner().sum()) == int(strings.inner().sum())
     known = torch.where(canvas.targets != IGNORE, canvas.targets, canvas.tokens)[
         canvas.mode != SKELETON
     ].tolist()
@@ -345,7 +341,7 @@ def test_a_mixture_holds_every_string_once() -> None:
 @pytest.mark.parametrize("shares", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 0.25, 0.25)])
 def test_mixtures_of_one_mode_and_of_none_masked(shares: tuple[float, float, float]) -> None:
     for size in (1, 2, 9):
-        canvas = mixture(sample(size), FULL, *shares, "elbo", VOCABULARY, generator())
+        canvas = mixed(sample(size), generator(), *shares)
         assert len(canvas) == size
         if 1 in shares:
             assert (canvas.mode == (CAUSAL, REPAIR, SKELETON)[shares.index(1)]).all()
@@ -355,13 +351,13 @@ def test_mixtures_of_one_mode_and_of_none_masked(shares: tuple[float, float, flo
 
 def test_shares_above_one_are_an_error() -> None:
     with pytest.raises(ConfigError, match="at most 1"):
-        mixture(sample(4), FULL, 0.6, 0.3, 0.2, "elbo", VOCABULARY, None)
+        mixed(sample(4), None, 0.6, 0.3, 0.2)
 
 
 def test_mode_does_not_follow_the_order_of_the_batch() -> None:
     strings = sample(400)
     ordered = strings[strings.length.argsort()]
-    canvas = mixture(ordered, FULL, 0.5, 0.0, 0.0, "elbo", VOCABULARY, generator())
+    canvas = mixed(ordered, generator(), 0.5)
     difference = (
         canvas.length[canvas.causal].double().mean() - canvas.length[~canvas.causal].double().mean()
     )
@@ -374,16 +370,8 @@ def test_noise_is_a_function_of_its_generator() -> None:
     strings = sample(64)
 
     def make(seed: int) -> Canvases:
-        return mixture(
-            strings,
-            replace(FULL, ar_prefix_ratio=0.3),
-            0.3,
-            0.2,
-            0.1,
-            "elbo",
-            VOCABULARY,
-            generator(seed),
-        )
+        noise = replace(FULL, ar_prefix_ratio=0.3)
+        return mixed(strings, generator(seed), 0.3, 0.2, 0.1, noise=noise)
 
     one, two, other = make(5), make(5), make(6)
     assert all(

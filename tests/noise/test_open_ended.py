@@ -16,25 +16,21 @@ from torch import Tensor
 from maskdiff.config import NoiseConfig
 from maskdiff.data import pack
 from maskdiff.errors import ConfigError
-from maskdiff.noise import (
-    CAUSAL,
-    IGNORE,
-    MASKED,
-    MODES,
-    OPEN,
-    Canvases,
-    Strings,
-    causal_canvas,
-    mask_noise,
-    mixture,
-    open_noise,
-    pad,
-    repair_noise,
-    skeleton_noise,
-)
-from maskdiff.noise.mixture import split_counts
+from maskdiff.noise import IGNORE, MODES, Canvases, Strings, open_noise, pad
+from maskdiff.noise.modes import split_counts
 from maskdiff.noise.open_ended import RUN_ON
-from tests.helpers.noise import FULL, VOCABULARY, assert_share, generator, same, sample
+from tests.helpers.noise import (
+    CAUSAL,
+    FULL,
+    MASKED,
+    OPEN,
+    VOCABULARY,
+    assert_share,
+    generator,
+    mixed,
+    same,
+    sample,
+)
 
 INDEPENDENT = replace(FULL, low_discrepancy=False)
 
@@ -73,7 +69,7 @@ def test_hidden_tokens_are_within_the_last_b_and_nothing_else_is_a_target(
     assert torch.allclose(
         canvas.weights[hidden], (b / k)[:, None].expand_as(hidden)[hidden].float()
     )
-    assert (canvas.mode == OPEN).all()
+    assert canvas.open_end.all()
     assert not canvas.causal.any()
     assert (canvas.sigma == 0).all()
     assert (canvas.tokens[at >= canvas.length[:, None]] == VOCABULARY.pad).all()
@@ -104,7 +100,7 @@ def test_the_clean_strings_are_left_alone() -> None:
     strings = sample(100)
     before = strings.tokens.clone(), strings.length.clone()
     open_noise(strings, FULL, VOCABULARY, generator())
-    mixture(strings, FULL, 0.2, 0.2, 0.2, "elbo", VOCABULARY, generator(), open_share=0.3)
+    mixed(strings, generator(), 0.2, 0.2, 0.2, 0.3)
     assert (strings.tokens.equal(before[0]), strings.length.equal(before[1])) == (True, True)
 
 
@@ -232,55 +228,30 @@ def test_open_noise_is_a_function_of_its_generator() -> None:
 # --------------------------------------------------------------------------------------------------------------- mixtures
 
 
-def mixture_without_open(
-    strings: Strings, config: NoiseConfig, shares: tuple[float, ...], seed: int
-) -> Canvases:
-    """The mixture as it was when there were four modes."""
-    source, n = generator(seed), len(strings)
-    causal, repair, skeleton, masked = split_counts(n, shares, source)
-    order = torch.randperm(n, generator=source)
-    to_mask, to_read, to_repair, to_skeleton = (
-        strings[rows] for rows in order.split([masked, causal, repair, skeleton])
-    )
-    parts = []
-    if masked:
-        parts.append(mask_noise(to_mask, config, VOCABULARY, source, "elbo"))
-    if causal:
-        parts.append(causal_canvas(to_read, 0.1, source))
-    if repair:
-        parts.append(repair_noise(to_repair, config, VOCABULARY, source, max_len=64))
-    if skeleton:
-        parts.append(skeleton_noise(to_skeleton, config, VOCABULARY, source, "elbo"))
-    return Canvases.cat(parts)
-
-
 @pytest.mark.parametrize(
     "shares", [(0.3, 0.15, 0.05), (0.0, 0.0, 0.0), (0.5, 0.25, 0.25), (1 / 3, 1 / 3, 0.0)]
 )
-def test_without_open_strings_a_mixture_is_what_it_was_to_the_bit(
-    shares: tuple[float, float, float],
+def test_a_mode_without_share_changes_nothing(
+    shares: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(FULL, ar_prefix_ratio=0.2)
+    noise = replace(FULL, ar_prefix_ratio=0.2)
+    drawn = []
     for seed in range(12):
         strings = sample(1 + 5 * seed, seed)
-        was = mixture_without_open(strings, config, shares, seed)
-        for more in ({}, {"open_share": 0.0}):
-            now = mixture(
-                strings, config, *shares, "elbo", VOCABULARY, generator(seed), 64, 0.1, **more
-            )
-            assert equal(now, was)
-            assert now.tokens.shape[1] == strings.tokens.shape[1]
+        canvas = mixed(strings, generator(seed), *shares, 0.0, noise=noise, cut_rows=0.1)
+        assert canvas.tokens.shape[1] == strings.tokens.shape[1]
+        drawn.append((strings, canvas))
+    monkeypatch.delitem(MODES, "open")
+    for seed, (strings, canvas) in enumerate(drawn):
+        four = mixed(strings, generator(seed), *shares, noise=noise, cut_rows=0.1)
+        assert equal(four, canvas)
 
 
 def test_shares_with_open_strings_are_exact_on_average_and_within_one_always() -> None:
     """400 batches of 10; a mean that is off by 0.2 of a string is caught."""
     strings, shares = sample(10), (0.2, 0.15, 0.05, 0.33)
     config = replace(FULL, corruption_mode="mask_only")
-    rest = *shares[:3], "elbo", VOCABULARY
-    drawings = [
-        mixture(strings, config, *rest, generator(seed), open_share=shares[3])
-        for seed in range(400)
-    ]
+    drawings = [mixed(strings, generator(seed), *shares, noise=config) for seed in range(400)]
     counts = torch.stack([canvas.mode.bincount(minlength=5) for canvas in drawings]).double()
     drawn = torch.tensor(
         [split_counts(10, shares, generator(seed)) for seed in range(400)]
@@ -295,9 +266,7 @@ def test_shares_with_open_strings_are_exact_on_average_and_within_one_always() -
 @pytest.mark.parametrize("max_len", [64, 200])
 def test_a_mixture_with_open_strings_holds_every_string_once_at_one_width(max_len: int) -> None:
     strings = sample(101)
-    canvas = mixture(
-        strings, FULL, 0.3, 0.0, 0.0, "elbo", VOCABULARY, generator(), max_len, open_share=0.4
-    )
+    canvas = mixed(strings, generator(), 0.3, open=0.4, max_len=max_len)
     assert canvas.tokens.shape == canvas.targets.shape == canvas.weights.shape
     assert (
         strings.tokens.shape[1]
@@ -320,23 +289,19 @@ def test_a_mixture_with_open_strings_holds_every_string_once_at_one_width(max_le
 
 @pytest.mark.parametrize("size", [1, 2, 9])
 def test_a_mixture_of_open_strings_alone(size: int) -> None:
-    canvas = mixture(
-        sample(size), FULL, 0.0, 0.0, 0.0, "elbo", VOCABULARY, generator(), open_share=1.0
-    )
+    canvas = mixed(sample(size), generator(), open=1.0)
     assert (canvas.mode == OPEN).all()
     assert len(canvas) == size
-    assert MODES[OPEN] == "open"
-    assert len(set(MODES)) == len(MODES) == OPEN + 1
 
 
 def test_shares_with_open_strings_above_one_are_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"open_share is 1\.1: they may add up to at most 1"):
-        mixture(sample(4), FULL, 0.5, 0.2, 0.1, "elbo", VOCABULARY, None, open_share=0.3)
+    with pytest.raises(ConfigError, match=r"add up to 1\.1: they may add up to at most 1"):
+        mixed(sample(4), None, 0.5, 0.2, 0.1, 0.3)
 
 
 def test_widened_canvases_are_the_same_and_padding() -> None:
     strings = sample(60)
-    canvas = mixture(strings, FULL, 0.3, 0.2, 0.1, "elbo", VOCABULARY, generator())
+    canvas = mixed(strings, generator(), 0.3, 0.2, 0.1)
     width = canvas.tokens.shape[1]
     wide = canvas.widened(width + 7, VOCABULARY.pad)
     for name, empty in (("tokens", VOCABULARY.pad), ("targets", IGNORE), ("weights", 0.0)):
@@ -345,7 +310,7 @@ def test_widened_canvases_are_the_same_and_padding() -> None:
         assert after.dtype == before.dtype
         assert after.shape == (60, width + 7)
         assert (after[:, width:] == empty).all()
-    for name in ("sigma", "causal", "length", "mode"):
+    for name in ("sigma", "causal", "length", "open_end", "mode"):
         assert getattr(wide, name).equal(getattr(canvas, name))
     assert equal(canvas.widened(width, VOCABULARY.pad), canvas)
     one, two = pack(canvas, 64), pack(wide, 64)
@@ -355,9 +320,7 @@ def test_widened_canvases_are_the_same_and_padding() -> None:
 
 @pytest.mark.parametrize("width", [64, 100])
 def test_packed_rows_hold_open_canvases_whole(width: int) -> None:
-    canvas = mixture(
-        sample(80), FULL, 0.2, 0.2, 0.1, "elbo", VOCABULARY, generator(), width, open_share=0.4
-    )
+    canvas = mixed(sample(80), generator(), 0.2, 0.2, 0.1, 0.4, max_len=width)
     packed = pack(canvas, width)
     assert packed.tokens.shape[1] == width
     here = packed.segment >= 0

@@ -17,8 +17,8 @@ from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.constraints.grammar import Shaping
 from maskdiff.decoding import (
     CausalModel,
+    Continuation,
     Decoding,
-    NextTokenModel,
     SharedTree,
     TableModel,
     condition,
@@ -223,7 +223,7 @@ def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
         )
 
 
-def of_table(number: int) -> tuple[NextTokenModel, bytes]:
+def of_table(number: int) -> tuple[Continuation, bytes]:
     rng = np.random.default_rng(number)
     return TableModel(random_table(rng, b"abc", 4, silent=number % 2 == 0), 14, number, 1.0), b"ab"
 

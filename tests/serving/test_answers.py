@@ -12,15 +12,15 @@ pytest.importorskip("fastapi")
 
 import openai
 
-from maskdiff.serving import writing
+from maskdiff.serving import generation
 from maskdiff.serving.app import create_app
-from maskdiff.serving.local import running
+from maskdiff.serving.server import run_in_thread
 from tests.helpers.serving_toy import STORY, Toy, client_of, expected, served, streamed
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
-    with running(create_app(served(Toy()))) as base_url:
+    with run_in_thread(create_app(served(Toy()))) as base_url:
         yield client_of(base_url)
 
 
@@ -103,7 +103,7 @@ def test_slices_make_no_difference(client: openai.OpenAI, monkeypatch: pytest.Mo
 
     whole = [ask(stops) for stops in STOPS]
     for size in (1, 2, 5):
-        monkeypatch.setattr(writing, "SLICE", size)
+        monkeypatch.setattr(generation, "SLICE", size)
         assert [ask(stops) for stops in STOPS] == whole
 
 
@@ -242,11 +242,11 @@ def test_a_partial_answer_is_gone_on_with(client: openai.OpenAI) -> None:
 
 def test_other_servers_restart_echo_or_reject() -> None:
     toy = Toy()
-    with running(create_app(served(toy), prefill="restart")) as url:
+    with run_in_thread(create_app(served(toy), prefill="restart")) as url:
         client = client_of(url)
         for more in ({}, {"continue_final_message": True, "add_generation_prompt": False}):
             assert said(client, **more) == (STORY[:8],) * 2
-    with running(create_app(served(toy), prefill="echo")) as url:
+    with run_in_thread(create_app(served(toy), prefill="echo")) as url:
         assert said(client_of(url)) == (STORY[:20],) * 2
         made = client_of(url).chat.completions.create(
             model="toy", messages=PARTIAL, temperature=0, stop=STORY[:3]
@@ -254,7 +254,7 @@ def test_other_servers_restart_echo_or_reject() -> None:
         assert (
             made.choices[0].message.content == STORY
         )  # the stop string is looked for in what is new
-    with running(create_app(served(toy), prefill="reject")) as url:
+    with run_in_thread(create_app(served(toy), prefill="reject")) as url:
         with pytest.raises(openai.BadRequestError, match="last message must be from the user"):
             said(client_of(url))
         assert client_of(url).chat.completions.create(model="toy", messages=PARTIAL[:1]).choices

@@ -27,15 +27,15 @@ import openai
 
 from maskdiff.__main__ import build_parser, main
 from maskdiff.checkpoint import make_payload, save
-from maskdiff.cli.serve import hosts_of, open_served, trimmer
+from maskdiff.cli.serve import host_names, load_model, trimmer
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError, ParseError
 from maskdiff.languages import make_language
 from maskdiff.models.universal import UniversalDenoiser
-from maskdiff.serving import local
+from maskdiff.serving import server
 from maskdiff.serving.app import create_app
-from maskdiff.serving.local import listening, running
-from maskdiff.serving.served import Limits
+from maskdiff.serving.model import ServerLimits
+from maskdiff.serving.server import open_listener, run_in_thread
 from tests.helpers.serving_process import request, wait_until
 from tests.helpers.serving_toy import STORY, Toy, client_of, expected, served, streamed
 from tests.helpers.tiny import tiny_checkpoint, tiny_config
@@ -43,7 +43,9 @@ from tests.helpers.tiny import tiny_checkpoint, tiny_config
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with running(create_app(served(Toy()), Limits(max_body=4000, max_prompt=150))) as base_url:
+    with run_in_thread(
+        create_app(served(Toy()), ServerLimits(max_body=4000, max_prompt=150))
+    ) as base_url:
         yield base_url
 
 
@@ -186,7 +188,7 @@ def test_long_bodies(url: str, client: openai.OpenAI) -> None:
 def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
     toy = Toy()
     toy.fault = RuntimeError(f"secret of {REPOSITORY}")
-    with running(create_app(served(toy))) as url:
+    with run_in_thread(create_app(served(toy))) as url:
         client = client_of(url)
         with pytest.raises(openai.InternalServerError) as caught:
             client.completions.create(model="toy", prompt="?", logprobs=0)
@@ -220,17 +222,17 @@ def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
 
 
 def test_names_of_other_servers() -> None:
-    assert hosts_of("127.0.0.1", "127.0.0.1") == ("127.0.0.1", "localhost", "[::1]")
-    assert hosts_of("box", "fe80::1%eth0") == (
+    assert host_names("127.0.0.1", "127.0.0.1") == ("127.0.0.1", "localhost", "[::1]")
+    assert host_names("box", "fe80::1%eth0") == (
         "127.0.0.1",
         "localhost",
         "[::1]",
         "box",
         "[fe80::1%eth0]",
     )
-    assert hosts_of("0.0.0.0", "0.0.0.0") == hosts_of("::", "::") == ("*",)
+    assert host_names("0.0.0.0", "0.0.0.0") == host_names("::", "::") == ("*",)
     for hosts, status in ((("box",), 200), (("*",), 200), (("fox",), 400)):
-        with running(create_app(served(Toy()), hosts=hosts)) as url:
+        with run_in_thread(create_app(served(Toy()), hosts=hosts)) as url:
             assert httpx.get(f"{url}/models", headers={"Host": "box"}).status_code == status
 
 
@@ -244,7 +246,7 @@ def post_half(url: str, body: bytes) -> socket.socket:
 
 
 def test_slow_bodies() -> None:
-    with running(create_app(served(Toy()), Limits(body_timeout=0.3))) as url:
+    with run_in_thread(create_app(served(Toy()), ServerLimits(body_timeout=0.3))) as url:
         with post_half(url, b"{") as slow:
             said = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
         assert said.startswith(b"HTTP/1.1 408 ")
@@ -259,13 +261,13 @@ def test_a_client_that_leaves_stops_the_work() -> None:
     toy = Toy()
     toy.pause = 0.02
     app = create_app(served(toy, 10_000))
-    with running(app) as url:
+    with run_in_thread(app) as url:
         client = client_of(url)
         with client.completions.create(
             model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True
         ) as stream:
             next(iter(stream))
-        wait_until(lambda: app.state.desk.inside == 0)
+        wait_until(lambda: app.state.scheduler.active == 0)
         calls = toy.calls
         time.sleep(0.2)
         assert toy.calls <= calls + 1 < len(STORY) - 10
@@ -289,7 +291,7 @@ def test_a_client_that_leaves_stops_the_work() -> None:
             )
             for future in asked:
                 assert isinstance(future.exception(10), openai.APITimeoutError)
-        wait_until(lambda: app.state.desk.inside == 0)
+        wait_until(lambda: app.state.scheduler.active == 0)
         toy.gate.set()
         assert client.completions.create(model="toy", prompt="?").choices
         assert all(
@@ -302,25 +304,25 @@ def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
     toy = Toy()
     toy.pause = 0.02
     app = create_app(served(toy, 10_000))
-    with running(app) as url:
+    with run_in_thread(app) as url:
         port = int(url.split(":")[2].split("/")[0])
         with socket.create_connection(("127.0.0.1", port), 10) as connection:
             connection.sendall(2 * request(temperature=0, max_tokens=5000, logprobs=0))
             wait_until(lambda: toy.calls)
-        wait_until(lambda: app.state.desk.inside == 0)
+        wait_until(lambda: app.state.scheduler.active == 0)
         assert toy.calls < len(STORY) - 5
 
 
 def test_too_many_wait() -> None:
     toy = Toy()
-    app = create_app(served(toy), Limits(max_waiting=1))
-    with running(app) as url, ThreadPoolExecutor(2) as pool:
+    app = create_app(served(toy), ServerLimits(max_waiting=1))
+    with run_in_thread(app) as url, ThreadPoolExecutor(2) as pool:
         toy.gate.clear()
         asked = [
             pool.submit(client_of(url).completions.create, model="toy", prompt="?", seed=1)
             for _ in range(2)
         ]
-        wait_until(lambda: app.state.desk.inside == 2)
+        wait_until(lambda: app.state.scheduler.active == 2)
         assert httpx.get(f"{url}/models").status_code == 200  # the loop is free
         for stream in (False, True):
             with pytest.raises(openai.RateLimitError) as caught:
@@ -350,7 +352,7 @@ def test_eight_threads(url: str) -> None:
 def test_ending_stops_the_work_under_way() -> None:
     toy = Toy()
     toy.pause = 0.05
-    with running(create_app(served(toy, 10_000))) as url:
+    with run_in_thread(create_app(served(toy, 10_000))) as url:
         stream = client_of(url).completions.create(
             model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True
         )
@@ -399,13 +401,13 @@ LIGHT = """
 import sys
 from tests.helpers.serving_toy import Toy, served
 from maskdiff.cli import arguments as cli
-from maskdiff.cli import serve as door
+from maskdiff.cli import serve as serve_cli
 toy = Toy()
 toy.pause = 0.05
-door.open_served = lambda args: served(toy, 10_000)
+serve_cli.load_model = lambda args: served(toy, 10_000)
 parser = cli.Parser()
-door.add_verb(parser.add_subparsers(dest="verb"))
-sys.exit(cli.run_cli(lambda argv: door.serve(parser.parse_args(argv)), ["serve", "--port", "0"]))
+serve_cli.add_verb(parser.add_subparsers(dest="verb"))
+sys.exit(cli.run_cli(lambda argv: serve_cli.serve(parser.parse_args(argv)), ["serve", "--port", "0"]))
 """
 
 
@@ -474,7 +476,7 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 def test_messages_of_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        listening("127.0.0.1", 0) as taken,
+        open_listener("127.0.0.1", 0) as taken,
         pytest.raises(ConfigError, match=r"cannot listen on '127\.0\.0\.1'.* in use"),
     ):
         main(["serve", "--port", str(taken.getsockname()[1])])
@@ -497,7 +499,7 @@ def test_messages_of_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_other_addresses_are_warned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(local.Server, "run", lambda self, sockets: self.ready())
+    monkeypatch.setattr(server.Server, "run", lambda self, sockets: self.ready())
     path = tiny_checkpoint(tmp_path, causal_length=False)
     assert (
         main(
@@ -532,18 +534,18 @@ def untrained_steps(folder: Path) -> Path:
 
 
 def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
-    plain = open_served(
+    plain = load_model(
         build_parser().parse_args(
             ["serve", "--checkpoint", str(tiny_checkpoint(tmp_path, causal_length=False))]
         )
     )
     assert (plain.name, plain.turn("(+ 1 2)"), plain.count("(+ 1 2)")) == ("tiny", "(+ 1 2)", 5)
     path = untrained_steps(tmp_path)
-    steps = open_served(
+    steps = load_model(
         build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"])
     )
     assert (steps.name, steps.turn("(+ 1 2)"), steps.count("(+ 1 2)")) == ("steps", "(+ 1 2)>", 7)
-    with running(create_app(steps)) as url:
+    with run_in_thread(create_app(steps)) as url:
         messages: Any = [
             {"role": "user", "content": "(+ 1 2)"},
             {"role": "assistant", "content": "(+"},
@@ -574,7 +576,7 @@ def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
     path = untrained_steps(tmp_path)
     flags = ["serve", "--checkpoint", str(path), "--name", "steps"]
     asked: dict[str, Any] = {"model": "steps", "seed": 3, "max_tokens": 12}
-    with running(create_app(open_served(build_parser().parse_args(flags)))) as url:
+    with run_in_thread(create_app(load_model(build_parser().parse_args(flags)))) as url:
 
         def answer(*turns: str) -> str | None:
             roles = ("user", "assistant")
@@ -603,8 +605,8 @@ def test_other_verbs_need_no_extra() -> None:
 
 
 def test_a_listening_socket_is_not_shared() -> None:
-    with listening("127.0.0.1", 0) as first:
+    with open_listener("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError):
-            listening("127.0.0.1", port)
+            open_listener("127.0.0.1", port)
         assert isinstance(first, socket.socket)

@@ -25,10 +25,10 @@ from maskdiff.__main__ import build_parser, main
 from maskdiff.cli.serve import limits_of
 from maskdiff.errors import ConfigError
 from maskdiff.serving.connections import client_address
-from maskdiff.serving.logs import Repeats
-from maskdiff.serving.memory import Memory
-from maskdiff.serving.refusals import Refused
-from maskdiff.serving.served import Limits
+from maskdiff.serving.error_responses import RequestError
+from maskdiff.serving.logs import RepeatFilter
+from maskdiff.serving.memory import MemoryBudget
+from maskdiff.serving.model import ServerLimits
 from tests.helpers.serving_process import Running, all_of, head, process, request, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="loopback addresses, /proc")
@@ -259,7 +259,7 @@ def test_without_descriptors_it_waits_for_work_to_end(tmp_path: Path) -> None:
 
 
 def test_equal_lines_pass_once_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, repeats = 1000.0, Repeats()
+    now, repeats = 1000.0, RepeatFilter()
     monkeypatch.setattr(time, "monotonic", lambda: now)
 
     def passed(message: str, *args: object) -> str | None:
@@ -284,14 +284,14 @@ def test_equal_lines_pass_once_and_are_counted(monkeypatch: pytest.MonkeyPatch) 
 def test_reserved_memory_is_never_more_than_there_is() -> None:
     """Requests enter in their order, and those that leave take no memory with them."""
 
-    async def use(memory: Memory, size: int, number: int, entered: list[int]) -> None:
-        async with memory.reserved(size):
+    async def use(memory: MemoryBudget, size: int, number: int, entered: list[int]) -> None:
+        async with memory.reserve(size):
             entered.append(number)
             assert 0 <= memory.used <= memory.most
             await asyncio.sleep(0.001 * (number % 3))
 
     async def run() -> None:
-        memory, entered = Memory(100), list[int]()
+        memory, entered = MemoryBudget(100), list[int]()
         tasks = [asyncio.create_task(use(memory, 1 + 37 * i % 100, i, entered)) for i in range(80)]
         await asyncio.sleep(0)
         for i in (0, 3, 7, 20, 21, 60):
@@ -312,18 +312,18 @@ def test_reserved_memory_is_never_more_than_there_is() -> None:
 
 def test_the_end_refuses_those_that_wait_for_memory() -> None:
     async def run() -> None:
-        memory = Memory(1)
+        memory = MemoryBudget(1)
 
         async def wait() -> None:
-            async with memory.reserved(1):
+            async with memory.reserve(1):
                 await asyncio.sleep(60)
 
         first, second, third = (asyncio.create_task(wait()) for _ in range(3))
         await asyncio.sleep(0)
         memory.close()
-        with pytest.raises(Refused, match="ending"):
+        with pytest.raises(RequestError, match="ending"):
             await second
-        with pytest.raises(Refused, match="ending"):
+        with pytest.raises(RequestError, match="ending"):
             await third
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -445,7 +445,7 @@ def test_connections_leave_descriptors_for_other_things(monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match="at most 75 are possible"):
         limits_of(parse(["serve", "--max_connections", "76"]))
     monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY,) * 2)
-    assert limits_of(parse(["serve"])).max_connections == Limits().max_connections
+    assert limits_of(parse(["serve"])).max_connections == ServerLimits().max_connections
 
 
 def test_a_taken_port_is_one_line(patient: Running, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from maskdiff.stepwise.probe import NONCES, Nonce, Verdict, digits_nonce, probe
+from maskdiff.stepwise.probe import NONCES, Nonce, ProbeVerdict, digits_nonce, probe_continuation
 from maskdiff.stepwise.protocol import BackendError, Candidate, Rejected, Reply, Request, Spent
 from tests.helpers.stepwise import STEPS, Scripted, said
 
@@ -25,21 +25,24 @@ def refuse(reply: str, given: str) -> str:
     return reply
 
 
-BACKENDS: dict[str, tuple[Verdict, Says]] = {
-    "continue": (Verdict.CONTINUE, lambda reply, given: reply[len(given) :]),
-    "continue behind a space": (Verdict.CONTINUE, lambda reply, given: " " + reply[len(given) :]),
-    "restart": (Verdict.RESTART, lambda reply, given: reply),
+BACKENDS: dict[str, tuple[ProbeVerdict, Says]] = {
+    "continue": (ProbeVerdict.CONTINUE, lambda reply, given: reply[len(given) :]),
+    "continue behind a space": (
+        ProbeVerdict.CONTINUE,
+        lambda reply, given: " " + reply[len(given) :],
+    ),
+    "restart": (ProbeVerdict.RESTART, lambda reply, given: reply),
     "restart in a sentence": (
-        Verdict.RESTART,
+        ProbeVerdict.RESTART,
         lambda reply, given: "\n" + reply + ", as you asked",
     ),
-    "echo": (Verdict.ECHO, lambda reply, given: given + reply[len(given) :]),
-    "echo alone": (Verdict.ECHO, lambda reply, given: given or reply),
-    "reject": (Verdict.REJECT, refuse),
-    "garbage": (Verdict.UNKNOWN, lambda reply, given: "Sure! Here it is"),
-    "nothing": (Verdict.UNKNOWN, lambda reply, given: ""),
+    "echo": (ProbeVerdict.ECHO, lambda reply, given: given + reply[len(given) :]),
+    "echo alone": (ProbeVerdict.ECHO, lambda reply, given: given or reply),
+    "reject": (ProbeVerdict.REJECT, refuse),
+    "garbage": (ProbeVerdict.UNKNOWN, lambda reply, given: "Sure! Here it is"),
+    "nothing": (ProbeVerdict.UNKNOWN, lambda reply, given: ""),
     "begins, then garbage": (
-        Verdict.UNKNOWN,
+        ProbeVerdict.UNKNOWN,
         lambda reply, given: reply if reply.startswith(given) else "?",
     ),
 }
@@ -71,12 +74,12 @@ class Backend(Scripted):
         return said(text, finish="length")
 
 
-def naive(nonce: Nonce, given: str, text: str) -> Verdict:
+def naive(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
     """What compares texts by their beginnings: a reply that begins like the partial answer is taken for its continuation."""
     return (
-        Verdict.CONTINUE
+        ProbeVerdict.CONTINUE
         if text.startswith(given) or nonce.reply.startswith(given + text[:1])
-        else Verdict.UNKNOWN
+        else ProbeVerdict.UNKNOWN
     )
 
 
@@ -86,7 +89,7 @@ def test_twenty_of_twenty(kind: str, make: Callable[[np.random.Generator], Nonce
     expected, says = BACKENDS[kind]
     for seed in range(20):
         backend = Backend(make, lambda number: says)
-        probed = probe(backend, backend.nonce, seed)
+        probed = probe_continuation(backend, backend.nonce, seed)
         assert (probed.verdict, len(probed.seen)) == (expected, NONCES)
         assert len(backend.nonces) == NONCES
         assert all(
@@ -101,11 +104,11 @@ def test_comparing_beginnings_would_not_do(make: Callable[[np.random.Generator],
     for kind in ("continue", "echo", "restart"):
         for seed in range(20):
             backend = Backend(make, lambda number, kind=kind: BACKENDS[kind][1])
-            verdict = probe(backend, backend.nonce, seed).verdict
+            verdict = probe_continuation(backend, backend.nonce, seed).verdict
             replies = [entry for entry in backend.said if entry[0].reply.startswith(entry[1])]
             assert len(replies) == NONCES
-            assert all(naive(*entry) is Verdict.CONTINUE for entry in replies)
-            assert (verdict is Verdict.CONTINUE) == (kind == "continue")
+            assert all(naive(*entry) is ProbeVerdict.CONTINUE for entry in replies)
+            assert (verdict is ProbeVerdict.CONTINUE) == (kind == "continue")
 
 
 def test_what_changes_is_unknown() -> None:
@@ -117,8 +120,8 @@ def test_what_changes_is_unknown() -> None:
                     digits_nonce,
                     lambda n, first=first, other=other: BACKENDS[first if n < 2 else other][1],
                 )
-                verdict = probe(backend, backend.nonce, seed).verdict
-                assert verdict is (BACKENDS[first][0] if first == other else Verdict.UNKNOWN)
+                verdict = probe_continuation(backend, backend.nonce, seed).verdict
+                assert verdict is (BACKENDS[first][0] if first == other else ProbeVerdict.UNKNOWN)
 
 
 def test_errors_are_no_verdict() -> None:
@@ -133,14 +136,14 @@ def test_errors_are_no_verdict() -> None:
     for says, message in ((refuses, "no such model"), (breaks, "connection refused")):
         backend = Backend(digits_nonce, lambda number, says=says: says)
         with pytest.raises(BackendError, match=message):
-            probe(backend, backend.nonce)
+            probe_continuation(backend, backend.nonce)
 
     class Silent(Scripted):
         def next_step(self, requests):  # type: ignore[no-untyped-def]
             return [Reply((), Spent()) for _ in requests]
 
     with pytest.raises(BackendError, match="no candidate"):
-        probe(Silent(lambda request, number: said("")))
+        probe_continuation(Silent(lambda request, number: said("")))
 
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
@@ -160,7 +163,7 @@ def test_the_same_seed_asks_the_same() -> None:
     asked = []
     for seed in (0, 0, 1):
         backend = Backend(digits_nonce, lambda number: BACKENDS["continue"][1])
-        probe(backend, backend.nonce, seed)
+        probe_continuation(backend, backend.nonce, seed)
         asked.append(backend.asked)
     assert asked[0] == asked[1] != asked[2]
     assert len(asked[0]) == NONCES  # one question a nonce where the first tells

@@ -15,7 +15,7 @@ from maskdiff.errors import ConfigError
 from maskdiff.languages import Stepwise
 from maskdiff.stepwise.backends import make_backend
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.probe import Nonce, Verdict, probe
+from maskdiff.stepwise.probe import Nonce, ProbeVerdict, probe_continuation
 from maskdiff.stepwise.protocol import StepBackend
 from maskdiff.stepwise.solver import Solution, Solver
 from tests.helpers.paths import CHECKPOINTS
@@ -24,10 +24,10 @@ pytest.importorskip("fastapi")
 pytest.importorskip("openai")
 
 VERDICTS = {
-    "continue": Verdict.CONTINUE,
-    "restart": Verdict.RESTART,
-    "reject": Verdict.REJECT,
-    "echo": Verdict.ECHO,
+    "continue": ProbeVerdict.CONTINUE,
+    "restart": ProbeVerdict.RESTART,
+    "reject": ProbeVerdict.REJECT,
+    "echo": ProbeVerdict.ECHO,
 }
 CAP = 12
 CONFIG = StepConfig(strategy="sample", scorer="vote", max_steps=CAP)
@@ -57,11 +57,11 @@ def backend(
 ) -> Iterator[StepBackend]:
     """A backend over HTTP that asks a server of the shipped checkpoint."""
     from maskdiff.serving.app import create_app
-    from maskdiff.serving.local import running
-    from maskdiff.serving.served import Served
+    from maskdiff.serving.model import ServedModel
+    from maskdiff.serving.server import run_in_thread
 
-    served = Served(CausalBackend(loaded), "steps", language.prompt, 4096)
-    with running(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
+    served = ServedModel(CausalBackend(loaded), "steps", language.prompt, 4096)
+    with run_in_thread(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
         yield make_backend(
             BackendConfig(backend=kind, model="steps", base_url=url), language=language
         )
@@ -81,7 +81,7 @@ def test_the_probe_tells_what_each_server_does_20_times_of_20(
         return Nonce(*language.nonce(rng))
 
     with backend(loaded, language, "chat", prefill) as chat:
-        verdicts = [probe(chat, make, seed).verdict for seed in range(20)]
+        verdicts = [probe_continuation(chat, make, seed).verdict for seed in range(20)]
     assert verdicts == [VERDICTS[prefill]] * 20
 
 
@@ -89,7 +89,7 @@ def test_text_completion_continues_whatever_becomes_of_chats(
     loaded: Loaded, language: Stepwise
 ) -> None:
     with backend(loaded, language, "completions", "restart") as text:
-        assert Solver(text, CONFIG, language).probe().verdict is Verdict.CONTINUE
+        assert Solver(text, CONFIG, language).probe().verdict is ProbeVerdict.CONTINUE
 
 
 @pytest.mark.parametrize("kind", ["completions", "chat"])

@@ -11,7 +11,7 @@ import torch
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.errors import ConfigError, DataError
 from maskdiff.stepwise.backends import make_backend
-from maskdiff.stepwise.probe import Probe, Verdict
+from maskdiff.stepwise.probe import ProbeResult, ProbeVerdict
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request
 from maskdiff.stepwise.scorers import Judgement
 from maskdiff.stepwise.solver import Solution, Solver
@@ -355,18 +355,21 @@ def test_a_backend_that_continues_is_probed_once_and_taken() -> None:
     backend = Scripted(solver_script_of_symbols, replace(KNOWN, continues=None))
     solver = Solver(backend, StepConfig(strategy="greedy", scorer="vote"), STEPS)
     assert solver.probed is not None
-    assert solver.probed.verdict is Verdict.CONTINUE
+    assert solver.probed.verdict is ProbeVerdict.CONTINUE
     assert not solver.fell_back
     asked = len(backend.asked)
     assert all(s.correct for s in solver.solving(PROBLEMS[:3]))
-    known = Probe(Verdict.CONTINUE, ("before",))
+    known = ProbeResult(ProbeVerdict.CONTINUE, ("before",))
     backend.asked.clear()
     Solver(backend, StepConfig(strategy="greedy", scorer="vote"), STEPS, probed=known)
     assert not backend.asked
     assert asked == 3
     with pytest.raises(ConfigError, match="RESTART; before"):
         Solver(
-            backend, StepConfig(scorer="vote"), STEPS, probed=Probe(Verdict.RESTART, ("before",))
+            backend,
+            StepConfig(scorer="vote"),
+            STEPS,
+            probed=ProbeResult(ProbeVerdict.RESTART, ("before",)),
         )
 
 

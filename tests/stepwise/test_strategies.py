@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from maskdiff.config import StepConfig
-from maskdiff.stepwise.probe import SHORT, Guard
+from maskdiff.stepwise.probe import SHORT, RestartGuard
 from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Request, Spent, Stop
 from maskdiff.stepwise.scorers import Judgement, Scorer, make_scorer
 from maskdiff.stepwise.strategies import RUNS, Answer, step_stop
@@ -245,9 +245,9 @@ def test_an_answer_that_starts_again() -> None:
     ],
 )
 def test_the_guard(steps: Sequence[str], restarts: list[bool]) -> None:
-    guard = Guard()
+    guard = RestartGuard()
     assert [guard.restarted(SHORT * step) for step in steps] == restarts
-    guard = Guard()  # steps of few symbols may repeat
+    guard = RestartGuard()  # steps of few symbols may repeat
     assert not any(guard.restarted(step) for step in steps)
 
 

@@ -17,7 +17,7 @@ from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, ControlConfig
 from maskdiff.errors import ConfigError
 from maskdiff.tasks.results import Change, log_probs, valid_first
-from maskdiff.text.edits import apply
+from maskdiff.text.edits import apply_edits
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded
@@ -256,7 +256,7 @@ def test_foreign_symbols_are_unreadable(documents: Loaded) -> None:
             assert result.error is None
             assert (result.text, result.input) == (other.text, text)
             assert result.foreign == {i: c for i, c in enumerate(text) if c not in known}
-            assert apply(text, result.edits or ()) == result.text
+            assert apply_edits(text, result.edits or ()) == result.text
             assert result.parses or not grammar
             assert result.change is not None
             assert not result.change.far
@@ -289,7 +289,7 @@ def test_what_is_kept_as_it_is_takes_no_foreign_symbol(loaded: Loaded) -> None:
             *tasks.edit(loaded, [f"(+?{symbol})=1"]),
             *tasks.complete(loaded, [f"(+1{symbol}"]),
             *tasks.rewrite(loaded, [f"(+1{symbol})=1"], replace=(1, 2)),
-            *tasks.solve(loaded, [f"(+?{symbol})=1"]),
+            *tasks.fill(loaded, [f"(+?{symbol})=1"]),
         ]
         for result in results:
             assert "at position 3; the symbols are" in (result.error or "")

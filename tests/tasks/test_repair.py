@@ -11,7 +11,7 @@ import pytest
 from maskdiff import metrics, tasks
 from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.errors import ConfigError
-from maskdiff.text.edits import apply, cost, edit_script
+from maskdiff.text.edits import apply_edits, edit_cost, edit_script
 from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.tiny import tiny_loaded
 
@@ -53,7 +53,7 @@ def test_whatever_was_broken_is_valid_and_its_script_leads_there(
         assert result.parses
         assert result.holds or not holds  # a value can always be put right
         assert result.edits is not None
-        assert apply(text, result.edits) == result.text
+        assert apply_edits(text, result.edits) == result.text
         if loaded.language.parses(text) and (loaded.language.holds(text) or not holds):
             assert result.text == text
             assert result.edits == ()
@@ -117,7 +117,7 @@ def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
     assert any(result.text[0] != text[0] for text, result in zip(texts, results))
     for text, result in zip(texts, results, strict=True):
         edits = result.edits or ()
-        assert apply(text, edits) == result.text
+        assert apply_edits(text, edits) == result.text
         assert not [
             edit
             for edit in edits
@@ -157,7 +157,7 @@ def test_few_edits(loaded: Loaded, method: str) -> None:
     assert refused > 5
     (free,) = tasks.repair(loaded, ["(+??)=12"], grammar=True, max_edits=0)
     assert free.parses
-    assert cost(free.edits or ()) == 0
+    assert edit_cost(free.edits or ()) == 0
 
 
 def ball(text: str) -> set[str]:
@@ -265,7 +265,7 @@ def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
         assert listed[0].text == result.text
         assert len({item.text for item in listed}) == len(listed)
         assert len(listed) == 5 or result.edits == ()
-        assert all(apply(text, item.edits) == item.text for item in listed)
+        assert all(apply_edits(text, item.edits) == item.text for item in listed)
         assert all(item.parses for item in listed) or not settings
         assert sum(item.share for item in listed) <= 1 + 1e-9
         order = [item.score if item.score is not None else -1e9 for item in listed]
@@ -274,7 +274,7 @@ def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
             assert truths == sorted(truths, reverse=True)
             order = [score for score, true in zip(order, truths) if true == truths[0]]
         if "method" in settings:
-            order = [-cost(item.edits) for item in listed]
+            order = [-edit_cost(item.edits) for item in listed]
         assert all(a >= b for a, b in itertools.pairwise(order))
         (alone,) = tasks.repair(loaded, [text], beam=6, **settings)  # type: ignore[arg-type]
         assert alone.text == result.text

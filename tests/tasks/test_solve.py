@@ -1,4 +1,4 @@
-"""The search for fillings that hold, against trying all of them; and `tasks.solve`."""
+"""The search for fillings that hold, against trying all of them; and `tasks.fill`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import ArithmeticLanguage, make_language
 from maskdiff.repair import fill as room
-from maskdiff.repair.fill import Guide, Puzzle, solve
+from maskdiff.repair.fill import FillProblem, Guide, search_fillings
 from maskdiff.sampling import Canvas, GrammarConstraint
 from tests.helpers.tiny import tiny_loaded
 
@@ -25,10 +25,10 @@ INNER = [LANGUAGE.vocabulary.symbols[i] for i in LANGUAGE.vocabulary.inner_ids]
 EVERY = 10**6
 
 
-def puzzle(template: str, grammar: bool = True) -> Puzzle:
+def puzzle(template: str, grammar: bool = True) -> FillProblem:
     canvas = Canvas.template([template], LANGUAGE.vocabulary)
     mask = CONSTRAINT.mask(canvas.tokens, ~canvas.known, canvas.length) if grammar else None
-    return Puzzle(template, LANGUAGE.vocabulary, LANGUAGE.holds, LANGUAGE.consequence, mask)
+    return FillProblem(template, LANGUAGE.vocabulary, LANGUAGE.holds, LANGUAGE.forced_ending, mask)
 
 
 def random_guide(template: str, seed: int, scale: float = 3.0) -> Guide:
@@ -63,7 +63,9 @@ def test_the_solutions_are_those_of_trying_everything(grammar: bool) -> None:
     some = none = 0
     for index, template in enumerate(templates(60, 1)):
         expected = brute(template)
-        outcome = solve(puzzle(template, grammar), random_guide(template, index), EVERY, EVERY)
+        outcome = search_fillings(
+            puzzle(template, grammar), random_guide(template, index), EVERY, EVERY
+        )
         assert outcome.exhausted
         assert len(outcome.solutions) == len(set(outcome.solutions))
         assert set(outcome.solutions) == expected
@@ -77,13 +79,13 @@ def test_a_bounded_search_never_claims_what_it_has_not_checked() -> None:
     for index, template in enumerate(templates(60, 2)):
         expected = brute(template)
         for bound in (1, 2, 7, 30, 150):
-            outcome = solve(puzzle(template), random_guide(template, index), EVERY, bound)
+            outcome = search_fillings(puzzle(template), random_guide(template, index), EVERY, bound)
             assert outcome.looked <= bound
             assert set(outcome.solutions) <= expected
             if outcome.exhausted:
                 assert set(outcome.solutions) == expected
             early += not outcome.exhausted
-        one = solve(puzzle(template), random_guide(template, index), 1)
+        one = search_fillings(puzzle(template), random_guide(template, index), 1)
         assert len(one.solutions) == min(1, len(expected))
         assert set(one.solutions) <= expected
         assert not one.exhausted or set(one.solutions) == expected
@@ -98,9 +100,12 @@ def test_neither_small_chunks_nor_forgotten_masks_nor_a_missing_consequence_chan
     for kept in (0, 1000):
         monkeypatch.setattr(room, "KEPT", kept)
         for template, expected in cases:
-            blind = replace(puzzle(template), consequence=lambda text: None)
+            blind = replace(puzzle(template), forced_ending=lambda text: None)
             for asked in (puzzle(template), blind):
-                assert set(solve(asked, random_guide(template, 0), EVERY).solutions) == expected
+                assert (
+                    set(search_fillings(asked, random_guide(template, 0), EVERY).solutions)
+                    == expected
+                )
 
 
 @pytest.mark.parametrize("grammar", [True, False])
@@ -116,9 +121,9 @@ def test_the_only_solution_is_found_however_bad_the_guide(grammar: bool) -> None
         Guide(torch.full_like(worst, torch.nan)),
         Guide(torch.full_like(worst, -torch.inf)),
     ):
-        outcome = solve(puzzle(unique, grammar), guide, EVERY)
+        outcome = search_fillings(puzzle(unique, grammar), guide, EVERY)
         assert (outcome.solutions, outcome.exhausted) == ((only,), True)
-        assert only in solve(puzzle(template, grammar), guide, EVERY, EVERY).solutions
+        assert only in search_fillings(puzzle(template, grammar), guide, EVERY, EVERY).solutions
 
 
 def test_a_good_guide_finds_it_at_once_and_a_bad_one_late() -> None:
@@ -128,8 +133,8 @@ def test_a_good_guide_finds_it_at_once_and_a_bad_one_late() -> None:
     for position, symbol in enumerate(text):
         known[position, LANGUAGE.vocabulary.ids[symbol]] = -0.1
     good, bad = (
-        solve(puzzle(template), Guide(known), 1),
-        solve(puzzle(template), Guide(-5.1 - known), 1),
+        search_fillings(puzzle(template), Guide(known), 1),
+        search_fillings(puzzle(template), Guide(-5.1 - known), 1),
     )
     assert (good.solutions, good.first) == ((text,), 1)
     assert bad.first is not None
@@ -144,7 +149,7 @@ def test_templates_without_a_choice() -> None:
         ("(+55)=??", ("(+55)=10",)),
         ("?=5", ("5=5",)),
     ):
-        outcome = solve(puzzle(text), random_guide(text, 0), EVERY)
+        outcome = search_fillings(puzzle(text), random_guide(text, 0), EVERY)
         assert (outcome.solutions, outcome.exhausted) == (expected, True)
 
 
@@ -155,7 +160,7 @@ def loaded() -> Loaded:
 
 def test_solve_gives_what_holds_and_says_why_not(loaded: Loaded) -> None:
     texts = ["(+?(*24))=1?", "(*11)=2?", "(+?(*24)=1?", "5=5", "z", "", "(*??)=?2"]
-    results = tasks.solve(loaded, texts)
+    results = tasks.fill(loaded, texts)
     assert [result.error is None for result in results] == [
         True,
         False,
@@ -173,14 +178,14 @@ def test_solve_gives_what_holds_and_says_why_not(loaded: Loaded) -> None:
             assert all(a in ("?", b) for a, b in zip(text, result.text, strict=True))
     assert results[1].error == "no filling of '(*11)=2?' holds: the only candidate was checked"
     assert "symbol 8 cannot be '='" in (results[2].error or "")
-    assert results == [tasks.solve(loaded, [text])[0] for text in texts]
-    assert results == tasks.solve(loaded, texts, batch_size=2)
+    assert results == [tasks.fill(loaded, [text])[0] for text in texts]
+    assert results == tasks.fill(loaded, texts, batch_size=2)
 
 
 def test_solve_says_when_the_bound_is_reached(loaded: Loaded) -> None:
     impossible = "(*?(*?(*??)))=5041"
-    (short,) = tasks.solve(loaded, [impossible], bound=500)
-    (whole,) = tasks.solve(loaded, [impossible])
+    (short,) = tasks.fill(loaded, [impossible], bound=500)
+    (whole,) = tasks.fill(loaded, [impossible])
     assert "raise the bound" in (short.error or "")
     assert whole.error == f"no filling of '{impossible}' holds: all 10000 candidates were checked"
 
@@ -188,7 +193,7 @@ def test_solve_says_when_the_bound_is_reached(loaded: Loaded) -> None:
 def test_of_several_solutions_the_likeliest_is_given(loaded: Loaded) -> None:
     template = "(+??)=12"
     scores = {result.text: result.score for result in tasks.edit(loaded, sorted(brute(template)))}
-    (result,) = tasks.solve(loaded, [template], solutions=EVERY)
+    (result,) = tasks.fill(loaded, [template], solutions=EVERY)
     assert scores[result.text] == pytest.approx(
         max(score for score in scores.values() if score is not None)
     )
@@ -197,8 +202,8 @@ def test_of_several_solutions_the_likeliest_is_given(loaded: Loaded) -> None:
 
 def test_masks_are_blanks_and_traces_show_the_solutions(loaded: Loaded) -> None:
     masked, plain = (
-        tasks.solve(loaded, ["(+75)=12"], masks=[(2, 4)])[0],
-        tasks.solve(loaded, ["(+??)=12"], trace=True)[0],
+        tasks.fill(loaded, ["(+75)=12"], masks=[(2, 4)])[0],
+        tasks.fill(loaded, ["(+??)=12"], trace=True)[0],
     )
     assert masked.text == plain.text
     assert plain.trace is not None
@@ -209,7 +214,7 @@ def test_masks_are_blanks_and_traces_show_the_solutions(loaded: Loaded) -> None:
 def test_bad_settings_and_languages_that_state_nothing(loaded: Loaded) -> None:
     for settings in ({"bound": 0}, {"solutions": 0}):
         with pytest.raises(ConfigError, match="allowed is 1 to"):
-            tasks.solve(loaded, ["5=5"], **settings)
+            tasks.fill(loaded, ["5=5"], **settings)
     other = replace(loaded, language=make_language(LanguageConfig(language="json")))
     with pytest.raises(ConfigError, match="state nothing"):
-        tasks.solve(other, ["5=5"])
+        tasks.fill(other, ["5=5"])

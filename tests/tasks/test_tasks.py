@@ -36,7 +36,7 @@ def test_generate_lengths_and_fields(loaded: Loaded) -> None:
 
 def test_generate_draws_lengths_like_the_language(loaded: Loaded) -> None:
     """Mean length of 4000 draws within 5 standard errors of the exact mean; a wrong range would miss by far more."""
-    drawn = torch.tensor(tasks.draw_lengths(loaded.language, 4000, None, 0)).double()
+    drawn = torch.tensor(tasks.sample_lengths(loaded.language, 4000, None, 0)).double()
     probs = torch.tensor(list(loaded.language.length_probs()))
     sizes = torch.arange(len(probs)).double()
     mean = float((probs * sizes).sum())

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from maskdiff import metrics
-from maskdiff.text.edits import Edit, apply, cost, edit_script, render
+from maskdiff.text.edits import Edit, apply_edits, edit_cost, edit_script, edit_text
 
 
 def word(rng: random.Random, symbols: str, longest: int = 9) -> str:
@@ -20,8 +20,8 @@ def test_scripts_apply_and_cost_the_edit_distance() -> None:
         given, text = word(rng, "abc"), word(rng, "abc")
         script = edit_script(given, text)
         assert script is not None
-        assert apply(given, script) == text
-        assert cost(script) == len(script) == metrics.edit_distance(given, text)
+        assert apply_edits(given, script) == text
+        assert edit_cost(script) == len(script) == metrics.edit_distance(given, text)
         assert [edit.position for edit in script] == sorted(edit.position for edit in script)
         assert script == edit_script(given, text)
 
@@ -33,13 +33,13 @@ def test_blanks_are_filled_for_nothing() -> None:
         blank = "".join("?" if rng.random() < 0.4 else symbol for symbol in text)
         script = edit_script(blank, text)
         assert script is not None
-        assert apply(blank, script) == text
-        assert (cost(script), len(script)) == (0, blank.count("?"))
+        assert apply_edits(blank, script) == text
+        assert (edit_cost(script), len(script)) == (0, blank.count("?"))
         other = word(rng, "abc")
         best = edit_script(blank, other)
         assert best is not None
-        assert apply(blank, best) == other
-        assert cost(best) <= metrics.edit_distance(blank, other)
+        assert apply_edits(blank, best) == other
+        assert edit_cost(best) <= metrics.edit_distance(blank, other)
     assert edit_script("a!", "ab", blank="!") == (Edit("fill", 1, "!", "b"),)
 
 
@@ -54,10 +54,10 @@ def test_certain_symbols_are_neither_deleted_nor_replaced() -> None:
         if script is None:
             impossible += 1
             continue
-        assert apply(given, script) == text
+        assert apply_edits(given, script) == text
         touched = {edit.position for edit in script if edit.operation in ("delete", "replace")}
         assert not touched & certain
-        dearer += cost(script) > cost(free)
+        dearer += edit_cost(script) > edit_cost(free)
     assert dearer > 10
     assert impossible > 50
 
@@ -65,12 +65,12 @@ def test_certain_symbols_are_neither_deleted_nor_replaced() -> None:
 def test_a_script_is_one_line_for_a_reader() -> None:
     script = edit_script("(+(*75)10=45", "(+(*55)10)=45")
     assert script is not None
-    assert render(script) == "replace '7' by '5' at 4, insert ')' at 9"
+    assert edit_text(script) == "replace '7' by '5' at 4, insert ')' at 9"
     assert (
-        render((Edit("fill", 2, "?", "1"), Edit("delete", 3, "a")))
+        edit_text((Edit("fill", 2, "?", "1"), Edit("delete", 3, "a")))
         == "fill '1' at 2, delete 'a' at 3"
     )
-    assert render(()) == "unchanged"
+    assert edit_text(()) == "unchanged"
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_a_script_is_one_line_for_a_reader() -> None:
 )
 def test_a_script_of_another_text_is_refused(script: list[Edit]) -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        apply("ab", script)
+        apply_edits("ab", script)

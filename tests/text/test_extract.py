@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from maskdiff.languages import make_language
 from maskdiff.text.answers import (
     MAX_DEPTH,
-    Checker,
     Fence,
+    HasParser,
     Span,
     Unspaced,
     all_complete,
@@ -45,7 +45,7 @@ class Words:
         return text in self.words
 
 
-def by_all_substrings(text: str, language: Checker, begin: int = 0) -> Span | None:
+def by_all_substrings(text: str, language: HasParser, begin: int = 0) -> Span | None:
     """The definition: of all substrings that parse, the earliest start, then the longest."""
     ends = [
         (start, end) for start in range(begin, len(text)) for end in range(start + 1, len(text) + 1)

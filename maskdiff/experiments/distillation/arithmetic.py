@@ -12,7 +12,7 @@ import numpy as np
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.experiments.distillation.environment import Outcome, Problem
 from maskdiff.languages import ArithmeticCorrections
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback, judge, located
+from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text, judge, symbol_labels
 
 TRIES = 50  # draws a problem before too few of them differ
 
@@ -46,8 +46,10 @@ class ArithmeticSteps:
     def attempt(self, problem: Problem, answer: str) -> Outcome:
         """See `Environment`: the mean of the share of right steps and of whether the last one is the problem's value."""
         marks = judge(problem.text, answer)
-        return Outcome((marks.share + marks.final) / 2, feedback(problem.text, answer, self.mode))
+        return Outcome(
+            (marks.share + marks.final) / 2, feedback_text(problem.text, answer, self.mode)
+        )
 
     def located(self, problem: Problem, answer: str) -> list[bool | None]:
         """See `Locating`."""
-        return located(problem.text, answer)
+        return symbol_labels(problem.text, answer)

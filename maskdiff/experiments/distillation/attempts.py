@@ -59,7 +59,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
     parser.add_argument(
         "--num",
-        type=cli.Whole(1, 10**6),
+        type=cli.IntegerRange(1, 10**6),
         default=20_000,
         metavar="N",
         help="problems (default 20000)",

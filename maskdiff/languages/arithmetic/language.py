@@ -75,7 +75,7 @@ class ArithmeticLanguage:
         except ParseError:
             return False
 
-    def consequence(self, prefix: str) -> str | None:
+    def forced_ending(self, prefix: str) -> str | None:
         """The value, once `prefix` is an expression and its `=`; None before."""
         try:
             return str(self.parse(prefix + "0").value) if prefix.endswith("=") else None

@@ -4,9 +4,9 @@ from maskdiff.languages.arithmetic_corrections.answers import (
     BACKTRACK,
     FEEDBACK,
     Marks,
-    feedback,
+    feedback_text,
     judge,
-    located,
+    symbol_labels,
 )
 from maskdiff.languages.arithmetic_corrections.language import ArithmeticCorrections
 
@@ -15,7 +15,7 @@ __all__ = [
     "FEEDBACK",
     "ArithmeticCorrections",
     "Marks",
-    "feedback",
+    "feedback_text",
     "judge",
-    "located",
+    "symbol_labels",
 ]

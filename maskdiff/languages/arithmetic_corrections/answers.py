@@ -1,6 +1,6 @@
 """Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
 
-For: `kept_steps`, `next_steps`, `judge`, `located`, `feedback`. Not for: drawing answers (`slips.py`), or strings
+For: `kept_steps`, `next_steps`, `judge`, `symbol_labels`, `feedback_text`. Not for: drawing answers (`slips.py`), or strings
 (`language.py`). Easy to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it
 follows the step *before* it.
 """
@@ -68,7 +68,7 @@ def judge(problem: str, answer: str) -> Marks:
     return Marks(sum(right), len(steps), len(solution) - 1, wrong, final)
 
 
-def located(problem: str, answer: str) -> list[bool | None]:
+def symbol_labels(problem: str, answer: str) -> list[bool | None]:
     """For each symbol of `answer` whether it is right, given what stands before it.
 
     It is while the step may still become one that follows from the kept step before, right or not; the first symbol that rules
@@ -88,7 +88,7 @@ def located(problem: str, answer: str) -> list[bool | None]:
     return labels
 
 
-def feedback(problem: str, answer: str, kind: str) -> str:
+def feedback_text(problem: str, answer: str, kind: str) -> str:
     """What is said of an answer: nothing, tenths of right steps, its first wrong step, or the value of the problem.
 
     `kind` is one of FEEDBACK. `first_wrong_step` says the step's number and quotes it (`@2=(+ 3 9)`); `@0` where all is right,

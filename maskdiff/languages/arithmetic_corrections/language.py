@@ -34,7 +34,7 @@ from maskdiff.languages.arithmetic_corrections.answers import (
     LEAK,
     SCALAR,
     STEP,
-    feedback,
+    feedback_text,
     judge,
 )
 from maskdiff.languages.arithmetic_corrections.slips import Bounds, taken_back, write_answer
@@ -86,7 +86,7 @@ class ArithmeticCorrections(TextLanguage):
             raise ConfigError(
                 "max_depth is 1: problems of arithmetic-corrections have at least three operations; give 2 or more"
             )
-        material = LanguageSpec(
+        spec = LanguageSpec(
             symbols=DIGITS
             + "()+-* "
             + STEP
@@ -101,7 +101,7 @@ class ArithmeticCorrections(TextLanguage):
             valid=self._well_formed,
             validity="its own parser",
         )
-        super().__init__("arithmetic-corrections", config, material, lengths)
+        super().__init__("arithmetic-corrections", config, spec, lengths)
         self.min_symbols = len("(+ 0 0)>0")
         # Of a derivation: a record holds about two of them.
         self._bounds = Bounds(config.max_value, config.operators)
@@ -152,7 +152,9 @@ class ArithmeticCorrections(TextLanguage):
                 if rng.random() < REPEATED:
                     answer = taken_back(problem, attempt) or answer
                 shown = ATTEMPT + attempt if form >= mix.plain + mix.hidden else ""
-                text = f"{problem}{shown}{SAID}{feedback(problem, attempt, kind)}{STEP}{answer}"
+                text = (
+                    f"{problem}{shown}{SAID}{feedback_text(problem, attempt, kind)}{STEP}{answer}"
+                )
             if text is not None and len(text) <= self.max_symbols:
                 return text
         solution = write_answer(problem, rng, 0.0, 0.0, self._bounds)
@@ -231,7 +233,7 @@ class ArithmeticCorrections(TextLanguage):
         marks = judge(problem, answer)
         return marks.first_wrong is None and marks.final
 
-    def consequence(self, prefix: str) -> str | None:
+    def forced_ending(self, prefix: str) -> str | None:
         """None: a step may always be taken back, so nothing follows."""
         return None
 

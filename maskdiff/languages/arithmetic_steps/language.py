@@ -39,14 +39,14 @@ class ArithmeticSteps(TextLanguage):
 
     def __init__(self, config: LanguageConfig, lengths: Sequence[int] | None = None) -> None:
         check_operations(config, "arithmetic-steps", SHORTEST)
-        material = LanguageSpec(
+        spec = LanguageSpec(
             symbols=DIGITS + "()+-* " + SEPARATOR,
             draw=self._draw,
             grammar=lark_grammar(config.operators),
             valid=self._well_formed,
             validity="its own parser",
         )
-        super().__init__("arithmetic-steps", config, material, lengths)
+        super().__init__("arithmetic-steps", config, spec, lengths)
         self.min_symbols = MIN_SYMBOLS
 
     def _draw(self, n: int, rng: np.random.Generator) -> list[str]:
@@ -74,7 +74,7 @@ class ArithmeticSteps(TextLanguage):
         """Whether `text` parses and every step of it is right."""
         return self.parses(text) and self.first_wrong(text) is None
 
-    def consequence(self, prefix: str) -> str | None:
+    def forced_ending(self, prefix: str) -> str | None:
         """The one continuation that makes a string beginning with `prefix` hold.
 
         None where there is none, where several steps may come next, and before the first separator.

@@ -1,8 +1,4 @@
-"""What is served, and how much of it one request may ask for.
-
-For: `Served`, `Limits`, the names of the prefill modes. Not for: HTTP; nothing here needs the extra. Easy to get wrong: a
-generator is used by one thread at a time, so apps that share a generator must share its `Served`, which holds the lock.
-"""
+"""The served model and the limits of requests. Nothing here needs the extra packages."""
 
 from __future__ import annotations
 
@@ -19,29 +15,37 @@ if TYPE_CHECKING:
 
 Prefill = Literal["continue", "restart", "reject", "echo"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
-LOOPBACK = (
-    "127.0.0.1",
-    "localhost",
-    "[::1]",
-)  # what a server is called by clients on the same machine
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # host names of a server on the same machine
+DAY = 86_400.0
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model and how texts become its prompts.
+class ServedModel:
+    """A backend and how texts become its prompts.
 
-    name: what clients call it. turn: the prompt that a user's message becomes; for step languages it appends the separator.
-    max_tokens: room for prompt and answer together. count: how many tokens a text has (raises UserError for one that the
-    model cannot read); by default every character is one. trim: what is read of a turn of a chat;
-    by default all of it. token_bytes: memory that the generator takes for each token of a prompt
-    or an answer; 0 where it keeps none.
+    Only one thread uses a backend at a time, so applications that share a backend must share its
+    `ServedModel`, which holds the lock.
+
+    Args:
+        backend: What generates the text.
+        name: The model's name for clients.
+        chat_prompt: From a user's message to a prompt; step languages append the separator.
+        max_tokens: Room for prompt and answer together.
+        count_tokens: The number of tokens of a text; UserError for one that the model cannot read.
+            By default every character is a token.
+        trim: From the content of a chat message to its text; by default all of it.
+        token_bytes: Memory that the backend takes for each token of a prompt or an answer; 0 where
+            it keeps none.
+
+    Raises:
+        ConfigError: For an empty name or too little room.
     """
 
-    generator: StepBackend
+    backend: StepBackend
     name: str
-    turn: Callable[[str], str]
+    chat_prompt: Callable[[str], str]
     max_tokens: int
-    count: Callable[[str], int] = len
+    count_tokens: Callable[[str], int] = len
     trim: Callable[[str], str] = str
     token_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -58,8 +62,8 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What requests may ask for and take, and how long the server waits for its clients."""
+class ServerLimits:
+    """What requests may ask for, and how long the server waits for its clients."""
 
     max_body: int = option(2**20, "bytes of the body of a request", low=1, high=10**9)
     max_headers: int = option(2**14, "bytes of the head of a request", low=256, high=10**6)
@@ -69,10 +73,7 @@ class Limits:
         64, "requests that may wait while one is answered; more get status 429", low=0, high=10_000
     )
     max_bodies: int = option(
-        2**24,
-        "bytes of all the bodies that are being read; more get status 503",
-        low=1,
-        high=10**10,
+        2**24, "bytes of all bodies being received; more get status 503", low=1, high=10**10
     )
     max_memory: int = option(
         1024, "MiB for answers under way, the model's cache included", low=1, high=10**6
@@ -81,15 +82,13 @@ class Limits:
         512, "connections; at most three quarters of the open files allowed", low=1, high=4096
     )
     max_per_client: int = option(256, "connections of one address", low=1, high=4096)
-    header_timeout: float = option(
-        10.0, "seconds for the head of a request", low=0.05, high=86_400.0
-    )
-    body_timeout: float = option(30.0, "seconds for the body of a request", low=0.05, high=86_400.0)
+    header_timeout: float = option(10.0, "seconds for the head of a request", low=0.05, high=DAY)
+    body_timeout: float = option(30.0, "seconds for the body of a request", low=0.05, high=DAY)
     idle_timeout: float = option(
-        15.0, "seconds between two requests of a connection", low=0.05, high=86_400.0
+        15.0, "seconds between two requests of a connection", low=0.05, high=DAY
     )
     write_timeout: float = option(
-        60.0, "seconds in which a client reads what was sent", low=0.05, high=86_400.0
+        60.0, "seconds in which a client reads what was sent", low=0.05, high=DAY
     )
 
     def __post_init__(self) -> None:
@@ -98,13 +97,13 @@ class Limits:
             raise ConfigError(f"max_bodies is {self.max_bodies}; {least}")
 
     @property
-    def room(self) -> int:
+    def answer_bytes(self) -> int:
         """Bytes that requests may reserve: a quarter of `max_memory`.
 
-        A generator keeps twice as much before it drops what ended requests left, and adds what
+        A backend keeps twice as much before it drops the caches of ended requests, and adds what
         the running ones need; the texts of answers take the rest.
         """
         return self.max_memory * 2**20 // 4
 
 
-__all__ = ["LOOPBACK", "PREFILLS", "Limits", "Prefill", "Served"]
+__all__ = ["LOOPBACK", "PREFILLS", "Prefill", "ServedModel", "ServerLimits"]

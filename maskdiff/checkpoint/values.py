@@ -1,4 +1,4 @@
-"""Checks of the values in a checkpoint, which may come from a stranger or be damaged."""
+"""Checks of single values in a checkpoint, which may be damaged or come from a stranger."""
 
 from __future__ import annotations
 
@@ -9,39 +9,34 @@ from torch import Tensor
 
 from maskdiff.errors import CheckpointError, quote
 
-FLOATS = (
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-)  # what weights may be stored in
-MAX_COUNT = 2**53  # steps, tokens, seconds: floats hold all whole numbers up to it
-MAX_DEPTH = 8  # of names and lists in each other
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types of weights
+MAX_COUNT = 2**53  # of steps, tokens, seconds: floats represent all integers up to it
+MAX_DEPTH = 8  # of nested dicts and lists
 
 
 def is_count(value: object) -> bool:
-    """Whether `value` is a whole number that something may be counted with."""
+    """Return whether `value` is an integer from 0 to `MAX_COUNT`."""
     return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def is_amount(value: object) -> bool:
-    """Whether `value` is a finite number of at least 0."""
+    """Return whether `value` is a number from 0 to `MAX_COUNT`."""
     return type(value) in (int, float) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
 
 
-def is_number(value: object) -> bool:
-    """Whether `value` is a number that can be printed: of any size as a float, else of 64 bits."""
+def is_printable(value: object) -> bool:
+    """Return whether `value` is a float or an integer of at most 64 bits."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def are_numbers(values: object) -> bool:
-    """Whether `values` are names with numbers."""
-    return _names(values, is_number)
+    """Return whether `values` maps names to numbers."""
+    return _names(values, is_printable)
 
 
 def _are_facts(values: object) -> bool:
-    """Whether `values` are names with texts and numbers, counts and times being at least 0."""
-    if not _names(values, lambda value: isinstance(value, str) or is_number(value)):
+    """Return whether `values` maps names to texts and numbers; counts and times are at least 0."""
+    if not _names(values, lambda value: isinstance(value, str) or is_printable(value)):
         return False
     facts: dict[str, object] = values  # type: ignore[assignment]
     counts = ("step", "tokens", "strings", "parent_tokens")
@@ -52,14 +47,14 @@ def _are_facts(values: object) -> bool:
 
 
 def _are_plain(values: object) -> bool:
-    """Whether `values` are names with texts, numbers, None, and lists and names of them."""
+    """Return whether `values` maps names to texts, numbers, None, or lists and dicts of these."""
 
     def plain(value: object, depth: int = MAX_DEPTH) -> bool:
         if isinstance(value, list):
             return depth > 0 and all(plain(item, depth - 1) for item in value)
         if isinstance(value, dict):
             return depth > 0 and _names(value, lambda item: plain(item, depth - 1))
-        return value is None or isinstance(value, str) or is_number(value)
+        return value is None or isinstance(value, str) or is_printable(value)
 
     return _names(values, plain)
 
@@ -78,7 +73,7 @@ PARTS: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload
 
 
 def check_weight(name: object, weight: object, shown: str) -> None:
-    """That a weight is an ordinary tensor of finite numbers, all of which the file holds."""
+    """Raise CheckpointError unless a weight is a contiguous tensor of finite numbers."""
     where = f"checkpoint {shown} is damaged: weight {quote(name)}"
     if not isinstance(name, str) or not isinstance(weight, Tensor):
         raise CheckpointError(f"{where} is not a tensor")

@@ -1,0 +1,328 @@
+"""`Loaded`: a denoiser with its language and configuration, built from a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskdiff.checkpoint.files import load
+from maskdiff.checkpoint.payload import Payload, make_payload, read_config
+from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
+from maskdiff.errors import CheckpointError, ConfigError, DataError, GrammarError, folded, quote
+from maskdiff.utils.deadline import NEVER, Deadline
+
+if TYPE_CHECKING:
+    import argparse
+
+    from maskdiff.constraints.grammar import GrammarConstraint
+    from maskdiff.languages import Language, Vocabulary
+    from maskdiff.models.denoiser import ModelDenoiser
+    from maskdiff.models.universal import UniversalDenoiser
+
+
+@dataclass
+class Loaded:
+    """A denoiser with everything that a task needs to use it.
+
+    Tokens of the denoiser may be pieces of several characters; symbols of the language are single.
+    """
+
+    denoiser: ModelDenoiser
+    language: Language
+    config: Config
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+    token_lengths: NDArray[np.float64] | None = None  # of a vocabulary of pieces: P(n tokens)
+    _constraints: dict[torch.device, GrammarConstraint] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the denoiser."""
+        return self.denoiser.vocabulary
+
+    @property
+    def length_conditioned(self) -> bool:
+        """Whether the causal mode gets the length of its string; otherwise it draws an end."""
+        return self.config.model.causal_length
+
+    @property
+    def lengths(self) -> NDArray[np.float64]:
+        """P(n) that a string has n tokens, for n = 0, 1, ..."""
+        return self.language.length_probs() if self.token_lengths is None else self.token_lengths
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.model.parameters()).device
+
+    @property
+    def deadline(self) -> Deadline:
+        """The deadline of the present task; `denoiser.until` sets it."""
+        return getattr(self.denoiser, "deadline", NEVER)
+
+    def constraint(self, device: str | torch.device | None = None) -> GrammarConstraint:
+        """Returns the grammar of the language as a constraint, made at the first call.
+
+        Args:
+            device: Where its charts are filled; None for the device of the model.
+
+        Raises:
+            ConfigError: The language has no grammar, or the device cannot hold float64.
+            TimedOut: From the constraint's methods, when the present deadline has passed.
+        """
+        from maskdiff.constraints.grammar import GrammarConstraint
+
+        where = torch.device(self.device if device is None else device)
+        if where not in self._constraints:
+            self._constraints[where] = GrammarConstraint.of(self.language, where)
+        made = self._constraints[where]
+        made.rules.deadline = self.deadline
+        return made
+
+    def payload(self) -> Payload:
+        """Return what `save` and `save_pretrained` write of the model."""
+        return make_payload(
+            self.config,
+            self.vocabulary,
+            self.denoiser.model.state_dict(),
+            language=self.language.state(),
+            metrics=self.metrics,
+            provenance=self.provenance,
+            lengths=[] if self.token_lengths is None else self.token_lengths.tolist(),
+        )
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """Return the device of a name; `auto` is CUDA, else MPS, else the CPU. Raises ConfigError."""
+    text = str(name)
+    if text == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        text = "cuda" if cuda else "mps" if mps else "cpu"
+    try:
+        device = torch.device(text)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError):
+        raise ConfigError(
+            f"device is {quote(text)}; this machine has {', '.join(_devices())}"
+        ) from None
+    return device
+
+
+def _devices() -> list[str]:
+    found = ["auto", "cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+@dataclass(frozen=True)
+class LanguageOverride:
+    """Settings of a user for the language of a checkpoint.
+
+    What a checkpoint itself names as folder or checker is neither opened nor imported.
+
+    Attributes:
+        folder: Read the language again from this folder (it may have a grammar now).
+        validity: `MODULE:FUNCTION` that checks texts.
+        skip_invalid, accept_ambiguous, start, spacing: As in `LanguageConfig`, for the folder.
+        validity_timeout: Seconds for one text.
+    """
+
+    folder: str = ""
+    validity: str = ""
+    skip_invalid: bool = False
+    accept_ambiguous: bool = False
+    start: str = ""
+    spacing: str = ""
+    validity_timeout: float = LanguageConfig.validity_timeout
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> LanguageOverride:
+        """Return the values of the flags of `cli.add_language_flags`."""
+        return cls(
+            folder=args.language,
+            validity=args.validity,
+            skip_invalid=args.skip_invalid,
+            accept_ambiguous=args.accept_ambiguous,
+            start=args.start,
+            spacing=args.spacing,
+            validity_timeout=args.validity_timeout,
+        )
+
+
+def load_denoiser(
+    path: str | Path, device: str | torch.device = "cpu", override: LanguageOverride | None = None
+) -> Loaded:
+    """Return the denoiser of a checkpoint with its language and configuration, ready to sample.
+
+    Raises CheckpointError, and what `make_language` raises for a folder of `override`.
+    """
+    where = resolve_device(device)
+    return denoiser_from(load(path, where), where, str(path), override)
+
+
+def denoiser_from(
+    payload: Mapping[str, Any],
+    device: str | torch.device = "cpu",
+    path: str = "",
+    override: LanguageOverride | None = None,
+) -> Loaded:
+    """As `load_denoiser`, from a payload. Raises CheckpointError if its parts do not agree."""
+    from maskdiff.models.denoiser import ModelDenoiser
+
+    shown, override = quote(path), override or LanguageOverride()
+    config = read_config(payload, shown)
+    language = _language(config.language, payload.get("language", {}), override, shown)
+    config = replace(config, language=language.config)
+    # The vocabulary of the denoiser, which must be that of the language or pieces of it.
+    ours, token_lengths = language.vocabulary, None
+    if config.model.vocabulary == "bpe":
+        ours, token_lengths = _pieces(payload["vocabulary"], ours, config.model.block_size, shown)
+    check_vocabulary(payload, ours, shown)
+    if config.model.vocab_size != len(ours):
+        raise CheckpointError(
+            f"checkpoint {shown} has vocab_size {config.model.vocab_size} "
+            f"for {len(ours)} symbols; train it again"
+        )
+    if config.model.block_size < config.language.max_len:
+        raise CheckpointError(
+            f"checkpoint {shown} has block_size {config.model.block_size} "
+            f"for strings of max_len {config.language.max_len}; train it again"
+        )
+    # The model, built after its configuration was compared with the weights.
+    model = _fitting_model(config.model, payload["weights"], shown)
+    model.load_state_dict(dict(payload["weights"]))
+    model.to(device).eval().requires_grad_(False)
+    metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
+    return Loaded(
+        ModelDenoiser(model, ours), language, config, metrics, provenance, path, token_lengths
+    )
+
+
+def _pieces(
+    stored: Mapping[str, Any], characters: Vocabulary, most: int, shown: str
+) -> tuple[Vocabulary, NDArray[np.float64]]:
+    """The vocabulary of pieces of a checkpoint, and P(n tokens). Raises CheckpointError."""
+    merges, lengths = stored.get("merges"), stored.get("lengths")
+    pairs = isinstance(merges, list) and all(isinstance(m, list) and len(m) == 2 for m in merges)
+    if not pairs or not all(isinstance(part, str) for merge in merges or [] for part in merge):
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its merges are {quote(merges)}, not pairs of texts"
+        )
+    numbers = isinstance(lengths, list) and all(
+        isinstance(p, float) and 0.0 <= p <= 1.0 for p in lengths
+    )
+    sized = numbers and lengths and len(lengths) < most
+    if not lengths or not sized or not abs(sum(lengths) - 1.0) < 1e-6 or lengths[0] > 0:
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its lengths are {quote(lengths)}, "
+            "not probabilities of 1, 2, ... tokens"
+        )
+    try:
+        return characters.with_merges((a, b) for a, b in merges or []), np.array(lengths)
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {shown} has pieces that the merges do not make: {error}"
+        ) from None
+
+
+def stored_pieces(payload: Mapping[str, Any], language: Language, shown: str) -> Vocabulary:
+    """Return the vocabulary of pieces of a payload; compare it with `check_vocabulary`."""
+    return _pieces(payload["vocabulary"], language.vocabulary, language.config.max_len, shown)[0]
+
+
+def _language(
+    config: LanguageConfig, state: Mapping[str, Any], override: LanguageOverride, shown: str
+) -> Language:
+    """The language of a checkpoint, or that of the folder of `override`."""
+    from maskdiff.languages import LANGUAGES, make_language, restore_language
+
+    if override.validity:
+        config = replace(config, validity_timeout=override.validity_timeout)
+    if not override.folder:
+        for name in ("skip_invalid", "accept_ambiguous", "start", "spacing"):
+            if getattr(override, name):
+                raise ConfigError(f"{name} is for a folder; give --language DIR, too")
+        try:
+            return restore_language(config, state, override.validity)
+        except (ConfigError, DataError, GrammarError) as error:
+            if override.validity and isinstance(error, ConfigError):  # an error of the flag
+                raise
+            raise CheckpointError(
+                f"checkpoint {shown} has a language that this program cannot make: {error}"
+            ) from None
+    if override.folder in LANGUAGES or config.language in LANGUAGES:
+        raise ConfigError(
+            f"language is {quote(override.folder)}; give a folder, for a checkpoint of one "
+            f"(this is of {config.language})"
+        )
+    symbols = state.get("symbols")
+    if not (Path(override.folder) / "grammar.lark").exists():
+        config = replace(config, start="", spacing=LanguageConfig.spacing)
+    config = replace(
+        config,
+        language=override.folder,
+        validity=override.validity,
+        skip_invalid=override.skip_invalid,
+        accept_ambiguous=override.accept_ambiguous or config.accept_ambiguous,
+        start=override.start or config.start,
+        spacing=override.spacing or config.spacing,
+    )
+    return make_language(config, symbols if isinstance(symbols, str) else "")
+
+
+def check_vocabulary(payload: Mapping[str, Any], ours: Vocabulary, shown: str) -> None:
+    """Raise CheckpointError unless a payload was trained on the symbols of `ours`, in order."""
+    stored = payload["vocabulary"]
+    same = stored.get("fingerprint") == ours.fingerprint()
+    if not same or list(stored["symbols"]) != list(ours.symbols):
+        theirs = f"{len(stored['symbols'])} symbols, {stored.get('fingerprint')}"
+        new = [symbol for symbol in ours.symbols if symbol not in stored["symbols"]]
+        more = f"; it was not trained on {', '.join(map(quote, new[:5]))}" if new else ""
+        raise CheckpointError(
+            f"checkpoint {shown} has another vocabulary ({theirs}) than the language has here "
+            f"({len(ours)} symbols, {ours.fingerprint()}){more}; "
+            "use the language of its run, or train it again"
+        )
+
+
+def _fitting_model(
+    config: ModelConfig, weights: Mapping[str, Tensor], shown: str
+) -> UniversalDenoiser:
+    """The model of `config` without weights; CheckpointError before it takes memory."""
+    from maskdiff.models.universal import uninitialised
+
+    try:
+        wanted = uninitialised(config, "meta").state_dict()
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {shown} has a configuration that no model has: {folded(error)}"
+        ) from None
+    count = sum(weight.numel() for weight in wanted.values())
+    if count > MAX_PARAMETERS:
+        raise CheckpointError(
+            f"checkpoint {shown} asks for a model of {count:,} parameters; "
+            f"allowed are {MAX_PARAMETERS:,}"
+        )
+    check_fits(weights, wanted, f"checkpoint {shown} has weights that do not fit its configuration")
+    return uninitialised(config)
+
+
+def check_fits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], message: str) -> None:
+    """Raise CheckpointError with `message` unless names and shapes are those of `wanted`."""
+    wrong = [name for name in {**wanted, **weights} if name not in wanted or name not in weights]
+    wrong += [
+        name for name in wanted if name in weights and wanted[name].shape != weights[name].shape
+    ]
+    if wrong:
+        some = ", ".join(map(quote, wrong[:3])) + (" and others" if len(wrong) > 3 else "")
+        raise CheckpointError(f"{message}: {some}")

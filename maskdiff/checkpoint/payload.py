@@ -1,0 +1,147 @@
+"""What a checkpoint holds: making a payload, checking one that was read, summarising it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from maskdiff import __version__
+from maskdiff.checkpoint.values import PARTS, check_weight
+from maskdiff.config import Config
+from maskdiff.config_io import check, config_from_dict, to_dict
+from maskdiff.errors import CheckpointError, folded, quote
+from maskdiff.utils.arguments import refuse
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+
+FORMAT, VERSION = "maskdiff", 1
+REQUIRED = ("config", "vocabulary", "weights")
+Payload = dict[str, Any]
+
+
+@runtime_checkable
+class HasPayload(Protocol):
+    """What `save` takes beside a payload: a `Loaded` model."""
+
+    def payload(self) -> Payload: ...
+
+
+def make_payload(
+    config: Config,
+    vocabulary: Vocabulary,
+    weights: Mapping[str, Tensor],
+    *,
+    language: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    lengths: Sequence[float] = (),
+    **extra: Any,
+) -> Payload:
+    """Return what `save` writes: tensors on the CPU, without the prefix of `torch.compile`.
+
+    Args:
+        weights: The weights to sample with (the EMA).
+        language: `Language.state` of a language that the configuration alone does not define.
+        metrics, provenance: Numbers; texts, counts and times.
+        lengths: For a vocabulary of pieces, probabilities of 0, 1, ... tokens a string.
+        extra: For resuming: optimizer, raw weights, step.
+    """
+    symbols: dict[str, Any] = {
+        "symbols": list(vocabulary.symbols),
+        "fingerprint": vocabulary.fingerprint(),
+    }
+    if vocabulary.merges:
+        symbols |= {
+            "merges": [list(merge) for merge in vocabulary.merges],
+            "lengths": [float(p) for p in lengths],
+        }
+    clean = {
+        name.removeprefix("_orig_mod."): tensor.detach().cpu().clone()
+        for name, tensor in weights.items()
+    }
+    return {
+        "config": to_dict(config),
+        "vocabulary": symbols,
+        "language": dict(language or {}),
+        "metrics": dict(metrics or {}),
+        "provenance": {**versions(), **(provenance or {})},
+        "weights": clean,
+        **extra,
+    }
+
+
+def payload_from(given: Mapping[str, Any] | HasPayload) -> Mapping[str, Any]:
+    """Return the payload that was given, or that of a loaded model. Raises ConfigError."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, HasPayload):
+        raise refuse("payload", given, "what load_denoiser, load or make_payload returns")
+    return given.payload()
+
+
+def check_payload(payload: Any, shown: str) -> Payload:
+    """Return the payload if every part has its type. Raises CheckpointError."""
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {shown} is of another program: its format is not {FORMAT!r}"
+        )
+    version = payload.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(
+            f"checkpoint {shown} has version {quote(version)}; this program reads 1 to {VERSION}"
+        )
+    if version > VERSION:
+        raise CheckpointError(
+            f"checkpoint {shown} has version {version}; "
+            f"this program reads up to {VERSION}: update maskdiff"
+        )
+    for key in REQUIRED:
+        if not isinstance(payload.get(key), dict):
+            raise CheckpointError(f"checkpoint {shown} is incomplete: it has no {key!r}")
+    symbols = payload["vocabulary"].get("symbols")
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: its symbols are {quote(symbols)}, not a list of texts"
+        )
+    for name, (fits, kind) in PARTS.items():
+        if not fits(payload.get(name, {})):
+            given = quote(payload[name])
+            raise CheckpointError(
+                f"checkpoint {shown} is damaged: {name} is {given}, not names with {kind}"
+            )
+    for name, weight in payload["weights"].items():
+        check_weight(name, weight, shown)
+    return payload
+
+
+def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
+    """Return the configuration of a payload. Raises CheckpointError where it is not valid here."""
+    try:
+        return check(config_from_dict(payload["config"]))
+    except Exception as error:  # values in a file may have any type
+        raise CheckpointError(
+            f"checkpoint {shown} has a configuration that this program cannot use: {folded(error)}"
+        ) from None
+
+
+def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything but the tensors, and the number of parameters."""
+    keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
+    count = sum(tensor.numel() for tensor in payload["weights"].values())
+    return {**{key: payload[key] for key in keep if key in payload}, "parameters": count}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that make a result, for its provenance."""
+    python, machine = platform.python_version(), platform.machine()
+    return {
+        "maskdiff": __version__,
+        "torch": str(torch.__version__),
+        "python": python,
+        "machine": machine,
+    }

@@ -18,7 +18,13 @@ from maskdiff.config import CompletionConfig, Config, ControlConfig, DecodeConfi
 from maskdiff.config_io import config_from_dict
 from maskdiff.decoding import CausalModel, condition
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.diagnosis import Diagnosis, _cause, diagnose, end_probabilities, probe
+from maskdiff.evaluation.diagnosis import (
+    Diagnosis,
+    _cause,
+    diagnose,
+    end_probabilities,
+    probe_endings,
+)
 from maskdiff.languages import make_language
 from maskdiff.metrics import Estimate
 from maskdiff.training.loop import Trainer
@@ -60,7 +66,7 @@ def test_the_probe_tells_the_twins_apart_without_their_configuration(
         blind = replace(
             loaded, config=replace(loaded.config, train=Config().train)
         )  # nothing of the training is left in it
-        assert probe(blind, 40, times=3).cause == name
+        assert probe_endings(blind, 40, times=3).cause == name
 
 
 @pytest.mark.parametrize("seed", [12, 13])
@@ -68,7 +74,7 @@ def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
     for name in MISTAKES:
         folder = tmp_path / name
         folder.mkdir()
-        assert probe(trained(folder, seed, name), 40, seed, times=3).cause == name
+        assert probe_endings(trained(folder, seed, name), 40, seed, times=3).cause == name
 
 
 def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, Loaded]) -> None:
@@ -203,7 +209,7 @@ def test_a_model_that_is_told_the_length_is_not_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match="none can run on"):
-        probe(tiny_loaded())
+        probe_endings(tiny_loaded())
     path = tiny_checkpoint(tmp_path)
     assert run_cli(door.main, ["diagnose", str(path)]) == 0
     out, err = capsys.readouterr()

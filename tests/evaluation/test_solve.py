@@ -11,6 +11,7 @@ from maskdiff.evaluation.plots import write_plots
 from maskdiff.evaluation.report import Report, to_terminal
 from maskdiff.evaluation.rows import Plan, Row, Subject
 from maskdiff.languages import split_of
+from tests.helpers.evaluation import rows_of
 from tests.helpers.paths import CHECKPOINTS
 
 PLAN = Plan(num_samples=6, problems=("test",))
@@ -25,15 +26,15 @@ def subject() -> Subject:
 def rows(subject: Subject) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
         settings = [
-            suite.Setting("greedy"),
-            suite.Setting("every-step", "checker"),
-            suite.Setting("adaptive", "checker"),
+            suite.StrategySetting("greedy"),
+            suite.StrategySetting("every-step", "checker"),
+            suite.StrategySetting("adaptive", "checker"),
         ]
-        settings.append(suite.Setting("adaptive", "checker", suite.EAGER))
-        patch.setattr(suite, "sweep", lambda: settings)
+        settings.append(suite.StrategySetting("adaptive", "checker", suite.EAGER))
+        patch.setattr(suite, "strategy_sweep", lambda: settings)
         patch.setattr(suite, "CLOSER", ("checker",))
         patch.setattr(suite, "CLOSED_STEPS", 6)
-        return suite.solve(subject, PLAN)
+        return rows_of(suite.solve_suite, subject, PLAN)
 
 
 def value(rows: list[Row], sampler: str, metric: str, **settings: object) -> float:
@@ -49,9 +50,9 @@ def value(rows: list[Row], sampler: str, metric: str, **settings: object) -> flo
 def test_problems_are_held_out_and_deeper_ones_are_deeper(subject: Subject) -> None:
     language = subject.language
     for split in suite.SPLITS:
-        problems = suite.problems_of(subject, split, 30, 3)
+        problems = suite.held_out_problems(subject, split, 30, 3)
         assert len(set(problems)) == 30
-        assert problems == suite.problems_of(subject, split, 30, 3)
+        assert problems == suite.held_out_problems(subject, split, 30, 3)
         depths = [language.depth(problem) for problem in problems]  # type: ignore[attr-defined]
         if split == "test":
             texts = [">".join([problem, *language.solution(problem)]) for problem in problems]  # type: ignore[attr-defined]
@@ -62,7 +63,7 @@ def test_problems_are_held_out_and_deeper_ones_are_deeper(subject: Subject) -> N
 
 
 def test_every_setting_of_the_sweep_has_rows_of_its_own() -> None:
-    keys = [suite._key(setting) for setting in suite.sweep()]
+    keys = [setting.key for setting in suite.strategy_sweep()]
     assert len(keys) == len(set(keys))
 
 

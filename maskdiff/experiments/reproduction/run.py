@@ -190,7 +190,8 @@ def ensure_measured(variant: Variant, best: Path, plan: Plan, note: Note) -> lis
     slug = "".join(c if c.isalnum() else "-" for c in variant.name.lower())
     path = best.parent / f"measured-{slug}-{plan.num_samples}.json"
     if path.exists() and path.stat().st_mtime >= best.stat().st_mtime:
-        return [Row(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
+        items = json.loads(path.read_text(encoding="utf-8"))
+        return [Row(**item, unit=Unit.SHARE) for item in items]  # all figures here are shares
     note(f"measuring {variant.name} of {best.parent.name}")
     rows = measure_variant(variant, load_denoiser(best), plan)
     write_atomic(path, json.dumps([row.to_dict() for row in rows], indent=1).encode())
@@ -235,8 +236,9 @@ HEAD = """
 ## The reference's table, measured again
 
 Every variant was trained from scratch, with as many seeds as its row says, and measured on
-{samples} strings a seed (threads: {threads}). Command: `python benchmark.py --reproduce --seeds
-{seeds} --num_samples {samples}`; with `--no_training` it reports the seeds that are there.
+{samples} strings a seed (threads: {threads}). Command:
+`python benchmark.py --reproduce --seeds {seeds} --num_samples {samples}`; with `--no_training` it
+reports the seeds that are there.
 
 Cells: mean over seeds [95% interval for the chance of the strings]; seeds lowest-highest. The range
 shows the chance of training, which is larger. At temperature 0 strings of one length are alike,

@@ -1,8 +1,10 @@
-"""The completion suite: what its rows say of ways that are known to be right or wrong, and of models that it cannot compare."""
+"""The completion suite: what its rows say of ways that are known to be right or wrong, and of
+models that it cannot compare."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from maskdiff.evaluation.rows import Plan, Row, Subject
 from tests.helpers.evaluation import pick, rows_of
 from tests.helpers.tiny import PIECES, tiny_loaded
 
-PLAN = Plan(num_samples=4, typed=(5, 12))
+PLAN = Plan(num_samples=3, typed=(5, 12))
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,7 @@ def of(rows: list[Row], method: str, metric: str, **settings: object) -> Row:
     return pick([row for row in rows if row.sampler == method], metric, **settings)
 
 
+@pytest.mark.slow
 def test_rows_of_a_model_of_pieces(subject: Subject) -> None:
     rows = rows_of(suite.completion_suite, subject, PLAN)
     assert of(rows, "exact", "total_variation", on="random tables").value < 1e-9
@@ -67,9 +70,9 @@ def test_rows_of_a_model_of_pieces(subject: Subject) -> None:
     )
     assert of(rows, "free", "starts_as_typed", typed=0).value == 1.0
     assert of(rows, "rejection", "times_exact_median", typed=12).value > 1.0
-    again = rows_of(suite.completion_suite, subject, PLAN)
-    timed = ("milliseconds", "milliseconds_median", "times_exact_median")
-    assert [r for r in rows if r.metric not in timed] == [r for r in again if r.metric not in timed]
+    again = rows_of(suite.completion_suite, subject, replace(PLAN, typed=(5,)))
+    kept = [r for r in rows if r.metric != "milliseconds" and r.settings.get("typed") != 12]
+    assert kept == [r for r in again if r.metric != "milliseconds"]
     assert len(tables(Report(rows))) > 5
 
 
@@ -89,7 +92,8 @@ def test_other_suites_refuse_pieces(subject: Subject) -> None:
 
 
 def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject) -> None:
-    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a text and on a prefix."""
+    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a
+    text and on a prefix."""
     model, text, prefix = (
         CausalModel(subject.loaded.denoiser, subject.loaded.lengths),
         b"(+3(*24))=1",

@@ -1,4 +1,5 @@
-"""The diagnosis: blind on twins that are trained here; its findings on settings that deserve them, and on ones that do not."""
+"""The diagnosis: blind on twins that are trained here; its findings on settings that deserve them,
+and on ones that do not."""
 
 from __future__ import annotations
 
@@ -59,6 +60,7 @@ def causes(diagnosis: Diagnosis) -> list[str]:
     return [finding.cause for finding in diagnosis.findings]
 
 
+@pytest.mark.slow
 def test_the_probe_tells_the_twins_apart_without_their_configuration(
     twins: dict[str, Loaded],
 ) -> None:
@@ -69,6 +71,7 @@ def test_the_probe_tells_the_twins_apart_without_their_configuration(
         assert probe_endings(blind, 40, times=3).cause == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [12, 13])
 def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
     for name in MISTAKES:
@@ -77,16 +80,17 @@ def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
         assert probe_endings(trained(folder, seed, name), 40, seed, times=3).cause == name
 
 
+@pytest.mark.slow
 def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, Loaded]) -> None:
     told = {name: loaded.config for name, loaded in twins.items()}
     for name, loaded in twins.items():
-        honest = diagnose(told[name], PLAIN, loaded, 40)
+        honest = diagnose(told[name], PLAIN, loaded, 20)
         assert causes(honest)[:1] == ([] if name == "healthy" else [name])
         lied = diagnose(
-            told["healthy"], PLAIN, loaded, 40
+            told["healthy"], PLAIN, loaded, 20
         )  # the data itself had no ends, and no setting says so
         assert causes(lied)[:1] == causes(honest)[:1]
-    wrong = diagnose(told["end_not_taught"], PLAIN, twins["packed_answers"], 40)
+    wrong = diagnose(told["end_not_taught"], PLAIN, twins["packed_answers"], 20)
     assert causes(wrong) == ["packed_answers", "end_not_taught"]
     assert "does not behave so" in wrong.findings[1].evidence[1]
     assert wrong.findings[1].weight < 0.2
@@ -145,13 +149,14 @@ def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> 
         ).replace("50%", "")
 
 
-def test_of_no_strings_nothing_is_found(twins: dict[str, Loaded]) -> None:
+def test_of_no_strings_nothing_is_found() -> None:
     with pytest.raises(ConfigError, match="num is 0"):
-        diagnose(config_from_dict(TWIN), PLAIN, twins["end_not_taught"], 0)
+        diagnose(config_from_dict(TWIN), PLAIN, tiny_loaded(causal_length=False), 0)
     empty = Estimate(math.nan, math.nan, math.nan, 0)
     assert _cause({"end_after_whole": empty, "covered": empty}) == "healthy"
 
 
+@pytest.mark.slow
 def test_limits_count_tokens_as_the_model_reads_them() -> None:
     """A model of pieces needs fewer tokens than its strings have symbols."""
     loaded = tiny_loaded(**PIECES)
@@ -160,7 +165,7 @@ def test_limits_count_tokens_as_the_model_reads_them() -> None:
     assert longest < max(map(len, texts))
     for limit, found in ((longest + 1, []), (longest, ["limit_too_low"])):
         made = diagnose(
-            loaded.config, DecodeConfig(control=ControlConfig(max_tokens=limit)), loaded, 10
+            loaded.config, DecodeConfig(control=ControlConfig(max_tokens=limit)), loaded, 1
         )
         assert [cause for cause in causes(made) if cause.startswith("limit")] == found
 
@@ -176,7 +181,8 @@ def test_dry_is_held_against_strings_that_say_things_twice() -> None:
 
 
 def test_shares_are_those_of_the_language() -> None:
-    """What a finding says of real strings is true of all strings: the language of the twins is small enough to count."""
+    """What a finding says of real strings is true of all strings: the language of the twins is
+    small enough to count."""
     language = make_language(config_from_dict(TWIN).language)
     texts = language.sample_many(20_000, np.random.default_rng(5))
     true = sum("+" in text for text in texts) / len(texts)
@@ -193,7 +199,8 @@ def test_temperatures() -> None:
 
 
 def test_the_end_probability_is_that_of_conditioning() -> None:
-    """p(EOS | tokens of the text) against log p(text) of a model of characters, whose only history that is."""
+    """p(EOS | tokens of the text) against log p(text) of a model of characters, whose only history
+    that is."""
     loaded = tiny_loaded(causal_length=False)
     loaded.denoiser.model.double()
     text = "(+12)=3"
@@ -217,7 +224,8 @@ def test_a_model_that_is_told_the_length_is_not_asked(
     assert "is not asked" in err
 
 
-def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, train, decode = (
         tiny_checkpoint(tmp_path, **PIECES),
         tmp_path / "train.yaml",
@@ -232,7 +240,7 @@ def test_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "also: end_not_taught" in out
     assert "also: greedy" in out
-    argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "20", "--json"]
+    argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "2", "--json"]
     assert run_cli(door.main, argv) == 0
     item = json.loads(capsys.readouterr().out)
     assert (item["schema"], item["verb"]) == (1, "diagnose")

@@ -1,4 +1,5 @@
-"""One random edit: its probabilities by brute force, the optimum against every string of a small language, and the rows."""
+"""One random edit: its probabilities by brute force, the optimum against every string of a small
+language, and the rows."""
 
 from __future__ import annotations
 

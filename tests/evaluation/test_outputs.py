@@ -1,4 +1,5 @@
-"""What a run of the benchmark leaves behind when something goes wrong, which samplers a model gets, and what plots show."""
+"""What a run of the benchmark leaves behind when something goes wrong, which samplers a model gets,
+and what plots show."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def measured(path: Path) -> list[dict[str, Any]]:
     return [r for r in json.loads(path.read_text())["rows"] if r["metric"] == "evaluations"]
 
 
-# ------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_a_full_disk_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +98,7 @@ def test_one_bad_output_does_not_cost_the_others(
     assert "# Benchmark" in good.read_text()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -142,7 +144,7 @@ def test_what_was_finished_survives_an_interruption(
         assert "1 of 2" in json.loads(path.read_text())["interrupted"]
 
 
-# ------------------------------------------------------------------------------------------- checkpoints and samplers
+# ------------------------------------------------------------------------- checkpoints and samplers
 
 
 def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> 
     assert suites.checkpoint_line(facts).endswith("in 10 steps")
 
 
-# ------------------------------------------------------------------------------------------------------------- plots
+# -------------------------------------------------------------------------------------------- plots
 
 
 def test_plots_keep_their_order_and_their_points_apart() -> None:

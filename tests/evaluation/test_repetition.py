@@ -1,4 +1,5 @@
-"""The suite of repetition: its cuts equal what decoding under the limit would have given, and its figures say what is so."""
+"""The suite of repetition: its cuts equal what decoding under the limit would have given, and its
+figures say what is so."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.config import ControlConfig
 from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
+from maskdiff.evaluation import diagnosis, plots, repetition, suites
 from maskdiff.evaluation import outputs as drawn_outputs
-from maskdiff.evaluation import plots, repetition, suites
 from maskdiff.evaluation.outputs import (
     Output,
     PromptTask,
@@ -168,14 +169,17 @@ def test_figures_of_outputs_that_are_known() -> None:
     )  # (+12)=333… is one string of the language: no output alone tells that it ran on
 
 
+@pytest.mark.slow
 def test_rows_of_a_model_that_ends_its_strings(
     pieces: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(repetition, "TIMES", 2)
-    monkeypatch.setattr(repetition, "TEMPERATURES", (0.0, 1.0))
-    monkeypatch.setattr(repetition, "PENALTIES", (1.0, 1.3))
     monkeypatch.setattr(drawn_outputs, "COUNTED", 1)
-    plan = Plan(num_samples=3, control=ControlConfig(top_k=3))
+    monkeypatch.setattr(diagnosis, "COUNTED", 1)
+    plan = Plan(num_samples=2, control=ControlConfig(top_k=3))
+    whole = repetition.control_sweep(plan.control)
+    few = [s for s in whole if s.name in ("none", "top_k 3") and s.temperature in (0.0, 1.0)]
+    monkeypatch.setattr(repetition, "control_sweep", lambda given: few)
     rows = suites.run_suites([Subject(pieces)], plan, ["repetition"]).rows
     sweep = [row for row in rows if row.sampler == "autoregressive"]
     both = {"on": "prompts", "temperature": 1.0, "control": "none", "cut": "stop, extraction"}
@@ -189,16 +193,29 @@ def test_rows_of_a_model_that_ends_its_strings(
     assert {row.settings["on"] for row in sweep} == {"prompts", "free"}
     assert sum(row.value for row in rows if row.metric.startswith("is_")) == 1.0
     assert len(tables(Report(rows))) == 4
-    assert suites.count_measurements([Subject(pieces)], plan, ["repetition"]) > 10
     monkeypatch.setattr(plots, "LONG", "2x")
     drawn = plots.write_plots(Report(rows, {"samples": 3}), tmp_path)
     assert [path.name for path in drawn] == ["accuracy_by_control.png", "run_on_by_control.png"]
 
 
+def test_the_sweep_varies_every_control_and_no_setting_stands_twice() -> None:
+    given = ControlConfig(top_k=3)
+    sweep = repetition.control_sweep(given)
+    assert len({(s.name, s.temperature) for s in sweep}) == len(sweep)
+    assert {(s.name, s.temperature) for s in sweep} >= {("none", 0.0), ("top_k 3", 1.0)}
+    controls = [s.control for s in sweep]
+    for name in ("repetition_penalty", "frequency_penalty", "no_repeat_ngram", "dry_multiplier"):
+        assert len({getattr(control, name) for control in controls}) > 1, name
+    measured = repetition.count_repetition(Plan(control=given))
+    assert measured > len(sweep)
+
+
+@pytest.mark.slow
 def test_rows_of_a_model_that_is_told_the_length(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
+    monkeypatch.setattr(repetition, "STEPS", (1, 0))
     rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
     assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model reads no noise
     at_once = pick(

@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny") / "best.pt")
 
 
-# ----------------------------------------------------------------------------------------------------------- reports
+# ------------------------------------------------------------------------------------------ reports
 
 
 def sample_report() -> report.Report:
@@ -191,7 +191,7 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         plots.write_plots(sample_report(), tmp_path)
 
 
-# -------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 
 def test_the_command_line_end_to_end(

@@ -1,4 +1,5 @@
-"""The suite `solve`: its comparisons are paired, its counts are those of the runs, and a closed turn shows."""
+"""The suite `solve`: its comparisons are paired, its counts are those of the runs, and a closed
+turn shows."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from maskdiff.languages import split_of
 from tests.helpers.evaluation import rows_of
 from tests.helpers.paths import CHECKPOINTS
 
-PLAN = Plan(num_samples=6, problems=("test",))
+PLAN = Plan(num_samples=4, problems=("test",))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def test_every_setting_of_the_sweep_has_rows_of_its_own() -> None:
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_an_upper_bound_is_one_and_costs_more(rows: list[Row]) -> None:
     greedy, bound = value(rows, "greedy", "accuracy"), value(rows, "every-step", "accuracy")
     assert greedy <= bound  # the greedy candidate is among those that the checker sees
@@ -76,6 +78,7 @@ def test_an_upper_bound_is_one_and_costs_more(rows: list[Row]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_comparisons_are_differences_of_their_rows(rows: list[Row]) -> None:
     pair = [value(rows, name, "accuracy", scaling=None) for name in ("adaptive", "every-step")]
     gain = value(rows, "adaptive against every-step", "accuracy_gain", scaling=None)
@@ -95,6 +98,7 @@ def test_errors_removed_by_hand() -> None:
     assert suite.errors_removed(base, base, np.random.default_rng(0)).value == 0.0
 
 
+@pytest.mark.slow
 def test_a_closed_turn_shows_in_the_rows_over_http(rows: list[Row]) -> None:
     pytest.importorskip("fastapi")
     pytest.importorskip("openai")
@@ -107,6 +111,7 @@ def test_a_closed_turn_shows_in_the_rows_over_http(rows: list[Row]) -> None:
     assert tight <= 3 < loose
 
 
+@pytest.mark.slow
 def test_the_report_has_tables_and_a_plot(rows: list[Row], tmp_path: object) -> None:
     report = Report(rows, {"samples": 6})
     text = to_terminal(report)

@@ -38,7 +38,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny") / "best.pt")
 
 
-# ------------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def test_lengths_follow_the_language_and_its_bounds() -> None:
@@ -77,7 +77,7 @@ def test_the_settings_shown_are_those_that_matter() -> None:
     assert shown("naive", steps=5, temperature=0.0) == {"steps": 5, "temperature": 0.0}
 
 
-# ------------------------------------------------------------------------------------------------------- generation
+# --------------------------------------------------------------------------------------- generation
 
 
 def test_generation_rows_are_complete_and_right() -> None:
@@ -138,7 +138,8 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
     assert all(LANGUAGE.holds(text) for text in texts)
     low, high = bounds or (LANGUAGE.min_symbols, LANGUAGE.max_symbols)
     assert all(low <= len(text) <= high for text in texts)
-    # Where the split has no string of a length, any string stands in: its lengths are the language's.
+    # Where the split has no string of a length, any string stands in: its lengths are the
+    # language's.
     real = [
         len(text)
         for text in generation.real_texts(LANGUAGE, 1500, bounds, np.random.default_rng(0))
@@ -167,11 +168,12 @@ def test_the_blind_baseline_has_the_real_frequencies() -> None:
     assert abs(texts[0].count("1") / 4000 - 1 / 8) < 0.03
 
 
-# ------------------------------------------------------------------------------------------------------- likelihood
+# --------------------------------------------------------------------------------------- likelihood
 
 
 def test_the_elbo_of_a_uniform_model_is_exact() -> None:
-    """Every masking has the same loss per hidden symbol, so the Monte-Carlo sum has no variance at all."""
+    """Every masking has the same loss per hidden symbol, so the Monte-Carlo sum has no variance at
+    all."""
     texts = held_out(LANGUAGE, "test", 40, 0)
     rows = rows_of(likelihood.likelihood_suite, subject(Uniform()), Plan(likelihood_draws=3), texts)
     symbols = math.log(len(VOCABULARY.inner_ids))
@@ -190,7 +192,8 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
 
 
 def test_the_elbo_estimator_is_unbiased() -> None:
-    """A model whose loss depends on how much is hidden: the estimate against the sum over all k by hand."""
+    """A model whose loss depends on how much is hidden: the estimate against the sum over all k by
+    hand."""
 
     class Share(Uniform):
         def __call__(
@@ -218,7 +221,7 @@ def test_the_elbo_estimator_is_unbiased() -> None:
         assert estimate == pytest.approx(exact, rel=0.01)
 
 
-# --------------------------------------------------------------------------------------------------- repair, editing
+# ---------------------------------------------------------------------------------- repair, editing
 
 
 def test_repair_stands_beside_doing_nothing() -> None:
@@ -281,7 +284,8 @@ def test_repair_with_the_real_verb(tmp_path: Path) -> None:
 
 
 def test_the_references_identity_baseline() -> None:
-    """It was measured in a re-run of the reference: 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3, on 200 strings."""
+    """It was measured in a re-run of the reference: 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3,
+    on 200 strings."""
     clean = LANGUAGE.sample_many(1500, np.random.default_rng(5))
     for sigma, published in ((0.1, 0.854), (0.2, 0.762), (0.3, 0.672)):
         noisy = repair.corrupt(LANGUAGE, clean, sigma, "reference", 0)
@@ -312,7 +316,7 @@ def test_editing_counts_a_lost_anchor() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- speed
+# -------------------------------------------------------------------------------------------- speed
 
 
 def test_padded_loop_learns_and_keeps_its_shapes() -> None:

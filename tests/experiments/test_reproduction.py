@@ -1,4 +1,5 @@
-"""The reproduction of the reference's table: its variants, its resumption, and a report that says what it rests on."""
+"""The reproduction of the reference's table: its variants, its resumption, and a report that says
+what it rests on."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def test_the_references_samplers_keep_its_quirks() -> None:
 
 
 def test_the_references_confidence_is_read_at_temperature_0_1() -> None:
-    """Sharpened tenfold, a token without a rival is surer than a likelier one with a close rival."""
+    """Sharpened tenfold, a token without a rival is surer than a likelier one with a close
+    rival."""
     rival, spread = torch.full((len(VOCABULARY),), 1e-6), torch.full((len(VOCABULARY),), 0.04)
     rival[VOCABULARY.ids["("]], rival[VOCABULARY.ids[")"]] = 0.5, 0.49
     spread[VOCABULARY.ids["="]] = 0.4

@@ -86,7 +86,8 @@ def test_trace_renders_each_evaluation_and_paints_a_grid():
 
 
 def test_trace_shows_joined_and_wide_characters_whole():
-    """Tokens that make one emoji share its columns, a wide character has two, and a tab is a sign."""
+    """Tokens that make one emoji share its columns, a wide character has two, and a tab is a
+    sign."""
     vocabulary = Vocabulary.of("👨\u200d漢a\t")
     canvas = Canvas.template(["a👨\u200d👨漢\ta"], vocabulary, generator()).traced()
     after = canvas.tokens.clone()

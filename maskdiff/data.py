@@ -1,8 +1,7 @@
-"""Data: batches of strings as a function of (seed, step), and packing them into rows without padding between them.
+"""Batches of training strings, and rows in which whole strings are packed without padding.
 
-For: training and held-out strings, the background producer, and packed rows.  Not for: noise (``maskdiff.noise``) or what is
-learned.  Easy to get wrong: ``Batches.batch(step)`` is a pure function of the seed and the step, so that an interrupted run
-resumes, and several processes agree, without any state being saved; caches inside are only caches.
+`Batches.batch(step)` is a function of the seed and the step, so that an interrupted run resumes,
+and several processes agree, without any saved state; its caches are only caches.
 """
 
 from __future__ import annotations
@@ -25,12 +24,9 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Split, Vocabulary
 
 T = TypeVar("T")
-CHUNK = 1024  # strings of a chunk of fresh draws: small, so that the producer never stalls the loop for long
+CHUNK = 1024  # strings of a chunk of fresh draws; small, so that the loop never waits for long
 MIN_ACCEPTANCE = 0.05  # a length tilt never rejects more than 95% of the draws
-TRAIN, FRESH, EPOCH, HELD_OUT = range(4)  # first word of the seeds of independent streams
-
-
-# ---------------------------------------------------------------------------------------------------------------- packing
+TRAIN, FRESH, EPOCH, HELD_OUT = range(4)  # first words of the seeds of independent streams
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,8 @@ class PackedCanvases:
     """Canvases laid end to end in rows; every field is (rows, width).
 
     Attributes:
-        tokens: int64, PAD where no string is.
-        targets: int64, ``IGNORE`` where there is no loss.
+        tokens: int64, PAD where there is no string.
+        targets: int64, `IGNORE` where there is no loss.
         weights: float32.
         segment: int64, number of the string within its row, from 0; -1 on padding.
         position: int64, 0 at BOS; 0 on padding.
@@ -62,14 +58,12 @@ class PackedCanvases:
     mode: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedCanvases:
-        """The canvases with ``change`` applied to every field (choosing rows, say)."""
+        """The canvases with `change` applied to every field, such as a choice of rows."""
         return PackedCanvases(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
     def to(self, device: torch.device | str) -> PackedCanvases:
-        """The same rows on ``device``."""
-        return PackedCanvases(
-            **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        )
+        """The same rows on `device`."""
+        return self.map(lambda values: values.to(device, non_blocking=True))
 
     @property
     def fill(self) -> float:
@@ -78,40 +72,41 @@ class PackedCanvases:
 
 
 def plan_rows(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place strings in rows, longest first, each in the fullest row that has room (best fit decreasing).
+    """Place strings in rows, longest first, each in the fullest row with room (best fit).
 
     Args:
         length: (batch,) tokens of each string.
         width: tokens of a row.
 
     Returns:
-        (batch,) row, (batch,) offset in it, (batch,) number within it, all int64; rows are numbered without gaps.
+        (batch,) row, (batch,) offset in it, (batch,) number within it, all int64; rows are numbered
+        without gaps.
     """
     row_of, offset_of, number_of = (np.zeros(len(length), dtype=np.int64) for _ in range(3))
     rows_with: list[list[int]] = [[] for _ in range(width + 1)]  # rows by room left
-    some = 0  # bit r is set where rows_with[r] is not empty
+    rooms = 0  # bit r is set where rows_with[r] is not empty
     held: list[int] = []  # strings in each row
     lengths = length.tolist()
     for string in np.argsort(-length, kind="stable").tolist():
         need = lengths[string]
-        fitting = some >> need
+        fitting = rooms >> need
         if fitting:
             room = need + (fitting & -fitting).bit_length() - 1
             row = rows_with[room].pop()
             if not rows_with[room]:
-                some ^= 1 << room
+                rooms ^= 1 << room
         else:
             room, row = width, len(held)
             held.append(0)
         row_of[string], offset_of[string], number_of[string] = row, width - room, held[row]
         held[row] += 1
         rows_with[room - need].append(row)
-        some |= 1 << (room - need)
+        rooms |= 1 << (room - need)
     return row_of, offset_of, number_of
 
 
 def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
-    """Lay whole canvases end to end in as few rows as best fit finds; nothing is cut, lost or repeated.
+    """Lay whole canvases end to end in rows; none is cut, lost or repeated.
 
     Args:
         canvases: any widths and modes.
@@ -119,22 +114,25 @@ def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
         padding: id of PAD.
 
     Raises:
-        DataError: a canvas is longer than ``width``.
+        DataError: a canvas is longer than `width`.
     """
     longest = int(canvases.length.max())
     if longest > width:
         raise DataError(
-            f"a string of {longest} tokens does not fit rows of {width}: give rows at least {longest} wide"
+            f"a string of {longest} tokens does not fit rows of {width}: give rows at least "
+            f"{longest} wide"
         )
-    row, offset, number = (
-        torch.from_numpy(x) for x in plan_rows(canvases.length.cpu().numpy(), width)
-    )
+
+    # The place of every token in the rows.
+    plan = plan_rows(canvases.length.cpu().numpy(), width)
+    row, offset, number = map(torch.from_numpy, plan)
     rows = int(row.max()) + 1
     at = torch.arange(canvases.tokens.shape[1])
     valid = at < canvases.length[:, None]  # (batch, canvas width)
     place = (row * width + offset)[:, None] + at
     where = place[valid]  # (tokens,)
 
+    # The fields, laid out.
     def lay(values: Tensor, empty: float | int | bool) -> Tensor:
         out = torch.full((rows * width,), empty, dtype=values.dtype)
         out[where] = values.expand_as(place)[valid]
@@ -154,11 +152,8 @@ def pack(canvases: Canvases, width: int, padding: int = 0) -> PackedCanvases:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ draws
-
-
 class Store:
-    """Strings as one flat array of token ids: (count,) strings, gathered by index into padded batches."""
+    """Strings in one flat array of token ids."""
 
     def __init__(self, texts: list[str], vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -171,42 +166,34 @@ class Store:
         self.start = np.cumsum(self.count) - self.count
 
     def _read_characters(self, texts: list[str]) -> None:
-        vocabulary = self.vocabulary
-        table = np.full(
-            1 + max((ord(s) for s in vocabulary.symbols if len(s) == 1), default=0),
-            -1,
-            dtype=np.int64,
-        )
-        for symbol, token in vocabulary.ids.items():
-            if len(symbol) == 1:
-                table[ord(symbol)] = token
-        self.flat = table[
-            np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
-        ].astype(np.int16)
+        ids = {ord(symbol): n for symbol, n in self.vocabulary.ids.items() if len(symbol) == 1}
+        table = np.full(1 + max(ids, default=0), -1, dtype=np.int64)
+        table[list(ids)] = list(ids.values())
+        points = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+        self.flat = table[points].astype(np.int16)
         self.count = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
 
     def __len__(self) -> int:
         return len(self.count)
 
     def rows(self, index: np.ndarray) -> list[np.ndarray]:
-        """Token ids of the strings at ``index``."""
-        return [
-            self.flat[a : a + n]
-            for a, n in zip(self.start[index].tolist(), self.count[index].tolist())
-        ]
+        """Token ids of the strings at `index`."""
+        places = zip(self.start[index].tolist(), self.count[index].tolist())
+        return [self.flat[start : start + n] for start, n in places]
 
 
 def length_acceptance(language: Language, tilt: float, least: float = MIN_ACCEPTANCE) -> np.ndarray:
-    """Probability of keeping a draw of n symbols, for n = 0..max_symbols, so that lengths follow p(n)^(1 - tilt).
+    """Probability of keeping a draw of n symbols, for n = 0..max_symbols.
 
-    Keeping n with probability min(1, c p(n)^-tilt) leaves the distribution given the length as it is.  c is such that no
-    length has to be kept with a probability above 1, unless fewer than ``least`` of all draws would then be kept: then c
-    grows until ``least`` are, and the rarest lengths stay rarer than the tilt asks.
+    The lengths of kept draws follow p(n)^(1 - tilt), and the distribution given the length does not
+    change: n is kept with probability min(1, c p(n)^-tilt). The constant c is the largest without
+    clipping, unless fewer than `least` of all draws would then be kept: then c grows until `least`
+    are, and the rarest lengths stay rarer than the tilt asks.
     """
     p = language.length_probs()
     possible = p > 0
     log_ratio = np.where(possible, -tilt * np.log(np.where(possible, p, 1.0)), -np.inf)
-    low, high = -log_ratio.max(), 0.0  # of log c: nothing clipped .. everything kept
+    low, high = -log_ratio.max(), 0.0  # of log c: nothing is clipped, everything is kept
 
     def keep(log_c: float) -> np.ndarray:
         return np.asarray(np.exp(np.minimum(0.0, log_ratio + log_c)))
@@ -226,19 +213,20 @@ def draw_texts(
     split: Split,
     acceptance: np.ndarray | None = None,
 ) -> list[str]:
-    """``count`` draws of the language that belong to ``split``, thinned by length with ``acceptance`` if given.
+    """`count` draws of the language that belong to `split`, kept by length with `acceptance`.
 
     Raises:
-        DataError: the language seems to have no string of that split.
+        DataError: the language has no string of that split, or too few to find one.
     """
     kept: list[str] = []
     tried, all_texts = 0, language.texts()
     if all_texts is not None and not any(split_of(text) == split for text in all_texts):
-        raise _none_of(all_texts, language, split)
+        raise _empty_split(all_texts, language, split)
     while len(kept) < count:
         if tried > 20_000 + 10_000 * count:
             raise DataError(
-                f"no {split} string in {tried} draws of {language.name}: its configuration allows too few strings"
+                f"no {split} string in {tried} draws of {language.name}: its configuration allows "
+                "too few strings"
             )
         want = int(1.1 * (count - len(kept)) * max(1.0, tried / max(1, len(kept)))) + 64
         texts = language.sample_many(min(want, 1 << 16), rng)
@@ -251,9 +239,9 @@ def draw_texts(
 
 
 def in_rows(texts: list[str], each: int, longest: int) -> list[str]:
-    """Every ``each`` texts written one after another, without those that would not fit in ``longest`` symbols.
+    """Every `each` texts joined to one, without those that would not fit in `longest` symbols.
 
-    One answer after another, packed as if they were one: what a model that is taught this cannot learn is to stop.
+    A model that is trained on several answers packed as one cannot learn to stop.
     """
     if each == 1:
         return texts
@@ -266,47 +254,51 @@ def in_rows(texts: list[str], each: int, longest: int) -> list[str]:
     return rows
 
 
-def _none_of(texts: Sequence[str], language: Language, split: Split) -> DataError:
+def _empty_split(texts: Sequence[str], language: Language, split: Split) -> DataError:
     return DataError(
-        f"none of the {len(set(texts))} strings of {language.name} falls into the {split} split; give some hundreds"
+        f"none of the {len(set(texts))} strings of {language.name} falls into the {split} split; "
+        "give some hundreds"
     )
 
 
 def held_out(language: Language, split: Split, count: int, seed: int) -> list[str]:
-    """``count`` real draws that belong to ``split``, repetitions and all, the same for the same seed.
+    """`count` draws that belong to `split`, repetitions included; the same for the same seed.
 
-    Of a language that is a list of strings each is given once at most, so that there may be fewer: the same string again
-    would be no further evidence.  Raises DataError where there is none.
+    Of a language that is a list of strings each is given at most once, because a repeated string is
+    no further evidence; there may be fewer.
+
+    Raises:
+        DataError: there is none.
     """
     rng, texts = np.random.default_rng((HELD_OUT, seed)), language.texts()
     if texts is None:
         return draw_texts(language, count, rng, split)
     own = [text for text in dict.fromkeys(texts) if split_of(text) == split]
     if not own:
-        raise _none_of(texts, language, split)
+        raise _empty_split(texts, language, split)
     return [own[i] for i in rng.permutation(len(own))[:count]]
 
 
 def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """A torch generator (CPU) that depends on its arguments only; different arguments give independent streams."""
+    """A generator (CPU) as a function of its arguments; others give independent streams."""
     state = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 class Batches:
-    """Batches of training strings; ``batch(step)`` depends on the arguments and ``step`` alone.
+    """Batches of training strings; `batch(step)` depends on the arguments and the step alone.
 
     Args:
-        language: where strings come from.
-        num_samples: size of a fixed training set of draws, gone through in a new random order every epoch (batches cross the
-            border of epochs); 0 draws afresh for ever.
+        language: the source of strings.
+        num_samples: size of a fixed training set of draws, in a new random order every epoch
+            (batches cross the border of epochs); 0 draws new strings at every step.
         batch_size: strings of a batch.
         seed: of the set, its orders and the fresh draws.
-        split: only strings of this split are ever given.
-        length_tilt: lengths follow p(n)^(1 - tilt), see ``length_acceptance``.
-        min_acceptance: least share of draws kept by the tilt; what is rejected costs time, most with fresh draws.
-        vocabulary: what a token is, the language's characters by default.
-        in_a_row: draws that are taught as one string, see ``in_rows``.
+        split: the split of all strings.
+        length_tilt: lengths follow p(n)^(1 - tilt), see `length_acceptance`.
+        min_acceptance: least share of draws kept by the tilt; rejected draws cost time.
+        vocabulary: of the tokens, the characters of the language by default.
+        in_a_row: draws that are joined to one string, see `in_rows`.
     """
 
     def __init__(
@@ -323,32 +315,24 @@ class Batches:
     ) -> None:
         self.in_a_row = in_a_row
         self.vocabulary = vocabulary or language.vocabulary
-        self.language, self.num_samples, self.batch_size, self.seed, self.split = (
-            language,
-            num_samples,
-            batch_size,
-            seed,
-            split,
-        )
-        self.acceptance = (
-            length_acceptance(language, length_tilt, min_acceptance) if length_tilt else None
-        )
+        self.language, self.split, self.seed = language, split, seed
+        self.num_samples, self.batch_size = num_samples, batch_size
+        self.acceptance: np.ndarray | None = None
+        if length_tilt:
+            self.acceptance = length_acceptance(language, length_tilt, min_acceptance)
         self._fixed = self._draw((TRAIN, seed), num_samples) if num_samples else None
         self._orders: dict[int, np.ndarray] = {}
         self._chunks: dict[int, Store] = {}
         self._lock = threading.Lock()
 
     def batch(self, step: int) -> Strings:
-        """The strings of step ``step`` (from 0), as wide as the longest of them."""
+        """The strings of step `step` (from 0), as wide as the longest of them."""
         first, n = step * self.batch_size, self.batch_size
         period = self.num_samples or CHUNK
         rows: list[np.ndarray] = []
         with self._lock:
             for part in range(first // period, (first + n - 1) // period + 1):
-                a, b = (
-                    max(first, part * period) - part * period,
-                    min(first + n, (part + 1) * period) - part * period,
-                )
+                a, b = max(first - part * period, 0), min(first + n - part * period, period)
                 if self._fixed is not None:
                     rows += self._fixed.rows(self._order(part)[a:b])
                 else:
@@ -363,23 +347,23 @@ class Batches:
         """
         if self._fixed is None:
             raise DataError(
-                "training draws are fresh (num_samples is 0): there is no list of them; set num_samples above 0"
+                "training draws are fresh (num_samples is 0): there is no list of them; set "
+                "num_samples above 0"
             )
-        return [
-            self.vocabulary.decode(row.tolist())
-            for row in self._fixed.rows(np.arange(self.num_samples))
-        ]
+        rows = self._fixed.rows(np.arange(self.num_samples))
+        return [self.vocabulary.decode(row.tolist()) for row in rows]
 
     def prefetch(
         self, first_step: int, transform: Callable[[Strings, int], T], depth: int = 4
     ) -> Iterator[T]:
-        """``transform(batch(step), step)`` for step = first_step, first_step + 1, ..., made ahead in a thread.
+        """Yield `transform(batch(step), step)` from `first_step` on, made ahead in a thread.
 
-        The thread stops when the iterator is closed or dropped; an error in it is raised here, at its step.
+        The thread stops when the iterator is closed or dropped; its error is raised at its step.
 
         Args:
-            transform: makes what the loop needs (noise, packing); draw its randomness from ``step_generator(seed, step)``.
-            depth: results kept ready.
+            first_step: the first step.
+            transform: adds noise and packs; its random numbers come from a `step_generator`.
+            depth: number of results made ahead.
         """
         ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
         stop = threading.Event()
@@ -410,32 +394,23 @@ class Batches:
     ) -> None:
         while not stop.is_set():
             try:
-                item: tuple[T | None, BaseException | None] = (
-                    transform(self.batch(step), step),
-                    None,
-                )
-            except BaseException as error:  # handed to the thread that asked
-                item = (None, error)
-            ready.put(item)
-            if item[1] is not None:
+                ready.put((transform(self.batch(step), step), None))
+            except BaseException as error:  # raised in the consumer
+                ready.put((None, error))
                 return
             step += 1
 
     def _draw(self, seed: tuple[int, ...], count: int) -> Store:
-        many = count * self.in_a_row
-        texts = draw_texts(
-            self.language, many, np.random.default_rng(seed), self.split, self.acceptance
-        )
-        return Store(
-            in_rows(texts, self.in_a_row, self.language.config.max_len - 2), self.vocabulary
-        )
+        many, rng = count * self.in_a_row, np.random.default_rng(seed)
+        texts = draw_texts(self.language, many, rng, self.split, self.acceptance)
+        longest = self.language.config.max_len - 2
+        return Store(in_rows(texts, self.in_a_row, longest), self.vocabulary)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
-            self._orders[epoch] = np.random.default_rng((EPOCH, self.seed, epoch)).permutation(
-                self.num_samples
-            )
+            rng = np.random.default_rng((EPOCH, self.seed, epoch))
+            self._orders[epoch] = rng.permutation(self.num_samples)
         return self._orders[epoch]
 
     def _chunk(self, index: int) -> Store:
@@ -446,7 +421,7 @@ class Batches:
 
 
 def training_texts(batches: Batches) -> set[str]:
-    """The distinct strings of a fixed training set, for telling what is novel.  Raises DataError if draws are fresh."""
+    """The distinct strings of a fixed training set. Raises DataError if draws are fresh."""
     return set(batches.texts())
 
 

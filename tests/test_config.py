@@ -1,4 +1,4 @@
-"""Configuration: YAML and flags arrive checked, errors name the key and the nearest valid one, and dumping is reversible."""
+"""Configuration: YAML and flags are checked, errors name the key, dumping is reversible."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_no_file_gives_the_defaults() -> None:
     assert load_config() == Config()
 
 
-def test_knob_names_are_unique_across_sections() -> None:
+def test_option_names_are_unique_across_sections() -> None:
     names = [
         field.name for section in [*SECTIONS.values(), SamplerConfig] for field in fields(section)
     ]
@@ -59,7 +59,7 @@ def test_flat_and_sectioned_yaml_are_the_same(tmp_path: Path) -> None:
     assert flat.train.lr == 3e-4  # YAML 1.1 reads 3e-4 as a string
 
 
-def test_language_is_a_section_or_a_knob(tmp_path: Path) -> None:
+def test_language_is_a_section_or_an_option(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "language: arithmetic\n")) == load_config(
         write(tmp_path, "language: {language: arithmetic}\n")
     )
@@ -198,7 +198,7 @@ def test_every_knob_is_a_flag_with_help_and_range() -> None:
     assert "1 to 64" in text
 
 
-def test_longer_strings_need_no_second_knob(tmp_path: Path) -> None:
+def test_longer_strings_need_no_second_option(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "max_len: 80\n")).language.max_len == 80
     with pytest.raises(ConfigError, match="unknown flag '--block_size'"):
         parse("--block_size 80")

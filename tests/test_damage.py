@@ -24,12 +24,7 @@ from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_payload
 from tests.helpers.training import tiny
 
-SETTINGS: dict[str, object] = {
-    "live_samples": 0,
-    "n_embd": 8,
-    "use_self_cond": True,
-    "max_iters": 2,
-}
+SETTINGS: dict[str, object] = {"n_embd": 8, "use_self_cond": True, "max_iters": 2}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +79,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("training/curve/loss", math.nan, "curve: loss is 'nan'"),
     ("training/curve/logged", 7, "curve: logged is after step 2"),
     ("training/curve/parts", [1.0], "curve: parts is '[1.0]'"),
-    ("training/curve/parts", lambda parts: parts[:1], "curve: parts is [1, 2] torch.float32"),
+    ("training/curve/parts", torch.zeros(9, 2), "curve: parts is [9, 2] torch.float32"),
     ("training/model/head.weight", REMOVED, "weights lacks 'head.weight'"),
     ("training/model/head.weight", lambda w: w[:1], "weights: head.weight is [1, 8] torch.float32"),
     ("training/model/head.weight", lambda w: w.double(), "head.weight is [20, 8] torch.float64"),
@@ -93,9 +88,9 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("weights/head.weight", lambda w: w[:1], "averaged weights: head.weight is [1, 8]"),
     ("weights/head.weight", REMOVED, "averaged weights lacks 'head.weight'"),
     ("training/optimizers", [], "optimizers is '[]', not a list of 2"),
-    ("training/optimizers/1", {}, "optimiser AdamW lacks"),
-    ("training/optimizers/0/state", {}, "optimiser Muon: its state lacks '0'"),
-    ("training/optimizers/1/state", {}, "optimiser AdamW: its state lacks '0'"),
+    ("training/optimizers/1", {}, "optimizer AdamW lacks"),
+    ("training/optimizers/0/state", {}, "optimizer Muon: its state lacks '0'"),
+    ("training/optimizers/1/state", {}, "optimizer AdamW: its state lacks '0'"),
     ("training/optimizers/1/state/99", {}, "its state has '99'"),
     ("training/optimizers/0/param_groups/0/params", [1, 0], "its groups hold other weights"),
     ("training/optimizers/0/param_groups/0/params", torch.ones(2), "its groups hold other weights"),

@@ -1,4 +1,4 @@
-"""Data: packing loses nothing, batches are functions of (seed, step), splits never mix, the tilt changes lengths only."""
+"""Data: packing loses nothing, batches are functions of (seed, step), splits never mix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VOCABULARY = LANGUAGE.vocabulary
 
 @dataclass
 class Tiny:
-    """Strings of 1, 2, 4 or 5 letters with known, uneven lengths; the letters are uneven too, and depend on the length."""
+    """Strings of 1, 2, 4 or 5 letters; known, uneven probabilities of lengths and letters."""
 
     vocabulary: Vocabulary = Vocabulary.of("ab", digit=False)  # noqa: RUF009
     chances: Sequence[float] = (0.0, 0.6, 0.3, 0.0, 0.09, 0.01)
@@ -68,7 +68,7 @@ def texts_of(strings: Strings, vocabulary: Vocabulary = VOCABULARY) -> list[str]
     return [vocabulary.decode(row, "drop") for row in strings.tokens.tolist()]
 
 
-# ---------------------------------------------------------------------------------------------------------------- packing
+# ----------------------------------------------------------------------------------------- packing
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=200), st.integers(64, 200))
@@ -119,8 +119,8 @@ def test_best_fit_needs_no_more_rows_than_first_fit() -> None:
 
 @pytest.mark.parametrize("width", [64, 100, 128, 512])
 def test_packed_rows_hold_every_canvas_once_with_all_its_fields(width: int) -> None:
-    given_canvases = canvases(97)
-    packed = pack(given_canvases, width)
+    given = canvases(97)
+    packed = pack(given, width)
     found = []
     for r in range(len(packed.tokens)):
         for segment in range(int(packed.segment[r].max()) + 1):
@@ -141,10 +141,13 @@ def test_packed_rows_hold_every_canvas_once_with_all_its_fields(width: int) -> N
             )
     expected = [
         (
-            *(tuple(getattr(given_canvases, name)[i, :n].tolist()) for name in ("tokens", "targets", "weights")),
-            float(given_canvases.sigma[i]), bool(given_canvases.causal[i]), int(given_canvases.mode[i]),
+            *(
+                tuple(getattr(given, name)[i, :n].tolist())
+                for name in ("tokens", "targets", "weights")
+            ),
+            float(given.sigma[i]), bool(given.causal[i]), int(given.mode[i]),
         )
-        for i, n in enumerate(given_canvases.length.tolist())
+        for i, n in enumerate(given.length.tolist())
     ]  # fmt: skip
     assert Counter(found) == Counter(expected)
 
@@ -184,7 +187,7 @@ def test_a_canvas_wider_than_the_rows_is_an_error() -> None:
     assert pack(one, int(one.length.max())).fill > 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- batches
+# ----------------------------------------------------------------------------------------- batches
 
 
 @pytest.mark.parametrize("num_samples", [0, 300])
@@ -251,7 +254,8 @@ def test_a_split_without_strings_is_an_error() -> None:
     texts = ["a", "b", "aa", "ab", "ba", "bb"]
     split = next(s for s in ("test", "validation") if s not in {split_of(t) for t in texts})
     with pytest.raises(DataError, match="too few strings"):
-        draw_texts(Tiny(chances=(0, 0.5, 0.5)), 5, np.random.default_rng(0), split)  # type: ignore[arg-type]
+        language = Tiny(chances=(0, 0.5, 0.5))
+        draw_texts(language, 5, np.random.default_rng(0), split)  # type: ignore[arg-type]
 
 
 def test_training_strings_are_real_strings() -> None:
@@ -269,7 +273,7 @@ def test_streams_of_generators_are_repeatable_and_distinct() -> None:
     assert first(3, 4) == first(3, 4)
 
 
-# ------------------------------------------------------------------------------------------------------------ length tilt
+# ------------------------------------------------------------------------------------- length tilt
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.5, 1.0])
@@ -290,8 +294,9 @@ def test_the_tilt_never_rejects_too_much() -> None:
     assert acceptance[3] == acceptance[4] == 0.0
 
 
+@pytest.mark.slow
 def test_the_tilt_changes_lengths_and_nothing_else() -> None:
-    """A share of a length that is off by 0.05, or of a word of 4 letters given its length by 0.04, is caught."""
+    """A share of a length off by 0.05, or of a word given its length by 0.04, is caught."""
     language, n = Tiny(), 20_000
     acceptance = length_acceptance(language, 1.0, least=0.0)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
@@ -304,7 +309,8 @@ def test_the_tilt_changes_lengths_and_nothing_else() -> None:
         if keep
     ]
     train = [t for t in everything if split_of(t) == "train"]
-    drawn = draw_texts(language, n, np.random.default_rng(1), "train", acceptance)  # type: ignore[arg-type]
+    rng = np.random.default_rng(1)
+    drawn = draw_texts(language, n, rng, "train", acceptance)  # type: ignore[arg-type]
     assert len(drawn) == n
     assert {split_of(t) for t in drawn} == {"train"}
     # Flat before the split is taken out; the split removes some strings of each length.
@@ -330,7 +336,7 @@ def test_the_tilt_flattens_the_lengths_of_training_strings() -> None:
     assert (tilted >= 42).double().mean() > 2 * (plain >= 42).double().mean()
 
 
-# --------------------------------------------------------------------------------------------------------------- producer
+# ---------------------------------------------------------------------------------------- producer
 
 
 def test_prefetching_gives_what_asking_gives_and_resumes_anywhere() -> None:
@@ -367,7 +373,7 @@ def test_closing_the_stream_stops_the_thread() -> None:
     assert threading.active_count() == before
 
 
-# ---------------------------------------------------------------------------------------------------- strings in a row
+# -------------------------------------------------------------------------------- strings in a row
 
 
 @given(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from maskdiff.config.limits import MAX_LENGTH, MOST_CANDIDATES
-from maskdiff.config.options import Section, option
+from maskdiff.config.options import Section, fraction, option
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SamplerConfig(Section):
         3, "causal tokens before the parallel part of the hybrid", low=0, high=MAX_LENGTH
     )
     temperature: float = option(1.0, "of the token distribution; 0 is argmax", low=0.0, high=100.0)
-    top_p: float = option(1.0, "smallest set of tokens with this mass is kept", low=0.0, high=1.0)
+    top_p: float = fraction(1.0, "smallest set of tokens with this mass is kept")
     grammar: bool = option(
         False, "condition every draw on the language's grammar, so that every string parses"
     )
@@ -52,9 +52,7 @@ class CompletionConfig(Section):
     temperature: float = option(
         1.0, "of the conditioned distribution; 0 is argmax", low=0.0, high=100.0
     )
-    top_p: float = option(
-        1.0, "smallest set of tokens with this conditioned mass is kept", low=0.0, high=1.0
-    )
+    top_p: float = fraction(1.0, "smallest set of tokens with this conditioned mass is kept")
     candidates: int = option(
         1, "draws of a string until one is valid; 1 takes any", low=1, high=MOST_CANDIDATES
     )
@@ -102,9 +100,7 @@ class ControlConfig(Section):
         0, "DRY: number of last tokens searched for matches; 0 is all", low=0, high=MAX_LENGTH
     )
     exempt_prompt: bool = option(False, "given tokens do not count as drawn before")
-    min_p: float = option(
-        0.0, "drop tokens below this share of the probability of the likeliest", low=0.0, high=1.0
-    )
+    min_p: float = fraction(0.0, "drop tokens below this share of the probability of the likeliest")
     top_k: int = option(
         0, "only this many of the likeliest tokens are drawn; 0 is all", low=0, high=10**6
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maskdiff.config.limits import MAX_RATE
-from maskdiff.config.options import Section, option
+from maskdiff.config.options import Section, fraction, option
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class DistillationConfig(Section):
         "weights that judge: the student's at every step, its initial ones, or their average",
         choices=("self", "initial", "ema"),
     )  # fmt: skip
-    teacher_rate: float = option(
-        0.05, "ema: share of the student in the update of the teacher at a step", low=0.0, high=1.0
+    teacher_rate: float = fraction(
+        0.05, "ema: share of the student in the update of the teacher at a step"
     )
     trainer: str = option(
         "standard",

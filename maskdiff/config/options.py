@@ -38,6 +38,11 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def fraction(default: float, help: str) -> Any:
+    """An option in [0, 1]."""
+    return option(default, help, low=0.0, high=1.0)
+
+
 def mode_share(default: float, help: str) -> Any:
     """An option for the share of a batch's strings that one training objective takes."""
     metadata = {"help": help, "low": 0.0, "high": 1.0, "choices": None, MODE: True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskdiff.config.options import Section, option
+from maskdiff.config.options import Section, fraction, option
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ class StepConfig(Section):
     bias_corrected: bool = option(
         False, "adaptive: divide the momentum uncertainty by 1 - momentum^t"
     )
-    rate: float = option(
-        0.5, "random: probability that a step gets more candidates", low=0.0, high=1.0
-    )
+    rate: float = fraction(0.5, "random: probability that a step gets more candidates")
     max_steps: int = option(32, "steps of an answer at most", low=1, high=10_000)
     max_step_tokens: int = option(96, "tokens of a step at most", low=1, high=16_384)
     min_step_tokens: int = option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from maskdiff.config.limits import MAX_COUNT, MAX_RATE, MAX_SEED, MAX_THREADS
-from maskdiff.config.options import MODE, Section, mode_share, option
+from maskdiff.config.options import MODE, Section, fraction, mode_share, option
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,9 @@ class LanguageConfig(Section):
 class NoiseConfig(Section):
     """How clean strings become canvases to train on."""
 
-    sigma_min: float = option(0.1, "lowest noise level", low=0.0, high=1.0)
-    sigma_max: float = option(0.9, "highest noise level", low=0.0, high=1.0)
-    high_noise_bias: float = option(
-        0.0, "share of the draws taken from [0.8, sigma_max]", low=0.0, high=1.0
-    )
+    sigma_min: float = fraction(0.1, "lowest noise level")
+    sigma_max: float = fraction(0.9, "highest noise level")
+    high_noise_bias: float = fraction(0.0, "share of the draws taken from [0.8, sigma_max]")
     low_discrepancy: bool = option(True, "stratify noise levels across the batch (2406.07524)")
     sigma_input: str = option(
         "visible",
@@ -86,21 +84,13 @@ class NoiseConfig(Section):
     corruption_mode: str = option(
         "mixed", "corruption of repair batches", choices=("mixed", "mask_only")
     )
-    mask_share: float = option(0.5, "share of masks in the mixed corruption", low=0.0, high=1.0)
-    replace_share: float = option(
-        0.2, "share of replacements in the mixed corruption", low=0.0, high=1.0
-    )
-    swap_share: float = option(
-        0.15, "share of swaps with the next token in the mixed corruption", low=0.0, high=1.0
-    )
-    delete_share: float = option(
-        0.075, "share of deletions in the mixed corruption", low=0.0, high=1.0
-    )
-    insert_share: float = option(
-        0.075, "share of insertions in the mixed corruption", low=0.0, high=1.0
-    )
-    ar_prefix_ratio: float = option(
-        0.0, "share of masked strings that keep a clean prefix, the rest masked", low=0.0, high=1.0
+    mask_share: float = fraction(0.5, "share of masks in the mixed corruption")
+    replace_share: float = fraction(0.2, "share of replacements in the mixed corruption")
+    swap_share: float = fraction(0.15, "share of swaps with the next token in the mixed corruption")
+    delete_share: float = fraction(0.075, "share of deletions in the mixed corruption")
+    insert_share: float = fraction(0.075, "share of insertions in the mixed corruption")
+    ar_prefix_ratio: float = fraction(
+        0.0, "share of masked strings that keep a clean prefix, the rest masked"
     )
     ar_prefix_len: int = option(
         3, "longest clean prefix in symbols; 0 draws it uniformly over the string", low=0, high=1024
@@ -168,8 +158,8 @@ class TrainConfig(Section):
     num_samples: int = option(
         20000, "size of the training set; 0 draws new strings at every step", low=0, high=10**7
     )
-    length_tilt: float = option(
-        0.0, "draw length n with weight p(n)^(1-tilt); 1 makes lengths uniform", low=0.0, high=1.0
+    length_tilt: float = fraction(
+        0.0, "draw length n with weight p(n)^(1-tilt); 1 makes lengths uniform"
     )
     strings_in_a_row: int = option(
         1,
@@ -178,11 +168,9 @@ class TrainConfig(Section):
         low=1,
         high=1024,
     )
-    cut_rows: float = option(
+    cut_rows: float = fraction(
         0.0,
         "share of causal strings cut before their EOS, which is then no target (a common mistake)",
-        low=0.0,
-        high=1.0,
     )
     batch_size: int = option(64, "strings in a step, over all processes", low=1, high=65_536)
     max_iters: int = option(2000, "optimizer steps", low=0, high=MAX_COUNT)
@@ -199,14 +187,9 @@ class TrainConfig(Section):
     loss_weight: str = option(
         "elbo", "weights of masked positions: the ELBO's or uniform", choices=("elbo", "uniform")
     )
-    self_cond_prob: float = option(
-        0.5, "share of steps that self-condition, with use_self_cond", low=0.0, high=1.0
-    )
-    coupling_prob: float = option(
-        0.5,
-        "share of steps with the noise of the draw as input, with use_coupling",
-        low=0.0,
-        high=1.0,
+    self_cond_prob: float = fraction(0.5, "share of steps that self-condition, with use_self_cond")
+    coupling_prob: float = fraction(
+        0.5, "share of steps with the noise of the draw as input, with use_coupling"
     )
     optimizer: str = option(
         "muon",
@@ -218,11 +201,9 @@ class TrainConfig(Section):
     weight_decay: float = option(0.01, "decoupled weight decay of matrices", low=0.0, high=MAX_RATE)
     grad_clip: float = option(1.0, "largest global gradient norm; 0 is off", low=0.0, high=1e6)
     warmup_iters: int = option(100, "steps of linear warm-up", low=0, high=MAX_COUNT)
-    decay_share: float = option(
-        0.6, "last share of the steps, in which the rate decays", low=0.0, high=1.0
-    )
+    decay_share: float = fraction(0.6, "last share of the steps, in which the rate decays")
     decay: str = option("linear", "shape of the decay", choices=("linear", "cosine"))
-    min_lr_ratio: float = option(0.0, "rate at the end, in units of the peak", low=0.0, high=1.0)
+    min_lr_ratio: float = fraction(0.0, "rate at the end, in units of the peak")
     ema: float = option(
         0.999,
         "decay of the weights' moving average, validated and kept; 0 is off",
@@ -246,7 +227,9 @@ class TrainConfig(Section):
     log_interval: int = option(50, "steps between logged losses", low=1, high=MAX_COUNT)
     eval_interval: int = option(500, "steps between validations", low=1, high=MAX_COUNT)
     eval_samples: int = option(512, "held-out strings in a validation", low=1, high=10**5)
-    live_samples: int = option(64, "strings sampled and parsed at a validation", low=0, high=1024)
+    live_samples: int = option(
+        64, "strings sampled and parsed at a validation; 0 is none", low=0, high=1024
+    )
     save_interval: int = option(500, "steps between saves of last.pt", low=1, high=MAX_COUNT)
     checkpoint_dir: str = option(
         "", "folder of best.pt, last.pt, config.yaml and TensorBoard; empty: runs/NAME"

@@ -1,13 +1,13 @@
-"""Completion: strings that begin with what was typed, character for character, from a model of tokens of several characters.
+"""The left-to-right loop, and strings that begin with what was typed, character for character.
 
     from maskdiff.decoding import CausalModel, Decoding, condition
     conditioned = condition(CausalModel(loaded.denoiser, loaded.lengths), b"(+(*7")
     print(conditioned.summary)
     strings = Decoding(conditioned, new_keys(5, generator)).run()
 
-For: `condition` (what the prefix weighs, and q), `Decoding` (drawing), and the models that fit `Continuation`. Not for: texts
-of a language, or command lines (`maskdiff.tasks.complete`). Easy to get wrong: the state is the history of tokens, not the
-place in the text.
+`decode` (`loop.py`) draws all tokens from left to right. `condition` finds what the prefix weighs,
+and q; `Decoding` draws from q, then from the model. The state is the history of tokens, not
+the place in the text. `maskdiff.tasks.complete` completes the texts of a language.
 """
 
 from __future__ import annotations

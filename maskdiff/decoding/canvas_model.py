@@ -1,10 +1,11 @@
-"""Our bidirectional mode as completion sees it: strings whose end is known as well as their beginning.
+"""Our bidirectional mode as a `Continuation`: strings with a known end as well as a known prefix.
 
-For: `CanvasModel`, a canvas filled from the left (or from the right), and `ending_with`, the canvases on which a suffix stands.
-Not for: other orders: only with a fixed order of writing are the predictions of a masked model the factors of one joint
-distribution. The joint that is conditioned here is: a length in tokens, as in the data; tokens from the right until they cover
-the suffix; then tokens from the left. Easy to get wrong: the suffix need not begin at a token's boundary, so the token that
-covers its first character may bring more text (the tail), into which what was typed may reach.
+`CanvasModel` is a canvas that is filled from the left (or from the right), `ending_with` the
+canvases with a suffix. Only in a fixed order are the predictions of a masked model the factors of
+one joint distribution. The joint that is conditioned here is: a length in tokens, as in the data;
+tokens from the right until they cover the suffix; then tokens from the left. The suffix need not
+begin at the boundary of a token: the token that covers its first character may bring more text (the
+tail), into which the prefix may extend.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ ROWS = 512  # canvases that are evaluated at once
 
 
 class CanvasModel:
-    """Canvases to be filled one token after another, from the left or, `backwards`, from the right.
+    """Canvases that are filled one token after another.
 
-    lengths: tokens of each canvas; ends: those that stand at its right already, none if `backwards`.
+    Args:
+        denoiser: The model.
+        lengths: Tokens of each canvas.
+        latent_states: The canvases as latent states.
+        ends: Tokens that are there already at the right of each canvas; none if `backwards`.
+        backwards: Fill from the right.
     """
 
     def __init__(
@@ -53,7 +59,8 @@ class CanvasModel:
             list(ends) if ends is not None else [()] * len(self.lengths)
         )
         self.table = token_table(denoiser.vocabulary, ends=False, backwards=backwards)
-        # Nothing is left out of a suffix: what was typed may ask for just that, and its covers keep their numbers.
+        # Nothing is left out of a suffix: the prefix may require it, and its covers keep their
+        # numbers.
         self.negligible, self.floor = (0.0, 0.0) if backwards else (1e-9, 1e-6)
 
     def tree(self) -> CanvasTree:
@@ -61,7 +68,7 @@ class CanvasModel:
         return CanvasTree(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
-        """See `Canonical.encode`; backwards it is how the text that is read from its end is cut."""
+        """See `Canonical.encode`; backwards, of texts that are read from their end."""
         if not self.backwards:
             return encode_bytes(self.denoiser.vocabulary, texts)
         cuts = encode_bytes(self.denoiser.vocabulary, [text[::-1] for text in texts])
@@ -69,7 +76,7 @@ class CanvasModel:
 
 
 class CanvasTree:
-    """See `HistoryTree`; a node is a canvas of its own, and costs as many positions as it has tokens."""
+    """See `HistoryTree`; a node is a canvas, and costs as many positions as it has tokens."""
 
     def __init__(self, model: CanvasModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0
@@ -137,9 +144,16 @@ def ending_with(
     suffix: bytes,
     settings: CompletionConfig | None = None,
 ) -> CanvasModel:
-    """The canvases on which `suffix` stands at the end, each with its probability; `lengths` (n + 1,) are those of n tokens.
+    """The canvases that end with a suffix, each with its probability.
 
-    Raises what `condition` raises, for the suffix.
+    Args:
+        denoiser: The model.
+        lengths: (n + 1,) probability of each number of tokens.
+        suffix: The end of the strings.
+        settings: Mode, budget and beam of the search for covers of the suffix.
+
+    Raises:
+        CanvasError, ConfigError: As `condition` does, for the suffix.
     """
     settings = settings or CompletionConfig()
     possible = np.flatnonzero(lengths > 0).tolist()
@@ -172,7 +186,8 @@ def _with_ends(
         tails.append(text[: len(text) - len(suffix)])
         priors.append(log_p)
     latent_states = LatentStates(
-        torch.tensor(priors, dtype=torch.float64), tuple(n - len(end) for n, end in zip(sizes, ends, strict=True)),
+        torch.tensor(priors, dtype=torch.float64),
+        tuple(n - len(end) for n, end in zip(sizes, ends, strict=True)),
         closed=True, tails=tuple(tails), suffix=suffix, log_dropped=found.log_dropped,
         spent=(found.summary.calls, found.summary.positions),
     )  # fmt: skip

@@ -1,12 +1,11 @@
-"""The next token given what was typed: p(t | history) conditioned on a string that begins with the prefix.
+"""The next token given what was typed: p(t | history) conditioned on the prefix of the string.
 
-For: `condition` and its modes, the masses Z, and q. Not for: drawing (`decode.py`). Easy to get wrong: the state is the history
-of tokens, not the place in the text, and the probability of a token that is forced still counts: it weighs the history against
-others.
+The state is the history of tokens, not the place in the text, and the probability of a token that
+is forced still counts: it weighs the history against others.
 
-    Z(h) = 1                                        if the text of h begins with the prefix
-           sum over t of p(t | h) Z(h t)            while it is a proper beginning of the prefix
-           0                                        if it contradicts the prefix, or the string ended
+    Z(h) = 1                                      if the text of h begins with the prefix
+           sum over t of p(t | h) Z(h t)          while it is a proper prefix of it
+           0                                      if it contradicts it, or the string ended
     q(t | h) = p(t | h) Z(h t) / Z(h)
 
 *exact* evaluates all histories in one forward pass (their number is known before it), or, of a
@@ -42,34 +41,35 @@ from maskdiff.errors import CanvasError, ConfigError, nearest, quote
 from maskdiff.models.continuation import ROOT, Canonical, Continuation, Costly, HistoryTree
 
 MODES = ("auto", "exact", "beam", "canonical")
-CELLS = (
-    2**28
-)  # log-probabilities that exact mode keeps at most: 2 GiB, which lowers the budget of a large vocabulary
-SPREAD = 16  # latent states, each of which widens the beam: of several, some are far likelier early than they turn out to be
-HEAD = 8  # times the beam: histories that it evaluates together before it starts to prune
-TOGETHER = (
-    64  # histories that are evaluated together, the likeliest first, where each of them is costly
-)
+# Log-probabilities that exact mode keeps at most (2 GiB); it bounds the budget.
+CELLS = 2**28
+# Latent states that widen the beam: some are far likelier early than they turn out to be.
+SPREAD = 16
+HEAD = 8  # times the beam: histories that are evaluated together before pruning starts
+TOGETHER = 64  # histories of a costly model that are evaluated together, the likeliest first
 
 
 @dataclass
 class Growth:
-    """A tree with what a model said of it: `log_next` (nodes, vocabulary), `log_p` (nodes,) of each history, and what was left
-    out.
+    """Histories with their distributions, while the set of them grows.
+
+    Attributes:
+        log_next: (nodes, vocab) log p(next token), a part for every call.
+        log_p: (nodes,) of each history.
+        log_dropped: Of what was left out.
+        log_covered: Of the goal found so far, where it is counted: a lower bound of Z.
     """
 
     histories: Histories
     tree: HistoryTree
     log_prior: Tensor
-    log_next: list[Tensor] = field(default_factory=list)  # a part for every call
+    log_next: list[Tensor] = field(default_factory=list)
     log_p: list[float] = field(default_factory=list)
     log_dropped: float = -math.inf
-    log_covered: float = (
-        -math.inf
-    )  # probability of the goal found so far, where it is counted: a lower bound of Z
+    log_covered: float = -math.inf
 
     def evaluate(self, log_p: list[float] | None = None) -> None:
-        """Ask the model about the nodes that it has not seen, in one call; `log_p` of each, where that is known before."""
+        """Evaluate the new nodes in one call; `log_p` of each, if it is known."""
         first, tree = len(self.log_p), self.histories
         if first == len(tree):
             return
@@ -87,15 +87,14 @@ class Growth:
         self.log_p += log_p
 
     def drop(self, log_probs: Tensor) -> None:
-        """Count histories (n,) that are left out: their probability bounds what they would have added to Z."""
+        """Count histories (n,) that are left out: their probability bounds their part of Z."""
         if len(log_probs):
             self.log_dropped = float(
                 np.logaddexp(float(log_probs.double().logsumexp(0)), self.log_dropped)
             )
 
     def cover(self, goal: Goal, first: int) -> None:
-        """Count what the covering tokens of the nodes from `first` on, those evaluated last, add to
-        Z."""
+        """Add to Z the covering tokens of the nodes from `first` on, which were evaluated last."""
         tree, rows = self.histories, self.log_next[-1]
         alike: dict[CoverKey, list[int]] = {}
         for node in range(first, len(tree)):
@@ -113,20 +112,16 @@ class Growth:
 
 @dataclass(frozen=True)
 class Summary:
-    """What conditioning found and cost.
-
-    log_z: log p(a string begins with the prefix), nats; in the modes that leave out histories a lower bound of it. dropped:
-    upper bound of the share of p(prefix) that lies in those, and so of the total variation of the first draws; 0 where none are
-    left out. mode: what was done. histories: how many were evaluated. calls, positions: forward passes, and the tokens that
-    they evaluated.
-    """
+    """Result and cost of conditioning."""
 
     mode: str
-    log_z: float
+    log_z: float  # log p(a string begins with the prefix), nats; a lower bound if `dropped`
+    # Upper bound of the share of p(prefix) in histories that were left out, and so of the total
+    # variation of the first draws.
     dropped: float
-    histories: int
-    calls: int
-    positions: int
+    histories: int  # that were evaluated
+    calls: int  # forward passes
+    positions: int  # tokens that they evaluated
 
 
 class Conditioned:
@@ -181,7 +176,7 @@ class Conditioned:
         return self._covers[key]
 
     def leaves(self) -> list[tuple[int, int, float]]:
-        """Every way to reach the goal: a node of the tree, the covering token after it, and their log p together."""
+        """Every way to reach the goal: a history, the covering token after it, their log p."""
         found = []
         for node in range(len(self.histories)):
             ids = self.covers(node)
@@ -249,7 +244,8 @@ class Conditioned:
 
     def _lost(self, mode: str) -> str:
         text = quote(self.goal.prefix.decode(errors="backslashreplace"))
-        return f"{mode} mode kept no history that reaches all of {text}; use exact mode, or a wider beam"
+        advice = "use exact mode, or a wider beam"
+        return f"{mode} mode kept no history that reaches all of {text}; {advice}"
 
     def _impossible(self) -> str:
         latent_states, prefix = self.model.latent_states, self.goal.prefix
@@ -273,14 +269,23 @@ def condition(
     beam: int = CompletionConfig.beam,
     whole: bool = False,
 ) -> Conditioned:
-    """The model given that its string begins with `prefix` (with `whole`: is it, so that Z is the probability of the text).
+    """The model given that its string begins with a prefix.
 
-    `auto` is exact where the histories are at most `budget`, else beam. Raises ConfigError for an unknown mode, for more
-    histories than exact mode may evaluate, and for canonical mode without a tokenizer; CanvasError for an impossible prefix.
+    Args:
+        model: The model. prefix: The bytes that were typed. mode: `exact`, `beam`, `canonical`, or
+        `auto`: exact for at most `budget` histories, else beam. budget: Histories that exact mode
+        evaluates at most. beam: Width of the beam. whole: The string is the prefix, so that Z is
+        the probability of the text.
+
+    Raises:
+        ConfigError: For an unknown mode, for more histories than the budget, and for canonical mode
+            without a tokenizer.
+        CanvasError: For an impossible prefix.
     """
     if mode not in MODES:
         raise ConfigError(
-            f"mode {quote(mode)} is unknown; the modes are {', '.join(MODES)}: did you mean {nearest(mode, MODES)}?"
+            f"mode {quote(mode)} is unknown; the modes are {', '.join(MODES)}: "
+            f"did you mean {nearest(mode, MODES)}?"
         )
     goal = Goal(model.table, model.latent_states, prefix, whole)
     budget = min(budget, CELLS // len(model.table))
@@ -313,24 +318,25 @@ def condition(
 def _too_many(goal: Goal, budget: int) -> ConfigError:
     return ConfigError(
         f"exact mode needs over {budget} histories for the {len(goal.prefix)} bytes typed; "
-        "raise the budget, or use the modes that scale: beam (bounds what it leaves out) or canonical"
+        "raise the budget, or use the modes that scale: beam (bounds what it leaves out) or "
+        "canonical"
     )
 
 
 def grow_likeliest(model: Continuation, goal: Goal, negligible: float, most: int) -> Growth:
-    """Histories, the likeliest first, until those that are left add no more than the share
-    `negligible` to Z.
+    """Histories, the likeliest first, until the others add at most the share `negligible` to Z.
 
-    No history can add more than its own probability. Raises ConfigError where `most` histories do
-    not suffice.
+    No history can add more than its own probability.
+
+    Raises:
+        ConfigError: If `most` histories do not suffice.
     """
     growth = Growth(Histories(), model.tree(), model.latent_states.log_prior)
     tree, prior = growth.histories, model.latent_states.log_prior.tolist()
     reached = [prior[b] for b in range(len(prior)) if goal.reached(b)]
     growth.log_covered = float(np.logaddexp.reduce(reached, initial=-math.inf))
-    waiting = [
-        (-prior[b], ROOT, b, 0) for b in roots(goal)
-    ]  # a heap of (-log p, parent, token, bytes explained)
+    # A heap of (-log p, parent, token, bytes explained).
+    waiting = [(-prior[b], ROOT, b, 0) for b in roots(goal)]
     heapq.heapify(waiting)
     while waiting:
         left = float(np.logaddexp.reduce([-item[0] for item in waiting]))
@@ -358,8 +364,10 @@ def grow_likeliest(model: Continuation, goal: Goal, negligible: float, most: int
 
 
 def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, float, Tensor]]:
-    """Of the nodes evaluated last those with room for more than a covering token: node, its log p,
-    and that of what follows."""
+    """Of the nodes evaluated last, those with room for more than a covering token.
+
+    Each with its log p and that of the next token.
+    """
     tree = growth.histories
     for node, row in zip(nodes, growth.log_next[-1] if len(nodes) else (), strict=True):
         if tree.depth[node] + 1 < goal.latent_states.limits[tree.latent[node]]:
@@ -367,12 +375,12 @@ def _roomy(growth: Growth, goal: Goal, nodes: range) -> Iterator[tuple[int, floa
 
 
 def grow_beam(model: Continuation, goal: Goal, beam: int, floor: float = 0.0) -> Growth:
-    """The likeliest `beam` histories at every byte of the goal, for each of (at most `SPREAD`) latent states.
+    """The likeliest `beam` histories at every byte, for each of (at most `SPREAD`) latent states.
 
     Histories of different lengths in tokens compete where they have explained the same text, those
-    of all latent states together. The first bytes, while all their histories are few, are read in one
-    pass without pruning. With a `floor` above 0, those that together have less than this share of
-    the probability are left out at every byte, from the first on.
+    of all latent states together. The first bytes, while all their histories are few, are read in
+    one pass without pruning. With a `floor` above 0, those that together have less than this share
+    of the probability are left out at every byte, from the first on.
     """
     keep = min(beam * min(len(roots(goal)), SPREAD), CELLS // len(model.table))
     head, below = min(max(HEAD * beam, keep), CELLS // len(model.table)), 0
@@ -381,9 +389,8 @@ def grow_beam(model: Continuation, goal: Goal, beam: int, floor: float = 0.0) ->
     tree = enumerate_histories(goal, below, silent=False)
     growth = Growth(tree, model.tree(), model.latent_states.log_prior)
     growth.evaluate()
-    waiting: dict[
-        int, list[tuple[float, int, int]]
-    ] = {}  # bytes explained -> (log p, parent, token)
+    # By bytes explained: (log p, parent, token).
+    waiting: dict[int, list[tuple[float, int, int]]] = {}
     if below == 0:
         waiting[0] = [(float(model.latent_states.log_prior[b]), ROOT, b) for b in roots(goal)]
     _push(growth, goal, range(len(tree)), below, waiting)
@@ -426,7 +433,7 @@ def _push(
     below: int,
     waiting: dict[int, list[tuple[float, int, int]]],
 ) -> None:
-    """Put the children of nodes that explain `below` bytes or more in the queue; silent tokens are left out, and counted."""
+    """Queue the children that explain `below` bytes or more; silent tokens are left out."""
     for node, own, row in _roomy(growth, goal, nodes):
         if goal.table.silent:
             growth.drop(own + row[list(goal.table.silent)])
@@ -442,7 +449,7 @@ def _push(
 
 
 def _canonical(model: Continuation, goal: Goal) -> Conditioned:
-    """Only histories that the tokenizer would write, and only covering tokens with which it would go on from them."""
+    """Only histories that the tokenizer would write, and covering tokens that it would add."""
     if not isinstance(model, Canonical):
         raise ConfigError("canonical mode needs a model with its tokenizer; use exact or beam")
     cuts = model.encode([goal.prefix[:size] for size in range(goal.last + 1)])
@@ -469,7 +476,7 @@ def _canonical(model: Continuation, goal: Goal) -> Conditioned:
 
 
 def _written(model: Canonical, goal: Goal, tree: Histories) -> dict[int, list[int]]:
-    """The covering tokens with which the tokenizer would go on from each node."""
+    """The covering tokens that the tokenizer would add to each node."""
     pairs: list[tuple[int, int]] = []
     for node in range(len(tree)):
         key = goal.key(tree.offset[node], tree.depth[node], tree.latent[node])

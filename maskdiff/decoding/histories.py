@@ -1,7 +1,7 @@
-"""The histories whose text is a proper beginning of what was typed: counted, and listed as a tree, before any model is called.
+"""Histories whose text is a proper prefix of what was typed, counted and listed without a model.
 
-For: `Goal`, which says what may follow and what covers, `count`, and `Histories`. Not for: probabilities. Easy to get wrong:
-the number of histories grows exponentially with the text, but counting them takes only a table over (tokens, bytes).
+The number of histories grows exponentially with the text, but counting them takes only a table over
+(tokens, bytes).
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from functools import cached_property
 from maskdiff.models.continuation import ROOT, LatentStates
 from maskdiff.models.token_table import TokenTable
 
-CoverKey = tuple[
-    int, bool, bytes
-]  # bytes explained, whether one token is left, what stands behind the last one
+# Bytes explained, whether one token is left, the bytes after the last one.
+CoverKey = tuple[int, bool, bytes]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What has to be reached: a string that begins with `prefix`, or with `whole` is it."""
+    """A string that begins with `prefix` or, if `whole`, is it."""
 
     table: TokenTable
     latent_states: LatentStates
@@ -34,7 +33,7 @@ class Goal:
 
     @cached_property
     def steps(self) -> list[list[tuple[int, int]]]:
-        """For each number of bytes explained, the tokens that explain more without reaching the goal: (token, bytes then)."""
+        """By bytes explained: the tokens that explain more, but not all: (token, bytes then)."""
         found = []
         for offset in range(self.last + 1):
             ids = self.table.inside(self.prefix[offset:], self.whole)
@@ -49,12 +48,12 @@ class Goal:
         return not self.prefix and not self.whole
 
     def key(self, offset: int, depth: int, latent: int) -> CoverKey:
-        """What the covering tokens of a node depend on."""
+        """The values on which the covering tokens of a node depend."""
         last = self.latent_states.closed and depth + 1 == self.latent_states.limits[latent]
         return offset, last, self.latent_states.tail(latent) if last else b""
 
     def covers(self, key: CoverKey) -> list[int]:
-        """Ids of the tokens that reach the goal at once."""
+        """Ids of the tokens that reach the goal."""
         offset, last, tail = key
         rest = self.prefix[offset:]
         if self.whole:
@@ -77,7 +76,7 @@ class Goal:
 
 @dataclass
 class Histories:
-    """A tree of histories as lists, parents before children; `offset` counts bytes explained, `depth` tokens."""
+    """A tree of histories, parents before children; `offset` is in bytes, `depth` in tokens."""
 
     parent: list[int] = field(default_factory=list)
     token: list[int] = field(default_factory=list)  # of a latent state: its number
@@ -110,7 +109,7 @@ class Histories:
 
 
 def roots(goal: Goal) -> list[int]:
-    """The latent states from which the goal is still to be reached and may be."""
+    """The latent states that have not reached the goal, and may."""
     return [
         b
         for b in range(len(goal.latent_states))
@@ -119,15 +118,12 @@ def roots(goal: Goal) -> list[int]:
 
 
 def count(goal: Goal, enough: int, below: int | None = None) -> int:
-    """The number of histories of a goal (those that explain fewer than `below` bytes), or one above `enough`."""
+    """The number of histories that explain fewer than `below` bytes, or one above `enough`."""
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
     limits = sorted(goal.latent_states.limits[b] for b in roots(goal))
     silent = len(goal.table.silent)
-    level, total, depth = (
-        {0: 1} if below > 0 else {},
-        0,
-        0,
-    )  # histories of `depth` tokens, by bytes explained
+    total, depth = 0, 0
+    level = {0: 1} if below > 0 else {}  # histories of `depth` tokens, by bytes explained
     while level and limits and depth < limits[-1]:
         total += sum(level.values()) * sum(limit > depth for limit in limits)
         if total > enough:
@@ -144,7 +140,7 @@ def count(goal: Goal, enough: int, below: int | None = None) -> int:
 
 
 def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = True) -> Histories:
-    """All histories of a goal (those that explain fewer than `below` bytes; without `silent` tokens if these are unwanted)."""
+    """All histories that explain fewer than `below` bytes, with or without `silent` tokens."""
     below = goal.last + 1 if below is None else min(below, goal.last + 1)
     tree = Histories()
     level = [tree.add(ROOT, latent, 0) for latent in roots(goal)] if below > 0 else []
@@ -166,7 +162,7 @@ def enumerate_histories(goal: Goal, below: int | None = None, silent: bool = Tru
 
 
 def from_sequences(goal: Goal, sequences: Iterable[list[int]]) -> Histories:
-    """The tree of given token sequences, each of which explains a beginning of the goal, after every beginning."""
+    """The tree of given token sequences, which explain prefixes of the goal, after every state."""
     tree, sequences = Histories(), list(sequences)
     for latent in roots(goal):
         root = tree.add(ROOT, latent, 0)

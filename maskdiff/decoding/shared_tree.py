@@ -1,7 +1,6 @@
-"""Several prefixes in one tree, so that strings that begin differently are drawn in one batch.
+"""`SharedTree`: several prefixes in one tree, so that their strings are drawn in one batch.
 
-For: `SharedTree`, a continuation whose trees are branches of one tree. Not for: strings with one prefix, of which `Decoding` makes a
-batch by itself. Easy to get wrong: nodes are numbered from 0 in every branch; `offset` is where the branch begins in the tree.
+Nodes are numbered from 0 in every branch; `offset` is where the branch begins in the tree.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryT
 
 
 class SharedTree:
-    """The model, as `condition` takes it; give all that it returns to one `Decoding`, before another is begun."""
+    """A model for `condition`, whose results are given together to one `Decoding`."""
 
     def __init__(self, model: Continuation) -> None:
         self.model, self.table, self.base, self.nodes = model, model.table, model.tree(), 0
@@ -34,7 +33,7 @@ class SharedTree:
 
 
 class Branch:
-    """See `HistoryTree`; the nodes of one prefix, that stand behind those of the prefixes before it."""
+    """See `HistoryTree`; the nodes of one prefix, after those of the prefixes before it."""
 
     def __init__(self, owner: SharedTree) -> None:
         self.owner, self.offset, self.calls, self.positions = owner, owner.nodes, 0, 0

@@ -1,4 +1,4 @@
-"""`python -m maskdiff.distillation`, the former name of `python -m maskdiff.experiments.distillation`."""
+"""`python -m maskdiff.distillation`: an alias of `python -m maskdiff.experiments.distillation`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`python -m maskdiff.distillation.attempts`, the former name of the command in `maskdiff.experiments.distillation`."""
+"""An alias of `python -m maskdiff.experiments.distillation.attempts`."""
 
 import sys
 

@@ -1,9 +1,8 @@
 """When a string ends before its end: stop texts, stop tokens, a limit, a loop.
 
-For: ``Stopping`` (what ends a string), ``StopText`` (the search while text streams) and ``cut_short`` (of a string that is
-there already).  Not for: end-of-string, which the model itself draws.  Easy to get wrong: stop texts know nothing of tokens.
-One may begin in the middle of a token and end in the middle of another; a match that is complete may still have to wait,
-because another stop text that began before it may turn out to match, and the leftmost match wins.
+Stop texts know nothing of tokens: one may begin and end in the middle of a token. A match that is
+complete may have to wait: the leftmost match wins, and another stop text that began before it may
+still match.
 """
 
 from __future__ import annotations
@@ -16,13 +15,19 @@ from maskdiff.errors import ConfigError, nearest, quote
 from maskdiff.text.repetition import first_periodic_tail
 
 EOS, STOP, LENGTH, REPETITION = "eos", "stop", "length", "repetition"  # why a string ended
-TIMEOUT = "timeout"  # the time was up before anything else ended it
+TIMEOUT = "timeout"  # the deadline passed before anything else ended it
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """texts: what ends a string, in UTF-8, and is not part of it; tokens: ids of tokens that do. max_tokens: most tokens, 0 is
-    no limit. period, repeats: the loop that ends one, period 0 is none.
+    """What ends a string.
+
+    Attributes:
+        texts: Stop texts in UTF-8, which are not part of the string.
+        tokens: Ids of stop tokens, likewise.
+        max_tokens: Tokens at most; 0 is no limit.
+        period: Tokens of the longest loop that ends a string; 0 for none.
+        repeats: Copies that make a loop.
     """
 
     texts: tuple[bytes, ...] = ()
@@ -33,7 +38,15 @@ class Stopping:
 
     @classmethod
     def of(cls, config: ControlConfig, table: Sequence[bytes | None]) -> Stopping:
-        """Of a configuration and the text of every token, None for special ones. Raises ConfigError for what cannot stop."""
+        """The rules of a configuration.
+
+        Args:
+            config: The configuration.
+            table: The text of every token; None for special ones.
+
+        Raises:
+            ConfigError: For an empty stop text, or a stop token that the model does not have.
+        """
         if "" in config.stop:
             raise ConfigError(
                 "stop is an empty text, which stands everywhere; give one or more characters"
@@ -48,7 +61,8 @@ class Stopping:
             if not ids or not text:
                 known = [own.decode(errors="replace") for own in table if own]
                 raise ConfigError(
-                    f"stop_token {quote(text)} is no token of the model; the nearest is {nearest(text, known)!r}"
+                    f"stop_token {quote(text)} is no token of the model; "
+                    f"the nearest is {nearest(text, known)!r}"
                 )
             tokens |= set(ids)
         texts = tuple(text.encode(errors="replace") for text in config.stop)
@@ -61,17 +75,18 @@ NEVER = Stopping()
 
 
 class StopText:
-    """The leftmost match of several texts in one that arrives piece by piece, as if the whole had been searched.
+    """The leftmost match of several texts in a text that arrives piece by piece.
 
-    ``feed`` returns what can no longer be part of a match. Held back is only what a stop text may still begin with; once one
-    has matched, and none that began before it can, ``stopped`` is true and nothing comes after.
+    `feed` returns what can no longer be part of a match; what a stop text may begin with is held
+    back. Once a text has matched, and none that began before it can, `stopped` is true and nothing
+    follows.
     """
 
     def __init__(self, stops: Sequence[bytes]) -> None:
         self.stops, self.held, self.stopped = tuple(stops), b"", False
 
     def feed(self, piece: bytes) -> bytes:
-        """The text that is certain after another piece."""
+        """The text that is final after another piece."""
         if self.stopped:
             return b""
         text = self.held + piece
@@ -83,7 +98,7 @@ class StopText:
         return text[:sure]
 
     def close(self) -> bytes:
-        """The rest, when nothing more will come; up to a match that had to wait."""
+        """The rest of a text that has ended, up to a match that had to wait."""
         match = self._match(self.held)
         rest, self.held, self.stopped = self.held[:match], b"", self.stopped or match is not None
         return rest
@@ -94,7 +109,7 @@ class StopText:
         return min(found, default=None)
 
     def _pending(self, text: bytes) -> int:
-        """Where a stop text may have begun that is not complete; the end, if none may have."""
+        """Where a stop text may have begun that is not complete; else the end."""
         longest = max(map(len, self.stops), default=1)
         for start in range(max(len(text) - longest + 1, 0), len(text)):
             if any(
@@ -108,9 +123,9 @@ class StopText:
 def cut_short(
     tokens: Sequence[int], table: Sequence[bytes | None], stopping: Stopping, given: int = 0
 ) -> tuple[bytes, str]:
-    """The text of a whole string and why it ends there, had it been stopped while it was written from left to right.
+    """The text of a whole string, ended as if it were written from left to right; and why it ends.
 
-    The first ``given`` tokens were not drawn: they end nothing, but count for ``max_tokens``.
+    The first `given` tokens were not drawn: they end nothing, but count for `max_tokens`.
     """
 
     def text(ids: Sequence[int]) -> bytes:

@@ -32,8 +32,8 @@ from maskdiff.decoding import (
 from maskdiff.decoding.histories import Goal, count
 from maskdiff.evaluation.completion_baselines import (
     Baseline,
+    ConditionedBaseline,
     History,
-    Proposal,
     Reading,
     leaves,
     reject,
@@ -185,7 +185,7 @@ def _add_likelihoods(
         prefix = text[:size].encode()
         goal = Goal(model.table, model.latent_states, prefix)
         proposal: Baseline = (
-            Proposal(condition(model, prefix, method))
+            ConditionedBaseline(condition(model, prefix, method))
             if method in MODES
             else BASELINES[method](model, prefix)
         )

@@ -1,21 +1,21 @@
-"""What other tools do with typed text, as proposals for the next token that can be compared with the exact one.
+"""How other tools complete typed text: proposals of the next token, to compare with the exact one.
 
-For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them in tests and the benchmark.
-Not for: completing anything. Easy to get wrong: a proposal that runs into a dead end, or forces tokens that never reach the end
-of the typed text, loses its mass: a comparison that renormalised what is left would flatter it.
+- naive mask: p(t | h) of the tokens that do not contradict the prefix, normalised at each step;
+- position table: looks ahead, with Z as a function of the bytes explained alone, found along one
+  history for each of them;
+- token healing: the tokens of the prefix without the last one, then any token whose text begins
+  with that of the last one (`heal_tokens` of transformers, guidance);
+- as they fall: the tokens of the prefix, whatever they exclude of what was meant to follow;
+- rejection: strings of the model until they begin with the prefix, exact, at 1 / p(prefix) draws.
 
-naive mask:      p(t | h) of the tokens that do not contradict the prefix, normalised at each step: no look-ahead
-position table:  looks ahead, with Z as a function of the bytes explained alone, found along one history for each of them
-token healing:   the tokenizer's cut of the prefix but for its last token, then any token that begins with the text of that one
-                 (`heal_tokens` of transformers, guidance)
-as they fall:    the tokenizer's cut of the prefix, whatever it hides of what was meant to follow
-rejection:       strings of the model until they begin with the prefix; exact in distribution, at 1 / p(prefix) draws for each
+A proposal that runs into a dead end, or forces tokens that never reach the end of the prefix, loses
+its mass: a comparison that renormalised the rest would flatter it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,12 @@ from torch import Tensor
 from maskdiff.decoding.condition import Conditioned
 from maskdiff.decoding.decode import Completion
 from maskdiff.decoding.histories import Goal
-from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree
+from maskdiff.decoding.loop import Batch, Noise, decode
+from maskdiff.drawing.history import TokenHistory
+from maskdiff.drawing.logits import pick
+from maskdiff.drawing.settings import Draw
+from maskdiff.drawing.stopping import EOS, LENGTH
+from maskdiff.models.continuation import ROOT, Canonical, Continuation, HistoryTree, TreeStream
 
 History = tuple[int, ...]
 
@@ -37,17 +42,18 @@ class Baseline(Protocol):
     def name(self) -> str: ...
 
     def log_q(self, histories: Sequence[History]) -> Tensor:
-        """Log-probabilities of the next token after each history, (n, vocabulary) float64; all -inf where it is at a loss."""
+        """(n, vocab) float64 log q(next token | history); all -inf at a dead end."""
         ...
 
 
 class Reading:
-    """What a model of one latent state says after single histories, each evaluated once; `tree` counts what that took."""
+    """log p after single histories of a model of one latent state, each evaluated once."""
 
     def __init__(self, model: Continuation) -> None:
         if len(model.latent_states) != 1:
             raise ValueError(
-                f"baselines are for models with one latent state; this one has {len(model.latent_states)}"
+                "baselines are for models with one latent state; "
+                f"this one has {len(model.latent_states)}"
             )
         self.model, self.tree = model, model.tree()
         self._node: dict[History, int] = {}
@@ -71,7 +77,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Masked:
-    """p(t | h) times a weight of the bytes that are explained then, `log_weight` (bytes + 1,), normalised at every step."""
+    """p(t | h) times a weight (bytes + 1,) of the bytes explained then, normalised each step."""
 
     name: str
     goal: Goal
@@ -90,7 +96,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Forced:
-    """Tokens that are put down whatever their probability; then, unless `heal` is None, one whose text begins with it."""
+    """Forced tokens; then, unless `heal` is None, one whose text begins with it."""
 
     name: str
     goal: Goal
@@ -114,7 +120,7 @@ class Forced:
 
 
 def naive_mask(model: Continuation, prefix: bytes) -> Masked:
-    """Tokens that contradict the prefix are forbidden; what the others lead to is not asked."""
+    """Tokens that contradict the prefix are forbidden, without a look-ahead."""
     return Masked(
         "naive mask",
         _goal(model, prefix),
@@ -124,11 +130,11 @@ def naive_mask(model: Continuation, prefix: bytes) -> Masked:
 
 
 def position_table(model: Continuation, prefix: bytes) -> Masked:
-    """The masses along one history for each number of bytes, taken for those of all histories that explain as many.
+    """The masses along one history for each number of bytes, taken for all such histories.
 
         Z(c) = sum over t of p(t | history of c) Z(c + bytes of t)
 
-    Silent tokens stay where they are: those before the next other one are a geometric series.
+    Silent tokens move nothing: those before the next other token are a geometric series.
     """
     goal, read = _goal(model, prefix), Reading(model)
     log_z = torch.full((len(prefix) + 1,), -math.inf, dtype=torch.float64)
@@ -147,7 +153,7 @@ def position_table(model: Continuation, prefix: bytes) -> Masked:
 
 
 def token_healing(model: Continuation, prefix: bytes) -> Forced:
-    """The last token of the cut is taken back, and one that begins with its text is drawn in its place."""
+    """A token that begins with the text of the last token of the prefix replaces that one."""
     goal, tokens = _goal(model, prefix), _cut(model, prefix)
     heal = goal.table.text(tokens[-1:]) if tokens else None
     return Forced(
@@ -156,7 +162,7 @@ def token_healing(model: Continuation, prefix: bytes) -> Forced:
 
 
 def as_they_fall(model: Continuation, prefix: bytes) -> Forced:
-    """The prefix is a prompt: its cut stands, and the model goes on from there."""
+    """The prefix is a prompt: the model continues its tokens."""
     return Forced(
         "prompt tokens as they fall",
         _goal(model, prefix),
@@ -170,8 +176,8 @@ PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A conditioned model of one latent state, looked at as a baseline; histories that it left out have no mass."""
+class ConditionedBaseline:
+    """A conditioned model of one latent state as a baseline; dropped histories have no mass."""
 
     conditioned: Conditioned
 
@@ -198,11 +204,16 @@ class Proposal:
 
 
 def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]:
-    """Probability of each history that covers the prefix with its last token; they sum to 1 less what the proposal loses."""
+    """Probability of each history whose last token covers the prefix.
+
+    They sum to 1 less what the proposal loses.
+    """
     _check(goal)
     if goal.reached(0):
         return {(): 1.0}
-    baseline: Baseline = Proposal(proposal) if isinstance(proposal, Conditioned) else proposal
+    baseline: Baseline = (
+        ConditionedBaseline(proposal) if isinstance(proposal, Conditioned) else proposal
+    )
     found: dict[History, float] = {}
     level: list[tuple[History, float]] = [((), 0.0)]
     while level:
@@ -221,7 +232,7 @@ def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]
 
 
 def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
-    """Half the sum of |p - q|; what either lacks of 1 counts as one more outcome."""
+    """Half the sum of |p - q|; what either lacks of 1 is one more outcome."""
     lost = [max(0.0, 1.0 - sum(one.values())) for one in (p, q)]
     return 0.5 * (
         sum(abs(p.get(x, 0.0) - q.get(x, 0.0)) for x in {*p, *q}) + abs(lost[0] - lost[1])
@@ -230,10 +241,13 @@ def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
 
 @dataclass(frozen=True)
 class Rejection:
-    """What rejection sampling found and cost.
+    """Result and cost of rejection sampling.
 
-    draws: strings until the last one that was accepted, or all of them if more were wanted. calls, positions: forward passes
-    and the tokens that they evaluated, for whole batches.
+    Attributes:
+        completions: The accepted strings.
+        draws: Strings until the last one that was accepted; all of them if more were wanted.
+        calls: Forward passes, of whole batches.
+        positions: Tokens that they evaluated.
     """
 
     completions: list[Completion]
@@ -250,7 +264,7 @@ def reject(
     generator: torch.Generator,
     batch: int = 1024,
 ) -> Rejection:
-    """`n` strings of the model that begin with the prefix, or those among `most`; each is left where it contradicts it."""
+    """Up to `n` strings that begin with the prefix, among at most `most` strings of the model."""
     goal = _goal(model, prefix)
     accepted: list[Completion] = []
     draws = calls = positions = spent = 0
@@ -267,54 +281,128 @@ def reject(
 def _strings(
     model: Continuation, goal: Goal, size: int, generator: torch.Generator
 ) -> tuple[dict[int, Completion], HistoryTree]:
-    """Strings of one batch that reach the goal, by their number in it, and the tree that was used up."""
-    latent_states, tree = model.latent_states, model.tree()
-    limit, closed, ends = (
-        latent_states.limits[0],
-        latent_states.closed,
-        torch.tensor(model.table.ends, dtype=torch.int64),
-    )
-    inner, last = _transitions(goal, False), _transitions(goal, closed)
-    log_p = torch.full((size,), float(latent_states.log_prior[0]), dtype=torch.float64)
-    written, length, whole = (
-        torch.full((size, limit), -1),
-        torch.zeros(size, dtype=torch.int64),
-        torch.zeros(size).bool(),
-    )
-    rows, offset = (
-        torch.arange(size),
-        torch.zeros(size, dtype=torch.int64),
-    )  # strings under way, and their bytes explained
-    node, nodes = torch.zeros(size, dtype=torch.int64), 1  # all share the root
-    log_next = tree.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu().expand(size, -1)
-    for depth in range(limit):
-        tokens = torch.multinomial(log_next.exp(), 1, generator=generator)[:, 0]
-        written[rows, depth] = tokens
-        log_p[rows] += log_next.gather(1, tokens[:, None])[:, 0]
-        full = depth + 1 == limit
-        offset = (last if full else inner)[offset, tokens]
-        over = torch.isin(tokens, ends) | full
-        found = over & (offset == len(goal.prefix))
-        length[rows[found]] = depth + 1
-        whole[rows[found]] = torch.isin(tokens[found], ends) | closed
-        on = ~over & (offset >= 0)
-        rows, offset, node, tokens = rows[on], offset[on], node[on], tokens[on]
-        if not len(rows):
-            break
-        log_next = tree.extend(node, tokens).double().cpu()
-        node, nodes = nodes + torch.arange(len(rows)), nodes + len(rows)
-    made = {}
-    for i in length.nonzero()[:, 0].tolist():
-        ids, complete = tuple(written[i, : length[i]].tolist()), bool(whole[i])
-        data = model.table.text(ids) + (
-            latent_states.tail(0) + latent_states.suffix if complete else b""
-        )
-        made[i] = Completion(data, ids, float(log_p[i]), "eos" if complete else "length", len(ids))
-    return made, tree
+    """Strings of one batch that reach the goal, by number, and the tree that was used up."""
+    tree = model.tree()
+    root = tree.extend(torch.tensor([ROOT]), torch.tensor([0])).double().cpu()
+    stream = TreeStream(tree, torch.zeros(size, dtype=torch.int64), 1)  # all share the root
+    strings = _Candidates(model, goal, size)
+    batch = Batch(sequential_noise(generator, root.shape[1]))
+    for _ in decode(stream, root.expand(size, -1), strings, batch, Draw()):
+        pass
+    return strings.accepted(), tree
+
+
+class _Candidates:
+    """Strings that go on while they do not contradict a prefix; see `GrowingStrings`."""
+
+    history: TokenHistory | None = None
+    free = None
+
+    def __init__(self, model: Continuation, goal: Goal, size: int) -> None:
+        self.model, self.goal, self.latent_states = model, goal, model.latent_states
+        self.ends = torch.tensor(model.table.ends, dtype=torch.int64)
+        self.inner = _transitions(goal, False)
+        self.last = _transitions(goal, self.latent_states.closed)
+        self.written = torch.full((size, self.latent_states.limits[0]), -1)
+        prior = float(self.latent_states.log_prior[0])
+        self.log_p = torch.full((size,), prior, dtype=torch.float64)
+        self.offset = torch.zeros(size, dtype=torch.int64)  # bytes explained, -1: a contradiction
+        self.length = torch.zeros(size, dtype=torch.int64)  # of the strings that reach the goal
+        self.whole = torch.zeros(size, dtype=torch.bool)
+        self.depth = 0
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `GrowingStrings.write`."""
+        self.written[rows, self.depth] = tokens
+        self.log_p[rows] += pick(scores, tokens)
+        self.depth += 1
+        full = self.depth == self.latent_states.limits[0]
+        offset = (self.last if full else self.inner)[self.offset[rows], tokens]
+        self.offset[rows] = offset
+        ended = torch.isin(tokens, self.ends)
+        found = (ended | full) & (offset == len(self.goal.prefix))
+        self.length[rows[found]] = self.depth
+        self.whole[rows[found]] = ended[found] | self.latent_states.closed
+        return ~(ended | full) & (offset >= 0)
+
+    def accepted(self) -> dict[int, Completion]:
+        """The strings that begin with the prefix, by number."""
+        made, latent_states = {}, self.latent_states
+        for i in self.length.nonzero()[:, 0].tolist():
+            ids, whole = tuple(self.written[i, : self.length[i]].tolist()), bool(self.whole[i])
+            data = self.model.table.text(ids)
+            data += latent_states.tail(0) + latent_states.suffix if whole else b""
+            reason = EOS if whole else LENGTH
+            made[i] = Completion(data, ids, float(self.log_p[i]), reason, len(ids))
+        return made
+
+
+def sequential_noise(generator: torch.Generator, vocab_size: int) -> Noise:
+    """Gumbel noise from a generator; draws with it are those of `torch.multinomial`."""
+
+    def noise(rows: Tensor, step: int) -> Tensor:
+        drawn = torch.empty(len(rows), vocab_size, dtype=torch.float64)
+        return -drawn.exponential_(generator=generator).log()
+
+    return noise
+
+
+def follow(
+    rows: Callable[[Sequence[History]], Tensor],
+    ended: Callable[[History], bool],
+    draw: Draw,
+    generator: torch.Generator | None = None,
+) -> tuple[History, bool]:
+    """One history drawn from distributions of the next token.
+
+    Args:
+        rows: (n, vocab) log-probabilities of the next token after n histories.
+        ended: Whether a history ends with its last token.
+        draw: Settings of the draws.
+        generator: Of the random numbers, for temperatures above 0.
+
+    Returns:
+        The history, and whether it has ended; else it ran into a dead end.
+    """
+    strings, scores = _History(rows, ended), rows([()])
+    batch = Batch(sequential_noise(generator or torch.Generator(), scores.shape[1]))
+    for _ in decode(strings, scores, strings, batch, draw):
+        pass
+    return strings.path, strings.ended
+
+
+class _History:
+    """One history as `CausalStream` and as `GrowingStrings`."""
+
+    history: TokenHistory | None = None
+    free = None
+
+    def __init__(
+        self, rows: Callable[[Sequence[History]], Tensor], ends: Callable[[History], bool]
+    ) -> None:
+        self.rows, self.ends = rows, ends
+        self.path: History = ()
+        self.ended = False
+
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `GrowingStrings.write`; nothing is drawn where no token has any probability."""
+        if float(scores.max()) == -math.inf:
+            return torch.tensor([False])
+        self.path = (*self.path, int(tokens))
+        self.ended = self.ends(self.path)
+        return torch.tensor([not self.ended])
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        return self.rows([self.path])
+
+    def select(self, rows: Tensor) -> _History:
+        """See `CausalStream.select`."""
+        return self
 
 
 def _transitions(goal: Goal, last: bool) -> Tensor:
-    """Bytes explained after each token, (bytes + 1, vocabulary), -1 where it contradicts; once covered, nothing does."""
+    """(bytes + 1, vocab) bytes explained after each token, -1 where it contradicts the prefix."""
     n = len(goal.prefix)
     table = torch.full((n + 1, len(goal.table)), -1)
     table[n] = n
@@ -329,7 +417,8 @@ def _transitions(goal: Goal, last: bool) -> Tensor:
 def _check(goal: Goal) -> None:
     if len(goal.latent_states) != 1 or goal.latent_states.limits[0] == 0 or goal.whole:
         raise ValueError(
-            "baselines are for models with one latent state and room for a token, and for prefixes, not whole texts"
+            "baselines are for models with one latent state and room for a token, "
+            "and for prefixes, not whole texts"
         )
 
 
@@ -340,7 +429,7 @@ def _goal(model: Continuation, prefix: bytes) -> Goal:
 
 
 def _moves(goal: Goal, history: History) -> tuple[list[int], list[int]]:
-    """The tokens that do not contradict the prefix after a history that does not cover it, and the bytes explained then."""
+    """Tokens that do not contradict the prefix after a history, and the bytes explained then."""
     offset = len(goal.table.text(history))
     tokens = goal.covers(goal.key(offset, len(history), 0))
     reached = [len(goal.prefix)] * len(tokens)
@@ -357,7 +446,7 @@ def _normal(log_q: Tensor) -> Tensor:
 
 
 def _cut(model: Continuation, prefix: bytes) -> History | None:
-    """The tokenizer's cut of a prefix; without one, or for bytes that are no text, the longest token each time."""
+    """The tokens of a prefix; without a tokenizer, or for no text, the longest token each time."""
     known = model.encode([prefix])[0] if isinstance(model, Canonical) else None
     if known is not None:
         return tuple(known)
@@ -371,7 +460,7 @@ def _cut(model: Continuation, prefix: bytes) -> History | None:
 
 
 def _representatives(goal: Goal, read: Reading) -> list[History | None]:
-    """One history for each number of bytes: the tokenizer's, else the likeliest that goes on from those of fewer bytes."""
+    """One history for each number of bytes: the tokenizer's, else the likeliest so far."""
     n, limit, model = len(goal.prefix), goal.latent_states.limits[0], read.model
     cuts: list[History | None] = [None] * n
     if isinstance(model, Canonical):

@@ -19,11 +19,13 @@ from torch import Tensor
 from maskdiff.decoding import Canonical, Conditioned, Continuation, Decoding, condition
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.evaluation.completion_baselines import (
     Baseline,
     History,
     Reading,
     as_they_fall,
+    follow,
     naive_mask,
     position_table,
     token_healing,
@@ -68,20 +70,21 @@ def complete_once(model: Continuation, method: str, prefix: bytes, seed: int) ->
     proposal = BASELINES[method](model, prefix)
     read = proposal.read  # type: ignore[attr-defined]  # all four have one
     goal = Goal(model.table, model.latent_states, prefix)
-    rows, before = next_token_rows(proposal, goal, read), 0
-    history: History = ()
-    while True:
-        if len(model.table.text(history)) < len(prefix):
+    ends, limit, before = model.table.ends, model.latent_states.limits[0], 0
+    rows = next_token_rows(proposal, goal, read)
+
+    def counted(histories: Sequence[History]) -> Tensor:
+        nonlocal before
+        if len(model.table.text(histories[0])) < len(prefix):
             before = read.tree.calls
-        row = rows([history])[0]
-        if float(row.max()) == -math.inf:  # a dead end
-            break
-        history = (*history, int(torch.multinomial(row.exp(), 1, generator=generator)))
-        if history[-1] in model.table.ends or len(history) >= model.latent_states.limits[0]:
-            break
-    return TimedCompletion(
-        model.table.text(history), max(before, 1), read.tree.calls, time.perf_counter() - start
-    )
+        return rows(histories)
+
+    def ended(history: History) -> bool:
+        return history[-1] in ends or len(history) >= limit
+
+    history, _ = follow(counted, ended, Draw(), generator)
+    calls, seconds = read.tree.calls, time.perf_counter() - start
+    return TimedCompletion(model.table.text(history), max(before, 1), calls, seconds)
 
 
 def next_token_rows(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
@@ -133,18 +136,16 @@ def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
 def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
     """Returns the first byte and the id of the token that reaches beyond the prefix, chosen
     greedily; None at a dead end."""
-    history: History = ()
-    while len(history) < limit:
-        row, start = rows([history])[0], len(goal.table.text(history))
-        token = int(row.argmax())
-        if float(row[token]) == -math.inf:
-            return None
-        history = (*history, token)
-        if token in goal.table.ends or start + len(goal.table.texts[token] or b"") > len(
-            goal.prefix
-        ):
-            return start, token
-    return None
+
+    def beyond(history: History) -> bool:
+        return history[-1] in goal.table.ends or len(goal.table.text(history)) > len(goal.prefix)
+
+    history, ended = follow(
+        rows, lambda own: beyond(own) or len(own) >= limit, Draw(temperature=0.0)
+    )
+    if not ended or not beyond(history):
+        return None
+    return len(goal.table.text(history[:-1])), history[-1]
 
 
 def true_next(model: Continuation, text: bytes, size: int) -> tuple[int, int] | None:

@@ -35,7 +35,7 @@ from maskdiff.evaluation.rows import (
 )
 from maskdiff.languages import HasExactProbability, HasOperators
 from maskdiff.metrics import Estimate
-from maskdiff.sampling import Penalties, controlled
+from maskdiff.sampling import Penalties, penalised
 from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.stage import Sampler
 
@@ -72,7 +72,7 @@ def sample_texts(
     """
     control = control or ControlConfig()
     penalties = Penalties.of(control, denoiser.vocabulary)
-    sampler = controlled(sampler, penalties) if penalties.active else sampler
+    sampler = penalised(sampler, penalties) if penalties.active else sampler
     device = getattr(denoiser, "device", torch.device("cpu"))
     canvas = Canvas.blank(lengths, denoiser.vocabulary, torch.Generator().manual_seed(seed), device)
     texts: list[str] = []

@@ -21,6 +21,7 @@ from maskdiff.config import ControlConfig
 from maskdiff.data import held_out
 from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.sampling import Penalties, Stopping, StopText
@@ -112,14 +113,14 @@ def draw_outputs(
         control: Penalties and stop rules; `first_complete` has no effect.
     """
     model = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
-    controls = Penalties.of(control, loaded.vocabulary)
+    draw = Draw(temperature, penalties=Penalties.of(control, loaded.vocabulary))
     stopping = Stopping.of(control, loaded.vocabulary.utf8)
     keys, made = new_keys(len(tasks), torch.Generator().manual_seed(seed)), []
     for start in range(0, len(tasks), BATCH):
         part, together = tasks[start : start + BATCH], SharedTree(model)
         given = [condition(together, task.prompt.encode(), "canonical") for task in part]
         own_keys = keys[start : start + BATCH]
-        outputs = Decoding(given, own_keys, temperature, 1.0, controls, stopping).run()
+        outputs = Decoding(given, own_keys, draw, stopping).run()
         for task, done in zip(part, outputs, strict=True):
             texts = (model.table.texts[token] for token in done.tokens)
             pieces = tuple(text.decode() for text in texts if text)

@@ -26,7 +26,7 @@ from maskdiff.evaluation.generation import sample_texts
 from maskdiff.evaluation.padded import PaddedLoop
 from maskdiff.evaluation.rows import Plan, SuiteRun, sampler_settings, sorted_lengths, timed
 from maskdiff.metrics import Estimate, Unit
-from maskdiff.sampling import Autoregressive, Canvas, Penalties
+from maskdiff.sampling import Autoregressive, Canvas, Draw, Penalties
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -92,8 +92,8 @@ def add_controls(run: SuiteRun) -> None:
     mean = round(float(run.language.length_probs() @ lengths))
     device = getattr(denoiser, "device", "cpu")
     canvas = Canvas.blank([mean] * plan.batch_size, vocabulary, None, device)
-    penalties = Penalties.of(ALL_CONTROLS, vocabulary)
-    samplers = Autoregressive(), Autoregressive(top_p=TOP_P, controls=penalties)
+    draw = Draw(top_p=TOP_P, penalties=Penalties.of(ALL_CONTROLS, vocabulary))
+    samplers = Autoregressive(), Autoregressive(draw=draw)
     ratios: list[float] = []
     for index in range(2 * ROUNDS + 1):
         without, with_controls = (timed(sampler, denoiser, canvas)[1] for sampler in samplers)

@@ -1,7 +1,7 @@
-"""Our causal mode as completion sees it.
+"""Our causal mode as a `Continuation`, and after prompts as a `CausalStream`.
 
-For: `CausalModel`. Not for: the bidirectional mode (`canvas.py`). Easy to get wrong: a model that is told the length is one
-distribution for every length, so it has as many latent states; a string of it ends when it is full, and no token ends it before.
+A length-conditioned model is one distribution for every length, so it has as many latent states;
+its string ends when it is full, and no token ends it before.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def token_table(vocabulary: Vocabulary, ends: bool, backwards: bool = False) -> TokenTable:
-    """The tokens of our vocabulary in UTF-8, read from the end if `backwards`; with `ends`, EOS ends a string."""
+    """The tokens of our vocabulary in UTF-8, reversed if `backwards`; `ends`: EOS is an end."""
     order = -1 if backwards else 1
     texts = tuple(None if text is None else text[::order] for text in vocabulary.utf8)
     return TokenTable(texts, (vocabulary.eos,) if ends else ())
 
 
 def encode_bytes(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[int] | None]:
-    """How the vocabulary cuts each text; None for what is no text of its characters."""
+    """The tokens of each text; None for what is no text of the vocabulary."""
     cut: list[list[int] | None] = []
     for text in texts:
         try:
@@ -42,18 +42,21 @@ def encode_bytes(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[in
     return cut
 
 
-PASS = (
-    8192  # nodes that are evaluated at once: what they see is gathered for each, which takes memory
-)
+PASS = 8192  # nodes that are evaluated at once: what each attends to is gathered, in memory
 
 
 class CausalModel:
-    """The causal mode of a denoiser; `lengths` (n + 1,) are the probabilities of its lengths, for one that is told them.
+    """The causal mode of a denoiser.
 
-    One that ends its strings itself is cut after `max_tokens`, by default as many as it was trained on; beyond them its
-    rotary positions go on, and the learned ones stay at the last.
+    Args:
+        denoiser: The model.
+        lengths: (n + 1,) probabilities of the lengths, for a length-conditioned model.
+        max_tokens: Where a model that ends its strings itself is cut; by default after as many
+            tokens as it was trained on. Rotary positions continue beyond them, learned ones stay
+            at the last.
 
-    Raises ConfigError for a model that cannot predict the next token.
+    Raises:
+        ConfigError: For a model that predicts no next token.
     """
 
     def __init__(
@@ -62,7 +65,8 @@ class CausalModel:
         config = denoiser.model.config
         if config.head == "aligned":
             raise ConfigError(
-                "this model predicts no next token (head: aligned), so it completes nothing; train with head: next"
+                "this model predicts no next token (head: aligned), so it completes nothing; "
+                "train with head: next"
             )
         self.denoiser = denoiser
         self.model: UniversalDenoiser = denoiser.model
@@ -89,11 +93,11 @@ class CausalModel:
 
 
 class CausalTree:
-    """See `HistoryTree`; nodes are rows of a batch that share the keys and values of their ancestors."""
+    """See `HistoryTree`; nodes share the keys and values of their ancestors."""
 
     def __init__(self, model: CausalModel) -> None:
         self.owner, self.cache = model, model.model.start_tree()
-        self.from_end: list[int] = []  # of each node; 0 where nobody knows it
+        self.from_end: list[int] = []  # of each node; 0 where it is not known
         self.calls = self.positions = 0
         self.norm = torch.empty(0)
         table, vocabulary = model.table, model.vocabulary
@@ -136,3 +140,37 @@ class CausalTree:
         """See `HistoryTree.forget`."""
         self.cache.forget(nodes)
         del self.from_end[nodes:]
+
+
+class PromptStream:
+    """A `CausalStream` after prompts of several lengths, with a contiguous cache.
+
+    Args:
+        model: One that is not length-conditioned.
+        prompts: Token ids of each, BOS included.
+        pad: Id of the padding.
+        room: Tokens that are read after each prompt at most.
+    """
+
+    def __init__(
+        self, model: UniversalDenoiser, prompts: Sequence[Sequence[int]], pad: int, room: int
+    ) -> None:
+        self.model, width = model, max(map(len, prompts))
+        device = model.token.weight.device
+        self.pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        tokens = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        self.cache = model.start_cache(len(prompts), width=width + room)
+        self.scores = self._read(torch.tensor(tokens, device=device))  # after the prompts
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        return self.model.read_beginnings(tokens, self.pads, self.cache).double()
+
+    @torch.no_grad()
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`; float64 logits."""
+        return self._read(token[:, None])
+
+    def select(self, rows: Tensor) -> PromptStream:
+        """See `CausalStream.select`."""
+        self.cache, self.pads = self.cache.select(rows), self.pads[rows]
+        return self

@@ -1,8 +1,8 @@
-"""What completion asks of a model: the next token's log-probabilities after every history of a growing tree.
+"""The protocols of a model that continues strings: a tree of histories, or strings that only grow.
 
-For: the protocol that our causal mode, our bidirectional mode on a canvas, other libraries' models and the tables of the tests
-all fit. Not for: what to do with the probabilities. Easy to get wrong: a node of the tree is a *history of tokens*, never a
-place in the text: two histories with the same text are two nodes, because a model may tell them apart.
+Our causal mode, our bidirectional mode on a canvas, models of other libraries and the tables of the
+tests are `Continuation`s. A node of a tree is a history of tokens, never a place in the text: two
+histories with the same text are two nodes, because a model may distinguish them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from maskdiff.models.token_table import TokenTable
@@ -21,16 +22,20 @@ ROOT = -1  # parent of a latent state
 
 @dataclass(frozen=True)
 class LatentStates:
-    """In how many ways a string may begin before its first token: one, or one for each value of something hidden.
+    """What is hidden before the first token of a string, and drawn with it.
 
-    A model that is told the length begins once for each length; one that is shown the end of the string, once for each way
-    in which tokens cover that end. A latent state is drawn with the first token.
+    A length-conditioned model has a latent state for each length; one that is shown the end of the
+    string, one for each way in which tokens cover that end; others have one.
 
-    log_prior: (latent states,) float64, log-probability of each; limits: most tokens that may follow it. closed: whether a string
-    that has reached its limit is whole (no token ends it before then); else it was cut. tails: the bytes that stand behind the
-    last token of a string that is closed, suffix: those behind them; what was typed may reach into the tail, but not into the
-    suffix. log_dropped: log-probability of latent states that were left out, spent: forward passes and tokens that finding them
-    took.
+    Attributes:
+        log_prior: (states,) float64 log-probabilities.
+        limits: Tokens that may follow each state at most.
+        closed: Whether a string that has reached its limit is whole (no token ends it before);
+            else it was cut.
+        tails: Bytes after the last token of a closed string; the prefix may extend into them.
+        suffix: Bytes after the tail, into which the prefix cannot extend.
+        log_dropped: Log-probability of states that were left out.
+        spent: Forward passes and tokens that finding the states took.
     """
 
     log_prior: Tensor
@@ -45,30 +50,54 @@ class LatentStates:
         return len(self.limits)
 
     def tail(self, latent: int) -> bytes:
-        """What stands behind the last token."""
+        """The bytes after the last token of a string."""
         return b"" if self.tails is None else self.tails[latent]
 
 
-class HistoryTree(Protocol):
-    """One tree of histories, its keys and values shared along the branches. Nodes are numbered as they are added, from 0.
+@runtime_checkable
+class CausalStream(Protocol):
+    """Strings that grow together, one token at a time; they only grow, so a cache is contiguous."""
 
-    A tree may have `norm` (n,), of the nodes that were added last: log-probability + norm is the logit that the model's head
-    gave, on which penalties act. Without it the log-probabilities are taken for the logits.
+    def step(self, token: Tensor) -> Tensor:
+        """Read the next token (batch,) of each string; (batch, vocab) logits of the one after it.
+
+        Logits may be log-probabilities.
+        """
+        ...
+
+    def select(self, rows: Tensor) -> CausalStream:
+        """The stream of some strings, in the order of `rows`, which may repeat (a beam).
+
+        This one is not to be used again.
+        """
+        ...
+
+
+class HistoryTree(Protocol):
+    """A tree of histories that share keys and values; nodes are numbered from 0 as they are added.
+
+    A tree may have `norm` (n,), of the nodes that were added last: log-probability + norm is the
+    logit of the model's head, on which penalties act. Without it they act on log-probabilities.
     """
 
     calls: int  # forward passes so far
     positions: int  # tokens that they evaluated
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Add nodes (n,) by their parents and tokens, in one forward pass (several, where they are too many for one).
+        """Add nodes, in as few forward passes as fit.
 
-        A parent comes before its child, in an earlier call or in this one. Where it is `ROOT`, the node is a latent state, and
-        its token the latent state's number. Returns (n, vocabulary) float64 log p(next token | history of the node).
+        Args:
+            parents: (n,) nodes of an earlier call or before the child in this one; `ROOT` for a
+                latent state.
+            tokens: (n,) ids; for a latent state its number.
+
+        Returns:
+            (n, vocab) float64 log p(next token | history of the node).
         """
         ...
 
     def forget(self, nodes: int) -> None:
-        """Leave only the first nodes; what is added next follows them."""
+        """Remove all but the first nodes."""
         ...
 
 
@@ -87,12 +116,11 @@ class Continuation(Protocol):
 
 @runtime_checkable
 class Costly(Continuation, Protocol):
-    """A model whose histories share nothing, so that each that is not evaluated saves its whole
-    cost.
+    """A model whose histories share nothing, so that each one that is not evaluated saves its cost.
 
-    negligible: share of Z that exact mode may leave out, so little that rounding hides it. floor:
-    share of the probability that the beam may leave out at every byte. Of either, 0 leaves out
-    nothing more than other models do.
+    Attributes:
+        negligible: Share of Z that exact mode may leave out, below rounding.
+        floor: Share of the probability that the beam may leave out at every byte.
     """
 
     negligible: float
@@ -101,8 +129,27 @@ class Costly(Continuation, Protocol):
 
 @runtime_checkable
 class Canonical(Protocol):
-    """A model whose tokenizer is at hand."""
+    """A model with its tokenizer."""
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
-        """How the tokenizer cuts each text; None for bytes that are no text."""
+        """The tokens of each text; None for bytes that are no text."""
         ...
+
+
+class TreeStream:
+    """A `CausalStream` of nodes of a tree, numbered in the tree, which has `size` nodes."""
+
+    def __init__(self, tree: HistoryTree, nodes: Tensor, size: int) -> None:
+        self.tree, self.nodes, self.size = tree, nodes, size
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`; returns what `HistoryTree.extend` does, on the CPU."""
+        log_p = self.tree.extend(self.nodes, token).double().cpu()
+        self.nodes = self.size + torch.arange(len(token))
+        self.size += len(token)
+        return log_p
+
+    def select(self, rows: Tensor) -> TreeStream:
+        """See `CausalStream.select`."""
+        self.nodes = self.nodes[rows]
+        return self

@@ -1,19 +1,20 @@
-"""What a sampler asks of a model, and the adapter that makes our model answer.
+"""`Denoiser`, what a sampler asks of a model, and the adapter of our model.
 
-For: hiding shifts, pads, segments, caches and precision from the samplers.  Not for: deciding anything about tokens.
-Easy to get wrong: row i of the logits scores token i in *both* modes; in the causal mode it has seen tokens before i only,
-so row 0 (BOS) means nothing and nobody reads it.
+It hides shifts, pads, segments, caches and precision from the samplers. Row i of the logits scores
+token i in both modes; in the causal mode it has seen only the tokens before i, so row 0 (BOS) has
+no meaning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from maskdiff.models.continuation import CausalStream
 from maskdiff.utils.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ GROUP = 2048  # tokens, padding included, that a CPU runs at once
 class Denoiser(Protocol):
     """Scores every token of every string of a padded batch.
 
-    A denoiser may also have ``causal_stream(length) -> CausalStream``; without it the causal mode is run in full for
-    every token, which is slower and otherwise the same.  It may have ``inputs``, a set of the optional inputs that it reads
-    (``previous``, ``noise``); without it, it reads ``previous``.
+    A denoiser may have `causal_stream(length) -> CausalStream`; without it every token of the
+    causal mode takes a full pass. It may have `inputs`, a set of the optional inputs that it reads
+    (`previous`, `noise`); without it, it reads `previous`.
     """
 
     vocabulary: Vocabulary
@@ -39,29 +40,16 @@ class Denoiser(Protocol):
         length: Tensor,  # (batch,) int64, BOS and EOS counted
         sigma: Tensor,  # (batch,) float32, noise level of the visible tokens
         causal: bool,
-        previous: Tensor
-        | None = None,  # (batch, width, vocab) probabilities of the evaluation before
-        noise: Tensor
-        | None = None,  # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
+        # (batch, width, vocab) probabilities of the evaluation before
+        previous: Tensor | None = None,
+        # (batch, width, vocab) Gumbel noise of the draw at masked tokens, else 0 (2512.21323)
+        noise: Tensor | None = None,
     ) -> Tensor:  # (batch, width, vocab) float32
         ...
 
 
-@runtime_checkable
-class CausalStream(Protocol):
-    """The causal mode, one token at a time."""
-
-    def step(self, token: Tensor) -> Tensor:
-        """Feed the token (batch,) of the next position, beginning with BOS; logits (batch, vocab) of the one after."""
-        ...
-
-    def select(self, rows: Tensor) -> CausalStream:
-        """The stream of some strings, in the order of ``rows``, which may repeat (a beam); this one is not to be used again."""
-        ...
-
-
 class FullCausalStream:
-    """The causal mode without a cache: every step runs the whole string through the denoiser."""
+    """The causal mode without a cache: every step is a pass over the whole string."""
 
     def __init__(self, denoiser: Denoiser, length: Tensor) -> None:
         self.denoiser, self.length, self.position = denoiser, length, 0
@@ -72,13 +60,13 @@ class FullCausalStream:
         self.sigma = torch.zeros(len(length), device=length.device)
 
     def step(self, token: Tensor) -> Tensor:
-        """See ``CausalStream.step``."""
+        """See `CausalStream.step`."""
         self.tokens[:, self.position] = token
         self.position += 1
         return self.denoiser(self.tokens, self.length, self.sigma, True, None)[:, self.position]
 
     def select(self, rows: Tensor) -> FullCausalStream:
-        """See ``CausalStream.select``."""
+        """See `CausalStream.select`."""
         self.tokens, self.length, self.sigma = (
             self.tokens[rows],
             self.length[rows],
@@ -88,7 +76,7 @@ class FullCausalStream:
 
 
 def causal_stream(denoiser: Denoiser, length: Tensor) -> CausalStream:
-    """The denoiser's own cached stream for strings of ``length`` (batch,), or the generic one."""
+    """The denoiser's cached stream for strings of `length` (batch,), or the generic one."""
     own: Callable[[Tensor], CausalStream] | None = getattr(denoiser, "causal_stream", None)
     return own(length) if own is not None else FullCausalStream(denoiser, length)
 
@@ -100,12 +88,12 @@ INPUTS = {
 
 
 def reads(denoiser: Denoiser, name: str) -> bool:
-    """Whether the denoiser makes use of the optional input ``name``: ``previous`` or ``noise``."""
+    """Whether the denoiser reads the optional input `name`: `previous` or `noise`."""
     return name in getattr(denoiser, "inputs", ("previous",))
 
 
 class ModelDenoiser:
-    """A ``UniversalDenoiser`` as the samplers see it: evaluation mode, no gradients, float32 logits."""
+    """A `UniversalDenoiser` in evaluation mode, without gradients, with float32 logits."""
 
     def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
         self.model = model.eval()
@@ -117,8 +105,7 @@ class ModelDenoiser:
 
     @contextmanager
     def until(self, deadline: Deadline) -> Iterator[None]:
-        """Within the block every evaluation, and every loop that asks `deadline`, raises TimedOut
-        once it has passed."""
+        """A block in which evaluations raise TimedOut once `deadline` has passed."""
         before, self.deadline = self.deadline, deadline
         try:
             yield
@@ -127,7 +114,7 @@ class ModelDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where canvases for this denoiser have to be."""
+        """The device of the weights, and of canvases."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
@@ -141,10 +128,12 @@ class ModelDenoiser:
         previous: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """See ``Denoiser``; pads are told apart by the length and never attended to.
+        """See `Denoiser`; pads, which lie beyond the length, are never attended to.
 
-        On a CPU strings of like length are run together, in groups that fit its cache: most of a mixed batch is padding.
-        Raises TimedOut where the deadline has passed.
+        On a CPU strings of similar length run together, in groups that fit its cache.
+
+        Raises:
+            TimedOut: Once the deadline has passed.
         """
         self.deadline.check()
         if tokens.device.type != "cpu" or tokens.numel() <= GROUP:
@@ -174,9 +163,8 @@ class ModelDenoiser:
 
     def causal_stream(self, length: Tensor) -> CausalStream:
         """The causal mode, with a key/value cache where the head predicts the next token."""
-        aligned = (
-            self.model.config.head == "aligned"
-        )  # scores a token that its own row sees: only a full pass can hide it
+        # An aligned head scores a token that its own row sees: only a full pass can hide it.
+        aligned = self.model.config.head == "aligned"
         return FullCausalStream(self, length) if aligned else ModelStream(self, length)
 
 
@@ -189,7 +177,7 @@ class ModelStream:
 
     @torch.no_grad()
     def step(self, token: Tensor) -> Tensor:
-        """See ``CausalStream.step``; strings that have ended get meaningless logits."""
+        """See `CausalStream.step`; logits of strings that have ended have no meaning."""
         self.denoiser.deadline.check()
         from_end = (self.length - 1 - self.position).clamp(min=0)
         logits: Tensor = self.denoiser.model.next_logits(token, from_end, self.cache)
@@ -197,6 +185,6 @@ class ModelStream:
         return logits.float()
 
     def select(self, rows: Tensor) -> ModelStream:
-        """See ``CausalStream.select``."""
+        """See `CausalStream.select`."""
         self.cache, self.length = self.cache.select(rows), self.length[rows]
         return self

@@ -1,91 +1,292 @@
-"""Hugging Face causal language models, as completion asks for them: token bytes, and a tree of histories in one pass.
+"""Causal language models of transformers: loading, evaluation with caches, and a tree of histories.
 
-For: `HuggingFaceModel`, of a `PreTrainedModel` and its fast tokenizer or of a folder with both. Not for: downloads (nothing
-here goes to the network), chat templates, models that keep a state in place of keys and values. Easy to get wrong: the text of
-a token comes from the tables, never from `decode([i])`, which writes � for half a character and loses leading spaces.
-
-A SentencePiece-like tokenizer may write a space in front of every text and take it away again on decoding. Here texts are what
-the tokens stand for, so that this space is part of them: what is typed to such a model begins with a space.
+`TransformersModel` is the one adapter: `HuggingFaceModel` (completion), the stepwise backend and
+the policy of the experiments use it. Nothing here downloads a model unless it is loaded by name,
+and no code of a model folder is run.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
-import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from maskdiff.errors import CheckpointError, ConfigError, folded, quote
+from maskdiff.errors import CheckpointError, ConfigError, LogitsError, folded, quote
 from maskdiff.models.continuation import ROOT, LatentStates
-from maskdiff.models.token_table import TokenTable
-from maskdiff.models.universal import finite
+from maskdiff.models.hugging_face_tokens import HuggingFaceTokenizer
 
-ATTENTION = ("sdpa", "eager")  # implementations that take a mask of one's own
+ATTENTION = ("sdpa", "eager")  # implementations that take a 4-dimensional mask
 ROWS = 256  # distributions that are normalised together
+
+Ids = tuple[int, ...]
+
+
+def load_pretrained(
+    name: str | Path,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device = "cpu",
+    local: bool = False,
+) -> tuple[Any, Any]:
+    """Return a causal language model and its tokenizer, from safetensors and without running code.
+
+    Args:
+        name: a folder that `save_pretrained` wrote, or a name that `from_pretrained` knows.
+        dtype: of the weights; "auto" is the one that they were saved in.
+        device: where the weights are put.
+        local: whether to use nothing but local files.
+
+    Raises:
+        ConfigError: the package transformers is missing.
+        CheckpointError: the files cannot be read, or lack tensors of the model.
+    """
+    transformers, path = _transformers(), str(name)
+    settings: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **settings)
+        module, info = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
+        )
+    except Exception as error:  # of many kinds, each library's own
+        raise CheckpointError(
+            f"cannot read a model and a tokenizer in {quote(path)}: {folded(error)}"
+        ) from error
+    if missing := sorted(info["missing_keys"]):  # transformers initialises them at random
+        raise CheckpointError(
+            f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first"
+        )
+    return module.to(device), tokenizer
+
+
+class TransformersModel:
+    """A causal language model of transformers with its tokenizer. The model is put into eval mode.
+
+    Attributes:
+        module: the `PreTrainedModel`.
+        tokens: the tokenizer, with the bytes of its tokens.
+        name: by default the last part of the model's folder, or the name that it was loaded by.
+        room: positions of the model; None where it has no limit.
+        barred: (vocabulary,) ids that are never drawn: those without a text that end no text.
+        calls: forward passes so far.
+        positions: tokens that they evaluated.
+    """
+
+    def __init__(self, module: Any, tokenizer: Any, name: str | None = None) -> None:
+        self.module, self.tokens = module.eval(), HuggingFaceTokenizer(tokenizer, module)
+        self.name, config = name or _title(module), module.config.get_text_config(decoder=True)
+        self.room: int | None = getattr(config, "max_position_embeddings", None)
+        table = self.tokens.table
+        self.barred = torch.tensor([text is None for text in table.texts], device=module.device)
+        self.barred[list(table.ends)] = False
+        self.calls = self.positions = 0
+        self._parameters = inspect.signature(module.forward).parameters
+
+    def forward(self, tokens: Tensor, keep: int, **settings: Any) -> Any:
+        """Return the model's output for (rows, n) ids, with logits of the last `keep` places.
+
+        Logits of all places of a large vocabulary would take more memory than everything else.
+        Arguments for positions are left out for a model that takes none.
+        """
+        if "logits_to_keep" in self._parameters:
+            settings["logits_to_keep"] = keep
+        if "position_ids" not in self._parameters:
+            settings.pop("position_ids", None)
+        self.calls, self.positions = self.calls + 1, self.positions + tokens.numel()
+        out = self.module(input_ids=tokens, **settings)
+        out.logits = out.logits[:, -keep:]
+        return out
+
+    def finite(self, logits: Tensor) -> Tensor:
+        """Return (n, vocabulary) logits in float64, on the CPU if their device is mps.
+
+        Raises LogitsError where one is NaN, or the largest is infinite. Minus infinity is allowed,
+        because some models give it to unused ids.
+        """
+        rows = (logits.cpu() if logits.device.type == "mps" else logits).double()
+        if not rows.amax(-1).isfinite().all():
+            raise LogitsError(
+                f"{quote(self.name)} gives NaN or infinite logits; load it with a wider dtype"
+            )
+        return rows
+
+    def twin(self) -> TransformersModel:
+        """Return the same model with weights of its own; the tokenizer is shared."""
+        other = copy.copy(self)
+        other.module = copy.deepcopy(self.module)
+        return other
+
+
+class GrowingRows:
+    """Rows of ids that only grow, evaluated with a contiguous cache of keys and values.
+
+    Args:
+        model: the model.
+        rows: ids, at least one in each row. Shorter rows are padded on the left.
+        caches: whether keys and values are kept; otherwise every pass reads the whole rows.
+    """
+
+    def __init__(self, model: TransformersModel, rows: Sequence[Ids], caches: bool = True) -> None:
+        self.model, self.caches, self._read = model, caches, 0
+        self._cache: Any = None
+        width, device = max(map(len, rows)), model.module.device
+        self._tokens = torch.tensor(
+            [[0] * (width - len(row)) + list(row) for row in rows], device=device
+        )  # (rows, width)
+        self._mask: Tensor | None = None  # (rows, width) false at padding, if there is any
+        if any(len(row) < width for row in rows):
+            pads = torch.tensor([width - len(row) for row in rows], device=device)
+            self._mask = torch.arange(width, device=device) >= pads[:, None]
+
+    def logits(self, keep: int = 1) -> Tensor:
+        """Evaluate the new tokens; return (rows, keep, vocabulary) logits after the last ones."""
+        new = self._tokens[:, self._read :]
+        settings: dict[str, Any] = {"use_cache": self.caches}
+        if self._mask is not None:
+            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
+            settings |= {"attention_mask": self._mask.long(), "position_ids": positions}
+        if self._cache is not None:
+            settings["past_key_values"] = self._cache
+        out = self.model.forward(new, keep, **settings)
+        if self.caches:
+            self._cache, self._read = out.past_key_values, self._tokens.shape[1]
+        logits: Tensor = out.logits
+        return logits
+
+    def log_p(self) -> Tensor:
+        """Evaluate the new tokens; return (rows, vocabulary) float64 log p of the next one."""
+        return self.model.finite(self.logits()[:, -1]).log_softmax(-1)
+
+    def append(self, tokens: Tensor) -> None:
+        """Add (rows, n) tokens at the end of the rows."""
+        self._tokens = torch.cat([self._tokens, tokens.to(self._tokens)], 1)
+        if self._mask is not None:
+            self._mask = nn.functional.pad(self._mask, (0, tokens.shape[1]), value=True)
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`; returns what `log_p` does."""
+        self.append(token[:, None])
+        return self.log_p()
+
+    def select(self, rows: Tensor) -> GrowingRows:
+        """See `CausalStream.select`; returns these rows themselves."""
+        index = rows.to(self._tokens.device)
+        self._tokens = self._tokens[index]
+        self._mask = None if self._mask is None else self._mask[index]
+        if self._cache is not None:
+            self._cache.reorder_cache(index)
+        return self
+
+    def copy(self, rows: Sequence[int]) -> GrowingRows:
+        """Return some of the rows as new ones, which share no tensor that changes."""
+        other = copy.copy(self)
+        other._cache = _shallow(self._cache)
+        return other.select(torch.tensor(rows))  # makes new tensors of the cache
+
+
+# --- self-tests: a model that ignores a mask, positions or a cache gives wrong numbers silently ---
+
+# From three ordinary tokens: logits (n, vocabulary), and the rows after which they stand.
+Evaluation = Callable[[int, int, int], tuple[Tensor, list[Ids]]]
+
+
+@torch.no_grad()
+def evaluation_fault(model: TransformersModel, evaluate: Evaluation) -> str:
+    """Return why a way of evaluation differs from plain passes over each row; "" if it does not."""
+    ordinary = [token for token, text in enumerate(model.tokens.table.texts) if text]
+    a, b, c = (ordinary[(len(ordinary) - 1) * i // 2] for i in range(3))
+    try:
+        given, rows = evaluate(a, b, c)
+        alone = torch.cat([GrowingRows(model, [row], caches=False).logits()[:, -1] for row in rows])
+        p, q = (
+            logits.cpu().double().masked_fill(model.barred.cpu(), -torch.inf).softmax(-1)
+            for logits in (given, alone)
+        )
+        distance = (p - q).abs().sum(1).max().item() / 2
+    except Exception as error:  # whatever a model's own code raises
+        return folded(error)
+    if distance <= (1e-3 if model.module.dtype.itemsize >= 4 else 0.05):
+        return ""
+    return f"its distributions are off by {distance:.2g} in total variation there"
+
+
+def growing_rows_fault(model: TransformersModel, padded: bool) -> str:
+    """Return why `GrowingRows` fail; "" if they do not. `padded`: with rows of unequal length."""
+
+    def evaluate(a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
+        """Evaluate rows, a wider and a narrower copy, and the original again."""
+        known: list[Ids] = [(a, b, c, a), (b,), (c, b)] if padded else [(a, b)]
+        first, last = GrowingRows(model, known), len(known) - 1
+        given, paths = [first.log_p()], list(known)
+
+        def grow(rows: GrowingRows, known: list[Ids], tokens: list[int]) -> list[Ids]:
+            given.append(rows.step(torch.tensor(tokens)))
+            known = [(*row, token) for row, token in zip(known, tokens, strict=True)]
+            paths.extend(known)
+            return known
+
+        known = grow(first, known, [c, a, b][: len(known)])
+        wide = first.copy([0, last, last])
+        wider = grow(wide, [known[0], known[last], known[last]], [a, b, c])
+        wide.select(torch.tensor([2, 0]))
+        grow(wide, [wider[2], wider[0]], [b, a])
+        grow(first, known, [a, c, c][: len(known)])
+        return torch.cat(given), paths
+
+    return evaluation_fault(model, evaluate)
+
+
+# --- a tree of histories after a context ---
 
 
 class HuggingFaceModel:
-    """A causal language model after a context; a string is what it writes there, up to a token that ends it.
+    """A causal language model after a context; a string is its text up to a token that ends it.
 
-    `context` are the ids before the string, by default the token that begins a text, or without one the token that ends one.
-    A string has at most `max_tokens` tokens, fewer where the model's positions end; one that reaches the limit is cut. Special
-    tokens are never drawn inside a string: the others share their probability. `model` is put into evaluation mode.
+    Special tokens are never drawn inside a string; the others share their probability.
 
-    Raises ConfigError for a tokenizer whose tables are not understood, and for a model that cannot be evaluated as a tree.
+    Args:
+        module: a `PreTrainedModel`.
+        tokenizer: its fast tokenizer.
+        max_tokens: most tokens of a string, fewer where the model's positions end.
+        context: ids before a string; by default the token that begins or else ends a text.
+
+    Raises:
+        ConfigError: the tokenizer or the model's attention is not supported, or no token fits.
     """
 
     def __init__(
         self,
-        model: Any,
+        module: Any,
         tokenizer: Any,
         max_tokens: int = 256,
         context: Sequence[int] | None = None,
     ) -> None:
-        self.model = model.eval()
-        self._takes_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-        config = model.config.get_text_config(decoder=True)
-        self.table, written = read_tokens(model, tokenizer)
-        self._cutter = type(tokenizer.backend_tokenizer).from_str(
-            written
-        )  # a copy, so that the caller's keeps its settings
-        self._cutter.encode_special_tokens = (
-            True  # cut the name of a special token as the text that it is
-        )
-        self._cutter.no_truncation()
-        self._cutter.no_padding()
-        if context is None:
-            begins = [
-                i
-                for owner in (tokenizer, *_owners(model, tokenizer))
-                for i in _ids(owner, "bos_token_id")
-            ]
-            context = (begins or [*_ids(tokenizer, "eos_token_id"), *self.table.ends])[:1]
-        self.context = tuple(context)
-        size = len(self.table.texts)
+        self.model = model = TransformersModel(module, tokenizer)
+        self.table, size = model.tokens.table, len(model.tokens.table)
+        self.context = tuple(model.tokens.begins[:1] if context is None else context)
         if not self.context or not all(0 <= i < size for i in self.context):
             raise ConfigError(
-                f"the context {quote(list(self.context))} is not one or more ids below {size}: give such a context"
+                f"the context {quote(list(self.context))} is not one or more ids below {size}: "
+                "give such a context"
             )
-        room = getattr(config, "max_position_embeddings", None)
-        limit = max_tokens if room is None else min(max_tokens, room - len(self.context))
+        used = len(self.context)
+        limit = max_tokens if model.room is None else min(max_tokens, model.room - used)
         if limit < 1:
             raise ConfigError(
-                f"no token fits: max_tokens is {max_tokens}, the context {len(self.context)} of {room} positions"
+                f"no token fits: max_tokens is {max_tokens}, the context {used} of {model.room} "
+                "positions"
             )
         self.latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
-        drawn = [text is not None for text in self.table.texts]
-        self.barred = ~torch.tensor(
-            drawn, device=model.device
-        )  # (vocabulary,) ids that are never drawn
-        self.barred[list(self.table.ends)] = False
-        _check_kind(model, config, len(self.context) + max(limit, 2))
-        self._check_tree()
+        _check_attention(module, used + max(limit, 2))
+        if fault := evaluation_fault(model, self._evaluate_tree):
+            raise ConfigError(
+                f"this model cannot be evaluated as a tree of histories: {fault}; "
+                "give one whose attention takes a mask and position_ids"
+            )
 
     @classmethod
     def from_folder(
@@ -96,393 +297,165 @@ class HuggingFaceModel:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> HuggingFaceModel:
-        """What `save_pretrained` of a model and of its tokenizer wrote: safetensors and a tokenizer.json, no code.
-
-        Raises ConfigError where the package transformers is missing, CheckpointError for a folder that cannot be read.
-        """
-        transformers = _transformers()
+        """Return the model of a folder that `save_pretrained` wrote; see `load_pretrained`."""
+        _transformers()
         if not Path(folder).is_dir():
             raise CheckpointError(
-                f"there is no folder {quote(str(folder))}; give one with a config.json and model.safetensors"
+                f"there is no folder {quote(str(folder))}; "
+                "give one with a config.json and model.safetensors"
             )
-        settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **settings)
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
-            )
-        except Exception as error:  # of many kinds, each library's own
-            raise CheckpointError(
-                f"cannot read a model and a tokenizer in {quote(str(folder))}: {folded(error)}"
-            ) from error
-        if missing := sorted(info["missing_keys"]):  # they were drawn at random
-            raise CheckpointError(
-                f"the weights in {quote(str(folder))} lack {len(missing)} tensors, {quote(missing[0])} first"
-            )
-        return cls(model.to(device), tokenizer, max_tokens, context)
+        return cls(*load_pretrained(folder, dtype, device, local=True), max_tokens, context)
 
-    def tree(self) -> HuggingFaceTree:
+    def tree(self) -> PackedTree:
         """See `Continuation.tree`."""
-        return HuggingFaceTree(self)
+        return PackedTree(self)
 
     def encode(self, texts: Sequence[bytes]) -> list[list[int] | None]:
-        """How the tokenizer cuts each text, without special tokens.
+        """See `HuggingFaceTokenizer.encode`."""
+        return self.model.tokens.encode(texts)
 
-        None for bytes that are not UTF-8, and where the tokens stand for another text: one that was normalised, or one that
-        does not begin with the space that the tokenizer writes in front.
-        """
-        strings = [_decoded(text) for text in texts]
-        cuts: list[list[int] | None] = [None] * len(texts)
-        for skip in (0, 1):  # the space in front of a text may be the one that the tokenizer writes
-            left = [i for i, string in enumerate(strings) if cuts[i] is None and string is not None]
-            rows = [i for i in left if (strings[i] or "").startswith(" " * skip)]
-            encodings = self._cutter.encode_batch_fast(
-                [(strings[i] or "")[skip:] for i in rows], add_special_tokens=False
-            )
-            for i, encoding in zip(rows, encodings, strict=True):
-                if self.table.text(encoding.ids) == texts[i]:
-                    cuts[i] = list(encoding.ids)
-        return cuts
-
-    def log_next(self, logits: Tensor) -> Tensor:
-        """(n, vocabulary) float64 log-probabilities without the ids that are never drawn.
-
-        Overwrites float64 logits. Raises LogitsError where one is NaN, or the largest infinite:
-        some models give unused ids minus infinity.
-        """
-        rows = (
-            logits.cpu() if logits.device.type == "mps" else logits
-        ).double()  # mps has no float64
-        rows.masked_fill_(self.barred.to(rows.device), -torch.inf)
-        finite(rows.amax(-1))
-        for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
-            part.copy_(part.log_softmax(-1))
-        return rows
-
-    def logits(self, ids: Sequence[int], keep: int, **inputs: Any) -> Tensor:
-        """(keep, vocabulary) what a plain forward pass says after the last `keep` of some ids."""
-        if self._takes_keep:
-            inputs["logits_to_keep"] = keep
-        out: Tensor = self.model(
-            input_ids=torch.tensor([ids], device=self.model.device), **inputs
-        ).logits
-        return out[0, -keep:]
-
-    @torch.no_grad()
-    def _check_tree(self) -> None:
-        """Evaluate a small tree, and its branches alone: a model that overlooks mask or positions would be wrong silently."""
-        ordinary = [token for token, text in enumerate(self.table.texts) if text]
-        a, b, c = ordinary[0], ordinary[len(ordinary) // 2], ordinary[-1]
-        try:
-            tree = self.tree()
-            rows = [
-                tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
-            ]  # the branches a c and b
-            rows += [tree.extend(torch.tensor([2]), torch.tensor([a]))]  # now b a
-            alone = [self.logits([*self.context, *path], 3) for path in ([a, c], [b, a])]
-            expected = self.log_next(torch.cat(alone))[[0, 1, 4, 2, 5]].exp()
-            distance = (torch.cat(rows).exp() - expected).abs().sum(1).max().item() / 2
-        except Exception as error:  # whatever a model's own code raises
-            raise ConfigError(
-                f"this model cannot be evaluated as a tree of histories: {folded(error)}"
-            ) from error
-        if not distance <= (1e-3 if self.model.dtype.itemsize >= 4 else 0.05):
-            raise ConfigError(
-                f"this model cannot be evaluated as a tree of histories: its distributions are off by {distance:.2g} in total "
-                "variation there; give one whose attention takes a mask and position_ids"
-            )
+    def _evaluate_tree(self, a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
+        """Evaluate the branches a, a c, b and b a of a tree in two passes, for `evaluation_fault`."""
+        tree = self.tree()
+        first = tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
+        paths = [(), (a,), (b,), (a, c), (b, a)]
+        log_p = torch.cat([first, tree.extend(torch.tensor([2]), torch.tensor([a]))])
+        return log_p, [(*self.context, *path) for path in paths]
 
 
-class HuggingFaceTree:
-    """See `HistoryTree`. The tokens of all branches stand in one row, in the order in which they came; the cache holds the keys and
-    values of that row, and a mask lets each token see its ancestors and itself. The context comes first, and is evaluated
-    once however many latent states are asked for; `positions` counts it too."""
+class PackedTree:
+    """See `HistoryTree`. All branches share one row of tokens, in the order of their addition.
 
-    def __init__(self, model: HuggingFaceModel) -> None:
-        self.model, self.calls, self.positions = model, 0, 0
+    The cache holds the keys and values of that row; a mask lets each token see its ancestors and
+    itself. The row begins with the context but its last token, which is the token of a root.
+    `positions` counts the context too.
+    """
+
+    def __init__(self, owner: HuggingFaceModel) -> None:
+        self.owner, self.calls, self.positions = owner, 0, 0
         self.norm = torch.empty(0)
-        self._cache = _transformers().DynamicCache()  # without a configuration: no layer may forget
-        self._parent: list[int] = []  # of each place in the row, its parent's place
-        self._depth: list[int] = []
-        self._place: list[int] = []  # of each node, its place in the row
-        self._root = (
-            torch.empty(0),
-            torch.empty(0),
-        )  # (1, vocabulary) what follows the context, (1,) its norm
+        self._cache = _transformers().DynamicCache()  # without a config, no layer forgets
+        self._shared = len(owner.context) - 1  # places before the first node
+        self._parent = list(range(-1, self._shared - 1))  # of each place of the row: its parent's
+        self._depth = list(range(self._shared))
+        self._read = 0  # places in the cache
 
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `HistoryTree.extend`."""
-        context, fresh = self.model.context, not self._parent
-        first, ids = len(self._parent), list(context) if fresh else []
-        if fresh:
-            self._parent, self._depth = list(range(-1, len(context) - 1)), list(range(len(context)))
-        begun = len(self._parent)
+        # Give each node the next place of the row.
+        *context, last = self.owner.context
+        ids = [] if self._read else context
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
-            if parent == ROOT:
-                self._place.append(len(context) - 1)
-                continue
-            above = self._place[parent]
-            self._place.append(len(self._parent))
-            self._parent.append(above)
-            self._depth.append(self._depth[above] + 1)
-            ids.append(token)
-        keep = (
-            len(self._parent) - begun + fresh
-        )  # the context's last row and those of the new tokens
-        rows, norm = (
-            self._forward(ids, first, keep) if ids else (self._root[0][:0], self._root[1][:0])
+            place = self._shared + parent  # before the first node's place for ROOT, which is -1
+            ids.append(last if parent == ROOT else token)
+            self._depth.append(self._shared if parent == ROOT else self._depth[place] + 1)
+            self._parent.append(place)
+        # Evaluate the new places in one pass.
+        model = self.owner.model
+        device, new = model.module.device, slice(self._read, None)
+        out = model.forward(
+            torch.tensor([ids], device=device),
+            len(parents),
+            position_ids=torch.tensor([self._depth[new]], device=device),
+            attention_mask=self._mask().to(device),
+            past_key_values=self._cache,
+            use_cache=True,
         )
-        again = not fresh and bool((parents == ROOT).any())
-        if fresh:
-            self._root = rows[:1].clone(), norm[:1]
-        elif again:
-            rows, norm = torch.cat([self._root[0], rows]), torch.cat([self._root[1], norm])
-        places = torch.tensor(self._place[len(self._place) - len(parents) :], dtype=torch.int64)
-        index = (places - begun + (fresh or again)).clamp(
-            min=0
-        )  # a latent state's place lies before all others
-        self.norm = norm[index]
-        return rows if torch.equal(index, torch.arange(len(rows))) else rows[index]
+        self.calls, self.positions = self.calls + 1, self.positions + len(ids)
+        self._read = len(self._parent)
+        # Normalise, without the ids that are never drawn.
+        rows, norms = model.finite(out.logits[0]), []
+        rows.masked_fill_(model.barred.to(rows.device), -torch.inf)
+        for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
+            norms.append(part.logsumexp(-1))
+            part -= norms[-1][:, None]
+        self.norm = torch.cat(norms).cpu()
+        return rows
 
     def forget(self, nodes: int) -> None:
         """See `HistoryTree.forget`."""
-        self._place = self._place[:nodes]
-        keep = max(self._place, default=len(self.model.context) - 1) + 1 if self._parent else 0
-        if over := len(self._parent) - keep:
+        keep = self._shared + nodes
+        if over := self._read - keep if self._read else 0:
             self._cache.crop(-over)
+            self._read = keep
         del self._parent[keep:], self._depth[keep:]
 
-    def _forward(self, ids: list[int], first: int, keep: int) -> tuple[Tensor, Tensor]:
-        """Evaluate the places from `first` on in one pass; (keep, vocabulary) log-probabilities after the last of them, and
-        their norms.
-        """
-        device = self.model.model.device
-        positions, mask = (
-            torch.tensor([self._depth[first:]], device=device),
-            self._mask(first).to(device),
-        )
-        inputs: dict[str, Any] = {
-            "position_ids": positions,
-            "attention_mask": mask,
-            "past_key_values": self._cache,
-        }
-        logits = self.model.logits(ids, keep, **inputs, use_cache=True)
-        self.calls, self.positions = self.calls + 1, self.positions + len(ids)
-        some = int(
-            (~self.model.barred).int().argmax()
-        )  # a token that is drawn: its logit tells the norm
-        logit = logits[:, some].double().cpu().clone()  # what follows overwrites float64 logits
-        rows = self.model.log_next(logits)
-        return rows, logit - rows[:, some].cpu()
-
-    def _mask(self, first: int) -> Tensor:
-        """(1, 1, new places, places) added to attention: 0 for the place and its ancestors, else the least number."""
-        total, context = len(self._parent), len(self.model.context)
-        new = torch.arange(first, total)
-        sees = (torch.arange(total) <= new[:, None]) & (
-            torch.arange(total) < context
-        )  # (new, places)
+    def _mask(self) -> Tensor:
+        """(1, 1, new places, places) added to attention: 0 for a place and its ancestors."""
+        total, shared = len(self._parent), self._shared
+        new = torch.arange(self._read, total)
+        # (new places, places) what each sees; at first the shared places, up to itself
+        sees = (torch.arange(total) <= new[:, None]) & (torch.arange(total) < shared)
         parent, at = torch.tensor(self._parent), new.clone()
-        while len(rows := (at >= context).nonzero()[:, 0]):
+        while len(rows := (at >= shared).nonzero()[:, 0]):
             sees[rows, at[rows]] = True
             at[rows] = parent[at[rows]]
-        dtype = self.model.model.dtype
-        return torch.zeros(1, 1, *sees.shape, dtype=dtype).masked_fill_(
-            ~sees, torch.finfo(dtype).min
-        )
+        dtype = self.owner.model.module.dtype
+        mask = torch.zeros(1, 1, *sees.shape, dtype=dtype)
+        return mask.masked_fill_(~sees, torch.finfo(dtype).min)
 
 
 def _transformers() -> Any:
-    """The package, which is an extra."""
+    """The package, which is an optional dependency."""
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise ConfigError(
-            "models of Hugging Face need the package transformers: pip install 'maskdiff[transformers]'"
+            "models of Hugging Face need the package transformers: "
+            "pip install 'maskdiff[transformers]'"
         ) from error
 
 
-def _check_kind(model: Any, config: Any, longest: int) -> None:
-    """Refuse attention that a mask of one's own would not reach, or that counts places in the row instead of positions."""
-    if model.config.is_encoder_decoder or getattr(model, "_is_stateful", False):
+def _title(module: Any) -> str:
+    """The last part of a model's folder, the name that it was loaded by, or its type."""
+    path = str(getattr(module.config, "name_or_path", ""))
+    return (
+        Path(path).resolve().name if path and Path(path).is_dir() else path or type(module).__name__
+    )
+
+
+def _shallow(cache: Any) -> Any:
+    """A copy of a cache whose layers are copies that share their tensors."""
+    if cache is None:
+        return None
+    new = copy.copy(cache)
+    new.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in new.layers:  # layers with a state keep dictionaries
+        dicts = {
+            name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)
+        }
+        vars(layer).update(dicts)
+    return new
+
+
+def _check_attention(module: Any, longest: int) -> None:
+    """Refuse attention that ignores a 4-dimensional mask, or counts places instead of positions."""
+    config = module.config.get_text_config(decoder=True)
+    if module.config.is_encoder_decoder or getattr(module, "_is_stateful", False):
         raise ConfigError(
             f"a model of type {quote(config.model_type)} is not a decoder of causal attention alone"
         )
     if config._attn_implementation not in ATTENTION:
         given = quote(str(config._attn_implementation))
         raise ConfigError(
-            f"attention {given} takes no mask of one's own; load with attn_implementation {' or '.join(ATTENTION)}"
+            f"attention {given} takes no 4-dimensional mask; "
+            f"load with attn_implementation {' or '.join(ATTENTION)}"
         )
-    kinds = set(getattr(config, "layer_types", None) or [])
-    kinds |= (
-        {"sliding_attention"}
-        if not kinds and getattr(config, "sliding_window", None) is not None
-        else set()
-    )
-    kinds |= (
-        {"chunked_attention"}
-        if not kinds and getattr(config, "attention_chunk_size", None) is not None
-        else set()
-    )
-    kinds |= {
-        *getattr(config, "attention_layers", ())
-    }  # of GPT-Neo, which counts places in the row
+    # The kinds of the layers, by whichever setting the configuration has.
+    kinds = {*(getattr(config, "layer_types", None) or ())}
+    if not kinds and getattr(config, "sliding_window", None) is not None:
+        kinds = {"sliding_attention"}
+    if not kinds and getattr(config, "attention_chunk_size", None) is not None:
+        kinds = {"chunked_attention"}
+    kinds |= {*getattr(config, "attention_layers", ())}  # GPT-Neo's, which count places in the row
     if others := kinds - {"full_attention", "sliding_attention"}:
         raise ConfigError(
-            f"layers of kind {quote(min(others))} cannot be evaluated as a tree of histories; give full attention"
+            f"layers of kind {quote(min(others))} cannot be evaluated as a tree of histories; "
+            "give full attention"
         )
     if "sliding_attention" in kinds and config.sliding_window < longest:
         raise ConfigError(
-            f"attention has a window of {config.sliding_window} tokens, and context and string may have {longest}: "
-            "a tree of histories needs all of them in the window; lower max_tokens"
+            f"attention has a window of {config.sliding_window} tokens, and context and string may "
+            f"have {longest}: a tree needs all of them in the window; lower max_tokens"
         )
-
-
-def read_tokens(model: Any, tokenizer: Any) -> tuple[TokenTable, str]:
-    """What the tokens of a model say, and which of them end its text; and the tokenizer.json that it was read from.
-
-    Raises ConfigError for a tokenizer without one, or whose tables are not understood.
-    """
-    size = int(model.config.get_text_config(decoder=True).vocab_size)
-    ends = tuple(
-        dict.fromkeys(
-            i
-            for owner in _owners(model, tokenizer)
-            for i in _ids(owner, "eos_token_id")
-            if i < size
-        )
-    )
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if not hasattr(backend, "to_str"):
-        raise ConfigError(
-            "this tokenizer keeps no tables of the package tokenizers; give a fast one, with a tokenizer.json"
-        )
-    written: str = backend.to_str()
-    return TokenTable(
-        _texts(json.loads(written), size, {*ends, *tokenizer.all_special_ids}), ends
-    ), written
-
-
-def _owners(model: Any, tokenizer: Any) -> tuple[Any, ...]:
-    """Whatever may name the ids that begin or end a text, in the order in which they are asked."""
-    config = model.config.get_text_config(decoder=True)
-    return getattr(model, "generation_config", None), model.config, config, tokenizer
-
-
-def _ids(owner: Any, name: str) -> list[int]:
-    """The ids that a configuration or tokenizer has under a name: none, one or several."""
-    value = getattr(owner, name, None)
-    return [] if value is None else [value] if isinstance(value, int) else list(value)
-
-
-def _decoded(text: bytes) -> str | None:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _texts(tables: dict[str, Any], size: int, special: set[int]) -> tuple[bytes | None, ...]:
-    """The text of each of `size` ids by the tables of a `tokenizer.json`; None for special and unknown ones."""
-    model = tables["model"]
-    if model["type"] not in ("BPE", "Unigram"):
-        raise ConfigError(
-            f"a tokenizer of type {quote(model['type'])} is not understood; those that are: BPE and Unigram"
-        )
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise ConfigError(
-            "a tokenizer with a continuing_subword_prefix or an end_of_word_suffix is not understood"
-        )
-    vocabulary = model["vocab"]
-    ids = (
-        vocabulary
-        if isinstance(vocabulary, dict)
-        else {piece: i for i, (piece, _) in enumerate(vocabulary)}
-    )
-    spell, spell_added = _spelling(tables)
-    texts: dict[int, bytes | None] = {i: spell(piece) for piece, i in ids.items()}
-    for added in tables["added_tokens"]:
-        if added["special"]:
-            texts[added["id"]] = None
-        else:  # one that the vocabulary has too was learnt as what it stands for there
-            texts.setdefault(added["id"], spell_added(added["content"]))
-    for i in (*special, ids.get(model.get("unk_token")), model.get("unk_id")):
-        if i is not None:
-            texts[i] = None
-    if over := [i for i, text in texts.items() if text is not None and i >= size]:
-        raise ConfigError(
-            f"the tokenizer has ids up to {max(over)}, the model only {size}: they do not belong together"
-        )
-    return tuple(texts.get(i) for i in range(size))
-
-
-Spell = Callable[[str], bytes]
-
-
-def _spelling(tables: dict[str, Any]) -> tuple[Spell, Spell]:
-    """From a piece of the vocabulary to its bytes, and from an added token to its bytes, as the decoder has it."""
-    steps = _flat(tables["decoder"]) or [
-        step for step in _flat(tables["pre_tokenizer"]) if step["type"] == "ByteLevel"
-    ]
-    kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"]:
-        return _byte_level, str.encode
-    replaced: list[tuple[str, str]] = []
-    fallback = bool(tables["model"].get("byte_fallback"))
-    for i, step in enumerate(steps):
-        match step:
-            case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)}:
-                replaced.append((old, new))
-            case {"type": "Metaspace", "replacement": str(old)}:
-                replaced.append((old, " "))
-            case {"type": "ByteFallback"}:
-                fallback = True
-            case {"type": "Fuse"}:
-                pass
-            case {"type": "Strip", "content": " ", "start": _, "stop": 0} if "Fuse" in kinds[:i]:
-                pass  # takes away the space in front of a whole text, which is part of ours
-            case _:
-                raise ConfigError(
-                    f"the decoder {quote(json.dumps(step), 120)} of this tokenizer is not understood"
-                )
-    if not steps:
-        raise ConfigError(
-            "a tokenizer without a decoder is not understood: nothing says what its pieces stand for"
-        )
-
-    def spell(piece: str) -> bytes:
-        if fallback and re.fullmatch("<0x[0-9A-Fa-f]{2}>", piece):
-            return bytes([int(piece[3:5], 16)])
-        for old, new in replaced:
-            piece = piece.replace(old, new)
-        return piece.encode()
-
-    return spell, spell
-
-
-def _flat(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a decoder or pre-tokenizer, those of a sequence one after another."""
-    if part is None:
-        return []
-    inner = part.get("decoders") or part.get("pretokenizers")
-    return [part] if inner is None else [step for one in inner for step in _flat(one)]
-
-
-_PRINTED = [
-    *range(33, 127),
-    *range(161, 173),
-    *range(174, 256),
-]  # bytes that GPT-2's table writes as themselves
-_BYTES = {chr(byte): byte for byte in _PRINTED} | {
-    chr(256 + i): byte for i, byte in enumerate(byte for byte in range(256) if byte not in _PRINTED)
-}
-
-
-def _byte_level(piece: str) -> bytes:
-    """A piece in which each character stands for a byte; one with others is itself, as the decoder has it."""
-    return (
-        bytes(_BYTES[char] for char in piece)
-        if all(char in _BYTES for char in piece)
-        else piece.encode()
-    )

@@ -1,7 +1,7 @@
-"""A model that is a table: a distribution of the next token for every history, drawn at random or given.
+"""A model that is a table: a distribution of the next token for every history, random or given.
 
-For: cases small enough to enumerate, in tests and in the benchmark. Not for: anything that has to be learnt. Easy to get wrong:
-the table depends on the whole history. One that forgot how its text was cut into tokens would make approximations look exact.
+Small enough to enumerate, for tests and the benchmark. The table depends on the whole history, so
+that approximations that forget how a text was cut into tokens do not look exact.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ History = tuple[int, ...]
 
 
 class TableModel:
-    """Random distributions, different after every history; strings have at most `limit` tokens, the ending one included.
+    """Random distributions, different after every history.
 
-    `sharpness` is the standard deviation of the logits. The last token of a string that reaches the limit is an ending one.
+    Args:
+        table: The tokens.
+        limit: Tokens of a string at most; the last one of a string that reaches it ends it.
+        seed: Of the distributions.
+        sharpness: Standard deviation of the logits.
     """
 
     def __init__(self, table: TokenTable, limit: int, seed: int, sharpness: float = 1.5) -> None:
@@ -45,7 +49,7 @@ class TableModel:
         return np.asarray(logits - np.logaddexp.reduce(logits))
 
     def strings(self) -> Iterator[tuple[History, float]]:
-        """Every string of tokens, the ending one included, with its log-probability: for counting by brute force."""
+        """Every string of tokens, the ending one included, with its log-probability."""
         stack: list[tuple[History, float]] = [((), 0.0)]
         while stack:
             history, log_p = stack.pop()
@@ -63,7 +67,7 @@ class TableModel:
 
 
 class TableTree:
-    """See `HistoryTree`; counts what is asked of the table."""
+    """See `HistoryTree`."""
 
     def __init__(self, model: TableModel) -> None:
         self.model, self.calls, self.positions = model, 0, 0

@@ -1,8 +1,8 @@
-"""Tokens as the bytes that they stand for, and which of them may follow what is left of a prefix.
+"""`TokenTable`: tokens as bytes, and the tokens that may follow what is left of a prefix.
 
-For: matching tokens against typed text, without any model. Not for: probabilities. Easy to get wrong: a special token has *no*
-text (None), whatever its name looks like, and never explains typed characters; a token whose text is empty (b"") is an ordinary
-one that may stand anywhere and moves nothing; and several tokens may have the same text.
+A special token has no text (None), whatever its name looks like, and never explains typed
+characters. A token whose text is empty (b"") is an ordinary one that may stand anywhere. Several
+tokens may have the same text.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The text of every token id in bytes (None: a special token), and the ids that end a string.
+    """The text of every token id (None for a special token), and the ids that end a string.
 
-    Raises ValueError where an ending token has a text, or no token has any.
+    Raises:
+        ValueError: If an ending token has a text, or no token has one.
     """
 
     texts: tuple[bytes | None, ...]
@@ -59,12 +60,12 @@ class TokenTable:
         return list(self._ids.get(rest, ()))
 
     def inside(self, rest: bytes, whole: bool = False) -> list[int]:
-        """Ids of the tokens whose text, not an empty one, is a proper beginning of `rest` (with `whole`: or all of it)."""
+        """Ids of tokens whose text is a proper prefix of `rest`, not empty (`whole`: or is it)."""
         most = min(self.longest, len(rest) if whole else len(rest) - 1)
         return [token for size in range(1, most + 1) for token in self._ids.get(rest[:size], ())]
 
     def covering(self, rest: bytes) -> list[int]:
-        """Ids of the tokens whose text begins with `rest`, which is not empty."""
+        """Ids of the tokens whose text begins with a non-empty `rest`."""
         found: list[int] = []
         for text in self._sorted[bisect_left(self._sorted, rest) :]:
             if not text.startswith(rest):
@@ -73,5 +74,5 @@ class TokenTable:
         return found
 
     def text(self, tokens: Sequence[int]) -> bytes:
-        """The text of a history; special tokens leave nothing."""
+        """The text of a history, without special tokens."""
         return b"".join(self.texts[token] or b"" for token in tokens)

@@ -95,7 +95,9 @@ def forbid_length_breaks(edits: Tensor, length: Tensor, max_len: int) -> Tensor:
     return edits
 
 
-def apply_edits(strings: Strings, edits: Tensor, fresh: Tensor, vocabulary: Vocabulary) -> Strings:
+def apply_corruption(
+    strings: Strings, edits: Tensor, fresh: Tensor, vocabulary: Vocabulary
+) -> Strings:
     """Apply edits whose lengths are allowed.
 
     Every position j has two slots of a line twice as long: 2j for a token inserted before it, 2j+1
@@ -190,7 +192,7 @@ def mixed_corruption(
     """
     edits, fresh = draw_edits(strings, sigma, config, vocabulary, generator)
     edits = forbid_length_breaks(edits, strings.length, max_len)
-    return apply_edits(strings, edits, fresh, vocabulary)
+    return apply_corruption(strings, edits, fresh, vocabulary)
 
 
 def on_canvas(corrupted: Strings, strings: Strings, vocabulary: Vocabulary) -> Tensor:

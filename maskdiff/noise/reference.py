@@ -33,6 +33,7 @@ def reference_noise(
     Returns:
         Canvases of width `max_len`, mode "repair", or "mask" for rows with a clean prefix.
     """
+    # Rows of the full width, corrupted.
     n = len(strings)
     targets = torch.full((n, max_len), vocabulary.pad)
     targets[:, : strings.tokens.shape[1]] = strings.tokens
@@ -46,6 +47,8 @@ def reference_noise(
         corrupted = mixed_corruption(strings, sigma, config, vocabulary, generator, max_len=0)
         tokens = torch.full_like(targets, vocabulary.pad)
         tokens[:, : corrupted.tokens.shape[1]] = corrupted.tokens
+
+    # Rows with a clean prefix.
     prefix = (strings.length - 1).clamp(max=config.ar_prefix_len + 1)  # tokens kept, BOS counted
     kept = torch.rand(n, generator=generator) < config.ar_prefix_ratio
     suffix = clean.inner() & (torch.arange(max_len) >= prefix[:, None])

@@ -18,7 +18,7 @@ from maskdiff.models.denoiser import causal_stream
 from maskdiff.repair.channel import Channel, Evidence, advance, rest_costs, start
 
 if TYPE_CHECKING:
-    from maskdiff.constraints.grammar import Constraint
+    from maskdiff.drawing.settings import Constraint
     from maskdiff.languages import Vocabulary
     from maskdiff.models.denoiser import Denoiser
 

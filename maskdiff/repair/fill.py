@@ -25,7 +25,7 @@ from torch import Tensor
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 
 if TYPE_CHECKING:
-    from maskdiff.constraints.grammar import NextSymbol
+    from maskdiff.drawing.settings import NextSymbol
     from maskdiff.languages import Vocabulary
 
 BOUND = 100_000  # beginnings and fillings looked at before a search gives up

@@ -5,10 +5,12 @@ them, and presets by name. `Canvas` takes lengths in symbols; tensors named `len
 EOS too.
 """
 
-from maskdiff.constraints.grammar import Constraint, GrammarConstraint
-from maskdiff.drawing.penalties import PLAIN, Penalties
+from maskdiff.constraints.grammar import GrammarConstraint
+from maskdiff.drawing.penalties import NO_PENALTIES, Penalties
+from maskdiff.drawing.settings import Constraint, Draw
 from maskdiff.drawing.stopping import NEVER, Stopping, StopText, cut_short
-from maskdiff.models.denoiser import CausalStream, Denoiser, ModelDenoiser, causal_stream
+from maskdiff.models.continuation import CausalStream
+from maskdiff.models.denoiser import Denoiser, ModelDenoiser, causal_stream
 from maskdiff.sampling.autoregressive import Autoregressive, causal_log_prob
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.compose import (
@@ -16,9 +18,9 @@ from maskdiff.sampling.compose import (
     certain_prefix,
     coarse_to_fine,
     constrained,
-    controlled,
     hybrid,
     one_shot,
+    penalised,
     predictor_corrector,
     verified,
 )
@@ -40,7 +42,7 @@ from maskdiff.sampling.unmask import Unmask
 
 __all__ = [
     "NEVER",
-    "PLAIN",
+    "NO_PENALTIES",
     "PRESETS",
     "Ancestral",
     "Autoregressive",
@@ -52,6 +54,7 @@ __all__ = [
     "Constraint",
     "Cosine",
     "Denoiser",
+    "Draw",
     "EntropyBound",
     "Everything",
     "GrammarConstraint",
@@ -76,11 +79,11 @@ __all__ = [
     "certain_prefix",
     "coarse_to_fine",
     "constrained",
-    "controlled",
     "cut_short",
     "hybrid",
     "make_sampler",
     "one_shot",
+    "penalised",
     "predictor_corrector",
     "verified",
 ]  # fmt: skip

@@ -1,17 +1,16 @@
-"""Samplers made of samplers.
+"""Samplers made of samplers: warm starts, coarse-to-fine, predictor-corrector, verified drafts.
 
-For: warm starts, coarse-to-fine, predictor-corrector, and drafts that the causal mode verifies.  Not for: new loops; every
-function here returns a chain of ``Unmask``, ``Autoregressive``, ``Predictive`` and ``Reconsider``.  Easy to get wrong: budgets.
-``steps`` is the total of the chain; a stage that should stop earlier gets a smaller total, never a share computed twice.
+Every function returns a chain of `Unmask`, `Autoregressive`, `Predictive` and `Reconsider`. `steps`
+is the total of the chain; a stage that should stop earlier gets a smaller total.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maskdiff.constraints.grammar import Constraint
 from maskdiff.drawing.logits import is_blank
 from maskdiff.drawing.penalties import Penalties
+from maskdiff.drawing.settings import Constraint, Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.autoregressive import Autoregressive
@@ -24,98 +23,101 @@ from maskdiff.sampling.unmask import Unmask
 
 
 def hybrid(num_ar_tokens: int, parallel: Unmask) -> Sampler:
-    """``num_ar_tokens`` causal tokens, then ``parallel``: its ``steps`` is the total, its ``own`` its own evaluations."""
+    """`num_ar_tokens` causal tokens, then `parallel`, whose `steps` is the total of both."""
     if num_ar_tokens == 0:
         return parallel
     if 0 < parallel.steps <= num_ar_tokens:
         raise ConfigError(
-            f"{parallel.steps} evaluations in all do not suffice for {num_ar_tokens} causal tokens and one parallel step; "
+            f"{parallel.steps} evaluations in all do not suffice for {num_ar_tokens} causal tokens "
+            "and one parallel step; "
             f"give steps of at least {num_ar_tokens + 1} or fewer num_ar_tokens"
         )
-    style = parallel.temperature, parallel.top_p, parallel.constraint, parallel.controls
-    return Autoregressive(num_ar_tokens, *style).then(parallel)
+    return Autoregressive(num_ar_tokens, parallel.draw).then(parallel)
 
 
 def coarse_to_fine(skeleton: Unmask, fill: Unmask) -> Chain:
-    """Operators, brackets and ``<DIGIT>`` first, then a digit for every ``<DIGIT>``."""
-    return replace(skeleton, symbols="skeleton").then(replace(fill, symbols="fill"))
+    """Operators, brackets and `<DIGIT>` first, then a digit for every `<DIGIT>`."""
+    first = replace(skeleton, draw=replace(skeleton.draw, symbols="skeleton"))
+    return first.then(replace(fill, draw=replace(fill.draw, symbols="fill")))
 
 
 def predictor_corrector(
     fill: Unmask, corrector: Reconsider, rounds: int = 1, refill: int = 1
 ) -> Chain:
-    """Fill, then ``rounds`` times re-score, hide and refill in at most ``refill`` evaluations, all within ``fill.steps``.
+    """Fill, then `rounds` times score, hide and refill in at most `refill` evaluations.
 
-    A string that is full before its share of the evaluations is used begins its corrections earlier.  With
-    ``fill.steps=0`` nothing is limited but the refills.
+    All within `fill.steps`; with `fill.steps=0` only the refills are limited. A string that is full
+    before its share of the evaluations is used begins its corrections earlier.
     """
     cost = 2 if corrector.score == "leave_out" else 1
     if 0 < fill.steps <= rounds * (cost + refill):
         raise ConfigError(
-            f"{rounds} corrections of {cost + refill} evaluations leave none of {fill.steps} to fill the canvas; "
-            f"give steps of at least {rounds * (cost + refill) + 1}"
+            f"{rounds} corrections of {cost + refill} evaluations leave none of {fill.steps} "
+            f"to fill the canvas; give steps of at least {rounds * (cost + refill) + 1}"
         )
     chain = Chain((replace(fill, steps=max(fill.steps - rounds * (cost + refill), 0)),))
     for _ in range(rounds):
-        chain = chain.then(replace(corrector, steps=fill.steps)).then(replace(fill, own=refill))
+        chain = chain.then(replace(corrector, steps=fill.steps)).then(
+            replace(fill, stage_steps=refill)
+        )
     return chain
 
 
-def verified(draft: Sampler, steps: int, temperature: float = 1.0, top_p: float = 1.0) -> Chain:
-    """A parallel draft, then causal fixed-point iterations on it with the same noise, within ``steps`` in all (0: until final).
+def verified(draft: Sampler, steps: int, draw: Draw | None = None) -> Chain:
+    """A parallel draft, then causal fixed-point iterations on it with the same noise.
 
-    Where draft and causal mode agree on a prefix, it is final after one evaluation.
+    Within `steps` in all (0: until final). Where draft and causal mode agree on a prefix, it is
+    final after one evaluation.
     """
-    return Chain((draft,)).then(Predictive(steps, temperature=temperature, top_p=top_p))
+    return Chain((draft,)).then(Predictive(steps, draw=draw or Draw()))
 
 
 def certain_prefix(causal: int, finish: Unmask) -> Chain:
-    """One bidirectional draft, ``causal`` fixed-point evaluations of it, what they made final kept, the rest by ``finish``.
+    """A bidirectional draft, `causal` fixed-point evaluations of it, and `finish` for the rest.
 
     The hybrid with an adaptive prefix: k causal evaluations make k tokens final, or more.
     """
     if 0 < finish.steps <= causal + 1:
         raise ConfigError(
-            f"{finish.steps} evaluations in all do not suffice for a draft, {causal} causal ones and one parallel step; "
-            f"give steps of at least {causal + 2}"
+            f"{finish.steps} evaluations in all do not suffice for a draft, {causal} causal ones "
+            f"and one parallel step; give steps of at least {causal + 2}"
         )
-    first = Predictive(
-        own=causal, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint,
-        controls=finish.controls,
-    )  # fmt: skip
+    first = Predictive(stage_steps=causal, draw=finish.draw, keep="final")
     return one_shot(finish).then(first).then(finish)
 
 
 def constrained(sampler: Sampler, constraint: Constraint) -> Sampler:
-    """The same sampler under a constraint, in all of its stages; ``ConfigError`` for one that is not of this folder."""
-    return _everywhere(sampler, "constraint", constraint)
+    """The sampler under a constraint, in all of its stages; ConfigError for a foreign sampler."""
+    return _with_draw(sampler, "constraint", constraint)
 
 
-def controlled(sampler: Sampler, controls: Penalties) -> Sampler:
-    """The same sampler with controls of repetition in all of its stages; ``ConfigError`` for one that is not of this folder."""
-    return _everywhere(sampler, "controls", controls)
+def penalised(sampler: Sampler, penalties: Penalties) -> Sampler:
+    """The sampler with penalties, in all of its stages; ConfigError for a foreign sampler."""
+    return _with_draw(sampler, "penalties", penalties)
 
 
-def _everywhere(sampler: Sampler, name: str, value: object) -> Sampler:
-    """The same sampler with a field set in all of its stages that write tokens."""
+def _with_draw(sampler: Sampler, name: str, value: object) -> Sampler:
+    """The sampler with a setting of the draw in all of its stages that write tokens."""
     if isinstance(sampler, Chain):
-        return Chain(tuple(_everywhere(stage, name, value) for stage in sampler.stages))
+        return Chain(tuple(_with_draw(stage, name, value) for stage in sampler.stages))
     if isinstance(sampler, (Unmask, Autoregressive, Predictive)):
-        return replace(sampler, **{name: value})  # type: ignore[arg-type]
+        draw = replace(sampler.draw, **{name: value})  # type: ignore[arg-type]
+        return replace(sampler, draw=draw)
     if isinstance(sampler, Speculate):
-        return replace(sampler, finish=replace(sampler.finish, **{name: value}))  # type: ignore[arg-type]
+        draw = replace(sampler.finish.draw, **{name: value})  # type: ignore[arg-type]
+        return replace(sampler, finish=replace(sampler.finish, draw=draw))
     if isinstance(sampler, Reconsider):
         return sampler  # hides tokens, writes none
     raise ConfigError(f"a sampler of type {type(sampler).__name__} takes no {name}")
 
 
 def one_shot(style: Unmask) -> Unmask:
-    """All blanks in one evaluation, with the noise that the causal mode uses (unless constrained): a draft to verify."""
+    """All blanks in one evaluation, with the causal mode's noise (unless constrained): a draft."""
     return replace(
         style,
         schedule=Everything(),
         steps=0,
-        own=1,
+        stage_steps=1,
         fresh=False,
         remask=None,
         choice_temperature=0.0,
@@ -124,11 +126,11 @@ def one_shot(style: Unmask) -> Unmask:
 
 @dataclass(frozen=True)
 class Speculate(Stage):
-    """Draft all blanks in one bidirectional evaluation, verify in one causal evaluation, keep what is final, again.
+    """Rounds of a bidirectional draft of all blanks and a causal evaluation that verifies it.
 
-    A round of two evaluations makes final as many tokens as draft and causal mode agree on, and one more.  The last
-    ``reserve`` evaluations of ``steps`` fill what is left with ``finish``.  With ``steps=0`` rounds go on until every string is
-    full, and the result equals ``Autoregressive`` token for token.
+    A round makes final as many tokens as draft and causal mode agree on, and one more. The last
+    `reserve` evaluations of `steps` fill what is left with `finish`. With `steps=0` rounds continue
+    until every string is full, and the result equals `Autoregressive` token for token.
     """
 
     finish: Unmask
@@ -138,10 +140,7 @@ class Speculate(Stage):
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Rounds while a string has blanks and evaluations for another one, then the finish."""
         finish = self.finish
-        verify = Predictive(
-            own=1, temperature=finish.temperature, top_p=finish.top_p, keep="final", constraint=finish.constraint,
-            controls=finish.controls,
-        )  # fmt: skip
+        verify = Predictive(stage_steps=1, draw=finish.draw, keep="final")
         round_ = one_shot(self.finish).then(verify)
         while True:
             blank = is_blank(canvas.tokens, denoiser.vocabulary).any(1)

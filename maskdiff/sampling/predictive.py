@@ -1,23 +1,22 @@
-"""The causal mode in parallel: fixed-point iteration on the autoregressive sample (2002.09928, 2305.10427).
+"""The causal mode in parallel: fixed-point iteration on its sample (2002.09928, 2305.10427).
 
-For: getting the very sample of ``Autoregressive`` in fewer evaluations, verifying a parallel draft, and using what a budget
-of causal evaluations can make certain.  Not for: better samples than the causal mode's.  Easy to get wrong: the noise.  With
-the Gumbel noise of every (position, symbol) fixed, the autoregressive sample is a *function* of the logits and the only fixed
-point of "redraw every token given the tokens before it"; with fresh noise there is no fixed point at all.
+With the Gumbel noise of every (position, symbol) fixed, the autoregressive sample is a function of
+the logits, and the only fixed point of "redraw every token given the tokens before it". With new
+noise there is no fixed point.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from maskdiff.constraints.grammar import Constraint, Shaping, next_symbols
-from maskdiff.drawing.logits import allowed_symbols, draw, is_blank, log_distribution
-from maskdiff.drawing.penalties import PLAIN, Penalties
+from maskdiff.constraints.grammar import next_symbols
+from maskdiff.drawing.logits import allowed_symbols, is_blank, log_distribution
 from maskdiff.drawing.random import span_noise, token_noise
+from maskdiff.drawing.settings import Draw
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
 from maskdiff.sampling.stage import Stage, evaluations_left, first_true
@@ -25,30 +24,28 @@ from maskdiff.sampling.stage import Stage, evaluations_left, first_true
 
 @dataclass(frozen=True)
 class Predictive(Stage):
-    """Redraw all tentative and blank tokens given the tokens before them until nothing changes.
+    """Redraws all tentative and blank tokens given the tokens before them until nothing changes.
 
-    Each evaluation makes at least one more token final: everything up to the first token that changed, itself included.
-    Tokens on the canvas are the draft; where they agree with the causal mode's draws they cost nothing.  Run to
-    convergence the result equals ``Autoregressive`` token for token (same keys, settings, and no token hidden between).
+    Each evaluation makes at least one more token final: everything up to the first token that
+    changed, itself included. Tokens on the canvas are the draft; where they agree with the draws of
+    the causal mode they cost nothing. Run to convergence the result equals `Autoregressive` token
+    for token (same keys, settings, and no token hidden between).
 
-    Out of budget (``steps`` in all, ``own`` of this stage): ``keep="all"`` leaves the last iterate, whose tail is tentative
-    and unverified; ``keep="final"`` blanks what is not final, for a parallel stage to fill.
+    Out of budget, `keep="all"` leaves the last iterate, whose tail is tentative and unverified;
+    `keep="final"` blanks what is not final, for a parallel stage to fill.
     """
 
     steps: int = 0  # evaluations of the string in all; 0: no limit
-    own: int = 0  # evaluations of this stage alone; 0: no limit
-    temperature: float = 1.0
-    top_p: float = 1.0
+    stage_steps: int = 0  # evaluations of this stage alone; 0: no limit
+    draw: Draw = field(default_factory=Draw)
     keep: Literal["all", "final"] = "all"
-    constraint: Constraint | None = None
-    controls: Penalties = PLAIN
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Iterate on every string that is not final."""
-        if self.constraint is not None:
-            self.constraint.check(canvas.tokens, ~canvas.known, canvas.length)
-        end = canvas.spent + evaluations_left(canvas.spent, self.steps, self.own)
+        if self.draw.constraint is not None:
+            self.draw.constraint.check(canvas.tokens, ~canvas.known, canvas.length)
+        end = canvas.spent + evaluations_left(canvas.spent, self.steps, self.stage_steps)
         final = self._skip_known(canvas, torch.zeros_like(canvas.length))
         while True:
             active = (final < canvas.length) & (canvas.spent < end)
@@ -69,60 +66,58 @@ class Predictive(Stage):
         return Sample(canvas)
 
     def _redraw(self, denoiser: Denoiser, part: Canvas, final: Tensor, last: Tensor) -> Tensor:
-        """(batch, width) every token that is neither known nor final, drawn given the tokens before it.
+        """(batch, width) tokens; those neither known nor final are drawn given the tokens before.
 
-        Under a constraint what is not final after the ``last`` (batch,) evaluation is one joint draw, not the unverified tail.
+        Under a constraint the tail that is not final after the `last` (batch,) evaluation is drawn
+        jointly.
         """
+        # What may stand where.
         positions, vocabulary = _positions(part), denoiser.vocabulary
         logits = denoiser(part.tokens, part.length, torch.zeros_like(part.suspect), True, None)
         allowed, fitting = allowed_symbols(part.tokens, vocabulary), None
         open_ = ~part.known & (positions >= final[:, None])
-        if self.constraint is not None:
+        if self.draw.constraint is not None:
             fitting = allowed & next_symbols(
-                self.constraint.mask(part.tokens, ~part.known, part.length), part.tokens
+                self.draw.constraint.mask(part.tokens, ~part.known, part.length), part.tokens
             )
-            fitting = torch.where(
-                fitting.any(-1, keepdim=True), fitting, allowed
-            )  # behind a misfit nothing fits
+            # After a misfit nothing fits.
+            fitting = torch.where(fitting.any(-1, keepdim=True), fitting, allowed)
         fitting = allowed if fitting is None else fitting
+
+        # Draw every token.
         noise = token_noise(part.keys, part.visits, 0, positions, len(vocabulary))
-        if self.controls.penalise:
+        if self.draw.penalties.penalise:
             visible = ~is_blank(part.tokens, vocabulary)
-            soft = (
-                self.constraint is not None
-            )  # what is drawn jointly at the end may need what is banned
-            logits = self.controls.shape_canvas(
+            soft = self.draw.constraint is not None  # the joint draw may need a banned token
+            logits = self.draw.penalties.shape_canvas(
                 logits, part, visible, fitting, causal=True, soft=soft
             )
         log_probs = log_distribution(logits, fitting)
-        tokens = torch.where(
-            open_,
-            draw(log_probs, noise, self.temperature, self.top_p, *self.controls.cut),
-            part.tokens,
-        )
+        tokens = torch.where(open_, self.draw.tokens(log_probs, noise), part.tokens)
+
+        # The tail that no evaluation will verify.
         tail = (
             open_
             & last[:, None]
             & (positions > first_true(tokens != part.tokens, part.length)[:, None])
         )
         rows = tail.any(1).nonzero()[:, 0]
-        if self.constraint is None or self.keep == "final" or not len(rows):
+        if self.draw.constraint is None or self.keep == "final" or not len(rows):
             return tokens
         spans = (
             span_noise(part.keys, part.spent + 1, tokens.shape[1])[rows]
-            if self.temperature
+            if self.draw.temperature
             else None
         )
-        shaping = Shaping(self.temperature, self.top_p, cut=self.controls.cut)
         plain = log_distribution(logits, allowed)
-        drawn = self.constraint.condition(
-            plain[rows], tokens[rows], tail[rows], part.length[rows], spans, shaping
+        drawn = self.draw.constraint.condition(
+            plain[rows], tokens[rows], tail[rows], part.length[rows], spans, self.draw
         )[1]
         return tokens.index_copy(0, rows, drawn)
 
     @staticmethod
     def _skip_known(canvas: Canvas, start: Tensor) -> Tensor:
-        """(batch,) first position from ``start`` on that is not known; the length, if there is none."""
+        """(batch,) first position from `start` on that is not known, else the length."""
         open_ = ~canvas.known & (_positions(canvas) >= start[:, None])
         return first_true(open_, canvas.length)
 

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from maskdiff.config import SamplerConfig
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.sampling.autoregressive import Autoregressive
 from maskdiff.sampling.compose import (
@@ -105,9 +106,13 @@ PARALLEL: dict[str, Any] = {**SPACED_BOUND, "coupled": "able"}
 REFERENCE: dict[str, Any] = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
 
 
+def _draw(config: SamplerConfig) -> Draw:
+    return Draw(config.temperature, config.top_p)
+
+
 def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
     """Returns the unmasking loop with the budget and token draw of `config`, and `settings`."""
-    base = Unmask(steps=config.steps, temperature=config.temperature, top_p=config.top_p)
+    base = Unmask(steps=config.steps, draw=_draw(config))
     return replace(base, **settings)
 
 
@@ -255,7 +260,7 @@ def _causal_corrector(config: SamplerConfig) -> Sampler:
     TOKEN_DRAW,
 )
 def _autoregressive(config: SamplerConfig) -> Sampler:
-    return Autoregressive(temperature=config.temperature, top_p=config.top_p)
+    return Autoregressive(draw=_draw(config))
 
 
 @preset(
@@ -265,7 +270,7 @@ def _autoregressive(config: SamplerConfig) -> Sampler:
     verified=True,
 )
 def _predictive(config: SamplerConfig) -> Sampler:
-    causal = Predictive(temperature=config.temperature, top_p=config.top_p)
+    causal = Predictive(draw=_draw(config))
     return one_shot(_loop(config)).then(causal)
 
 
@@ -281,7 +286,7 @@ def _hybrid(config: SamplerConfig) -> Sampler:
     verified=True,
 )
 def _hybrid_speculative(config: SamplerConfig) -> Sampler:
-    start = Autoregressive(config.num_ar_tokens, config.temperature, config.top_p)
+    start = Autoregressive(config.num_ar_tokens, _draw(config))
     return start.then(_speculative(config)) if config.num_ar_tokens else _speculative(config)
 
 
@@ -291,7 +296,9 @@ def _hybrid_speculative(config: SamplerConfig) -> Sampler:
     WARM_START,
 )
 def _hybrid_reference(config: SamplerConfig) -> Sampler:
-    return hybrid(config.num_ar_tokens, _loop(config, **REFERENCE, steps=0, own=config.steps))
+    return hybrid(
+        config.num_ar_tokens, _loop(config, **REFERENCE, steps=0, stage_steps=config.steps)
+    )
 
 
 @preset(
@@ -301,7 +308,7 @@ def _hybrid_reference(config: SamplerConfig) -> Sampler:
 )
 def _verified(config: SamplerConfig) -> Sampler:
     draft = _loop(config, **PARALLEL, steps=-(-config.steps // 3) if config.steps else 0)
-    return verified(draft, config.steps, config.temperature, config.top_p)
+    return verified(draft, config.steps, _draw(config))
 
 
 @preset(

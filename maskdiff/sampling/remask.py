@@ -1,8 +1,8 @@
-"""Second thoughts: which tentative tokens to hide again.
+"""Which tentative tokens to hide again: ReMDM in the unmasking loop, `Reconsider` between runs.
 
-For: ReMDM inside the unmasking loop, and the predictor-corrector's ``Reconsider`` between two runs of it.  Not for: known
-tokens, which no remasker ever sees.  Easy to get wrong: hiding costs evaluations.  ReMDM stays inside its budget because the
-loop commits as many more as it hides; ``Reconsider`` spends one (or two) itself and leaves at least one to refill.
+Hiding costs evaluations. ReMDM stays within its budget because the loop commits as many more as it
+hides; `Reconsider` spends one (or two) itself and leaves at least one to refill. Known tokens are
+never hidden.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from maskdiff.drawing.random import Purpose, position_noise
 from maskdiff.errors import ConfigError
 from maskdiff.models.denoiser import Denoiser
 from maskdiff.sampling.canvas import Canvas, Sample
+from maskdiff.sampling.leave_out import leave_out
 from maskdiff.sampling.order import rank
 from maskdiff.sampling.schedule import Clock
 from maskdiff.sampling.stage import Stage, evaluations_left
@@ -29,12 +30,18 @@ class Remask(Protocol):
     """Chooses tokens to hide while a canvas fills."""
 
     def __call__(self, clock: Clock, committed: Tensor, log_prob: Tensor) -> Tensor:
-        """committed (batch, width) bool, log_prob (batch, width) of each when it was committed -> (batch, width) bool."""
+        """(batch, width) bool: tokens to hide.
+
+        Args:
+            clock: Where each string stands in its stage.
+            committed: (batch, width) bool.
+            log_prob: (batch, width) of each token when it was committed.
+        """
         ...
 
 
 def _ceiling(clock: Clock) -> Tensor:
-    """(batch,) largest remasking probability with a valid posterior, (1 - alpha_s) / alpha_t, at most 1 (2503.00307)."""
+    """(batch,) the largest valid probability, min(1, (1 - alpha_s) / alpha_t) (2503.00307)."""
     alpha_t = (clock.total - clock.left) / clock.total
     return ((1 - clock.done) / alpha_t.clamp(min=1e-9)).clamp(max=1.0)
 
@@ -53,7 +60,7 @@ class Cap:
     eta: float = 0.05
 
     def __call__(self, clock: Clock, committed: Tensor, log_prob: Tensor) -> Tensor:
-        """See ``Remask``."""
+        """See `Remask`."""
         return _coins(clock, _ceiling(clock).clamp(max=self.eta)[:, None], committed)
 
 
@@ -64,18 +71,18 @@ class Rescale:
     eta: float = 0.05
 
     def __call__(self, clock: Clock, committed: Tensor, log_prob: Tensor) -> Tensor:
-        """See ``Remask``."""
+        """See `Remask`."""
         return _coins(clock, (self.eta * _ceiling(clock))[:, None], committed)
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """ReMDM-conf: the ceiling shared among tokens by softmax(-p), p the token's probability when it was committed."""
+    """ReMDM-conf: the ceiling times softmax(-p), p of the token when it was committed."""
 
     eta: float = 1.0
 
     def __call__(self, clock: Clock, committed: Tensor, log_prob: Tensor) -> Tensor:
-        """See ``Remask``."""
+        """See `Remask`."""
         weight = (-log_prob.exp()).masked_fill(~committed, -torch.inf)
         share = torch.where(committed, weight.softmax(1), 0.0)
         return _coins(clock, self.eta * _ceiling(clock)[:, None] * share, committed)
@@ -83,26 +90,31 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Reconsider(Stage):
-    """Re-score the tentative tokens of a full canvas and hide the least plausible ones; a filling stage follows.
+    """Scores the tentative tokens of a full canvas and hides the least plausible ones.
 
-    ``visible``: one bidirectional evaluation that sees every token at noise level ``sigma``, as in repair training.
-    ``causal``: one evaluation of the causal mode, log p(token | tokens before it).
-    ``leave_out``: two evaluations, each with every other tentative token blank: a token is scored without being seen.
-    Strings with blanks, or with too few evaluations left to score and refill, are left alone.
+    A filling stage follows. The scores are, by name:
+
+    - `visible`: one bidirectional evaluation that sees every token at noise level `sigma`, as in
+      repair training;
+    - `causal`: one evaluation of the causal mode, log p(token | tokens before it);
+    - `leave_out`: two evaluations, each with every other tentative token hidden.
+
+    Strings with blanks, or with too few evaluations left to score and refill, do not change.
     """
 
     score: Literal["visible", "causal", "leave_out"] = "visible"
     share: float = 0.2  # hide at most this share of the tentative tokens (rounded up)
     threshold: float = 0.5  # hide only tokens of less than this probability
-    radius: int = 0  # hide the tentative neighbours up to this far, too
-    sigma: float = 0.1  # noise level told to the visible mode
+    radius: int = 0  # hide the tentative neighbours within this distance, too
+    sigma: float = 0.1  # noise level of the score `visible`
     steps: int = 12  # total evaluations of the string; 0: no limit
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.threshold <= 1 or not 0 < self.share <= 1:
             raise ConfigError(
-                f"share {self.share} and threshold {self.threshold} of a correction must be in (0, 1]"
+                f"share {self.share} and threshold {self.threshold} of a correction "
+                "must be in (0, 1]"
             )
 
     @torch.no_grad()
@@ -135,24 +147,15 @@ class Reconsider(Stage):
         return Sample(canvas.put(rows, after).recorded())
 
     def _score(self, denoiser: Denoiser, part: Canvas) -> Tensor:
-        """(batch, width) log-probability of each token that stands on the canvas."""
-        vocabulary, nothing = denoiser.vocabulary, torch.zeros_like(part.suspect)
-
-        def scored(shown: Tensor, sigma: Tensor, causal: bool) -> Tensor:
-            logits = denoiser(shown, part.length, sigma, causal, None)
-            return pick(
-                log_distribution(logits, allowed_symbols(part.tokens, vocabulary)), part.tokens
-            )
-
-        if self.score == "causal":
-            return scored(part.tokens, nothing, True)
-        if self.score == "visible":
-            return scored(part.tokens, nothing + self.sigma, False)
-        odd = (torch.arange(part.tokens.shape[1], device=part.tokens.device) % 2).bool()
-        halves = [
-            torch.where(~part.known & parity, vocabulary.mask, part.tokens)
-            for parity in (odd, ~odd)
-        ]
-        return torch.where(
-            odd, scored(halves[0], nothing, False), scored(halves[1], nothing, False)
-        )
+        """(batch, width) log-probability of each tentative token of the canvas."""
+        nothing = torch.zeros_like(part.suspect)
+        allowed = allowed_symbols(part.tokens, denoiser.vocabulary)
+        if self.score == "leave_out":
+            odd = (torch.arange(part.tokens.shape[1], device=part.tokens.device) % 2).bool()
+            halves = (~part.known & odd, ~part.known & ~odd)
+            strings = part.tokens, part.length
+            first, second = (leave_out(denoiser, *strings, half, allowed) for half in halves)
+            return first + second
+        sigma, causal = (nothing, True) if self.score == "causal" else (nothing + self.sigma, False)
+        logits = denoiser(part.tokens, part.length, sigma, causal, None)
+        return pick(log_distribution(logits, allowed), part.tokens)

@@ -1,8 +1,8 @@
-"""What a sampler is, how two of them follow each other, and how evaluations are budgeted.
+"""What a sampler is, how samplers follow each other, and how evaluations are budgeted.
 
-For: the type that everything else takes and returns.  Not for: any algorithm.  Easy to get wrong: ``steps`` is a total.  It
-counts the evaluations that a string has needed since its canvas was made, earlier stages included, so that in a chain
-of a 3-token warm start and a stage with ``steps=12`` the second stage has 9; ``own`` counts a stage's own evaluations.
+`steps` is a total: it counts the evaluations of a string since its canvas was made, earlier stages
+included. After a warm start of 3 tokens a stage with `steps=12` has 9. `stage_steps` counts the
+evaluations of one stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNLIMITED = 1 << 30
 
 
 def check_sampler(given: object) -> None:
-    """Raises ``ConfigError`` unless it is a sampler: no name, no settings, no class of samplers."""
+    """Raise ConfigError unless `given` is a sampler (no name, no settings, no class)."""
     if not callable(given) or isinstance(given, type):
         raise refuse(
             "stage", given, "a sampler, such as Unmask(), or make_sampler(SamplerConfig(NAME))"
@@ -32,10 +32,11 @@ def check_sampler(given: object) -> None:
 # Ranges of the numbers that stages have.
 NUMBERS: dict[str, ArgumentReader] = {
     **dict.fromkeys(
-        ("steps", "own", "count", "spacing", "window", "radius", "reserve"), integer(0, UNLIMITED)
+        ("steps", "stage_steps", "count", "spacing", "window", "radius", "reserve"),
+        integer(0, UNLIMITED),
     ),
-    **dict.fromkeys(("temperature", "choice_temperature"), real(0.0, 100.0)),
-    **dict.fromkeys(("top_p", "share", "threshold"), real(0.0, 1.0)),
+    "choice_temperature": real(0.0, 100.0),
+    **dict.fromkeys(("share", "threshold"), real(0.0, 1.0)),
 }
 
 
@@ -43,17 +44,17 @@ class Stage:
     """A sampler that can be followed by another."""
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for numbers that are not finite or out of range."""
+        """Raise ConfigError for numbers that are not finite or out of range."""
         for name, read in NUMBERS.items():
             if hasattr(self, name):
                 read(name, getattr(self, name))
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
-        """Fill what this stage fills; known tokens stay."""
+        """The canvas after this stage; known tokens stay."""
         raise NotImplementedError
 
     def then(self, other: Sampler) -> Chain:
-        """This sampler, and after it ``other`` on what it made: its tokens are tentative, its blanks stay blank."""
+        """This sampler, then `other`, for which its tokens are tentative and its blanks blank."""
         return Chain((self, other))
 
 
@@ -79,12 +80,12 @@ class Chain(Stage):
         return Chain((*self.stages, other))
 
 
-def evaluations_left(spent: Tensor, steps: int, own: int) -> Tensor:
-    """(batch,) evaluations that a stage may still use after ``spent`` (batch,); ``UNLIMITED`` where 0 means no limit."""
-    left = torch.full_like(spent, own or UNLIMITED)
+def evaluations_left(spent: Tensor, steps: int, stage_steps: int) -> Tensor:
+    """(batch,) evaluations left to a stage after `spent` (batch,); `UNLIMITED` for no limit."""
+    left = torch.full_like(spent, stage_steps or UNLIMITED)
     return torch.minimum(left, steps - spent) if steps else left
 
 
 def first_true(mask: Tensor, otherwise: Tensor) -> Tensor:
-    """(batch,) index of the first True of each row of (batch, width), or ``otherwise`` (batch,)."""
+    """(batch,) index of the first True of each row of (batch, width), else `otherwise` (batch,)."""
     return torch.where(mask.any(1), mask.int().argmax(1), otherwise)

@@ -103,12 +103,12 @@ class ChoiceState:
         """Append the backend's reply and return what it adds."""
         start = len(self.text)
         self.partial.append(replace(candidate, log_probs=None, entropies=None, gaps=None))
-        self.text += candidate.said
+        self.text += candidate.text
         sampled = max(1, candidate.tokens)  # so that every job ends
         self.num_tokens += sampled
         tokens: tuple[GeneratedToken, ...] = ()
         if self.job.by_token and candidate.log_probs:
-            tokens = (GeneratedToken(candidate.said, start, math.fsum(candidate.log_probs)),)
+            tokens = (GeneratedToken(candidate.text, start, math.fsum(candidate.log_probs)),)
         end, finish, reason = self._certain(candidate, start)
         self.finished = finish is not None
         self.sent, text = end, self.text[self.sent : end]

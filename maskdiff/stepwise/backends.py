@@ -1,7 +1,6 @@
-"""The backend that a configuration names.
+"""`make_backend`, the backend that a configuration names.
 
-For: `make_backend`. Not for: any backend. Easy to get wrong: what a backend needs beyond torch is imported when it is asked
-for, and not before.
+What a backend needs beyond torch is imported when it is made.
 """
 
 from __future__ import annotations
@@ -25,9 +24,16 @@ def make_backend(
     language: Stepwise | None = None,
     device: str = "auto",
 ) -> StepBackend:
-    """The backend. `loaded`: our checkpoint, for our own; `language` tells an HTTP backend which step is the last.
+    """The backend that `config` names.
 
-    Raises ConfigError for what is missing, or not installed.
+    Args:
+        config: The configuration.
+        loaded: Our checkpoint, for our own backends.
+        language: Tells an HTTP backend which step is the last.
+        device: Of a model of transformers.
+
+    Raises:
+        ConfigError: For what is missing, or not installed.
     """
     if config.backend in HTTP:
         return _http(config, language)
@@ -62,12 +68,13 @@ def _http(config: BackendConfig, language: Stepwise | None) -> StepBackend:
     ended = None if language is None else language.is_final
     if config.backend == "chat":
         return ChatBackend(
-            config.model, config.base_url, prefill=cast(Prefill, config.prefill), timeout=config.server_timeout,
-            retries=config.retries, concurrency=config.concurrency, log_probs=config.log_probs, ended=ended,
+            config.model, config.base_url, prefill=cast(Prefill, config.prefill),
+            timeout=config.server_timeout, retries=config.retries, concurrency=config.concurrency,
+            log_probs=config.log_probs, ended=ended,
         )  # fmt: skip
     return CompletionsBackend(
-        config.model, config.base_url, timeout=config.server_timeout, retries=config.retries, concurrency=config.concurrency,
-        log_probs=config.log_probs, ended=ended,
+        config.model, config.base_url, timeout=config.server_timeout, retries=config.retries,
+        concurrency=config.concurrency, log_probs=config.log_probs, ended=ended,
     )  # fmt: skip
 
 

@@ -1,50 +1,76 @@
-"""Our bidirectional mode as a backend: what is there so far is clamped, and blanks behind it are filled block by block.
+"""Our bidirectional mode as a backend: blanks after what is there are filled block by block.
 
-For: `BlockBackend`, semi-autoregressive as in 2503.09573 (block diffusion) and LLaDA (2502.09992). Not for: models that never
-saw a canvas whose end is open (`open_share` of training), which fill blanks only where a string ends behind them. Easy to get
-wrong: within a block tokens are drawn in the order of confidence, so the log-probability of a step is a sum over that order,
-and leaves out tokens of the block behind its end, which it may have seen; those are thrown away, though they were paid for.
+Semi-autoregressive, as in block diffusion (2503.09573) and LLaDA (2502.09992). Within a block
+tokens are committed in the order of confidence, so the log-probability of a step is a sum over that
+order, and leaves out the tokens of the block beyond the end of the step, which it may have seen.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from maskdiff.drawing.logits import token_figures
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
-from maskdiff.stepwise.drawing import Drawn, Step, answered, draw, key_of
-from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
+from maskdiff.sampling.canvas import Canvas
+from maskdiff.sampling.order import Proposal
+from maskdiff.sampling.schedule import Clock
+from maskdiff.sampling.unmask import Unmask
+from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
+from maskdiff.stepwise.writing import Step, answer_ids, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 
+@dataclass(frozen=True)
+class EachCall:
+    """A `Schedule` of the same number of tokens at every evaluation."""
+
+    count: int
+
+    def quota(self, clock: Clock, free: Tensor) -> Tensor:
+        """See `Schedule.quota`."""
+        return torch.full_like(clock.blanks, self.count)
+
+    def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
+        """See `Schedule.extra`."""
+        return torch.full_like(clock.blanks, self.count)
+
+
 @dataclass
 class _Row:
-    """A canvas under way: what is clamped, then a block of which `filled` tells place -> the draw that filled it."""
+    """A step while it is written, and the tokens before it."""
 
-    owner: int
+    owner: int  # number of its request
     step: Step
     given: list[int]
-    block: int
-    filled: dict[int, tuple[Drawn, int]] = field(default_factory=dict)  # and the row of it
+    key: Tensor  # ()
 
     @property
-    def start(self) -> int:
-        """Place of the block's first token; BOS is at 0."""
-        return 1 + len(self.given) + len(self.step.ids)
+    def before(self) -> list[int]:
+        """The inner tokens before the next block."""
+        return [*self.given, *self.step.ids]
 
 
 class BlockBackend:
     """Implements `StepBackend` by the bidirectional mode of a denoiser.
 
-    block: tokens that are filled at a time; each evaluation of the canvas commits `per_call` of them, the most confident
-    first. Raises ConfigError for a model that was not trained on open canvases.
+    Args:
+        loaded: A model that was trained on open canvases.
+        name: Of the backend.
+        block: Tokens that are filled at a time.
+        per_call: Tokens that an evaluation commits, the most confident first.
+
+    Raises:
+        ConfigError: For a model that was not trained on open canvases, and numbers below 1.
     """
 
     capabilities = Capabilities(
@@ -56,109 +82,124 @@ class BlockBackend:
     ) -> None:
         if loaded.config.train.open_share == 0.0:
             raise ConfigError(
-                "this model never saw a string whose end is open, so it cannot write block by block; "
-                "train it with open_share above 0, or take the causal backend"
+                "this model never saw a string whose end is open, so it cannot write block by "
+                "block; train it with open_share above 0, or take the causal backend"
             )
         if block < 1 or per_call < 1:
             raise ConfigError(
                 f"block_size is {block} and per_call {per_call}; both must be at least 1"
             )
         self.name, self.vocabulary, self.denoiser = name, loaded.vocabulary, loaded.denoiser
-        self.block, self.per_call, self.device = block, per_call, loaded.device
+        self.block, self.device = block, loaded.device
         self.longest = loaded.config.model.block_size
-        drawn = torch.zeros(len(self.vocabulary), dtype=torch.bool)
-        drawn[[*self.vocabulary.inner_ids, self.vocabulary.eos]] = True
-        self.allowed = drawn
+        self.sampler = Unmask(order="top", schedule=EachCall(per_call), steps=0)
 
     def forget(self) -> None:
         """See `StepBackend`; nothing is kept."""
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `StepBackend`. Raises ParseError for foreign symbols, BackendError for a prompt longer than any trained canvas."""
+        """See `StepBackend`.
+
+        Raises:
+            ParseError: For foreign symbols.
+            BackendError: For a prompt longer than any trained canvas.
+        """
         began = time.perf_counter()
-        writing: list[list[Step]] = []
+        steps: list[list[Step]] = []
         rows: list[_Row] = []
         for r, request in enumerate(requests):
-            given = [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            given = [*self.vocabulary.encode(request.prompt), *answer_ids(request, self.vocabulary)]
             if len(given) + 2 > self.longest:
                 raise BackendError(
-                    f"prompt and answer have {len(given)} tokens; the canvases of this model end at {self.longest}"
+                    f"prompt and answer have {len(given)} tokens; the canvases of this model end "
+                    f"at {self.longest}"
                 )
-            steps = [Step(request, key_of(request, i)) for i in range(request.num)]
-            writing.append(steps)
-            rows += [_Row(r, step, given, self.block) for step in steps if step.finish is None]
-        tokens, calls = [0] * len(requests), [0] * len(requests)
-        while rows:
-            self._evaluate(rows, tokens, calls)
-            rows = [row for row in rows if not self._settled(row)]
-        share = (time.perf_counter() - began) / max(1, len(requests))
-        return [
-            Reply(
-                tuple(step.candidate() for step in steps),
-                Spent(tokens[r], calls[r], len(steps), share),
-            )
-            for r, steps in enumerate(writing)
-        ]
+            steps.append([Step(request) for _ in range(request.num)])
+            keys = candidate_keys(request)
+            rows += [_Row(r, step, given, key) for step, key in zip(steps[-1], keys, strict=True)]
+        spent = [Counter[str]() for _ in requests]
+        for temperature in dict.fromkeys(request.temperature for request in requests):
+            some = [row for row in rows if row.step.request.temperature == temperature]
+            while some := [row for row in some if row.step.finish is None]:
+                self._fill_block(some, Draw(temperature, symbols="open"), spent)
+        return replies(steps, spent, time.perf_counter() - began)
 
-    def _evaluate(self, rows: list[_Row], tokens: list[int], calls: list[int]) -> None:
-        """One evaluation of every canvas; its most confident blanks are drawn and filled."""
-        canvases, length = self._canvases(rows)
-        logits = self.denoiser(
-            canvases, length, torch.zeros(len(rows), device=self.device), False, None
-        )
-        log_p = logits.cpu().double().masked_fill(~self.allowed, -torch.inf).log_softmax(-1)
-        for n in length.tolist():
-            assert n <= self.longest
+    def _fill_block(self, rows: list[_Row], draw: Draw, spent: list[Counter[str]]) -> None:
+        """Fill the next block of every step, and give its tokens to the step up to its end."""
+        canvas = self._canvas(rows)
+        figures = torch.zeros(*canvas.tokens.shape, 3, dtype=torch.float64)
+
+        def record(part: Tensor, commit: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
+            row, place = commit.nonzero(as_tuple=True)
+            own = token_figures(log_probs[row, place], tokens[row, place])
+            columns = (own.log_probs, own.entropies, own.gaps)
+            figures[part[row], place] = torch.stack(columns, 1)
+
+        sampler = replace(self.sampler, draw=draw)
+        done = sampler(_OpenCanvases(self), canvas, record).canvas
+
+        # What each request has paid.
+        calls: Counter[int] = Counter()
+        evaluations = zip(rows, done.spent.tolist(), done.length.tolist(), strict=True)
+        for row, count, length in evaluations:
+            spent[row.owner]["tokens"] += count * length
+            calls[row.owner] = max(calls[row.owner], count)
+        for owner, count in calls.items():
+            spent[owner]["calls"] += count
+
+        # The tokens, from left to right; what goes beyond the end of a step is dropped.
+        piece = symbol(self.vocabulary)
         for i, row in enumerate(rows):
-            tokens[row.owner] += int(length[i])
-            blanks = [
-                place
-                for place in range(row.start, row.start + row.block)
-                if place not in row.filled
-            ]
-            sure = log_p[i, blanks].amax(-1)
-            chosen = [
-                blanks[j] for j in sure.topk(min(self.per_call, len(blanks))).indices.tolist()
-            ]
-            temperature = row.step.request.temperature
-            drawn = draw(
-                log_p[i, chosen], [row.step.key] * len(chosen), chosen, [temperature] * len(chosen)
-            )
-            row.filled.update({place: (drawn, j) for j, place in enumerate(chosen)})
-        for owner in {row.owner for row in rows}:
-            calls[owner] += 1
+            start, end = 1 + len(row.before), int(done.length[i])
+            tokens, values = done.tokens[i, start:end].tolist(), figures[i, start:end].tolist()
+            for token, own in zip(tokens, values, strict=True):
+                if row.step.finish is None:
+                    row.step.add(token, own, *piece(row.step, token))
+            if row.step.finish is None and end >= self.longest:
+                row.step.finish = "length"
 
-    def _canvases(self, rows: list[_Row]) -> tuple[Tensor, Tensor]:
-        """(rows, width) tokens and (rows,) lengths: BOS, what is given, the block. Blocks that would not fit are shorter."""
-        texts = []
+    def _canvas(self, rows: list[_Row]) -> Canvas:
+        """BOS, what is given, and a block of blanks, shorter where it would not fit; no EOS."""
+        texts, known = [], []
         for row in rows:
-            row.block = min(row.block, self.longest - row.start)
-            block = [
-                row.filled[place][0].ids[row.filled[place][1]]
-                if place in row.filled
-                else self.vocabulary.mask
-                for place in range(row.start, row.start + row.block)
-            ]
-            texts.append([self.vocabulary.bos, *row.given, *row.step.ids, *block])
-        width = max(map(len, texts))
-        padded = [text + [self.vocabulary.pad] * (width - len(text)) for text in texts]
-        return torch.tensor(padded, device=self.device), torch.tensor(
-            [len(text) for text in texts], device=self.device
+            before = [self.vocabulary.bos, *row.before]
+            blanks = min(self.block, self.longest - len(before))
+            texts.append(before + [self.vocabulary.mask] * blanks)
+            known.append([True] * len(before) + [False] * blanks)
+        width, pad = max(map(len, texts)), self.vocabulary.pad
+        gaps = [width - len(text) for text in texts]
+        tokens = torch.tensor([text + [pad] * n for text, n in zip(texts, gaps, strict=True)])
+        length = torch.tensor([len(text) for text in texts])
+        return Canvas(
+            tokens=tokens,
+            known=torch.tensor([own + [True] * n for own, n in zip(known, gaps, strict=True)]),
+            length=length,
+            suspect=torch.zeros(len(rows)),
+            keys=torch.stack([row.key for row in rows]),
+            spent=torch.zeros_like(length),
+            visits=torch.zeros_like(tokens),
         )
 
-    def _settled(self, row: _Row) -> bool:
-        """Whether the step has ended: a block that is full is handed to it, up to its end."""
-        if len(row.filled) < row.block:
-            return False
-        for place in range(row.start, row.start + row.block):
-            drawn, i = row.filled[place]
-            row.step.add(drawn.ids[i], drawn, i, self.vocabulary)
-            if row.step.finish is not None:
-                return True
-        row.filled = {}
-        if row.start >= self.longest:
-            row.step.finish = "length"
-        return row.step.finish is not None
+
+class _OpenCanvases:
+    """The denoiser of a backend for canvases on the CPU; its logits are float64."""
+
+    def __init__(self, backend: BlockBackend) -> None:
+        self.vocabulary, self.backend = backend.vocabulary, backend
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """See `Denoiser`."""
+        device = self.backend.device
+        shown = tokens.to(device), length.to(device), sigma.to(device)
+        return self.backend.denoiser(*shown, causal, None).cpu().double()
 
 
 __all__ = ["BlockBackend"]

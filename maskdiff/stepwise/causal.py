@@ -1,23 +1,27 @@
-"""Our causal mode as a backend: it goes on from the very ids of a partial answer, with keys and values kept between steps.
+"""Our causal mode as a backend: it continues the very ids of a partial answer.
 
-For: `CausalBackend`. Not for: models that are told the length of their strings, which nobody knows of half an answer. Easy
-to get wrong: the partial answer is never tokenised again; another cut of the same text would be another history. The last token
-of a step is evaluated with the step after it, if there is one, so the last token of an answer costs nothing.
+Keys and values are kept between steps. The partial answer is never tokenised again; another cut of
+the same text would be another history. The last token of a step is evaluated with the step after
+it, if there is one, so the last token of an answer costs nothing.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from maskdiff.decoding import CausalModel
+from maskdiff.decoding.loop import Batch, decode, keyed_noise
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.continuation import ROOT
-from maskdiff.stepwise.drawing import Step, answered, draw, key_of
-from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
+from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
+from maskdiff.stepwise.writing import Step, StepStrings, answer_ids, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +39,17 @@ LONGEST = 16_384  # tokens of prompt and answer
 class CausalBackend:
     """Implements `StepBackend` by the causal mode of a denoiser that ends its strings itself.
 
-    Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not shared between them, so that
-    `forward_tokens` is what any backend with a key/value cache spends. Raises ConfigError for a model that is told the
-    length, or predicts no next token.
+    Prompt tokens are evaluated once and drawn ones as they come; what candidates share is not
+    shared between them, so that `forward_tokens` is the cost of any backend with a key/value cache.
 
-    memory: bytes of what is kept between requests. A call of `next_step` adds `token_bytes` for
-    each token of its own.
+    Args:
+        loaded: A model that is not length-conditioned, and predicts the next token.
+        name: Of the backend.
+        memory: Bytes of what is kept between requests. A call of `next_step` adds `token_bytes` for
+            each token of its own.
+
+    Raises:
+        ConfigError: For another model.
     """
 
     capabilities = Capabilities(
@@ -50,8 +59,9 @@ class CausalBackend:
     def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
         if loaded.length_conditioned:
             raise ConfigError(
-                "this model is told how long its strings are, so it cannot go on from half an answer; "
-                "take one trained with causal_length: false, such as checkpoints/arithmetic-steps.pt"
+                "this model is told how long its strings are, so it cannot go on from half an "
+                "answer; take one trained with causal_length: false, such as "
+                "checkpoints/arithmetic-steps.pt"
             )
         self.name, self.vocabulary, self.memory = name, loaded.vocabulary, memory
         self.model = CausalModel(loaded.denoiser, loaded.lengths)
@@ -61,15 +71,12 @@ class CausalBackend:
         """See `StepBackend`."""
         self.tree = self.model.tree()
         self.nodes = 0
-        self.roots: dict[
-            int, int
-        ] = {}  # session -> node of its BOS: answers share nothing, so none makes another cheaper
-        self.children: dict[
-            tuple[int, int], int
-        ] = {}  # (parent, token) -> node, of prompts and of what was drawn
-        self.after: dict[
-            int, Tensor
-        ] = {}  # node -> (vocab,) log-probabilities of what may follow it
+        # Session -> node of its BOS: answers share nothing, so none makes another cheaper.
+        self.roots: dict[int, int] = {}
+        # (parent, token) -> node, of prompts and of what was drawn.
+        self.children: dict[tuple[int, int], int] = {}
+        # Node -> (vocab,) log-probabilities of the next token.
+        self.after: dict[int, Tensor] = {}
 
     @property
     def token_bytes(self) -> int:
@@ -77,51 +84,57 @@ class CausalBackend:
         return 2 * self.tree.cache.node_bytes + 8 * len(self.vocabulary) + OBJECTS
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `StepBackend`. Raises ParseError for a prompt with foreign symbols, BackendError for one that is too long."""
+        """See `StepBackend`.
+
+        Raises:
+            ParseError: For a prompt with foreign symbols.
+            BackendError: For one that is too long.
+        """
         began = time.perf_counter()
         if self.nodes * self.token_bytes > self.memory:
             self.forget()
         paths = [
-            [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            [*self.vocabulary.encode(request.prompt), *answer_ids(request, self.vocabulary)]
             for request in requests
         ]
         if any(len(path) > LONGEST for path in paths):
             raise BackendError(f"prompt and answer have more than {LONGEST} tokens")
-        writing = [
-            [Step(request, key_of(request, i)) for i in range(request.num)] for request in requests
-        ]
-        tokens, calls = [0] * len(requests), [0] * len(requests)
-        ends = self._read_paths([request.session for request in requests], paths, tokens, calls)
-        active = [
-            (r, step, ends[r])
-            for r, steps in enumerate(writing)
-            for step in steps
-            if step.finish is None
-        ]
-        while active:
-            active = self._one_token(active, [len(path) for path in paths], tokens, calls)
-        share = (time.perf_counter() - began) / max(1, len(requests))
-        return [
-            Reply(
-                tuple(step.candidate() for step in steps),
-                Spent(tokens[r], calls[r], len(steps), share),
-            )
-            for r, steps in enumerate(writing)
-        ]
+        spent = [Counter[str]() for _ in requests]
+        ends = self._read_paths([request.session for request in requests], paths, spent)
+
+        # Steps of one temperature are written together.
+        steps = [[Step(request) for _ in range(request.num)] for request in requests]
+        for temperature in dict.fromkeys(request.temperature for request in requests):
+            rows = [
+                _Row(r, step, ends[r], len(paths[r]), key)
+                for r, request in enumerate(requests)
+                if request.temperature == temperature
+                for step, key in zip(steps[r], candidate_keys(request), strict=True)
+                if step.finish is None
+            ]
+            if rows:
+                self._write(rows, temperature, spent)
+        return replies(steps, spent, time.perf_counter() - began)
+
+    def _write(self, rows: list[_Row], temperature: float, spent: list[Counter[str]]) -> None:
+        """Draw the tokens of steps until all have ended."""
+        first = torch.tensor([row.start for row in rows])
+        keys = torch.stack([row.key for row in rows])
+        noise = keyed_noise(keys, first, len(self.vocabulary))
+        strings = StepStrings([row.step for row in rows], symbol(self.vocabulary))
+        stream = _Nodes(self, rows, spent)
+        for _ in decode(stream, stream.scores(), strings, Batch(noise), Draw(temperature)):
+            pass
 
     def _read_paths(
-        self, sessions: list[int], paths: list[list[int]], tokens: list[int], calls: list[int]
+        self, sessions: list[int], paths: list[list[int]], spent: list[Counter[str]]
     ) -> list[int]:
         """Evaluate what is new of each path, all together; the node at which each ends."""
-        parents: list[int] = []
-        new: list[int] = []
-        owners: list[int] = []
+        new: list[tuple[int, int, int]] = []  # parent, token, request
         ends = []
 
         def added(parent: int, token: int, owner: int) -> int:
-            parents.append(parent)
-            new.append(token)
-            owners.append(owner)
+            new.append((parent, token, owner))
             return self.nodes + len(new) - 1
 
         for r, (session, path) in enumerate(zip(sessions, paths, strict=True)):
@@ -133,57 +146,26 @@ class CausalBackend:
                     self.children[node, token] = added(node, token, r)
                 node = self.children[node, token]
             ends.append(node)
-        if new:
-            log_p = self._extend(parents, new, max(map(len, paths)))
-            first = self.nodes - len(new)
-            self.after.update({first + i: row for i, row in enumerate(log_p)})
-            for r in owners:
-                tokens[r] += 1
-            for r in set(owners):
-                calls[r] += 1
+        self.extend(new, max(map(len, paths), default=0), spent)
         return ends
 
-    def _one_token(
-        self,
-        active: list[tuple[int, Step, int]],
-        starts: list[int],
-        tokens: list[int],
-        calls: list[int],
-    ) -> list[tuple[int, Step, int]]:
-        """Draw a token for every step under way and evaluate those that go on."""
-        rows = torch.stack([self.after[node] for _, _, node in active])
-        places = [starts[r] + len(step.ids) for r, step, _ in active]
-        drawn = draw(
-            rows,
-            [step.key for _, step, _ in active],
-            places,
-            [step.request.temperature for _, step, _ in active],
-        )
-        going: list[tuple[int, Step, int]] = []
-        for row, (r, step, node) in enumerate(active):
-            step.add(drawn.ids[row], drawn, row, self.vocabulary)
-            if step.finish is None:
-                going.append((r, step, node))
-        if not going:
-            return []
+    def extend(
+        self, new: Sequence[tuple[int, int, int]], deepest: int, spent: list[Counter[str]]
+    ) -> None:
+        """Evaluate new nodes, each a parent, a token and the request that pays for it."""
+        if not new:
+            return
+        parents, tokens, owners = (list(column) for column in zip(*new, strict=True))
         first = self.nodes
-        deepest = max(starts[r] + len(step.ids) for r, step, _ in going)
-        log_p = self._extend(
-            [node for _, _, node in going], [step.ids[-1] for _, step, _ in going], deepest
-        )
+        log_p = self._extend(parents, tokens, deepest)
         self.after.update({first + i: row for i, row in enumerate(log_p)})
-        for r, _, _ in going:
-            tokens[r] += 1
-        for r in {r for r, _, _ in going}:
-            calls[r] += 1
-        # Of equal histories the first stands for all, so that whichever candidate is chosen, its keys and values are found.
-        return [
-            (r, step, self.children.setdefault((node, step.ids[-1]), first + i))
-            for i, (r, step, node) in enumerate(going)
-        ]
+        for r in owners:
+            spent[r]["tokens"] += 1
+        for r in set(owners):
+            spent[r]["calls"] += 1
 
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
-        """(n, vocab) log-probabilities after each of the new nodes, in passes that gather a bounded number of keys."""
+        """(n, vocab) log-probabilities after new nodes; a pass gathers a bounded number of keys."""
         keys = self.tree.cache.keys
         size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
         passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
@@ -193,6 +175,47 @@ class CausalBackend:
         log_p = torch.cat([self.tree.extend(above, tokens) for above, tokens in pairs])
         self.nodes += len(new)
         return log_p
+
+
+@dataclass
+class _Row:
+    """A step while it is written, after a node of the tree."""
+
+    owner: int  # number of its request
+    step: Step
+    node: int
+    start: int  # tokens of prompt and answer before it
+    key: Tensor  # () of its random numbers
+
+
+class _Nodes:
+    """Steps of `CausalBackend` as a `CausalStream`."""
+
+    def __init__(self, backend: CausalBackend, rows: list[_Row], spent: list[Counter[str]]) -> None:
+        self.backend, self.rows, self.spent = backend, rows, spent
+
+    def scores(self) -> Tensor:
+        """(rows, vocab) log-probabilities of the next token of each step."""
+        return torch.stack([self.backend.after[row.node] for row in self.rows])
+
+    def step(self, token: Tensor) -> Tensor:
+        """See `CausalStream.step`."""
+        backend, first = self.backend, self.backend.nodes
+        new = [
+            (row.node, own, row.owner) for row, own in zip(self.rows, token.tolist(), strict=True)
+        ]
+        deepest = max(row.start + len(row.step.ids) for row in self.rows)
+        backend.extend(new, deepest, self.spent)
+        # Equal histories share the node of the first, so that the keys and values of whichever
+        # candidate is chosen are found.
+        for i, (row, (node, own, _)) in enumerate(zip(self.rows, new, strict=True)):
+            row.node = backend.children.setdefault((node, own), first + i)
+        return self.scores()
+
+    def select(self, rows: Tensor) -> _Nodes:
+        """See `CausalStream.select`."""
+        self.rows = [self.rows[row] for row in rows.tolist()]
+        return self
 
 
 def _passes(parents: list[int], first: int, size: int) -> list[int]:

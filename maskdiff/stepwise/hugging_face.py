@@ -1,24 +1,20 @@
-"""Next steps from a causal language model of Hugging Face: the very tokens of the answer go on, and only new ones are run.
+"""Steps from a causal language model of transformers, which continues the ids of an answer.
 
-For: `HuggingFaceBackend`, a `StepBackend` of a `PreTrainedModel` and its fast tokenizer, and `load`, of a folder or a name.
-Not for: servers, encoder-decoders, tokenizers whose tables are not understood (see `maskdiff.models.hugging_face`).
-Easy to get wrong: a chat template closes the turn of an assistant. A partial answer that is rendered with the prompt for a new
-turn behind it is a finished one, and the model begins another, silently; here the template is asked for the prompt alone, and
-the ids of the answer are put behind it as they were drawn, never as text.
+The ids of an answer follow the prompt as they were drawn, never as text that is tokenised again.
+Only new tokens are evaluated.
 
-Token p (counted from the first of the prompt) of candidate i is the argmax of log p + Gumbel numbers that are a function of
-(seed, i, p): other candidates, earlier requests and where steps end do not matter, up to the rounding of a model in batches.
+Token p (counted from the first of the prompt) of candidate i is the argmax of log p + Gumbel noise
+that is a function of (seed, i, p). Other candidates, earlier requests and the ends of steps do not
+change it, up to the rounding of batches.
 """
 
 from __future__ import annotations
 
 import codecs
-import copy
-import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,83 +22,73 @@ import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import resolve_device
-from maskdiff.drawing.random import bits, token_noise
-from maskdiff.errors import CheckpointError, folded, quote
-from maskdiff.models.hugging_face import _transformers, read_tokens
-from maskdiff.models.token_table import TokenTable
-from maskdiff.stepwise.protocol import (
-    BackendError,
-    Candidate,
-    Capabilities,
-    Finish,
-    Reply,
-    Request,
-    Spent,
-    Stop,
-    bounded,
+from maskdiff.decoding.loop import Batch, decode, keyed_noise
+from maskdiff.drawing.settings import Draw
+from maskdiff.errors import quote
+from maskdiff.models.hugging_face import (
+    GrowingRows,
+    Ids,
+    TransformersModel,
+    growing_rows_fault,
+    load_pretrained,
 )
+from maskdiff.models.hugging_face_tokens import PromptTemplate
+from maskdiff.models.token_table import TokenTable
+from maskdiff.stepwise.protocol import BackendError, Candidate, Capabilities, Reply, Request, Spent
+from maskdiff.stepwise.writing import Piece, Step, StepStrings, candidate_keys
 
-PROBE = "\tSo <1> + 2\n"  # an answer that shows whether a template leaves answers, and the white space around them, alone
-KEPT, KEPT_TOKENS = (
-    8,
-    65_536,
-)  # what is kept by default: groups of a request each, and rows x tokens
-Ids = tuple[int, ...]
+Group = tuple[int, Ids]  # seed and ids of a request
+KEPT, KEPT_TOKENS = 8, 65_536  # what is kept by default: requests, and rows x tokens of them all
 
 
 def load(
     name: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str = "auto",
-    chat: bool = True,
-    template: Mapping[str, Any] | None = None,
-    kept: int = KEPT,
-    kept_tokens: int = KEPT_TOKENS,
+    **settings: Any,
 ) -> HuggingFaceBackend:
-    """What `save_pretrained` wrote to a folder, or what `from_pretrained` knows by name: safetensors, and no code.
+    """Return the backend of a folder or a name; see `load_pretrained`.
 
-    device: as in `resolve_device`. dtype "auto" is that of the weights. The rest: see `HuggingFaceBackend`. Raises
-    ConfigError where the package transformers or the device is missing, CheckpointError for what cannot be read.
+    Args:
+        name: a folder that `save_pretrained` wrote, or a name that `from_pretrained` knows.
+        device: see `resolve_device`.
+        dtype: of the weights; "auto" is the one that they were saved in.
+        settings: see `HuggingFaceBackend`.
+
+    Raises:
+        ConfigError: the package transformers or the device is missing.
+        CheckpointError: the files cannot be read.
     """
-    transformers, where = _transformers(), resolve_device(device)
-    path, settings = str(name), {"trust_remote_code": False}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **settings)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
-        )
-    except Exception as error:  # of many kinds, each library's own
-        raise CheckpointError(
-            f"cannot read a model and a tokenizer in {quote(path)}: {folded(error)}"
-        ) from error
-    if missing := sorted(info["missing_keys"]):  # they were drawn at random
-        raise CheckpointError(
-            f"the weights in {quote(path)} lack {len(missing)} tensors, {quote(missing[0])} first"
-        )
-    title = Path(path).resolve().name if Path(path).is_dir() else path
-    return HuggingFaceBackend(model.to(where), tokenizer, title, chat, template, kept, kept_tokens)
+    return HuggingFaceBackend(*load_pretrained(name, dtype, resolve_device(device)), **settings)
 
 
 class HuggingFaceBackend:
-    """See `StepBackend`. `model` is put into evaluation mode.
+    """Implements `StepBackend` with a `PreTrainedModel` and its fast tokenizer.
 
-    chat: ask through the chat template, if the tokenizer has one; else prompt and answer are one text. template: what the
-    template is told besides the messages (`{"enable_thinking": False}`). kept: for how many requests keys and values are kept:
-    of what was given and of each candidate that a stop string ended, until one of them is gone on with; for those of the last
-    two calls where they are more (0 keeps nothing). kept_tokens: beyond so many rows x tokens, the oldest requests are dropped.
-    Of whole answers (no stop strings, more than one token) nothing is kept. To go on with several, ask for them in one call;
-    what is not found is evaluated again.
+    Special tokens that do not end an answer are never drawn; log-probabilities, entropies and gaps
+    are those of the model's own distribution, which includes them. A candidate without ids, from
+    another backend, is tokenised alone. A character whose bytes two steps share belongs to the
+    second. The answer of a SentencePiece tokenizer may begin with a space.
 
-    Attributes. capabilities: `chat` where a template is used. template_agrees: whether the template writes a partial answer
-    as the prompt for an answer and then its text, unchanged. Where it does not (it strips, or writes the marks of a thought),
-    the prompt is what it writes before an answer.
-    caches: whether the model's cache can be copied and gone on with, which is tried; else each token costs a pass over all.
-    barred: (vocabulary,) ids that are never drawn.
+    Keys and values are kept of each request and of each candidate that a stop string ended, until
+    one of the candidates is continued; nothing is kept of whole answers (no stop strings, more than
+    one token). To continue several candidates, ask for them in one call; what is no longer kept is
+    evaluated again.
 
-    Special tokens that do not end an answer are never drawn; log-probabilities, entropies and gaps are of the model's own
-    distribution, which has them. A candidate without ids, of another backend, is tokenised alone: not always as it was drawn
-    there. A character whose bytes two steps share is said by the second. Texts are what the tokens stand for: the answer of a
-    SentencePiece-like tokenizer may begin with a space.
+    Args:
+        model: a `PreTrainedModel`; it is put into eval mode.
+        tokenizer: its fast tokenizer.
+        name: of the model, see `TransformersModel`.
+        chat: whether to use the chat template, if the tokenizer has one. Otherwise prompt and
+            answer are one text.
+        template: variables of the template besides the messages (`{"enable_thinking": False}`).
+        kept: for how many requests keys and values are kept, 0 for none; those of the last two
+            calls where they are more.
+        kept_tokens: most rows x tokens that are kept; beyond them the oldest requests are dropped.
+
+    Raises:
+        ConfigError: the tokenizer's tables are not supported, or the chat template does not show
+            where an answer begins.
     """
 
     def __init__(
@@ -115,57 +101,43 @@ class HuggingFaceBackend:
         kept: int = KEPT,
         kept_tokens: int = KEPT_TOKENS,
     ) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
-        config = model.config.get_text_config(decoder=True)
-        self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
-        self.room: int | None = getattr(config, "max_position_embeddings", None)
-        self.table, _ = read_tokens(model, tokenizer)
-        barred = torch.tensor([text is None for text in self.table.texts])
-        barred[list(self.table.ends)] = False
-        self.barred = barred.to(model.device)
-        self._keep = (
-            {"logits_to_keep": 1}
-            if "logits_to_keep" in inspect.signature(model.forward).parameters
-            else {}
-        )
-        self.chat, self._template = chat and bool(tokenizer.chat_template), dict(template or {})
+        self.model = TransformersModel(model, tokenizer, name)
+        self.name, self.table = self.model.name, self.model.tokens.table
+        self.prompts = PromptTemplate(tokenizer, self.name, chat, template)
         self.capabilities = Capabilities(
-            continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True, token_ids=True, chat=self.chat
+            continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True,
+            token_ids=True, chat=self.prompts.chat,
         )  # fmt: skip
-        self.template_agrees = True
-        if self.chat:
-            prompt = self._prompt_text("X")
-            self.template_agrees = self._partial_text("X") == prompt + PROBE
-            self._prompt_text("X")  # raises where nothing tells where an answer begins
         self._kept = _Kept(kept, kept_tokens)
-        self._tokens = self._calls = 0  # run through the model so far
-        self.caches = True
-        self.caches = self._cache_works()
+        self.caches = not growing_rows_fault(self.model, padded=False)
 
     @torch.no_grad()
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """See `StepBackend.next_step`. Requests are evaluated one after another, the candidates of each as one batch."""
+        """See `StepBackend.next_step`. Requests are evaluated one after another.
+
+        The candidates of a request are one batch.
+        """
+        # Find what is kept for all requests, before new entries push it out.
         self._kept.expect(len(requests))
-        at_once = [_said_before(request) for request in requests]
+        at_once = [Step(request).finish is not None for request in requests]
         ids = [
             () if done else self._request_ids(request)
             for request, done in zip(requests, at_once, strict=True)
         ]
-        found = [
-            self._kept.find(request.seed, known)
-            for request, known in zip(requests, ids, strict=True)
-        ]
-        for request, known, place in zip(requests, ids, found, strict=True):
-            self._kept.release(request.seed, known, place)
+        found = [self._kept.find(r.seed, given) for r, given in zip(requests, ids, strict=True)]
+        for request, given, entry in zip(requests, ids, found, strict=True):
+            self._kept.release(request.seed, given, entry)
+        # Draw candidates.
         replies = []
         for i, (request, done) in enumerate(zip(requests, at_once, strict=True)):
-            begun, tokens, calls = time.perf_counter(), self._tokens, self._calls
-            candidates = (
-                [done] * request.num if done else self._candidates(request, ids[i], found[i])
-            )
-            found[i] = None  # lets go of its memory
-            seconds = time.perf_counter() - begun
-            spent = Spent(self._tokens - tokens, self._calls - calls, request.num, seconds)
+            begun, tokens, calls = time.perf_counter(), self.model.positions, self.model.calls
+            if done:  # the overshoot of the step before is a step; no token is drawn for it
+                candidates = [Step(request).candidate()] * request.num
+            else:
+                candidates = self._candidates(request, ids[i], found[i])
+            found[i] = None  # frees its memory
+            tokens, calls = self.model.positions - tokens, self.model.calls - calls
+            spent = Spent(tokens, calls, request.num, time.perf_counter() - begun)
             replies.append(Reply(tuple(candidates), spent))
         return replies
 
@@ -173,318 +145,163 @@ class HuggingFaceBackend:
         """See `StepBackend.forget`."""
         self._kept.groups.clear()
 
-    def prompt_ids(self, prompt: str) -> Ids:
-        """The ids before an answer."""
-        if not self.chat:
-            return tuple(self.tokenizer(prompt).input_ids)
-        return tuple(self.tokenizer(self._prompt_text(prompt), add_special_tokens=False).input_ids)
-
-    def _prompt_text(self, prompt: str) -> str:
-        """What the chat template writes before an answer."""
-        if self.template_agrees:
-            return self._render([{"role": "user", "content": prompt}], add_generation_prompt=True)
-        text = self._partial_text(prompt)
-        for said in (PROBE, PROBE.lstrip(), PROBE.rstrip(), PROBE.strip()):
-            if text.endswith(said):
-                return text.removesuffix(said)
-        raise BackendError(
-            f"the chat template of {quote(self.name)} hides where an answer begins; set chat to false"
-        )
-
-    def _partial_text(self, prompt: str) -> str:
-        """What the chat template writes up to the end of the partial answer PROBE, whose turn stays open."""
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": PROBE}]
-        return self._render(messages, continue_final_message=True, add_generation_prompt=False)
-
-    def _render(self, messages: list[dict[str, str]], **settings: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, **settings, **self._template
-                )
-            )
-        except Exception as error:  # of many kinds: the template is a program
-            raise BackendError(
-                f"the chat template of {quote(self.name)} cannot be rendered: {folded(error)}"
-            ) from error
-
     def _request_ids(self, request: Request) -> Ids:
-        """Of the prompt and the answer so far. Raises BackendError where no token fits behind them."""
+        """The ids of the prompt and the answer so far."""
         if request.partial and request.partial[-1].finish == "end":
             raise BackendError("the model has ended this answer: there is no next step")
-        ids = self.prompt_ids(request.prompt) + self._answer_ids(request)
+        ids = self.prompts.ids(request.prompt) + self._answer_ids(request)
         if not ids:
             raise BackendError("this prompt has no tokens; give one that is not empty")
-        if self.room is not None and len(ids) >= self.room:
+        room = self.model.room
+        if room is not None and len(ids) >= room:
             raise BackendError(
-                f"the prompt and the answer so far have {len(ids)} tokens, of the model's {self.room} positions"
+                f"the prompt and the answer so far have {len(ids)} tokens, "
+                f"of the model's {room} positions"
             )
         return ids
 
     def _answer_ids(self, request: Request) -> Ids:
-        parts = [candidate.ids or self._cut(candidate.said) for candidate in request.partial]
+        parts = [candidate.ids or self._cut(candidate.text) for candidate in request.partial]
         return tuple(token for part in parts for token in part)
 
     def _cut(self, text: str) -> Ids:
-        """How the tokenizer cuts a text; the space in front of it may be the one that the tokenizer writes."""
-        for skip in (0, 1) if text.startswith(" ") else (0,):
-            ids: list[int] = self.tokenizer(text[skip:], add_special_tokens=False).input_ids
-            if self.table.text(ids) == text.encode(errors="replace"):
-                return tuple(ids)
-        raise BackendError(
-            f"the tokenizer of {quote(self.name)} has no tokens that stand for the step {quote(text)}"
-        )
-
-    def _candidates(self, request: Request, ids: Ids, place: _Place | None) -> list[Candidate]:
-        """Draw the candidates of one request behind `ids`; `place`: what is known of them, if that was found before."""
-        again = self._kept.find(request.seed, ids)  # by a request of the same call
-        known = max(
-            (p.entry for p in (place, again) if p), key=lambda entry: len(entry.ids), default=None
-        )
-        root, limit = self._evaluate(ids, known), request.stop.max_tokens
-        if self.room is not None:
-            limit = min(limit, self.room - len(ids))
-        said = self.table.text(self._answer_ids(request))
-        rows = [_Row(request.over, limit, _decoder(said)) for _ in range(request.num)]
-        alive, numbers = rows, torch.arange(request.first, request.first + request.num)
-        cache = _select(root.cache, [0] * request.num)
-        logits, behind = (
-            cast(Tensor, root.logits).expand(request.num, -1),
-            [],
-        )  # (candidates, vocabulary)
-        while alive:
-            position = len(ids) + len(alive[0].ids)
-            drawn = self._draw(logits, request, numbers, position)
-            for row, values in zip(alive, drawn, strict=True):
-                row.take(*values, self.table, request.stop)
-            going = [i for i, row in enumerate(alive) if row.finish is None]
-            for i, row in enumerate(alive):
-                if row.finish == "stop" and len(row.ids) > 1 and self._kept.size:
-                    behind.append(_Entry((*ids, *row.ids[:-1]), _select(cache, [i])))
-            if 0 < len(going) < len(alive):
-                cache = _select(cache, going)
-            alive, numbers = [alive[i] for i in going], numbers[going]
-            if alive:
-                logits, cache = self._forward(
-                    [(*ids, *row.ids) for row in alive], len(ids) + len(alive[0].ids) - 1, cache
-                )
-        if self.caches and (
-            request.stop.strings or request.stop.max_tokens == 1
-        ):  # not of whole answers
-            self._kept.add(request.seed, root, behind)
-        return [row.candidate() for row in rows]
-
-    def _evaluate(self, ids: Ids, known: _Entry | None) -> _Entry:
-        """What the model says behind `ids`, from what is known of how they begin."""
-        if known is None:
-            logits, cache = self._forward([ids], 0, None)
-        elif len(known.ids) == len(ids):
-            return known
-        else:
-            logits, cache = self._forward([ids], len(known.ids), _select(known.cache, [0]))
-        return _Entry(ids, cache, logits)
-
-    def _draw(
-        self, logits: Tensor, request: Request, numbers: Tensor, position: int
-    ) -> list[tuple[int, float, float, float]]:
-        """(rows, vocabulary) -> of each row a token, its log-probability, and the distribution's entropy and gap."""
-        rows = (
-            logits.cpu() if logits.device.type == "mps" else logits
-        ).double()  # mps has no float64
-        log_p = rows.log_softmax(-1)
-        p = log_p.exp()
-        entropies, best = torch.special.entr(p).sum(-1), p.topk(2).values
-        if not entropies.isfinite().all():
+        """How the tokenizer cuts a step of another backend."""
+        tokens = self.model.tokens
+        [ids] = tokens.encode([text.encode(errors="replace")])
+        if ids is None or any(name in text for name in tokens.special_names):
             raise BackendError(
-                f"{quote(self.name)} says what is no number at position {position}; load it with a wider dtype"
+                f"the tokenizer of {quote(self.name)} has no tokens that stand for the step "
+                f"{quote(text)}"
             )
-        scores = log_p.masked_fill(self.barred.to(log_p.device), -torch.inf)
-        if request.temperature > 0:
-            seed = (request.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # as an int64
-            keys = bits(torch.tensor([seed]), numbers).to(log_p.device)
-            visits, places = (
-                torch.zeros_like(keys)[:, None],
-                torch.tensor([position], device=log_p.device),
-            )
-            scores = (
-                scores / request.temperature
-                + token_noise(keys, visits, 0, places, log_p.shape[-1])[:, 0]
-            )
-        tokens = scores.argmax(-1)
-        said = log_p.gather(1, tokens[:, None])[:, 0]
-        columns = (tokens, said, entropies, best[:, 0] - best[:, 1])
-        return list(zip(*(column.tolist() for column in columns), strict=True))
+        return tuple(ids)
 
-    def _forward(self, rows: Sequence[Ids], since: int, cache: Any) -> tuple[Tensor, Any]:
-        """(rows, vocabulary) logits behind rows of equal length, `cache` holding what is before `since`; and the new cache."""
-        begin = since if cache is not None else 0
-        inputs = torch.tensor(
-            [row[begin:] for row in rows], device=self.model.device
-        )  # (rows, new tokens)
-        past = {} if cache is None else {"past_key_values": cache}
-        out = self.model(input_ids=inputs, use_cache=self.caches, **past, **self._keep)
-        self._tokens, self._calls = self._tokens + inputs.numel(), self._calls + 1
-        return out.logits[:, -1], out.past_key_values if self.caches else None
+    def _candidates(self, request: Request, ids: Ids, found: _Entry | None) -> list[Candidate]:
+        """Draw the candidates of a request after `ids`; `found`: the entry that was kept."""
+        # Evaluate the ids, also from an entry of another request of the same call.
+        again = self._kept.find(request.seed, ids)
+        known = max((e for e in (found, again) if e), key=lambda e: len(e.ids), default=None)
+        root = self._evaluate((request.seed, ids), known)
+        # Draw candidates until all have ended.
+        limit, room = request.stop.max_tokens, self.model.room
+        limit = limit if room is None else min(limit, room - len(ids))
+        steps = [Step(request, limit) for _ in range(request.num)]
+        stream = root.rows.copy([0] * request.num)
+        pieces = _pieces(self.table, self.table.text(self._answer_ids(request)), steps)
+        strings = _Steps(steps, pieces, root, stream)
+        scores = cast(Tensor, root.log_p).expand(request.num, -1)  # (candidates, vocabulary)
+        keys = candidate_keys(request).to(scores.device)
+        noise = keyed_noise(keys, torch.full_like(keys, len(ids)), scores.shape[1])
+        batch = Batch(noise, allowed=~self.model.barred.to(scores.device))
+        for _ in decode(stream, scores, strings, batch, Draw(request.temperature)):
+            pass
+        # Keep what the next step may continue.
+        if self.caches and (request.stop.strings or request.stop.max_tokens == 1):
+            self._kept.add(root, strings.ended)
+        return [step.candidate() for step in steps]
 
-    @torch.no_grad()
-    def _cache_works(self) -> bool:
-        """Copy, widen, narrow and go on with the cache of a few tokens, twice; compare with passes over all of them."""
-        ordinary = [token for token, text in enumerate(self.table.texts) if text]
-        a, b, c = (ordinary[(len(ordinary) - 1) * i // 2] for i in range(3))
-        tokens, calls = self._tokens, self._calls
-        paths = [(a, b, c, a), (a, b, c, b), (a, b, c, b, c), (a, b, c, c, a, b)]
-        try:
-            _, root = self._forward([(a, b)], 0, None)
-            _, root = self._forward([(a, b, c)], 2, root)
-            both, wide = self._forward(paths[:2], 3, _select(root, [0, 0]))
-            one, _ = self._forward(paths[2:3], 4, _select(wide, [1]))
-            more, _ = self._forward(paths[3:], 3, _select(root, [0]))
-            alone = torch.cat([self._forward([path], 0, None)[0] for path in paths])
-            given, expected = (
-                rows.cpu().double().softmax(-1) for rows in (torch.cat([both, one, more]), alone)
-            )
-            distance = (given - expected).abs().sum(1).max().item() / 2
-        except Exception:  # whatever a model's own code raises
-            return False
-        finally:
-            self._tokens, self._calls = tokens, calls
-        return distance <= (1e-3 if self.model.dtype.itemsize >= 4 else 0.05)
+    def _evaluate(self, group: Group, known: _Entry | None) -> _Entry:
+        """An entry of the ids of a group with log_p, from one for how they begin."""
+        ids = group[1]
+        if known is None:
+            rows = GrowingRows(self.model, [ids], self.caches)
+        elif len(known.ids) == len(ids):
+            return replace(known, group=group)
+        else:
+            rows = known.rows.copy([0])
+            rows.append(torch.tensor([ids[len(known.ids) :]]))
+        return _Entry(ids, rows, group, rows.log_p())
 
 
-@dataclass
-class _Row:
-    """A candidate while it is drawn."""
+class _Steps(StepStrings):
+    """The candidates of a request; entries are kept of those that a stop string ends."""
 
-    carried: str
-    limit: int
-    decoder: codecs.IncrementalDecoder
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    text: str = ""
-    since: int = 0  # characters of carried + text in which no stop string ends that counts
-    split: tuple[str, str] | None = None  # step and overshoot
-    finish: Finish | None = None
-
-    def take(
-        self, token: int, log_prob: float, entropy: float, gap: float, table: TokenTable, stop: Stop
+    def __init__(
+        self, steps: Sequence[Step], piece: Piece, root: _Entry, stream: GrowingRows
     ) -> None:
-        self.ids.append(token)
-        self.log_probs.append(log_prob)
-        self.entropies.append(entropy)
-        self.gaps.append(gap)
-        ended = token in table.ends
-        self.text += self.decoder.decode(table.texts[token] or b"", ended)
-        if ended:
-            self.finish = "end"
-            return
-        if len(self.ids) >= stop.min_tokens:
-            self.split = bounded(self.text, self.since, stop, self.carried)
-        self.since = len(self.carried) + len(self.text)
-        if self.split:
-            self.finish = "stop"
-        elif len(self.ids) == self.limit:
-            self.finish = "length"
+        super().__init__(steps, piece)
+        self.root, self.stream = root, stream
+        self.ended: list[_Entry] = []
 
-    def candidate(self) -> Candidate:
-        step, over = self.split or (self.carried + self.text, "")
-        numbers = (tuple(self.log_probs), tuple(self.entropies), tuple(self.gaps))
-        assert self.finish is not None
-        return Candidate(
-            step, self.text, self.finish, len(self.ids), over, tuple(self.ids), *numbers
-        )
+    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
+        """See `GrowingStrings.write`."""
+        going = super().write(rows, tokens, scores)
+        for at, i in enumerate(rows.tolist()):
+            step = self.steps[i]
+            if step.finish == "stop" and len(step.ids) > 1:
+                ids = (*self.root.ids, *step.ids[:-1])  # the last token has not been evaluated
+                self.ended.append(_Entry(ids, self.stream.copy([at]), self.root.group))
+        return going
 
 
-def _said_before(request: Request) -> Candidate | None:
-    """The step that what was carried over already ends; no token is drawn for it."""
-    split = bounded("", 0, request.stop, request.over) if request.stop.min_tokens == 1 else None
-    return Candidate(split[0], "", "stop", 0, split[1], (), (), (), ()) if split else None
+def _pieces(table: TokenTable, before: bytes, steps: Sequence[Step]) -> Piece:
+    """The text that a token adds to a step after `before`; incomplete characters are held back."""
+    decoders = {id(step): codecs.getincrementaldecoder("utf-8")("replace") for step in steps}
+    for decoder in decoders.values():
+        decoder.decode(before)
 
+    def piece(step: Step, token: int) -> tuple[str, bool]:
+        ends = token in table.ends
+        return decoders[id(step)].decode(table.texts[token] or b"", ends), ends
 
-def _decoder(data: bytes) -> codecs.IncrementalDecoder:
-    """One that has read `data`, and holds back the bytes of a character that is incomplete."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data)
-    return decoder
+    return piece
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the model has computed of some ids."""
+    """What the model has computed of some ids: one row, and log p (1, vocabulary) after it.
+
+    group: seed and ids of the request that it belongs to. log_p: None if never computed.
+    """
 
     ids: Ids
-    cache: Any  # of one row
-    logits: Tensor | None = (
-        None  # (1, vocabulary) behind the last id, where the next request may need them
-    )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """An entry, and the group that it was found in."""
-
-    key: tuple[int, Ids]
-    entry: _Entry
+    rows: GrowingRows
+    group: Group
+    log_p: Tensor | None = None
 
 
 class _Kept:
-    """What was computed for the latest requests: a group each, of what was given and of the candidates behind it."""
+    """Entries of the latest requests. A group has those of a request and of its candidates."""
 
     def __init__(self, size: int, tokens: int) -> None:
         self.size, self.tokens = size, tokens
-        self.asked = (0, 0)  # requests of the last two calls
-        self.groups: OrderedDict[tuple[int, Ids], dict[Ids, _Entry]] = (
-            OrderedDict()
-        )  # by seed and given ids
+        self.counts = (0, 0)  # requests of the last two calls
+        self.groups: OrderedDict[Group, dict[Ids, _Entry]] = OrderedDict()
 
     def expect(self, count: int) -> None:
-        """A call of `count` requests begins; a cohort finds what it left, also after a call for more candidates of some."""
-        self.asked = self.asked[1], count
+        """Begin a call of `count` requests.
 
-    def find(self, seed: int, ids: Ids) -> _Place | None:
-        """The entry that covers most of how `ids` begin, of the same seed where there are several."""
-        best: _Place | None = None
-        rank = (0, False)
-        for key, group in self.groups.items():
-            for known, entry in group.items():
-                size, same = len(known), key[0] == seed
-                fits = size < len(ids) or (size == len(ids) and entry.logits is not None)
-                if fits and (size, same) > rank and ids[:size] == known:
-                    best, rank = _Place(key, entry), (size, same)
-        return best
+        Room for two calls lets a cohort find its entries after a call for more of some candidates.
+        """
+        self.counts = self.counts[1], count
 
-    def release(self, seed: int, ids: Ids, place: _Place | None) -> None:
-        """Drop a group of which one candidate is gone on with."""
-        if place is None or place.entry.ids == ids:
+    def find(self, seed: int, ids: Ids) -> _Entry | None:
+        """The entry of the longest beginning of `ids`, of the same seed where there are several."""
+        entries = [entry for group in self.groups.values() for entry in group.values()]
+        fitting = [
+            entry
+            for entry in entries
+            if ids[: len(entry.ids)] == entry.ids
+            and (len(entry.ids) < len(ids) or entry.log_p is not None)
+        ]
+        return max(
+            fitting, key=lambda entry: (len(entry.ids), entry.group[0] == seed), default=None
+        )
+
+    def release(self, seed: int, ids: Ids, entry: _Entry | None) -> None:
+        """Drop the group of an entry from which `ids` continue one candidate."""
+        if entry is None or entry.ids == ids:
             return
-        if (
-            place.key[0] == seed or place.entry.ids != place.key[1]
-        ):  # a prompt may be another seed's too
-            self.groups.pop(place.key, None)
+        if entry.group[0] == seed or entry.ids != entry.group[1]:  # seeds may share a prompt
+            self.groups.pop(entry.group, None)
 
-    def add(self, seed: int, root: _Entry, behind: list[_Entry]) -> None:
-        key = seed, root.ids
-        group = self.groups.pop(key, {root.ids: root})
-        self.groups[key] = group | {entry.ids: entry for entry in behind}
-        most = max(self.size, *self.asked) if self.size else 0
+    def add(self, root: _Entry, ended: list[_Entry]) -> None:
+        """Add the entries of a request; drop the oldest groups beyond the limits."""
+        group = self.groups.pop(root.group, {root.ids: root})
+        self.groups[root.group] = group | {entry.ids: entry for entry in ended}
+        most = max(self.size, *self.counts) if self.size else 0
         while len(self.groups) > most or self.weight() > self.tokens:
             self.groups.popitem(last=False)
 
     def weight(self) -> int:
         """Rows x tokens."""
         return sum(len(ids) for group in self.groups.values() for ids in group)
-
-
-def _select(cache: Any, rows: list[int]) -> Any:
-    """The cache of some rows, of each as often as it is named; shares no tensor that changes with the old one."""
-    if cache is None:
-        return None
-    new = copy.copy(cache)
-    new.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in new.layers:  # layers with a state keep dictionaries
-        vars(layer).update(
-            {name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)}
-        )
-    new.reorder_cache(torch.tensor(rows))
-    return new

@@ -48,7 +48,7 @@ from maskdiff.stepwise.protocol import (
     Reply,
     Request,
     Spent,
-    bounded,
+    split_step,
 )
 
 Prefill = Literal["continue_final_message", "prefix", "plain"]
@@ -143,7 +143,7 @@ class OpenAIBackend(ABC):
         An interrupt ends this at once, and closes the connections.
         """
         payloads = [
-            None if bounded("", 0, request.stop, request.over) else self._payload(request)
+            None if split_step("", 0, request.stop, request.overshoot) else self._payload(request)
             for request in requests
         ]
         if not requests:
@@ -289,7 +289,7 @@ class OpenAIBackend(ABC):
 
     def _reply(self, request: Request, parts: list[Part]) -> Reply:
         """The candidates that the answers hold, and their cost."""
-        carried = bounded("", 0, request.stop, request.over)
+        carried = split_step("", 0, request.stop, request.overshoot)
         if carried:  # what was carried over is a whole step: nothing was asked
             none = () if self.log_probs else None
             done = Candidate(
@@ -336,9 +336,9 @@ class OpenAIBackend(ABC):
         self, request: Request, choice: dict[str, Any], drawn: list[DrawnToken] | None, tokens: int
     ) -> Candidate:
         said, finish = self._ending(request, choice, self._said(choice))
-        step, over = request.over + said, ""
+        step, over = request.overshoot + said, ""
         # A server cuts exactly; only one that heeds no stop strings, or has not seen what was carried over, leaves an excess.
-        if cut := bounded(said, 0, request.stop, request.over):
+        if cut := split_step(said, 0, request.stop, request.overshoot):
             (step, over), finish = cut, "stop"
         log_probs = entropies = gaps = None
         if drawn is not None:
@@ -364,7 +364,7 @@ class OpenAIBackend(ABC):
         if request.stop.find(text) is not None:
             return text, "stop"  # it was not cut off
         told = [choice[field] for field in ("stop_reason", "matched_stop") if field in choice]
-        whole = request.over + text
+        whole = request.overshoot + text
         # Without a word it is the end: after a true end that was taken for a stop string, empty texts would come for ever.
         if not told and strings and whole and not self._ended(whole):
             told = [strings[0]]

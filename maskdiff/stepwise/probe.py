@@ -103,12 +103,12 @@ def _classify(generator: StepBackend, nonce: Nonce) -> tuple[ProbeVerdict, str]:
 
 
 def _said(generator: StepBackend, prompt: str, given: str) -> str:
-    partial = (Candidate(step=given, said=given, finish="length", tokens=0),) if given else ()
+    partial = (Candidate(step=given, text=given, finish="length", tokens=0),) if given else ()
     request = Request(prompt, partial, temperature=0.0, stop=Stop(strings=(), max_tokens=SAID))
     (reply,) = generator.next_step([request])
     if not reply.candidates:
         raise BackendError(f"{generator.name} gave no candidate")
-    return reply.candidates[0].said
+    return reply.candidates[0].text
 
 
 @dataclass

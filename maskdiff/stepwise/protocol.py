@@ -1,9 +1,8 @@
-"""What a solver and a backend say to each other: requests for a next step, candidates, and what they cost.
+"""Values that a solver and a backend exchange: requests for a next step, candidates, and costs.
 
-For: `StepBackend`, the protocol that every backend fits, and the plain values that cross it. Not for: any backend, or how a
-candidate is chosen. Easy to get wrong: a token may reach beyond the boundary of a step (`>(` where `>` ends it), so a candidate
-keeps what it `said` and the part of that, after what was carried over, which makes up its `step`; the rest is `over`, and
-belongs to the step after it. The ids are never cut.
+A token may reach beyond the boundary of a step (`>(` where `>` ends it). A candidate has the `text`
+of its own tokens, and the `step`: the overshoot of the step before and that text up to the
+boundary. The rest is its `overshoot`, which begins the next step. The ids are never cut.
 """
 
 from __future__ import annotations
@@ -14,26 +13,29 @@ from typing import Literal, Protocol
 
 from maskdiff.errors import ConfigError, UserError
 
-Finish = Literal[
-    "stop", "end", "length"
-]  # a stop string, the model's own end of the answer, the cap on tokens
+# Why a step ends: a stop string, the model's own end of the answer, the limit of tokens.
+Finish = Literal["stop", "end", "length"]
 
 
 class BackendError(UserError):
-    """A backend that cannot be reached, refuses, or answers what cannot be used."""
+    """A backend cannot be reached, refuses, or sends an answer that cannot be used."""
 
 
 class Rejected(BackendError):
-    """A backend refused a request as malformed (HTTP 400 or 422), so that asking again is of no use."""
+    """A backend refused a request as malformed (HTTP 400 or 422); asking again is of no use."""
 
 
 @dataclass(frozen=True)
 class Stop:
     """Where a step ends.
 
-    strings: the first that appears ends the step, which includes it; empty for a whole answer. max_tokens: a step that reaches
-    it is cut there, and says so (`finish` "length"). min_tokens: stop strings that end before so many tokens of the step do
-    not count. Raises ConfigError.
+    Attributes:
+        strings: The first that appears ends the step, which includes it; empty for a whole answer.
+        max_tokens: A step of so many tokens is cut (`finish` "length").
+        min_tokens: Stop strings that end before so many tokens do not count.
+
+    Raises:
+        ConfigError: For an empty string, or numbers out of order.
     """
 
     strings: tuple[str, ...] = (">",)
@@ -45,11 +47,12 @@ class Stop:
             raise ConfigError("an empty stop string would end every step at once; leave it out")
         if not 1 <= self.min_tokens <= self.max_tokens:
             raise ConfigError(
-                f"min_step_tokens is {self.min_tokens} and max_step_tokens {self.max_tokens}; 1 <= min <= max is needed"
+                f"min_step_tokens is {self.min_tokens} and max_step_tokens {self.max_tokens}; "
+                "1 <= min <= max is needed"
             )
 
     def find(self, text: str, since: int = 0) -> int | None:
-        """Where in `text` the first stop string that ends beyond `since` characters ends; None without one."""
+        """Where in `text` a stop string first ends beyond `since` characters; None without one."""
         ends = []
         for stop in self.strings:
             at = text.find(stop, max(0, since - len(stop) + 1))
@@ -62,17 +65,26 @@ class Stop:
 class Candidate:
     """One proposal for the next step.
 
-    step: its text, with what the step before had said too much, and with the stop string that ended it. said: the text of
-    `ids` alone. over: what was said beyond the boundary. ids: token ids, empty for a backend that does not tell them.
-    log_probs, entropies, gaps: of each drawn token, in nats, under the model's own distribution (temperature 1); a gap is p of
-    the likeliest token minus p of the second; None for a backend that does not tell them. tokens: how many were drawn.
+    Log-probabilities, entropies and gaps are of each drawn token under the model's own distribution
+    (temperature 1), in nats; None if the backend has none.
+
+    Attributes:
+        step: Its text, from the overshoot of the step before to the stop string that ended it.
+        text: The text of `ids` alone.
+        finish: Why it ended.
+        tokens: Tokens that were drawn.
+        overshoot: The text beyond the boundary of the step.
+        ids: Token ids; empty for a backend without ids.
+        log_probs: Log-probabilities.
+        entropies: Entropies of the distributions.
+        gaps: Probability of the likeliest token minus that of the second.
     """
 
     step: str
-    said: str
+    text: str
     finish: Finish
     tokens: int
-    over: str = ""
+    overshoot: str = ""
     ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] | None = None
     entropies: tuple[float, ...] | None = None
@@ -81,7 +93,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent: tokens run through a model, calls of it, candidates drawn, seconds. Adds up."""
+    """Tokens run through a model, calls of it, candidates drawn, seconds."""
 
     forward_tokens: int = 0
     calls: int = 0
@@ -99,12 +111,15 @@ class Spent:
 
 @dataclass(frozen=True)
 class Request:
-    """`num` candidates for the step after `partial`, the steps of the answer so far (what was chosen of each).
+    """`num` candidates for the step after `partial`, the chosen steps of the answer so far.
 
-    prompt: what the user said. temperature: of the draw; 0 is the likeliest token. seed: candidate i depends on it and on i
-    alone, whatever else is asked in the same batch. first: number of the first candidate, so that more of them can be asked
-    for later. session: which answer this is a part of; what a backend keeps is shared within an answer, never between answers,
-    so that what one costs does not depend on the others.
+    Attributes:
+        prompt: The user's text. partial: The chosen steps. num: Candidates. temperature: Of the
+        draws; 0 takes the likeliest token. stop: Where the step ends. seed: Candidate i depends on
+        it and on i alone, whatever else is in the batch. first: Number of the first candidate, so
+        that more can be requested later. session: The answer that this is a part of. Caches are
+        shared within an answer, never between
+            answers, so that the cost of one does not depend on others.
     """
 
     prompt: str
@@ -118,18 +133,18 @@ class Request:
 
     @property
     def answer(self) -> str:
-        """The text of the answer so far, up to the last token."""
-        return "".join(candidate.said for candidate in self.partial)
+        """The text of the answer so far."""
+        return "".join(candidate.text for candidate in self.partial)
 
     @property
-    def over(self) -> str:
-        """What the last step said beyond its boundary: how the next one begins."""
-        return self.partial[-1].over if self.partial else ""
+    def overshoot(self) -> str:
+        """The text of the last step beyond its boundary, which begins the next step."""
+        return self.partial[-1].overshoot if self.partial else ""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The candidates of one request and what they cost."""
+    """The candidates of one request, and their cost."""
 
     candidates: tuple[Candidate, ...]
     spent: Spent
@@ -139,11 +154,15 @@ class Reply:
 class Capabilities:
     """What a backend can do.
 
-    continues: whether it goes on from a partial answer; None where only asking tells (`maskdiff.stepwise.probe`). log_probs,
-    entropies: whether its candidates carry them. stop_strings: whether it ends a step at any text, or only at its own end.
-    seed: whether the same request gives the same candidates again. token_ids: whether candidates carry ids, so that the very
-    tokens are continued and not their text. chat: whether the prompt is a user's message, which a template of the backend
-    turns into what its model reads.
+    Attributes:
+        continues: Whether it continues a partial answer; None if only a probe tells
+            (`maskdiff.stepwise.probe`).
+        log_probs: Whether candidates have log-probabilities.
+        entropies: Whether candidates have entropies.
+        stop_strings: Whether a step ends at any text, or only at the backend's own end.
+        seed: Whether a request gives the same candidates again.
+        token_ids: Whether candidates have ids, so that the very tokens are continued.
+        chat: Whether the prompt is a user's message, to which the backend applies a template.
     """
 
     continues: bool | None
@@ -156,27 +175,29 @@ class Capabilities:
 
 
 class StepBackend(Protocol):
-    """A backend: something that proposes the next step of an answer."""
+    """Proposes the next step of an answer."""
 
     name: str
     capabilities: Capabilities
 
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer requests, which may be of different problems, together.
+        """Replies to requests, which may be of different problems, as one batch.
 
-        Raises BackendError, and whatever UserError is due for a prompt that the backend cannot read.
+        Raises:
+            BackendError: For a backend that fails.
+            UserError: For a prompt that the backend cannot read.
         """
         ...
 
     def forget(self) -> None:
-        """Drop what was kept of earlier requests; the answers to later ones do not change."""
+        """Drop caches of earlier requests; later replies do not change."""
         ...
 
 
-def bounded(text: str, since: int, stop: Stop, carried: str) -> tuple[str, str] | None:
-    """Step and overshoot of a step that has said `text` behind what was `carried`; None while no stop string is complete.
+def split_step(text: str, since: int, stop: Stop, carried: str) -> tuple[str, str] | None:
+    """Step and overshoot of a step of `text` after what was `carried`; None if it has not ended.
 
-    `since` characters of `carried + text` were searched before.
+    Stop strings that end within `since` characters of `carried + text` do not count.
     """
     whole = carried + text
     end = stop.find(whole, since)
@@ -194,5 +215,5 @@ __all__ = [
     "Spent",
     "StepBackend",
     "Stop",
-    "bounded",
+    "split_step",
 ]  # fmt: skip

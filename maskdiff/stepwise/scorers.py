@@ -1,13 +1,13 @@
-"""How good candidates for one step are: the higher, the better.
+"""Scores of the candidates for one step: higher is better.
 
-For: `SCORERS`, by name, and `make_scorer`. Not for: drawing candidates, or when there are several. Easy to get wrong: a backend
-that tells no log-probabilities has no entropy of 0, so a scorer that needs what is missing raises; and of equal scores the
-first candidate's counts, so that a scorer that sees no difference changes nothing.
+From the draw itself: `entropy`, `perplexity`, `probability` (of the whole step), `gap` (between the
+likeliest two tokens). `vote`: how many candidates have the same step (2203.11171). `denoiser`: the
+pseudo-log-likelihood of the step under the bidirectional mode (1910.14659), which sees what is
+after a token. `checker`: whether the step is right, by the language; no model knows that, so it is
+the upper bound.
 
-From the draw itself: `entropy`, `perplexity`, `probability` (of the whole step), `gap` (between the likeliest two tokens).
-`vote`: how many candidates say the same (2203.11171). `denoiser`: the bidirectional mode's pseudo-log-likelihood of the step
-(1910.14659), which sees what stands behind a token, as no causal model does. `checker`: whether the step is right, by the
-language; no model may know that, so it is the upper bound.
+A scorer raises for a backend without the values that it needs. Of equal scores the first
+candidate's counts, so that a scorer that sees no difference changes nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import torch
 from maskdiff.errors import ConfigError, ParseError, nearest, quote
 from maskdiff.languages import Stepwise
 from maskdiff.models.layers import rotary_tables
-from maskdiff.stepwise.drawing import answered, ids_of
+from maskdiff.sampling.leave_out import leave_out
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
+from maskdiff.stepwise.writing import answer_ids, ids_of
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -35,7 +36,7 @@ TOKENS = 2**16  # of the canvases that the denoiser evaluates at a time
 
 @dataclass(frozen=True)
 class Judgement:
-    """The candidates of one request that are to be compared. problem: what the prompt was made of."""
+    """The candidates of one request, and the problem of its prompt."""
 
     request: Request
     candidates: tuple[Candidate, ...]
@@ -43,16 +44,20 @@ class Judgement:
 
 
 class Scorer(Protocol):
-    """Compares candidates."""
+    """Scores candidates."""
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
-        """Scores of the candidates of each judgement, and what finding them took. Raises BackendError for missing figures."""
+        """The scores of the candidates of each judgement, and their cost.
+
+        Raises:
+            BackendError: For values that the backend does not have.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A scorer that reads a figure of the draw; free."""
+    """A scorer that reads a figure of the draw, at no cost."""
 
     name: str
     of: Callable[[Candidate], float]
@@ -65,7 +70,8 @@ class Figure:
 def _needed(values: tuple[float, ...] | None, what: str) -> tuple[float, ...]:
     if values is None:
         raise BackendError(
-            f"this backend tells no {what}; choose a scorer that needs none (vote), or another backend"
+            f"this backend tells no {what}; choose a scorer that needs none (vote), "
+            "or another backend"
         )
     return values
 
@@ -77,7 +83,7 @@ def _mean(values: tuple[float, ...]) -> float:
 
 
 def mean_log_prob(candidate: Candidate) -> float:
-    """Mean log-probability of a candidate's tokens, nats. Raises BackendError where they are not known."""
+    """Mean log-probability of the tokens of a candidate, nats; BackendError without them."""
     return _mean(_needed(candidate.log_probs, "log-probabilities"))
 
 
@@ -92,19 +98,22 @@ SCORERS = (*FIGURES, "vote", "denoiser", "checker")
 
 @dataclass(frozen=True)
 class Vote:
-    """How many candidates say the same step; of whole answers, the same result: what stands behind the last of `ends`."""
+    """How many candidates have the same step or, of whole answers, the same result.
+
+    The result is what stands after the last of `ends`.
+    """
 
     ends: tuple[str, ...] = ()
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
         """See `Scorer`."""
-        said = [[self._said(j, candidate) for candidate in j.candidates] for j in judgements]
+        answers = [[self._answer(j, candidate) for candidate in j.candidates] for j in judgements]
         return [
             ([float(count[text]) for text in texts], Spent())
-            for texts, count in zip(said, map(Counter, said), strict=True)
+            for texts, count in zip(answers, map(Counter, answers), strict=True)
         ]
 
-    def _said(self, judgement: Judgement, candidate: Candidate) -> str:
+    def _answer(self, judgement: Judgement, candidate: Candidate) -> str:
         text = candidate.step
         if not judgement.request.stop.strings:
             for end in self.ends:
@@ -112,8 +121,8 @@ class Vote:
         return text.strip()
 
 
-class Checker:
-    """1 where the language says that a step, or every step of a whole answer, is right, else 0."""
+class CheckerScorer:
+    """1 if a step, or every step of a whole answer, is right by the language, else 0."""
 
     def __init__(self, language: Stepwise) -> None:
         self.language = language
@@ -136,19 +145,26 @@ class Checker:
 
 
 class DenoiserScorer:
-    """Pseudo-log-likelihood of a candidate under the bidirectional mode [1910.14659]: the sum of log p(token | all the others).
+    """Pseudo-log-likelihood of a candidate under the bidirectional mode [1910.14659].
 
-    Only where candidates differ: the tokens that all begin with, and those that all end with, are left out but for the one
-    next to the difference. groups: evaluations of a candidate, each of which hides every groups-th of those tokens; 0 hides
-    each alone, which is exact and costs one evaluation a token. Candidates that say the same are evaluated once, and not at
-    all if all do.
+    The sum of log p(token | all others) over the tokens in which candidates differ, and one more on
+    each side: common first and last tokens are left out. Equal candidates are evaluated once, and
+    not at all if all are equal.
+
+    Args:
+        loaded: A model that was trained on open canvases. groups: Evaluations of a candidate, each
+        of which hides every groups-th of the tokens; 0 hides
+            each alone, which is exact and costs an evaluation a token.
+
+    Raises:
+        ConfigError: For another model.
     """
 
     def __init__(self, loaded: Loaded, groups: int = 0) -> None:
         if loaded.config.train.open_share == 0.0:
             raise ConfigError(
-                "the denoiser of this checkpoint never saw a string whose end is open, so it cannot judge a step; "
-                "choose another scorer, or train it with open_share above 0"
+                "the denoiser of this checkpoint never saw a string whose end is open, so it "
+                "cannot judge a step; choose another scorer, or train it with open_share above 0"
             )
         self.denoiser, self.vocabulary, self.device = (
             loaded.denoiser,
@@ -169,7 +185,7 @@ class DenoiserScorer:
                 given = [
                     self.vocabulary.bos,
                     *self.vocabulary.encode(request.prompt),
-                    *answered(request, self.vocabulary),
+                    *answer_ids(request, self.vocabulary),
                 ]
                 begin, end = differing(candidates)
                 texts |= {
@@ -195,20 +211,20 @@ class DenoiserScorer:
         ]
 
     def _ids(self, candidate: Candidate) -> tuple[int, ...] | None:
-        """The candidate as our model reads it; None for foreign symbols, which no string of the language has."""
+        """The tokens of a candidate; None for foreign symbols."""
         try:
             ids = ids_of(candidate, self.vocabulary)
         except ParseError:
             return None
         ends = (
-            candidate.finish == "end" and bool(candidate.said) and not candidate.ids
-        )  # a backend without ids does not tell the end
+            candidate.finish == "end" and bool(candidate.text) and not candidate.ids
+        )  # a backend without ids does not show the end
         return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 
     def _sums(
         self, texts: list[tuple[list[int], range]]
     ) -> tuple[list[float], list[int], list[set[int]]]:
-        """Of each (ids, places that count): the pseudo-log-likelihood, the tokens that were evaluated, in which calls."""
+        """Of each text (ids, places): pseudo-log-likelihood, tokens evaluated, and calls."""
         rows: list[tuple[int, list[int], list[int]]] = []  # text, its ids, hidden places
         for number, (text, places) in enumerate(texts):
             stride = self.groups or max(1, len(places))
@@ -228,30 +244,26 @@ class DenoiserScorer:
         return sums, tokens, calls
 
     def _evaluate(self, rows: list[tuple[int, list[int], list[int]]]) -> list[float]:
-        """Sum of the log-probabilities of what is hidden in each row."""
+        """The sum of the log-probabilities of the hidden tokens of each row."""
         width = max(len(text) for _, text, _ in rows)
         self._make_room(width)
-        clean = torch.tensor(
-            [text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows]
-        )
-        hidden = torch.zeros_like(clean, dtype=torch.bool)
+        padded = [text + [self.vocabulary.pad] * (width - len(text)) for _, text, _ in rows]
+        tokens = torch.tensor(padded, device=self.device)
+        hidden = torch.zeros_like(tokens, dtype=torch.bool)
         for i, (_, _, places) in enumerate(rows):
             hidden[i, places] = True
-        tokens = clean.masked_fill(hidden, self.vocabulary.mask).to(self.device)
         length = torch.tensor([len(text) for _, text, _ in rows], device=self.device)
-        logits = self.denoiser(
-            tokens, length, torch.zeros(len(rows), device=self.device), False, None
-        )
-        log_p = logits.cpu().double().log_softmax(-1).gather(2, clean[:, :, None])[:, :, 0]
-        sums: list[float] = log_p.masked_fill(~hidden, 0.0).sum(1).tolist()
+        scores = leave_out(self.denoiser, tokens, length, hidden)
+        sums: list[float] = scores.cpu().double().sum(1).tolist()
         return sums
 
     def _make_room(self, width: int) -> None:
-        """Rotary positions go on beyond the canvases of the training, as those of the causal mode do; others do not."""
+        """Extend rotary positions to canvases longer than in training; others cannot be."""
         model = self.denoiser.model
         if width > self.longest and model.from_end is not None:
             raise BackendError(
-                f"a text of {width} tokens cannot be judged: the canvases of this model end at {self.longest}"
+                f"a text of {width} tokens cannot be judged: the canvases of this model end at "
+                f"{self.longest}"
             )
         if width > len(model.cos):
             tables = rotary_tables(2 * width, model.config.n_embd // model.config.n_head)
@@ -259,9 +271,9 @@ class DenoiserScorer:
 
 
 def differing(candidates: Sequence[tuple[int, ...]]) -> tuple[int, int]:
-    """How many tokens at the beginning and at the end of all candidates need not be looked at.
+    """How many common first and last tokens of all candidates can be left out.
 
-    They are the same in all, and one of them on each side stays: `15` differs from `5` in a token that `5` does not have.
+    One common token on each side stays: `15` differs from `5` in a token that `5` does not have.
     """
     shortest = min(map(len, candidates))
     begin = 0
@@ -276,31 +288,44 @@ def differing(candidates: Sequence[tuple[int, ...]]) -> tuple[int, int]:
 def make_scorer(
     name: str, loaded: Loaded | None, groups: int = 0, ends: tuple[str, ...] = ()
 ) -> Scorer:
-    """The scorer of that name; `loaded` for those that need a model or a language, `ends` of steps. Raises ConfigError."""
+    """The scorer of a name.
+
+    Args:
+        name: One of `SCORERS`.
+        loaded: For scorers that need a model or a language.
+        groups: Of `DenoiserScorer`.
+        ends: What ends a step, for `Vote`.
+
+    Raises:
+        ConfigError: For an unknown name, or a scorer that lacks a model or steps.
+    """
     if name in FIGURES:
         return Figure(name, FIGURES[name])
     if name == "vote":
         return Vote(ends)
     if name not in SCORERS:
         raise ConfigError(
-            f"scorer {quote(name)} is unknown; the scorers are {', '.join(SCORERS)}: did you mean {nearest(name, SCORERS)}?"
+            f"scorer {quote(name)} is unknown; the scorers are {', '.join(SCORERS)}: "
+            f"did you mean {nearest(name, SCORERS)}?"
         )
     if loaded is None:
         raise ConfigError(
-            f"the scorer {name} needs a checkpoint of our own: give --checkpoint, or --scorer vote or perplexity"
+            f"the scorer {name} needs a checkpoint of our own: give --checkpoint, "
+            "or --scorer vote or perplexity"
         )
     if name == "denoiser":
         return DenoiserScorer(loaded, groups)
     if not isinstance(loaded.language, Stepwise):
         raise ConfigError(
-            f"{loaded.language.name} has no steps that could be checked; choose another scorer than checker"
+            f"{loaded.language.name} has no steps that could be checked; "
+            "choose another scorer than checker"
         )
-    return Checker(loaded.language)
+    return CheckerScorer(loaded.language)
 
 
 __all__ = [
     "SCORERS",
-    "Checker",
+    "CheckerScorer",
     "DenoiserScorer",
     "Judgement",
     "Scorer",

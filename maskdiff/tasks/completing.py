@@ -21,6 +21,7 @@ from maskdiff.decoding import (
     ending_with,
 )
 from maskdiff.drawing.random import Purpose, bits, new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Penalties, Stopping
@@ -159,7 +160,8 @@ class _Given:
         self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig
     ) -> None:
         self.loaded, self.settings, self.control = loaded, settings, control
-        self.controls = Penalties.of(control, loaded.vocabulary)
+        penalties = Penalties.of(control, loaded.vocabulary)
+        self.draw = Draw(settings.temperature, settings.top_p, penalties)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
         self.model: CausalModel | CanvasModel | None = None
@@ -189,9 +191,8 @@ class _Given:
         heard: Callable[[int, bytes], None] | None = None,
     ) -> list[Result]:
         """One completion for each key."""
-        language, settings = self.loaded.language, self.settings
-        how = settings.temperature, settings.top_p, self.controls, self.stopping
-        items = Decoding(conditioned, keys, *how).run(heard)
+        language = self.loaded.language
+        items = Decoding(conditioned, keys, self.draw, self.stopping).run(heard)
         results = [_result(self.loaded, item, conditioned, typed) for item in items]
         if not self.control.first_complete:
             return results

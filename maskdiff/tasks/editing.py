@@ -13,7 +13,7 @@ from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
-from maskdiff.sampling import Canvas, Constraint, Linear, Sampler, Unmask
+from maskdiff.sampling import Canvas, Constraint, Draw, Linear, Sampler, Unmask
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
-CERTAIN = Unmask(
-    order="entropy", schedule=Linear(), steps=0, temperature=0.0
-)  # most certain blank first, its likeliest symbol
+# The most certain blank first, its likeliest symbol.
+CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, draw=Draw(temperature=0.0))
 
 
 @verb()

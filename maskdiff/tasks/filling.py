@@ -34,7 +34,7 @@ from maskdiff.utils.deadline import NEVER
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.constraints.grammar import NextSymbol
+    from maskdiff.drawing.settings import NextSymbol
 
 SOLUTIONS = 16  # of which the likeliest is given
 PATIENCE = 2_000  # beginnings looked at after the first solution, for others that may be likelier

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from maskdiff.languages import HasValue, truth_of
-from maskdiff.languages.cfg import UNREADABLE, Closest, nearest_strings
+from maskdiff.languages.cfg import UNREADABLE, NearestString, nearest_strings
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -110,7 +110,7 @@ def _widen(
 
 def _nearest(
     constraint: GrammarConstraint, damaged: Damaged, count: int, max_edits: int | None = None
-) -> list[tuple[Tokens, Closest]]:
+) -> list[tuple[Tokens, NearestString]]:
     """The strings of the grammar that are fewest edits away, as token ids, and what was found."""
     inner = constraint.vocabulary.inner_ids
     place = {token: i for i, token in enumerate(inner)}

@@ -14,7 +14,7 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair import Channel
-from maskdiff.sampling import Everything, Sampler, Unmask
+from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
 from maskdiff.tasks.candidates import (
     CandidatePool,
     CandidateScorer,
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that repair sums over when none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
+# Every symbol anew, the likeliest.
 REWRITE = Unmask(
-    schedule=Everything(), steps=0, own=1, temperature=0.0, rewrite=True
-)  # every symbol anew, the likeliest
+    schedule=Everything(), steps=0, stage_steps=1, rewrite=True, draw=Draw(temperature=0.0)
+)
 MOST_TIMES = 2  # as long as the longest string of the language may a damaged text be
 
 
@@ -241,8 +242,8 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
     `under` the grammar of a language every rewriting is its most probable string, and blanks need no filling of their own.
     """
     if under is not None:
-        return replace(REWRITE, own=steps, constraint=under.constraint())
-    return CERTAIN.then(replace(REWRITE, own=steps))
+        return constrained(replace(REWRITE, stage_steps=steps), under.constraint())
+    return CERTAIN.then(replace(REWRITE, stage_steps=steps))
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from maskdiff.sampling import (
     Stopping,
     causal_log_prob,
     constrained,
-    controlled,
     cut_short,
+    penalised,
 )
 from maskdiff.sampling.presets import make_sampler
 from maskdiff.text.answers import first_complete
@@ -166,7 +166,7 @@ def ready_sampler(
     if grammar:
         made = constrained(made, loaded.constraint())
     controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
-    return controlled(made, controls) if controls.active else made
+    return penalised(made, controls) if controls.active else made
 
 
 def encode_requests(

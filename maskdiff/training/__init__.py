@@ -1,1 +1,1 @@
-"""Training: the loop, its optimisers, its monitor and its processes."""
+"""Training: the loop, optimizers, validation, and the processes and files of a run."""

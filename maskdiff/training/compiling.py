@@ -1,8 +1,4 @@
-"""``torch.compile`` where it works.
-
-For: the functions of a step.  Not for: sampling, whose shapes change with every call.  Easy to get wrong: a machine without
-a C++ compiler fails at the first call, not when the function is wrapped, and that is no reason to end a run.
-"""
+"""`torch.compile` with a fallback to the uncompiled function."""
 
 from __future__ import annotations
 
@@ -12,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskdiff.training.console import tell
+from maskdiff.training.console import write_line
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``function`` through ``torch.compile`` for any number of rows; as it is, with one line said, where that fails."""
+    """`function` through `torch.compile`, for any number of rows.
+
+    Compilation happens at the first call. If it fails, for example without a C++ compiler, one line
+    is printed and the function runs uncompiled.
+    """
     fast: Callable[..., Tensor] | None = torch.compile(function, dynamic=True)
 
     def call(*args: Any) -> Tensor:
@@ -24,11 +24,12 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if fast is not None:
             try:
                 return fast(*args)
-            except Exception as error:  # no C++ compiler, say: the inductor raises many types
+            except Exception as error:  # the inductor raises many types
                 if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     raise
                 fast = None
-                tell(f"torch.compile failed ({type(error).__name__}); training goes on without it")
+                name = type(error).__name__
+                write_line(f"torch.compile failed ({name}); training goes on without it")
         return function(*args)
 
     return call

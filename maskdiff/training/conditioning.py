@@ -1,8 +1,8 @@
-"""What the model is shown beside the canvas: a first prediction of its own, and the random numbers of a draw.
+"""Optional inputs of a training step: a first prediction, and the random numbers of a draw.
 
-For: the two optional inputs, ``previous`` [2208.04202] and ``noise`` [2512.21323], which a share of the training steps has.
-Not for: sampling, which makes both on the way.  Easy to get wrong: whether a step has them, and the numbers drawn for them,
-are functions of (seed, step) and of the *global* batch, or a resumed or a data-parallel run is another run.
+A share of the steps has `previous` [2208.04202] and `noise` [2512.21323]. The choice of the steps,
+and the numbers, are functions of (seed, step) and of the global batch, so that resumed and
+data-parallel runs are the same run.
 """
 
 from __future__ import annotations
@@ -19,42 +19,44 @@ from maskdiff.languages import Vocabulary
 from maskdiff.noise import IGNORE, exponentials, mode_number, posterior_gumbel
 
 NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
-Read = Callable[
-    [PackedCanvases, Tensor, Tensor, Tensor], Tensor
-]  # (batch, tokens, causal, sigma) -> logits of the tokens
+# (batch, tokens, causal, sigma) -> logits of the tokens
+Logits = Callable[[PackedCanvases, Tensor, Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
 def self_condition(
-    read: Read, batch: PackedCanvases, config: Config, vocabulary: Vocabulary, step: int
+    logits_of: Logits, batch: PackedCanvases, config: Config, vocabulary: Vocabulary, step: int
 ) -> Tensor | None:
-    """Probabilities of a first prediction at masked tokens, in a share of the steps; None in the others [2208.04202]."""
+    """Probabilities of a first prediction at masked tokens [2208.04202].
+
+    None in steps that do not self-condition.
+    """
     train = config.train
-    generator = step_generator(train.seed, step, SELF_CONDITION)
-    if (
-        not config.model.use_self_cond
-        or torch.rand(1, generator=generator).item() >= train.self_cond_prob
-    ):
+    if not config.model.use_self_cond:
         return None
-    logits = read(batch, batch.tokens, batch.causal, batch.sigma)
+    generator = step_generator(train.seed, step, SELF_CONDITION)
+    if torch.rand(1, generator=generator).item() >= train.self_cond_prob:
+        return None
+    logits = logits_of(batch, batch.tokens, batch.causal, batch.sigma)
     masked = (batch.tokens == vocabulary.mask) & ~batch.causal
     return logits.softmax(-1) * masked[..., None]
 
 
 @torch.no_grad()
 def couple(
-    read: Read,
+    logits_of: Logits,
     batch: PackedCanvases,
     config: Config,
     vocabulary: Vocabulary,
     step: int,
     rows: int,
-    share: Callable[[Tensor], Tensor],
+    take_shard: Callable[[Tensor], Tensor],
 ) -> Tensor | None:
-    """Noise with which the causal mode, as it is now, draws the hidden tokens of masked strings [2512.21323].
+    """Noise with which the current causal mode draws the hidden tokens of masked strings.
 
-    In a share of the steps; zero in the others, None for a model without the input.  ``batch`` is
-    the ``share`` of a shard of the global batch's ``rows``; numbers are drawn for all of them.
+    It is zero in steps without coupling [2512.21323], and None for a model without the input. The
+    `batch` is the shard that `take_shard` takes of the `rows` rows of the global batch; numbers are
+    drawn for all rows.
     """
     train = config.train
     if not config.model.use_coupling:
@@ -62,10 +64,10 @@ def couple(
     generator = step_generator(train.seed, step, COUPLING)
     if torch.rand(1, generator=generator).item() >= train.coupling_prob:
         return torch.zeros(*batch.tokens.shape, len(vocabulary), device=batch.tokens.device)
-    numbers = share(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator))
+    numbers = take_shard(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator))
     numbers = numbers.to(batch.tokens.device)
     hidden = (batch.mode == mode_number("mask")) & (batch.targets != IGNORE)
     clean = torch.where(hidden, batch.targets, batch.tokens)
-    logits = read(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))
+    logits = logits_of(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))
     log_probs = log_distribution(logits, allowed_symbols(clean, vocabulary))
     return posterior_gumbel(log_probs, clean, numbers) * hidden[..., None]

@@ -1,8 +1,7 @@
-"""What a run says while it trains: lines and a progress bar on the error stream.
+"""Lines and a progress bar on the error stream while a run trains.
 
-For: everything that is printed before the last step is made.  Not for: the result, which goes to the standard output when
-the files are safe.  Easy to get wrong: a reader that went away, or a full disk under a redirected stream, is no reason to
-lose hours of training, so nothing here raises, in whatever thread it is called.
+Nothing here raises, in any thread: a closed pipe, or a full disk under a redirected stream, must
+not end a run. The result is printed on the standard output when all files are written.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from maskdiff.errors import visible
 
 
 class ErrorStream:
-    """``sys.stderr`` as it is at the moment of writing; after a failure it is silent."""
+    """The current `sys.stderr`; after a failure it is silent."""
 
     def write(self, text: str) -> int:
-        """Write if that is possible; always the length of ``text``."""
+        """Write if possible; returns the length of `text` in any case."""
         try:
             sys.stderr.write(text)
         except (OSError, ValueError, AttributeError):
@@ -28,18 +27,18 @@ class ErrorStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush if that is possible."""
+        """Flush if possible."""
         try:
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError):
             _silence()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)  # encoding, fileno, isatty: what a progress bar asks for
+        return getattr(sys.stderr, name)  # encoding, fileno, isatty: for the progress bar
 
 
 def _silence() -> None:
-    """Let the error stream lead nowhere, so that what it still holds does not fail again when the program ends."""
+    """Redirect the error stream to nowhere, so that its buffer does not fail again at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):
@@ -49,6 +48,6 @@ def _silence() -> None:
 STREAM = ErrorStream()
 
 
-def tell(line: str) -> None:
-    """One line above the progress bar."""
+def write_line(line: str) -> None:
+    """Print one line above the progress bar."""
     tqdm.write(visible(line), file=STREAM)

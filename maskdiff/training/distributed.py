@@ -1,9 +1,8 @@
-"""Data-parallel set-up: who am I among how many, and the collectives that the loop needs.
+"""Data-parallel training: the place of this process, and the collectives of the loop.
 
-For: ``torchrun --nproc_per_node=N train_universal.py``, and a single process, which is a world of one.  Not for: model
-parallelism.  Easy to get wrong: every process noises the same global batch from the same seed and then takes its share of
-the rows, so that N processes descend on the same loss as one; and whatever ends the loop must end it in all processes at the
-same step, or the others wait for ever.
+Every process makes the same global batch from the same seed and takes its shards of the rows, so
+that N processes descend on the same loss as one. The condition that ends the loop must end it in
+all processes at the same step, or the others wait forever.
 """
 
 from __future__ import annotations
@@ -24,31 +23,35 @@ PIECE = 2**20  # numbers of every shard that are gathered at a time
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: ``rank`` of ``size``."""
+    """The place of this process: `rank` of `size`."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """True in the one process that writes files and prints."""
+    def is_leader(self) -> bool:
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def own(self, shards: int) -> range:
-        """The numbers of this process's shards of a global batch, of ``shards`` in all.
+    def shard_numbers(self, shards: int) -> range:
+        """The numbers of the shards of this process, of `shards` shards of a global batch.
 
-        Raises ConfigError where the processes cannot have equally many.
+        Raises:
+            ConfigError: `shards` is no multiple of the number of processes.
         """
         if shards % self.size:
             size = self.size
             raise ConfigError(f"shards is {shards}; {size} processes need a multiple of {size}")
         return range(self.rank, shards, self.size)
 
-    def add_up(self, parts: Tensor) -> Tensor:
-        """The sum (n,) over the shards of all processes; ``parts`` (own shards, n) as in ``own``.
+    def sum_shards(self, parts: Tensor) -> Tensor:
+        """The sum (n,) over the shards of all processes.
 
         Shards are added one after another, in the order of their numbers, so that the rounding does
         not depend on the number of processes.
+
+        Args:
+            parts: (shards of this process, n), in the order of `shard_numbers`.
         """
         total = torch.empty_like(parts[0])
         for target, piece in zip(total.split(PIECE), parts.split(PIECE, dim=1), strict=True):
@@ -60,20 +63,20 @@ class World:
         return total
 
     def _gather(self, values: Tensor) -> list[Tensor]:
-        """The ``values`` of every process, by rank."""
+        """The `values` of every process, by rank."""
         if self.size == 1:
             return [values]
         gathered = [torch.empty_like(values) for _ in range(self.size)]
-        with _together():
+        with _collective():
             dist.all_gather(gathered, values)
         return gathered
 
-    def largest(self, number: int) -> int:
-        """The largest ``number`` of all processes, in every one of them."""
+    def maximum(self, number: int) -> int:
+        """The maximum of `number` over all processes."""
         if self.size == 1:
             return number
         value = torch.tensor(number)
-        with _together():
+        with _collective():
             dist.all_reduce(value, dist.ReduceOp.MAX)
         return int(value)
 
@@ -89,8 +92,8 @@ def shard(rows: Tensor, number: int, shards: int) -> Tensor:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Around a collective.  Raises UserError if another process ended."""
+def _collective() -> Iterator[None]:
+    """Run a collective. Raises UserError if another process ended."""
     try:
         yield
     except RuntimeError:
@@ -98,13 +101,12 @@ def _together() -> Iterator[None]:
 
 
 def join_world(device: torch.device) -> World:
-    """Join the process group that ``torchrun`` announces in the environment; a world of one without it."""
+    """Join the process group of `torchrun`; without one, a world of one process."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
     if device.type == "cuda" and device.index is None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    )  # signals are numbers on the CPU
+    # Signals are numbers on the CPU, so that gloo is needed beside nccl.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return World(dist.get_rank(), size)

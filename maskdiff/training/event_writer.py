@@ -1,8 +1,8 @@
-"""TensorBoard events of a run, written in place.
+"""TensorBoard events of a run.
 
-For: scalars, texts and pictures.  Not for: anything that a run needs; a log that cannot be written is told of once, in one
-line, and training goes on without it.  Easy to get wrong: the writer that comes with TensorBoard has a thread, whose failure
-prints a traceback of its own and shows in the run only later; here a record is written by the one who asks for it.
+Records are written by the calling thread, unlike those of the writer of TensorBoard, whose thread
+prints a traceback of its own when it fails. If the log cannot be written, one line is printed and
+training goes on without it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
-from maskdiff.training.console import tell
+from maskdiff.training.console import write_line
 
 
 class EventWriter:
-    """An event file in ``folder``, made when the first thing is written.
+    """An event file, made at the first write.
 
     Args:
-        folder: where; made if missing, in a folder that exists.
-        start: the first step that will be written; what an earlier sitting wrote from there on is forgotten.
+        folder: of the file; it is made if its parent exists.
+        start: the first step that will be written; TensorBoard discards earlier events from there.
     """
 
     def __init__(self, folder: Path, start: int = 0):
@@ -40,15 +40,15 @@ class EventWriter:
         self._add(lambda: summary.scalar(tag, value), step)
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """Write a text, which TensorBoard shows as Markdown."""
+        """Write a text, shown as Markdown."""
         self._add(lambda: summary.text(tag, text), step)
 
     def image(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """Write a picture, (height, width, 3) uint8."""
+        """Write an image, (height, width, 3) uint8."""
         self._add(lambda: summary.image(tag, picture, dataformats="HWC"), step)
 
     def flush(self) -> None:
-        """Put what was written where others can read it."""
+        """Flush the file."""
         self._guarded(lambda: self.file.flush() if self.file else None)
 
     def close(self) -> None:
@@ -70,18 +70,17 @@ class EventWriter:
         RecordWriter(self.file).write(event.SerializeToString())
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Do it, unless something failed before; tell of the first failure."""
+        """Run `action`, unless one failed before; print the first failure."""
         if self.broken:
             return
         try:
             action()
-        except (
-            OSError,
-            ImportError,
-        ) as error:  # pictures need Pillow, which old versions of TensorBoard come without
+        except (OSError, ImportError) as error:  # images need Pillow
             self.broken = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            tell(f"cannot write to {self.folder}: {reason}; training goes on without TensorBoard")
+            write_line(
+                f"cannot write to {self.folder}: {reason}; training goes on without TensorBoard"
+            )
             try:
                 if self.file:
                     self.file.close()

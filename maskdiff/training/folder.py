@@ -1,7 +1,7 @@
-"""The folder of a run while it trains: locked against a second training, and checked for changes.
+"""The folder of a run: locked against a second training, and checked for changes.
 
-For: everything that a run writes except its TensorBoard log. Not for: what is written. Easy to get
-wrong: a folder that was removed or replaced during the run must not be made again.
+A folder that was removed or replaced during the run must not be made again. The TensorBoard log is
+not written through it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from maskdiff.utils.files import lock, remove_leftovers, replace_file
 
 LOCK = ".maskdiff.lock"
 FILES = ("config.yaml", "last.pt", "best.pt")
-READ = 1000  # bytes of a lock that are read: what it says is for a message only
+READ = 1000  # bytes of a lock file that are read, for a message only
 
 
 class FolderError(UserError):
-    """The folder of a run is in use, or is not the folder that the run began in."""
+    """The folder of a run is in use, or was replaced or removed during the run."""
 
 
 class RunFolder:
-    """The folder of a run, which may train only inside `with`.
+    """The folder of a run; the run trains inside `with`.
 
     Entering makes the folder where it is missing, locks it and removes the temporary files of
     killed runs. It raises FolderError, and changes nothing, if another process trains in the
@@ -58,7 +58,7 @@ class RunFolder:
             about = {"pid": os.getpid(), "host": socket.gethostname()}
             self._lock.write(json.dumps(about).encode())
             self._lock.flush()
-        except OSError:  # a full disk: what is written next fails, too, and says so
+        except OSError:  # a full disk: the next write fails too, with a message
             pass
         for name in FILES:
             remove_leftovers(self.path / name)
@@ -77,7 +77,7 @@ class RunFolder:
         self._lock, self.locked = None, False
 
     def check(self) -> None:
-        """Raise FolderError unless this is still the folder, and the lock in it our own."""
+        """Raise FolderError if the folder, or the lock in it, was replaced or removed."""
         if _identity(self.path) != self._folder:
             what = "replaced" if self.path.exists() else "removed or moved"
             raise FolderError(f"{quote(str(self.path), 200)} was {what} during the run, which ends")
@@ -95,7 +95,9 @@ def in_use(path: Path) -> bool:
     """Whether a process trains in the folder `path`; nothing is changed."""
     try:
         with (path / LOCK).open("r+b") as file:
-            return lock(file.fileno(), shared=True) is False  # torchrun's processes ask at once
+            return (
+                lock(file.fileno(), shared=True) is False
+            )  # the processes of torchrun ask at the same time
     except OSError:
         return False
 
@@ -109,14 +111,14 @@ def check_free(path: Path) -> None:
 def _open_lock(folder: Path) -> IO[bytes] | None:
     """The lock file of a folder, empty, open and locked; None if another process holds the lock."""
     path = folder / LOCK
-    # Not through a link, which may lead to a file of the user's.
+    # Not through a link, which may lead to another file of the user.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
         file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if lock(file.fileno()) is False:
             file.close()
             return None
-        if _is_open_at(file, path):  # else the run that held it removed it meanwhile
+        if _is_open_at(file, path):  # else the run that held it removed it in the meantime
             file.truncate(0)
             return file
         file.close()
@@ -136,7 +138,7 @@ def _in_use(folder: Path) -> FolderError:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What tells a file or folder from another that takes its place; None where there is none."""
+    """Identifies a file or folder; another one in its place differs. None if it is missing."""
     try:
         found = os.stat(path)
     except OSError:

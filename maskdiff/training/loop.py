@@ -1,8 +1,7 @@
-"""The training loop: data, noise, one step after another, validation, checkpoints, interruption and resumption.
+"""The training loop: steps, validation, checkpoints, interruption and resumption.
 
-For: ``train(config)``.  Not for: what is measured at a validation (``monitor.py``), optimisers (``optim.py``) or what a run
-consists of (``state.py``).  Easy to get wrong: nothing in a step may depend on anything but the configuration, the seed and
-the step number, or a resumed run is another run.
+A step depends on the configuration, the seed and the step number alone, so that a resumed run is
+the same run.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
-from maskdiff.training.console import STREAM, tell
+from maskdiff.training.console import STREAM, write_line
 from maskdiff.training.distributed import World, join_world, shard
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
@@ -42,28 +41,32 @@ from maskdiff.training.optimizers import lr_scale, make_optimizers, set_lr
 from maskdiff.training.state import (
     Curve,
     Ema,
-    Progress,
+    RunProgress,
     capture,
     check_same_language,
     check_unchanged,
     restore,
 )
 
-ECHO = 1.0  # seconds in which a second signal is the same one again: launchers repeat to their processes what these have heard
+REPEAT = 1.0  # seconds in which a repeated signal is ignored: torchrun forwards it to its workers
 
 
 class NotFinite(UserError):
-    """The loss or the gradient of a step is not finite; nothing of the step was kept."""
+    """The loss, the gradient or the weights are not finite."""
 
 
 class Trainer:
-    """One training run; ``run()`` does it.
+    """One training run, which `run` trains.
 
     Args:
-        config: everything the run is made from.
-        folder: where its files go; made if missing.
-        resume: continue the run whose ``last.pt`` lies in ``folder``.
-        init: a checkpoint whose weights to start from instead of random ones; not together with ``resume``.
+        config: all options of the run.
+        folder: of its files; made if missing.
+        resume: continue the run of `last.pt` in `folder`.
+        init: a checkpoint of initial weights; not together with `resume`.
+
+    Raises:
+        ConfigError: options do not fit each other or the run that is resumed.
+        CheckpointError: a checkpoint is unusable.
     """
 
     def __init__(
@@ -71,30 +74,31 @@ class Trainer:
     ):
         train = config.train
         if resume and init is not None:
-            raise ConfigError(
-                "a run that is resumed has its weights already; give either resume or init"
-            )
+            raise ConfigError("a resumed run has its weights already; give either resume or init")
         self.device = resolve_device(train.device)
         if train.threads:
             torch.set_num_threads(train.threads)
         self.world: World = join_world(self.device)
         self.shards = train.shards or self.world.size
-        self.own = self.world.own(self.shards)
+        self.shard_numbers = self.world.shard_numbers(self.shards)
         self.folder, self.resumed, self.files = folder, resume, RunFolder(folder)
+
+        # The language and its vocabulary, which a run that continues from weights keeps.
         self.language = make_language(config.language)
         source = folder / "last.pt" if resume else init
         payload = None if source is None else checkpoint.load(source, self.device)
-        self.vocabulary = vocabulary = self._vocabulary(config, payload, quote(str(source)))
-        self.lengths = (
-            token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
-        )
-        model_config = replace(
-            config.model, vocab_size=len(vocabulary), block_size=config.language.max_len
-        )
+        shown = quote(str(source))
+        self.vocabulary = vocabulary = self._vocabulary(config, payload, shown)
+        merges = vocabulary.merges
+        self.lengths = token_lengths(self.language, vocabulary).tolist() if merges else ()
+        longest = config.language.max_len
+        model_config = replace(config.model, vocab_size=len(vocabulary), block_size=longest)
         self.config = replace(config, model=model_config)
         self.note = self.language.note
         if resume and payload is not None:
-            self.note = self.note or self._check_same(payload, quote(str(source)))
+            self.note = self.note or self._check_same(payload, shown)
+
+        # The model, its optimizers and counters, from random weights or a checkpoint.
         torch.manual_seed(train.seed)
         try:
             self.model = UniversalDenoiser(model_config).to(self.device)
@@ -102,45 +106,53 @@ class Trainer:
             raise ConfigError(str(error)) from None
         self.optimizers = make_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema)
-        self.progress, self.curve = Progress(), Curve()
+        self.progress, self.curve = RunProgress(), Curve()
         if payload is not None:
-            checkpoint.check_vocabulary(payload, vocabulary, quote(str(source)))
+            checkpoint.check_vocabulary(payload, vocabulary, shown)
             if resume:
-                state = restore(payload, self.model, self.ema, self.optimizers, quote(str(source)))
-                self.progress, self.curve = state
-                set_lr(self.optimizers, lr_scale(max(0, self.progress.step - 1), train))
+                self._resume_from(payload, shown)
             else:
-                self.start_from(payload, quote(str(source)))
+                self._start_from(payload, shown)
+
+        # Data, the functions of a step, and the monitor.
         self.batches = Batches(
-            self.language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt,
-            vocabulary=vocabulary, in_a_row=train.strings_in_a_row,
-        )  # fmt: skip
+            self.language,
+            train.num_samples,
+            train.batch_size,
+            train.seed,
+            length_tilt=train.length_tilt,
+            vocabulary=vocabulary,
+            in_a_row=train.strings_in_a_row,
+        )
         self.losses = compiled(self.token_losses) if train.compile else self.token_losses
-        self.read = compiled(self.logits) if train.compile else self.logits
+        self.logits_of = compiled(self.logits) if train.compile else self.logits
         self.monitor: Monitor | None = None
-        if self.world.leads:
+        if self.world.is_leader:
             self.monitor = Monitor(self.config, self.language, vocabulary, folder, self.first())
         self.stop_signal: int | None = None
 
     def _check_same(self, payload: dict[str, Any], shown: str) -> str:
-        """Check that configuration and strings are those of ``payload``; a note for the user."""
+        """Check that options and strings are those of `payload`; returns a note for the user."""
         check_unchanged(checkpoint.read_config(payload, shown), self.config, shown)
         where = self.config.language.language
         return check_same_language(payload.get("language", {}), self.language.state(), where, shown)
 
     def _vocabulary(self, config: Config, payload: dict[str, Any] | None, shown: str) -> Vocabulary:
-        """What the model reads with. One that goes on with weights keeps its pieces: other strings would give others."""
-        if (
-            payload is not None
-            and config.model.vocabulary == "bpe"
-            and payload["vocabulary"].get("merges")
-        ):
+        """The vocabulary of the model; the pieces are those of the checkpoint if it has any."""
+        pieces = config.model.vocabulary == "bpe"
+        if pieces and payload is not None and payload["vocabulary"].get("merges"):
             return checkpoint.stored_pieces(payload, self.language, shown)
         return model_vocabulary(self.language, config.model)
 
+    def _resume_from(self, payload: dict[str, Any], shown: str) -> None:
+        """Restore the run of `payload`. Raises CheckpointError."""
+        state = restore(payload, self.model, self.ema, self.optimizers, shown)
+        self.progress, self.curve = state
+        set_lr(self.optimizers, lr_scale(max(0, self.progress.step - 1), self.config.train))
+
     @torch.no_grad()
-    def start_from(self, payload: dict[str, Any], shown: str) -> None:
-        """Take over the weights of another run, not its optimiser and counters.
+    def _start_from(self, payload: dict[str, Any], shown: str) -> None:
+        """Copy the weights of another run, without its optimizers and counters.
 
         Inputs that it lacks stay zero. Raises CheckpointError.
         """
@@ -151,19 +163,18 @@ class Trainer:
         self.model.load_state_dict(weights)
         self.ema.load(weights)
         parent = payload.get("provenance", {})
-        self.progress.parent_tokens = parent.get("tokens", 0) + parent.get("parent_tokens", 0)
-        self.progress.parent_seconds = parent.get("train_seconds", 0.0) + parent.get(
-            "parent_seconds", 0.0
-        )
+        progress, seconds = self.progress, parent.get("train_seconds", 0.0)
+        progress.parent_tokens = parent.get("tokens", 0) + parent.get("parent_tokens", 0)
+        progress.parent_seconds = seconds + parent.get("parent_seconds", 0.0)
 
-    # ------------------------------------------------------------------------------------------------------- one step
+    # ----------------------------------------------------------------------------------- one step
 
     def noised(self, strings: Strings, step: int) -> tuple[PackedCanvases, int]:
-        """The packed global batch of one step, a function of (seed, step) alone, and its inner tokens."""
+        """The packed global batch of a step, a function of (seed, step), and its inner tokens."""
         config, width = self.config, self.config.language.max_len
-        train, vocabulary = config.train, self.vocabulary
-        generator = step_generator(train.seed, step, NOISE)
-        if train.faithful:
+        vocabulary = self.vocabulary
+        generator = step_generator(config.train.seed, step, NOISE)
+        if config.train.faithful:
             canvases = reference_noise(strings, config.noise, vocabulary, generator, width)
         else:
             canvases = mixture(strings, config, vocabulary, generator)
@@ -178,7 +189,7 @@ class Trainer:
         previous: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """(rows, width, vocab) logits of ``tokens`` laid out as the batch is."""
+        """(rows, width, vocab) logits of `tokens` in the layout of the batch."""
         where = {"segment": batch.segment, "position": batch.position, "from_end": batch.from_end}
         out: Tensor = self.model(
             tokens, sigma, causal=causal, previous=previous, noise=noise, **where
@@ -193,14 +204,19 @@ class Trainer:
         return weighted_nll(logits, batch.targets, batch.weights)
 
     def step(self, batch: PackedCanvases, inner_tokens: int) -> tuple[float, Tensor]:
-        """One update; the loss in nats per inner token of the global batch and its parts by mode, (modes, 2).
+        """Make one update.
+
+        Returns:
+            The loss in nats per inner token of the global batch, and (modes, 2) nats and inner
+            tokens of each mode.
 
         Raises:
             NotFinite: the loss or the gradient is not finite; nothing was updated.
         """
+        # Sums over all shards: the loss, the modes, the gradients.
         train, step, sums = self.config.train, self.progress.step, 1 + 2 * len(MODES)
-        parts = [self.shard_sums(batch, inner_tokens, number) for number in self.own]
-        total = self.world.add_up(torch.stack(parts))  # (sums + gradients,), alike in all processes
+        parts = [self.shard_sums(batch, inner_tokens, number) for number in self.shard_numbers]
+        total = self.world.sum_shards(torch.stack(parts))  # equal in all processes
         seen = [weight for weight in self.model.parameters() if weight.grad is not None]
         gradients = total[sums:].split([weight.numel() for weight in seen])
         for weight, gradient in zip(seen, gradients, strict=True):
@@ -210,6 +226,8 @@ class Trainer:
         if not math.isfinite(loss + norm.item()):
             size = norm.item()
             raise NotFinite(f"the loss is {loss} and the gradient norm {size} at step {step}")
+
+        # The update.
         set_lr(self.optimizers, lr_scale(step, train))
         for optimizer in self.optimizers:
             optimizer.step()
@@ -217,17 +235,20 @@ class Trainer:
         return loss, by_mode
 
     def shard_sums(self, batch: PackedCanvases, inner_tokens: int, number: int) -> Tensor:
-        """Of one shard: loss, nats by mode, inner tokens by mode, and all gradients, in one row."""
+        """Loss, nats by mode, inner tokens by mode, and all gradients of a shard, in one row."""
+        # The loss, with the optional inputs of the step.
         train, step = self.config.train, self.progress.step
         if self.config.model.dropout:
             seed = step_generator(train.seed, step, DROPOUT).initial_seed()
             torch.manual_seed(seed + number)
-        share = partial(shard, number=number, shards=self.shards)
-        mine = batch.map(share).to(self.device)
+        take_shard = partial(shard, number=number, shards=self.shards)
+        mine = batch.map(take_shard).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.amp):
-            known = self.read, mine, self.config, self.vocabulary, step
-            conditions = self_condition(*known), couple(*known, len(batch.tokens), share)
+            known = self.logits_of, mine, self.config, self.vocabulary, step
+            conditions = self_condition(*known), couple(*known, len(batch.tokens), take_shard)
             losses = self.losses(mine, *conditions)
+
+        # The gradients, and the parts of the loss by mode.
         loss = losses.sum() / inner_tokens
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -237,21 +258,23 @@ class Trainer:
         gradients = [w.grad.flatten() for w in self.model.parameters() if w.grad is not None]
         return torch.cat((loss.detach()[None], *by_mode, *gradients))
 
-    # -------------------------------------------------------------------------------------------------------- the run
+    # ------------------------------------------------------------------------------------ the run
 
-    def run(self) -> Progress:
-        """Train to ``max_iters``, or until a signal; returns the counters.  Files are written by the leading process.
+    def run(self) -> RunProgress:
+        """Train to `max_iters`, or until a signal, and return the counters.
+
+        Files are written by the leading process.
 
         Raises:
-            UserError: a loss or a gradient was not finite; the state before that step is kept.
+            UserError: a loss or a gradient is not finite; the state before that step is kept.
             FolderError: another process trains in the folder, or it was removed during the run.
         """
-        with self.files if self.world.leads else nullcontext():
+        with self.files if self.world.is_leader else nullcontext():
             try:
                 self.begin()
                 with self.interruptible():
                     try:
-                        self.record()  # what the run had not come to between a save and its end
+                        self.record()  # due, but not made before the run ended
                         self.train()
                         if self.stop_signal is not None:
                             self.save_usable()
@@ -264,11 +287,13 @@ class Trainer:
         return self.progress
 
     def begin(self) -> None:
-        """Write ``config.yaml``, with absolute paths: a run resumes from any working directory."""
-        if not self.world.leads:
+        """Write `config.yaml`, with absolute paths: a run resumes from any working directory."""
+        if not self.world.is_leader:
             return
         if not self.files.locked:
-            tell(f"the file system of {self.folder} has no locks: start no second training there")
+            write_line(
+                f"the file system of {self.folder} has no locks: start no second training there"
+            )
         if not self.resumed or not self.finished or not (self.folder / "config.yaml").exists():
             language = self.config.language
             if language.language not in LANGUAGES:
@@ -279,16 +304,21 @@ class Trainer:
             self.files.write("config.yaml", dump_yaml(config).encode())
 
     def train(self) -> None:
-        """Step after step, with what is due after each."""
+        """Make the steps, with the records and files that are due after each."""
         progress, train = self.progress, self.config.train
-        quiet = not self.world.leads
         bar = tqdm(
-            total=train.max_iters, initial=progress.step, unit="step", disable=quiet, file=STREAM, mininterval=0.5,
+            total=train.max_iters,
+            initial=progress.step,
+            unit="step",
+            disable=not self.world.is_leader,
+            file=STREAM,
+            mininterval=0.5,
             dynamic_ncols=True,
-        )  # fmt: skip
+        )
         batches = self.batches.prefetch(progress.step, self.noised)
         with bar:
             while not self.finished and not self.stopped():
+                # The step and its counters.
                 batch, inner_tokens = next(batches)
                 start = time.perf_counter()
                 self.curve.loss, by_mode = self.step(batch, inner_tokens)
@@ -297,16 +327,18 @@ class Trainer:
                 progress.tokens += inner_tokens
                 progress.strings += train.batch_size
                 progress.seconds += time.perf_counter() - start
+
+                # The progress bar, files and records.
                 bar.update()
                 if progress.step % train.log_interval == 0:
                     speed = f"{progress.tokens / progress.seconds:,.0f}"
                     bar.set_postfix(loss=f"{self.curve.loss:.3f}", tok_s=speed, refresh=False)
                 if self.due(train.eval_interval) or self.due(train.save_interval):
-                    self.save_usable()  # first: a validation that fails or is killed loses nothing
+                    self.save_usable()  # before a validation, which may fail
                 self.record()
 
     def record(self) -> None:
-        """Write the entry of the training curve and validate, if due and not done yet."""
+        """Write the entry of the training curve and validate, if due and not done."""
         if self.log_due():
             if self.monitor:
                 self.files.check()
@@ -317,17 +349,17 @@ class Trainer:
             self.validate()
 
     def log_due(self) -> bool:
-        """Whether this step's entry of the training curve is to be written."""
+        """Whether the entry of the training curve of this step is to be written."""
         step = self.progress.step
         return step % self.config.train.log_interval == 0 and self.curve.logged != step
 
     def validation_due(self) -> bool:
-        """Whether this step's validation is to be made; a run without steps has one, too."""
+        """Whether the validation of this step is to be made; a run without steps has one."""
         due = self.due(self.config.train.eval_interval)
         return due and self.progress.validated != self.progress.step
 
     def first(self) -> int:
-        """The first step that this process logs; what a killed one logged from there on is void."""
+        """The first step that this process logs; earlier events from there are discarded."""
         step = self.progress.step
         again = self.log_due() or (self.validation_due() and self.curve.logged != step)
         return step if again or not step else step + 1
@@ -338,19 +370,19 @@ class Trainer:
         return self.progress.step >= self.config.train.max_iters
 
     def due(self, interval: int) -> bool:
-        """Whether what is done every ``interval`` steps, and at the end, is to be done now."""
+        """Whether an action of every `interval` steps and of the end is due now."""
         step = self.progress.step
         return step == self.config.train.max_iters or (step > 0 and step % interval == 0)
 
     def stopped(self) -> bool:
-        """Whether any process has heard a signal; from then on all of them know its number."""
-        number = self.world.largest(self.stop_signal or 0)
-        if number:  # else a signal that came meanwhile would be forgotten
+        """Whether any process received a signal; all of them then store its number."""
+        number = self.world.maximum(self.stop_signal or 0)
+        if number:  # not 0, which would lose a signal that arrived since
             self.stop_signal = number
         return number > 0
 
     def validate(self) -> None:
-        """Score the averaged weights on held-out strings, note it in last.pt, keep them as best.pt if they are the best yet."""
+        """Validate the averaged weights, save `last.pt`, and `best.pt` if they are the best."""
         if not self.monitor:
             return
         self.files.check()
@@ -367,36 +399,34 @@ class Trainer:
         self.save("last.pt")
 
     def usable(self) -> bool:
-        """Whether the weights, live and averaged, give finite logits; only the leader finds out."""
+        """Whether live and averaged weights give finite logits; True in all but the leader."""
         both = (self.ema.live, self.ema.average)
         return self.monitor is None or all(map(self.monitor.finite, both))
 
     def save_usable(self) -> None:
-        """Write ``last.pt``.  Raises NotFinite, and keeps the old file, for unusable weights."""
+        """Write `last.pt`. Raises NotFinite, and keeps the old file, for unusable weights."""
         if not self.usable():
             step = self.progress.step
             raise NotFinite(f"the weights after step {step} give NaN or infinite logits")
         self.save("last.pt")
 
     def keep_last_good(self) -> str:
-        """Save the state before a step that failed, unless its weights are ruined already; what is kept, in words."""
+        """Save the state before a failed step, if its weights are usable.
+
+        Returns a text for the user that says what is saved.
+        """
         last, step = self.folder / "last.pt", self.progress.step
+        advice = "with a lower lr or muon_lr, or with grad_clip"
         if self.usable():
             self.save("last.pt")
-            return f"{last} holds the state before it: resume with a lower lr or muon_lr, or with grad_clip"
-        earlier = (
-            f"{last} holds an earlier one: resume"
-            if last.exists()
-            else "nothing was saved: start again"
-        )
-        return (
-            f"the weights after {step} steps are unusable; {earlier} with a lower lr or muon_lr, "
-            "or with grad_clip"
-        )
+            return f"{last} holds the state before it: resume {advice}"
+        there = last.exists()
+        kept = f"{last} holds an earlier one: resume" if there else "nothing was saved: start again"
+        return f"the weights after {step} steps are unusable; {kept} {advice}"
 
     def save(self, name: str) -> None:
-        """Write a checkpoint, in the leading process; ``last.pt`` carries the training state, ``best.pt`` does not."""
-        if not self.world.leads:
+        """Write a checkpoint in the leading process; only `last.pt` has the training state."""
+        if not self.world.is_leader:
             return
         progress, train = self.progress, self.config.train
         provenance = {
@@ -414,20 +444,26 @@ class Trainer:
         state = capture(self.model, self.optimizers, progress, self.curve)
         extra = {"training": state} if name == "last.pt" else {}
         payload = checkpoint.make_payload(
-            self.config, self.vocabulary, self.ema.average, language=self.language.state(), metrics=progress.metrics,
-            provenance=provenance, lengths=self.lengths, **extra,
-        )  # fmt: skip
+            self.config,
+            self.vocabulary,
+            self.ema.average,
+            language=self.language.state(),
+            metrics=progress.metrics,
+            provenance=provenance,
+            lengths=self.lengths,
+            **extra,
+        )
         self.files.write(name, checkpoint.to_bytes(payload))
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end the run after the step under way; one more, a second later, ends it at once."""
+        """End the run after the step at Ctrl-C or SIGTERM, and at once at a second signal."""
         first: float | None = None
 
         def note(number: int, _: FrameType | None) -> None:
             nonlocal first
             now = time.monotonic()
-            if first is not None and now - first > ECHO:
+            if first is not None and now - first > REPEAT:
                 raise KeyboardInterrupt
             first, self.stop_signal = first or now, self.stop_signal or number
 

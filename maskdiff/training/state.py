@@ -1,8 +1,7 @@
-"""What a run is at one moment: weights, their moving average, optimisers, counters; to a file and back.
+"""The state of a run: weights, their moving average, optimizers and counters; saved and restored.
 
-For: making "interrupted and resumed" the same as "never interrupted", bit for bit on a CPU.  Not for: deciding when to
-save.  Easy to get wrong: data and noise are functions of (seed, step) alone, so the step is all there is to keep of them;
-a moving average, a best figure or a token count that is forgotten changes the result as surely as a lost momentum.
+An interrupted and resumed run equals an uninterrupted one, bit for bit on a CPU. Data and noise are
+functions of (seed, step), so that the step is all that is kept of them.
 """
 
 from __future__ import annotations
@@ -29,34 +28,34 @@ from maskdiff.models.universal import LATE_INPUTS
 from maskdiff.noise import MODES
 from maskdiff.training.optimizers import KEPT
 
-LARGEST_STEP = 2**24  # that an optimiser counts in float32
-PATHS = ("language", "attempts")  # keys that may name files of the user's own
+LARGEST_STEP = 2**24  # the largest count of steps of an optimizer in float32
+PATHS = ("language", "attempts")  # keys that may be paths of the user's files
 
 
 @dataclass
-class Progress:
-    """Counters of a run; ``step`` is the number of updates made."""
+class RunProgress:
+    """Counters of a run; `step` is the number of updates made."""
 
     step: int = 0
-    tokens: int = 0  # inner tokens of clean strings seen
+    tokens: int = 0  # inner tokens of the clean strings
     strings: int = 0
-    seconds: float = 0.0  # spent training, over all sittings, validation not counted
+    seconds: float = 0.0  # of training, resumptions included, validation not
     best: float = float("inf")  # validation loss of best.pt, nats per inner token
     best_step: int = 0
-    validated: int = -1  # step of the last validation: a run that was cut off before a validation makes it when it resumes
+    validated: int = -1  # step of the last validation: a resumed run makes one that it missed
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
-    parent_tokens: int = (
-        0  # behind the weights that the run started from, their own parents' included
-    )
+    parent_tokens: int = 0  # of the initial weights, those of their own parents included
     parent_seconds: float = 0.0
 
 
 @dataclass
 class Curve:
-    """What the next entry of the training curve is made from; the same in all processes of a run.
+    """The sums for the next entry of the training curve; equal in all processes of a run.
 
-    parts: (modes, 2) float32, nats and inner tokens since the last entry. loss: of the last step,
-    in nats per inner token. logged: step of the last entry.
+    Attributes:
+        parts: (modes, 2) float32, nats and inner tokens since the last entry.
+        loss: of the last step, in nats per inner token.
+        logged: step of the last entry.
     """
 
     parts: Tensor = field(default_factory=lambda: torch.zeros(len(MODES), 2))
@@ -64,20 +63,23 @@ class Curve:
     logged: int = 0
 
 
-# What may change when a run resumes: its length, where and how it runs, what is shown of it, and the learning rate and its
-# schedule, without which a run that diverged could not be saved. With anything else it would be another run.
+# Options that may change when a run resumes: its length, its place, its reports, and the learning
+# rate with its schedule, so that a run that diverged can be continued. Others make another run.
 FREE = {
-    "max_iters", "checkpoint_dir", "name", "device", "threads", "amp", "compile", "log_interval", "save_interval",
-    "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr", "weight_decay", "grad_clip", "warmup_iters",
-    "decay_share", "decay", "min_lr_ratio", "validity", "validity_timeout", "skip_invalid",
-    "accept_ambiguous",
+    "max_iters", "checkpoint_dir", "name", "device", "threads", "amp", "compile", "log_interval",
+    "save_interval", "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr",
+    "weight_decay", "grad_clip", "warmup_iters", "decay_share", "decay", "min_lr_ratio",
+    "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
 }  # fmt: skip
 
 
 def check_unchanged(old: Config, new: Config, shown: str) -> None:
-    """Check that ``new`` continues the run of ``old``; ConfigError names a key that differs.
+    """Check that a run with the options `old` may resume with `new`.
 
-    Paths of the user's own files may change: `check_same_language` compares the contents.
+    Paths of the user's files may change: `check_same_language` compares the contents.
+
+    Raises:
+        ConfigError: an option differs.
     """
     for section, values in to_dict(new).items():
         before = to_dict(old)[section]
@@ -97,8 +99,14 @@ def check_same_language(
 ) -> str:
     """Check that the language in `where` is that of the run in `shown`, by `Language.state`.
 
-    The name of a folder and the order of its lines may differ. Returns a note for the user if the
-    run was started by a version that drew lines by their order in the file. Raises ConfigError.
+    The name of a folder and the order of its lines may differ.
+
+    Returns:
+        A note for the user if the run was started by a version that drew lines in the order of the
+        file, else an empty text.
+
+    Raises:
+        ConfigError: the symbols, the grammar or the strings differ.
     """
     strings = "digest" if before.get("digest") else "lengths"  # of generated strings: lengths alone
     parts = {"symbols": "symbols", "grammar": "grammar", strings: "strings"}
@@ -122,9 +130,9 @@ def check_same_language(
 
 
 def _same_grammar(one: object, other: object) -> bool:
-    """Whether two descriptions of a grammar read the same files in the same way, line ends apart.
+    """Whether two stored grammars have the same files, apart from line ends and Lark's own library.
 
-    Earlier versions kept the text alone; Lark's own library is not compared.
+    Earlier versions stored the text alone.
     """
     if one is None or other is None:
         return one is other
@@ -148,8 +156,8 @@ def _is_path(value: str) -> bool:
 class Ema:
     """Exponential moving average of the weights; with decay 0 it is the weights themselves.
 
-    The decay grows as (1 + step) / (10 + step) until it reaches the one asked for, so that a short run is not averaged with
-    its initial weights.
+    The decay grows as (1 + step) / (10 + step) up to its final value, so that the average of a
+    short run does not contain its initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -161,22 +169,22 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after update number ``step``."""
+        """Include the weights after update number `step`."""
         if self.decay > 0:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), 1 - decay)
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the averaged ``weights``."""
+        """Copy the averaged `weights`."""
         for name, average in self.average.items():
             average.copy_(weights[name])
 
 
 def capture(
-    model: nn.Module, optimizers: list[Optimizer], progress: Progress, curve: Curve
+    model: nn.Module, optimizers: list[Optimizer], progress: RunProgress, curve: Curve
 ) -> dict[str, Any]:
-    """Everything that resuming needs beside the averaged weights, as plain values and tensors."""
+    """The training state, without the averaged weights, as plain values and tensors."""
     return {
         "model": {name: w.detach().cpu().clone() for name, w in model.named_parameters()},
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -188,13 +196,13 @@ def capture(
 @torch.no_grad()
 def restore(
     payload: Mapping[str, Any], model: nn.Module, ema: Ema, optimizers: list[Optimizer], shown: str
-) -> tuple[Progress, Curve]:
-    """Put a run back to where `payload` left it and return its counters.
+) -> tuple[RunProgress, Curve]:
+    """Restore the run of `payload`, and return its counters and its curve.
 
-    Learning rates and weight decay stay as they are: a resumed run may change them.
+    Learning rates and weight decay are not restored: a resumed run may change them.
 
     Raises:
-        CheckpointError: there is no training state, or it does not fit; nothing was changed.
+        CheckpointError: there is no training state, or it does not fit; nothing is changed.
     """
     state = payload.get("training")
     if not isinstance(state, dict):
@@ -214,16 +222,13 @@ def restore(
         weight.copy_(state["model"][name])
     ema.load(payload["weights"])
     for optimizer, values in zip(optimizers, kept, strict=True):
-        groups = optimizer.state_dict()["param_groups"]  # our own, whatever the file says
+        groups = optimizer.state_dict()["param_groups"]  # not those of the file
         optimizer.load_state_dict({"state": values, "param_groups": groups})
     return progress, curve
 
 
-# --------------------------------------------------------------------------- checks of what is read
-
-
 class _Unfit(ValueError):
-    """A training state that is not one of this run; the text says what is wrong."""
+    """A training state that does not fit this run; the text gives the reason."""
 
 
 PROGRESS: dict[str, Callable[[Any], bool]] = {
@@ -231,7 +236,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "tokens": is_count,
     "strings": is_count,
     "seconds": is_amount,
-    "best": lambda value: is_printable(value) and not math.isnan(value),  # infinite at first
+    "best": lambda value: is_printable(value) and not math.isnan(value),  # perhaps infinite
     "best_step": is_count,
     "validated": lambda value: is_count(value) or (type(value) is int and value == -1),
     "metrics": are_numbers,
@@ -241,19 +246,19 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
 CURVE: dict[str, Callable[[Any], bool]] = {
     "loss": lambda value: is_printable(value) and math.isfinite(value),
     "logged": is_count,
-    "parts": lambda value: isinstance(value, Tensor),  # the rest is checked as that of any tensor
+    "parts": lambda value: isinstance(value, Tensor),  # checked further by `_all_modes`
 }
 
 
 def check_state(
     state: Mapping[str, Any], model: nn.Module, optimizers: list[Optimizer]
-) -> tuple[Progress, Curve, list[dict[int, Any]]]:
-    """The counters, the curve and what each optimiser keeps of each weight. Raises _Unfit."""
+) -> tuple[RunProgress, Curve, list[dict[int, Any]]]:
+    """The counters, the curve and the state of each optimizer by weight. Raises _Unfit."""
     _check_keys("the state", state, {"model", "optimizers", "progress"}, {"curve"})
     named = dict(model.named_parameters())
     _check_tensors("weights", state["model"], named)
-    later = {"validated", "parent_tokens", "parent_seconds"}  # unknown to the first version
-    progress = Progress(**_checked("progress", state["progress"], PROGRESS, later))
+    later = {"validated", "parent_tokens", "parent_seconds"}  # missing in the first version
+    progress = RunProgress(**_checked("progress", state["progress"], PROGRESS, later))
     if max(progress.best_step, progress.validated) > progress.step:
         raise _Unfit(f"best_step or validated is after step {progress.step}")
     curve = Curve(logged=progress.step)  # earlier versions wrote each entry before the state
@@ -279,8 +284,8 @@ def _all_modes(parts: Tensor) -> Tensor:
 
 
 def _kept(optimizer: Optimizer, saved: Any, names: Mapping[int, str], step: int) -> dict[int, Any]:
-    """What an optimiser keeps of each weight, by the weight's number, in memory of its own."""
-    kind = f"optimiser {type(optimizer).__name__}"
+    """The state of an optimizer by number of the weight, copied. Raises _Unfit."""
+    kind = f"optimizer {type(optimizer).__name__}"
     _check_keys(kind, saved, {"state", "param_groups"})
     order = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = saved["param_groups"]
@@ -314,7 +319,7 @@ def _kept(optimizer: Optimizer, saved: Any, names: Mapping[int, str], step: int)
 def _checked(
     what: str, values: Any, fields: Mapping[str, Callable[[Any], bool]], optional: set[str]
 ) -> dict[str, Any]:
-    """`values` themselves, if they are those of `fields`."""
+    """`values` themselves, if they are those of `fields`. Raises _Unfit."""
     _check_keys(what, values, fields.keys() - optional, optional)
     for name, value in values.items():
         if not fields[name](value):
@@ -336,7 +341,7 @@ def _check_keys(
 def _check_tensors(
     what: str, tensors: Any, wanted: Mapping[str, Tensor], exact: bool = True
 ) -> None:
-    """That `tensors` are finite and of the names, shapes and, if `exact`, types of `wanted`."""
+    """Check the names, shapes and, if `exact`, types of `tensors`, and that they are finite."""
     _check_keys(what, tensors, wanted.keys())
     for name, like in wanted.items():
         tensor = tensors[name]

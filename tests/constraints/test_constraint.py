@@ -1,9 +1,10 @@
-"""Samplers under a grammar: always a string of the language, drawn from the exact posterior, known tokens kept."""
+"""Samplers under a grammar return strings of the language from the exact posterior."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from maskdiff.config import SamplerConfig
 from maskdiff.constraints.grammar import GrammarConstraint
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.languages.cfg import compile_grammar
 from maskdiff.sampling import (
@@ -28,11 +30,15 @@ from tests.helpers.dummies import TINY, Scrambled, Table, chi_square
 from tests.helpers.grammars import accepts, strings
 
 SYMBOLS = "0123()+*="
-GRAMMAR = 'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\nNUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
+GRAMMAR = (
+    'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\n'
+    'NUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
+)
 PAIRED = 'start: s\ns: "(" s ")" s | "+" s "*" s |'
-LENGTHS = [3, 17, 8, 7, 30, 12]
+LENGTHS = [3, 17, 8, 7, 22, 12]
 
 
+@lru_cache
 def constraint(text: str = GRAMMAR) -> GrammarConstraint:
     return GrammarConstraint(compile_grammar(text, SYMBOLS), TINY)
 
@@ -55,10 +61,9 @@ def test_every_sampler_returns_strings_that_parse(name: str, steps: int) -> None
     for text, length in zip(sample.texts(TINY), LENGTHS, strict=True):
         assert len(text) == length
         assert accepts(GRAMMAR, text), text
-    free = plain(Scrambled(), blank(LENGTHS)).texts(TINY)
-    assert not any(
-        accepts(GRAMMAR, text) for text in free[1:]
-    )  # the control: without it none of the longer ones does
+    if steps == max(5, needed(name)):  # the control: without the grammar no longer string parses
+        free = plain(Scrambled(), blank(LENGTHS)).texts(TINY)
+        assert not any(accepts(GRAMMAR, text) for text in free[1:])
     if steps and name not in ("autoregressive", "predictive", "hybrid_reference"):
         assert int(sample.evaluations.max()) <= steps
 
@@ -102,17 +107,17 @@ def table() -> Table:
         Unmask(order="random", schedule=Linear(), steps=0),
         Unmask(order="left_to_right", schedule=Linear(), steps=3),
         Unmask(order="entropy", schedule=Linear(), steps=0, fresh=True),
-        Unmask(order="random", schedule=Linear(), steps=2, temperature=0.7),
+        Unmask(order="random", schedule=Linear(), steps=2, draw=Draw(temperature=0.7)),
     ],
 )
 def test_a_product_is_conditioned_exactly_in_any_number_of_evaluations(sampler: Unmask) -> None:
-    """What one joint draw leaves is the same posterior again, so that neither order nor steps change the distribution."""
+    """After a joint draw the posterior is the same, so order and steps change no probability."""
     made = constrained(sampler, constraint(PAIRED))(table(), blank([6] * 8000, 5)).texts(TINY)
-    truth = exact(table(), PAIRED, 6, sampler.temperature)
+    truth = exact(table(), PAIRED, 6, sampler.draw.temperature)
     assert len(truth) == 40
     assert abs(chi_square(made, truth)) < 3.5
     assert (
-        chi_square(made, exact(table(), PAIRED, 6, sampler.temperature * 0.9)) > 5
+        chi_square(made, exact(table(), PAIRED, 6, sampler.draw.temperature * 0.9)) > 5
     )  # power: another temperature is found out
 
 
@@ -125,7 +130,8 @@ class Independent:
     def condition(
         self, log_probs: Tensor, tokens: Tensor, free: Tensor, *rest: object
     ) -> tuple[Tensor, Tensor]:
-        marginals, _ = self.inner.condition(log_probs, tokens, free, *rest)  # type: ignore[arg-type]
+        canvas = log_probs, tokens, free, *rest
+        marginals, _ = self.inner.condition(*canvas)  # type: ignore[arg-type]
         noise = -torch.log(
             -torch.log(torch.rand(marginals.shape, generator=torch.Generator().manual_seed(0)))
         )
@@ -140,7 +146,10 @@ class Independent:
 
 def test_committing_independent_draws_runs_into_dead_ends() -> None:
     wrong: Sampler = Unmask(
-        order="random", schedule=Linear(), steps=1, constraint=Independent(constraint(PAIRED))
+        order="random",
+        schedule=Linear(),
+        steps=1,
+        draw=Draw(constraint=Independent(constraint(PAIRED))),
     )  # type: ignore[arg-type]
     made = wrong(table(), blank([6] * 500, 5)).texts(TINY)
     assert sum(not accepts(PAIRED, text) for text in made) > 100
@@ -149,9 +158,9 @@ def test_committing_independent_draws_runs_into_dead_ends() -> None:
 
 
 def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
-    """Two strings of one batch that have spent unequal evaluations: the tail of one is drawn, the other goes on."""
+    """Two strings of one batch with unequal numbers of evaluations."""
     canvas = replace(blank([17, 17]), spent=torch.tensor([0, 3]))
-    sampler = Predictive(steps=5, constraint=constraint())
+    sampler = Predictive(steps=5, draw=Draw(constraint=constraint()))
     together = sampler(Scrambled(), canvas).texts(TINY)
     assert together == [sampler(Scrambled(), canvas[[row]]).texts(TINY)[0] for row in range(2)]
     assert all(accepts(GRAMMAR, text) for text in together)
@@ -165,9 +174,11 @@ def test_the_best_skeleton_is_not_charged_for_its_digits() -> None:
         logits[place, TINY.ids[symbol]] = math.log(share)
         logits[place, TINY.ids["(+)"[place - 1]]] = math.log(1 - share)
     grammar = constraint('start: "1" "=" "1" | "(" "+" ")"')
-    sampler = Unmask(steps=1, temperature=0.0, symbols="skeleton", constraint=grammar)
+    sampler = Unmask(steps=1, draw=Draw(temperature=0.0, symbols="skeleton", constraint=grammar))
     assert sampler(Table(logits), blank([3])).texts(TINY) == ["#=#"]
-    filled = sampler.then(Unmask(steps=2, temperature=0.0, symbols="fill", constraint=grammar))
+    filled = sampler.then(
+        Unmask(steps=2, draw=Draw(temperature=0.0, symbols="fill", constraint=grammar))
+    )
     assert filled(Table(logits), blank([3])).texts(TINY) == ["1=1"]
 
 
@@ -177,7 +188,7 @@ def test_low_temperatures_go_to_the_likelier_string() -> None:
     logits[1, TINY.ids["1"]] = -4.7
     grammar = constraint('start: "0" "0" | "1" "1"')
     for temperature in (0.02, 0.003, 0.001):
-        made = Unmask(steps=1, temperature=temperature, constraint=grammar)(
+        made = Unmask(steps=1, draw=Draw(temperature=temperature, constraint=grammar))(
             Table(logits), blank([2] * 50)
         ).texts(TINY)
         assert made == ["11"] * 50
@@ -191,7 +202,7 @@ def test_a_denoiser_to_which_every_string_is_impossible_still_gets_one() -> None
 
 
 def test_temperature_zero_is_the_most_probable_string() -> None:
-    made = constrained(Unmask(steps=1, temperature=0.0), constraint(PAIRED))(
+    made = constrained(Unmask(steps=1, draw=Draw(temperature=0.0)), constraint(PAIRED))(
         table(), blank([6, 4, 2])
     ).texts(TINY)
     for text in made:
@@ -201,7 +212,7 @@ def test_temperature_zero_is_the_most_probable_string() -> None:
 
 def test_a_nucleus_without_a_string_gives_way() -> None:
     """top_p leaves one symbol a position, and no string is made of those."""
-    sampler = constrained(Unmask(steps=2, top_p=1e-6), constraint())
+    sampler = constrained(Unmask(steps=2, draw=Draw(top_p=1e-6)), constraint())
     assert all(
         accepts(GRAMMAR, text) for text in sampler(Scrambled(), blank([3, 7, 12])).texts(TINY)
     )
@@ -210,13 +221,13 @@ def test_a_nucleus_without_a_string_gives_way() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
     grammar = constraint()
-    wanted = Autoregressive(temperature=temperature, constraint=grammar)(
+    wanted = Autoregressive(draw=Draw(temperature=temperature, constraint=grammar))(
         Scrambled(), blank(LENGTHS)
     ).texts(TINY)
     assert (
-        Predictive(temperature=temperature, constraint=grammar)(Scrambled(), blank(LENGTHS)).texts(
-            TINY
-        )
+        Predictive(draw=Draw(temperature=temperature, constraint=grammar))(
+            Scrambled(), blank(LENGTHS)
+        ).texts(TINY)
         == wanted
     )
     speculative = constrained(
@@ -277,4 +288,7 @@ def test_a_grammar_of_other_symbols_is_refused() -> None:
 
 def test_a_foreign_sampler_takes_no_constraint() -> None:
     with pytest.raises(ConfigError, match="takes no constraint"):
-        constrained(lambda denoiser, canvas: None, constraint())  # type: ignore[arg-type, return-value]
+        constrained(
+            lambda denoiser, canvas: None,  # type: ignore[arg-type, return-value]
+            constraint(),
+        )

@@ -1,4 +1,5 @@
-"""The causal mode: exact distribution, forced tokens, caches, and fixed points that equal it token for token."""
+"""The causal mode: exact distribution, forced tokens, caches, and fixed points that equal it
+token for token."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from maskdiff.config import ModelConfig, SamplerConfig
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models import denoiser as denoiser_module
 from maskdiff.models.denoiser import CausalStream, FullCausalStream
@@ -51,27 +53,30 @@ def test_autoregressive_is_exact():
     assert (
         max(chi_square(texts[0::2], exact.truth(3)), chi_square(texts[1::2], exact.truth(6))) < 3.5
     )
-    hot = Autoregressive(temperature=1.3)(exact, blank([3, 6] * 4000)).texts(TINY)
+    hot = Autoregressive(draw=Draw(temperature=1.3))(exact, blank([3, 6] * 4000)).texts(TINY)
     assert chi_square(hot[0::2], exact.truth(3)) > 5  # negative control
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("make", [Exact, Scrambled, model_denoiser])
 def test_predictive_equals_autoregressive_token_for_token(make, temperature):
-    """From blanks, from a parallel draft, and by speculation; never more evaluations than tokens."""
+    """From blanks, from a parallel draft, and by speculation.
+
+    Never more evaluations than tokens.
+    """
     lengths = [3, 6] * 20 if make is Exact else LENGTHS
     canvas = blank(lengths)
-    expected = Autoregressive(temperature=temperature)(make(), canvas)
-    draft = Unmask(steps=3, temperature=temperature)
+    expected = Autoregressive(draw=Draw(temperature=temperature))(make(), canvas)
+    draft = Unmask(steps=3, draw=Draw(temperature=temperature))
     for sampler in (
-        Predictive(temperature=temperature),
-        one_shot(draft).then(Predictive(temperature=temperature)),
-        verified(draft, 0, temperature),
+        Predictive(draw=Draw(temperature=temperature)),
+        one_shot(draft).then(Predictive(draw=Draw(temperature=temperature))),
+        verified(draft, 0, draw=Draw(temperature)),
         Speculate(draft, steps=0),
     ):
         sample = sampler(make(), canvas)
         assert torch.equal(sample.tokens, expected.tokens)
-    plain = Predictive(temperature=temperature)(make(), canvas)
+    plain = Predictive(draw=Draw(temperature=temperature))(make(), canvas)
     assert (plain.evaluations <= torch.tensor(lengths)).all()
 
 
@@ -136,7 +141,7 @@ def test_hybrid_of_three_and_twelve_is_three_plus_nine():
     assert sample.evaluations.tolist() == [12, 5]
     causal = Autoregressive()(Scrambled(), blank([40, 5]))
     assert torch.equal(sample.tokens[:, :4], causal.tokens[:, :4])
-    own = hybrid(3, Unmask(steps=0, own=12))(Scrambled(), blank([40, 5]))
+    own = hybrid(3, Unmask(steps=0, stage_steps=12))(Scrambled(), blank([40, 5]))
     assert own.evaluations.tolist() == [15, 5]
     with pytest.raises(ConfigError, match="at least 4"):
         hybrid(3, Unmask(steps=3))
@@ -226,7 +231,10 @@ def test_causal_log_prob_is_the_chain_rule():
     "name", ["coupled", "speculative", "hybrid", "certain_prefix", "spaced_bound"]
 )
 def test_a_denoiser_that_reads_the_noise_draws_the_causal_sample_at_once(name):
-    """Coupled presets with perfect foresight equal the causal mode; one that ignores the noise does not (negative control)."""
+    """Coupled presets with perfect foresight equal the causal mode.
+
+    One that ignores the noise does not (negative control).
+    """
     canvas, denoiser = blank([3, 6] * 20), Foresighted()
     causal = Autoregressive()(denoiser, canvas)
     sample = make_sampler(SamplerConfig(name, steps=4, num_ar_tokens=1))(denoiser, canvas)
@@ -247,9 +255,9 @@ def test_coupling_needs_the_input_and_the_whole_distribution():
 def test_coupling_gives_up_where_it_was_not_trained():
     """Nucleus sampling and temperature 0 are those of the same settings without coupling."""
     canvas = blank([3, 6] * 10)
-    for settings in ({"top_p": 0.8}, {"temperature": 0.0}):
+    for draw in (Draw(top_p=0.8), Draw(0.0)):
         plain, able = (
-            Unmask(order="entropy", coupled=coupled, **settings) for coupled in ("off", "able")
+            Unmask(order="entropy", coupled=coupled, draw=draw) for coupled in ("off", "able")
         )
         assert torch.equal(plain(Exact(), canvas).tokens, able(Foresighted(), canvas).tokens)
 

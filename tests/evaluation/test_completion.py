@@ -14,7 +14,12 @@ from maskdiff.decoding.histories import Goal
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation import completion as suite
 from maskdiff.evaluation import suites
-from maskdiff.evaluation.completion_baselines import Proposal, Reading, leaves, total_variation
+from maskdiff.evaluation.completion_baselines import (
+    ConditionedBaseline,
+    Reading,
+    leaves,
+    total_variation,
+)
 from maskdiff.evaluation.completion_methods import (
     BASELINES,
     next_token,
@@ -101,7 +106,7 @@ def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject)
     )
     goal, read = Goal(model.table, model.latent_states, prefix), Reading(model)
     conditioned = condition(model, prefix, "exact")
-    found = text_log_prob(next_token_rows(Proposal(conditioned), goal, read), goal, text)
+    found = text_log_prob(next_token_rows(ConditionedBaseline(conditioned), goal, read), goal, text)
     exact = (
         condition(model, text, "exact", budget=10**5, whole=True).summary.log_z
         - conditioned.summary.log_z
@@ -126,7 +131,11 @@ def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> 
         assert (start, token) == (ends[index] - len(model.table.texts[token] or b""), cut[index])
     goal = Goal(model.table, model.latent_states, b"(+(")
     found = next_token(
-        next_token_rows(Proposal(condition(model, b"(+(", "exact")), goal, Reading(model)), goal, 60
+        next_token_rows(
+            ConditionedBaseline(condition(model, b"(+(", "exact")), goal, Reading(model)
+        ),
+        goal,
+        60,
     )
     assert found is not None
     start, token = found

@@ -32,9 +32,10 @@ from maskdiff.training.loop import Trainer
 from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_loaded
 
 TWIN = {
-    "max_depth": 1, "max_int": 9, "max_len": 28, "causal_length": False, "n_embd": 32, "n_layer": 1, "k_iter": 2,
-    "num_samples": 0, "batch_size": 64, "max_iters": 120, "warmup_iters": 20, "ema": 0.95, "causal_share": 1.0,
-    "repair_share": 0.0, "skeleton_share": 0.0, "eval_interval": 10**6, "save_interval": 10**6, "live_samples": 0,
+    "max_depth": 1, "max_int": 9, "max_len": 28, "causal_length": False, "n_embd": 32,
+    "n_layer": 1, "k_iter": 2, "num_samples": 0, "batch_size": 64, "max_iters": 120,
+    "warmup_iters": 20, "ema": 0.95, "causal_share": 1.0, "repair_share": 0.0,
+    "skeleton_share": 0.0, "eval_interval": 10**6, "save_interval": 10**6, "live_samples": 0,
     "eval_samples": 8,
 }  # fmt: skip
 MISTAKES = {
@@ -236,7 +237,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run_cli(door.main, ["diagnose", str(train), str(decode)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        "likely cause: stop_in_answers, which leads to answers that are cut\n  evidence: the stop text '='"
+        "likely cause: stop_in_answers, which leads to answers that are cut\n"
+        "  evidence: the stop text '='"
     )
     assert "also: end_not_taught" in out
     assert "also: greedy" in out

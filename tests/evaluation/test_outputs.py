@@ -155,9 +155,9 @@ def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) 
     ]
     assert len(benchmark.load_subjects([*same, str(able)], "cpu")) == 2
     (tmp_path / "link.bin").write_bytes(tiny.read_bytes())
-    assert [s.name for s in benchmark.load_subjects([str(tmp_path / "link.pt"), str(tmp_path / "link.bin")], "cpu")] == [
-        "link.pt", "link.bin",
-    ]  # fmt: skip
+    names = ["link.pt", "link.bin"]
+    subjects = benchmark.load_subjects([str(tmp_path / name) for name in names], "cpu")
+    assert [s.name for s in subjects] == names
 
 
 def test_the_shipped_checkpoint_is_found_from_anywhere(

@@ -13,6 +13,7 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.config import ControlConfig
 from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
+from maskdiff.drawing.settings import Draw
 from maskdiff.evaluation import diagnosis, plots, repetition, suites
 from maskdiff.evaluation import outputs as drawn_outputs
 from maskdiff.evaluation.outputs import (
@@ -70,17 +71,15 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
             ControlConfig(),
             ControlConfig(repetition_penalty=1.3, no_repeat_ngram=3, dry_multiplier=0.8),
         ):
-            controls = drawn_outputs.Penalties.of(control, one.vocabulary)
+            draw = Draw(1.0, 1.0, penalties=drawn_outputs.Penalties.of(control, one.vocabulary))
             together = SharedTree(model)
             given = [condition(together, prompt, "exact") for prompt in prompts]
-            made = Decoding(given, keys, 1.0, 1.0, controls).run()
+            made = Decoding(given, keys, draw=draw).run()
             assert [
                 string.data[: len(prompt)] for string, prompt in zip(made, prompts, strict=True)
             ] == prompts
             for string, prompt, key in zip(made, prompts, keys, strict=True):
-                alone = Decoding(
-                    condition(model, prompt, "exact"), key[None], 1.0, 1.0, controls
-                ).run()[0]
+                alone = Decoding(condition(model, prompt, "exact"), key[None], draw=draw).run()[0]
                 assert (alone.data, alone.tokens, alone.reason) == (
                     string.data,
                     string.tokens,

@@ -182,7 +182,8 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pytest.importorskip("matplotlib")
     written = plots.write_plots(sample_report(), tmp_path)
     assert [p.name for p in written] == [
-        "validity_by_evaluations.png", "validity_by_length.png", "validity_by_nesting.png", "repair_by_noise.png",
+        "validity_by_evaluations.png", "validity_by_length.png", "validity_by_nesting.png",
+        "repair_by_noise.png",
     ]  # fmt: skip
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in written)
     assert plots.write_plots(report.Report([]), tmp_path) == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from maskdiff.experiments.distillation.positions import NONE, edit_aligned, ordinal
+from maskdiff.experiments.distillation.positions import NO_PARTNER, edit_aligned, ordinal
 
 WORD = st.lists(st.integers(0, 2), max_size=16)
 Links = set[tuple[int, int]]
@@ -39,15 +39,17 @@ def test_partners_stand_behind_the_same_tokens(
     answer: list[int], other: list[int], least: int
 ) -> None:
     """Place by place; of the first, which has nothing before it, nothing is said."""
-    assert ordinal(answer, other) == [t if t < len(other) else NONE for t in range(len(answer))]
+    assert ordinal(answer, other) == [
+        t if t < len(other) else NO_PARTNER for t in range(len(answer))
+    ]
     edit, found = edit_aligned(answer, other, least), links(answer, other)
     assert len(edit) == len(answer)
     for t in range(1, len(answer)):
         expected = [p for p in range(1, len(other)) if behind(found, t, p, least)]
-        assert [edit[t]] == (expected or [NONE])
+        assert [edit[t]] == (expected or [NO_PARTNER])
         for p in expected:
             assert answer[max(0, t - least) : t] == other[max(0, p - least) : p]
-    partners = [p for p in edit if p != NONE]
+    partners = [p for p in edit if p != NO_PARTNER]
     assert partners == sorted(set(partners))
     assert (
         edit_aligned(answer, answer, least) == ordinal(answer, answer) == list(range(len(answer)))
@@ -100,21 +102,21 @@ def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObj
         )  # behind the last of them, too, where the answers part or happen to agree
         future = data.draw(st.lists(st.integers(10, 12), min_size=1, max_size=8))
         assert edit_aligned(answer, other[: p + k] + future)[1 : t + k + 1] == edit[1 : t + k + 1]
-    assert set(edit[1 : t + begun]) <= {NONE}
-    assert edit_aligned(answer, other[: p + size])[t + size] == NONE  # it ends
+    assert set(edit[1 : t + begun]) <= {NO_PARTNER}
+    assert edit_aligned(answer, other[: p + size])[t + size] == NO_PARTNER  # it ends
 
 
 @pytest.mark.parametrize(
     "answer, other, partners",
     [
-        ("abcde", "abcxe", [1, 2, 3, NONE]),  # what differs first is compared
-        ("abc", "axx", [1, NONE]),  # since the beginning one token is enough
-        ("yabcd", "xxabcz", [NONE, NONE, NONE, 5]),
-        ("yabd", "xxabd", [NONE, NONE, NONE]),  # behind three there is nothing
-        ("yabe", "xxabf", [NONE, NONE, NONE]),  # two are too few
-        ("abcd", "ab", [1, NONE, NONE]),
-        ("efg", "ab", [NONE, NONE]),
-        ("efg", "", [NONE, NONE]),
+        ("abcde", "abcxe", [1, 2, 3, NO_PARTNER]),  # what differs first is compared
+        ("abc", "axx", [1, NO_PARTNER]),  # since the beginning one token is enough
+        ("yabcd", "xxabcz", [NO_PARTNER, NO_PARTNER, NO_PARTNER, 5]),
+        ("yabd", "xxabd", [NO_PARTNER, NO_PARTNER, NO_PARTNER]),  # behind three there is nothing
+        ("yabe", "xxabf", [NO_PARTNER, NO_PARTNER, NO_PARTNER]),  # two are too few
+        ("abcd", "ab", [1, NO_PARTNER, NO_PARTNER]),
+        ("efg", "ab", [NO_PARTNER, NO_PARTNER]),
+        ("efg", "", [NO_PARTNER, NO_PARTNER]),
         ("", "ab", []),
     ],
 )
@@ -126,9 +128,15 @@ def test_partners_by_hand(answer: str, other: str, partners: list[int]) -> None:
 def test_an_insertion_shifts_one_alignment_and_not_the_other() -> None:
     answer = list(range(300))  # longer than what difflib would take for popular tokens
     other = [*answer[:100], 999, *answer[100:]]
-    assert edit_aligned(answer, other) == [*range(101), NONE, NONE, *range(104, 301)]
-    assert edit_aligned(other, answer) == [*range(101), NONE, NONE, NONE, *range(103, 300)]
+    assert edit_aligned(answer, other) == [*range(101), NO_PARTNER, NO_PARTNER, *range(104, 301)]
+    assert edit_aligned(other, answer) == [
+        *range(101),
+        NO_PARTNER,
+        NO_PARTNER,
+        NO_PARTNER,
+        *range(103, 300),
+    ]
     compared = [answer[t] == other[p] for t, p in enumerate(ordinal(answer, other))]
     assert sum(compared) == 100  # behind it equal places hold different texts
     few = [0, 1, 2] * 100  # tokens that return as often as those of a small vocabulary do
-    assert edit_aligned(few, [9, *few])[1:] == [NONE, NONE, *range(4, 301)]
+    assert edit_aligned(few, [9, *few])[1:] == [NO_PARTNER, NO_PARTNER, *range(4, 301)]

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.hypotheses import bootstrap
 from maskdiff.experiments.distillation.studies import EXPERIMENTS
-from maskdiff.experiments.distillation.studies.protocol import problems_of
-from maskdiff.experiments.distillation.verdicts import estimated
+from maskdiff.experiments.distillation.studies.protocol import problem_clusters
 from tests.helpers.distillation import (
     NAN,
     SMALL,
@@ -38,7 +38,7 @@ NAMES = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=5, unique=True),
 @settings(max_examples=200, deadline=None)
 def test_problems_are_numbered_by_their_names(names: list[list[str]]) -> None:
     """Equal numbers are equal names; None where all differ."""
-    found = problems_of([{"names": each} for each in names])
+    found = problem_clusters([{"names": each} for each in names])
     every = [name for each in names for name in each]
     if len(set(every)) == len(every):
         assert found is None
@@ -59,8 +59,8 @@ def test_a_problem_that_is_drawn_again_narrows_nothing(count: int, times: int) -
     values = rng.normal(size=count)
     order = rng.permutation(count * times)
     again, names = np.tile(values, times)[order], np.tile(np.arange(count), times)[order]
-    once = estimated(values, rng, 4000)
-    tied, ignored = estimated(again, rng, 4000, names), estimated(again, rng, 4000)
+    once = bootstrap(values, rng, 4000)
+    tied, ignored = bootstrap(again, rng, 4000, names), bootstrap(again, rng, 4000)
     width = once.high - once.low
     assert tied.value == pytest.approx(once.value)
     assert tied.count == ignored.count == count * times
@@ -74,10 +74,10 @@ def test_a_problem_that_is_drawn_again_narrows_nothing(count: int, times: int) -
 def test_few_distinct_problems_have_no_interval_however_often_they_were_drawn() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=40)
-    assert math.isinf(estimated(values, rng, 100, np.arange(40) % 2).high)
-    assert math.isfinite(estimated(values, rng, 100, np.arange(40) % 3).high)
+    assert math.isinf(bootstrap(values, rng, 100, np.arange(40) % 2).high)
+    assert math.isfinite(bootstrap(values, rng, 100, np.arange(40) % 3).high)
     third = np.where(np.arange(40) % 3 == 2, NAN, values)  # of which nothing is known
-    assert math.isinf(estimated(third, rng, 100, np.arange(40) % 3).high)
+    assert math.isinf(bootstrap(third, rng, 100, np.arange(40) % 3).high)
 
 
 # ------------------------------------------------------------------------------------------------------------- whole runs
@@ -162,7 +162,7 @@ def test_the_intervals_are_those_of_clusters_of_names(runs: tuple[Path, Path]) -
             for folder in runs
         )
         tied, free = (
-            EXPERIMENTS[name].conclude(parts, config, rng).claims for parts in (shared, hidden)
+            EXPERIMENTS[name].conclude(parts, config, rng).hypotheses for parts in (shared, hidden)
         )
         for one, other in zip(tied, free, strict=True):
             same(one.values, other.values)
@@ -198,6 +198,6 @@ def test_seeds_that_share_some_problems_tie_those_alone(tmp_path: Path) -> None:
     run(tmp_path, ["rewards"], environment=Some())
     parts = [json.loads(parts_of(tmp_path)[f"rewards-{seed}.json"]) for seed in (0, 1)]
     assert [part["names"] for part in parts] == [["0", "1", "2"], ["1", "2", "3"]]
-    found = problems_of(parts)
+    found = problem_clusters(parts)
     assert found is not None
     assert found.tolist() == [0, 1, 2, 1, 2, 3]

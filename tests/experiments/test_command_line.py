@@ -17,8 +17,8 @@ from maskdiff.checkpoint import make_payload, save
 from maskdiff.cli.arguments import default_checkpoint, run_cli
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.errors import ConfigError
-from maskdiff.experiments.distillation import cli as door
-from maskdiff.experiments.distillation.runner import Setting
+from maskdiff.experiments.distillation import cli as distillation_cli
+from maskdiff.experiments.distillation.runner import RunSettings
 from maskdiff.languages import make_language, model_vocabulary
 from maskdiff.models.universal import UniversalDenoiser
 from tests.helpers.distillation import parts_of
@@ -117,7 +117,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_mistakes_are_one_line_and_no_files(
     capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
 ) -> None:
-    assert run_cli(door.main, argv) == 2
+    assert run_cli(distillation_cli.main, argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -129,10 +129,14 @@ def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) 
     with pytest.raises(
         ConfigError, match="this is a model of arithmetic; self-distillation needs one"
     ):
-        door.main(["--out", "x", "--no_pictures", "--model", default_checkpoint("best.pt")])
+        distillation_cli.main(
+            ["--out", "x", "--no_pictures", "--model", default_checkpoint("best.pt")]
+        )
     model = str(tiny_model(elsewhere / "tiny.pt"))
     with pytest.raises(ConfigError, match="give --environment arithmetic"):
-        door.main(["--out", "x", "--no_pictures", "--model", model, "--environment", "python"])
+        distillation_cli.main(
+            ["--out", "x", "--no_pictures", "--model", model, "--environment", "python"]
+        )
     assert [path.name for path in elsewhere.iterdir()] == ["tiny.pt"]
 
 
@@ -153,21 +157,21 @@ def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: 
         "1",
     ]
     argv = ["--experiment", "all", "--threads", "1", "--rollouts", "2", *few, "--no_pictures"]
-    assert door.main([*argv, "--model", "tiny.pt", "--out", "first"]) == 0
+    assert distillation_cli.main([*argv, "--model", "tiny.pt", "--out", "first"]) == 0
     made = (elsewhere / "first/results.json").read_bytes()
     assert "revision" in made.decode()  # our models have a bidirectional mode
     assert b"tiny" not in made
     again = ["--seed_file", "first/seeds.json", "--no_pictures", "--out", "second"]
-    assert door.main(again) == 0
+    assert distillation_cli.main(again) == 0
     assert (elsewhere / "second/results.json").read_bytes() == made
-    known = Setting.read("first/seeds.json")
+    known = RunSettings.read("first/seeds.json")
     assert (known.threads, known.device, known.dtype, known.records) == (1, "cpu", "float32", "")
-    assert Setting.read("second/seeds.json") == known
+    assert RunSettings.read("second/seeds.json") == known
     tiny_model(elsewhere / "tiny.pt", seed=1)
     with pytest.raises(ConfigError, match=r"the model is another than that of 'first/seeds.json'"):
-        door.main([*again[:-1], "third"])
+        distillation_cli.main([*again[:-1], "third"])
     with pytest.raises(ConfigError, match="holds a run with another weights"):
-        door.main([*argv, "--model", "tiny.pt", "--out", "first"])
+        distillation_cli.main([*argv, "--model", "tiny.pt", "--out", "first"])
     assert not (elsewhere / "third").exists()
     assert (elsewhere / "first/results.json").read_bytes() == made
 
@@ -209,7 +213,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None
     if not model.exists():  # one that knows nothing does as well
         model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
     argv = [*SETTINGS, *size, "--quick", "--model", str(model), "--out"]
-    assert door.main([*argv, str(tmp_path / "whole")]) == 0
+    assert distillation_cli.main([*argv, str(tmp_path / "whole")]) == 0
     total = 10
     assert len(parts_of(tmp_path / "whole")) == total
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from maskdiff.errors import UserError
-from maskdiff.experiments.distillation.runner import Setting
+from maskdiff.experiments.distillation.runner import RunSettings
 from tests.helpers.distillation import NAMES, one_line, run
 
 every_experiment = pytest.mark.parametrize("name", NAMES)
@@ -27,7 +27,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mended(folder: Path, path: str, change: Callable[[Any], Any]) -> None:
-    """Write a file of JSON anew."""
+    """Write a file of JSON regenerate."""
     (folder / path).write_text(json.dumps(change(json.loads((folder / path).read_text()))))
 
 
@@ -154,21 +154,23 @@ def test_damaged_seed_files_are_an_error_of_one_line(
     path = tmp_path / "seeds.json"
     shutil.copy(whole / "seeds.json", path)
     mended(tmp_path, "seeds.json", SEED_FILES[what])
-    assert "is no seed file; give the seeds.json of a run" in one_line(lambda: Setting.read(path))
+    assert "is no seed file; give the seeds.json of a run" in one_line(
+        lambda: RunSettings.read(path)
+    )
 
 
 def test_seed_files_that_cannot_be_are_an_error_of_one_line(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "seeds.json"
-    assert "No such file" in one_line(lambda: Setting.read(path))
-    assert "Is a directory" in one_line(lambda: Setting.read(tmp_path))
+    assert "No such file" in one_line(lambda: RunSettings.read(path))
+    assert "Is a directory" in one_line(lambda: RunSettings.read(tmp_path))
     for raw in (b"", b"{", b"\xff", (whole / "seeds.json").read_bytes()[:-5]):
         path.write_bytes(raw)
-        assert "is no JSON" in one_line(lambda: Setting.read(path))
+        assert "is no JSON" in one_line(lambda: RunSettings.read(path))
 
     def read(change: Callable[[Any], Any]) -> str:
         shutil.copy(whole / "seeds.json", path)
         mended(tmp_path, "seeds.json", change)
-        return one_line(lambda: Setting.read(path))
+        return one_line(lambda: RunSettings.read(path))
 
     assert "is a seed file of version 2; this is version 1" in read(
         lambda seeds: {**seeds, "schema": 2}

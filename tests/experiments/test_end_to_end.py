@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from maskdiff.errors import ConfigError
 from maskdiff.experiments.distillation.cli import main
-from maskdiff.experiments.distillation.sandbox.run import available
+from maskdiff.experiments.distillation.sandbox.run import isolation_problem
 from tests.helpers.hugging_face import saved
 
 TESTS = json.dumps([{"input": "", "output": "1", "testtype": "stdin"}])
@@ -48,7 +48,7 @@ def records(where):
 
 def test_a_model_of_transformers_goes_through_all_experiments(tmp_path, capsys):
     """A random model solves nothing: what counts is that everything is measured, of ids alone, and the verdicts follow."""
-    if reason := available():
+    if reason := isolation_problem():
         pytest.skip(f"programs cannot be isolated here: {reason}")
     folder = saved(tmp_path / "model", "qwen3", room=4096)
     out = tmp_path / "out"

@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation.sandbox import program_setup
 from maskdiff.experiments.distillation.sandbox import run as sandbox
-from maskdiff.experiments.distillation.sandbox import surroundings
 from maskdiff.experiments.distillation.sandbox.run import (
-    Limits,
-    Run,
-    Surroundings,
-    Verdict,
-    available,
-    run,
+    ProgramResult,
+    ProgramSetup,
+    ResourceLimits,
+    RunStatus,
+    isolation_problem,
+    run_program,
 )
 from tests.helpers.paths import REPOSITORY
 
-REASON = available()
+REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
-QUICK = Limits(wall_seconds=10.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20)
+QUICK = ResourceLimits(wall_seconds=10.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20)
 # `must` raises the error of a call by ctypes, so that it decides the verdict.
 HELPERS = """
 import ctypes, fcntl, os, select, signal, socket, sys, termios, time
@@ -38,8 +38,10 @@ def must(result):
 """
 
 
-def attack(program: str, limits: Limits = QUICK, around: Surroundings = sandbox.NOTHING) -> Run:
-    return run(HELPERS + program, "", limits, "required", around)
+def attack(
+    program: str, limits: ResourceLimits = QUICK, setup: ProgramSetup = sandbox.DEFAULT_SETUP
+) -> ProgramResult:
+    return run_program(HELPERS + program, "", limits, "required", setup)
 
 
 def landlock() -> bool:
@@ -113,7 +115,7 @@ X86_ONLY = {name for name, (program, _) in KERNEL_MEMORY.items() if "syscall(" i
 
 
 @functools.cache
-def attacks() -> dict[str, Run]:
+def attacks() -> dict[str, ProgramResult]:
     """The ends of all programs of the two tables, several at a time since each is short."""
     programs = {name: program for name, (program, _) in {**KERNEL_MEMORY, **STATE}.items()}
     with ThreadPoolExecutor(4) as pool:
@@ -126,7 +128,7 @@ def test_kernel_memory_and_powers_are_refused(name: str) -> None:
     if name in X86_ONLY and os.uname().machine != "x86_64":
         pytest.skip("written in the numbers of another machine")
     result, verdict = attacks()[name], KERNEL_MEMORY[name][1]
-    assert (result.verdict.value, result.stderr[-300:] if result.verdict != verdict else "") == (
+    assert (result.status.value, result.stderr[-300:] if result.status != verdict else "") == (
         verdict,
         "",
     )
@@ -188,7 +190,7 @@ STATE = {
 @pytest.mark.parametrize("name", STATE)
 def test_nothing_outside_its_folder_can_be_changed(name: str) -> None:
     result, verdict = attacks()[name], STATE[name][1]
-    assert (result.verdict.value, result.stderr[-300:] if result.verdict != verdict else "") == (
+    assert (result.status.value, result.stderr[-300:] if result.status != verdict else "") == (
         verdict,
         "",
     )
@@ -239,7 +241,7 @@ def test_a_run_sees_nothing_of_the_one_before() -> None:
     before = attack(LOOK)
     left = attack(LEAVE)
     after = attack(LOOK)
-    assert before.verdict is left.verdict is after.verdict is Verdict.OK, left.stderr
+    assert before.status is left.status is after.status is RunStatus.OK, left.stderr
     assert left.stdout == "['a file', 'a folder', 'a name', 'written devices', 'a daemon']\n"
     assert after.stdout == before.stdout
     assert "left" not in after.stdout
@@ -284,11 +286,11 @@ print(found, sorted({name for name in os.listdir("/proc") if not name.isdigit()}
 @isolated
 def test_proc_shows_the_program_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "the-secret")
-    words = [str(REPOSITORY), "jail.py", "the-secret", "workdir", "overlay", "ext4"]
+    words = [str(REPOSITORY), "container.py", "the-secret", "workdir", "overlay", "ext4"]
     if not landlock():
         words = words[:3]  # the mount table of its own namespace names kinds of file systems
     result = attack(f"WORDS = {words!r}{WORDS}")
-    assert result.verdict is Verdict.OK, result.stderr
+    assert result.status is RunStatus.OK, result.stderr
     if result.stdout != "[] [] False\n":  # no new /proc can be had in some containers
         assert result.stdout == "[] ['self', 'thread-self'] True\n"
     paths = [
@@ -323,10 +325,10 @@ def test_proc_shows_the_program_and_nothing_else(monkeypatch: pytest.MonkeyPatch
 
 @isolated
 def test_without_landlock_all_else_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    jail, source = tmp_path / "jail.py", sandbox.JAIL.read_text(encoding="utf-8")
-    jail.write_text(source.replace("    conceal()\n", ""), encoding="utf-8")
-    assert jail.read_text(encoding="utf-8") != source
-    monkeypatch.setattr(sandbox, "JAIL", jail)
+    container, source = tmp_path / "container.py", sandbox.CONTAINER.read_text(encoding="utf-8")
+    container.write_text(source.replace("    restrict_proc()\n", ""), encoding="utf-8")
+    assert container.read_text(encoding="utf-8") != source
+    monkeypatch.setattr(sandbox, "CONTAINER", container)
     result = attack("""
 mounts = [line.split() for line in open("/proc/self/mountinfo")]
 print(sorted(fields[4] for fields in mounts if "ro" not in fields[5].split(",")))
@@ -334,14 +336,14 @@ print(all("nosuid" in fields[5] for fields in mounts))
 print(set(open("/proc/self/cgroup").read().split(":")[-1::]) == {"/\\n"})
 """)
     assert result.stdout == "['/box']\nTrue\nTrue\n", result.stderr
-    assert attack("open('/proc/1/cmdline')").verdict is Verdict.FILE_DENIED
+    assert attack("open('/proc/1/cmdline')").status is RunStatus.FILE_DENIED
 
 
 @isolated
 def test_without_proc_a_program_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    jail, source = tmp_path / "jail.py", sandbox.JAIL.read_text(encoding="utf-8")
-    jail.write_text(source.replace("subset=pid", "subset=unknown"), encoding="utf-8")
-    monkeypatch.setattr(sandbox, "JAIL", jail)
+    container, source = tmp_path / "container.py", sandbox.CONTAINER.read_text(encoding="utf-8")
+    container.write_text(source.replace("subset=pid", "subset=unknown"), encoding="utf-8")
+    monkeypatch.setattr(sandbox, "CONTAINER", container)
     assert attack("print(os.listdir('/proc'), open(0).read())").stdout == "[] \n"
 
 
@@ -350,14 +352,14 @@ def test_without_proc_a_program_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @isolated
 def test_installed_packages_are_unreadable_unless_asked_for() -> None:
-    folders = surroundings.covered_paths()
+    folders = program_setup.covered_paths()
     library = os.path.dirname(os.path.realpath(os.__file__))
     assert (
         any(os.path.dirname(folder) == library for folder in folders)
         or not Path(library, "site-packages").exists()
     )
     for folder in folders:
-        assert attack(f"print(os.listdir({folder!r}))").verdict is Verdict.FILE_DENIED
+        assert attack(f"print(os.listdir({folder!r}))").status is RunStatus.FILE_DENIED
     search = """
 found = []
 for folder, folders, names in (step for top in ("/", *sys.path[1:]) for step in os.walk(top)):
@@ -377,16 +379,16 @@ print(found[:3], len(os.listdir(os.path.dirname(os.__file__))) > 100)
 @isolated
 def test_a_package_asked_for_is_shown_alone() -> None:
     pytest.importorskip("iniconfig")
-    around = Surroundings(packages=("iniconfig",))
+    setup = ProgramSetup(packages=("iniconfig",))
     names = "[name for name in os.listdir('/packages') if '-' not in name]"
     program = f"import iniconfig\nprint(iniconfig.__file__, {names})"
-    result = attack(program, around=around)
+    result = attack(program, setup=setup)
     assert result.stdout == "/packages/iniconfig/__init__.py ['iniconfig']\n", result.stderr
-    assert "ModuleNotFoundError" in attack("import pytest", around=around).stderr
+    assert "ModuleNotFoundError" in attack("import pytest", setup=setup).stderr
     assert (
-        attack("open('/packages/iniconfig/new', 'w')", around=around).verdict is Verdict.FILE_DENIED
+        attack("open('/packages/iniconfig/new', 'w')", setup=setup).status is RunStatus.FILE_DENIED
     )
-    here = run("import iniconfig\nprint(iniconfig.__name__)", "", QUICK, "none", around)
+    here = run_program("import iniconfig\nprint(iniconfig.__name__)", "", QUICK, "none", setup)
     assert here.stdout == "iniconfig\n", here.stderr
 
 
@@ -412,7 +414,7 @@ def test_the_files_of_a_package_are_its_own(
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def names(package: str) -> list[str]:
-        paths = surroundings.package_paths.__wrapped__(package)
+        paths = program_setup.package_paths.__wrapped__(package)
         assert all(str(tmp_path / name) == path for path, name in paths)
         return [name for _, name in paths]
 
@@ -421,18 +423,18 @@ def test_the_files_of_a_package_are_its_own(
     assert names("three") == ["three-1.dist-info", "three.py"]
     with pytest.raises(ConfigError, match="package 'four' has no files of its own"):
         names("four")
-    monkeypatch.setattr(surroundings, "OURS", tmp_path / "shared" / "one" / "more")
+    monkeypatch.setattr(program_setup, "OURS", tmp_path / "shared" / "one" / "more")
     with pytest.raises(
         ConfigError, match="package 'one' holds the tests of the problems; leave it out"
     ):
         names("one")
     if REASON is None:
-        monkeypatch.setattr(surroundings, "OURS", REPOSITORY / "maskdiff")
+        monkeypatch.setattr(program_setup, "OURS", REPOSITORY / "maskdiff")
         tmp_path.chmod(0o755)
-        around = Surroundings(packages=("one", "three"))
+        setup = ProgramSetup(packages=("one", "three"))
         names = "sorted(os.listdir('/packages/shared'))"
         program = f"import shared.one, three\nprint({names}, shared.one.__file__)"
-        result = attack(program, around=around)
+        result = attack(program, setup=setup)
         assert result.stdout == "['one', 'one.py'] /packages/shared/one/__init__.py\n", (
             result.stderr
         )
@@ -441,10 +443,14 @@ def test_the_files_of_a_package_are_its_own(
 @isolated
 def test_numpy_works_where_it_is_asked_for() -> None:
     program = "import numpy\nprint(int(numpy.linalg.det(numpy.eye(50)) + numpy.arange(9).sum()))"
-    result = run(
-        program, "", Limits(wall_seconds=20.0), "required", Surroundings(packages=("numpy",))
+    result = run_program(
+        program,
+        "",
+        ResourceLimits(wall_seconds=20.0),
+        "required",
+        ProgramSetup(packages=("numpy",)),
     )
-    assert (result.verdict, result.stdout) == (Verdict.OK, "37\n"), result.stderr
+    assert (result.status, result.stdout) == (RunStatus.OK, "37\n"), result.stderr
 
 
 @pytest.mark.parametrize("name", ["no-such-package", "", "../numpy", "a b", "numpy\n", "."])
@@ -452,7 +458,7 @@ def test_unknown_packages_are_named(name: str) -> None:
     with pytest.raises(
         ConfigError, match=r"package .* is not installed; give names that `pip list` shows"
     ) as caught:
-        Surroundings(packages=(name,))
+        ProgramSetup(packages=(name,))
     assert "\n" not in str(caught.value)
 
 
@@ -472,11 +478,11 @@ def test_hidden_files_are_covered_in_folders_that_are_shown(
         (tmp_path / name).write_text("the secret")
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "records.jsonl")
-    shown = [*surroundings.shown_paths(), str(tmp_path)]
-    monkeypatch.setattr(surroundings, "shown_paths", lambda: shown)
-    monkeypatch.setattr(sandbox, "shown_paths", lambda: shown)
-    monkeypatch.setattr(surroundings, "covered_paths", surroundings.covered_paths.__wrapped__)
-    around = Surroundings(hidden=(str(link), str(tmp_path / "folder"), str(tmp_path / "missing")))
+    shown = [*program_setup.visible_paths(), str(tmp_path)]
+    monkeypatch.setattr(program_setup, "visible_paths", lambda: shown)
+    monkeypatch.setattr(sandbox, "visible_paths", lambda: shown)
+    monkeypatch.setattr(program_setup, "covered_paths", program_setup.covered_paths.__wrapped__)
+    setup = ProgramSetup(hidden=(str(link), str(tmp_path / "folder"), str(tmp_path / "missing")))
     for name in (
         "records.jsonl",
         "link.jsonl",
@@ -484,16 +490,16 @@ def test_hidden_files_are_covered_in_folders_that_are_shown(
         "lib/python3.9/site-packages/x.py",
     ):
         assert (
-            attack(f"print(open({str(tmp_path / name)!r}).read())", around=around).verdict
-            is Verdict.FILE_DENIED
+            attack(f"print(open({str(tmp_path / name)!r}).read())", setup=setup).status
+            is RunStatus.FILE_DENIED
         )
     assert (
-        attack(f"os.chmod({str(tmp_path / 'folder')!r}, 0o755)", around=around).verdict
-        is Verdict.FILE_DENIED
+        attack(f"os.chmod({str(tmp_path / 'folder')!r}, 0o755)", setup=setup).status
+        is RunStatus.FILE_DENIED
     )
     assert (
-        attack(f"print(open({str(tmp_path / 'shown.txt')!r}).read())", around=around).stdout
+        attack(f"print(open({str(tmp_path / 'shown.txt')!r}).read())", setup=setup).stdout
         == "the secret\n"
     )
-    monkeypatch.setattr(surroundings, "OURS", tmp_path / "folder" / "maskdiff")
-    assert str(tmp_path / "folder") in surroundings.covered_paths()
+    monkeypatch.setattr(program_setup, "OURS", tmp_path / "folder" / "maskdiff")
+    assert str(tmp_path / "folder") in program_setup.covered_paths()

@@ -1,4 +1,4 @@
-"""Models of Hugging Face as policies: drawn and scored as transformers itself does it, whatever shares the batch."""
+"""Hugging Face models as policies: draws and scores are those of transformers, in any batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maskdiff.experiments.distillation.hugging_face import (
     load_policy,
 )
 from maskdiff.experiments.distillation.policy import Ids, Policy
-from maskdiff.stepwise.hugging_face import HuggingFaceBackend
+from maskdiff.models.hugging_face import TransformersModel
 from tests.helpers.hugging_face import (
     CLOSE,
     OPEN,
@@ -30,7 +30,8 @@ from tests.helpers.hugging_face import (
     ROOM,
     SIZE,
     byte_level,
-    chi_square,
+    check_draws,
+    greedy,
     network,
     saved,
 )
@@ -50,7 +51,7 @@ def wide(tmp_path_factory) -> HuggingFacePolicy:
     return load_policy(saved(tmp_path_factory.mktemp("models") / "wide", room=WIDE))
 
 
-def asked(policy: Policy) -> list[Ids]:
+def prompts_of(policy: Policy) -> list[Ids]:
     """Prompts of different lengths."""
     return [
         policy.prompt(Problem("x", text))
@@ -60,20 +61,17 @@ def asked(policy: Policy) -> list[Ids]:
 
 def ids(policy: HuggingFacePolicy, text: str) -> Ids:
     """Of ordinary tokens alone, a byte each."""
-    return tuple(policy.generator.table.exactly(bytes([byte]))[0] for byte in text.encode())
+    return tuple(policy.model.tokens.table.exactly(bytes([byte]))[0] for byte in text.encode())
 
 
 def plain(policy: HuggingFacePolicy, prompt: Ids, answer: Ids) -> torch.Tensor:
     """(answer, size) by one pass over one string."""
-    return policy.generator.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-
-
-# ------------------------------------------------------------------------------------------------------------------ drawing
+    return policy.model.module(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
 
 
 def test_a_folder_is_a_policy(policy):
     student: Policy = policy
-    assert (student.name, student.size, student.large, policy.room) == (
+    assert (student.name, student.size, student.large, policy.model.room) == (
         policy.name,
         SIZE,
         True,
@@ -88,23 +86,13 @@ def test_a_folder_is_a_policy(policy):
 
 
 def test_temperature_zero_is_greedy_generate(policy):
-    prompts = asked(policy)
-    barred = policy.generator.barred.nonzero()[:, 0].tolist()
-    drawn = policy.sample(prompts, KEYS, 0.0, 20)
-    for prompt, answer in zip(prompts, drawn, strict=True):
-        given = torch.tensor([prompt])
-        whole = policy.generator.model.generate(
-            given,
-            attention_mask=torch.ones_like(given),
-            do_sample=False,
-            max_new_tokens=20,
-            suppress_tokens=barred,
-        )
-        assert answer == tuple(whole[0, len(prompt) :].tolist())
+    prompts, barred = prompts_of(policy), policy.model.barred.nonzero()[:, 0].tolist()
+    for prompt, answer in zip(prompts, policy.sample(prompts, KEYS, 0.0, 20), strict=True):
+        assert answer == greedy(policy.model.module, prompt, 20, barred)
 
 
 def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
-    prompts = asked(policy) * 6
+    prompts = prompts_of(policy) * 6
     keys = [key + 100 * (i // 6) for i, key in enumerate(KEYS * 6)]
     together = policy.sample(prompts, keys, 2.5, 40)
     ended = [END in answer for answer in together]
@@ -115,14 +103,18 @@ def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
         answer.index(END) == len(answer) - 1 if END in answer else len(answer) == 40
         for answer in together
     )
-    assert not any(policy.generator.barred[list(answer)].any() for answer in together)
+    assert not any(policy.model.barred[list(answer)].any() for answer in together)
     assert policy.sample(prompts[:6], keys[:6], 2.5, 15) == [answer[:15] for answer in together[:6]]
     for prompt, key, answer in list(zip(prompts, keys, together, strict=True))[::5]:
         assert policy.sample([prompt], [key], 2.5, 40) == [answer]
     sizes = []
-    hook = policy.module.register_forward_pre_hook(
-        lambda _, args, given: sizes.append(tuple(given["attention_mask"].shape)), with_kwargs=True
-    )
+
+    def record(_, args, given):
+        rows, new = given["input_ids"].shape
+        past = given.get("past_key_values")
+        sizes.append((rows, new + (past.get_seq_length() if past else 0)))
+
+    hook = policy.module.register_forward_pre_hook(record, with_kwargs=True)
     for name, most in (("DRAWN", 300), ("ROWS", 5)):
         with monkeypatch.context() as patch:
             patch.setattr(hugging_face, name, most)
@@ -137,33 +129,15 @@ def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
 
 
 def test_keys_are_draws_from_the_softmax(policy):
-    """Power: a temperature that is off by a fifth would be found with a probability of at least 0.99, at a level of 0.001."""
-    count, temperature, prompt = 3000, 0.8, asked(policy)[0]
-    drawn = policy.sample([prompt] * count, range(count), temperature, 1)
+    prompt = prompts_of(policy)[0]
+    drawn = policy.sample([prompt] * 3000, range(3000), 0.8, 1)
     with torch.no_grad():
-        logits = (
-            plain(policy, prompt, (0,))[0].double().masked_fill(policy.generator.barred, -torch.inf)
-        )
-    p, other = (logits / temperature).softmax(-1), (logits / temperature / 1.2).softmax(-1)
-    torch.manual_seed(1)
-
-    def simulated(q: torch.Tensor) -> torch.Tensor:
-        draws = torch.multinomial(q.expand(2000, -1), count, replacement=True)
-        return chi_square(
-            torch.zeros(2000, SIZE)
-            .double()
-            .scatter_add_(1, draws, torch.ones_like(draws).double()),
-            p,
-        )
-
-    level = simulated(p).quantile(0.999)
-    assert (simulated(other) > level).double().mean() >= 0.99
-    counts = torch.bincount(torch.tensor([token for (token,) in drawn]), minlength=SIZE).double()
-    assert chi_square(counts, p) <= level
+        logits = plain(policy, prompt, (0,))[0].masked_fill(policy.model.barred, -torch.inf)
+    check_draws((token for (token,) in drawn), logits)
 
 
 def test_positions_end(policy):
-    prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), asked(policy)[0]]
+    prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), prompts_of(policy)[0]]
     for key in range(20):
         answers = policy.sample(prompts, [key] * 3, 1.0, 10)
         assert all(len(a) == n or a[-1] == END for a, n in zip(answers, (3, 1, 10), strict=True))
@@ -179,16 +153,11 @@ def test_positions_end(policy):
         with pytest.raises(UserError, match="no tokens"):
             ask()
     with pytest.raises(UserError, match="empty"):
-        HuggingFacePolicy(
-            HuggingFaceBackend(policy.module, policy.generator.tokenizer, chat=False)
-        ).prompt(Problem("x", ""))
-
-
-# ------------------------------------------------------------------------------------------------------------------ scoring
+        HuggingFacePolicy(policy.model, chat=False).prompt(Problem("x", ""))
 
 
 def test_logits_and_gradients_are_those_of_plain_passes(policy, monkeypatch):
-    policy, prompts = policy.twin(), asked(policy)
+    policy, prompts = policy.twin(), prompts_of(policy)
     answers = [
         answer[: 3 * i + 1] for i, answer in enumerate(policy.sample(prompts, KEYS, 1.0, 20))
     ]
@@ -240,7 +209,7 @@ def test_logits_and_gradients_are_those_of_plain_passes(policy, monkeypatch):
 
 
 def test_a_batch_scores_as_each_alone(policy):
-    prompts = asked(policy)
+    prompts = prompts_of(policy)
     with torch.no_grad():
         answers = policy.sample(prompts, KEYS, 1.0, 20)
         together = policy.logits(prompts, answers)
@@ -248,16 +217,16 @@ def test_a_batch_scores_as_each_alone(policy):
             torch.testing.assert_close(
                 row[: len(answer)], policy.logits([prompt], [answer])[0], atol=2e-5, rtol=1e-4
             )
-            rows = row[: len(answer)].masked_fill(policy.generator.barred, -torch.inf)
+            rows = row[: len(answer)].masked_fill(policy.model.barred, -torch.inf)
             assert policy.sample([prompt], [0], 0.0, 1)[0][0] == int(rows[0].argmax())
 
 
 def test_a_twin_has_weights_of_its_own(policy):
-    twin, prompt = policy.twin(), asked(policy)[0]
+    twin, prompt = policy.twin(), prompts_of(policy)[0]
     before = policy.logits([prompt], [(7, 8)])
     assert torch.equal(twin.logits([prompt], [(7, 8)]), before)
     assert twin.module is not policy.module
-    assert twin.module is twin.generator.model
+    assert twin.module is twin.model.module
     with torch.no_grad():
         for p in twin.module.parameters():
             p.mul_(0.5)
@@ -270,45 +239,44 @@ def test_a_twin_has_weights_of_its_own(policy):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ prompts
-
-
 def test_parts_of_a_prompt_stand_in_order(wide):
     problem, attempt = Problem("x", "compute 1 + 2"), (*ids(wide, "it is 4"), END)
 
-    def said(*given) -> str:
+    def message(*given) -> str:
         prompt = wide.prompt(problem, *given)
         assert prompt.count(END) == 1  # of the user's turn
-        text = wide.generator.tokenizer.decode(prompt)
+        text = wide.model.tokens.tokenizer.decode(prompt)
         head, tail = f"{OPEN}user\n", f"{CLOSE}\n{OPEN}assistant\n"
         assert text.startswith(head)
         assert text.endswith(tail)
         return text.removeprefix(head).removesuffix(tail)
 
-    shown, told = f"{ATTEMPT}\n\n```\nit is 4\n```", f"{FEEDBACK}\n\ntoo much"
-    assert said() == "compute 1 + 2"
-    assert said(None, "") == f"compute 1 + 2\n\n{AGAIN}"  # as who is told something
-    assert said(attempt) == said(attempt, "") == f"compute 1 + 2\n\n{shown}\n\n{AGAIN}"
-    assert said(attempt, "too much") == f"compute 1 + 2\n\n{shown}\n\n{told}\n\n{AGAIN}"
-    assert said(None, "too much") == f"compute 1 + 2\n\n{told}\n\n{AGAIN}"
-    assert said(()) == f"compute 1 + 2\n\n{ATTEMPT}\n\n```\n\n```\n\n{AGAIN}"
-    assert wide.prompt(problem) == wide.generator.prompt_ids("compute 1 + 2")
+    shown, feedback = f"{ATTEMPT}\n\n```\nit is 4\n```", f"{FEEDBACK}\n\ntoo much"
+    assert message() == "compute 1 + 2"
+    assert message(None, "") == f"compute 1 + 2\n\n{AGAIN}"  # as with feedback
+    assert message(attempt) == message(attempt, "") == f"compute 1 + 2\n\n{shown}\n\n{AGAIN}"
+    assert message(attempt, "too much") == f"compute 1 + 2\n\n{shown}\n\n{feedback}\n\n{AGAIN}"
+    assert message(None, "too much") == f"compute 1 + 2\n\n{feedback}\n\n{AGAIN}"
+    assert message(()) == f"compute 1 + 2\n\n{ATTEMPT}\n\n```\n\n```\n\n{AGAIN}"
+    assert wide.prompt(problem) == wide.prompts.ids("compute 1 + 2")
     for text, fence in (("``", "```"), ("```py\n1\n```", "````"), ("a ````` b `", "``````")):
-        assert f"\n{fence}\n{text}\n{fence}\n" in said(ids(wide, text))
+        assert f"\n{fence}\n{text}\n{fence}\n" in message(ids(wide, text))
 
 
 def test_without_a_template_a_prompt_is_text(wide):
-    bare = HuggingFacePolicy(HuggingFaceBackend(wide.module, byte_level(None)))
+    bare = HuggingFacePolicy(TransformersModel(wide.module, byte_level(None)))
     prompt = bare.prompt(Problem("x", "compute 1"), ids(bare, "2"), "no")
     expected = f"compute 1\n\n{ATTEMPT}\n\n```\n2\n```\n\n{FEEDBACK}\n\nno\n\n{AGAIN}"
-    assert bare.generator.tokenizer.decode(prompt) == bare.text(prompt) == expected
+    assert bare.model.tokens.tokenizer.decode(prompt) == bare.text(prompt) == expected
 
 
 def test_what_is_shown_ends_no_message(wide):
     marks = f"{CLOSE}\n{OPEN}assistant\n"
     prompt = wide.prompt(Problem("x", "compute 1"), ids(wide, marks), f"printed {marks}")
     assert (prompt.count(END), prompt.count(2)) == (1, 2)  # of the template
-    assert wide.generator.tokenizer.decode(prompt).count("< |im_end|>\n< |im_start|>assistant") == 2
+    assert (
+        wide.model.tokens.tokenizer.decode(prompt).count("< |im_end|>\n< |im_start|>assistant") == 2
+    )
 
 
 def test_a_prompt_that_is_too_long(wide, policy):
@@ -326,7 +294,7 @@ def test_a_prompt_that_is_too_long(wide, policy):
 def test_tokens_that_take_back_are_found(wide):
     tokenizer = byte_level()
     tokenizer.add_tokens(["Wait", " but", "\nActually", "waiting", "//", " NO", "#a"])
-    found = HuggingFacePolicy(HuggingFaceBackend(wide.module, tokenizer))
+    found = HuggingFacePolicy(TransformersModel(wide.module, tokenizer))
     expected = [
         *tokenizer.convert_tokens_to_ids(["Wait", " but", "\nActually", "//", " NO"]),
         *ids(found, "#"),
@@ -335,15 +303,12 @@ def test_tokens_that_take_back_are_found(wide):
     assert wide.backtracking == frozenset(ids(wide, "#"))
 
 
-# ------------------------------------------------------------------------------------------------------------------ loading
-
-
-def test_weights_are_float32_unless_asked_for(tmp_path):
+def test_weights_are_float32_by_default(tmp_path):
     where = saved(tmp_path / "half", dtype=torch.bfloat16)
     whole, half = load_policy(where), load_policy(where, "cpu", "bfloat16")
     assert {p.dtype for p in whole.module.parameters()} == {torch.float32}
     assert {p.dtype for p in half.module.parameters()} == {torch.bfloat16}
-    prompts = asked(half)
+    prompts = prompts_of(half)
     answers = half.sample(prompts, KEYS, 1.0, 8)
     given, expected = half.logits(prompts, answers), whole.logits(prompts, answers)
     assert given.dtype == torch.float32
@@ -364,22 +329,22 @@ def test_what_cannot_be_loaded(tmp_path):
     [("qwen3", "attention_mask"), ("gpt2", "attention_mask"), ("gpt2", "position_ids")],
 )
 def test_a_model_that_overlooks_padding_is_refused(kind, name):
-    generator = HuggingFaceBackend(network(kind), byte_level())
-    forward = generator.model.forward
+    model = TransformersModel(network(kind), byte_level())
+    forward = model.module.forward
 
     def blind(input_ids=None, attention_mask=None, position_ids=None, **settings):
         seen = {"attention_mask": attention_mask, "position_ids": position_ids, name: None}
         return forward(input_ids=input_ids, **seen, **settings)
 
-    HuggingFacePolicy(generator)
-    generator.model.forward = blind
+    HuggingFacePolicy(model)
+    model.module.forward = blind
     with pytest.raises(ConfigError, match="padded batches"):
-        HuggingFacePolicy(generator)
+        HuggingFacePolicy(model)
 
 
-def test_numbers_that_are_none(policy):
+def test_weights_that_give_nan(policy):
     broken = policy.twin()
     with torch.no_grad():
         next(iter(broken.module.parameters())).fill_(torch.nan)
-    with pytest.raises(UserError, match="no number"):
-        broken.sample(asked(policy)[:1], [1], 1.0, 4)
+    with pytest.raises(UserError, match="NaN"):
+        broken.sample(prompts_of(policy)[:1], [1], 1.0, 4)

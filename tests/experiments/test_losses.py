@@ -18,10 +18,10 @@ from maskdiff.experiments.distillation.planted import PlantedPolicy
 from maskdiff.experiments.distillation.trainer import (
     LARGE_LR,
     OWN_LR,
-    Masters,
-    Trainer,
-    divergence_of,
-    half,
+    DistillationTrainer,
+    MasterWeights,
+    is_low_precision,
+    make_divergence,
 )
 from tests.helpers.distillation import SMALL
 
@@ -364,7 +364,7 @@ def test_small_steps_do_not_move_weights_of_half_precision_without_masters() -> 
     before = weight.detach().clone()
     optimizer = torch.optim.AdamW([weight], lr=1e-6)
     student, teacher = student_logits(policy, pairs), teacher_logits(policy, pairs)
-    divergence_of(SMALL)(student, teacher).sum().backward()
+    make_divergence(SMALL)(student, teacher).sum().backward()
     assert float(weight.grad.abs().max()) > 0
     for _ in range(STEPS):
         optimizer.step()
@@ -375,7 +375,7 @@ def test_masters_move_them_after_enough_steps() -> None:
     policy, pairs = halved()
     weight = policy.module[0]
     before = weight.detach().clone()
-    trainer = Trainer(policy, replace(SMALL, lr=1e-6, teacher="initial"))
+    trainer = DistillationTrainer(policy, replace(SMALL, lr=1e-6, teacher="initial"))
     (copy,) = trainer.masters.copies
     assert copy.dtype == torch.float32
     trainer.step(pairs)
@@ -397,21 +397,23 @@ def test_masters_copy_only_what_has_less_than_float32() -> None:
         (torch.float16, True),
     ):
         weight = torch.ones(3, dtype=dtype, requires_grad=True)
-        assert half(weight) is copied
-        masters = Masters([weight])
+        assert is_low_precision(weight) is copied
+        masters = MasterWeights([weight])
         assert (masters.copies[0] is not weight) is copied
         weight.grad = torch.full((3,), 0.5, dtype=dtype)
-        masters.take_gradients()
+        masters.copy_gradients()
         assert masters.copies[0].grad is not None
         assert masters.copies[0].grad.dtype == (torch.float32 if copied else dtype)
         weight.grad = None  # of a weight that took no part, the copy takes none either
-        masters.take_gradients()
+        masters.copy_gradients()
         assert masters.copies[0].grad is None
 
 
 def test_learning_rates_by_size() -> None:
     policy = PlantedPolicy()
-    assert Trainer(policy, replace(SMALL, lr=0.0)).lr == OWN_LR == 1e-4
+    assert DistillationTrainer(policy, replace(SMALL, lr=0.0)).lr == OWN_LR == 1e-4
     policy.large = True
-    assert Trainer(policy, replace(SMALL, lr=0.0)).lr == LARGE_LR == 1e-6
-    assert Trainer(policy, replace(SMALL, lr=0.5)).optimizer.param_groups[0]["lr"] == 0.5
+    assert DistillationTrainer(policy, replace(SMALL, lr=0.0)).lr == LARGE_LR == 1e-6
+    assert (
+        DistillationTrainer(policy, replace(SMALL, lr=0.5)).optimizer.param_groups[0]["lr"] == 0.5
+    )

@@ -8,10 +8,15 @@ import sys
 
 import pytest
 
-from maskdiff.experiments.distillation.sandbox.run import Limits, Verdict, available, run
-from maskdiff.experiments.distillation.sandbox.surroundings import interpreter
+from maskdiff.experiments.distillation.sandbox.program_setup import interpreter
+from maskdiff.experiments.distillation.sandbox.run import (
+    ResourceLimits,
+    RunStatus,
+    isolation_problem,
+    run_program,
+)
 
-REASON = available()
+REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
 
 PROGRAMS = {
@@ -197,13 +202,13 @@ OUTPUTS = {
 @isolated
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_ordinary_program_runs(name: str) -> None:
-    result = run(PROGRAMS[name])
-    assert (result.verdict, result.stdout) == (Verdict.OK, OUTPUTS[name]), result.stderr
+    result = run_program(PROGRAMS[name])
+    assert (result.status, result.stdout) == (RunStatus.OK, OUTPUTS[name]), result.stderr
 
 
 @isolated
 def test_large_output_is_whole() -> None:
-    result = run("print('x' * (1 << 19), end='')\nprint('y' * (1 << 18), end='')")
+    result = run_program("print('x' * (1 << 19), end='')\nprint('y' * (1 << 18), end='')")
     assert result.stdout == "x" * (1 << 19) + "y" * (1 << 18)
 
 
@@ -225,8 +230,8 @@ os._exit(0)
 def test_the_whole_standard_library_is_there() -> None:
     outside = [interpreter()[0], "-I", "-S", "-c", IMPORTS]
     expected = subprocess.run(outside, capture_output=True, text=True, timeout=60).stdout
-    inside = run(IMPORTS, "", Limits(wall_seconds=60.0, cpu_seconds=60))
-    assert inside.verdict is Verdict.OK, inside.stderr
+    inside = run_program(IMPORTS, "", ResourceLimits(wall_seconds=60.0, cpu_seconds=60))
+    assert inside.status is RunStatus.OK, inside.stderr
     failed = json.loads(inside.stdout.splitlines()[-1])
     assert failed == json.loads(expected.splitlines()[-1])
     assert len(failed) < 60 < len(sys.stdlib_module_names)

@@ -17,10 +17,10 @@ from torch import Tensor
 from maskdiff.config import ModelConfig
 from maskdiff.errors import ConfigError, DataError, ParseError
 from maskdiff.experiments.distillation import causal_policy as own
-from maskdiff.experiments.distillation.arithmetic import ArithmeticSteps
+from maskdiff.experiments.distillation.arithmetic import ArithmeticEnvironment
 from maskdiff.experiments.distillation.causal_policy import OwnPolicy
-from maskdiff.experiments.distillation.environment import Outcome, Problem, attempts
-from maskdiff.experiments.distillation.policy import groups, lengths, pick
+from maskdiff.experiments.distillation.environment import Outcome, Problem, evaluate_all
+from maskdiff.experiments.distillation.policy import groups, lengths
 from maskdiff.languages import ArithmeticCorrections, split_of
 from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
 from maskdiff.languages.arithmetic_corrections.slips import write_answer
@@ -316,14 +316,6 @@ def test_first_tokens_are_draws_from_the_model(policy: OwnPolicy) -> None:
     assert z(behind(policy, other), 0.8) > ONE_IN_A_MILLION
 
 
-def test_pick_never_takes_what_is_impossible() -> None:
-    logits = torch.tensor([[-torch.inf, 1.0, 1.0, -torch.inf]]).expand(500, -1)
-    drawn = pick(logits, torch.arange(500), 3, 1.0)
-    assert {*drawn.tolist()} == {1, 2}
-    assert torch.equal(drawn, pick(logits + 5, torch.arange(500), 3, 1.0))
-    assert not torch.equal(drawn, pick(logits, torch.arange(500), 4, 1.0))
-
-
 # ---------------------------------------------------------------------------------------------------------------- logits
 
 
@@ -465,9 +457,13 @@ def solved(problem: str) -> str:
 
 def test_problems_are_held_out_different_and_the_seed_s() -> None:
     language = ArithmeticCorrections(LANGUAGE)
-    environment = ArithmeticSteps(language)
+    environment = ArithmeticEnvironment(language)
     first = environment.problems(60, 3)
-    assert environment.problems(60, 3) == first == ArithmeticSteps(language, "leak").problems(60, 3)
+    assert (
+        environment.problems(60, 3)
+        == first
+        == ArithmeticEnvironment(language, "leak").problems(60, 3)
+    )
     assert len({problem.text for problem in first}) == 60
     assert all(
         problem.name == problem.text and split_of(problem.text) == "test" for problem in first
@@ -490,7 +486,7 @@ def test_all_problems_there_are_are_found_and_no_more() -> None:
     }
     held_out = {problem for problem in every if split_of(problem) == "test"}
     assert 2 < len(held_out) < 20
-    environment = ArithmeticSteps(ArithmeticCorrections(small))
+    environment = ArithmeticEnvironment(ArithmeticCorrections(small))
     assert {problem.text for problem in environment.problems(len(held_out), 0)} == held_out
     for count in (len(held_out) + 1, 3 * len(held_out)):
         with pytest.raises(
@@ -501,14 +497,14 @@ def test_all_problems_there_are_are_found_and_no_more() -> None:
 
 @pytest.mark.parametrize("mode", FEEDBACK)
 def test_rewards_are_half_for_the_way_and_half_for_the_value(mode: str) -> None:
-    environment = ArithmeticSteps(ArithmeticCorrections(LANGUAGE), mode)
+    environment = ArithmeticEnvironment(ArithmeticCorrections(LANGUAGE), mode)
     assert environment.reveals == (mode == "leak")
     for problem in environment.problems(40, 0):
         value, solution = str(value_of(read(problem.text) or 0)), solved(problem.text)
         steps = solution.split(">")
         said = {"none": "", "scalar": "~10", "first_wrong_step": "@0", "leak": f"={value}"}[mode]
-        assert environment.attempt(problem, solution) == Outcome(1.0, said)
-        assert environment.attempt(problem, f"0!{solution}").reward == 1.0
+        assert environment.evaluate(problem, solution) == Outcome(1.0, said)
+        assert environment.evaluate(problem, f"0!{solution}").reward == 1.0
         for garbage in (
             "",
             "!",
@@ -521,24 +517,27 @@ def test_rewards_are_half_for_the_way_and_half_for_the_value(mode: str) -> None:
             "=" + value,
             value + ">x",
         ):
-            outcome = environment.attempt(problem, garbage)
+            outcome = environment.evaluate(problem, garbage)
             assert outcome.reward < 0.5, garbage
             assert outcome.feedback == feedback_text(problem.text, garbage, mode)
         for cut in range(len(steps)):  # the way, step by step
-            assert environment.attempt(problem, ">".join(steps[:cut])).reward == pytest.approx(
+            assert environment.evaluate(problem, ">".join(steps[:cut])).reward == pytest.approx(
                 cut / len(steps) / 2
             )
-        assert environment.attempt(problem, value).reward == 0.5  # the value alone
-        assert environment.attempt(problem, f"{int(value) + 1}").reward == 0.0
+        assert environment.evaluate(problem, value).reward == 0.5  # the value alone
+        assert environment.evaluate(problem, f"{int(value) + 1}").reward == 0.0
 
 
 def test_rewards_are_shares() -> None:
-    rng, environment = np.random.default_rng(0), ArithmeticSteps(ArithmeticCorrections(LANGUAGE))
+    rng, environment = (
+        np.random.default_rng(0),
+        ArithmeticEnvironment(ArithmeticCorrections(LANGUAGE)),
+    )
     rewards = set()
     for problem in environment.problems(60, 1):
         attempt = write_answer(problem.text, rng, 0.4, 0.2, BOUNDS)
         if attempt is not None:
-            rewards.add(environment.attempt(problem, attempt).reward)
+            rewards.add(environment.evaluate(problem, attempt).reward)
     assert min(rewards) >= 0
     assert max(rewards) == 1
     assert len(rewards) > 3
@@ -549,7 +548,7 @@ def test_unknown_feedback_is_an_error_of_one_line() -> None:
         ConfigError,
         match=r"feedback is 'lea'; it must be one of none, scalar, first_wrong_step, leak$",
     ):
-        ArithmeticSteps(ArithmeticCorrections(LANGUAGE), "lea")
+        ArithmeticEnvironment(ArithmeticCorrections(LANGUAGE), "lea")
 
 
 def test_equal_answers_are_judged_once() -> None:
@@ -561,20 +560,20 @@ def test_equal_answers_are_judged_once() -> None:
         def problems(self, count: int, seed: int) -> list[Problem]:
             return [Problem(str(i), "same text") for i in range(count)]
 
-        def attempt(self, problem: Problem, answer: str) -> Outcome:
+        def evaluate(self, problem: Problem, answer: str) -> Outcome:
             asked.append((problem.name, answer))
             return Outcome(len(asked) / 10, f"{problem.name}:{answer}")
 
     environment = Counting()
     one, two = environment.problems(2, 0)
     given = [(one, "a"), (two, "a"), (one, "a"), (one, "b"), (two, "a"), (one, "b")]
-    outcomes = attempts(
+    outcomes = evaluate_all(
         environment, [problem for problem, _ in given], [answer for _, answer in given]
     )
     assert asked == [("0", "a"), ("1", "a"), ("0", "b")]
     assert [outcome.feedback for outcome in outcomes] == [
         f"{problem.name}:{answer}" for problem, answer in given
     ]
-    assert attempts(environment, [], []) == []
+    assert evaluate_all(environment, [], []) == []
     with pytest.raises(ValueError):
-        attempts(environment, [one], [])
+        evaluate_all(environment, [one], [])

@@ -1,4 +1,4 @@
-"""What experiments make of answers and teachers: differences place by place, areas, writers, what is too little to see."""
+"""What experiments make of answers and teachers: differences place by place, areas, authors, what is too little to see."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff.experiments.distillation.compare import Pair, advantage, measure, nats
+from maskdiff.experiments.distillation.compare import (
+    Pair,
+    advantage,
+    divergence_measure,
+    measure_pairs,
+)
 from maskdiff.experiments.distillation.divergence import Divergence
 from maskdiff.experiments.distillation.environment import Problem
+from maskdiff.experiments.distillation.hypotheses import Hypothesis
 from maskdiff.experiments.distillation.policy import Policy
 from maskdiff.experiments.distillation.positions import edit_aligned
+from maskdiff.experiments.distillation.rollouts import Answers, Rollouts
 from maskdiff.experiments.distillation.studies.positions import MARGIN, Positions
-from maskdiff.experiments.distillation.studies.protocol import array
-from maskdiff.experiments.distillation.studies.signals import area_claims, measure_areas
+from maskdiff.experiments.distillation.studies.protocol import from_json
+from maskdiff.experiments.distillation.studies.signals import area_hypotheses, measure_areas
 from maskdiff.experiments.distillation.studies.tokens import NATS, PROBABILITY, Tokens
 from maskdiff.experiments.distillation.studies.training import Training
 from maskdiff.experiments.distillation.studies.windows import Windows
-from maskdiff.experiments.distillation.study import Answers, Study
-from maskdiff.experiments.distillation.trainer import Trainer
-from maskdiff.experiments.distillation.verdicts import Claim
+from maskdiff.experiments.distillation.trainer import DistillationTrainer
 from tests.helpers.distillation import NAN, SMALL, Letters, Located, known, mean, planted, same
 
 CONFIG = replace(SMALL, problems=4, rollouts=3)
 Curves = list[list[float]]
 
 
-def study_of(seed: int = 0, **changes: Any) -> Study:
-    return Study(planted(), Located(), replace(CONFIG, **changes), seed)
+def rollouts_of(seed: int = 0, **changes: Any) -> Rollouts:
+    return Rollouts(planted(), Located(), replace(CONFIG, **changes), seed)
 
 
 def told(what: str) -> None:
@@ -44,11 +49,12 @@ def as_json(part: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(part, allow_nan=False))
 
 
-def apart(study: Study, pairs: Sequence[Pair]) -> list[list[float]]:
+def apart(rollouts: Rollouts, pairs: Sequence[Pair]) -> list[list[float]]:
     """Nats at every place, one pair at a time."""
-    figure = {"nats": nats(Divergence("reverse", 20))}
+    figure = {"nats": divergence_measure(Divergence("reverse", 20))}
     return [
-        measure(study.policy, study.policy, [pair], figure)["nats"][0].tolist() for pair in pairs
+        measure_pairs(rollouts.policy, rollouts.policy, [pair], figure)["nats"][0].tolist()
+        for pair in pairs
     ]
 
 
@@ -59,13 +65,13 @@ def minus(first: Curves, second: Curves) -> Curves:
     ]
 
 
-def by_decile(rows: Curves, study: Study) -> Curves:
+def by_decile(rows: Curves, rollouts: Rollouts) -> Curves:
     """(problems, 10): means over the answers of means over the places of a decile, by plain sums."""
     each = [
         [mean([v for t, v in enumerate(row) if 10 * t // len(row) == d]) for d in range(10)]
         for row in rows
     ]
-    count = study.config.rollouts
+    count = rollouts.config.rollouts
     return [
         [mean(column) for column in zip(*each[i : i + count])] for i in range(0, len(each), count)
     ]
@@ -77,38 +83,40 @@ def close(found: object, expected: object) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ prompts and writers
+# ------------------------------------------------------------------------------------------------------ prompts and authors
 
 
 def test_who_is_told_nothing_is_asked_like_who_is() -> None:
-    study = study_of()
-    answers, policy = study.sampled, study.policy
-    prompts = [policy.prompt(study.problems[i // 3], None, "") for i in range(12)]
-    assert study.untold(answers) == prompts
-    assert study.pairs_behind(answers, prompts) == [
+    rollouts = rollouts_of()
+    answers, policy = rollouts.sampled, rollouts.policy
+    prompts = [policy.prompt(rollouts.problems[i // 3], None, "") for i in range(12)]
+    assert rollouts.feedback_prompts(answers, empty=True) == prompts
+    assert rollouts.self_pairs(answers, prompts) == [
         Pair(prompt, ids, other, ids, tuple(range(len(ids))))
         for prompt, ids, other in zip(answers.prompts, answers.ids, prompts, strict=True)
     ]
-    assert study.standard_pairs(answers) == study.pairs_behind(answers, study.told(answers))
+    assert rollouts.standard_pairs(answers) == rollouts.self_pairs(
+        answers, rollouts.feedback_prompts(answers)
+    )
     with pytest.raises(ValueError):
-        study.pairs_behind(answers, prompts[1:])
+        rollouts.self_pairs(answers, prompts[1:])
 
 
 def test_the_standard_teacher_sees_the_attempt_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    study, shown = study_of(), study_of(show_attempt=True)
+    rollouts, shown = rollouts_of(), rollouts_of(show_attempt=True)
     seen = list[tuple[object, ...]]()
-    plain = type(study.policy).prompt
+    plain = type(rollouts.policy).prompt
 
     def prompt(self: Policy, *given: Any) -> tuple[int, ...]:
         seen.append(given[1:])
         return plain(self, *given)
 
-    assert study.sampled.ids == shown.sampled.ids
-    monkeypatch.setattr(type(study.policy), "prompt", prompt)
-    said = [outcome.feedback for outcome in study.sampled.outcomes]
-    study.standard_pairs(study.sampled)
+    assert rollouts.sampled.ids == shown.sampled.ids
+    monkeypatch.setattr(type(rollouts.policy), "prompt", prompt)
+    said = [outcome.feedback for outcome in rollouts.sampled.outcomes]
+    rollouts.standard_pairs(rollouts.sampled)
     assert seen == [(None, words) for words in said]
     seen.clear()
     shown.standard_pairs(shown.sampled)
@@ -117,18 +125,24 @@ def test_the_standard_teacher_sees_the_attempt_where_it_is_asked_for(
 
 def test_a_writer_writes_with_weights_of_its_own() -> None:
     """Behind the same prompts and with the same luck; without one, the policy does."""
-    study, other = study_of(), planted(9)
-    answers = study.sampled
+    rollouts, other = rollouts_of(), planted(9)
+    answers = rollouts.sampled
     mine, theirs = (
-        study.anew(answers, "regenerated", 1.0, step=2, writer=writer) for writer in (None, other)
+        rollouts.regenerate(answers, "regenerated", 1.0, step=2, author=writer)
+        for writer in (None, other)
     )
-    keys = study.keys("regenerated", answers.owner.tolist(), 2)
-    for policy, made in ((study.policy, mine), (other, theirs)):
-        assert made.ids == policy.sample(study.shown_and_told(answers), keys, 1.0, study.limit)
-        assert (made.prompts, made.keys) == (study.shown_and_told(answers), keys)
+    keys = rollouts.keys("regenerated", answers.problem_index.tolist(), 2)
+    for policy, made in ((rollouts.policy, mine), (other, theirs)):
+        assert made.ids == policy.sample(
+            rollouts.attempt_prompts(answers), keys, 1.0, rollouts.limit
+        )
+        assert (made.prompts, made.keys) == (rollouts.attempt_prompts(answers), keys)
     assert mine.ids != theirs.ids
-    assert mine.ids == study.anew(answers, "regenerated", 1.0, step=2, writer=study.policy).ids
-    assert mine.ids != study.regenerated.ids  # of another step
+    assert (
+        mine.ids
+        == rollouts.regenerate(answers, "regenerated", 1.0, step=2, author=rollouts.policy).ids
+    )
+    assert mine.ids != rollouts.regenerated.ids  # of another step
 
 
 @pytest.mark.parametrize("experiment", [Training(), Windows()])
@@ -137,36 +151,38 @@ def test_in_training_regenerations_are_the_teachers(
     monkeypatch: pytest.MonkeyPatch, experiment: Training | Windows, teacher: str, rate: float
 ) -> None:
     """Whoever judges them wrote them, with the weights that they have at that step."""
-    study = study_of(teacher=teacher, teacher_rate=rate, trainer="regeneration")
-    policy, writers, trainers = (
-        study.policy,
+    rollouts = rollouts_of(teacher=teacher, teacher_rate=rate, trainer="regeneration")
+    policy, authors, trainers = (
+        rollouts.policy,
         list[tuple[bool, torch.Tensor, torch.Tensor]](),
-        list[Trainer](),
+        list[DistillationTrainer](),
     )
-    plain, made = Study.anew, Trainer.__init__
+    plain, made = Rollouts.regenerate, DistillationTrainer.__init__
 
-    def anew(self: Study, *given: Any, writer: Policy, **named: Any) -> Answers:
-        assert writer is trainers[-1].teacher
-        writers.append(
-            (writer is policy, writer.module[0].detach().clone(), policy.module[0].detach().clone())
+    def regenerate(self: Rollouts, *given: Any, author: Policy, **named: Any) -> Answers:
+        assert author is trainers[-1].teacher
+        authors.append(
+            (author is policy, author.module[0].detach().clone(), policy.module[0].detach().clone())
         )
-        return plain(self, *given, writer=writer, **named)
+        return plain(self, *given, author=author, **named)
 
-    monkeypatch.setattr(Study, "anew", anew)
+    monkeypatch.setattr(Rollouts, "regenerate", regenerate)
     monkeypatch.setattr(
-        Trainer, "__init__", lambda self, *given: trainers.append(self) or made(self, *given)
+        DistillationTrainer,
+        "__init__",
+        lambda self, *given: trainers.append(self) or made(self, *given),
     )
-    experiment.measure(study, told)
-    assert len(writers) == (3 if experiment.name == "training" else 2)
-    first = writers[0][2]
+    experiment.measure(rollouts, told)
+    assert len(authors) == (3 if experiment.name == "training" else 2)
+    first = authors[0][2]
     expected = first
-    for mine, theirs, ours in writers:
+    for mine, theirs, ours in authors:
         assert mine == (teacher == "self")
         expected = {"self": ours, "initial": first, "ema": (1 - rate) * expected + rate * ours}[
             teacher
         ]
         close(theirs, expected)
-    assert not torch.equal(writers[-1][2], first)
+    assert not torch.equal(authors[-1][2], first)
 
 
 # ------------------------------------------------------------------------------------------------------- place by place
@@ -174,17 +190,23 @@ def test_in_training_regenerations_are_the_teachers(
 
 def test_differences_are_taken_place_by_place() -> None:
     """By plain sums, and with numbers that the difference of the curves would not give."""
-    study = study_of(1)
-    part = as_json(Positions().measure(study, told))
-    answers = study.sampled
+    rollouts = rollouts_of(1)
+    part = as_json(Positions().measure(rollouts, told))
+    answers = rollouts.sampled
     ways = ("regenerated", "shown", "resampled")
-    raw = {way: apart(study, study.pairs_with(answers, getattr(study, way))) for way in ways}
-    raw["standard"] = apart(study, study.standard_pairs(answers))
-    raw["standard_shown"] = apart(study, study.pairs_behind(answers, study.shown_and_told(answers)))
-    raw["untold"] = apart(study, study.pairs_behind(answers, study.untold(answers)))
+    raw = {
+        way: apart(rollouts, rollouts.cross_pairs(answers, getattr(rollouts, way))) for way in ways
+    }
+    raw["standard"] = apart(rollouts, rollouts.standard_pairs(answers))
+    raw["standard_shown"] = apart(
+        rollouts, rollouts.self_pairs(answers, rollouts.attempt_prompts(answers))
+    )
+    raw["untold"] = apart(
+        rollouts, rollouts.self_pairs(answers, rollouts.feedback_prompts(answers, empty=True))
+    )
     for name in ("regenerated", "resampled"):
         raw[f"edit_{name}"] = apart(
-            study, study.pairs_with(answers, getattr(study, name), edit_aligned)
+            rollouts, rollouts.cross_pairs(answers, getattr(rollouts, name), edit_aligned)
         )
     edit = zip(raw["standard"], raw["edit_regenerated"])
     raw["edit_standard"] = [
@@ -199,10 +221,10 @@ def test_differences_are_taken_place_by_place() -> None:
     }
     raw |= {name: minus(raw[first], raw[second]) for name, (first, second) in gaps.items()}
     for name, rows in raw.items():
-        close(array(part["curves"][name]), by_decile(rows, study))
+        close(from_json(part["curves"][name]), by_decile(rows, rollouts))
     for name, (first, second) in gaps.items():
-        plain = array(part["curves"][first]) - array(part["curves"][second])
-        assert np.nanmax(np.abs(array(part["curves"][name]) - plain)) > 0.01, name
+        plain = from_json(part["curves"][first]) - from_json(part["curves"][second])
+        assert np.nanmax(np.abs(from_json(part["curves"][name]) - plain)) > 0.01, name
     assert "gap_revised" not in part["curves"]  # of a policy without a bidirectional mode
     assert part["compared"] == pytest.approx(
         mean([mean([float(v == v) for v in row]) for row in raw["regenerated"]])
@@ -211,18 +233,18 @@ def test_differences_are_taken_place_by_place() -> None:
 
 
 def test_in_training_too() -> None:
-    study, fresh = study_of(2), study_of(2)
-    part = as_json(Training().measure(study, told))
-    answers = fresh.draw("training", 0)
-    others = fresh.anew(answers, "regenerated", 1.0, step=1)
-    standard, anew = (
+    rollouts, fresh = rollouts_of(2), rollouts_of(2)
+    part = as_json(Training().measure(rollouts, told))
+    answers = fresh.student_answers("training", 0)
+    others = fresh.regenerate(answers, "regenerated", 1.0, step=1)
+    standard, regenerate = (
         apart(fresh, fresh.standard_pairs(answers)),
-        apart(fresh, fresh.pairs_with(answers, others)),
+        apart(fresh, fresh.cross_pairs(answers, others)),
     )
-    close(array(part["standard"])[:, 0], by_decile(standard, fresh))
-    close(array(part["delta"])[:, 0], by_decile(minus(anew, standard), fresh))
-    plain = np.array(by_decile(anew, fresh)) - np.array(by_decile(standard, fresh))
-    assert np.nanmax(np.abs(array(part["delta"])[:, 0] - plain)) > 0.01
+    close(from_json(part["standard"])[:, 0], by_decile(standard, fresh))
+    close(from_json(part["delta"])[:, 0], by_decile(minus(regenerate, standard), fresh))
+    plain = np.array(by_decile(regenerate, fresh)) - np.array(by_decile(standard, fresh))
+    assert np.nanmax(np.abs(from_json(part["delta"])[:, 0] - plain)) > 0.01
     assert part["names"] == ["2-0", "2-1", "2-2", "2-3"]
 
 
@@ -237,7 +259,7 @@ def test_what_is_relative_is_a_share_of_the_halves_together() -> None:
         lines = np.repeat(start[seed, None, None] - steps * fall[seed, None, None], 2, 0)
         each = {"standard": lines.tolist(), "delta": lines.tolist(), "reward": [[0.0] * 3] * 2}
         parts.append({"problems": 2, "names": [f"{seed}-0", f"{seed}-1"], **each})
-    claims = Training().conclude(parts, SMALL, rng).claims
+    claims = Training().conclude(parts, SMALL, rng).hypotheses
     (claim,) = [claim for claim in claims if "relative to its beginning" in claim.name]
     halves = [
         [sum(fall[seed, h]) / sum(start[seed, h]) for h in (slice(5), slice(5, 10))]
@@ -264,47 +286,47 @@ def area_by_pairs(values: list[tuple[float, float]]) -> float:
 
 def test_areas_are_those_of_halves_up_to_the_first_mistake_and_of_what_is_behind() -> None:
     class Seldom(Letters):
-        def located(self, problem: Problem, answer: str) -> list[bool | None]:
+        def label_characters(self, problem: Problem, answer: str) -> list[bool | None]:
             return [letter < "w" for letter in answer]
 
-    study = Study(planted(), Seldom(), replace(CONFIG, rollouts=12), 3)
+    rollouts = Rollouts(planted(), Seldom(), replace(CONFIG, rollouts=12), 3)
     rng = np.random.default_rng(0)
-    signals = [rng.normal(size=len(answer)).round(1) for answer in study.sampled.ids]
+    signals = [rng.normal(size=len(answer)).round(1) for answer in rollouts.sampled.ids]
     where: dict[str, list[tuple[float, float]]] = {"early": [], "late": [], "spoilt": []}
-    for signal, answer in zip(signals, study.sampled.ids, strict=True):
+    for signal, answer in zip(signals, rollouts.sampled.ids, strict=True):
         spoilt = False
         for t, token in enumerate(answer):
-            letter = study.policy.text((token,))  # none of the end
+            letter = rollouts.policy.text((token,))  # none of the end
             right = NAN if not letter else float(letter < "w")
             half = "early" if 10 * t // len(answer) < 5 else "late"
             where["spoilt" if spoilt else half].append((float(signal[t]), right))
             spoilt |= right == 0.0
-    made = measure_areas(study, signals)
+    made = measure_areas(rollouts, signals)
     assert made is not None
     expected = {name: area_by_pairs(values) for name, values in where.items()}
     assert made == {name: pytest.approx(value, abs=1e-8) for name, value in expected.items()}
     assert len({*known([*expected.values()])}) == 3
-    assert measure_areas(Study(study.policy, Letters(), CONFIG, 3), signals) is None
+    assert measure_areas(Rollouts(rollouts.policy, Letters(), CONFIG, 3), signals) is None
 
 
 def test_the_areas_of_a_part_are_those_of_its_teachers() -> None:
-    study = study_of(4)
-    part = as_json(Positions().measure(study, told))
+    rollouts = rollouts_of(4)
+    part = as_json(Positions().measure(rollouts, told))
     prompts = {
-        "standard": study.told(study.sampled),
-        "standard_shown": study.shown_and_told(study.sampled),
-        "untold": study.untold(study.sampled),
-        "untold_shown": study.shown_and_told(study.sampled, said=False),
+        "standard": rollouts.feedback_prompts(rollouts.sampled),
+        "standard_shown": rollouts.attempt_prompts(rollouts.sampled),
+        "untold": rollouts.feedback_prompts(rollouts.sampled, empty=True),
+        "untold_shown": rollouts.attempt_prompts(rollouts.sampled, with_feedback=False),
     }
     assert set(part["areas"]) == set(prompts)
     for name, behind in prompts.items():
-        likes = measure(
-            study.policy,
-            study.policy,
-            study.pairs_behind(study.sampled, behind),
+        likes = measure_pairs(
+            rollouts.policy,
+            rollouts.policy,
+            rollouts.self_pairs(rollouts.sampled, behind),
             {"likes": advantage},
         )["likes"]
-        assert part["areas"][name] == as_json({"x": measure_areas(study, likes)})["x"]
+        assert part["areas"][name] == as_json({"x": measure_areas(rollouts, likes)})["x"]
 
 
 def test_areas_count_above_the_untold_teachers() -> None:
@@ -324,7 +346,7 @@ def test_areas_count_above_the_untold_teachers() -> None:
         },
     ]
     parts: list[dict[str, Any]] = [{"areas": area} for area in areas]
-    claims = {claim.name: claim for claim in area_claims(parts)}
+    claims = {claim.name: claim for claim in area_hypotheses(parts)}
     told_, shown = "told, (p, f; s)", "told, s shown, (p, s, f; s)"
     same(claims[f"area gained, early - late: {told_}"].values, [0.3 - 0.1, NAN])
     same(claims[f"area gained: {told_}"].values, [(0.3 + 0.1) / 2, NAN])
@@ -332,17 +354,17 @@ def test_areas_count_above_the_untold_teachers() -> None:
     same(claims[f"area gained: {shown}"].values, [(0.3 + 0.6) / 2, 0.05])
     assert len(claims) == 4
     for claim in claims.values():
-        assert (claim.control, claim.seen, claim.margin) == (True, True, 0.05)
+        assert (claim.control, claim.measurable, claim.margin) == (True, True, 0.05)
         assert claim.clusters is not None
         assert claim.clusters.tolist() == [0, 1]
-    assert area_claims([parts[0], {"areas": {**areas[1], "untold": None}}]) == []
+    assert area_hypotheses([parts[0], {"areas": {**areas[1], "untold": None}}]) == []
 
 
 # --------------------------------------------------------------------------------------------------- too little to see
 
 
-def seen_of(claims: Sequence[Claim]) -> dict[str, bool]:
-    return {claim.name: claim.seen for claim in claims}
+def seen_of(claims: Sequence[Hypothesis]) -> dict[str, bool]:
+    return {claim.name: claim.measurable for claim in claims}
 
 
 def filled(part: dict[str, Any], change: Callable[[str], float | None]) -> dict[str, Any]:
@@ -354,7 +376,7 @@ def filled(part: dict[str, Any], change: Callable[[str], float | None]) -> dict[
 
 
 def test_differences_of_curves_below_the_margin_are_not_seen() -> None:
-    part = as_json(Positions().measure(study_of(), told))
+    part = as_json(Positions().measure(rollouts_of(), told))
     sources = {
         "regeneration less standard": {"regenerated", "standard"},
         "regeneration less shown": {"regenerated", "shown"},
@@ -375,26 +397,28 @@ def test_differences_of_curves_below_the_margin_are_not_seen() -> None:
         claims = (
             Positions()
             .conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0))
-            .claims
+            .hypotheses
         )
-        seen = {claim.name: claim.seen for claim in claims if "area" not in claim.name}
+        seen = {claim.name: claim.measurable for claim in claims if "area" not in claim.name}
         assert seen == {f"late - early of {name}": bool(large & of) for name, of in sources.items()}
     nothing = (
         Positions()
         .conclude([filled(part, lambda name: None)] * 3, SMALL, np.random.default_rng(0))
-        .claims
+        .hypotheses
     )
-    assert not any(claim.seen for claim in nothing if "area" not in claim.name)
+    assert not any(claim.measurable for claim in nothing if "area" not in claim.name)
 
 
 def test_what_the_teacher_never_takes_back_is_not_seen() -> None:
-    part = as_json(Tokens().measure(study_of(), told))
+    part = as_json(Tokens().measure(rollouts_of(), told))
     for taken, far in product((False, True), repeat=2):
         level = dict.fromkeys(part["curves"], 0.0)
         level["teacher"] = (1.01 if taken else 0.99) * PROBABILITY
         level["full"] = (1.01 if far else 0.99) * NATS
         claims = (
-            Tokens().conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0)).claims
+            Tokens()
+            .conclude([filled(part, level.get)] * 3, SMALL, np.random.default_rng(0))
+            .hypotheses
         )
         assert seen_of(claims) == {
             claim.name: far if "nats" in claim.name else taken for claim in claims
@@ -413,7 +437,7 @@ def test_what_training_cannot_lower_or_does_not_change_is_not_seen() -> None:
             "delta": [[[0.0] * 10] * 2] * 2,
             "reward": [[0.0] * 2] * 2,
         }
-        claims = Training().conclude([part] * 3, replace(SMALL, steps=1), rng).claims
+        claims = Training().conclude([part] * 3, replace(SMALL, steps=1), rng).hypotheses
         assert seen_of(claims) == {
             "early - late of how far regeneration less standard falls": True,
             "early - late of how far standard falls, relative to its beginning": True,
@@ -433,12 +457,12 @@ def test_what_training_cannot_lower_or_does_not_change_is_not_seen() -> None:
             "gains": gains,
             "norms": {name: [1.0] for name in arms},
         }
-        claims = Windows().conclude([part] * 3, SMALL, rng).claims
-        assert {claim.seen for claim in claims} == {abs(gain) > 0.02}
+        claims = Windows().conclude([part] * 3, SMALL, rng).hypotheses
+        assert {claim.measurable for claim in claims} == {abs(gain) > 0.02}
 
 
 def test_names_tell_problems_apart() -> None:
     """In every experiment: what clusters are made of."""
     for experiment in (Training(), Windows(), Tokens()):
-        part = as_json(experiment.measure(study_of(5, steps=1, window_steps=1), told))
+        part = as_json(experiment.measure(rollouts_of(5, steps=1, window_steps=1), told))
         assert (part["problems"], part["names"]) == (4, ["5-0", "5-1", "5-2", "5-3"])

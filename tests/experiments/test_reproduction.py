@@ -234,7 +234,7 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
     class Watching:
         vocabulary = VOCABULARY
 
-        def __call__(self, tokens, length, sigma, causal, previous=None, noise=None):  # type: ignore[no-untyped-def]
+        def __call__(self, tokens: Tensor, length: Tensor, *inputs: Any) -> Tensor:
             seen.append((tokens, length))
             return torch.arange(tokens.shape[1], dtype=torch.float32)[None, :, None].expand(
                 *tokens.shape, len(self.vocabulary)

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from maskdiff.errors import DataError, UserError
-from maskdiff.experiments.distillation import cli as door
+from maskdiff.experiments.distillation import cli as distillation_cli
 from maskdiff.experiments.distillation import plots, report, runner
-from maskdiff.experiments.distillation.runner import Setting, fingerprint
-from maskdiff.experiments.distillation.study import Study
-from maskdiff.experiments.distillation.trainer import Trainer
+from maskdiff.experiments.distillation.rollouts import Rollouts
+from maskdiff.experiments.distillation.runner import RunSettings, weights_fingerprint
+from maskdiff.experiments.distillation.trainer import DistillationTrainer
 from tests.helpers.distillation import (
     NAMES,
     SMALL,
@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("whole") / "run"
     policy = planted()
-    door._experiments(policy, Located(), setting_of(policy), NAMES, folder, True)
+    distillation_cli._run(policy, Located(), setting_of(policy), NAMES, folder, True)
     return folder
 
 
@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_seed_file_gives_the_same_bytes_in_another_folder(whole: Path, tmp_path: Path) -> None:
-    known = Setting.read(whole / "seeds.json")
+    known = RunSettings.read(whole / "seeds.json")
     assert known == setting_of(planted())
     assert run(tmp_path / "again", setting=known) == (whole / "results.json").read_bytes()
     assert parts_of(tmp_path / "again") == parts_of(whole)
@@ -208,13 +208,13 @@ def test_parts_of_another_model_or_machine_are_refused(
 
 
 def test_a_fingerprint_is_of_every_weight() -> None:
-    seen = {fingerprint(planted(seed)) for seed in range(20)}
+    seen = {weights_fingerprint(planted(seed)) for seed in range(20)}
     assert len(seen) == 20
     policy = planted()
-    assert fingerprint(policy) == fingerprint(policy.twin())
+    assert weights_fingerprint(policy) == weights_fingerprint(policy.twin())
     with torch.no_grad():
         policy.module[0][3, 7] += 1e-6
-    assert fingerprint(policy) not in seen
+    assert weights_fingerprint(policy) not in seen
 
 
 def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_answers_of_few_tokens_leave_no_strange_numbers(tmp_path: Path) -> None:
     setting = setting_of(policy, config)
     text = run(tmp_path, setting=setting, policy=policy).decode()
     assert strange(text) == []
-    results = runner.run(policy, Located(), setting, NAMES, tmp_path, quiet)
+    results = runner.run_experiments(policy, Located(), setting, NAMES, tmp_path, quiet)
     assert strange(report.to_markdown(results, setting, "command")) == []
 
 
@@ -350,7 +350,9 @@ def test_the_summary_says_both_verdicts_of_each(
         if part.name.partition("-")[0] not in ("tokens", "rewards"):
             part.unlink()
     policy = planted()
-    door._experiments(policy, Located(), setting_of(policy), ["tokens", "rewards"], folder, False)
+    distillation_cli._run(
+        policy, Located(), setting_of(policy), ["tokens", "rewards"], folder, False
+    )
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in out[:-1]] == ["rewards", "rewards", "tokens", "tokens"]
     assert [line[11:].split("  ")[0] for line in out[:-1]] == ["as described", "controlled"] * 2
@@ -389,9 +391,9 @@ def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "maskdiff.experiments.distillation.plots.draw", lambda result: result.name.encode()
+            "maskdiff.experiments.distillation.plots.plot_png", lambda result: result.name.encode()
         )
-        door._experiments(policy, Located(), setting_of(policy), ["rewards"], folder, True)
+        distillation_cli._run(policy, Located(), setting_of(policy), ["rewards"], folder, True)
     for name in NAMES:  # the page and the pictures are of the same experiments
         assert (f"]({name}.png)" in (folder / "report.md").read_text()) == (name != "positions")
         drawn = (folder / f"{name}.png").read_bytes()
@@ -405,12 +407,12 @@ def test_records_are_known_by_their_content(tmp_path: Path) -> None:
     made = set[str]()
     for raw in (b"", b"{}", b"{} ", b"\xff" * 100_000):
         path.write_bytes(raw)
-        made.add(runner.content(str(path)))
-        assert runner.content(str(path)) in made
+        made.add(runner.file_fingerprint(str(path)))
+        assert runner.file_fingerprint(str(path)) in made
     assert len(made) == 4
     assert all(re.fullmatch("[0-9a-f]{16}", text) for text in made)
     assert (
-        one_line(lambda: runner.content(str(tmp_path)))
+        one_line(lambda: runner.file_fingerprint(str(tmp_path)))
         == f"cannot read '{tmp_path}': Is a directory"
     )
 
@@ -435,13 +437,13 @@ def test_pictures_are_pictures(whole: Path) -> None:
 def test_without_matplotlib_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(DataError, match=r"pip install 'maskdiff\[plots\]'"):
-        plots.check_plots()
+        plots.require_matplotlib()
 
 
 def test_weights_that_were_left_behind_are_noticed() -> None:
     """The negative control of the weights' test: the same step outside an experiment does move them."""
     policy = planted()
     before = policy.module[0].detach().clone()
-    study = Study(policy, Letters(), SMALL, 0)
-    Trainer(policy, SMALL).step(study.standard_pairs(study.sampled))
+    rollouts = Rollouts(policy, Letters(), SMALL, 0)
+    DistillationTrainer(policy, SMALL).step(rollouts.standard_pairs(rollouts.sampled))
     assert not torch.equal(policy.module[0], before)

@@ -21,20 +21,20 @@ from maskdiff.errors import ConfigError
 from maskdiff.experiments.distillation.sandbox import run as sandbox
 from maskdiff.experiments.distillation.sandbox.run import (
     IsolationError,
-    Limits,
-    Run,
-    Verdict,
-    available,
-    run,
+    ProgramResult,
+    ResourceLimits,
+    RunStatus,
+    isolation_problem,
+    run_program,
 )
 from tests.helpers.paths import REPOSITORY
 
-REASON = available()
+REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
-SHORT = Limits(
+SHORT = ResourceLimits(
     wall_seconds=5.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20, output_bytes=1 << 16
 )
-BRIEF = Limits(wall_seconds=0.5, memory_bytes=1 << 28, processes=6)
+BRIEF = ResourceLimits(wall_seconds=0.5, memory_bytes=1 << 28, processes=6)
 
 
 def marked(program: str, mark: str) -> str:
@@ -80,10 +80,10 @@ def soon(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     return holds()
 
 
-def attack(program: str, limits: Limits = SHORT, stdin: str = "") -> Run:
-    """Run it isolated; whatever it does, no process of it is there when we have the result, and no descriptor stays open."""
+def attack(program: str, limits: ResourceLimits = SHORT, stdin: str = "") -> ProgramResult:
+    """ProgramResult it isolated; whatever it does, no process of it is there when we have the result, and no descriptor stays open."""
     mark, before = uuid.uuid4().hex, sorted(os.listdir("/proc/self/fd"))
-    result = run(marked(program, mark), stdin, limits)
+    result = run_program(marked(program, mark), stdin, limits)
     assert living(mark) == []
     assert sorted(os.listdir("/proc/self/fd")) == before
     return result
@@ -101,7 +101,7 @@ HARM = {
     "sleep": ("import time\ntime.sleep(60)", BRIEF, "time_limit"),
     "the processor's clock": (
         "while True: pass",
-        Limits(wall_seconds=20.0, cpu_seconds=1),
+        ResourceLimits(wall_seconds=20.0, cpu_seconds=1),
         "time_limit",
     ),
     "a fork storm": (STORM, SHORT, "process_limit"),
@@ -180,11 +180,11 @@ HARM = {
 
 @isolated
 @pytest.mark.parametrize("program, limits, verdict", HARM.values(), ids=HARM)
-def test_harm_gets_its_verdict(program: str, limits: Limits, verdict: str) -> None:
+def test_harm_gets_its_verdict(program: str, limits: ResourceLimits, verdict: str) -> None:
     result = attack(program, limits)
     assert (
-        result.verdict.value,
-        result.stderr[-600:] if result.verdict.value != verdict else "",
+        result.status.value,
+        result.stderr[-600:] if result.status.value != verdict else "",
     ) == (verdict, "")
     assert len(result.stdout) <= limits.output_bytes
     assert len(result.stderr) <= limits.output_bytes
@@ -195,31 +195,38 @@ def test_harm_gets_its_verdict(program: str, limits: Limits, verdict: str) -> No
 def test_what_a_program_may_do() -> None:
     program = "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\nprint(sys.stdin.read())"
     result = attack(program, stdin="adé\nmore")
-    assert (result.verdict, result.stdout, result.stderr, result.status) == (
-        Verdict.OK,
+    assert (result.status, result.stdout, result.stderr, result.exit_code) == (
+        RunStatus.OK,
         "ADÉ /box\nmore\n",
         "",
         0,
     )
     assert (
-        run("print(open('/dev/stdin').read()); exit()", "given").stdout == "given\n"
+        run_program("print(open('/dev/stdin').read()); exit()", "given").stdout == "given\n"
     )  # exit comes from site.py elsewhere
-    assert run("import os; print(os.listdir('.'))").stdout == "[]\n"  # nothing of the last run
-    assert run("import sys; sys.exit(3)").status == 3
-    assert run("import os; os.kill(os.getpid(), 11)").status == -signal.SIGSEGV
     assert (
-        run("import sys; sys.stdout.buffer.write(b'a\\xffb')").stdout
+        run_program("import os; print(os.listdir('.'))").stdout == "[]\n"
+    )  # nothing of the last run
+    assert run_program("import sys; sys.exit(3)").exit_code == 3
+    assert run_program("import os; os.kill(os.getpid(), 11)").exit_code == -signal.SIGSEGV
+    assert (
+        run_program("import sys; sys.stdout.buffer.write(b'a\\xffb')").stdout
         == "a\N{REPLACEMENT CHARACTER}b"
     )
-    assert run("print(len(set('abc')), hash('a') == hash('a'))", "\ud800").verdict is Verdict.OK
+    assert (
+        run_program("print(len(set('abc')), hash('a') == hash('a'))", "\ud800").status
+        is RunStatus.OK
+    )
 
 
 @isolated
 def test_input_that_is_long_and_input_that_nobody_reads() -> None:
-    assert run("print(len(input()))", "x" * 3_000_000).stdout == "3000000\n"
-    assert run("print(1)", "x" * 3_000_000).stdout == "1\n"
+    assert run_program("print(len(input()))", "x" * 3_000_000).stdout == "3000000\n"
+    assert run_program("print(1)", "x" * 3_000_000).stdout == "1\n"
     assert (
-        run("import os, time; os.close(0); time.sleep(0.1); print(1)", "x" * 3_000_000).stdout
+        run_program(
+            "import os, time; os.close(0); time.sleep(0.1); print(1)", "x" * 3_000_000
+        ).stdout
         == "1\n"
     )
 
@@ -229,7 +236,7 @@ def test_a_storm_is_held_at_the_limit_though_its_errors_are_swallowed() -> None:
     caught = "    try:\n        child = os.fork()\n    except OSError:\n        continue\n    if not child"
     program = STORM.replace("    if not os.fork()", caught)
     result = attack("made = 0\n" + program + "    made += 1\nprint(made)")
-    assert (result.verdict, result.stdout) == (Verdict.OK, f"{SHORT.processes - 1}\n")
+    assert (result.status, result.stdout) == (RunStatus.OK, f"{SHORT.processes - 1}\n")
 
 
 @isolated
@@ -265,7 +272,7 @@ def test_nothing_of_ours_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "SECRET" not in result.stdout
     assert result.stdout.endswith(" set()\n")
     for want in wanted[:2]:
-        assert attack(want).verdict is Verdict.FILE_DENIED
+        assert attack(want).status is RunStatus.FILE_DENIED
     assert secret.read_text() == "the secret"
 
 
@@ -273,8 +280,10 @@ def test_nothing_of_ours_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_deleting_a_folder_by_name_touches_nothing(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_text("kept")
-    assert attack(f"import shutil\nshutil.rmtree({str(tmp_path)!r})").verdict is Verdict.FILE_DENIED
-    assert attack(f"os.remove({str(kept)!r})").verdict is Verdict.FILE_DENIED
+    assert (
+        attack(f"import shutil\nshutil.rmtree({str(tmp_path)!r})").status is RunStatus.FILE_DENIED
+    )
+    assert attack(f"os.remove({str(kept)!r})").status is RunStatus.FILE_DENIED
     assert kept.read_text() == "kept"
 
 
@@ -288,11 +297,11 @@ def test_no_connection_even_to_this_machine() -> None:
         local.setblocking(False)
         port = server.getsockname()[1]
         assert (
-            attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").verdict
-            is Verdict.NETWORK_DENIED
+            attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))").status
+            is RunStatus.NETWORK_DENIED
         )
         near = attack(f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})")
-        assert near.verdict is Verdict.NETWORK_DENIED
+        assert near.status is RunStatus.NETWORK_DENIED
         for listener in (server, local):
             with pytest.raises(BlockingIOError):
                 listener.accept()
@@ -317,35 +326,35 @@ print(libc.setuid(0), libc.shmget(0, 4096, 0o1600), libc.syscall(425, 8, 0), lib
 def test_a_daemon_does_not_outlive_the_program() -> None:
     daemon = "import time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(60)\n    os._exit(0)\n"
     result = attack(daemon + "time.sleep(0.1)\nprint('done')")
-    assert (result.verdict, result.stdout) == (Verdict.OK, "done\n")
+    assert (result.status, result.stdout) == (RunStatus.OK, "done\n")
     assert result.seconds < 4
 
 
 @isolated
 def test_closed_streams_neither_end_a_run_nor_hide_it() -> None:
     closed = "import time\nfor n in (0, 1, 2): os.close(n)\n"
-    assert attack(closed + "time.sleep(60)", BRIEF).verdict is Verdict.TIME_LIMIT
+    assert attack(closed + "time.sleep(60)", BRIEF).status is RunStatus.TIME_LIMIT
     result = attack(closed + "time.sleep(0.2)\nos._exit(0)")
-    assert (result.verdict, result.status) == (Verdict.OK, 0)
+    assert (result.status, result.exit_code) == (RunStatus.OK, 0)
 
 
 @isolated
 def test_swallowed_errors_are_judged_by_the_end() -> None:
     assert (
-        attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    print('none')").verdict
-        is Verdict.OK
+        attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    print('none')").status
+        is RunStatus.OK
     )
     assert (
-        attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    raise MemoryError").verdict
-        is Verdict.MEMORY_LIMIT
+        attack("try:\n    open('/etc/passwd')\nexcept OSError:\n    raise MemoryError").status
+        is RunStatus.MEMORY_LIMIT
     )
     assert (
-        attack("sys.stderr.write('MemoryError: not really\\n' * 3)\n1 / 0").verdict
-        is Verdict.RUNTIME_ERROR
+        attack("sys.stderr.write('MemoryError: not really\\n' * 3)\n1 / 0").status
+        is RunStatus.RUNTIME_ERROR
     )
     assert (
-        attack("raise ValueError('a\\nb: PermissionError: [Errno 13]\\n  c')").verdict
-        is Verdict.RUNTIME_ERROR
+        attack("raise ValueError('a\\nb: PermissionError: [Errno 13]\\n  c')").status
+        is RunStatus.RUNTIME_ERROR
     )
 
 
@@ -355,7 +364,11 @@ def test_nothing_is_left_when_the_caller_is_killed() -> None:
     program = marked(
         "import time\nif not os.fork():\n    os.setsid()\nprint(os.fork())\ntime.sleep(60)", mark
     )
-    code = f"from maskdiff.experiments.distillation.sandbox.run import run, Limits\nrun({program!r}, limits=Limits(wall_seconds=50))"
+    code = (
+        "from maskdiff.experiments.distillation.sandbox.results import ResourceLimits\n"
+        "from maskdiff.experiments.distillation.sandbox.run import run_program\n"
+        f"run_program({program!r}, limits=ResourceLimits(wall_seconds=50))"
+    )
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
     try:
         assert soon(
@@ -372,15 +385,15 @@ def test_nothing_is_left_when_the_caller_is_killed() -> None:
 
 GAP = """
 import importlib.util, os, sys, time
-spec = importlib.util.spec_from_file_location("jail", {jail!r})
-jail = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(jail)
-call, parent = jail.call, int(sys.argv[3])
+spec = importlib.util.spec_from_file_location("container", {container!r})
+container = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(container)
+call, parent = container.libc_call, int(sys.argv[3])
 
 def slow(name, *given, about=""):
     result = call(name, *given, about=about)
-    if name == "unshare" and given[0] & jail.NEW_USER:
-        jail.LIBC.prctl(jail.DIE_WITH_PARENT, 0, 0, 0, 0)
+    if name == "unshare" and given[0] & container.NEW_USER:
+        container.LIBC.prctl(container.DIE_WITH_PARENT, 0, 0, 0, 0)
         os.kill(parent, 9)
         while os.getppid() == parent:
             time.sleep(0.01)
@@ -391,20 +404,20 @@ def fail(status, error):
         file.write(str(error) + chr(10))
     os._exit(1)
 
-jail.call, jail.fail = slow, fail
-jail.main()
+container.libc_call, container.fail = slow, fail
+container.main()
 """
 
 
 @isolated
 def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
     """Where a kernel clears the request for a signal at the parent's death, a parent that dies just then is found missing."""
-    mark, told, jail = uuid.uuid4().hex, tmp_path / "told", tmp_path / "jail.py"
-    jail.write_text(GAP.format(jail=str(sandbox.JAIL), told=str(told)))
+    mark, told, container = uuid.uuid4().hex, tmp_path / "told", tmp_path / "container.py"
+    container.write_text(GAP.format(container=str(sandbox.CONTAINER), told=str(told)))
     code = (
-        "from pathlib import Path\nfrom maskdiff.experiments.distillation import sandbox\n"
-        f"sandbox.JAIL = Path({str(jail)!r})\n"
-        f"sandbox._run({marked('import time; time.sleep(60)', mark)!r}, '', sandbox.STANDARD, 'required')"
+        "from pathlib import Path\nfrom maskdiff.experiments.distillation.sandbox import run as sandbox\n"
+        f"sandbox.CONTAINER = Path({str(container)!r})\n"
+        f"sandbox._run({marked('import time; time.sleep(60)', mark)!r}, '', sandbox.DEFAULT_LIMITS, 'required')"
     )
     caller = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60
@@ -417,11 +430,13 @@ def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
 
 @isolated
 def test_runs_side_by_side_from_threads_and_with_a_strict_umask() -> None:
-    results: list[Run] = []
+    results: list[ProgramResult] = []
     before = os.umask(0o077)
     try:
         threads = [
-            threading.Thread(target=lambda: results.append(run("import os" + STORM, "", SHORT)))
+            threading.Thread(
+                target=lambda: results.append(run_program("import os" + STORM, "", SHORT))
+            )
             for _ in "abcd"
         ]
         for thread in threads:
@@ -430,7 +445,7 @@ def test_runs_side_by_side_from_threads_and_with_a_strict_umask() -> None:
             thread.join()
     finally:
         os.umask(before)
-    assert [result.verdict for result in results] == [Verdict.PROCESS_LIMIT] * 4
+    assert [result.status for result in results] == [RunStatus.PROCESS_LIMIT] * 4
 
 
 @isolated
@@ -441,13 +456,13 @@ def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert soon(lambda: living(mark) != [])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sandbox, "_watch", interrupted)
+    monkeypatch.setattr(sandbox, "_monitor", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(marked("import time; time.sleep(60)", mark))
+        run_program(marked("import time; time.sleep(60)", mark))
     assert living(mark) == []
 
 
-ISOLATION = ("sandbox", "jail", "surroundings", "system_calls")
+SANDBOX = Path(sandbox.__file__).parent
 # The user of the program is that of the caller: what it may not reach is hidden by other means.
 ORDINARY = """
 import os, socket
@@ -481,16 +496,19 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
         Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"
     )  # in a folder that every user may enter
     try:
-        (copy / "maskdiff" / "distillation").mkdir(parents=True)
-        parts = [f"distillation/{name}.py" for name in ISOLATION]
-        for name in ("__init__.py", "errors.py", *parts):
-            shutil.copy(REPOSITORY / "maskdiff" / name, copy / "maskdiff" / name)
+        package = REPOSITORY / "maskdiff"
+        for path in (package / "__init__.py", package / "errors.py", *SANDBOX.glob("*.py")):
+            target = copy / path.relative_to(REPOSITORY)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
         code = (
             "from maskdiff.experiments.distillation.sandbox.run import *\n"
-            f"print(available(), run({'import os' + STORM!r}, limits=Limits(processes=6)).verdict.value, "
-            "run('import os; print(os.listdir())').stdout, "
-            "run('while 1: pass', limits=Limits(wall_seconds=0.2)).verdict.value, "
-            f"run({ORDINARY!r}).stdout)"
+            "from maskdiff.experiments.distillation.sandbox.results import ResourceLimits as Limits\n"
+            f"storm = run_program({'import os' + STORM!r}, limits=Limits(processes=6))\n"
+            "slow = run_program('while 1: pass', limits=Limits(wall_seconds=0.2))\n"
+            "listed = run_program('import os; print(os.listdir())')\n"
+            "print(isolation_problem(), storm.status.value, listed.stdout, slow.status.value, "
+            f"run_program({ORDINARY!r}).stdout)"
         )
         nobody = {"user": 65534, "group": 65534, "extra_groups": []}
         asked = subprocess.run(
@@ -511,49 +529,53 @@ def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
 @isolated
 def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MACHINES", {"vax": sandbox.MACHINES["x86_64"]})
-    monkeypatch.setattr(sandbox, "available", sandbox.functools.cache(available.__wrapped__))
+    monkeypatch.setattr(
+        sandbox, "isolation_problem", sandbox.functools.cache(isolation_problem.__wrapped__)
+    )
     reason = f"no filter of system calls is known for {os.uname().machine}, only for vax"
-    assert sandbox.available() == reason
+    assert sandbox.isolation_problem() == reason
     with pytest.raises(IsolationError, match=reason):
-        run("print(1)")
-    monkeypatch.setattr(sandbox, "available", lambda: None)
+        run_program("print(1)")
+    monkeypatch.setattr(sandbox, "isolation_problem", lambda: None)
     with pytest.raises(IsolationError, match=reason):
-        run("print(1)")
-    assert run("print(1)", isolation="none").stdout == "1\n"
+        run_program("print(1)")
+    assert run_program("print(1)", isolation="none").stdout == "1\n"
 
 
 def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    jail = tmp_path / "jail.py"
+    container = tmp_path / "container.py"
     refused = "error unshare of namespaces: Operation not permitted"
-    jail.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")
-    monkeypatch.setattr(sandbox, "JAIL", jail)
-    monkeypatch.setattr(sandbox, "available", sandbox.functools.cache(available.__wrapped__))
+    container.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")
+    monkeypatch.setattr(sandbox, "CONTAINER", container)
+    monkeypatch.setattr(
+        sandbox, "isolation_problem", sandbox.functools.cache(isolation_problem.__wrapped__)
+    )
     if sys.platform == "linux":
-        assert sandbox.available() == "unshare of namespaces: Operation not permitted"
+        assert sandbox.isolation_problem() == "unshare of namespaces: Operation not permitted"
     touched = tmp_path / "touched"
     with pytest.raises(
         IsolationError, match=r"or run them unprotected with --isolation none$"
     ) as caught:
-        run(f"open({str(touched)!r}, 'w')")
+        run_program(f"open({str(touched)!r}, 'w')")
     assert "\n" not in str(caught.value)
     assert not touched.exists()
 
 
 def test_without_isolation_if_so_told() -> None:
     assert (
-        run("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout
+        run_program("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout
         == "hello ['program.py']\n"
     )
-    assert run("while True: pass", "", BRIEF, "none").verdict is Verdict.TIME_LIMIT
-    assert run("while True: print(1)", "", SHORT, "none").verdict is Verdict.OUTPUT_LIMIT
-    assert run("bytearray(10 << 30)", "", SHORT, "none").verdict is Verdict.MEMORY_LIMIT
+    assert run_program("while True: pass", "", BRIEF, "none").status is RunStatus.TIME_LIMIT
+    assert run_program("while True: print(1)", "", SHORT, "none").status is RunStatus.OUTPUT_LIMIT
+    assert run_program("bytearray(10 << 30)", "", SHORT, "none").status is RunStatus.MEMORY_LIMIT
     assert (
-        run("open('big', 'wb').write(bytes(1 << 22))", "", SHORT, "none").verdict
-        is Verdict.FILE_LIMIT
+        run_program("open('big', 'wb').write(bytes(1 << 22))", "", SHORT, "none").status
+        is RunStatus.FILE_LIMIT
     )
-    assert run("import sys; sys.exit(4)", "", SHORT, "none").status == 4
+    assert run_program("import sys; sys.exit(4)", "", SHORT, "none").exit_code == 4
     closed = "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\nprint(len(input()), file=open('n', 'w'))"
-    assert run(closed, "x" * 1_000_000, SHORT, "none").verdict is Verdict.OK
+    assert run_program(closed, "x" * 1_000_000, SHORT, "none").status is RunStatus.OK
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc")
@@ -562,8 +584,8 @@ def test_without_isolation_the_group_ends_with_the_program() -> None:
     program = marked(
         "import time\nif not os.fork():\n    time.sleep(60)\ntime.sleep(0.1)\nprint('done')", mark
     )
-    result = run(program, "", SHORT, "none")
-    assert (result.verdict, result.stdout) == (Verdict.OK, "done\n")
+    result = run_program(program, "", SHORT, "none")
+    assert (result.status, result.stdout) == (RunStatus.OK, "done\n")
     assert result.seconds < 4
     assert soon(lambda: living(mark) == [])
 
@@ -586,4 +608,4 @@ BAD += [
 @pytest.mark.parametrize("key, value", BAD)
 def test_limits_have_ranges(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} is .*; give a .* from"):
-        Limits(**{key: value})  # type: ignore[arg-type]
+        ResourceLimits(**{key: value})  # type: ignore[arg-type]

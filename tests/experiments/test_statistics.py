@@ -18,43 +18,43 @@ from maskdiff.config import DistillationConfig
 from maskdiff.experiments.distillation.compare import (
     Pair,
     advantage,
+    divergence_measure,
     entropy,
-    mass,
-    measure,
-    nats,
-    outside,
+    mass_outside,
+    measure_pairs,
+    token_mass,
 )
 from maskdiff.experiments.distillation.divergence import Divergence
-from maskdiff.experiments.distillation.environment import attempts
+from maskdiff.experiments.distillation.environment import evaluate_all
+from maskdiff.experiments.distillation.hypotheses import (
+    Hypothesis,
+    bootstrap,
+    decide,
+    student_quantile,
+    verdict_of,
+)
 from maskdiff.experiments.distillation.onset import Onset, find_onset
 from maskdiff.experiments.distillation.planted import PlantedPolicy
 from maskdiff.experiments.distillation.positions import (
     DECILES,
-    NONE,
+    NO_PARTNER,
     decile,
     decile_means,
     late_minus_early,
-    mean_of,
+    nan_mean,
 )
-from maskdiff.experiments.distillation.reliability import area, token_labels
+from maskdiff.experiments.distillation.reliability import roc_area, token_labels
+from maskdiff.experiments.distillation.rollouts import PURPOSES, Rollouts
 from maskdiff.experiments.distillation.studies.protocol import (
-    array,
-    curve,
-    listed,
+    decile_series,
+    from_json,
     mean_and_error,
-    pooled,
-    seeds_of,
+    pool,
+    seed_clusters,
+    to_json,
 )
 from maskdiff.experiments.distillation.studies.rewards import Rewards
 from maskdiff.experiments.distillation.studies.training import _fall
-from maskdiff.experiments.distillation.study import PURPOSES, Study
-from maskdiff.experiments.distillation.verdicts import (
-    Claim,
-    decide,
-    estimated,
-    student_quantile,
-    verdict_of,
-)
 from maskdiff.metrics import Estimate
 from tests.helpers.distillation import NAN, SMALL, Letters, known, mean, planted, same
 
@@ -90,7 +90,7 @@ def test_late_minus_early_and_means_by_brute_force(curves: list[list[float]]) ->
     same(late_minus_early(np.array(curves)), expected)
     same(late_minus_early(np.array(curves)[0]), expected[0])
     same(late_minus_early(np.array([curves, curves])), [expected, expected])
-    same(mean_of(np.array(curves)), [mean(column) for column in zip(*curves, strict=True)])
+    same(nan_mean(np.array(curves)), [mean(column) for column in zip(*curves, strict=True)])
 
 
 def test_what_is_missing_moves_nothing() -> None:
@@ -108,19 +108,19 @@ def test_measures_at_the_partners_alone() -> None:
     """Every figure at every place against the table that all logits come from."""
     policy = PlantedPolicy(3, size=9)
     table = policy.module[0].detach().double().log_softmax(-1)
-    pair = Pair((2, 4), (5, 6, 7, 0), (2, 3), (8, 6, 1), (2, NONE, 0, 1))
+    pair = Pair((2, 4), (5, 6, 7, 0), (2, 3), (8, 6, 1), (2, NO_PARTNER, 0, 1))
     shorter = Pair.same((2, 4), (1, 0), (2, 4))
-    made = measure(
+    made = measure_pairs(
         policy, policy, [pair, shorter],
         {
-            "nats": nats(Divergence("reverse", 0)), "student": mass(frozenset({1, 8}), "student"),
-            "teacher": mass(frozenset({1, 8}), "teacher"), "likes": advantage, "entropy": entropy,
-            "ours": outside(3, "student"), "theirs": outside(3, "teacher"),
+            "nats": divergence_measure(Divergence("reverse", 0)), "student": token_mass(frozenset({1, 8}), "student"),
+            "teacher": token_mass(frozenset({1, 8}), "teacher"), "likes": advantage, "entropy": entropy,
+            "ours": mass_outside(3, "student"), "theirs": mass_outside(3, "teacher"),
         },
     )  # fmt: skip
     ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # what stands before each token
     for t, partner in enumerate(pair.partners):
-        if partner == NONE:
+        if partner == NO_PARTNER:
             assert all(math.isnan(values[0][t]) for values in made.values())
             continue
         p, q = ours[t].exp(), theirs[partner].exp()
@@ -147,13 +147,13 @@ def test_an_equal_answer_to_the_same_problem_is_judged_once() -> None:
     class Counting(Letters):
         asked = 0
 
-        def attempt(self, problem, answer):  # type: ignore[no-untyped-def]
+        def evaluate(self, problem, answer):  # type: ignore[no-untyped-def]
             self.asked += 1
-            return super().attempt(problem, answer)
+            return super().evaluate(problem, answer)
 
     environment = Counting()
     first, second = environment.problems(2, 0)
-    outcomes = attempts(environment, [first, first, second, first], ["az", "az", "az", "zz"])
+    outcomes = evaluate_all(environment, [first, first, second, first], ["az", "az", "az", "zz"])
     assert environment.asked == 3
     assert [outcome.reward for outcome in outcomes] == [0.5, 0.5, 0.5, 0.0]
 
@@ -162,25 +162,26 @@ def test_random_numbers_belong_to_seed_purpose_step_problem_and_number() -> None
     owner = [0, 0, 0, 1, 1, 2]
     made: dict[int, tuple[object, ...]] = {}
     for seed, purpose, step in itertools.product(range(3), PURPOSES, range(3)):
-        study = Study(PlantedPolicy(), Letters(), SMALL, seed)
-        for i, key in enumerate(study.keys(purpose, owner, step)):
+        rollouts = Rollouts(PlantedPolicy(), Letters(), SMALL, seed)
+        for i, key in enumerate(rollouts.keys(purpose, owner, step)):
             assert key not in made, (made[key], (seed, purpose, step, i))
             made[key] = (seed, purpose, step, i)
-        assert study.keys(purpose, [1, 0, 1], step) == [
-            study.keys(purpose, owner, step)[i] for i in (3, 0, 4)
+        assert rollouts.keys(purpose, [1, 0, 1], step) == [
+            rollouts.keys(purpose, owner, step)[i] for i in (3, 0, 4)
         ]
 
 
 def test_answers_of_a_study_depend_on_no_other_problem() -> None:
     few, many = (
-        Study(PlantedPolicy(), Letters(), replace(SMALL, problems=n, rollouts=n), 5) for n in (2, 6)
+        Rollouts(PlantedPolicy(), Letters(), replace(SMALL, problems=n, rollouts=n), 5)
+        for n in (2, 6)
     )
     for name in ("sampled", "regenerated", "resampled", "shown", "regenerated_greedy"):
         a, b = getattr(few, name), getattr(many, name)
         assert a.ids == [b.ids[6 * problem + number] for problem in range(2) for number in range(2)]
-        assert a.owner.tolist() == [0, 0, 1, 1]
+        assert a.problem_index.tolist() == [0, 0, 1, 1]
     assert few.sampled.ids != few.resampled.ids
-    assert few.sampled.ids != few.regenerated.ids  # drawn anew, not the same luck once more
+    assert few.sampled.ids != few.regenerated.ids  # drawn regenerate, not the same luck once more
     values = np.array([1.0, NAN, 3.0, 5.0])
     same(few.sampled.by_problem(values), [1.0, 4.0])
     same(few.sampled.by_problem(np.stack([values, -values], 1)), [[1.0, -1.0], [4.0, -4.0]])
@@ -200,7 +201,7 @@ def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[float, float]]
     signal, right = (np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1))
     good, bad = ([s for s, r in rows if r == which and not math.isnan(s)] for which in (1.0, 0.0))
     pairs = [1.0 if g > b else 0.5 if g == b else 0.0 for g in good for b in bad]
-    same(area(signal, right), mean(pairs))
+    same(roc_area(signal, right), mean(pairs))
 
 
 def test_a_token_is_as_right_as_its_characters() -> None:
@@ -225,12 +226,14 @@ ENDS = (-3.0, 1.0)  # answers of 40 tokens all, and of 18 on average, many of un
 
 def curves_of(policy: PlantedPolicy, seed: int, told: bool = True) -> NDArray[np.float64]:
     """(10, 10) as the second experiment makes them of the standard pairs."""
-    study = Study(policy, Letters(), PIPELINE, seed)
-    answers = study.sampled
-    pairs = study.standard_pairs(answers)
+    rollouts = Rollouts(policy, Letters(), PIPELINE, seed)
+    answers = rollouts.sampled
+    pairs = rollouts.standard_pairs(answers)
     if not told:
         pairs = [Pair.same(pair.prompt, pair.answer, pair.prompt) for pair in pairs]
-    values = measure(policy, policy, pairs, {"nats": nats(Divergence())})["nats"]
+    values = measure_pairs(policy, policy, pairs, {"nats": divergence_measure(Divergence())})[
+        "nats"
+    ]
     return answers.by_problem(np.stack([decile_means(row) for row in values]))
 
 
@@ -308,7 +311,7 @@ def test_the_rule_divides_all_intervals_into_three() -> None:
         assert rules[verdict]
         seen.add(verdict)
         unseen = verdict_of(
-            estimate, margin, seen=False
+            estimate, margin, measurable=False
         )  # nothing is ruled out where there was too little to see
         assert unseen == ("undecided" if verdict == "not supported" else verdict)
     assert len(seen) == 3
@@ -336,28 +339,29 @@ def test_verdicts_at_the_borders(low: float, high: float, verdict: str) -> None:
 
 def test_what_cannot_be_estimated_is_undecided() -> None:
     rng = np.random.default_rng(0)
-    none = decide(Claim("n", "t", np.full(9, NAN), 0.05), rng, 100)
+    none = decide(Hypothesis("n", "t", np.full(9, NAN), 0.05), rng, 100)
     assert (none.verdict, none.estimate.count, none.estimate.low) == ("undecided", 0, -math.inf)
     assert math.isnan(none.estimate.value)
-    two = decide(Claim("n", "t", np.array([1.0, NAN, 1.0]), 0.05), rng, 100)
+    two = decide(Hypothesis("n", "t", np.array([1.0, NAN, 1.0]), 0.05), rng, 100)
     assert (two.verdict, two.estimate.value, two.estimate.count, two.estimate.high) == (
         "undecided",
         1.0,
         2,
         math.inf,
     )
-    one_seed = decide(Claim("n", "t", np.ones(9), 0.05, np.zeros(9, dtype=np.int64)), rng, 100)
+    one_seed = decide(Hypothesis("n", "t", np.ones(9), 0.05, np.zeros(9, dtype=np.int64)), rng, 100)
     assert (one_seed.verdict, one_seed.estimate.low) == ("undecided", -math.inf)
-    three = decide(Claim("n", "t", np.ones(3), 0.05, control=True), rng, 100)
-    assert (three.verdict, three.control, three.estimate) == (
+    three = decide(Hypothesis("n", "t", np.ones(3), 0.05, control=True), rng, 100)
+    assert (three.verdict, three.hypothesis.control, three.estimate) == (
         "supported",
         True,
         Estimate(1.0, 1.0, 1.0, 3),
     )
     zeros = [
-        decide(Claim("n", "t", np.zeros(9), 0.05, seen=seen), rng, 100) for seen in (True, False)
+        decide(Hypothesis("n", "t", np.zeros(9), 0.05, measurable=seen), rng, 100)
+        for seen in (True, False)
     ]
-    assert [(found.verdict, found.seen) for found in zeros] == [
+    assert [(found.verdict, found.hypothesis.measurable) for found in zeros] == [
         ("not supported", True),
         ("undecided", False),
     ]
@@ -388,7 +392,7 @@ def test_the_bootstrap_is_that_of_the_definition() -> None:
         )  # from the table of Student's distribution
         stretch = quantile / 1.960 * math.sqrt(units / (units - 1))
         low, high = mean(values) + stretch * (np.percentile(means, (2.5, 97.5)) - mean(values))
-        estimate = estimated(values, rng, 4000, given_clusters)
+        estimate = bootstrap(values, rng, 4000, given_clusters)
         assert estimate.value == pytest.approx(mean(values))
         assert estimate.count == 11
         assert estimate.low == pytest.approx(low, abs=0.1 * (high - low))
@@ -410,7 +414,7 @@ def test_few_units_cover_as_many_do(units: int) -> None:
     covered = plain = 0
     for _ in range(400):
         values = rng.normal(size=units)
-        estimate = estimated(values, rng, 400)
+        estimate = bootstrap(values, rng, 400)
         covered += estimate.low <= 0 <= estimate.high
         low, high = np.percentile(
             [rng.choice(values, units).mean() for _ in range(100)], (2.5, 97.5)
@@ -425,7 +429,7 @@ def coverage(
 ) -> float:
     """Share of 300 simulated data sets of mean 0 whose interval holds 0."""
     rng = np.random.default_rng(seed)
-    held = [estimated(draw(), rng, 300, clusters) for _ in range(300)]
+    held = [bootstrap(draw(), rng, 300, clusters) for _ in range(300)]
     return float(np.mean([estimate.low <= 0 <= estimate.high for estimate in held]))
 
 
@@ -469,12 +473,12 @@ def test_intervals_of_problems_that_seeds_tie_together_cover(
 @settings(max_examples=100, deadline=None)
 def test_what_was_measured_survives_json(values: list[list[float]]) -> None:
     given_values = np.array(values)
-    text = json.dumps(listed(given_values), allow_nan=False)
-    found = array(json.loads(text))
+    text = json.dumps(to_json(given_values), allow_nan=False)
+    found = from_json(json.loads(text))
     np.testing.assert_allclose(found, given_values, rtol=5e-9, atol=0)  # equal_nan is the default
-    assert listed(found) == listed(given_values)  # once rounded, for good
+    assert to_json(found) == to_json(given_values)  # once rounded, for good
     assert found.dtype == np.float64
-    assert listed(array(NAN)) is None
+    assert to_json(from_json(NAN)) is None
 
 
 def test_parts_are_put_together_in_order() -> None:
@@ -482,8 +486,8 @@ def test_parts_are_put_together_in_order() -> None:
         {"problems": 2, "a": {"b": [[1.0, None], [3.0, 4.0]]}},
         {"problems": 1, "a": {"b": [[5.0, 6.0]]}},
     ]
-    same(pooled(parts, "a", "b"), [[1.0, NAN], [3.0, 4.0], [5.0, 6.0]])
-    assert seeds_of(parts).tolist() == [0, 0, 1]
+    same(pool(parts, "a", "b"), [[1.0, NAN], [3.0, 4.0], [5.0, 6.0]])
+    assert seed_clusters(parts).tolist() == [0, 0, 1]
 
 
 @given(st.lists(st.lists(FIGURE, min_size=10, max_size=10), min_size=1, max_size=6))
@@ -494,7 +498,7 @@ def test_means_and_their_errors_by_brute_force(curves: list[list[float]]) -> Non
         values = known(column)
         same(means[d], mean(column))
         same(errors[d], np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0)
-    series = curve("panel", "label", np.array(curves))
+    series = decile_series("panel", "label", np.array(curves))
     same(series.values, means)
     same(series.at, [0.05 + 0.1 * d for d in range(10)])
 
@@ -522,7 +526,9 @@ def test_what_redrawing_failed_answers_gains_is_luck() -> None:
     parts = [
         json.loads(
             json.dumps(
-                experiment.measure(Study(PlantedPolicy(7), Letters(), config, seed), lambda _: None)
+                experiment.measure(
+                    Rollouts(PlantedPolicy(7), Letters(), config, seed), lambda _: None
+                )
             )
         )
         for seed in range(3)
@@ -530,7 +536,7 @@ def test_what_redrawing_failed_answers_gains_is_luck() -> None:
     rng = np.random.default_rng(0)
 
     def gain(way: str, over: str, which: str) -> Estimate:
-        return estimated(pooled(parts, which, way) - pooled(parts, which, over), rng, 500)
+        return bootstrap(pool(parts, which, way) - pool(parts, which, over), rng, 500)
 
     for way in (
         "regenerated",
@@ -541,7 +547,7 @@ def test_what_redrawing_failed_answers_gains_is_luck() -> None:
         assert gain(way, "sampled", "right").high < -0.05
     claims = {
         claim.name: decide(claim, rng, 500)
-        for claim in experiment.conclude(parts, config, rng).claims
+        for claim in experiment.conclude(parts, config, rng).hypotheses
     }
     for name in (
         "of failed answers: regenerated - resampled",

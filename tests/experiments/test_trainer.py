@@ -13,14 +13,20 @@ from torch import Tensor
 
 from maskdiff.errors import DataError
 from maskdiff.experiments.distillation import compare
-from maskdiff.experiments.distillation.compare import Pair, chunks
+from maskdiff.experiments.distillation.compare import Pair, pair_batches
 from maskdiff.experiments.distillation.divergence import KINDS
 from maskdiff.experiments.distillation.planted import PlantedPolicy
-from maskdiff.experiments.distillation.positions import DECILES, NONE, decile
+from maskdiff.experiments.distillation.positions import DECILES, NO_PARTNER, decile
+from maskdiff.experiments.distillation.rollouts import Rollouts
 from maskdiff.experiments.distillation.studies.training import Training
-from maskdiff.experiments.distillation.study import Study
-from maskdiff.experiments.distillation.trainer import WINDOWS, Stepped, Trainer, Window, in_window
-from maskdiff.experiments.distillation.weights import restored
+from maskdiff.experiments.distillation.trainer import (
+    WINDOWS,
+    DistillationTrainer,
+    StepResult,
+    Window,
+    in_window,
+    preserved_weights,
+)
 from tests.helpers.distillation import SMALL, Letters, planted
 
 FIXED = replace(SMALL, teacher="initial", grad_clip=0.0)  # a teacher who stays where it is
@@ -29,11 +35,11 @@ TOLD, UNTOLD = (1, 20), (2, 20)
 
 def material(policy: PlantedPolicy, regenerated: bool = False, seed: int = 0) -> list[Pair]:
     """The pairs of one step."""
-    study = Study(policy, Letters(), replace(SMALL, problems=4, rollouts=4), seed)
-    answers = study.draw("training")
+    rollouts = Rollouts(policy, Letters(), replace(SMALL, problems=4, rollouts=4), seed)
+    answers = rollouts.student_answers("training")
     if regenerated:
-        return study.pairs_with(answers, study.anew(answers, "regenerated", 1.0))
-    return study.standard_pairs(answers)
+        return rollouts.cross_pairs(answers, rollouts.regenerate(answers, "regenerated", 1.0))
+    return rollouts.standard_pairs(answers)
 
 
 def table(policy: PlantedPolicy) -> Tensor:
@@ -62,7 +68,7 @@ def moved_rows(policy: PlantedPolicy) -> set[int]:
 def test_steps_lower_the_loss(kind: str, regenerated: bool) -> None:
     policy = planted()
     pairs = material(policy, regenerated)
-    trainer = Trainer(policy, replace(FIXED, divergence=kind))
+    trainer = DistillationTrainer(policy, replace(FIXED, divergence=kind))
     losses = [trainer.step(pairs).loss for _ in range(12)]
     assert losses == sorted(losses, reverse=True)
     assert 0 < losses[-1] < (0.97 if regenerated else 0.85) * losses[0]
@@ -73,9 +79,9 @@ def test_the_loss_is_the_mean_over_all_compared_places() -> None:
     policy = planted()
     pairs = material(policy)
     assert len({len(pair.answer) for pair in pairs}) > 1
-    figure = {"nats": compare.nats(Trainer(policy, FIXED).divergence)}
-    values = compare.measure(policy, policy, pairs, figure)["nats"]
-    stepped = Trainer(policy, FIXED).step(pairs)
+    figure = {"nats": compare.divergence_measure(DistillationTrainer(policy, FIXED).divergence)}
+    values = compare.measure_pairs(policy, policy, pairs, figure)["nats"]
+    stepped = DistillationTrainer(policy, FIXED).step(pairs)
     assert stepped.places == sum(len(pair.answer) for pair in pairs) == sum(map(len, values))
     assert stepped.loss == pytest.approx(sum(map(sum, values)) / stepped.places, rel=1e-5)
 
@@ -84,18 +90,18 @@ def test_the_loss_is_the_mean_over_all_compared_places() -> None:
 def test_in_chunks_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     whole, parted = planted(), planted()
     pairs = material(whole)
-    expected = Trainer(whole, FIXED).step(pairs)
+    expected = DistillationTrainer(whole, FIXED).step(pairs)
     monkeypatch.setattr(compare, "ELEMENTS", elements)
-    assert len(list(chunks(pairs, parted.size))) > 2
-    found = Trainer(parted, FIXED).step(pairs)
+    assert len(list(pair_batches(pairs, parted.size))) > 2
+    found = DistillationTrainer(parted, FIXED).step(pairs)
     assert (found.loss, found.norm) == pytest.approx((expected.loss, expected.norm), rel=1e-5)
     assert found.places == expected.places
     torch.testing.assert_close(gradient(parted), gradient(whole), rtol=1e-4, atol=1e-7)
-    figure = {"nats": compare.nats(Trainer(parted, FIXED).divergence)}
-    again = compare.measure(parted, parted, pairs, figure)["nats"]
+    figure = {"nats": compare.divergence_measure(DistillationTrainer(parted, FIXED).divergence)}
+    again = compare.measure_pairs(parted, parted, pairs, figure)["nats"]
     monkeypatch.undo()
     for one, other in zip(
-        again, compare.measure(parted, parted, pairs, figure)["nats"], strict=True
+        again, compare.measure_pairs(parted, parted, pairs, figure)["nats"], strict=True
     ):
         assert one == pytest.approx(other, abs=1e-6)
 
@@ -112,7 +118,7 @@ def test_chunks_keep_order_and_bounds(
     pairs = [Pair((1,), (5,) * ours, (2,), (5,) * theirs, (0,) * ours) for ours, theirs in sizes]
     kept, compare.ELEMENTS = compare.ELEMENTS, elements
     try:
-        groups = [list(group) for group in chunks(pairs, size)]
+        groups = [list(group) for group in pair_batches(pairs, size)]
     finally:
         compare.ELEMENTS = kept
     assert [pair for group in groups for pair in group] == pairs
@@ -132,12 +138,12 @@ def test_chunks_keep_order_and_bounds(
 def test_gradients_of_a_step_do_not_stay_for_the_next() -> None:
     policy, fresh = planted(), planted()
     pairs = material(policy)
-    trainer = Trainer(
+    trainer = DistillationTrainer(
         policy, replace(FIXED, lr=1e-12)
     )  # so that the weights stay, and only gradients could add up
     first = trainer.step(pairs)
     assert trainer.step(pairs).norm == pytest.approx(first.norm, rel=1e-5)
-    assert Trainer(fresh, FIXED).step(pairs).norm == first.norm
+    assert DistillationTrainer(fresh, FIXED).step(pairs).norm == first.norm
 
 
 # ---------------------------------------------------------------------------------------------------------------- windows
@@ -167,7 +173,7 @@ def test_places_outside_a_window_have_no_gradient() -> None:
     grads = {}
     for window in WINDOWS:
         policy = planted()
-        stepped = Trainer(policy, FIXED).step([Pair.same(UNTOLD, answer, TOLD)], window)
+        stepped = DistillationTrainer(policy, FIXED).step([Pair.same(UNTOLD, answer, TOLD)], window)
         assert moved_rows(policy) == expected[window]
         assert stepped.places == len(expected[window])
         grads[window] = gradient(policy) * stepped.places
@@ -178,23 +184,44 @@ def test_places_without_a_partner_have_no_gradient() -> None:
     """Ordinal pairs end with the shorter answer, and the teacher is asked at the partners alone."""
     policy = planted()
     answer, other = (3, 4, 5, 6, 7, 8), (9, 3, 4)
-    stepped = Trainer(policy, FIXED).step(
-        [Pair(UNTOLD, answer, TOLD, other, (0, 1, 2, NONE, NONE, NONE))]
+    stepped = DistillationTrainer(policy, FIXED).step(
+        [Pair(UNTOLD, answer, TOLD, other, (0, 1, 2, NO_PARTNER, NO_PARTNER, NO_PARTNER))]
     )
     assert stepped.places == 3
     assert moved_rows(policy) == {20, 3, 4}
     crossed = planted()
     assert (
-        Trainer(crossed, FIXED)
-        .step([Pair(UNTOLD, answer, TOLD, other, (NONE, 2, NONE, NONE, 0, NONE))])
+        DistillationTrainer(crossed, FIXED)
+        .step(
+            [
+                Pair(
+                    UNTOLD,
+                    answer,
+                    TOLD,
+                    other,
+                    (NO_PARTNER, 2, NO_PARTNER, NO_PARTNER, 0, NO_PARTNER),
+                )
+            ]
+        )
         .places
         == 2
     )
     assert moved_rows(crossed) == {3, 6}
     late = planted()
     assert (
-        Trainer(late, FIXED)
-        .step([Pair(UNTOLD, answer, TOLD, other, (NONE, 2, NONE, NONE, 0, NONE))], "last")
+        DistillationTrainer(late, FIXED)
+        .step(
+            [
+                Pair(
+                    UNTOLD,
+                    answer,
+                    TOLD,
+                    other,
+                    (NO_PARTNER, 2, NO_PARTNER, NO_PARTNER, 0, NO_PARTNER),
+                )
+            ],
+            "last",
+        )
         .places
         == 1
     )
@@ -207,24 +234,24 @@ def test_regeneration_compares_with_its_own_text_by_equal_places() -> None:
     assert {len(pair.answer) - len(pair.teacher_answer) > 0 for pair in pairs} == {True, False}
     for pair in pairs:
         assert pair.partners == tuple(
-            t if t < len(pair.teacher_answer) else NONE for t in range(len(pair.answer))
+            t if t < len(pair.teacher_answer) else NO_PARTNER for t in range(len(pair.answer))
         )
         assert (pair.prompt[0], pair.teacher_prompt[0]) == (2, 1)
     expected = sum(min(len(pair.answer), len(pair.teacher_answer)) for pair in pairs)
-    assert Trainer(policy, FIXED).step(pairs).places == expected
+    assert DistillationTrainer(policy, FIXED).step(pairs).places == expected
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_without_a_place_there_is_no_step(weight_decay: float) -> None:
     policy = planted()
     before = table(policy)
-    trainer = Trainer(
+    trainer = DistillationTrainer(
         policy, replace(FIXED, weight_decay=weight_decay, teacher="ema", teacher_rate=1.0)
     )
-    nothing = Pair(UNTOLD, (3, 4), TOLD, (5,), (NONE, NONE))
-    assert trainer.step([nothing]) == Stepped(0.0, 0.0, 0)
-    assert trainer.step([Pair.same(UNTOLD, (3,), TOLD)], "last") == Stepped(0.0, 0.0, 0)
-    assert trainer.step([]) == Stepped(0.0, 0.0, 0)
+    nothing = Pair(UNTOLD, (3, 4), TOLD, (5,), (NO_PARTNER, NO_PARTNER))
+    assert trainer.step([nothing]) == StepResult(0.0, 0.0, 0)
+    assert trainer.step([Pair.same(UNTOLD, (3,), TOLD)], "last") == StepResult(0.0, 0.0, 0)
+    assert trainer.step([]) == StepResult(0.0, 0.0, 0)
     assert torch.equal(table(policy), before)
     assert not trainer.optimizer.state
     assert trainer.step([nothing, Pair.same(UNTOLD, (3, 4), TOLD)]).places == 2
@@ -235,9 +262,11 @@ def test_without_a_place_there_is_no_step(weight_decay: float) -> None:
 
 
 def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
-    def stepped(norm: float | None = None, clip: float = 0.0) -> tuple[Tensor, Stepped]:
+    def stepped(norm: float | None = None, clip: float = 0.0) -> tuple[Tensor, StepResult]:
         policy = planted()
-        done = Trainer(policy, replace(FIXED, grad_clip=clip)).step(material(policy), norm=norm)
+        done = DistillationTrainer(policy, replace(FIXED, grad_clip=clip)).step(
+            material(policy), norm=norm
+        )
         return gradient(policy), done
 
     plain, done = stepped()
@@ -266,7 +295,7 @@ def test_a_gradient_that_is_no_number_is_an_error_and_no_step(
     policy = planted()
     pairs = [Pair.same(UNTOLD, (3, 4, 5, 6), TOLD)]
     policy.module.to(torch.bfloat16 if half else torch.float32)
-    trainer = Trainer(policy, replace(FIXED, teacher="ema", teacher_rate=1.0))
+    trainer = DistillationTrainer(policy, replace(FIXED, teacher="ema", teacher_rate=1.0))
     with torch.no_grad():
         policy.module[0][4, 7] = broken
     before, taught = table(policy), trainer.teacher.module[0].detach().clone()
@@ -294,7 +323,7 @@ def test_weights_that_are_lost_in_training_end_an_experiment_and_are_put_back() 
                 policy.module[0].fill_(float("nan"))
 
     with pytest.raises(DataError, match="a gradient is no number"):
-        Training().measure(Study(policy, Letters(), SMALL, 0), lose)
+        Training().measure(Rollouts(policy, Letters(), SMALL, 0), lose)
     assert told == ["step 0/2", "step 1/2"]
     assert torch.equal(table(policy), before)
 
@@ -303,9 +332,9 @@ def test_equal_lengths_make_equal_steps_of_the_halves() -> None:
     """Adam divides by the gradient's own size: in one step, scaling changes only what is near its epsilon."""
     plain, scaled = planted(), planted()
     pairs = material(plain)
-    Trainer(plain, FIXED).step(pairs, "last")
+    DistillationTrainer(plain, FIXED).step(pairs, "last")
     large = gradient(plain).abs() > 1e-5
-    Trainer(scaled, FIXED).step(pairs, "last", norm=1.0)
+    DistillationTrainer(scaled, FIXED).step(pairs, "last", norm=1.0)
     assert int(large.sum()) > 50
     torch.testing.assert_close(
         table(plain)[large], table(scaled)[large], atol=2e-5, rtol=0
@@ -317,7 +346,7 @@ def test_equal_lengths_make_equal_steps_of_the_halves() -> None:
 
 def test_the_teacher_itself_follows_at_once() -> None:
     policy = planted()
-    trainer = Trainer(policy, replace(FIXED, teacher="self"))
+    trainer = DistillationTrainer(policy, replace(FIXED, teacher="self"))
     trainer.step(material(policy))
     assert trainer.teacher is policy
 
@@ -325,7 +354,7 @@ def test_the_teacher_itself_follows_at_once() -> None:
 def test_the_initial_teacher_stays() -> None:
     policy = planted()
     before = table(policy)
-    trainer = Trainer(policy, FIXED)
+    trainer = DistillationTrainer(policy, FIXED)
     for _ in range(3):
         trainer.step(material(policy))
     assert torch.equal(trainer.teacher.module[0], before)
@@ -336,7 +365,7 @@ def test_the_initial_teacher_stays() -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
 def test_the_averaged_teacher_takes_over_its_share_after_every_step(rate: float) -> None:
     policy = planted()
-    trainer = Trainer(policy, replace(FIXED, teacher="ema", teacher_rate=rate))
+    trainer = DistillationTrainer(policy, replace(FIXED, teacher="ema", teacher_rate=rate))
     expected = table(policy)
     for _ in range(4):
         trainer.step(material(policy))
@@ -352,7 +381,7 @@ def test_the_averaged_teacher_of_half_precision_arrives() -> None:
     """The student moved by one step of rounding and stays there: after 400 steps at a rate of 0.05 the teacher is there."""
     policy = planted()
     policy.module.to(torch.bfloat16)
-    trainer = Trainer(
+    trainer = DistillationTrainer(
         policy, replace(FIXED, teacher="ema", teacher_rate=0.05, lr=1e-12, weight_decay=0.0)
     )
     with torch.no_grad():
@@ -377,13 +406,13 @@ def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: b
     config = replace(
         FIXED, divergence=kind, top_k=top_k, tail=tail, teacher="self", weight_decay=0.0
     )
-    stepped = Trainer(policy, config).step(material(policy))
+    stepped = DistillationTrainer(policy, config).step(material(policy))
     assert stepped.loss == 0.0
     assert stepped.places > 50
     assert stepped.norm < 1e-7
     faulty = planted()
     assert (
-        Trainer(faulty, config).step(material(faulty)).norm > 1e-4
+        DistillationTrainer(faulty, config).step(material(faulty)).norm > 1e-4
     )  # what a teacher with something to say gives
 
 
@@ -393,13 +422,13 @@ def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: b
 def test_weights_are_put_back_whatever_happens() -> None:
     policy = planted()
     before, weight = table(policy), policy.module[0]
-    with restored(policy):
-        Trainer(policy, FIXED).step(material(policy))
+    with preserved_weights(policy):
+        DistillationTrainer(policy, FIXED).step(material(policy))
         assert not torch.equal(table(policy), before)
     assert torch.equal(table(policy), before)
     for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error), restored(policy):
-            Trainer(policy, FIXED).step(material(policy))
+        with pytest.raises(error), preserved_weights(policy):
+            DistillationTrainer(policy, FIXED).step(material(policy))
             assert not torch.equal(table(policy), before)
             raise error
         assert torch.equal(table(policy), before)
@@ -407,8 +436,8 @@ def test_weights_are_put_back_whatever_happens() -> None:
     half = planted()
     half.module.to(torch.bfloat16)
     kept = table(half)
-    with restored(half):
-        Trainer(half, replace(FIXED, lr=0.1)).step(material(half))
+    with preserved_weights(half):
+        DistillationTrainer(half, replace(FIXED, lr=0.1)).step(material(half))
         assert not torch.equal(table(half), kept)
     assert torch.equal(table(half), kept)
 
@@ -423,6 +452,6 @@ def test_a_twin_has_weights_of_its_own() -> None:
     )
     assert torch.equal(twin.logits(prompts, answers), policy.logits(prompts, answers))
     before = table(twin)
-    Trainer(policy, FIXED).step(pairs)
+    DistillationTrainer(policy, FIXED).step(pairs)
     assert torch.equal(table(twin), before)
     assert not torch.equal(table(policy), before)

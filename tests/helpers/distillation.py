@@ -16,7 +16,7 @@ from maskdiff.errors import UserError
 from maskdiff.experiments.distillation import report, runner
 from maskdiff.experiments.distillation.environment import Environment, Outcome, Problem
 from maskdiff.experiments.distillation.planted import END, PlantedPolicy
-from maskdiff.experiments.distillation.runner import Setting, fingerprint
+from maskdiff.experiments.distillation.runner import RunSettings, weights_fingerprint
 from maskdiff.experiments.distillation.studies import EXPERIMENTS
 
 NAMES = list(EXPERIMENTS)
@@ -47,7 +47,7 @@ class Letters:
     def problems(self, count: int, seed: int) -> list[Problem]:
         return [Problem(f"{seed}-{i}", f"problem {seed} {i}") for i in range(count)]
 
-    def attempt(self, problem: Problem, answer: str) -> Outcome:
+    def evaluate(self, problem: Problem, answer: str) -> Outcome:
         share = sum(letter < "m" for letter in answer) / max(len(answer), 1)
         return Outcome(1.0 if share > 0.6 else share, f"{share:.1f}")
 
@@ -55,12 +55,12 @@ class Letters:
 class Located(Letters):
     """The same, and a letter from `m` on is where an answer goes wrong."""
 
-    def located(self, problem: Problem, answer: str) -> list[bool | None]:
+    def label_characters(self, problem: Problem, answer: str) -> list[bool | None]:
         return [letter < "m" for letter in answer]
 
 
-def setting_of(policy: PlantedPolicy, config: DistillationConfig = SMALL) -> Setting:
-    return Setting(config, policy.name, fingerprint(policy), 1)
+def setting_of(policy: PlantedPolicy, config: DistillationConfig = SMALL) -> RunSettings:
+    return RunSettings(config, policy.name, weights_fingerprint(policy), 1)
 
 
 def quiet(name: str, seed: int, what: str) -> None:
@@ -68,13 +68,13 @@ def quiet(name: str, seed: int, what: str) -> None:
 
 
 def run(
-    folder: Path, names: list[str] = NAMES, setting: Setting | None = None, policy: PlantedPolicy | None = None,
+    folder: Path, names: list[str] = NAMES, setting: RunSettings | None = None, policy: PlantedPolicy | None = None,
     tell: Tell = quiet, environment: Environment | None = None,
 ) -> bytes:  # fmt: skip
     """The bytes of results.json."""
     policy = policy or planted()
     setting = setting or setting_of(policy)
-    results = runner.run(policy, environment or Located(), setting, names, folder, tell)
+    results = runner.run_experiments(policy, environment or Located(), setting, names, folder, tell)
     runner.write_json(folder / "results.json", report.results_json(results, setting))
     return (folder / "results.json").read_bytes()
 

@@ -1,7 +1,7 @@
-"""What the tests of noise share: strings, generators, and statistical assertions with a stated power.
+"""Strings, mixtures, generators, and statistical assertions with a stated power.
 
-Statistical assertions allow 4.5 standard errors (a false alarm in 150,000); a quantity that is truly off by 8 standard errors
-is caught in 99.97% of runs.  Each test states what that is in its own units.
+Statistical assertions allow 4.5 standard errors (a false alarm in 150,000); a quantity that is off
+by 8 standard errors is caught in 99.97% of runs. Each test states what that is in its own units.
 """
 
 from __future__ import annotations

@@ -12,7 +12,15 @@ import openai
 
 from maskdiff.errors import ParseError
 from maskdiff.serving.model import ServedModel
-from maskdiff.stepwise.protocol import Candidate, Capabilities, Reply, Request, Spent, Stop, bounded
+from maskdiff.stepwise.protocol import (
+    Candidate,
+    Capabilities,
+    Reply,
+    Request,
+    Spent,
+    Stop,
+    split_step,
+)
 
 STORY = "one, two>three, four>five, six>seven, eight>nine, ten."
 
@@ -69,7 +77,7 @@ class Toy:
             place += 1
             if not token:
                 return self._candidate(request, said, log_probs, "end")
-            if bounded(said, 0, request.stop, request.over):
+            if split_step(said, 0, request.stop, request.overshoot):
                 return self._candidate(request, said, log_probs, "stop")
             if len(log_probs) == request.stop.max_tokens:
                 return self._candidate(request, said, log_probs, "length")
@@ -77,7 +85,10 @@ class Toy:
     def _candidate(
         self, request: Request, said: str, log_probs: list[float], finish: Any
     ) -> Candidate:
-        step, over = bounded(said, 0, request.stop, request.over) or (request.over + said, "")
+        step, over = split_step(said, 0, request.stop, request.overshoot) or (
+            request.overshoot + said,
+            "",
+        )
         return Candidate(step, said, finish, len(log_probs), over, log_probs=tuple(log_probs))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of training share: tiny runs, and what two runs must have in common."""
+"""Tiny training runs, and comparisons of two runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from maskdiff.config_io import load_config
 from tests.helpers.paths import REPOSITORY
 
 TINY = {
-    "n_embd": 16, "n_head": 2, "n_layer": 1, "k_iter": 2, "batch_size": 8, "num_samples": 64, "max_depth": 2, "max_len": 24,
-    "max_iters": 12, "warmup_iters": 2, "log_interval": 4, "eval_interval": 6, "eval_samples": 16, "live_samples": 4,
-    "save_interval": 5, "threads": 1, "device": "cpu",
+    "n_embd": 16, "n_head": 2, "n_layer": 1, "k_iter": 2, "batch_size": 8, "num_samples": 64,
+    "max_depth": 2, "max_len": 24, "max_iters": 12, "warmup_iters": 2, "log_interval": 4,
+    "eval_interval": 6, "eval_samples": 16, "live_samples": 0, "save_interval": 5, "threads": 1,
+    "device": "cpu",
 }  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def same_tensors(a: object, b: object) -> bool:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Weights, moving average, optimiser state and validation figures are bit for bit those of the other run."""
+    """Two runs have equal weights, averages, optimizer states and metrics, bit for bit."""
     one, two = checkpoint.load(a / "last.pt"), checkpoint.load(b / "last.pt")
     for payload in (one, two):
         payload["training"]["progress"].pop("seconds")

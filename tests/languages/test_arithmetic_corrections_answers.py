@@ -1,4 +1,4 @@
-"""Answers with mistakes: marks, symbols, feedback and slips, against a judge of trees (helpers/corrections.py)."""
+"""Answers with mistakes: marks, symbols, feedback and slips, against a judge of trees."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def all_expressions(answer: str) -> bool:
     return all(step_tree(step) is not None for step in kept_by_hand(answer))
 
 
-# ------------------------------------------------------------------------------------------------------------------ marks
+# Marks
 
 
 def test_marks_are_those_of_the_trees() -> None:
@@ -158,11 +158,11 @@ def test_taking_back_nothing_is_a_mistake(answer: str) -> None:
     assert marks.first_wrong is not None or marks.share < 1
 
 
-# --------------------------------------------------------------------------------------------------------------- symbols
+# Symbols
 
 
 def located_by_hand(problem: str, answer: str) -> list[bool | None]:
-    """Labels by the definition, symbol by symbol, with all reducts of trees written out; what has no bracket does not go on."""
+    """Labels by their definition, symbol by symbol, with all reducts of trees."""
     labels, before, now, lost = list[bool | None](), problem, "", False
     for symbol in answer:
         options = following(before)
@@ -225,7 +225,7 @@ def test_symbols_by_hand(answer: str, labels: str) -> None:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------- feedback
+# Feedback
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_feedback_is_its_definition() -> None:
 
 
 def test_only_the_leak_tells_the_value() -> None:
-    """Of problems whose value no number of steps or tenths can be; the others tell it only by quoting the attempt."""
+    """Problems whose value is no number of steps or tenths: feedback only quotes the attempt."""
     told = quoted = 0
     for problem, answer in attempts(300, 3):
         value = str(value_of(tree_of(problem)))
@@ -294,7 +294,7 @@ def test_only_the_leak_tells_the_value() -> None:
     assert quoted > 100
 
 
-# ------------------------------------------------------------------------------------------------------------------ slips
+# Slips
 
 
 @pytest.mark.parametrize("config", VARIANTS)

@@ -1,4 +1,4 @@
-"""Arithmetic in steps: generator, grammar, step checker, problems and nonces, against trees (helpers/step_trees.py)."""
+"""Arithmetic in steps: generator, grammar, step checker, problems and nonces, against trees."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from tests.helpers.step_trees import (
     wrong_step,
 )
 
-# ---------------------------------------------------------------------------------------------------------------- grammar
+# Grammar
 
 
 def agree(language: ArithmeticSteps, texts: Iterator[str] | set[str]) -> int:
-    """How many of the texts are strings; the parser, the chart's grammar and the trees must agree on each."""
+    """The number of texts that are strings; the parser, the grammar and the trees agree on each."""
     count = 0
     for text in texts:
         expected = well_formed(text, language.config.operators)
@@ -58,7 +58,7 @@ def agree(language: ArithmeticSteps, texts: Iterator[str] | set[str]) -> int:
 
 
 def test_grammar_parser_and_trees_agree_on_every_short_string() -> None:
-    """All problems `(` and up to 6 symbols, and everything two edits away from the shortest string."""
+    """All texts of `(` and up to 6 symbols, and all within two edits of the shortest string."""
     language = ArithmeticSteps(replace(BASE, operators="+-"))
     short = (f"({''.join(rest)}>0" for n in range(7) for rest in product("+ 10)", repeat=n))
     assert agree(language, short) == 2 * 2  # two digits
@@ -164,7 +164,7 @@ def test_numbers_may_be_negative_where_minus_is_an_operator(
 
 
 def test_what_nobody_can_read_is_refused_at_once() -> None:
-    """Python neither reads nor writes integers of more than 4,300 digits; a long value must be no crash."""
+    """Python converts no integers of more than 4,300 digits; a long value raises no other error."""
     long = "9" * 5000
     many = "(+ 1 " * 100_000 + "1" + ")" * 100_000
     for problem in (f"(* {long} 2)", f"(+ 1 {long})", many):
@@ -181,7 +181,7 @@ def test_what_nobody_can_read_is_refused_at_once() -> None:
     assert not SIGNED.holds(f"(+ 1 2)>{long}")
 
 
-# ------------------------------------------------------------------------------------------------------------------ draws
+# Draws
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -212,7 +212,10 @@ def test_every_draw_holds_within_all_bounds_and_reduces_in_reading_order(
 
 
 def test_the_distribution_is_that_of_the_arithmetic_language_but_for_its_root() -> None:
-    """Operators and depths of 6,000 draws that nothing rejects; a share of 0.5 off by 0.05 is caught in 99.9% of runs."""
+    """Operators and depths of 6,000 draws without rejection.
+
+    A share of 0.5 that is off by 0.05 fails in 99.9% of runs.
+    """
     language = ArithmeticSteps(replace(BASE, max_depth=2, max_len=1024, max_value=10**9))
     trees = [read(text.split(">")[0]) for text in drawn(language, 6000)]
     plus, deep = (
@@ -228,7 +231,9 @@ def test_the_distribution_is_that_of_the_arithmetic_language_but_for_its_root() 
 
 
 def test_all_depths_are_asked_for_alike_although_deep_problems_fit_less_often() -> None:
-    """The depths of draws from 1..3 are the mean of those from 1..1, 2..2, 3..3; 0.07 off is caught in 99.9% of runs.
+    """The depths of draws from 1..3 are the mean of those from 1..1, 2..2 and 3..3.
+
+    A share that is off by 0.07 fails in 99.9% of runs.
 
     Were the depth drawn again with every rejected problem, that of depth 1 would be 0.1 more.
     """
@@ -293,8 +298,7 @@ def test_bounds_that_leave_nothing_are_an_error_of_one_line() -> None:
         tight.sample(np.random.default_rng(0))
     for deeper in (1, 40, 10**9):
         with pytest.raises(
-            DataError,
-            match=rf"^a problem of depth {6 + deeper} has at least .* symbols .* max_len 64 .* 62: ",
+            DataError, match=rf"^a problem of depth {6 + deeper} has at least .* max_len 64 .* 62: "
         ):
             PLAIN.problems(1, np.random.default_rng(0), deeper)
     with pytest.raises(DataError, match="a problem of depth 2 has at least 23 symbols"):
@@ -338,7 +342,7 @@ def test_a_problem_is_on_one_side_of_the_split() -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------------ steps
+# Steps
 
 
 def variations(text: str, rng: random.Random) -> Iterator[str]:
@@ -398,7 +402,7 @@ def test_every_order_of_reductions_holds() -> None:
 
 @pytest.mark.parametrize("config", VARIANTS[:3])
 def test_a_mutated_step_is_found_at_its_number(config: LanguageConfig) -> None:
-    """The steps after it follow from it, so that it alone is wrong; but for a mutation that hits another reduction."""
+    """The steps after a mutated step follow from it, so it alone is wrong."""
     language, rng = ArithmeticSteps(config), random.Random(1)
     found = set()
     for problem in language.problems(200, np.random.default_rng(4)):
@@ -446,19 +450,22 @@ def test_any_mutated_text_is_judged_as_the_trees_judge_it(config: LanguageConfig
 def test_first_wrong_waits_for_the_end_of_a_step() -> None:
     problem = "(+ (* 2 4) 12)"
     for text, expected in (
-        ("", None), (problem, None), (f"{problem}>", None), (f"{problem}>(+ 9", None), (f"{problem}>(+ 9 12)", None),
-        (f"{problem}>(+ 9 12)>", 1), (f"{problem}>(+ 8 12)>2", 2), (f"{problem}>(+ 8 12)>20", None), (f"{problem}>20", 1),
-        (f"{problem}>(+ 8 12)>20>", None), (f"{problem}>(+ 8 12)>20>20", 3), (f"{problem}>(+ 8 12)>20>20>", 3),
+        ("", None), (problem, None), (f"{problem}>", None), (f"{problem}>(+ 9", None),
+        (f"{problem}>(+ 9 12)", None),
+        (f"{problem}>(+ 9 12)>", 1), (f"{problem}>(+ 8 12)>2", 2), (f"{problem}>(+ 8 12)>20", None),
+        (f"{problem}>20", 1),
+        (f"{problem}>(+ 8 12)>20>", None), (f"{problem}>(+ 8 12)>20>20", 3),
+        (f"{problem}>(+ 8 12)>20>20>", 3),
         (f"{problem}>>", 1),
     ):  # fmt: skip
         assert SIGNED.first_wrong(text) == expected, text
 
 
-# ------------------------------------------------------------------------------------------------------------ forced_ending
+# Forced_ending
 
 
 def test_the_forced_ending_is_the_one_continuation_that_holds() -> None:
-    """Against all strings that hold and begin with the problem, for every prefix of some of them, and for wrong ones."""
+    """Against all true strings of the problem, for every prefix of some of them, and wrong ones."""
     rng, told, silent = random.Random(3), 0, 0
     for problem in SIGNED.problems(60, np.random.default_rng(6)):
         every = list(all_derivations(read(problem) or 0))
@@ -479,7 +486,7 @@ def test_the_forced_ending_is_the_one_continuation_that_holds() -> None:
 
 
 def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
-    """A forced_ending that took the generator's order for the only one would rule this filling out."""
+    """A forced ending by the generator's order alone would exclude this filling."""
     for first, second in (("?", "2"), ("2", "?"), ("?", "?")):
         template = f"(+ (+ 1 {first}) (+ 3 4))>(+ (+ 1 {second}) 7)>(+ 3 7)>10"
         puzzle = FillProblem(template, SIGNED.vocabulary, SIGNED.holds, SIGNED.forced_ending)
@@ -490,7 +497,7 @@ def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
         assert found.solutions == (template.replace("?", "2"),)
 
 
-# --------------------------------------------------------------------------------------------------------------- problems
+# Problems
 
 
 @pytest.mark.parametrize(
@@ -570,7 +577,7 @@ def test_a_nonce_is_copied_by_its_first_step(operators: str, max_value: int) -> 
     assert again == language.nonce(np.random.default_rng(7))
 
 
-# ------------------------------------------------------------------------------------------------- language, configuration
+# Language, configuration
 
 
 def test_it_is_a_language_with_steps_and_truth() -> None:
@@ -613,8 +620,8 @@ def test_a_checkpoint_restores_the_language(config: LanguageConfig) -> None:
         ({"operators": ""}, "one or more of"),
         ({"operators": "++"}, "at most once"),
         ({"operators": "+/"}, "'\\+/' are not allowed"),
-        ({"min_int": 11}, "min_int 11 is above max_int 10"),
-        ({"min_depth": 4, "max_depth": 3}, "min_depth 4 is above max_depth 3"),
+        ({"min_int": 11}, "min_int 11 and max_int 10 leave no choice"),
+        ({"min_depth": 4, "max_depth": 3}, "min_depth 4 and max_depth 3 leave no choice"),
         ({"min_depth": 0, "max_depth": 0}, "at least one operation"),
         ({"max_len": 15}, "needs 16 or more"),
         ({"max_value": 9}, "max_int 10 is above max_value 9"),

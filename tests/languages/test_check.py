@@ -1,4 +1,4 @@
-"""`maskdiff languages check`: where Lark reads a grammar otherwise, and that a grammar that stops Lark stops nothing."""
+"""`maskdiff languages check`: where Lark reads a grammar otherwise, and grammars it hangs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own language: what a folder becomes, what is refused, and that a checkpoint carries it without its folder."""
+"""A user's own language: its folder, what is refused, and checkpoints without the folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make(config: LanguageConfig) -> TextLanguage:
     return language
 
 
-# ------------------------------------------------------------------------------------------------------------- what it is
+# What it is
 
 
 def test_a_folder_is_a_language(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_real_strings_of_a_list(tmp_path: Path) -> None:
     assert sample_lengths(language, 3, (59, 61), 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- what is refused
+# What is refused
 
 
 def test_lines_outside_the_grammar_are_counted_and_shown(tmp_path: Path) -> None:
@@ -209,7 +209,8 @@ def test_lines_outside_the_grammar_are_counted_and_shown(tmp_path: Path) -> None
     config = folder(tmp_path / "x", corpus, GRAMMAR)
     with pytest.raises(
         DataError,
-        match=r"4 of 7 lines are invalid by grammar.lark: line 2 'b=', line 4 '=', line 5 'a';.*--skip_invalid",
+        match=r"4 of 7 lines are invalid by grammar.lark: "
+        r"line 2 'b=', line 4 '=', line 5 'a';.*--skip_invalid",
     ):
         make_language(config)
     kept = make(LanguageConfig(language=config.language, skip_invalid=True))
@@ -277,7 +278,7 @@ def test_bad_folders(
 
 
 def test_ambiguity_that_only_lines_show(tmp_path: Path) -> None:
-    """Ten parts that treat ten letters differently are beyond enumeration; a line has two derivations all the same."""
+    """A line with two derivations is found where enumeration ends before its length."""
     letters = "abcdefghij"
     parts = " ".join(f"P{i}" for i in range(10))
     terminals = "\n".join(f"P{i}: /[{letters.replace(letters[i], '')}k]/" for i in range(10))
@@ -307,7 +308,7 @@ def test_unknown_languages(name: str) -> None:
         make_language(LanguageConfig(language=name))
 
 
-# ----------------------------------------------------------------------------------------------------- in a checkpoint
+# In a checkpoint
 
 
 def payload_of(config: LanguageConfig, language: TextLanguage) -> checkpoint.Payload:
@@ -397,7 +398,7 @@ def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str)
 
 
 def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
-    from maskdiff.cli.training_run import run_config
+    from maskdiff.cli.train import run_config
     from maskdiff.config_io import dump_yaml
 
     trace, named = spied(tmp_path)
@@ -406,9 +407,9 @@ def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
     for written in (False, True):
         if written:
             (tmp_path / "config.yaml").write_text(dump_yaml(checkpoint.read_config(payload)))
-        with pytest.raises(ConfigError, match=r"say that it may, with --validity spy_checker:ok\?"):
+        with pytest.raises(ConfigError, match=r"allow it with --validity spy_checker:ok\?"):
             run_config(tmp_path, {})
-        with pytest.raises(ConfigError, match=r"spy_checker\.py'; say .* --language DIR"):
+        with pytest.raises(ConfigError, match=r"spy_checker\.py'; allow it with --language DIR"):
             run_config(tmp_path, {"validity": "spy_checker:ok?"})
         given = {"validity": "spy_checker:ok?", "language": named.language}
         assert run_config(tmp_path, given).language.validity == "spy_checker:ok?"
@@ -428,7 +429,8 @@ def test_a_folder_read_anew_must_speak_the_same_symbols(tmp_path: Path) -> None:
     (tmp_path / "x" / "corpus.txt").write_text("a=1\nz=2\n")
     with pytest.raises(DataError, match="has changed since the training: 'z' is no symbol"):
         checkpoint.load_denoiser(tmp_path / "x.pt").language.texts()
-    for folder_, state in (("json", payload_of(config, anew.language)), (config.language, None)):  # type: ignore[arg-type]
+    own = payload_of(config, anew.language)  # type: ignore[arg-type]
+    for folder_, state in (("json", own), (config.language, None)):
         with pytest.raises(ConfigError, match="give a folder"):
             checkpoint.denoiser_from(state or json_payload(), override=LanguageOverride(folder_))
     with pytest.raises(ConfigError, match="validity is for a language of your own"):
@@ -460,7 +462,7 @@ def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> Non
 def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without grammar, truth, probabilities or operators, what cannot be told is left out, and the rest is there."""
+    """Without grammar, truth and probabilities, suites leave out what they cannot know."""
     from maskdiff.cli import benchmark
 
     config = folder(tmp_path / "pairs", lines(400))

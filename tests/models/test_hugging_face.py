@@ -1,4 +1,4 @@
-"""Hugging Face models: the bytes of tokens, one packed pass for a tree of histories, and masses counted by brute force."""
+"""Hugging Face models: bytes of tokens, rows and trees against plain passes, exact masses."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ pytest.importorskip("transformers")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
-from transformers import AutoModelForCausalLM as Auto
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GPT2Config, LlamaConfig, MptConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from maskdiff.decoding.condition import condition
@@ -33,9 +24,10 @@ from maskdiff.decoding.decode import Decoding
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.models.continuation import ROOT, Canonical
-from maskdiff.models.hugging_face import HuggingFaceModel
+from maskdiff.models.hugging_face import GrowingRows, HuggingFaceModel
+from tests.helpers import hugging_face
+from tests.helpers.hugging_face import END, PAD, TINY, TINY_GPT2, untrained
 
-END, PAD = "<|endoftext|>", "<|pad|>"
 WORDS = [
     "the café",
     "thé",
@@ -46,59 +38,30 @@ WORDS = [
     "x = (1 + 2)",
     "naïve",
     "line\n",
-    "🙂 ok",
-    "  two spaces",
-    "<|end",
 ]
+WORDS += ["🙂 ok", "  two spaces", "<|end"]
 SIZE = 304  # of the models' output: more than the tokenizer has
-TINY = {
-    "vocab_size": SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
+SIZES = {**TINY, "vocab_size": SIZE, "max_position_embeddings": 64, "initializer_range": 0.3}
 
 
 def byte_level(normalizer: object = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE with two special tokens and an ordinary added one."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    if normalizer is not None:
-        raw.normalizer = normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[END, PAD],
-        initial_alphabet=alphabet,
-        show_progress=False,
-        min_frequency=2,
-    )
-    raw.train_from_iterator([a + b for a in WORDS for b in WORDS] * 2, trainer)
-    raw.add_tokens([AddedToken("<think>", special=False)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD)
+    return hugging_face.byte_level(None, WORDS, (END, PAD), ("<think>",), normalizer)
 
 
 def network(
     config: object = None, attention: str = "sdpa", dtype: torch.dtype = torch.float64
 ) -> torch.nn.Module:
-    """A small untrained model with opinions."""
-    torch.manual_seed(0)
-    config = config or Qwen3Config(**TINY, head_dim=8, bos_token_id=None, eos_token_id=0)
-    return Auto.from_config(config, attn_implementation=attention).to(dtype)
+    """A small untrained model."""
+    config = config or Qwen3Config(**SIZES, bos_token_id=None, eos_token_id=0)
+    return untrained(config, dtype, attention)
 
 
 def plain(model: HuggingFaceModel, path: list[int]) -> torch.Tensor:
     """log p(next token) after the context and a path, evaluated alone."""
     with torch.no_grad():
-        logits = model.model(torch.tensor([[*model.context, *path]])).logits[0, -1].double()
-    logits[model.barred] = -math.inf
+        logits = model.model.module(torch.tensor([[*model.context, *path]])).logits[0, -1].double()
+    logits[model.model.barred] = -math.inf
     return logits.log_softmax(-1)
 
 
@@ -175,16 +138,17 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_probabilities_and_norms_are_the_logits(dtype):
-    """Penalties act on what the head says: see `HistoryTree`."""
+    """Penalties act on the logits of the head: see `HistoryTree`."""
     model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
-    tree, drawn = model.tree(), ~model.barred
+    tree, drawn = model.tree(), ~model.model.barred
     rows = [tree.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
     norms = [tree.norm]
     rows += [tree.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
     norms += [tree.norm]
-    said = torch.cat(rows) + torch.cat(norms)[:, None]
-    raw = model.logits([*model.context, 65, 66, 67], 4).double()[[0, 1, 2, 3, 0]]
-    torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
+    logits = torch.cat(rows) + torch.cat(norms)[:, None]
+    ids = torch.tensor([[*model.context, 65, 66, 67]])
+    raw = model.model.forward(ids, 4).logits[0].double()[[0, 1, 2, 3, 0]]
+    torch.testing.assert_close(logits[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
     assert float(torch.cat(norms).abs().min()) > 0.1
 
 
@@ -194,7 +158,7 @@ def test_log_probabilities_and_norms_are_the_logits(dtype):
 )
 @pytest.mark.parametrize("context", [None, [5, 0, 7]])
 def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
-    """Branches of several calls, parents of any earlier call, and latent states that are asked for again."""
+    """Branches of several calls, parents of any earlier call, and repeated roots."""
     model = HuggingFaceModel(network(attention=attention, dtype=dtype), byte_level(), 30, context)
     tree, random = model.tree(), torch.Generator().manual_seed(1)
     paths: list[list[int]] = []
@@ -219,11 +183,36 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
         < tolerance
     )
     assert tree.calls == 4
-    assert tree.positions == len(model.context) + sum(bool(path) for path in paths)
-    assert torch.equal(
-        tree.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
-    )
-    assert tree.calls == 4  # nothing new was asked
+    assert tree.positions == len(model.context) - 1 + len(paths)
+    again = tree.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0]))
+    assert gap(again, rows[0][[0, 0]]) < tolerance
+    assert tree.positions == len(model.context) - 1 + len(paths) + 2  # the context is read once
+    tree.forget(2)
+    token = paths[3][-1]
+    again = tree.extend(torch.tensor([0, 1]), torch.tensor([token, token]))
+    for row, path in zip(again, ([token], [*paths[1], token]), strict=True):
+        assert gap(row, plain(model, path)) < tolerance
+
+
+def test_padded_rows_and_their_copies_equal_rows_alone():
+    """Rows that grow, their copies and selections of them do not change each other."""
+    model = HuggingFaceModel(network(), byte_level(), 30).model
+    rows = GrowingRows(model, [(40, 41, 42), (43,), (44, 45)])
+    rows.log_p()
+    copied = rows.copy([2, 0, 2])
+    steps = [
+        (rows.step(torch.tensor([50, 51, 52])), [[40, 41, 42, 50], [43, 51], [44, 45, 52]]),
+        (copied.step(torch.tensor([53, 54, 55])), [[44, 45, 53], [40, 41, 42, 54], [44, 45, 55]]),
+    ]
+    rows.select(torch.tensor([1, 1]))
+    steps += [(rows.step(torch.tensor([56, 57])), [[43, 51, 56], [43, 51, 57]])]
+    steps += [(copied.select(torch.tensor([2])).step(torch.tensor([58])), [[44, 45, 55, 58]])]
+    for log_p, paths in steps:
+        assert log_p.dtype == torch.float64
+        for row, path in zip(log_p, paths, strict=True):
+            with torch.no_grad():
+                alone = model.module(torch.tensor([path])).logits[0, -1].log_softmax(-1)
+            assert gap(row, alone) < 1e-10
 
 
 def test_eager_attention_in_double():
@@ -241,13 +230,7 @@ def test_eager_attention_in_double():
 
 def test_positions_that_are_learnt():
     config = GPT2Config(
-        vocab_size=SIZE,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=16,
-        initializer_range=0.3,
-        bos_token_id=0,
+        vocab_size=SIZE, **TINY_GPT2, n_positions=16, initializer_range=0.3, bos_token_id=0
     )
     model = HuggingFaceModel(network(config), byte_level(), 100)
     assert model.latent_states.limits == (15,)
@@ -331,7 +314,7 @@ def test_a_string_is_cut_at_the_limit(folder):
 
 
 def sentence_pieces(kind: str) -> Tokenizer:
-    """As Llama 2 (BPE; a space in front by a normalizer), as newer ones (Metaspace), or as T5 (Unigram)."""
+    """As Llama 2 (BPE, a space by a normalizer), newer ones (Metaspace) or T5 (Unigram)."""
     pieces = [
         "<unk>",
         "<s>",
@@ -387,7 +370,7 @@ def test_sentence_pieces_with_byte_fallback(kind):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=sentence_pieces(kind), bos_token="<s>", eos_token="</s>"
     )
-    config = LlamaConfig(**TINY, bos_token_id=1, eos_token_id=[2, 2])
+    config = LlamaConfig(**SIZES, bos_token_id=1, eos_token_id=[2, 2])
     model = HuggingFaceModel(network(config), tokenizer, 12)
     texts = model.table.texts
     assert texts[:3] == (None,) * 3
@@ -416,7 +399,7 @@ def test_sentence_pieces_with_byte_fallback(kind):
 def sliding() -> Qwen3Config:
     """The second layer sees 8 tokens."""
     window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    return Qwen3Config(**TINY, head_dim=8, eos_token_id=0, **window)
+    return Qwen3Config(**SIZES, eos_token_id=0, **window)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -445,7 +428,7 @@ def test_what_is_not_understood():
     )
     assert "fast" in refused(network(), object())
     assert "belong together" in refused(
-        network(Qwen3Config(**{**TINY, "vocab_size": 290}, head_dim=8, eos_token_id=0))
+        network(Qwen3Config(**{**SIZES, "vocab_size": 290}, eos_token_id=0))
     )
     assert "context" in refused(network(), tokenizer, 12, [])
     assert "context" in refused(network(), tokenizer, 12, [SIZE])
@@ -465,7 +448,7 @@ def test_what_is_not_understood():
 
 def test_a_window_as_long_as_the_string():
     model = HuggingFaceModel(network(sliding()), byte_level(), 7)
-    assert model.model.config.layer_types == ["full_attention", "sliding_attention"]
+    assert model.model.module.config.layer_types == ["full_attention", "sliding_attention"]
     path, crowd = [40, 41, 42, 43, 44, 45], [0] * 12  # the row is longer than the window
     parents, tokens = [ROOT, 0, *crowd, 1, 14, 15, 16, 17], [0, 40, *[50] * 12, *path[1:]]
     rows = model.tree().extend(torch.tensor(parents), torch.tensor(tokens))

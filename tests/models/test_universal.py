@@ -1,4 +1,4 @@
-"""The model: nothing leaks between strings, pads or the future; both heads align; cache and packing change nothing."""
+"""The model: no leaks between strings, pads or the future; heads, caches and packing agree."""
 
 from __future__ import annotations
 

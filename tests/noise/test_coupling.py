@@ -1,4 +1,4 @@
-"""The posterior noise of a draw: it leads to the token that was drawn, and over all tokens it is plain Gumbel noise."""
+"""The posterior noise of a draw gives the drawn token, and over all tokens is Gumbel noise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_noise_leads_to_the_token(probs):
 
 
 def kolmogorov(sample: torch.Tensor) -> float:
-    """sqrt(n) times the largest gap between the empirical distribution and the standard Gumbel's; beyond 1.95 once in 1,000."""
+    """The Kolmogorov-Smirnov statistic for standard Gumbel noise; beyond 1.95 once in 1,000."""
     ordered = sample.double().sort().values
     truth = torch.exp(-torch.exp(-ordered))
     steps = torch.arange(1, len(ordered) + 1, dtype=torch.float64) / len(ordered)

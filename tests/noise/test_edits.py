@@ -1,4 +1,4 @@
-"""The mixed corruption against a plain one-edit-at-a-time oracle and its brute-force distribution."""
+"""The mixed corruption against its definition, edit by edit, and against brute force."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from maskdiff.noise.edits import (
     MASK,
     REPLACE,
     SWAP,
-    apply_edits,
+    apply_corruption,
     draw_edits,
     forbid_length_breaks,
 )
@@ -39,7 +39,7 @@ from tests.helpers.noise import FULL, VOCABULARY, assert_share, generator, same,
 
 
 def one_by_one(tokens: list[int], edits: list[int], fresh: list[int], max_len: int) -> list[int]:
-    """The definition of the mixed corruption: edits carried out singly, from the last position to the first."""
+    """The definition of the mixed corruption: edits one at a time, from the last to the first."""
     out = list(tokens)
     for place in reversed(range(len(tokens))):
         kind = edits[place]
@@ -60,7 +60,7 @@ def edited(
     strings: Strings, edits: torch.Tensor, fresh: torch.Tensor, max_len: int = 64
 ) -> list[list[int]]:
     allowed = forbid_length_breaks(edits, strings.length, max_len)
-    result = apply_edits(strings, allowed, fresh, VOCABULARY)
+    result = apply_corruption(strings, allowed, fresh, VOCABULARY)
     for row, n in zip(result.tokens.tolist(), result.length.tolist(), strict=True):
         assert set(row[n:]) <= {VOCABULARY.pad}
     return [row[:n] for row, n in zip(result.tokens.tolist(), result.length.tolist(), strict=True)]
@@ -236,7 +236,7 @@ def test_the_whole_distribution_of_the_mixed_corruption_by_brute_force(max_len: 
 
 
 def test_the_untouched_string_scores_what_the_reference_left_unreported() -> None:
-    """At sigma 0.2 without insertions: 76.2% of positions right, 22% of lengths changed (that study: 200 strings)."""
+    """At sigma 0.2 without insertions: 76.2% of positions right, 22% of lengths changed."""
     strings = sample(4000)
     result = mixed_corruption(
         strings, torch.full((4000,), 0.2), NoiseConfig(), VOCABULARY, generator(), max_len=0

@@ -44,7 +44,7 @@ from tests.helpers.noise import (
     sample,
 )
 
-# ---------------------------------------------------------------------------------------------------------------- strings
+# ----------------------------------------------------------------------------------------- strings
 
 
 @given(
@@ -70,7 +70,7 @@ def test_no_strings_is_an_error() -> None:
         pad([], VOCABULARY)
 
 
-# -------------------------------------------------------------------------------------------------------------- schedules
+# --------------------------------------------------------------------------------------- schedules
 
 
 @pytest.mark.parametrize("low_discrepancy", [True, False])
@@ -113,7 +113,7 @@ def test_high_noise_bias_moves_its_share_of_the_mass(low_discrepancy: bool) -> N
     assert_uniform(sigma[sigma < 0.8], 0.1, 0.8)
 
 
-# ---------------------------------------------------------------------------------------------------------------- masking
+# ----------------------------------------------------------------------------------------- masking
 
 
 def test_masking_hides_exactly_the_asked_number_of_inner_positions() -> None:
@@ -152,7 +152,7 @@ def test_float_error_in_sigma_does_not_move_the_number_of_masks() -> None:
 
 
 def any_order_cost(table: dict[tuple[int, ...], list[float]], n: int) -> float:
-    """Mean over all orders of the cost of revealing symbols one by one: the ELBO's other definition."""
+    """Mean cost over all orders of revealing symbols one by one: another form of the ELBO."""
     total = 0.0
     for order in itertools.permutations(range(n)):
         hidden = [1] * n
@@ -275,7 +275,7 @@ def test_rows_that_are_cut_teach_all_but_their_end() -> None:
     assert (ends == IGNORE).all()
 
 
-# ------------------------------------------------------------------------------------------------- skeletons and mixtures
+# -------------------------------------------------------------------------- skeletons and mixtures
 
 
 @pytest.mark.parametrize("loss_weight", ["elbo", "uniform"])

@@ -1,7 +1,7 @@
-"""Open canvases: where they end, what is hidden, what it costs; and mixtures that hold some.
+"""Open canvases: their end, their blanks and weights; and mixtures with some of them.
 
-Of a canvas only its length shows where it was cut. The b tokens that are noised show in the weights: k hidden tokens at b/k
-each. Statistical assertions allow 4.5 standard errors, as in helpers/noise.py, and state what is caught.
+The b tokens that are noised show in the weights: k hidden tokens of weight b/k. Statistical
+assertions allow 4.5 standard errors, as in helpers/noise.py, and state what is caught.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_hidden_tokens_are_within_the_last_b_and_nothing_else_is_a_target(
 
 
 def test_a_canvas_is_the_string_cut_or_run_on_as_eos() -> None:
-    """EOS stands behind the string's own EOS and nowhere else, up to RUN_ON times; both cuts and runs occur."""
+    """EOS follows the EOS of the string, up to RUN_ON times; some canvases are cut."""
     strings = sample(800)
     canvas = open_noise(strings, FULL, VOCABULARY, generator())
     known, width = filled(canvas), strings.tokens.shape[1]
@@ -148,7 +148,7 @@ def test_shortest_strings() -> None:
 
 
 def test_places_blocks_and_counts_have_the_promised_distributions() -> None:
-    """60,000 canvases of one string of 7 symbols. A share of 1/16 off by 0.008, or of 1/2 off by 0.016, is caught."""
+    """A share of 1/16 off by 0.008, or of 1/2 off by 0.016, is caught."""
     n = 60_000
     canvas = open_noise(same("(+75)=12", n), INDEPENDENT, VOCABULARY, generator())
     longest = len("(+75)=12") + 1 + RUN_ON
@@ -167,9 +167,9 @@ def test_places_blocks_and_counts_have_the_promised_distributions() -> None:
 
 
 def test_weights_make_the_expected_sum_that_of_the_elbo() -> None:
-    """Given the block, every one of its tokens has the expected weight 1: so the sum is b on average, whatever b.
+    """Given the block, each of its tokens has the expected weight 1, and the sum is b on average.
 
-    Canvases with b = 4 of a fixed place; a weight off by 0.13 is caught. With weights of 1 the sum is (b + 1) / 2: the control.
+    A weight off by 0.13 is caught. With weights of 1 the sum is (b + 1) / 2: the control.
     """
     n = 120_000
     strings = same("(+75)=12", n)
@@ -225,7 +225,7 @@ def test_open_noise_is_a_function_of_its_generator() -> None:
     assert (uniform.tokens.equal(one.tokens), uniform.length.equal(one.length)) == (True, True)
 
 
-# --------------------------------------------------------------------------------------------------------------- mixtures
+# ---------------------------------------------------------------------------------------- mixtures
 
 
 @pytest.mark.parametrize(

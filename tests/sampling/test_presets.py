@@ -29,8 +29,9 @@ SHUFFLED = {
     "remdm_conf",
 }  # orders that are random by definition
 TOGETHER = {  # may commit dependent tokens in one evaluation even with steps=0
-    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid", "coarse_to_fine",
-    "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector", "causal_corrector",
+    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid",
+    "coarse_to_fine", "threshold", "remdm_cap", "remdm_rescale", "remdm_conf",
+    "predictor_corrector", "causal_corrector",
 }  # fmt: skip
 
 
@@ -232,7 +233,7 @@ def test_an_order_and_a_preset_are_added_in_one_place_each(monkeypatch):
 
     @preset("from_the_right", "bidirectional mode, last blanks first", reads=("steps",))
     def _from_the_right(config):
-        return Unmask(order="rightmost", steps=config.steps, temperature=0.0)
+        return Unmask(order="rightmost", steps=config.steps)
 
     assert registered["from_the_right"].help.startswith("bidirectional")
     canvas = blank([6]).traced()

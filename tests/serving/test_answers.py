@@ -120,7 +120,7 @@ def test_what_is_streamed_is_never_more_than_what_is_certain(client: openai.Open
 def test_several_prompts(client: openai.OpenAI) -> None:
     made = client.completions.create(model="toy", prompt=["?", "?one"], n=2, seed=5)
     said = [
-        expected(prompt, 5, number, 16, (), 1.0).said
+        expected(prompt, 5, number, 16, (), 1.0).text
         for prompt in ("?", "?one")
         for number in (0, 1)
     ]
@@ -181,7 +181,7 @@ def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> N
     assert told.token_logprobs == list(right.log_probs)
     assert told.tokens is not None
     assert (
-        "".join(told.tokens) == right.said
+        "".join(told.tokens) == right.text
     )  # with the stop string, and what the last token says beyond it
     assert told.text_offset == [len("".join(told.tokens[:i])) for i in range(len(told.tokens))]
     assert told.top_logprobs == [

@@ -334,7 +334,7 @@ def test_too_many_wait() -> None:
 
 def test_eight_threads(url: str) -> None:
     def ask(number: int) -> bool:
-        client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).said
+        client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).text
         made = [
             client.completions.create(model="toy", prompt="?", max_tokens=60, seed=number)
             .choices[0]
@@ -539,12 +539,20 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
             ["serve", "--checkpoint", str(tiny_checkpoint(tmp_path, causal_length=False))]
         )
     )
-    assert (plain.name, plain.turn("(+ 1 2)"), plain.count("(+ 1 2)")) == ("tiny", "(+ 1 2)", 5)
+    assert (plain.name, plain.chat_prompt("(+ 1 2)"), plain.count_tokens("(+ 1 2)")) == (
+        "tiny",
+        "(+ 1 2)",
+        5,
+    )
     path = untrained_steps(tmp_path)
     steps = load_model(
         build_parser().parse_args(["serve", "--checkpoint", str(path), "--name", "steps"])
     )
-    assert (steps.name, steps.turn("(+ 1 2)"), steps.count("(+ 1 2)")) == ("steps", "(+ 1 2)>", 7)
+    assert (steps.name, steps.chat_prompt("(+ 1 2)"), steps.count_tokens("(+ 1 2)")) == (
+        "steps",
+        "(+ 1 2)>",
+        7,
+    )
     with run_in_thread(create_app(steps)) as url:
         messages: Any = [
             {"role": "user", "content": "(+ 1 2)"},

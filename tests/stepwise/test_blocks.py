@@ -1,4 +1,7 @@
-"""The bidirectional mode block by block: what is given stays, figures are those of the calls that were made."""
+"""The bidirectional mode block by block.
+
+What is given stays, figures are those of the calls that were made.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import torch
 from torch import Tensor
 
 from maskdiff.checkpoint import Loaded
+from maskdiff.drawing.logits import allowed_symbols
 from maskdiff.errors import ConfigError, ParseError
+from maskdiff.languages import Vocabulary
 from maskdiff.stepwise.blocks import BlockBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
 from tests.helpers.stepwise import (
@@ -39,11 +44,19 @@ class Shown:
     log_p: Tensor
 
 
+def open_alphabet(vocabulary: Vocabulary) -> Tensor:
+    return allowed_symbols(torch.tensor(vocabulary.mask), vocabulary, "open")
+
+
 class Recorder:
     """A denoiser that keeps its calls."""
 
     def __init__(self, generator: BlockBackend) -> None:
-        self.inner, self.allowed, self.shown = generator.denoiser, generator.allowed, []
+        self.inner, self.allowed, self.shown = (
+            generator.denoiser,
+            open_alphabet(generator.vocabulary),
+            [],
+        )
         generator.denoiser = self
 
     def __call__(
@@ -63,7 +76,8 @@ class Recorder:
 @pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> None:
-    """What is known never changes, the most confident blanks are filled, and log-probabilities are those of the calls."""
+    """What is known never changes, the most confident blanks are filled, and log-probabilities
+    are those of the calls."""
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):
@@ -121,8 +135,8 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
             steps = (*steps, step)
             if step.finish == "end":
                 break
-        assert "".join(step.step for step in steps) + steps[-1].over == "".join(
-            step.said for step in steps
+        assert "".join(step.step for step in steps) + steps[-1].overshoot == "".join(
+            step.text for step in steps
         )
     if pieces and block > 1:  # stops inside a block, whose rest never came back: `given` says so
         assert inside > 0
@@ -130,7 +144,10 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
 
 
 def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
-    """The token at a place: as the next call shows it, or the step itself; -1 for what was thrown away at once."""
+    """The token at a place: as the next call shows it, or the step itself.
+
+    -1 for what was thrown away at once.
+    """
     if after is not None and place < len(after.canvases[0]):
         return after.canvases[0][place]
     return step.ids[place - start] if place - start < step.tokens else -1
@@ -198,7 +215,7 @@ def test_the_ledger_of_blocks(pieces: bool) -> None:
 def test_a_step_that_was_carried_over_costs_nothing() -> None:
     model = loaded(pieces=True)
     before = Candidate(
-        "1>", "1>2>(", "stop", 3, over="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
+        "1>", "1>2>(", "stop", 3, overshoot="2>(", ids=tuple(model.vocabulary.encode("1>2>("))
     )
     for generator in (BlockBackend(model), BlockBackend(model, block=1)):
         with ledger(model) as book:
@@ -218,7 +235,10 @@ def test_what_is_refused() -> None:
 
 
 def test_canvases_end() -> None:
-    """A prompt that leaves no room is refused; a step that fills the room ends there and says so."""
+    """A prompt that leaves no room is refused.
+
+    A step that fills the room ends there and says so.
+    """
     model: Loaded = loaded()
     longest = model.config.model.block_size
     generator = BlockBackend(model, block=8)
@@ -254,5 +274,6 @@ def test_a_deterministic_choice_needs_no_seed() -> None:
     assert generator.next_step([]) == []
     assert one(generator, prompt=PROMPTS[0], temperature=0.0).spent != Spent()
     assert torch.equal(
-        generator.allowed.nonzero()[:, 0], torch.tensor([3, *generator.vocabulary.inner_ids])
+        open_alphabet(generator.vocabulary).nonzero()[:, 0],
+        torch.tensor([3, *generator.vocabulary.inner_ids]),
     )

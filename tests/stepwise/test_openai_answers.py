@@ -57,7 +57,7 @@ def test_ends(serve: Serve, reason: str, more: dict[str, Any], said: str, finish
     request = Request("p", stop=Stop((">", "!"), 9))
     for kind, make in ((CompletionsBackend, completion), (ChatBackend, chat)):
         candidate = only(kind("m", serve(make("ab", reason=reason, **more)).url), request)
-        assert (candidate.step, candidate.said, candidate.finish, candidate.over) == (
+        assert (candidate.step, candidate.text, candidate.finish, candidate.overshoot) == (
             said,
             said,
             finish,
@@ -79,7 +79,7 @@ def test_ambiguous_ends_are_told_by_the_caller(serve: Serve) -> None:
 
     server = serve(lambda body: completion(body["prompt"]))
     backend = CompletionsBackend("m", server.url, ended=ended)
-    carried = (Candidate("x>", "x>o", "stop", 1, over="o"),)
+    carried = (Candidate("x>", "x>o", "stop", 1, overshoot="o"),)
     candidates = [
         only(backend, request) for request in (Request("ab"), Request("ac"), Request("", carried))
     ]
@@ -89,9 +89,9 @@ def test_ambiguous_ends_are_told_by_the_caller(serve: Serve) -> None:
 
 def test_what_was_carried_over_begins_the_step(serve: Serve) -> None:
     server = serve(completion("bc", stop_reason=">"))
-    carried = (Candidate("a>", "a>(", "stop", 2, over="("),)
+    carried = (Candidate("a>", "a>(", "stop", 2, overshoot="("),)
     candidate = only(CompletionsBackend("m", server.url), Request("p", carried))
-    assert (candidate.step, candidate.said, candidate.over) == ("(bc>", "bc>", "")
+    assert (candidate.step, candidate.text, candidate.overshoot) == ("(bc>", "bc>", "")
     assert server.bodies[0]["prompt"] == "pa>("
 
 
@@ -99,11 +99,11 @@ def test_a_server_that_cuts_nothing_leaves_an_excess(serve: Serve) -> None:
     server = serve(completion("b>c>", reason="length"))
     backend = CompletionsBackend("m", server.url)
     first = only(backend, Request("p"))
-    assert (first.step, first.said, first.over, first.finish) == ("b>", "b>c>", "c>", "stop")
+    assert (first.step, first.text, first.overshoot, first.finish) == ("b>", "b>c>", "c>", "stop")
     (reply,) = backend.next_step(
         [Request("p", (first,))]
     )  # a whole step was carried over: nothing is asked
-    assert (reply.candidates[0].step, reply.candidates[0].said, reply.candidates[0].finish) == (
+    assert (reply.candidates[0].step, reply.candidates[0].text, reply.candidates[0].finish) == (
         "c>",
         "",
         "stop",
@@ -113,10 +113,10 @@ def test_a_server_that_cuts_nothing_leaves_an_excess(serve: Serve) -> None:
 
 
 def test_a_stop_string_across_the_seam(serve: Serve) -> None:
-    carried = (Candidate("a;", "a;-", "stop", 2, over="-"),)
+    carried = (Candidate("a;", "a;-", "stop", 2, overshoot="-"),)
     request = Request("p", carried, stop=Stop(("--", ";"), 9))
     candidate = only(CompletionsBackend("m", serve(completion("-c", stop_reason=";")).url), request)
-    assert (candidate.step, candidate.said, candidate.over, candidate.finish) == (
+    assert (candidate.step, candidate.text, candidate.overshoot, candidate.finish) == (
         "--",
         "-c;",
         "c;",
@@ -164,7 +164,7 @@ def test_tokens_of_the_stop_string_are_kept_where_they_have_a_number(serve: Serv
 def test_a_choice_without_text_and_log_probs_is_not_certain(serve: Serve) -> None:
     made = completion("", usage=(10, 1), stop_reason=">")
     candidate = only(CompletionsBackend("m", serve(made).url), Request("p"))
-    assert (candidate.said, candidate.log_probs, candidate.entropies, candidate.tokens) == (
+    assert (candidate.text, candidate.log_probs, candidate.entropies, candidate.tokens) == (
         ">",
         None,
         None,
@@ -177,7 +177,7 @@ def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
         candidate = only(
             ChatBackend("m", serve(chat(None, usage=(10, 1), **more)).url), Request("p")
         )
-        assert (candidate.step, candidate.said, candidate.finish, candidate.tokens) == (
+        assert (candidate.step, candidate.text, candidate.finish, candidate.tokens) == (
             "",
             "",
             "end",
@@ -186,7 +186,7 @@ def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
         assert (candidate.log_probs, candidate.entropies, candidate.gaps) == ((), (), ())
     candidate = only(ChatBackend("m", serve(chat(None)).url, log_probs=False), Request("p"))
     assert (candidate.finish, candidate.log_probs) == ("end", None)
-    carried = (Candidate("a>", "a>(", "stop", 2, over="("),)
+    carried = (Candidate("a>", "a>(", "stop", 2, overshoot="("),)
     candidate = only(CompletionsBackend("m", serve(completion("")).url), Request("p", carried))
     assert (candidate.step, candidate.finish, candidate.log_probs) == ("(>", "stop", None)
 

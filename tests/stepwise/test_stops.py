@@ -1,8 +1,7 @@
-"""Where a step ends: `Stop`, and steps written token by token, against searching every position one by one."""
+"""Where a step ends: `Stop`, and steps written token by token, against searching every position
+one by one."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 from maskdiff.config import StepConfig
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.drawing import Drawn, Step
-from maskdiff.stepwise.protocol import Candidate, Request, Stop, bounded
+from maskdiff.stepwise.protocol import Candidate, Request, Stop, split_step
 from maskdiff.stepwise.strategies import step_stop
+from maskdiff.stepwise.writing import Step
 from tests.helpers.stepwise import loaded, one, stop_of
 
 EOS = None
@@ -22,20 +21,19 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     """The step that a model which says these tokens writes; None while it has not ended."""
-    vocabulary = SimpleNamespace(
-        symbols=[text or "<EOS>" for text in tokens], eos=len(tokens) - 1 if EOS in tokens else -1
-    )
-    partial = (Candidate("", "", "stop", 0, over=over),) if over else ()
-    step = Step(Request("", partial, stop=stop), key=0)
-    drawn = Drawn([*range(len(tokens))], *[[float(i) for i in range(len(tokens))]] * 3)
-    for i in range(len(tokens)):
+    partial = (Candidate("", "", "stop", 0, overshoot=over),) if over else ()
+    step = Step(Request("", partial, stop=stop))
+    for i, text in enumerate(tokens):
         if step.finish is None:
-            step.add(i, drawn, i, vocabulary)  # type: ignore[arg-type]
+            step.add(i, (float(i),) * 3, text or "", text is EOS)
     return None if step.finish is None else step.candidate()
 
 
 def brute(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
-    """Step, overshoot, finish and number of tokens, by looking at every position; None while the step has not ended."""
+    """Step, overshoot, finish and number of tokens, by looking at every position.
+
+    None while the step has not ended.
+    """
 
     def first_end(text: str, behind: int) -> int | None:
         ends = [
@@ -68,9 +66,13 @@ stops = st.lists(st.text("ab>", min_size=1, max_size=3), max_size=3).map(tuple)
 
 @settings(max_examples=300, deadline=None)
 @given(
-    tokens=st.lists(pieces, max_size=8), end=st.booleans(), strings=stops, least=st.integers(1, 4), more=st.integers(0, 6),
+    tokens=st.lists(pieces, max_size=8),
+    end=st.booleans(),
+    strings=stops,
+    least=st.integers(1, 4),
+    more=st.integers(0, 6),
     over=st.text("ab>", max_size=5),
-)  # fmt: skip
+)
 @example(
     tokens=["a>b>", "b"], end=False, strings=(">",), least=1, more=3, over=""
 )  # two stops in one token
@@ -89,9 +91,9 @@ def test_steps_against_every_position(
     assert (candidate is None) == (expected is None)
     if candidate is None or expected is None:
         return
-    assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == expected
-    assert candidate.step + candidate.over == over + candidate.said
-    assert candidate.said == "".join(text for text in said[: candidate.tokens] if text is not EOS)
+    assert (candidate.step, candidate.overshoot, candidate.finish, candidate.tokens) == expected
+    assert candidate.step + candidate.overshoot == over + candidate.text
+    assert candidate.text == "".join(text for text in said[: candidate.tokens] if text is not EOS)
     assert candidate.ids == tuple(range(candidate.tokens))
     assert (
         candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids
@@ -101,17 +103,18 @@ def test_steps_against_every_position(
 @settings(max_examples=150, deadline=None)
 @given(tokens=st.lists(pieces, max_size=10), strings=stops)
 def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -> None:
-    """Nothing is lost or said twice, whatever is carried over, and each step but the last ends at its first stop."""
+    """Nothing is lost or said twice, whatever is carried over, and each step but the last ends
+    at its first stop."""
     stop, left, over, steps = Stop(strings, 64), [*tokens, EOS], "", list[Candidate]()
     while not steps or steps[-1].finish != "end":
         step = write(left, stop, over)
         assert step is not None
         steps.append(step)
-        left, over = left[step.tokens :], step.over
+        left, over = left[step.tokens :], step.overshoot
         assert len(steps) <= sum(map(len, tokens)) + 1
     assert (
         "".join(step.step for step in steps)
-        == "".join(step.said for step in steps)
+        == "".join(step.text for step in steps)
         == "".join(tokens)
     )
     assert sum(step.tokens for step in steps) == len(tokens) + 1
@@ -127,14 +130,14 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
         e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)
     ]
     assert Stop(strings).find(text, since) == min(ends, default=None)
-    cut = bounded(text[3:], since, Stop(strings), text[:3])
+    cut = split_step(text[3:], since, Stop(strings), text[:3])
     assert cut == (None if not ends else (text[: ends[0]], text[ends[0] :]))
 
 
 def test_cases() -> None:
     """The same by hand, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
-    assert (step.step, step.over, step.said, step.finish, step.tokens) == (
+    assert (step.step, step.overshoot, step.text, step.finish, step.tokens) == (
         "1)>",
         "(",
         "1)>(",
@@ -142,9 +145,9 @@ def test_cases() -> None:
         2,
     )
     step = write(["+", "9>1", "8"], stop_of(">"), over="(")
-    assert (step.step, step.over, step.tokens) == ("(+9>", "1", 2)
+    assert (step.step, step.overshoot, step.tokens) == ("(+9>", "1", 2)
     step = write(["never drawn"], stop_of(">"), over="2>3>")
-    assert (step.step, step.over, step.tokens, step.log_probs) == ("2>", "3>", 0, ())
+    assert (step.step, step.overshoot, step.tokens, step.log_probs) == ("2>", "3>", 0, ())
     assert write(["a", "b"], Stop((), 5)) is None
     assert write(["a", "b"], Stop((), 2)).finish == "length"
     assert write(["a", ">"], Stop((">",), 2)).finish == "stop"  # which comes before the cap
@@ -153,7 +156,7 @@ def test_cases() -> None:
     assert (
         write([">", EOS], Stop((">",), 9, 3)).finish == "end"
     )  # the model's own end is no stop string
-    assert write(["x\n", "\ny"], stop_of("\n\n")).over == "y"
+    assert write(["x\n", "\ny"], stop_of("\n\n")).overshoot == "y"
     assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
 
 
@@ -168,7 +171,10 @@ def test_stops_that_make_no_sense() -> None:
 
 
 def test_a_model_ends_its_steps_there() -> None:
-    """With several stops of several characters, on a real generator: each step is what the rules make of its tokens."""
+    """With several stops of several characters, on a real generator.
+
+    Each step is what the rules make of its tokens.
+    """
     model = loaded(pieces=True)
     vocabulary = model.vocabulary
     finishes = set()
@@ -185,15 +191,18 @@ def test_a_model_ends_its_steps_there() -> None:
         )
         for over, candidate in [
             *(("", c) for c in reply.candidates),
-            *((c.over, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
+            *((c.overshoot, n.candidates[0]) for c, n in zip(reply.candidates, more, strict=False)),
         ]:
             tokens: Texts = [
                 EOS if token == vocabulary.eos else vocabulary.symbols[token]
                 for token in candidate.ids
             ]
-            assert (candidate.step, candidate.over, candidate.finish, candidate.tokens) == brute(
-                tokens, stop, over
-            )
+            assert (
+                candidate.step,
+                candidate.overshoot,
+                candidate.finish,
+                candidate.tokens,
+            ) == brute(tokens, stop, over)
             assert candidate.tokens < 2 or brute(tokens[:-1], stop, over) is None  # and not before
             finishes.add(candidate.finish)
     assert finishes == {"stop", "end", "length"}

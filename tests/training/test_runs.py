@@ -1,4 +1,4 @@
-"""Folders of runs: one training at a time, nothing left behind, whole curves, any order of lines."""
+"""Folders of runs: locks, leftovers, whole curves, and corpora that move."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from maskdiff import checkpoint
 from maskdiff.cli import train as train_universal
 from maskdiff.cli.arguments import run_cli
-from maskdiff.cli.training_run import run_config, run_folder
+from maskdiff.cli.train import run_config, run_folder
 from maskdiff.config import Config, LanguageConfig, ModelConfig
 from maskdiff.data import Batches, held_out
 from maskdiff.errors import CheckpointError, ConfigError, UserError
@@ -32,7 +32,7 @@ from tests.helpers.corrections import BASE
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.training import assert_same_run, command, curves, environment, same_tensors, tiny
 
-QUICK: dict[str, object] = {"live_samples": 0, "max_iters": 8, "eval_interval": 8}
+QUICK: dict[str, object] = {"max_iters": 8, "eval_interval": 8}
 
 
 # ---------------------------------------------------------------- corpora
@@ -210,12 +210,13 @@ def wait_for(path: Path) -> None:
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_moved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, rare = tmp_path / "run", 10**6
     settings: dict[str, object] = {"max_iters": rare, "save_interval": rare, "eval_interval": rare}
-    long = command(folder, **{**QUICK, **settings, "log_interval": 400})
+    long = command(folder, **{**QUICK, **settings, "log_interval": 20})
     first = subprocess.Popen(long, env=environment(), stderr=subprocess.PIPE, text=True)
     try:
         wait_for(folder / "config.yaml")
@@ -400,8 +401,8 @@ def kill_at(trainer: Trainer, rng: random.Random) -> None:
     """Let the process end somewhere: in a step, an entry of the curve, a validation or a save."""
     assert trainer.monitor is not None
     owner, name = rng.choice(
-        [(trainer, "step"), (trainer, "record"), (trainer.monitor, "log_step"), (trainer.monitor, "validate"),
-         (trainer, "save"), (trainer.monitor.board, "scalar")]
+        [(trainer, "step"), (trainer, "record"), (trainer.monitor, "log_step"),
+         (trainer.monitor, "validate"), (trainer, "save"), (trainer.monitor.events, "scalar")]
     )  # fmt: skip
     original, calls, after = getattr(owner, name), rng.randrange(1, 12), rng.random() < 0.5
 
@@ -418,6 +419,7 @@ def kill_at(trainer: Trainer, rng: random.Random) -> None:
     setattr(owner, name, wrapped)
 
 
+@pytest.mark.slow
 @both_seeds
 def test_curves_of_runs_that_are_killed_have_no_gaps_and_nothing_twice(
     tmp_path: Path, seed: int

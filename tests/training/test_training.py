@@ -1,4 +1,4 @@
-"""Training: resumption is exact, interruption loses nothing, two processes do what one does, failure keeps the last state."""
+"""Training: exact resumption, interruption, several processes, and failures."""
 
 from __future__ import annotations
 
@@ -16,92 +16,105 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskdiff import checkpoint
-from maskdiff.cli.training_run import run_folder
+from maskdiff.cli import train
+from maskdiff.cli.train import run_folder
 from maskdiff.config_io import load_config
 from maskdiff.errors import CheckpointError, ConfigError, UserError
 from maskdiff.training.distributed import World
 from maskdiff.training.loop import Trainer
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.training import (
-    assert_same_run,
-    command,
-    curves,
-    environment,
-    flags,
-    same_tensors,
-    tiny,
-)
+from tests.helpers.training import assert_same_run, curves, environment, flags, same_tensors, tiny
+
+RUNS: dict[str, dict[str, object]] = {
+    "plain": {"live_samples": 4},
+    "self_cond": {"use_self_cond": True},
+    "coupling": {"use_coupling": True},
+    "dropout": {"dropout": 0.2},
+    "fresh": {"num_samples": 0, "length_tilt": 0.3},
+    "faithful": {
+        "faithful": True, "head": "aligned", "positions": "learned", "end_positions": False,
+    },
+    "adamw": {"optimizer": "adamw", "ema": 0.0},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "mode", ["plain", "self_cond", "coupling", "dropout", "fresh", "faithful", "adamw"]
-)
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, mode: str) -> None:
-    changes: dict[str, object] = {
-        "plain": {},
-        "self_cond": {"use_self_cond": True},
-        "coupling": {"use_coupling": True},
-        "dropout": {"dropout": 0.2},
-        "fresh": {"num_samples": 0, "length_tilt": 0.3},
-        "faithful": {
-            "faithful": True,
-            "head": "aligned",
-            "positions": "learned",
-            "end_positions": False,
-        },
-        "adamw": {"optimizer": "adamw", "ema": 0.0},
-    }[mode]  # type: ignore[assignment]
-    Trainer(tiny(**changes), tmp_path / "whole").run()
-    first = Trainer(tiny(**changes), tmp_path / "parts")
+@pytest.mark.parametrize("name", RUNS)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str) -> None:
+    config = tiny(**RUNS[name])
+    Trainer(config, tmp_path / "whole").run()
+    first = Trainer(config, tmp_path / "parts")
     original = first.step
     first.step = lambda *args: (
         setattr(first, "stop_signal", 15) if first.progress.step == 7 else None,
         original(*args),
     )[1]  # type: ignore[method-assign]
     assert first.run().step == 8
-    assert Trainer(tiny(**changes), tmp_path / "parts", resume=True).run().step == 12
+    assert Trainer(config, tmp_path / "parts", resume=True).run().step == 12
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert curves(tmp_path / "whole") == curves(tmp_path / "parts")
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     """The negative control of the test above."""
-    Trainer(tiny(), tmp_path / "a").run()
-    Trainer(tiny(seed=1), tmp_path / "b").run()
+    Trainer(tiny(max_iters=2), tmp_path / "a").run()
+    Trainer(tiny(max_iters=2, seed=1), tmp_path / "b").run()
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["weights"] for name in "ab")
     assert not same_tensors(a, b)
 
 
+SIGNALLED = """
+import os, signal, sys
+from maskdiff.cli import train
+from maskdiff.cli.arguments import run_cli
+from maskdiff.training.loop import Trainer
+
+def step(self, *args, original=Trainer.step):
+    if self.progress.step == 7 and self.world.rank == RANK:
+        os.kill(os.getpid(), NUMBER)
+    return original(self, *args)
+
+Trainer.step = step
+sys.exit(run_cli(train.main))
+"""
+
+
+def signalled(folder: Path, number: int, rank: int = 0) -> Path:
+    """A program that trains, and gets a signal in step 7 in the process `rank`."""
+    path = folder / "train_universal.py"
+    path.write_text(SIGNALLED.replace("RANK", str(rank)).replace("NUMBER", str(int(number))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    Trainer(tiny(), folder).run()
+    return folder
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_real_process_survives_being_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings: dict[str, object] = {"max_iters": 400, "eval_interval": 1000, "save_interval": 20}
-    Trainer(tiny(**settings), whole).run()
-    process = subprocess.Popen(
-        command(parts, **settings), env=environment(), stderr=subprocess.PIPE, text=True
+def test_a_real_process_survives_being_stopped(
+    tmp_path: Path, whole: Path, number: signal.Signals
+) -> None:
+    program, parts = signalled(tmp_path, number), tmp_path / "parts"
+    done = subprocess.run(
+        [sys.executable, str(program), *flags(parts)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    deadline = time.monotonic() + 120
-    while not (parts / "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    stopped_at = checkpoint.load(parts / "last.pt")["training"]["progress"]["step"]
-    assert stopped_at < 400, "the run was over before the signal; the test shows nothing"
-    if number != signal.SIGKILL:
-        assert process.returncode == 128 + number
-        again = errors.splitlines()[-1].partition("go on with: ")[2]
-        assert (
-            again == f"python {REPOSITORY / 'train_universal.py'} --checkpoint_dir {parts} --resume"
-        )
-        assert "Traceback" not in errors
-    again = [
-        sys.executable,
-        str(REPOSITORY / "train_universal.py"),
-        "--checkpoint_dir",
-        str(parts),
-        "--resume",
-    ]
-    subprocess.run(again, env=environment(), check=True, capture_output=True, timeout=120)
+    step = checkpoint.load(parts / "last.pt")["training"]["progress"]["step"]
+    if number == signal.SIGKILL:
+        assert (done.returncode, step) == (-number, 6)
+    else:
+        assert (done.returncode, step) == (128 + number, 8)
+        again = done.stderr.splitlines()[-1].partition("go on with: ")[2]
+        assert again == f"python {program} --checkpoint_dir {parts} --resume"
+        assert "Traceback" not in done.stderr
+    assert train.main(["--checkpoint_dir", str(parts), "--resume"]) == 0
     assert_same_run(whole, parts)
     assert curves(whole) == curves(parts)
 
@@ -111,14 +124,8 @@ OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
 
 def two_processes(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """A run of two processes, with two shards each."""
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-        "--standalone",
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run"]
+    launch += ["--nproc_per_node=2", "--master_port=0", "--standalone"]
     arguments = [str(program), *flags(folder, **OF_TWO)]
     return subprocess.run(
         [*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240
@@ -133,6 +140,7 @@ def whole_run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_bit_for_bit(tmp_path: Path, whole_run_of_two: Path) -> None:
     Trainer(tiny(**OF_TWO), tmp_path).run()
     assert_same_run(tmp_path, whole_run_of_two)
@@ -156,37 +164,21 @@ def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
 def test_shards_are_added_in_order() -> None:
     """In float32, 1e8 + 1 - 1e8 is 0, and in another order 1."""
     parts = torch.tensor([[1e8, 1.0], [1.0, 2.0], [-1e8, 3.0]])
-    assert World().add_up(parts).tolist() == [0.0, 6.0]
-    assert World().add_up(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
-    assert list(World(1, 3).own(6)) == [1, 4]
+    assert World().sum_shards(parts).tolist() == [0.0, 6.0]
+    assert World().sum_shards(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
+    assert list(World(1, 3).shard_numbers(6)) == [1, 4]
     with pytest.raises(ConfigError, match="3 processes need a multiple of 3"):
-        World(1, 3).own(4)
+        World(1, 3).shard_numbers(4)
 
 
-STOPS_THE_SECOND_PROCESS = """
-import signal, sys
-from maskdiff.cli import train as train_universal
-from maskdiff.cli.arguments import run_cli
-from maskdiff.training.loop import Trainer
-
-def step(self, *args, original=Trainer.step):
-    if self.progress.step == 7 and self.world.rank == 1:
-        signal.raise_signal(signal.SIGTERM)
-    return original(self, *args)
-
-Trainer.step = step
-sys.exit(run_cli(train_universal.main))
-"""
-
-
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_resumes(
     tmp_path: Path, whole_run_of_two: Path
 ) -> None:
-    program, parts = tmp_path / "program.py", tmp_path / "parts"
-    program.write_text(STOPS_THE_SECOND_PROCESS)
+    program, parts = signalled(tmp_path, signal.SIGTERM, rank=1), tmp_path / "parts"
     stopped = two_processes(program, parts)
     assert stopped.returncode != 0
-    again = f"torchrun --nproc_per_node=2 train_universal.py --checkpoint_dir {parts} --resume"
+    again = f"torchrun --nproc_per_node=2 {program} --checkpoint_dir {parts} --resume"
     assert f"SIGTERM: stopped after step 8; go on with: {again}" in stopped.stderr
     assert "benchmark it with" not in stopped.stdout
     assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 8
@@ -270,7 +262,7 @@ def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     Trainer(tiny(save_interval=500), whole).run()
     first = Trainer(tiny(save_interval=500), parts)
-    first.monitor.validate = lambda *_: 1 // 0  # type: ignore[union-attr, method-assign, assignment, return-value]
+    first.monitor.validate = lambda *_: 1 // 0  # type: ignore[union-attr, method-assign]
     with pytest.raises(ZeroDivisionError):
         first.run()
     assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 6
@@ -288,7 +280,12 @@ def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
 def test_a_validation_is_made_once(tmp_path: Path) -> None:
     first = Trainer(tiny(), tmp_path)
     original = first.validate
-    first.validate = lambda: (original(), setattr(first, "stop_signal", 15))[0]  # type: ignore[method-assign, func-returns-value]
+
+    def validate() -> None:
+        original()
+        first.stop_signal = 15
+
+    first.validate = validate  # type: ignore[method-assign]
     assert first.run().step == 6
     second = Trainer(tiny(), tmp_path, resume=True)
     steps = watched(second)
@@ -300,7 +297,7 @@ def test_a_validation_is_made_once(tmp_path: Path) -> None:
 
 
 def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Path) -> None:
-    trainer = Trainer(tiny(max_iters=24), tmp_path)
+    trainer = Trainer(tiny(max_iters=24, live_samples=4), tmp_path)
     seen = []
     validate = trainer.monitor.validate  # type: ignore[union-attr]
 
@@ -322,27 +319,17 @@ def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Pat
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     assert "validation/parses_spaced_bound_12" in scalars
-    wanted = {
-        "train/loss",
-        "train/loss_mask",
-        "train/loss_causal",
-        "train/lr_scale",
-        "validation/elbo",
-        "validation/floor",
-    }
-    assert (
-        wanted
-        | {"validation/next_token", "validation/elbo_sigma_0.9", "validation/parses_autoregressive"}
-        <= scalars
-    )
+    training = {"loss", "loss_mask", "loss_causal", "lr_scale"}
+    validation = {"elbo", "floor", "next_token", "elbo_sigma_0.9", "parses_autoregressive"}
+    assert {f"train/{name}" for name in training} <= scalars
+    assert {f"validation/{name}" for name in validation} <= scalars
     assert events.Tags()["images"] == ["samples/token_grid"]
     assert any(tag.startswith("samples/autoregressive") for tag in events.Tags()["tensors"])
 
 
 def test_training_learns_and_its_validation_stays_above_the_floor(tmp_path: Path) -> None:
-    progress = Trainer(
-        tiny(max_iters=150, eval_interval=150, live_samples=0, n_embd=32, batch_size=32), tmp_path
-    ).run()
+    config = tiny(max_iters=120, eval_interval=120, n_embd=32, batch_size=32)
+    progress = Trainer(config, tmp_path).run()
     assert progress.metrics["floor"] < progress.metrics["elbo"] < 2.0 < math.log(15)
     assert progress.metrics["floor"] < progress.metrics["next_token"] < 2.0
 
@@ -379,9 +366,10 @@ def test_where_a_run_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"operators": "+"}, {"max_int": 9}, {"sigma_max": 0.8}, {"n_embd": 32}, {"seed": 9}, {"batch_size": 3},
-        {"num_samples": 65}, {"length_tilt": 0.5}, {"causal_share": 0.4}, {"repair_share": 0.1}, {"skeleton_share": 0.0},
-        {"coupling_prob": 0.1}, {"self_cond_prob": 0.1}, {"optimizer": "adamw"}, {"ema": 0.9}, {"faithful": True},
+        {"operators": "+"}, {"max_int": 9}, {"sigma_max": 0.8}, {"n_embd": 32}, {"seed": 9},
+        {"batch_size": 3}, {"num_samples": 65}, {"length_tilt": 0.5}, {"causal_share": 0.4},
+        {"repair_share": 0.1}, {"skeleton_share": 0.0}, {"coupling_prob": 0.1},
+        {"self_cond_prob": 0.1}, {"optimizer": "adamw"}, {"ema": 0.9}, {"faithful": True},
     ],
 )  # fmt: skip
 def test_a_run_resumes_as_the_same_run(finished: Path, change: dict[str, object]) -> None:
@@ -395,14 +383,7 @@ def test_a_run_resumes_as_the_same_run(finished: Path, change: dict[str, object]
 
 def test_what_may_change_when_a_run_resumes(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    free = {
-        "lr": 1e-3,
-        "grad_clip": 0.5,
-        "eval_interval": 3,
-        "live_samples": 0,
-        "log_interval": 1,
-        "name": "other",
-    }
+    free = {"lr": 1e-3, "grad_clip": 0.5, "eval_interval": 3, "log_interval": 1, "name": "other"}
     assert Trainer(tiny(max_iters=4, **free), folder, resume=True).run().step == 4
     assert load_config(folder / "config.yaml").train.lr == 1e-3
 
@@ -436,10 +417,9 @@ def test_parents_are_remembered(finished: Path, tmp_path: Path) -> None:
     assert grandchild["parent_tokens"] == first["tokens"] + child["tokens"]
 
 
-def test_a_checkpoint_without_a_training_state_is_refused(tmp_path: Path) -> None:
-    Trainer(tiny(max_iters=2), tmp_path).run()
+def test_a_checkpoint_without_a_training_state_is_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copy(finished / "best.pt", tmp_path / "last.pt")
     with pytest.raises(CheckpointError, match="training state"):
-        (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
         Trainer(tiny(), tmp_path, resume=True)
 
 
@@ -447,25 +427,21 @@ def test_a_checkpoint_without_a_training_state_is_refused(tmp_path: Path) -> Non
     "part",
     [{}, {"model": []}, {"model": {"head.weight": 1}}, {"optimizers": [1, 2]}, {"progress": 5}],
 )
-def test_a_damaged_training_state_is_one_line(tmp_path: Path, part: dict[str, object]) -> None:
-    Trainer(tiny(max_iters=2), tmp_path).run()
-    payload = checkpoint.load(tmp_path / "last.pt")
-    checkpoint.save(
-        tmp_path / "last.pt",
-        {**payload, "training": {**payload["training"], **part} if part else {}},
-    )
+def test_a_damaged_training_state_is_one_line(
+    finished: Path, tmp_path: Path, part: dict[str, object]
+) -> None:
+    payload = checkpoint.load(finished / "last.pt")
+    damaged = {**payload["training"], **part} if part else {}
+    checkpoint.save(tmp_path / "last.pt", {**payload, "training": damaged})
     with pytest.raises(CheckpointError, match="training state does not fit"):
         Trainer(tiny(max_iters=2), tmp_path, resume=True)
 
 
 def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_same_model(
-    tmp_path: Path,
+    tmp_path: Path, whole: Path
 ) -> None:
-    Trainer(tiny(), tmp_path / "plain").run()
-    payload = checkpoint.load(tmp_path / "plain" / "best.pt")
-    coupled = Trainer(
-        tiny(use_coupling=True), tmp_path / "coupled", init=tmp_path / "plain" / "best.pt"
-    )
+    payload = checkpoint.load(whole / "best.pt")
+    coupled = Trainer(tiny(use_coupling=True), tmp_path, init=whole / "best.pt")
     weights = coupled.model.state_dict()
     assert set(weights) - set(payload["weights"]) == {"coupling.weight"}
     assert not weights["coupling.weight"].any()
@@ -474,8 +450,8 @@ def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_s
     tokens, length, sigma = torch.tensor([[2, 8, 1, 1, 5, 3]]), torch.tensor([6]), torch.zeros(1)
     noise = torch.randn(1, 6, len(coupled.language.vocabulary))
     coupled.model.eval()
-    told = coupled.model.forward_strings(tokens, length, sigma, False, noise=noise)
-    assert torch.equal(told, plain.forward_strings(tokens, length, sigma, False))
+    noisy = coupled.model.forward_strings(tokens, length, sigma, False, noise=noise)
+    assert torch.equal(noisy, plain.forward_strings(tokens, length, sigma, False))
     assert coupled.run().step == 12
     assert coupled.model.state_dict()["coupling.weight"].any()
 
@@ -490,16 +466,14 @@ def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_s
     ],
 )
 def test_foreign_weights_are_no_start(
-    tmp_path: Path, changes: dict[str, object], said: str
+    finished: Path, tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
-    Trainer(tiny(max_iters=0), tmp_path).run()
     with pytest.raises(CheckpointError, match=said):
-        Trainer(tiny(use_coupling=True, **changes), tmp_path / "other", init=tmp_path / "best.pt")
+        Trainer(tiny(use_coupling=True, **changes), tmp_path, init=finished / "best.pt")
 
 
-def test_what_no_run_can_start_from(tmp_path: Path) -> None:
-    Trainer(tiny(max_iters=0), tmp_path).run()
+def test_what_no_run_can_start_from(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="either resume or init"):
-        Trainer(tiny(), tmp_path, resume=True, init=tmp_path / "best.pt")
+        Trainer(tiny(), finished, resume=True, init=finished / "best.pt")
     with pytest.raises(ConfigError, match="even multiple"):
         Trainer(tiny(n_embd=18, positions="learned"), tmp_path / "odd")

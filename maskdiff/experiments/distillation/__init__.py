@@ -1,4 +1,4 @@
-"""Experiments on self-distillation: does a teacher's signal get worse with position, and does regenerating mend it?
+"""Experiments on self-distillation: is a teacher's signal worse late in an answer?
 
     python -m maskdiff.distillation --experiment all --out DIR
 

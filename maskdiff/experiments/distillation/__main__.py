@@ -1,4 +1,4 @@
-"""`python -m maskdiff.distillation`: see `door.py`."""
+"""`python -m maskdiff.experiments.distillation`: see `cli.py`."""
 
 import sys
 

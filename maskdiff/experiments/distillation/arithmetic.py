@@ -1,9 +1,4 @@
-"""Arithmetic problems that are answered step by step, as an environment.
-
-For: `ArithmeticSteps`. Not for: what is a step (`maskdiff.languages.arithmetic_corrections`). Easy to get wrong: half of the
-reward is for the way and half for the result, which is checked against the problem's own value and against nothing that an
-answer says.
-"""
+"""The environment of arithmetic problems that are answered step by step."""
 
 from __future__ import annotations
 
@@ -17,12 +12,16 @@ from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text, j
 TRIES = 50  # draws a problem before too few of them differ
 
 
-class ArithmeticSteps:
-    """Implements `Environment` and `Locating` over the problems of a language's test split.
+class ArithmeticEnvironment:
+    """Implements `Environment` and `LabelsErrors` for the test problems of a language.
 
-    mode: what feedback says. `scalar`: tenths of right steps. `first_wrong_step`: its number, and the step. `leak`:
-    the value of the problem, which is what was asked for: an upper bound, and `reveals` says so. Raises ConfigError for another
-    mode.
+    Args:
+        language: The language of the problems.
+        mode: What feedback says: "none"; "scalar", the share of right steps in tenths;
+            "first_wrong_step", its number and text; or "leak", the value of the problem.
+
+    Raises:
+        ConfigError: For another mode.
     """
 
     name = "arithmetic"
@@ -33,23 +32,24 @@ class ArithmeticSteps:
         self.language, self.mode, self.reveals = language, mode, mode == "leak"
 
     def problems(self, count: int, seed: int) -> list[Problem]:
-        """See `Environment`: problems with which no training string begins."""
+        """See `Environment`; no training string begins with one of these problems."""
         rng, found = np.random.default_rng((0xD157, seed)), dict[str, None]()
         for _ in range(TRIES):
             found.update(dict.fromkeys(self.language.problems(count, rng)))
             if len(found) >= count:
                 return [Problem(text, text) for text in list(found)[:count]]
         raise DataError(
-            f"{self.language.name} has only {len(found)} different problems of {count}: ask for fewer"
+            f"{self.language.name} has only {len(found)} different problems of {count}: ask for "
+            "fewer"
         )
 
-    def attempt(self, problem: Problem, answer: str) -> Outcome:
-        """See `Environment`: the mean of the share of right steps and of whether the last one is the problem's value."""
+    def evaluate(self, problem: Problem, answer: str) -> Outcome:
+        """See `Environment`; half of the reward is for right steps, half for the right value."""
         marks = judge(problem.text, answer)
         return Outcome(
             (marks.share + marks.final) / 2, feedback_text(problem.text, answer, self.mode)
         )
 
-    def located(self, problem: Problem, answer: str) -> list[bool | None]:
-        """See `Locating`."""
+    def label_characters(self, problem: Problem, answer: str) -> list[bool | None]:
+        """See `LabelsErrors`."""
         return symbol_labels(problem.text, answer)

@@ -1,11 +1,10 @@
-"""A model's own attempts at problems, for it to learn from what is said of them.
+"""Samples a model's own attempts at problems, to train it on feedback.
 
-    python -m maskdiff.distillation.attempts --num 20000 --out attempts.txt --checkpoint runs/NAME/last.pt
+    python -m maskdiff.distillation.attempts --num 20000 --out attempts.txt --checkpoint FILE
 
-Mistakes that are made up are seldom those that a model makes, so a model that is taught with them alone has no use for
-feedback: what it says of a mistake that it would not have made is no news. A file of `problem;attempt` lines is a option of the
-language (`--attempts FILE`), which makes three of four records of them. For: `write_attempts`. Easy to get wrong: the problems
-must not be of the test split.
+Artificial mistakes are seldom those that a model makes, so a model trained on them alone does not
+learn to use feedback. A file of `problem;attempt` lines is an option of the language
+(`--attempts FILE`); three of four training strings then come from it.
 """
 
 from __future__ import annotations
@@ -31,39 +30,36 @@ LIMIT = 128  # tokens of an attempt
 
 
 def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
-    """Lines of attempts at `count` problems, sampled at temperature 1: those that fail, and half as many that do not.
+    """Return lines of attempts at `count` training problems, sampled at temperature 1.
 
-    What does not end, or is no answer by its form, is left out.
+    They are the wrong attempts and half as many right ones; unfinished and malformed attempts are
+    left out. Problems of the test split never occur.
     """
     language, rng = policy.language, np.random.default_rng(seed)
     problems = language.problems(count, rng, held_out=False)
     keys = [int(key) for key in bits(torch.tensor(seed), torch.arange(count))]
-    failed, right = list[str](), list[str]()
+    wrong, right = list[str](), list[str]()
     for start in tqdm(range(0, count, GROUP), desc="attempts", unit="group"):
         group = problems[start : start + GROUP]
         prompts = [policy.prompt(Problem(text, text)) for text in group]
         answers = policy.sample(prompts, keys[start : start + GROUP], 1.0, LIMIT)
         for problem, answer in zip(group, answers, strict=True):
             attempt = policy.text(answer)
-            if answer[-1] == policy.vocabulary.eos and language.parses(
-                language.prompt(problem) + attempt
-            ):
+            ended = answer[-1] == policy.vocabulary.eos
+            if ended and language.parses(language.prompt(problem) + attempt):
                 marks = judge(problem, attempt)
                 line = f"{language.prompt(problem, attempt).partition('|')[0]}\n"
-                (right if marks.final and marks.first_wrong is None else failed).append(line)
-    return failed + right[: len(failed) // 2]
+                (right if marks.final and marks.first_wrong is None else wrong).append(line)
+    return wrong + right[: len(wrong) // 2]
 
 
 def build_parser() -> cli.Parser:
-    """All flags."""
+    """Return the parser of all flags."""
     parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
     parser.add_argument(
-        "--num",
-        type=cli.IntegerRange(1, 10**6),
-        default=20_000,
-        metavar="N",
+        "--num", type=cli.IntegerRange(1, 10**6), default=20_000, metavar="N",
         help="problems (default 20000)",
-    )
+    )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE", help="where the lines go")
     cli.add_machine_flags(parser)
     return parser
@@ -73,11 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write a file of attempts. Raises UserError."""
     args = build_parser().parse_args(argv)
     cli.use_threads(args.threads)
-    policy = OwnPolicy(
-        load_denoiser(
-            args.checkpoint or cli.default_checkpoint("arithmetic-corrections.pt"), args.device
-        )
-    )
+    checkpoint = args.checkpoint or cli.default_checkpoint("arithmetic-corrections.pt")
+    policy = OwnPolicy(load_denoiser(checkpoint, args.device))
     lines = write_attempts(policy, args.num, args.seed)
     write_atomic(Path(args.out), "".join(lines).encode())
     print(f"{args.out}: {len(lines)} attempts")

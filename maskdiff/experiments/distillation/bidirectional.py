@@ -1,9 +1,9 @@
-"""A teacher that sees a whole answer at once: it hides the tokens that it doubts, and writes them anew in their places.
+"""`BidirectionalTeacher`: hides the tokens of an answer that it doubts, and draws them again.
 
-Its own answer has as many tokens as the student's, so that places stay aligned, where a teacher who writes from left to right
-shifts everything behind its first change. For: `BidirectionalTeacher.revise`. Not for: judging; the places of the revised
-answer are scored by the causal mode like any other answer's. Easy to get wrong: a visible token is right by assumption of the
-training, so that doubt is measured with the token hidden, some of them at a time.
+Its answer has as many tokens as the student's, so that places stay aligned; a teacher who writes
+from left to right shifts everything after its first change. The places of the revised answer are
+scored by the causal mode. A visible token is right by assumption of the training, so doubt is
+measured with the token hidden.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maskdiff.drawing.settings import Draw
 from maskdiff.experiments.distillation.causal_policy import OwnPolicy
 from maskdiff.experiments.distillation.policy import Ids
 from maskdiff.sampling.canvas import Canvas
+from maskdiff.sampling.leave_out import every, leave_out
 from maskdiff.sampling.unmask import Unmask
 
 
 @dataclass(frozen=True)
 class BidirectionalTeacher:
-    """The bidirectional mode of a model, as a reviser of answers.
+    """Revises answers with the bidirectional mode of a model.
 
-    groups: evaluations of an answer in which every token is hidden once; more hide fewer at a time. doubt: tokens of less
-    probability are written anew, the least certain first, of an answer's tokens at most the share `most`.
+    Attributes:
+        policy: The model.
+        groups: Evaluations of an answer in which every token is hidden once.
+        doubt: Tokens of less probability are drawn again.
+        most: Share of the tokens of an answer that are drawn again at most, the least certain.
     """
 
     policy: OwnPolicy
@@ -35,24 +40,38 @@ class BidirectionalTeacher:
 
     @torch.no_grad()
     def confidence(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[Tensor]:
-        """(places,) probability of every token of an answer but its end, hidden together with every `groups`-th other."""
+        """(places,) probability of every token of an answer but its end.
+
+        Each is hidden together with every `groups`-th other token.
+        """
+        if not answers:
+            return []
         bodies = [self._body(answer) for answer in answers]
-        rows: list[list[int]] = []
-        spots: list[tuple[int, range]] = []
-        for i, (prompt, body) in enumerate(zip(prompts, bodies, strict=True)):
-            for first in range(min(self.groups, len(body))):
-                row = [*prompt, *body]
-                places = range(first, len(body), self.groups)
-                for place in places:
-                    row[len(prompt) + place] = self.policy.vocabulary.mask
-                rows.append(row)
-                spots.append((i, places))
-        made = [torch.zeros(len(body)) for body in bodies]
-        if rows:
-            for scores, (i, places) in zip(self._scores(rows), spots, strict=True):
-                for place in places:
-                    made[i][place] = scores[len(prompts[i]) + place].softmax(-1)[bodies[i][place]]
-        return made
+        vocabulary, device = self.policy.vocabulary, self.policy.loaded.device
+        rows = [
+            [*prompt, *body, vocabulary.eos] for prompt, body in zip(prompts, bodies, strict=True)
+        ]
+        width = max(map(len, rows))
+        tokens = torch.tensor(
+            [row + [vocabulary.pad] * (width - len(row)) for row in rows], device=device
+        )
+        length = torch.tensor([len(row) for row in rows], device=device)
+        start = torch.tensor([len(prompt) for prompt in prompts], device=device)[:, None]
+        order = torch.arange(width, device=device)
+        places = (order >= start) & (order < length[:, None] - 1)
+
+        # Each group of a row that hides something is a row of its own.
+        hidden = every(places, self.groups)
+        group, row = hidden.any(2).nonzero(as_tuple=True)
+        scores = torch.zeros(tokens.shape, dtype=torch.float64, device=device)
+        if len(row):
+            denoiser = self.policy.loaded.denoiser
+            found = leave_out(denoiser, tokens[row], length[row], hidden[group, row])
+            scores.index_add_(0, row, found.to(scores))
+        return [
+            scores[i, len(prompt) : len(prompt) + len(body)].exp().cpu()
+            for i, (prompt, body) in enumerate(zip(prompts, bodies, strict=True))
+        ]
 
     @torch.no_grad()
     def revise(
@@ -62,8 +81,9 @@ class BidirectionalTeacher:
         keys: Sequence[int],
         temperature: float,
     ) -> list[Ids]:
-        """Answers of the same lengths in which the doubted tokens were drawn anew, one at an evaluation, the most certain
-        first.
+        """Answers of the same lengths with the doubted tokens drawn again.
+
+        One token an evaluation, the most certain first.
         """
         chosen = [self._doubted(confidence) for confidence in self.confidence(prompts, answers)]
         made = list(answers)
@@ -87,7 +107,7 @@ class BidirectionalTeacher:
         canvas = replace(
             canvas, keys=torch.tensor([keys[i] for i in some], device=canvas.tokens.device)
         )
-        loop = Unmask(order="entropy", steps=0, temperature=temperature)
+        loop = Unmask(order="entropy", steps=0, draw=Draw(temperature))
         filled = loop(self.policy.loaded.denoiser, canvas).tokens.tolist()
         for whole, i in zip(filled, some, strict=True):
             start, body = len(prompts[i]), self._body(answers[i])
@@ -99,24 +119,13 @@ class BidirectionalTeacher:
         return answer[:-1] if answer[-1:] == (self.policy.vocabulary.eos,) else answer
 
     def _doubted(self, confidence: Tensor) -> set[int]:
-        """Places to be written anew."""
+        """Places of the tokens that are drawn again."""
         least_first = confidence.argsort(stable=True).tolist()
         return {
             place
             for place in least_first[: int(self.most * len(least_first))]
             if float(confidence[place]) < self.doubt
         }
-
-    def _scores(self, rows: list[list[int]]) -> Tensor:
-        """(rows, width, vocab) logits of the bidirectional mode; each row is BOS and symbols."""
-        vocabulary, device = self.policy.vocabulary, self.policy.loaded.device
-        width = max(map(len, rows)) + 1
-        ended = [[*row, vocabulary.eos, *[vocabulary.pad] * (width - len(row) - 1)] for row in rows]
-        length = torch.tensor([len(row) + 1 for row in rows], device=device)
-        scores: Tensor = self.policy.loaded.denoiser(
-            torch.tensor(ended, device=device), length, torch.zeros(len(rows), device=device), False
-        )
-        return scores
 
 
 __all__ = ["BidirectionalTeacher"]

@@ -1,12 +1,11 @@
-"""How far a student is from its teacher at every position: the loss of self-distillation, and what the experiments measure.
+"""The divergence of a teacher from a student at every position: the loss of self-distillation.
 
     names                          --divergence      --top_k  --tail  teacher
-    the reference experiment       reverse           20       no      itself (exponential average in its trainer)
-    SDPO as published (2601.20802) jensen-shannon    100      yes     exponential average, rate 0.05
+    the reference experiment       reverse           20       no      itself (average in training)
+    SDPO as published (2601.20802) jensen-shannon    100      yes     moving average, rate 0.05
 
-For: `Divergence`. Not for: which positions count, or how they are averaged (`trainer.py`). Easy to get wrong: the k tokens are
-the *student's* likeliest, so what the teacher alone would say is in the tail, and without `tail` it is nowhere: both are
-renormalised over the k, and a teacher that wants something else entirely can seem to agree.
+The top k tokens are the student's. Without `tail` both distributions are renormalised over them, so
+that a teacher that prefers other tokens can seem to agree.
 """
 
 from __future__ import annotations
@@ -20,18 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Kind = Literal["reverse", "forward", "jensen-shannon"]
-LEAST = -1e30  # a log-probability of nothing that arithmetic survives
 KINDS: tuple[Kind, ...] = ("reverse", "forward", "jensen-shannon")
+LEAST = -1e30  # the log-probability of nothing that arithmetic survives
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Nats between student and teacher at every position.
+    """The divergence in nats at every position.
 
-    kind: reverse is KL(student || teacher), forward KL(teacher || student), jensen-shannon the mean of the KLs of both to their
-    even mixture (at most ln 2; a quarter of the others for close distributions). top_k: over the student's k
-    likeliest tokens; 0, or as many as there are, is the whole vocabulary. tail: with one more outcome, everything else; without
-    it, both are renormalised over the k.
+    Attributes:
+        kind: "reverse" is KL(student || teacher), "forward" is KL(teacher || student), and
+            "jensen-shannon" the mean of the KLs of both to their even mixture (at most ln 2; a
+            quarter of the others for close distributions).
+        top_k: Compare over the student's k likeliest tokens; 0 is the whole vocabulary.
+        tail: Keep the probability of all other tokens as one more outcome, instead of
+            renormalising over the top k.
     """
 
     kind: Kind = "reverse"
@@ -39,22 +41,25 @@ class Divergence:
     tail: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """student, teacher (..., vocab) logits -> (...) nats, in float32 or better; no gradient reaches the teacher."""
+        """Return the divergence: logits (..., vocab) twice -> (...), in float32 or better.
+
+        No gradient reaches the teacher.
+        """
         log_s, log_t = self.outcomes(student, teacher)
         if self.kind == "forward":
             return _kl(log_t, log_s)
         if self.kind == "jensen-shannon":
-            return (_kl_to_middle(log_s, log_t) + _kl_to_middle(log_t, log_s)) / 2
+            return (_kl_to_mixture(log_s, log_t) + _kl_to_mixture(log_t, log_s)) / 2
         return _kl(log_s, log_t)
 
     def outcomes(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of what is told apart, (..., outcomes) each; they sum to one."""
+        """Return the normalised log-probabilities that are compared: (..., outcomes) each."""
         log_s, log_t = (_wide(logits).log_softmax(-1) for logits in (student, teacher.detach()))
         if not 0 < self.top_k < student.shape[-1]:
             return log_s, log_t
         top = log_s.detach().topk(self.top_k, dim=-1).indices
-        close = _with_tail if self.tail else _renormalised
-        return close(log_s, top), close(log_t, top)
+        restrict = _with_tail if self.tail else _renormalised
+        return restrict(log_s, top), restrict(log_t, top)
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -62,18 +67,17 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) over the last dimension; what p gives nothing to costs nothing."""
+    """Return KL(p || q) over the last dimension; outcomes with p = 0 add nothing."""
     difference = torch.where(log_p > -math.inf, log_p - log_q, 0.0)
     return (log_p.exp() * difference).sum(-1)
 
 
-def _kl_to_middle(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || (p + q) / 2), exactly 0 where p and q are the same; impossible outcomes have neither value nor gradient."""
+def _kl_to_mixture(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p || (p + q) / 2), exactly 0 where p = q; p = 0 adds no value and no gradient."""
     possible = log_p > -math.inf
     further = torch.where(possible, log_q, 0.0) - torch.where(possible, log_p, 0.0)
-    even = F.softplus(
-        torch.zeros((), dtype=log_p.dtype, device=log_p.device)
-    )  # ln 2 as softplus rounds it
+    # ln 2 as softplus rounds it
+    even = F.softplus(torch.zeros((), dtype=log_p.dtype, device=log_p.device))
     return (log_p.exp() * torch.where(possible, even - F.softplus(further), 0.0)).sum(-1)
 
 
@@ -83,7 +87,7 @@ def _renormalised(log_p: Tensor, top: Tensor) -> Tensor:
 
 
 def _with_tail(log_p: Tensor, top: Tensor) -> Tensor:
-    """With the log-probability of everything else: summed, since 1 - sum p loses what is small."""
+    """Append the log-probability of all other tokens, summed, since 1 - sum p loses small ones."""
     others = log_p.scatter(-1, top, LEAST).clamp(min=LEAST)
     return torch.cat((log_p.gather(-1, top), others.logsumexp(-1, keepdim=True)), dim=-1)
 

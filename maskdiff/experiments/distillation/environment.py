@@ -1,9 +1,4 @@
-"""What judges an attempt: a reward, and words about it.
-
-For: `Problem`, `Outcome` and the protocol `Environment`. Not for: any environment (`arithmetic.py`, `python_tests.py`), or how
-a model is asked (`policy.py`). Easy to get wrong: feedback is text that a teacher is shown, so whatever it holds, the expected
-answer above all, is privileged information; an environment that tells the answer says so (`reveals`).
-"""
+"""The protocol of an environment, which gives problems and evaluates answers."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to be solved. name: tells it from others in reports. text: what a solver is given."""
+    """A problem: its name in reports, and the text that a solver reads."""
 
     name: str
     text: str
@@ -22,36 +17,43 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an environment says of an attempt: reward in [0, 1], and feedback, empty where there is nothing to say."""
+    """The evaluation of an answer: a reward in [0, 1], and feedback, which may be empty."""
 
     reward: float
     feedback: str
 
 
 class Environment(Protocol):
-    """Problems, and a judge of attempts at them."""
+    """Gives problems and evaluates answers to them.
+
+    Attributes:
+        name: The environment's name.
+        reveals: Whether feedback holds the expected answer. A teacher that reads it has privileged
+            information, so that results are an upper bound.
+    """
 
     name: str
-    reveals: bool  # whether the feedback holds the expected answer, so that what it teaches is an upper bound
+    reveals: bool
 
     def problems(self, count: int, seed: int) -> list[Problem]:
-        """`count` different problems, the same for the same seed. Raises DataError where there are fewer."""
+        """Return `count` different problems, a function of the seed.
+
+        Raises DataError where there are fewer.
+        """
         ...
 
-    def attempt(self, problem: Problem, answer: str) -> Outcome:
-        """Judge an answer, whatever it is: a bad one has a low reward, and raises nothing."""
+    def evaluate(self, problem: Problem, answer: str) -> Outcome:
+        """Return the outcome of any answer; a malformed one has a low reward."""
         ...
 
 
-def attempts(
+def evaluate_all(
     environment: Environment, problems: Sequence[Problem], answers: Sequence[str]
 ) -> list[Outcome]:
-    """The outcome of every answer, an equal answer to the same problem being judged once."""
-    known: dict[tuple[Problem, str], Outcome] = {}
-    for problem, answer in zip(problems, answers, strict=True):
-        if (problem, answer) not in known:
-            known[problem, answer] = environment.attempt(problem, answer)
-    return [known[problem, answer] for problem, answer in zip(problems, answers, strict=True)]
+    """Return the outcome of every answer; equal answers to a problem are evaluated once."""
+    pairs = list(zip(problems, answers, strict=True))
+    known = {pair: environment.evaluate(*pair) for pair in dict.fromkeys(pairs)}
+    return [known[pair] for pair in pairs]
 
 
-__all__ = ["Environment", "Outcome", "Problem", "attempts"]
+__all__ = ["Environment", "Outcome", "Problem", "evaluate_all"]

@@ -1,18 +1,12 @@
-"""Where a curve over deciles begins to be higher, and whether it does at all.
-
-For: `find_onset`, tried on teachers whose corruption begins at a known place. Not for: what the curve means: one that rises
-because later tokens are harder has an onset, too. Easy to get wrong: the split is chosen to be the best of nine, so its height
-alone says nothing; the level is that of the best of nine splits of curves whose deciles were permuted.
-"""
+"""The decile at which a curve steps up, if it does (change-point detection)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from maskdiff.experiments.distillation.positions import DECILES, mean_of
+from maskdiff.experiments.distillation.positions import DECILES, Array, nan_mean
 
 LEVEL = 0.01
 PERMUTATIONS = 499
@@ -20,8 +14,12 @@ PERMUTATIONS = 499
 
 @dataclass(frozen=True)
 class Onset:
-    """decile: the first of the higher ones, 1 to 9; None where no rise is certain. p: its level. rise: mean after less
-    before.
+    """A step in a curve.
+
+    Attributes:
+        decile: The first of the higher deciles, 1 to 9; None where the rise is not significant.
+        p: The p-value.
+        rise: The mean after the step minus the mean before it.
     """
 
     decile: int | None
@@ -29,34 +27,29 @@ class Onset:
     rise: float
 
 
-def find_onset(
-    curves: NDArray[np.float64], rng: np.random.Generator, level: float = LEVEL
-) -> Onset:
-    """The step that fits the mean of `curves` (units, 10) best, if it rises: least squares, which is the likeliest in even
-    noise.
+def find_onset(curves: Array, rng: np.random.Generator, level: float = LEVEL) -> Onset:
+    """Return the upward step that fits the mean of `curves` (units, 10) best by least squares.
 
-    Its level is that among `PERMUTATIONS` permutations of the deciles within every unit. A unit's missing deciles are at its
-    mean.
+    The step is the best of nine, so its p-value compares it with the best of nine in
+    `PERMUTATIONS` permutations of the deciles within every unit. A missing decile has the mean of
+    its unit.
     """
-    level_of = mean_of(curves.T)[:, None]
-    whole = np.where(np.isfinite(curves), curves, level_of)
-    whole = whole[np.isfinite(whole).all(1)]
-    if not len(whole):
+    filled = np.where(np.isfinite(curves), curves, nan_mean(curves.T)[:, None])
+    filled = filled[np.isfinite(filled).all(1)]
+    if not len(filled):
         return Onset(None, 1.0, 0.0)
-    scores = _scores(whole.mean(0))
+    mean = filled.mean(0)
+    scores = _scores(mean)
     best = int(scores.argmax())
-    shuffled = rng.permuted(np.broadcast_to(whole, (PERMUTATIONS, *whole.shape)), axis=-1).mean(
-        1
-    )  # (permutations, 10)
-    beaten = sum(_scores(curve).max() >= scores[best] for curve in shuffled)
-    p = (1 + beaten) / (1 + PERMUTATIONS)
-    mean = whole.mean(0)
+    shuffled = rng.permuted(np.broadcast_to(filled, (PERMUTATIONS, *filled.shape)), axis=-1)
+    means = shuffled.mean(1)  # (permutations, 10)
+    p = (1 + sum(_scores(curve).max() >= scores[best] for curve in means)) / (1 + PERMUTATIONS)
     rise = float(mean[best + 1 :].mean() - mean[: best + 1].mean())
     return Onset(best + 1 if p <= level and rise > 0 else None, p, rise)
 
 
-def _scores(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(9,) what a step behind each decile explains of a curve (10,), 0 where it would fall."""
+def _scores(curve: Array) -> Array:
+    """Return what an upward step after each decile explains of a curve: (10,) -> (9,)."""
     n = np.arange(1, DECILES)
     before = curve.cumsum()[:-1] / n
     after = (curve.sum() - curve.cumsum()[:-1]) / (DECILES - n)

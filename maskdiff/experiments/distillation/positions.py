@@ -1,9 +1,4 @@
-"""Where in an answer something is, and which place of another answer it is compared with.
-
-For: deciles, and the two alignments of a student's answer with its teacher's. Not for: what is compared. Easy to get wrong:
-once two answers part, equal places hold different texts, so that ordinal alignment compares what has nothing to do with each
-other; and a decile is one of the *student's* answer, so what lies beyond a shorter partner is missing, and never moved.
-"""
+"""Positions of an answer: deciles, and two alignments of a student's answer with its teacher's."""
 
 from __future__ import annotations
 
@@ -13,44 +8,45 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
+Ids = Sequence[int]
+
 DECILES = 10
-NONE = -1  # partner of a place that has none
-Align = Callable[
-    [Sequence[int], Sequence[int]], list[int]
-]  # answer, other -> a partner for each place of the answer
+NO_PARTNER = -1
+Align = Callable[[Ids, Ids], list[int]]  # answer, other -> a partner for each place of the answer
 
 
-def ordinal(answer: Sequence[int], other: Sequence[int]) -> list[int]:
-    """For each place of `answer` the same place of `other`, NONE beyond its end."""
-    return [place if place < len(other) else NONE for place in range(len(answer))]
+def ordinal(answer: Ids, other: Ids) -> list[int]:
+    """Align each place of `answer` with the same place of `other`; NO_PARTNER after its end."""
+    return [place if place < len(other) else NO_PARTNER for place in range(len(answer))]
 
 
-def edit_aligned(answer: Sequence[int], other: Sequence[int], least: int = 3) -> list[int]:
-    """For each place of `answer` the place of `other` behind the same tokens: `least` of them, or all since the beginning.
+def edit_aligned(answer: Ids, other: Ids, least: int = 3) -> list[int]:
+    """Align places of `answer` and `other` that follow the same tokens.
 
-    Matching tokens are found in order. What is compared is what *follows* them, whether that is the same or not: to ask for the
-    same would choose the places where the other's author happened to agree. (What the longest matches are still depends a
-    little on it: texts that share nothing agree at 46% of such places over an alphabet of four, where 25% is chance.) NONE
-    where nothing matches.
+    The context is the same for `least` tokens, or since the beginning. The tokens that follow it
+    may differ: to require equal ones would select the places where the other author agreed. (What
+    the longest matches are still depends a little on it: unrelated texts agree at 46 % of aligned
+    places over an alphabet of four, where 25 % is chance.) Other places have NO_PARTNER.
     """
-    partners = [NONE] * len(answer)
+    partners = [NO_PARTNER] * len(answer)
     if answer and other:
-        partners[0] = 0  # behind the same beginning, which is empty
+        partners[0] = 0  # both follow the empty context
     for block in SequenceMatcher(None, answer, other, autojunk=False).get_matching_blocks():
-        begun = 0 if block.a == block.b == 0 else least
-        for k in range(begun, block.size + 1 if block.size >= begun else 0):
+        first = 0 if block.a == block.b == 0 else least
+        for k in range(first, block.size + 1 if block.size >= first else 0):
             if block.a + k < len(answer) and block.b + k < len(other):
                 partners[block.a + k] = block.b + k
     return partners
 
 
 def decile(length: int) -> NDArray[np.int64]:
-    """(length,) decile of each place: floor(10 t / length)."""
+    """Return the decile of each place of an answer, floor(10 t / length): (length,)."""
     return DECILES * np.arange(length) // max(1, length)
 
 
-def decile_means(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """(10,) mean of what stands in each decile, NaN left out; NaN where nothing does."""
+def decile_means(values: Sequence[float] | Array) -> Array:
+    """Return the mean of each decile, ignoring NaN: (10,); NaN where a decile has no value."""
     given = np.asarray(values, dtype=np.float64)
     known = np.isfinite(given)
     where = decile(len(given))[known]
@@ -59,27 +55,20 @@ def decile_means(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.fl
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def mean_of(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, ...) -> (...): the mean over the first axis, NaN left out; NaN where nothing is left."""
+def nan_mean(curves: Array) -> Array:
+    """Return the mean over the first axis, ignoring NaN: (n, ...) -> (...)."""
     known = np.isfinite(curves)
     counts = known.sum(0)
     return np.where(counts > 0, np.where(known, curves, 0.0).sum(0) / np.maximum(counts, 1), np.nan)
 
 
-def late_minus_early(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 10) -> (...): mean of the last five deciles minus mean of the first five, NaN left out."""
+def late_minus_early(curves: Array) -> Array:
+    """Return the mean of the last five deciles minus that of the first: (..., 10) -> (...)."""
     halves = np.moveaxis(curves, -1, 0).reshape(2, DECILES // 2, *curves.shape[:-1])
-    return mean_of(halves[1]) - mean_of(halves[0])
+    return nan_mean(halves[1]) - nan_mean(halves[0])
 
 
 __all__ = [
-    "DECILES",
-    "NONE",
-    "Align",
-    "decile",
-    "decile_means",
-    "edit_aligned",
-    "late_minus_early",
-    "mean_of",
-    "ordinal",
-]
+    "DECILES", "NO_PARTNER", "Align", "Array", "decile", "decile_means", "edit_aligned",
+    "late_minus_early", "nan_mean", "ordinal",
+]  # fmt: skip

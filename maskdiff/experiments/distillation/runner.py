@@ -1,13 +1,11 @@
-"""Runs experiments seed by seed, keeps what was measured, and concludes.
+"""Runs experiments seed by seed, stores the measurements and draws the conclusions.
 
-    DIR/seeds.json            the seed file: configuration, model, seeds; gives the same results again with --seed_file
-    DIR/parts/NAME-SEED.json  what one experiment measured of one seed; a run that is interrupted goes on behind the last
+    DIR/seeds.json            the seed file: configuration, model, seeds; for --seed_file
+    DIR/parts/NAME-SEED.json  measurements of an experiment and a seed; an interrupted run goes on
     DIR/results.json          estimates, verdicts and tables
-    DIR/NAME.png, report.md   the same to look at
+    DIR/NAME.png, report.md   the same as pictures and text
 
-For: `Run`, `run`. Not for: layout (`report.py`, `plots.py`). Easy to get wrong: nothing that differs between two runs of one
-seed file (times, paths, versions) may stand in results.json; and parts of another configuration or other weights must never be
-mixed in.
+results.json holds nothing that differs between two runs of a seed file (times, paths, versions).
 """
 
 from __future__ import annotations
@@ -26,21 +24,25 @@ from maskdiff.config import MAX_THREADS, DistillationConfig
 from maskdiff.config_io import build
 from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.experiments.distillation.environment import Environment
+from maskdiff.experiments.distillation.hypotheses import TestedHypothesis, decide
 from maskdiff.experiments.distillation.policy import Policy
+from maskdiff.experiments.distillation.rollouts import Rollouts
 from maskdiff.experiments.distillation.studies import EXPERIMENTS, Conclusion
-from maskdiff.experiments.distillation.study import Study
-from maskdiff.experiments.distillation.verdicts import Finding, decide
 from maskdiff.utils.files import write_atomic
 
 SCHEMA = 1
-MAX_BYTES = 2**26  # of a file that is read again
-Tell = Callable[[str, int, str], None]  # experiment, seed, what is being done
+MAX_BYTES = 2**26  # of a stored file
+ProgressCallback = Callable[[str, int, str], None]  # experiment, seed, what is being done
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a run is made from: the seed file. weights: fingerprint of the model; threads: CPU threads, which rounding depends
-    on.
+class RunSettings:
+    """The content of a seed file.
+
+    Attributes:
+        weights: Fingerprint of the model's weights.
+        threads: CPU threads, on which rounding depends.
+        records: Fingerprint of the file of problems; empty without one.
     """
 
     config: DistillationConfig
@@ -53,51 +55,60 @@ class Setting:
     records: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """As the seed file holds it."""
+        """Return the content of the seed file."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
-    def read(cls, path: str | Path) -> Setting:
-        """A seed file. Raises ConfigError."""
-        raw = read_json(path)
+    def read(cls, path: str | Path) -> RunSettings:
+        """Read a seed file. Raises ConfigError and DataError."""
+        raw, name = read_json(path), quote(str(path), 200)
+        invalid = ConfigError(f"{name} is no seed file; give the seeds.json of a run")
+        texts = ("model", "weights", "device", "dtype", "records")
         try:
             if raw["schema"] != SCHEMA:
                 raise ConfigError(
-                    f"{quote(str(path), 200)} is a seed file of version {raw['schema']}; this is version {SCHEMA}"
+                    f"{name} is a seed file of version {raw['schema']}; this is version {SCHEMA}"
                 )
             config = build(DistillationConfig, raw["config"], str(path))
-            model, weights, threads, quick = (
-                raw[name] for name in ("model", "weights", "threads", "quick")
-            )
-            where = tuple(raw[name] for name in ("device", "dtype", "records"))
+            values = {item: raw[item] for item in (*texts, "threads", "quick")}
         except (KeyError, TypeError, AttributeError):
-            raise ConfigError(
-                f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run"
-            ) from None
-        texts = all(isinstance(text, str) for text in (model, weights, *where))
-        counts = type(threads) is int and 0 < threads <= MAX_THREADS
-        if not (texts and counts and type(quick) is bool):
-            raise ConfigError(
-                f"{quote(str(path), 200)} is no seed file; give the seeds.json of a run"
-            )
-        return cls(config, model, weights, threads, quick, *where)
+            raise invalid from None
+        threads = values["threads"]
+        if (
+            not all(isinstance(values[item], str) for item in texts)
+            or not (type(threads) is int and 0 < threads <= MAX_THREADS)
+            or type(values["quick"]) is not bool
+        ):
+            raise invalid
+        return cls(config, **values)
+
+    def differences(self, other: RunSettings) -> list[str]:
+        """Return the names of the settings that differ."""
+        pairs: list[tuple[Any, Any]] = [(self.config, other.config), (self, other)]
+        return [
+            item.name
+            for ours, theirs in pairs
+            for item in fields(ours)
+            if item.name != "config" and getattr(ours, item.name) != getattr(theirs, item.name)
+        ]
 
 
 @dataclass(frozen=True)
-class Result:
-    """An experiment's conclusion, with its claims decided."""
+class ExperimentResult:
+    """An experiment's conclusion with its tested hypotheses."""
 
     name: str
     conclusion: Conclusion
-    findings: list[Finding]
+    hypotheses: list[TestedHypothesis]
 
-    def primary(self, control: bool) -> Finding:
-        """The finding that the experiment's verdict is taken from, as first described or after controls."""
-        return next(finding for finding in self.findings if finding.control == control)
+    def primary(self, control: bool) -> TestedHypothesis:
+        """Return the first hypothesis without or with controls, which gives the verdict."""
+        return next(item for item in self.hypotheses if item.hypothesis.control == control)
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds. Raises DataError."""
+    """Return the value of a JSON file. Raises DataError."""
+    name = quote(str(path), 200)
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -105,18 +116,18 @@ def read_json(path: str | Path) -> Any:
             raise ValueError(f"it has over {MAX_BYTES} bytes")
         return json.loads(raw)
     except OSError as error:
-        raise DataError(f"cannot read {quote(str(path), 200)}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {name}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{quote(str(path), 200)} is no JSON: {error}") from None
+        raise DataError(f"{name} is no JSON: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all. Raises what `write_atomic` does."""
+    """Write a JSON file atomically. Raises what `write_atomic` does."""
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def fingerprint(policy: Policy) -> str:
-    """16 hex digits of a policy's weights and their precision."""
+def weights_fingerprint(policy: Policy) -> str:
+    """Return 16 hex digits of a policy's weights and their precision."""
     digest = hashlib.blake2b(digest_size=8)
     for weight in policy.module.parameters():
         digest.update(str(weight.dtype).encode())
@@ -124,103 +135,88 @@ def fingerprint(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def content(path: str) -> str:
-    """16 hex digits of a file's content. Raises DataError."""
+def file_fingerprint(path: str) -> str:
+    """Return 16 hex digits of a file's content. Raises DataError."""
     try:
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {quote(path, 200)}: {error.strerror or error}") from None
 
 
-def prepare(folder: Path, setting: Setting) -> None:
-    """Make the folder and its seed file, or see that it is of the same run. Raises DataError and ConfigError."""
+def prepare_folder(folder: Path, settings: RunSettings) -> None:
+    """Create the folder and its seed file, or check that they belong to the same run.
+
+    Raises DataError and ConfigError.
+    """
+    name, path = quote(str(folder), 200), folder / "seeds.json"
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"cannot make the folder {quote(str(folder), 200)}: {error.strerror or error}"
-        ) from None
-    path = folder / "seeds.json"
+        raise DataError(f"cannot make the folder {name}: {error.strerror or error}") from None
     if path.exists():
-        known = Setting.read(path)
-        if known != setting:
-            differ = [
-                option.name
-                for option in fields(setting.config)
-                if _differ(setting.config, known.config, option.name)
-            ]
-            others = [option.name for option in fields(setting) if option.name != "config"]
-            differ += [name for name in others if _differ(setting, known, name)]
-            where = quote(str(folder), 200)
+        if different := settings.differences(RunSettings.read(path)):
             raise ConfigError(
-                f"{where} holds a run with another {', '.join(differ)}; give the same settings or another --out"
+                f"{name} holds a run with another {', '.join(different)}; give the same settings "
+                "or another --out"
             )
     elif any((folder / "parts").glob("*.json")):
         raise ConfigError(
-            f"{quote(str(folder), 200)} holds parts without the seeds.json of their run; give another --out"
+            f"{name} holds parts without the seeds.json of their run; give another --out"
         )
     else:
-        write_json(path, setting.as_json())
+        write_json(path, settings.as_json())
 
 
-def _differ(first: object, second: object, name: str) -> bool:
-    return bool(getattr(first, name) != getattr(second, name))
-
-
-def run(
+def run_experiments(
     policy: Policy,
     environment: Environment,
-    setting: Setting,
+    settings: RunSettings,
     names: Sequence[str],
     folder: Path,
-    tell: Tell,
-) -> list[Result]:
-    """Measure what is not measured yet of some experiments, and conclude from all that are measured. Raises UserError."""
-    prepare(folder, setting)
-    config = setting.config
+    progress: ProgressCallback,
+) -> list[ExperimentResult]:
+    """Measure what is missing of the named experiments; conclude from all complete ones.
+
+    Raises UserError.
+    """
+    prepare_folder(folder, settings)
+    config = settings.config
     seeds = range(config.first_seed, config.first_seed + config.seeds)
 
     def part(name: str, seed: int) -> Path:
         return folder / "parts" / f"{name}-{seed}.json"
 
     for seed in seeds:
-        study = Study(policy, environment, config, seed)
+        rollouts = Rollouts(policy, environment, config, seed)
         for name in names:
             if not part(name, seed).exists():
-                tell(name, seed, "")
-                write_json(
-                    part(name, seed), EXPERIMENTS[name].measure(study, partial(tell, name, seed))
-                )
-            tell(name, seed, "done")
-    whole = [name for name in EXPERIMENTS if all(part(name, seed).exists() for seed in seeds)]
+                progress(name, seed, "")
+                made = EXPERIMENTS[name].measure(rollouts, partial(progress, name, seed))
+                write_json(part(name, seed), made)
+            progress(name, seed, "done")
+    complete = [name for name in EXPERIMENTS if all(part(name, seed).exists() for seed in seeds)]
     return [
-        conclude(name, [read_json(part(name, seed)) for seed in seeds], config) for name in whole
+        conclude(name, [read_json(part(name, seed)) for seed in seeds], config) for name in complete
     ]
 
 
-def conclude(name: str, parts: Sequence[Mapping[str, Any]], config: DistillationConfig) -> Result:
-    """The conclusion from the parts of one experiment. Raises DataError for parts that cannot be those of it."""
+def conclude(
+    name: str, parts: Sequence[Mapping[str, Any]], config: DistillationConfig
+) -> ExperimentResult:
+    """Return the result of one experiment. Raises DataError for damaged parts."""
     rng = np.random.default_rng((config.first_seed, list(EXPERIMENTS).index(name)))
     try:
         conclusion = EXPERIMENTS[name].conclude(parts, config, rng)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(
-            f"the parts of {name} cannot be read ({error!r}); if files in parts/ were damaged, delete those"
+            f"the parts of {name} cannot be read ({error!r}); if files in parts/ were damaged, "
+            "delete those"
         ) from None
-    return Result(
-        name, conclusion, [decide(claim, rng, config.resamples) for claim in conclusion.claims]
-    )
+    tested = [decide(item, rng, config.resamples) for item in conclusion.hypotheses]
+    return ExperimentResult(name, conclusion, tested)
 
 
 __all__ = [
-    "Result",
-    "Setting",
-    "Tell",
-    "conclude",
-    "content",
-    "fingerprint",
-    "prepare",
-    "read_json",
-    "run",
-    "write_json",
-]
+    "ExperimentResult", "ProgressCallback", "RunSettings", "conclude", "file_fingerprint",
+    "prepare_folder", "read_json", "run_experiments", "weights_fingerprint", "write_json",
+]  # fmt: skip

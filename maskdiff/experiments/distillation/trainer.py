@@ -1,17 +1,17 @@
-"""Self-distillation: steps of a student towards what its teacher, who knows more, says of its answers (SDPO, 2601.20802).
+"""Self-distillation: steps of a student towards a teacher with feedback (SDPO, 2601.20802).
 
-    loss = mean over the compared places t of all answers s of D(student(. | p, s_<t), teacher(. | q, a_<t'))
+    loss = mean over compared places t of D(student(. | p, s_<t), teacher(. | q, a_<t'))
 
-For standard SDPO q is the problem with feedback and a = s; with regeneration q also holds the attempt s and a = s' is the
-teacher's own answer. Answers are drawn anew for every step from the student as it is, so that importance ratios are 1 and there
-is nothing to clip. For: `Trainer`. Not for: drawing answers (`study.py`). Easy to get wrong: weights of half precision never
-move by steps of 1e-6; the trainer keeps float32 copies of them, and steps those.
+In standard SDPO q is the problem with feedback and a = s. With regeneration q also holds the answer
+s, and a = s' is the teacher's own answer. Every step samples new answers from the current student,
+so importance ratios are 1 and there is nothing to clip.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,132 +20,147 @@ from torch import Tensor
 
 from maskdiff.config import DistillationConfig
 from maskdiff.errors import DataError
-from maskdiff.experiments.distillation.compare import Pair, chunks, student_logits, teacher_logits
-from maskdiff.experiments.distillation.divergence import Divergence
+from maskdiff.experiments.distillation.compare import (
+    Pair,
+    pair_batches,
+    student_logits,
+    teacher_logits,
+)
 from maskdiff.experiments.distillation.policy import Policy
+from maskdiff.experiments.distillation.rollouts import make_divergence
 
 Window = Literal["full", "first", "last"]
 WINDOWS: tuple[Window, ...] = ("full", "first", "last")
-SILENT = 1e-7  # a gradient up to this length is rounding: a step would make as much of it as of any other
+MIN_NORM = 1e-7  # gradients up to this norm are rounding errors, which AdamW would scale up
 OWN_LR, LARGE_LR = 1e-4, 1e-6
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """One step: its loss in nats a place, the norm of its gradient before it was clipped or scaled, and the places."""
+class StepResult:
+    """A step's loss in nats a place, its gradient norm before clipping, and its places."""
 
     loss: float
     norm: float
     places: int
 
 
-class Masters:
-    """Float32 copies of weights of less precision, which an optimiser steps in their place."""
+class MasterWeights:
+    """Float32 copies of low-precision weights, which the optimizer steps instead.
+
+    Half-precision weights do not move by steps of 1e-6.
+    """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = list(weights)
         self.copies = [
-            weight.detach().float().requires_grad_() if half(weight) else weight
+            weight.detach().float().requires_grad_() if is_low_precision(weight) else weight
             for weight in weights
         ]
 
-    def take_gradients(self) -> None:
-        """Hand the weights' gradients to the copies."""
+    def copy_gradients(self) -> None:
+        """Copy the weights' gradients to the master weights."""
         for weight, copy in zip(self.weights, self.copies, strict=True):
             if copy is not weight:
                 copy.grad = None if weight.grad is None else weight.grad.float()
 
     @torch.no_grad()
-    def give_weights(self) -> None:
-        """Round the copies to the weights."""
+    def write_back(self) -> None:
+        """Round the master weights to the weights."""
         for weight, copy in zip(self.weights, self.copies, strict=True):
             if copy is not weight:
                 weight.copy_(copy)
 
 
-def half(weight: Tensor) -> bool:
-    """Whether a weight has less than float32's precision."""
+def is_low_precision(weight: Tensor) -> bool:
+    """Return whether a weight has less than float32's precision."""
     return weight.dtype.itemsize < 4
 
 
-def divergence_of(config: DistillationConfig, **changes: object) -> Divergence:
-    """The configured divergence."""
-    settings: dict[str, object] = {
-        "kind": config.divergence,
-        "top_k": config.top_k,
-        "tail": config.tail,
-        **changes,
-    }
-    return Divergence(**settings)  # type: ignore[arg-type]
-
-
 def in_window(length: int, window: Window) -> list[bool]:
-    """Which places of an answer are in its first or last half, or in the whole; a middle place is in the first half."""
+    """Return which places of an answer are in the window; a middle place is in the first half."""
     return [
         window == "full" or (2 * place < length) == (window == "first") for place in range(length)
     ]
 
 
-class Trainer:
-    """Steps a policy's weights in place; AdamW. With `norm`, every gradient is scaled to that norm instead of being clipped."""
+@contextmanager
+def preserved_weights(policy: Policy) -> Iterator[None]:
+    """Restore the policy's weights at the end of the block."""
+    kept = [weight.detach().clone() for weight in policy.module.parameters()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in zip(policy.module.parameters(), kept, strict=True):
+                weight.copy_(before)
+
+
+class DistillationTrainer:
+    """Trains a policy's weights in place with AdamW."""
 
     def __init__(self, policy: Policy, config: DistillationConfig) -> None:
         self.policy, self.config = policy, config
-        self.divergence = divergence_of(config)
-        self.masters = Masters(
-            [weight for weight in policy.module.parameters() if weight.requires_grad]
-        )
+        self.divergence = make_divergence(config)
+        trained = [weight for weight in policy.module.parameters() if weight.requires_grad]
+        self.masters = MasterWeights(trained)
         self.lr = config.lr or (LARGE_LR if policy.large else OWN_LR)
         self.optimizer = torch.optim.AdamW(
             self.masters.copies, lr=self.lr, weight_decay=config.weight_decay
         )
         self.teacher: Policy = policy if config.teacher == "self" else policy.twin()
         self.averages = (
-            Masters(list(self.teacher.module.parameters())) if config.teacher == "ema" else None
+            MasterWeights(list(self.teacher.module.parameters()))
+            if config.teacher == "ema"
+            else None
         )
 
     def step(
         self, pairs: Sequence[Pair], window: Window = "full", norm: float | None = None
-    ) -> Stepped:
-        """One step; none where there is no place to compare (its loss is 0), or nothing to learn."""
-        inside = [
-            [
-                kept and here
-                for kept, here in zip(
-                    pair.compared, in_window(len(pair.answer), window), strict=True
-                )
-            ]
+    ) -> StepResult:
+        """Do one step; none where no place is compared or the gradient is zero.
+
+        Args:
+            pairs: The answers of the step.
+            window: The part of the answers whose places count.
+            norm: If given, gradients are scaled to this norm instead of being clipped.
+
+        Raises:
+            DataError: For a gradient that is not finite.
+        """
+        kept = [
+            [compared and inside for compared, inside in zip(pair.compared, window_of)]
             for pair in pairs
+            for window_of in [in_window(len(pair.answer), window)]
         ]
-        places = sum(map(sum, inside))
+        places = sum(map(sum, kept))
         if not places:
-            return Stepped(0.0, 0.0, 0)
+            return StepResult(0.0, 0.0, 0)
+        # Accumulate gradients over batches.
         self.policy.module.zero_grad(set_to_none=True)
         total, start = 0.0, 0
         with torch.enable_grad():
-            for group in chunks(pairs, self.policy.size):
-                loss = self._loss(group, inside[start : start + len(group)], places)
+            for batch in pair_batches(pairs, self.policy.size):
+                loss = self._loss(batch, kept[start : start + len(batch)], places)
                 loss.backward()
-                total, start = total + float(loss.detach()), start + len(group)
-        self.masters.take_gradients()
-        length = self._scale(norm)
-        if length <= SILENT:
-            return Stepped(total, length, places)
-        self.optimizer.step()
-        self.masters.give_weights()
-        self._teach()
-        return Stepped(total, length, places)
+                total, start = total + float(loss.detach()), start + len(batch)
+        # Step the student, then its teacher.
+        self.masters.copy_gradients()
+        length = self._clip(norm)
+        if length > MIN_NORM:
+            self.optimizer.step()
+            self.masters.write_back()
+            self._update_teacher()
+        return StepResult(total, length, places)
 
-    def _loss(self, group: Sequence[Pair], inside: Sequence[Sequence[bool]], places: int) -> Tensor:
-        student = student_logits(self.policy, group)
-        nats = self.divergence(student, teacher_logits(self.teacher, group))  # (batch, places)
-        kept = torch.tensor(
-            [[*row, *[False] * (nats.shape[1] - len(row))] for row in inside], device=nats.device
-        )
-        return torch.where(kept, nats, 0.0).sum() / places
+    def _loss(self, batch: Sequence[Pair], kept: Sequence[Sequence[bool]], places: int) -> Tensor:
+        student = student_logits(self.policy, batch)
+        nats = self.divergence(student, teacher_logits(self.teacher, batch))  # (batch, places)
+        width = nats.shape[1]
+        padded = [[*row, *[False] * (width - len(row))] for row in kept]
+        return torch.where(torch.tensor(padded, device=nats.device), nats, 0.0).sum() / places
 
-    def _scale(self, norm: float | None) -> float:
-        """Clip the gradient, or scale it to `norm`; its norm before."""
+    def _clip(self, norm: float | None) -> float:
+        """Clip the gradient, or scale it to `norm`; return its norm before."""
         limit = norm if norm is not None else self.config.grad_clip
         gradients = [weight.grad for weight in self.masters.copies if weight.grad is not None]
         length = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
@@ -159,23 +174,16 @@ class Trainer:
         return length
 
     @torch.no_grad()
-    def _teach(self) -> None:
-        """Let an averaged teacher take over its share of the student's weights."""
+    def _update_teacher(self) -> None:
+        """Move an averaged teacher towards the student."""
         if self.averages is None:
             return
         for theirs, ours in zip(self.averages.copies, self.policy.module.parameters(), strict=True):
             theirs.lerp_(ours.to(theirs), self.config.teacher_rate)
-        self.averages.give_weights()
+        self.averages.write_back()
 
 
 __all__ = [
-    "LARGE_LR",
-    "OWN_LR",
-    "WINDOWS",
-    "Masters",
-    "Stepped",
-    "Trainer",
-    "Window",
-    "divergence_of",
-    "in_window",
-]
+    "LARGE_LR", "OWN_LR", "WINDOWS", "DistillationTrainer", "MasterWeights", "StepResult",
+    "Window", "in_window", "preserved_weights",
+]  # fmt: skip

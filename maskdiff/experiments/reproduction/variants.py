@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskdiff.languages import Vocabulary
 from maskdiff.models.denoiser import Denoiser
-from maskdiff.sampling import Canvas, Cosine, Everything, Sample, Sampler, Unmask
+from maskdiff.sampling import Canvas, Cosine, Draw, Everything, Sample, Sampler, Unmask
 from maskdiff.sampling.unmask import Sigma
 
 
@@ -30,6 +30,7 @@ class Unguarded(Vocabulary):
 
 # The reference read confidences at temperature 0.1, where most round to 1 and ties set the order.
 SHARPNESS = 10.0
+ARGMAX = Draw(temperature=0.0)
 
 
 class ReferenceDenoiser:
@@ -81,7 +82,7 @@ def reference_maskgit(steps: int = 12, self_condition: bool = False) -> Unmask:
     """The reference's MaskGIT: cosine schedule, confidence, temperature 0, the clock as noise
     level."""
     return Unmask(
-        order="confidence", schedule=Cosine(), own=steps, steps=0, temperature=0.0,
+        order="confidence", schedule=Cosine(), stage_steps=steps, steps=0, draw=ARGMAX,
         self_condition=self_condition, sigma="clock",
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ def reference_refinement(passes: int, clock: bool) -> Unmask:
     """The reference's refinement: `passes` times the most likely token at every position."""
     sigma: Sigma = "naive" if clock else "suspect"
     return Unmask(
-        schedule=Everything(), own=passes, steps=0, temperature=0.0, rewrite=True, sigma=sigma
+        schedule=Everything(), stage_steps=passes, steps=0, draw=ARGMAX, rewrite=True, sigma=sigma
     )
 
 
@@ -112,8 +113,9 @@ def untrained_prefix(count: int, then: Sampler) -> Sampler:
 
 def reference_coarse_to_fine() -> Sampler:
     """Skeleton in 12 evaluations, digits in 8, temperature 0."""
-    coarse = Unmask(schedule=Cosine(), own=12, steps=0, temperature=0.0, symbols="skeleton")
-    return coarse.then(Unmask(schedule=Cosine(), own=8, steps=0, temperature=0.0, symbols="fill"))
+    coarse, fine = (replace(ARGMAX, symbols=symbols) for symbols in ("skeleton", "fill"))
+    skeleton = Unmask(schedule=Cosine(), stage_steps=12, steps=0, draw=coarse)
+    return skeleton.then(Unmask(schedule=Cosine(), stage_steps=8, steps=0, draw=fine))
 
 
 def paragraph(text: str) -> str:

@@ -1,9 +1,8 @@
-"""Looks for strings that a grammar derives in more than one way, by enumeration.
+"""Searches for strings that a grammar derives in more than one way, by enumeration.
 
-For: `find_ambiguity`, run before a grammar conditions anything: an ambiguous string would be counted once per derivation.
-Not for: proofs; whether a grammar is ambiguous is undecidable, so the answer "none" holds up to the length that was searched.
-Easy to get wrong: symbols that all rules treat alike are interchangeable, and one of each kind is enough; with all 90 letters
-of a JSON string nothing longer than three symbols could be enumerated.
+Whether a grammar is ambiguous is undecidable, so "no ambiguity" holds up to the length searched.
+Symbols that all rules treat alike are interchangeable, so one of each kind is enumerated: with all
+90 letters of a JSON string, strings of four symbols would already be too many.
 """
 
 from __future__ import annotations
@@ -15,12 +14,19 @@ import numpy as np
 
 from maskdiff.languages.cfg.normal_form import NormalForm
 
-BUDGET = 200_000  # strings to enumerate, of all nonterminals together
+BUDGET = 200_000  # strings of all nonterminals together
 
 
 @dataclass(frozen=True)
 class Ambiguity:
-    """`witness` is the shortest part of a string that `rule` derives in several ways, None if all up to `searched` have one."""
+    """The result of a search for an ambiguous string.
+
+    Attributes:
+        searched: The length in symbols up to which strings were enumerated.
+        witness: The shortest part of a string with several derivations; None if there is none.
+        rule: The nonterminal that derives `witness`.
+        derivations: The number of its derivations.
+    """
 
     searched: int
     witness: str | None = None
@@ -29,36 +35,41 @@ class Ambiguity:
 
 
 def find_ambiguity(grammar: NormalForm, longest: int = 16, budget: int = BUDGET) -> Ambiguity:
-    """Enumerate the strings of every nonterminal, by length, up to `longest` symbols or until `budget` strings are known.
+    """Returns the shortest ambiguous part of a string, by enumeration.
 
-    Every nonterminal is a part of some string of the language, so a part with two derivations is enough.
+    Every nonterminal derives a part of some string of the language, so a part with two derivations
+    is a proof.
+
+    Args:
+        grammar: The grammar.
+        longest: The length up to which strings are enumerated.
+        budget: The number of strings after which the search ends.
     """
     _, kinds = np.unique(grammar.emits.T, axis=0, return_index=True)  # one symbol of each kind
-    table: list[list[Counter[str]]] = [[Counter() for _ in grammar.names]]
-    table.append(
+    # table[n][a]: the strings of n symbols of nonterminal a with their numbers of derivations.
+    table: list[list[Counter[str]]] = [
+        [Counter() for _ in grammar.names],
         [
             Counter(grammar.symbols[s] for s in kinds if grammar.emits[a, s])
             for a in range(len(grammar))
-        ]
-    )
-    rules = list(
-        zip(grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True)
-    )
+        ],
+    ]
     known = sum(map(len, table[1]))
     for n in range(2, longest + 1):
         row: list[Counter[str]] = [Counter() for _ in grammar.names]
-        for parent, left, right in rules:
-            for k in range(1, n):
-                known += len(table[k][left]) * len(table[n - k][right])
-                if known > budget:
-                    return Ambiguity(n - 1)
-                for a, times in table[k][left].items():
-                    for b, more in table[n - k][right].items():
-                        row[parent][a + b] += times * more
+        for parent, bodies in enumerate(grammar.children):
+            for left, right in bodies:
+                for k in range(1, n):
+                    known += len(table[k][left]) * len(table[n - k][right])
+                    if known > budget:
+                        return Ambiguity(n - 1)
+                    for a, ways in table[k][left].items():
+                        for b, other_ways in table[n - k][right].items():
+                            row[parent][a + b] += ways * other_ways
         for number, strings in enumerate(row):
-            several = [text for text, count in strings.items() if count > 1]
-            if several:
-                witness = min(several)
+            ambiguous = [text for text, ways in strings.items() if ways > 1]
+            if ambiguous:
+                witness = min(ambiguous)
                 return Ambiguity(n, witness, grammar.names[number], strings[witness])
         table.append(row)
     return Ambiguity(longest)

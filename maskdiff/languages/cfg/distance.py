@@ -1,12 +1,8 @@
-"""The strings of a grammar that are fewest edits away from a given one, and how many they are.
+"""The strings of a grammar at the smallest edit distances from a given string.
 
-For: repair without any model, the baseline of every other repair, and candidates that always parse. Not for: probabilities;
-strings at the same distance come in an order that is fixed and means nothing.
-Easy to get wrong: a nonterminal may stand for nothing of what was given, at the cost of inserting its shortest string, so that
-the two halves of a span need not both be shorter than it; each such step costs something, which is why no loop is endless.
-
-Least-cost parsing with insertion, deletion and replacement (Aho and Peterson 1972), for a grammar in Chomsky normal form; then
-its table is the exact heuristic of a best-first search (A*, Hart et al. 1968) that writes strings from left to right.
+Least-cost parsing with insertions, deletions and replacements (Aho and Peterson 1972) fills a
+table. The table is the exact heuristic of a best-first search (A*, Hart et al. 1968) that writes
+strings from left to right. Strings at equal distances come in a fixed, arbitrary order.
 """
 
 from __future__ import annotations
@@ -21,16 +17,14 @@ import numpy as np
 from maskdiff.languages.cfg.normal_form import NormalForm
 from maskdiff.utils.deadline import NEVER, Deadline
 
-UNREADABLE = (
-    -1
-)  # a symbol that was given but cannot be read: any symbol will do in its place, at no cost
-MAX_EXPANSIONS = 50_000  # of the search for several strings; an unambiguous grammar needs a few for every symbol written
-DIGITS = 9  # costs that agree so far are equal
+UNREADABLE = -1  # a given symbol that is unknown: any symbol replaces it at no cost
+MAX_EXPANSIONS = 50_000  # of the search; an unambiguous grammar needs a few per symbol written
+DIGITS = 9  # decimals of costs that are compared
 
 
 @dataclass(frozen=True)
-class Closest:
-    """`symbols` (indices of the grammar's symbols) of a close string, and its distance."""
+class NearestString:
+    """A string of the language, as indices of the grammar's symbols, and its distance."""
 
     symbols: tuple[int, ...]
     cost: float
@@ -38,7 +32,7 @@ class Closest:
 
 @dataclass(frozen=True)
 class EditCosts:
-    """What an edit of the *given* string costs; each above 0."""
+    """The costs of edits of the given string, each above 0. Raises `ValueError` otherwise."""
 
     insert: float = 1.0
     delete: float = 1.0
@@ -46,15 +40,7 @@ class EditCosts:
 
     def __post_init__(self) -> None:
         if min(self.insert, self.delete, self.replace) <= 0:
-            raise ValueError(f"edits cost something: {self}")
-
-
-def closest(grammar: NormalForm, given: Sequence[int], costs: EditCosts | None = None) -> Closest:
-    """The string of the language that is cheapest to reach from `given` (indices of symbols, or UNREADABLE).
-
-    O(len^3 x rules) time.
-    """
-    return nearest_strings(grammar, given, 1, costs=costs)[0]
+            raise ValueError(f"edit costs must be above 0, not {self}")
 
 
 def nearest_strings(
@@ -65,28 +51,41 @@ def nearest_strings(
     costs: EditCosts | None = None,
     certain: Collection[int] = (),
     deadline: Deadline = NEVER,
-) -> list[Closest]:
-    """Up to `count` different strings of the language in the order of their cost, none of which costs more than `most`.
+) -> list[NearestString]:
+    """Returns up to `count` different strings of the language in the order of their distances.
 
-    given: indices of symbols, or UNREADABLE. certain: positions of `given` that are neither deleted nor replaced; new symbols
-    may come between any two. There are fewer strings where the language has no more of them, or, behind the first, where
-    `MAX_EXPANSIONS` steps were not enough; none at all only if no string keeps what is certain, or costs at most `most`.
-    Raises TimedOut.
+    Takes O(len^3 x rules) time. Fewer strings are returned if the language has no more, or, after
+    the first, if `MAX_EXPANSIONS` steps do not suffice. None is returned only if no string keeps
+    the certain symbols within `most`.
+
+    Args:
+        grammar: The grammar.
+        given: Indices of symbols, or `UNREADABLE`.
+        count: The number of strings.
+        most: The largest distance.
+        costs: The costs of edits; 1 each by default.
+        certain: Positions of `given` that must not be deleted or replaced; insertions between
+            them are possible.
+        deadline: Checked during the search.
+
+    Raises:
+        TimedOut: The deadline has passed.
     """
     table = _Table(grammar, given, costs or EditCosts(), frozenset(certain), deadline)
-    found: list[Closest] = []
-    written: set[tuple[int, ...]] = set()
-    for item in _in_order(table, most):
+    found: dict[tuple[int, ...], NearestString] = {}  # an ambiguous grammar yields a string twice
+    for string in _in_order(table, most):
         if len(found) == count:
             break
-        if item.symbols not in written:  # an ambiguous grammar derives it more than once
-            written.add(item.symbols)
-            found.append(item)
-    return found
+        found.setdefault(string.symbols, string)
+    return list(found.values())
 
 
 class _Table:
-    """`cost[a, i, j]`: the least cost at which given[i:j] becomes a string of nonterminal a; j may be i, inf below."""
+    """`cost[a, i, j]`: the least cost at which given[i:j] becomes a string of nonterminal a.
+
+    A nonterminal may stand for the empty span at the cost of inserting its shortest string. So the
+    halves of a span need not be shorter than the span; each such step has a cost above 0.
+    """
 
     def __init__(
         self,
@@ -98,79 +97,68 @@ class _Table:
     ) -> None:
         self.grammar, self.insert, self.deadline, n = grammar, costs.insert, deadline, len(given)
         barred = np.array([i in certain for i in range(n)], dtype=bool)
-        symbols = np.arange(len(grammar.symbols))
         seen = np.array(given, dtype=np.int64).reshape(n, 1)
+        same = (seen == np.arange(len(grammar.symbols))) | (seen == UNREADABLE)
         price = np.where(barred, np.inf, costs.replace)[:, None]
-        self.wrong = np.where(
-            (seen == symbols) | (seen == UNREADABLE), 0.0, price
-        )  # (n, symbols) of a symbol in its place
-        self.drop = _dropping(barred, costs.delete)
-        self.rules = [np.flatnonzero(grammar.parent == head) for head in range(len(grammar))]
+        self.replace = np.where(same, 0.0, price)  # (n, symbols)
+        self.drop = _deletions(barred, costs.delete)  # (n + 1, n + 1)
         self.emits = [np.flatnonzero(row) for row in grammar.emits]
-        self._heads, self._first = np.unique(
-            grammar.parent, return_index=True
-        )  # rules are sorted by their heads
-        self.cost = self._filled(n)
+        # Rules are sorted by their parents.
+        self._parents, self._first = np.unique(grammar.parent, return_index=True)
+        self.cost = self._fill(n)  # (nonterminals, n + 1, n + 1)
 
-    def _filled(self, n: int) -> np.ndarray:
-        emits = self.grammar.emits
-        single = np.full(
-            (len(emits), n), np.inf
-        )  # a symbol of the nonterminal in the place of given[i]
+    def _fill(self, n: int) -> np.ndarray:
+        # Cost of one symbol of each nonterminal in place of given[i].
+        single = np.full((len(self.grammar), n), np.inf)
         for head, allowed in enumerate(self.emits):
-            single[head] = self.wrong[:, allowed].min(1, initial=np.inf)
-        wide = np.full((len(emits), n + 1, n + 1), np.inf)  # [a, i, w] of given[i : i + w]
+            single[head] = self.replace[:, allowed].min(1, initial=np.inf)
+        # Cost of given[i : i + width] as one symbol, by nonterminal and start.
+        one = np.where(self.grammar.emits.any(1), self.insert, np.inf)[:, None].repeat(n + 1, 1)
+        wide = np.full((len(self.grammar), n + 1, n + 1), np.inf)  # [a, i, w]: given[i : i + w]
         cost = np.full_like(wide, np.inf)
-        one = np.where(emits.any(1), self.insert, np.inf)[:, None].repeat(
-            n + 1, 1
-        )  # (a, starts) as one symbol
         place = np.arange(n + 1)
         for width in range(n + 1):
             self.deadline.check()
             starts = n - width + 1
+            i = place[:starts]
             if width:
-                i = place[:starts]
-                one = np.minimum(
-                    self.drop[i, i + 1] + one[:, 1:],
-                    single[:, :starts] + self.drop[i + 1, i + width],
-                )
-            wide[:, :starts, width] = one
+                deleted_before = self.drop[i, i + 1] + one[:, 1:]
+                deleted_behind = single[:, :starts] + self.drop[i + 1, i + width]
+                one = np.minimum(deleted_before, deleted_behind)
+            cell = wide[:, :starts, width]
+            cell[:] = one
             for k in range(1, width):
-                self._join(
-                    wide[:, :starts, width], wide[:, :starts, k], wide[:, k : k + starts, width - k]
-                )
-            self._settle(wide, width)
-            cost[:, place[:starts], place[:starts] + width] = wide[:, :starts, width]
+                self._join(cell, wide[:, :starts, k], wide[:, k : k + starts, width - k])
+            # Halves that stand for empty spans, until no cost decreases.
+            empty, changed = wide[:, :, 0], True
+            while changed:
+                changed = self._join(cell, empty[:, :starts], cell)
+                changed = self._join(cell, cell, empty[:, width : width + starts]) or changed
+            cost[:, i, i + width] = cell
         return cost
 
     def _join(self, cell: np.ndarray, left: np.ndarray, right: np.ndarray) -> bool:
-        """Take what is cheaper when the halves of all rules cost so much, (nonterminals, starts); whether anything was."""
-        if not len(self._heads):
+        """Lowers costs (nonterminals, starts) to those of all rules; whether one decreased."""
+        if not len(self._parents):
             return False
         both = np.minimum.reduceat(left[self.grammar.left] + right[self.grammar.right], self._first)
-        before = cell[self._heads]
-        cell[self._heads] = np.minimum(before, both)
+        before = cell[self._parents]
+        cell[self._parents] = np.minimum(before, both)
         return bool((both < before).any())
 
-    def _settle(self, wide: np.ndarray, width: int) -> None:
-        """Halves that stand for nothing of what was given, until nothing gets cheaper."""
-        starts = wide.shape[1] - width
-        cell, empty = wide[:, :starts, width], wide[:, :, 0]
-        changed = True
-        while changed:
-            changed = self._join(cell, empty[:, :starts], cell)
-            changed = self._join(cell, cell, empty[:, width : width + starts]) or changed
 
-
-def _dropping(barred: np.ndarray, delete: float) -> np.ndarray:
-    """(n + 1, n + 1): what deleting given[i:j] costs; inf where one of them is barred, or j < i."""
+def _deletions(barred: np.ndarray, delete: float) -> np.ndarray:
+    """(n + 1, n + 1): the cost of deleting given[i:j]; inf if a symbol is barred, or j < i."""
     place, before = np.arange(len(barred) + 1), np.concatenate(([0], barred.cumsum()))
     gap = place[None, :] - place[:, None]
     return np.where((gap >= 0) & (before[None, :] == before[:, None]), gap * delete, np.inf)
 
 
 class _Stack:
-    """Nonterminals still to be written, the next on top; `whole[j]`: the least cost at which given[j:] becomes all of them."""
+    """Nonterminals that are still to be written, the next one on top.
+
+    `whole[j]` is the least cost at which given[j:] becomes all of them.
+    """
 
     def __init__(self, table: _Table, head: int, below: _Stack | None) -> None:
         self.table, self.head, self.below = table, head, below
@@ -186,31 +174,24 @@ class _Stack:
         return self._above[head]
 
     def bodies(self) -> list[_Stack]:
-        """What it may turn into by the binary rules of its top."""
+        """The stacks after each binary rule of the nonterminal on top."""
         if self._bodies is None:
             assert self.below is not None
-            left, right, rules = (
-                self.table.grammar.left,
-                self.table.grammar.right,
-                self.table.rules[self.head],
-            )
-            self._bodies = [self.below.push(int(right[r])).push(int(left[r])) for r in rules]
+            rules = self.table.grammar.children[self.head]
+            self._bodies = [self.below.push(right).push(left) for left, right in rules]
         return self._bodies
 
 
-def _in_order(table: _Table, most: float) -> Iterator[Closest]:
-    """Strings in the order of their cost, by leftmost derivations.
+def _in_order(table: _Table, most: float) -> Iterator[NearestString]:
+    """Yields strings in the order of their costs, by leftmost derivations.
 
-    A state is what has been written, the stack of what has not, and `paid[j]`, the least cost at which given[:j] became what
-    was written, nothing deleted behind its last symbol: alignments are summed up in it, as probabilities are in the beam of
-    `maskdiff.repair`, so that no string is met once per alignment. paid + whole is exact: every state that is taken from the
-    heap leads to a string of just that cost, and of equal ones the most recent is followed to its end.
+    A state is the string written so far, the stack of what follows, and `paid[j]`: the least cost
+    at which given[:j] became the string, with no deletion behind its last symbol. All alignments
+    are in one state, so no string is met once per alignment. `paid + whole` is exact: every state
+    on the heap leads to a string of that cost. Of equal states the newest is expanded first.
     """
-    bottom = _Stack(table, -1, None)
     heap: list[tuple[float, int, tuple[int, ...], _Stack, np.ndarray]] = []
-    known: set[tuple[tuple[int, ...], _Stack]] = (
-        set()
-    )  # how often they were derived does not matter
+    known: set[tuple[tuple[int, ...], _Stack]] = set()
     pushed = 0
 
     def push(written: tuple[int, ...], stack: _Stack, paid: np.ndarray) -> None:
@@ -221,19 +202,20 @@ def _in_order(table: _Table, most: float) -> Iterator[Closest]:
             pushed += 1
             heapq.heappush(heap, (cost, -pushed, written, stack, paid))
 
-    push((), bottom.push(0), np.where(np.arange(len(table.drop)) == 0, 0.0, np.inf))
+    start = np.where(np.arange(len(table.drop)) == 0, 0.0, np.inf)
+    push((), _Stack(table, -1, None).push(0), start)
     expansions = 0
     while heap and expansions < MAX_EXPANSIONS:
         table.deadline.check()
         cost, _, written, stack, paid = heapq.heappop(heap)
         if stack.below is None:
-            yield Closest(written, cost)
+            yield NearestString(written, cost)
             continue
         expansions += 1
         for body in reversed(stack.bodies()):
             push(written, body, paid)
-        closed = (paid[:, None] + table.drop).min(0)  # symbols deleted behind what was written
+        deleted = (paid[:, None] + table.drop).min(0)  # with deletions behind the last symbol
         for symbol in reversed(table.emits[stack.head].tolist()):
-            after = closed + table.insert
-            np.minimum(after[1:], closed[:-1] + table.wrong[:, symbol], out=after[1:])
+            after = deleted + table.insert
+            np.minimum(after[1:], deleted[:-1] + table.replace[:, symbol], out=after[1:])
             push((*written, symbol), stack.below, after)

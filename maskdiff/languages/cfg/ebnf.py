@@ -1,69 +1,69 @@
-"""Rules over terminals: what Lark's EBNF (groups, options, repetitions, templates) comes to without them.
+"""Expands Lark's EBNF (groups, options, repetitions, templates) to plain rules over terminals.
 
-`expand(source)` walks the definitions from the start rule. Alternatives inside a body are multiplied
-out while there are few; beyond `MAX_SPREAD` a group gets a rule of its own, so a body with n optional
-items costs n rules and not 2**n.
+Alternatives inside a body are multiplied out up to `MAX_SPREAD` bodies. Beyond that, a group gets a
+rule of its own, so a body with n optional items costs n rules and not 2**n.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.source import Definitions, GrammarSource, load_definitions
 
-MAX_SPREAD = 32  # bodies that one body with groups inside may be multiplied out to
-MAX_REPEAT = 1_000  # times, of an item with `~`
-MAX_ITEMS = 60_000  # of all bodies together
-MAX_PATTERN = 20_000  # characters, of the regular expression of a terminal
+MAX_SPREAD = 32  # bodies from one body with groups
+MAX_REPEAT = 1_000  # repetitions of an item with `~`
+MAX_ITEMS = 60_000  # items of all bodies together
+MAX_PATTERN = 20_000  # characters of the regular expression of a terminal
+LONG_PATTERN = f"the regular expression of a terminal has over {MAX_PATTERN} characters"
 
 Symbols = tuple[str, ...]  # names of rules and terminals
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """What a terminal matches.
+class TerminalPattern:
+    """The pattern of a terminal.
 
     Attributes:
-        regexp: A regular expression of Python's `re`, with its flags inside.
-        literal: The characters where the terminal is a string, None for a regular expression.
-        folded: Whether the case of `literal` does not matter.
+        regexp: A regular expression of Python's `re` that contains its flags.
+        literal: The string of a terminal that is a string; None for a regular expression.
+        ignores_case: Whether the case of `literal` is ignored.
     """
 
     regexp: str
     literal: str | None = None
-    folded: bool = False
+    ignores_case: bool = False
 
 
 @dataclass(frozen=True)
-class Expanded:
+class ExpandedGrammar:
     """A grammar over terminals.
 
     Attributes:
-        rules: Name -> bodies, in the order of the file; each rule can be reached from the first.
-        terminals: Name -> pattern, those that rules use.
-        ignored: Patterns of `%ignore`.
-        spelled: Characters of all strings in the rules and terminals that are used.
-        unreached: Names of rules that the start rule does not reach.
+        rules: The bodies of each rule that the start rule reaches, in the order of first use.
+        terminals: The patterns of the terminals in these rules.
+        ignored: The patterns of `%ignore`.
+        literal_characters: The characters of the strings in rules and terminals that are used.
+        unreached: The rules that the start rule does not reach.
     """
 
     rules: Mapping[str, Sequence[Symbols]]
-    terminals: Mapping[str, Pattern]
-    ignored: tuple[Pattern, ...]
-    spelled: frozenset[str]
+    terminals: Mapping[str, TerminalPattern]
+    ignored: tuple[TerminalPattern, ...]
+    literal_characters: frozenset[str]
     unreached: tuple[str, ...]
 
 
-def expand(source: GrammarSource) -> Expanded:
-    """Returns the rules that `source.start` reaches, without groups, options, repetitions and templates.
+def expand(source: GrammarSource) -> ExpandedGrammar:
+    """Returns the plain rules that the start rule of a grammar reaches.
 
     Raises:
         GrammarError: See `load_definitions`; no start rule, a declared terminal in a rule, an error
-            in a regular expression, or more than `MAX_ITEMS`.
+            in a regular expression, or more than `MAX_ITEMS` items.
     """
     definitions = load_definitions(source)
     if source.start not in definitions.rules:
@@ -90,24 +90,24 @@ class _Expander:
         self.patterns = _Patterns(definitions)
         self.rules: dict[str, list[Symbols]] = {}
         self.waiting: list[tuple[str, Any, dict[str, str]]] = []  # rule, tree, values of parameters
-        self.groups: dict[
-            tuple[object, ...], str
-        ] = {}  # rules that stand for groups, by what they derive
+        self.groups: dict[tuple[object, ...], str] = {}  # rules for groups, by their bodies
         self.items = 0
 
-    def expand(self, start: str) -> Expanded:
+    def expand(self, start: str) -> ExpandedGrammar:
         """See `expand`."""
         self._rule(start, ())
         while self.waiting:
             name, tree, scope = self.waiting.pop(0)
             self._add(name, self._bodies(tree, scope))
-        spelled = frozenset(self.patterns.spelled)  # those of %ignore are left out
+        literal_characters = frozenset(self.patterns.literal_characters)  # without %ignore
         ignored = tuple(self.patterns.named(name) for name in self.definitions.ignored)
         unreached = tuple(
             name for name, (parameters, _) in self.definitions.rules.items()
             if name not in self.rules and not parameters and "__" not in name
         )  # fmt: skip
-        return Expanded(self.rules, self.patterns.used, ignored, spelled, unreached)
+        return ExpandedGrammar(
+            self.rules, self.patterns.used, ignored, literal_characters, unreached
+        )
 
     def _add(self, name: str, bodies: Sequence[Symbols]) -> None:
         self.rules[name] = list(dict.fromkeys(bodies))
@@ -118,11 +118,12 @@ class _Expander:
             )
 
     def _rule(self, name: str, arguments: Symbols) -> str:
-        """The name of a rule, or of a template with arguments, whose bodies are worked out sooner or later."""
+        """The name of a rule, or of a template with arguments; its bodies are expanded later."""
         parameters, tree = self.definitions.rules[name]
         if parameters and not arguments:
             raise GrammarError(
-                f"the template {quote(name)} is used without arguments, or is an argument itself; write it out"
+                f"the template {quote(name)} is used without arguments, or is an argument itself; "
+                "write it out"
             )
         if len(parameters) != len(arguments):
             raise GrammarError(
@@ -137,24 +138,22 @@ class _Expander:
         return full
 
     def _bodies(self, tree: Any, scope: Mapping[str, str]) -> list[Symbols]:
-        """The alternatives that a part of a right side stands for."""
+        """The alternatives of a part of a right side."""
         kind, children = tree.data, tree.children
         if kind == "expansions":
-            return list(
-                dict.fromkeys(body for child in children for body in self._bodies(child, scope))
-            )
+            return _distinct(body for child in children for body in self._bodies(child, scope))
         if kind == "alias":
             return self._bodies(children[0], scope)
         if kind == "expansion":
             return self._sequence([self._bodies(child, scope) for child in children])
         if kind == "maybe":
-            return list(dict.fromkeys([*self._bodies(children[0], scope), ()]))
+            return _distinct([*self._bodies(children[0], scope), ()])
         if kind == "expr":
             return self._repeated(self._bodies(children[0], scope), *map(str, children[1:]))
         return [(self._item(tree, scope),)] if kind != "value" else self._value(children[0], scope)
 
     def _value(self, value: Any, scope: Mapping[str, str]) -> list[Symbols]:
-        """The alternatives of a name, or of whatever else stands in the place of one."""
+        """The alternatives of a name, or of a tree in place of one."""
         if hasattr(value, "data"):
             return self._bodies(value, scope)
         return [(self._named(str(value.name), scope),)]
@@ -167,7 +166,7 @@ class _Expander:
         )
 
     def _item(self, tree: Any, scope: Mapping[str, str]) -> str:
-        """The one symbol that a literal, a range or a template with arguments stands for."""
+        """The symbol of a literal, a range or a template with arguments."""
         if tree.data != "template_usage":
             return self.patterns.anonymous(tree)
         name, *arguments = tree.children
@@ -175,7 +174,7 @@ class _Expander:
         return self._rule(str(name.name), values)
 
     def _sequence(self, parts: list[list[Symbols]]) -> list[Symbols]:
-        """Every way of writing one alternative of each part after the other; large parts get a rule of their own."""
+        """The concatenations of one alternative of each part; large parts become rules."""
         parts = list(parts)
         while math.prod(map(len, parts)) > MAX_SPREAD:
             largest = max(range(len(parts)), key=lambda i: len(parts[i]))
@@ -185,18 +184,16 @@ class _Expander:
             raise GrammarError(
                 f"a rule has over {MAX_ITEMS} items once its alternatives are multiplied out"
             )
-        return list(
-            dict.fromkeys(tuple(itertools.chain(*choice)) for choice in itertools.product(*parts))
-        )
+        return _distinct(tuple(itertools.chain(*choice)) for choice in itertools.product(*parts))
 
     def _group(self, bodies: list[Symbols]) -> str:
-        """One symbol that derives what `bodies` derive."""
+        """A symbol that derives what `bodies` derive."""
         if len(bodies) == 1 and len(bodies[0]) == 1:
             return bodies[0][0]
         return self._own_rule("group", (tuple(bodies),), bodies)
 
     def _own_rule(self, kind: str, key: tuple[object, ...], bodies: list[Symbols]) -> str:
-        """A rule that the file does not name, one for all groups that are alike."""
+        """A rule without a name in the file; equal groups share one."""
         name = self.groups.get((kind, *key))
         if name is None:
             name = self.groups[(kind, *key)] = f"{kind}@{len(self.groups)}"
@@ -206,7 +203,7 @@ class _Expander:
     def _repeated(self, bodies: list[Symbols], sign: str, *counts: str) -> list[Symbols]:
         """The alternatives of an item with `?`, `+`, `*` or `~`."""
         if sign == "?":
-            return list(dict.fromkeys([*bodies, ()]))
+            return _distinct([*bodies, ()])
         if sign in "+*":
             some = [body for body in bodies if body]
             name = f"plus@{len(self.groups)}"
@@ -217,12 +214,13 @@ class _Expander:
         least, most = int(counts[0]), int(counts[-1])
         if not 0 <= least <= most <= MAX_REPEAT:
             raise GrammarError(
-                f"an item is repeated ~{'..'.join(counts)}; at most {MAX_REPEAT} times, and no range backwards"
+                f"an item is repeated ~{'..'.join(counts)}; at most {MAX_REPEAT} times, "
+                "and no range backwards"
             )
         return self._counted(self._group(bodies), least, most)
 
     def _counted(self, item: str, least: int, most: int) -> list[Symbols]:
-        """`item` from `least` to `most` times; few optional ones are multiplied out, more make a chain of rules."""
+        """`item` from `least` to `most` times: multiplied out if few, else a chain of rules."""
         some = (item,) * least
         if most - least <= MAX_SPREAD:
             return [some + (item,) * more for more in range(most - least + 1)]
@@ -233,44 +231,42 @@ class _Expander:
 
 
 class _Patterns:
-    """The terminals of a grammar: their names, and their regular expressions as Lark builds them."""
+    """The terminals of a grammar: their names, and the patterns that Lark builds for them."""
 
     def __init__(self, definitions: Definitions) -> None:
         from lark.load_grammar import TerminalTreeToPattern
 
         self.definitions = definitions
-        self.used: dict[str, Pattern] = {}
-        self.spelled: set[str] = set()
+        self.used: dict[str, TerminalPattern] = {}
+        self.literal_characters: set[str] = set()
         self._build = TerminalTreeToPattern()
-        self._known: dict[
-            int, Any
-        ] = {}  # patterns by the identity of their trees, which share their parts
+        self._known: dict[int, Any] = {}  # by the identity of a tree; trees share parts
 
     def terminal(self, name: str) -> str:
-        """The name itself, of a terminal that a rule uses."""
+        """The name of a terminal in a rule."""
         if name not in self.used:
             self.used[name] = self.named(name)
         return name
 
-    def named(self, name: str) -> Pattern:
-        """The pattern of a terminal that the file defines."""
+    def named(self, name: str) -> TerminalPattern:
+        """The pattern of a named terminal."""
         tree = self.definitions.terminals[name]
         if tree is None:
             raise GrammarError(
-                f"the terminal {quote(name)} is declared and not defined (%declare): a program has to make it, which "
-                "a set of strings does not have; define it"
+                f"the terminal {quote(name)} is declared and not defined (%declare): a program has "
+                "to make it, which a set of strings does not have; define it"
             )
         return _checked(name, self._pattern(tree))
 
     def anonymous(self, tree: Any) -> str:
-        """A name for a literal that stands in a rule: the literal as it is written, one name for all that are alike."""
+        """The name of a literal in a rule: the literal as it is written."""
         name = "..".join(str(child) for child in tree.children)
         if name not in self.used:
             self.used[name] = _checked(name, self._pattern(tree))
         return name
 
     def _pattern(self, tree: Any) -> Any:
-        """Lark's pattern of a tree; each shared part is worked out once."""
+        """Lark's pattern of a tree; shared parts are computed once."""
         if id(tree) not in self._known:
             self._known[id(tree)] = self._make(tree)
         return self._known[id(tree)]
@@ -282,10 +278,8 @@ class _Patterns:
         if tree.data == "literal":
             made = _guarded(str(tree.children[0]), lambda: _literal_to_pattern(tree.children[0]))
             if made.type == "str":
-                folded = "i" in made.flags
-                self.spelled.update(
-                    *((made.value.lower(), made.value.upper()) if folded else (made.value,))
-                )
+                cases = {made.value.lower(), made.value.upper()}
+                self.literal_characters.update(*(cases if "i" in made.flags else {made.value}))
             return made
         if tree.data == "range":
             first, last = (str(child)[1:-1] for child in tree.children)
@@ -294,36 +288,37 @@ class _Patterns:
             self._pattern(child) if hasattr(child, "data") else child for child in tree.children
         ]
         if sum(len(child.value) for child in children if hasattr(child, "value")) > MAX_PATTERN:
-            raise GrammarError(
-                f"the regular expression of a terminal has over {MAX_PATTERN} characters"
-            )
+            raise GrammarError(LONG_PATTERN)
         made = _guarded(tree.data, lambda: getattr(self._build, tree.data)(children))
         if len(made.value) > MAX_PATTERN:
-            raise GrammarError(
-                f"the regular expression of a terminal has over {MAX_PATTERN} characters"
-            )
+            raise GrammarError(LONG_PATTERN)
         return made
 
 
-def _checked(name: str, made: Any) -> Pattern:
-    """A pattern of Lark as our own. Lark's scanner takes no terminal that may be empty."""
+def _distinct(bodies: Iterable[Symbols]) -> list[Symbols]:
+    return list(dict.fromkeys(bodies))
+
+
+def _checked(name: str, made: Any) -> TerminalPattern:
+    """A pattern of Lark as a `TerminalPattern`. Lark's scanner allows no empty terminal."""
     width = _guarded(name, lambda: made.min_width)
     if width == 0:
         raise GrammarError(
-            f"the terminal {quote(name)} can match the empty string; let it match at least one character"
+            f"the terminal {quote(name)} can match the empty string; "
+            "let it match at least one character"
         )
     if made.type == "str":
-        return Pattern(made.to_regexp(), made.value, "i" in made.flags)
-    return Pattern(made.to_regexp())
+        return TerminalPattern(made.to_regexp(), made.value, "i" in made.flags)
+    return TerminalPattern(made.to_regexp())
 
 
 def _guarded(what: str, make: Any) -> Any:
-    """What `make` returns, with whatever it raises in one line."""
+    """The result of `make`; an exception becomes an error that names the terminal."""
     try:
         return make()
     except (GrammarError, RecursionError):
         raise
-    except Exception as error:  # of Lark's functions, and of `re` or `regex` behind them
+    except Exception as error:  # from Lark, or from `re` or `regex` behind it
         message = (
             error.args[0] if error.args and isinstance(error.args[0], str) else type(error).__name__
         )

@@ -1,10 +1,8 @@
-"""Chomsky normal form: every rule is one character or two nonterminals, as arrays that a chart can work with.
+"""Chomsky normal form: every rule derives one character or two nonterminals.
 
-For: `normal_form`, and the lengths that strings of a grammar can have. Not for: reading grammars (`reader.py`) or filling
-charts (`maskdiff/constraints/chart.py`). The empty string is dropped: no canvas is empty.
-Easy to get wrong: what matters for probabilities is how often a string is derived *here*. Rules are sets, so two ways of
-getting the same rule (through rules that derive nothing, or through chains of single nonterminals) count once; all other
-ambiguity stays, and `ambiguity.py` looks for it here. Nonterminals with the same rules are one.
+The empty string is dropped. Probabilities count derivations *in this form*: rules are sets, so two
+ways to the same rule (through empty rules or chains of unit rules) count once. All other ambiguity
+stays, and `ambiguity.py` looks for it here. Nonterminals with the same rules are merged.
 """
 
 from __future__ import annotations
@@ -17,18 +15,26 @@ from functools import cached_property
 import numpy as np
 
 from maskdiff.errors import GrammarError
+from maskdiff.languages.bitsets import mask_of
 from maskdiff.languages.cfg.rules import Cfg, Item, Rule, productive
 
 MAX_BINARY = 20_000  # rules of the normal form
-MAX_WITHOUT_UNIT = 100_000  # rules on the way there
-MAX_SHOWN = 40  # characters of a name that is made of others
+MAX_WITHOUT_UNIT = 100_000  # rules when unit rules are removed
+MAX_SHOWN = 40  # characters of a name that is made of other names
 
 
 @dataclass(frozen=True, eq=False)
 class NormalForm:
-    """A grammar over `symbols` with nonterminals 0..N-1: the start, others that have binary rules, then those of one symbol.
+    """A grammar in Chomsky normal form over V `symbols`.
 
-    `emits` (N, V) bool: the nonterminal may be this one symbol. `parent`, `left`, `right` (R,) int64: binary rules.
+    Nonterminals are numbered 0..N-1: the start symbol, others with binary rules, then the others.
+
+    Attributes:
+        symbols: The characters.
+        names: The names of the nonterminals.
+        emits: (N, V) bool, whether a nonterminal derives a symbol.
+        parent, left, right: (R,) int64, the binary rules `parent -> left right`, sorted.
+        cyclic: A nonterminal that derives itself in the grammar as written; empty if none does.
     """
 
     symbols: tuple[str, ...]
@@ -37,22 +43,49 @@ class NormalForm:
     parent: np.ndarray
     left: np.ndarray
     right: np.ndarray
-    cyclic: str = ""  # a nonterminal that derives itself in the grammar as it was written, empty if there is none
+    cyclic: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @cached_property
     def long(self) -> int:
-        """How many nonterminals, counted from the first, may be longer than one symbol (the start counts as one of them)."""
+        """The number of nonterminals with binary rules, the start symbol included."""
         return int(self.parent.max(initial=0)) + 1
 
+    @cached_property
+    def children(self) -> list[list[tuple[int, int]]]:
+        """For each nonterminal the pairs (left, right) of its rules."""
+        found: list[list[tuple[int, int]]] = [[] for _ in self.names]
+        for parent, left, right in np.stack((self.parent, self.left, self.right), 1).tolist():
+            found[parent].append((left, right))
+        return found
+
+    @cached_property
+    def parents(self) -> list[list[tuple[int, int]]]:
+        """For each nonterminal the pairs (parent, right) of the rules that it begins."""
+        found: list[list[tuple[int, int]]] = [[] for _ in self.names]
+        for parent, bodies in enumerate(self.children):
+            for left, right in bodies:
+                found[left].append((parent, right))
+        return found
+
+    @cached_property
+    def emitters(self) -> list[tuple[int, ...]]:
+        """For each symbol the nonterminals that derive it."""
+        return [tuple(column.nonzero()[0].tolist()) for column in self.emits.T]
+
+    @cached_property
+    def symbol_masks(self) -> list[int]:
+        """For each nonterminal the symbols that it derives, as bits."""
+        return [mask_of(row.nonzero()[0]) for row in self.emits]
+
     def lengths(self, longest: int) -> np.ndarray:
-        """(longest + 1,) bool: whether some string of the language has so many symbols."""
+        """Returns whether the language has a string of each length, (longest + 1,) bool."""
         return self.all_lengths(longest)[:, 0]
 
     def all_lengths(self, longest: int) -> np.ndarray:
-        """(longest + 1, N) bool: whether a nonterminal derives some string of so many symbols."""
+        """Returns whether each nonterminal has a string of each length, (longest + 1, N) bool."""
         possible = np.zeros((longest + 1, len(self)), dtype=bool)
         if longest >= 1:
             possible[1] = self.emits.any(1)
@@ -63,19 +96,28 @@ class NormalForm:
 
 
 def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> NormalForm:
-    """The normal form of `cfg` over the characters `symbols`, in their order.
+    """Returns the normal form of `cfg` over the characters `symbols`, in their order.
 
-    Raises `GrammarError` where nothing but the empty string is left, or more than `MAX_BINARY` rules are.
+    Args:
+        cfg: The grammar.
+        symbols: The characters.
+        source: The name of the grammar in error messages.
+
+    Raises:
+        GrammarError: The language has no string but the empty one, or the normal form has more than
+            `MAX_BINARY` rules.
     """
     rules = _without_empty(_binary(cfg))
     rules, cyclic = _without_unit(_trimmed(rules, cfg.start), source)
     rules = _merged(_trimmed(rules, cfg.start), cfg.start)
     if not any(head == cfg.start for head, _ in rules):
         raise GrammarError(f"{source}: the language has no string with at least one symbol")
+    # Number the nonterminals.
     longer = {head for head, body in rules if len(body) == 2}
     heads = {head for head, _ in rules}
     names = sorted(heads, key=lambda name: (name != cfg.start, name not in longer, name))
     number = {name: i for i, name in enumerate(names)}
+    # Write the rules as arrays.
     place = {symbol: i for i, symbol in enumerate(symbols)}
     emits = np.zeros((len(names), len(symbols)), dtype=bool)
     binary = []
@@ -96,11 +138,9 @@ Rules = set[Rule]
 
 
 def _binary(cfg: Cfg) -> Rules:
-    """Bodies of at most two items, two only if both are nonterminals; ends of bodies that are alike are shared."""
+    """Bodies of at most two items, of two only if both are nonterminals; equal tails are shared."""
     rules: Rules = set()
-    names: dict[
-        Item | tuple[str, str], str
-    ] = {}  # nonterminals that stand for these characters, or for such a pair
+    names: dict[Item | tuple[str, str], str] = {}  # nonterminals for characters and for pairs
 
     def single(item: Item) -> str:
         if isinstance(item, str):
@@ -132,7 +172,7 @@ def _binary(cfg: Cfg) -> Rules:
 
 
 def _without_empty(rules: Rules) -> Rules:
-    """The same language, the empty string apart, without rules that derive nothing."""
+    """The language without the empty string, without empty rules."""
     empty = productive(rule for rule in rules if all(isinstance(item, str) for item in rule.body))
     kept = {rule for rule in rules if rule.body}
     for head, body in list(kept):
@@ -142,36 +182,36 @@ def _without_empty(rules: Rules) -> Rules:
 
 
 def _without_unit(rules: Rules, source: str) -> tuple[Rules, str]:
-    """The same language without `A -> B`: A gets the other rules of every B that it may turn into.
+    """The same language without unit rules `A -> B`, and a nonterminal that derives itself if any.
 
-    The second result is a name that may turn into itself, empty if there is none.
+    A gets the other rules of every B that it derives by unit rules.
     """
-    turns: dict[str, list[str]] = {}
+    units: dict[str, list[str]] = {}
     own: dict[str, list[tuple[Item, ...]]] = {}
     for head, body in rules:
         if len(body) == 1 and isinstance(body[0], str):
-            turns.setdefault(head, []).append(body[0])
+            units.setdefault(head, []).append(body[0])
         else:
             own.setdefault(head, []).append(body)
-    groups = _components(turns)
+    groups = _components(units)
     cyclic = [
-        name for group in groups for name in group if len(group) > 1 or name in turns.get(name, ())
+        name for group in groups for name in group if len(group) > 1 or name in units.get(name, ())
     ]
     bodies: dict[str, set[tuple[Item, ...]]] = {}
     total = len(rules)
-    for group in groups:  # what a name turns into comes before it
+    for group in groups:  # the targets of a name come before it
         shared = {body for name in group for body in own.get(name, ())}
         inside = set(group)
         for target in (
-            target for name in group for target in turns.get(name, ()) if target not in inside
+            target for name in group for target in units.get(name, ()) if target not in inside
         ):
             shared.update(bodies[target] if target in bodies else own.get(target, ()))
         bodies.update(dict.fromkeys(group, shared))
         total += len(shared) * len(group)
         if total > MAX_WITHOUT_UNIT:
             raise GrammarError(
-                f"{source}: over {MAX_WITHOUT_UNIT} rules once no rule stands for a single other one; write fewer "
-                "alternatives that are names alone"
+                f"{source}: over {MAX_WITHOUT_UNIT} rules once no rule stands for a single other "
+                "one; write fewer alternatives that are names alone"
             )
     made = {Rule(head, body) for head in own for body in bodies.get(head) or own[head]}
     made |= {Rule(head, body) for head in bodies for body in bodies[head]}
@@ -179,7 +219,7 @@ def _without_unit(rules: Rules, source: str) -> tuple[Rules, str]:
 
 
 def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """The strongly connected components of a graph, each after those that it leads to (Tarjan 1972)."""
+    """The strongly connected components of a graph in reverse topological order (Tarjan 1972)."""
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}
     held: list[str] = []
@@ -212,7 +252,7 @@ def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
 
 
 def _trimmed(rules: Rules, start: str) -> Rules:
-    """Only rules that some derivation of some string uses."""
+    """Only the rules that occur in a derivation of a string."""
     able = productive(rules)
     rules = {
         rule
@@ -233,9 +273,9 @@ def _trimmed(rules: Rules, start: str) -> Rules:
 
 
 def _merged(rules: Rules, start: str) -> Rules:
-    """The same language with one nonterminal for all that have the same rules; the start keeps its name.
+    """Merges nonterminals with the same rules; the start symbol keeps its name.
 
-    A nonterminal that loses its name is replaced in the rules that use it, which are compared again.
+    The rules that use a merged nonterminal are renamed and compared again.
     """
     bodies: dict[str, set[tuple[Item, ...]]] = {}
     users: dict[str, set[str]] = {}
@@ -248,9 +288,9 @@ def _merged(rules: Rules, start: str) -> Rules:
     order = {
         name: n for n, name in enumerate(sorted(bodies, key=lambda name: (name != start, name)))
     }
-    waiting = deque(order)
-    while waiting:
-        head = waiting.popleft()
+    agenda = deque(order)
+    while agenda:
+        head = agenda.popleft()
         other = alike.setdefault(frozenset(bodies[head]), head) if head in bodies else head
         if other == head:
             continue
@@ -262,5 +302,5 @@ def _merged(rules: Rules, start: str) -> Rules:
                 del alike[old]
             bodies[user] = {tuple(kept if item == lost else item for item in body) for body in old}
             users.setdefault(kept, set()).add(user)
-            waiting.append(user)
+            agenda.append(user)
     return {Rule(head, body) for head, own in bodies.items() for body in own}

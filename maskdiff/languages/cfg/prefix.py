@@ -1,135 +1,118 @@
-"""Which symbol may come next: a parser of prefixes that knows how long the whole string will be.
+"""Parses prefixes of strings of known length: which symbols may come next.
 
-For: `PrefixParser`, one string at a time, from the left. Not for: probabilities, or batches (`maskdiff/constraints/prefix.py`).
-Easy to get wrong: "may come next" means that the rest can still be made to fit in *exactly* the symbols that are left, some
-of which may be known. So every goal carries the set of places where it may end, as the bits of one integer.
+A symbol may come next if the rest fits in *exactly* the symbols that are left, some of which may be
+known. So every goal carries the set of places where it may end, as the bits of one integer.
 
-An Earley parser of the normal form (Earley 1970) without its predicted items: the left corners of a goal and where each may
-end depend on nothing but the goal, its ends and what may follow (`Outlook`), and are worked out once for all strings.
+An Earley parser of the normal form (Earley 1970) without predicted items: the left corners of a
+goal, and where each may end, depend only on the goal, its ends and the `Lookahead`. They are
+computed once for all strings.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import NamedTuple
 
+from maskdiff.languages.bitsets import mask_of, positions_of
 from maskdiff.languages.cfg.normal_form import NormalForm
 
-REMEMBERED_GOALS, REMEMBERED_ENDS = (
-    4096,
-    65536,
-)  # some tens of megabytes for a grammar of a thousand rules
+# Sizes of the caches: some tens of megabytes for a grammar of a thousand rules.
+CACHED_GOALS, CACHED_ENDS = 4096, 65536
 
 
-class Corners(NamedTuple):
-    """With what a goal may begin: the ends of each nonterminal, counted from the goal's start, and symbols, both as bits."""
+class LeftCorners(NamedTuple):
+    """The left corners of a goal.
+
+    Attributes:
+        ends: The ends of each nonterminal that the goal may begin with, as bits counted from the
+            start of the goal.
+        symbols: The symbols that the goal may begin with, as bits.
+    """
 
     ends: Mapping[int, int]
     symbols: int
 
 
-class Productions:
-    """The rules of a normal form, looked up from all sides."""
+class Lookahead(ABC):
+    """Where nonterminals may end, given what may come."""
 
     def __init__(self, grammar: NormalForm) -> None:
-        self.parts: list[list[tuple[int, int]]] = [[] for _ in grammar.names]  # children by parent
-        self.wholes: list[list[tuple[int, int]]] = [
-            [] for _ in grammar.names
-        ]  # parent and second child by first child
-        for parent, left, right in zip(
-            grammar.parent.tolist(), grammar.left.tolist(), grammar.right.tolist(), strict=True
-        ):
-            self.parts[parent].append((left, right))
-            self.wholes[left].append((parent, right))
-        self.emits = [_as_bits(row.nonzero()[0]) for row in grammar.emits]  # symbols by nonterminal
-        self.emitters = [
-            tuple(column.nonzero()[0].tolist()) for column in grammar.emits.T
-        ]  # nonterminals by symbol
-
-
-class Outlook(ABC):
-    """What goals may begin with, given what may still come."""
-
-    def __init__(self, productions: Productions) -> None:
-        self.productions = productions
-        self._earlier = lru_cache(REMEMBERED_ENDS)(self._look_back)
-        self._corners = lru_cache(REMEMBERED_GOALS)(self._work_out)
+        self.grammar = grammar
+        self._earlier = lru_cache(CACHED_ENDS)(self._first_ends)
+        self._corners = lru_cache(CACHED_GOALS)(self._left_corners)
 
     @abstractmethod
-    def follows(self, at: int, second: int, ends: int) -> int:
-        """Which of the `ends`, places of the canvas as bits, a nonterminal may have that starts at `at`."""
+    def possible_ends(self, at: int, second: int, ends: int) -> int:
+        """Returns which of `ends`, places as bits, nonterminal `second` may have from `at`."""
+
+    def corners(self, at: int, goal: int, ends: int) -> LeftCorners:
+        """Returns the left corners of a goal from `at` that may end at `ends`, relative to it."""
+        return self._corners(at, goal, ends)
 
     @abstractmethod
-    def corners(self, at: int, goal: int, ends: int) -> Corners:
-        """The left corners of a goal that starts at `at` and may end at `ends`, bits counted from there."""
+    def _first_ends(self, at: int, second: int, ends: int) -> int:
+        """The m > 0 such that `second`, from `at` + m, may end at one of `ends`; all relative."""
 
-    @abstractmethod
-    def _look_back(self, at: int, second: int, ends: int) -> int:
-        """Bits m > 0 such that `second`, begun m symbols after `at`, may end at one of the `ends`, counted from `at` too."""
-
-    def _work_out(self, at: int, goal: int, ends: int) -> Corners:
-        parts, emits = self.productions.parts, self.productions.emits
+    def _left_corners(self, at: int, goal: int, ends: int) -> LeftCorners:
         found = {goal: ends}
-        waiting = [
-            (goal, ends)
-        ]  # a nonterminal, and ends of it that its left corners have not heard of
-        while waiting:
-            parent, new = waiting.pop()
-            for left, right in parts[parent]:
+        agenda = [(goal, ends)]  # nonterminals with new ends
+        while agenda:
+            parent, new = agenda.pop()
+            for left, right in self.grammar.children[parent]:
                 known = found.get(left, 0)
                 more = self._earlier(at, right, new) & ~known
                 if more:
                     found[left] = known | more
-                    waiting.append((left, more))
+                    agenda.append((left, more))
         symbols = 0
         for nonterminal, reached in found.items():
-            if reached & 2:
-                symbols |= emits[nonterminal]
-        return Corners(found, symbols)
+            if reached & 2:  # may be one symbol
+                symbols |= self.grammar.symbol_masks[nonterminal]
+        return LeftCorners(found, symbols)
 
 
-class OpenOutlook(Outlook):
-    """Nothing is known of the symbols to come, so that all that counts is how many there are: at most `longest`."""
+class LengthLookahead(Lookahead):
+    """Only the number of symbols to come is known: at most `longest`."""
 
     def __init__(self, grammar: NormalForm, longest: int) -> None:
-        super().__init__(Productions(grammar))
-        self.longest = longest
-        self._lengths = [_as_bits(column.nonzero()[0]) for column in grammar.all_lengths(longest).T]
+        super().__init__(grammar)
+        self._lengths = [mask_of(column.nonzero()[0]) for column in grammar.all_lengths(longest).T]
 
-    def follows(self, at: int, second: int, ends: int) -> int:
-        """See `Outlook`."""
+    def possible_ends(self, at: int, second: int, ends: int) -> int:
+        """See `Lookahead`."""
         return self._lengths[second] << at & ends
 
-    def corners(self, at: int, goal: int, ends: int) -> Corners:
-        """See `Outlook`; the same wherever the goal starts."""
+    def corners(self, at: int, goal: int, ends: int) -> LeftCorners:
+        """See `Lookahead`; the same for all starts of the goal."""
         return self._corners(0, goal, ends)
 
-    def _look_back(self, at: int, second: int, ends: int) -> int:
+    def _first_ends(self, at: int, second: int, ends: int) -> int:
         found = 0
-        for length in _places(self._lengths[second] & (1 << ends.bit_length()) - 1):
+        for length in positions_of(self._lengths[second] & (1 << ends.bit_length()) - 1):
             found |= ends >> length
         return found & ~1
 
 
-class KnownOutlook(Outlook):
-    """Some symbols of one canvas are known: ``ends[i][a]`` is where nonterminal a may end that starts at i, as bits."""
+class CanvasLookahead(Lookahead):
+    """Some symbols of one canvas are known.
 
-    def __init__(self, productions: Productions, ends: Sequence[Mapping[int, int]]) -> None:
-        super().__init__(productions)
+    Args:
+        grammar: The grammar.
+        ends: `ends[i][a]` are the places where nonterminal a may end that starts at i, as bits.
+    """
+
+    def __init__(self, grammar: NormalForm, ends: Sequence[Mapping[int, int]]) -> None:
+        super().__init__(grammar)
         self._ends = ends
 
-    def follows(self, at: int, second: int, ends: int) -> int:
-        """See `Outlook`."""
+    def possible_ends(self, at: int, second: int, ends: int) -> int:
+        """See `Lookahead`."""
         return self._ends[at].get(second, 0) & ends
 
-    def corners(self, at: int, goal: int, ends: int) -> Corners:
-        """See `Outlook`."""
-        return self._corners(at, goal, ends)
-
-    def _look_back(self, at: int, second: int, ends: int) -> int:
+    def _first_ends(self, at: int, second: int, ends: int) -> int:
         places, found = ends << at, 0
         for start in range(at + 1, places.bit_length() - 1):
             if self._ends[start].get(second, 0) & places:
@@ -137,52 +120,55 @@ class KnownOutlook(Outlook):
         return found
 
 
-class PrefixParser:
-    """One string of `n` symbols: `allowed`, then `write`, then `allowed` of the next one."""
+_Waiting = dict[int, list[tuple[int, int]]]  # by wanted nonterminal: parents and their starts
 
-    def __init__(self, outlook: Outlook, n: int) -> None:
-        self.outlook, self.n, self.position = outlook, n, 0
-        self.allowed = 0  # bits: what may come next as far as the outlook knows; nothing at the end, or once lost
-        self._waiting: list[
-            dict[int, list[tuple[int, int]]]
-        ] = []  # by place and wanted nonterminal: parents, their starts
-        self._corners: list[list[Corners]] = []  # of the goals at every place
+
+class PrefixParser:
+    """Parses one string of `n` symbols from left to right: `allowed`, `write`, `allowed`, ...
+
+    Attributes:
+        allowed: The symbols that may come next, as bits, as far as `lookahead` knows; 0 at the end
+            and after a symbol that was not allowed.
+        position: The number of symbols written.
+    """
+
+    def __init__(self, lookahead: Lookahead, n: int) -> None:
+        self.lookahead, self.n, self.position, self.allowed = lookahead, n, 0, 0
+        self._waiting: list[_Waiting] = []  # by place
+        self._corners: list[list[LeftCorners]] = []  # of the goals at each place
         self._enter({0: 1 << n}, {})
 
     def copy(self) -> PrefixParser:
-        """Another one that has read the same; what both have read is shared."""
+        """Returns a parser in the same state, which shares what has been read."""
         other = copy(self)
         other._waiting, other._corners = list(self._waiting), list(self._corners)
         return other
 
     def write(self, symbols: int) -> None:
-        """Read one of these symbols, bits, as a rule a single one; what is not `allowed` loses the string."""
+        """Reads one of the symbols given as bits, normally a single one."""
         symbols &= self.allowed
         self.position += 1
         self.allowed = 0
         if symbols and self.position < self.n:
             self._enter(*self._read(symbols))
 
-    def _enter(self, goals: dict[int, int], waiting: dict[int, list[tuple[int, int]]]) -> None:
-        """Begin the goals, nonterminals and their ends, at the present place."""
-        corners = [
-            self.outlook.corners(self.position, goal, ends >> self.position)
-            for goal, ends in goals.items()
-        ]
+    def _enter(self, goals: dict[int, int], waiting: _Waiting) -> None:
+        """Starts goals, nonterminals with their ends, at the present place."""
+        at = self.position
+        corners = [self.lookahead.corners(at, goal, ends >> at) for goal, ends in goals.items()]
         self._waiting.append(waiting)
         self._corners.append(corners)
         for corner in corners:
             self.allowed |= corner.symbols
 
-    def _read(self, symbols: int) -> tuple[dict[int, int], dict[int, list[tuple[int, int]]]]:
-        """Goals behind the symbol just read, and who waits for them."""
-        here, rules = self.position, self.outlook.productions
+    def _read(self, symbols: int) -> tuple[dict[int, int], _Waiting]:
+        """The goals behind the symbol that was read, and the parents that wait for them."""
+        here, grammar = self.position, self.lookahead.grammar
         ends: dict[tuple[int, int], int] = {}  # of a nonterminal and its start
-        heads = {(head, here - 1) for symbol in _places(symbols) for head in rules.emitters[symbol]}
-        complete: list[tuple[int, int]] = []
+        complete: list[tuple[int, int]] = []  # agenda of items (nonterminal, start) that end here
         seen: set[tuple[int, int]] = set()
         goals: dict[int, int] = {}
-        waiting: dict[int, list[tuple[int, int]]] = {}
+        waiting: _Waiting = {}
 
         def wanted(head: int, start: int) -> int:
             if (head, start) not in ends:
@@ -192,29 +178,21 @@ class PrefixParser:
                 ends[head, start] = found << start
             return ends[head, start]
 
-        def finish(heads: Iterable[tuple[int, int]]) -> None:
-            new = {item for item in heads if item not in seen and wanted(*item) >> here & 1}
+        def finish(items: Iterable[tuple[int, int]]) -> None:
+            new = {item for item in items if item not in seen and wanted(*item) >> here & 1}
             seen.update(new)
             complete.extend(new)
 
-        finish(heads)
+        # Scan, then complete items until none is new.
+        finish(
+            {(a, here - 1) for symbol in positions_of(symbols) for a in grammar.emitters[symbol]}
+        )
         while complete:
             head, start = complete.pop()
             finish(self._waiting[start].get(head, ()))
-            for parent, second in rules.wholes[head]:
-                reached = self.outlook.follows(here, second, wanted(parent, start))
+            for parent, second in grammar.parents[head]:
+                reached = self.lookahead.possible_ends(here, second, wanted(parent, start))
                 if reached:
                     goals[second] = goals.get(second, 0) | reached
                     waiting.setdefault(second, []).append((parent, start))
         return goals, waiting
-
-
-def _places(bits: int) -> Iterator[int]:
-    while bits:
-        lowest = bits & -bits
-        yield lowest.bit_length() - 1
-        bits ^= lowest
-
-
-def _as_bits(places: Sequence[int]) -> int:
-    return sum(1 << int(place) for place in places)

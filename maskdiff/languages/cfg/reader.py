@@ -1,12 +1,12 @@
-"""Context-free grammars over characters, from Lark's EBNF.
+"""Context-free grammars over characters from Lark's EBNF.
 
-A grammar has two forms. The written one is what is generated: with `%ignore`, no ignored text but
-single separators (`spacing.py`). The readable one is what is accepted: with `%ignore`, ignored text
-anywhere between terminals (`ignoring.py`). Without `%ignore` the two are one.
+A grammar has two forms, which differ only with `%ignore`. The written form is what is generated: no
+ignored text except single separators (`spacing.py`). The readable form is what is accepted: ignored
+text anywhere between terminals (`ignoring.py`).
 
-Each terminal becomes the rules of a deterministic automaton, because a regular expression that matches
-one string in two ways would count it twice. Priorities, aliases and tree shaping (`?rule`, `-> name`)
-change no string.
+Each terminal becomes the rules of a deterministic automaton, since a regular expression that
+matches a string in two ways would count it twice. Priorities, aliases and tree shaping (`?rule`,
+`-> name`) change no string.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import Literal
 
 from maskdiff.errors import GrammarError, quote
-from maskdiff.languages.cfg.ebnf import Expanded, expand
+from maskdiff.languages.cfg.ebnf import ExpandedGrammar, expand
 from maskdiff.languages.cfg.ignoring import reading_rules, skipped_text
-from maskdiff.languages.cfg.neighbours import neighbours
+from maskdiff.languages.cfg.neighbours import following_labels
 from maskdiff.languages.cfg.rules import Cfg, Rule, productive
 from maskdiff.languages.cfg.source import MAX_RULES, GrammarSource, as_source
 from maskdiff.languages.cfg.spacing import separators, spaced_rules
@@ -28,11 +28,9 @@ from maskdiff.languages.regex import Dfa, RegexError
 
 Form = Literal["written", "readable"]
 
-MAX_CHARACTER_RULES = 10 * MAX_RULES  # rules over characters that a grammar may come to
-PRINTABLE = frozenset(
-    map(chr, range(32, 127))
-)  # what a separator is looked for among, beside what is spelled out
-MAX_BODY = 2_000  # symbols of one of them
+MAX_CHARACTER_RULES = 10 * MAX_RULES  # rules over characters
+MAX_BODY = 2_000  # symbols of one rule
+PRINTABLE = frozenset(map(chr, range(32, 127)))  # candidates for separators
 
 
 @lru_cache(maxsize=16)
@@ -46,17 +44,17 @@ def read_grammar(
 ) -> Cfg:
     """Returns the rules of a grammar over the characters `symbols`.
 
-    Other characters of regular expressions are left out, and with them the rules that need them.
+    Other characters in regular expressions are left out, with the rules that need them.
 
     Args:
-        grammar: The grammar; a text alone imports nothing but Lark's library.
-        symbols: Strings of one character.
-        form: `written` for the strings that are generated, `readable` for those that are accepted.
+        grammar: The grammar; a text can import Lark's library only.
+        symbols: The alphabet, strings of one character each.
+        form: `written` for the strings that are generated, `readable` for those accepted.
 
     Raises:
         GrammarError: See `expand`; a rule that derives no string, a literal that needs another
             character, an empty language, a regular expression that is not regular or depends on
-            what stands around it, or more than `MAX_CHARACTER_RULES`.
+            the text around it, or more than `MAX_CHARACTER_RULES` rules.
     """
     source = as_source(grammar)
     try:
@@ -69,12 +67,12 @@ def read_grammar(
 
 
 def literal_characters(grammar: GrammarSource | str) -> set[str]:
-    """Returns the characters that a grammar spells out, and one that its written form separates with.
+    """Returns the characters of the literals of a grammar, and a separator of its written form.
 
-    Line ends are left out, since no line of a corpus holds one.
+    Line ends are left out, since no line of a corpus contains one. Raises `GrammarError`.
     """
     expanded = expand(as_source(grammar))
-    found = set(expanded.spelled)
+    found = set(expanded.literal_characters)
     if expanded.ignored:
         found |= set(separators(compile_ignored(expanded.ignored, found | PRINTABLE))[:1])
     return found - set("\r\n")
@@ -82,12 +80,12 @@ def literal_characters(grammar: GrammarSource | str) -> set[str]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A grammar over terminals, and its terminals over characters."""
+    """A grammar over terminals, with its terminals over characters."""
 
-    expanded: Expanded
+    expanded: ExpandedGrammar
     terminals: Mapping[str, Terminal]
     ignored: tuple[Dfa, ...]
-    followed: frozenset[str]  # terminals whose look-aheads can see what follows
+    followed: frozenset[str]  # terminals whose look-aheads can see the text behind them
 
     def rules(self) -> list[Rule]:
         """The rules over terminals."""
@@ -134,8 +132,8 @@ def _readable(source: GrammarSource, parts: _Parts) -> Cfg:
     return _checked(read.start, list(read.rules))
 
 
-def _check_ends(expanded: Expanded, start: str) -> None:
-    """Raises `GrammarError` for a rule all whose bodies come back to themselves, whatever its terminals are."""
+def _check_ends(expanded: ExpandedGrammar, start: str) -> None:
+    """Raises `GrammarError` for a rule that derives no string of terminals."""
     able = productive(
         Rule(head, tuple(frozenset(item) if item in expanded.terminals else item for item in body))
         for head, bodies in expanded.rules.items()
@@ -154,18 +152,18 @@ def _check_ends(expanded: Expanded, start: str) -> None:
 
 def _check_context(
     source: GrammarSource,
-    expanded: Expanded,
+    expanded: ExpandedGrammar,
     terminals: Mapping[str, Terminal],
     ignored: Sequence[Dfa],
 ) -> frozenset[str]:
-    """Returns the terminals behind which something can stand, among those whose look-arounds see it.
+    """Returns the terminals with look-arounds that something can follow.
 
-    Raises `GrammarError` for a look-around because of which a written string can be refused.
+    Raises `GrammarError` for a look-around that can forbid a written string.
     """
     looking = [name for name, terminal in terminals.items() if terminal.context]
     if not looking:
         return frozenset()
-    following = neighbours(expanded.rules, {name: name for name in terminals})
+    following = following_labels(expanded.rules, {name: name for name in terminals})
     preceded = set().union(*following.values())
     between = separators(ignored) if source.spacing == "needed" else []
     for name in looking:

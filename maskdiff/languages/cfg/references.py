@@ -1,7 +1,7 @@
-"""How large the terminals of a Lark file become once each name in them is replaced by what it stands for.
+"""The size of the terminals of a Lark file after each name is replaced by its definition.
 
-Lark's loader replaces the names without a limit, so `A: B B`, `B: C C`, ... doubles with every line.
-`TerminalReferences` counts first, from the statements as Lark's parser gives them.
+Lark's loader replaces names without a limit, so `A: B B`, `B: C C`, ... doubles with every line.
+`TerminalReferences` counts first, from the statements of Lark's parser.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from typing import Any
 
 from maskdiff.errors import GrammarError, quote
 
-MAX_EXPANDED = (
-    100_000  # references in all terminals of a grammar, each replaced by what it stands for
-)
-HARMLESS = 30  # references in a text, of which no chain that doubles gets beyond `MAX_EXPANDED`
-LIBRARY = "<lark>/"  # prefix of the names of files of Lark's own library, which no path has
+MAX_EXPANDED = 100_000  # references in all terminals of a grammar, each replaced
+HARMLESS = 30  # references in a text; so few cannot exceed `MAX_EXPANDED`
+LIBRARY = "<lark>/"  # prefix of the names of files of Lark's library, which no path has
 
 _RULE = re.compile(r"^[ \t]*[?!]{0,2}_?[a-z]\w*[ \t]*(\{[^}\n]*\})?(\.-?\d+)?[ \t]*:", re.MULTILINE)
 _TERMINAL = re.compile(r"\b_*[A-Z]\w*")
@@ -24,12 +22,12 @@ Key = tuple[str, str]  # a file and a name in it
 
 
 class TerminalReferences:
-    """Which terminals the terminals of several files refer to.
+    """The references between the terminals of several files.
 
-    `add` takes the files one by one, each before Lark's loader reads it.
+    `add` takes each file before Lark's loader reads it.
 
     Attributes:
-        rules: How many lines of the files begin a rule.
+        rules: The number of lines that begin a rule, in all files.
     """
 
     def __init__(self) -> None:
@@ -39,14 +37,18 @@ class TerminalReferences:
         self._waiting: list[tuple[str, str]] = []
 
     def count(self, text: str) -> None:
-        """Counts the rules of one more file."""
+        """Counts the rules of another file."""
         self.rules += len(_RULE.findall(text))
 
     def add(self, file: str, text: str) -> None:
-        """Counts the terminals of one more file, whose name is relative to the grammar's folder.
+        """Counts the references of another file.
+
+        Args:
+            file: Its name, relative to the folder of the grammar.
+            text: Its content.
 
         Raises:
-            GrammarError: The terminals of all files come to more than `MAX_EXPANDED` references.
+            GrammarError: The terminals have over `MAX_EXPANDED` references in all.
         """
         self._names += len(_TERMINAL.findall(text))
         self._waiting.append((file, text))
@@ -59,12 +61,12 @@ class TerminalReferences:
             total += size
             if total > MAX_EXPANDED:
                 raise GrammarError(
-                    f"the terminals up to {quote(key[1])} come to over {MAX_EXPANDED} names once each is replaced by "
-                    "what it stands for"
+                    f"the terminals up to {quote(key[1])} come to over {MAX_EXPANDED} names once "
+                    "each is replaced by what it stands for"
                 )
 
     def _read(self, file: str, text: str) -> None:
-        """Enter the definitions and imports of a file. Raises what Lark's parser raises."""
+        """Reads the definitions and imports of a file. Raises the errors of Lark's parser."""
         from lark.load_grammar import GrammarBuilder, _parse_grammar
 
         for statement in _parse_grammar(text, file).children:
@@ -89,7 +91,7 @@ class TerminalReferences:
         self._references.setdefault((file, name), []).extend((file, other) for other in names)
 
     def _sizes(self) -> dict[Key, int]:
-        """The size of every terminal, a reference to one that is not known, or that is being counted, being 1."""
+        """The size of each terminal; an unknown or circular reference has size 1."""
         sizes: dict[Key, int] = {}
         for first in self._references:
             stack = [first]
@@ -105,7 +107,7 @@ class TerminalReferences:
                     if part in self._references and part not in sizes
                 ]
                 if waiting and key not in sizes:
-                    sizes[key] = 0  # being counted
+                    sizes[key] = 0  # in progress
                     stack += waiting
                     continue
                 sizes[key] = min(1 + sum(sizes.get(part) or 1 for part in parts), MAX_EXPANDED + 1)

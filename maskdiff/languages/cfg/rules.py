@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-Item = str | frozenset[str]  # the name of a nonterminal, or the characters that may stand here
+Item = str | frozenset[str]  # the name of a nonterminal, or a set of characters
 
 
 class Rule(NamedTuple):
-    """`head` may be written as `body`."""
+    """The rule `head -> body`."""
 
     head: str
     body: tuple[Item, ...]
@@ -18,18 +18,16 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Cfg:
-    """A context-free grammar over characters; names that its file does not have contain an `@`."""
+    """A context-free grammar over characters; names that are not in its file contain an `@`."""
 
     start: str
     rules: tuple[Rule, ...]
 
 
 def productive(rules: Iterable[Rule]) -> set[str]:
-    """Returns the nonterminals from which some string of characters can be derived; the empty one counts."""
-    waiting: dict[
-        str, list[int]
-    ] = {}  # numbers of rules by a name in their bodies, as often as it stands there
-    missing: list[int] = []
+    """Returns the nonterminals that derive some string, the empty string included."""
+    waiting: dict[str, list[int]] = {}  # rules by the names in their bodies, with repetitions
+    missing: list[int] = []  # unproductive names in the body of each rule
     heads: list[str] = []
     found: list[str] = []
     known: set[str] = set()
@@ -42,7 +40,7 @@ def productive(rules: Iterable[Rule]) -> set[str]:
         if not names and head not in known:
             known.add(head)
             found.append(head)
-    for name in found:  # grows on the way
+    for name in found:  # `found` grows during the loop
         for number in waiting.get(name, ()):
             missing[number] -= 1
             if not missing[number] and heads[number] not in known:

@@ -1,14 +1,13 @@
-"""Grammars as they are written: the text of a Lark file, with every file that it imports.
+"""The text of a Lark grammar with all files that it imports.
 
-A `GrammarSource` is all that reading a grammar needs, so a checkpoint that holds one needs no other
-file. `%import .words.VERB` is read from the folder of the file that imports, never from the working
-directory; `%import common.INT` is read from the library of the installed Lark.
+`%import .words.VERB` is read from the folder of the importing file, `%import common.INT` from the
+library of the installed Lark. A checkpoint with a `GrammarSource` needs no other file.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,25 +19,25 @@ from maskdiff.languages.cfg.references import LIBRARY, TerminalReferences
 START = "start"
 GRAMMAR = "grammar.lark"  # has no folder, so that names of imported files are relative to its own
 MAX_CHARACTERS = 100_000  # of a grammar with all its imports
-MAX_SCANNED = 10 * MAX_CHARACTERS  # as much is looked at for a better message
+MAX_SCANNED = 10 * MAX_CHARACTERS  # characters that are counted for error messages
 MAX_RULES = 2_000  # that a grammar and its imports may define
-MAX_IMPORTS = 100  # files read, each as often as it is imported
+MAX_IMPORTS = 100  # imports, repetitions included
 
 Spacing = Literal["needed", "none"]
 
 
 @dataclass(frozen=True)
 class GrammarSource:
-    """A grammar in Lark's EBNF and all that is needed to read it.
+    """A grammar in Lark's EBNF.
 
     Attributes:
-        text: The grammar itself.
-        name: What error messages call it.
-        start: The rule whose strings are the language.
+        text: The grammar.
+        name: The name in error messages.
+        start: The start rule.
         files: Imported files as pairs of a name and a text. A name is a path relative to the folder
             of the grammar, or `<lark>/common.lark` for a file of Lark's library.
-        spacing: Where a grammar with `%ignore` writes ignored text: `needed` is one separator
-            between two terminals that would otherwise be read as one, `none` is nowhere.
+        spacing: Where the written form of a grammar with `%ignore` has ignored text: `needed` (one
+            separator between two terminals that would be read as one without it) or `none`.
     """
 
     text: str
@@ -48,7 +47,7 @@ class GrammarSource:
     spacing: Spacing = "needed"
 
     def state(self) -> dict[str, Any]:
-        """Returns plain values from which `restore_source` makes the grammar again."""
+        """Returns plain values for `restore_source`."""
         return {
             "text": self.text,
             "start": self.start,
@@ -58,12 +57,17 @@ class GrammarSource:
 
 
 def as_source(grammar: GrammarSource | str) -> GrammarSource:
-    """Returns a grammar with what it needs; a text alone imports nothing but Lark's library."""
+    """Returns a grammar as a `GrammarSource`; a text can import Lark's library only."""
     return GrammarSource(grammar) if isinstance(grammar, str) else grammar
 
 
 def open_source(path: Path, start: str = START, spacing: Spacing = "needed") -> GrammarSource:
-    """Returns the grammar in the file `path` with the files that it imports.
+    """Returns the grammar in a file with the files that it imports.
+
+    Args:
+        path: The file.
+        start: The start rule.
+        spacing: See `GrammarSource`.
 
     Raises:
         GrammarError: A file cannot be read, or is not a grammar; see `load_definitions`.
@@ -75,7 +79,11 @@ def open_source(path: Path, start: str = START, spacing: Spacing = "needed") -> 
 
 
 def restore_source(state: object, name: str) -> GrammarSource:
-    """Returns the grammar that `GrammarSource.state` describes; a text alone is a grammar without imports.
+    """Returns the grammar of a `GrammarSource.state`, or of a text without imports.
+
+    Args:
+        state: The value of `GrammarSource.state`.
+        name: The name in error messages.
 
     Raises:
         GrammarError: `state` has another form.
@@ -102,12 +110,12 @@ def restore_source(state: object, name: str) -> GrammarSource:
 
 @dataclass(frozen=True, eq=False)
 class Definitions:
-    """The definitions of a grammar as Lark's loader gives them, imports included.
+    """The definitions of a grammar from Lark's loader, imports included.
 
     Attributes:
-        rules: Name -> (parameters of a template, tree of its right side).
-        terminals: Name -> tree of its right side, None for a declared terminal.
-        ignored: Names of terminals that `%ignore` names.
+        rules: For each rule the parameters (of a template) and the tree of its right side.
+        terminals: For each terminal the tree of its right side; None if it is only declared.
+        ignored: The terminals of `%ignore`.
     """
 
     rules: Mapping[str, tuple[tuple[str, ...], Any]]
@@ -123,23 +131,18 @@ def load_definitions(source: GrammarSource) -> Definitions:
         GrammarError: A syntax error (with line and column), an undefined name, a file that is not
             there, or more than `MAX_CHARACTERS`, `MAX_RULES` or `MAX_IMPORTS`.
     """
-    return _load(source, _HeldImports(dict(source.files)))
+    return _load(source, StoredImports(dict(source.files)))
 
 
-def held_imports(source: GrammarSource) -> Callable[[str | None, str], tuple[str, str]]:
-    """Returns what finds the imported files of a grammar, in the form of Lark's `import_paths`."""
-    return _HeldImports(dict(source.files))
-
-
-class _HeldImports:
-    """Finds imported files among those that are held, and counts them."""
+class StoredImports:
+    """Finds the imported files of a grammar among stored texts, for Lark's `import_paths`."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self.files, self.count, self.characters = files, 0, 0
         self.references = TerminalReferences()
 
     def __call__(self, base: str | None, path: str) -> tuple[str, str]:
-        """Returns the name and the text of an imported file, in the form that Lark's loader asks for."""
+        """Returns the name and the text of an imported file, as Lark's loader requests it."""
         name = LIBRARY + path if base is None else f"{base}/{path}" if base else path
         text = self.find(name)
         self.count += 1
@@ -159,27 +162,27 @@ class _HeldImports:
         return _library(name.removeprefix(LIBRARY))
 
     def add(self, name: str, text: str) -> None:
-        """Counts a text that is about to be read."""
+        """Counts a text that is read next. Raises `GrammarError` beyond the limits."""
         self.characters += len(text)
         if self.characters <= MAX_SCANNED:
             self.references.count(text)
         if self.references.rules > MAX_RULES or self.characters > MAX_CHARACTERS:
             raise GrammarError(
-                f"{self.references.rules} rules in {self.characters} characters; at most {MAX_RULES} rules and "
-                f"{MAX_CHARACTERS} characters are read"
+                f"{self.references.rules} rules in {self.characters} characters; "
+                f"at most {MAX_RULES} rules and {MAX_CHARACTERS} characters are read"
             )
         self.references.add(name, text)
 
 
-class _FolderImports(_HeldImports):
-    """Reads imported files from a folder, and holds them."""
+class _FolderImports(StoredImports):
+    """Reads imported files from a folder and stores them."""
 
     def __init__(self, folder: Path, files: dict[str, str]) -> None:
         super().__init__(files)
         self.folder = folder
 
     def find(self, name: str) -> str:
-        """Returns the text of a file by its name, and holds it."""
+        """Returns the text of a file by its name and stores it."""
         if name not in self.files:
             path, own = self.folder / name, not name.startswith(LIBRARY)
             self.files[name] = (
@@ -197,14 +200,14 @@ def _library(name: str) -> str:
     if found is None:
         stem = name.removesuffix(".lark")
         raise GrammarError(
-            f"Lark's library has no grammar {quote(stem)}; a file of your own is imported with a leading dot, "
-            f"as in %import .{stem}.NAME"
+            f"Lark's library has no grammar {quote(stem)}; a file of your own is imported with a "
+            f"leading dot, as in %import .{stem}.NAME"
         )
     return found.decode("utf-8")
 
 
 def _read(path: Path, what: str) -> str:
-    """The text of a file; as long as it may be, and one character more."""
+    """The text of a file up to one character beyond the limit."""
     try:
         if path.exists() and not path.is_file():
             raise GrammarError(f"{what} is no regular file")
@@ -216,9 +219,9 @@ def _read(path: Path, what: str) -> str:
         raise GrammarError(f"{what} is not UTF-8 text (byte {error.start})") from None
 
 
-def _load(source: GrammarSource, imports: _HeldImports) -> Definitions:
-    """Lark's definitions, with every error of its loader as one line."""
-    from lark.load_grammar import load_grammar  # here, because most runs read no grammar
+def _load(source: GrammarSource, imports: StoredImports) -> Definitions:
+    """The definitions from Lark's loader, with every error in one line."""
+    from lark.load_grammar import load_grammar  # most runs read no grammar
 
     try:
         imports.add(GRAMMAR, source.text)
@@ -227,12 +230,13 @@ def _load(source: GrammarSource, imports: _HeldImports) -> Definitions:
         raise GrammarError(f"{source.name}: {error}") from None
     except RecursionError:
         raise GrammarError(f"{source.name}: the grammar is nested too deeply") from None
-    except Exception as error:  # Lark's loader fails in many ways, assertions among them
+    except Exception as error:  # Lark's loader raises many types, AssertionError included
         raise GrammarError(f"{source.name}: {_message(error)}") from None
     declared = [name for name, _, tree, _ in loaded.rule_defs if tree is None]
     if declared:
         raise GrammarError(
-            f"{source.name}: %declare of the rule {quote(declared[0])}; define it, only terminals can be declared"
+            f"{source.name}: %declare of the rule {quote(declared[0])}; define it, "
+            "only terminals can be declared"
         )
     return Definitions(
         {
@@ -245,6 +249,6 @@ def _load(source: GrammarSource, imports: _HeldImports) -> Definitions:
 
 
 def _message(error: Exception) -> str:
-    """What an error of Lark's loader states, in one line."""
+    """The message of an error of Lark's loader in one line."""
     first = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     return " ".join(first.split()) or f"not a grammar that Lark reads ({type(error).__name__})"

@@ -1,10 +1,9 @@
-"""How a grammar with `%ignore` is written: without ignored text, but for what keeps terminals apart.
+"""The written form of a grammar with `%ignore`: no ignored text except necessary separators.
 
-Between two terminals stands one separator if some string of the first, with the first character of
-some string of the second, begins another terminal: `in x`, `< =`. What is written is a function of
-the terminals alone, not of their strings, so every derivation has one written form. Behind a
-separator, strings that begin with more of what is skipped are left out: nothing would tell them from
-skipped text.
+Two terminals have one separator between them if a string of the first with a first character of the
+second begins another terminal: `in x`, `< =`. Separators depend on the terminals alone, not on
+their strings, so every derivation has one written form. Behind a separator, strings that would
+extend the skipped text are left out.
 """
 
 from __future__ import annotations
@@ -12,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from maskdiff.errors import GrammarError
-from maskdiff.languages.cfg.neighbours import TerminalRules, neighbours
-from maskdiff.languages.cfg.rules import Cfg, Rule
+from maskdiff.languages.cfg.neighbours import TerminalRules, following_labels
+from maskdiff.languages.cfg.rules import Cfg, Item, Rule
 from maskdiff.languages.cfg.terminals import Terminal
-from maskdiff.languages.regex import DEAD, Dfa, Joint
+from maskdiff.languages.regex import DEAD, Dfa, ParallelAutomata
 
-_State = frozenset[tuple[int, int]]  # automata of the scanner that go on, with their states
+_State = frozenset[tuple[int, int]]  # live automata of the scanner with their states
+_Row = tuple[str, ...]  # the names of rules and terminals of a body, or of a part of one
 
-BEGIN = -1  # the context at the beginning of a string, where nothing has to be kept apart
-MAX_CONTEXTS = 16  # kinds of terminals by what must be kept apart from them
-MAX_MOVES = 100_000  # of all terminals read side by side
+BEGIN = -1  # the context at the start of a string
+MAX_CONTEXTS = 16  # contexts, see `_contexts`
+MAX_MOVES = 100_000  # of all terminals read in parallel
 
 
 def separators(ignored: Sequence[Dfa]) -> list[str]:
-    """Returns the ignored strings of one character, a space first."""
+    """Returns the ignored strings of one character; a space comes first."""
     single = {
         c
         for dfa in ignored
@@ -42,21 +42,23 @@ def spaced_rules(
     """Returns the grammar of the written form without the rules of its terminals.
 
     Args:
-        rules: Bodies of names of rules and terminals.
-        start_rule: The first rule.
-        terminals: By name.
-        ignored: Automata of the ignored terminals.
+        rules: The rules over terminals.
+        start_rule: The start rule.
+        terminals: The terminals by name.
+        ignored: The automata of the ignored terminals.
 
     Raises:
-        GrammarError: The terminals fall into more than `MAX_CONTEXTS` kinds by what must not follow them.
+        GrammarError: More than `MAX_CONTEXTS` contexts or `MAX_MOVES` moves.
     """
+    # Find before which first characters each terminal needs a separator.
     first = {name: terminal.strings.first_characters() for name, terminal in terminals.items()}
-    following = neighbours(rules, first)
-    after = _going_on(terminals, ignored)
+    following = following_labels(rules, first)
+    after = _extensions(terminals, ignored)
     apart = {
         name: {start: not after[name].isdisjoint(start) for start in starts}
         for name, starts in following.items()
     }
+    # Choose the separator, and the terminals that cannot have all their strings behind it.
     behind = {start for decided in apart.values() for start, needed in decided.items() if needed}
     separator, barred = _separator(frozenset[str]().union(*behind), ignored)
     cut = {
@@ -72,7 +74,7 @@ def spaced_rules(
 
 
 def _short(rules: TerminalRules) -> TerminalRules:
-    """The same rules with at most two symbols a body; ends of bodies that are alike are shared."""
+    """The same rules with at most two symbols per body; equal tails are shared."""
     made: dict[str, list[tuple[str, ...]]] = {}
     names: dict[tuple[str, str], str] = {}
     for head, bodies in rules.items():
@@ -87,7 +89,7 @@ def _short(rules: TerminalRules) -> TerminalRules:
 
 
 def _separator(behind: frozenset[str], ignored: Sequence[Dfa]) -> tuple[str, frozenset[str]]:
-    """A separator, and the characters with which skipping would go on behind it: none of `behind` if possible."""
+    """A separator, and the characters of `behind` that would extend it; none if possible."""
     found = [
         (
             separator,
@@ -98,11 +100,11 @@ def _separator(behind: frozenset[str], ignored: Sequence[Dfa]) -> tuple[str, fro
     return min(found, key=lambda pair: bool(pair[1]))
 
 
-def _going_on(
+def _extensions(
     terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
 ) -> dict[str, frozenset[str]]:
-    """The characters with which a string of each terminal begins some other string of the scanner."""
-    scanner = Joint([*(terminal.strings for terminal in terminals.values()), *ignored])
+    """For each terminal the characters that extend a string of it to the start of another one."""
+    scanner = ParallelAutomata([*(terminal.strings for terminal in terminals.values()), *ignored])
     known: dict[tuple[_State, int], _State] = {}
 
     def move(state: _State, letter: int) -> _State:
@@ -111,8 +113,8 @@ def _going_on(
             known[state, letter] = frozenset(pair for pair in moves if pair[1] != DEAD)
             if len(known) > MAX_MOVES:
                 raise GrammarError(
-                    "its terminals overlap in too many ways to say where separators have to stand; write it without "
-                    "(--spacing none)"
+                    "its terminals overlap in too many ways to say where separators have to stand; "
+                    "write it without (--spacing none)"
                 )
         return known[state, letter]
 
@@ -126,14 +128,14 @@ def _going_on(
 
 
 def _continuations(
-    scanner: Joint, own: int, begin: _State, move: Callable[[_State, int], _State]
+    scanner: ParallelAutomata, own: int, begin: _State, move: Callable[[_State, int], _State]
 ) -> frozenset[str]:
-    """The characters behind a string of the automaton `own` with which it begins a string of the scanner."""
+    """The characters that extend a string of automaton `own` to the start of a string of any."""
     start = (0, begin)
-    seen, waiting = {start}, [start]
+    seen, agenda = {start}, [start]
     found: set[str] = set()
-    while waiting:
-        at, others = waiting.pop()
+    while agenda:
+        at, others = agenda.pop()
         for letter, members in enumerate(scanner.classes):
             to = scanner.move(own, at, letter)
             if to == DEAD and not scanner.accepts(own, at):
@@ -143,16 +145,16 @@ def _continuations(
                 found.update(members)
             if to != DEAD and (to, reached) not in seen:
                 seen.add((to, reached))
-                waiting.append((to, reached))
+                agenda.append((to, reached))
     return frozenset(found)
 
 
 def _contexts(
     apart: Mapping[str, Mapping[frozenset[str], bool]],
 ) -> dict[str, tuple[int, frozenset[frozenset[str]]]]:
-    """For each terminal the number of its context, and the first characters before which a separator stands in it.
+    """For each terminal its context, and the first characters that need a separator in it.
 
-    Terminals share a context if they agree on all that may follow both.
+    Terminals share a context if they agree on everything that may follow both.
     """
     decided: list[dict[frozenset[str], bool]] = []
     place: dict[str, int] = {}
@@ -168,8 +170,8 @@ def _contexts(
         decided[place[name]].update(own)
     if len(decided) > MAX_CONTEXTS:
         raise GrammarError(
-            f"its terminals fall into {len(decided)} kinds by what must be kept apart from them; at most "
-            f"{MAX_CONTEXTS} are written; write it without separators (--spacing none)"
+            f"its terminals fall into {len(decided)} kinds by what must be kept apart from them; "
+            f"at most {MAX_CONTEXTS} are written; write it without separators (--spacing none)"
         )
     return {
         name: (n, frozenset(start for start, needed in decided[n].items() if needed))
@@ -178,7 +180,7 @@ def _contexts(
 
 
 class _Spacing:
-    """Nonterminals that know the context in which they begin and the one in which they end."""
+    """Builds nonterminals that are indexed by the contexts in which they begin and end."""
 
     def __init__(
         self,
@@ -191,13 +193,11 @@ class _Spacing:
         self.rules, self.first, self.separator = rules, first, frozenset(separator)
         self.contexts, self.cut = contexts, cut
         self.needed = dict(contexts.values()) | {BEGIN: frozenset[frozenset[str]]()}
-        self.ends: dict[
-            tuple[tuple[str, ...], int], set[int]
-        ] = {}  # where a row of symbols may end, by its beginning
-        self.users: dict[tuple[tuple[str, ...], int], set[tuple[tuple[str, ...], int]]] = {}
+        self.ends: dict[tuple[_Row, int], set[int]] = {}  # contexts at the end of a row, by start
+        self.users: dict[tuple[_Row, int], set[tuple[_Row, int]]] = {}
 
     def rules_of(self, start: str) -> Cfg:
-        """All rules that derive the written forms of what `start` derives."""
+        """Returns the rules of the written form of what `start` derives."""
         self._find_ends((start,))
         made: dict[Rule, None] = {}
         for (row, begin), ends in self.ends.items():
@@ -211,7 +211,8 @@ class _Spacing:
         ]
         return Cfg(whole, (*tops, *made))
 
-    def _find_ends(self, top: tuple[str, ...]) -> None:
+    def _find_ends(self, top: _Row) -> None:
+        """Fills `ends` for everything that `top` needs, until nothing changes."""
         waiting = [(top, BEGIN)]
         self.ends[top, BEGIN] = set()
         while waiting:
@@ -221,13 +222,11 @@ class _Spacing:
                 self.ends[key] |= reached
                 waiting += sorted(self.users.get(key, ()))
 
-    def _reached(
-        self, key: tuple[tuple[str, ...], int], waiting: list[tuple[tuple[str, ...], int]]
-    ) -> set[int]:
-        """Where a row of symbols ends as far as is known; what it depends on is asked for."""
+    def _reached(self, key: tuple[_Row, int], waiting: list[tuple[_Row, int]]) -> set[int]:
+        """The known contexts at the end of a row; unknown parts of it are added to `waiting`."""
         row, begin = key
 
-        def ends(part: tuple[str, ...], at: int) -> set[int]:
+        def ends(part: _Row, at: int) -> set[int]:
             self.users.setdefault((part, at), set()).add(key)
             if (part, at) not in self.ends:
                 self.ends[part, at] = set()
@@ -244,10 +243,8 @@ class _Spacing:
             return {self.contexts[row[0]][0]}
         return {end for body in self.rules[row[0]] for end in set(ends(body, begin))}
 
-    def _bodies(
-        self, row: tuple[str, ...], begin: int, end: int
-    ) -> Iterator[tuple[str | frozenset[str], ...]]:
-        """The right sides of a row of symbols that begins and ends in given contexts."""
+    def _bodies(self, row: _Row, begin: int, end: int) -> Iterator[tuple[Item, ...]]:
+        """Yields the right sides of a row that begins and ends in given contexts."""
         if not row:
             yield ()
         elif len(row) > 1:
@@ -263,5 +260,5 @@ class _Spacing:
                     yield (_name(body, begin, end),)
 
 
-def _name(row: tuple[str, ...], begin: int, end: int) -> str:
+def _name(row: _Row, begin: int, end: int) -> str:
     return f"{' '.join(row)}@{begin}>{end}"

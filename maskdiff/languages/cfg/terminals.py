@@ -1,8 +1,8 @@
 """Terminals of a grammar as automata, and as rules over characters.
 
-A terminal stands for the strings that its whole regular expression matches (`re.fullmatch`). One with
-a lazy quantifier stands for fewer: a lazy quantifier states where the terminal ends, so `".*?"` ends at
-the first quote. Such a terminal stands for the strings that `re.match` takes as a whole, as in Lark.
+A terminal stands for the strings that its regular expression matches as a whole (`re.fullmatch`). A
+lazy quantifier states where a terminal ends: `".*?"` ends at the first quote. Such a terminal
+stands for the strings that `re.match` matches as a whole, as in Lark.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from maskdiff.errors import GrammarError, quote
-from maskdiff.languages.cfg.ebnf import Pattern
+from maskdiff.languages.cfg.ebnf import TerminalPattern
 from maskdiff.languages.cfg.rules import Rule
 from maskdiff.languages.regex import (
     ContextDependence,
@@ -30,34 +30,41 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Terminal:
-    """A terminal over the characters `symbols`; look-aheads of one that is `followed` see any text behind it."""
+    """A terminal of a grammar.
+
+    Attributes:
+        name: Its name.
+        pattern: Its pattern.
+        symbols: The alphabet.
+        followed: Whether its look-aheads see any text behind it.
+    """
 
     name: str
-    pattern: Pattern
+    pattern: TerminalPattern
     symbols: frozenset[str]
     followed: bool = False
 
     @cached_property
     def strings(self) -> Dfa:
-        """The automaton of its strings. Raises `GrammarError`, as all that needs it."""
+        """The automaton of its strings. Raises `GrammarError`."""
         compiler = compile_followed if self.followed else compile_pattern
         return _guarded(self.name, lambda: compiler(self.pattern.regexp, self.symbols, lazy=True))
 
     @cached_property
     def context(self) -> tuple[ContextDependence, ...]:
-        """How its look-arounds depend on what stands around it."""
+        """The look-arounds that depend on the text around the terminal."""
         if self.pattern.literal is not None:
             return ()
         return self._dependences()
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether what follows can forbid a match."""
+        """Whether the text behind it can forbid a match."""
         return any(found.side == "after" and found.effect == "forbids" for found in self.context)
 
     @cached_property
     def readable(self) -> Terminal:
-        """The terminal with the strings that it matches in front of any text, rather than at the end of one."""
+        """The terminal with all strings that it matches before some text."""
         return (
             replace(self, followed=True)
             if any(found.side == "after" for found in self.context)
@@ -65,18 +72,16 @@ class Terminal:
         )
 
     def check_context(self, first: bool, last: bool, between: Sequence[str]) -> None:
-        """Raises `GrammarError` if a string that is written can be refused because of what stands around it.
+        """Raises `GrammarError` if the text around a written string can forbid it.
 
         Args:
-            first: Nothing can stand before it.
-            last: Nothing can follow it.
-            between: Characters with which all begins that can follow it; empty if that can be anything.
+            first: Whether nothing can precede the terminal.
+            last: Whether nothing can follow it.
+            between: The characters that can follow it directly; empty for all.
         """
         behind = self._dependences(between) if between else self.context
         found = [one for one in self.context if one.side == "before" and not first]
-        if (
-            not last
-        ):  # a negative look-ahead may allow a few strings more, which need not be written
+        if not last:  # strings that a negative look-ahead allows need not be written
             found += [
                 one
                 for one in behind
@@ -95,34 +100,31 @@ class Terminal:
         )
 
     def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
-        """Rules that derive, from `head`, the strings that begin with none of the characters `barred`."""
+        """Returns rules from `head` for the strings that begin with no character of `barred`."""
         first = self.strings.first_characters()
         if first.isdisjoint(barred):
             return [Rule(head, (self.name,))]
         return automaton_rules(head, self.strings, barred)
 
     def rules(self) -> list[Rule]:
-        """Rules over characters that derive its strings, each in one way, from a nonterminal of its name."""
+        """Returns rules over characters that derive each string in one way from its name."""
         literal = self.pattern.literal
-        if literal is not None and not self.pattern.folded:
+        if literal is not None and not self.pattern.ignores_case:
             for character in literal:
                 if character not in self.symbols:
-                    raise GrammarError(
-                        f"{quote(literal)} needs {quote(character)}, which is not a symbol of the language"
-                    )
+                    raise _missing(literal, character)
             return [Rule(self.name, tuple(frozenset(character) for character in literal))]
         if literal is not None and self.strings.is_empty:
             missing = next(c for c in literal if not {c.lower(), c.upper()} & self.symbols)
-            raise GrammarError(
-                f"{quote(literal)} needs {quote(missing)}, which is not a symbol of the language"
-            )
+            raise _missing(literal, missing)
         return automaton_rules(self.name, self.strings)
 
 
-def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> list[Dfa]:
-    """The automata of ignored terminals: what Lark's scanner skips is what `re.match` takes.
+def compile_ignored(patterns: Iterable[TerminalPattern], symbols: Collection[str]) -> list[Dfa]:
+    """Returns the automata of ignored terminals: Lark's scanner skips what `re.match` matches.
 
-    Raises `GrammarError` for one whose look-arounds see what stands around it.
+    Raises:
+        GrammarError: A look-around of one depends on the text around it.
     """
     found = []
     for pattern in patterns:
@@ -133,7 +135,13 @@ def compile_ignored(patterns: Iterable[Pattern], symbols: Collection[str]) -> li
 
 
 def automaton_rules(name: str, strings: Dfa, without: Collection[str] = ()) -> list[Rule]:
-    """Right-linear rules for the strings of an automaton that begin with none of the characters `without`."""
+    """Returns right-linear rules for the strings of an automaton.
+
+    Args:
+        name: The nonterminal that derives the strings.
+        strings: The automaton.
+        without: Characters that no string begins with.
+    """
     inner = [f"{name}@{state}" if state or without else name for state in range(len(strings.moves))]
     rules = _state_rules(name, strings, 0, inner, frozenset(without))
     for state in range(0 if without else 1, len(inner)):
@@ -144,7 +152,7 @@ def automaton_rules(name: str, strings: Dfa, without: Collection[str] = ()) -> l
 def _state_rules(
     head: str, strings: Dfa, state: int, names: Sequence[str], without: frozenset[str]
 ) -> list[Rule]:
-    """`head -> characters next-state`, and `head -> characters` where the next state accepts."""
+    """`head -> characters next-state`, and `head -> characters` if the next state accepts."""
     targets: dict[int, set[str]] = {}
     for letter, to in strings.steps(state):
         targets.setdefault(to, set()).update(set(strings.classes[letter]) - without)
@@ -157,8 +165,14 @@ def _state_rules(
     return rules
 
 
+def _missing(literal: str, character: str) -> GrammarError:
+    return GrammarError(
+        f"{quote(literal)} needs {quote(character)}, which is not a symbol of the language"
+    )
+
+
 def _guarded(name: str, make: Callable[[], Made]) -> Made:
-    """What `make` returns; an error names the terminal."""
+    """The result of `make`; an error names the terminal."""
     try:
         return make()
     except RegexError as error:

@@ -1,9 +1,8 @@
 """Regular expressions of Python as deterministic automata.
 
-For: `compile_pattern(pattern, symbols)`, and operations on the automata that it returns (`Dfa`).
-Python's own parser reads the pattern, and `re` itself says which characters each set of characters
-holds. The automaton accepts exactly the strings that `re.fullmatch` matches, look-arounds, anchors
-and word boundaries included. What is not regular is refused by name.
+`compile_pattern` returns a `Dfa` that accepts exactly the strings that `re.fullmatch` matches,
+look-arounds, anchors and word boundaries included. Python's own parser reads the pattern, and `re`
+itself evaluates sets of characters. A pattern that is not regular is an error.
 """
 
 from maskdiff.languages.regex.compiling import compile_pattern, compile_preferred
@@ -13,11 +12,11 @@ from maskdiff.languages.regex.context import (
     context_dependences,
 )
 from maskdiff.languages.regex.dfa import Dfa, everything, explore
-from maskdiff.languages.regex.joint import Joint
 from maskdiff.languages.regex.limits import RegexError
 from maskdiff.languages.regex.minimise import DEAD
+from maskdiff.languages.regex.parallel import ParallelAutomata
 
 __all__ = [
-    "DEAD", "ContextDependence", "Dfa", "Joint", "RegexError", "compile_followed",
+    "DEAD", "ContextDependence", "Dfa", "ParallelAutomata", "RegexError", "compile_followed",
     "compile_pattern", "compile_preferred", "context_dependences", "everything", "explore",
 ]  # fmt: skip

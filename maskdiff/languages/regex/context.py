@@ -1,9 +1,8 @@
-"""Decides whether look-arounds of a pattern can see beyond the string that the pattern matches.
+"""Decides whether a match of a pattern depends on the text around it.
 
-`re.fullmatch` lets a pattern see only the string itself. A terminal of a grammar stands inside a
-longer text, where its look-arounds see what is before and after it, so that it may match there
-what it does not match alone, or the other way round. Whether it can is decided exactly, by a search
-through all texts `before + string + after`.
+`re.fullmatch` shows a pattern the string alone. In a longer text the look-arounds of a terminal see
+what is before and after it, so it may match a string there that it does not match alone, or the
+other way round. A breadth-first search over all texts `before + string + after` decides it exactly.
 """
 
 from __future__ import annotations
@@ -12,30 +11,31 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskdiff.errors import quote
-from maskdiff.languages.regex.compiling import compile_tree, explore_runs, make_runner
+from maskdiff.languages.regex.compiling import compile_tree, explore_runs, simulate
 from maskdiff.languages.regex.dfa import Dfa
 from maskdiff.languages.regex.limits import MAX_STATES, RegexError, nesting_limit
 from maskdiff.languages.regex.minimise import DEAD
-from maskdiff.languages.regex.reading import Construct, read_pattern
-from maskdiff.languages.regex.run import Runner, Runs
+from maskdiff.languages.regex.parsing import Construct, parse_pattern
+from maskdiff.languages.regex.simulation import Runs, Simulation
 
-_BEFORE, _INSIDE, _AFTER, _END = range(4)  # the end of the match, before the text behind it
-# The part of the text, the runs there for each sight (see `_Search`), the state of the automaton.
+_BEFORE, _INSIDE, _AFTER, _END = range(4)  # parts of the text; `_END` is the end of the match
+# A part of the text, the runs for each set of constructs that see beyond the match, and the state
+# of the automaton of the pattern alone.
 _State = tuple[int, tuple[Runs, ...], int]
 _Example = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class ContextDependence:
-    """A look-around that sees text before or after a match, and what that changes.
+    """A look-around whose result depends on text beyond the match.
 
     Attributes:
-        construct: the look-around, anchor or word boundary, as a pattern.
-        kind: such as "negative look-ahead".
-        side: "before" or "after": where the text is that is seen.
-        effect: "forbids" if the string of `example` matches alone and not in this context,
-            "allows" if it matches in this context and not alone.
-        example: a shortest text, as what is before the string, the string and what is after it.
+        construct: The look-around, anchor or word boundary, as a pattern.
+        kind: For example `negative look-ahead`.
+        side: Where the text is, `before` or `after`.
+        effect: `forbids` if the string of `example` matches alone and not in its context,
+            `allows` if it matches in its context and not alone.
+        example: A shortest text: the part before the string, the string, the part after it.
     """
 
     construct: str
@@ -64,18 +64,23 @@ def context_dependences(
     lazy: bool = False,
     behind: Collection[str] | None = None,
 ) -> tuple[ContextDependence, ...]:
-    """What the matches of a pattern depend on beyond themselves, in any text over `symbols`.
+    """Returns the look-arounds through which matches depend on the text around them.
 
-    Without any, the pattern matches a part of a text exactly if it matches that part alone.
-    `behind` are the characters that text behind a match can begin with, all of them without it.
-    Other arguments and errors are those of `compile_pattern`.
+    If there are none, the pattern matches a part of a text if and only if it matches it alone.
+
+    Args:
+        pattern, symbols, flags, lazy: See `compile_pattern`.
+        behind: The characters that can follow a match directly; None for all.
+
+    Raises:
+        RegexError: See `compile_pattern`.
     """
-    read = read_pattern(pattern, symbols, flags)
-    if not read.constructs:
+    parsed = parse_pattern(pattern, symbols, flags)
+    if not parsed.constructs:
         return ()
-    runner = make_runner(read, lazy)
-    search = _Search(runner, compile_tree(read, lazy), behind)
-    every = range(len(read.constructs))
+    simulation = simulate(parsed, lazy)
+    search = _Search(simulation, compile_tree(parsed, lazy), behind)
+    every = range(len(parsed.constructs))
     together = search.differences([every], ("before", "after"))
     if not together:
         return ()
@@ -83,11 +88,11 @@ def context_dependences(
     for number in every:
         for side in ("before", "after"):
             for effect, example in search.differences([every, (number,)], (side,)).items():
-                found.append(_dependence(read.constructs[number], side, effect, example))
+                found.append(_dependence(parsed.constructs[number], side, effect, example))
     if found:
         return tuple(found)
     # No look-around changes anything by itself, but several of them do together.
-    joined = Construct(", ".join(construct.text for construct in read.constructs), "look-arounds")
+    joined = Construct(", ".join(construct.text for construct in parsed.constructs), "look-arounds")
     return tuple(
         _dependence(joined, "after" if example[2] else "before", effect, example)
         for effect, example in together.items()
@@ -98,23 +103,22 @@ def context_dependences(
 def compile_followed(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:
-    """The automaton of the strings that a pattern matches at the beginning of some text.
+    """Returns the automaton of the strings that a pattern matches at the start of some text.
 
-    These are the strings that it matches alone, and those for which a look-ahead needs more text.
-    Arguments and errors are those of `compile_pattern`.
+    A look-ahead may need the text behind. For arguments and errors see `compile_pattern`.
     """
-    read = read_pattern(pattern, symbols, flags)
-    runner = make_runner(read, lazy)
-    every = range(len(read.constructs))
+    parsed = parse_pattern(pattern, symbols, flags)
+    simulation = simulate(parsed, lazy)
+    every = range(len(parsed.constructs))
 
     def accepts(runs: Runs) -> bool:
-        seen = [runner.end(runs, every)]
-        for after in seen:  # grows on the way
-            if runner.accepts(after):
+        seen = [simulation.end(runs, every)]
+        for after in seen:  # `seen` grows during the loop
+            if simulation.accepts(after):
                 return True
             following = (
-                runner.step_after(after, letter)
-                for letter in range(len(runner.nfa.classes))
+                simulation.step_after(after, letter)
+                for letter in range(len(simulation.nfa.classes))
                 if after[-1]
             )
             seen += [new for new in following if new not in seen]
@@ -124,7 +128,7 @@ def compile_followed(
                 )
         return False
 
-    return explore_runs(runner, accepts)
+    return explore_runs(simulation, accepts)
 
 
 def _dependence(
@@ -134,11 +138,13 @@ def _dependence(
 
 
 class _Search:
-    """Breadth-first search through texts for one that a pattern matches otherwise than alone."""
+    """Breadth-first search for a text in which a pattern matches a string otherwise than alone."""
 
-    def __init__(self, runner: Runner, alone: Dfa, behind: Collection[str] | None = None) -> None:
-        self.runner, self.alone = runner, alone
-        classes = runner.nfa.classes
+    def __init__(
+        self, simulation: Simulation, alone: Dfa, behind: Collection[str] | None = None
+    ) -> None:
+        self.simulation, self.alone = simulation, alone
+        classes = simulation.nfa.classes
         self._letters = [alone.letter(part[0]) for part in classes]
         self._behind = [
             letter
@@ -149,16 +155,16 @@ class _Search:
     def differences(
         self, sights: Sequence[Collection[int]], sides: Collection[str]
     ) -> dict[str, _Example]:
-        """The first example of each effect that is the same under every sight.
+        """Returns the first example of each effect that occurs under every sight.
 
         Args:
-            sights: sets of constructs; under each one, only these see beyond the string.
-            sides: "before" and "after", where text may stand.
+            sights: Sets of constructs; under each, only these constructs see beyond the string.
+            sides: Where text may be: `before`, `after`, or both.
         """
-        start: _State = (_BEFORE, (self.runner.begin_before(),) * len(sights), 0)
+        start: _State = (_BEFORE, (self.simulation.begin_before(),) * len(sights), 0)
         came_from: dict[_State, tuple[_State, int] | None] = {start: None}
         found: dict[str, _Example] = {}
-        for state in (order := [start]):  # grows on the way
+        for state in (order := [start]):  # `order` grows during the loop
             effect = self._effect(state)
             if effect and effect not in found:
                 found[effect] = self._example(state, came_from)
@@ -176,33 +182,36 @@ class _Search:
     def _steps(
         self, state: _State, sights: Sequence[Collection[int]], sides: Collection[str]
     ) -> Iterator[tuple[int, _State]]:
-        """The next states, each with the class of the character, or `DEAD` where none is read."""
+        """The next states, each with the class that is read, or `DEAD` if none is."""
         part, runs, at = state
-        runner, letters = self.runner, range(len(self._letters))
+        simulation, letters = self.simulation, range(len(self._letters))
         if part == _BEFORE:
-            begun = tuple(runner.begin(run, sight) for run, sight in zip(runs, sights))
+            begun = tuple(simulation.begin(run, sight) for run, sight in zip(runs, sights))
             yield DEAD, (_INSIDE, begun, 0)
             if "before" in sides:
                 for letter in letters:
-                    yield letter, (_BEFORE, tuple(runner.step(run, letter) for run in runs), 0)
+                    yield letter, (_BEFORE, tuple(simulation.step(run, letter) for run in runs), 0)
         elif part == _INSIDE:
-            ended = tuple(runner.end(run, sight) for run, sight in zip(runs, sights))
+            ended = tuple(simulation.end(run, sight) for run, sight in zip(runs, sights))
             matches = at in self.alone.accepting
             if matches or any(run[-1] for run in ended):
                 yield DEAD, (_END, ended, int(matches))
             for letter in letters:
                 to = DEAD if at == DEAD else self.alone.moves[at][self._letters[letter]]
-                following = tuple(runner.step(run, letter) for run in runs)
+                following = tuple(simulation.step(run, letter) for run in runs)
                 if to != DEAD or any(run[-1] for run in following):
                     yield letter, (_INSIDE, following, to)
         elif "after" in sides and any(run[-1] for run in runs):
             for letter in self._behind if part == _END else letters:
-                yield letter, (_AFTER, tuple(runner.step_after(run, letter) for run in runs), at)
+                yield (
+                    letter,
+                    (_AFTER, tuple(simulation.step_after(run, letter) for run in runs), at),
+                )
 
     def _effect(self, state: _State) -> str | None:
         part, runs, matches_alone = state
         if part not in (_AFTER, _END) or any(
-            self.runner.accepts(run) == bool(matches_alone) for run in runs
+            self.simulation.accepts(run) == bool(matches_alone) for run in runs
         ):
             return None
         return "forbids" if matches_alone else "allows"
@@ -210,7 +219,7 @@ class _Search:
     def _example(
         self, state: _State, came_from: dict[_State, tuple[_State, int] | None]
     ) -> _Example:
-        parts, classes = ["", "", ""], self.runner.nfa.classes
+        parts, classes = ["", "", ""], self.simulation.nfa.classes
         while (step := came_from[state]) is not None:
             state, letter = step
             if letter != DEAD:

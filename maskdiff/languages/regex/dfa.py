@@ -1,6 +1,6 @@
-"""Deterministic automata over characters: minimal, numbered canonically, closed under operations.
+"""Deterministic finite automata over characters: minimal, in canonical order, with operations.
 
-Two automata over the same characters accept the same strings exactly if they are equal (`==`).
+Two automata over the same characters accept the same strings if and only if they are equal (`==`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from maskdiff.languages.regex.classes import partition
 from maskdiff.languages.regex.limits import MAX_STATES, Budget, RegexError
 from maskdiff.languages.regex.minimise import DEAD, minimise
 
@@ -18,14 +19,14 @@ State = TypeVar("State", bound=Hashable)
 
 @dataclass(frozen=True)
 class Dfa:
-    """A minimal deterministic automaton; state 0 is the initial one.
+    """A minimal deterministic automaton; state 0 is the initial state.
 
     Attributes:
-        classes: the alphabet, split into the largest sets of characters that behave alike, each a
-            sorted string, in the order of their first characters.
-        moves: for each state and each class, the next state, or `DEAD` (-1) if no string goes on.
-            Every state can be reached and, unless no string is accepted, leads to acceptance.
-        accepting: the states where a string may end.
+        classes: The coarsest partition of the alphabet into classes of characters that behave
+            alike, each a sorted string, in the order of their first characters.
+        moves: For each state and each class the next state, or `DEAD` (-1). Every state is
+            reachable and, unless the language is empty, leads to an accepting state.
+        accepting: The accepting states.
     """
 
     classes: tuple[str, ...]
@@ -33,7 +34,7 @@ class Dfa:
     accepting: frozenset[int]
 
     def accepts(self, text: str) -> bool:
-        """Whether the automaton accepts `text`, which may have characters of any alphabet."""
+        """Returns whether the automaton accepts `text`, whatever its characters are."""
         state = 0
         for character in text:
             letter = self._letters.get(character)
@@ -43,7 +44,7 @@ class Dfa:
         return state in self.accepting
 
     def letter(self, character: str) -> int:
-        """The class of a character of the alphabet."""
+        """Returns the class of a character of the alphabet."""
         return self._letters[character]
 
     @property
@@ -53,64 +54,39 @@ class Dfa:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no string is accepted."""
+        """Whether the automaton accepts no string."""
         return not self.accepting
 
-    @property
-    def accepts_empty(self) -> bool:
-        """Whether the empty string is accepted."""
-        return 0 in self.accepting
-
     def first_characters(self) -> frozenset[str]:
-        """The characters that an accepted string can begin with."""
+        """Returns the first characters of the accepted strings."""
         return frozenset().union(*(self.classes[letter] for letter, _ in self.steps(0)))
 
     def steps(self, state: int) -> Iterator[tuple[int, int]]:
-        """The classes that lead on from a state, each with the next state."""
+        """Returns the pairs of a class and the next state for all moves from `state`."""
         return ((letter, to) for letter, to in enumerate(self.moves[state]) if to != DEAD)
 
     def intersect(self, other: Dfa) -> Dfa:
-        """The strings that both accept."""
+        """Returns the automaton of the strings that both accept."""
         return self._combine(other, lambda mine, others: mine and others)
 
     def union(self, other: Dfa) -> Dfa:
-        """The strings that either accepts."""
+        """Returns the automaton of the strings that at least one accepts."""
         return self._combine(other, lambda mine, others: mine or others)
 
     def difference(self, other: Dfa) -> Dfa:
-        """The strings that this automaton accepts and `other` does not."""
+        """Returns the automaton of the strings that this one accepts and `other` does not."""
         return self._combine(other, lambda mine, others: mine and not others)
 
     def complement(self) -> Dfa:
-        """The strings over the alphabet that are not accepted."""
+        """Returns the automaton of the strings over the alphabet that this one does not accept."""
         return everything(self.symbols).difference(self)
 
     def is_subset(self, other: Dfa) -> bool:
-        """Whether `other` accepts every string that this automaton accepts."""
+        """Returns whether `other` accepts every string that this automaton accepts."""
         return self.difference(other).is_empty
 
-    def concatenate(self, other: Dfa) -> Dfa:
-        """The strings of this automaton followed by one of `other`."""
-        classes, letters = self._common_classes(other)
-
-        def entered(state: int, others: Iterable[int]) -> tuple[int, frozenset[int]]:
-            return state, frozenset(others) | ({0} if state in self.accepting else frozenset())
-
-        def step(
-            state: tuple[int, frozenset[int]],
-        ) -> Iterator[tuple[int, tuple[int, frozenset[int]]]]:
-            for letter, (mine, theirs) in enumerate(letters):
-                to = DEAD if state[0] == DEAD else self.moves[state[0]][mine]
-                others = {other.moves[at][theirs] for at in state[1]} - {DEAD}
-                if to != DEAD or others:
-                    yield letter, entered(to, others)
-
-        return explore(
-            classes, entered(0, ()), step, lambda state: not state[1].isdisjoint(other.accepting)
-        )
-
     def star(self) -> Dfa:
-        """Any number of strings of this automaton in a row, or none."""
+        """Returns the automaton of any number of accepted strings in a row, none included."""
 
         def step(state: frozenset[int]) -> Iterator[tuple[int, frozenset[int]]]:
             for letter in range(len(self.classes)):
@@ -118,71 +94,53 @@ class Dfa:
                 if reached:
                     yield letter, frozenset(reached | ({0} if reached & self.accepting else set()))
 
-        # The initial state accepts and is not state 0, which may be inside of a string.
+        # The initial state accepts. It is not state 0, which may be entered again in a string.
         ends = self.accepting | {DEAD}
-        return explore(
-            self.classes, frozenset({DEAD}), step, lambda state: not state.isdisjoint(ends)
-        )
-
-    def prefixes(self) -> Dfa:
-        """The beginnings of the accepted strings."""
-        return Dfa._minimal(
-            self.classes, self.moves, range(0 if self.is_empty else len(self.moves))
-        )
+        return explore(self.classes, frozenset({DEAD}), step, lambda at: not at.isdisjoint(ends))
 
     def _combine(self, other: Dfa, keep: Callable[[bool, bool], bool]) -> Dfa:
-        classes, letters = self._common_classes(other)
-        follow = keep(True, False), keep(False, True)  # whether one automaton alone can accept
+        """The product automaton that accepts where `keep` of the two acceptances is true."""
+        classes, letters = common_classes((self, other))
+        alone = keep(True, False), keep(False, True)  # whether one automaton alone can accept
 
         def step(state: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int]]]:
             for letter, (mine, theirs) in enumerate(letters):
-                to = (
-                    DEAD if state[0] == DEAD else self.moves[state[0]][mine],
-                    DEAD if state[1] == DEAD else other.moves[state[1]][theirs],
-                )
-                if (
-                    (to[0] != DEAD or follow[1])
-                    and (to[1] != DEAD or follow[0])
-                    and to != (DEAD, DEAD)
-                ):
-                    yield letter, to
+                one = DEAD if state[0] == DEAD else self.moves[state[0]][mine]
+                two = DEAD if state[1] == DEAD else other.moves[state[1]][theirs]
+                if (one != DEAD or (two != DEAD and alone[1])) and (two != DEAD or alone[0]):
+                    yield letter, (one, two)
 
-        return explore(
-            classes,
-            (0, 0),
-            step,
-            lambda at: keep(at[0] in self.accepting, at[1] in other.accepting),
-        )
+        def accepts(state: tuple[int, int]) -> bool:
+            return keep(state[0] in self.accepting, state[1] in other.accepting)
 
-    def _common_classes(self, other: Dfa) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
-        """The coarsest classes that refine both, and the classes of either that hold them."""
-        if self.symbols != other.symbols:
-            raise ValueError("the automata have different alphabets")
-        found: dict[tuple[int, int], list[str]] = {}
-        for character in sorted(self.symbols):
-            found.setdefault((self._letters[character], other._letters[character]), []).append(
-                character
-            )
-        return tuple("".join(members) for members in found.values()), list(found)
+        return explore(classes, (0, 0), step, accepts)
 
     @cached_property
     def _letters(self) -> dict[str, int]:
-        return {
-            character: letter
-            for letter, members in enumerate(self.classes)
-            for character in members
-        }
+        return {char: letter for letter, part in enumerate(self.classes) for char in part}
 
-    @staticmethod
-    def _minimal(
-        classes: Sequence[str], moves: Sequence[Iterable[int]], accepting: Collection[int]
-    ) -> Dfa:
-        edges = [{letter: to for letter, to in enumerate(row) if to != DEAD} for row in moves]
-        return Dfa(*minimise(classes, edges, accepting))
+
+def common_classes(automata: Sequence[Dfa]) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
+    """Returns the coarsest common refinement of the classes of several automata.
+
+    Args:
+        automata: Automata over one alphabet.
+
+    Returns:
+        The refined classes, and for each of them its class in every automaton.
+
+    Raises:
+        ValueError: The alphabets differ.
+    """
+    alphabet = automata[0].symbols if automata else frozenset[str]()
+    if any(dfa.symbols != alphabet for dfa in automata):
+        raise ValueError("the automata have different alphabets")
+    parts = partition(alphabet, lambda char: tuple(dfa.letter(char) for dfa in automata))
+    return tuple(parts.values()), list(parts)
 
 
 def everything(symbols: Collection[str]) -> Dfa:
-    """The automaton of all strings over the characters `symbols`."""
+    """Returns the automaton of all strings over the characters `symbols`."""
     classes = ("".join(sorted(symbols)),) if symbols else ()
     return Dfa(classes, ((0,) * len(classes),), frozenset({0}))
 
@@ -194,22 +152,22 @@ def explore(
     accepts: Callable[[State], bool],
     budget: Budget | None = None,
 ) -> Dfa:
-    """The minimal automaton of a transition system with finitely many states.
+    """Returns the minimal automaton of a deterministic transition system.
 
     Args:
-        classes: the alphabet, split into classes, in the order of their first characters.
-        start: the initial state.
-        step: the classes that lead on from a state, each with the next state.
-        accepts: whether a string may end in a state.
-        budget: what the construction may cost.
+        classes: The alphabet as classes, in the order of their first characters.
+        start: The initial state.
+        step: Returns the pairs of a class and the next state for a state.
+        accepts: Returns whether a state is accepting.
+        budget: Bounds the work of the construction.
 
     Raises:
-        RegexError: more than `MAX_STATES` states, or the budget is spent.
+        RegexError: More than `MAX_STATES` states, or the budget is spent.
     """
     budget = budget or Budget()
     numbers, order = {start: 0}, [start]
     edges: list[dict[int, int]] = []
-    for state in order:  # grows on the way
+    for state in order:  # `order` grows during the loop
         row: dict[int, int] = {}
         for letter, to in step(state):
             row[letter] = number = numbers.setdefault(to, len(order))

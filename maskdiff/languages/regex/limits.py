@@ -1,7 +1,7 @@
-"""Limits of the regular expressions that are read, and the error for what is beyond them.
+"""Limits on regular expressions, and the error for a pattern beyond them.
 
-Every limit is checked before the work that it bounds is done. Together they keep the time to
-compile one pattern near a second.
+Each limit is checked before the work that it bounds. Together they keep the compilation of one
+pattern to about a second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RegexError(UserError):
 
 @contextmanager
 def nesting_limit() -> Iterator[None]:
-    """Raise `RegexError` where a pattern is nested too deeply for Python's stack."""
+    """Raises `RegexError` where a pattern is nested too deeply for Python's stack."""
     try:
         yield
     except RecursionError:
@@ -31,13 +31,13 @@ def nesting_limit() -> Iterator[None]:
 
 
 class Budget:
-    """Counts the elementary steps of one construction."""
+    """The number of elementary steps that one construction may still take."""
 
     def __init__(self, steps: int = MAX_WORK) -> None:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """Subtract `steps`; raise `RegexError` if none are left."""
+        """Subtracts `steps`. Raises `RegexError` if none are left."""
         self.left -= steps
         if self.left < 0:
             raise RegexError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-DEAD = -1  # the state that no accepted string passes
+DEAD = -1  # the state from which no accepting state can be reached
 
 Table = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], frozenset[int]]
 
@@ -12,23 +12,24 @@ Table = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], frozenset[int]]
 def minimise(
     classes: Sequence[str], edges: list[dict[int, int]], accepting: Collection[int]
 ) -> Table:
-    """Classes, moves and accepting states of the minimal automaton, in canonical order.
+    """Returns the classes, moves and accepting states of the minimal automaton in canonical order.
 
     Args:
-        classes: the alphabet, split into classes, in the order of their first characters.
-        edges: for each state, the next state by class; state 0 is the initial one.
-        accepting: the states where a string may end.
+        classes: The alphabet as classes, in the order of their first characters.
+        edges: For each state the next state by class; state 0 is the initial state.
+        accepting: The accepting states.
     """
-    sources: list[list[tuple[int, int]]] = [[] for _ in edges]  # (class, state) before each state
+    # Pairs of a class and a state that lead to each state.
+    sources: list[list[tuple[int, int]]] = [[] for _ in edges]
     for state, row in enumerate(edges):
         for letter, to in row.items():
             sources[to].append((letter, state))
     live = _leading_to(accepting, sources)
     block = _blocks(live, set(accepting), sources)
-    # Number the blocks in the order in which they are reached, and write their moves.
+    # Number the blocks in breadth-first order and write their moves.
     numbers, order = {block.get(0, DEAD): 0}, [0]
     rows: list[list[int]] = []
-    for member in order:  # grows on the way
+    for member in order:  # `order` grows during the loop
         moves = [DEAD] * len(classes)
         for letter, to in sorted(edges[member].items()) if member in live else ():
             if to in live:
@@ -41,6 +42,7 @@ def minimise(
 
 
 def _leading_to(accepting: Collection[int], sources: list[list[tuple[int, int]]]) -> set[int]:
+    """The states from which an accepting state can be reached."""
     live, todo = set(accepting), list(accepting)
     while todo:
         for _, state in sources[todo.pop()]:
@@ -53,17 +55,16 @@ def _leading_to(accepting: Collection[int], sources: list[list[tuple[int, int]]]
 def _blocks(
     live: set[int], accepting: set[int], sources: list[list[tuple[int, int]]]
 ) -> dict[int, int]:
-    """The block of each live state: states with the same strings are in the same block.
+    """The block of equivalent states of each live state, by Hopcroft's algorithm.
 
-    Hopcroft's algorithm. A missing move goes to no block, which is why both first blocks are
-    splitters.
+    A missing move leads to no block, so both initial blocks are splitters.
     """
     members = [part for part in (accepting, live - accepting) if part]
     block = {state: number for number, part in enumerate(members) for state in part}
     waiting = list(range(len(members)))
     while waiting:
         splitter = waiting.pop()
-        # All states that enter the splitter, by class.
+        # The states with a move into the splitter, by class.
         entering: dict[int, list[int]] = {}
         for to in members[splitter]:
             for letter, state in sources[to]:
@@ -81,7 +82,7 @@ def _blocks(
                 members[number] -= small
                 for state in small:
                     block[state] = len(members)
-                # The larger part keeps the number, so only the smaller one has to be queued.
+                # The larger part keeps its number, so only the smaller part is queued.
                 waiting.append(len(members))
                 members.append(small)
     return block
@@ -90,7 +91,7 @@ def _blocks(
 def _merge_classes(
     classes: Sequence[str], rows: list[list[int]]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    """Join the classes with the same moves everywhere."""
+    """Joins the classes that have the same moves in all states."""
     columns: dict[tuple[int, ...], list[int]] = {}
     for letter, column in enumerate(zip(*rows)):
         columns.setdefault(column, []).append(letter)

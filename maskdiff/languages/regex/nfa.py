@@ -1,7 +1,7 @@
-"""Nondeterministic automata with look-arounds, from syntax trees.
+"""Nondeterministic automata with look-arounds, built from syntax trees (Thompson's construction).
 
-A state either reads a character or has branches, which read nothing; a branch may hold a test of a
-look-around, whose body is an automaton of its own among the same states.
+A state either reads a character or has branches, which read nothing. A branch may test a
+look-around. The body of a look-around is an automaton among the same states.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from maskdiff.languages.regex.classes import partition
 from maskdiff.languages.regex.limits import Budget
 from maskdiff.languages.regex.tree import Characters, Choice, Look, Node, Repeat, Sequence
 
-Guard = frozenset[int]  # tests that all hold here: +n for look-around n - 1, -n for its negation
+Guard = frozenset[int]  # a conjunction of tests: +n for look-around n - 1, -n for its negation
 
 
 @dataclass(frozen=True)
-class Body:
-    """The automaton of a look-around."""
+class LookAround:
+    """The automaton of a look-around: its start state, its accepting state, its direction."""
 
     start: int
     accept: int
@@ -27,29 +28,29 @@ class Body:
     construct: int
 
 
-class Round(NamedTuple):
-    """What a state chooses between that may begin one more copy of a repeated part."""
+class Iteration(NamedTuple):
+    """The choice of a state between one more copy of a repeated part and the end of the loop."""
 
-    loop: int  # the same for all copies of one repetition
+    loop: int  # the same number for all copies of one repetition
     body: int
     after: int
 
 
 @dataclass
 class Nfa:
-    """States of all automata of a pattern.
+    """The states of a pattern and of its look-arounds.
 
     Attributes:
-        classes: the alphabet, split into sets of characters that no part of the pattern tells
-            apart, each a sorted string.
-        reads: for each state, the classes that it reads, as a bit mask.
-        after: for each state, the next state once it has read.
-        branches: for each state, pairs of a test (0: none) and the next state, in the order in
+        classes: The alphabet as classes of characters that the pattern does not distinguish.
+        budget: Bounds the work of the construction.
+        reads: For each state the classes that it reads, as a bit mask.
+        after: For each state the next state after a character is read.
+        branches: For each state pairs of a test (0: none) and the next state, in the order in
             which `re` tries them.
-        rounds: the states that may begin one more copy of a repeated part.
-        constructs: for each state, the construct whose automaton it is part of; -1 for the pattern.
-        looks: the bodies of the look-arounds; nested ones come before those that hold them.
-        start, accept: of the pattern itself.
+        constructs: For each state the construct that it belongs to; -1 for the pattern itself.
+        looks: The look-arounds; a nested one comes before the one that contains it.
+        iterations: The states that may begin one more copy of a repeated part.
+        start, accept: The start state and the accepting state of the pattern.
     """
 
     classes: tuple[str, ...]
@@ -58,8 +59,8 @@ class Nfa:
     after: list[int] = field(default_factory=list)
     branches: list[list[tuple[int, int]]] = field(default_factory=list)
     constructs: list[int] = field(default_factory=list)
-    looks: list[Body] = field(default_factory=list)
-    rounds: dict[int, Round] = field(default_factory=dict)
+    looks: list[LookAround] = field(default_factory=list)
+    iterations: dict[int, Iteration] = field(default_factory=dict)
     start: int = 0
     accept: int = 0
     _closures: dict[int, tuple[tuple[Guard, int], ...]] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Nfa:
         return frozenset({self.accept, *(look.accept for look in self.looks)})
 
     def closure(self, state: int) -> tuple[tuple[Guard, int], ...]:
-        """The reading and accepting states that branches lead to, with the tests on the way."""
+        """Returns the reading and accepting states that branches lead to, each with its tests."""
         if state not in self._closures:
             found: dict[int, list[Guard]] = {}
             todo: list[tuple[Guard, int]] = [(frozenset(), state)]
@@ -95,7 +96,7 @@ class Nfa:
 
 
 def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
-    """The automaton of a syntax tree over the characters `symbols`."""
+    """Returns the automaton of a syntax tree over the characters `symbols`."""
     sets: dict[frozenset[str], int] = {}
     _collect_sets(tree, sets, set())
     classes = _classes(symbols, list(sets), budget)
@@ -114,7 +115,7 @@ class _Builder:
         self.nfa, self.masks = nfa, masks
         self._tests: dict[Look, int] = {}
         self._construct = -1
-        self._loops = 0  # number of repetitions so far
+        self._loops = 0  # repetitions built so far
 
     def add_state(
         self, reads: int = 0, after: int = 0, branches: Iterable[tuple[int, int]] = ()
@@ -126,7 +127,7 @@ class _Builder:
         return len(self.nfa.reads) - 1
 
     def build(self, node: Node, after: int) -> int:
-        """The state where `node` begins that goes on to the state `after`."""
+        """The start state of an automaton of `node` that continues in the state `after`."""
         if isinstance(node, Characters):
             return self.add_state(self.masks[node.characters], after)
         if isinstance(node, Sequence):
@@ -144,30 +145,30 @@ class _Builder:
         loop, at = self._loops, after
         if node.most is None:
             at = self.add_state()
-            self.choose_round(node, loop, at, self.build(node.part, at), after)
+            self.choose_iteration(node, loop, at, self.build(node.part, at), after)
         else:
             for _ in range(node.most - node.least):
                 body = self.build(node.part, at)
                 at = self.add_state()
-                self.choose_round(node, loop, at, body, after)
+                self.choose_iteration(node, loop, at, body, after)
         for _ in range(node.least):
             at = self.build(node.part, at)
         return at
 
-    def choose_round(self, node: Repeat, loop: int, at: int, body: int, after: int) -> None:
-        """Let the state `at` begin one more copy, or go on after the loop, as it prefers."""
+    def choose_iteration(self, node: Repeat, loop: int, at: int, body: int, after: int) -> None:
+        """Makes the state `at` choose between one more copy and the end of the loop."""
         choices = [(0, body), (0, after)]
         self.nfa.branches[at] += reversed(choices) if node.lazy else choices
-        self.nfa.rounds[at] = Round(loop, body, after)
+        self.nfa.iterations[at] = Iteration(loop, body, after)
 
     def test(self, look: Look) -> int:
-        """The test of a look-around: its number in `Nfa.looks`, from 1, with a sign."""
+        """The number of a look-around: its index in `Nfa.looks` plus 1, negated if negative."""
         if look not in self._tests:
             outer, self._construct = self._construct, look.construct
             accept = self.add_state()
-            start = self.build(look.body, accept)  # adds the look-arounds inside first
+            start = self.build(look.body, accept)  # adds nested look-arounds first
             self._construct = outer
-            self.nfa.looks.append(Body(start, accept, look.ahead, look.construct))
+            self.nfa.looks.append(LookAround(start, accept, look.ahead, look.construct))
             self._tests[look] = len(self.nfa.looks)
         return -self._tests[look] if look.negative else self._tests[look]
 
@@ -188,13 +189,10 @@ def _collect_sets(node: Node, sets: dict[frozenset[str], int], seen: set[Look]) 
 def _classes(
     symbols: frozenset[str], sets: list[frozenset[str]], budget: Budget
 ) -> tuple[str, ...]:
-    """The coarsest partition of the alphabet of which every set is a union, in canonical order."""
-    member_of: dict[str, int] = dict.fromkeys(sorted(symbols), 0)
+    """The coarsest partition of the alphabet such that every set is a union of parts."""
+    signature = dict.fromkeys(symbols, 0)
     for number, characters in enumerate(sets):
         budget.spend(len(characters) // 8 + 1)
         for character in characters:
-            member_of[character] |= 1 << number
-    parts: dict[int, list[str]] = {}
-    for character, signature in member_of.items():
-        parts.setdefault(signature, []).append(character)
-    return tuple("".join(part) for part in parts.values())
+            signature[character] |= 1 << number
+    return tuple(partition(symbols, signature.__getitem__).values())

@@ -1,7 +1,6 @@
-"""Syntax trees of regular expressions over sets of characters.
+"""Syntax trees of regular expressions.
 
-Only sets of characters and look-arounds are leaves: anchors and word boundaries are look-arounds,
-and groups, flags and the order of alternatives are gone.
+The leaves are sets of characters and look-arounds; anchors and word boundaries are look-arounds.
 """
 
 from __future__ import annotations
@@ -20,24 +19,21 @@ class Characters:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """Parts in a row; without parts, the empty string."""
+    """A concatenation; the empty string if there are no parts."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """One of several parts; without parts, nothing matches."""
+    """An alternation; no string if there are no parts."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """`least` to `most` copies of `part`; `most` is None where there is no upper limit.
-
-    A lazy one prefers fewer copies, others prefer more.
-    """
+    """`least` to `most` copies of `part` (None: no limit); a lazy one prefers fewer copies."""
 
     part: Node
     least: int
@@ -47,10 +43,10 @@ class Repeat:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """The empty string where `body` does (or, if `negative`, does not) match beside it.
+    """The empty string at a place where `body` matches before or ahead (not, if `negative`).
 
     Two nodes that are the same object are one look-around. `construct` is the index of the
-    construct of the pattern that the node belongs to; a word boundary consists of several nodes.
+    construct that the node belongs to; a word boundary consists of several nodes.
     """
 
     body: Node
@@ -66,7 +62,7 @@ NOTHING = Choice(())
 
 
 def is_lazy(node: Node) -> bool:
-    """Whether a tree has a lazy quantifier outside of look-arounds, where it has no effect."""
+    """Returns whether a tree has a lazy quantifier outside look-arounds."""
     if isinstance(node, Sequence | Choice):
         return any(map(is_lazy, node.parts))
     if isinstance(node, Repeat):
@@ -75,7 +71,7 @@ def is_lazy(node: Node) -> bool:
 
 
 def check_size(tree: Node) -> None:
-    """Raise `RegexError` if the tree has too many leaves once every repetition is written out."""
+    """Raises `RegexError` if the tree with all repetitions written out has too many leaves."""
     looks: dict[Look, None] = {}
     total, todo = 0, [tree]
     while todo:
@@ -91,7 +87,7 @@ def check_size(tree: Node) -> None:
 
 
 def _count(node: Node, looks: dict[Look, None]) -> int:
-    """Number of leaves, each look-around counted as one and added to `looks`."""
+    """The number of leaves; look-arounds count as one leaf and are added to `looks`."""
     if isinstance(node, Sequence | Choice):
         return 1 + sum(_count(part, looks) for part in node.parts)
     if isinstance(node, Repeat):

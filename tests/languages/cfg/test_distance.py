@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from maskdiff.languages.cfg import compile_grammar
-from maskdiff.languages.cfg.distance import UNREADABLE, EditCosts, closest, nearest_strings
+from maskdiff.languages.cfg.distance import UNREADABLE, EditCosts, nearest_strings
 from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, strings
 
 
@@ -38,7 +38,7 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
         given = tuple(
             rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 5))
         )
-        found = closest(grammar, given, costs)
+        found = nearest_strings(grammar, given, 1, costs=costs)[0]
         assert accepts(text, "".join(symbols[i] for i in found.symbols))
         assert abs(distance(found.symbols, given, costs) - found.cost) < 1e-9
         best = min(distance(s, given, costs) for s in every)
@@ -54,7 +54,7 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
 
 
 def test_within_two_edits_on_a_thousand_short_cases() -> None:
-    """Every string of the grammar, edited once or twice at random, against all strings within two edits."""
+    """Each string of the grammar, edited once or twice, against all strings within two edits."""
     text, symbols, longest = SMALL[1]
     grammar = compile_grammar(text, symbols)
     language = {s for n in range(1, longest + 1) for s in strings(text, symbols, n)}
@@ -74,13 +74,13 @@ def test_within_two_edits_on_a_thousand_short_cases() -> None:
             row = rng.choice(sorted(edits(row) - {()}))
         near = edits(row)
         wanted = 0 if row in language else 1 if near & language else 2
-        assert closest(grammar, row).cost == wanted
+        assert nearest_strings(grammar, row, 1)[0].cost == wanted
         seen[wanted] += 1
     assert min(seen) > 50
 
 
 def test_free_edits_are_refused() -> None:
-    with pytest.raises(ValueError, match="cost something"):
+    with pytest.raises(ValueError, match="must be above 0"):
         EditCosts(delete=0.0)
 
 
@@ -112,7 +112,7 @@ def keeps(
 def test_the_nearest_strings_are_those_of_brute_force_in_order(
     number: int, costs: EditCosts
 ) -> None:
-    """All of them below the cost at which a string longer than those enumerated could come; with symbols that must stay."""
+    """All strings below the cost of a string longer than those enumerated; with certain symbols."""
     text, symbols, longest = (*SMALL, (EQUATION, "1(=)", 7))[number]
     grammar = compile_grammar(text, symbols)
     every = [s for n in range(1, longest + 1) for s in strings(text, symbols, n)]
@@ -141,7 +141,7 @@ def test_an_ambiguous_grammar_gives_each_string_once() -> None:
     grammar = compile_grammar(AMBIGUOUS, "1+", accept_ambiguous=True)
     found = nearest_strings(grammar, [0, 1, 0, 1, 0, 1, 0], 6)
     assert len({item.symbols for item in found}) == 6
-    assert found[0] == closest(grammar, [0, 1, 0, 1, 0, 1, 0])
+    assert found[:1] == nearest_strings(grammar, [0, 1, 0, 1, 0, 1, 0], 1)
     assert found[0].cost == 0
 
 

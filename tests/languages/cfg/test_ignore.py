@@ -47,7 +47,8 @@ pair: ESCAPED_STRING ":" value
 """
 PROGRAM = r"""
 start: statement+
-statement: "let" NAME "=" expression ";" | "if" expression block ["else" block] | "print" expression ";"
+statement: "let" NAME "=" expression ";" | "print" expression ";"
+         | "if" expression block ["else" block]
 block: "{" statement* "}"
 expression: NAME | INT | expression OPERATOR NAME | "not" NAME
 OPERATOR: "<" | "<=" | ">" | "==" | "in"
@@ -217,7 +218,7 @@ def test_skipped_text_ends_only_where_the_scanner_ends_it() -> None:
 
 
 def random_grammar(rng: random.Random) -> str:
-    """A grammar over a, b and space, often with terminals that overlap with each other and with what is ignored."""
+    """A grammar over a, b and space, often with overlapping and ignored terminals."""
     names = [f"r{i}" for i in range(rng.randint(1, 3))]
     terminals = {
         "A": rng.choice(["/a/", "/a+/", '"a"', "/ab?/", "/[ab]/", '"ab"']),

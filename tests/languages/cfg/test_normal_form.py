@@ -1,4 +1,4 @@
-"""From Lark's EBNF to normal form: the same strings as Lark's parser, errors of one line, and ambiguity that is found."""
+"""From Lark's EBNF to normal form: the strings of Lark's parser, errors, and ambiguity."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_ambiguity_counts_derivations() -> None:
     clean = find_ambiguity(compile_grammar(BRACKETS, "1(+)"))
     assert clean.witness is None
     assert clean.searched >= 13  # a budget of 200,000 reaches three pairs of brackets and more
-    hidden = 'start: "a" x\nx: "b" y | "b" z\ny: "c"\nz: "c"'  # never seen at the start symbol before three symbols
+    hidden = 'start: "a" x\nx: "b" y | "b" z\ny: "c"\nz: "c"'
     assert (
         find_ambiguity(normal_form(read_grammar(hidden, "abc"), "abc")).witness is None
     )  # one rule of the normal form: one derivation

@@ -15,7 +15,7 @@ from lark.exceptions import LarkError
 from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import compile_grammar
 from maskdiff.languages.regex import Dfa, RegexError, compile_pattern, context_dependences
-from maskdiff.languages.regex.reading import read_pattern
+from maskdiff.languages.regex.parsing import parse_pattern
 from maskdiff.languages.regex.tree import is_lazy
 from tests.helpers.fuzz import SECONDS, both_seeds, cases
 from tests.helpers.grammars import recognises
@@ -126,7 +126,6 @@ def test_operations_are_those_on_sets_of_strings(seed: int) -> None:
         every = list(all_strings(symbols, 4))
         left = {text for text in every if one.accepts(text)}
         right = {text for text in every if other.accepts(text)}
-        joined = {a + b for a in left for b in right if len(a + b) <= 4}
         repeated = {""}
         while more := {a + b for a in repeated for b in left if len(a + b) <= 4} - repeated:
             repeated |= more
@@ -135,7 +134,6 @@ def test_operations_are_those_on_sets_of_strings(seed: int) -> None:
             one.union(other): left | right,
             one.difference(other): left - right,
             one.complement(): set(every) - left,
-            one.concatenate(other): joined,
             one.star(): repeated,
         }
         for dfa, strings in expected.items():
@@ -145,8 +143,6 @@ def test_operations_are_those_on_sets_of_strings(seed: int) -> None:
         assert one.complement().complement() == one
         assert one.union(other) == one.complement().intersect(other.complement()).complement()
         assert one.star().star() == one.star()
-        assert one.prefixes() == one.prefixes().prefixes()
-        assert one.is_subset(one.prefixes())
 
 
 def matches_inside(pattern: str, before: str, text: str, after: str) -> bool:
@@ -211,7 +207,7 @@ def test_grammars_of_one_pattern_agree_with_lark(seed: int) -> None:
             continue
         reference = compiled(pattern)
         assert reference is not None
-        lazy = is_lazy(read_pattern(pattern, symbols).tree)
+        lazy = is_lazy(parse_pattern(pattern, symbols).tree)
         for text in itertools.islice(all_strings(symbols, 3), 1, 120):
             preferred = reference.match(text)
             try:

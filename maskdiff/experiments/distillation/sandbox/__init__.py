@@ -1,1 +1,1 @@
-"""Runs untrusted programs in a process that can reach nothing."""
+"""Runs untrusted programs in isolation: namespaces, a private root, a seccomp filter and limits."""

@@ -1,7 +1,6 @@
-"""What an experiment is: a measurement of one seed, and a conclusion from the measurements of all.
+"""The protocol of an experiment: it measures one seed and concludes from the parts of all seeds.
 
-For: the protocol `Experiment`, and the plain values that it gives. Not for: any experiment. Easy to get wrong: what is measured
-is written to JSON between the two, so that NaN is None there (`listed`, `array`).
+A part is stored as JSON, where NaN is null (`to_json`, `from_json`).
 """
 
 from __future__ import annotations
@@ -15,29 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.experiments.distillation.positions import DECILES
-from maskdiff.experiments.distillation.study import Study
-from maskdiff.experiments.distillation.verdicts import Claim, estimated
+from maskdiff.experiments.distillation.hypotheses import Hypothesis, bootstrap
+from maskdiff.experiments.distillation.positions import DECILES, Array
+from maskdiff.experiments.distillation.rollouts import Rollouts
 from maskdiff.metrics import Estimate
 
-Part = Mapping[str, Any]  # what was measured of one seed, as JSON
+Part = Mapping[str, Any]  # the measurements of one seed, as JSON
+Row = tuple[str | Estimate, ...]
 Progress = Callable[[str], None]
+Estimator = Callable[[Array], Estimate]
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of a report: texts and estimates."""
+class ResultTable:
+    """A table of a report: texts and estimates."""
 
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str | Estimate, ...]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a picture, or one bar for each place: means with what they are uncertain by.
+    """A line of a picture, or a group of bars.
 
-    panel: the axes that it belongs to. band: half of the width of the shaded band, or None. at: places on the x axis.
+    Attributes:
+        panel: The axes that it belongs to.
+        at: Positions on the x axis.
+        values: The means.
+        band: Half of the width of the interval around each mean, or None.
+        style: A line style of matplotlib, "decile:D", or "bars:" and names separated by "|".
     """
 
     panel: str
@@ -50,107 +56,95 @@ class Series:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """claims: what the thesis predicts; of those without controls the first, and of those with them the first, are the ones
-    that the experiment's two verdicts are taken from. axes: panel -> (x label, y label).
+    """The conclusion of an experiment.
+
+    Attributes:
+        hypotheses: The first without controls and the first with controls give the verdicts.
+        axes: Panel -> (x label, y label).
     """
 
-    claims: list[Claim]
-    tables: list[Table]
+    hypotheses: list[Hypothesis]
+    tables: list[ResultTable]
     series: list[Series]
     axes: dict[str, tuple[str, str]]
     notes: list[str] = field(default_factory=list)
 
 
 class Experiment(Protocol):
-    """One of the five. name: its flag. title: a sentence. predicts: what was expected of it."""
+    """An experiment.
+
+    Attributes:
+        name: The value of `--experiment`.
+        title: A title.
+        predicts: The predicted result.
+    """
 
     name: str
     title: str
     predicts: str
 
-    def measure(self, study: Study, progress: Progress) -> dict[str, Any]:
-        """What one seed gives, as JSON; leaves the policy's weights as they were."""
+    def measure(self, rollouts: Rollouts, progress: Progress) -> dict[str, Any]:
+        """Return the part of one seed; the policy's weights stay as they were."""
         ...
 
     def conclude(
         self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
     ) -> Conclusion:
-        """What all seeds say together; the same parts and generator give the same."""
+        """Return the conclusion, a function of the parts and the generator's state."""
         ...
 
 
-def listed(values: NDArray[Any]) -> list[Any]:
-    """An array as JSON knows it, 9 significant digits, NaN and infinity as None."""
+def to_json(values: NDArray[Any]) -> list[Any]:
+    """Return an array as lists, with 9 significant digits and None for NaN and infinity."""
     if values.ndim == 0:
-        number = float(values)
-        return None if not math.isfinite(number) else float(f"{number:.9g}")  # type: ignore[return-value]
-    return [listed(row) for row in values]
+        rounded = float(f"{float(values):.9g}")
+        return rounded if math.isfinite(rounded) else None  # type: ignore[return-value]
+    return [to_json(row) for row in values]
 
 
-def array(values: Any) -> NDArray[np.float64]:
-    """The other way."""
+def from_json(values: Any) -> Array:
+    """Return the array of `to_json`, with NaN for None."""
     return np.array(values, dtype=np.float64)
 
 
-def pooled(parts: Sequence[Part], *path: str) -> NDArray[np.float64]:
-    """(problems of all seeds, ...) of what stands at `path` in every part."""
-    found = []
-    for part in parts:
-        here: Any = part
-        for key in path:
-            here = here[key]
-        found.append(array(here))
-    return np.concatenate(found)
+def pool(parts: Sequence[Part], *path: str) -> Array:
+    """Return the values at `path` of all parts, concatenated: (problems of all seeds, ...)."""
+    found: list[Any] = list(parts)
+    for key in path:
+        found = [item[key] for item in found]
+    return np.concatenate([from_json(item) for item in found])
 
 
-def seeds_of(parts: Sequence[Part], count: str = "problems") -> NDArray[np.int64]:
-    """(problems of all seeds,) number of the seed of each."""
+def seed_clusters(parts: Sequence[Part], count: str = "problems") -> NDArray[np.int64]:
+    """Return the number of the seed of each problem: (problems of all seeds,)."""
     return np.repeat(np.arange(len(parts)), [int(part[count]) for part in parts])
 
 
-def problems_of(parts: Sequence[Part]) -> NDArray[np.int64] | None:
-    """(problems of all seeds,) a number for each different problem; None where no two seeds share one."""
+def problem_clusters(parts: Sequence[Part]) -> NDArray[np.int64] | None:
+    """Return a number for each different problem; None where no two seeds share one."""
     names = [name for part in parts for name in part["names"]]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return None if len(numbers) == len(names) else np.array([numbers[name] for name in names])
 
 
-def named(study: Study) -> dict[str, Any]:
-    """What every part says of its problems."""
-    return {"problems": len(study.problems), "names": [problem.name for problem in study.problems]}
+def estimator(
+    config: DistillationConfig, rng: np.random.Generator, clusters: NDArray[np.int64] | None = None
+) -> Estimator:
+    """Return the bootstrap of the configuration as a function of the values."""
+    return lambda values: bootstrap(values, rng, config.resamples, clusters)
 
 
-def bars(
-    panel: str, label: str, at: Sequence[float], estimates: Sequence[Estimate], names: Sequence[str]
-) -> Series:
-    """Bars with their intervals, 0 where these are not known."""
-    widths = [(e.high - e.low) / 2 if math.isfinite(e.high) else 0.0 for e in estimates]
-    return Series(
-        panel, label, list(at), [e.value for e in estimates], widths, "bars:" + "|".join(names)
-    )
-
-
-def level(values: NDArray[np.float64]) -> float:
-    """The mean of what is known, 0 where nothing is: how much there is of something."""
+def mean_or_zero(values: Array) -> float:
+    """Return the mean, ignoring NaN; 0 without any value."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else 0.0
 
 
-def curve(panel: str, label: str, curves: NDArray[np.float64], style: str = "-") -> Series:
-    """The mean of curves (units, 10) by decile, with a band of one standard error."""
-    means, errors = mean_and_error(curves)
-    return Series(
-        panel,
-        label,
-        [(d + 0.5) / DECILES for d in range(DECILES)],
-        means.tolist(),
-        errors.tolist(),
-        style,
-    )
+def mean_and_error(curves: Array) -> tuple[Array, Array]:
+    """Return mean and standard error over units, ignoring NaN: (units, ...) -> (...) twice.
 
-
-def mean_and_error(curves: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(units, ...) -> mean over units and its standard error, NaN left out; an error of 0 where there is one unit."""
+    The error of a single unit is 0.
+    """
     known = np.isfinite(curves)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, curves, 0.0).sum(0) / count
@@ -159,30 +153,35 @@ def mean_and_error(curves: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
     return np.where(known.any(0), mean, np.nan), error
 
 
-def by_decile(
-    title: str,
-    curves: Mapping[str, NDArray[np.float64]],
-    config: DistillationConfig,
-    rng: np.random.Generator,
-    clusters: NDArray[np.int64] | None = None,
-) -> Table:
-    """A table of curves (units, 10): a row each, deciles as columns; the first and the last with their intervals."""
-    rows: list[tuple[str | Estimate, ...]] = []
+def bar_series(
+    panel: str, label: str, at: Sequence[float], estimates: Sequence[Estimate], names: Sequence[str]
+) -> Series:
+    """Return bars with their intervals; unknown intervals have width 0."""
+    widths = [(e.high - e.low) / 2 if math.isfinite(e.high) else 0.0 for e in estimates]
+    values = [estimate.value for estimate in estimates]
+    return Series(panel, label, list(at), values, widths, "bars:" + "|".join(names))
+
+
+def decile_series(panel: str, label: str, curves: Array, style: str = "-") -> Series:
+    """Return the mean of curves (units, 10) by decile, with a band of one standard error."""
+    means, errors = mean_and_error(curves)
+    at = [(d + 0.5) / DECILES for d in range(DECILES)]
+    return Series(panel, label, at, means.tolist(), errors.tolist(), style)
+
+
+def decile_table(title: str, curves: Mapping[str, Array], estimate: Estimator) -> ResultTable:
+    """Return a table of curves (units, 10) by decile; the first and last with intervals."""
+    rows: list[Row] = []
     for label, values in curves.items():
         means, _ = mean_and_error(values)
-        ends = [estimated(values[:, d], rng, config.resamples, clusters) for d in (0, DECILES - 1)]
-        rows.append(
-            (
-                label,
-                ends[0],
-                *["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means[1:-1]],
-                ends[1],
-            )
-        )
-    return Table(title, ("", *[f"{d + 1}" for d in range(DECILES)]), rows)
+        first, last = (estimate(values[:, d]) for d in (0, DECILES - 1))
+        middle = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means[1:-1]]
+        rows.append((label, first, *middle, last))
+    return ResultTable(title, ("", *[f"{d + 1}" for d in range(DECILES)]), rows)
 
 
 __all__ = [
-    "Conclusion", "Experiment", "Part", "Progress", "Series", "Table", "array", "bars", "by_decile", "curve", "level", "listed",
-    "mean_and_error", "named", "pooled", "problems_of", "seeds_of",
+    "Conclusion", "Estimator", "Experiment", "Part", "Progress", "ResultTable", "Row", "Series",
+    "bar_series", "decile_series", "decile_table", "estimator", "from_json", "mean_and_error",
+    "mean_or_zero", "pool", "problem_clusters", "seed_clusters", "to_json",
 ]  # fmt: skip

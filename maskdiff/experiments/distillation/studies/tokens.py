@@ -1,41 +1,38 @@
-"""Experiment 5: what do the top k tokens leave out, and does the teacher want to take something back late in an answer?
+"""Experiment 5: what do the top k tokens omit, and does the teacher backtrack late in an answer?
 
-For: `Tokens`. Not for: other curves. Easy to get wrong: the student, too, takes things back more where answers go wrong, and a
-prompt that announces feedback may raise such tokens whatever it says; so the teacher's rise counts above the student's, and
-above that of a teacher who was told nothing.
+The student too backtracks more where answers go wrong, and a prompt that announces feedback may
+raise backtracking tokens whatever it says. So the teacher's rise counts above the student's, and
+above that of a teacher with empty feedback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.experiments.distillation.compare import mass, measure, nats, outside
-from maskdiff.experiments.distillation.positions import (
-    DECILES,
-    decile_means,
-    late_minus_early,
-    mean_of,
+from maskdiff.experiments.distillation.compare import (
+    divergence_measure,
+    mass_outside,
+    measure_pairs,
+    token_mass,
 )
+from maskdiff.experiments.distillation.hypotheses import Hypothesis
+from maskdiff.experiments.distillation.positions import DECILES, Array, late_minus_early, nan_mean
+from maskdiff.experiments.distillation.rollouts import Rollouts, make_divergence
+from maskdiff.experiments.distillation.studies import protocol
 from maskdiff.experiments.distillation.studies.protocol import (
     Conclusion,
     Part,
     Progress,
-    by_decile,
-    curve,
-    level,
-    listed,
-    named,
-    pooled,
-    problems_of,
+    decile_series,
+    decile_table,
+    pool,
+    to_json,
 )
-from maskdiff.experiments.distillation.study import Study
-from maskdiff.experiments.distillation.trainer import divergence_of
-from maskdiff.experiments.distillation.verdicts import Claim
 
 NATS, PROBABILITY = 0.01, 0.005  # margins
 LATE = slice(DECILES // 2, None)
@@ -47,115 +44,116 @@ class Tokens:
     name = "tokens"
     title = "Top k against the whole vocabulary, and tokens that take something back"
     predicts = (
-        "the top k make divergences smaller but their course no flatter; late, the teacher gives more to backtracking tokens "
-        "than early, and than the student"
+        "the top k make divergences smaller but their course no flatter; late, the teacher gives "
+        "more to backtracking tokens than early, and than the student"
     )
 
-    def measure(self, study: Study, progress: Progress) -> dict[str, Any]:
+    def measure(self, rollouts: Rollouts, progress: Progress) -> dict[str, Any]:
         """See `Experiment`."""
-        policy, answers, config = study.policy, study.sampled, study.config
+        policy, answers, config = rollouts.policy, rollouts.sampled, rollouts.config
         back = policy.backtracking
+        measures = {
+            "top": divergence_measure(make_divergence(config)),
+            "tail": divergence_measure(make_divergence(config, tail=True)),
+            "full": divergence_measure(make_divergence(config, top_k=0)),
+            "student": token_mass(back, "student"),
+            "teacher": token_mass(back, "teacher"),
+            "outside_student": mass_outside(config.top_k, "student"),
+            "outside_teacher": mass_outside(config.top_k, "teacher"),
+        }
         progress("told")
-        told = measure(
-            policy, policy, study.standard_pairs(answers),
-            {
-                "top": nats(divergence_of(config)),
-                "tail": nats(divergence_of(config, tail=True)),
-                "full": nats(divergence_of(config, top_k=0)),
-                "student": mass(back, "student"),
-                "teacher": mass(back, "teacher"),
-                "outside_student": outside(config.top_k, "student"),
-                "outside_teacher": outside(config.top_k, "teacher"),
-            },
-        )  # fmt: skip
+        made = measure_pairs(policy, policy, rollouts.standard_pairs(answers), measures)
         progress("untold")
-        pairs = study.pairs_behind(answers, study.untold(answers))
-        told["untold"] = measure(policy, policy, pairs, {"untold": mass(back, "teacher")})["untold"]
-        curves = {
-            name: np.stack([decile_means(row) for row in rows]) for name, rows in told.items()
+        pairs = rollouts.self_pairs(answers, rollouts.feedback_prompts(answers, empty=True))
+        made |= measure_pairs(policy, policy, pairs, {"untold": token_mass(back, "teacher")})
+        curves = {name: answers.decile_curves(rows) for name, rows in made.items()}
+        wrong = np.where(answers.rewards < 1.0, 1.0, np.nan)
+        for name in ("student", "teacher", "untold"):
+            failed = [row * failing for row, failing in zip(made[name], wrong, strict=True)]
+            curves[f"{name}_failed"] = answers.decile_curves(failed)
+        return {
+            **rollouts.describe(),
+            "curves": {name: to_json(values) for name, values in curves.items()},
         }
-        wrong = np.where(answers.rewards < 1.0, 1.0, np.nan)[:, None]
-        failed = {
-            f"{name}_failed": curves[name] * wrong for name in ("student", "teacher", "untold")
-        }
-        made = {
-            name: listed(answers.by_problem(values))
-            for name, values in {**curves, **failed}.items()
-        }
-        return {**named(study), "curves": made}
 
     def conclude(
         self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
     ) -> Conclusion:
         """See `Experiment`."""
-        curves = {name: pooled(parts, "curves", name) for name in parts[0]["curves"]}
-        student, teacher, untold = (curves[name] for name in ("student", "teacher", "untold"))
-        late = {name: mean_of(values.T[LATE]) for name, values in curves.items()}
-        clusters = problems_of(parts)
-        taken = level(teacher) >= PROBABILITY
-        apart = level(curves["full"]) >= NATS
-
-        def claim(
-            name: str, text: str, values: NDArray[np.float64], control: bool, nats: bool = False
-        ) -> Claim:
-            margin, seen = (NATS, apart) if nats else (PROBABILITY, taken)
-            return Claim(name, text, values, margin, clusters, control, seen)
-
-        rise = {name: late_minus_early(values) for name, values in curves.items()}
-        failed = late["teacher_failed"] - late["student_failed"]
-        smaller = mean_of(curves["full"].T) - mean_of(curves["top"].T)
-        flatter = rise["top"] - rise["full"] + NATS
-        claims = [
-            claim("backtracking, teacher: late - early", "the teacher takes back more late than early", rise["teacher"], False),
-            claim(
-                "backtracking: rise of the teacher - rise of the student", "its rise is more than the student's",
-                rise["teacher"] - rise["student"], True,
-            ),
-            claim(
-                "backtracking, late: teacher - student", "late, it takes back more than the student",
-                late["teacher"] - late["student"], False,
-            ),
-            claim(
-                "backtracking, late: told - untold", "it is what was said that makes it",
-                late["teacher"] - late["untold"], True,
-            ),
-            claim("backtracking, late, failed answers: teacher - student", "it does on answers that failed", failed, True),
-            claim("nats: whole vocabulary - top k", "the top k make divergences smaller", smaller, False, True),
-            claim("nats, rise: top k - whole, plus margin", "the top k flatten nothing", flatter, False, True),
-            claim("nats, whole vocabulary: late - early", "divergences grow at all", rise["full"], True, True),
-        ]  # fmt: skip
-        k = f"top {config.top_k}" if config.top_k else "whole vocabulary, as configured"
+        curves = {name: pool(parts, "curves", name) for name in parts[0]["curves"]}
+        estimate = protocol.estimator(config, rng, protocol.problem_clusters(parts))
+        # Labelled curves.
+        top = f"top {config.top_k}" if config.top_k else "whole vocabulary, as configured"
         kinds = {
-            f"{k}, {'with tail' if config.tail else 'renormalised'}": curves["top"],
-            f"{k}, with tail": curves["tail"],
+            f"{top}, {'with tail' if config.tail else 'renormalised'}": curves["top"],
+            f"{top}, with tail": curves["tail"],
         }
         kinds["whole vocabulary"] = curves["full"]
-        masses = {"student": student, "teacher, told": teacher, "teacher, untold": untold}
-        masses |= {
-            f"{name}, failed answers": curves[f"{name}_failed"]
-            for name in ("student", "teacher", "untold")
-        }
-        beyond = {
-            f"{who}'s probability outside": curves[f"outside_{who}"]
-            for who in ("student", "teacher")
-        }
+        names = ("student", "teacher", "untold")
+        labels = ("student", "teacher, told", "teacher, untold")
+        masses = {label: curves[name] for label, name in zip(labels, names)}
+        masses |= {f"{name}, failed answers": curves[f"{name}_failed"] for name in names}
+        outside = {f"{who}'s probability outside": curves[f"outside_{who}"] for who in names[:2]}
+        # Tables and lines.
+        backtracking = "Probability of tokens that take something back"
         tables = [
-            by_decile("Nats a token by decile", kinds, config, rng, clusters),
-            by_decile("Outside the student's top k", beyond, config, rng, clusters),
-            by_decile(
-                "Probability of tokens that take something back", masses, config, rng, clusters
-            ),
+            decile_table("Nats a token by decile", kinds, estimate),
+            decile_table("Outside the student's top k", outside, estimate),
+            decile_table(backtracking, masses, estimate),
         ]
-        series = [curve("nats", label, values) for label, values in kinds.items()]
+        series = [decile_series("nats", label, values) for label, values in kinds.items()]
         series += [
-            curve("backtracking", label, values, "--" if "failed" in label else "-")
+            decile_series("backtracking", label, values, "--" if "failed" in label else "-")
             for label, values in masses.items()
         ]
-        axes = {
-            "nats": ("place in the answer", "nats a token"),
-            "backtracking": ("place in the answer", "probability"),
-        }
-        return Conclusion(claims, tables, series, axes)
+        place = "place in the answer"
+        axes = {"nats": (place, "nats a token"), "backtracking": (place, "probability")}
+        return Conclusion(self._hypotheses(parts, curves), tables, series, axes)
+
+    def _hypotheses(self, parts: Sequence[Part], curves: dict[str, Array]) -> list[Hypothesis]:
+        late = {name: nan_mean(values.T[LATE]) for name, values in curves.items()}
+        rise = {name: late_minus_early(values) for name, values in curves.items()}
+        failed = late["teacher_failed"] - late["student_failed"]
+        smaller = nan_mean(curves["full"].T) - nan_mean(curves["top"].T)
+        clusters = protocol.problem_clusters(parts)
+        probable = protocol.mean_or_zero(curves["teacher"]) >= PROBABILITY
+        apart = protocol.mean_or_zero(curves["full"]) >= NATS
+        mass = partial(Hypothesis, margin=PROBABILITY, clusters=clusters, measurable=probable)
+        nats = partial(Hypothesis, margin=NATS, clusters=clusters, measurable=apart)
+        return [
+            mass(
+                "backtracking, teacher: late - early",
+                "the teacher takes back more late than early", rise["teacher"],
+            ),
+            mass(
+                "backtracking: rise of the teacher - rise of the student",
+                "its rise is more than the student's",
+                rise["teacher"] - rise["student"], control=True,
+            ),
+            mass(
+                "backtracking, late: teacher - student",
+                "late, it takes back more than the student", late["teacher"] - late["student"],
+            ),
+            mass(
+                "backtracking, late: told - untold", "it is what was said that makes it",
+                late["teacher"] - late["untold"], control=True,
+            ),
+            mass(
+                "backtracking, late, failed answers: teacher - student",
+                "it does on answers that failed", failed, control=True,
+            ),
+            nats(
+                "nats: whole vocabulary - top k", "the top k make divergences smaller", smaller
+            ),
+            nats(
+                "nats, rise: top k - whole, plus margin", "the top k flatten nothing",
+                rise["top"] - rise["full"] + NATS,
+            ),
+            nats(
+                "nats, whole vocabulary: late - early", "divergences grow at all", rise["full"],
+                control=True,
+            ),
+        ]  # fmt: skip
 
 
 __all__ = ["Tokens"]

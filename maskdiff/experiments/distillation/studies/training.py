@@ -1,7 +1,7 @@
 """Experiment 3: how do the divergences by position change while the student is trained?
 
-For: `Training`. Not for: what part of an answer should be trained on (`windows.py`). Easy to get wrong: the difference of the
-two divergences may fall because one of them rises; so the trained one is judged alone, too, and relative to where it began.
+The difference of two divergences may fall because one of them rises, so the trained one is also
+judged alone, and relative to its start.
 """
 
 from __future__ import annotations
@@ -13,34 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff.config import DistillationConfig
-from maskdiff.experiments.distillation.compare import measure, nats
-from maskdiff.experiments.distillation.positions import (
-    DECILES,
-    decile_means,
-    late_minus_early,
-    mean_of,
-)
+from maskdiff.experiments.distillation.hypotheses import Hypothesis
+from maskdiff.experiments.distillation.positions import DECILES, Array, late_minus_early, nan_mean
+from maskdiff.experiments.distillation.rollouts import Rollouts
+from maskdiff.experiments.distillation.studies import protocol
 from maskdiff.experiments.distillation.studies.protocol import (
     Conclusion,
     Part,
     Progress,
+    ResultTable,
+    Row,
     Series,
-    Table,
-    array,
-    level,
-    listed,
-    mean_and_error,
-    named,
-    pooled,
-    seeds_of,
+    pool,
+    to_json,
 )
-from maskdiff.experiments.distillation.study import Study
-from maskdiff.experiments.distillation.trainer import Trainer, divergence_of
-from maskdiff.experiments.distillation.verdicts import Claim, estimated
-from maskdiff.experiments.distillation.weights import restored
+from maskdiff.experiments.distillation.trainer import DistillationTrainer, preserved_weights
 
 MARGIN = 0.02  # nats a token, over all steps
 SHARE = 0.1  # of what a divergence began with
+HEADER = ("decile", "regeneration less standard, nats", "standard, nats", "standard, share")
 
 
 class Training:
@@ -50,117 +41,107 @@ class Training:
     title = "Divergence by decile while the student is trained"
     predicts = "early positions reduce their gap faster than late ones"
 
-    def measure(self, study: Study, progress: Progress) -> dict[str, Any]:
+    def measure(self, rollouts: Rollouts, progress: Progress) -> dict[str, Any]:
         """See `Experiment`."""
-        config = study.config
-        figure = {"nats": nats(divergence_of(config))}
-        standard, delta, rewards = (list[NDArray[np.float64]]() for _ in range(3))
+        config, policy = rollouts.config, rollouts.policy
+        standard, delta, rewards = (list[Array]() for _ in range(3))
         losses, norms = list[float](), list[float]()
-        with restored(study.policy):
-            trainer = Trainer(study.policy, config)
+        with preserved_weights(policy):
+            trainer = DistillationTrainer(policy, config)
             for step in range(config.steps + 1):
                 progress(f"step {step}/{config.steps}")
-                answers = study.draw("training", step)
-                others = study.anew(
-                    answers,
-                    "regenerated",
-                    config.temperature,
-                    step=step + 1,
-                    writer=trainer.teacher,
-                )
+                answers = rollouts.student_answers("training", step)
                 pairs = {
-                    "standard": study.standard_pairs(answers),
-                    "regeneration": study.pairs_with(answers, others),
+                    "standard": rollouts.standard_pairs(answers),
+                    "regeneration": rollouts.regeneration_pairs(answers, step, trainer.teacher),
                 }
-                made = {
-                    name: measure(study.policy, trainer.teacher, compared, figure)["nats"]
+                nats = {
+                    name: rollouts.divergences(compared, trainer.teacher)
                     for name, compared in pairs.items()
                 }
-                gap = [
-                    anew - own for anew, own in zip(made["regeneration"], made["standard"])
-                ]  # place by place
-                for kept, rows in ((standard, made["standard"]), (delta, gap)):
-                    kept.append(answers.by_problem(np.stack([decile_means(row) for row in rows])))
+                rows = zip(nats["regeneration"], nats["standard"])
+                standard.append(answers.decile_curves(nats["standard"]))
+                delta.append(answers.decile_curves([theirs - own for theirs, own in rows]))
                 rewards.append(answers.by_problem(answers.rewards))
                 if step < config.steps:
-                    stepped = trainer.step(pairs[config.trainer])
-                    losses.append(stepped.loss)
-                    norms.append(stepped.norm)
+                    result = trainer.step(pairs[config.trainer])
+                    losses.append(result.loss)
+                    norms.append(result.norm)
         return {
-            **named(study),
-            "standard": listed(np.stack(standard, 1)),  # (problems, steps + 1, 10)
-            "delta": listed(np.stack(delta, 1)),
-            "reward": listed(np.stack(rewards, 1)),  # (problems, steps + 1)
-            "loss": listed(array(losses)),
-            "norm": listed(array(norms)),
+            **rollouts.describe(),
+            "standard": to_json(np.stack(standard, 1)),  # (problems, steps + 1, 10)
+            "delta": to_json(np.stack(delta, 1)),
+            "reward": to_json(np.stack(rewards, 1)),  # (problems, steps + 1)
+            "loss": to_json(np.array(losses)),
+            "norm": to_json(np.array(norms)),
         }
 
     def conclude(
         self, parts: Sequence[Part], config: DistillationConfig, rng: np.random.Generator
     ) -> Conclusion:
         """See `Experiment`."""
-        standard, delta, reward = (pooled(parts, name) for name in ("standard", "delta", "reward"))
-        seeds = seeds_of(parts)
-        whole = [
-            mean_of(standard[seeds == seed]) for seed in range(len(parts))
-        ]  # (steps + 1, 10) each
-        share = np.stack([_share(curves, 1) for curves in whole])  # (seeds, 10)
-        halves = np.stack([_share(curves, DECILES // 2) for curves in whole])  # (seeds, 2)
-        seen = level(standard[:, 0]) >= MARGIN  # there is something that could fall
-        claims = [
-            Claim(
-                "early - late of how far regeneration less standard falls", "early positions close their gap faster",
-                -late_minus_early(_fall(delta)), MARGIN, seeds,
-            ),
-            Claim(
-                "early - late of how far standard falls, relative to its beginning", "early positions learn faster",
-                halves[:, 0] - halves[:, 1], SHARE, np.arange(len(parts)), control=True,
-            ),
-            Claim(
-                "early - late of how far standard falls", "early positions come nearer to the teacher by more",
-                -late_minus_early(_fall(standard)), MARGIN, seeds, control=True, seen=seen,
-            ),
-            Claim("how far standard falls", "it falls at all", mean_of(_fall(standard).T), MARGIN, seeds, seen=seen),
-        ]  # fmt: skip
-        rows: list[tuple[Any, ...]] = []
-        for d in range(DECILES):
-            falls = [
-                estimated(_fall(values)[:, d], rng, config.resamples, seeds)
-                for values in (delta, standard)
-            ]
-            rows.append(
-                (
-                    f"{d + 1}",
-                    *falls,
-                    estimated(share[:, d], rng, config.resamples, np.arange(len(parts))),
-                )
+        standard, delta, reward = (pool(parts, name) for name in ("standard", "delta", "reward"))
+        problems, seeds = protocol.seed_clusters(parts), np.arange(len(parts))
+        means = [nan_mean(standard[problems == seed]) for seed in seeds]  # (steps + 1, 10) each
+        share = np.stack([_relative_fall(curves, 1) for curves in means])  # (seeds, 10)
+        # Tables.
+        estimate = protocol.estimator(config, rng, problems)
+        by_seed = protocol.estimator(config, rng, seeds)
+        rows: list[Row] = [
+            (
+                f"{d + 1}",
+                *[estimate(_fall(values)[:, d]) for values in (delta, standard)],
+                by_seed(share[:, d]),
             )
-        gain = estimated(reward[:, -1] - reward[:, 0], rng, config.resamples, seeds)
-        first, last = (estimated(reward[:, step], rng, config.resamples, seeds) for step in (0, -1))
+            for d in range(DECILES)
+        ]
+        gain = estimate(reward[:, -1] - reward[:, 0])
+        first, last = (estimate(reward[:, step]) for step in (0, -1))
         title = f"How far the divergences fall over {config.steps} steps (least squares)"
+        rewards = "Reward of the answers that are trained on"
+        header = ("first step", "last step", "gained")
         tables = [
-            Table(
-                title,
-                ("decile", "regeneration less standard, nats", "standard, nats", "standard, share"),
-                rows,
-            ),
-            Table(
-                "Reward of the answers that are trained on",
-                ("first step", "last step", "gained"),
-                [(first, last, gain)],
-            ),
+            ResultTable(title, HEADER, rows),
+            ResultTable(rewards, header, [(first, last, gain)]),
         ]
-        series = [
-            line
-            for name, values in (("difference", delta), ("standard", standard))
-            for line in _lines(name, values)
-        ]
-        axes = dict.fromkeys(("difference", "standard"), ("step", "nats a token"))
-        return Conclusion(claims, tables, series, axes)
+        # Lines.
+        panels = {"difference": delta, "standard": standard}
+        series = [line for panel, values in panels.items() for line in _lines(panel, values)]
+        axes = dict.fromkeys(panels, ("step", "nats a token"))
+        hypotheses = self._hypotheses(standard, delta, means, problems)
+        return Conclusion(hypotheses, tables, series, axes)
+
+    def _hypotheses(
+        self, standard: Array, delta: Array, means: Sequence[Array], problems: NDArray[np.int64]
+    ) -> list[Hypothesis]:
+        halves = np.stack([_relative_fall(curves, DECILES // 2) for curves in means])  # (seeds, 2)
+        # Whether there is a divergence that could fall.
+        large = protocol.mean_or_zero(standard[:, 0]) >= MARGIN
+        return [
+            Hypothesis(
+                "early - late of how far regeneration less standard falls",
+                "early positions close their gap faster",
+                -late_minus_early(_fall(delta)), MARGIN, problems,
+            ),
+            Hypothesis(
+                "early - late of how far standard falls, relative to its beginning",
+                "early positions learn faster",
+                halves[:, 0] - halves[:, 1], SHARE, np.arange(len(means)), control=True,
+            ),
+            Hypothesis(
+                "early - late of how far standard falls",
+                "early positions come nearer to the teacher by more",
+                -late_minus_early(_fall(standard)), MARGIN, problems, True, large,
+            ),
+            Hypothesis(
+                "how far standard falls", "it falls at all",
+                nan_mean(_fall(standard).T), MARGIN, problems, measurable=large,
+            ),
+        ]  # fmt: skip
 
 
-def _line(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(..., steps + 1, 10) -> (..., 10) twice: where a straight line through the steps begins, and how far it falls.
+def _line(values: Array) -> tuple[Array, Array]:
+    """Fit a line through the steps: (..., steps + 1, 10) -> (..., 10) twice, its start and fall.
 
     NaN where fewer than two steps are known.
     """
@@ -176,30 +157,24 @@ def _line(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     return mean_y - slope * mean_x, -slope * (values.shape[-2] - 1)
 
 
-def _fall(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., steps + 1, 10) -> (..., 10): how far a line through the steps falls."""
+def _fall(values: Array) -> Array:
+    """Return how far a line through the steps falls: (..., steps + 1, 10) -> (..., 10)."""
     return _line(values)[1]
 
 
-def _share(curves: NDArray[np.float64], together: int) -> NDArray[np.float64]:
-    """(steps + 1, 10) -> (10 / together,): how far the lines of some deciles together fall, as a share of where they begin."""
-    start, fall = (np.nansum(part.reshape(-1, together), 1) for part in _line(curves))
+def _relative_fall(curves: Array, group: int) -> Array:
+    """Return the fall of groups of deciles relative to their start: (steps + 1, 10) ->
+    (10 / group,)."""
+    start, fall = (np.nansum(part.reshape(-1, group), 1) for part in _line(curves))
     return np.where(start > 0, fall / np.where(start > 0, start, 1.0), np.nan)
 
 
-def _lines(panel: str, values: NDArray[np.float64]) -> list[Series]:
-    """A line for each decile over the steps of (problems, steps + 1, 10)."""
-    means, errors = mean_and_error(values)
+def _lines(panel: str, values: Array) -> list[Series]:
+    """Return a line for each decile over the steps of (problems, steps + 1, 10)."""
+    means, errors = (part.T.tolist() for part in protocol.mean_and_error(values))
     steps = [float(step) for step in range(values.shape[1])]
     return [
-        Series(
-            panel,
-            f"decile {d + 1}",
-            steps,
-            means[:, d].tolist(),
-            errors[:, d].tolist(),
-            f"decile:{d}",
-        )
+        Series(panel, f"decile {d + 1}", steps, means[d], errors[d], f"decile:{d}")
         for d in range(DECILES)
     ]
 

@@ -17,24 +17,28 @@ from typing import Any
 import pytest
 
 from maskdiff.errors import ConfigError, DataError
-from maskdiff.experiments.distillation import python_tests, records
+from maskdiff.experiments.distillation import python_programs, records
 from maskdiff.experiments.distillation.environment import Environment, Problem
-from maskdiff.experiments.distillation.python_tests import PythonTests, same_output, same_value
+from maskdiff.experiments.distillation.python_programs import (
+    PythonEnvironment,
+    same_output,
+    same_value,
+)
 from maskdiff.experiments.distillation.records import Record, read_records, shipped_problems
 from maskdiff.experiments.distillation.sandbox import run as sandbox
 from maskdiff.experiments.distillation.sandbox.run import (
     IsolationError,
-    Limits,
-    Run,
-    Surroundings,
-    Verdict,
-    available,
+    ProgramResult,
+    ProgramSetup,
+    ResourceLimits,
+    RunStatus,
+    isolation_problem,
 )
 
-REASON = available()
+REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
 Pairs = Sequence[tuple[str, str]]
-QUICK = Limits(wall_seconds=2.0, memory_bytes=1 << 28, processes=4)
+QUICK = ResourceLimits(wall_seconds=2.0, memory_bytes=1 << 28, processes=4)
 
 SOLUTIONS = {
     "barrel": """
@@ -159,9 +163,9 @@ def read(tmp_path: Path, *items: object) -> list[Record]:
 
 
 def judged(found: list[Record], answer: str, **options: Any) -> tuple[float, str]:
-    environment = PythonTests(found, **{"limits": QUICK, **options})
-    outcome = environment.attempt(environment.problems(1, 0)[0], answer)
-    assert len(outcome.feedback) <= python_tests.MOST_FEEDBACK
+    environment = PythonEnvironment(found, **{"limits": QUICK, **options})
+    outcome = environment.evaluate(environment.problems(1, 0)[0], answer)
+    assert len(outcome.feedback) <= python_programs.MOST_FEEDBACK
     return outcome.reward, outcome.feedback
 
 
@@ -333,22 +337,22 @@ def test_outputs_are_compared_as_livecodebench_does() -> None:
 # Judging.
 
 
-def here(program: str, stdin: str, _: object, __: object, around: Surroundings) -> Run:
-    """Run a program of ours in this process, which is quick."""
+def here(program: str, stdin: str, _: object, __: object, setup: ProgramSetup) -> ProgramResult:
+    """ProgramResult a program of ours in this process, which is quick."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.StringIO(stdin))
         names = {"__name__": "__main__"}
-        exec(around.prelude, names)
+        exec(setup.prelude, names)
         exec(compile(program, "program.py", "exec"), names)
-    return Run(Verdict.OK, out.getvalue(), "", 0, 0.0)
+    return ProgramResult(RunStatus.OK, out.getvalue(), "", 0, 0.0)
 
 
 def test_reference_solutions_pass_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(python_tests, "run", here)
+    monkeypatch.setattr(python_programs, "run_program", here)
     monkeypatch.setattr(sys, "setrecursionlimit", lambda _: None)
-    environment: Environment = PythonTests(shipped_problems(), isolation="none")
+    environment: Environment = PythonEnvironment(shipped_problems(), isolation="none")
     for problem in environment.problems(10, 0):
-        outcome = environment.attempt(problem, SOLUTIONS[problem.name])
+        outcome = environment.evaluate(problem, SOLUTIONS[problem.name])
         assert outcome.reward == 1.0, (problem.name, outcome.feedback)
         assert outcome.feedback.startswith("All ")
     assert not environment.reveals
@@ -356,16 +360,16 @@ def test_reference_solutions_pass_everything(monkeypatch: pytest.MonkeyPatch) ->
 
 @isolated
 def test_reference_solutions_pass_in_the_sandbox() -> None:
-    environment = PythonTests(shipped_problems(), QUICK)
+    environment = PythonEnvironment(shipped_problems(), QUICK)
     for name in ("hike", "plates", "column"):
-        outcome = environment.attempt(
+        outcome = environment.evaluate(
             Problem(name, ""), f"Like this:\n```python\n{SOLUTIONS[name]}```\n"
         )
         assert outcome.reward == 1.0, outcome.feedback
 
 
 def test_problems_are_drawn_by_seed() -> None:
-    environment = PythonTests(shipped_problems(), isolation="none")
+    environment = PythonEnvironment(shipped_problems(), isolation="none")
     assert environment.problems(5, 1) == environment.problems(5, 1) != environment.problems(5, 2)
     assert len({problem.name for problem in environment.problems(10, 3)}) == 10
     assert environment.problems(3, 4) == environment.problems(3, 4)
@@ -442,12 +446,12 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(
     """Two public tests end, and time runs out on numbers from 3 on."""
     seen = list[int]()
 
-    def run(_: str, stdin: str, *__: object) -> Run:
+    def run(_: str, stdin: str, *__: object) -> ProgramResult:
         seen.append(int(stdin))
-        verdict = Verdict.OK if seen[-1] < 3 else Verdict.TIME_LIMIT
-        return Run(verdict, stdin, "", 0 if verdict is Verdict.OK else None, 6.0)
+        verdict = RunStatus.OK if seen[-1] < 3 else RunStatus.TIME_LIMIT
+        return ProgramResult(verdict, stdin, "", 0 if verdict is RunStatus.OK else None, 6.0)
 
-    monkeypatch.setattr(python_tests, "run", run)
+    monkeypatch.setattr(python_programs, "run_program", run)
     pairs = [(str(n), str(n)) for n in range(1, 10)]
     for public, shown, ran in ((2, 0, [1, 2, 3, 4]), (3, 1, [1, 2, 3, 4]), (6, 2, [1, 2, 3, 4])):
         seen.clear()
@@ -471,7 +475,7 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(
 
 @isolated
 def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
-    limits = Limits(wall_seconds=0.3, memory_bytes=1 << 28)
+    limits = ResourceLimits(wall_seconds=0.3, memory_bytes=1 << 28)
     reward, told = judged(
         read(tmp_path, item([("1", "1")] * 2, [("1", "1")] * 9)), "while True: pass", limits=limits
     )
@@ -508,7 +512,7 @@ def test_feedback_is_bounded_and_marks_what_it_cuts(tmp_path: Path) -> None:
         "raise SystemExit('e\\n' * 5000)",
     ):
         _, told = judged(found, answer)
-        assert python_tests.CUT in told
+        assert python_programs.CUT in told
         assert told.count("Expected:") == 2
     assert judged(found, "'" + "x" * (1 << 20) + "'") == (
         0.0,
@@ -548,7 +552,7 @@ def test_harm_is_survived_and_named(tmp_path: Path, answer: str, verdict: str) -
     found = read(tmp_path, item([("1", "1")]))
     wall = 0.5 if verdict == "time_limit" else 10.0
     reward, told = judged(
-        found, answer, limits=Limits(wall_seconds=wall, memory_bytes=1 << 28, processes=4)
+        found, answer, limits=ResourceLimits(wall_seconds=wall, memory_bytes=1 << 28, processes=4)
     )
     assert reward == 0
     assert f"Verdict: {verdict}" in told
@@ -595,9 +599,9 @@ def test_the_expected_output_is_not_in_the_sandbox(
     )
     seen: list[str] = []
     monkeypatch.setattr(
-        python_tests,
-        "run",
-        lambda *given: seen.append(repr(given)) or sandbox.run("", "", QUICK, "none"),
+        python_programs,
+        "run_program",
+        lambda *given: seen.append(repr(given)) or sandbox.run_program("", "", QUICK, "none"),
     )
     judged(found, "def f(n): return 1", isolation="none")
     assert len(seen) == 2
@@ -606,23 +610,23 @@ def test_the_expected_output_is_not_in_the_sandbox(
 
 def test_refusal_and_bad_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = read(tmp_path, item([("1", "1")]))
-    monkeypatch.setattr(python_tests, "available", lambda: "no namespaces")
+    monkeypatch.setattr(python_programs, "isolation_problem", lambda: "no namespaces")
     with pytest.raises(
         IsolationError,
         match=r"no isolation for running programs here: no namespaces; .*--isolation none$",
     ):
-        PythonTests(found)
+        PythonEnvironment(found)
     assert judged(found, "print(1)", isolation="none") == (1.0, "All 1 tests passed.")
     with pytest.raises(ConfigError, match="isolation is 'maybe'; give one of required, none"):
-        PythonTests(found, isolation="maybe")  # type: ignore[arg-type]
+        PythonEnvironment(found, isolation="maybe")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tests is 'some'"):
-        PythonTests(found, isolation="none", tests="some")  # type: ignore[arg-type]
+        PythonEnvironment(found, isolation="none", tests="some")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="most is 0"):
-        PythonTests(found, isolation="none", most=0)
+        PythonEnvironment(found, isolation="none", most=0)
     assert judged(found, "print(1)", isolation="none", tests="hidden")[0] == 1.0
     with pytest.raises(ConfigError, match="give one of hidden, all, public, private"):
-        PythonTests(found, isolation="none", tests="most")  # type: ignore[arg-type]
+        PythonEnvironment(found, isolation="none", tests="most")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="problem q has no private tests"):
-        PythonTests(found, isolation="none", tests="private")
+        PythonEnvironment(found, isolation="none", tests="private")
     with pytest.raises(KeyError):
-        PythonTests(found, isolation="none").attempt(Problem("other", ""), "")
+        PythonEnvironment(found, isolation="none").evaluate(Problem("other", ""), "")

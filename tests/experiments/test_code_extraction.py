@@ -16,15 +16,15 @@ import pytest
 
 from maskdiff.config import DistillationConfig
 from maskdiff.errors import ConfigError
-from maskdiff.experiments.distillation.answers import code_of
 from maskdiff.experiments.distillation.cli import make_environment
+from maskdiff.experiments.distillation.code_extraction import extract_code
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.python_tests import PRELUDE, PythonTests
-from maskdiff.experiments.distillation.records import SHIPPED, Record, Test, value_of
-from maskdiff.experiments.distillation.sandbox.run import available
+from maskdiff.experiments.distillation.python_programs import PRELUDE, PythonEnvironment
+from maskdiff.experiments.distillation.records import SHIPPED, Record, Test, parse_value
+from maskdiff.experiments.distillation.sandbox.run import isolation_problem
 from tests.helpers.fuzz import both_seeds, cases
 
-REASON = available()
+REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
 
 # ------------------------------------------------------------------------ the program in an answer
@@ -97,7 +97,7 @@ ANSWERS["fences at the left of a docstring"] = (LEFT, LEFT)
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_code_of_an_answer(name: str) -> None:
     answer, code = ANSWERS[name]
-    assert code_of(answer) == code
+    assert extract_code(answer) == code
 
 
 @both_seeds
@@ -113,7 +113,7 @@ def test_marked_code_is_that_of_another_reader(seed: int) -> None:
         nested = any("python" in token.content for token in blocks)
         if code and "```" not in code[-1] and not nested:
             found += 1
-            assert code_of(answer) == code[-1], answer
+            assert extract_code(answer) == code[-1], answer
     assert found > 5
 
 
@@ -133,7 +133,7 @@ def judged(
     """Reward and feedback of an answer to one test; without a function it is a program."""
     test = Test(given, wanted, bool(function))
     record = Record("q", "T", "C", "p", "c", "d", "", "easy", (test,), (), function)
-    outcome = PythonTests([record], **options).attempt(Problem("q", ""), answer)
+    outcome = PythonEnvironment([record], **options).evaluate(Problem("q", ""), answer)
     return outcome.reward, outcome.feedback
 
 
@@ -219,13 +219,13 @@ def test_integers_have_fifty_thousand_digits() -> None:
 
 def test_values_with_long_integers_compare_as_numbers() -> None:
     long = "1" + "0" * 49_999
-    assert value_of(f"[{long}]") == value_of(f"[{long}]") != value_of(f"[{long[:-1]}1]")
-    assert value_of(f"-{long}") == value_of(f"-{long}") != value_of(long)
-    assert value_of("1" + "0" * 2000) == 10**2000
+    assert parse_value(f"[{long}]") == parse_value(f"[{long}]") != parse_value(f"[{long[:-1]}1]")
+    assert parse_value(f"-{long}") == parse_value(f"-{long}") != parse_value(long)
+    assert parse_value("1" + "0" * 2000) == 10**2000
     for text in ("9" * 50_001, "-" + "9" * 50_001, f'{{"a": [{"1" * 60_000}]}}', "01", "x"):
         with pytest.raises(ValueError, match=r"digits|Extra data|Expecting"):
-            value_of(text)
-    assert re.search("int", repr(type(value_of("12"))))
+            parse_value(text)
+    assert re.search("int", repr(type(parse_value("12"))))
 
 
 @isolated
@@ -254,8 +254,8 @@ def test_the_setting_of_packages_and_the_file_of_records_reach_the_programs(tmp_
     given = DistillationConfig(environment="python", isolation="none", records=str(records))
     asked = replace(given, packages=" numpy, iniconfig,")
     environment = make_environment(asked, Solver())  # type: ignore[arg-type]
-    assert isinstance(environment, PythonTests)
-    assert environment.surroundings.packages == ("numpy", "iniconfig")
-    assert str(records) in environment.surroundings.hidden_paths()
+    assert isinstance(environment, PythonEnvironment)
+    assert environment.setup.packages == ("numpy", "iniconfig")
+    assert str(records) in environment.setup.hidden_paths()
     with pytest.raises(ConfigError, match="package 'nampy' is not installed"):
         make_environment(replace(given, packages="nampy"), Solver())  # type: ignore[arg-type]

@@ -1,7 +1,4 @@
-"""Writes trees of Python's parser of regular expressions back as patterns.
-
-For: the names of constructs in messages, and sets of characters, which `re` itself evaluates.
-"""
+"""Turns syntax trees of Python's parser of regular expressions back into patterns."""
 
 from __future__ import annotations
 
@@ -30,16 +27,16 @@ _LAZY = {"MAX_REPEAT": "", "MIN_REPEAT": "?", "POSSESSIVE_REPEAT": "+"}
 _FLAGS = {re.A: "a", re.I: "i", re.L: "L", re.M: "m", re.S: "s", re.U: "u", re.X: "x"}
 
 
-def write(items: Any) -> str:
-    """The pattern of a sequence of nodes of the parser."""
+def unparse(items: Any) -> str:
+    """Returns the pattern of a sequence of nodes of the parser."""
     if len(items) == 1:
-        return write_node(items[0][0].name, items[0][1])
-    texts = ((op.name, write_node(op.name, value)) for op, value in items)
+        return unparse_node(items[0][0].name, items[0][1])
+    texts = ((op.name, unparse_node(op.name, value)) for op, value in items)
     return "".join(f"(?:{text})" if name == "BRANCH" else text for name, text in texts)
 
 
-def write_node(name: str, value: Any) -> str:
-    """The pattern of one node: the name of its operation and its argument."""
+def unparse_node(name: str, value: Any) -> str:
+    """Returns the pattern of one node, given its operation and its argument."""
     if name == "LITERAL":
         return _character(value)
     if name == "NOT_LITERAL":
@@ -51,23 +48,23 @@ def write_node(name: str, value: Any) -> str:
     if name == "AT":
         return _ANCHORS[value.name]
     if name == "BRANCH":
-        return "|".join(write(items) for items in value[1])
+        return "|".join(unparse(items) for items in value[1])
     if name == "SUBPATTERN":
         number, added, removed, items = value
-        return f"({'?' + _flags(added, removed) + ':' if number is None else ''}{write(items)})"
+        return f"({'?' + _flags(added, removed) + ':' if number is None else ''}{unparse(items)})"
     if name in ("ASSERT", "ASSERT_NOT"):
-        return f"({_LOOKS[name, value[0]]}{write(value[1])})"
+        return f"({_LOOKS[name, value[0]]}{unparse(value[1])})"
     if name == "FAILURE":
         return "(?!)"
     if name in _LAZY:
         return _repeat(*value) + _LAZY[name]
     if name == "ATOMIC_GROUP":
-        return f"(?>{write(value)})"
+        return f"(?>{unparse(value)})"
     if name == "GROUPREF":
         return f"\\{value}"
     if name == "GROUPREF_EXISTS":
         number, yes, no = value
-        return f"(?({number}){write(yes)}{'' if no is None else '|' + write(no)})"
+        return f"(?({number}){unparse(yes)}{'' if no is None else '|' + unparse(no)})"
     return name.lower()
 
 
@@ -103,10 +100,10 @@ def _flags(added: int, removed: int) -> str:
 
 
 def _repeat(least: int, most: int, items: Any) -> str:
-    body = write(items)
+    body = unparse(items)
     if len(items) != 1 or items[0][0].name in ("BRANCH", *_LAZY):
         body = f"(?:{body})"
-    most_text = "" if most is parser.MAXREPEAT or most == parser.MAXREPEAT else str(most)
+    most_text = "" if most == parser.MAXREPEAT else str(most)
     short = {(0, ""): "*", (1, ""): "+", (0, "1"): "?"}.get((least, most_text))
     if short is None:
         short = f"{{{least}}}" if str(least) == most_text else f"{{{least},{most_text}}}"

@@ -1,33 +1,33 @@
-"""Runs automata with look-arounds over a text, one character at a time.
+"""Simulates automata with look-arounds on a text, one character at a time.
 
-A *thread* is a state of an automaton that is reached, with what must hold of the rest of the text:
-a set of *obligations*. A *run* is a set of threads; it accepts if some thread is at an accepting
-state when the text ends, and its obligations are met. An obligation comes from a look-ahead on the
-way, and is itself a run, over the rest of the text, that must accept (+) or not (-). What a
-look-behind finds is known from the text before, except for the look-aheads inside of it: its answer
-is a *condition*, which is a set of alternatives, each a set of obligations.
+A *thread* is a reached state with a set of *obligations*, which the rest of the text must meet. A
+*run* is a set of threads. It accepts if, at the end of the text, a thread with met obligations is
+in an accepting state. An obligation comes from a look-ahead: it is a run over the rest of the text
+that must accept (+) or must not (-). The result of a look-behind follows from the text before,
+except for look-aheads in its body. It is a *condition*: a disjunction of sets of obligations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
+from maskdiff.languages.bitsets import positions_of
 from maskdiff.languages.regex.limits import Budget
 from maskdiff.languages.regex.nfa import Guard, Nfa
 
-Alternative = frozenset[int]  # obligations that all are to be met: +n or -n for the run number n
-Condition = frozenset[Alternative]
-Answers = int  # the number of a list of answers of look-behinds at one place, nested ones first
+Alternative = frozenset[int]  # a conjunction of obligations: +n or -n for the run number n
+Condition = frozenset[Alternative]  # a disjunction
+Answers = int  # the number of a list of results of look-behinds at one place, nested ones first
 Thread = tuple[int, Alternative]
-Run = int  # a bit for each thread
-Runs = tuple[Run, ...]  # of the look-behinds, nested ones first, and at the end of the pattern
+Run = int  # a bit mask of threads
+Runs = tuple[Run, ...]  # of the look-behinds, nested ones first, then of the pattern
 
 ALWAYS: Condition = frozenset({frozenset()})
 NEVER: Condition = frozenset()
 
 
-class Runner:
-    """Steps of all automata of a pattern at once."""
+class Simulation:
+    """Simulates all automata of a pattern at once."""
 
     def __init__(self, nfa: Nfa, budget: Budget) -> None:
         self.nfa, self.budget = nfa, budget
@@ -37,44 +37,47 @@ class Runner:
         self._numbers: dict[Thread, int] = {}
         self._readers = [0] * len(nfa.classes)  # for each class, the threads that read it
         self._conditional = 0  # the threads with obligations
-        self._arrived = 0  # the threads at accepting states
-        self._demands: list[Run] = [0]  # the runs of obligations; number 0 is not used
+        self._arrived = 0  # the threads in accepting states
+        self._demands: list[Run] = [0]  # the runs of obligations, numbered from 1
         self._demand_numbers: dict[Run, int] = {}
-        self._accepting: dict[int, bool] = {}  # for each obligation, whether its run accepts
+        self._accepting: dict[int, bool] = {}  # whether the run of an obligation accepts
         self._answers: list[tuple[Condition, ...]] = [()]
         self._answer_numbers: dict[tuple[Answers, Condition], Answers] = {}
-        # What has been worked out before.
+        # Caches.
         self._advanced: dict[tuple[int, int, Answers], Run] = {}
         self._entered: dict[tuple[int, Answers], Run] = {}
         self._later_of: dict[tuple[int, int, Answers], Condition] = {}
 
     def begin(self, earlier: Runs | None = None, seeing: Collection[int] = ()) -> Runs:
-        """Runs where the pattern begins.
+        """Returns the runs at the start of the pattern.
 
         Args:
-            earlier: runs over the text before, from `begin_before`.
-            seeing: the constructs whose look-behinds see that text.
+            earlier: The runs over the text before the pattern, see `begin_before`.
+            seeing: The constructs whose look-behinds see that text.
         """
         runs, answers = self._begin_behinds(earlier, seeing)
         return (*runs, self._enter(self.nfa.start, answers))
 
     def begin_before(self) -> Runs:
-        """Runs where a text begins that stands before the pattern."""
+        """Returns the runs at the start of a text before the pattern."""
         runs, _ = self._begin_behinds(None, ())
         return (*runs, 0)
 
     def step(self, runs: Runs, letter: int) -> Runs:
-        """Runs after one more character, of the class `letter`."""
+        """Returns the runs after one more character of class `letter`."""
         behinds, answers = self._step_behinds(runs, letter)
         return (*behinds, self._simplify(self._advance(runs[-1], letter, answers)))
 
     def step_after(self, runs: Runs, letter: int) -> Runs:
-        """Runs after one more character of the text after the pattern; only obligations go on."""
+        """Returns the runs after one more character behind the pattern."""
         behinds, answers = self._step_behinds(runs, letter)
         return (*behinds, self._simplify(self._persist(runs[-1], letter, answers)))
 
     def end(self, runs: Runs, seeing: Collection[int] = ()) -> Runs:
-        """Runs where the pattern ends; look-aheads of the constructs `seeing` see on from here."""
+        """Returns the runs at the end of the pattern.
+
+        Look-aheads of the constructs `seeing` see the text behind it.
+        """
         for _, alternative in self._members(runs[-1] & self._arrived):
             self.budget.spend(3 * len(alternative))
         kept = (
@@ -85,11 +88,11 @@ class Runner:
         return (*runs[:-1], self._run_of(kept))
 
     def accepts(self, runs: Runs) -> bool:
-        """Whether the pattern matches if the text ends here; `runs` are those from `end`."""
+        """Returns whether the pattern matches if the text ends here, given the runs from `end`."""
         return self._accepts(runs[-1])
 
     def letters(self, runs: Runs) -> list[int]:
-        """The classes that the pattern itself can read next."""
+        """Returns the classes that the pattern itself can read next."""
         return [letter for letter, readers in enumerate(self._readers) if runs[-1] & readers]
 
     def _begin_behinds(self, earlier: Runs | None, seeing: Collection[int]) -> tuple[Runs, Answers]:
@@ -114,7 +117,7 @@ class Runner:
         return tuple(found), answers
 
     def _with_answer(self, answers: Answers, run: Run) -> Answers:
-        """Answers, and that of the next look-behind, from its run."""
+        """Appends the result of the next look-behind, given its run."""
         answer = _absorb(alternative for _, alternative in self._members(run & self._arrived))
         key = answers, answer
         number = self._answer_numbers.setdefault(key, len(self._answers))
@@ -124,9 +127,9 @@ class Runner:
         return number
 
     def _advance(self, run: Run, letter: int, answers: Answers) -> Run:
-        """The threads that the threads of `run` become by reading."""
+        """The threads that follow those of `run` when they read a character."""
         following = 0
-        for thread in bits(run & self._readers[letter]):
+        for thread in positions_of(run & self._readers[letter]):
             key = thread, letter if self._conditional >> thread & 1 else -1, answers
             reached = self._advanced.get(key)
             if reached is None:
@@ -140,7 +143,7 @@ class Runner:
         return following
 
     def _persist(self, run: Run, letter: int, answers: Answers) -> Run:
-        """The threads at accepting states, with what their obligations demand later."""
+        """The threads in accepting states, with their obligations after one more character."""
         return self._run_of(
             (at, later)
             for at, alternative in self._members(run & self._arrived)
@@ -148,7 +151,7 @@ class Runner:
         )
 
     def _enter(self, state: int, answers: Answers) -> Run:
-        """The threads of an automaton that enters `state` here."""
+        """The threads of an automaton that enters `state` at this place."""
         key = state, answers
         if key not in self._entered:
             self._entered[key] = self._run_of(
@@ -159,7 +162,7 @@ class Runner:
         return self._entered[key]
 
     def _holds(self, guard: Guard, answers: Answers) -> Condition:
-        """When all tests of a guard hold here."""
+        """The condition under which all tests of a guard hold at this place."""
         condition = ALWAYS
         for test in sorted(guard):
             look = self.nfa.looks[abs(test) - 1]
@@ -172,20 +175,22 @@ class Runner:
         return condition
 
     def _demand(self, run: Run, wanted: bool) -> Condition:
-        """The condition that a run over the rest of the text accepts, or that it does not."""
+        """The condition that a run over the rest of the text accepts, or does not."""
         if run & self._arrived & ~self._conditional:
             return ALWAYS if wanted else NEVER
         if not run:
             return NEVER if wanted else ALWAYS
         if wanted:
             return frozenset({frozenset({self._demand_number(run)})})
-        # One obligation for each thread, so that alternatives can be compared as sets.
-        return frozenset({frozenset(-self._demand_number(1 << thread) for thread in bits(run))})
+        # One obligation per thread, so that alternatives are comparable as sets.
+        return frozenset(
+            {frozenset(-self._demand_number(1 << thread) for thread in positions_of(run))}
+        )
 
     def _later(self, alternative: Alternative, letter: int, answers: Answers) -> Condition:
-        """What obligations demand of the rest, after a character of the class `letter`."""
+        """The condition that obligations become after a character of class `letter`."""
         self.budget.spend(3 * len(alternative))
-        certain: set[int] = set()  # of the demands that are one alternative
+        certain: set[int] = set()  # obligations from conditions with one alternative
         condition = ALWAYS
         for obligation in sorted(alternative):
             demands = self._continued(obligation, letter, answers)
@@ -196,7 +201,7 @@ class Runner:
         return self._both(frozenset({frozenset(certain)}), condition)
 
     def _continued(self, obligation: int, letter: int, answers: Answers) -> Condition:
-        """What one obligation demands of the rest, after a character of the class `letter`."""
+        """The condition that one obligation becomes after a character of class `letter`."""
         key = obligation, letter, answers
         if key not in self._later_of:
             run = self._demands[abs(obligation)]
@@ -206,7 +211,7 @@ class Runner:
         return self._later_of[key]
 
     def _under(self, run: Run, condition: Condition) -> Run:
-        """The threads of `run` with a condition more."""
+        """The threads of `run` under one more condition."""
         return self._run_of(
             (at, both)
             for at, alternative in self._members(run)
@@ -214,6 +219,7 @@ class Runner:
         )
 
     def _both(self, one: Condition, other: Condition) -> Condition:
+        """The conjunction of two conditions."""
         if one == ALWAYS or other == ALWAYS:
             return other if one == ALWAYS else one
         for alternative in one:
@@ -221,6 +227,7 @@ class Runner:
         return _absorb(a | b for a in one for b in other)
 
     def _not(self, condition: Condition) -> Condition:
+        """The negation of a condition."""
         negated = ALWAYS
         for alternative in condition:
             unmet = [self._demand(self._demands[abs(n)], n < 0) for n in alternative]
@@ -243,15 +250,15 @@ class Runner:
 
     def _construct(self, obligation: int) -> int:
         """The construct that an obligation comes from."""
-        thread = next(bits(self._demands[abs(obligation)]))
+        thread = next(positions_of(self._demands[abs(obligation)]))
         return self.nfa.constructs[self._threads[thread][0]]
 
     def _simplify(self, run: Run) -> Run:
-        """Drop threads that are at the same state under more obligations than another one."""
+        """Drops threads that have more obligations than another thread in the same state."""
         return self._run_of(self._members(run)) if run & self._conditional else run
 
     def _members(self, run: Run) -> Iterator[Thread]:
-        return (self._threads[thread] for thread in bits(run))
+        return (self._threads[thread] for thread in positions_of(run))
 
     def _run_of(self, threads: Iterable[Thread]) -> Run:
         by_state: dict[int, list[Alternative]] = {}
@@ -267,15 +274,15 @@ class Runner:
         return run
 
     def _number(self, at: int, alternative: Alternative) -> int:
-        """The bit of a thread."""
+        """The number of a thread, which is its bit in a run."""
         thread = at, alternative
         number = self._numbers.setdefault(thread, len(self._threads))
         if number == len(self._threads):
-            self.budget.spend(50 if alternative else 1)  # long masks make every step slower
+            self.budget.spend(50 if alternative else 1)  # long masks slow every step down
             self._threads.append(thread)
             self._conditional |= bool(alternative) << number
             self._arrived |= (at in self.nfa.accepts) << number
-            for letter in bits(self.nfa.reads[at]):
+            for letter in positions_of(self.nfa.reads[at]):
                 self._readers[letter] |= 1 << number
         return number
 
@@ -288,7 +295,7 @@ class Runner:
 
 
 def _absorb(alternatives: Iterable[Alternative]) -> Condition:
-    """Drop alternatives that demand more than another one."""
+    """Drops alternatives that contain another one."""
     distinct = frozenset(alternatives)
     if len(distinct) < 2:
         return distinct
@@ -297,11 +304,3 @@ def _absorb(alternatives: Iterable[Alternative]) -> Condition:
         if not any(other <= alternative for other in kept):
             kept.append(alternative)
     return frozenset(kept)
-
-
-def bits(mask: int) -> Iterator[int]:
-    """The positions of the bits of `mask`, from the lowest."""
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low

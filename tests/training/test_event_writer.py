@@ -1,4 +1,4 @@
-"""What a run shows of itself: events that TensorBoard reads, a log that fails alone, and a picture with letters."""
+"""TensorBoard events, a log that fails without ending the run, and the token grid."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_a_full_disk_is_told_of_once_and_nothing_is_raised(
     out, err = capsys.readouterr()
     assert out == ""
     assert (
-        err
-        == f"cannot write to {tmp_path}: No space left on device; training goes on without TensorBoard\n"
+        err == f"cannot write to {tmp_path}: No space left on device; "
+        "training goes on without TensorBoard\n"
     )
 
 
@@ -84,7 +84,8 @@ def test_a_folder_that_cannot_be_made_is_told_of(
 def test_samplers_are_called_what_they_are() -> None:
     plain = live_samplers(Config())
     assert {name: s.sampler for name, s in plain.items()} == {
-        "autoregressive": "autoregressive", "left_to_right": "left_to_right", "spaced_bound_12": "spaced_bound",
+        "autoregressive": "autoregressive", "left_to_right": "left_to_right",
+        "spaced_bound_12": "spaced_bound",
     }  # fmt: skip
     assert plain["spaced_bound_12"].steps == 12
     coupled = live_samplers(config_from_dict({"use_coupling": True}))

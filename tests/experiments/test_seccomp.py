@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.experiments.distillation.sandbox.run import Limits, Verdict, available, run
-from maskdiff.experiments.distillation.sandbox.system_calls import (
+from maskdiff.experiments.distillation.sandbox.run import (
+    ResourceLimits,
+    RunStatus,
+    isolation_problem,
+    run_program,
+)
+from maskdiff.experiments.distillation.sandbox.seccomp import (
     ALLOWED,
     CLONE_FLAGS,
     CONDITIONS,
@@ -26,15 +31,15 @@ from maskdiff.experiments.distillation.sandbox.system_calls import (
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import DOCS
 
-REASON = available()
+REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
-QUICK = Limits(wall_seconds=60.0, cpu_seconds=60, memory_bytes=1 << 28, processes=6)
+QUICK = ResourceLimits(wall_seconds=60.0, cpu_seconds=60, memory_bytes=1 << 28, processes=6)
 KILLED = "killed"
 PAGE = DOCS / "distillation.md"
 
 
 def decide(code: bytes, arch: int, number: int, arguments: tuple[int, ...]) -> int | str:
-    """Run a filter as the kernel does; the error that it answers with, 0 for an allowed call."""
+    """ProgramResult a filter as the kernel does; the error that it answers with, 0 for an allowed call."""
     data = struct.pack("<IIQ6Q", number, arch, 0, *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
     rules = list(struct.iter_unpack("HBBI", code))
     position = held = 0
@@ -174,8 +179,8 @@ def test_the_kernel_refuses_every_call_that_is_not_on_the_list() -> None:
     # never see uretprobe and uprobe in newer kernels, which end a caller that has no probe.
     left_out = {numbers.get("vfork"), *((335, 336) if os.uname().machine == "x86_64" else ())}
     tried = {*range(NEWEST + 60), 1 << 20} - left_out
-    result = run(EVERY, json.dumps([right, sorted(tried)]), QUICK)
-    assert result.verdict is Verdict.OK, result.stderr
+    result = run_program(EVERY, json.dumps([right, sorted(tried)]), QUICK)
+    assert result.status is RunStatus.OK, result.stderr
     found = {int(number): error for number, error in json.loads(result.stdout).items()}
     names = {number: name for name, number in numbers.items()}
     allowed = {numbers[name] for name in allowed_calls() if name in numbers} & tried
@@ -227,8 +232,10 @@ def test_the_kernel_looks_at_arguments() -> None:
             for family in (2, 10, 16, 17, 38, 40)
         ),
     ]
-    result = run(ARGUMENTS, json.dumps([[numbers[name], *given] for name, _, given in calls]))
-    assert result.verdict is Verdict.OK, result.stderr
+    result = run_program(
+        ARGUMENTS, json.dumps([[numbers[name], *given] for name, _, given in calls])
+    )
+    assert result.status is RunStatus.OK, result.stderr
     for (name, wanted, given), error in zip(calls, json.loads(result.stdout), strict=True):
         assert (name, given, error) == (name, given, wanted)
 
@@ -245,14 +252,14 @@ print("pid", ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_
 @isolated
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="has no second machine")
 def test_calls_of_other_machines_are_refused() -> None:
-    result = run(FOREIGN)
+    result = run_program(FOREIGN)
     # A kernel that knows no 32-bit programs answers with a fault of memory.
-    assert result.status in (-signal.SIGSYS, -signal.SIGSEGV)
+    assert result.exit_code in (-signal.SIGSYS, -signal.SIGSEGV)
     assert result.stdout == ""
     second = ARGUMENTS.replace(
         "json.loads(input())", "[[0x40000000 | 39], [0x40000000 | 520], [39]]"
     )
-    assert run(second).stdout == "[38, 38, 0]\n"
+    assert run_program(second).stdout == "[38, 38, 0]\n"
 
 
 @isolated
@@ -260,5 +267,5 @@ def test_a_child_by_vfork_works() -> None:
     program = (
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-S', '-c', 'print(5)']))"
     )
-    result = run(program)
-    assert (result.verdict, result.stdout[:2]) == (Verdict.OK, "5\n"), result.stderr
+    result = run_program(program)
+    assert (result.status, result.stdout[:2]) == (RunStatus.OK, "5\n"), result.stderr

@@ -1,8 +1,8 @@
-"""Runs a pattern as `re.match` does, which takes the match that it prefers and no other.
+"""Simulates a pattern with the priorities of `re.match`, which returns one preferred match.
 
-Threads stand in the order in which `re` tries them. A thread that has come to the end of the
-pattern ends those after it: if the text goes on, it has already been matched in a shorter way. The
-threads before it may still match more of the text, and are preferred.
+Threads are ordered as `re` tries them. A thread at the end of the pattern drops the threads after
+it: if the text continues, `re` has already returned a shorter match. The threads before it have
+priority and may match more of the text.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from collections.abc import Collection, Iterable
 
 from maskdiff.languages.regex.limits import Budget
 from maskdiff.languages.regex.nfa import Guard, Nfa
-from maskdiff.languages.regex.run import (
+from maskdiff.languages.regex.simulation import (
     ALWAYS,
     NEVER,
     Alternative,
     Answers,
     Condition,
     Run,
-    Runner,
     Runs,
+    Simulation,
 )
 
-Ordered = tuple[tuple[int, Alternative], ...]  # threads, those that `re` tries first at the front
+Ordered = tuple[tuple[int, Alternative], ...]  # threads in the order in which `re` tries them
 
 
-class PreferredRunner(Runner):
-    """A `Runner` whose pattern matches a string only if `re.match` takes all of it."""
+class PrioritySimulation(Simulation):
+    """A `Simulation` whose pattern matches a string only if `re.match` matches all of it.
+
+    The last entry of `Runs` is the number of an ordered list of threads, up to `end`.
+    """
 
     def __init__(self, nfa: Nfa, budget: Budget) -> None:
         super().__init__(nfa, budget)
@@ -34,8 +37,6 @@ class PreferredRunner(Runner):
         self._order_numbers: dict[Ordered, int] = {(): 0}
         self._ordered: dict[tuple[int, Answers], Ordered] = {}
         self._closures: dict[int, list[tuple[Guard, int]]] = {}
-
-    # The last one of `Runs` is the number of an ordered list, up to the end of the pattern.
 
     def begin(self, earlier: Runs | None = None, seeing: Collection[int] = ()) -> Runs:
         behinds, answers = self._begin_behinds(earlier, seeing)
@@ -63,10 +64,10 @@ class PreferredRunner(Runner):
         return self._run_of(self._orders[order])
 
     def _cut(self, threads: Iterable[tuple[int, Condition]]) -> int:
-        """The number of the list of threads that no preferred match has ended."""
+        """The number of the list of the threads that no thread of higher priority has dropped."""
         kept: dict[tuple[int, Alternative], None] = {}
         earlier: dict[int, list[Alternative]] = {}
-        open_: Condition = ALWAYS  # that no thread before has come to the end of the pattern
+        open_: Condition = ALWAYS  # no earlier thread is at the end of the pattern
         for at, condition in threads:
             for alternative in sorted(self._both(condition, open_), key=sorted):
                 known = earlier.setdefault(at, [])
@@ -95,9 +96,9 @@ class PreferredRunner(Runner):
         return self._ordered[key]
 
     def _closure_in_order(self, state: int) -> list[tuple[Guard, int]]:
-        """What `Nfa.closure` finds, in the order in which `re` tries it.
+        """The states of `Nfa.closure` in the order in which `re` tries them.
 
-        A copy of a repeated part that reads nothing is the last one, as for `re`.
+        As in `re`, a copy of a repeated part that reads nothing is the last one.
         """
         if state in self._closures:
             return self._closures[state]
@@ -105,7 +106,7 @@ class PreferredRunner(Runner):
         seen: dict[tuple[int, frozenset[int]], list[Guard]] = {}
         todo: list[tuple[int, Guard, frozenset[int]]] = [(state, frozenset(), frozenset())]
         while todo:
-            at, guard, loops = todo.pop()  # `loops` have begun a copy here
+            at, guard, loops = todo.pop()  # `loops`: those with a new copy here
             known = seen.setdefault((at, loops), [])
             self.budget.spend(4 + 4 * len(guard) + len(known))
             if any(other <= guard for other in known):
@@ -113,7 +114,7 @@ class PreferredRunner(Runner):
             known.append(guard)
             if nfa.reads[at] or at in nfa.accepts:
                 found.append((guard, at))
-            choice = nfa.rounds.get(at)
+            choice = nfa.iterations.get(at)
             for test, to in reversed(nfa.branches[at]):
                 now = loops
                 if choice is not None and to == choice.after:

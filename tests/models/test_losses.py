@@ -1,4 +1,4 @@
-"""Objectives against arithmetic done by hand and against enumeration."""
+"""Losses against arithmetic by hand and against enumeration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_token_nll_is_minus_log_softmax_and_zero_where_ignored() -> None:
 
 
 def test_the_elbo_of_an_exact_denoiser_is_the_entropy() -> None:
-    """Over every mask of two correlated bits, weights n/k and exact conditionals give the joint's own -log p in expectation."""
+    """Weights n/k and exact conditionals give -log p of the joint, over all masks of two bits."""
     joint = torch.tensor([[0.4, 0.1], [0.2, 0.3]])
     entropy = -(joint * joint.log()).sum()
     total = 0.0
@@ -41,8 +41,7 @@ def test_the_elbo_of_an_exact_denoiser_is_the_entropy() -> None:
                 weights = torch.tensor([[2 / k if i in mask else 0.0 for i in range(2)]])
                 loss = weighted_nll(logits, torch.tensor([list(x)]), weights).sum()
                 total += float(joint[x] * loss / (2 * len(masks)))
-    # The ELBO of independent marginals when both are masked is looser than the entropy by half the mutual information: the
-    # order is drawn at random, and each order by itself is exact.
+    # The order is drawn at random, and each order by itself is exact.
     orders = 0.5 * sum(
         float(-(joint.sum(1 - i) * joint.sum(1 - i).log()).sum())
         + float(-(joint * (joint / joint.sum(1 - i, keepdim=True)).log()).sum())

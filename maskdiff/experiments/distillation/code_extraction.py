@@ -1,9 +1,8 @@
-"""Takes the program out of a solver's answer.
+"""Extracts the program from a solver's answer.
 
-For: `code_of`. Not for: Markdown itself (`maskdiff/text/answers.py`), or running the program. Easy to
-get wrong: answers are not always whole. A prompt that ends in an open fence gives an answer that
-begins with code and has the closing fence alone; a limit of tokens gives one without a closing
-fence; and a docstring of bare code may hold fences of its own.
+Answers may be incomplete. After a prompt that ends in an open fence, an answer begins with code and
+has the closing fence alone; a limit of tokens may cut the closing fence; and a docstring of bare
+code may hold fences itself.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ _MARKS = re.compile(r"`{3,}|~{3,}")
 _PROSE = re.compile(r"[^#].*:|[^=()\[\]{}#\"'_]*[.!?]")
 
 
-def code_of(answer: str) -> str:
+def extract_code(answer: str) -> str:
     """Return the program in an answer.
 
-    The last block marked as Python counts, else the last one without a mark, by the rules of
-    CommonMark; the last may be left open. Code before a closing fence that no fence opens counts
-    where no block is marked. Without a block it is what stands between the last two lines with a
-    fence anywhere, as the format's grader has it, without its indentation, and without these all of
-    the text.
+    It is the last block marked as Python, else the last unmarked one, by the rules of CommonMark;
+    the last block may be open. Where no block is marked, code before a closing fence without an
+    opening one comes first. Without a block it is the dedented text between the last two lines with
+    a fence anywhere, as in the format's grader, and without these the whole text.
     """
     blocks = fences(answer)
     head = answer[: blocks[0].opening] if blocks else answer
@@ -50,9 +48,9 @@ def code_of(answer: str) -> str:
 
 
 def _inside(blocks: Iterable[Fence]) -> Iterable[Fence]:
-    """The blocks, but of those of Markdown or without a mark the blocks of Python in them, if any.
+    """Yield the blocks; instead of a Markdown or unmarked block the Python blocks in it, if any.
 
-    Fences that do not pair put such blocks together, too.
+    Unpaired fences make such blocks too.
     """
     for block in blocks:
         inner = fences(block.text) if _NESTING.fullmatch(block.info) else []
@@ -61,12 +59,12 @@ def _inside(blocks: Iterable[Fence]) -> Iterable[Fence]:
 
 
 def _in_string(head: str) -> bool:
-    """Whether the text before a fence is bare code whose string goes on behind it."""
+    """Return whether the text before a fence is bare code with an open string."""
     return any(head.count(mark) % 2 == 1 and _is_python(head + mark) for mark in ('"""', "'''"))
 
 
 def _is_python(text: str) -> bool:
-    """Whether a text is a program. Nothing is compiled or run."""
+    """Return whether a text parses as a program."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in strings
@@ -76,18 +74,18 @@ def _is_python(text: str) -> bool:
 
 
 def _text(block: Fence) -> str:
-    """The text of a block, without a fence behind the last line of code, which closes nothing."""
+    """Return the text of a block, without a fence at the end of its last line of code."""
     if block.closed or not block.text.rstrip().endswith("```"):
         return block.text
     return block.text.rstrip().rstrip("`").rstrip(" \t")
 
 
 def _is_closing(head: str, blocks: list[Fence]) -> bool:
-    """Whether the first fence has no mark and closes the code in `head` instead of opening a block.
+    """Return whether the first fence closes the code in `head` instead of opening a block.
 
-    It does where nothing follows it, and where the fences do not pair: one is open at the end,
-    or a marked fence follows before the next one without a mark. Then it depends on the text
-    before: code does not end like a sentence.
+    It is unmarked, and either nothing follows it, or the fences do not pair (one is open at the
+    end, or a marked fence follows before the next unmarked one) and the text before it does not end
+    like a sentence.
     """
     first = blocks[0]
     if first.info or not head.strip() or _MARKS.search(head):
@@ -99,7 +97,7 @@ def _is_closing(head: str, blocks: list[Fence]) -> bool:
 
 
 def _between_last_fences(answer: str) -> str | None:
-    """What stands between the last two lines with a fence; None without two, or within a string."""
+    """Return the text between the last two lines with a fence; None without two, or in a string."""
     lines = answer.splitlines(keepends=True)
     found = [number for number, line in enumerate(lines) if _MARKS.search(line)]
     if len(found) < 2 or _in_string("".join(lines[: found[-2]])):
@@ -107,4 +105,4 @@ def _between_last_fences(answer: str) -> str | None:
     return textwrap.dedent("".join(lines[found[-2] + 1 : found[-1]]))
 
 
-__all__ = ["code_of"]
+__all__ = ["extract_code"]

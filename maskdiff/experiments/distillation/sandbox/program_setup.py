@@ -1,10 +1,9 @@
-"""What a program in the sandbox finds: the interpreter, its library, and what else it is given.
+"""What a program in the sandbox sees: the interpreter, its library, and what it is given.
 
-For: `Surroundings`, and the paths that `sandbox.py` lets a program see or hides from it. Not for:
-mounting them (`jail.py`). Easy to get wrong: folders such as /usr/lib and that of the standard
-library also hold applications and installed packages, and among these may be the hidden tests of a
-problem. So of folders of libraries only the libraries are shown, folders of packages in them are
-covered, and packages that a program may use are shown by name.
+Folders such as /usr/lib and that of the standard library also hold applications and installed
+packages, which may include the hidden tests of a problem. So of a folder of libraries only the
+libraries are visible, folders of packages in it are covered, and packages that a program may use
+are named.
 """
 
 from __future__ import annotations
@@ -23,20 +22,24 @@ from maskdiff.errors import ConfigError, quote
 BINARIES = ("/usr/bin", "/bin")
 LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
 DATA = ("/usr/share/zoneinfo", "/usr/lib/locale")
-# Of a folder of libraries: libraries, and folders of one kind of machine, as x86_64-linux-gnu.
+# Names in a folder of libraries: libraries, and folders of a machine, as x86_64-linux-gnu.
 LIBRARY = re.compile(r".+\.so(\..+)?|[^.]+-linux-[^.]+", flags=re.DOTALL)
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 OURS = Path(__file__).resolve().parents[3]  # the package maskdiff
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a program finds beside the interpreter and its standard library.
+class ProgramSetup:
+    """What a program has besides the interpreter and its standard library.
 
-    prelude: Python source that is run before the program, in the same namespace. packages: names of
-    installed distributions, whose files the program may read and import; what they depend on must
-    be named too. hidden: files and folders that are unreadable even below a system folder. Raises
-    ConfigError for a package that is not installed.
+    Attributes:
+        prelude: Python source that runs before the program, in the same namespace.
+        packages: Names of installed distributions that the program may read and import; their
+            dependencies must be named too.
+        hidden: Files and folders that are unreadable even below a visible folder.
+
+    Raises:
+        ConfigError: For a package that is not installed.
     """
 
     prelude: str = ""
@@ -51,19 +54,19 @@ class Surroundings:
         return [path for name in self.packages for path in package_paths(name)]
 
     def hidden_paths(self) -> list[str]:
-        """Return what is to be covered, links resolved; what is in no folder shown may be there."""
+        """Return the paths to cover, links resolved; some may lie in no visible folder."""
         return [*covered_paths(), *(os.path.realpath(path) for path in self.hidden)]
 
 
-NOTHING = Surroundings()
+DEFAULT_SETUP = ProgramSetup()
 
 
 @functools.cache
 def package_paths(name: str) -> list[tuple[str, str]]:
-    """Return the files and folders of an installed distribution, and their names below its folder.
+    """Return the files and folders of an installed distribution, and their names in its folder.
 
-    A folder without `__init__.py` may be shared with other distributions, so that its parts are
-    given one by one. Raises ConfigError.
+    A folder without `__init__.py` may be shared with other distributions, so its parts are given
+    one by one. Raises ConfigError.
     """
     try:
         found = importlib.metadata.distribution(name)
@@ -77,24 +80,26 @@ def package_paths(name: str) -> list[tuple[str, str]]:
     names = set[str]()
     for parts in files:
         heads = (parts[:end] for end in range(1, len(parts)))
-        whole = (head for head in heads if (*head, "__init__.py") in files or _is_about(head[-1]))
+        whole = (
+            head for head in heads if (*head, "__init__.py") in files or _is_metadata(head[-1])
+        )
         names.add("/".join(next(whole, parts)))
     paths = [(os.path.realpath(str(found.locate_file(item))), item) for item in sorted(names)]
-    shown = [
+    visible = [
         (path, item) for path, item in paths if os.path.exists(path) and "__pycache__" not in item
     ]
-    if all(_is_about(item) for _, item in shown):
+    if all(_is_metadata(item) for _, item in visible):
         raise ConfigError(
             f"package {quote(name)} has no files of its own among the installed packages; "
             "install it as a copy, not as a link to its source"
         )
-    if any(is_below(path, str(OURS)) or is_below(str(OURS), path) for path, _ in shown):
+    if any(is_below(path, str(OURS)) or is_below(str(OURS), path) for path, _ in visible):
         raise ConfigError(f"package {quote(name)} holds the tests of the problems; leave it out")
-    return shown
+    return visible
 
 
-def _is_about(name: str) -> bool:
-    """Whether a file or folder is about a package, and no part of it."""
+def _is_metadata(name: str) -> bool:
+    """Return whether a file or folder describes a package instead of belonging to it."""
     return name.endswith((".dist-info", ".egg-info", ".pth")) or name.startswith("__editable__")
 
 
@@ -114,8 +119,7 @@ def interpreter() -> tuple[str, str]:
 
 @functools.cache
 def standard_library() -> list[str]:
-    """Return the folders of the standard library, links resolved: one, or two where its compiled
-    part is apart."""
+    """Return the folders of the standard library and its compiled part, links resolved."""
     bases = {
         "base": sys.base_prefix, "installed_base": sys.base_prefix,
         "platbase": sys.base_exec_prefix, "installed_platbase": sys.base_exec_prefix,
@@ -125,29 +129,29 @@ def standard_library() -> list[str]:
 
 
 @functools.cache
-def shown_paths() -> list[str]:
-    """Return the files and folders that every program sees: of the system and of the interpreter.
+def visible_paths() -> list[str]:
+    """Return the files and folders of the system and the interpreter that every program sees.
 
-    Links are given as they are, and what they lead to is given too.
+    Links are given as they are, together with their targets.
     """
     executable, prefix = interpreter()
-    shown = [*BINARIES, *DATA, *standard_library(), executable]
+    visible = [*BINARIES, *DATA, *standard_library(), executable]
     for folder in (*LIBRARIES, f"{prefix}/lib", f"{prefix}/lib64"):
         if os.path.islink(folder):
-            shown.append(folder)
+            visible.append(folder)
         elif os.path.isdir(folder):
             names = sorted(filter(LIBRARY.fullmatch, os.listdir(folder)))
-            shown += [f"{folder}/{name}" for name in names]
-    return list(dict.fromkeys(shown))
+            visible += [f"{folder}/{name}" for name in names]
+    return list(dict.fromkeys(visible))
 
 
 @functools.cache
 def covered_paths() -> list[str]:
-    """Return folders of installed packages, and of this one, below the folders shown."""
-    folders = [path for path in shown_paths() if os.path.isdir(path) and not os.path.islink(path)]
-    shown = [os.path.realpath(path) for path in folders]
+    """Return folders of installed packages, and of this one, below the visible folders."""
+    folders = [path for path in visible_paths() if os.path.isdir(path) and not os.path.islink(path)]
+    visible = [os.path.realpath(path) for path in folders]
     found = {str(OURS.parent), str(OURS)}
-    for top in shown:
+    for top in visible:
         for folder, names, _ in os.walk(top):
             packages = [name for name in names if name in PACKAGE_FOLDERS]
             found |= {os.path.join(folder, name) for name in packages}
@@ -158,7 +162,7 @@ def covered_paths() -> list[str]:
         for path in found
         # Of a checkout that the standard library lies in, only this package is covered.
         if not any(is_below(folder, path) for folder in library)
-        and any(is_below(path, folder) for folder in shown)
+        and any(is_below(path, folder) for folder in visible)
     )
 
 
@@ -167,4 +171,4 @@ def is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-__all__ = ["NOTHING", "Surroundings", "interpreter", "shown_paths"]
+__all__ = ["DEFAULT_SETUP", "ProgramSetup", "interpreter", "visible_paths"]

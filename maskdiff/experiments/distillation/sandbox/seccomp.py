@@ -1,10 +1,8 @@
-"""The system calls that a program in the sandbox may make: a list, and a filter for the kernel.
+"""The seccomp filter: the system calls that a program in the sandbox may make.
 
-For: `filter_code`, which `sandbox.py` hands to `jail.py`, and the list itself (`ALLOWED`), whose
-reasons are in docs/distillation.md. Not for: files and processes, which namespaces hide. Easy to
-get wrong: a call that is harmless alone may keep state outside the sandbox. `flock` on a file that
-two runs see passes messages between them, and a socket in flight takes memory that no limit counts.
-So the list holds what CPython and its standard library need, and the rest is refused.
+The list holds what CPython and its standard library need (reasons: docs/distillation.md); the rest
+fails. A call that is harmless alone may keep state outside the sandbox: `flock` on a file that two
+runs see passes messages between them, and a socket in flight takes memory that no limit counts.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import errno
 import struct
 from collections.abc import Iterator
 
-# Group -> names. A call with an entry in `CONDITIONS` is allowed for some arguments only.
+# Group -> names. A call in `CONDITIONS` is allowed for some arguments only.
 ALLOWED = {
     "memory": "brk mmap mprotect mremap munmap msync madvise",
     "descriptors": (
@@ -51,8 +49,8 @@ ALLOWED = {
 }  # fmt: skip
 # Call -> (number of the argument, its allowed values, the error for any other).
 CONDITIONS = {
-    # Access patterns, DONTNEED, FREE and (NO)HUGEPAGE: nothing that acts on shared pages. EINVAL
-    # is the answer of a kernel without an advice, for which libc has a substitute.
+    # Access patterns, DONTNEED, FREE and (NO)HUGEPAGE: nothing that acts on shared pages. A kernel
+    # without an advice answers EINVAL too, so libc has a substitute.
     "madvise": (2, (0, 1, 2, 3, 4, 8, 14, 15), errno.EINVAL),
     # Duplicates and flags: no locks, leases, notices or owners, and no larger pipes.
     "fcntl": (1, (0, 1, 2, 3, 4, 1030, 1032), errno.EPERM),
@@ -62,17 +60,17 @@ CONDITIONS = {
     "prlimit64": (0, (0,), errno.EPERM),  # of the process itself
     "socketpair": (0, (1,), errno.EAFNOSUPPORT),  # AF_UNIX
 }
-# Flags of `clone` that make a thread or a process: no namespaces, no tracing, no other parent.
+# Flags of `clone` for a thread or a process: no namespaces, no tracing, no other parent.
 CLONE_FLAGS = 0x007D0F00 | 0x01004000 | 0xFF
-# Calls that are refused with an error of their own: one that libc or Python has a substitute for,
-# or one that gives the verdict of what the program tried.
+# Calls that fail with their own error: one for which libc or Python has a substitute, or one that
+# leads to the right status of the program.
 REFUSED = {
     "clone3": errno.ENOSYS, "openat2": errno.ENOSYS, "epoll_pwait2": errno.ENOSYS,
     "pidfd_open": errno.ENOSYS, "membarrier": errno.ENOSYS, "futex_waitv": errno.ENOSYS,
     "memfd_create": errno.ENOMEM, "memfd_secret": errno.ENOMEM, "socket": errno.EAFNOSUPPORT,
 }  # fmt: skip
-NEWEST = 450  # calls above it are newer than this list: ENOSYS, so that libc does without them
-# Every name above with its number, where the machine has the call.
+NEWEST = 450  # newer calls fail with ENOSYS, so that libc does without them
+# The number of every name above, where the machine has the call.
 X86_64 = """
 read=0 write=1 open=2 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8 mmap=9 mprotect=10 munmap=11
 brk=12 rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15 ioctl=16 pread64=17 pwrite64=18 readv=19
@@ -125,11 +123,11 @@ def _numbers(table: str) -> dict[str, int]:
     return {name: int(number) for name, number in (pair.split("=") for pair in table.split())}
 
 
-# Machine -> its number for the kernel, and the numbers of its calls.
+# Machine -> its architecture number, and the numbers of its calls.
 MACHINES = {"x86_64": (0xC000003E, _numbers(X86_64)), "aarch64": (0xC00000B7, _numbers(AARCH64))}
 LOAD, AND, EQUAL, ABOVE, LEAST, RETURN = 0x20, 0x54, 0x15, 0x25, 0x35, 0x06  # instructions
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000  # results
-Rule = tuple[int, int, int, int]  # instruction, jumps where it holds and where not, a number
+Rule = tuple[int, int, int, int]  # instruction, jump if true, jump if false, operand
 
 
 def allowed_calls() -> list[str]:
@@ -138,12 +136,12 @@ def allowed_calls() -> list[str]:
 
 
 def filter_code(machine: str) -> bytes:
-    """Return the filter as instructions for seccomp. Raises KeyError for an unknown machine."""
+    """Return the filter's BPF instructions. Raises KeyError for an unknown machine."""
     return b"".join(struct.pack("HBBI", *rule) for rule in _rules(*MACHINES[machine]))
 
 
 def _rules(arch: int, numbers: dict[str, int]) -> Iterator[Rule]:
-    # Calls of another machine (32-bit programs) have other numbers: kill.
+    # Calls of another architecture (32-bit programs) have other numbers: kill.
     yield LOAD, 0, 0, 4
     yield EQUAL, 1, 0, arch
     yield RETURN, 0, 0, KILL
@@ -173,8 +171,8 @@ def _refusal(error: int) -> Rule:
 
 
 def _if_called(number: int, argument: int, checks: list[Rule]) -> Iterator[Rule]:
-    """For one call: load the low half of an argument, which is all that the kernel reads of these,
-    then the checks, which jump behind their last instruction to allow."""
+    """Yield the rules of one call: load the low half of an argument, which is all that the kernel
+    reads of these, then the checks, which jump behind their last instruction to allow."""
     body = [(LOAD, 0, 0, 16 + 8 * argument), *checks, (RETURN, 0, 0, ALLOW)]
     yield EQUAL, 0, len(body), number
     yield from body

@@ -1,7 +1,6 @@
-"""Reads a pattern with Python's own parser into a tree over sets of characters.
+"""Parses a pattern with Python's own parser into a tree over sets of characters.
 
-For: `read_pattern`. What one character can match (categories, ranges, case, `.`) is evaluated by
-`re` itself, once for each distinct node, so that it is right by construction.
+`re` itself evaluates what one character matches (categories, ranges, case, `.`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 from maskdiff.errors import quote
 from maskdiff.languages.regex.limits import MAX_CHARACTERS, Budget, RegexError
-from maskdiff.languages.regex.source import parser, write_node
 from maskdiff.languages.regex.tree import (
     EMPTY,
     NOTHING,
@@ -25,6 +23,7 @@ from maskdiff.languages.regex.tree import (
     Repeat,
     Sequence,
 )
+from maskdiff.languages.regex.unparsing import parser, unparse_node
 
 _TYPE_FLAGS = int(re.ASCII | re.LOCALE | re.UNICODE)
 _LEAVES = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
@@ -48,26 +47,26 @@ class Construct:
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """A tree, the alphabet, and the constructs of the pattern that look around."""
+class ParsedPattern:
+    """A syntax tree, its alphabet, and the constructs of the pattern that look around."""
 
     tree: Node
     symbols: frozenset[str]
     constructs: tuple[Construct, ...]
 
 
-def read_pattern(
+def parse_pattern(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
-) -> Pattern:
-    """The tree of a pattern over the characters `symbols`.
+) -> ParsedPattern:
+    """Returns the syntax tree of a pattern over the characters `symbols`.
 
     Args:
-        pattern: what `re.compile` takes.
-        symbols: the alphabet, strings of one character each.
-        flags: flags of `re`, or their letters.
+        pattern: A regular expression of Python.
+        symbols: The alphabet, strings of one character each.
+        flags: Flags of `re`, or their letters.
 
     Raises:
-        RegexError: the pattern is not valid, not regular, or too long.
+        RegexError: The pattern is not valid, not regular, or too long.
     """
     if len(pattern) > MAX_CHARACTERS:
         raise RegexError(
@@ -79,17 +78,17 @@ def read_pattern(
             warnings.simplefilter("ignore")
             re.compile(pattern, bits)  # checks more than the parser does
             parsed = parser.parse(pattern, bits)
-        reader = _Reader(frozenset(symbols))
-        tree = reader.sequence(parsed, parsed.state.flags)
+        builder = _TreeBuilder(frozenset(symbols))
+        tree = builder.sequence(parsed, parsed.state.flags)
     except (re.error, OverflowError, ValueError) as error:
         if isinstance(error, RegexError):
             raise
         raise RegexError(str(error)) from None
-    return Pattern(tree, reader.symbols, tuple(reader.constructs))
+    return ParsedPattern(tree, builder.symbols, tuple(builder.constructs))
 
 
 def flag_bits(letters: Collection[str]) -> int:
-    """The flags of `re` whose letters are given, such as `"im"`."""
+    """Returns the flags of `re` for letters such as `"im"`. Raises `RegexError`."""
     bits = 0
     for letter in letters:
         if letter not in parser.FLAGS:
@@ -98,7 +97,7 @@ def flag_bits(letters: Collection[str]) -> int:
     return bits
 
 
-class _Reader:
+class _TreeBuilder:
     def __init__(self, symbols: frozenset[str]) -> None:
         if any(len(symbol) != 1 for symbol in symbols):
             raise ValueError("symbols must be single characters")
@@ -108,7 +107,7 @@ class _Reader:
         self._text = "".join(sorted(symbols))
         self._sets: dict[tuple[str, int], Characters] = {}
         self._looks: dict[tuple[Any, ...], Node] = {}
-        self._construct: int | None = None  # that is being read
+        self._construct: int | None = None  # the outermost one around the present node
 
     def sequence(self, items: Any, flags: int) -> Node:
         parts = tuple(self.node(op.name, value, flags) for op, value in items)
@@ -116,7 +115,7 @@ class _Reader:
 
     def node(self, name: str, value: Any, flags: int) -> Node:
         if name in _LEAVES:
-            return self.characters(write_node(name, value), flags)
+            return self.characters(unparse_node(name, value), flags)
         if name == "BRANCH":
             return Choice(tuple(self.sequence(items, flags) for items in value[1]))
         if name == "SUBPATTERN":
@@ -137,11 +136,11 @@ class _Reader:
         if name == "FAILURE":
             return NOTHING
         if name in _IRREGULAR:
-            raise RegexError(_IRREGULAR[name].format(quote(write_node(name, value))))
+            raise RegexError(_IRREGULAR[name].format(quote(unparse_node(name, value))))
         raise RegexError(f"the construct {name} of Python's regular expressions is not supported")
 
     def characters(self, text: str, flags: int) -> Characters:
-        """What a pattern of one character matches."""
+        """The characters that a pattern of one character matches."""
         key = text, flags & int(re.IGNORECASE | re.ASCII | re.DOTALL)
         if key not in self._sets:
             self._budget.spend(400 + len(self.symbols) // 8)
@@ -150,7 +149,7 @@ class _Reader:
 
     def look_around(self, name: str, value: Any, flags: int) -> Node:
         direction, items = value
-        text, negative = write_node(name, value), name == "ASSERT_NOT"
+        text, negative = unparse_node(name, value), name == "ASSERT_NOT"
         kind = f"{'negative ' if negative else ''}look-{'ahead' if direction > 0 else 'behind'}"
         return self._cached(
             Construct(text, kind),
@@ -159,17 +158,14 @@ class _Reader:
         )
 
     def anchor(self, name: str, flags: int) -> Node:
-        text = write_node("AT", parser.__dict__[name])
-        if name in ("AT_BOUNDARY", "AT_NON_BOUNDARY"):
-            kind = "word boundary"
-        else:
-            kind = "anchor"
+        text = unparse_node("AT", parser.__dict__[name])
+        kind = "word boundary" if name.endswith("BOUNDARY") else "anchor"
         return self._cached(
             Construct(text, kind), flags, lambda construct: self._anchor(name, flags, construct)
         )
 
     def _anchor(self, name: str, flags: int, construct: int) -> Node:
-        """Anchors and word boundaries as look-arounds."""
+        """An anchor or word boundary as look-arounds."""
         any_one = Characters(self.symbols)
         newline = Characters(self.symbols & {"\n"})
         no_newline = Characters(self.symbols - {"\n"})
@@ -186,7 +182,7 @@ class _Reader:
             return look(any_one, ahead=True)
         if name == "AT_END" and several_lines:
             return look(no_newline, ahead=True)
-        if name == "AT_END":  # also before a newline that ends the text
+        if name == "AT_END":  # also matches before a final newline
             return look(Choice((no_newline, Sequence((newline, any_one)))), ahead=True)
         if name not in ("AT_BOUNDARY", "AT_NON_BOUNDARY"):
             raise RegexError(f"the anchor {name} of Python's regular expressions is not supported")
@@ -200,7 +196,7 @@ class _Reader:
         return Choice((Sequence((after, before)), outside))
 
     def _cached(self, construct: Construct, flags: int, make: Any) -> Node:
-        """One node for all look-arounds that are the same; nested ones belong to the outermost."""
+        """One node for equal look-arounds; nested ones belong to the outermost construct."""
         outer = self._construct
         key = (construct, flags, outer)
         if key not in self._looks:
@@ -215,7 +211,7 @@ class _Reader:
 
 
 def _combine(flags: int, added: int, removed: int) -> int:
-    """Flags inside a group such as `(?a-i:...)`."""
+    """The flags inside a group such as `(?a-i:...)`."""
     if added & _TYPE_FLAGS:
         flags &= ~_TYPE_FLAGS
     return (flags | added) & ~removed

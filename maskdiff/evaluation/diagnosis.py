@@ -74,7 +74,7 @@ def probe_endings(
     """
     if loaded.length_conditioned:
         raise ConfigError(
-            "this model is told how long its strings are, so none can run on; "
+            "this model is given the length of its strings, so none can run on; "
             "nothing is to be diagnosed"
         )
     if num < 1:
@@ -311,22 +311,22 @@ def _penalties(control: ControlConfig, rows: Sequence[Sequence[int]]) -> Iterato
     lasting = control.presence_penalty, control.frequency_penalty
     if control.repetition_penalty > 1 or max(lasting) > 0:
         evidence = (
-            f"penalties, where {again:.1%} of the tokens of real strings were said before in them: "
-            "those lose against all that was not said, and end-of-string never was"
+            f"penalties, where {again:.1%} of the tokens of real strings repeat earlier ones: "
+            "repeated tokens lose against new ones, and end-of-string is always new"
         )
         remedy = "repetition_penalty 1; loop_period ends loops and changes nothing else"
         yield Cause("penalty", WRONG, again, (evidence,), remedy)
     if control.repetition_penalty < 1 or min(lasting) < 0:
-        evidence = "a repetition_penalty below 1, or another one below 0, rewards what was said"
+        evidence = "a repetition_penalty below 1, or another one below 0, rewards repeated tokens"
         remedy = "repetition_penalty 1, presence_penalty and frequency_penalty 0"
         yield Cause("reward", LOOPS, 1.0, (evidence,), remedy)
     size, dry = control.no_repeat_ngram, control.dry_allowed_length + 1
     if size and (part := float(np.mean([seq_rep(row, size) > 0 for row in rows]))):
         evidence = (
-            f"{part:.1%} of real strings say some {size} tokens twice: they cannot be written"
+            f"{part:.1%} of real strings have some {size} tokens twice: they cannot be written"
         )
         yield Cause("ngram", WRONG, part, (evidence,), "no_repeat_ngram 0, or a longer one")
     if control.dry_multiplier and (part := float(np.mean([seq_rep(row, dry) > 0 for row in rows]))):
-        evidence = f"DRY makes dear what {part:.1%} of real strings say twice, {dry} tokens or more"
+        evidence = f"DRY penalises what {part:.1%} of real strings have twice, {dry} tokens or more"
         remedy = "a longer dry_allowed_length, or dry_breakers"
         yield Cause("dry", WRONG, part / 2, (evidence,), remedy)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskdiff import __main__ as door
+from maskdiff import __main__ as program
 from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, Config, ControlConfig, DecodeConfig, SamplerConfig
@@ -83,15 +83,15 @@ def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, Loaded]) -> None:
-    told = {name: loaded.config for name, loaded in twins.items()}
+    configs = {name: loaded.config for name, loaded in twins.items()}
     for name, loaded in twins.items():
-        honest = diagnose(told[name], PLAIN, loaded, 20)
+        honest = diagnose(configs[name], PLAIN, loaded, 20)
         assert causes(honest)[:1] == ([] if name == "healthy" else [name])
         lied = diagnose(
-            told["healthy"], PLAIN, loaded, 20
+            configs["healthy"], PLAIN, loaded, 20
         )  # the data itself had no ends, and no setting says so
         assert causes(lied)[:1] == causes(honest)[:1]
-    wrong = diagnose(told["end_not_taught"], PLAIN, twins["packed_answers"], 20)
+    wrong = diagnose(configs["end_not_taught"], PLAIN, twins["packed_answers"], 20)
     assert causes(wrong) == ["packed_answers", "end_not_taught"]
     assert "does not behave so" in wrong.findings[1].evidence[1]
     assert wrong.findings[1].weight < 0.2
@@ -219,7 +219,7 @@ def test_a_model_that_is_told_the_length_is_not_asked(
     with pytest.raises(ConfigError, match="none can run on"):
         probe_endings(tiny_loaded())
     path = tiny_checkpoint(tmp_path)
-    assert run_cli(door.main, ["diagnose", str(path)]) == 0
+    assert run_cli(program.main, ["diagnose", str(path)]) == 0
     out, err = capsys.readouterr()
     assert out == "likely cause: none found\n"
     assert "is not asked" in err
@@ -234,7 +234,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     train.write_text("train:\n  cut_rows: 0.5\n")
     decode.write_text("temperature: 0\ncontrol:\n  stop: ['=']\n")
-    assert run_cli(door.main, ["diagnose", str(train), str(decode)]) == 0
+    assert run_cli(program.main, ["diagnose", str(train), str(decode)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
         "likely cause: stop_in_answers, which leads to answers that are cut\n"
@@ -243,7 +243,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "also: end_not_taught" in out
     assert "also: greedy" in out
     argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "2", "--json"]
-    assert run_cli(door.main, argv) == 0
+    assert run_cli(program.main, argv) == 0
     item = json.loads(capsys.readouterr().out)
     assert (item["schema"], item["verb"]) == (1, "diagnose")
     assert set(item["model"]["figures"]) == {
@@ -258,12 +258,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tiny_checkpoint(tmp_path, **PIECES))
-    assert run_cli(door.main, ["diagnose", path, "--checkpoint", path]) == 2
+    assert run_cli(program.main, ["diagnose", path, "--checkpoint", path]) == 2
     assert "leave out --checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("faithful: true\ncut_rows: 0.5\n", "cuts no rows"),
         ("cut_row: 1\n", "nearest valid one is 'cut_rows'"),
@@ -272,13 +272,13 @@ def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_a_bad_configuration_is_one_line(
-    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.yaml"
     if content is not None:
         path.write_text(content)
-    assert run_cli(door.main, ["diagnose", str(path)]) == 2
+    assert run_cli(program.main, ["diagnose", str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1

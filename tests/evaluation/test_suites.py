@@ -228,12 +228,12 @@ def test_the_elbo_estimator_is_unbiased() -> None:
 
 def test_repair_stands_beside_doing_nothing() -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
-    told: list[float | None] = []
+    levels_given: list[float | None] = []
 
     def fix(
         loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
     ) -> repair.Fixed:
-        told.append(sigma)
+        levels_given.append(sigma)
         return repair.Fixed({"oracle": clean, "identity": texts}[method], [3] * len(texts))
 
     plan = Plan(
@@ -250,7 +250,7 @@ def test_repair_stands_beside_doing_nothing() -> None:
     assert (
         pick(rows, "strings_per_second").low is pick(rows, "strings_per_second").high is None
     )  # a single pass
-    assert told == [0.2] * 6 + [None] * 2
+    assert levels_given == [0.2] * 6 + [None] * 2
     assert len([r for r in rows if r.settings.get("level") == "untold"]) == 2 * 7
     same_position, aligned = (
         pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy")

@@ -164,11 +164,11 @@ def test_unknown_names_name_the_nearest():
 
 
 def test_settings_that_make_no_sampler_are_refused_with_the_remedy():
-    for given_settings, said in (
+    for given_settings, message in (
         ({"name": "hybrid", "steps": 3, "num_ar_tokens": 3}, "steps of at least 4"),
         ({"name": "coarse_to_fine", "steps": 1}, "at least 2"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             sampler(**given_settings)
 
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from maskdiff.models.denoiser import Denoiser
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-SEEDS = 3  # of each variant, unless told otherwise
+SEEDS = 3  # of each variant, by default
 SIGMA, BLANKS = 0.2, 0.2  # of the reference's repair and editing benchmarks
 BEGIN = "<!-- reproduction: written by benchmark.py --reproduce -->"
 END = "<!-- end of the reproduction -->"

@@ -40,7 +40,7 @@ def test_template_prefix_and_draft():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Canvas.blank([0], TINY), "length 0"),
         (lambda: Canvas.blank([], TINY), "at least one string"),
@@ -49,8 +49,8 @@ def test_template_prefix_and_draft():
         (lambda: Canvas.draft(["1"], TINY, 1.5), "noise level 1.5"),
     ],
 )
-def test_errors_say_what_was_given(make, said):
-    with pytest.raises(CanvasError, match=said) as caught:
+def test_errors_say_what_was_given(make, message):
+    with pytest.raises(CanvasError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 

@@ -1,29 +1,13 @@
-"""`maskdiff`: what is no training, measuring or sampling: `diagnose`, `languages check` and `serve`.
-
-    maskdiff diagnose configs/twin_truncated.yaml configs/decode.yaml
-    maskdiff diagnose runs/twin_truncated/best.pt configs/decode.yaml    # and asks the model itself
-    python -m maskdiff diagnose train.yaml decode.yaml --checkpoint best.pt --json
-    maskdiff languages check rules      # is rules/grammar.lark read here as Lark reads it?
-    maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt
-
-`diagnose` names the likely cause of repetition and run-on: it compares how a model was trained with how it is decoded, and,
-where the model is at hand, with what it does when nothing holds it back. See docs/repetition.md.
-
-`languages check` compares this package and Lark on the lines of a folder and on strings that its grammar writes; it exits
-with 1 where they differ. See docs/languages.md.
-
-`serve` answers OpenAI's clients over HTTP until Ctrl-C or SIGTERM. See docs/serving.md.
-"""
+"""The program `maskdiff` (`python -m maskdiff`); see `maskdiff/cli/maskdiff.py`."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
+from maskdiff.cli.arguments import run_cli
+from maskdiff.cli.maskdiff import main
+=======
 from maskdiff.cli import arguments as cli
 from maskdiff.cli.serve import add_verb, serve
 from maskdiff.config import MAX_MEASURED, MAX_SEED, Config, DecodeConfig, LanguageConfig
@@ -214,19 +198,18 @@ def _diagnose(args: argparse.Namespace) -> int:
             "findings": [asdict(finding) for finding in made.findings],
         }
         if made.probe is not None:
-            figures = {name: asdict(figure) for name, figure in made.probe.figures.items()}
-            for figure in figures.values():
-                figure.update({key: None for key, value in figure.items() if value != value})
+            figures = {name: figure.to_dict() for name, figure in made.probe.figures.items()}
             item["model"] = {"cause": made.probe.cause, "figures": figures}
         print(json.dumps(item))
     else:
         print(as_text(made))
     return 0
+>>>>>>> w-evaluation
 
 
 def run() -> int:
-    """The program `maskdiff`; a user's mistake is one line and status 2."""
-    return cli.run_cli(main)
+    """Run the program; an error of the user is one line and status 2."""
+    return run_cli(main)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What a set of texts is worth: pure functions from strings to numbers, each with its interval.
+"""Metrics: pure functions from strings to figures, each with its unit and interval.
 
-For: the figures of every report, defined once.  Nothing here knows a model, a sampler or a file; a language is only asked
-to parse.  Texts are the symbols between BOS and EOS, one character each, without spaces; a symbol that should not be there
-(a mask left over, a pad) stands in the text as any character outside the alphabet, so that it counts as wrong.  Easy to get
-wrong: ``balanced`` looks at brackets alone (``=)(`` fails, ``=`` passes), so it says nothing about syntax; quote ``parses``.
-
-Every figure that is reported is an ``Estimate``: value, 95% interval, count.
+Every figure of a report is an `Estimate`: value, 95% interval, count and unit. Nothing here knows a
+model, a sampler or a file. Texts are the symbols between BOS and EOS, one character each, without
+spaces. A symbol that should not be there (a mask, a pad) appears as a character outside the
+alphabet, so that it counts as wrong. `balanced` looks at brackets alone (`=)(` fails, `=` passes),
+so it says nothing about syntax: quote `parses`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from maskdiff.utils import arguments
 from maskdiff.utils.arguments import checked_arguments
+
+if TYPE_CHECKING:
+    from maskdiff.languages import HasExactProbability, HasValue, Language
 
 _of_texts = checked_arguments(texts=arguments.texts)  # one text is a list of one
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -34,63 +37,62 @@ LENGTH_BUCKETS: tuple[tuple[str, int, int | None], ...] = (
 )
 
 
-class Checker(Protocol):
-    """The part of a language that the metrics ask."""
+class Unit(str, Enum):
+    """What a figure is measured in; the unit decides how a report shows it."""
 
-    def parses(self, text: str) -> bool: ...
-
-
-class Judge(Protocol):
-    """The part of a language whose strings are true or false."""
-
-    def holds(self, text: str) -> bool: ...
+    NUMBER = ""  # a count, a distance or a ratio
+    SHARE = "share"  # shown in per cent; also a difference or a ratio of shares
+    NATS = "nats"
+    MILLISECONDS = "ms"
+    PER_SECOND = "per second"
 
 
-class Generator(Protocol):
-    """The part of a language that knows its own distribution, in nats."""
-
-    def log_prob(self, text: str) -> float: ...
-
-    def length_log_prob(self, n: int) -> float: ...
-
-
-# ---------------------------------------------------------------------------------------------------------- estimates
+# ---------------------------------------------------------------------------------------- estimates
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval; ``count`` is the number of strings behind it."""
+    """A figure with its 95% interval (`low`, `high`), of `count` strings."""
 
     value: float
     low: float
     high: float
     count: int
+    unit: Unit = Unit.NUMBER
 
     def __post_init__(self) -> None:
         if self.count < 0:
             raise ValueError(f"count {self.count} is negative")
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Returns value, low, high and count as JSON takes them: None for what is not finite."""
+        figures = {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
+        return {name: x if math.isfinite(x) else None for name, x in figures.items()}
+
 
 def wilson(successes: int, count: int, z: float = Z95) -> Estimate:
-    """A rate with Wilson's score interval, which stays inside [0, 1] and is not empty at 0 or 1.
+    """Returns a share with Wilson's score interval, which stays inside [0, 1].
 
-    Raises ``ValueError`` unless 0 <= successes <= count.  A count of 0 gives NaN with the interval [0, 1].
+    A count of 0 gives NaN with the interval [0, 1].
+
+    Raises:
+        ValueError: Unless 0 <= successes <= count.
     """
     if not 0 <= successes <= count:
         raise ValueError(f"{successes} successes of {count}")
     if count == 0:
-        return Estimate(math.nan, 0.0, 1.0, 0)
+        return Estimate(math.nan, 0.0, 1.0, 0, Unit.SHARE)
     p = successes / count
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    # The exact ends at 0 and 1 are pinned: rounding would otherwise leave the interval short of its own value.
+    # Rounding would otherwise leave the value 0 or 1 outside its own interval.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == count else min(1.0, centre + half)
-    return Estimate(p, low, high, count)
+    return Estimate(p, low, high, count, Unit.SHARE)
 
 
 def rate(flags: Iterable[bool]) -> Estimate:
-    """The share of true flags."""
+    """Returns the share of true flags, see `wilson`."""
     values = [bool(flag) for flag in flags]
     return wilson(sum(values), len(values))
 
@@ -100,31 +102,40 @@ def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float],
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
+    unit: Unit = Unit.NUMBER,
 ) -> Estimate:
-    """Percentile bootstrap of ``statistic(indices)`` over ``len(units)`` exchangeable units (95%)."""
+    """Returns `statistic(indices)` with its percentile bootstrap over exchangeable `units`
+    (95%)."""
     count = len(units)
     if count == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0)
+        return Estimate(math.nan, math.nan, math.nan, 0, unit)
     value = statistic(np.arange(count))
     draws = np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)])
     low, high = np.percentile(draws, (2.5, 97.5))
-    return Estimate(float(value), float(low), float(high), count)
+    return Estimate(float(value), float(low), float(high), count, unit)
 
 
-def mean(values: ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
-    """The mean of ``values`` (n,) with its bootstrap interval."""
-    return ratio(values, None, rng, resamples)
+def mean(
+    values: ArrayLike,
+    rng: np.random.Generator,
+    unit: Unit = Unit.NUMBER,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Returns the mean of `values` (n,) with its bootstrap interval."""
+    return ratio(values, None, rng, unit, resamples)
 
 
 def ratio(
     numerators: ArrayLike,
     denominators: ArrayLike | None,
     rng: np.random.Generator,
+    unit: Unit = Unit.NUMBER,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """sum(numerators) / sum(denominators), both (n,), one entry a string; strings are resampled together.
+    """Returns sum(numerators) / sum(denominators), both (n,) with one entry a string.
 
-    This is how nats per token are averaged: long strings weigh more, and the unit of chance stays the string.
+    The bootstrap resamples strings. Nats per token are averaged so: long strings weigh more.
+    `denominators` None is 1 for each string.
     """
     top = np.asarray(numerators, dtype=np.float64)
     below = (
@@ -132,23 +143,24 @@ def ratio(
     )
     if top.shape != below.shape or top.ndim != 1:
         raise ValueError(
-            f"numerators {top.shape} and denominators {below.shape} must be two vectors of one length"
+            f"numerators {top.shape} and denominators {below.shape} must be vectors of one length"
         )
     if len(top) == 0 or below.sum() == 0:
-        return Estimate(math.nan, math.nan, math.nan, len(top))
+        return Estimate(math.nan, math.nan, math.nan, len(top), unit)
     # Multinomial weights are the bootstrap in one matrix product.  # (resamples, n)
     weights = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=resamples)
     bottoms = weights @ below
     draws = (weights @ top)[bottoms > 0] / bottoms[bottoms > 0]
     low, high = np.percentile(draws, (2.5, 97.5))
-    return Estimate(float(top.sum() / below.sum()), float(low), float(high), len(top))
+    return Estimate(float(top.sum() / below.sum()), float(low), float(high), len(top), unit)
 
 
-# -------------------------------------------------------------------------------------------------- one text at a time
+# ------------------------------------------------------------------------------- one text at a time
 
 
 def balanced(text: str) -> bool:
-    """Every prefix has at least as many ``(`` as ``)``, and the whole as many: what the reference calls valid syntax."""
+    """Returns whether brackets balance, in every prefix too: what the reference calls valid
+    syntax."""
     depth = 0
     for symbol in text:
         depth += (symbol == "(") - (symbol == ")")
@@ -158,17 +170,17 @@ def balanced(text: str) -> bool:
 
 
 def has_equals(text: str) -> bool:
-    """The text contains ``=``, once or more."""
+    """Returns whether the text contains `=`."""
     return "=" in text
 
 
 def has_operator(text: str, operators: str = "+*") -> bool:
-    """The text contains one of ``operators``."""
+    """Returns whether the text contains one of `operators`."""
     return any(symbol in operators for symbol in text)
 
 
 def nesting(text: str) -> int:
-    """The largest number of brackets open at once; defined for texts that do not parse, too."""
+    """Returns the largest number of brackets open at once, also of texts that do not parse."""
     depth = deepest = 0
     for symbol in text:
         depth += (symbol == "(") - (symbol == ")")
@@ -177,23 +189,23 @@ def nesting(text: str) -> int:
 
 
 def operator_counts(text: str, operators: str = "+*") -> tuple[int, ...]:
-    """How often each of ``operators`` occurs."""
+    """Returns how often each of `operators` occurs."""
     return tuple(text.count(operator) for operator in operators)
 
 
 def length_bucket(length: int) -> str:
-    """The name of the bucket of an inner length: ``<10 10-19 20-29 30-39 40+``."""
+    """Returns the bucket of an inner length: `<10`, `10-19`, `20-29`, `30-39` or `40+`."""
     for name, low, high in LENGTH_BUCKETS:
         if low <= length and (high is None or length <= high):
             return name
     raise ValueError(f"length {length} is negative")
 
 
-# ----------------------------------------------------------------------------------------------------- pairs of texts
+# ----------------------------------------------------------------------------------- pairs of texts
 
 
 def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """Levenshtein's distance: insertions, deletions and substitutions, each at cost 1.
+    """Returns Levenshtein's distance: insertions, deletions and substitutions, each at cost 1.
 
     Myers' bit-parallel recurrence (J. ACM 46(3), 1999): a column of the table is two integers.
     """
@@ -217,82 +229,86 @@ def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
 
 
 def token_accuracy(text: str, clean: str) -> float:
-    """The reference's score: the share of ``BOS clean EOS`` that ``BOS text EOS`` has at the same position.
+    """Returns the reference's score: the share of `BOS clean EOS` that `BOS text EOS` has at the
+    same position.
 
-    BOS and EOS count, as they do there, and a deletion near the start costs all that follows it.
+    A deletion near the start costs all that follows it.
     """
-    # None stands for EOS: equal to itself, unlike every symbol.
+    # None is EOS: equal to itself, unlike every symbol.
     ours, theirs = [*text, None], [*clean, None]
-    hits = 1 + sum(
-        a == b for a, b in zip(ours, theirs, strict=False)
-    )  # 1: BOS, which is always right
+    hits = 1 + sum(a == b for a, b in zip(ours, theirs, strict=False))  # 1: BOS is always right
     return hits / (len(clean) + 2)
 
 
 def aligned_accuracy(text: str, clean: str) -> float:
-    """1 - edit distance / length of the longer: 1 when equal, and a shift costs one edit."""
+    """Returns 1 - edit distance / length of the longer text: a shift costs one edit."""
     longer = max(len(text), len(clean))
     return 1.0 if longer == 0 else 1.0 - edit_distance(text, clean) / longer
 
 
 def anchors_kept(text: str, template: str, blank: str = "?") -> float:
-    """The share of the template's given symbols that stand unchanged at their position; 1 if all are blank."""
+    """Returns the share of the template's given symbols that are unchanged; 1 if all are blank."""
     given = [index for index, symbol in enumerate(template) if symbol != blank]
     if not given:
         return 1.0
     return sum(index < len(text) and text[index] == template[index] for index in given) / len(given)
 
 
-# ------------------------------------------------------------------------------------------------------ sets of texts
+# ------------------------------------------------------------------------------------ sets of texts
 
 
 @_of_texts
 def distinct(texts: Sequence[str]) -> Estimate:
-    """Distinct texts / texts.  Says nothing about what the texts are: noise is more distinct than any language.
+    """Returns distinct texts / texts. Noise is more distinct than any language.
 
-    Leaving one text out changes the number of distinct ones only if it is the sole copy, so that the share has the
-    jackknife's variance q (1 - q) / n with q the share of sole copies: that of a rate.  As Agresti and Coull do for rates,
-    q is taken from z^2/2 sole copies and z^2/2 others more than there are, or the interval would be a point where all
-    texts differ.  (A bootstrap would add copies.)
+    Leaving out one text changes the number of distinct ones only if it has no copy. So the share
+    has the jackknife variance of a rate, q (1 - q) / n with q the share of texts without a copy. As
+    Agresti and Coull do for rates, q counts z^2/2 more texts of both kinds, or the interval would
+    be a point where all texts differ. (A bootstrap would add copies.)
     """
     return _distinct_share(Counter(texts), len(texts))
 
 
 @_of_texts
-def distinct_valid(texts: Sequence[str], language: Checker) -> Estimate:
-    """Distinct texts that parse / all texts.  The interval is that of ``distinct``, with the sole copies that parse."""
+def distinct_valid(texts: Sequence[str], language: Language) -> Estimate:
+    """Returns distinct texts that parse / all texts, with the interval of `distinct`."""
     return _distinct_share(Counter(text for text in texts if language.parses(text)), len(texts))
 
 
 def _distinct_share(tally: Mapping[str, int], count: int) -> Estimate:
-    """``len(tally) / count``, where ``tally`` holds the copies of the texts that qualify among ``count`` drawn."""
+    """`len(tally) / count`, of the copies of each text that qualifies among `count` drawn."""
     if count == 0:
-        return Estimate(math.nan, 0.0, 1.0, 0)
+        return Estimate(math.nan, 0.0, 1.0, 0, Unit.SHARE)
     singles = sum(copies == 1 for copies in tally.values())
     share, trials = len(tally) / count, count + Z95**2
     sole = (singles + Z95**2 / 2) / trials
     half = Z95 * math.sqrt(sole * (1 - sole) / trials)
     least = 1 / count if tally else 0.0  # what was seen is there
-    return Estimate(share, max(least, share - half), min(1.0, share + half), count)
+    low, high = max(least, share - half), min(1.0, share + half)
+    return Estimate(share, low, high, count, Unit.SHARE)
 
 
 def relative(own: Estimate, real: Sequence[Sequence[str]]) -> Estimate:
-    """A share of distinct texts in units of the mean ``distinct`` of ``real``: several sets of as many real draws each.
+    """Returns a share of distinct texts divided by the mean `distinct` of sets of real draws.
 
-    Real draws all parse, so that ``distinct_valid`` has the same unit.  Raises ``ValueError`` if a set has another size,
-    because distinctness falls with the number drawn.
+    All real draws parse, so that `distinct_valid` is divided by the same.
+
+    Raises:
+        ValueError: A set has another size; distinctness falls with the number drawn.
     """
     if not real or any(len(draw) != own.count for draw in real):
         raise ValueError(
-            f"real draws of {sorted({len(draw) for draw in real})} texts beside {own.count}: sizes must agree"
+            f"real draws of {sorted({len(draw) for draw in real})} texts beside {own.count}: "
+            "sizes must agree"
         )
-    unit = float(np.mean([distinct(draw).value for draw in real]))
-    return Estimate(own.value / unit, own.low / unit, own.high / unit, own.count)
+    base = float(np.mean([distinct(draw).value for draw in real]))
+    return Estimate(own.value / base, own.low / base, own.high / base, own.count, Unit.SHARE)
 
 
 @_of_texts
 def novel(texts: Sequence[str], seen: Collection[str] | Callable[[str], bool]) -> Estimate:
-    """The share of texts that training never saw; ``seen`` is the set of training texts, or says whether one is in it."""
+    """Returns the share of texts not in training; `seen` is the training set, or tells
+    membership."""
     known = seen if callable(seen) else seen.__contains__
     return rate(not known(text) for text in texts)
 
@@ -303,10 +319,11 @@ def histogram_distance(
     rng: np.random.Generator,
     resamples: int = 200,
 ) -> Estimate:
-    """Total variation of ``values`` from ``reference``: half the L1 distance of the histograms, 0 if equal, 1 if disjoint.
+    """Returns the total variation distance of the histogram of `values` from that of `reference`.
 
-    The interval resamples ``values`` (and so leans upwards); without values or reference the distance is NaN.
-    Two samples of one distribution are not at distance 0: always read it beside the distance of as many real draws.
+    It is half the L1 distance: 0 if equal, 1 if disjoint, NaN without values or reference. The
+    interval resamples `values`. Two samples of one distribution are not at distance 0: read it
+    beside the distance of as many real draws.
     """
     if not values or not reference:
         return Estimate(math.nan, 0.0, 1.0, len(values))
@@ -319,23 +336,19 @@ def histogram_distance(
         return float(0.5 * np.abs(own - target).sum())
 
     estimate = bootstrap(values, distance, rng, resamples)
-    # Resampling adds noise, and noise adds distance: the interval is widened to hold the value itself.
-    return Estimate(
-        estimate.value,
-        min(estimate.low, estimate.value),
-        max(estimate.high, estimate.value),
-        len(values),
-    )
+    # Resampling adds noise, and noise adds distance: widen the interval to hold the value.
+    low, high = min(estimate.low, estimate.value), max(estimate.high, estimate.value)
+    return Estimate(estimate.value, low, high, len(values))
 
 
 @_of_texts
 def log_likelihood(
-    texts: Sequence[str], language: Generator, rng: np.random.Generator
+    texts: Sequence[str], language: HasExactProbability, rng: np.random.Generator
 ) -> tuple[Estimate, Estimate]:
-    """Nats per token that the true generator gives the texts, given their lengths, and the share it can produce at all.
+    """Returns the log-probability per token under the true generator, and the share in its support.
 
-    The first is a mean over the texts in the generator's support, tokens weighing alike; real draws score minus the
-    entropy.  A higher figure is not better: it means that the texts are more typical than real ones.
+    The first is in nats, given the lengths, and a mean over the tokens of texts in the support.
+    Real draws score minus the entropy. Higher is not better: it means more typical than real texts.
     """
     nats: list[float] = []
     lengths: list[int] = []
@@ -344,11 +357,12 @@ def log_likelihood(
         if log_prob > -math.inf:
             nats.append(log_prob - language.length_log_prob(len(text)))
             lengths.append(len(text))
-    return ratio(nats, lengths, rng), wilson(len(nats), len(texts))
+    return ratio(nats, lengths, rng, Unit.NATS), wilson(len(nats), len(texts))
 
 
 def token_classes(text: str, equals: str = "=", digits: str = "0123456789") -> list[str]:
-    """``structure``, ``operand`` or ``value`` for each symbol: digits are the value's after the last ``=``."""
+    """Returns the class of each symbol: `value` (digits after the last `=`), `operand` or
+    `structure`."""
     border = text.rfind(equals)
     return [
         "structure" if symbol not in digits else "value" if 0 <= border < i else "operand"
@@ -357,7 +371,7 @@ def token_classes(text: str, equals: str = "=", digits: str = "0123456789") -> l
 
 
 def by_length(flags: Sequence[bool], lengths: Sequence[int]) -> Mapping[str, Estimate]:
-    """The rate of ``flags`` in each bucket of inner length, empty buckets included."""
+    """Returns the share of true `flags` in each bucket of inner length, empty buckets included."""
     names = [length_bucket(length) for length in lengths]
     return {
         bucket: rate(flag for flag, name in zip(flags, names, strict=True) if name == bucket)
@@ -366,12 +380,12 @@ def by_length(flags: Sequence[bool], lengths: Sequence[int]) -> Mapping[str, Est
 
 
 @_of_texts
-def parses(texts: Sequence[str], language: Checker) -> list[bool]:
-    """Whether each text belongs to the language by its real grammar."""
+def parses(texts: Sequence[str], language: Language) -> list[bool]:
+    """Returns whether each text belongs to the language by its real grammar."""
     return [language.parses(text) for text in texts]
 
 
 @_of_texts
-def holds(texts: Sequence[str], language: Judge) -> list[bool]:
-    """Whether each text parses and its equation is true."""
+def hold(texts: Sequence[str], language: HasValue) -> list[bool]:
+    """Returns whether each text parses and what it states is true."""
     return [language.holds(text) for text in texts]

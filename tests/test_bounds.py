@@ -17,6 +17,7 @@ from maskdiff import config, tasks
 from maskdiff.cli import arguments as cli
 from maskdiff.config import MAX_STRINGS, Config, DecodeConfig, Section
 from maskdiff.config_io import check, config_from_dict, convert, load_config, options, range_text
+from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.sampling import Autoregressive, Canvas, Predictive, Reconsider, Speculate, Unmask
 from maskdiff.utils.values import Plain
@@ -24,15 +25,14 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
 PARSERS = {
-    module: REPOSITORY / f"{module.replace('.', '/')}.py"
-    for module in (
-        "maskdiff.cli.train",
-        "maskdiff.cli.benchmark",
-        "maskdiff.cli.inference",
-        "maskdiff.__main__",
-        "maskdiff.experiments.distillation.cli",
-        "maskdiff.experiments.distillation.attempts",
-    )
+    "maskdiff.cli.train": REPOSITORY / "maskdiff/cli/train.py",
+    "maskdiff.cli.benchmark": REPOSITORY / "maskdiff/cli/benchmark.py",
+    "maskdiff.cli.inference": REPOSITORY / "maskdiff/cli/inference_flags.py",
+    "maskdiff.cli.maskdiff": REPOSITORY / "maskdiff/cli/maskdiff.py",
+    "maskdiff.experiments.distillation.cli": REPOSITORY
+    / "maskdiff/experiments/distillation/cli.py",
+    "maskdiff.experiments.distillation.attempts": REPOSITORY
+    / "maskdiff/experiments/distillation/attempts.py",
 }
 ABSURD = [
     "99999999999999999999",
@@ -175,7 +175,7 @@ def test_the_walk_finds_a_flag_without_bounds() -> None:
 def test_every_number_of_a_stage_has_bounds() -> None:
     """A sampler that is made in Python takes no number that a configuration would not."""
     walked = 0
-    for kind in (Unmask, Autoregressive, Predictive, Reconsider, Speculate):
+    for kind in (Draw, Unmask, Autoregressive, Predictive, Reconsider, Speculate):
         for field in fields(kind):
             if field.type in ("int", "float") and (kind, field.name) != (Reconsider, "sigma"):
                 walked += 1

@@ -69,10 +69,12 @@ def test_token_accuracy_by_hand() -> None:
     clean = "(+12)=3"  # nine tokens with BOS and EOS
     assert metrics.token_accuracy(clean, clean) == 1.0
     assert metrics.token_accuracy("(+12)=4", clean) == pytest.approx(8 / 9)
-    # The first symbol is lost: BOS is right, all others are shifted; the same string is one edit away.
+    # The first symbol is lost: BOS is right, all others are shifted; the same string is one edit
+    # away.
     assert metrics.token_accuracy("+12)=3", clean) == pytest.approx(1 / 9)
     assert metrics.aligned_accuracy("+12)=3", clean) == pytest.approx(6 / 7)
-    # One symbol too many at the end: EOS is at another place, and what follows the clean string is not looked at.
+    # One symbol too many at the end: EOS is at another place, and what follows the clean string is
+    # not looked at.
     assert metrics.token_accuracy("(+12)=33", clean) == pytest.approx(8 / 9)
 
 
@@ -108,7 +110,8 @@ def test_wilson_known_value_and_errors() -> None:
 
 
 def test_wilson_covers() -> None:
-    """Coverage at p=0.97, n=200 by exact summation over the binomial: close to 95%, where Wald's interval has about 87%."""
+    """Coverage at p=0.97, n=200 by exact summation over the binomial: close to 95%, where Wald's
+    interval has about 87%."""
     n, p = 200, 0.97
     inside = wald = 0.0
     for k in range(n + 1):

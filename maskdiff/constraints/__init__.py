@@ -1,1 +1,1 @@
-"""Exact conditioning of per-position distributions on a grammar, and left-to-right masks."""
+"""Exact conditioning of distributions over strings on a context-free grammar."""

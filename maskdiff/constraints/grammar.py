@@ -1,9 +1,8 @@
-"""Conditioning on a grammar: every sampler asks here, and what it commits can always be completed.
+"""`GrammarConstraint`: the exact `Constraint` of a context-free grammar.
 
-For: ``Constraint``, what samplers ask of any constraint, and ``GrammarConstraint``, exact for a context-free grammar.  Not for:
-charts (``chart.py``, ``posterior.py``, ``prefix.py``).  Easy to get wrong: what commits together must come from *one* joint
-draw.  Two positions drawn from their own exact posteriors can contradict each other; one joint draw cannot, and as all visible
-tokens are certain at the next evaluation, there always is a string left.
+Let q be a product of distributions, one for each position. `condition` returns the marginals of
+q(x | x is in the language) and one string x from a joint draw. Tokens that are committed together
+must come from one joint draw: draws from the marginals of two positions can contradict each other.
 """
 
 from __future__ import annotations
@@ -16,29 +15,35 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskdiff.constraints.chart import Chart, Rules, descend, fill
+from maskdiff.constraints.chart import Chart, RuleTensors, descend, inside_chart
 from maskdiff.constraints.posterior import posterior
 from maskdiff.constraints.prefix import PrefixMask
 from maskdiff.drawing.logits import Symbols, temper
 from maskdiff.drawing.settings import Draw, NextSymbol
 from maskdiff.errors import CanvasError, ConfigError, quote
 from maskdiff.languages.cfg import NormalForm, compile_grammar
+from maskdiff.languages.lengths import nearest_lengths
 from maskdiff.utils.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
 
-CELLS = 220_000  # of the charts that are filled together, per nonterminal: few steps, and they stay in a CPU's cache
-WIDER = 1.3  # the longest of them is at most so much longer than the shortest: a chart costs the cube of its width
+CELLS = 220_000  # cells per nonterminal of charts that are filled together; they fit a CPU's cache
+WIDER = 1.3  # largest ratio of their lengths; the cost of a chart grows with the cube of its length
 
 
 class GrammarConstraint:
-    """Exact conditioning on a context-free grammar over the inner symbols of a vocabulary, for canvases on ``device``.
+    """Conditions canvases on a context-free grammar. Charts are float64.
 
-    Charts are float64; filling them raises TimedOut at ``deadline``.
+    Args:
+        grammar: The grammar over the inner symbols of `vocabulary`, in their order.
+        vocabulary: The vocabulary of the canvases.
+        device: The device of the canvases.
+        deadline: Filling a chart raises `TimedOut` after it.
 
-    Raises ``ConfigError`` for a device without that, ``ValueError`` where the grammar's symbols are
-    not the vocabulary's, in their order.
+    Raises:
+        ConfigError: The device has no float64.
+        ValueError: The symbols of the grammar are not those of the vocabulary.
     """
 
     def __init__(
@@ -48,32 +53,36 @@ class GrammarConstraint:
         device: torch.device | str = "cpu",
         deadline: Deadline = NEVER,
     ) -> None:
-        if grammar.symbols != tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids):
+        if grammar.symbols != vocabulary.inner_symbols:
             raise ValueError(f"a grammar over {grammar.symbols} cannot constrain {vocabulary}")
         if torch.device(device).type == "mps":
             raise ConfigError("grammars need float64, which mps lacks; sample with --device cpu")
         self.vocabulary, self.grammar, self.device = vocabulary, grammar, torch.device(device)
-        self.rules = Rules(grammar, device, deadline)
+        self.rules = RuleTensors(grammar, device, deadline)
         self.inner = torch.tensor(vocabulary.inner_ids, device=device)
         self.digits = torch.tensor(vocabulary.digit_ids, dtype=torch.int64, device=device)
-        self.stands_for = (
-            torch.arange(len(vocabulary), device=device)[:, None] == self.inner
-        )  # (vocab, inner symbols)
+        # (vocab, inner symbols): the symbols that a certain token may be.
+        self.meanings = torch.arange(len(vocabulary), device=device)[:, None] == self.inner
         if vocabulary.digit is not None:
-            self.stands_for[vocabulary.digit] = torch.isin(self.inner, self.digits)
+            self.meanings[vocabulary.digit] = torch.isin(self.inner, self.digits)
 
     @classmethod
     def of(
         cls, language: Language, device: torch.device | str = "cpu", deadline: Deadline = NEVER
     ) -> GrammarConstraint:
-        """The constraint of a language's own grammar; raises ``ConfigError`` where it has none."""
-        grammar = language.lark_grammar()
+        """Returns the constraint of the grammar of a language.
+
+        Raises:
+            ConfigError: The language has no grammar.
+        """
+        grammar, vocabulary = language.lark_grammar(), language.vocabulary
         if grammar is None:
             raise ConfigError(f"{language.name} has no grammar; sample without one")
-        vocabulary = language.vocabulary
-        symbols = tuple(vocabulary.symbols[i] for i in vocabulary.inner_ids)
-        normal = compile_grammar(grammar, symbols, language.config.accept_ambiguous)
-        return cls(normal, vocabulary, device, deadline)
+        ambiguous = language.config.accept_ambiguous
+        compiled = compile_grammar(grammar, vocabulary.inner_symbols, ambiguous)
+        return cls(compiled, vocabulary, device, deadline)
+
+    # Conditioning
 
     def condition(
         self,
@@ -84,171 +93,167 @@ class GrammarConstraint:
         uniform: Tensor | None,
         draw: Draw,
     ) -> tuple[Tensor, Tensor]:
-        """See ``Constraint``."""
+        """See `Constraint`."""
         conditioned, drawn = torch.full_like(log_probs, -torch.inf), tokens.clone()
-        for rows in _like_lengths(length):
+        for rows in _similar_lengths(length):
             width = int(length[rows].max())
-            part = _Part(
-                log_probs[rows, :width], tokens[rows, :width], free[rows, :width], length[rows]
+            q = _Product(
+                log_probs[rows, :width], tokens[rows, :width], free[rows, :width], length[rows] - 2
             )
             numbers = None if uniform is None else uniform[rows, : width - 2, : width - 1]
-            marginals, symbols = self._condition(part, numbers, draw)
-            conditioned[rows, :width], drawn[rows, :width] = marginals.to(log_probs), symbols
+            marginals, strings = self._condition(q, numbers, draw)
+            conditioned[rows, :width], drawn[rows, :width] = marginals.to(log_probs), strings
         return conditioned, torch.where(free, drawn, tokens)
 
-    def _condition(self, part: _Part, uniform: Tensor | None, draw: Draw) -> tuple[Tensor, Tensor]:
-        """The same for a group of strings."""
-        emission = self._emission(part, draw.symbols)
-        chart = fill(self.rules, emission, part.length - 2)
-        if bool(
-            (chart.log_total == -torch.inf).any()
-        ):  # where every string is impossible to the denoiser, all are alike
-            open_ = self._open_chart(self._part(part.tokens, part.free, part.length))
-            self._refuse(open_, part)
-            lost = (chart.log_total == -torch.inf)[:, None, None]
-            chart = fill(self.rules, torch.where(lost, open_.emission, emission), part.length - 2)
-            part = replace(part, log_probs=torch.where(lost, 0.0, part.log_probs))
-        drawn = descend(*self._drawing(chart, part, uniform, draw))
-        conditioned = torch.full_like(part.log_probs, -torch.inf, dtype=chart.emission.dtype)
-        conditioned[:, 1:-1, self.inner] = posterior(chart)
-        symbols = torch.nn.functional.pad(self.inner[drawn.clamp(min=0)], (1, 1))
-        return (
-            self._fold(conditioned, symbols)
-            if draw.symbols == "skeleton"
-            else (conditioned, symbols)
-        )
+    def _condition(self, q: _Product, uniform: Tensor | None, draw: Draw) -> tuple[Tensor, Tensor]:
+        """`condition` for strings of similar lengths."""
+        emission = self._emission(q, draw.symbols)  # (batch, n, symbols)
+        chart = inside_chart(self.rules, emission, q.length)
+        # Where q excludes all strings of the language, condition the uniform product.
+        lost = (chart.log_total == -torch.inf)[:, None, None]
+        if bool(lost.any()):
+            open_chart = self._open_chart(q.tokens, q.free, q.length)
+            self._check_total(open_chart, q.tokens, q.free)
+            emission = torch.where(lost, open_chart.emission, emission)
+            chart = inside_chart(self.rules, emission, q.length)
+            q = replace(q, log_probs=torch.where(lost, 0.0, q.log_probs))
+        drawn = self._draw(chart, q, uniform, draw)  # (batch, n)
+        conditioned = torch.full_like(q.log_probs, -torch.inf, dtype=torch.float64)
+        conditioned[:, 1:-1, self.inner] = posterior(chart)  # (batch, width, vocab)
+        strings = torch.nn.functional.pad(self.inner[drawn.clamp(min=0)], (1, 1))
+        if draw.symbols == "skeleton" and self.vocabulary.digit is not None:
+            # <DIGIT> has the probability of all digits.
+            digit = self.vocabulary.digit
+            conditioned[..., digit] = conditioned[..., self.digits].logsumexp(-1)
+            conditioned[..., self.digits] = -torch.inf
+            strings = torch.where(torch.isin(strings, self.digits), digit, strings)
+        return conditioned, strings
 
-    def _drawing(
-        self, chart: Chart, part: _Part, uniform: Tensor | None, draw: Draw
-    ) -> tuple[Chart, Tensor | None]:
-        """The chart and the numbers to draw with: those given, or of the tempered product, or of the best string."""
+    def _draw(self, chart: Chart, q: _Product, uniform: Tensor | None, draw: Draw) -> Tensor:
+        """(batch, n) symbols: a joint draw from the tempered product, or the likeliest string."""
+        # The likeliest string. In a skeleton, <DIGIT> counts with all digits, not with the best.
         if uniform is None or draw.temperature == 0:
             emission = chart.emission
-            if (
-                draw.symbols == "skeleton"
-            ):  # the best skeleton, not the one with the best digits: <DIGIT> counts in full
-                proposed = part.free[:, 1:-1, None] & torch.isin(self.inner, self.digits)
-                emission = emission + math.log(max(1, len(self.digits))) * proposed
-            return fill(self.rules, emission, chart.length, best=True), None
-        cuts = draw.truncation
-        if draw.temperature == 1.0 and cuts == (1.0, 0, 0.0):
-            return chart, uniform
-        warm = [temper(part.log_probs, draw.temperature, *cut) for cut in ((1.0,), cuts)]
-        whole, cut = (self._emission(replace(part, log_probs=x), draw.symbols) for x in warm)
-        nucleus = fill(self.rules, cut, chart.length)
-        some = (nucleus.log_total > -torch.inf)[:, None, None]
-        return (
-            nucleus
-            if bool(some.all())
-            else fill(self.rules, torch.where(some, cut, whole), chart.length)
-        ), uniform
+            if draw.symbols == "skeleton":
+                digits = q.free[:, 1:-1, None] & torch.isin(self.inner, self.digits)
+                emission = emission + math.log(max(1, len(self.digits))) * digits
+            return descend(inside_chart(self.rules, emission, chart.length, best=True))
+        # A draw from the product itself.
+        if draw.temperature == 1.0 and draw.truncation == (1.0, 0, 0.0):
+            return descend(chart, uniform)
+        # A draw from the tempered and truncated product; without truncation if it leaves no string.
+        whole, truncated = (
+            self._emission(
+                replace(q, log_probs=temper(q.log_probs, draw.temperature, *limits)), draw.symbols
+            )
+            for limits in ((1.0,), draw.truncation)
+        )
+        nucleus = inside_chart(self.rules, truncated, chart.length)
+        possible = (nucleus.log_total > -torch.inf)[:, None, None]
+        if not bool(possible.all()):
+            emission = torch.where(possible, truncated, whole)
+            nucleus = inside_chart(self.rules, emission, chart.length)
+        return descend(nucleus, uniform)
 
-    def _emission(self, part: _Part, symbols: Symbols) -> Tensor:
-        """(batch, n, inner symbols) float64 log-probabilities: those given where free, certainty elsewhere.
+    def _emission(self, q: _Product, symbols: Symbols) -> Tensor:
+        """(batch, n, symbols) float64 log-probabilities of q, of certain symbols 0 or -inf.
 
-        A skeleton's ``<DIGIT>`` is any digit: all of them alike where it is proposed, all of them allowed where it is written.
+        A free `<DIGIT>` of a skeleton is any digit, with equal probabilities.
         """
-        proposed, digit = part.log_probs[:, 1:-1].double(), self.vocabulary.digit
+        proposed, digit = q.log_probs[:, 1:-1].double(), self.vocabulary.digit
         if symbols == "skeleton" and digit is not None:
             each = proposed[..., digit, None] - math.log(len(self.digits))
             proposed = proposed.index_copy(-1, self.digits, each.expand(-1, -1, len(self.digits)))
-        certain = torch.where(self.stands_for[part.tokens[:, 1:-1]], 0.0, -torch.inf).double()
-        return torch.where(part.free[:, 1:-1, None], proposed[..., self.inner], certain)
+        free = q.free[:, 1:-1, None]
+        return torch.where(free, proposed[..., self.inner], self._certain(q.tokens))
 
-    def _fold(self, conditioned: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        """Digits as ``<DIGIT>``, which has the probability of all of them."""
-        digit = self.vocabulary.digit
-        if digit is None:
-            return conditioned, symbols
-        conditioned[..., digit] = conditioned[..., self.digits].logsumexp(-1)
-        conditioned[..., self.digits] = -torch.inf
-        return conditioned, torch.where(torch.isin(symbols, self.digits), digit, symbols)
+    def _certain(self, tokens: Tensor) -> Tensor:
+        """(batch, n, symbols) float64 log-probabilities of certain tokens: 0 or -inf."""
+        return torch.where(self.meanings[tokens[:, 1:-1]], 0.0, -torch.inf).double()
+
+    def _open_emission(self, tokens: Tensor, free: Tensor) -> Tensor:
+        """(batch, n, symbols) 0 for each symbol that is possible, -inf for others."""
+        return self._certain(tokens).masked_fill(free[:, 1:-1, None], 0.0)
+
+    def _open_chart(self, tokens: Tensor, free: Tensor, length: Tensor) -> Chart:
+        """The chart of a canvas in which free positions may be any symbol."""
+        return inside_chart(self.rules, self._open_emission(tokens, free), length)
+
+    # Masks
 
     def mask(self, tokens: Tensor, free: Tensor, length: Tensor) -> NextSymbol:
-        """See ``Constraint``."""
-        possible = self._emission(self._part(tokens, free, length), "plain") > -torch.inf
-        return _Mask(self, PrefixMask(self.grammar, self.rules, possible, length - 2))
+        """See `Constraint`."""
+        possible = self._open_emission(tokens, free) > -torch.inf
+        return _TokenMask(self, PrefixMask(self.grammar, self.rules, possible, length - 2))
+
+    # Checks
 
     def check(self, tokens: Tensor, free: Tensor, length: Tensor) -> None:
-        """See ``Constraint``."""
+        """See `Constraint`."""
         tokens = torch.where(free, self.vocabulary.mask, tokens)
         rows = torch.cat((length[:, None].to(tokens), tokens), 1)
-        alike, which = torch.unique(rows, dim=0, return_inverse=True)
-        lost = self._lost(alike[:, 1:], alike[:, 0])[which].nonzero()[:, 0]
+        distinct, which = torch.unique(rows, dim=0, return_inverse=True)
+        lost = self._lost(distinct[:, 1:], distinct[:, 0])[which].nonzero()[:, 0]
         if len(lost):
             first = lost[:1]
-            part = self._part(tokens[first], free[first], length[first])
-            self._refuse(self._open_chart(part), part)
+            chart = self._open_chart(tokens[first], free[first], length[first] - 2)
+            self._check_total(chart, tokens[first], free[first])
 
     def _lost(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """(batch,) whether nothing can be made of a string with ``<MASK>`` where it is free."""
-        symbols = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None] - 1
-        known = ((tokens != self.vocabulary.mask) & symbols)[:, 1:].any(1)
+        """(batch,) whether no string fits a canvas with `<MASK>` at free positions."""
+        inside = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None] - 1
+        known = ((tokens != self.vocabulary.mask) & inside)[:, 1:].any(1)
         possible = torch.from_numpy(self.grammar.lengths(int(length.max()) - 2)).to(tokens.device)
         lost = ~possible[length - 2]
-        rows = (known & ~lost).nonzero()[:, 0]
-        for part in _like_lengths(length[rows]):
+        rows = (known & ~lost).nonzero()[:, 0]  # only these need a chart
+        for part in _similar_lengths(length[rows]):
             group = rows[part]
             canvas = tokens[group, : int(length[group].max())]
-            chart = self._open_chart(
-                self._part(canvas, canvas == self.vocabulary.mask, length[group])
-            )
+            chart = self._open_chart(canvas, canvas == self.vocabulary.mask, length[group] - 2)
             lost[group] = chart.log_total == -torch.inf
         return lost
 
-    def _part(self, tokens: Tensor, free: Tensor, length: Tensor) -> _Part:
-        """A canvas in which everything that is free may be anything."""
-        anything = torch.zeros(
-            *tokens.shape, len(self.vocabulary), dtype=torch.float64, device=self.device
-        )
-        return _Part(anything, tokens, free, length)
-
-    def _open_chart(self, part: _Part) -> Chart:
-        return fill(self.rules, self._emission(part, "plain"), part.length - 2)
-
-    def _refuse(self, chart: Chart, part: _Part) -> None:
-        """Raises ``CanvasError`` for the first string without any possibility."""
+    def _check_total(self, chart: Chart, tokens: Tensor, free: Tensor) -> None:
+        """Raises `CanvasError` for the first string of an open chart without weight."""
         lost = (chart.log_total == -torch.inf).nonzero()[:, 0].tolist()
         if not lost:
             return
         row, n = lost[0], int(chart.length[lost[0]])
         possible = self.grammar.lengths(max(2 * n, n + 16))
         if not possible[n]:
-            near = [*possible[:n].nonzero()[0][-1:], *(possible[n:].nonzero()[0][:1] + n)]
-            told = f"the nearest length{'s are' if len(near) > 1 else ' is'} {' and '.join(map(str, near))}"
-            raise CanvasError(
-                f"no string of the grammar has {n} symbols; {told if near else 'none has a length near it'}"
-            )
-        symbols = torch.where(part.free[row], self.vocabulary.mask, part.tokens[row])[1 : n + 1]
-        at = self._contradiction(symbols)
+            near = nearest_lengths(possible, n)
+            raise CanvasError(f"no string of the grammar has {n} symbols; {near}")
+        symbols = torch.where(free[row], self.vocabulary.mask, tokens[row])[1 : n + 1]
+        at, decode = self._contradiction(symbols), self.vocabulary.decode
         raise CanvasError(
-            f"no string of the grammar is like {quote(self.vocabulary.decode(symbols.tolist()))}: with {n} symbols and those "
-            f"known before it, symbol {at} cannot be {quote(self.vocabulary.decode([int(symbols[at])]))}"
+            f"no string of the grammar is like {quote(decode(symbols.tolist()))}: with {n} symbols "
+            f"and those known before it, symbol {at} cannot be {quote(decode([int(symbols[at])]))}"
         )
 
     def _contradiction(self, symbols: Tensor) -> int:
-        """Index of the first known symbol that cannot be kept together with those before it."""
-        known = (symbols != self.vocabulary.mask).nonzero()[:, 0]
+        """The index of the first known symbol (n,) that contradicts the known ones before it."""
+        mask = self.vocabulary.mask
+        known = (symbols != mask).nonzero()[:, 0]
+        # Row k has the known symbols up to the k-th one.
         places = torch.arange(len(symbols), device=symbols.device)
-        rows = torch.where(places > known[:, None], self.vocabulary.mask, symbols)
-        frame = torch.nn.functional.pad(rows, (1, 1), value=self.vocabulary.bos)
-        length = torch.full_like(known, frame.shape[1])
-        chart = self._open_chart(self._part(frame, frame == self.vocabulary.mask, length))
+        rows = torch.where(places > known[:, None], mask, symbols)
+        canvas = torch.nn.functional.pad(rows, (1, 1), value=self.vocabulary.bos)
+        chart = self._open_chart(canvas, canvas == mask, torch.full_like(known, len(symbols)))
         return int(known[(chart.log_total == -torch.inf).int().argmax()])
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a group of strings proposes, and where."""
+class _Product:
+    """A product q of distributions at the free positions, with certain tokens elsewhere."""
 
     log_probs: Tensor  # (batch, width, vocab)
     tokens: Tensor  # (batch, width)
     free: Tensor  # (batch, width) bool
-    length: Tensor  # (batch,)
+    length: Tensor  # (batch,) symbols, without BOS and EOS
 
 
-def _like_lengths(length: Tensor) -> Iterator[Tensor]:
-    """Indices of all strings, a group of like lengths at a time."""
+def _similar_lengths(length: Tensor) -> Iterator[Tensor]:
+    """Yields the indices of all strings in groups of similar lengths."""
     order = length.argsort(stable=True)
     sizes, start = length[order].tolist(), 0
     for end in range(1, len(sizes) + 1):
@@ -261,30 +266,38 @@ def _like_lengths(length: Tensor) -> Iterator[Tensor]:
             start = end
 
 
-class _Mask:
-    """``PrefixMask`` in terms of token ids."""
+class _TokenMask:
+    """A `PrefixMask` in token ids."""
 
     def __init__(self, constraint: GrammarConstraint, inside: PrefixMask) -> None:
         self.constraint, self.inside = constraint, inside
 
     def allowed(self) -> Tensor:
-        """See ``NextSymbol``."""
-        found = self.inside.allowed()
-        whole = found.new_zeros(len(found), len(self.constraint.vocabulary))
-        whole[:, self.constraint.inner] = found
-        return whole
+        """See `NextSymbol`."""
+        symbols = self.inside.allowed()  # (batch, symbols)
+        tokens = symbols.new_zeros(len(symbols), len(self.constraint.vocabulary))
+        tokens[:, self.constraint.inner] = symbols
+        return tokens  # (batch, vocab)
 
     def write(self, token: Tensor) -> None:
-        """See ``NextSymbol``; beyond the end any token will do, and ``<DIGIT>`` is any digit."""
-        self.inside.write(self.constraint.stands_for[token])
+        """See `NextSymbol`; `<DIGIT>` is any digit, and tokens beyond the end have no effect."""
+        self.inside.write(self.constraint.meanings[token])
 
     def select(self, rows: Tensor) -> NextSymbol:
-        """See ``NextSymbol``."""
-        return _Mask(self.constraint, self.inside.select(rows))
+        """See `NextSymbol`."""
+        return _TokenMask(self.constraint, self.inside.select(rows))
 
 
 def next_symbols(mask: NextSymbol, tokens: Tensor) -> Tensor:
-    """(batch, width, vocab) what may stand at every position given the tokens (batch, width) before it; nothing at the ends."""
+    """Returns the allowed tokens at all positions, given the tokens before each.
+
+    Args:
+        mask: A mask at its first position; it is used up.
+        tokens: (batch, width).
+
+    Returns:
+        (batch, width, vocab) bool; nothing is allowed at both ends.
+    """
     first = mask.allowed()
     rows = [torch.zeros_like(first), first]
     for position in range(1, tokens.shape[1] - 2):

@@ -1,13 +1,11 @@
-"""Which symbol may come next: a left-to-right mask under which what has been written can always be completed.
+"""A left-to-right mask of the symbols that keep a string completable.
 
-For: the causal mode under a grammar.  Not for: the posterior of the next symbol; the mask says only what is possible, so a
-masked causal sample is not an exact draw of the model's distribution given that the string parses (it is made to fit
-one symbol at a time).  Easy to get wrong: "completable" means within *this* canvas, whose length is fixed and whose later
-symbols may be known.  Where nothing is known the parser needs lengths alone, shared by all canvases of a grammar; elsewhere
-it asks the inside chart of what is still to come.
+Completable means: within this canvas, whose length is fixed and whose later symbols may be known.
+The mask says what is possible, so a masked left-to-right sample is no exact draw given the grammar.
 
-Parsing is sparse, a few dictionaries per string, and stays on the CPU: a dense table of every nonterminal and span took
-six times as long to draw with for the grammar of json and forty times for that of python-expressions (docs/experiments.md).
+Parsing is sparse and stays on the CPU. A dense table of all nonterminals and spans takes six times
+as long for the grammar of json and forty times for that of python-expressions, see
+docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskdiff.constraints.chart import Chart, Rules, fill
+from maskdiff.constraints.chart import Chart, RuleTensors, inside_chart
 from maskdiff.languages.cfg import (
     CanvasLookahead,
     LengthLookahead,
@@ -28,16 +26,22 @@ from maskdiff.languages.cfg import (
     PrefixParser,
 )
 
-SHORTEST = 64  # symbols that an lookahead is made for at least
+SHORTEST = 64  # the least length of a shared lookahead
 
 
 class PrefixMask:
-    """Symbol by symbol: ``allowed()``, then ``write(...)``, then ``allowed()`` for the next position.
+    """Masks a batch of strings symbol by symbol: `allowed`, `write`, `allowed`, ...
 
-    ``possible`` (batch, n, symbols) bool says what each position may become, ``length`` (batch,) how long each string is.
+    Args:
+        grammar: The grammar.
+        rules: Its rules as tensors.
+        possible: (batch, n, symbols) bool, the symbols that each position may become.
+        length: (batch,) symbols of each string.
     """
 
-    def __init__(self, grammar: NormalForm, rules: Rules, possible: Tensor, length: Tensor) -> None:
+    def __init__(
+        self, grammar: NormalForm, rules: RuleTensors, possible: Tensor, length: Tensor
+    ) -> None:
         self.possible, self.position = possible.cpu().numpy(), 0
         self.device = possible.device
         sizes = length.tolist()
@@ -47,28 +51,28 @@ class PrefixMask:
         ]
 
     def allowed(self) -> Tensor:
-        """(batch, symbols) bool: what may stand at the present position; nothing beyond a string's end or in a lost one."""
+        """Returns the symbols of the present position, (batch, symbols) bool.
+
+        None is allowed beyond the end of a string and after a symbol that was not allowed.
+        """
         return torch.from_numpy(self._fitting()).to(self.device)
 
     def write(self, symbols: Tensor) -> None:
-        """Say what stands at the present position: one of these (batch, symbols) bool, as a rule a single one.
-
-        After something that was not allowed, nothing is. Beyond a string's end anything will do.
-        """
+        """Writes one of the symbols (batch, symbols) bool, normally a single one, and moves on."""
         written = np.packbits(self._fitting() & symbols.cpu().numpy(), axis=1, bitorder="little")
         for parser, row in zip(self._parsers, written, strict=True):
             parser.write(int.from_bytes(row.tobytes(), "little"))
         self.position += 1
 
     def select(self, rows: Tensor) -> PrefixMask:
-        """The mask of some of the strings, in the order of ``rows``, which may repeat (a beam)."""
+        """Returns the mask of the strings `rows`, which may repeat (a beam)."""
         part = copy(self)
         part.possible = self.possible[rows.cpu().numpy()]
         part._parsers = [self._parsers[row].copy() for row in rows.tolist()]
         return part
 
     def _fitting(self) -> np.ndarray:
-        """(batch, symbols) bool: see ``allowed``."""
+        """See `allowed`, as an array."""
         _, n, symbols = self.possible.shape
         if self.position >= n:
             return np.zeros((len(self._parsers), symbols), dtype=bool)
@@ -80,28 +84,25 @@ class PrefixMask:
 
 
 def _lookaheads(
-    grammar: NormalForm, rules: Rules, possible: Tensor, length: Tensor
+    grammar: NormalForm, rules: RuleTensors, possible: Tensor, length: Tensor
 ) -> list[Lookahead]:
-    """What each string (batch, n, symbols), (batch,) may still become; like strings share theirs."""
+    """The lookahead of each string; equal canvases share one.
+
+    Canvases without known symbols share that of their grammar, which needs lengths alone.
+    """
     n = possible.shape[1]
     general = _length_lookahead(grammar, max(SHORTEST, 1 << (n - 1).bit_length()))
     inside = torch.arange(n, device=length.device) < length[:, None]
     known = (~possible.all(2) & inside).any(1).nonzero()[:, 0]
     found: list[Lookahead] = [general] * len(length)
     if len(known):
-        rows = torch.cat(
-            (
-                length[known, None].to(torch.int64),
-                (possible[known] & inside[known, :, None]).flatten(1),
-            ),
-            1,
-        )
-        alike, which = torch.unique(rows, dim=0, return_inverse=True)
-        emission = torch.where(
-            alike[:, 1:].bool().view(len(alike), *possible.shape[1:]), 0.0, -torch.inf
-        ).double()
-        chart = fill(rules, emission, alike[:, 0])
-        specific = [CanvasLookahead(grammar, _ends(chart, row)) for row in range(len(alike))]
+        symbols = (possible[known] & inside[known, :, None]).flatten(1)
+        rows = torch.cat((length[known, None].to(torch.int64), symbols), 1)
+        distinct, which = torch.unique(rows, dim=0, return_inverse=True)
+        fitting = distinct[:, 1:].bool().view(len(distinct), *possible.shape[1:])
+        emission = torch.where(fitting, 0.0, -torch.inf).double()
+        chart = inside_chart(rules, emission, distinct[:, 0])
+        specific = [CanvasLookahead(grammar, _ends(chart, row)) for row in range(len(distinct))]
         for row, group in zip(known.tolist(), which.tolist(), strict=True):
             found[row] = specific[group]
     return found
@@ -113,7 +114,7 @@ def _length_lookahead(grammar: NormalForm, longest: int) -> LengthLookahead:
 
 
 def _ends(chart: Chart, row: int) -> list[dict[int, int]]:
-    """By start and nonterminal: where it may end in one string of the chart, as the bits of an integer."""
+    """By start and nonterminal: its ends in one string of the chart, as bits."""
     widths = (chart.inside[:, row] > -torch.inf).cpu().numpy()  # (long nonterminals, n + 1, n + 1)
     alone = (chart.unit[:, row] > -torch.inf).cpu().numpy()  # (nonterminals, n)
     packed = np.packbits(widths, axis=2, bitorder="little")

@@ -6,7 +6,7 @@
     strings = Decoding(conditioned, new_keys(5, generator)).run()
 
 `decode` (`loop.py`) draws all tokens from left to right. `condition` finds what the prefix weighs,
-and q; `Decoding` draws from q and from the model behind it. The state is the history of tokens, not
+and q; `Decoding` draws from q, then from the model. The state is the history of tokens, not
 the place in the text. `maskdiff.tasks.complete` completes the texts of a language.
 """
 

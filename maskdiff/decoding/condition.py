@@ -112,24 +112,16 @@ class Growth:
 
 @dataclass(frozen=True)
 class Summary:
-    """Result and cost of conditioning.
-
-    Attributes:
-        mode: The mode. log_z: log p(a string begins with the prefix), nats; a lower bound if
-        histories were left out. dropped: Upper bound of the share of p(prefix) in histories that
-        were left out, and so of the
-            total variation of the first draws.
-        histories: Histories that were evaluated.
-        calls: Forward passes.
-        positions: Tokens that they evaluated.
-    """
+    """Result and cost of conditioning."""
 
     mode: str
-    log_z: float
+    log_z: float  # log p(a string begins with the prefix), nats; a lower bound if `dropped`
+    # Upper bound of the share of p(prefix) in histories that were left out, and so of the total
+    # variation of the first draws.
     dropped: float
-    histories: int
-    calls: int
-    positions: int
+    histories: int  # that were evaluated
+    calls: int  # forward passes
+    positions: int  # tokens that they evaluated
 
 
 class Conditioned:

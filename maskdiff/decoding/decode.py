@@ -71,7 +71,6 @@ class _String:
     node: int | None  # of the histories, until the prefix is covered
     id: int  # node of the model's tree
     row: Tensor | None = None  # then: (vocab,) log p(next token)
-    norm: float = 0.0  # log p + norm is the logit
     tokens: list[int] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)  # of the tokens
     sure: bytearray = field(default_factory=bytearray)  # after the prefix, never revised
@@ -134,7 +133,8 @@ class Decoding:
             size = len(self.model.table) if penalise else 0
             self.history = TokenHistory.nothing(len(self.rows), size)
         self._under_way = [string for string in self.strings if not string.reason]
-        self._extend([string for string in self._under_way if string.node is None], None)
+        fresh = [string for string in self._under_way if string.node is None]
+        self._free_scores = self._extend(fresh, [string.latent for string in fresh])
 
     def _begin(self, given: Sequence[Conditioned], keys: Tensor) -> list[_String]:
         """All strings with their latent states, drawn like tokens, but without top-k and min-p."""
@@ -167,7 +167,7 @@ class Decoding:
                 tokens.append(own)
             else:
                 string.id = child + _offset(string.given)
-        self._extend(fresh, tokens)
+        self._free_scores = self._extend(fresh, tokens)
         return self._scores()
 
     def select(self, rows: Tensor) -> Decoding:
@@ -175,23 +175,24 @@ class Decoding:
         self._under_way = [self._under_way[row] for row in rows.tolist()]
         return self
 
-    def _extend(self, strings: list[_String], tokens: list[int] | None) -> None:
-        """Evaluate one new node of each string, its latent state if no tokens are given."""
+    def _extend(self, strings: list[_String], tokens: list[int]) -> Tensor:
+        """(strings, vocab) the model's logits after one new node of each string."""
         if not strings:
-            return
-        if tokens is None:
-            tokens = [string.latent for string in strings]
+            return torch.empty(0, len(self.model.table), dtype=torch.float64)
         parents = torch.tensor([string.id for string in strings])
         log_next = self.tree.extend(parents, torch.tensor(tokens)).double().cpu()
-        norm = getattr(self.tree, "norm", torch.zeros(len(strings))).tolist()
         for k, string in enumerate(strings):
-            string.id, string.row, string.norm = self.size + k, log_next[k], norm[k]
+            string.id, string.row = self.size + k, log_next[k]
             string.calls += 1
         self.size += len(strings)
+        norm = getattr(self.tree, "norm", None)
+        return log_next if norm is None else log_next + norm.to(log_next)[:, None]
 
     def _scores(self) -> Tensor:
-        """(rows, vocab) log q of strings inside their histories, the model's logits of others."""
+        """(rows, vocab) log q of strings inside their histories, logits of the others."""
         strings = self._under_way
+        if len(self._free_scores) == len(strings):
+            return self._free_scores
         scores = torch.empty(len(strings), len(self.model.table), dtype=torch.float64)
         inside: dict[int, dict[int, list[int]]] = {}  # rows by what they are given and by node
         for k, string in enumerate(strings):
@@ -202,21 +203,18 @@ class Decoding:
             given = strings[next(iter(nodes.values()))[0]].given
             for rows, log_q in zip(nodes.values(), given.log_q(list(nodes)), strict=True):
                 scores[rows] = log_q
-        free = [k for k, string in enumerate(strings) if string.node is None]
-        if free:
-            scores[free] = torch.stack([strings[k].log_next for k in free])
-            scores[free] += torch.tensor([[strings[k].norm] for k in free], dtype=scores.dtype)
+        scores[[k for k, string in enumerate(strings) if string.node is None]] = self._free_scores
         return scores
 
-    # --------------------------------------------------------------- the strings, as `Strings`
+    # ------------------------------------------------------------ the strings, as `GrowingStrings`
 
     @property
     def free(self) -> Tensor | None:
-        """See `Strings.free`: penalties apply once the prefix is covered."""
+        """See `GrowingStrings.free`: penalties apply once the prefix is covered."""
         return torch.tensor([string.node is None for string in self._under_way])
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         strings, ids = self._under_way, tokens.tolist()
         drawn = [len(string.text) >= len(string.prefix) for string in strings]
         for string, token in zip(strings, ids, strict=True):

@@ -1,7 +1,8 @@
 """`decode`, the loop that writes strings from left to right; every caller draws its tokens here.
 
 A caller provides the distributions (a `CausalStream`), what restricts and drives the draws
-(`Batch`), and what becomes of the tokens (`Strings`: where they are kept, and when a string ends).
+(`Batch`), and what becomes of the tokens (`GrowingStrings`: where they are kept, and when a string
+ends).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from maskdiff.models.continuation import CausalStream
 Noise = Callable[[Tensor, int], Tensor]  # rows (n,) and the step, from 0 -> (n, vocab) Gumbel noise
 
 
-class Strings(Protocol):
+class GrowingStrings(Protocol):
     """The strings of a batch while they are written.
 
     Attributes:
@@ -89,12 +90,12 @@ def keyed_noise(
 
 @torch.no_grad()
 def decode(
-    stream: CausalStream, scores: Tensor, strings: Strings, batch: Batch, draw: Draw
+    stream: CausalStream, scores: Tensor, strings: GrowingStrings, batch: Batch, draw: Draw
 ) -> Iterator[Tensor]:
     """Draw tokens from left to right until no string goes on.
 
     Args:
-        stream: The model behind all strings, which has given `scores`. It reads a token of each
+        stream: The model, which has given `scores`. It reads a token of each
             string that goes on, after the string has taken it.
         scores: (rows, vocab) log-probabilities or logits of the first token.
         strings: The strings to write.

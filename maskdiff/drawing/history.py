@@ -19,7 +19,7 @@ class TokenHistory:
     """The texts of a batch, read from left to right by a pointer.
 
     `match[b, j]` is the number of tokens on which the text before the pointer and the text up to
-    position j agree, counted backwards. One vector operation updates it. It tells which tokens
+    position j agree, counted backwards. One vector operation updates it. It gives the tokens that
     followed this context before (n-grams, DRY) and whether the text ends in a loop: a text has
     period p over its last m + p tokens if it matches m tokens of itself p back.
 

@@ -120,7 +120,7 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     return logits.masked_fill((probs < min_p * best) & (probs < best), -torch.inf)
 
 
-def draw(
+def draw_tokens(
     log_probs: Tensor,
     noise: Tensor | None,
     temperature: float = 1.0,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from maskdiff.drawing.logits import Symbols, draw
+from maskdiff.drawing.logits import Symbols, draw_tokens
 from maskdiff.drawing.penalties import NO_PENALTIES, Penalties
 from maskdiff.utils.arguments import real
 
@@ -44,8 +44,13 @@ class Draw:
         return self.top_p, *self.penalties.truncation
 
     def tokens(self, log_probs: Tensor, noise: Tensor | None) -> Tensor:
-        """(…) tokens drawn from (…, vocab) with Gumbel noise (…, vocab); see `logits.draw`."""
-        return draw(log_probs, noise, self.temperature, self.top_p, *self.penalties.truncation)
+        """(…) tokens drawn from (…, vocab) with Gumbel noise (…, vocab).
+
+        See `logits.draw_tokens`.
+        """
+        return draw_tokens(
+            log_probs, noise, self.temperature, self.top_p, *self.penalties.truncation
+        )
 
 
 class Constraint(Protocol):

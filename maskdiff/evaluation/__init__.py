@@ -1,5 +1,5 @@
-"""Benchmarks: one file per suite, each a function from (subject, settings) to rows; plus reports, plots and the reproduction.
+"""Benchmarks: one file for each suite, and reports and plots of their rows.
 
-For: measuring.  Not for: command lines (`benchmark.py`) and not for the definitions of the metrics (`maskdiff.metrics`).
-Easy to get wrong: a figure without its baseline flatters; every row has room for one.
+The metrics themselves are in `maskdiff.metrics`. A figure without its baseline flatters, so every
+row has room for one.
 """

@@ -1,31 +1,40 @@
-"""Completion: conditioning on typed characters beside what is done instead, on tables that can be enumerated and on a model.
+"""Completion: conditioning on typed characters beside its baselines, on random tables and on a
+model.
 
-For: total variation from the exact distribution; whether completions begin as was typed, parse, and end; the log-likelihood of
-the string that was really there; its next token; forward passes and milliseconds, beside rejection sampling. Not for: how each
-way works (``completion_methods.py``). Easy to get wrong: prefixes are cut from held-out strings at a number of characters,
-wherever that falls in a token: cuts at the tokenizer's own borders would hide the problem.
+On tables that can be enumerated, the rows are total variation from the exact distribution. On a
+model they say whether completions begin as was typed, parse and end; the log-likelihood of the true
+string and its next token; and forward passes and milliseconds, beside rejection sampling. Prefixes
+are cut from held-out strings at a number of characters, wherever that falls in a token: cuts at the
+borders of tokens would hide the problem. The methods are in `completion_methods.py`.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from maskdiff import metrics
 from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
-from maskdiff.decoding import CausalModel, Continuation, TableModel, TokenTable, condition
+from maskdiff.decoding import (
+    CausalModel,
+    Conditioned,
+    Continuation,
+    TableModel,
+    TokenTable,
+    condition,
+)
 from maskdiff.decoding.histories import Goal, count
 from maskdiff.evaluation.completion_baselines import (
+    Baseline,
+    ConditionedBaseline,
     History,
-    Proposal,
     Reading,
-    Rejection,
     leaves,
     reject,
     total_variation,
@@ -33,74 +42,74 @@ from maskdiff.evaluation.completion_baselines import (
 from maskdiff.evaluation.completion_methods import (
     BASELINES,
     MODES,
-    Drawn,
-    ahead,
-    draw,
+    complete_once,
     next_token,
+    next_token_rows,
     text_log_prob,
     true_next,
 )
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, unwatched
-from maskdiff.metrics import Estimate
+from maskdiff.evaluation.rows import Plan, RowGroup, SuiteRun, timed
+from maskdiff.metrics import Estimate, Unit
 
 BUDGET = CompletionConfig.budget
-MANY = 6  # times as many held-out strings are drawn as are completed: some are too short
+POOL = 6  # held-out strings for each that is completed: some are too short
 TABLES = 30  # random tables
 TABLE_DRAWS = 20_000  # of rejection sampling on a table
-COMPARED = 20  # prefixes whose distributions over covering tokens are compared whole
-FEW = 500  # histories, up to which they are
+COMPARED = 20  # prefixes whose whole distributions over covering tokens are compared
+FEW = 500  # ... if they have at most this many histories
 SCORED = 50  # prefixes whose true continuation is scored
 REJECTED = 12  # characters typed at which rejection sampling is timed
 REJECTIONS = 20  # prefixes
-MOST = 4096  # draws that are timed for each of them
+MOST = 4096  # draws that are timed for each prefix
 
 
-def completion(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
-    """Rows of the suite: of the tables, then of every number of characters typed, on held-out strings of more."""
-    ledger, settings = Ledger("completion"), subject.settings()
-    with watch("completion, tables"):
+def completion_suite(run: SuiteRun) -> None:
+    """Add the rows of the tables, then of each number of characters typed, on longer strings."""
+    plan, loaded = run.plan, run.subject.loaded
+    with run.progress("completion, tables"):
         for method, values in on_tables(plan).items():
-            where = {**settings, "on": "random tables"}
-            ledger.add(
-                method, where, "total_variation", metrics.mean(values, plan.rng(80)), ceiling=0.0
-            )
-    model = CausalModel(subject.loaded.denoiser, subject.loaded.lengths)
-    with watch("completion, nothing typed"):
-        _drawn(
-            ledger, subject, plan, model, "free", [""] * plan.num_samples, {**settings, "typed": 0}
-        )
-    texts = held_out(subject.language, plan.split, MANY * plan.num_samples, plan.seed)  # type: ignore[arg-type]
+            rows = run.group(method, run.subject.settings(on="random tables"))
+            rows.add("total_variation", metrics.mean(values, plan.rng(80)), ceiling=0.0)
+    model = CausalModel(loaded.denoiser, loaded.lengths)
+    with run.progress("completion, nothing typed"):
+        _add_completions(run, model, "free", [""] * plan.num_samples, 0)
+    texts = held_out(run.language, plan.split, POOL * plan.num_samples, plan.seed)
     for size in plan.typed:
         long = [text for text in texts if len(text) > size][: plan.num_samples]
         if not long:
             continue
-        where = {**settings, "typed": size}
         for method in methods_for(model, [text[:size] for text in long]):
-            with watch(f"completion, {size} typed, {method}"):
-                _measured(ledger, subject, plan, model, method, long, where)
+            with run.progress(f"completion, {size} typed, {method}"):
+                _add_completions(run, model, method, [text[:size] for text in long], size)
+                if not model.length_conditioned:
+                    _add_likelihoods(run, model, method, long, size)
         if size == REJECTED and not model.length_conditioned:
-            with watch(f"completion, {size} typed, rejection"):
-                _rejected(ledger, plan, model, long[:REJECTIONS], where)
-    return ledger.rows
+            with run.progress(f"completion, {size} typed, rejection"):
+                _add_rejection(run, model, long[:REJECTIONS], size)
 
 
-def planned(plan: Plan) -> int:
-    """Measurements that the suite shows at most."""
+def count_completion(plan: Plan) -> int:
+    """Returns the number of measurements of `completion_suite` at most."""
     return 2 + len(plan.typed) * (len(MODES) + len(BASELINES)) + (REJECTED in plan.typed)
 
 
 def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
-    """The ways that can complete all prefixes: exact within its budget, baselines for a model that is not told the length."""
+    """Returns the methods that can complete all prefixes.
+
+    The exact mode needs histories within its budget. Baselines need a model that is not given the
+    length.
+    """
     goals = [Goal(model.table, model.latent_states, prefix.encode()) for prefix in prefixes]
     exact = all(count(goal, BUDGET) <= BUDGET for goal in goals)
     return [*MODES[not exact :], *(() if model.length_conditioned else BASELINES)]
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def random_case(rng: np.random.Generator) -> tuple[TableModel, bytes]:
-    """A random distribution over strings of at most 7 tokens of the letters a and b, and a prefix of 4 or 5 letters."""
+    """Returns a random distribution over strings of at most 7 tokens of the letters a and b, and a
+    prefix of 4 or 5 letters."""
 
     def letters(size: int) -> bytes:
         return bytes(rng.choice(list(b"ab"), size).tolist())
@@ -111,7 +120,7 @@ def random_case(rng: np.random.Generator) -> tuple[TableModel, bytes]:
 
 
 def enumerated(model: TableModel, prefix: bytes) -> dict[History, float]:
-    """The exact distribution of the covering history, by going through every string of the table that begins so."""
+    """Returns the exact distribution of the covering history, from every string that begins so."""
     found: dict[History, float] = {}
     stack: list[tuple[History, float]] = [((), 0.0)]
     while stack:
@@ -129,35 +138,26 @@ def enumerated(model: TableModel, prefix: bytes) -> dict[History, float]:
 
 
 def on_tables(plan: Plan) -> dict[str, list[float]]:
-    """Total variation of every way from the enumerated distribution, a figure for each random table."""
+    """Returns each method's total variation from the enumerated distribution, for each table."""
     rng = plan.rng(81)
-    found: dict[str, list[float]] = {
-        name: [] for name in ("exact", *BASELINES, "rejection", "as_many_true_draws")
-    }
+    found: dict[str, list[float]] = defaultdict(list)
     for index in range(TABLES):
         model, prefix = random_case(rng)
         truth, goal = enumerated(model, prefix), Goal(model.table, model.latent_states, prefix)
-        found["exact"].append(
-            total_variation(leaves(condition(model, prefix, "exact"), goal), truth)
-        )
-        for name, make in BASELINES.items():
-            found[name].append(total_variation(leaves(make(model, prefix), goal), truth))
-        made = reject(
-            model,
-            prefix,
-            TABLE_DRAWS,
-            TABLE_DRAWS,
-            torch.Generator().manual_seed(plan.seed + index),
-        )
+        # Methods whose distributions are known.
+        exact: Baseline | Conditioned = condition(model, prefix, "exact")
+        proposals = {name: make(model, prefix) for name, make in BASELINES.items()}
+        for name, proposal in (("exact", exact), *proposals.items()):
+            found[name].append(total_variation(leaves(proposal, goal), truth))
+        # Rejection sampling, and the distance that chance alone leaves after as many true draws.
+        generator = torch.Generator().manual_seed(plan.seed + index)
+        made = reject(model, prefix, TABLE_DRAWS, TABLE_DRAWS, generator)
         tokens = [_covering(model, prefix, item.tokens) for item in made.completions]
-        found["rejection"].append(total_variation(_frequencies(tokens), truth))
-        # What chance alone leaves between as many draws and the truth.
-        drawn = rng.multinomial(len(tokens), list(truth.values()))
-        true_draws = {
-            history: n / max(len(tokens), 1)
-            for history, n in zip(truth, drawn.tolist(), strict=True)
-        }
-        found["as_many_true_draws"].append(total_variation(true_draws, truth))
+        shares = {history: n / len(tokens) for history, n in Counter(tokens).items()}
+        found["rejection"].append(total_variation(shares, truth))
+        counts = rng.multinomial(len(tokens), list(truth.values())) / max(len(tokens), 1)
+        by_chance = dict(zip(truth, counts.tolist(), strict=True))
+        found["as_many_true_draws"].append(total_variation(by_chance, truth))
     return found
 
 
@@ -169,147 +169,95 @@ def _covering(model: Continuation, prefix: bytes, tokens: History) -> History:
     )
 
 
-def _frequencies(items: Sequence[History]) -> dict[History, float]:
-    return {item: n / len(items) for item, n in Counter(items).items()}
+# ------------------------------------------------------------------------------------------ a model
 
 
-# ------------------------------------------------------------------------------------------------------------------- a model
+def _group(run: SuiteRun, method: str, size: int) -> RowGroup:
+    return run.group(method, run.subject.settings(typed=size))
 
 
-def _measured(
-    ledger: Ledger,
-    subject: Subject,
-    plan: Plan,
-    model: CausalModel,
-    method: str,
-    texts: Sequence[str],
-    where: Settings,
+def _add_likelihoods(
+    run: SuiteRun, model: CausalModel, method: str, texts: Sequence[str], size: int
 ) -> None:
-    """All rows of one way at one number of characters typed."""
-    size = int(where["typed"])
-    _drawn(ledger, subject, plan, model, method, [text[:size] for text in texts], where)
-    if model.length_conditioned:
-        return
+    """Add the likelihood of the true strings, the hits of the next token and total variation."""
     scores, hits, distances = [], [], []
     for index, text in enumerate(texts[:SCORED]):
-        prefix, read = text[:size].encode(), Reading(model)
+        prefix = text[:size].encode()
         goal = Goal(model.table, model.latent_states, prefix)
-        conditioned = condition(model, prefix, method) if method in MODES else None
-        proposal = (
-            BASELINES[method](model, prefix) if conditioned is None else Proposal(conditioned)
+        proposal: Baseline = (
+            ConditionedBaseline(condition(model, prefix, method))
+            if method in MODES
+            else BASELINES[method](model, prefix)
         )
-        rows = ahead(proposal, goal, read)
+        rows = next_token_rows(proposal, goal, Reading(model))
         scores.append(text_log_prob(rows, goal, text.encode()))
-        hits.append(
-            next_token(rows, goal, model.latent_states.limits[0])
-            == true_next(model, text.encode(), len(prefix))
-        )
+        guess = next_token(rows, goal, model.latent_states.limits[0])
+        hits.append(guess == true_next(model, text.encode(), len(prefix)))
         if index < COMPARED and method != "exact" and count(goal, FEW) <= FEW:
             truth = leaves(condition(model, prefix, "exact"), goal)
             distances.append(total_variation(leaves(proposal, goal), truth))
+    plan, group = run.plan, _group(run, method, size)
     possible = [score for score in scores if score > -math.inf]
-    ledger.add(method, where, "log_likelihood", metrics.mean(possible, plan.rng(82)))
-    ledger.add(
-        method, where, "likelihood_impossible", metrics.rate(score == -math.inf for score in scores)
-    )
-    ledger.add(method, where, "next_token_exact", metrics.rate(hits))
+    group.add("log_likelihood", metrics.mean(possible, plan.rng(82), Unit.NATS))
+    group.add("likelihood_impossible", metrics.rate(score == -math.inf for score in scores))
+    group.add("next_token_exact", metrics.rate(hits))
     if distances:
-        ledger.add(
-            method, where, "total_variation", metrics.mean(distances, plan.rng(83)), ceiling=0.0
-        )
+        group.add("total_variation", metrics.mean(distances, plan.rng(83)), ceiling=0.0)
 
 
-def _drawn(
-    ledger: Ledger,
-    subject: Subject,
-    plan: Plan,
-    model: CausalModel,
-    method: str,
-    prefixes: Sequence[str],
-    where: Settings,
+def _add_completions(
+    run: SuiteRun, model: CausalModel, method: str, prefixes: Sequence[str], size: int
 ) -> None:
-    """Rows about one completion of each prefix."""
+    """Add the rows of one completion of each prefix: validity, cost, and figures of the mode."""
+    plan, group = run.plan, _group(run, method, size)
     made = [
-        draw(model, "exact" if method == "free" else method, p.encode(), plan.seed + i)
+        complete_once(model, "exact" if method == "free" else method, p.encode(), plan.seed + i)
         for i, p in enumerate(prefixes)
     ]
     texts = [item.data.decode(errors="replace") for item in made]
-    if subject.language.validity:
-        ledger.add(
-            method,
-            where,
-            "parses",
-            metrics.rate(metrics.parses(texts, subject.language)),
-            ceiling=1.0,
-        )
-    ledger.add(
-        method,
-        where,
-        "starts_as_typed",
-        metrics.rate(t.startswith(p) for t, p in zip(texts, prefixes, strict=True)),
-        ceiling=1.0,
-    )
-    ledger.add(
-        method,
-        where,
-        "prefix_calls",
-        metrics.mean([item.prefix_calls for item in made], plan.rng(84)),
-    )
-    ledger.add(method, where, "calls", metrics.mean([item.calls for item in made], plan.rng(85)))
-    ledger.add(
-        method,
-        where,
-        "milliseconds",
-        metrics.mean([1000 * item.seconds for item in made], plan.rng(86)),
-    )
+    if run.language.validity:
+        group.add("parses", metrics.rate(metrics.parses(texts, run.language)), ceiling=1.0)
+    begins = metrics.rate(t.startswith(p) for t, p in zip(texts, prefixes, strict=True))
+    group.add("starts_as_typed", begins, ceiling=1.0)
+    prefix_calls, calls = ([getattr(x, n) for x in made] for n in ("prefix_calls", "calls"))
+    group.add("prefix_calls", metrics.mean(prefix_calls, plan.rng(84)))
+    group.add("calls", metrics.mean(calls, plan.rng(85)))
+    milliseconds = [1000 * item.seconds for item in made]
+    group.add("milliseconds", metrics.mean(milliseconds, plan.rng(86), Unit.MILLISECONDS))
     if method in MODES:
-        for metric, estimate in _conditioning(made, plan):
-            ledger.add(method, where, metric, estimate)
+        summaries = [item.conditioned.summary for item in made if item.conditioned is not None]
+        for name in ("histories", "log_z"):
+            values = [getattr(summary, name) for summary in summaries]
+            group.add(name, metrics.mean(values, plan.rng(87)))
+        dropped = np.array([summary.dropped for summary in summaries])
+        group.add("dropped_median", _median(dropped, plan.rng(88)))
+        worst = Estimate(float(dropped.max()), math.nan, math.nan, len(dropped))
+        group.add("dropped_worst", worst)
 
 
-def _conditioning(made: Sequence[Drawn], plan: Plan) -> Iterator[tuple[str, Estimate]]:
-    """What the modes say of themselves."""
-    summaries = [item.conditioned.summary for item in made if item.conditioned is not None]
-    for name in ("histories", "log_z"):
-        yield name, metrics.mean([getattr(summary, name) for summary in summaries], plan.rng(87))
-    dropped = np.array([summary.dropped for summary in summaries])
-    yield (
-        "dropped_median",
-        metrics.bootstrap(dropped, lambda index: float(np.median(dropped[index])), plan.rng(88)),
-    )
-    yield "dropped_worst", Estimate(float(dropped.max()), math.nan, math.nan, len(dropped))
+def _median(
+    values: NDArray[np.float64], rng: np.random.Generator, unit: Unit = Unit.NUMBER
+) -> Estimate:
+    return metrics.bootstrap(values, lambda i: float(np.median(values[i])), rng, unit=unit)
 
 
-def _rejected(
-    ledger: Ledger, plan: Plan, model: CausalModel, texts: Sequence[str], where: Settings
-) -> None:
-    """Milliseconds a completion of rejection sampling, and how many times those of exact mode that is.
+def _add_rejection(run: SuiteRun, model: CausalModel, texts: Sequence[str], size: int) -> None:
+    """Add the milliseconds of rejection sampling for one completion, and their ratio to exact mode.
 
-    Rejection needs 1 / p(prefix) draws on average, each of which costs what `MOST` of them are timed at. The exact mode is
-    timed beside it on the same prefixes.
+    Rejection needs 1 / p(prefix) draws on average. The cost of one is measured on `MOST` draws; the
+    exact mode is timed on the same prefixes.
     """
-    size, expected, ratios = int(where["typed"]), [], []
+    plan, expected, ratios = run.plan, [], []
     for index, text in enumerate(texts):
         prefix = text[:size].encode()
-        mine = min(
-            (draw(model, "exact", prefix, plan.seed + i) for i in range(3)),
-            key=lambda item: item.seconds,
-        )
+        runs = [complete_once(model, "exact", prefix, plan.seed + i) for i in range(3)]
+        mine = min(runs, key=lambda item: item.seconds)
         assert mine.conditioned is not None
-        start = time.perf_counter()
-        made: Rejection = reject(
-            model, prefix, MOST, MOST, torch.Generator().manual_seed(plan.seed + index)
-        )
-        each = 1000 * (time.perf_counter() - start) / made.draws
-        expected.append(each / math.exp(mine.conditioned.summary.log_z))
+        generator = torch.Generator().manual_seed(plan.seed + index)
+        made, seconds = timed(reject, model, prefix, MOST, MOST, generator)
+        expected.append(1000 * seconds / made.draws / math.exp(mine.conditioned.summary.log_z))
         ratios.append(expected[-1] / (1000 * mine.seconds))
-    for metric, values in (
-        ("milliseconds_median", np.array(expected)),
-        ("times_exact_median", np.array(ratios)),
-    ):
-
-        def median(index: np.ndarray, of: np.ndarray = values) -> float:
-            return float(np.median(of[index]))
-
-        estimate = metrics.bootstrap(values, median, plan.rng(89))
-        ledger.add("rejection", where, metric, estimate)
+    group = _group(run, "rejection", size)
+    median = _median(np.array(expected), plan.rng(89), Unit.MILLISECONDS)
+    group.add("milliseconds_median", median)
+    group.add("times_exact_median", _median(np.array(ratios), plan.rng(89)))

@@ -1,16 +1,15 @@
-"""What other tools do with typed text, as proposals for the next token that can be compared with the exact one.
+"""How other tools complete typed text: proposals of the next token, to compare with the exact one.
 
-For: the four proposals, rejection sampling, and `leaves` and `total_variation`, which measure them
-in tests and the benchmark. Not for: completing anything. Easy to get wrong: a proposal that runs
-into a dead end, or forces tokens that never reach the end of the typed text, loses its mass: a
-comparison that renormalised what is left would flatter it.
+- naive mask: p(t | h) of the tokens that do not contradict the prefix, normalised at each step;
+- position table: looks ahead, with Z as a function of the bytes explained alone, found along one
+  history for each of them;
+- token healing: the tokens of the prefix without the last one, then any token whose text begins
+  with that of the last one (`heal_tokens` of transformers, guidance);
+- as they fall: the tokens of the prefix, whatever they exclude of what was meant to follow;
+- rejection: strings of the model until they begin with the prefix, exact, at 1 / p(prefix) draws.
 
-naive mask:      p(t | h) of the tokens that do not contradict the prefix, normalised at each step: no look-ahead
-position table:  looks ahead, with Z as a function of the bytes explained alone, found along one history for each of them
-token healing:   the tokenizer's cut of the prefix but for its last token, then any token that begins with the text of that one
-                 (`heal_tokens` of transformers, guidance)
-as they fall:    the tokenizer's cut of the prefix, whatever it hides of what was meant to follow
-rejection:       strings of the model until they begin with the prefix; exact in distribution, at 1 / p(prefix) draws for each
+A proposal that runs into a dead end, or forces tokens that never reach the end of the prefix, loses
+its mass: a comparison that renormalised the rest would flatter it.
 """
 
 from __future__ import annotations
@@ -43,17 +42,18 @@ class Baseline(Protocol):
     def name(self) -> str: ...
 
     def log_q(self, histories: Sequence[History]) -> Tensor:
-        """Log-probabilities of the next token after each history, (n, vocabulary) float64; all -inf where it is at a loss."""
+        """(n, vocab) float64 log q(next token | history); all -inf at a dead end."""
         ...
 
 
 class Reading:
-    """What a model of one latent state says after single histories, each evaluated once; `tree` counts what that took."""
+    """log p after single histories of a model of one latent state, each evaluated once."""
 
     def __init__(self, model: Continuation) -> None:
         if len(model.latent_states) != 1:
             raise ValueError(
-                f"baselines are for models with one latent state; this one has {len(model.latent_states)}"
+                "baselines are for models with one latent state; "
+                f"this one has {len(model.latent_states)}"
             )
         self.model, self.tree = model, model.tree()
         self._node: dict[History, int] = {}
@@ -77,7 +77,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Masked:
-    """p(t | h) times a weight of the bytes that are explained then, `log_weight` (bytes + 1,), normalised at every step."""
+    """p(t | h) times a weight (bytes + 1,) of the bytes explained then, normalised each step."""
 
     name: str
     goal: Goal
@@ -96,7 +96,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Forced:
-    """Tokens that are put down whatever their probability; then, unless `heal` is None, one whose text begins with it."""
+    """Forced tokens; then, unless `heal` is None, one whose text begins with it."""
 
     name: str
     goal: Goal
@@ -120,7 +120,7 @@ class Forced:
 
 
 def naive_mask(model: Continuation, prefix: bytes) -> Masked:
-    """Tokens that contradict the prefix are forbidden; what the others lead to is not asked."""
+    """Tokens that contradict the prefix are forbidden, without a look-ahead."""
     return Masked(
         "naive mask",
         _goal(model, prefix),
@@ -130,11 +130,11 @@ def naive_mask(model: Continuation, prefix: bytes) -> Masked:
 
 
 def position_table(model: Continuation, prefix: bytes) -> Masked:
-    """The masses along one history for each number of bytes, taken for those of all histories that explain as many.
+    """The masses along one history for each number of bytes, taken for all such histories.
 
         Z(c) = sum over t of p(t | history of c) Z(c + bytes of t)
 
-    Silent tokens stay where they are: those before the next other one are a geometric series.
+    Silent tokens move nothing: those before the next other token are a geometric series.
     """
     goal, read = _goal(model, prefix), Reading(model)
     log_z = torch.full((len(prefix) + 1,), -math.inf, dtype=torch.float64)
@@ -153,7 +153,7 @@ def position_table(model: Continuation, prefix: bytes) -> Masked:
 
 
 def token_healing(model: Continuation, prefix: bytes) -> Forced:
-    """The last token of the cut is taken back, and one that begins with its text is drawn in its place."""
+    """A token that begins with the text of the last token of the prefix replaces that one."""
     goal, tokens = _goal(model, prefix), _cut(model, prefix)
     heal = goal.table.text(tokens[-1:]) if tokens else None
     return Forced(
@@ -162,7 +162,7 @@ def token_healing(model: Continuation, prefix: bytes) -> Forced:
 
 
 def as_they_fall(model: Continuation, prefix: bytes) -> Forced:
-    """The prefix is a prompt: its cut stands, and the model goes on from there."""
+    """The prefix is a prompt: the model continues its tokens."""
     return Forced(
         "prompt tokens as they fall",
         _goal(model, prefix),
@@ -176,8 +176,8 @@ PROPOSALS = (naive_mask, position_table, token_healing, as_they_fall)
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A conditioned model of one latent state, looked at as a baseline; histories that it left out have no mass."""
+class ConditionedBaseline:
+    """A conditioned model of one latent state as a baseline; dropped histories have no mass."""
 
     conditioned: Conditioned
 
@@ -204,11 +204,16 @@ class Proposal:
 
 
 def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]:
-    """Probability of each history that covers the prefix with its last token; they sum to 1 less what the proposal loses."""
+    """Probability of each history whose last token covers the prefix.
+
+    They sum to 1 less what the proposal loses.
+    """
     _check(goal)
     if goal.reached(0):
         return {(): 1.0}
-    baseline: Baseline = Proposal(proposal) if isinstance(proposal, Conditioned) else proposal
+    baseline: Baseline = (
+        ConditionedBaseline(proposal) if isinstance(proposal, Conditioned) else proposal
+    )
     found: dict[History, float] = {}
     level: list[tuple[History, float]] = [((), 0.0)]
     while level:
@@ -227,7 +232,7 @@ def leaves(proposal: Baseline | Conditioned, goal: Goal) -> dict[History, float]
 
 
 def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
-    """Half the sum of |p - q|; what either lacks of 1 counts as one more outcome."""
+    """Half the sum of |p - q|; what either lacks of 1 is one more outcome."""
     lost = [max(0.0, 1.0 - sum(one.values())) for one in (p, q)]
     return 0.5 * (
         sum(abs(p.get(x, 0.0) - q.get(x, 0.0)) for x in {*p, *q}) + abs(lost[0] - lost[1])
@@ -236,10 +241,13 @@ def total_variation(p: dict[History, float], q: dict[History, float]) -> float:
 
 @dataclass(frozen=True)
 class Rejection:
-    """What rejection sampling found and cost.
+    """Result and cost of rejection sampling.
 
-    draws: strings until the last one that was accepted, or all of them if more were wanted. calls,
-    positions: forward passes and the tokens that they evaluated, for whole batches.
+    Attributes:
+        completions: The accepted strings.
+        draws: Strings until the last one that was accepted; all of them if more were wanted.
+        calls: Forward passes, of whole batches.
+        positions: Tokens that they evaluated.
     """
 
     completions: list[Completion]
@@ -256,7 +264,7 @@ def reject(
     generator: torch.Generator,
     batch: int = 1024,
 ) -> Rejection:
-    """`n` strings of the model that begin with the prefix, or those among `most`; each is left where it contradicts it."""
+    """Up to `n` strings that begin with the prefix, among at most `most` strings of the model."""
     goal = _goal(model, prefix)
     accepted: list[Completion] = []
     draws = calls = positions = spent = 0
@@ -285,7 +293,7 @@ def _strings(
 
 
 class _Candidates:
-    """Strings that go on while they do not contradict a prefix; see `Strings`."""
+    """Strings that go on while they do not contradict a prefix; see `GrowingStrings`."""
 
     history: TokenHistory | None = None
     free = None
@@ -304,7 +312,7 @@ class _Candidates:
         self.depth = 0
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         self.written[rows, self.depth] = tokens
         self.log_p[rows] += pick(scores, tokens)
         self.depth += 1
@@ -364,7 +372,7 @@ def follow(
 
 
 class _History:
-    """One history as `CausalStream` and as `Strings`."""
+    """One history as `CausalStream` and as `GrowingStrings`."""
 
     history: TokenHistory | None = None
     free = None
@@ -377,7 +385,7 @@ class _History:
         self.ended = False
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`; nothing is drawn where no token has any probability."""
+        """See `GrowingStrings.write`; nothing is drawn where no token has any probability."""
         if float(scores.max()) == -math.inf:
             return torch.tensor([False])
         self.path = (*self.path, int(tokens))
@@ -394,7 +402,7 @@ class _History:
 
 
 def _transitions(goal: Goal, last: bool) -> Tensor:
-    """Bytes explained after each token, (bytes + 1, vocabulary), -1 where it contradicts; once covered, nothing does."""
+    """(bytes + 1, vocab) bytes explained after each token, -1 where it contradicts the prefix."""
     n = len(goal.prefix)
     table = torch.full((n + 1, len(goal.table)), -1)
     table[n] = n
@@ -409,7 +417,8 @@ def _transitions(goal: Goal, last: bool) -> Tensor:
 def _check(goal: Goal) -> None:
     if len(goal.latent_states) != 1 or goal.latent_states.limits[0] == 0 or goal.whole:
         raise ValueError(
-            "baselines are for models with one latent state and room for a token, and for prefixes, not whole texts"
+            "baselines are for models with one latent state and room for a token, "
+            "and for prefixes, not whole texts"
         )
 
 
@@ -420,7 +429,7 @@ def _goal(model: Continuation, prefix: bytes) -> Goal:
 
 
 def _moves(goal: Goal, history: History) -> tuple[list[int], list[int]]:
-    """The tokens that do not contradict the prefix after a history that does not cover it, and the bytes explained then."""
+    """Tokens that do not contradict the prefix after a history, and the bytes explained then."""
     offset = len(goal.table.text(history))
     tokens = goal.covers(goal.key(offset, len(history), 0))
     reached = [len(goal.prefix)] * len(tokens)
@@ -437,7 +446,7 @@ def _normal(log_q: Tensor) -> Tensor:
 
 
 def _cut(model: Continuation, prefix: bytes) -> History | None:
-    """The tokenizer's cut of a prefix; without one, or for bytes that are no text, the longest token each time."""
+    """The tokens of a prefix; without a tokenizer, or for no text, the longest token each time."""
     known = model.encode([prefix])[0] if isinstance(model, Canonical) else None
     if known is not None:
         return tuple(known)
@@ -451,7 +460,7 @@ def _cut(model: Continuation, prefix: bytes) -> History | None:
 
 
 def _representatives(goal: Goal, read: Reading) -> list[History | None]:
-    """One history for each number of bytes: the tokenizer's, else the likeliest that goes on from those of fewer bytes."""
+    """One history for each number of bytes: the tokenizer's, else the likeliest so far."""
     n, limit, model = len(goal.prefix), goal.latent_states.limits[0], read.model
     cuts: list[History | None] = [None] * n
     if isinstance(model, Canonical):

@@ -1,9 +1,8 @@
-"""Ways of completing a prefix as one kind of thing: a distribution of the next token, whatever is behind it.
+"""Methods of completing a prefix, each as a distribution of the next token.
 
-For: drawing with a baseline, the probability that a way gives to a whole text, and its likeliest next token. Not for: rows
-(``completion.py``), or the ways themselves (``maskdiff.decoding``). Easy to get wrong: the probability of a text is a sum
-over how it may be cut into tokens, also behind the prefix; comparing one cut would punish a way for spreading its mass over
-several.
+For each method: one draw, the probability that it gives to a whole text, and its likeliest next
+token. The probability of a text is a sum over its cuts into tokens, also behind the prefix;
+comparing one cut would punish a method that spreads its mass over several.
 """
 
 from __future__ import annotations
@@ -39,13 +38,19 @@ BASELINES: dict[str, Callable[[Continuation, bytes], Baseline]] = {
     "as_they_fall": as_they_fall,
 }
 MODES = ("exact", "beam", "canonical")
-CUTS = 16  # ways to cut the text so far that ``text_log_prob`` follows at every byte
+CUTS = 16  # cuts of the text so far that `text_log_prob` follows at every byte
 Rows = Callable[[Sequence[History]], Tensor]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One completion and what it cost: forward passes before the prefix was covered, all of them, and seconds."""
+class TimedCompletion:
+    """One completion and its cost.
+
+    Attributes:
+        data: The text as bytes.
+        prefix_calls: Forward passes before the prefix was covered.
+        calls: All forward passes.
+    """
 
     data: bytes
     prefix_calls: int
@@ -54,23 +59,19 @@ class Drawn:
     conditioned: Conditioned | None = None
 
 
-def draw(model: Continuation, method: str, prefix: bytes, seed: int) -> Drawn:
-    """One completion by a mode or a baseline."""
+def complete_once(model: Continuation, method: str, prefix: bytes, seed: int) -> TimedCompletion:
+    """Complete a prefix by a mode or a baseline."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     if method in MODES:
         conditioned = condition(model, prefix, method)
         item = Decoding(conditioned, new_keys(1, generator)).run()[0]
-        return Drawn(
-            item.data,
-            conditioned.summary.calls,
-            item.calls,
-            time.perf_counter() - start,
-            conditioned,
-        )
+        seconds, before = time.perf_counter() - start, conditioned.summary.calls
+        return TimedCompletion(item.data, before, item.calls, seconds, conditioned)
     proposal = BASELINES[method](model, prefix)
     read = proposal.read  # type: ignore[attr-defined]  # all four have one
+    goal = Goal(model.table, model.latent_states, prefix)
     ends, limit, before = model.table.ends, model.latent_states.limits[0], 0
-    rows = ahead(proposal, Goal(model.table, model.latent_states, prefix), read)
+    rows = next_token_rows(proposal, goal, read)
 
     def counted(histories: Sequence[History]) -> Tensor:
         nonlocal before
@@ -83,11 +84,12 @@ def draw(model: Continuation, method: str, prefix: bytes, seed: int) -> Drawn:
 
     history, _ = follow(counted, ended, Draw(), generator)
     calls, seconds = read.tree.calls, time.perf_counter() - start
-    return Drawn(model.table.text(history), max(before, 1), calls, seconds)
+    return TimedCompletion(model.table.text(history), max(before, 1), calls, seconds)
 
 
-def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
-    """(n, vocab) log-probabilities after any histories: the proposal's until the prefix is covered, then the model's."""
+def next_token_rows(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
+    """Returns a function from histories to log-probabilities of the next token, (n, vocab): the
+    proposal's until the prefix is covered, then the model's."""
 
     def rows(histories: Sequence[History]) -> Tensor:
         covered = [len(goal.table.text(history)) >= len(goal.prefix) for history in histories]
@@ -102,7 +104,8 @@ def ahead(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
 
 
 def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
-    """log-probability (nats) of completing to just ``text``: over its cuts into tokens, of which the likeliest are followed."""
+    """Returns the log-probability (nats) of completing to exactly `text`, over its likeliest cuts
+    into tokens."""
     waiting: list[list[tuple[float, History]]] = [[] for _ in range(len(text) + 1)]
     waiting[0].append((0.0, ()))
     for offset, found in enumerate(waiting):
@@ -131,7 +134,8 @@ def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
 
 
 def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
-    """The token that reaches beyond the prefix, chosen greedily, and the byte at which it begins; None at a dead end."""
+    """Returns the first byte and the id of the token that reaches beyond the prefix, chosen
+    greedily; None at a dead end."""
 
     def beyond(history: History) -> bool:
         return history[-1] in goal.table.ends or len(goal.table.text(history)) > len(goal.prefix)
@@ -145,7 +149,8 @@ def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
 
 
 def true_next(model: Continuation, text: bytes, size: int) -> tuple[int, int] | None:
-    """The token of the tokenizer's cut of ``text`` that reaches beyond ``size`` bytes, and the byte at which it begins."""
+    """Returns the first byte and the id of the token that reaches beyond `size` bytes in the
+    tokenizer's cut of `text`."""
     cut = model.encode([text])[0] if isinstance(model, Canonical) else None
     start = 0
     for token in cut or []:

@@ -1,11 +1,12 @@
-"""How much probability a denoiser gives to held-out strings: the ELBO and the next-token loss beside the exact entropy.
+"""How much probability a denoiser gives to held-out strings: ELBO and next-token loss.
 
-For: nats per token, their excess over what the generator itself needs for the same strings, and the split of the ELBO by
-class of token and by noise level.  Not for: sampling; nothing is drawn from the model.  Easy to get wrong: the floor is
-computed on the *same* strings, so that the excess is free of the luck of the draw.
+Figures are in nats per token, beside their excess over the generator's own probability of the
+*same* strings, so that the luck of the draw cancels. The ELBO is also split by class of token and
+by the share hidden. Nothing is drawn from the model.
 
-Monte-Carlo of the ELBO [2406.07524]: with k uniform on 1..n and exactly k symbols hidden, n/k times the loss on the hidden
-ones is unbiased.  The draws of one string take levels (u + i/draws) mod 1, so that they spread evenly over 1..n.
+Monte-Carlo of the ELBO [2406.07524]: with k uniform on 1..n and exactly k symbols hidden, n/k times
+the loss on the hidden symbols is unbiased. The draws of one string take levels (u + i/draws) mod 1,
+so that they spread evenly over 1..n.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff import metrics
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Subject, chunks
+from maskdiff.evaluation.rows import SuiteRun
 from maskdiff.languages import HasExactProbability, HasOperators
-from maskdiff.metrics import Estimate
+from maskdiff.metrics import Estimate, Unit
 from maskdiff.noise import Strings, mask_exactly, pad
 
 if TYPE_CHECKING:
@@ -34,25 +35,35 @@ CLASSES = ("structure", "operand", "value")
 SIGMA_BUCKETS = 10
 
 
+Array = NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Losses:
-    """Sums of one pass over the strings; all are nats, one row a string."""
+    """Sums over the tokens of each string, in nats; one row a string.
 
-    tokens: NDArray[np.float64]  # (strings,) inner symbols
-    elbo: NDArray[
-        np.float64
-    ]  # (strings, classes) mean over the draws of n/k * loss; the sum over classes is the ELBO
-    class_tokens: NDArray[np.float64]  # (strings, classes)
-    bucket_loss: NDArray[
-        np.float64
-    ]  # (strings, buckets) plain loss of the hidden symbols, by share hidden
-    bucket_tokens: NDArray[np.float64]  # (strings, buckets) symbols hidden
-    causal: NDArray[np.float64]  # (strings,) next-token loss of the symbols and EOS
-    causal_inner: NDArray[np.float64]  # (strings,) the same without EOS
+    Attributes:
+        tokens: (strings,) inner symbols. elbo: (strings, classes) mean over the draws of n/k *
+        loss; the sum over classes is the ELBO. class_tokens: (strings, classes) symbols of each
+        class. bucket_loss: (strings, buckets) plain loss of the hidden symbols, by share hidden.
+        bucket_tokens: (strings, buckets) symbols hidden. causal: (strings,) next-token loss of the
+        symbols and EOS. causal_inner: (strings,) the same without EOS.
+    """
+
+    tokens: Array
+    elbo: Array
+    class_tokens: Array
+    bucket_loss: Array
+    bucket_tokens: Array
+    causal: Array
+    causal_inner: Array
 
 
 def token_losses(denoiser: Denoiser, shown: Tensor, strings: Strings, causal: bool) -> Tensor:
-    """Nats of every clean token, (batch, width) float64, given ``shown`` (batch, width); zero on BOS and padding."""
+    """Returns the nats of every clean token, (batch, width) float64, given `shown` (batch, width).
+
+    They are 0 on BOS and padding.
+    """
     sigma = torch.zeros(len(strings), device=shown.device)
     logits = denoiser(shown, strings.length, sigma, causal, None)
     nats = -logits.double().log_softmax(-1).gather(-1, strings.tokens[..., None])[..., 0]
@@ -60,7 +71,7 @@ def token_losses(denoiser: Denoiser, shown: Tensor, strings: Strings, causal: bo
     return nats.masked_fill((position == 0) | (position >= strings.length[:, None]), 0.0)
 
 
-def measure(
+def measure_losses(
     denoiser: Denoiser,
     language: Language,
     texts: Sequence[str],
@@ -68,11 +79,11 @@ def measure(
     seed: int,
     batch_size: int = 256,
 ) -> Losses:
-    """All sums that the suite needs, from ``draws`` maskings of every text."""
+    """Returns the losses of texts sorted by length, from `draws` maskings of each."""
     order = sorted(texts, key=len)
     parts = [
-        _measure_batch(denoiser, language, order[part], draws, seed + i)
-        for i, part in enumerate(chunks(len(order), batch_size))
+        _batch_losses(denoiser, language, order[start : start + batch_size], draws, seed + i)
+        for i, start in enumerate(range(0, len(order), batch_size))
     ]
     names = Losses.__dataclass_fields__
     return Losses(
@@ -80,7 +91,7 @@ def measure(
     )
 
 
-def _measure_batch(
+def _batch_losses(
     denoiser: Denoiser, language: Language, texts: Sequence[str], draws: int, seed: int
 ) -> Losses:
     vocabulary, generator = language.vocabulary, torch.Generator().manual_seed(seed)
@@ -90,12 +101,12 @@ def _measure_batch(
     inner = clean.length - 2  # (batch,)
     kinds = torch.zeros(clean.tokens.shape, dtype=torch.int64)
     for i, text in enumerate(texts):
-        kinds[i, 1 : len(text) + 1] = torch.tensor(
-            [CLASSES.index(name) for name in metrics.token_classes(text)]
-        )
-    member = (
-        torch.nn.functional.one_hot(kinds, len(CLASSES)).double() * clean.inner()[..., None]
-    )  # (batch, width, classes)
+        classes = [CLASSES.index(name) for name in metrics.token_classes(text)]
+        kinds[i, 1 : len(text) + 1] = torch.tensor(classes)
+    one_hot = torch.nn.functional.one_hot(kinds, len(CLASSES)).double()
+    member = one_hot * clean.inner()[..., None]  # (batch, width, classes)
+
+    # The ELBO: loss of the hidden symbols at each draw of the number hidden.
     elbo = torch.zeros(len(texts), len(CLASSES), dtype=torch.float64)
     bucket_loss = torch.zeros(len(texts), SIGMA_BUCKETS, dtype=torch.float64)
     bucket_tokens = torch.zeros_like(bucket_loss)
@@ -110,17 +121,21 @@ def _measure_batch(
         bucket = ((count - 1) * SIGMA_BUCKETS // inner).clamp(max=SIGMA_BUCKETS - 1)[:, None]
         bucket_loss.scatter_add_(1, bucket, nats.sum(1, keepdim=True))
         bucket_tokens.scatter_add_(1, bucket, count[:, None].double())
+
     causal = token_losses(denoiser, strings.tokens, strings, causal=True).cpu()
+    causal_inner = causal.masked_fill(~clean.inner(), 0.0)
     return Losses(
-        inner.double().numpy(), elbo.numpy(), member.sum(1).numpy(), bucket_loss.numpy(), bucket_tokens.numpy(),
-        causal.sum(1).numpy(), causal.masked_fill(~clean.inner(), 0.0).sum(1).numpy(),
+        inner.double().numpy(), elbo.numpy(), member.sum(1).numpy(), bucket_loss.numpy(),
+        bucket_tokens.numpy(), causal.sum(1).numpy(), causal_inner.sum(1).numpy(),
     )  # fmt: skip
 
 
-def floors(
-    language: Language, texts: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Exact -log p of each text in the order of ``measure``, given its length and not: (strings,) twice; None if unknown."""
+def floors(language: Language, texts: Sequence[str]) -> tuple[Array, Array] | None:
+    """Returns exact -log p of each text, given its length and not, (strings,) each; None if
+    unknown.
+
+    The order is that of `measure_losses`.
+    """
     if not isinstance(language, HasExactProbability):
         return None
     order = sorted(texts, key=len)
@@ -128,69 +143,56 @@ def floors(
     return free + np.array([language.length_log_prob(len(text)) for text in order]), free
 
 
-def likelihood(subject: Subject, plan: Plan, texts: Sequence[str]) -> list[Row]:
-    """Rows of the likelihood suite on held-out ``texts``; metric ``elbo`` and so on, in nats per token."""
-    losses = measure(
-        subject.loaded.denoiser,
-        subject.language,
-        texts,
-        plan.likelihood_draws,
-        plan.seed,
-        plan.batch_size,
-    )
-    given, free = floors(subject.language, texts) or (None, None)
-    ledger, settings = Ledger("likelihood"), subject.settings()
-    symbols = len(subject.language.vocabulary.inner_ids)
+@dataclass(frozen=True)
+class _PerToken:
+    """Adds rows of nats per token; the baseline is the uniform guess over the inner symbols."""
 
-    def per_token(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> Estimate:
-        return metrics.ratio(nats, tokens, plan.rng(20))
+    run: SuiteRun
+    uniform: float
 
-    def add(
-        metric: str,
-        nats: NDArray[np.float64],
-        floor: NDArray[np.float64] | None,
-        tokens: NDArray[np.float64],
-    ) -> None:
-        # The baseline is the uniform guess over the symbols that a string may contain.
+    def estimate(self, nats: Array, tokens: Array, unit: Unit = Unit.NATS) -> Estimate:
+        return metrics.ratio(nats, tokens, self.run.plan.rng(20), unit)
+
+    def add(self, metric: str, nats: Array, floor: Array | None, tokens: Array) -> None:
+        """Add a metric and, where the exact `floor` of each string is known, its excess."""
+        rows = self.run.group("-", self.run.subject.settings())
         if floor is None:
-            ledger.add("-", settings, metric, per_token(nats, tokens), baseline=math.log(symbols))
+            rows.add(metric, self.estimate(nats, tokens), self.uniform)
             return
-        ceiling = per_token(floor, tokens).value
-        ledger.add(
-            "-",
-            settings,
-            metric,
-            per_token(nats, tokens),
-            baseline=math.log(symbols),
-            ceiling=ceiling,
-        )
-        ledger.add(
-            "-",
-            settings,
-            f"{metric}_excess",
-            per_token(nats - floor, tokens),
-            baseline=math.log(symbols) - ceiling,
-            ceiling=0.0,
-        )
+        ceiling = self.estimate(floor, tokens).value
+        excess = self.estimate(nats - floor, tokens)
+        rows.add(metric, self.estimate(nats, tokens), self.uniform, ceiling)
+        rows.add(f"{metric}_excess", excess, self.uniform - ceiling, 0.0)
 
-    add("elbo", losses.elbo.sum(1), given, losses.tokens)
-    # A model that is told the length owes nothing for EOS; one that is not is compared with the free floor.
-    knows = bool(subject.loaded.config.model.end_positions)
-    add(
-        "next_token",
-        losses.causal_inner if knows else losses.causal,
-        given if knows else free,
-        losses.tokens + (not knows),
-    )
-    for i, name in enumerate(CLASSES if isinstance(subject.language, HasOperators) else ()):
-        own = {**settings, "class": name}
-        ledger.add("-", own, "elbo_part", per_token(losses.elbo[:, i], losses.tokens))
-        ledger.add("-", own, "elbo_within", per_token(losses.elbo[:, i], losses.class_tokens[:, i]))
-        ledger.add("-", own, "token_share", per_token(losses.class_tokens[:, i], losses.tokens))
+
+def likelihood_suite(run: SuiteRun) -> None:
+    """Add the metrics `elbo` and `next_token`, and the parts of the ELBO, in nats per token."""
+    plan, language, loaded = run.plan, run.language, run.subject.loaded
+    with run.progress("likelihood"):
+        losses = measure_losses(
+            loaded.denoiser, language, run.texts, plan.likelihood_draws, plan.seed, plan.batch_size
+        )
+        given, free = floors(language, run.texts) or (None, None)
+    per_token = _PerToken(run, math.log(len(language.vocabulary.inner_ids)))
+    per_token.add("elbo", losses.elbo.sum(1), given, losses.tokens)
+    # A model that knows the length need not predict EOS; another is compared with the free floor.
+    if loaded.config.model.end_positions:
+        per_token.add("next_token", losses.causal_inner, given, losses.tokens)
+    else:
+        per_token.add("next_token", losses.causal, free, losses.tokens + 1)
+    _add_parts(run, losses, per_token)
+
+
+def _add_parts(run: SuiteRun, losses: Losses, per_token: _PerToken) -> None:
+    """The ELBO by class of token, and the loss by share hidden."""
+    for i, name in enumerate(CLASSES if isinstance(run.language, HasOperators) else ()):
+        rows = run.group("-", run.subject.settings(**{"class": name}))
+        elbo, tokens = losses.elbo[:, i], losses.class_tokens[:, i]
+        rows.add("elbo_part", per_token.estimate(elbo, losses.tokens))
+        rows.add("elbo_within", per_token.estimate(elbo, tokens))
+        rows.add("token_share", per_token.estimate(tokens, losses.tokens, Unit.SHARE))
     for i in range(SIGMA_BUCKETS):
         level = f"{i / SIGMA_BUCKETS:.1f}-{(i + 1) / SIGMA_BUCKETS:.1f}"
-        estimate = per_token(losses.bucket_loss[:, i], losses.bucket_tokens[:, i])
-        ledger.add(
-            "-", {**settings, "hidden": level}, "masked_loss", estimate, baseline=math.log(symbols)
-        )
-    return ledger.rows
+        estimate = per_token.estimate(losses.bucket_loss[:, i], losses.bucket_tokens[:, i])
+        rows = run.group("-", run.subject.settings(hidden=level))
+        rows.add("masked_loss", estimate, per_token.uniform)

@@ -1,8 +1,9 @@
-"""The yardstick of training speed: a loop as such experiments are usually written first.
+"""The baseline of training speed: a loop as such experiments are usually written first.
 
-For: ``speed.py`` alone.  Rows are padded to the longest length, pads are attended to, attention builds its whole matrix, and
-every string is corrupted by itself in Python.  Not for: use.  Easy to get wrong: it must stay ordinary, neither tuned nor
-slowed down: the model has the shape of the seed experiment's (2 blocks, 128 wide, 4 heads), applied as often as ours.
+Rows are padded to the longest length, pads are attended to, attention builds its whole matrix, and
+Python corrupts every string by itself. `speed.py` alone uses it. It must stay ordinary, neither
+tuned nor slowed down: the model has the shape of the reference experiment's (2 blocks, 128 wide, 4
+heads), applied as often as ours.
 """
 
 from __future__ import annotations
@@ -24,15 +25,10 @@ class PlainBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = (
-            nn.Linear(width, 3 * width, bias=False),
-            nn.Linear(width, width, bias=False),
-        )
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width, bias=False),
-            nn.GELU(),
-            nn.Linear(4 * width, width, bias=False),
-        )
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        wide = nn.Linear(width, 4 * width, bias=False)
+        self.mlp = nn.Sequential(wide, nn.GELU(), nn.Linear(4 * width, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         rows, length, width = x.shape
@@ -40,15 +36,14 @@ class PlainBlock(nn.Module):
             part.view(rows, length, self.heads, -1).transpose(1, 2)
             for part in self.qkv(self.first(x)).chunk(3, -1)
         )
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)).softmax(
-            -1
-        )  # (rows, heads, length, length)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)
+        weights = scores.softmax(-1)  # (rows, heads, length, length)
         x = x + self.out((weights @ v).transpose(1, 2).reshape(rows, length, width))
         return x + self.mlp(self.second(x))
 
 
 class PlainDenoiser(nn.Module):
-    """Token, position and noise-level embeddings, blocks applied ``passes`` times, a linear head."""
+    """Token, position and noise-level embeddings, blocks applied `passes` times, a linear head."""
 
     def __init__(
         self,
@@ -63,18 +58,12 @@ class PlainDenoiser(nn.Module):
         self.token, self.position = nn.Embedding(vocab, width), nn.Embedding(length, width)
         self.level = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers))
-        self.final, self.head, self.passes = (
-            nn.LayerNorm(width),
-            nn.Linear(width, vocab, bias=False),
-            passes,
-        )
+        self.final, self.head = nn.LayerNorm(width), nn.Linear(width, vocab, bias=False)
+        self.passes = passes
 
     def forward(self, tokens: Tensor, sigma: Tensor) -> Tensor:
-        x = (
-            self.token(tokens)
-            + self.position.weight[: tokens.shape[1]]
-            + self.level(sigma[:, None])[:, None]
-        )
+        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
+        x = x + self.level(sigma[:, None])[:, None]
         for _ in range(self.passes):
             for block in self.blocks:
                 x = block(x)
@@ -89,7 +78,7 @@ def corrupt_row(
     mask: int,
     width: int,
 ) -> list[int]:
-    """One string of token ids (BOS and EOS at its ends) with max(1, floor(sigma n)) random edits, last position first."""
+    """Returns token ids between BOS and EOS with max(1, floor(sigma n)) random edits."""
     row = list(row)
     places = random.sample(range(1, len(row) - 1), max(1, int(sigma * (len(row) - 2))))
     for place in sorted(places, reverse=True):
@@ -108,7 +97,7 @@ def corrupt_row(
 
 
 class PaddedLoop:
-    """The loop itself: ``noised()`` makes a batch, ``step(batch)`` learns from it; both return what the caller times."""
+    """The training loop: `noised()` makes a batch, `step(batch)` learns from it."""
 
     def __init__(
         self,
@@ -118,28 +107,20 @@ class PaddedLoop:
         batch_size: int = 64,
         lr: float = 3e-4,
     ):
-        vocabulary, self.width, self.batch_size = (
-            language.vocabulary,
-            language.config.max_len,
-            batch_size,
-        )
+        vocabulary, self.width = language.vocabulary, language.config.max_len
+        self.batch_size = batch_size
         self.rows = [[vocabulary.bos, *vocabulary.encode(text), vocabulary.eos] for text in texts]
-        self.symbols, self.mask, self.pad = (
-            list(vocabulary.inner_ids),
-            vocabulary.mask,
-            vocabulary.pad,
-        )
+        self.symbols = list(vocabulary.inner_ids)
+        self.mask, self.pad = vocabulary.mask, vocabulary.pad
         noise = NoiseConfig()
-        self.shares = {
-            name: getattr(noise, f"{name}_share")
-            for name in ("mask", "replace", "swap", "delete", "insert")
-        }
+        kinds = ("mask", "replace", "swap", "delete", "insert")
+        self.shares = {name: getattr(noise, f"{name}_share") for name in kinds}
         self.levels = (noise.sigma_min, noise.sigma_max)
         self.model = PlainDenoiser(len(vocabulary), self.width, passes=passes)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.01)
 
     def noised(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Corrupted tokens, clean tokens (both (batch, width)) and levels (batch,)."""
+        """Returns corrupted tokens, clean tokens (both (batch, width)) and levels (batch,)."""
         clean, shown, levels = [], [], []
         for row in random.choices(self.rows, k=self.batch_size):
             sigma = random.uniform(*self.levels)
@@ -150,7 +131,7 @@ class PaddedLoop:
         return torch.stack(shown), torch.stack(clean), torch.tensor(levels)
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
-        """One update; the number of real (non-pad) tokens in it."""
+        """Make one update; returns its number of tokens without padding."""
         shown, clean, levels = batch
         logits = self.model(shown, levels)
         loss = nn.functional.cross_entropy(

@@ -1,8 +1,7 @@
-"""Plots of a report: validity against evaluations, by length and by nesting; repair by noise level; repetition by control.
+"""Plots of a report as PNG files: validity, repair, repetition and solving.
 
-For: PNG files from rows; nothing is measured here.  Not for: TensorBoard.  Easy to get wrong: matplotlib is an optional
-extra and is imported inside the functions, with a backend that needs no screen; samplers are moved apart sideways, by little,
-so that their intervals do not hide one another.
+matplotlib is an optional extra, so functions import it, with a backend that needs no screen.
+Samplers are moved a little sideways, so that their intervals do not hide one another.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ LONG = f"{TIMES}x"  # the limit of the plots by control
 
 
 def check_plots(folder: str | Path) -> None:
-    """See that plots could be drawn and written to ``folder``, making it.  Raises ``DataError`` with one line."""
+    """Make the folder of plots. Raises DataError if plots cannot be drawn or written."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -34,38 +34,15 @@ def check_plots(folder: str | Path) -> None:
 
 
 def write_plots(report: Report, folder: str | Path) -> list[Path]:
-    """Write every plot that the report has rows for; the paths written.  Raises ``DataError`` with one line."""
+    """Write every plot that the report has rows for; returns the paths. Raises DataError."""
     check_plots(folder)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wanted: dict[str, tuple[str, Callable[[Any, Sequence[Row]], bool]]] = {
-        "validity_by_evaluations.png": ("Validity against evaluations", plot_evaluations),
-        "validity_by_length.png": ("Validity by length", plot_length),
-        "validity_by_nesting.png": ("Validity by nesting", plot_nesting),
-        "repair_by_noise.png": ("Repair by noise level", plot_repair),
-        "accuracy_by_control.png": (
-            "What controls cost",
-            lambda axes, rows: plot_controls(axes, rows, "accuracy"),
-        ),
-        "run_on_by_control.png": (
-            "What controls do about run-on",
-            lambda axes, rows: plot_controls(axes, rows, "run_on"),
-        ),
-        "collapse.png": ("Collapse at temperature 0", plot_collapse),
-        "solve_test.png": (
-            "Solving held-out problems",
-            lambda axes, rows: plot_solve(axes, rows, "test"),
-        ),
-        "solve_deeper.png": (
-            "Solving deeper problems",
-            lambda axes, rows: plot_solve(axes, rows, "deeper"),
-        ),
-    }
     written = []
-    for name, (title, plot) in wanted.items():
+    for name, (title, plot) in PLOTS.items():
         figure = Figure(figsize=(8, 6), layout="constrained")
-        FigureCanvasAgg(figure)  # draws without a screen, and without touching the user's backend
+        FigureCanvasAgg(figure)  # needs no screen, and leaves the user's backend alone
         axes = figure.add_subplot()
         if plot(axes, report.rows):
             axes.set_title(f"{title}: {subtitle(report.header)}", fontsize="medium")
@@ -77,11 +54,10 @@ def write_plots(report: Report, folder: str | Path) -> list[Path]:
 
 
 def subtitle(header: Mapping[str, Any]) -> str:
-    """Which checkpoints were measured, on how many strings."""
+    """Returns the checkpoints that were measured, and the number of strings."""
     facts = header.get("checkpoints", ())
-    names = [str(f["name"] or "/".join(Path(f["path"]).parts[-2:]) or "model") for f in facts] or [
-        "model"
-    ]
+    names = [str(f["name"] or "/".join(Path(f["path"]).parts[-2:]) or "model") for f in facts]
+    names = names or ["model"]
     shown = ", ".join(names) if len(names) <= 2 else f"{len(names)} checkpoints"
     return f"{shown}, {header.get('samples', '?')} strings"
 
@@ -110,12 +86,13 @@ def _errors(rows: Sequence[Row]) -> list[list[float]]:
 
 
 def spread(count: int, width: float) -> list[float]:
-    """``count`` offsets around 0, evenly spaced, within ``width`` in all."""
+    """Returns `count` offsets around 0, evenly spaced, within `width` in all."""
     return [width * ((i + 0.5) / count - 0.5) for i in range(count)]
 
 
 def apart(values: Sequence[float]) -> list[float]:
-    """The values, where neighbours are closer than a fiftieth of their range moved that far apart, around their middle."""
+    """Returns the values, with neighbours moved apart that are closer than a fiftieth of the
+    range."""
     step = ((max(values) - min(values)) or 1.0) / 50 if values else 0.0
     order, moved = sorted(range(len(values)), key=values.__getitem__), list(values)
     while order:
@@ -133,7 +110,7 @@ def apart(values: Sequence[float]) -> list[float]:
 def _line(
     axes: Any, name: str, index: int, xs: Sequence[float], rows: Sequence[Row], line: str = "-"
 ) -> None:
-    """A series of rates with their intervals; colours repeat after ten, markers then change."""
+    """A series of shares with intervals; colours repeat after ten, and markers then change."""
     values = [100 * row.value for row in rows]
     axes.errorbar(
         xs,
@@ -146,22 +123,34 @@ def _line(
     )
 
 
+def _lines(
+    axes: Any,
+    rows: Sequence[Row],
+    hidden: Sequence[str],
+    x: Callable[[Row], float],
+    width: float = 0.0,
+) -> None:
+    """A line for each label without the `hidden` settings; lines are moved apart within `width`."""
+    names = list(dict.fromkeys(label(row, *hidden) for row in rows))
+    for i, (name, offset) in enumerate(zip(names, spread(len(names), width), strict=True)):
+        own = sorted((row for row in rows if label(row, *hidden) == name), key=x)
+        _line(axes, name, i, [x(row) + offset for row in own], own)
+
+
+def _of(rows: Sequence[Row], suite: str, *metrics_: str) -> list[Row]:
+    return [row for row in rows if row.suite == suite and row.metric in metrics_]
+
+
 def plot_evaluations(axes: Any, rows: Sequence[Row]) -> bool:
-    """One point a sampler: strict validity against mean evaluations a string."""
-    cost = {
-        label(r): r.value for r in rows if r.suite == "generation" and r.metric == "evaluations"
-    }
+    """Strict validity against mean evaluations of a string, one point a sampler."""
+    cost = {label(row): row.value for row in _of(rows, "generation", "evaluations")}
     points = [
-        r
-        for r in rows
-        if r.suite == "generation"
-        and r.metric == "parses"
-        and "nesting" not in r.settings
-        and label(r) in cost
+        row
+        for row in _of(rows, "generation", "parses")
+        if "nesting" not in row.settings and label(row) in cost
     ]
-    for i, (x, row) in enumerate(
-        zip(apart([cost[label(row)] for row in points]), points, strict=True)
-    ):
+    places = apart([cost[label(row)] for row in points])
+    for i, (x, row) in enumerate(zip(places, points, strict=True)):
         _line(axes, label(row), i, [x], [row], line="")
     return bool(points) and _finish(axes, "evaluations per string", "parses (%)")
 
@@ -170,28 +159,18 @@ def _by_setting(
     axes: Any, rows: Sequence[Row], key: str, order: Callable[[Any], int], xlabel: str
 ) -> bool:
     chosen = [
-        r
-        for r in rows
-        if r.suite == "generation"
-        and key in r.settings
-        and ".." not in str(r.settings[key])
-        and r.count
+        row
+        for row in _of(rows, "generation", "parses")
+        if key in row.settings and ".." not in str(row.settings[key]) and row.count
     ]
-    places = {
-        value: i for i, value in enumerate(sorted({r.settings[key] for r in chosen}, key=order))
-    }
-    names = list(dict.fromkeys(label(r, {key}) for r in chosen))
-    for i, (name, offset) in enumerate(zip(names, spread(len(names), 0.4), strict=True)):
-        own = sorted(
-            (r for r in chosen if label(r, {key}) == name), key=lambda r: places[r.settings[key]]
-        )
-        _line(axes, name, i, [places[r.settings[key]] + offset for r in own], own)
-    axes.set_xticks(range(len(places)), list(map(str, places)))
+    values = sorted({row.settings[key] for row in chosen}, key=order)
+    _lines(axes, chosen, (key,), lambda row: values.index(row.settings[key]), 0.4)
+    axes.set_xticks(range(len(values)), list(map(str, values)))
     return bool(chosen) and _finish(axes, xlabel, "parses (%)")
 
 
 def plot_length(axes: Any, rows: Sequence[Row]) -> bool:
-    """Strict validity by bucket of inner length, one line a sampler."""
+    """Strict validity by bucket of length, one line a sampler."""
     buckets = [name for name, _, _ in metrics.LENGTH_BUCKETS]
     return _by_setting(axes, rows, "length", buckets.index, "inner length (symbols)")
 
@@ -202,129 +181,119 @@ def plot_nesting(axes: Any, rows: Sequence[Row]) -> bool:
 
 
 def plot_repair(axes: Any, rows: Sequence[Row]) -> bool:
-    """Aligned accuracy of repair by noise level, mixed corruption, beside doing nothing."""
+    """Aligned accuracy of repair by noise level (mixed corruption), beside doing nothing."""
     chosen = [
-        r
-        for r in rows
-        if r.suite == "repair"
-        and r.metric == "aligned_accuracy"
-        and r.settings.get("corruption") == "mixed"
+        row
+        for row in _of(rows, "repair", "aligned_accuracy")
+        if row.settings.get("corruption") == "mixed"
     ]
-    levels = sorted({r.settings["sigma"] for r in chosen})
+    levels = sorted({row.settings["sigma"] for row in chosen})
     gap = min((b - a for a, b in zip(levels, levels[1:], strict=False)), default=0.1)
-    names = list(dict.fromkeys(label(r, {"sigma", "corruption"}) for r in chosen))
-    for i, (name, offset) in enumerate(zip(names, spread(len(names), gap / 4), strict=True)):
-        own = sorted(
-            (r for r in chosen if label(r, {"sigma", "corruption"}) == name),
-            key=lambda r: r.settings["sigma"],
-        )
-        _line(axes, name, i, [r.settings["sigma"] + offset for r in own], own)
+    _lines(axes, chosen, ("sigma", "corruption"), lambda row: row.settings["sigma"], gap / 4)
+    known = {(row.settings["sigma"], row.baseline) for row in chosen if row.baseline is not None}
     if chosen:
-        first = sorted(
-            {(r.settings["sigma"], r.baseline) for r in chosen if r.baseline is not None}
-        )
-        axes.plot(
-            [x for x, _ in first],
-            [100 * y for _, y in first],
-            "k--",
-            label="corrupted string unchanged",
-        )
-    return bool(chosen) and _finish(
-        axes, "noise level sigma (mixed corruption)", "aligned accuracy (%)"
-    )
+        xs, ys = [x for x, _ in sorted(known)], [100 * y for _, y in sorted(known)]
+        axes.plot(xs, ys, "k--", label="corrupted string unchanged")
+    xlabel = "noise level sigma (mixed corruption)"
+    return bool(chosen) and _finish(axes, xlabel, "aligned accuracy (%)")
 
 
 def plot_controls(axes: Any, rows: Sequence[Row], metric: str) -> bool:
-    """A rate by control, after prompts with known answers at the long limit; a colour for each checkpoint."""
+    """A share by control, after prompts with known answers at the long limit.
+
+    Each checkpoint has a colour.
+    """
     own = {"on": "prompts", "limit": LONG}
-    chosen = [
-        r
-        for r in rows
-        if r.suite == "repetition" and r.metric == metric and own.items() <= r.settings.items()
-    ]
-    names = list(dict.fromkeys(_control(r) for r in chosen))
-    models = list(dict.fromkeys(str(r.settings.get("checkpoint", "")) for r in chosen))
-    for model, offset, colour in zip(
-        models, spread(len(models), 0.5), map("C{}".format, range(len(models))), strict=True
-    ):
-        mine = [r for r in chosen if str(r.settings.get("checkpoint", "")) == model]
-        places = [names.index(_control(r)) + offset for r in mine]
-        values = [100 * r.value for r in mine]
+    chosen = [row for row in _of(rows, "repetition", metric) if own.items() <= row.settings.items()]
+    names = list(dict.fromkeys(map(_control, chosen)))
+    models = list(dict.fromkeys(str(row.settings.get("checkpoint", "")) for row in chosen))
+    for i, (model, offset) in enumerate(zip(models, spread(len(models), 0.5), strict=True)):
+        mine = [row for row in chosen if str(row.settings.get("checkpoint", "")) == model]
         axes.errorbar(
-            values,
-            places,
-            xerr=_errors(mine),
-            fmt="o",
-            color=colour,
-            markersize=4,
-            capsize=2,
+            [100 * row.value for row in mine],
+            [names.index(_control(row)) + offset for row in mine],
+            xerr=_errors(mine), fmt="o", color=f"C{i}", markersize=4, capsize=2,
             label=model or "model",
-        )
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), names, fontsize="x-small")
     axes.invert_yaxis()
     axes.set_xlim(-3, 103)
-    xlabel = {
+    xlabels = {
         "accuracy": "whole outputs that are right (%)",
         "run_on": "outputs that run on, or do not end (%)",
-    }[metric]
-    return bool(chosen) and _finish(axes, xlabel, "")
+    }
+    return bool(chosen) and _finish(axes, xlabels[metric], "")
 
 
 def _control(row: Row) -> str:
-    """What was done, for the axis."""
+    """The temperature and control of a row, for the axis."""
     return f"T {row.settings['temperature']:g}: {row.settings.get('cut', row.settings['control'])}"
 
 
 def plot_collapse(axes: Any, rows: Sequence[Row]) -> bool:
-    """Equal neighbours by tokens committed at an evaluation, at temperature 0, one line a sampler, beside real strings."""
+    """Equal neighbours by tokens committed at an evaluation, at temperature 0, beside real
+    strings."""
     cold = [
-        r
-        for r in rows
-        if r.suite == "repetition" and "steps" in r.settings and r.settings["temperature"] == 0
+        row
+        for row in _of(rows, "repetition", "committed_at_once", "adjacent_duplicates")
+        if "steps" in row.settings and row.settings["temperature"] == 0
     ]
-    at_once = {label(r): r.value for r in cold if r.metric == "committed_at_once"}
-    chosen = [r for r in cold if r.metric == "adjacent_duplicates"]
-    for i, name in enumerate(dict.fromkeys(label(r, {"steps", "temperature"}) for r in chosen)):
-        own = sorted(
-            (r for r in chosen if label(r, {"steps", "temperature"}) == name),
-            key=lambda r: at_once[label(r)],
-        )
-        _line(axes, name, i, [at_once[label(r)] for r in own], own)
-    for ceiling in dict.fromkeys(r.ceiling for r in chosen if r.ceiling is not None):
+    at_once = {label(row): row.value for row in _of(cold, "repetition", "committed_at_once")}
+    chosen = _of(cold, "repetition", "adjacent_duplicates")
+    _lines(axes, chosen, ("steps", "temperature"), lambda row: at_once[label(row)])
+    for ceiling in dict.fromkeys(row.ceiling for row in chosen if row.ceiling is not None):
         axes.axhline(100 * ceiling, color="k", linestyle="--", label="real strings")
     axes.set_xscale("log")
-    return bool(chosen) and _finish(
-        axes, "tokens committed at an evaluation", "equal neighbours (%)"
-    )
+    xlabel = "tokens committed at an evaluation"
+    return bool(chosen) and _finish(axes, xlabel, "equal neighbours (%)")
 
 
 def plot_solve(axes: Any, rows: Sequence[Row], split: str) -> bool:
-    """Accuracy by forward tokens a problem, a marker for each strategy and a colour for each scorer; greedy as a line."""
-    own = [r for r in rows if r.suite == "solve" and r.settings.get("split") == split]
-    cost = {label(r): r.value for r in own if r.metric == "forward_tokens"}
-    chosen = [r for r in own if r.metric == "accuracy"]
-    strategies = list(dict.fromkeys(r.sampler for r in chosen))
-    scorers = list(dict.fromkeys(r.settings.get("scorer", "") for r in chosen))
-    costs = [
-        math.log10(cost[label(r)]) for r in chosen
-    ]  # many cost the same: a third of the way apart is still about there
+    """Accuracy by forward tokens a problem: a marker for each strategy, a colour for each scorer.
+
+    Greedy is a line.
+    """
+    own = [row for row in rows if row.suite == "solve" and row.settings.get("split") == split]
+    cost = {label(row): row.value for row in _of(own, "solve", "forward_tokens")}
+    chosen = _of(own, "solve", "accuracy")
+    strategies = list(dict.fromkeys(row.sampler for row in chosen))
+    scorers = list(dict.fromkeys(row.settings.get("scorer", "") for row in chosen))
+    # Many cost the same: a third of the way apart is still near the true cost.
+    costs = [math.log10(cost[label(row)]) for row in chosen]
     places = [10 ** (x + (moved - x) / 3) for x, moved in zip(costs, apart(costs), strict=True)]
-    for x, r in zip(places, chosen, strict=True):
-        wide = "candidates" in r.settings
+    for x, row in zip(places, chosen, strict=True):
+        marker = "osD^vP"[strategies.index(row.sampler) % 6]
+        colour = f"C{scorers.index(row.settings.get('scorer', ''))}"
+        size = 8 if "candidates" in row.settings else 5
         axes.errorbar(
-            [x], [100 * r.value], yerr=_errors([r]), fmt="osD^vP"[strategies.index(r.sampler) % 6], capsize=2,
-            color=f"C{scorers.index(r.settings.get('scorer', ''))}", markersize=8 if wide else 5, alpha=0.8,
+            [x], [100 * row.value], yerr=_errors([row]), fmt=marker, capsize=2, color=colour,
+            markersize=size, alpha=0.8,
         )  # fmt: skip
+    # The legend, and the line of greedy.
     for i, name in enumerate(strategies):
         axes.plot([], [], "osD^vP"[i % 6], color="grey", label=name)
     for i, name in enumerate(scorers):
         axes.plot([], [], "o", color=f"C{i}", label=name or "(no scorer)")
-    for r in chosen:
-        if r.sampler == "greedy":
-            axes.axhline(100 * r.value, color="k", linestyle="--", linewidth=0.8)
+    for row in chosen:
+        if row.sampler == "greedy":
+            axes.axhline(100 * row.value, color="k", linestyle="--", linewidth=0.8)
     axes.set_xscale("log")
-    return bool(chosen) and _finish(
-        axes,
-        "forward tokens a problem, equal ones slightly apart (large markers: 16 candidates)",
-        "answers that are right (%)",
-    )
+    xlabel = "forward tokens a problem, equal ones slightly apart (large markers: 16 candidates)"
+    return bool(chosen) and _finish(axes, xlabel, "answers that are right (%)")
+
+
+# File name -> (title, plot); a plot returns whether the report has rows for it.
+PLOTS: dict[str, tuple[str, Callable[[Any, Sequence[Row]], bool]]] = {
+    "validity_by_evaluations.png": ("Validity against evaluations", plot_evaluations),
+    "validity_by_length.png": ("Validity by length", plot_length),
+    "validity_by_nesting.png": ("Validity by nesting", plot_nesting),
+    "repair_by_noise.png": ("Repair by noise level", plot_repair),
+    "accuracy_by_control.png": ("What controls cost", partial(plot_controls, metric="accuracy")),
+    "run_on_by_control.png": (
+        "What controls do about run-on",
+        partial(plot_controls, metric="run_on"),
+    ),
+    "collapse.png": ("Collapse at temperature 0", plot_collapse),
+    "solve_test.png": ("Solving held-out problems", partial(plot_solve, split="test")),
+    "solve_deeper.png": ("Solving deeper problems", partial(plot_solve, split="deeper")),
+}

@@ -1,48 +1,58 @@
-"""What every suite shares: the row, the subject, the settings and the drawing of lengths.
+"""What all suites share: the plan, the subject, the rows that a suite collects, and baseline texts.
 
-For: one shape of result for all suites.  Not for: rendering (``report.py``) or measuring (the suites).  Easy to get wrong:
-``settings`` is part of a row's identity: two rows with the same suite, sampler, settings and metric are a bug.
+`settings` identify a row: a second row with the same suite, sampler, settings and metric is an
+error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff import metrics, tasks
 from maskdiff.config import ControlConfig, SamplerConfig
-from maskdiff.errors import ConfigError
 from maskdiff.languages import HasValue
-from maskdiff.metrics import Estimate
-from maskdiff.sampling import constrained, make_sampler
+from maskdiff.metrics import Estimate, Unit
+from maskdiff.sampling import PRESETS, constrained, make_sampler
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.languages import Language, Vocabulary
+    from maskdiff.languages import Language, Split, Vocabulary
     from maskdiff.sampling.stage import Sampler
 
+T = TypeVar("T")
 Settings = dict[str, Any]
-Watch = Callable[
-    [str], AbstractContextManager[object]
-]  # entered with the name of a measurement, left when it is done
+Seen = Collection[str] | Callable[[str], bool]  # the training strings, or whether one is among them
+# Entered with the name of a measurement, and left when it is done.
+MeasurementProgress = Callable[[str], AbstractContextManager[object]]
 
 
-def unwatched(_: str) -> AbstractContextManager[object]:
-    """The watch that shows nothing."""
+def no_progress(_: str) -> AbstractContextManager[object]:
+    """Shows nothing."""
     return nullcontext()
+
+
+# --------------------------------------------------------------------------------------------- rows
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.  Rates are in [0, 1]; ``low`` and ``high`` bound the 95% interval; ``count`` strings stand behind it.
+    """One figure of a report.
 
-    ``baseline`` is what doing nothing clever scores, ``ceiling`` what perfection scores; ``None`` where there is none.
+    Attributes:
+        value: Shares are in [0, 1].
+        low, high: The 95% interval; None where there is none.
+        count: The number of strings measured.
+        baseline: The score of doing nothing clever; None where there is none.
+        ceiling: The score of perfection; None where there is none.
+        unit: What the figures are measured in. It is not part of the JSON.
     """
 
     suite: str
@@ -55,56 +65,103 @@ class Row:
     count: int
     baseline: float | None = None
     ceiling: float | None = None
+    unit: Unit = Unit.NUMBER
 
-    def as_dict(self) -> dict[str, Any]:
-        """The row as JSON takes it: NaN and infinities become ``None``."""
-        return {key: _finite(value) for key, value in asdict(self).items()}
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the row as JSON takes it: None for NaN and infinities."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "unit")
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in named
+        }
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+Figure = Estimate | float | None
 
 
-def row(
+def make_row(
     suite: str,
     sampler: str,
     settings: Settings,
     metric: str,
     estimate: Estimate,
-    *,
-    baseline: Estimate | float | None = None,
-    ceiling: Estimate | float | None = None,
+    baseline: Figure = None,
+    ceiling: Figure = None,
 ) -> Row:
-    """A ``Row`` of an estimate, with its baseline and ceiling as estimates or plain numbers."""
-    low, high = (value if math.isfinite(value) else None for value in (estimate.low, estimate.high))
+    """Returns the row of an estimate."""
+    low, high = _finite(estimate.low), _finite(estimate.high)
     return Row(
-        suite,
-        sampler,
-        settings,
-        metric,
-        estimate.value,
-        low,
-        high,
-        estimate.count,
-        _plain(baseline),
-        _plain(ceiling),
-    )
+        suite, sampler, settings, metric, estimate.value, low, high, estimate.count,
+        _finite(baseline), _finite(ceiling), estimate.unit,
+    )  # fmt: skip
 
 
-def _plain(figure: Estimate | float | None) -> float | None:
+def _finite(figure: Figure) -> float | None:
     value = figure.value if isinstance(figure, Estimate) else figure
     return None if value is None or not math.isfinite(value) else float(value)
 
 
 @dataclass(frozen=True)
+class RowGroup:
+    """The rows of one sampler under one set of settings; `add` appends to the rows of the suite."""
+
+    suite: str
+    sampler: str
+    settings: Settings
+    rows: list[Row]
+
+    def add(
+        self, metric: str, estimate: Estimate, baseline: Figure = None, ceiling: Figure = None
+    ) -> None:
+        """Append a row. Raises ValueError where it is there already."""
+        identity = self.sampler, metric, self.settings
+        if any((row.sampler, row.metric, row.settings) == identity for row in self.rows):
+            raise ValueError(
+                f"{self.suite} measured {metric} of {self.sampler} twice with {self.settings}"
+            )
+        self.rows.append(
+            make_row(
+                self.suite, self.sampler, dict(self.settings), metric, estimate, baseline, ceiling
+            )
+        )
+
+    def add_all(
+        self,
+        figures: Mapping[str, Estimate],
+        baseline: Mapping[str, Estimate] | None = None,
+        ceiling: Mapping[str, Estimate] | float | None = None,
+    ) -> None:
+        """Append a row for each figure. `baseline` and `ceiling` go by metric, or are one
+        number."""
+        for metric, estimate in figures.items():
+            best = ceiling.get(metric) if isinstance(ceiling, Mapping) else ceiling
+            self.add(metric, estimate, (baseline or {}).get(metric), best)
+
+    def add_cost(
+        self, evaluations: Sequence[int], seconds: float, rng: np.random.Generator
+    ) -> None:
+        """Append the mean of `evaluations`, one entry a string, and strings per second."""
+        self.add("evaluations", metrics.mean(evaluations, rng))
+        # A single pass has no interval.
+        speed = len(evaluations) / max(seconds, 1e-9)
+        self.add(
+            "strings_per_second",
+            Estimate(speed, math.nan, math.nan, len(evaluations), Unit.PER_SECOND),
+        )
+
+
+# ------------------------------------------------------------------------------------ what is given
+
+
+@dataclass(frozen=True)
 class Subject:
-    """What is measured: a checkpoint and the name that its rows carry (empty when there is only one)."""
+    """A checkpoint to measure. `name` is shown in its rows; it is empty for the only checkpoint."""
 
     loaded: Loaded
     name: str = ""
 
     def settings(self, **extra: Any) -> Settings:
-        """Settings of a row about this subject."""
+        """Returns the settings of a row of this subject."""
         return {**({"checkpoint": self.name} if self.name else {}), **extra}
 
     @property
@@ -112,14 +169,14 @@ class Subject:
         return self.loaded.language
 
     def sampler(self, config: SamplerConfig) -> Sampler:
-        """The sampler of a configuration for this subject's language."""
+        """Returns the sampler of a configuration, under the grammar where it asks for that."""
         sampler = make_sampler(config)
         return constrained(sampler, self.loaded.constraint()) if config.grammar else sampler
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured, and how.  ``lengths`` are inner symbols, both ends included; ``None`` takes real lengths."""
+    """How much is measured, and how. `lengths` is in symbols, both ends included; None: all."""
 
     num_samples: int = 200
     seed: int = 0
@@ -128,30 +185,20 @@ class Plan:
     samplers: tuple[SamplerConfig, ...] = ()
     sigmas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
     corruptions: tuple[str, ...] = (
-        "mixed",
-        "reference",
-        "mask",
-        "replace",
-        "swap",
-        "delete",
-        "insert",
-    )
-    only_mixed_varies: bool = (
-        False  # other corruptions than "mixed" at sigma 0.2 alone, to save time
-    )
+        "mixed", "reference", "mask", "replace", "swap", "delete", "insert",
+    )  # fmt: skip
+    only_mixed_varies: bool = False  # all corruptions but "mixed" at sigma 0.2 alone, to save time
     repair_methods: tuple[str, ...] = ("channel", "draft")
     blank_share: float = 0.2
-    split: str = "test"
+    split: Split = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
-    control: ControlConfig = field(
-        default_factory=ControlConfig
-    )  # of generation; one more of repetition
+    control: ControlConfig = field(default_factory=ControlConfig)  # generation and repetition
     problems: tuple[str, ...] = ("test", "deeper")  # of the solve suite
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:
-        """Kind of corruption and noise level of every block of the repair suite."""
+        """Returns the kind of corruption and noise level of every part of the repair suite."""
         fixed = (0.2,) if self.only_mixed_varies else self.sigmas
         return [
             (kind, sigma)
@@ -160,87 +207,88 @@ class Plan:
         ]
 
     def rng(self, *salt: int) -> np.random.Generator:
-        """A generator of its own for each use: suites do not disturb one another."""
+        """Returns a generator for one use, so that no measurement changes another."""
         return np.random.default_rng([self.seed, *salt])
 
 
-PROBES: dict[
-    str, Callable[[Any], Any]
-] = {  # another value of a setting, to see whether the sampler changes with it
-    "steps": lambda steps: steps + 12,
-    "num_ar_tokens": lambda count: count + 1,
-    "temperature": lambda temperature: temperature + 1.0,
-    "top_p": lambda top_p: 0.5 if top_p == 1.0 else 1.0,
-}
+@dataclass
+class SuiteRun:
+    """One suite on one subject: what the suite is given, and the rows that it collects.
 
+    Attributes:
+        suite: The name of the suite.
+        texts: Held-out strings.
+        seen: The training strings.
+        progress: Entered for each measurement.
+    """
 
-def matters(config: SamplerConfig, name: str) -> bool:
-    """Whether the sampler of ``config`` would be another one with another value of the setting ``name``."""
-    try:
-        return make_sampler(config) != make_sampler(
-            replace(config, **{name: PROBES[name](getattr(config, name))})
-        )
-    except ConfigError:  # a value that it cannot have is one that it looks at
-        return True
+    suite: str
+    subject: Subject
+    plan: Plan
+    texts: Sequence[str] = ()
+    seen: Seen = ()
+    progress: MeasurementProgress = no_progress
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def language(self) -> Language:
+        return self.subject.language
+
+    def group(self, sampler: str, settings: Settings) -> RowGroup:
+        """Returns an empty group of rows, which adds to the rows of this run."""
+        return RowGroup(self.suite, sampler, settings, self.rows)
 
 
 def sampler_settings(config: SamplerConfig) -> Settings:
-    """The settings that this sampler heeds; ``top_p`` only where it cuts something off, `grammar` only where there is one."""
-    names = [name for name in PROBES if matters(config, name)]
-    settings = {
-        name: getattr(config, name)
-        for name in names
-        if not (name == "top_p" and config.top_p == 1.0)
-    }
+    """Returns the settings that the sampler reads; `top_p` and `grammar` only where they act."""
+    read = PRESETS[config.sampler].reads
+    names = [name for name in read if not (name == "top_p" and config.top_p == 1.0)]
+    settings = {name: getattr(config, name) for name in names}
     return settings | ({"grammar": True} if config.grammar else {})
 
 
 def control_settings(control: ControlConfig) -> Settings:
-    """The controls that are not the usual ones, which change nothing."""
-    usual = ControlConfig()
-    own = {f.name: getattr(control, f.name) for f in fields(control)}
-    texts = {
-        name: " ".join(value) if isinstance(value, tuple) else value for name, value in own.items()
+    """Returns the controls that differ from the defaults."""
+    changed = {
+        f.name: value
+        for f in fields(control)
+        if (value := getattr(control, f.name)) != getattr(ControlConfig(), f.name)
     }
-    return {name: value for name, value in texts.items() if own[name] != getattr(usual, name)}
+    return {n: " ".join(v) if isinstance(v, tuple) else v for n, v in changed.items()}
 
 
-def draw_lengths(
+# -------------------------------------------------------------------------------------------- texts
+
+
+def sorted_lengths(
     language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator
 ) -> list[int]:
-    """``count`` inner lengths as ``tasks.generate`` draws them, within ``bounds``, in rising order.
+    """Returns `count` lengths in symbols as `tasks.generate` draws them, in rising order.
 
-    Rising, because batches of like lengths waste little on padding and strings are exchangeable.  Raises ``CanvasError``
-    if no string of the language has a length within the bounds.
+    Batches of similar lengths waste little on padding. Raises CanvasError if no string of the
+    language has a length within `bounds`.
     """
     return sorted(tasks.sample_lengths(language, count, bounds, int(rng.integers(2**62))))
 
 
-def throughput(count: int, seconds: float) -> Estimate:
-    """Strings per second of one timed pass, which has no interval."""
-    return Estimate(count / max(seconds, 1e-9), math.nan, math.nan, count)
-
-
-def chunks(count: int, size: int) -> list[slice]:
-    """Slices of at most ``size`` that cover ``range(count)``."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
+    """Returns the result of `function(*args)`, and its seconds."""
+    start = time.perf_counter()
+    return function(*args), time.perf_counter() - start
 
 
 def unigram_texts(
     real: Sequence[str], lengths: Sequence[int], rng: np.random.Generator
 ) -> list[str]:
-    """The blind baseline: symbols drawn independently with the frequencies they have in ``real``."""
+    """Returns the blind baseline: symbols drawn independently, with their frequencies in `real`."""
     symbols: NDArray[Any] = np.array(list("".join(real)))
     return ["".join(rng.choice(symbols, length)) for length in lengths]
 
 
 def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
-    """A decoded text in which a special token inside the string (``<EOS>``) is one wrong symbol instead of five characters."""
-    foreign = next(
-        sign
-        for sign in "\N{REPLACEMENT CHARACTER}\N{INTERROBANG}\0"
-        if sign not in vocabulary.symbols
-    )
+    """Returns a decoded text in which a special token (`<EOS>`) is one wrong symbol, not five."""
+    candidates = "\N{REPLACEMENT CHARACTER}\N{INTERROBANG}\0"
+    foreign = next(symbol for symbol in candidates if symbol not in vocabulary.symbols)
     for token in vocabulary.specials:
         name = vocabulary.shown[token]
         if len(name) > 1:
@@ -248,30 +296,11 @@ def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
     return text
 
 
-def verdicts(texts: Sequence[str], language: Language) -> dict[str, Estimate]:
-    """``parses`` and ``holds``, where the language can tell."""
-    found = {"parses": metrics.rate(metrics.parses(texts, language))} if language.validity else {}
-    return found | (
-        {"holds": metrics.rate(metrics.holds(texts, language))}
-        if isinstance(language, HasValue)
-        else {}
-    )
-
-
-@dataclass
-class Ledger:
-    """Collects the rows of one suite and refuses a second row of the same identity."""
-
-    suite: str
-    rows: list[Row] = field(default_factory=list)
-
-    def add(
-        self, sampler: str, settings: Settings, metric: str, estimate: Estimate, **beside: Any
-    ) -> None:
-        """Append one row; ``beside`` may hold ``baseline`` and ``ceiling``."""
-        if any(
-            r.sampler == sampler and r.metric == metric and r.settings == settings
-            for r in self.rows
-        ):
-            raise ValueError(f"{self.suite} measured {metric} of {sampler} twice with {settings}")
-        self.rows.append(row(self.suite, sampler, dict(settings), metric, estimate, **beside))
+def validity_figures(texts: Sequence[str], language: Language) -> dict[str, Estimate]:
+    """Returns `parses` and `holds`, where the language can tell."""
+    figures = {}
+    if language.validity:
+        figures["parses"] = metrics.rate(metrics.parses(texts, language))
+    if isinstance(language, HasValue):
+        figures["holds"] = metrics.rate(metrics.hold(texts, language))
+    return figures

@@ -1,14 +1,13 @@
-"""Which samplers a benchmark measures: the usual handful, or what flags ask for, where the model can run them.
+"""Which samplers a benchmark measures: the usual ones, or those that flags name.
 
-For: from flags to ``SamplerConfig``, and which of them a model lacks an input for.  Not for: what the samplers do
-(``maskdiff.sampling.presets``).  Easy to get wrong: flags that refine a sampler (steps, temperature) also apply to all of the
-usual handful; flags that name one replace the handful, and each of them adds samplers of its own: they do not combine.
+Flags that refine a sampler (steps, temperature) apply to all. Each flag that names a sampler adds
+one; together they replace the usual ones.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from maskdiff.config import SamplerConfig
@@ -19,12 +18,10 @@ from maskdiff.sampling.presets import make_sampler
 from maskdiff.sampling.stage import Chain, Sampler
 from maskdiff.sampling.unmask import Unmask
 
-HANDFUL = (
+USUAL = (
     SamplerConfig("autoregressive", steps=0),
     SamplerConfig("speculative", steps=0),
-    SamplerConfig(
-        "coupled_left_to_right", steps=0
-    ),  # like the next, only of models that read the noise of the draw
+    SamplerConfig("coupled_left_to_right", steps=0),  # of models that read the noise, like the next
     SamplerConfig("coupled", steps=12),
     SamplerConfig("entropy", steps=0),
     SamplerConfig("speculative", steps=12),
@@ -33,53 +30,42 @@ HANDFUL = (
     SamplerConfig("maskgit", steps=12),
     SamplerConfig("naive", steps=5),
 )
-# Presets whose tokens the causal mode verifies: no evidence about the bidirectional mode alone.
-VERIFIED = frozenset(
-    ["speculative", "hybrid_speculative", "verified", "certain_prefix", "predictive"]
-)
 
 
 def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
-    """The samplers that the flags of ``benchmark.py`` ask for; with ``--grammar`` each without it and with it.
+    """Returns the samplers that the flags ask for; with `--grammar` each without it and with it.
 
-    Raises ``ConfigError`` on a setting that cannot be.
+    Raises:
+        ConfigError: A name or a setting is impossible.
     """
-    steps, temperature, ar = args.maskgit_steps, args.temperature, args.num_ar_tokens
-    if temperature is not None and not 0.0 <= temperature <= 100.0:
+    if args.temperature is not None and not 0.0 <= args.temperature <= 100.0:
         raise ConfigError(
-            f"temperature {temperature} is impossible: give one from 0 (argmax) to 100"
+            f"temperature {args.temperature} is impossible: give one from 0 (argmax) to 100"
         )
-    names = named(args)
-    chosen: Sequence[SamplerConfig] = [SamplerConfig(name) for name in names] or HANDFUL
+    flags = {
+        "steps": args.maskgit_steps,
+        "num_ar_tokens": args.num_ar_tokens,
+        "temperature": args.temperature,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
     made = []
-    for config in chosen:
-        made.append(
-            SamplerConfig(
-                config.sampler,
-                steps=config.steps
-                if steps is None or config.sampler == "autoregressive"
-                else steps,
-                num_ar_tokens=config.num_ar_tokens if ar is None else ar,
-                temperature=config.temperature if temperature is None else temperature,
-                top_p=config.top_p,
-            )
-        )
-        make_sampler(
-            made[-1]
-        )  # an unknown name or an impossible setting fails before anything is measured
+    for config in [SamplerConfig(name) for name in named_presets(args)] or USUAL:
+        own = dict(given)
+        if config.sampler == "autoregressive":  # it ignores steps: keep one row
+            own.pop("steps", None)
+        made.append(replace(config, **own))
+        make_sampler(made[-1])  # an impossible one fails before anything is measured
     if args.grammar:
         made += [replace(config, grammar=True) for config in made]
     return tuple(dict.fromkeys(made))
 
 
-def named(args: argparse.Namespace) -> list[str]:
-    """The presets that the flags name, in a fixed order; empty for the handful."""
+def named_presets(args: argparse.Namespace) -> list[str]:
+    """Returns the presets that the flags name, in a fixed order; empty for the usual ones."""
     linear = args.maskgit_schedule == "linear"
+    maskgit = args.use_maskgit or (args.maskgit_schedule and not args.no_maskgit)
     flags = (
-        (
-            args.use_maskgit or (args.maskgit_schedule and not args.no_maskgit),
-            "maskgit_linear" if linear else "maskgit",
-        ),
+        (maskgit, "maskgit_linear" if linear else "maskgit"),
         (args.no_maskgit, "naive"),
         (args.use_hybrid, "hybrid"),
         (args.use_hybrid, "hybrid_speculative"),
@@ -89,46 +75,49 @@ def named(args: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys([*(args.sampler or ()), *(name for wanted, name in flags if wanted)]))
 
 
-# -------------------------------------------------------------------------------------------------- what a model can run
+# ----------------------------------------------------------------------- samplers that a model runs
 
 
-def needs(sampler: Sampler) -> frozenset[str]:
-    """The optional inputs that a denoiser must read for this sampler to run."""
+def required_inputs(sampler: Sampler) -> frozenset[str]:
+    """Returns the optional inputs that a denoiser must read for this sampler to run."""
     if isinstance(sampler, Chain):
-        return frozenset().union(*map(needs, sampler.stages))
+        return frozenset().union(*map(required_inputs, sampler.stages))
     if isinstance(sampler, Speculate):
-        return needs(sampler.finish)
+        return required_inputs(sampler.finish)
     return sampler.needs if isinstance(sampler, Unmask) else frozenset()
 
 
 def missing(config: SamplerConfig, denoiser: Denoiser) -> list[str]:
-    """What the model would have to be trained with for this sampler."""
-    return [
-        INPUTS[name] for name in sorted(needs(make_sampler(config))) if not reads(denoiser, name)
-    ]
+    """Returns the flags that the model would have to be trained with for this sampler."""
+    required = sorted(required_inputs(make_sampler(config)))
+    return [INPUTS[name] for name in required if not reads(denoiser, name)]
 
 
 def fitting(configs: Iterable[SamplerConfig], denoiser: Denoiser) -> tuple[SamplerConfig, ...]:
-    """Those that the denoiser can run."""
+    """Returns the samplers that the denoiser can run."""
     return tuple(config for config in configs if not missing(config, denoiser))
 
 
 def check_fit(configs: Iterable[SamplerConfig], denoisers: Mapping[str, Denoiser]) -> list[str]:
-    """A line for each named denoiser that a sampler is left out of.  Raises ``ConfigError`` if no denoiser can run one."""
+    """Returns a line for each named denoiser that a sampler is left out of.
+
+    Raises:
+        ConfigError: No denoiser can run a sampler.
+    """
     lines = []
     for config in configs:
         lacking = {
-            name: flags
+            name: " and ".join(flags)
             for name, denoiser in denoisers.items()
             if (flags := missing(config, denoiser))
         }
         if lacking and len(lacking) == len(denoisers):
-            wanted = " and ".join(next(iter(lacking.values())))
             raise ConfigError(
-                f"sampler {config.sampler} needs a model trained with {wanted}; choose another sampler or checkpoint"
+                f"sampler {config.sampler} needs a model trained with "
+                f"{next(iter(lacking.values()))}; choose another sampler or checkpoint"
             )
         lines += [
-            f"{name} was trained without {' and '.join(f)}: {config.sampler} is left out"
-            for name, f in lacking.items()
+            f"{name} was trained without {flags}: {config.sampler} is left out"
+            for name, flags in lacking.items()
         ]
     return list(dict.fromkeys(lines))

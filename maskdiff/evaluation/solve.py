@@ -1,8 +1,8 @@
-"""Solving step by step: accuracy against what it costs, for every strategy and scorer, and what a closed turn does.
+"""Solving step by step: accuracy against its cost, for every strategy and scorer, and over HTTP.
 
-For: the rows of `--suite solve`. Not for: solving (`maskdiff.stepwise`). Easy to get wrong: two strategies are compared on the
-*same* problems, so their difference has an interval of its own, narrower than theirs; `forward_tokens` counts what a scorer
-spends as well; and a checker knows the answer, so its rows are an upper bound, not a method that a user has.
+Two strategies are compared on the *same* problems, so their difference has an interval of its own,
+narrower than theirs. `forward_tokens` includes what a scorer spends. The scorer `checker` knows the
+answer, so its rows are an upper bound, not a method for users.
 """
 
 from __future__ import annotations
@@ -17,30 +17,24 @@ from maskdiff import metrics
 from maskdiff.config import BackendConfig, StepConfig
 from maskdiff.data import draw_texts
 from maskdiff.errors import ConfigError, DataError
-from maskdiff.evaluation.rows import Ledger, Plan, Row, Settings, Subject, Watch, unwatched
+from maskdiff.evaluation.rows import Plan, RowGroup, Settings, Subject, SuiteRun
 from maskdiff.languages import Stepwise
-from maskdiff.metrics import Estimate
+from maskdiff.metrics import Estimate, Unit
 from maskdiff.stepwise.backends import make_backend
 from maskdiff.stepwise.scorers import SCORERS
 from maskdiff.stepwise.solver import Solution, Solver
 
-SPLITS = (
-    "test",
-    "deeper",
-)  # held-out problems like those of the training; such of one level more than any of them
-CLOSER = (
-    "denoiser",
-    "checker",
-)  # scorers that are looked at more closely, and that lots are drawn with
-EAGER = {"scaling": 0.99}  # adaptive, which then scales about twice as many steps of this language
+SPLITS = ("test", "deeper")  # held-out problems; problems one level deeper than those of training
+CLOSER = ("denoiser", "checker")  # scorers with more settings, and a random choice of steps
+EAGER = {"scaling": 0.99}  # adaptive with about twice as many scaled steps in this language
 WIDE = {"candidates": 16, "temperature": 1.0}  # more, and more varied, candidates
-BARREN = 20  # draws of problems without a new one
-CLOSED_PROBLEMS, CLOSED_STEPS = 16, 40  # of the demonstration over HTTP
+BARREN = 20  # draws of problems without a new one, after which there are no more
+CLOSED_PROBLEMS, CLOSED_STEPS = 16, 40  # of the measurement over HTTP
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One way of solving; `more` has the options that are not the usual ones."""
+class StrategySetting:
+    """One way of solving; `more` holds the options that differ from the defaults."""
 
     strategy: str
     scorer: str = ""
@@ -51,35 +45,46 @@ class Setting:
         return StepConfig(strategy=self.strategy, scorer=self.scorer or "vote", **self.more)
 
     @property
-    def told(self) -> Settings:
-        """What stands in a row."""
+    def settings(self) -> Settings:
+        """The settings of its rows."""
         return ({"scorer": self.scorer} if self.scorer else {}) | self.more
 
+    @property
+    def key(self) -> str:
+        """A name that no other setting has."""
+        return f"{self.strategy} {self.settings}"
 
-def sweep(scorers: Sequence[str] = SCORERS) -> list[Setting]:
-    """All settings but the lots, whose rate is that of adaptive."""
-    made = [Setting("greedy"), Setting("sample")]
+
+def strategy_sweep(scorers: Sequence[str] = SCORERS) -> list[StrategySetting]:
+    """Returns all settings but `random`, whose rate is that of adaptive."""
+    made = [StrategySetting("greedy"), StrategySetting("sample")]
     for strategy in ("every-step", "adaptive", "best-of-n"):
-        made += [Setting(strategy, scorer) for scorer in scorers]
+        made += [StrategySetting(strategy, scorer) for scorer in scorers]
     for scorer in (name for name in CLOSER if name in scorers):
-        made.append(Setting("adaptive", scorer, {"bias_corrected": True}))
-        made.append(Setting("adaptive", scorer, EAGER))
-        made.append(Setting("every-step", scorer, WIDE))
-        made.append(Setting("adaptive", scorer, {**WIDE, **EAGER}))
+        made.append(StrategySetting("adaptive", scorer, {"bias_corrected": True}))
+        made.append(StrategySetting("adaptive", scorer, EAGER))
+        made.append(StrategySetting("every-step", scorer, WIDE))
+        made.append(StrategySetting("adaptive", scorer, {**WIDE, **EAGER}))
     return made
 
 
-def planned(plan: Plan) -> int:
-    """Measurements that the suite shows."""
-    return len(plan.problems) * (len(sweep()) + 2 * len(CLOSER)) + 1
+def count_solve(plan: Plan) -> int:
+    """Returns the number of measurements of `solve_suite`."""
+    return len(plan.problems) * (len(strategy_sweep()) + 2 * len(CLOSER)) + 1
 
 
-def problems_of(subject: Subject, split: str, count: int, seed: int) -> list[str]:
-    """Held-out problems, each once. Raises ConfigError for a language without steps."""
+def held_out_problems(subject: Subject, split: str, count: int, seed: int) -> list[str]:
+    """Returns different held-out problems.
+
+    Raises:
+        ConfigError: The language has no steps.
+        DataError: The language has fewer problems.
+    """
     language = subject.language
     if not isinstance(language, Stepwise):
         raise ConfigError(
-            f"{language.name} has no problems to solve step by step; the suite solve is for arithmetic-steps"
+            f"{language.name} has no problems to solve step by step; "
+            "the suite solve is for arithmetic-steps"
         )
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     found: dict[str, None] = {}
@@ -87,153 +92,121 @@ def problems_of(subject: Subject, split: str, count: int, seed: int) -> list[str
     while len(found) < count:
         before = len(found)
         if split == "test":
-            drawn = [
-                text.split(language.separator)[0]
-                for text in draw_texts(language, count, rng, "test")
-            ]
+            texts = draw_texts(language, count, rng, "test")
+            drawn = [text.split(language.separator)[0] for text in texts]
         else:
             drawn = language.problems(count, rng, 1)
         found |= dict.fromkeys(drawn)
         barren = barren + 1 if len(found) == before else 0
         if barren == BARREN:
             raise DataError(
-                f"{language.name} has no {count} different {split} problems, but {len(found)}: lower --num_samples"
+                f"{language.name} has no {count} different {split} problems, but {len(found)}: "
+                "lower --num_samples"
             )
     return list(found)[:count]
 
 
-def solve(subject: Subject, plan: Plan, watch: Watch = unwatched) -> list[Row]:
-    """Rows of the suite."""
-    ledger = Ledger("solve")
-    with watch("solve, over HTTP"):  # first: what can fail here must not lose the rest
-        _over_http(ledger, subject, plan)
-    for split in plan.problems:
-        problems = problems_of(subject, split, plan.num_samples, plan.seed)
-        made: dict[str, list[Solution]] = {}
-        for setting in sweep():
-            made[_key(setting)] = _measure(
-                ledger, subject, plan, watch, split, problems, setting, made
-            )
-        for setting in (
-            Setting("adaptive", scorer, more) for scorer in CLOSER for more in ({}, EAGER)
-        ):
-            lots = Setting("random", setting.scorer, {"rate": realised_rate(made[_key(setting)])})
-            if _key(lots) not in made:
-                made[_key(lots)] = _measure(
-                    ledger, subject, plan, watch, split, problems, lots, made
-                )
-            _compare(ledger, subject, plan, split, made, setting, lots)
-            _compare(
-                ledger, subject, plan, split, made, setting, Setting("every-step", setting.scorer)
-            )
-    return ledger.rows
+# -------------------------------------------------------------------------------------------- suite
 
 
-def realised_rate(solutions: Sequence[Solution]) -> float:
-    """The share of steps, without the first of each answer, that got more candidates."""
+def solve_suite(run: SuiteRun) -> None:
+    """Add every setting on every split, comparisons on the same problems, and the servers."""
+    with run.progress("solve, over HTTP"):  # first: a failure here must not lose the rest
+        _add_servers(run)
+    for split in run.plan.problems:
+        problems = held_out_problems(run.subject, split, run.plan.num_samples, run.plan.seed)
+        measured = _Split(run, split, problems)
+        for setting in strategy_sweep():
+            measured.solve(setting)
+        for scorer in CLOSER:
+            for more in ({}, EAGER):
+                adaptive = StrategySetting("adaptive", scorer, more)
+                rate = scaled_rate(measured.made[adaptive.key])
+                at_random = StrategySetting("random", scorer, {"rate": rate})
+                measured.solve(at_random)
+                measured.compare(adaptive, at_random)
+                measured.compare(adaptive, StrategySetting("every-step", scorer))
+
+
+def scaled_rate(solutions: Sequence[Solution]) -> float:
+    """Returns the share of scaled steps, without the first of each answer."""
     steps = [step for s in solutions if s.answer for step in s.answer.steps[1:]]
     return round(sum(step.scaled for step in steps) / max(1, len(steps)), 4)
 
 
-def _key(setting: Setting) -> str:
-    return f"{setting.strategy} {setting.told}"
+@dataclass
+class _Split:
+    """The problems of one split, and the solutions of each setting so far, by its key."""
 
+    run: SuiteRun
+    split: str
+    problems: Sequence[str]
+    made: dict[str, list[Solution]] = field(default_factory=dict)
 
-def _measure(
-    ledger: Ledger,
-    subject: Subject,
-    plan: Plan,
-    watch: Watch,
-    split: str,
-    problems: Sequence[str],
-    setting: Setting,
-    made: dict[str, list[Solution]],
-) -> list[Solution]:
-    """Solve, and add the rows of one setting."""
-    language = subject.language
-    assert isinstance(language, Stepwise)
-    with watch(f"solve, {split}, {_key(setting)}"):
-        generator = make_backend(BackendConfig(), subject.loaded)
-        solver = Solver(generator, setting.config, language, subject.loaded)
-        solutions = list(solver.solving(problems, plan.seed))
-    where = subject.settings(split=split, **setting.told)
-    answers = [s.answer for s in solutions if s.answer is not None]
-    right = [bool(s.correct) for s in solutions]
-    greedy = made.get(_key(Setting("greedy")), solutions)
-    base = [bool(s.correct) for s in greedy]
-    ledger.add(
-        setting.strategy,
-        where,
-        "accuracy",
-        metrics.rate(right),
-        baseline=sum(base) / len(base),
-        ceiling=1.0,
-    )
-    ledger.add(setting.strategy, where, "all_steps_right",
-               metrics.rate(ok and s.first_wrong is None for ok, s in zip(right, solutions, strict=True)))  # fmt: skip
-    if greedy is not solutions:
-        ledger.add(
-            setting.strategy, where, "errors_removed", errors_removed(right, base, plan.rng(81))
-        )
-    spent = [a.spent for a in answers]
-    ledger.add(
-        setting.strategy,
-        where,
-        "forward_tokens",
-        metrics.mean([s.forward_tokens for s in spent], plan.rng(82)),
-    )
-    ledger.add(
-        setting.strategy,
-        where,
-        "candidates",
-        metrics.mean([s.candidates for s in spent], plan.rng(83)),
-    )
-    if setting.strategy in ("adaptive", "random"):
-        steps = [step for a in answers for step in a.steps]
-        ledger.add(
-            setting.strategy, where, "scaled_steps", metrics.rate(step.scaled for step in steps)
-        )
-    return solutions
+    def solve(self, setting: StrategySetting) -> None:
+        """Solve the problems once, and add the rows of the setting."""
+        if setting.key in self.made:
+            return
+        run, loaded = self.run, self.run.subject.loaded
+        assert isinstance(run.language, Stepwise)
+        with run.progress(f"solve, {self.split}, {setting.key}"):
+            backend = make_backend(BackendConfig(), loaded)
+            solver = Solver(backend, setting.config, run.language, loaded)
+            solutions = list(solver.solving(self.problems, run.plan.seed))
+        self.made[setting.key] = solutions
+        greedy = self.made.get(StrategySetting("greedy").key, solutions)
+        self._add(setting, solutions, greedy)
+
+    def _group(self, sampler: str, setting: StrategySetting) -> RowGroup:
+        where = self.run.subject.settings(split=self.split, **setting.settings)
+        return self.run.group(sampler, where)
+
+    def _add(
+        self, setting: StrategySetting, solutions: Sequence[Solution], greedy: Sequence[Solution]
+    ) -> None:
+        """Accuracy beside that of greedy, and the cost."""
+        plan, rows = self.run.plan, self._group(setting.strategy, setting)
+        right, base = ([bool(s.correct) for s in made] for made in (solutions, greedy))
+        rows.add("accuracy", metrics.rate(right), sum(base) / len(base), 1.0)
+        pairs = zip(right, solutions, strict=True)
+        whole = metrics.rate(ok and s.first_wrong is None for ok, s in pairs)
+        rows.add("all_steps_right", whole)
+        if greedy is not solutions:
+            rows.add("errors_removed", errors_removed(right, base, plan.rng(81)))
+        answers = [s.answer for s in solutions if s.answer is not None]
+        for name, salt in (("forward_tokens", 82), ("candidates", 83)):
+            spent = [getattr(answer.spent, name) for answer in answers]
+            rows.add(name, metrics.mean(spent, plan.rng(salt)))
+        if setting.strategy in ("adaptive", "random"):
+            steps = [step for answer in answers for step in answer.steps]
+            rows.add("scaled_steps", metrics.rate(step.scaled for step in steps))
+
+    def compare(self, one: StrategySetting, other: StrategySetting) -> None:
+        """Add the difference in accuracy and the ratio of forward tokens, problem by problem."""
+        pairs = list(zip(self.made[one.key], self.made[other.key], strict=True))
+        gain = [float(bool(a.correct)) - float(bool(b.correct)) for a, b in pairs]
+        answered = [(a.answer, b.answer) for a, b in pairs if a.answer and b.answer]
+        mine, theirs = ([pair[i].spent.forward_tokens for pair in answered] for i in (0, 1))
+        rows, plan = self._group(f"{one.strategy} against {other.strategy}", one), self.run.plan
+        rows.add("accuracy_gain", metrics.mean(gain, plan.rng(84), Unit.SHARE))
+        ratio = metrics.ratio(mine, theirs, plan.rng(85), Unit.SHARE)
+        rows.add("forward_tokens_ratio", ratio)
 
 
 def errors_removed(
     right: Sequence[bool], base: Sequence[bool], rng: np.random.Generator
 ) -> Estimate:
-    """1 - errors / errors of the baseline on the same problems; negative where there are more."""
-    a, b = 1.0 - np.array(right, dtype=float), 1.0 - np.array(base, dtype=float)
-    kept = metrics.ratio(a, b, rng)
-    return Estimate(1.0 - kept.value, 1.0 - kept.high, 1.0 - kept.low, kept.count)
+    """Returns 1 - errors / errors of `base` on the same problems; negative for more errors."""
+    errors, base_errors = (1.0 - np.array(flags, dtype=float) for flags in (right, base))
+    kept = metrics.ratio(errors, base_errors, rng)
+    return Estimate(1.0 - kept.value, 1.0 - kept.high, 1.0 - kept.low, kept.count, Unit.SHARE)
 
 
-def _compare(
-    ledger: Ledger,
-    subject: Subject,
-    plan: Plan,
-    split: str,
-    made: dict[str, list[Solution]],
-    one: Setting,
-    other: Setting,
-) -> None:
-    """Accuracy of the one minus that of the other, and forward tokens of the one by those of the other, problem by problem."""
-    first, second = made[_key(one)], made[_key(other)]
-    where = subject.settings(split=split, **one.told)
-    gain = [
-        float(bool(a.correct)) - float(bool(b.correct)) for a, b in zip(first, second, strict=True)
-    ]
-    answered = [
-        (a.answer, b.answer) for a, b in zip(first, second, strict=True) if a.answer and b.answer
-    ]
-    cost = [[pair[side].spent.forward_tokens for pair in answered] for side in (0, 1)]
-    name = f"{one.strategy} against {other.strategy}"
-    ledger.add(name, where, "accuracy_gain", metrics.mean(gain, plan.rng(84)))
-    ledger.add(name, where, "forward_tokens_ratio", metrics.ratio(cost[0], cost[1], plan.rng(85)))
+# ---------------------------------------------------------------------------------------- over HTTP
 
 
-# ------------------------------------------------------------------------------------------------------- a closed turn
-
-
-def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
-    """The same model behind a server that goes on from a partial answer, and behind one that closes the turn.
+def _add_servers(run: SuiteRun) -> None:
+    """Add a server that continues a partial answer, and one that closes the turn.
 
     Nothing is measured where the extras are not installed.
     """
@@ -244,12 +217,12 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
         from maskdiff.serving.server import run_in_thread
     except ImportError:
         return
-    language = subject.language
-    assert isinstance(language, Stepwise)
     from maskdiff.serving.model import ServedModel
 
+    language, plan, subject = run.language, run.plan, run.subject
+    assert isinstance(language, Stepwise)
     count = min(CLOSED_PROBLEMS, plan.num_samples)
-    problems = problems_of(subject, "test", count, plan.seed)
+    problems = held_out_problems(subject, "test", count, plan.seed)
     backend = make_backend(BackendConfig(), subject.loaded)
     served = ServedModel(backend, "steps", language.prompt, 4096)
     config = StepConfig(strategy="sample", scorer="vote", max_steps=CLOSED_STEPS)
@@ -260,26 +233,16 @@ def _over_http(ledger: Ledger, subject: Subject, plan: Plan) -> None:
         ("closes the turn, unguarded", "restart", replace(unasked, guard=False)),
     ):
         with run_in_thread(create_app(served, prefill=prefill)) as url:  # type: ignore[arg-type]
-            chat = make_backend(
-                BackendConfig(backend="chat", model="steps", base_url=url), language=language
-            )
+            chat_config = BackendConfig(backend="chat", model="steps", base_url=url)
+            chat = make_backend(chat_config, language=language)
             solutions = list(Solver(chat, own, language).solving(problems, plan.seed))
         answers = [s.answer for s in solutions if s.answer is not None]
-        where = subject.settings(server=name)
-        ledger.add("sample", where, "accuracy", metrics.rate(bool(s.correct) for s in solutions))
-        ledger.add(
-            "sample", where, "steps", metrics.mean([len(a.steps) for a in answers], plan.rng(86))
-        )
-        restarts = metrics.ratio(
-            [a.restarts for a in answers], [max(0, len(a.steps) - 1) for a in answers], plan.rng(87)
-        )
-        ledger.add("sample", where, "restart_rate", restarts)
-        ledger.add(
-            "sample",
-            where,
-            "forward_tokens",
-            metrics.mean([a.spent.forward_tokens for a in answers], plan.rng(88)),
-        )
-
-
-__all__ = ["Setting", "errors_removed", "planned", "problems_of", "solve", "sweep"]
+        rows = run.group("sample", subject.settings(server=name))
+        rows.add("accuracy", metrics.rate(bool(s.correct) for s in solutions))
+        rows.add("steps", metrics.mean([len(a.steps) for a in answers], plan.rng(86)))
+        restarts = [a.restarts for a in answers]
+        chances = [max(0, len(a.steps) - 1) for a in answers]
+        restart_rate = metrics.ratio(restarts, chances, plan.rng(87), Unit.SHARE)
+        rows.add("restart_rate", restart_rate)
+        spent = [a.spent.forward_tokens for a in answers]
+        rows.add("forward_tokens", metrics.mean(spent, plan.rng(88)))

@@ -1,7 +1,7 @@
 """The suites by name, and one call that runs them on several checkpoints side by side.
 
-For: ``run``.  Not for: flags (``benchmark.py``) or layout (``report.py``).  Easy to get wrong: every subject is measured on
-the same held-out strings and the same lengths, because all of them come from the plan's seed; compare nothing else.
+Every subject is measured on the same held-out strings and the same lengths, because all of them
+come from the plan's seed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,27 @@ from maskdiff import __version__
 from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import Batches, held_out, training_texts
 from maskdiff.errors import ConfigError, nearest
-from maskdiff.evaluation.completion import completion
-from maskdiff.evaluation.completion import planned as planned_completions
-from maskdiff.evaluation.editing import editing
-from maskdiff.evaluation.generation import Seen, generation
-from maskdiff.evaluation.likelihood import likelihood
-from maskdiff.evaluation.one_edit import one_edit
-from maskdiff.evaluation.repair import MODELLESS, UNDER_GRAMMAR, blocks, fitting_methods, repair
-from maskdiff.evaluation.repetition import planned as planned_repetition
-from maskdiff.evaluation.repetition import repetition
+from maskdiff.evaluation.completion import completion_suite, count_completion
+from maskdiff.evaluation.editing import editing_suite
+from maskdiff.evaluation.generation import generation_suite
+from maskdiff.evaluation.likelihood import likelihood_suite
+from maskdiff.evaluation.one_edit import count_one_edit, one_edit_suite
+from maskdiff.evaluation.repair import count_repair, fitting_methods, needs_grammar, repair_suite
+from maskdiff.evaluation.repetition import count_repetition, repetition_suite
 from maskdiff.evaluation.report import Report
-from maskdiff.evaluation.rows import Plan, Row, Subject, Watch, draw_lengths, unwatched
+from maskdiff.evaluation.rows import (
+    MeasurementProgress,
+    Plan,
+    Row,
+    Seen,
+    Subject,
+    SuiteRun,
+    no_progress,
+    sorted_lengths,
+)
 from maskdiff.evaluation.samplers import check_fit, fitting
-from maskdiff.evaluation.solve import planned as planned_solutions
-from maskdiff.evaluation.solve import solve
-from maskdiff.evaluation.speed import speed
+from maskdiff.evaluation.solve import count_solve, solve_suite
+from maskdiff.evaluation.speed import speed_suite
 from maskdiff.languages import split_of
 
 if TYPE_CHECKING:
@@ -39,107 +45,80 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the suites of one subject are fed: held-out strings, and which strings it was trained on."""
-
-    texts: list[str]
-    seen: Seen
-
-
-@dataclass(frozen=True)
 class Suite:
-    """``run`` measures one subject; ``count`` tells how many measurements of a plan it will show to its watch."""
+    """A suite of the benchmark.
+
+    Attributes:
+        about: What it measures, for a reader.
+        run: Adds the rows of one subject.
+        count: Returns how many measurements of a plan it shows as progress.
+    """
 
     about: str
-    run: Callable[[Subject, Plan, Material, Watch], list[Row]]
-    count: Callable[[Plan], int]
+    run: Callable[[SuiteRun], None]
+    count: Callable[[Plan], int] = lambda plan: 1
 
 
-def _whole(
-    name: str, run: Callable[[Subject, Plan, list[str]], list[Row]]
-) -> Callable[..., list[Row]]:
-    """A suite on held-out strings that is a single measurement."""
-
-    def watched(subject: Subject, plan: Plan, material: Material, watch: Watch) -> list[Row]:
-        with watch(name):
-            return run(subject, plan, material.texts)
-
-    return watched
-
-
-COMPLETION, REPETITION, SOLVE = "completion", "repetition", "solve"
-ENDING = (COMPLETION, REPETITION, SOLVE)  # the suites for models that end their strings themselves
 SUITES: dict[str, Suite] = {
     "generation": Suite(
-        "strings from nothing, by sampler",
-        lambda s, p, m, watch: generation(s, p, m.seen, watch),
-        lambda p: len(p.samplers),
+        "strings from nothing, by sampler", generation_suite, lambda plan: len(plan.samplers)
     ),
-    "repair": Suite(
-        "corrupted strings, by noise level and kind",
-        lambda s, p, m, watch: repair(s, p, m.texts, watch=watch),
-        lambda p: len(blocks(p)) * len(p.repair_methods),
-    ),
-    "one_edit": Suite(
-        "strings with one random edit, by method",
-        lambda s, p, m, watch: one_edit(s, p, m.texts, watch=watch),
-        lambda p: len({*p.repair_methods, MODELLESS}) + 1,
-    ),
-    "editing": Suite("strings with blanks", _whole("editing", editing), lambda p: 1),
+    "repair": Suite("corrupted strings, by noise level and kind", repair_suite, count_repair),
+    "one_edit": Suite("strings with one random edit, by method", one_edit_suite, count_one_edit),
+    "editing": Suite("strings with blanks", editing_suite),
     "likelihood": Suite(
-        "nats per token, beside the exact entropy if it is known",
-        _whole("likelihood", likelihood),
-        lambda p: 1,
+        "nats per token, beside the exact entropy if it is known", likelihood_suite
     ),
-    COMPLETION: Suite(
-        "what was typed completed, beside what is done instead",
-        lambda s, p, m, watch: completion(s, p, watch),
-        planned_completions,
+    "completion": Suite(
+        "what was typed completed, beside what is done instead", completion_suite, count_completion
     ),
-    REPETITION: Suite(
+    "repetition": Suite(
         "run-on by control and its cause; equal neighbours by tokens committed at once",
-        lambda s, p, m, watch: repetition(s, p, watch),
-        planned_repetition,
+        repetition_suite,
+        count_repetition,
     ),
-    SOLVE: Suite(
+    "solve": Suite(
         "problems solved step by step: accuracy against forward tokens, by strategy and scorer",
-        lambda s, p, m, watch: solve(s, p, watch),
-        planned_solutions,
+        solve_suite,
+        count_solve,
     ),
     "speed": Suite(
         "strings per second, training tokens per second",
-        lambda s, p, m, watch: speed(s, p, watch),
-        lambda p: len(p.samplers) + 2,
+        speed_suite,
+        lambda plan: len(plan.samplers) + 2,
     ),
 }
 DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
+# The suites for models that read pieces or end their strings themselves.
+ENDING_SUITES = ("completion", "repetition", "solve")
 
 
 def seen_in_training(config: Config, language: Language) -> Seen:
-    """The training set of a run with a fixed one, or the training split of a corpus; else whatever belongs to that split.
+    """Returns the training set, or the training split of a corpus.
 
-    The last counts a string as seen if it *could* have been: ``novel`` is then a lower bound.
+    Without a fixed training set, it is a function: a string counts as seen if it *could* have been.
+    `novel` is then a lower bound.
     """
     train, texts = config.train, language.texts()
     if texts is not None:
         return {text for text in texts if split_of(text) == "train"}
     if train.num_samples == 0:
         return lambda text: split_of(text) == "train"
-    return training_texts(
-        Batches(
-            language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt
-        )
+    batches = Batches(
+        language, train.num_samples, train.batch_size, train.seed, length_tilt=train.length_tilt
     )
+    return training_texts(batches)
 
 
 def check_suites(names: Sequence[str]) -> tuple[str, ...]:
-    """The names themselves, ``all`` spelled out.  Raises ``ConfigError`` on an unknown one."""
+    """Returns the names, with `all` spelled out. Raises ConfigError for an unknown one."""
     if "all" in names:
         return tuple(SUITES)
     for name in names:
         if name not in SUITES:
             raise ConfigError(
-                f"suite {name!r} is unknown; the nearest is {nearest(name, list(SUITES))!r} of {', '.join(SUITES)}, all"
+                f"suite {name!r} is unknown; the nearest is {nearest(name, list(SUITES))!r} "
+                f"of {', '.join(SUITES)}, all"
             )
     return tuple(dict.fromkeys(names))
 
@@ -150,77 +129,88 @@ def check_subjects(
     samplers: Sequence[SamplerConfig] = (),
     names: Sequence[str] = (),
 ) -> list[str]:
-    """See that the plan can be carried out, for the suites of ``names``; lines that tell what will be left out.
+    """Check that a plan can be carried out; returns lines that say what is left out.
 
-    ``samplers`` are those that somebody asked for: each must fit a subject; any other is left out without a word.  Raises
-    ``UserError``.
+    Args:
+        samplers: Those that the user asked for; each must fit a subject. Others are left out
+            silently.
+        names: The suites.
+
+    Raises:
+        UserError: The plan cannot be carried out.
     """
+    other = [name for name in names if name not in ENDING_SUITES]
     for subject in subjects:
-        if (subject.loaded.vocabulary.merges or not subject.loaded.length_conditioned) and (
-            other := [n for n in names if n not in ENDING]
-        ):
+        loaded = subject.loaded
+        if other and (loaded.vocabulary.merges or not loaded.length_conditioned):
             raise ConfigError(
-                f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends its strings itself; "
-                f"{', '.join(other)} measure symbol by symbol: give --suite {' or '.join(ENDING)}"
+                f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends "
+                f"its strings itself; {', '.join(other)} measure symbol by symbol: "
+                f"give --suite {' or '.join(ENDING_SUITES)}"
             )
     grammar = any(config.grammar for config in plan.samplers)
-    grammar = grammar or any(
-        name == MODELLESS or UNDER_GRAMMAR in name for name in plan.repair_methods
-    )
+    grammar = grammar or any(map(needs_grammar, plan.repair_methods))
     for subject in subjects:
-        draw_lengths(subject.language, 1, plan.lengths, plan.rng())
+        sorted_lengths(subject.language, 1, plan.lengths, plan.rng())
         if grammar:
             subject.loaded.constraint()
-    return check_fit(
-        samplers,
-        {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects},
-    )
+    denoisers = {subject.name or "the checkpoint": subject.loaded.denoiser for subject in subjects}
+    return check_fit(samplers, denoisers)
+
+
+# --------------------------------------------------------------------------------------------- runs
 
 
 def own_plan(subject: Subject, plan: Plan) -> Plan:
-    """The plan with the samplers that the subject can run, and the methods of repair that its language has the means for."""
+    """Returns the plan with the samplers that the subject runs and the methods of its language."""
     methods = fitting_methods(plan.repair_methods, subject.language)
-    return replace(
-        plan, samplers=fitting(plan.samplers, subject.loaded.denoiser), repair_methods=methods
-    )
+    samplers = fitting(plan.samplers, subject.loaded.denoiser)
+    return replace(plan, samplers=samplers, repair_methods=methods)
 
 
-def planned(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
-    """How many measurements ``measure`` will show to its watch."""
-    names = check_suites(suites)
-    return sum(
-        SUITES[name].count(own_plan(subject, plan)) for subject in subjects for name in names
-    )
+def count_measurements(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
+    """Returns how many measurements `iter_suites` shows as progress."""
+    plans = [own_plan(subject, plan) for subject in subjects]
+    return sum(SUITES[name].count(own) for own in plans for name in check_suites(suites))
 
 
-def measure(
-    subjects: Sequence[Subject], plan: Plan, suites: Sequence[str], watch: Watch = unwatched
+def iter_suites(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    suites: Sequence[str],
+    progress: MeasurementProgress = no_progress,
 ) -> Iterator[list[Row]]:
-    """The rows of each suite of each subject, as soon as they are there; ``watch`` is entered for each measurement."""
+    """Yields the rows of each suite of each subject as soon as they are measured."""
     names = check_suites(suites)
     for subject in subjects:
         language, own = subject.language, own_plan(subject, plan)
-        material = Material(
-            held_out(language, plan.split, plan.num_samples, plan.seed),  # type: ignore[arg-type]
-            seen_in_training(subject.loaded.config, language) if "generation" in names else (),
-        )
+        texts = held_out(language, plan.split, plan.num_samples, plan.seed)
+        seen: Seen = ()
+        if "generation" in names:
+            seen = seen_in_training(subject.loaded.config, language)
         for name in names:
-            yield SUITES[name].run(subject, own, material, watch)
+            run = SuiteRun(name, subject, own, texts, seen, progress)
+            SUITES[name].run(run)
+            yield run.rows
 
 
-def run(
+def run_suites(
     subjects: Sequence[Subject],
     plan: Plan,
     suites: Sequence[str] = DEFAULT_SUITES,
-    watch: Watch = unwatched,
+    progress: MeasurementProgress = no_progress,
 ) -> Report:
-    """Measure every subject; ``watch`` is entered for each measurement.  Raises ``ConfigError`` on an unknown suite."""
-    rows = [row for part in measure(subjects, plan, suites, watch) for row in part]
-    return Report(rows, header(subjects, plan, check_suites(suites)))
+    """Returns the report of every subject and suite. Raises ConfigError for an unknown suite."""
+    rows = [row for part in iter_suites(subjects, plan, suites, progress) for row in part]
+    return Report(rows, make_header(subjects, plan, check_suites(suites)))
 
 
-def header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
-    """What stands above the tables and in the JSON beside the rows."""
+# ------------------------------------------------------------------------------------------- header
+
+
+def make_header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
+    """Returns what stands above the tables, and in the JSON beside the rows."""
+    facts = [checkpoint_facts(subject) for subject in subjects]
     return {
         "measured": ", ".join(f"{name} ({SUITES[name].about})" for name in suites),
         "samples": plan.num_samples,
@@ -229,13 +219,13 @@ def header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> di
         "held_out": f"{plan.split} split, never trained on",
         "intervals": "95%",
         "versions": f"maskdiff {__version__}, torch {torch.__version__}, {platform.machine()}",
-        "checkpoints": [about(subject) for subject in subjects],
-        **{f"checkpoint {s.name}".rstrip(): describe(about(s)) for s in subjects},
+        "checkpoints": facts,
+        **{f"checkpoint {f['name']}".rstrip(): checkpoint_line(f) for f in facts},
     }
 
 
-def about(subject: Subject) -> dict[str, Any]:
-    """Path, provenance and size of a subject."""
+def checkpoint_facts(subject: Subject) -> dict[str, Any]:
+    """Returns name, path, size and provenance of a subject."""
     loaded = subject.loaded
     model = getattr(loaded.denoiser, "model", None)
     parameters = sum(weight.numel() for weight in model.parameters()) if model is not None else None
@@ -247,8 +237,8 @@ def about(subject: Subject) -> dict[str, Any]:
     }
 
 
-def describe(facts: Mapping[str, Any]) -> str:
-    """One line about a checkpoint."""
+def checkpoint_line(facts: Mapping[str, Any]) -> str:
+    """Returns one line about a checkpoint."""
     trained = facts["provenance"]
     parts = [str(facts["path"] or "model")]
     if facts["parameters"]:

@@ -1,10 +1,6 @@
-"""Byte-pair merges: pieces of several characters learnt from strings, and texts cut into them.
+"""Byte-pair merges (1508.07909): learns pieces of several characters and cuts texts into pieces.
 
-For: `train_merges`, and the `Cutter` that `Vocabulary.encode` asks. The package `tokenizers` does both. Not for: what a token
-is in text, or special tokens (`vocabulary.py`). Easy to get wrong: there is no pre-tokenisation, a string is one word, so a
-piece may reach over brackets and operators (`))=1`): where one ends is nobody's boundary but the model's.
-
-Byte-pair encoding of text: 1508.07909.
+A string is one word: there is no pre-tokenisation, so a piece may cross brackets and operators.
 """
 
 from __future__ import annotations
@@ -19,16 +15,22 @@ Merge = tuple[str, str]
 
 
 def train_merges(texts: Sequence[str], characters: str, count: int) -> tuple[Merge, ...]:
-    """At most `count` merges of neighbouring pieces, most frequent first, from the pieces that are single characters.
+    """Returns merges of neighbouring pieces, the most frequent first.
 
-    Fewer where the texts have no pair left that stands twice. The same texts give the same merges. Raises ConfigError for
-    `count` below 1.
+    Args:
+        texts: The strings to learn from; the same strings give the same merges.
+        characters: The initial pieces.
+        count: The largest number of merges; fewer are found if no pair occurs twice any more.
+
+    Raises:
+        ConfigError: `count` is below 1.
     """
     from tokenizers import Tokenizer, models, trainers
 
     if count < 1:
         raise ConfigError(
-            f"{count} byte-pair merges make no vocabulary; give at least 1 more token than there are characters"
+            f"{count} byte-pair merges make no vocabulary; "
+            "give at least 1 more token than there are characters"
         )
     tokenizer, alphabet = Tokenizer(models.BPE()), list(characters)
     trainer = trainers.BpeTrainer(
@@ -42,7 +44,12 @@ def train_merges(texts: Sequence[str], characters: str, count: int) -> tuple[Mer
 
 
 class Cutter:
-    """Cuts texts into pieces by merges: `ids` numbers every piece, all characters of the texts among them."""
+    """Cuts texts into pieces.
+
+    Args:
+        ids: The id of each piece; it contains all characters of the texts.
+        merges: The merges, in their order.
+    """
 
     def __init__(self, ids: Mapping[str, int], merges: Sequence[Merge]) -> None:
         from tokenizers import Tokenizer, models
@@ -50,5 +57,5 @@ class Cutter:
         self._tokenizer: Any = Tokenizer(models.BPE(vocab=dict(ids), merges=list(merges)))
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text's pieces."""
+        """Returns the ids of the pieces of each text."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]

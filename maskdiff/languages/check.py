@@ -1,16 +1,15 @@
 """Compares how Lark and this package read the grammar of a language folder.
 
-Lark's scanner takes what `re.match` takes: of `1?[0-9]|2[0-3]` never `23`, as the first alternative
-already matches `2`. Here a terminal stands for the strings that its whole regular expression matches.
-`check_folder` says where the two differ on the lines of the corpus, and whether Lark reads what the
-grammar writes.
+Lark's scanner matches a terminal as `re.match` does: of `1?[0-9]|2[0-3]` never `23`, since the
+first alternative matches `2`. Here a terminal stands for the strings that its whole regular
+expression matches.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,35 +26,36 @@ from maskdiff.languages.cfg import (
 )
 from maskdiff.languages.cfg.ebnf import expand
 from maskdiff.languages.checker import load_checker
-from maskdiff.languages.corpus import GRAMMAR, grammar_of, numbered_lines
+from maskdiff.languages.corpus import GRAMMAR, Line, folder_grammar, numbered_lines
 from maskdiff.languages.lark_reader import ACCEPTS, request
 
 SHOWN = 3  # examples of a kind
+LONGEST_DRAW = 40  # symbols of a string that is drawn
 
 
 @dataclass(frozen=True)
 class GrammarCheck:
-    """What a comparison finds. Examples are pairs of the number of a line and the line.
+    """The result of a comparison. Examples are pairs of a line number and the line.
 
     Attributes:
-        lines, compared: Different lines of the corpus, and how many of them are compared; those that
-            are too long for `max_len` are not.
-        both, neither: Lines that both readers accept, and that neither does.
-        only_here, only_lark: Lines that one of them accepts.
-        written: Lines that are as the grammar writes them.
-        drawn: Strings that the grammar writes, drawn at random.
-        refused: Those of them that Lark refuses.
-        unreached: Rules that the start rule does not reach.
-        ambiguous: What makes the written form ambiguous; empty if nothing is found.
-        seconds: Time for reading the grammar here, its file apart.
+        lines, compared: The number of different lines of the corpus, and of those compared; lines
+            that are too long for `max_len` are not.
+        both: The number of lines that both readers accept.
+        neither, only_here, only_lark: The lines that neither or one of the readers accepts.
+        written: The number of lines that the grammar writes.
+        drawn: The number of strings drawn from the grammar.
+        refused: The drawn strings that Lark refuses.
+        unreached: The rules that the start rule does not reach.
+        ambiguous: A proof that the written form is ambiguous; empty if none is found.
+        seconds: The time to compile the grammar.
     """
 
     lines: int
     compared: int
     both: int
-    neither: tuple[tuple[int, str], ...]
-    only_here: tuple[tuple[int, str], ...]
-    only_lark: tuple[tuple[int, str], ...]
+    neither: tuple[Line, ...]
+    only_here: tuple[Line, ...]
+    only_lark: tuple[Line, ...]
     written: int
     drawn: int
     refused: tuple[str, ...]
@@ -65,17 +65,19 @@ class GrammarCheck:
 
     @property
     def agrees(self) -> bool:
-        """Whether no line and no drawn string is read otherwise by Lark."""
+        """Whether both readers agree on all lines and drawn strings."""
         return not (self.only_here or self.only_lark or self.refused)
 
     def report(self) -> str:
-        """Returns the figures as text."""
+        """Returns the result as text."""
+        ambiguity = self.ambiguous or "no string was found that is derived twice"
         rows = [
-            f"read in {self.seconds:.2f} s; {self.ambiguous or 'no string was found that is derived twice'}",
-            f"{self.compared} of {self.lines} different lines: {self.both} read by both, {len(self.neither)} by neither, "
-            f"{len(self.only_here)} only here, {len(self.only_lark)} only by Lark; "
-            f"{self.written} are as the grammar writes them",
-            f"{self.drawn} strings drawn from the grammar: {self.drawn - len(self.refused)} read by Lark",
+            f"read in {self.seconds:.2f} s; {ambiguity}",
+            f"{self.compared} of {self.lines} different lines: {self.both} read by both, "
+            f"{len(self.neither)} by neither, {len(self.only_here)} only here, "
+            f"{len(self.only_lark)} only by Lark; {self.written} are as the grammar writes them",
+            f"{self.drawn} strings drawn from the grammar: "
+            f"{self.drawn - len(self.refused)} read by Lark",
         ]
         kinds = {
             "by neither": self.neither,
@@ -87,7 +89,8 @@ class GrammarCheck:
         rows += [f"  drawn and refused by Lark: {quote(text)}" for text in self.refused[:SHOWN]]
         if self.only_here or self.refused:
             rows.append(
-                "  Lark takes what re.match takes of a terminal: an alternative that begins another one goes behind it"
+                "  Lark takes what re.match takes of a terminal: "
+                "an alternative that begins another one goes behind it"
             )
         if self.unreached:
             rows.append(
@@ -102,103 +105,85 @@ def check_folder(
     """Returns a comparison of Lark and this package on the grammar of a folder.
 
     Args:
-        config: Names the folder, and the start rule and the spacing of its grammar.
-        lines: Different lines that are compared, of all lengths.
-        draws: Strings that are drawn from the grammar.
-        seed: Of the draws.
+        config: The folder, and the start rule and spacing of its grammar.
+        lines: The number of different lines to compare, of all lengths.
+        draws: The number of strings to draw from the grammar.
+        seed: The seed of the draws.
 
     Raises:
-        ConfigError: No grammar in the folder, or Lark takes longer than `config.validity_timeout`.
+        ConfigError: The folder has no grammar, or Lark exceeds `config.validity_timeout`.
         DataError, GrammarError: See `open_corpus`.
     """
-    source = grammar_of(config)
+    source = folder_grammar(config)
     if source is None:
-        raise ConfigError(
-            f"{Path(config.language) / GRAMMAR} is not there; there is nothing to compare"
-        )
-    first: dict[str, int] = {}
+        path = Path(config.language) / GRAMMAR
+        raise ConfigError(f"{path} is not there; there is nothing to compare")
+    numbers: dict[str, int] = {}  # the first line number of each line
     for number, line in numbered_lines(Path(config.language)):
-        first.setdefault(line, number)
+        numbers.setdefault(line, number)
+
+    # Compile both forms of the grammar.
     start = time.monotonic()
-    symbols = tuple(sorted(set("".join(first)) | literal_characters(source)))
+    symbols = tuple(sorted(set("".join(numbers)) | literal_characters(source)))
     reader, writer = compile_reader(source, symbols), compile_grammar(source, symbols, True)
     seconds = time.monotonic() - start
-    ordered = sorted((line for line in first if len(line) <= config.max_len - 2), key=len)
+
+    # Read lines of all lengths here and with Lark.
+    longest = config.max_len - 2
+    ordered = sorted((line for line in numbers if len(line) <= longest), key=len)
     count = min(lines, len(ordered))
-    some = [ordered[i * len(ordered) // count] for i in range(count)]  # of all lengths
-    drawn = _draws(writer, draws, config.max_len - 2, seed)
-    numbered = [(first[line], line) for line in some]
-    return _compared(
-        source,
-        symbols,
-        (reader, writer),
-        numbered,
-        drawn,
-        len(first),
-        seconds,
-        config.validity_timeout,
-    )
-
-
-def _draws(grammar: NormalForm, count: int, longest: int, seed: int) -> list[str]:
-    sampler = DerivationSampler(grammar, min(longest, 40))
-    return [
-        sampler.draw(random.Random(f"{seed}:{i}")) for i in range(count if sampler.lengths else 0)
-    ]
-
-
-def _compared(
-    source: GrammarSource,
-    symbols: Sequence[str],
-    forms: tuple[NormalForm, NormalForm],
-    lines: Sequence[tuple[int, str]],
-    drawn: Sequence[str],
-    total: int,
-    seconds: float,
-    timeout: float,
-) -> GrammarCheck:
-    lark = _lark(source, timeout)
+    compared = [ordered[i * len(ordered) // count] for i in range(count)]
     place = {symbol: i for i, symbol in enumerate(symbols)}
-    reader, writer = map(Recogniser, forms)
-    indices = [[place[character] for character in line] for _, line in lines]
-    here = [reader(some) for some in indices]
-    there = [lark(line) for _, line in lines]
+    rows = [[place[character] for character in line] for line in compared]
+    lark = _lark(source, config.validity_timeout)
+    here, there = [*map(Recogniser(reader), rows)], [*map(lark, compared)]
 
-    def lines_with(mine: bool, other: bool) -> tuple[tuple[int, str], ...]:
+    def lines_with(in_package: bool, in_lark: bool) -> tuple[Line, ...]:
+        pairs = zip(compared, here, there, strict=True)
         return tuple(
-            line for line, a, b in zip(lines, here, there, strict=True) if (a, b) == (mine, other)
+            (numbers[line], line) for line, a, b in pairs if (a, b) == (in_package, in_lark)
         )
 
+    drawn = _draws(writer, draws, min(longest, LONGEST_DRAW), seed)
     return GrammarCheck(
-        lines=total,
-        compared=len(lines),
+        lines=len(numbers),
+        compared=count,
         both=len(lines_with(True, True)),
         neither=lines_with(False, False),
         only_here=lines_with(True, False),
         only_lark=lines_with(False, True),
-        written=sum(map(writer, indices)),
+        written=sum(map(Recogniser(writer), rows)),
         drawn=len(drawn),
         refused=tuple(text for text in drawn if not lark(text)),
         unreached=expand(source).unreached,
-        ambiguous=_ambiguity(source, tuple(symbols)),
+        ambiguous=_ambiguity(source, symbols),
         seconds=seconds,
     )
 
 
+def _draws(grammar: NormalForm, count: int, longest: int, seed: int) -> list[str]:
+    sampler = DerivationSampler(grammar, longest)
+    count = count if sampler.lengths else 0
+    return [sampler.draw(random.Random(f"{seed}:{i}")) for i in range(count)]
+
+
 def _lark(source: GrammarSource, timeout: float) -> Callable[[str], bool]:
-    """Whether Lark reads a text, in a process that ends with an error after `timeout` seconds for one text."""
+    """Whether Lark accepts a text. Raises `ConfigError` after `timeout` seconds for one text."""
     checker = load_checker(ACCEPTS, timeout=timeout)
     assert checker is not None
 
-    def reads(text: str) -> bool:
+    def accepts(text: str) -> bool:
         try:
             return checker(request(source, text))
         except ConfigError as error:
-            reason = str(error).rpartition("RuntimeError: ")[2].rpartition("it takes more")
-            why = reason[1] + reason[2]
-            raise ConfigError(f"Lark cannot be compared with, at {quote(text)}: {why}") from None
+            _, timed_out, rest = (
+                str(error).rpartition("RuntimeError: ")[2].rpartition("it takes more")
+            )
+            raise ConfigError(
+                f"Lark cannot be compared with, at {quote(text)}: {timed_out}{rest}"
+            ) from None
 
-    return reads
+    return accepts
 
 
 def _ambiguity(source: GrammarSource, symbols: tuple[str, ...]) -> str:

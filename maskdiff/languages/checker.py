@@ -1,14 +1,13 @@
-"""A user's own judge of texts: a Python function named `MODULE:FUNCTION`.
+"""Runs a user's checker, a Python function `MODULE:FUNCTION`, in a process of its own.
 
-For: `load_checker` and the `CheckerProcess` that it gives. Not for: deciding whose word is taken; a name must come from the user,
-never from a checkpoint. Easy to get wrong: a parser may return something false for a valid text (`json.loads("false")`), so
-only its exceptions count; a function that returns a verdict is named with a question mark, `MODULE:FUNCTION?`.
+The name must come from the user, never from a checkpoint. A text is valid if the function returns;
+a parser may return a false value for a valid text (`json.loads("false")`). A function that returns
+a truth value is named with a question mark, `MODULE:FUNCTION?`.
 
-The function runs in a process of its own (`checker_worker.py`), which is started at its first use,
-imports the module there and gets one text after another. A function that hangs, in Python or in C,
-in any thread, is killed with its process after `timeout` seconds; one that exits or crashes takes
-nothing else down; what it prints goes to the error stream. Not covered: memory that it takes,
-files that it changes, and programs that it starts in a session of their own.
+The process (`checker_worker.py`) imports the module and checks one text after another. A function
+that hangs is killed with its process after `timeout` seconds. A function that exits or crashes does
+not affect this process. What it prints goes to stderr. Not limited: its memory, the files that it
+changes, and programs that it starts in other sessions.
 """
 
 from __future__ import annotations
@@ -35,10 +34,15 @@ REPLY = 65_536  # bytes; a reply is far shorter, and is written at once
 
 
 class CheckerProcess:
-    """Whether a text is valid: the function raises neither ValueError nor SyntaxError and, if it is
-    a predicate (`MODULE:FUNCTION?`), returns something true.
+    """Checks texts with a function that runs in another process.
 
-    Calls from several threads wait for each other.
+    A text is valid if the function raises neither `ValueError` nor `SyntaxError` and, if it is a
+    predicate (`MODULE:FUNCTION?`), returns a true value. Calls from several threads are serialised.
+
+    Args:
+        name: The name of the function.
+        folder: Where the module is looked for first.
+        timeout: The time limit for one text in seconds.
     """
 
     def __init__(self, name: str, folder: Path | None = None, timeout: float = TIMEOUT) -> None:
@@ -46,26 +50,30 @@ class CheckerProcess:
         self.predicate = name.endswith("?")
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # process that started it: a fork must not share its pipes
+        self._owner = 0  # the process that started it: a fork must not share its pipes
 
     def __call__(self, text: str) -> bool:
-        """Raises ConfigError where the function fails: it raises something else, ends or hangs."""
+        """Returns whether `text` is valid.
+
+        Raises:
+            ConfigError: The function raises another exception, ends its process or hangs.
+        """
         return bool(self._ask(text)["valid"])
 
     def __reduce__(self) -> tuple[type[CheckerProcess], tuple[str, Path | None, float]]:
         return type(self), (self.name, self.folder, self.timeout)
 
     def only_verdicts(self, texts: list[str]) -> bool:
-        """Whether a function that is no predicate returns truth values for all of some texts: it was meant as one."""
+        """Returns whether a function that is no predicate returns a truth value for each text."""
         return not self.predicate and all(self._ask(text)["bool"] for text in texts)
 
     def start(self) -> None:
-        """Import the function, if that is not done yet. Raises ConfigError."""
+        """Starts the process and imports the function. Raises `ConfigError`."""
         with self._lock:
             self._started()
 
     def _ask(self, text: str) -> dict[str, Any]:
-        """What the process says of a text. Raises ConfigError."""
+        """The reply of the process to a text. Raises `ConfigError`."""
         with self._lock:
             reply = self._exchange(self._started(), text, self.timeout)
         if "error" in reply:
@@ -73,7 +81,7 @@ class CheckerProcess:
         return reply
 
     def _started(self) -> subprocess.Popen[bytes]:
-        """The process, started where there is none."""
+        """The process; it is started if there is none."""
         if self._process is not None and self._owner == os.getpid():
             return self._process
         module, _, function = self.name.removesuffix("?").partition(":")
@@ -87,7 +95,7 @@ class CheckerProcess:
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-            start_new_session=True,  # Ctrl-C is for this program alone
+            start_new_session=True,  # Ctrl-C interrupts this program only
         )  # fmt: skip
         self._process, self._owner = process, os.getpid()
         self._end = weakref.finalize(self, _end, process, self._owner)
@@ -102,7 +110,7 @@ class CheckerProcess:
     def _exchange(
         self, process: subprocess.Popen[bytes], sent: object, limit: float
     ) -> dict[str, Any]:
-        """Send one value and wait for the reply, which names an error where none comes."""
+        """Sends one value and returns the reply, or an error if there is none."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -112,12 +120,12 @@ class CheckerProcess:
             reply = process.stdout.read(REPLY) if poll.poll(limit * 1000) else None
         except OSError:
             reply = b""
-        except BaseException:  # Ctrl-C: the reply still to come must not answer another text
+        except BaseException:  # Ctrl-C: the pending reply must not answer another text
             self._stop()
             raise
         if reply:
             return dict(json.loads(reply))
-        if reply is not None:  # its end of the pipe is closed, but it may not be gone yet
+        if reply is not None:  # the pipe is closed, but the process may not have ended yet
             try:
                 process.wait(1.0)
             except subprocess.TimeoutExpired:
@@ -133,7 +141,7 @@ class CheckerProcess:
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
-    """Kill the process and those that it started."""
+    """Kills the process and those that it started."""
     if owner != os.getpid():
         return
     if process.poll() is None:
@@ -154,17 +162,23 @@ def _status(code: int) -> str:
 def load_checker(
     name: str, folder: Path | None = None, timeout: float = TIMEOUT
 ) -> CheckerProcess | None:
-    """The function `MODULE:FUNCTION` (with `?`: a predicate); None for an empty name. Raises ConfigError.
+    """Returns a started checker.
 
-    The module is `folder/MODULE.py` where that exists; it is then loaded for itself, without
-    `sys.path`. `timeout` is the time for one text, in seconds.
+    Args:
+        name: `MODULE:FUNCTION`, with `?` for a predicate; empty for no checker.
+        folder: A folder with `MODULE.py`, which is then loaded without `sys.path`.
+        timeout: The time limit for one text in seconds.
+
+    Raises:
+        ConfigError: The name or the timeout is invalid, or the function cannot be imported.
     """
     if not name:
         return None
     module, colon, function = name.removesuffix("?").partition(":")
     if not (module and colon and function):
         raise ConfigError(
-            f"validity is {quote(name)}; give MODULE:FUNCTION, such as json:loads (a parser) or mine:ok? (a verdict)"
+            f"validity is {quote(name)}; give MODULE:FUNCTION, such as json:loads (a parser) "
+            "or mine:ok? (a verdict)"
         )
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ConfigError(

@@ -1,9 +1,8 @@
-"""The process that runs a user's checker: texts in, verdicts out, one JSON value a line.
+"""The program that runs a user's checker: reads texts and writes verdicts, one JSON value a line.
 
-For: `checker.py`, which starts this file as a program of its own, so that whatever the checker does
-(hang, exit, crash, print) can be seen and stopped from outside. Not for: importing; it knows the
-standard library alone, so that it starts quickly. Easy to get wrong: the checker must get neither
-of the two pipes, so both are moved away from the standard streams before it is imported.
+`checker.py` starts this file in a process of its own. It imports the standard library only, so that
+it starts quickly. Both pipes are moved away from the standard streams before the checker is
+imported, so that the checker cannot read or write them.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from types import ModuleType
 from typing import Any
 
 REFUSALS = (ValueError, SyntaxError)  # what a parser raises for a text that is invalid
-LAZY = (Iterator, Awaitable, AsyncIterator)  # results that do their work later, if at all
+LAZY = (Iterator, Awaitable, AsyncIterator)  # results that have not checked the text yet
 LONGEST = 200  # characters of an exception's message
-ORPHANED = 5.0  # seconds beyond the limit, after which a process that nobody stops ends itself
+ORPHANED = 5.0  # seconds beyond the limit, after which the process ends itself
 
 
 class Unfit(Exception):
-    """What is wrong with the function itself."""
+    """A fault of the function itself."""
 
 
 def main() -> None:
-    """Read a task, then texts; write one line for each. Ends with the input."""
+    """Reads a task, then texts, and writes one line for each, until the input ends."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what the checker prints goes to the error stream
+    os.dup2(2, 1)  # what the checker prints goes to stderr
     sys.stdout = sys.stderr
     task = json.loads(requests.readline())
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     function: Callable[[str], Any] | None = None
-    for line in chain((b"",), iter(requests.readline, b"")):  # first the import
-        # This process outlives a parent that is killed; nobody would stop it then.
+    for line in chain((b"",), iter(requests.readline, b"")):  # the first pass imports
+        # Nothing else stops this process after its parent is killed.
         signal.setitimer(signal.ITIMER_REAL, task["limit"] + ORPHANED)
         try:
             if function is None:
@@ -53,14 +52,14 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             os.write(replies, json.dumps(reply).encode() + b"\n")
-        except OSError:  # nobody reads, or the checker has closed the pipe
+        except OSError:  # the reader is gone, or the checker has closed the pipe
             os._exit(1)
         task["limit"] = task["timeout"]
-    os._exit(0)  # threads of the checker do not keep the process
+    os._exit(0)  # does not wait for threads of the checker
 
 
 def _function(task: dict[str, Any]) -> Callable[[str], Any]:
-    """The function that a task names. Raises whatever its module raises, and Unfit."""
+    """The function of a task. Raises `Unfit`, and what its module raises."""
     function = getattr(_module(task["module"], task["file"]), task["function"])
     if not callable(function):
         raise Unfit("it is no function")
@@ -70,7 +69,7 @@ def _function(task: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def _module(name: str, file: str | None) -> ModuleType:
-    """The module, from `file` alone if there is one: `sys.path` stays as it is."""
+    """The module, from `file` if given; `sys.path` does not change."""
     if file is None:
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(f"maskdiff_checker_{name}", Path(file))
@@ -82,7 +81,7 @@ def _module(name: str, file: str | None) -> ModuleType:
 
 
 def _answer(function: Callable[[str], Any], text: str, predicate: bool) -> dict[str, Any]:
-    """`valid`, and whether the function returned a truth value. Raises Unfit for no verdict."""
+    """The verdict, and whether the function returned a truth value. Raises `Unfit`."""
     try:
         result = function(text)
     except REFUSALS:
@@ -90,7 +89,7 @@ def _answer(function: Callable[[str], Any], text: str, predicate: bool) -> dict[
     kind = type(result).__name__
     if isinstance(result, LAZY):
         if hasattr(result, "close"):
-            result.close()  # a coroutine that nobody awaits warns
+            result.close()  # prevents the warning of a coroutine that is never awaited
         raise Unfit(f"it returns a {kind}, which has not looked at the text yet")
     if not predicate:
         return {"valid": True, "bool": type(result) is bool}
@@ -103,7 +102,7 @@ def _answer(function: Callable[[str], Any], text: str, predicate: bool) -> dict[
 
 
 def _named(error: BaseException) -> str:
-    """The type and the message of an exception; a message may fail in turn."""
+    """The type and the message of an exception; computing a message may fail, too."""
     try:
         message = str(error)[:LONGEST]
     except BaseException:

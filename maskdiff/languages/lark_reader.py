@@ -1,6 +1,6 @@
-"""Lark as an independent reader of a grammar: whether its Earley parser accepts a text.
+"""Lark's Earley parser as an independent reader of a grammar.
 
-Runs in the process of a `CheckerProcess`, since Lark can take any time over a grammar or a text.
+It runs in a `CheckerProcess`, since Lark may take unbounded time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ ACCEPTS = "maskdiff.languages.lark_reader:accepts?"  # the name of `accepts` for
 
 
 def request(source: GrammarSource, text: str) -> str:
-    """Returns the question whether `source` accepts `text`, as `accepts` takes it."""
+    """Returns the argument of `accepts` for a grammar and a text."""
     return json.dumps({"grammar": source.state(), "text": text})
 
 
 def accepts(question: str) -> bool:
-    """Whether Lark's parser accepts the text of a `request`. Raises RuntimeError if it refuses the grammar."""
+    """Returns whether Lark's parser accepts the text of a `request`.
+
+    Raises:
+        RuntimeError: Lark refuses the grammar.
+    """
     from lark.exceptions import LarkError
 
     asked = json.loads(question)
@@ -32,7 +36,7 @@ def accepts(question: str) -> bool:
         parser.parse(asked["text"])
     except LarkError:
         return False
-    except RuntimeError as error:  # a fault of Lark where text is ignored behind a finished string
+    except RuntimeError as error:  # a defect of Lark: ignored text behind a finished string
         if "multiple start symbol" not in str(error):
             raise
     return True
@@ -40,7 +44,7 @@ def accepts(question: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _parser(grammar: str) -> Any:
-    """Lark's parser, or the error with which Lark refuses the grammar."""
+    """Lark's parser, or the message of the error with which Lark refuses the grammar."""
     from lark import Lark
     from lark.exceptions import LarkError
 

@@ -1,8 +1,12 @@
-"""What every formal language offers to the rest of the house, what only some offer, and the split of strings.
+"""The `Language` protocol, the capabilities beyond it, and the split of strings.
 
-For: the `Language` protocol, the capabilities beyond it (`HasValue`, `HasExactProbability`, `HasOperators`, `Stepwise`; ask with
-`isinstance`), and `split_of`. Not for: any one language. Easy to get wrong: lengths here count *inner symbols*, without BOS and
-EOS, while `LanguageConfig.max_len` counts tokens with them.
+A capability (`HasValue`, `HasExactProbability`, `HasOperators`, `Stepwise`) is a protocol of its
+own; test for it with `isinstance`. Lengths count the symbols of a string without BOS and EOS, while
+`LanguageConfig.max_len` counts them with both. Log-probabilities are in nats.
+
+A language of one's own needs no code: a folder with `corpus.txt` and optionally `grammar.lark`. A
+new built-in language is one package in `maskdiff/languages/` and one line in the table `LANGUAGES`
+of `maskdiff/languages/__init__.py`.
 """
 
 from __future__ import annotations
@@ -21,139 +25,159 @@ Split = Literal["train", "validation", "test"]
 
 @runtime_checkable
 class Language(Protocol):
-    """A formal language with strings to learn from. Lengths are inner symbols; log-probabilities nats."""
+    """A formal language from whose strings a model learns.
+
+    Attributes:
+        name: The name.
+        vocabulary: The symbols.
+        config: The configuration that the language was made from.
+        min_symbols, max_symbols: Bounds on the lengths of strings.
+        note: A remark for the user, such as the number of lines left out; mostly empty.
+        validity: The name of what decides `parses`; empty if any string of the symbols parses.
+    """
 
     name: str
     vocabulary: Vocabulary
     config: LanguageConfig
     min_symbols: int
     max_symbols: int
-    note: str  # what its user should be told before it is used, such as lines that were left out; mostly empty
-    validity: str  # what decides `parses`, in a word or two; empty where nothing does, and any string of the symbols passes
+    note: str
+    validity: str
 
     def sample(self, rng: np.random.Generator) -> str:
-        """One string of the generator; too long draws are rejected, never cut."""
+        """Returns one random string. Draws that are too long are rejected, never truncated."""
 
     def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
-        """`n` strings; a prefix of what a larger `n` gives from the same state of `rng`."""
+        """Returns `n` random strings; a prefix of those for a larger `n` and the same `rng`."""
 
     def texts(self) -> tuple[str, ...] | None:
-        """All strings that `sample` draws from, repetitions included, where they are a list; None where they are made."""
+        """Returns all strings of a corpus, repetitions included; None for a generator."""
 
     def parses(self, text: str) -> bool:
-        """Whether `text` is a string of the language."""
+        """Returns whether `text` is a string of the language."""
 
     def lark_grammar(self) -> GrammarSource | None:
-        """The grammar in Lark's EBNF over the vocabulary's symbols, None if there is none; `parses` accepts what it writes."""
+        """Returns the grammar, whose strings all parse; None if there is none."""
 
     def pretty(self, text: str) -> str:
-        """`text` for a reader; raises ParseError where it does not parse."""
+        """Returns `text` formatted for a reader. Raises `ParseError` if it does not parse."""
 
     def check_length(self, length: int) -> int:
-        """`length` if some string has so many inner symbols; raises CanvasError otherwise."""
+        """Returns `length` if some string has this length. Raises `CanvasError` otherwise."""
 
     def length_log_prob(self, n: int) -> float:
-        """Log-probability that a string has `n` inner symbols; -inf where none can have."""
+        """Returns the log-probability of length `n`; -inf if it is impossible."""
 
     def length_probs(self) -> np.ndarray:
-        """P(n) of what `sample` draws, for n = 0..max_symbols, shape (max_symbols + 1,), sums to 1."""
+        """Returns the distribution of lengths, (max_symbols + 1,)."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values with which `restore_language` makes this language where its files are not."""
+        """Returns plain values from which `restore_language` makes the language."""
 
 
 @runtime_checkable
 class HasValue(Protocol):
-    """A language whose strings state something that is true or false."""
+    """A language whose strings are true or false."""
 
     def holds(self, text: str) -> bool:
-        """Whether `text` parses and what it states is true."""
+        """Returns whether `text` parses and is true."""
 
     def forced_ending(self, prefix: str) -> str | None:
-        """The one continuation that makes a string beginning with `prefix` hold; None where `prefix` leaves a choice."""
+        """Returns the ending of `prefix` to a true string; None unless there is exactly one."""
 
 
 @runtime_checkable
 class HasExactProbability(Protocol):
-    """A language whose generator knows the probability of every string."""
+    """A language whose generator has known probabilities."""
 
     def log_prob(self, text: str) -> float:
-        """Log-probability of `text` under the generator after rejection; -inf outside its support."""
+        """Returns the log-probability of `text` after rejection; -inf outside the support."""
 
     def length_log_prob(self, n: int) -> float:
-        """Log-probability that a string has `n` inner symbols; -inf where none has."""
+        """Returns the log-probability of length `n`; -inf if it is impossible."""
 
     def entropy(self) -> dict[str, float]:
-        """Entropy floors in nats: see the language's own docstring for its keys."""
+        """Returns entropies in nats; the language documents the keys."""
 
 
 @runtime_checkable
 class HasOperators(Protocol):
-    """A language of nested expressions with operators."""
+    """A language of nested expressions."""
 
     def depth(self, text: str) -> int:
-        """Nesting depth of `text`; raises ParseError."""
+        """Returns the nesting depth of `text`. Raises `ParseError`."""
 
     def operators(self, text: str) -> str:
-        """The operators of `text` from left to right; raises ParseError."""
+        """Returns the operators of `text` from left to right. Raises `ParseError`."""
 
 
 @runtime_checkable
 class Stepwise(Protocol):
-    """A language whose strings are problems with the steps of their solution; of several right steps any may follow."""
+    """A language of problems with the steps of their solution; several right steps may exist.
 
-    separator: str  # one symbol, between a problem and its steps
+    Attributes:
+        separator: The symbol between a problem and its steps.
+    """
+
+    separator: str
 
     def problem(self, text: str) -> str:
-        """`text` without white space around it, if it is a problem; raises ParseError otherwise."""
+        """Returns a problem without white space around it. Raises `ParseError` for other text."""
 
     def prompt(self, problem: str) -> str:
-        """What is given to a model: the problem and the separator that its first step follows."""
+        """Returns the input of a model: the problem and the separator before its first step."""
 
     def solution(self, problem: str) -> list[str]:
-        """All steps after `problem` as the generator writes them, the answer last."""
+        """Returns the steps after `problem` as the generator writes them, the answer last."""
 
     def next_step(self, before: str) -> str | None:
-        """The step that the generator writes after `before`; None where nothing is left to do."""
+        """Returns the step that the generator writes after `before`; None after the answer."""
 
     def answer(self, problem: str) -> str:
-        """What `problem` comes to."""
+        """Returns the answer to `problem`."""
 
     def is_final(self, step: str) -> bool:
-        """Whether nothing is left to do after `step`."""
+        """Returns whether `step` is an answer."""
 
     def right_step(self, before: str, step: str) -> bool:
-        """Whether `step` may follow `before`, which is a problem or a right step."""
+        """Returns whether `step` may follow `before`, a problem or a right step."""
 
     def first_wrong(self, text: str) -> int | None:
-        """The number of the first wrong step (from 1) of a finished or unfinished solution; None where none is wrong.
+        """Returns the number (from 1) of the first wrong step of a solution; None if none is wrong.
 
-        What stands after the last separator counts as a step only if it is final: anything else may go on.
+        The solution may be unfinished: text behind the last separator is a step only if final.
         """
 
     def problems(self, count: int, rng: np.random.Generator, deeper: int = 0) -> list[str]:
-        """`count` problems as `sample` draws them; with `deeper`, of exactly so many levels more than any of those.
+        """Returns random problems.
 
-        Raises DataError where next to none of them fits.
+        Args:
+            count: The number of problems.
+            rng: The random number generator.
+            deeper: If above 0, the problems have exactly so many levels more than any of `sample`.
+
+        Raises:
+            DataError: Almost no problem of this depth fits.
         """
 
     def nonce(self, rng: np.random.Generator) -> tuple[str, str, int]:
-        """A problem, its first step, which copies something random, and how many symbols of the step are to be given.
+        """Returns a problem, its first step, and the number of symbols of the step to reveal.
 
-        The next symbol tells whether somebody continued: none but that of the step goes on with what was given, and it is not
-        the symbol that the step begins with.
+        The step copies a random number. The next symbol shows whether a model continues the given
+        part: no other symbol does, and it differs from the first symbol of the step.
         """
 
 
 def truth_of(language: Language, text: str) -> bool | None:
-    """Whether what `text` states is true; None in a language that states nothing."""
+    """Returns whether `text` is true; None in a language without truth."""
     return language.holds(text) if isinstance(language, HasValue) else None
 
 
 def split_of(text: str) -> Split:
-    """The split of a string by a stable hash of its symbols: 90% train, 5% validation, 5% test.
+    """Returns the split of a string: 90% train, 5% validation, 5% test.
 
-    White space does not count. The same string has the same split on every machine and in every run.
+    The split follows from a hash of the symbols without white space, so it is the same on every
+    machine and in every run.
     """
     digest = hashlib.blake2b(squeeze(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     bucket = int.from_bytes(digest, "big") % 100

@@ -1,10 +1,4 @@
-"""The alphabet of a language: symbols, their token ids, and the two directions between text and ids.
-
-For: encoding and decoding, the ids of the special tokens, and the fingerprint that a checkpoint carries. Not for: deciding
-whether a text is in the language (that is `Language.parse`), or learning merges (`byte_pairs.py`). Easy to get wrong: dropping
-every special token while decoding would turn a broken sample into a valid-looking string, so `decode(ids, "drop")` removes only
-the frame (a leading BOS, the padding and the EOS before it) and shows a special token that stands *inside* the string.
-"""
+"""Vocabularies: symbols, their token ids, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -22,34 +16,39 @@ from maskdiff.utils.arguments import checked_arguments
 
 PAD, MASK, BOS, EOS, DIGIT = "<PAD>", "<MASK>", "<BOS>", "<EOS>", "<DIGIT>"
 SPECIALS = (PAD, MASK, BOS, EOS)
-BLANKS = "?\u00bf\u25a1\u2370"  # how a MASK is written in text: the first of these that is no symbol of the language
-ANY_DIGIT = "#"  # how a DIGIT is written in text
+BLANKS = "?\u00bf\u25a1\u2370"  # MASK in text: the first of these that is no symbol
+ANY_DIGIT = "#"  # DIGIT in text
 DIGITS = "0123456789"
-_QUOTES = (
-    "<>",
-    "\u27e8\u27e9",
-    "\u27ea\u27eb",
-)  # around the names of special tokens: the first pair that is no symbol
+PRINTABLE_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+# Brackets around the names of special tokens: the first pair that is no symbol.
+_BRACKETS = ("<>", "\u27e8\u27e9", "\u27ea\u27eb")
 
 
 def squeeze(text: str) -> str:
-    """`text` without its white space: the form in which symbols are counted."""
+    """Returns `text` without white space."""
     return "".join(text.split())
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids are indices into `symbols`; the four special tokens come first, `<DIGIT>` (if there is one) last.
+    """The symbols of a language. A token id is an index into `symbols`.
 
-    Every other symbol is one character or, after those, a piece that `merges` make of two earlier ones. White space counts if
-    some symbol is white space, and is skipped everywhere else. Raises ValueError on a tuple that breaks these rules.
+    White space in a text is skipped, unless a symbol is white space.
+
+    Attributes:
+        symbols: The four special tokens, the characters, the pieces of `merges` in their order, and
+            `<DIGIT>` if the language has skeletons.
+        merges: Byte-pair merges, each of two earlier symbols.
+
+    Raises:
+        ValueError: The symbols break these rules.
     """
 
     symbols: tuple[str, ...]
     merges: tuple[Merge, ...] = ()
 
     def __post_init__(self) -> None:
-        inner = [s for s in self.symbols[len(SPECIALS) :] if s != DIGIT]
+        inner = self.inner_symbols
         if self.merges:
             inner = self._without_pieces(inner)
         if self.symbols[: len(SPECIALS)] != SPECIALS or len(set(self.symbols)) != len(self.symbols):
@@ -62,58 +61,65 @@ class Vocabulary:
             raise ValueError(f"{DIGIT} comes last, and has {ANY_DIGIT} to itself")
         if set(BLANKS) <= set(inner):
             raise ValueError(
-                f"no character is left to write a blank with; the language has all of {' '.join(BLANKS)}"
+                "no character is left to write a blank with; "
+                f"the language has all of {' '.join(BLANKS)}"
             )
 
     @classmethod
     def of(cls, inner: str, digit: bool = True) -> Vocabulary:
-        """The vocabulary of the special tokens, the characters of `inner`, and `<DIGIT>` if asked for."""
+        """Returns the vocabulary of the characters `inner`, with or without `<DIGIT>`."""
         return cls((*SPECIALS, *inner, *((DIGIT,) if digit else ())))
 
     def with_merges(self, merges: Iterable[Merge]) -> Vocabulary:
-        """The vocabulary of the same characters and of the pieces that `merges` make of them; it has no `<DIGIT>`."""
+        """Returns the vocabulary with the pieces of `merges` and without `<DIGIT>`."""
         merges = tuple(merges)
         characters = [symbol for symbol in self.symbols if symbol != DIGIT]
         return Vocabulary(tuple(dict.fromkeys((*characters, *(a + b for a, b in merges)))), merges)
 
-    def _without_pieces(self, inner: list[str]) -> list[str]:
-        """The single characters of `inner`, after seeing that just the pieces of the merges follow them, in their order."""
-        characters = [s for s in inner if len(s) == 1]
+    def _without_pieces(self, inner: tuple[str, ...]) -> tuple[str, ...]:
+        """The characters of `inner`. Raises `ValueError` unless the pieces of the merges follow."""
+        characters = tuple(s for s in inner if len(s) == 1)
         made = dict.fromkeys(characters)
         for a, b in self.merges:
             if a not in made or b not in made:
                 raise ValueError(f"the merge of {a!r} and {b!r} comes before one of its parts")
             made[a + b] = None
-        if list(made) != inner or DIGIT in self.symbols:
+        if tuple(made) != inner or DIGIT in self.symbols:
             raise ValueError(
-                "the pieces of several characters are not those that the merges make, in their order"
+                "the pieces of several characters are not those that the merges make, "
+                "in their order"
             )
         return characters
 
     def __len__(self) -> int:
         return len(self.symbols)
 
+    @property
+    def inner_symbols(self) -> tuple[str, ...]:
+        """The characters and pieces."""
+        return tuple(symbol for symbol in self.symbols[len(SPECIALS) :] if symbol != DIGIT)
+
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Token id of each symbol."""
+        """The token id of each symbol."""
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @cached_property
     def blank(self) -> str:
-        """How a MASK is written in text: `?`, or another sign where that is a symbol of the language."""
+        """The character for MASK in text: `?`, or another one if `?` is a symbol."""
         return next(sign for sign in BLANKS if sign not in self.symbols)
 
     @cached_property
     def has_space(self) -> bool:
-        """Whether white space counts: some symbol is white space."""
+        """Whether a symbol is white space."""
         return any(s.isspace() for s in self.symbols)
 
     def characters(self, text: str) -> str:
-        """The characters of `text` that stand for symbols: all of them, or those that are not white space."""
+        """Returns `text`, without white space unless a symbol is white space."""
         return text if self.has_space else squeeze(text)
 
     def readable(self, text: str) -> tuple[str, dict[int, str]]:
-        """The characters of `text`, a blank for each that is no symbol, and those by position."""
+        """Returns `text` with blanks for foreign characters, and these characters by position."""
         given = self.characters(text)
         known = {symbol for symbol in self.ids if len(symbol) == 1} | {self.blank}
         foreign = {i: symbol for i, symbol in enumerate(given) if symbol not in known}
@@ -137,50 +143,53 @@ class Vocabulary:
 
     @cached_property
     def digit(self) -> int | None:
-        """Id of `<DIGIT>`, the symbol that stands for any digit in a skeleton; None if the language has none."""
+        """The id of `<DIGIT>`, which stands for any digit in a skeleton; None if there is none."""
         return self.ids.get(DIGIT)
 
     @property
     def specials(self) -> tuple[int, ...]:
-        """Ids of PAD, MASK, BOS and EOS."""
+        """The ids of PAD, MASK, BOS and EOS."""
         return (self.pad, self.mask, self.bos, self.eos)
 
     @cached_property
     def digit_ids(self) -> tuple[int, ...]:
-        """Ids of the symbols 0 to 9 that the vocabulary has."""
+        """The ids of the digits that are symbols."""
         return tuple(self.ids[s] for s in DIGITS if s in self.ids)
 
     @cached_property
     def inner_ids(self) -> tuple[int, ...]:
-        """Ids that may stand inside a string: all but the special tokens and `<DIGIT>`."""
+        """The ids of `inner_symbols`."""
         return tuple(i for i in range(len(SPECIALS), len(self)) if i != self.digit)
 
     @cached_property
     def utf8(self) -> tuple[bytes | None, ...]:
-        """The text of each token in UTF-8; None for those that never stand inside a string."""
+        """The text of each token in UTF-8; None for special tokens and `<DIGIT>`."""
         inner = set(self.inner_ids)
         return tuple(
             symbol.encode() if i in inner else None for i, symbol in enumerate(self.symbols)
         )
 
     def encode(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
-        """Ids of the inner symbols of `text`; white space that does not count is skipped, BOS and EOS are not added.
+        """Returns the ids of `text` without BOS and EOS.
 
-        With `blanks`, the sign for a blank becomes MASK; with `skeleton`, `#` becomes `<DIGIT>`. Raises ParseError (with the
-        symbol's position) on a symbol that the vocabulary lacks. With merges a text is cut into pieces, a blank being one.
+        Args:
+            text: The text; with merges it is cut into pieces.
+            blanks: Whether the character `blank` becomes MASK.
+            skeleton: Whether `#` becomes `<DIGIT>`.
+
+        Raises:
+            ParseError: A character is no symbol; the error has its position.
         """
         characters = self._encode_characters(text, blanks, skeleton)
         return characters if not self.merges else self._merged(characters)
 
     @checked_arguments(texts=arguments.texts)
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, at once where that is faster."""
+        """Returns `encode` of each text. Raises `ParseError`."""
         if not self.merges:
             return [self.encode(text) for text in texts]
         for text in texts:
-            self._encode_characters(
-                text
-            )  # for its error: a cutter leaves out what it does not know
+            self._encode_characters(text)  # for its error: a cutter drops foreign characters
         return self._cutter([self.characters(text) for text in texts])
 
     @cached_property
@@ -188,7 +197,7 @@ class Vocabulary:
         return Cutter({self.symbols[i]: i for i in self.inner_ids}, self.merges)
 
     def _merged(self, characters: list[int]) -> list[int]:
-        """Ids of the pieces that the text of `characters` is cut into."""
+        """The ids of the pieces of a text, given the ids of its characters."""
         runs: list[list[int]] = [[]]
         for token in characters:
             runs[-1].append(token) if token != self.mask else runs.append([])
@@ -221,10 +230,15 @@ class Vocabulary:
             ) from None
 
     def decode(self, ids: Iterable[int], specials: Literal["show", "drop"] = "show") -> str:
-        """Text of `ids`: MASK as the sign for a blank, `<DIGIT>` as `#`, other special tokens by name.
+        """Returns the text of `ids`: MASK as `blank`, `<DIGIT>` as `#`, other specials by name.
 
-        `"drop"` removes the frame (one leading BOS, trailing PADs, one EOS before them) and nothing else, so that a special
-        token inside the string stays visible and keeps the text from parsing. Raises IndexError on an id out of range.
+        Args:
+            ids: Token ids.
+            specials: `drop` removes one leading BOS, trailing PADs and one EOS before them. A
+                special token inside the string stays, so that the text does not parse.
+
+        Raises:
+            IndexError: An id is out of range.
         """
         row: Sequence[int] = [int(i) for i in ids]
         if specials == "drop":
@@ -241,16 +255,16 @@ class Vocabulary:
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
-        """How each token is written in text; the name of a special token holds a character that is no symbol."""
-        pair = next((pair for pair in _QUOTES if pair[0] not in self.symbols), _QUOTES[-1])
+        """The text of each token; names of special tokens have a character that is no symbol."""
+        pair = next((pair for pair in _BRACKETS if pair[0] not in self.symbols), _BRACKETS[-1])
         names = {name: f"{pair[0]}{name[1:-1]}{pair[1]}" for name in SPECIALS}
         return tuple({**names, MASK: self.blank, DIGIT: ANY_DIGIT}.get(s, s) for s in self.symbols)
 
     def is_open(self, text: str) -> bool:
-        """Whether a decoded text holds blanks, or digits of a skeleton, that are still to be filled."""
+        """Returns whether a decoded text has blanks or digits of a skeleton that are not filled."""
         return self.blank in text or (self.digit is not None and ANY_DIGIT in text)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when the symbols, the merges or their order change."""
+        """Returns 16 hex digits that depend on the symbols, the merges and their order."""
         known = (self.symbols, self.merges) if self.merges else self.symbols
         return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()

@@ -143,13 +143,13 @@ class CausalTree:
 
 
 class PromptStream:
-    """A `CausalStream` behind prompts of several lengths, with a contiguous cache.
+    """A `CausalStream` after prompts of several lengths, with a contiguous cache.
 
     Args:
-        model: One that is not told the length.
+        model: One that is not length-conditioned.
         prompts: Token ids of each, BOS included.
         pad: Id of the padding.
-        room: Tokens that are read behind each prompt at most.
+        room: Tokens that are read after each prompt at most.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class PromptStream:
         self.pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
         tokens = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         self.cache = model.start_cache(len(prompts), width=width + room)
-        self.scores = self._read(torch.tensor(tokens, device=device))  # behind the prompts
+        self.scores = self._read(torch.tensor(tokens, device=device))  # after the prompts
 
     def _read(self, tokens: Tensor) -> Tensor:
         return self.model.read_beginnings(tokens, self.pads, self.cache).double()

@@ -2,7 +2,7 @@
 
 Our causal mode, our bidirectional mode on a canvas, models of other libraries and the tables of the
 tests are `Continuation`s. A node of a tree is a history of tokens, never a place in the text: two
-histories with the same text are two nodes, because a model may tell them apart.
+histories with the same text are two nodes, because a model may distinguish them.
 """
 
 from __future__ import annotations

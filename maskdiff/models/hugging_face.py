@@ -188,14 +188,14 @@ class GrowingRows:
         return other.select(torch.tensor(rows))  # makes new tensors of the cache
 
 
-# --- self-tests: a model that ignores a mask, positions or a cache gives wrong numbers silently ---
+# --- self-test: a model that ignores a mask, positions or a cache silently gives wrong numbers ---
 
 # From three ordinary tokens: logits (n, vocabulary), and the rows after which they stand.
 Evaluation = Callable[[int, int, int], tuple[Tensor, list[Ids]]]
 
 
 @torch.no_grad()
-def self_test(model: TransformersModel, evaluate: Evaluation) -> str:
+def evaluation_fault(model: TransformersModel, evaluate: Evaluation) -> str:
     """Return why a way of evaluation differs from plain passes over each row; "" if it does not."""
     ordinary = [token for token, text in enumerate(model.tokens.table.texts) if text]
     a, b, c = (ordinary[(len(ordinary) - 1) * i // 2] for i in range(3))
@@ -214,14 +214,18 @@ def self_test(model: TransformersModel, evaluate: Evaluation) -> str:
     return f"its distributions are off by {distance:.2g} in total variation there"
 
 
-def growing_rows_test(model: TransformersModel, padded: bool) -> str:
-    """Return why `GrowingRows` fail; "" if they do not. `padded`: with rows of unequal length."""
+def growing_rows_fault(model: TransformersModel, padded: bool) -> str:
+    """Return why `GrowingRows` fail; "" if they do not.
+
+    Args:
+        model: the model.
+        padded: whether rows of unequal length are tested, or else copies of a row.
+    """
 
     def evaluate(a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
-        """Evaluate rows, a wider and a narrower copy, and the original again."""
         known: list[Ids] = [(a, b, c, a), (b,), (c, b)] if padded else [(a, b)]
-        first, last = GrowingRows(model, known), len(known) - 1
-        given, paths = [first.log_p()], list(known)
+        rows = GrowingRows(model, known)
+        given, paths = [rows.log_p()], list(known)
 
         def grow(rows: GrowingRows, known: list[Ids], tokens: list[int]) -> list[Ids]:
             given.append(rows.step(torch.tensor(tokens)))
@@ -229,15 +233,18 @@ def growing_rows_test(model: TransformersModel, padded: bool) -> str:
             paths.extend(known)
             return known
 
-        known = grow(first, known, [c, a, b][: len(known)])
-        wide = first.copy([0, last, last])
-        wider = grow(wide, [known[0], known[last], known[last]], [a, b, c])
-        wide.select(torch.tensor([2, 0]))
-        grow(wide, [wider[2], wider[0]], [b, a])
-        grow(first, known, [a, c, c][: len(known)])
+        if padded:  # rows leave the batch one after another
+            known = grow(rows, known, [c, a, b])
+            known = grow(rows.select(torch.tensor([1, 2])), known[1:], [b, c])
+            grow(rows.select(torch.tensor([0])), known[:1], [c])
+        else:  # a wider copy, one row of it, and the original again
+            wide = rows.copy([0, 0])
+            both = grow(wide, [*known, *known], [a, b])
+            grow(wide.select(torch.tensor([1])), both[1:], [c])
+            grow(rows, known, [c])
         return torch.cat(given), paths
 
-    return self_test(model, evaluate)
+    return evaluation_fault(model, evaluate)
 
 
 # --- a tree of histories after a context ---
@@ -282,7 +289,7 @@ class HuggingFaceModel:
             )
         self.latent_states = LatentStates(torch.zeros(1, dtype=torch.float64), (limit,))
         _check_attention(module, used + max(limit, 2))
-        if fault := self_test(model, self._evaluate_tree):
+        if fault := evaluation_fault(model, self._evaluate_tree):
             raise ConfigError(
                 f"this model cannot be evaluated as a tree of histories: {fault}; "
                 "give one whose attention takes a mask and position_ids"
@@ -315,7 +322,7 @@ class HuggingFaceModel:
         return self.model.tokens.encode(texts)
 
     def _evaluate_tree(self, a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
-        """Evaluate the branches a, a c, b and b a of a tree in two passes, for `self_test`."""
+        """Evaluate the branches a, a c, b and b a of a tree in two passes; see `Evaluation`."""
         tree = self.tree()
         first = tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
         paths = [(), (a,), (b,), (a, c), (b, a)]
@@ -324,96 +331,71 @@ class HuggingFaceModel:
 
 
 class PackedTree:
-    """See `HistoryTree`. All branches share one row of tokens, in the order in which they were added.
+    """See `HistoryTree`. All branches share one row of tokens, in the order of their addition.
 
     The cache holds the keys and values of that row; a mask lets each token see its ancestors and
-    itself. The context comes first and is evaluated once, however often a root is asked for;
-    `positions` counts it too.
+    itself. The row begins with the context but its last token, which is the token of a root.
+    `positions` counts the context too.
     """
 
     def __init__(self, owner: HuggingFaceModel) -> None:
         self.owner, self.calls, self.positions = owner, 0, 0
         self.norm = torch.empty(0)
         self._cache = _transformers().DynamicCache()  # without a config, no layer forgets
-        self._parent: list[int] = []  # of each place of the row: its parent's place
-        self._depth: list[int] = []
-        self._place: list[int] = []  # of each node: its place in the row
-        # After the context: (1, vocabulary) log-probabilities, and (1,) their norm.
-        self._root = torch.empty(0), torch.empty(0)
+        self._shared = len(owner.context) - 1  # places before the first node
+        self._parent = list(range(-1, self._shared - 1))  # of each place of the row: its parent's
+        self._depth = list(range(self._shared))
+        self._read = 0  # places in the cache
 
     @torch.no_grad()
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `HistoryTree.extend`."""
-        # Give each new node a place in the row; the context takes the first places.
-        context, fresh = self.owner.context, not self._parent
-        first, ids = len(self._parent), list(context) if fresh else []
-        if fresh:
-            self._parent, self._depth = list(range(-1, len(context) - 1)), list(range(len(context)))
-        begun = len(self._parent)
+        # Give each node the next place of the row.
+        *context, last = self.owner.context
+        ids = [] if self._read else context
         for parent, token in zip(parents.tolist(), tokens.tolist(), strict=True):
-            if parent == ROOT:
-                self._place.append(len(context) - 1)
-                continue
-            above = self._place[parent]
-            self._place.append(len(self._parent))
-            self._parent.append(above)
-            self._depth.append(self._depth[above] + 1)
-            ids.append(token)
-        # Evaluate them, and the end of the context if it is new.
-        keep = len(self._parent) - begun + fresh
-        rows, norm = self._root[0][:0], self._root[1][:0]
-        if ids:
-            rows, norm = self._forward(ids, first, keep)
-        again = not fresh and bool((parents == ROOT).any())
-        if fresh:
-            self._root = rows[:1].clone(), norm[:1]
-        elif again:
-            rows, norm = torch.cat([self._root[0], rows]), torch.cat([self._root[1], norm])
-        # Put the rows in the order of the nodes; a root's row is the first.
-        places = torch.tensor(self._place[len(self._place) - len(parents) :], dtype=torch.int64)
-        index = (places - begun + (fresh or again)).clamp(min=0)
-        self.norm = norm[index]
-        return rows if torch.equal(index, torch.arange(len(rows))) else rows[index]
-
-    def forget(self, nodes: int) -> None:
-        """See `HistoryTree.forget`."""
-        self._place = self._place[:nodes]
-        keep = max(self._place, default=len(self.owner.context) - 1) + 1 if self._parent else 0
-        if over := len(self._parent) - keep:
-            self._cache.crop(-over)
-        del self._parent[keep:], self._depth[keep:]
-
-    def _forward(self, ids: list[int], first: int, keep: int) -> tuple[Tensor, Tensor]:
-        """Evaluate the places from `first` on in one pass.
-
-        Returns (keep, vocabulary) log-probabilities after the last places, and (keep,) norms.
-        """
+            place = self._shared + parent  # before the first node's place for ROOT, which is -1
+            ids.append(last if parent == ROOT else token)
+            self._depth.append(self._shared if parent == ROOT else self._depth[place] + 1)
+            self._parent.append(place)
+        # Evaluate the new places in one pass.
         model = self.owner.model
-        device = model.module.device
+        device, new = model.module.device, slice(self._read, None)
         out = model.forward(
             torch.tensor([ids], device=device),
-            keep,
-            position_ids=torch.tensor([self._depth[first:]], device=device),
-            attention_mask=self._mask(first).to(device),
+            len(parents),
+            position_ids=torch.tensor([self._depth[new]], device=device),
+            attention_mask=self._mask().to(device),
             past_key_values=self._cache,
             use_cache=True,
         )
         self.calls, self.positions = self.calls + 1, self.positions + len(ids)
+        self._read = len(self._parent)
+        # Normalise, without the ids that are never drawn.
         rows, norms = model.finite(out.logits[0]), []
         rows.masked_fill_(model.barred.to(rows.device), -torch.inf)
         for part in rows.split(ROWS):  # (n, vocabulary) may be gigabytes: in place
             norms.append(part.logsumexp(-1))
             part -= norms[-1][:, None]
-        return rows, torch.cat(norms).cpu()
+        self.norm = torch.cat(norms).cpu()
+        return rows
 
-    def _mask(self, first: int) -> Tensor:
+    def forget(self, nodes: int) -> None:
+        """See `HistoryTree.forget`."""
+        keep = self._shared + nodes
+        if over := self._read - keep if self._read else 0:
+            self._cache.crop(-over)
+            self._read = keep
+        del self._parent[keep:], self._depth[keep:]
+
+    def _mask(self) -> Tensor:
         """(1, 1, new places, places) added to attention: 0 for a place and its ancestors."""
-        total, context = len(self._parent), len(self.owner.context)
-        new = torch.arange(first, total)
-        # (new places, places) what each sees; at first the context, up to itself
-        sees = (torch.arange(total) <= new[:, None]) & (torch.arange(total) < context)
+        total, shared = len(self._parent), self._shared
+        new = torch.arange(self._read, total)
+        # (new places, places) what each sees; at first the shared places, up to itself
+        sees = (torch.arange(total) <= new[:, None]) & (torch.arange(total) < shared)
         parent, at = torch.tensor(self._parent), new.clone()
-        while len(rows := (at >= context).nonzero()[:, 0]):
+        while len(rows := (at >= shared).nonzero()[:, 0]):
             sees[rows, at[rows]] = True
             at[rows] = parent[at[rows]]
         dtype = self.owner.model.module.dtype
@@ -433,7 +415,7 @@ def _transformers() -> Any:
 
 
 def _title(module: Any) -> str:
-    """The name of a model: the last part of its folder, the name that it was loaded by, or its type."""
+    """The last part of a model's folder, the name that it was loaded by, or its type."""
     path = str(getattr(module.config, "name_or_path", ""))
     return (
         Path(path).resolve().name if path and Path(path).is_dir() else path or type(module).__name__

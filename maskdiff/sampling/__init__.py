@@ -1,8 +1,8 @@
-"""Samplers: everything that turns a canvas with blanks into strings.
+"""Samplers: from a canvas with blanks to strings.
 
-For: one unmasking loop (``Unmask``), the causal mode (``Autoregressive``, ``Predictive``), compositions of them, and presets.
-Not for: files, training, evaluation.  Easy to get wrong: ``Canvas`` takes lengths in symbols; tensors named ``length``
-count BOS and EOS too.
+One unmasking loop (`Unmask`), the causal mode (`Autoregressive`, `Predictive`), compositions of
+them, and presets by name. `Canvas` takes lengths in symbols; tensors named `length` count BOS and
+EOS too.
 """
 
 from maskdiff.constraints.grammar import GrammarConstraint
@@ -25,7 +25,7 @@ from maskdiff.sampling.compose import (
     verified,
 )
 from maskdiff.sampling.predictive import Predictive
-from maskdiff.sampling.presets import PRESETS, describe, make_sampler
+from maskdiff.sampling.presets import PRESETS, make_sampler
 from maskdiff.sampling.remask import Cap, Confidence, Reconsider, Rescale
 from maskdiff.sampling.schedule import (
     Ancestral,
@@ -80,7 +80,6 @@ __all__ = [
     "coarse_to_fine",
     "constrained",
     "cut_short",
-    "describe",
     "hybrid",
     "make_sampler",
     "one_shot",

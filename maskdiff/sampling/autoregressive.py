@@ -80,7 +80,7 @@ class Autoregressive(Stage):
 
 
 class _CanvasStrings:
-    """Strings of a canvas that are written up to position `last`; see `Strings`."""
+    """Strings of a canvas that are written up to position `last`; see `GrowingStrings`."""
 
     free = None
 
@@ -98,7 +98,7 @@ class _CanvasStrings:
             self.history.write(canvas.tokens[:, 0], nothing[:, 0], nothing[:, 0])
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`; all strings go on, up to the last position."""
+        """See `GrowingStrings.write`; all strings go on, up to the last position."""
         at, canvas = self.position, self.canvas
         canvas.tokens[:, at] = tokens
         canvas.spent.add_(self.drawn[:, at])

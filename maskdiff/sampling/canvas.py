@@ -1,9 +1,8 @@
-"""The canvas: a batch of strings in which some tokens are known, some are tentative, and some are blank.
+"""The canvas: a batch of strings in which some tokens are known, some tentative and some blank.
 
-For: everything that a sampler is given and hands on.  Not for: models, or text beyond encoding.  Easy to get wrong:
-``known`` is a promise to the user, not a state of the run: known tokens never change, under any sampler.  What a sampler
-wrote, or a draft to be repaired, is *tentative*: visible, not known, free to be hidden or rewritten by a sampler that does
-so.  Blank means the mask token.  ``length`` counts BOS and EOS; the constructors take lengths in symbols, without them.
+Known tokens never change, under any sampler. A tentative token (written by a sampler, or part of a
+draft to be repaired) is visible but not known: a sampler may hide or rewrite it. A blank is the
+mask token. `length` counts BOS and EOS; the constructors take lengths in symbols, without them.
 """
 
 from __future__ import annotations
@@ -35,25 +34,30 @@ class Canvas:
     tokens: Tensor  # (batch, width) int64: BOS, symbols or MASK, EOS, then PAD
     known: Tensor  # (batch, width) bool: never changes; BOS, EOS and PAD are known
     length: Tensor  # (batch,) int64, BOS and EOS counted
-    suspect: (
-        Tensor  # (batch,) float32: noise level of the visible tokens, 0 where they are all right
-    )
+    suspect: Tensor  # (batch,) float32: noise level of the visible tokens, 0 where all are right
     keys: Tensor  # (batch,) int64: the string's random key
     spent: Tensor  # (batch,) int64: evaluations that this string needed so far
-    visits: Tensor  # (batch, width) int64: how often the position was hidden again, which refreshes its noise
+    visits: (
+        Tensor  # (batch, width) int64: how often the position was hidden again (renews its noise)
+    )
     trace: Trace | None = None
 
     @classmethod
     def of(
         cls,
         rows: Sequence[Sequence[int]],
-        known: Sequence[Sequence[bool]],
+        known: Sequence[Sequence[bool]] | None,
         vocabulary: Vocabulary,
         generator: torch.Generator | None = None,
         sigma: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """From the inner token ids of each string and which of them are known; adds BOS, EOS and PAD."""
+        """Returns a canvas of the inner token ids of each string; adds BOS, EOS and PAD.
+
+        Args:
+            known: For each token whether it is known; None where all but the blanks are.
+            sigma: Noise level of the visible tokens, 0 to 1.
+        """
         if not rows:
             raise CanvasError("a canvas needs at least one string, 0 were given")
         for index, row in enumerate(rows):
@@ -61,6 +65,8 @@ class Canvas:
                 raise CanvasError(
                     f"string {index} of the canvas is empty; give at least one symbol or blank"
                 )
+        if known is None:
+            known = [[token != vocabulary.mask for token in row] for row in rows]
         width = max(map(len, rows)) + 2
         table, sure = [], []
         for row, mark in zip(rows, known, strict=True):
@@ -86,16 +92,14 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Nothing known: one string of each length (symbols, without BOS and EOS)."""
+        """Returns a canvas of blanks: one string of each length in symbols."""
         for length in lengths:
             if length < 1:
                 raise CanvasError(
                     f"length {length} is impossible: a string has at least one symbol"
                 )
         rows = [[vocabulary.mask] * int(n) for n in lengths]
-        return cls.of(
-            rows, [[False] * len(row) for row in rows], vocabulary, generator, device=device
-        )
+        return cls.of(rows, None, vocabulary, generator, device=device)
 
     @classmethod
     @checked_arguments(texts=arguments.texts)
@@ -106,15 +110,10 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """``(+?(*24))=1?``: every ``?`` is a blank, everything else is known."""
+        """Returns a canvas such as `(+?(*24))=1?`: every `?` is a blank, everything else is
+        known."""
         rows = [vocabulary.encode(text, blanks=True) for text in texts]
-        return cls.of(
-            rows,
-            [[i != vocabulary.mask for i in row] for row in rows],
-            vocabulary,
-            generator,
-            device=device,
-        )
+        return cls.of(rows, None, vocabulary, generator, device=device)
 
     @classmethod
     @checked_arguments(texts=arguments.texts)
@@ -126,22 +125,17 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """The beginning of each string is known; blanks follow up to its length (in symbols)."""
+        """Returns a canvas of known beginnings, with blanks up to each length in symbols."""
         rows = []
         for text, length in zip(texts, lengths, strict=True):
             start = vocabulary.encode(text, blanks=True)
             if len(start) > length:
                 raise CanvasError(
-                    f"a prefix of {len(start)} symbols does not fit in length {length}; give a longer length"
+                    f"a prefix of {len(start)} symbols does not fit in length {length}; "
+                    "give a longer length"
                 )
             rows.append(start + [vocabulary.mask] * (int(length) - len(start)))
-        return cls.of(
-            rows,
-            [[i != vocabulary.mask for i in row] for row in rows],
-            vocabulary,
-            generator,
-            device=device,
-        )
+        return cls.of(rows, None, vocabulary, generator, device=device)
 
     @classmethod
     @checked_arguments(texts=arguments.texts)
@@ -153,24 +147,22 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Texts to be repaired at their length: all tokens visible, none known, suspected of noise level ``sigma``."""
+        """Returns texts to be repaired at their length: none is known, their noise level is
+        `sigma`."""
         if not 0.0 <= sigma <= 1.0:
             raise CanvasError(f"noise level {sigma} of a draft is impossible: give one in [0, 1]")
         rows = [vocabulary.encode(text, blanks=True) for text in texts]
-        return cls.of(
-            rows,
-            [[False] * len(row) for row in rows],
-            vocabulary,
-            generator,
-            sigma=sigma,
-            device=device,
-        )
+        known = [[False] * len(row) for row in rows]
+        return cls.of(rows, known, vocabulary, generator, sigma, device)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Canvas:
-        """Some of the strings (an index tensor, a boolean mask, a slice or a list); the trace stays behind."""
+        """Returns some of the strings, without the trace.
+
+        `rows` is an index tensor, a boolean mask, a slice or a list.
+        """
         index = (
             rows if isinstance(rows, (Tensor, slice)) else torch.as_tensor(rows, dtype=torch.int64)
         )
@@ -178,7 +170,8 @@ class Canvas:
         return replace(self, **parts, trace=None)
 
     def put(self, rows: Tensor, part: Canvas) -> Canvas:
-        """These strings, with strings ``rows`` replaced by those of ``part`` (which may be narrower)."""
+        """Returns the canvas with strings `rows` replaced by those of `part`, which may be
+        narrower."""
         tokens, visits = self.tokens.clone(), self.visits.clone()
         width = part.tokens.shape[1]
         tokens[rows, :width] = part.tokens
@@ -188,7 +181,7 @@ class Canvas:
         )
 
     def trim(self) -> Canvas:
-        """Without the columns that are padding in every string."""
+        """Returns the canvas without the columns that are padding in every string."""
         width = int(self.length.max())
         if width == self.tokens.shape[1]:
             return self
@@ -196,7 +189,7 @@ class Canvas:
         return replace(self, **cut)
 
     def wider(self, width: int, pad: int) -> Canvas:
-        """With padding up to ``width`` columns; changes no result."""
+        """Returns the canvas with padding up to `width` columns, which changes no result."""
         gap = width - self.tokens.shape[1]
         return replace(
             self,
@@ -206,7 +199,7 @@ class Canvas:
         )
 
     def traced(self) -> Canvas:
-        """The same canvas, with a record of the run that samplers will write to."""
+        """Returns the canvas with a new `Trace`, to which samplers write."""
         from maskdiff.sampling.trace import Trace
 
         trace = Trace()
@@ -214,7 +207,7 @@ class Canvas:
         return replace(self, trace=trace)
 
     def recorded(self) -> Canvas:
-        """Itself, after noting the present tokens in the trace, if there is one."""
+        """Returns the canvas itself; appends its tokens to the trace, if there is one."""
         if self.trace is not None:
             self.trace.record(self.tokens, self.spent)
         return self
@@ -222,7 +215,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sampler made: the canvas it ended with."""
+    """The result of a sampler: its final canvas."""
 
     canvas: Canvas
 
@@ -243,11 +236,11 @@ class Sample:
 
     @property
     def trace(self) -> Trace | None:
-        """The record of the run, if the canvas was ``traced()``."""
+        """The record of the run, if the canvas was `traced()`."""
         return self.canvas.trace
 
     def texts(self, vocabulary: Vocabulary) -> list[str]:
-        """The inner symbols of each string, without BOS, EOS and PAD; a blank shows as ``?``."""
+        """Returns the inner symbols of each string, without BOS, EOS and PAD; `?` for a blank."""
         rows, lengths = self.tokens.tolist(), self.length.tolist()
         return [
             vocabulary.decode(row[1 : n - 1], specials="show")

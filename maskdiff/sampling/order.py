@@ -1,8 +1,12 @@
-"""Which blank positions to commit first.
+"""Orders: which blank positions to commit first.
 
-For: turning one evaluation into a score for every position; the highest scores commit.  Not for: how many commit
-(``schedule.py``).  Easy to get wrong: an order that looks at the *candidate* (``confidence``) biases the sample towards its
-mode even at one token an evaluation; orders that look at the distribution only, or at nothing, do not (for a consistent model).
+An order turns one evaluation into a score for every position; the highest scores commit. How many
+commit is the schedule's decision (`schedule.py`). To add an order, write a function here and enter
+it in `ORDERS`.
+
+An order that looks at the candidate (`confidence`) biases the sample towards its mode, even at one
+token an evaluation. Orders that look at the distribution alone, or at nothing, do not (for a
+consistent model).
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ from maskdiff.drawing.random import Purpose, position_noise
 
 @dataclass(frozen=True)
 class Proposal:
-    """What one evaluation says about a batch of strings, and what is free in them."""
+    """What one evaluation proposes for a batch of strings."""
 
-    log_probs: Tensor  # (batch, width, vocab) over the allowed symbols, untempered
+    log_probs: Tensor  # (batch, width, vocab) over the allowed symbols, at temperature 1
     candidate: Tensor  # (batch, width) int64, the token that would be written
     eligible: Tensor  # (batch, width) bool, positions that may be committed now
     keys: Tensor  # (batch,) int64
@@ -42,7 +46,7 @@ def confidence(proposal: Proposal) -> Tensor:
 
 
 def top(proposal: Proposal) -> Tensor:
-    """Log-probability of the most likely token, whatever the candidate (the reference experiment's confidence)."""
+    """Log-probability of the most likely token (the confidence of the reference experiment)."""
     return proposal.log_probs.amax(-1)
 
 
@@ -69,7 +73,8 @@ def left_to_right(proposal: Proposal) -> Tensor:
 
 
 def dilated(proposal: Proposal) -> Tensor:
-    """Van der Corput order of the positions, 8 bits: what commits together stands far apart (after 2506.19037)."""
+    """Van der Corput order of the positions (8 bits), so that far-apart positions commit together
+    (after 2506.19037)."""
     positions = torch.arange(proposal.candidate.shape[1], device=proposal.candidate.device)
     reversed_bits = sum(((positions >> bit) & 1) << (7 - bit) for bit in range(8))
     assert isinstance(reversed_bits, Tensor)
@@ -88,33 +93,33 @@ ORDERS: dict[str, Order] = {
 
 
 def tempered_choice(score: Tensor, proposal: Proposal, tau: Tensor) -> Tensor:
-    """``score`` plus Gumbel noise of scale tau (batch,), which falls to 0 as the canvas fills (2202.04200)."""
+    """Returns `score` plus Gumbel noise of scale `tau` (batch,), as in MaskGIT (2202.04200)."""
     noise = -torch.log(-torch.log(proposal.noise(Purpose.CHOICE)))
     return score + tau[:, None] * noise.to(score.dtype)
 
 
 def first_blanks(eligible: Tensor, window: Tensor) -> Tensor:
-    """The first ``window`` (batch,) eligible positions of each string: (batch, width) bool."""
+    """Returns (batch, width) bool: the first `window` (batch,) eligible positions of each
+    string."""
     return eligible & (eligible.cumsum(1) <= window[:, None])
 
 
 def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
-    """(batch, width) place of each position, 0 commits first; ineligible positions come last, ties go to the left.
+    """Returns the place of each position, (batch, width): 0 commits first.
 
-    With ``spacing`` d, positions that are the best within d tokens on both sides come first, then those that are so among
-    the rest, and so on: a greedy choice of far-apart positions in three vectorised rounds.
+    Ineligible positions come last, and of equal scores the left one comes first. With `spacing` d,
+    positions that are the best within d tokens on both sides come first, then the best among the
+    rest, and so on: a greedy choice of far-apart positions in three vectorised rounds.
     """
     score = score.masked_fill(~eligible, -torch.inf)
     tier = torch.zeros_like(score)
     if spacing:
-        rest, free = (
-            _places(score),
-            eligible,
-        )  # places, because ties would all be the best of their neighbourhood
+        # Places, because equal scores would all be the best of their neighbourhood.
+        rest, free = _places(score), eligible
         for value in (3.0, 2.0, 1.0):
             best = free & (rest == _neighbourhood_max(rest, spacing))
             tier = torch.where(best, value, tier)
-            # the next round may not stand next to anything chosen before
+            # The next round may not choose a neighbour of an earlier choice.
             near = _neighbourhood_max((tier > 0).to(score), spacing) > 0
             free = free & ~near
             rest = rest.masked_fill(~free, -torch.inf)
@@ -127,7 +132,8 @@ def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
 
 
 def _places(score: Tensor) -> Tensor:
-    """(batch, width) float, higher is better: the score's rank from below, ties broken to the left."""
+    """(batch, width) float: the rank of each score from below; of equal scores the left is
+    higher."""
     order = score.argsort(dim=1, descending=True, stable=True)
     places = -torch.arange(score.shape[1], device=score.device, dtype=score.dtype).expand(
         score.shape
@@ -136,5 +142,5 @@ def _places(score: Tensor) -> Tensor:
 
 
 def _neighbourhood_max(x: Tensor, radius: int) -> Tensor:
-    """Largest value within ``radius`` positions of each, (batch, width)."""
+    """(batch, width): the largest value within `radius` positions of each."""
     return max_pool1d(x[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]

@@ -1,8 +1,9 @@
-"""Samplers by name: what ``--sampler`` and ``SamplerConfig`` mean.
+"""Samplers by name: what `--sampler` and `SamplerConfig` mean.
 
-For: the registry, its one-line help, and ``make_sampler``.  Not for: algorithms; every preset is settings of the stages in this
-folder.  Easy to get wrong: ``steps`` is the number of evaluations of a string *in all*, causal ones included
-(``hybrid`` with 3 causal tokens and 12 steps is 3 + 9); the presets that differ say so.
+Every preset combines the stages of this package. `steps` is the number of evaluations of a string
+in all, causal ones included: `hybrid` with 3 causal tokens and 12 steps is 3 + 9. The presets that
+count otherwise say so. To add one, register it here; the command lines, the benchmark and the tests
+read `PRESETS`.
 """
 
 from __future__ import annotations
@@ -39,34 +40,40 @@ from maskdiff.sampling.schedule import (
 from maskdiff.sampling.stage import Sampler
 from maskdiff.sampling.unmask import Unmask
 
+Factory = Callable[[SamplerConfig], Sampler]
+TOKEN_DRAW = ("temperature", "top_p")
+BUDGETED = ("steps", *TOKEN_DRAW)
+WARM_START = ("steps", "num_ar_tokens", *TOKEN_DRAW)
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A named sampler."""
+    """A named sampler.
 
-    name: str
+    Attributes:
+        help: One line for a reader.
+        make: Returns the sampler for a configuration.
+        reads: The fields of `SamplerConfig` that change the sampler. A report shows these alone.
+        verified: Whether the causal mode verifies the tokens of a bidirectional draft. Such a
+            sampler is no evidence about the bidirectional mode alone.
+    """
+
     help: str
-    make: Callable[[SamplerConfig], Sampler]
+    make: Factory
+    reads: tuple[str, ...]
+    verified: bool
 
 
 PRESETS: dict[str, Preset] = {}
 
-# The parallel stage of every composition. Chosen among 36 combinations of order, schedule, spacing and fresh noise at 12
-# evaluations of a denoiser with exact conditionals: first of them at 21 symbols, fifth at 37 (docs/samplers.md).
-SPACED_BOUND: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.1), "spacing": 4}
-PARALLEL: dict[str, Any] = {
-    **SPACED_BOUND,
-    "coupled": "able",
-}  # of the compositions: coupled where the model can
-
 
 def preset(
-    name: str, help: str
-) -> Callable[[Callable[[SamplerConfig], Sampler]], Callable[[SamplerConfig], Sampler]]:
-    """Register a factory."""
+    name: str, help: str, reads: tuple[str, ...] = BUDGETED, verified: bool = False
+) -> Callable[[Factory], Factory]:
+    """Returns a decorator that registers a factory in `PRESETS`; see `Preset` for the arguments."""
 
-    def register(make: Callable[[SamplerConfig], Sampler]) -> Callable[[SamplerConfig], Sampler]:
-        PRESETS[name] = Preset(name, help, make)
+    def register(make: Factory) -> Factory:
+        PRESETS[name] = Preset(help, make, reads, verified)
         return make
 
     return register
@@ -83,15 +90,20 @@ def make_sampler(config: SamplerConfig) -> Sampler:
     if config.sampler not in PRESETS:
         nearest = get_close_matches(config.sampler, PRESETS, n=1, cutoff=0.0)[0]
         raise ConfigError(
-            f"sampler {config.sampler!r} is unknown; did you mean {nearest}? allowed: {', '.join(PRESETS)}"
+            f"sampler {config.sampler!r} is unknown; did you mean {nearest}? "
+            f"allowed: {', '.join(PRESETS)}"
         )
     return PRESETS[config.sampler].make(config)
 
 
-def describe() -> str:
-    """One line for every preset, for ``--help``."""
-    width = max(map(len, PRESETS))
-    return "\n".join(f"{name:{width}}  {entry.help}" for name, entry in PRESETS.items())
+# ------------------------------------------------------------------- settings of the unmasking loop
+
+# The parallel stage of every composition. Chosen among 36 combinations of order, schedule, spacing
+# and fresh noise at 12 evaluations of a denoiser with exact conditionals: first of them at 21
+# symbols, fifth at 37 (docs/samplers.md). Compositions draw coupled tokens where the model can.
+SPACED_BOUND: dict[str, Any] = {"order": "entropy", "schedule": EntropyBound(0.1), "spacing": 4}
+PARALLEL: dict[str, Any] = {**SPACED_BOUND, "coupled": "able"}
+REFERENCE: dict[str, Any] = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
 
 
 def _draw(config: SamplerConfig) -> Draw:
@@ -99,12 +111,12 @@ def _draw(config: SamplerConfig) -> Draw:
 
 
 def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
-    """The unmasking loop with the configuration's budget and token distribution, and a preset's settings."""
+    """Returns the unmasking loop with the budget and token draw of `config`, and `settings`."""
     base = Unmask(steps=config.steps, draw=_draw(config))
     return replace(base, **settings)
 
 
-# The presets that are plain settings of the one loop: name -> (help, settings).
+# Presets that are plain settings of the loop: name -> (help, settings).
 LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "maskgit": (
         "cosine schedule, by confidence of the drawn token with falling Gumbel noise (2202.04200)",
@@ -115,8 +127,8 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
         {"order": "confidence", "schedule": Linear(), "fresh": True, "choice_temperature": 1.0},
     ),
     "maskgit_reference": (
-        "as the reference experiment: cosine, by the largest probability, told a falling noise level",
-        {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"},
+        "as the reference experiment: cosine, by the largest probability, at a falling noise level",
+        REFERENCE,
     ),
     "ancestral": (
         "the reverse process of linear masking: every blank commits by a coin (2406.07524)",
@@ -148,16 +160,16 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
         {"order": "entropy", "schedule": Information()},
     ),
     "entropy_bound": (
-        "by entropy, as many as a bound of 0.1 nats allows (2505.24857), never fewer than an even pace",
+        "by entropy, as many as 0.1 nats allow (2505.24857), never fewer than an even pace",
         {"order": "entropy", "schedule": EntropyBound(0.1)},
     ),
     "spaced_bound": ("entropy_bound and spaced together", SPACED_BOUND),
     "coupled": (
-        "entropy_bound by a model that sees the noise of the draw, so that tokens agree (2512.21323)",
+        "entropy_bound by a model that sees the noise of the draw; tokens agree (2512.21323)",
         {"order": "entropy", "schedule": EntropyBound(0.1), "coupled": "on"},
     ),
     "coupled_left_to_right": (
-        "coupled, first blanks first, as many as a bound of 0.02 nats allows",
+        "coupled, first blanks first, as many as 0.02 nats allow",
         {"order": "left_to_right", "schedule": EntropyBound(0.02), "coupled": "on"},
     ),
     "threshold": (
@@ -183,12 +195,11 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _factory(settings: dict[str, Any]) -> Callable[[SamplerConfig], Sampler]:
+def _factory(settings: dict[str, Any]) -> Factory:
     def make(config: SamplerConfig) -> Sampler:
         loop = _loop(config, **settings)
-        return (
-            loop if config.temperature else replace(loop, choice_temperature=0.0)
-        )  # temperature 0 is deterministic
+        # Temperature 0 is deterministic.
+        return loop if config.temperature else replace(loop, choice_temperature=0.0)
 
     return make
 
@@ -197,36 +208,29 @@ for _name, (_help, _settings) in LOOPS.items():
     preset(_name, _help)(_factory(_settings))
 
 
+# ------------------------------------------------------------------------------------- compositions
+
+
+# Refinement writes every tentative token again at every evaluation, so it needs at least one.
+REWRITE: dict[str, Any] = {
+    "schedule": Everything(), "order": "top", "rewrite": True, "fresh": True
+}  # fmt: skip
+
+
 @preset(
     "naive",
-    "every token anew at every evaluation, no order (the reference's baseline); at least 1 step",
+    "every token again at every evaluation, no order (the reference's baseline); at least 1 step",
 )
 def _naive(config: SamplerConfig) -> Sampler:
-    steps = config.steps or 1
-    return _loop(
-        config,
-        schedule=Everything(),
-        order="top",
-        rewrite=True,
-        fresh=True,
-        sigma="naive",
-        steps=steps,
-    )
+    return _loop(config, **REWRITE, sigma="naive", steps=config.steps or 1)
 
 
 @preset(
     "refine",
-    "repair of a draft: every tentative token anew at the draft's noise level; at least 1 step",
+    "repair of a draft: every tentative token again at the draft's noise level; at least 1 step",
 )
 def _refine(config: SamplerConfig) -> Sampler:
-    return _loop(
-        config,
-        schedule=Everything(),
-        order="top",
-        rewrite=True,
-        fresh=True,
-        steps=config.steps or 1,
-    )
+    return _loop(config, **REWRITE, steps=config.steps or 1)
 
 
 def _corrected(config: SamplerConfig, corrector: Reconsider) -> Sampler:
@@ -250,7 +254,11 @@ def _causal_corrector(config: SamplerConfig) -> Sampler:
     return _corrected(config, Reconsider(score="causal", threshold=0.1, radius=1))
 
 
-@preset("autoregressive", "causal mode with a cache, one token an evaluation; steps is ignored")
+@preset(
+    "autoregressive",
+    "causal mode with a cache, one token an evaluation; steps is ignored",
+    TOKEN_DRAW,
+)
 def _autoregressive(config: SamplerConfig) -> Sampler:
     return Autoregressive(draw=_draw(config))
 
@@ -258,18 +266,25 @@ def _autoregressive(config: SamplerConfig) -> Sampler:
 @preset(
     "predictive",
     "the autoregressive sample by fixed-point iteration (2002.09928); steps is ignored",
+    TOKEN_DRAW,
+    verified=True,
 )
 def _predictive(config: SamplerConfig) -> Sampler:
     causal = Predictive(draw=_draw(config))
     return one_shot(_loop(config)).then(causal)
 
 
-@preset("hybrid", "num_ar_tokens causal tokens, then the parallel stage; steps in all")
+@preset("hybrid", "num_ar_tokens causal tokens, then the parallel stage; steps in all", WARM_START)
 def _hybrid(config: SamplerConfig) -> Sampler:
     return hybrid(config.num_ar_tokens, _loop(config, **PARALLEL))
 
 
-@preset("hybrid_speculative", "num_ar_tokens causal tokens, then speculative; steps in all")
+@preset(
+    "hybrid_speculative",
+    "num_ar_tokens causal tokens, then speculative; steps in all",
+    WARM_START,
+    verified=True,
+)
 def _hybrid_speculative(config: SamplerConfig) -> Sampler:
     start = Autoregressive(config.num_ar_tokens, _draw(config))
     return start.then(_speculative(config)) if config.num_ar_tokens else _speculative(config)
@@ -278,17 +293,18 @@ def _hybrid_speculative(config: SamplerConfig) -> Sampler:
 @preset(
     "hybrid_reference",
     "num_ar_tokens causal tokens, then maskgit_reference with steps evaluations *of its own*",
+    WARM_START,
 )
 def _hybrid_reference(config: SamplerConfig) -> Sampler:
-    settings = {"order": "top", "schedule": Cosine(), "fresh": True, "sigma": "clock"}
     return hybrid(
-        config.num_ar_tokens, _loop(config, **settings, steps=0, stage_steps=config.steps)
+        config.num_ar_tokens, _loop(config, **REFERENCE, steps=0, stage_steps=config.steps)
     )
 
 
 @preset(
     "verified",
     "a parallel draft with a third of the steps, then causal fixed-point iterations on it",
+    verified=True,
 )
 def _verified(config: SamplerConfig) -> Sampler:
     draft = _loop(config, **PARALLEL, steps=-(-config.steps // 3) if config.steps else 0)
@@ -297,7 +313,8 @@ def _verified(config: SamplerConfig) -> Sampler:
 
 @preset(
     "certain_prefix",
-    "causal fixed-point iterations with half of the steps, then the parallel stage for what is not final",
+    "causal fixed-point iterations with half of the steps, then the parallel stage for the rest",
+    verified=True,
 )
 def _certain_prefix(config: SamplerConfig) -> Sampler:
     finish = _loop(config, **PARALLEL)
@@ -309,6 +326,7 @@ def _certain_prefix(config: SamplerConfig) -> Sampler:
 @preset(
     "speculative",
     "rounds of a parallel draft and its causal verification, the last two steps for what is left",
+    verified=True,
 )
 def _speculative(config: SamplerConfig) -> Sampler:
     return Speculate(_loop(config, **PARALLEL), config.steps)
@@ -321,7 +339,8 @@ def _speculative(config: SamplerConfig) -> Sampler:
 def _coarse_to_fine(config: SamplerConfig) -> Sampler:
     if config.steps == 1:
         raise ConfigError(
-            "coarse_to_fine needs an evaluation for each of its halves; give steps of at least 2, or 0"
+            "coarse_to_fine needs an evaluation for each of its halves; "
+            "give steps of at least 2, or 0"
         )
     loop = _loop(config, **PARALLEL)
     return coarse_to_fine(replace(loop, steps=config.steps * 2 // 3 if config.steps else 0), loop)

@@ -1,9 +1,12 @@
-"""How many tokens to commit at an evaluation.
+"""Schedules: how many tokens to commit at an evaluation.
 
-For: plans over a number of evaluations (linear, cosine, ancestral), and adaptive counts (entropy bound, information,
-threshold) under a cap.  Not for: which tokens (``order.py``).  Easy to get wrong: plans are per string.  A string of 3
-blanks with a plan of 12 evaluations needs 3, because every evaluation commits at least one token (ancestral excepted, where
-a string that commits nothing waits without an evaluation).
+Fixed schedules spread the tokens over a number of evaluations (linear, cosine, ancestral). Adaptive
+ones count what is certain enough (entropy bound, information, threshold), and never fewer than an
+even pace. Which tokens commit is the order's decision (`order.py`).
+
+Counts are per string. A string of 3 blanks with a budget of 12 evaluations needs 3, because every
+evaluation commits at least one token. `Ancestral` is the exception: a string that commits nothing
+waits without an evaluation.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from maskdiff.sampling.order import Proposal
 
 @dataclass(frozen=True)
 class Clock:
-    """Where each string stands in its stage; all (batch,)."""
+    """The progress of each string in its stage; all tensors are (batch,)."""
 
     initial: Tensor  # blanks when the stage began
     blanks: Tensor  # blanks now
@@ -34,35 +37,38 @@ class Clock:
 
     @property
     def done(self) -> Tensor:
-        """Share of the plan that will be done after this evaluation, in (0, 1]."""
+        """Share of the evaluations that are over after this one, in (0, 1]."""
         return (self.total - self.left + 1) / self.total
 
 
 class Schedule(Protocol):
-    """A plan for the number of tokens to commit."""
+    """How many tokens to commit."""
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
-        """(batch,) how many to commit at least; free (batch, width) says which positions are blank.
+        """Returns how many tokens to commit at least, (batch,), before the evaluation.
 
-        Known before the evaluation: a string with quota 0 is not evaluated.
+        A string with quota 0 is not evaluated. `free` (batch, width) marks the blank positions.
         """
         ...
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
-        """(batch,) how many the evaluation allows, if more than the quota; place (batch, width) is each position's rank."""
+        """Returns how many tokens the evaluation allows, (batch,); it counts if above the quota.
+
+        `place` (batch, width) is the rank of each position in the order.
+        """
         ...
 
 
-class Plan:
-    """A schedule that no evaluation changes."""
+class FixedSchedule:
+    """A schedule that does not depend on the evaluation."""
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
-        """Nothing beyond the quota."""
+        """Returns 0: nothing beyond the quota."""
         return torch.zeros_like(clock.blanks)
 
 
 @dataclass(frozen=True)
-class Linear(Plan):
+class Linear(FixedSchedule):
     """The same number at every evaluation; one, where evaluations are not limited."""
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
@@ -71,29 +77,32 @@ class Linear(Plan):
 
 
 @dataclass(frozen=True)
-class Cosine(Plan):
-    """Few tokens first, many last: floor(N cos(pi/2 k/K)) stay blank after evaluation k of K (2202.04200)."""
+class Cosine(FixedSchedule):
+    """Few tokens first, many last (2202.04200).
+
+    After evaluation k of K, floor(N cos(pi/2 k/K)) of N tokens stay blank.
+    """
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
         """Down to the cosine's target, at least one."""
-        remain = (
-            (clock.initial * torch.cos(clock.done * (math.pi / 2)) + 1e-3).floor().long()
-        )  # float32 has 1e-4 of slack
+        target = clock.initial * torch.cos(clock.done * (math.pi / 2))
+        remain = (target + 1e-3).floor().long()  # the rounding error of float32 is below 1e-4
         return (clock.blanks - remain).clamp(min=1)
 
 
 @dataclass(frozen=True)
-class Ancestral(Plan):
-    """Every blank commits independently with probability 1 / evaluations left: the reverse process of linear masking."""
+class Ancestral(FixedSchedule):
+    """The reverse process of linear masking: every blank commits with probability 1 / evaluations
+    left, independently of the others."""
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
-        """A binomial draw, 0 included."""
+        """A binomial draw, which may be 0."""
         coins = position_noise(clock.keys, Purpose.COUNT, clock.step, free.shape[1])
         return (free & (coins < 1 / clock.left[:, None])).sum(1)
 
 
 @dataclass(frozen=True)
-class Everything(Plan):
+class Everything(FixedSchedule):
     """All blanks at once."""
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
@@ -105,8 +114,8 @@ class Everything(Plan):
 class EntropyBound:
     """The longest prefix of the order with sum H - max H <= gamma nats (2505.24857), under a cap.
 
-    The cap: never fewer than blanks / evaluations left, so that a run ends within its evaluations; what the bound would
-    refuse at the end is spread over what is left.
+    The cap is blanks / evaluations left: a run never commits fewer, so that it ends within its
+    evaluations.
     """
 
     gamma: float
@@ -124,18 +133,22 @@ class EntropyBound:
 
 @dataclass(frozen=True)
 class Information:
-    """An equal share of the *entropy* that is left: sum H - max H <= (sum H of all blanks) / evaluations left.
+    """An equal share of the entropy: sum H - max H <= (sum H of all blanks) / evaluations left.
 
-    Long runs of near-certain tokens cost no evaluation, and the uncertain ones get them: the entropy bound with the gamma
-    that spends the budget.  Strings with an evaluation left for each blank get one each.  ``gamma`` is the least bound,
-    ``floor`` the least share of the even pace, blanks / evaluations left.
+    This is the entropy bound with the gamma that spends the budget. Long runs of near-certain
+    tokens cost no evaluation, and uncertain tokens get more of them. A string with an evaluation
+    left for each blank commits one token at each.
+
+    Attributes:
+        gamma: The least bound, in nats.
+        floor: The least share of the even pace (blanks / evaluations left) to commit, 0 to 1.
     """
 
     gamma: float = 0.0
     floor: float = 0.0
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
-        """At least one, all at the last evaluation, between them a share of the even pace."""
+        """All blanks at the last evaluation; before it `floor` of the even pace, at least one."""
         pace = torch.where(clock.left == 1, 1.0, self.floor) * clock.blanks / clock.left
         return pace.ceil().long().clamp(min=1)
 
@@ -150,7 +163,8 @@ class Information:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Every position whose most likely token has at least this probability (Fast-dLLM, 2505.22618), under the same cap."""
+    """Every position whose likeliest token has at least this probability (Fast-dLLM, 2505.22618),
+    under the cap of `EntropyBound`."""
 
     probability: float
 
@@ -159,23 +173,22 @@ class Threshold:
         return even_share(clock)
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
-        """How many are that certain."""
+        """How many positions are that certain."""
         sure = proposal.log_probs.amax(-1) >= math.log(self.probability)
         return (sure & proposal.eligible).sum(1)
 
 
 def even_share(clock: Clock) -> Tensor:
-    """ceil(blanks / evaluations left), (batch,)."""
+    """Returns ceil(blanks / evaluations left), (batch,)."""
     return (clock.blanks + clock.left - 1) // clock.left
 
 
 def _longest_prefix(proposal: Proposal, place: Tensor, bound: Tensor) -> Tensor:
-    """Length of the longest prefix of the ranking with sum H - max H <= bound (batch,); at least 1 for bounds >= 0."""
+    """(batch,): the longest prefix of the ranking with sum H - max H <= `bound` (batch,)."""
     uncertainty = entropy(proposal.log_probs).clamp(min=0)
     by_place = place.argsort(dim=1)
     ranked = uncertainty.gather(1, by_place)
-    joint = (
-        ranked.cumsum(1) - ranked.cummax(1).values
-    )  # bounds the nats by which joint and product of marginals differ
+    # Bounds the nats by which the joint distribution and the product of the marginals differ.
+    joint = ranked.cumsum(1) - ranked.cummax(1).values
     inside = (joint <= bound[:, None] + 1e-6) & proposal.eligible.gather(1, by_place)
     return inside.sum(1)

@@ -1,7 +1,7 @@
-"""A record of one run: which tokens stood on the canvas after every evaluation.
+"""A record of one run: the tokens on the canvas after every evaluation.
 
-For: ``--trace``, and the token-grid picture in TensorBoard.  Not for: decisions; no sampler reads it.  Easy to get wrong:
-a batch records a frame per pass of the loop, but a string that was finished did not take part; ``steps`` drops its frames.
+It is for `--trace` and for the token grid in TensorBoard; no sampler reads it. A batch records a
+frame at every pass of the loop. `Trace.steps` drops the frames in which a string did not take part.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maskdiff.errors import clusters, display_width, visible
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
-# A colour for each role of a token, dark to light: padding, blank, then symbols spread over a hue circle.
+# Colours of padding and of a blank; symbols are spread over a hue circle.
 _PADDING, _BLANK = (24, 24, 24), (70, 70, 78)
 
 
@@ -36,7 +36,8 @@ class Trace:
         self.spent.append(spent.detach().cpu().clone())
 
     def steps(self, row: int) -> tuple[Tensor, Tensor]:
-        """(frames, width) tokens of string ``row`` after each change, and (frames,) evaluations spent by then."""
+        """Returns the tokens of string `row` after each change, (frames, width), and the
+        evaluations spent by then, (frames,)."""
         tokens = torch.stack([frame[row] for frame in self.frames])
         spent = torch.stack([count[row] for count in self.spent])
         kept = torch.ones(len(tokens), dtype=torch.bool)
@@ -44,14 +45,15 @@ class Trace:
         return tokens[kept], spent[kept]
 
     def committed(self, row: int) -> Tensor:
-        """(frames, width) bool: what changed since the frame before; nothing in frame 0."""
+        """Returns (frames, width) bool: what changed since the frame before; nothing in frame 0."""
         tokens, _ = self.steps(row)
         changed = torch.zeros_like(tokens, dtype=torch.bool)
         changed[1:] = tokens[1:] != tokens[:-1]
         return changed
 
     def render(self, row: int, vocabulary: Vocabulary) -> str:
-        """One line per evaluation: its number, the string with blanks as ``?``, and carets under what it changed."""
+        """Returns a line for each evaluation: its number and the string, with carets under its
+        changes."""
         tokens, spent = self.steps(row)
         changed = self.committed(row)
         lines = []
@@ -66,7 +68,8 @@ class Trace:
         return "\n".join(lines)
 
     def picture(self, row: int, vocabulary: Vocabulary, cell: int = 8) -> np.ndarray:
-        """(frames * cell, width * cell, 3) uint8: a line per evaluation, a square per token, new tokens brighter."""
+        """Returns (frames * cell, width * cell, 3) uint8: a square per token, new tokens
+        brighter."""
         tokens, _ = self.steps(row)
         grid = palette(vocabulary)[tokens.numpy()].astype(np.float32)
         fresh = self.committed(row).numpy()[..., None]
@@ -76,7 +79,7 @@ class Trace:
 
 
 def _cell(token: int, vocabulary: Vocabulary) -> str:
-    """One character for one token; a sign stands for a control character."""
+    """One character for one token; a control character has a sign of its own."""
     c = vocabulary.shown[token][:1]
     if visible(c) == c or unicodedata.category(c) == "Cf":
         return c
@@ -84,7 +87,8 @@ def _cell(token: int, vocabulary: Vocabulary) -> str:
 
 
 def _carets(cells: list[str], marks: list[bool]) -> str:
-    """Carets under the marked cells, in columns of a terminal; the cells of one emoji share theirs."""
+    """Carets under the marked cells, in columns of a terminal; the cells of one emoji share
+    them."""
     carets, first = "", 0
     for cluster in clusters("".join(cells)):  # a cell is one character
         end = first + len(cluster)

@@ -110,7 +110,7 @@ class Unmask(Stage):
         unlimited = total > UNLIMITED // 2
         total = torch.where(unlimited, initial.clamp(min=1), total)
         begin, elapsed = canvas.spent, 0
-        memory = _Memory.of(canvas, len(denoiser.vocabulary), self.self_condition)
+        memory = _Memory.of(canvas, len(denoiser.vocabulary), self.self_condition, committed)
         while True:
             left = total - elapsed
             active = free.any(1) & (left > 0)
@@ -129,9 +129,7 @@ class Unmask(Stage):
             quota = torch.where(left <= 1, clock.blanks, quota).where(active, 0)
             rows = quota.nonzero()[:, 0]  # a string without a quota waits, and is not evaluated
             if len(rows):
-                canvas = self._evaluate(
-                    denoiser, canvas, rows, clock, quota, memory, committed
-                ).recorded()
+                canvas = self._evaluate(denoiser, canvas, rows, clock, quota, memory).recorded()
                 free = self._free(canvas, denoiser)
             elapsed += 1
 
@@ -148,61 +146,54 @@ class Unmask(Stage):
         clock: Clock,
         quota: Tensor,
         memory: _Memory,
-        committed: Committed | None,
     ) -> Canvas:
         """The canvas after one evaluation of strings `rows`."""
-        # What is blank, and the noise of the draws.
         part, clock, quota = canvas[rows].trim(), _at(clock, rows), quota[rows]
         width = part.tokens.shape[1]
         free, chosen_at = self._free(part, denoiser), memory.log_prob[rows, :width]
-        when, symbols = clock.step + 1 if self.fresh else 0, len(denoiser.vocabulary)
-        noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
-
-        # Propose a token for every position.
-        coupled = self._couples(denoiser)
-        log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
-        if self.draw.constraint is not None:
-            # Always new numbers: those of an earlier evaluation shaped what was committed then.
-            spans = (
-                None
-                if coupled or not self.draw.temperature
-                else span_noise(part.keys, clock.step + 1, width)
-            )
-            log_probs, candidate = self.draw.constraint.condition(
-                log_probs, part.tokens, free, part.length, spans, self.draw
-            )
-        else:
-            candidate = self.draw.tokens(log_probs, None if coupled else noise)
+        log_probs, candidate = self._candidates(denoiser, part, clock, rows, memory)
 
         # Choose the positions to hide and to commit.
         hide = torch.zeros_like(free)
         if self.remask is not None:
             hide = self.remask(clock, ~part.known & ~free, chosen_at)
-        quota = quota + hide.sum(1)
-        eligible = (
-            first_blanks(free, torch.maximum(quota, torch.full_like(quota, self.window)))
-            if self.window
-            else free
-        )
+        quota, eligible = quota + hide.sum(1), free
+        if self.window:
+            eligible = first_blanks(free, quota.clamp(min=self.window))
         proposal = Proposal(log_probs, candidate, eligible, part.keys, clock.step)
         score = ORDERS[self.order](proposal)
         if self.choice_temperature:
             score = tempered_choice(score, proposal, self.choice_temperature * (1 - clock.done))
-        place = rank(score, eligible, 0 if coupled else self.spacing)
+        place = rank(score, eligible, 0 if self._couples(denoiser) else self.spacing)
         count = torch.maximum(quota, self.schedule.extra(clock, proposal, place))
         commit = eligible & (place < count[:, None])
-        if committed is not None:
-            committed(rows, commit, candidate, log_probs)
+        if memory.committed is not None:
+            memory.committed(rows, commit, candidate, log_probs)
 
         # Write.
         tokens = torch.where(commit, candidate, part.tokens)
         tokens = torch.where(hide, denoiser.vocabulary.mask, tokens)
-        memory.log_prob[rows, :width] = torch.where(
-            commit, pick(log_probs, candidate).to(chosen_at), chosen_at
-        )
-        return canvas.put(
-            rows, replace(part, tokens=tokens, visits=part.visits + hide, spent=part.spent + 1)
-        )
+        chosen = pick(log_probs, candidate).to(chosen_at)
+        memory.log_prob[rows, :width] = torch.where(commit, chosen, chosen_at)
+        visits, spent = part.visits + hide, part.spent + 1
+        return canvas.put(rows, replace(part, tokens=tokens, visits=visits, spent=spent))
+
+    def _candidates(
+        self, denoiser: Denoiser, part: Canvas, clock: Clock, rows: Tensor, memory: _Memory
+    ) -> tuple[Tensor, Tensor]:
+        """The distributions (batch, width, vocab), and a token drawn for each position."""
+        when, symbols = clock.step + 1 if self.fresh else 0, len(denoiser.vocabulary)
+        noise = token_noise(part.keys, part.visits, when, _range(part), symbols)
+        coupled, constraint = self._couples(denoiser), self.draw.constraint
+        log_probs = self._propose(denoiser, part, clock, rows, memory, noise if coupled else None)
+        if constraint is None:
+            return log_probs, self.draw.tokens(log_probs, None if coupled else noise)
+        # Always new numbers: those of an earlier evaluation shaped what was committed then.
+        spans = None
+        if self.draw.temperature and not coupled:
+            spans = span_noise(part.keys, clock.step + 1, part.tokens.shape[1])
+        free = self._free(part, denoiser)
+        return constraint.condition(log_probs, part.tokens, free, part.length, spans, self.draw)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -288,21 +279,24 @@ class Unmask(Stage):
 
 @dataclass
 class _Memory:
-    """Results of earlier evaluations."""
+    """Results of earlier evaluations, and a listener."""
 
     # (batch, width) log p of each tentative token when it was committed; 0 in another stage
     log_prob: Tensor
     # (batch, width, vocab) probabilities of the last evaluation, with self-conditioning
     previous: Tensor | None
+    committed: Committed | None  # called after every evaluation
 
     @classmethod
-    def of(cls, canvas: Canvas, vocab_size: int, self_condition: bool) -> _Memory:
+    def of(
+        cls, canvas: Canvas, vocab_size: int, self_condition: bool, committed: Committed | None
+    ) -> _Memory:
         shape = canvas.tokens.shape
         empty = (
             torch.zeros(*shape, vocab_size, device=canvas.tokens.device) if self_condition else None
         )
         dtype = torch.float32 if canvas.tokens.device.type == "mps" else torch.float64
-        return cls(torch.zeros(shape, dtype=dtype, device=canvas.tokens.device), empty)
+        return cls(torch.zeros(shape, dtype=dtype, device=canvas.tokens.device), empty, committed)
 
 
 def _range(part: Canvas) -> Tensor:

@@ -23,8 +23,8 @@ from maskdiff.sampling.canvas import Canvas
 from maskdiff.sampling.order import Proposal
 from maskdiff.sampling.schedule import Clock
 from maskdiff.sampling.unmask import Unmask
-from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
-from maskdiff.stepwise.writing import Step, answered, candidate_keys, symbol
+from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
+from maskdiff.stepwise.writing import Step, answer_ids, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -47,7 +47,7 @@ class EachCall:
 
 @dataclass
 class _Row:
-    """A step under way, and what stands before it."""
+    """A step while it is written, and the tokens before it."""
 
     owner: int  # number of its request
     step: Step
@@ -108,7 +108,7 @@ class BlockBackend:
         steps: list[list[Step]] = []
         rows: list[_Row] = []
         for r, request in enumerate(requests):
-            given = [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            given = [*self.vocabulary.encode(request.prompt), *answer_ids(request, self.vocabulary)]
             if len(given) + 2 > self.longest:
                 raise BackendError(
                     f"prompt and answer have {len(given)} tokens; the canvases of this model end "
@@ -122,14 +122,7 @@ class BlockBackend:
             some = [row for row in rows if row.step.request.temperature == temperature]
             while some := [row for row in some if row.step.finish is None]:
                 self._fill_block(some, Draw(temperature, symbols="open"), spent)
-        share = (time.perf_counter() - began) / max(1, len(requests))
-        return [
-            Reply(
-                tuple(step.candidate() for step in own),
-                Spent(cost["tokens"], cost["calls"], len(own), share),
-            )
-            for own, cost in zip(steps, spent, strict=True)
-        ]
+        return replies(steps, spent, time.perf_counter() - began)
 
     def _fill_block(self, rows: list[_Row], draw: Draw, spent: list[Counter[str]]) -> None:
         """Fill the next block of every step, and give its tokens to the step up to its end."""
@@ -161,7 +154,7 @@ class BlockBackend:
             tokens, values = done.tokens[i, start:end].tolist(), figures[i, start:end].tolist()
             for token, own in zip(tokens, values, strict=True):
                 if row.step.finish is None:
-                    row.step.add(token, tuple(own), *piece(row.step, token))
+                    row.step.add(token, own, *piece(row.step, token))
             if row.step.finish is None and end >= self.longest:
                 row.step.finish = "length"
 

@@ -20,8 +20,8 @@ from maskdiff.decoding.loop import Batch, decode, keyed_noise
 from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError
 from maskdiff.models.continuation import ROOT
-from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request, Spent
-from maskdiff.stepwise.writing import Step, StepStrings, answered, candidate_keys, symbol
+from maskdiff.stepwise.protocol import BackendError, Capabilities, Reply, Request
+from maskdiff.stepwise.writing import Step, StepStrings, answer_ids, candidate_keys, replies, symbol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class CausalBackend:
         if self.nodes * self.token_bytes > self.memory:
             self.forget()
         paths = [
-            [*self.vocabulary.encode(request.prompt), *answered(request, self.vocabulary)]
+            [*self.vocabulary.encode(request.prompt), *answer_ids(request, self.vocabulary)]
             for request in requests
         ]
         if any(len(path) > LONGEST for path in paths):
@@ -105,36 +105,24 @@ class CausalBackend:
         # Steps of one temperature are written together.
         steps = [[Step(request) for _ in range(request.num)] for request in requests]
         for temperature in dict.fromkeys(request.temperature for request in requests):
-            some = [r for r, one in enumerate(requests) if one.temperature == temperature]
-            keys = torch.cat([candidate_keys(requests[r]) for r in some])
-            first = [len(paths[r]) for r in some for _ in steps[r]]
-            rows = [_Row(r, step, ends[r], len(paths[r])) for r in some for step in steps[r]]
-            self._write(rows, keys, torch.tensor(first), temperature, spent)
-        share = (time.perf_counter() - began) / max(1, len(requests))
-        return [
-            Reply(
-                tuple(step.candidate() for step in steps[r]),
-                Spent(spent[r]["tokens"], spent[r]["calls"], len(steps[r]), share),
-            )
-            for r in range(len(requests))
-        ]
+            rows = [
+                _Row(r, step, ends[r], len(paths[r]), key)
+                for r, request in enumerate(requests)
+                if request.temperature == temperature
+                for step, key in zip(steps[r], candidate_keys(request), strict=True)
+                if step.finish is None
+            ]
+            if rows:
+                self._write(rows, temperature, spent)
+        return replies(steps, spent, time.perf_counter() - began)
 
-    def _write(
-        self,
-        rows: list[_Row],
-        keys: Tensor,
-        first: Tensor,
-        temperature: float,
-        spent: list[Counter[str]],
-    ) -> None:
+    def _write(self, rows: list[_Row], temperature: float, spent: list[Counter[str]]) -> None:
         """Draw the tokens of steps until all have ended."""
-        index = torch.tensor([i for i, row in enumerate(rows) if row.step.finish is None])
-        if not len(index):
-            return
-        rows = [rows[i] for i in index.tolist()]
-        noise = keyed_noise(keys[index], first[index], len(self.vocabulary))
-        stream = _Nodes(self, rows, spent)
+        first = torch.tensor([row.start for row in rows])
+        keys = torch.stack([row.key for row in rows])
+        noise = keyed_noise(keys, first, len(self.vocabulary))
         strings = StepStrings([row.step for row in rows], symbol(self.vocabulary))
+        stream = _Nodes(self, rows, spent)
         for _ in decode(stream, stream.scores(), strings, Batch(noise), Draw(temperature)):
             pass
 
@@ -191,12 +179,13 @@ class CausalBackend:
 
 @dataclass
 class _Row:
-    """A step while it is written, behind a node of the tree."""
+    """A step while it is written, after a node of the tree."""
 
     owner: int  # number of its request
     step: Step
     node: int
     start: int  # tokens of prompt and answer before it
+    key: Tensor  # () of its random numbers
 
 
 class _Nodes:
@@ -217,8 +206,8 @@ class _Nodes:
         ]
         deepest = max(row.start + len(row.step.ids) for row in self.rows)
         backend.extend(new, deepest, self.spent)
-        # Of equal histories the first stands for all, so that whichever candidate is chosen, its
-        # keys and values are found.
+        # Equal histories share the node of the first, so that the keys and values of whichever
+        # candidate is chosen are found.
         for i, (row, (node, own, _)) in enumerate(zip(self.rows, new, strict=True)):
             row.node = backend.children.setdefault((node, own), first + i)
         return self.scores()

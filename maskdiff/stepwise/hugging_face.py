@@ -29,7 +29,7 @@ from maskdiff.models.hugging_face import (
     GrowingRows,
     Ids,
     TransformersModel,
-    growing_rows_test,
+    growing_rows_fault,
     load_pretrained,
 )
 from maskdiff.models.hugging_face_tokens import PromptTemplate
@@ -105,16 +105,11 @@ class HuggingFaceBackend:
         self.name, self.table = self.model.name, self.model.tokens.table
         self.prompts = PromptTemplate(tokenizer, self.name, chat, template)
         self.capabilities = Capabilities(
-            continues=True,
-            log_probs=True,
-            entropies=True,
-            stop_strings=True,
-            seed=True,
-            token_ids=True,
-            chat=self.prompts.chat,
-        )
+            continues=True, log_probs=True, entropies=True, stop_strings=True, seed=True,
+            token_ids=True, chat=self.prompts.chat,
+        )  # fmt: skip
         self._kept = _Kept(kept, kept_tokens)
-        self.caches = not growing_rows_test(self.model, padded=False)
+        self.caches = not growing_rows_fault(self.model, padded=False)
 
     @torch.no_grad()
     def next_step(self, requests: Sequence[Request]) -> list[Reply]:
@@ -228,7 +223,7 @@ class _Steps(StepStrings):
         self.ended: list[_Entry] = []
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         going = super().write(rows, tokens, scores)
         for at, i in enumerate(rows.tolist()):
             step = self.steps[i]
@@ -265,7 +260,7 @@ class _Entry:
 
 
 class _Kept:
-    """Entries of the latest requests, in groups: of a request's ids and of candidates after them."""
+    """Entries of the latest requests. A group has those of a request and of its candidates."""
 
     def __init__(self, size: int, tokens: int) -> None:
         self.size, self.tokens = size, tokens
@@ -288,8 +283,9 @@ class _Kept:
             if ids[: len(entry.ids)] == entry.ids
             and (len(entry.ids) < len(ids) or entry.log_p is not None)
         ]
-        key = lambda entry: (len(entry.ids), entry.group[0] == seed)  # noqa: E731
-        return max(fitting, key=key, default=None)
+        return max(
+            fitting, key=lambda entry: (len(entry.ids), entry.group[0] == seed), default=None
+        )
 
     def release(self, seed: int, ids: Ids, entry: _Entry | None) -> None:
         """Drop the group of an entry from which `ids` continue one candidate."""

@@ -194,7 +194,7 @@ class StepBackend(Protocol):
         ...
 
 
-def bounded(text: str, since: int, stop: Stop, carried: str) -> tuple[str, str] | None:
+def split_step(text: str, since: int, stop: Stop, carried: str) -> tuple[str, str] | None:
     """Step and overshoot of a step of `text` after what was `carried`; None if it has not ended.
 
     Stop strings that end within `since` characters of `carried + text` do not count.
@@ -215,5 +215,5 @@ __all__ = [
     "Spent",
     "StepBackend",
     "Stop",
-    "bounded",
+    "split_step",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 From the draw itself: `entropy`, `perplexity`, `probability` (of the whole step), `gap` (between the
 likeliest two tokens). `vote`: how many candidates have the same step (2203.11171). `denoiser`: the
-pseudo-log-likelihood of the step under the bidirectional mode (1910.14659), which sees what stands
+pseudo-log-likelihood of the step under the bidirectional mode (1910.14659), which sees what is
 after a token. `checker`: whether the step is right, by the language; no model knows that, so it is
 the upper bound.
 
@@ -26,7 +26,7 @@ from maskdiff.languages import Stepwise
 from maskdiff.models.layers import rotary_tables
 from maskdiff.sampling.leave_out import leave_out
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent
-from maskdiff.stepwise.writing import answered, ids_of
+from maskdiff.stepwise.writing import answer_ids, ids_of
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -107,13 +107,13 @@ class Vote:
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
         """See `Scorer`."""
-        said = [[self._said(j, candidate) for candidate in j.candidates] for j in judgements]
+        answers = [[self._answer(j, candidate) for candidate in j.candidates] for j in judgements]
         return [
             ([float(count[text]) for text in texts], Spent())
-            for texts, count in zip(said, map(Counter, said), strict=True)
+            for texts, count in zip(answers, map(Counter, answers), strict=True)
         ]
 
-    def _said(self, judgement: Judgement, candidate: Candidate) -> str:
+    def _answer(self, judgement: Judgement, candidate: Candidate) -> str:
         text = candidate.step
         if not judgement.request.stop.strings:
             for end in self.ends:
@@ -121,7 +121,7 @@ class Vote:
         return text.strip()
 
 
-class Checker:
+class CheckerScorer:
     """1 if a step, or every step of a whole answer, is right by the language, else 0."""
 
     def __init__(self, language: Stepwise) -> None:
@@ -185,7 +185,7 @@ class DenoiserScorer:
                 given = [
                     self.vocabulary.bos,
                     *self.vocabulary.encode(request.prompt),
-                    *answered(request, self.vocabulary),
+                    *answer_ids(request, self.vocabulary),
                 ]
                 begin, end = differing(candidates)
                 texts |= {
@@ -218,7 +218,7 @@ class DenoiserScorer:
             return None
         ends = (
             candidate.finish == "end" and bool(candidate.text) and not candidate.ids
-        )  # a backend without ids does not tell the end
+        )  # a backend without ids does not show the end
         return (*ids, self.vocabulary.eos) if ends else tuple(ids)
 
     def _sums(
@@ -320,12 +320,12 @@ def make_scorer(
             f"{loaded.language.name} has no steps that could be checked; "
             "choose another scorer than checker"
         )
-    return Checker(loaded.language)
+    return CheckerScorer(loaded.language)
 
 
 __all__ = [
     "SCORERS",
-    "Checker",
+    "CheckerScorer",
     "DenoiserScorer",
     "Judgement",
     "Scorer",

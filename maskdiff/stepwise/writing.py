@@ -7,6 +7,7 @@ the same step. Log-probabilities are those of the model, before temperature.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from maskdiff.drawing.history import TokenHistory
-from maskdiff.drawing.logits import TokenFigures, token_figures
+from maskdiff.drawing.logits import token_figures
 from maskdiff.drawing.random import bits
-from maskdiff.stepwise.protocol import Candidate, Finish, Request, bounded
+from maskdiff.stepwise.protocol import Candidate, Finish, Reply, Request, Spent, split_step
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -59,7 +60,7 @@ class Step:
         if self.request.stop.min_tokens == 1:  # what was carried over may be a whole step already
             self._look()
 
-    def add(self, token: int, figures: tuple[float, float, float], text: str, ends: bool) -> None:
+    def add(self, token: int, figures: Sequence[float], text: str, ends: bool) -> None:
         """Append a token with its log-probability, entropy and gap; `ends`: it ends the answer."""
         self.ids.append(token)
         for values, value in zip((self.log_probs, self.entropies, self.gaps), figures, strict=True):
@@ -76,7 +77,7 @@ class Step:
 
     def _look(self) -> None:
         """End the step at its first stop string."""
-        self._cut = bounded(self.text, self._since, self.request.stop, self.request.overshoot)
+        self._cut = split_step(self.text, self._since, self.request.stop, self.request.overshoot)
         if self._cut is not None:
             self.finish = "stop"
 
@@ -91,11 +92,25 @@ class Step:
         )  # fmt: skip
 
 
+def replies(
+    steps: Sequence[Sequence[Step]], spent: Sequence[Counter[str]], seconds: float
+) -> list[Reply]:
+    """The finished steps of each request and its cost; requests share the time."""
+    share = seconds / max(1, len(steps))
+    return [
+        Reply(
+            tuple(step.candidate() for step in own),
+            Spent(cost["tokens"], cost["calls"], len(own), share),
+        )
+        for own, cost in zip(steps, spent, strict=True)
+    ]
+
+
 Piece = Callable[[Step, int], tuple[str, bool]]  # the text that a token adds, and whether it ends
 
 
 class StepStrings:
-    """Steps as the `Strings` of `decode`; the scores of the stream are normalised."""
+    """Steps as the `GrowingStrings` of `decode`; the scores of the stream are normalised."""
 
     history: TokenHistory | None = None
     free = None
@@ -104,18 +119,13 @@ class StepStrings:
         self.steps, self.piece = steps, piece
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         steps = [self.steps[row] for row in rows.tolist()]
-        figures = token_figures(scores, tokens)
-        for step, token, own in zip(steps, tokens.tolist(), listed(figures), strict=True):
-            step.add(token, own, *self.piece(step, token))
+        own = token_figures(scores, tokens)
+        figures = torch.stack((own.log_probs, own.entropies, own.gaps), 1).tolist()
+        for step, token, values in zip(steps, tokens.tolist(), figures, strict=True):
+            step.add(token, values, *self.piece(step, token))
         return torch.tensor([step.finish is None for step in steps])
-
-
-def listed(figures: TokenFigures) -> list[tuple[float, float, float]]:
-    """The log-probability, entropy and gap of each token."""
-    columns = (figures.log_probs, figures.entropies, figures.gaps)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def symbol(vocabulary: Vocabulary) -> Piece:
@@ -146,7 +156,7 @@ def ids_of(candidate: Candidate, vocabulary: Vocabulary) -> list[int]:
     return vocabulary.encode(candidate.text)
 
 
-def answered(request: Request, vocabulary: Vocabulary) -> list[int]:
+def answer_ids(request: Request, vocabulary: Vocabulary) -> list[int]:
     """The ids of the answer so far; a step of another backend is tokenised once."""
     return [token for candidate in request.partial for token in ids_of(candidate, vocabulary)]
 
@@ -155,9 +165,9 @@ __all__ = [
     "Piece",
     "Step",
     "StepStrings",
-    "answered",
+    "answer_ids",
     "candidate_keys",
     "ids_of",
-    "listed",
+    "replies",
     "symbol",
 ]  # fmt: skip

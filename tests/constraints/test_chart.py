@@ -1,4 +1,4 @@
-"""Charts against brute force: totals, posteriors, draws and the best string, with negative controls that must fail."""
+"""Charts against brute force: totals, posteriors, draws, best strings; with negative controls."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskdiff.constraints.chart import NONE, Rules, descend, fill
+from maskdiff.constraints.chart import NONE, RuleTensors, descend, inside_chart
 from maskdiff.constraints.posterior import posterior
 from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import compile_grammar, normal_form, read_grammar
 from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, random_grammar, strings
 
-DRAWS = 200_000
+DRAWS = 100_000
 
 
 def random_emission(
@@ -36,7 +36,7 @@ def random_emission(
 
 
 def exact(text: str, symbols: str, emission: Tensor) -> dict[tuple[int, ...], float]:
-    """The weight of every string that parses and has one, by trying all of them; ``emission`` (n, symbols)."""
+    """The weights of all strings of the language, by enumeration; `emission` is (n, symbols)."""
     table = emission.exp().numpy()
     n = len(table)
     weights = {row: float(np.prod(table[range(n), row])) for row in strings(text, symbols, n)}
@@ -44,7 +44,7 @@ def exact(text: str, symbols: str, emission: Tensor) -> dict[tuple[int, ...], fl
 
 
 def cases() -> list[tuple[str, str, int, dict[int, str]]]:
-    """Three grammars, every length, with and without known tokens (some of which leave no string)."""
+    """Three grammars, all lengths, with and without known tokens, which may leave no string."""
     knowns = (
         {},
         {0: "("},
@@ -54,17 +54,25 @@ def cases() -> list[tuple[str, str, int, dict[int, str]]]:
         {3: "d", 0: "a"},
         {1: "a", 2: "b"},
     )
-    return [(text, symbols, n, known) for text, symbols, longest in SMALL for n in range(1, longest + 1)
-            for known in knowns if set(known.values()) <= set(symbols)]  # fmt: skip
+    return [
+        (text, symbols, n, known)
+        for text, symbols, longest in SMALL
+        for n in range(1, longest + 1)
+        for known in knowns
+        if set(known.values()) <= set(symbols)
+    ]
 
 
 def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
     some, none = 0, 0
     for number, (text, symbols, n, known) in enumerate(cases()):
-        rules = Rules(compile_grammar(text, symbols))
+        rules = RuleTensors(compile_grammar(text, symbols))
         emission = random_emission(2, n, symbols, number, known)
         length = torch.tensor([n, n])
-        chart, best = fill(rules, emission, length), fill(rules, emission, length, best=True)
+        chart, best = (
+            inside_chart(rules, emission, length),
+            inside_chart(rules, emission, length, best=True),
+        )
         marginals, tops = posterior(chart).exp(), descend(best)
         for row in range(2):
             weights = exact(text, symbols, emission[row])
@@ -93,12 +101,12 @@ def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
     assert none > 40
 
 
-def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
+def test_strings_of_mixed_length_are_independent() -> None:
     text, symbols, longest = EQUATION, "1(=)", 6
-    rules = Rules(compile_grammar(text, symbols))
+    rules = RuleTensors(compile_grammar(text, symbols))
     emission = random_emission(longest, longest, symbols, 5)
     length = torch.arange(1, longest + 1)
-    together = fill(rules, emission, length)
+    together = inside_chart(rules, emission, length)
     many, uniform = (
         posterior(together),
         torch.rand(longest, longest, longest + 1, dtype=torch.float64),
@@ -106,7 +114,7 @@ def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
     drawn = descend(together, uniform)
     for row in range(longest):
         n = row + 1
-        alone = fill(rules, emission[row : row + 1, :n], length[row : row + 1])
+        alone = inside_chart(rules, emission[row : row + 1, :n], length[row : row + 1])
         assert torch.allclose(alone.log_total, together.log_total[row : row + 1], atol=1e-12)
         assert torch.allclose(posterior(alone)[0], many[row, :n], atol=1e-12)
         assert (many[row, n:] == -torch.inf).all()
@@ -117,7 +125,10 @@ def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
 def chi_square_z(
     counts: dict[tuple[int, ...], int], weights: dict[tuple[int, ...], float], draws: int
 ) -> float:
-    """Pearson's statistic as a standard normal number (Wilson and Hilferty); cells below 10 expected draws are pooled."""
+    """Pearson's statistic as a standard normal number (Wilson and Hilferty).
+
+    Cells with fewer than 10 expected draws are pooled.
+    """
     total = sum(weights.values())
     expected = {row: draws * weight / total for row, weight in weights.items()}
     small = {row for row, mean in expected.items() if mean < 10}
@@ -142,13 +153,13 @@ def counted(rows: Tensor) -> dict[tuple[int, ...], int]:
 def test_joint_samples_have_the_distribution_of_the_posterior(
     number: int, known: dict[int, str]
 ) -> None:
-    """Power: probabilities that are off by 5% are found out (asserted)."""
+    """Power: probabilities that are off by 7% fail, which is asserted."""
     text, symbols, n = SMALL[number]
-    rules = Rules(compile_grammar(text, symbols))
+    rules = RuleTensors(compile_grammar(text, symbols))
     emission = random_emission(1, n, symbols, 11 + number, known)
     weights = exact(text, symbols, emission[0])
     part, generator = DRAWS // 10, torch.Generator().manual_seed(number)
-    one = fill(rules, emission.expand(part, -1, -1), torch.full((part,), n))
+    one = inside_chart(rules, emission.expand(part, -1, -1), torch.full((part,), n))
     uniform = [
         torch.rand(part, n, n + 1, generator=generator, dtype=torch.float64) for _ in range(10)
     ]
@@ -157,17 +168,17 @@ def test_joint_samples_have_the_distribution_of_the_posterior(
     assert len(weights) >= 4
     assert abs(chi_square_z(counts, weights, DRAWS)) < 4
     skewed = {
-        row: weight * (1.05 if i % 2 else 0.95)
+        row: weight * (1.07 if i % 2 else 0.93)
         for i, (row, weight) in enumerate(sorted(weights.items()))
     }
     assert chi_square_z(counts, skewed, DRAWS) > 5
 
 
-def test_drawing_positions_for_themselves_breaks_strings() -> None:
+def test_independent_draws_of_positions_break_strings() -> None:
     """Negative control: the exact posterior of every position is not a joint distribution."""
     text, symbols, n = SMALL[1]
-    rules = Rules(compile_grammar(text, symbols))
-    chart = fill(rules, random_emission(1, n, symbols, 3), torch.tensor([n]))
+    rules = RuleTensors(compile_grammar(text, symbols))
+    chart = inside_chart(rules, random_emission(1, n, symbols, 3), torch.tensor([n]))
     marginals = posterior(chart)[0].exp()
     generator = torch.Generator().manual_seed(0)
     drawn = torch.multinomial(marginals, 2000, replacement=True, generator=generator).T
@@ -177,28 +188,28 @@ def test_drawing_positions_for_themselves_breaks_strings() -> None:
 
 
 def test_an_ambiguous_grammar_gives_wrong_posteriors() -> None:
-    """Negative control: a string with two derivations counts twice, which is why such grammars are refused."""
+    """Negative control: a string with two derivations counts twice."""
     text, symbols, n = 'start: e\ne: e "+" e | "1" | "(" ', "1+(", 5
     with pytest.raises(GrammarError):
         compile_grammar(text, symbols)
-    rules = Rules(normal_form(read_grammar(text, symbols), symbols))
+    rules = RuleTensors(normal_form(read_grammar(text, symbols), symbols))
     emission = random_emission(1, n, symbols, 4)
     weights = exact(text, symbols, emission[0])
-    wrong = fill(rules, emission, torch.tensor([n])).log_total.item()
+    wrong = inside_chart(rules, emission, torch.tensor([n])).log_total.item()
     assert math.isclose(
         wrong, math.log(2 * sum(weights.values())), abs_tol=1e-9
     )  # 1+1+1 is ((1+1)+1) and (1+(1+1))
     assert accepts(AMBIGUOUS, "1+1+1")
 
 
-def test_what_is_unlikely_does_not_become_impossible() -> None:
+def test_unlikely_strings_do_not_underflow() -> None:
     """Forty symbols at e-50 each, against ones that are likely and lead nowhere."""
     text, symbols = 'start: "(" start ")" | "1"', "(1)"
-    rules = Rules(compile_grammar(text, symbols))
+    rules = RuleTensors(compile_grammar(text, symbols))
     n = 41
     emission = torch.full((1, n, 3), -50.0, dtype=torch.float64)
     emission[:, :, 1] = 0.0  # ones everywhere
-    chart = fill(rules, emission, torch.tensor([n]))
+    chart = inside_chart(rules, emission, torch.tensor([n]))
     assert math.isclose(chart.log_total.item(), -50.0 * (n - 1), rel_tol=1e-12)
     wanted = "(" * 20 + "1" + ")" * 20
     assert (
@@ -207,19 +218,19 @@ def test_what_is_unlikely_does_not_become_impossible() -> None:
     )
     assert torch.allclose(posterior(chart).exp().amax(-1), torch.ones(1, n, dtype=torch.float64))
     emission[:, 0, 0] = -1e6  # nothing that is allowed is ever impossible
-    chart = fill(rules, emission, torch.tensor([n]))
+    chart = inside_chart(rules, emission, torch.tensor([n]))
     assert math.isclose(chart.log_total.item(), -1e6 - 50.0 * (n - 2), rel_tol=1e-12)
     assert torch.allclose(posterior(chart).exp().amax(-1), torch.ones(1, n, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("gap", [0.3, 30.0, 900.0, 4000.0])
-def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None:
-    """Two strings, gap nats apart, both a thousand nats below what the positions would like best."""
-    rules = Rules(compile_grammar('start: "a" x | "b" y\nx: "a"\ny: "b"', "abc"))
+def test_the_order_of_unlikely_strings_is_kept(gap: float) -> None:
+    """Two strings, `gap` nats apart, both a thousand nats below the best symbols."""
+    rules = RuleTensors(compile_grammar('start: "a" x | "b" y\nx: "a"\ny: "b"', "abc"))
     emission = torch.tensor(
         [[[-1000.0, -1000.0 - gap, 0.0], [-1000.0, -1000.0, 0.0]]], dtype=torch.float64
     )
-    chart = fill(rules, emission, torch.tensor([2]))
+    chart = inside_chart(rules, emission, torch.tensor([2]))
     wanted = math.log1p(math.exp(-gap))
     assert math.isclose(chart.log_total.item(), -2000 + wanted, rel_tol=1e-12)
     assert torch.allclose(
@@ -231,15 +242,18 @@ def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None
         )
         or gap > 700
     )
-    assert descend(fill(rules, emission, torch.tensor([2]), best=True))[0].tolist() == [0, 0]
+    assert descend(inside_chart(rules, emission, torch.tensor([2]), best=True))[0].tolist() == [
+        0,
+        0,
+    ]
 
 
 def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
     rng, made, refused = random.Random(7), 0, 0
-    for number in range(120):
+    for number in range(60):
         text = random_grammar(rng)
         try:
-            rules = Rules(normal_form(read_grammar(text, "abc"), "abc"))
+            rules = RuleTensors(normal_form(read_grammar(text, "abc"), "abc"))
         except GrammarError:
             continue
         n = rng.randint(1, 6)
@@ -250,7 +264,7 @@ def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
             4, n, n + 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64
         )
         for best in (False, True):
-            chart = fill(rules, emission, length, best)
+            chart = inside_chart(rules, emission, length, best)
             for row, total in zip(
                 descend(chart, None if best else uniform).tolist(), chart.log_total.tolist()
             ):
@@ -268,12 +282,14 @@ def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
                     string = "".join("abc"[i] for i in row)
                     assert accepts(text, string)
                     assert all(string[place] == symbol for place, symbol in known.items())
-    assert made > 150
-    assert refused > 50
+    assert made > 75
+    assert refused > 25
 
 
 def test_posteriors_of_a_best_chart_are_refused() -> None:
     text, symbols, n = SMALL[0]
-    rules = Rules(compile_grammar(text, symbols))
+    rules = RuleTensors(compile_grammar(text, symbols))
     with pytest.raises(ValueError, match="adds up"):
-        posterior(fill(rules, random_emission(1, n, symbols, 0), torch.tensor([n]), best=True))
+        posterior(
+            inside_chart(rules, random_emission(1, n, symbols, 0), torch.tensor([n]), best=True)
+        )

@@ -1,9 +1,10 @@
-"""Samplers under a grammar: always a string of the language, drawn from the exact posterior, known tokens kept."""
+"""Samplers under a grammar return strings of the language from the exact posterior."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import pytest
 import torch
@@ -29,11 +30,15 @@ from tests.helpers.dummies import TINY, Scrambled, Table, chi_square
 from tests.helpers.grammars import accepts, strings
 
 SYMBOLS = "0123()+*="
-GRAMMAR = 'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\nNUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
+GRAMMAR = (
+    'start: e "=" NUMBER\ne: DIGIT | "(" e OP e ")"\nDIGIT: "0".."3"\n'
+    'NUMBER: /0|[1-3][0-3]*/\nOP: "+" | "*"'
+)
 PAIRED = 'start: s\ns: "(" s ")" s | "+" s "*" s |'
-LENGTHS = [3, 17, 8, 7, 30, 12]
+LENGTHS = [3, 17, 8, 7, 22, 12]
 
 
+@lru_cache
 def constraint(text: str = GRAMMAR) -> GrammarConstraint:
     return GrammarConstraint(compile_grammar(text, SYMBOLS), TINY)
 
@@ -56,10 +61,9 @@ def test_every_sampler_returns_strings_that_parse(name: str, steps: int) -> None
     for text, length in zip(sample.texts(TINY), LENGTHS, strict=True):
         assert len(text) == length
         assert accepts(GRAMMAR, text), text
-    free = plain(Scrambled(), blank(LENGTHS)).texts(TINY)
-    assert not any(
-        accepts(GRAMMAR, text) for text in free[1:]
-    )  # the control: without it none of the longer ones does
+    if steps == max(5, needed(name)):  # the control: without the grammar no longer string parses
+        free = plain(Scrambled(), blank(LENGTHS)).texts(TINY)
+        assert not any(accepts(GRAMMAR, text) for text in free[1:])
     if steps and name not in ("autoregressive", "predictive", "hybrid_reference"):
         assert int(sample.evaluations.max()) <= steps
 
@@ -107,7 +111,7 @@ def table() -> Table:
     ],
 )
 def test_a_product_is_conditioned_exactly_in_any_number_of_evaluations(sampler: Unmask) -> None:
-    """What one joint draw leaves is the same posterior again, so that neither order nor steps change the distribution."""
+    """After a joint draw the posterior is the same, so order and steps change no probability."""
     made = constrained(sampler, constraint(PAIRED))(table(), blank([6] * 8000, 5)).texts(TINY)
     truth = exact(table(), PAIRED, 6, sampler.draw.temperature)
     assert len(truth) == 40
@@ -126,7 +130,8 @@ class Independent:
     def condition(
         self, log_probs: Tensor, tokens: Tensor, free: Tensor, *rest: object
     ) -> tuple[Tensor, Tensor]:
-        marginals, _ = self.inner.condition(log_probs, tokens, free, *rest)  # type: ignore[arg-type]
+        canvas = log_probs, tokens, free, *rest
+        marginals, _ = self.inner.condition(*canvas)  # type: ignore[arg-type]
         noise = -torch.log(
             -torch.log(torch.rand(marginals.shape, generator=torch.Generator().manual_seed(0)))
         )
@@ -152,8 +157,8 @@ def test_committing_independent_draws_runs_into_dead_ends() -> None:
         replace(wrong, steps=3)(table(), blank([6] * 500, 5))  # type: ignore[type-var]
 
 
-def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
-    """Two strings of one batch that have spent unequal evaluations: the tail of one is drawn, the other goes on."""
+def test_strings_with_unequal_evaluations_are_independent() -> None:
+    """Two strings of one batch with unequal numbers of evaluations."""
     canvas = replace(blank([17, 17]), spent=torch.tensor([0, 3]))
     sampler = Predictive(steps=5, draw=Draw(constraint=constraint()))
     together = sampler(Scrambled(), canvas).texts(TINY)
@@ -161,7 +166,7 @@ def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
     assert all(accepts(GRAMMAR, text) for text in together)
 
 
-def test_the_best_skeleton_is_not_charged_for_its_digits() -> None:
+def test_the_best_skeleton_counts_a_digit_in_full() -> None:
     logits = torch.full((5, len(TINY)), -20.0)
     for place, (symbol, share) in enumerate(
         (("<DIGIT>", 0.6), ("=", 0.6), ("<DIGIT>", 0.6)), start=1
@@ -189,7 +194,7 @@ def test_low_temperatures_go_to_the_likelier_string() -> None:
         assert made == ["11"] * 50
 
 
-def test_a_denoiser_to_which_every_string_is_impossible_still_gets_one() -> None:
+def test_a_denoiser_that_excludes_every_string_gets_one() -> None:
     logits = torch.full((5, len(TINY)), -math.inf)
     logits[:, TINY.ids["*"]] = 0.0
     made = constrained(Unmask(steps=2), constraint())(Table(logits), blank([3] * 4)).texts(TINY)
@@ -205,7 +210,7 @@ def test_temperature_zero_is_the_most_probable_string() -> None:
         assert text == max(truth, key=truth.__getitem__)
 
 
-def test_a_nucleus_without_a_string_gives_way() -> None:
+def test_a_nucleus_without_a_string_is_ignored() -> None:
     """top_p leaves one symbol a position, and no string is made of those."""
     sampler = constrained(Unmask(steps=2, draw=Draw(top_p=1e-6)), constraint())
     assert all(
@@ -283,4 +288,7 @@ def test_a_grammar_of_other_symbols_is_refused() -> None:
 
 def test_a_foreign_sampler_takes_no_constraint() -> None:
     with pytest.raises(ConfigError, match="takes no constraint"):
-        constrained(lambda denoiser, canvas: None, constraint())  # type: ignore[arg-type, return-value]
+        constrained(
+            lambda denoiser, canvas: None,  # type: ignore[arg-type, return-value]
+            constraint(),
+        )

@@ -1,4 +1,4 @@
-"""The next-symbol mask against brute force: exactly the symbols after which the canvas can still be completed."""
+"""The next-symbol mask against brute force: exactly the symbols that keep a canvas completable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from maskdiff.constraints.chart import Rules
+from maskdiff.constraints.chart import RuleTensors
 from maskdiff.constraints.prefix import PrefixMask
 from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import NormalForm, compile_grammar, normal_form, read_grammar
@@ -19,14 +19,14 @@ GRAMMARS = (*SMALL, (EQUATION, "1(=)", 6), (DYCK, "abc", 6))
 def walk(
     text: str, symbols: str, n: int, known: dict[int, str], seed: int, grammar: NormalForm
 ) -> int:
-    """Random walks, some of which lose their way, through canvases of lengths n and n - 1; how many steps went well."""
+    """Checks random walks through canvases of lengths n and n - 1; returns the steps checked."""
     rng, rows = random.Random(seed), 12
     length = torch.tensor([n - (row % 2) for row in range(rows)])
     possible = torch.ones(rows, n, len(symbols), dtype=torch.bool)
     for place, symbol in known.items():
         possible[:, place] = False
         possible[:, place, symbols.index(symbol)] = True
-    mask = PrefixMask(grammar, Rules(grammar), possible, length)
+    mask = PrefixMask(grammar, RuleTensors(grammar), possible, length)
     fits = [
         [
             s
@@ -72,7 +72,7 @@ def test_what_is_allowed_is_what_can_be_completed(number: int) -> None:
 
 def test_random_grammars() -> None:
     rng, used, checked = random.Random(3), 0, 0
-    for number in range(60):
+    for number in range(30):
         text = random_grammar(rng)
         try:
             grammar = normal_form(read_grammar(text, "abc"), "abc")
@@ -81,19 +81,19 @@ def test_random_grammars() -> None:
         used += 1
         known = {place: rng.choice("abc") for place in range(5) if rng.random() < 0.15}
         checked += walk(text, "abc", 5, known, number, grammar)
-    assert used > 20
-    assert checked > 300
+    assert used > 10
+    assert checked > 150
 
 
-def test_a_selection_goes_on_alone() -> None:
-    """What one copy of a string writes, no other one sees: each allows what a mask that wrote the same from the start does."""
+def test_a_selected_mask_is_independent() -> None:
+    """Copies of a string are independent: each equals a mask that wrote the same from the start."""
     text, symbols, _ = GRAMMARS[-1]
     grammar = compile_grammar(text, symbols)
     n, rng = 6, random.Random(5)
     length = torch.tensor([6, 6, 5, 4])
     possible = torch.ones(4, n, len(symbols), dtype=torch.bool)
     possible[1, 3] = torch.tensor([symbol == symbols[0] for symbol in symbols])
-    mask = PrefixMask(grammar, Rules(grammar), possible, length)
+    mask = PrefixMask(grammar, RuleTensors(grammar), possible, length)
     history, of = [[] for _ in range(4)], list(range(4))
     for position in range(n - 1):
         allowed = mask.allowed()
@@ -105,7 +105,7 @@ def test_a_selection_goes_on_alone() -> None:
             rows = [rng.randrange(len(of)) for _ in range(6)]
             mask = mask.select(torch.tensor(rows))
             history, of = [history[row] for row in rows], [of[row] for row in rows]
-    again = PrefixMask(grammar, Rules(grammar), possible[of], length[of])
+    again = PrefixMask(grammar, RuleTensors(grammar), possible[of], length[of])
     for position in range(n - 1):
         again.write(
             torch.nn.functional.one_hot(

@@ -1,4 +1,5 @@
-"""The causal mode: exact distribution, forced tokens, caches, and fixed points that equal it token for token."""
+"""The causal mode: exact distribution, forced tokens, caches, and fixed points that equal it
+token for token."""
 
 from __future__ import annotations
 
@@ -59,7 +60,10 @@ def test_autoregressive_is_exact():
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("make", [Exact, Scrambled, model_denoiser])
 def test_predictive_equals_autoregressive_token_for_token(make, temperature):
-    """From blanks, from a parallel draft, and by speculation; never more evaluations than tokens."""
+    """From blanks, from a parallel draft, and by speculation.
+
+    Never more evaluations than tokens.
+    """
     lengths = [3, 6] * 20 if make is Exact else LENGTHS
     canvas = blank(lengths)
     expected = Autoregressive(draw=Draw(temperature=temperature))(make(), canvas)
@@ -227,7 +231,10 @@ def test_causal_log_prob_is_the_chain_rule():
     "name", ["coupled", "speculative", "hybrid", "certain_prefix", "spaced_bound"]
 )
 def test_a_denoiser_that_reads_the_noise_draws_the_causal_sample_at_once(name):
-    """Coupled presets with perfect foresight equal the causal mode; one that ignores the noise does not (negative control)."""
+    """Coupled presets with perfect foresight equal the causal mode.
+
+    One that ignores the noise does not (negative control).
+    """
     canvas, denoiser = blank([3, 6] * 20), Foresighted()
     causal = Autoregressive()(denoiser, canvas)
     sample = make_sampler(SamplerConfig(name, steps=4, num_ar_tokens=1))(denoiser, canvas)

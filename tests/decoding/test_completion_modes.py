@@ -1,10 +1,9 @@
-"""What the modes that leave out histories promise, how strings are drawn, and models that begin in several ways."""
+"""The modes that leave out histories, and how strings are drawn, against enumeration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -13,37 +12,30 @@ import torch
 
 from maskdiff.decoding.condition import Conditioned, condition
 from maskdiff.decoding.decode import Decoding
-from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
 from maskdiff.drawing.settings import Draw
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.evaluation.completion_baselines import (
     leaves,
     position_table,
-    reject,
     token_healing,
     total_variation,
 )
-from maskdiff.models.continuation import ROOT, LatentStates
+from maskdiff.models.continuation import LatentStates
 from maskdiff.models.table_model import TableModel
 from maskdiff.models.token_table import TokenTable
 from tests.helpers.completion import (
-    ONE_IN_A_MILLION,
     SEED,
     Brute,
     Case,
-    Counted,
     Given,
     History,
     Known,
     Many,
     Pieces,
     begins,
-    chi_square,
     random_case,
-    random_table,
 )
-from tests.helpers.fuzz import both_seeds, cases
 
 TINY = 1e-9
 
@@ -53,7 +45,10 @@ def keys(count: int) -> torch.Tensor:
 
 
 def check_bound(found: Conditioned, case: Case) -> float:
-    """What is left out is at most `dropped`, and the first draws are off by no more; returns the share that is missing."""
+    """What is left out is at most `dropped`, and the first draws are off by no more.
+
+    Returns the share that is missing.
+    """
     z, truth = case.brute.mass(), case.brute.leaves()
     lower, dropped = found.summary.log_z, found.summary.dropped
     missing = 1 - math.exp(lower) / z
@@ -93,7 +88,8 @@ def test_a_narrow_beam_bounds_what_it_leaves_out(silent: bool) -> None:
 
 
 def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With histories enough at every byte nothing is left out, whether they are read together or byte after byte."""
+    """With histories enough at every byte nothing is left out, whether they are read together or
+    byte after byte."""
     for head, fewest in ((8, 2), (1, 8)):
         monkeypatch.setattr(
             import_module("maskdiff.decoding.condition"), "HEAD", head
@@ -115,7 +111,8 @@ def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silent_tokens_are_what_a_wide_beam_leaves_out() -> None:
-    """By hand: p(silent) = 0.2 at first, all of which would have gone on to the prefix with probability 0.5."""
+    """By hand: p(silent) = 0.2 at first, all of which would have gone on to the prefix with
+    probability 0.5."""
     rows = {(): {0: 0.7, 2: 0.2, 3: 0.1}, (2,): {0: 0.5, 1: 0.5}}
     model = Given((b"a", b"b", b""), rows)
     found = condition(model, b"a", "beam", beam=100)
@@ -138,7 +135,8 @@ def lost(kind: str) -> tuple[TableModel, bytes, dict[str, int]]:
         row[model.vocabulary.ids["a"]] = 0.0
         model._rows[()] = row  # never `ab` in one piece, which is how the tokenizer cuts it
         return model, b"ab", {}
-    # four tokens fit before the end; the likeliest histories are the slowest ones, and none of them arrives
+    # four tokens fit before the end; the likeliest histories are the slowest ones, and none of them
+    # arrives
     rows: dict[History, dict[int, float]] = {}
     for size in range(7):
         for cut in range(2**size):
@@ -159,7 +157,8 @@ def test_a_mode_that_lost_every_way_does_not_say_there_is_none(mode: str) -> Non
 
 
 def canonical_cases(count: int) -> Iterator[tuple[Case, Brute]]:
-    """Prefixes of strings over the pieces of small tokenizers, some of which end inside a character."""
+    """Prefixes of strings over the pieces of small tokenizers, some of which end inside a
+    character."""
     rng, made = np.random.default_rng([SEED, 77]), 0
     while made < count:
         texts = ["".join(rng.choice(list("ab(é"), size=rng.integers(2, 9))) for _ in range(30)]
@@ -186,14 +185,16 @@ class Canonical(Brute):
     def _mass(self, history: History) -> float:
         if history and history[-1] in self.model.table.ends:
             return 0.0
-        if self.model.encode([self.model.table.text(history)]) != [list(history)]:  # type: ignore[attr-defined]
+        text = self.model.table.text(history)
+        if self.model.encode([text]) != [list(history)]:  # type: ignore[attr-defined]
             return 0.0
         return super()._mass(history)
 
     def histories(self) -> list[History]:
         found = super().histories()
         texts = [self.model.table.text(history) for history in found]
-        return [h for h, cut in zip(found, self.model.encode(texts), strict=True) if cut == list(h)]  # type: ignore[attr-defined]
+        cuts = self.model.encode(texts)  # type: ignore[attr-defined]
+        return [h for h, cut in zip(found, cuts, strict=True) if cut == list(h)]
 
 
 def test_canonical_mode_keeps_what_the_tokenizer_would_write() -> None:
@@ -316,7 +317,10 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
 
 
 def test_temperature_acts_on_q_and_not_on_p() -> None:
-    """p(a) p(b | a) = p(ab) = 0.3, so that q is 1/2 at every temperature; p sharpened first would choose `a` in 72 of 100."""
+    """p(a) p(b | a) = p(ab) = 0.3, so that q is 1/2 at every temperature.
+
+    P sharpened first would choose `a` in 72 of 100.
+    """
     model = Given(
         (b"a", b"b", b"ab"), {(): {0: 0.6, 2: 0.3, 3: 0.1}, (0,): {1: 0.5, 0: 0.2, 3: 0.3}}
     )
@@ -346,7 +350,8 @@ def test_strings_can_be_watched() -> None:
 
 
 def test_a_string_at_its_limit_is_cut() -> None:
-    """Strings that are not closed at the limit have not ended, and those that do not get to the prefix until then never do."""
+    """Strings that are not closed at the limit have not ended, and those that do not get to the
+    prefix until then never do."""
     model = Many(
         TokenTable((b"a", b"b")), LatentStates(torch.zeros(1, dtype=torch.float64), (3,)), SEED
     )
@@ -360,243 +365,3 @@ def test_a_string_at_its_limit_is_cut() -> None:
         assert made.data.startswith(b"ab")
     with pytest.raises(CanvasError):
         condition(model, b"ab", "exact", whole=True)
-
-
-def many(number: int) -> tuple[Many, bytes, str]:
-    """Three to five latent states of closed strings, with and without something behind their last token."""
-    rng = np.random.default_rng([SEED, number, 5])
-    table = random_table(
-        rng, b"ab", 2, silent=bool(rng.integers(2)), special=bool(rng.integers(2)), ends=0
-    )
-    size = int(rng.integers(3, 6))
-    prior = np.log(rng.dirichlet(np.ones(size)) * (1.0 if rng.integers(2) else 0.25))
-    tails = tuple(
-        bytes(rng.choice(list(b"ab"), size=rng.integers(0, 4)).tolist()) for _ in range(size)
-    )
-    limits = tuple(int(n) for n in rng.integers(0, 4, size=size))
-    latent_states = LatentStates(
-        torch.from_numpy(prior),
-        limits,
-        True,
-        tails if rng.integers(3) else None,
-        b"!" * int(rng.integers(2)),
-    )
-    prefix = bytes(rng.choice(list(b"ab"), size=rng.integers(0, 6)).tolist())
-    return (
-        Many(table, latent_states, number),
-        prefix,
-        f"seed {SEED}, number {number}, prefix {prefix!r}, {table}, {latent_states}",
-    )
-
-
-def truth_of(model: Many, prefix: bytes, whole: bool) -> dict[tuple[int, History], float]:
-    """p of every string that begins with the prefix (or is it), by its latent state and its tokens."""
-    found = {}
-    for latent in range(len(model.latent_states)):
-        tail = model.latent_states.tail(latent)
-        for tokens, log_p in model.strings(latent):
-            special = any(model.table.texts[token] is None for token in tokens)
-            same = not special and model.table.text(tokens) + tail == prefix
-            if same if whole else begins(model.table, tokens, prefix, tail):
-                found[latent, tokens] = math.exp(log_p)
-    return found
-
-
-def check_many(number: int, whole: bool) -> bool:
-    """Every mass and q against the strings themselves; whether there were any."""
-    model, prefix, told = many(number)
-    truth = truth_of(model, prefix, whole)
-    if not truth:
-        with pytest.raises(CanvasError):
-            condition(model, prefix, "exact", whole=whole)
-        return False
-    found = condition(model, prefix, "exact", whole=whole)
-    shares = [
-        sum(p for (b, _), p in truth.items() if b == latent)
-        for latent in range(len(model.latent_states))
-    ]
-    assert math.exp(found.summary.log_z) == pytest.approx(sum(shares), abs=1e-10), told
-    assert found.log_root.exp().tolist() == pytest.approx(shares, abs=1e-10), told
-    for node in range(len(found.histories)):
-        latent, path = found.histories.latent[node], tuple(found.histories.path(node))
-        q = np.zeros(len(model.table))
-        for (b, tokens), p in truth.items():
-            if b == latent and tokens[: len(path)] == path:
-                q[tokens[len(path)]] += p
-        if q.sum() > 0:
-            assert np.abs(found.log_q([node])[0].exp().numpy() - q / q.sum()).max() < 1e-10, (
-                told,
-                latent,
-                path,
-            )
-    return True
-
-
-@both_seeds
-def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
-    """The likeliest histories first give Z and q of all of them, and say how much they left out; so
-    does a floor of a beam."""
-    fewer = bounded = 0
-    for rng in cases(150, seed, 2.0):
-        model, prefix, told = many(rng.randrange(10**6))
-        if not truth_of(model, prefix, False):
-            continue
-        truth = condition(model, prefix, "exact")
-        for negligible in (1e-12, 1e-2, 0.3):
-            costly = Counted(model)
-            costly.negligible, costly.floor = negligible, negligible  # type: ignore[attr-defined]
-            for mode in ("exact", "beam"):
-                found = condition(costly, prefix, mode, beam=1000)
-                lost = math.exp(truth.summary.log_z) - math.exp(found.summary.log_z)
-                most = math.exp(found.log_dropped)
-                assert -1e-12 < lost <= most + 1e-12, told
-                assert mode == "beam" or found.summary.dropped <= negligible, told
-                bounded += lost > 1e-9
-                fewer += len(found.histories) < len(truth.histories)
-                if negligible == 1e-12 and mode == "exact":
-                    assert found.log_root.exp().tolist() == pytest.approx(
-                        truth.log_root.exp().tolist(), abs=1e-10
-                    ), told
-                    for node in range(len(found.histories)):
-                        root, path = found.histories.latent[node], found.histories.path(node)
-                        same = truth.histories.child[ROOT, root]
-                        for token in path:
-                            same = truth.histories.child[same, token]
-                        own, other = (
-                            x.log_q([i])[0].exp() for x, i in ((found, node), (truth, same))
-                        )
-                        assert torch.allclose(own, other, atol=1e-7) or found.log_z[node] < -20, (
-                            told
-                        )
-    assert fewer > 0 < bounded
-
-
-def test_exact_mode_of_a_costly_model_stops_at_its_budget() -> None:
-    model, prefix, _ = next(
-        case
-        for case in map(many, range(100))
-        if len(case[1]) > 3 and truth_of(case[0], case[1], False)
-    )
-    costly = Counted(model)
-    costly.negligible = costly.floor = 1e-15  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="exact mode needs over 1 histories"):
-        condition(costly, prefix, "exact", budget=1)
-
-
-def test_several_beginnings_are_weighed_by_what_they_lead_to() -> None:
-    assert sum(check_many(number, whole=False) for number in range(80)) > 30, SEED
-
-
-def test_whole_texts_of_several_beginnings() -> None:
-    assert sum(check_many(number, whole=True) for number in range(80)) > 8, SEED
-
-
-def test_a_tail_covers_what_the_tokens_leave_open() -> None:
-    """By hand: `a`, and the tail `bc`; or two tokens and no tail. A silent last token lets the tail stand as well."""
-    table = TokenTable((b"a", b"b", b""))
-    model = Many(
-        table,
-        LatentStates(
-            torch.tensor([0.25, 0.75], dtype=torch.float64).log(), (1, 2), True, (b"b", b""), b"."
-        ),
-        3,
-    )
-    p, first = (np.exp(model.log_next(*node)) for node in ((0, ()), (1, ())))
-    z = [0.25 * p[0], 0.75 * first[0] * np.exp(model.log_next(1, (0,)))[1]]
-    found = condition(model, b"ab", "exact")
-    assert found.log_root.exp().tolist() == pytest.approx(z)
-    texts = {string.data for string in Decoding(found, keys(50)).run()}
-    assert texts == {b"ab."}
-    assert condition(model, b"b").log_root.exp().tolist() == pytest.approx(
-        [0.25 * (p[1] + p[2]), 0.75 * (first[1] + first[2] * np.exp(model.log_next(1, (2,)))[1])]
-    )
-    with pytest.raises(CanvasError):  # what was typed does not reach into the suffix
-        condition(model, b"ab.", "exact")
-
-
-def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
-    checked = 0
-    for number in range(200, 260):
-        model, prefix, told = many(number)
-        truth = truth_of(model, prefix, False)
-        if len(truth) < 8 or checked == 5:
-            continue
-        checked += 1
-        counted = Counted(model)
-        decoding = Decoding(condition(counted, prefix, "exact"), keys(4000))
-        made = decoding.run()
-        drawn = list(
-            zip((s.latent for s in decoding.strings), (s.tokens for s in made), strict=True)
-        )
-        total = sum(truth.values())
-        assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, told
-        for (latent, tokens), string in zip(drawn, made, strict=True):
-            assert string.ended
-            assert (
-                string.data
-                == model.table.text(tokens)
-                + model.latent_states.tail(latent)
-                + model.latent_states.suffix
-            )
-            assert string.data.startswith(prefix)
-        assert len(counted.passes) <= 1 + max(model.latent_states.limits)
-    assert checked == 5
-
-
-def test_rejection_knows_what_stands_behind_the_last_token() -> None:
-    checked = 0
-    for number in range(400, 500):
-        several, prefix, told = many(number)
-        own = several.latent_states
-        limits, tails = own.limits[:1], None if own.tails is None else own.tails[:1]
-        model = replace(
-            several,
-            latent_states=LatentStates(torch.zeros(1).double(), limits, True, tails, own.suffix),
-        )
-        truth = {tokens: p for (_, tokens), p in truth_of(model, prefix, False).items()}
-        if not limits[0] or len(truth) < 4 or sum(truth.values()) < 0.02 or checked == 6:
-            continue
-        checked += 1
-        made = reject(
-            model, prefix, 2000, 10**6, torch.Generator().manual_seed(SEED + number)
-        ).completions
-        total = sum(truth.values())
-        assert (
-            chi_square([string.tokens for string in made], {x: p / total for x, p in truth.items()})
-            < ONE_IN_A_MILLION
-        ), told
-        for string in made:
-            assert (
-                string.data
-                == model.table.text(string.tokens) + model.latent_states.tail(0) + own.suffix
-            )
-        goal = Goal(model.table, model.latent_states, prefix)
-        assert sum(leaves(condition(model, prefix, "exact"), goal).values()) == pytest.approx(
-            1.0
-        ), told
-    assert checked == 6, SEED
-
-
-def test_a_beam_over_several_beginnings_bounds_what_it_leaves_out() -> None:
-    left_out = 0
-    for number in range(300, 340):
-        model, prefix, told = many(number)
-        z = sum(truth_of(model, prefix, False).values())
-        try:
-            summary = condition(model, prefix, "beam", beam=1).summary
-        except CanvasError:
-            continue
-        assert summary.log_z <= math.log(z) + TINY, told
-        assert math.log(z) <= summary.log_z - math.log1p(-summary.dropped) + TINY, told
-        left_out += summary.dropped > 0
-    assert left_out > 0, SEED
-
-
-def test_goals_are_told_apart_by_the_last_token() -> None:
-    """The tokens that cover depend on whether one is left: only then does what stands behind it count."""
-    table = TokenTable((b"a", b"b"))
-    goal = Goal(
-        table, LatentStates(torch.zeros(1, dtype=torch.float64), (2,), True, (b"b",)), b"aab"
-    )
-    assert goal.covers(goal.key(1, 1, 0)) == [0]
-    assert goal.covers(goal.key(1, 0, 0)) == []

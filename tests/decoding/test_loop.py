@@ -65,7 +65,8 @@ def written(
     words = Words(len(own), limit)
     noise = keyed_noise(own, torch.full_like(own, first), SIZE)
     start = TABLE[torch.full((len(own),), 3)]
-    steps = list(decode(Stream(), start, words, Batch(noise, **batch), draw or Draw()))  # type: ignore[arg-type]
+    whole = Batch(noise, **batch)  # type: ignore[arg-type]
+    steps = list(decode(Stream(), start, words, whole, draw or Draw()))
     assert [len(rows) for rows in steps] == [
         sum(len(tokens) > t for tokens in words.tokens.values()) for t in range(len(steps))
     ]
@@ -119,6 +120,22 @@ def test_forced_tokens_win_and_change_no_other_draw() -> None:
     assert fixed == [[4] * 6] * 20
 
 
+def test_impossible_tokens_are_never_drawn_and_offsets_change_nothing() -> None:
+    own, impossible = keys(500), torch.arange(SIZE) % 3 != 1
+
+    def first(scores: Tensor, position: int) -> list[int]:
+        words, noise = Words(500, 1), keyed_noise(own, torch.full((500,), position), SIZE)
+        for _ in decode(Stream(), scores.expand(500, -1), words, Batch(noise), Draw()):
+            pass
+        return [words.tokens[row][0] for row in range(500)]
+
+    scores = TABLE[2].masked_fill(impossible, -torch.inf)
+    drawn = first(scores, 3)
+    assert {*drawn} == {1, 4}
+    assert drawn == first(scores + 5, 3)
+    assert drawn != first(scores, 4)
+
+
 def test_only_allowed_tokens_are_drawn() -> None:
     allowed = torch.zeros(SIZE, dtype=torch.bool)
     allowed[[2, 5]] = True
@@ -151,7 +168,8 @@ def test_the_mask_follows_its_strings() -> None:
 
 
 def test_penalties_apply_to_free_strings_alone() -> None:
-    """A ban of repeated tokens holds in the strings that are free, and nothing changes in others."""
+    """A ban of repeated tokens holds in the strings that are free, and nothing changes in
+    others."""
     penalties = Penalties(ControlConfig(no_repeat_ngram=1))
     own, draw = keys(20), Draw(penalties=penalties)
     start, noise = TABLE[torch.full((20,), 3)], keyed_noise(keys(20), torch.full((20,), 5), SIZE)

@@ -26,7 +26,8 @@ def keys(n: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_mix_is_splitmix64():
-    """First outputs of splitmix64 from seed 0 (state advances by the golden ratio, output is the finaliser)."""
+    """First outputs of splitmix64 from seed 0 (state advances by the golden ratio, output is the
+    finaliser)."""
     golden = 0x9E3779B97F4A7C15
     states = [(golden * k) % 2**64 for k in (1, 2, 3)]
     signed = torch.tensor([s - 2**64 if s >= 2**63 else s for s in states])
@@ -36,7 +37,10 @@ def test_mix_is_splitmix64():
 
 @pytest.mark.parametrize("axis", ["keys", "step", "position", "symbol"])
 def test_uniform_along_every_counter(axis: str):
-    """Mean, variance, 64-cell chi-square and lag-1 correlation, all within 4.5 standard errors; consecutive counters."""
+    """Mean, variance, 64-cell chi-square and lag-1 correlation, all within 4.5 standard errors.
+
+    Consecutive counters.
+    """
     one, run = torch.tensor([12345]), torch.arange(N)
     u = {
         "keys": lambda: uniform(run, 1, 2, 3),

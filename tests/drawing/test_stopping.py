@@ -1,39 +1,25 @@
-"""What ends a string: stop texts against a search of all the text, decoding against cutting what was not stopped, doors."""
+"""What ends a string: stop texts against a search of the whole text, decoding against cutting."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Sequence
 from copy import copy
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from maskdiff.cli import inference
-from maskdiff.cli.arguments import run_cli
-from maskdiff.config import ControlConfig, DecodeConfig, LanguageConfig
-from maskdiff.config_io import load_decoding
+from maskdiff.config import ControlConfig
 from maskdiff.decoding import Completion, Decoding, LatentStates, TableModel, TokenTable, condition
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import ConfigError
-from maskdiff.languages import make_language
 from maskdiff.sampling import NEVER, Stopping, StopText, cut_short
-from maskdiff.text.answers import first_complete
 from maskdiff.text.repetition import first_periodic_tail
-from tests.helpers.completion import Given, Many, random_table
-from tests.helpers.tiny import PIECES, tiny_checkpoint
+from tests.helpers.completion import Given, Many, random_table, searched
 
-# ------------------------------------------------------------------------------------------------------------- stop texts
-
-
-def searched(text: bytes, stops: Sequence[bytes]) -> bytes:
-    """The whole text up to the leftmost match."""
-    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+# -------------------------------------------------------------------------------------- stop texts
 
 
 def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bool]:
@@ -44,7 +30,8 @@ def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bo
 
 
 def usual(pieces: Sequence[bytes], stops: Sequence[bytes]) -> bytes:
-    """The negative control: after every piece, whether one of them is in the text, and a cut at that which ended first."""
+    """The negative control: after every piece, whether one of them is in the text, and a cut at
+    that which ended first."""
     text = b""
     for piece in pieces:
         text += piece
@@ -55,7 +42,8 @@ def usual(pieces: Sequence[bytes], stops: Sequence[bytes]) -> bytes:
 
 
 def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
-    """A text, its pieces, which may cut through a character, and stop texts that are likely to overlap."""
+    """A text, its pieces, which may cut through a character, and stop texts that are likely to
+    overlap."""
     symbols = rng.choice(["ab", "abc", "aé", "éè日", "日曜🙂", "🙂🙃a"])
 
     def word(least: int, most: int) -> str:
@@ -104,7 +92,10 @@ def common(texts: Sequence[bytes]) -> bytes:
 
 
 def test_what_is_held_back_is_what_has_to_be() -> None:
-    """After every piece there is shown what all continuations have in common: one character more is wrong for one of them."""
+    """After every piece there is shown what all continuations have in common.
+
+    One character more is wrong for one of them.
+    """
     rng, held = random.Random(0), 0
     for _ in range(300):
         symbols = rng.choice([b"ab", b"abc"])
@@ -146,7 +137,7 @@ def test_a_match_waits_for_one_that_began_before_it() -> None:
     assert (plain.feed(b"abc"), plain.close(), plain.stopped) == (b"abc", b"", False)
 
 
-# --------------------------------------------------------------------------------------------------------------- decoding
+# ---------------------------------------------------------------------------------------- decoding
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -162,7 +153,8 @@ def stream_of(decoding: Decoding) -> list[Completion]:
 
 
 def tables(count: int) -> list[tuple[TableModel, bytes, random.Random]]:
-    """Tables over tokens of several characters, some with texts of several bytes, and a prefix that need not end with one."""
+    """Tables over tokens of several characters, some with texts of several bytes, and a prefix
+    that need not end with one."""
     found = []
     for number in range(count):
         rng, plain = np.random.default_rng([7, number]), random.Random(number)
@@ -189,7 +181,10 @@ def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def test_a_stopped_string_is_the_other_one_cut() -> None:
-    """The leftmost match in what was generated; what was typed ends nothing, nor does a match that begins in it."""
+    """The leftmost match in what was generated.
+
+    What was typed ends nothing, nor does a match that begins in it.
+    """
     stopped, crossing = 0, 0
     for model, prefix, rng in tables(40):
         given, stops = (
@@ -258,7 +253,10 @@ def loopy(number: int, limit: int = 40) -> TableModel:
 
 
 def test_loops_end_a_string_at_the_exact_step() -> None:
-    """The first token with which what was generated ends in copies; a loop that begins in what was typed is none."""
+    """The first token with which what was generated ends in copies.
+
+    A loop that begins in what was typed is none.
+    """
     found = 0
     for number, prefix, most, repeats in itertools.product(
         range(8), (b"", b"abab"), (1, 3), (2, 3)
@@ -281,7 +279,10 @@ def test_loops_end_a_string_at_the_exact_step() -> None:
 
 
 def test_an_end_while_a_match_waits() -> None:
-    """The string ends, so that nothing can come before the match: by the model, a limit, a token or a loop."""
+    """The string ends, so that nothing can come before the match.
+
+    By the model, a limit, a token or a loop.
+    """
     stops = (b"bc", b"abcd")
     forced = {(): {0: 1.0}, (0,): {1: 1.0}, (0, 1): {2: 1.0}}
     model = Given((b"a", b"b", b"c", b"d"), {**forced, (0, 1, 2): {4: 1.0}})
@@ -347,7 +348,8 @@ def test_cut_short_is_what_decoding_does() -> None:
 
 
 def test_strings_that_are_told_their_length_end_alike() -> None:
-    """They are whole at their limit; a loop there is one nevertheless, unless something stands behind it."""
+    """They are whole at their limit; a loop there is one nevertheless, unless something stands
+    behind it."""
     reasons = []
     for number in range(60):
         rng = np.random.default_rng(number)
@@ -388,241 +390,3 @@ def test_stopping_of_a_configuration() -> None:
     for token in ("abc", "", "b"):
         with pytest.raises(ConfigError, match="no token of the model; the nearest is"):
             Stopping.of(ControlConfig(stop_token=(token,)), table)
-
-
-# -------------------------------------------------------------------------------------------------------------- the doors
-
-GENERATE = ("generate", "--num", "6", "--json", "--checkpoint")
-COMPLETE = ("complete", "(+1", "1=", "--num", "3", "--json", "--checkpoint")
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that reads characters and is told the length."""
-    return str(tiny_checkpoint(tmp_path_factory.mktemp("told")))
-
-
-@pytest.fixture(scope="module", params=["told", "itself"])
-def checkpoint(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, told: str
-) -> str:
-    """That, and a model that reads pieces and ends its strings itself."""
-    return (
-        told
-        if request.param == "told"
-        else str(tiny_checkpoint(tmp_path_factory.mktemp("itself"), **PIECES))
-    )
-
-
-def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    status = run_cli(inference.main, list(argv))
-    return status, *capsys.readouterr()
-
-
-def rows(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]:
-    status, out, err = door(capsys, *argv)
-    assert (status, err) == (0, "")
-    return [json.loads(line) for line in out.splitlines()]
-
-
-@pytest.mark.parametrize(
-    "given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE]
-)
-def test_stop_texts_at_the_door(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
-) -> None:
-    """In the objects, in the columns, and in the stream."""
-    language, stops = (
-        make_language(LanguageConfig()),
-        ("--stop", "))", "--stop", "41", "--stop", "9*("),
-    )
-    whole, made = (rows(capsys, *given, checkpoint, *more) for more in ((), stops))
-    typed = [row.get("input", "") for row in whole]
-    for plain, own, start in zip(whole, made, typed, strict=True):
-        expected = (
-            start + searched(plain["text"][len(start) :].encode(), (b"))", b"41", b"9*(")).decode()
-        )
-        cut = expected != plain["text"]
-        assert own["text"] == expected
-        assert own["finish_reason"] == ("stop" if cut else plain["finish_reason"])
-        assert own["parses"] == language.parses(expected)
-        assert own["score"] == (None if cut else pytest.approx(plain["score"]))
-    assert "stop" in {row["finish_reason"] for row in made}
-    _, out, _ = door(capsys, *(word for word in given if word != "--json"), checkpoint, *stops)
-    columns = [line.split("\t") for line in out.splitlines()]
-    assert [(row[0], row[4], len(row)) for row in columns] == [
-        (row["text"], row["finish_reason"], 5) for row in made
-    ]
-    assert [row[2] == "-" for row in columns] == [row["score"] is None for row in made]
-    if given[0] == "complete":
-        events = rows(capsys, *given, checkpoint, *stops, "--stream")
-        deltas = [
-            (event["index"], event["sample"], event["delta"])
-            for event in events
-            if "delta" in event
-        ]
-        for own in made:
-            assert (
-                "".join(text for *which, text in deltas if which == [own["index"], own["sample"]])
-                == own["text"]
-            )
-
-
-@pytest.mark.parametrize("given", [GENERATE, COMPLETE])
-def test_every_reason_at_the_door(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
-) -> None:
-    flags = (
-        "--loop_period",
-        "3",
-        "--loop_repeats",
-        "2",
-        "--max_tokens",
-        "12",
-        "--stop_token",
-        "7",
-        "--seed",
-        "5",
-    )
-    made = rows(capsys, *given, checkpoint, "--num", "25", *flags)
-    reasons = [row["finish_reason"] for row in made]
-    assert set(reasons) == {"eos", "stop", "length", "repetition"}
-    for row in made:
-        assert not row["text"].endswith("7") or row["finish_reason"] != "stop"
-        assert row["text"].startswith(row.get("input", ""))
-    for row in rows(capsys, *given, checkpoint, "--max_tokens", "3"):
-        assert row["text"].startswith(row.get("input", ""))
-        assert row["finish_reason"] in ("length", "eos")
-
-
-def test_the_first_complete_string_at_the_door(
-    capsys: pytest.CaptureFixture[str], checkpoint: str
-) -> None:
-    language, changed = make_language(LanguageConfig()), 0
-    for given in (GENERATE, COMPLETE):
-        whole, made = (
-            rows(capsys, *given, checkpoint, *more) for more in ((), ("--first_complete",))
-        )
-        for plain, own in zip(whole, made, strict=True):
-            found = first_complete(plain["text"], language)
-            cut = found is not None and found.text != plain["text"]
-            assert own["text"] == (found.text if found else plain["text"])
-            assert own["finish_reason"] == ("stop" if cut else plain["finish_reason"])
-            assert own["parses"] == (found is not None)
-            changed += cut
-    assert changed >= 2
-
-
-def test_a_settings_file_with_flags_on_top(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "decode.yaml"
-    path.write_text(
-        "temperature: 0.8\nstop: ['7']\ncontrol:\n  max_tokens: 30\n  no_repeat_ngram: 4\ncompletion:\n"
-    )
-    flags = ["--temperature", "0.8", "--no_repeat_ngram", "4"]
-    for given in (GENERATE, COMPLETE):
-        both = (*given, checkpoint, "--config", str(path))
-        assert rows(capsys, *both) == rows(
-            capsys, *given, checkpoint, *flags, "--max_tokens", "30", "--stop", "7"
-        )
-        over = ("--max_tokens", "9", "--stop", "1", "--stop", "=")  # instead of those of the file
-        made = rows(capsys, *both, *over)
-        assert made == rows(capsys, *given, checkpoint, *flags, *over)
-        assert made != rows(capsys, *given, checkpoint, *over)
-
-
-@pytest.mark.parametrize(
-    "text, said",
-    [
-        ("stpo: x", "unknown key 'stpo'; the nearest valid one is 'stop'"),
-        (
-            "control: {max_tokns: 3}",
-            "unknown key 'max_tokns'; the nearest valid one is 'max_tokens'",
-        ),
-        ("sampler: {stop: x}", "unknown key 'stop'"),
-        (
-            "stop: x\ncontrol: {stop: y}",
-            "key 'stop' stands twice, in section 'control' and outside",
-        ),
-        (
-            "control: {stop: y}\nstop: x",
-            "key 'stop' stands twice, in section 'control' and outside",
-        ),
-        (
-            "completion: {temperature: 1}\ntemperature: 1",
-            "key 'temperature' stands twice, in section 'completion'",
-        ),
-        ("stop: x\nstop: y", "key 'stop' stands twice"),
-        ("stop: yes", "put it in quotes"),
-        ("control: {stop: [a, ~]}", "put it in quotes"),
-        ("stop_token: {a: b}", "a text or a list of texts"),
-        ("control: 5", "section 'control' is '5'; it must map keys to values"),
-        ("loop_repeats: 1", "loop_repeats is '1'; allowed is 2 to 1024"),
-        ("stop: ['']", "stop is an empty text"),
-    ],
-)
-def test_bad_settings_files(
-    capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path, text: str, said: str
-) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    status, out, err = door(capsys, "complete", "(", "--config", str(path), "--checkpoint", told)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert said in err
-    if "empty" not in said:
-        with pytest.raises(ConfigError):
-            load_decoding(path)
-
-
-def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
-    path = tmp_path / "decode.yaml"
-    for text in ("stop: [a, '5']\ntop_p: 0.5\nsampler: hybrid\ncontrol:\n",
-                 "control: {stop: [a, '5']}\nsampler: {sampler: hybrid, top_p: 0.5}\ncompletion: {top_p: 0.5}"):  # fmt: skip
-        path.write_text(text)
-        found = load_decoding(path)
-        assert found.control == ControlConfig(stop=("a", "5"))
-        assert (found.sampler.sampler, found.sampler.top_p, found.completion.top_p) == (
-            "hybrid",
-            0.5,
-            0.5,
-        )
-    path.write_text("")
-    assert load_decoding(path) == DecodeConfig()
-    path.write_text("stop: one text")
-    assert load_decoding(path).control.stop == ("one text",)
-
-
-@pytest.mark.parametrize(
-    "argv, said",
-    [
-        (["--stop", ""], "give one or more characters"),
-        (["--stop_token", "++"], "is no token of the model; the nearest is"),
-        (["--max_tokens", "-1"], "allowed is 0 to 16384"),
-        (["--loop_repeats", "1"], "allowed is 2 to 1024"),
-        (["--min_p", "2"], "allowed is 0 to 1"),
-        (["--repetition_penalty", "0"], "allowed is 0.01 to 100"),
-        (["--no_repeat_ngrams", "2"], "the nearest valid one is --no_repeat_ngram"),
-    ],
-)
-def test_bad_controls_are_one_line(
-    capsys: pytest.CaptureFixture[str], told: str, argv: list[str], said: str
-) -> None:
-    for given in (GENERATE, COMPLETE):
-        status, out, err = door(capsys, *given, told, *argv)
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        assert said in err
-
-
-def test_what_needs_a_whole_string_is_no_stream(
-    capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path
-) -> None:
-    (tmp_path / "first.yaml").write_text("first_complete: true")
-    for how in (["--first_complete"], ["--config", str(tmp_path / "first.yaml")]):
-        status, out, err = door(capsys, *COMPLETE, told, "--stream", *how)
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        assert "--first_complete needs a whole string" in err
-    off = ("--config", str(tmp_path / "first.yaml"), "--no_first_complete")
-    assert door(capsys, *COMPLETE, told, "--stream", *off)[0] == 0
-    status, _, err = door(capsys, *GENERATE, told, "--sampler", "coupled", "--top_k", "3")
-    assert (status, err.count("\n")) == (2, 1)

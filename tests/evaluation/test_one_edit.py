@@ -1,4 +1,5 @@
-"""One random edit: its probabilities by brute force, the optimum against every string of a small language, and the rows."""
+"""One random edit: its probabilities by brute force, the optimum against every string of a small
+language, and the rows."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from maskdiff.evaluation.one_edit import (
     OPTIMAL,
     damage,
     damage_prob,
+    edit_neighbours,
     most_probable,
-    neighbours,
-    one_edit,
+    one_edit_suite,
     symbols_of,
 )
 from maskdiff.evaluation.repair import Fixed, check_methods, fitting_methods
 from maskdiff.evaluation.rows import Plan
 from maskdiff.languages import make_language
-from tests.helpers.evaluation import LANGUAGE, Uniform, pick, subject
+from tests.helpers.evaluation import LANGUAGE, Uniform, pick, rows_of, subject
 
 
 @pytest.mark.parametrize("clean", ["ab", "aab", "abca", "bbbb"])
@@ -48,7 +49,7 @@ def test_neighbours_are_all_that_an_edit_may_come_from() -> None:
     symbols = "ab"
     words = ["".join(w) for n in range(1, 6) for w in itertools.product(symbols, repeat=n)]
     for text in ("ab", "aaa", "abba"):
-        found = list(neighbours(text, symbols))
+        found = list(edit_neighbours(text, symbols))
         assert len(found) == len(set(found))
         assert {w for w in words if len(w) > 1 and damage_prob(w, text, symbols) > 0} == {
             w for w in found if len(w) > 1
@@ -83,7 +84,7 @@ def test_rows_of_the_suite() -> None:
         return Fixed(list(clean) if method == "channel" else texts, [1] * len(texts))
 
     plan = Plan(num_samples=40, repair_methods=("channel", "draft"))
-    rows = one_edit(subject(Uniform()), plan, clean, perfect)
+    rows = rows_of(one_edit_suite, subject(Uniform()), plan, clean, perfect)
     by = {(row.sampler, row.metric): row for row in rows}
     assert by["channel", "exact"].value == 1.0
     assert by["draft", "exact"].value == 0.0 == by["draft", "exact"].baseline

@@ -1,4 +1,5 @@
-"""What a run of the benchmark leaves behind when something goes wrong, which samplers a model gets, and what plots show."""
+"""What a run of the benchmark leaves behind when something goes wrong, which samplers a model gets,
+and what plots show."""
 
 from __future__ import annotations
 
@@ -18,13 +19,14 @@ from maskdiff.cli import benchmark
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import DataError
 from maskdiff.evaluation import plots, report, suites
-from maskdiff.evaluation.rows import Row, row
-from maskdiff.evaluation.samplers import VERIFIED, needs
+from maskdiff.evaluation.rows import Row, make_row
+from maskdiff.evaluation.samplers import required_inputs
 from maskdiff.sampling.compose import Speculate
 from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.presets import PRESETS, make_sampler
 from maskdiff.sampling.stage import Chain, Sampler
-from tests.helpers.evaluation import save_tiny
+from tests.helpers.evaluation import run_benchmark, save_tiny
+from tests.helpers.paths import REPOSITORY
 
 QUICK = [
     "--num_samples",
@@ -54,7 +56,7 @@ def measured(path: Path) -> list[dict[str, Any]]:
     return [r for r in json.loads(path.read_text())["rows"] if r["metric"] == "evaluations"]
 
 
-# ------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_a_full_disk_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,30 +91,21 @@ def test_one_bad_output_does_not_cost_the_others(
     monkeypatch.setattr(
         benchmark, "check_outputs", lambda _: None
     )  # as if it had gone bad while measuring
-    assert (
-        benchmark.main(
-            [*QUICK, "--checkpoint", str(tiny), "--json", str(bad), "--markdown", str(good)]
-        )
-        == 2
-    )
+    assert run_benchmark(*QUICK, "--checkpoint", tiny, "--json", bad, "--markdown", good) == 2
     shown = capsys.readouterr()
     assert "generation, strings" in shown.out
     assert "cannot write" in shown.err
     assert "# Benchmark" in good.read_text()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Path) -> None:
-    code = "import benchmark, sys; sys.exit(benchmark.main(sys.argv[1:]))"
     read, write = os.pipe()
     os.close(read)
-    flags = [*QUICK, "--checkpoint", str(tiny), "--json", str(tmp_path / "o.json")]
-    root = Path(benchmark.__file__).parent
+    flags = [*QUICK, "--checkpoint", tiny, "--json", str(tmp_path / "o.json")]
+    command = [sys.executable, "benchmark.py", *flags]
     done = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        cwd=root,
-        check=False,
+        command, stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
     )
     os.close(write)
     assert done.returncode == 141
@@ -128,7 +121,7 @@ def test_what_was_finished_survives_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole: Callable[..., Iterator[list[Row]]] = suites.measure
+    whole: Callable[..., Iterator[list[Row]]] = suites.iter_suites
 
     def stopped(*given: Any) -> Iterator[list[Row]]:
         for done, rows in enumerate(whole(*given)):
@@ -136,20 +129,11 @@ def test_what_was_finished_survives_an_interruption(
                 raise KeyboardInterrupt
             yield rows
 
-    monkeypatch.setattr(suites, "measure", stopped)
+    monkeypatch.setattr(suites, "iter_suites", stopped)
     path = tmp_path / "o.json"
     assert (
-        benchmark.main(
-            [
-                *QUICK,
-                "--suite",
-                "generation",
-                "likelihood",
-                "--checkpoint",
-                str(tiny),
-                "--json",
-                str(path),
-            ]
+        run_benchmark(
+            *QUICK, "--suite", "generation", "likelihood", "--checkpoint", tiny, "--json", path
         )
         == 130
     )
@@ -160,7 +144,7 @@ def test_what_was_finished_survives_an_interruption(
         assert "1 of 2" in json.loads(path.read_text())["interrupted"]
 
 
-# ------------------------------------------------------------------------------------------- checkpoints and samplers
+# ------------------------------------------------------------------------- checkpoints and samplers
 
 
 def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) -> None:
@@ -171,9 +155,9 @@ def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) 
     ]
     assert len(benchmark.load_subjects([*same, str(able)], "cpu")) == 2
     (tmp_path / "link.bin").write_bytes(tiny.read_bytes())
-    assert [s.name for s in benchmark.load_subjects([str(tmp_path / "link.pt"), str(tmp_path / "link.bin")], "cpu")] == [
-        "link.pt", "link.bin",
-    ]  # fmt: skip
+    names = ["link.pt", "link.bin"]
+    subjects = benchmark.load_subjects([str(tmp_path / name) for name in names], "cpu")
+    assert [s.name for s in subjects] == names
 
 
 def test_the_shipped_checkpoint_is_found_from_anywhere(
@@ -187,7 +171,7 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
         str(tmp_path / "home" / "maskdiff" / "cli" / "arguments.py"),
     )
     monkeypatch.chdir(tmp_path)
-    assert benchmark.main(QUICK) == 0
+    assert run_benchmark(*QUICK) == 0
     assert str(home) in capsys.readouterr().out
 
 
@@ -205,7 +189,7 @@ def test_a_model_without_an_input_is_left_out(
         "random",
     ]
     out = tmp_path / "o.json"
-    assert benchmark.main([*flags, "--checkpoint", str(tiny), str(able), "--json", str(out)]) == 0
+    assert run_benchmark(*flags, "--checkpoint", tiny, able, "--json", out) == 0
     err = capsys.readouterr().err
     for words in (
         "use_self_cond: self_conditioned is left out",
@@ -219,7 +203,7 @@ def test_a_model_without_an_input_is_left_out(
     assert by_checkpoint[f"{able.parent.name}/best"] == ["coupled", "random", "self_conditioned"]
 
 
-def test_the_handful_leaves_coupling_to_models_that_have_it(tiny: Path, able: Path) -> None:
+def test_the_usual_samplers_leave_coupling_to_models_that_have_it(tiny: Path, able: Path) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
     plain, coupled = benchmark.load_subjects([str(tiny), str(able)], "cpu")
     assert suites.check_subjects([plain], plan) == []
@@ -229,7 +213,10 @@ def test_the_handful_leaves_coupling_to_models_that_have_it(tiny: Path, able: Pa
         SamplerConfig("coupled", steps=12),
     }
     assert suites.own_plan(coupled, plan) == plan
-    assert suites.planned([plain, coupled], plan, ["generation"]) == 2 * len(plan.samplers) - 2
+    assert (
+        suites.count_measurements([plain, coupled], plan, ["generation"])
+        == 2 * len(plan.samplers) - 2
+    )
 
 
 def _stages(sampler: Sampler) -> list[Sampler]:
@@ -243,9 +230,9 @@ def _stages(sampler: Sampler) -> list[Sampler]:
 def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
     for name in PRESETS:
         stages = _stages(make_sampler(SamplerConfig(name)))
-        assert any(isinstance(s, (Predictive, Speculate)) for s in stages) is (name in VERIFIED), (
-            name
-        )
+        assert (
+            any(isinstance(s, (Predictive, Speculate)) for s in stages) is PRESETS[name].verified
+        ), name
         expected = (
             "noise"
             if name.startswith("coupled")
@@ -253,9 +240,9 @@ def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
             if name == "self_conditioned"
             else None
         )
-        assert needs(make_sampler(SamplerConfig(name))) == ({expected} - {None}), name
+        assert required_inputs(make_sampler(SamplerConfig(name))) == ({expected} - {None}), name
     rows = [
-        row("generation", name, {}, "parses", metrics.wilson(1, 2))
+        make_row("generation", name, {}, "parses", metrics.wilson(1, 2))
         for name in ("speculative", "entropy")
     ]
     text, markdown = (
@@ -270,22 +257,22 @@ def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
 
 def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "x.pt", {"tokens": 2000, "step": 10, "parent_tokens": 30000})
-    facts = suites.about(benchmark.load_subjects([str(path)], "cpu")[0])
+    facts = suites.checkpoint_facts(benchmark.load_subjects([str(path)], "cpu")[0])
     assert (
         "trained on 2,000 tokens in 10 steps, started from weights trained on 30,000 tokens"
-        in suites.describe(facts)
+        in suites.checkpoint_line(facts)
     )
     del facts["provenance"]["parent_tokens"]
-    assert suites.describe(facts).endswith("in 10 steps")
+    assert suites.checkpoint_line(facts).endswith("in 10 steps")
 
 
-# ------------------------------------------------------------------------------------------------------------- plots
+# -------------------------------------------------------------------------------------------- plots
 
 
 def test_plots_keep_their_order_and_their_points_apart() -> None:
     figure = pytest.importorskip("matplotlib.figure")
     rows = [
-        row("generation", name, {"nesting": depth}, "parses", metrics.wilson(depth, 20))
+        make_row("generation", name, {"nesting": depth}, "parses", metrics.wilson(depth, 20))
         for name, depths in (("a", (3, 10)), ("b", (10, 1, 2, 3)))
         for depth in depths
     ]

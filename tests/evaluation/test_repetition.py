@@ -1,4 +1,5 @@
-"""The suite of repetition: its cuts equal what decoding under the limit would have given, and its figures say what is so."""
+"""The suite of repetition: its cuts equal what decoding under the limit would have given, and its
+figures say what is so."""
 
 from __future__ import annotations
 
@@ -13,16 +14,16 @@ from maskdiff.config import ControlConfig
 from maskdiff.decoding import CausalModel, Decoding, SharedTree, condition
 from maskdiff.drawing.random import new_keys
 from maskdiff.drawing.settings import Draw
+from maskdiff.evaluation import diagnosis, plots, repetition, suites
 from maskdiff.evaluation import outputs as drawn_outputs
-from maskdiff.evaluation import plots, repetition, suites
 from maskdiff.evaluation.outputs import (
     Output,
-    Task,
-    describe,
+    PromptTask,
     draw_outputs,
     extracted,
     limited,
     make_tasks,
+    output_figures,
     stopped,
     unlooped,
 )
@@ -51,7 +52,7 @@ def pieces() -> Loaded:
 
 
 def output(prompt: str, answer: str | None, generated: str, reason: str = "eos") -> Output:
-    return Output(Task(prompt, answer, prompt + (answer or "")), (prompt, *generated), reason)
+    return Output(PromptTask(prompt, answer, prompt + (answer or "")), (prompt, *generated), reason)
 
 
 def test_tasks_have_the_one_right_answer() -> None:
@@ -70,19 +71,15 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
             ControlConfig(),
             ControlConfig(repetition_penalty=1.3, no_repeat_ngram=3, dry_multiplier=0.8),
         ):
-            controls = drawn_outputs.Penalties.of(control, one.vocabulary)
+            draw = Draw(1.0, 1.0, penalties=drawn_outputs.Penalties.of(control, one.vocabulary))
             together = SharedTree(model)
             given = [condition(together, prompt, "exact") for prompt in prompts]
-            made = Decoding(given, keys, draw=Draw(1.0, 1.0, penalties=controls)).run()
+            made = Decoding(given, keys, draw=draw).run()
             assert [
                 string.data[: len(prompt)] for string, prompt in zip(made, prompts, strict=True)
             ] == prompts
             for string, prompt, key in zip(made, prompts, keys, strict=True):
-                alone = Decoding(
-                    condition(model, prompt, "exact"),
-                    key[None],
-                    draw=Draw(1.0, 1.0, penalties=controls),
-                ).run()[0]
+                alone = Decoding(condition(model, prompt, "exact"), key[None], draw=draw).run()[0]
                 assert (alone.data, alone.tokens, alone.reason) == (
                     string.data,
                     string.tokens,
@@ -93,7 +90,7 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
 
 def test_strings_may_be_longer_than_any_of_the_training(loaded: Loaded) -> None:
     """And their beginnings are those of the usual limit: nothing changes within it."""
-    tasks = [Task("", None, "")] * 200
+    tasks = [PromptTask("", None, "")] * 200
     long = draw_outputs(loaded, tasks, 90, 1.0, ControlConfig(), 0)
     assert max(len(item.pieces) for item in long) > 64
     assert all(len(item.pieces) <= 90 for item in long)
@@ -145,7 +142,7 @@ def test_figures_of_outputs_that_are_known() -> None:
     digits = output("(+12)=", "3", "3333333333333333", "length")
     rng = np.random.default_rng(0)
     found = {
-        name: describe([item], LANGUAGE, rng)
+        name: output_figures([item], LANGUAGE, rng)
         for name, item in (("right", right), ("runs", runs), ("wrong", wrong))
     }
     assert [found[name]["accuracy"].value for name in found] == [1, 0, 0]
@@ -160,9 +157,9 @@ def test_figures_of_outputs_that_are_known() -> None:
     late = stopped(output("(+12)=", "3", "3)1(+11)=2", "length"), ["("])
     assert late.generated == "3)1"
     assert (
-        describe([late], LANGUAGE, rng)["tokens_after"].value == 2
+        output_figures([late], LANGUAGE, rng)["tokens_after"].value == 2
     )  # what a stop text leaves behind the answer counts
-    looping = describe([digits], LANGUAGE, rng)
+    looping = output_figures([digits], LANGUAGE, rng)
     assert looping["periodic_tail"].value == 1
     assert looping["run_on"].value == 1
     assert looping["cap_hit"].value == 1
@@ -171,15 +168,18 @@ def test_figures_of_outputs_that_are_known() -> None:
     )  # (+12)=333… is one string of the language: no output alone tells that it ran on
 
 
+@pytest.mark.slow
 def test_rows_of_a_model_that_ends_its_strings(
     pieces: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(repetition, "TIMES", 2)
-    monkeypatch.setattr(repetition, "TEMPERATURES", (0.0, 1.0))
-    monkeypatch.setattr(repetition, "PENALTIES", (1.0, 1.3))
     monkeypatch.setattr(drawn_outputs, "COUNTED", 1)
-    plan = Plan(num_samples=3, control=ControlConfig(top_k=3))
-    rows = suites.run([Subject(pieces)], plan, ["repetition"]).rows
+    monkeypatch.setattr(diagnosis, "COUNTED", 1)
+    plan = Plan(num_samples=2, control=ControlConfig(top_k=3))
+    whole = repetition.control_sweep(plan.control)
+    few = [s for s in whole if s.name in ("none", "top_k 3") and s.temperature in (0.0, 1.0)]
+    monkeypatch.setattr(repetition, "control_sweep", lambda given: few)
+    rows = suites.run_suites([Subject(pieces)], plan, ["repetition"]).rows
     sweep = [row for row in rows if row.sampler == "autoregressive"]
     both = {"on": "prompts", "temperature": 1.0, "control": "none", "cut": "stop, extraction"}
     assert pick(sweep, "tokens_after", **both, limit="2x").value == 0.0
@@ -192,17 +192,30 @@ def test_rows_of_a_model_that_ends_its_strings(
     assert {row.settings["on"] for row in sweep} == {"prompts", "free"}
     assert sum(row.value for row in rows if row.metric.startswith("is_")) == 1.0
     assert len(tables(Report(rows))) == 4
-    assert suites.planned([Subject(pieces)], plan, ["repetition"]) > 10
     monkeypatch.setattr(plots, "LONG", "2x")
     drawn = plots.write_plots(Report(rows, {"samples": 3}), tmp_path)
     assert [path.name for path in drawn] == ["accuracy_by_control.png", "run_on_by_control.png"]
 
 
+def test_the_sweep_varies_every_control_and_no_setting_stands_twice() -> None:
+    given = ControlConfig(top_k=3)
+    sweep = repetition.control_sweep(given)
+    assert len({(s.name, s.temperature) for s in sweep}) == len(sweep)
+    assert {(s.name, s.temperature) for s in sweep} >= {("none", 0.0), ("top_k 3", 1.0)}
+    controls = [s.control for s in sweep]
+    for name in ("repetition_penalty", "frequency_penalty", "no_repeat_ngram", "dry_multiplier"):
+        assert len({getattr(control, name) for control in controls}) > 1, name
+    measured = repetition.count_repetition(Plan(control=given))
+    assert measured > len(sweep)
+
+
+@pytest.mark.slow
 def test_rows_of_a_model_that_is_told_the_length(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(repetition, "ORDERS", ("entropy", "naive", "coupled"))
-    rows = suites.run([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
+    monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
+    monkeypatch.setattr(repetition, "STEPS", (1, 0))
+    rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
     assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model reads no noise
     at_once = pick(
         [row for row in rows if row.sampler == "entropy"],

@@ -1,4 +1,4 @@
-"""Reports, plots and the door of the benchmark, on doctored figures and an untrained checkpoint."""
+"""Reports, plots and the command line of the benchmark, on invented figures and a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from maskdiff import metrics
 from maskdiff.cli import benchmark
 from maskdiff.errors import DataError
 from maskdiff.evaluation import plots, report, samplers, suites
-from maskdiff.evaluation.rows import row
-from tests.helpers.evaluation import save_tiny
+from maskdiff.evaluation.rows import Row, RowGroup, make_row
+from maskdiff.metrics import Estimate, Unit
+from tests.helpers.evaluation import run_benchmark, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny") / "best.pt")
 
 
-# ----------------------------------------------------------------------------------------------------------- reports
+# ------------------------------------------------------------------------------------------ reports
 
 
 def sample_report() -> report.Report:
     rows = [
-        row(
+        make_row(
             "generation",
             "ar",
             {"checkpoint": "a", "steps": 0},
@@ -37,35 +38,35 @@ def sample_report() -> report.Report:
             baseline=0.01,
             ceiling=1.0,
         ),
-        row(
+        make_row(
             "generation",
             "ar",
             {"checkpoint": "a", "steps": 0},
             "evaluations",
             metrics.Estimate(17.0, 16.0, 18.0, 10),
         ),
-        row(
+        make_row(
             "generation",
             "ar",
             {"checkpoint": "a", "steps": 0, "length": "40+"},
             "parses",
             metrics.wilson(0, 0),
         ),
-        row(
+        make_row(
             "generation",
             "ar",
             {"checkpoint": "a", "steps": 0, "length": "<10"},
             "parses",
             metrics.wilson(1, 2),
         ),
-        row(
+        make_row(
             "generation",
             "ar",
             {"checkpoint": "a", "steps": 0, "nesting": 2},
             "parses",
             metrics.wilson(1, 2),
         ),
-        row(
+        make_row(
             "repair",
             "channel",
             {"corruption": "mixed", "sigma": 0.2},
@@ -73,7 +74,7 @@ def sample_report() -> report.Report:
             metrics.wilson(9, 10),
             baseline=0.76,
         ),
-        row(
+        make_row(
             "repair",
             "channel",
             {"corruption": "mixed", "sigma": 0.1},
@@ -121,15 +122,48 @@ def test_outputs_are_checked_and_left_alone(tmp_path: Path) -> None:
 
 def test_numbers_for_readers() -> None:
     given = [
-        (None, "elbo"),
-        (float("nan"), "parses"),
-        (0.5, "parses"),
-        (1234.5, "x"),
-        (0.01234, "x"),
-        (12.345, "x"),
+        (None, Unit.NATS),
+        (float("nan"), Unit.SHARE),
+        (0.5, Unit.SHARE),
+        (1234.5, Unit.NUMBER),
+        (0.01234, Unit.NUMBER),
+        (12.345, Unit.NUMBER),
+        (123.456, Unit.PER_SECOND),
     ]
-    assert [report.number(*pair) for pair in given] == ["-", "-", "50.0", "1234", "0.0123", "12.35"]
-    assert report.number(123.456, "strings_per_second") == "123"
+    shown = ["-", "-", "50.0", "1234", "0.0123", "12.35", "123"]
+    assert [report.format_number(*pair) for pair in given] == shown
+
+
+@pytest.mark.parametrize("suite", [*suites.SUITES, "a suite without a layout"])
+@pytest.mark.parametrize("settings", [{}, {"length": "<10"}, {"hidden": "0.0-0.1"}])
+def test_a_metric_that_no_table_lists_is_shown_everywhere(
+    suite: str, settings: dict[str, str]
+) -> None:
+    """A metric that this test invents, with its unit, beside one that the suite has."""
+    rows: list[Row] = []
+    group = RowGroup(suite, "ar", settings, rows)
+    group.add("parses", metrics.rate([True, True]))
+    group.add("vowels", Estimate(0.25, 0.125, 0.5, 8, Unit.SHARE), baseline=0.75)
+    group.add("weight", Estimate(0.25, 0.125, 0.5, 8, Unit.NATS))
+    made = report.Report(rows)
+    for text in (report.to_terminal(made), report.to_markdown(made)):
+        assert "vowels" in text
+        assert "25.0 [12.5, 50.0]" in text  # a share, in per cent
+        assert "0.25 [0.125, 0.5]" in text  # nats are not
+    shown = {row["metric"]: row["value"] for row in json.loads(report.to_json(made))["rows"]}
+    assert shown == {"parses": 1.0, "vowels": 0.25, "weight": 0.25}
+
+
+def test_tables_show_every_row_once() -> None:
+    """Rows of the sample report, and rows that no table lists, all have a cell of their own."""
+    made = sample_report()
+    cells = sum(
+        cell != "" and line[0] not in ("(real draws)", "(blind draws)")
+        for table in report.tables(made)
+        for line in table.lines
+        for cell in line[1:]
+    )
+    assert cells == len(made.rows)
 
 
 def test_tables_show_values_intervals_and_baselines() -> None:
@@ -148,7 +182,8 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pytest.importorskip("matplotlib")
     written = plots.write_plots(sample_report(), tmp_path)
     assert [p.name for p in written] == [
-        "validity_by_evaluations.png", "validity_by_length.png", "validity_by_nesting.png", "repair_by_noise.png",
+        "validity_by_evaluations.png", "validity_by_length.png", "validity_by_nesting.png",
+        "repair_by_noise.png",
     ]  # fmt: skip
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in written)
     assert plots.write_plots(report.Report([]), tmp_path) == []
@@ -157,15 +192,15 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         plots.write_plots(sample_report(), tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------------- the door
+# ------------------------------------------------------------------------------------- command line
 
 
-def test_the_door_end_to_end(
+def test_the_command_line_end_to_end(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
         "--checkpoint",
-        str(tiny),
+        tiny,
         "--suite",
         "generation",
         "likelihood",
@@ -184,7 +219,7 @@ def test_the_door_end_to_end(
         "--markdown",
         str(tmp_path / "o.md"),
     ]
-    assert benchmark.main(flags) == 0
+    assert run_benchmark(*flags) == 0
     out = capsys.readouterr().out
     for words in (
         "samples: 8",
@@ -213,8 +248,8 @@ def test_checkpoints_side_by_side(
     other.write_bytes(tiny.read_bytes())
     flags = [
         "--checkpoint",
-        str(tiny),
-        str(other),
+        tiny,
+        other,
         "--suite",
         "generation",
         "--num_samples",
@@ -222,7 +257,7 @@ def test_checkpoints_side_by_side(
         "--sampler",
         "random",
     ]
-    assert benchmark.main([*flags, "--json", str(tmp_path / "o.json")]) == 0
+    assert run_benchmark(*flags, "--json", str(tmp_path / "o.json")) == 0
     rows = [
         r for r in json.loads((tmp_path / "o.json").read_text())["rows"] if r["metric"] == "parses"
     ]
@@ -241,11 +276,11 @@ def test_outputs_are_checked_before_measuring(
     def measure(*_: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(suites, "measure", measure)
+    monkeypatch.setattr(suites, "iter_suites", measure)
     (tmp_path / "file").touch()
-    assert benchmark.main(["--checkpoint", str(tiny), flag, str(tmp_path / "file" / "below")]) == 2
+    assert run_benchmark("--checkpoint", tiny, flag, str(tmp_path / "file" / "below")) == 2
     assert "cannot write" in capsys.readouterr().err
-    assert benchmark.main(["--reproduce", "--results", str(tmp_path)]) == 2
+    assert run_benchmark("--reproduce", "--results", str(tmp_path)) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
@@ -262,16 +297,16 @@ def test_every_planned_measurement_is_shown(tiny: Path) -> None:
         "draft",
     ]
     plan = benchmark.make_plan(benchmark.build_parser().parse_args(flags))
-    subjects = benchmark.load_subjects([str(tiny)], "cpu")
+    subjects = benchmark.load_subjects([tiny], "cpu")
     shown: list[str] = []
 
     @contextmanager
-    def watch(name: str) -> Iterator[None]:
+    def measurement(name: str) -> Iterator[None]:
         yield
         shown.append(name)
 
-    suites.run(subjects, plan, suites.DEFAULT_SUITES, watch)
-    assert len(shown) == suites.planned(subjects, plan, suites.DEFAULT_SUITES)
+    suites.run_suites(subjects, plan, suites.DEFAULT_SUITES, measurement)
+    assert len(shown) == suites.count_measurements(subjects, plan, suites.DEFAULT_SUITES)
     assert shown[:2] == ["generation, random", "generation, autoregressive"]
     assert set(suites.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}
 
@@ -280,7 +315,7 @@ def test_the_bar_needs_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def show() -> str:
-        with benchmark.progress(2) as watch, watch("first"):
+        with benchmark.progress_bar(2) as progress, progress("first"):
             pass
         return capsys.readouterr().err
 
@@ -316,18 +351,18 @@ def test_bad_flags_are_one_line(
     flags: list[str], words: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
-    given = flags if "--checkpoint" in flags else [*flags, "--checkpoint", str(tiny)]
-    assert benchmark.main(given) == 2
+    given = flags if "--checkpoint" in flags else [*flags, "--checkpoint", tiny]
+    assert run_benchmark(*given) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in last
     assert "Traceback" not in last
 
 
-def test_without_flags_the_handful(tiny: Path) -> None:
+def test_without_flags_the_usual_samplers(tiny: Path) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
     assert ("mixed", 0.5) in plan.damages()
     assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
-    assert plan.samplers == samplers.HANDFUL
+    assert plan.samplers == samplers.USUAL
     assert {"channel", "draft"} == set(plan.repair_methods)
     assert {0.2} <= set(plan.sigmas)
     assert "mixed" in plan.corruptions
@@ -347,9 +382,7 @@ def test_grammar_measures_every_sampler_with_it_and_without(tiny: Path, tmp_path
         "--num_samples",
         "8",
     ]
-    assert (
-        benchmark.main(["--checkpoint", str(tiny), "--json", str(made), "--grammar", *flags]) == 0
-    )
+    assert run_benchmark("--checkpoint", tiny, "--json", made, "--grammar", *flags) == 0
     rows = [r for r in json.loads(made.read_text())["rows"] if r["metric"] == "parses"]
     rows = [r for r in rows if not r["settings"].keys() & {"length", "nesting"}]
     by_grammar = {(r["sampler"], r["settings"].get("grammar", False)): r["value"] for r in rows}

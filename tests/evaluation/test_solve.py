@@ -1,6 +1,9 @@
-"""The suite `solve`: its comparisons are paired, its counts are those of the runs, and a closed turn shows."""
+"""The suite `solve`: its comparisons are paired, its counts are those of the runs, and a closed
+turn shows."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +14,10 @@ from maskdiff.evaluation.plots import write_plots
 from maskdiff.evaluation.report import Report, to_terminal
 from maskdiff.evaluation.rows import Plan, Row, Subject
 from maskdiff.languages import split_of
+from tests.helpers.evaluation import rows_of
 from tests.helpers.paths import CHECKPOINTS
 
-PLAN = Plan(num_samples=6, problems=("test",))
+PLAN = Plan(num_samples=4, problems=("test",))
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +29,15 @@ def subject() -> Subject:
 def rows(subject: Subject) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
         settings = [
-            suite.Setting("greedy"),
-            suite.Setting("every-step", "checker"),
-            suite.Setting("adaptive", "checker"),
+            suite.StrategySetting("greedy"),
+            suite.StrategySetting("every-step", "checker"),
+            suite.StrategySetting("adaptive", "checker"),
         ]
-        settings.append(suite.Setting("adaptive", "checker", suite.EAGER))
-        patch.setattr(suite, "sweep", lambda: settings)
+        settings.append(suite.StrategySetting("adaptive", "checker", suite.EAGER))
+        patch.setattr(suite, "strategy_sweep", lambda: settings)
         patch.setattr(suite, "CLOSER", ("checker",))
         patch.setattr(suite, "CLOSED_STEPS", 6)
-        return suite.solve(subject, PLAN)
+        return rows_of(suite.solve_suite, subject, PLAN)
 
 
 def value(rows: list[Row], sampler: str, metric: str, **settings: object) -> float:
@@ -47,14 +51,14 @@ def value(rows: list[Row], sampler: str, metric: str, **settings: object) -> flo
 
 
 def test_problems_are_held_out_and_deeper_ones_are_deeper(subject: Subject) -> None:
-    language = subject.language
     for split in suite.SPLITS:
-        problems = suite.problems_of(subject, split, 30, 3)
+        problems = suite.held_out_problems(subject, split, 30, 3)
         assert len(set(problems)) == 30
-        assert problems == suite.problems_of(subject, split, 30, 3)
-        depths = [language.depth(problem) for problem in problems]  # type: ignore[attr-defined]
+        assert problems == suite.held_out_problems(subject, split, 30, 3)
+        language: Any = subject.language
+        depths = [language.depth(problem) for problem in problems]
         if split == "test":
-            texts = [">".join([problem, *language.solution(problem)]) for problem in problems]  # type: ignore[attr-defined]
+            texts = [">".join([problem, *language.solution(problem)]) for problem in problems]
             assert {split_of(text) for text in texts} == {"test"}
             assert max(depths) <= language.config.max_depth
         else:
@@ -62,10 +66,11 @@ def test_problems_are_held_out_and_deeper_ones_are_deeper(subject: Subject) -> N
 
 
 def test_every_setting_of_the_sweep_has_rows_of_its_own() -> None:
-    keys = [suite._key(setting) for setting in suite.sweep()]
+    keys = [setting.key for setting in suite.strategy_sweep()]
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_an_upper_bound_is_one_and_costs_more(rows: list[Row]) -> None:
     greedy, bound = value(rows, "greedy", "accuracy"), value(rows, "every-step", "accuracy")
     assert greedy <= bound  # the greedy candidate is among those that the checker sees
@@ -75,6 +80,7 @@ def test_an_upper_bound_is_one_and_costs_more(rows: list[Row]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_comparisons_are_differences_of_their_rows(rows: list[Row]) -> None:
     pair = [value(rows, name, "accuracy", scaling=None) for name in ("adaptive", "every-step")]
     gain = value(rows, "adaptive against every-step", "accuracy_gain", scaling=None)
@@ -94,6 +100,7 @@ def test_errors_removed_by_hand() -> None:
     assert suite.errors_removed(base, base, np.random.default_rng(0)).value == 0.0
 
 
+@pytest.mark.slow
 def test_a_closed_turn_shows_in_the_rows_over_http(rows: list[Row]) -> None:
     pytest.importorskip("fastapi")
     pytest.importorskip("openai")
@@ -106,6 +113,7 @@ def test_a_closed_turn_shows_in_the_rows_over_http(rows: list[Row]) -> None:
     assert tight <= 3 < loose
 
 
+@pytest.mark.slow
 def test_the_report_has_tables_and_a_plot(rows: list[Row], tmp_path: object) -> None:
     report = Report(rows, {"samples": 6})
     text = to_terminal(report)

@@ -17,7 +17,7 @@ from maskdiff.config import SamplerConfig
 from maskdiff.data import held_out
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.evaluation import editing, generation, likelihood, padded, repair, speed
-from maskdiff.evaluation.rows import Ledger, Plan, draw_lengths, sampler_settings, unigram_texts
+from maskdiff.evaluation.rows import Plan, SuiteRun, sampler_settings, sorted_lengths, unigram_texts
 from maskdiff.languages import split_of
 from maskdiff.sampling import make_sampler
 from tests.helpers.evaluation import (
@@ -27,6 +27,7 @@ from tests.helpers.evaluation import (
     Uniform,
     Zeros,
     pick,
+    rows_of,
     save_tiny,
     subject,
 )
@@ -37,29 +38,29 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny") / "best.pt")
 
 
-# ------------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def test_lengths_follow_the_language_and_its_bounds() -> None:
-    lengths = draw_lengths(LANGUAGE, 4000, None, np.random.default_rng(0))
+    lengths = sorted_lengths(LANGUAGE, 4000, None, np.random.default_rng(0))
     exact = sum(
         n * math.exp(LANGUAGE.length_log_prob(n))
         for n in range(LANGUAGE.min_symbols, LANGUAGE.max_symbols + 1)
     )
     assert abs(np.mean(lengths) - exact) < 5 * np.std(lengths) / math.sqrt(4000)
     assert lengths == sorted(lengths)
-    long = draw_lengths(LANGUAGE, 100, (40, 62), np.random.default_rng(0))
+    long = sorted_lengths(LANGUAGE, 100, (40, 62), np.random.default_rng(0))
     assert min(long) >= 40
     with pytest.raises(CanvasError, match=r"63\.\.70"):
-        draw_lengths(LANGUAGE, 1, (63, 70), np.random.default_rng(0))
+        sorted_lengths(LANGUAGE, 1, (63, 70), np.random.default_rng(0))
 
 
 def test_a_figure_is_measured_once() -> None:
-    ledger = Ledger("x")
-    ledger.add("s", {"a": 1}, "parses", metrics.wilson(1, 2))
-    ledger.add("s", {"a": 2}, "parses", metrics.wilson(1, 2))
+    run = SuiteRun("x", subject(Uniform()), Plan())
+    run.group("s", {"a": 1}).add("parses", metrics.wilson(1, 2))
+    run.group("s", {"a": 2}).add("parses", metrics.wilson(1, 2))
     with pytest.raises(ValueError, match="twice"):
-        ledger.add("s", {"a": 1}, "parses", metrics.wilson(1, 2))
+        run.group("s", {"a": 1}).add("parses", metrics.wilson(1, 2))
 
 
 def test_the_settings_shown_are_those_that_matter() -> None:
@@ -76,7 +77,7 @@ def test_the_settings_shown_are_those_that_matter() -> None:
     assert shown("naive", steps=5, temperature=0.0) == {"steps": 5, "temperature": 0.0}
 
 
-# ------------------------------------------------------------------------------------------------------- generation
+# --------------------------------------------------------------------------------------- generation
 
 
 def test_generation_rows_are_complete_and_right() -> None:
@@ -87,18 +88,20 @@ def test_generation_rows_are_complete_and_right() -> None:
             SamplerConfig("autoregressive", steps=0, temperature=0.0),
         ),
     )
-    rows = generation.generation(subject(Zeros()), plan, set())
+    rows = rows_of(generation.generation_suite, subject(Zeros()), plan)
     blocks = [
         r for r in rows if r.metric == "parses" and not {"length", "nesting"} & r.settings.keys()
     ]
     assert [r.sampler for r in blocks] == ["random", "autoregressive"]
     for r in rows:
-        assert math.isnan(r.value) or r.low is None or r.low <= r.value <= r.high, r  # type: ignore[operator]
+        if not math.isnan(r.value) and r.low is not None and r.high is not None:
+            assert r.low <= r.value <= r.high, r
     assert pick(rows, "parses").value == 0.0  # zeros alone are no equation
     assert pick(rows, "balanced").value == 1.0  # and yet the reference's metric likes them
     assert pick(rows, "has_equals").value == 0.0
     assert pick(rows, "distinct_relative").value < 0.8
-    assert pick(rows, "distinct_relative").baseline > 1.0  # type: ignore[operator]  # noise is more distinct than equations
+    # Noise is more distinct than equations.
+    assert pick(rows, "distinct_relative").baseline > 1.0  # type: ignore[operator]
     assert pick(rows, "distinct_valid").value == pick(rows, "distinct_valid_relative").value == 0.0
     assert pick(rows, "distinct_valid_relative").baseline < 0.2  # type: ignore[operator]
     assert pick(rows, "distinct_valid_relative").ceiling == pytest.approx(1.0, abs=0.2)
@@ -117,7 +120,9 @@ def test_generation_rows_are_complete_and_right() -> None:
 
 def test_generation_within_a_length_range() -> None:
     plan = Plan(num_samples=10, lengths=(40, 62), samplers=(SamplerConfig("random", steps=2),))
-    rows = generation.generation(subject(Uniform()), plan, lambda text: True)
+    run = SuiteRun("generation", subject(Uniform()), plan, seen=lambda text: True)
+    generation.generation_suite(run)
+    rows = run.rows
     assert pick(rows, "parses").settings["length"] == "40..62"
     assert pick(rows, "novel").value == 0.0
     texts = generation.real_texts(LANGUAGE, 20, (40, 62), np.random.default_rng(0))
@@ -135,7 +140,8 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
     assert all(LANGUAGE.holds(text) for text in texts)
     low, high = bounds or (LANGUAGE.min_symbols, LANGUAGE.max_symbols)
     assert all(low <= len(text) <= high for text in texts)
-    # Where the split has no string of a length, any string stands in: its lengths are the language's.
+    # Where the split has no string of a length, any string stands in: its lengths are the
+    # language's.
     real = [
         len(text)
         for text in generation.real_texts(LANGUAGE, 1500, bounds, np.random.default_rng(0))
@@ -153,7 +159,7 @@ def test_batch_size_changes_no_string(tiny: Path) -> None:
     denoiser, lengths = checkpoint.load_denoiser(tiny).denoiser, [5, 7, 9, 21, 40]
     config = SamplerConfig("entropy", steps=5)
     one, five = (
-        generation.draw(denoiser, make_sampler(config), lengths, 3, size) for size in (1, 5)
+        generation.sample_texts(denoiser, make_sampler(config), lengths, 3, size) for size in (1, 5)
     )
     assert one.texts == five.texts
     assert one.evaluations == five.evaluations
@@ -164,13 +170,14 @@ def test_the_blind_baseline_has_the_real_frequencies() -> None:
     assert abs(texts[0].count("1") / 4000 - 1 / 8) < 0.03
 
 
-# ------------------------------------------------------------------------------------------------------- likelihood
+# --------------------------------------------------------------------------------------- likelihood
 
 
 def test_the_elbo_of_a_uniform_model_is_exact() -> None:
-    """Every masking has the same loss per hidden symbol, so the Monte-Carlo sum has no variance at all."""
+    """Every masking has the same loss per hidden symbol, so the Monte-Carlo sum has no variance at
+    all."""
     texts = held_out(LANGUAGE, "test", 40, 0)
-    rows = likelihood.likelihood(subject(Uniform()), Plan(likelihood_draws=3), texts)
+    rows = rows_of(likelihood.likelihood_suite, subject(Uniform()), Plan(likelihood_draws=3), texts)
     symbols = math.log(len(VOCABULARY.inner_ids))
     assert pick(rows, "elbo").value == pytest.approx(symbols)
     assert pick(rows, "next_token").value == pytest.approx(symbols)
@@ -187,7 +194,8 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
 
 
 def test_the_elbo_estimator_is_unbiased() -> None:
-    """A model whose loss depends on how much is hidden: the estimate against the sum over all k by hand."""
+    """A model whose loss depends on how much is hidden: the estimate against the sum over all k by
+    hand."""
 
     class Share(Uniform):
         def __call__(
@@ -204,7 +212,7 @@ def test_the_elbo_estimator_is_unbiased() -> None:
             return logits * hidden / 10
 
     texts = ["(+12)=3", "0=0", "(*(+00)7)=0"]
-    losses = likelihood.measure(Share(), LANGUAGE, texts, 4000, 0)
+    losses = likelihood.measure_losses(Share(), LANGUAGE, texts, 4000, 0)
 
     def loss(symbol: str, k: int) -> float:
         return math.log(math.exp(k / 10) + len(VOCABULARY) - 1) - (k / 10 if symbol == "0" else 0.0)
@@ -215,17 +223,17 @@ def test_the_elbo_estimator_is_unbiased() -> None:
         assert estimate == pytest.approx(exact, rel=0.01)
 
 
-# --------------------------------------------------------------------------------------------------- repair, editing
+# ---------------------------------------------------------------------------------- repair, editing
 
 
 def test_repair_stands_beside_doing_nothing() -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
-    told: list[float | None] = []
+    levels_given: list[float | None] = []
 
     def fix(
         loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
     ) -> repair.Fixed:
-        told.append(sigma)
+        levels_given.append(sigma)
         return repair.Fixed({"oracle": clean, "identity": texts}[method], [3] * len(texts))
 
     plan = Plan(
@@ -233,7 +241,7 @@ def test_repair_stands_beside_doing_nothing() -> None:
         corruptions=("mixed", "reference", "delete"),
         repair_methods=("oracle", "identity"),
     )
-    rows = repair.repair(subject(Uniform()), plan, clean, fix)
+    rows = rows_of(repair.repair_suite, subject(Uniform()), plan, clean, fix)
     for r in rows:
         if r.baseline is not None:
             assert r.value == (1.0 if r.sampler == "oracle" else r.baseline), r
@@ -242,7 +250,7 @@ def test_repair_stands_beside_doing_nothing() -> None:
     assert (
         pick(rows, "strings_per_second").low is pick(rows, "strings_per_second").high is None
     )  # a single pass
-    assert told == [0.2] * 6 + [None] * 2
+    assert levels_given == [0.2] * 6 + [None] * 2
     assert len([r for r in rows if r.settings.get("level") == "untold"]) == 2 * 7
     same_position, aligned = (
         pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy")
@@ -253,15 +261,15 @@ def test_repair_stands_beside_doing_nothing() -> None:
 
 
 def test_repair_untold_once_where_damage_is_mixed() -> None:
-    assert repair.blocks(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [
+    assert repair.damage_levels(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [
         ("swap", 0.1, True),
         ("swap", 0.2, True),
     ]
-    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.3,))) == [
+    assert repair.damage_levels(Plan(corruptions=("mixed",), sigmas=(0.3,))) == [
         ("mixed", 0.3, True),
         ("mixed", 0.3, False),
     ]
-    assert repair.blocks(Plan(corruptions=("mixed",), sigmas=(0.1, 0.2)))[-1] == (
+    assert repair.damage_levels(Plan(corruptions=("mixed",), sigmas=(0.1, 0.2)))[-1] == (
         "mixed",
         0.2,
         False,
@@ -278,7 +286,8 @@ def test_repair_with_the_real_verb(tmp_path: Path) -> None:
 
 
 def test_the_references_identity_baseline() -> None:
-    """It was measured in a re-run of the reference: 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3, on 200 strings."""
+    """It was measured in a re-run of the reference: 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3,
+    on 200 strings."""
     clean = LANGUAGE.sample_many(1500, np.random.default_rng(5))
     for sigma, published in ((0.1, 0.854), (0.2, 0.762), (0.3, 0.672)):
         noisy = repair.corrupt(LANGUAGE, clean, sigma, "reference", 0)
@@ -289,23 +298,27 @@ def test_the_references_identity_baseline() -> None:
 
 def test_editing_counts_a_lost_anchor() -> None:
     clean = held_out(LANGUAGE, "test", 40, 0)
-    rows = editing.editing(
-        subject(Uniform()), Plan(), clean, lambda *_: repair.Fixed(clean, [1] * 40)
+    rows = rows_of(
+        editing.editing_suite,
+        subject(Uniform()),
+        Plan(),
+        clean,
+        lambda *_: repair.Fixed(clean, [1] * 40),
     )
     assert all(r.value == 1.0 for r in rows if r.metric != "strings_per_second")
     assert pick(rows, "anchors_kept").baseline == 1.0
     assert pick(rows, "parses").baseline < 0.6  # type: ignore[operator]
     garbage = repair.Fixed(["=" * len(text) for text in clean], [1] * 40)
-    spoilt = editing.editing(subject(Uniform()), Plan(), clean, lambda *_: garbage)
+    spoilt = rows_of(editing.editing_suite, subject(Uniform()), Plan(), clean, lambda *_: garbage)
     assert pick(spoilt, "anchors_kept").value < 0.3
     assert pick(spoilt, "anchors_all_kept").value == 0.0
-    templates = editing.blanked(clean, 0.2, np.random.default_rng(0))
+    templates = editing.with_blanks(clean, 0.2, np.random.default_rng(0))
     assert all(
         t.count("?") == max(1, int(0.2 * len(c))) for t, c in zip(templates, clean, strict=True)
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- speed
+# -------------------------------------------------------------------------------------------- speed
 
 
 def test_padded_loop_learns_and_keeps_its_shapes() -> None:
@@ -340,12 +353,13 @@ def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "ROUNDS", 2)
     monkeypatch.setattr(speed, "STEPS_A_ROUND", 1)
     config = replace(TINY, train=replace(TINY.train, batch_size=8))
-    rows = speed.training_speed(config, LANGUAGE, Plan())
+    rows = rows_of(speed.add_training, subject(Uniform()), Plan(), (), config)
     ours = pick(rows, "training_tokens_per_second", loop="ours")
     assert ours.baseline == pick(rows, "training_tokens_per_second", loop="padded loop").value > 0
     assert pick(rows, "training_speedup").value > 0
     assert 0 < pick(rows, "corruption_share", loop="ours").value < 1
-    sampled = speed.sampling_speed(
+    sampled = rows_of(
+        speed.add_sampling,
         subject(Uniform()),
         Plan(num_samples=4, samplers=(SamplerConfig("random", steps=2),), speed_seconds=0.1),
     )

@@ -1,4 +1,4 @@
-"""Models of Hugging Face as policies: drawn and scored as transformers itself does it, whatever shares the batch."""
+"""Hugging Face models as policies: draws and scores are those of transformers, in any batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def wide(tmp_path_factory) -> HuggingFacePolicy:
     return load_policy(saved(tmp_path_factory.mktemp("models") / "wide", room=WIDE))
 
 
-def asked(policy: Policy) -> list[Ids]:
+def prompts_of(policy: Policy) -> list[Ids]:
     """Prompts of different lengths."""
     return [
         policy.prompt(Problem("x", text))
@@ -86,13 +86,13 @@ def test_a_folder_is_a_policy(policy):
 
 
 def test_temperature_zero_is_greedy_generate(policy):
-    prompts, barred = asked(policy), policy.model.barred.nonzero()[:, 0].tolist()
+    prompts, barred = prompts_of(policy), policy.model.barred.nonzero()[:, 0].tolist()
     for prompt, answer in zip(prompts, policy.sample(prompts, KEYS, 0.0, 20), strict=True):
         assert answer == greedy(policy.model.module, prompt, 20, barred)
 
 
 def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
-    prompts = asked(policy) * 6
+    prompts = prompts_of(policy) * 6
     keys = [key + 100 * (i // 6) for i, key in enumerate(KEYS * 6)]
     together = policy.sample(prompts, keys, 2.5, 40)
     ended = [END in answer for answer in together]
@@ -129,7 +129,7 @@ def test_an_answer_depends_on_prompt_and_key_alone(policy, monkeypatch):
 
 
 def test_keys_are_draws_from_the_softmax(policy):
-    prompt = asked(policy)[0]
+    prompt = prompts_of(policy)[0]
     drawn = policy.sample([prompt] * 3000, range(3000), 0.8, 1)
     with torch.no_grad():
         logits = plain(policy, prompt, (0,))[0].masked_fill(policy.model.barred, -torch.inf)
@@ -137,7 +137,7 @@ def test_keys_are_draws_from_the_softmax(policy):
 
 
 def test_positions_end(policy):
-    prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), asked(policy)[0]]
+    prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), prompts_of(policy)[0]]
     for key in range(20):
         answers = policy.sample(prompts, [key] * 3, 1.0, 10)
         assert all(len(a) == n or a[-1] == END for a, n in zip(answers, (3, 1, 10), strict=True))
@@ -157,7 +157,7 @@ def test_positions_end(policy):
 
 
 def test_logits_and_gradients_are_those_of_plain_passes(policy, monkeypatch):
-    policy, prompts = policy.twin(), asked(policy)
+    policy, prompts = policy.twin(), prompts_of(policy)
     answers = [
         answer[: 3 * i + 1] for i, answer in enumerate(policy.sample(prompts, KEYS, 1.0, 20))
     ]
@@ -209,7 +209,7 @@ def test_logits_and_gradients_are_those_of_plain_passes(policy, monkeypatch):
 
 
 def test_a_batch_scores_as_each_alone(policy):
-    prompts = asked(policy)
+    prompts = prompts_of(policy)
     with torch.no_grad():
         answers = policy.sample(prompts, KEYS, 1.0, 20)
         together = policy.logits(prompts, answers)
@@ -222,7 +222,7 @@ def test_a_batch_scores_as_each_alone(policy):
 
 
 def test_a_twin_has_weights_of_its_own(policy):
-    twin, prompt = policy.twin(), asked(policy)[0]
+    twin, prompt = policy.twin(), prompts_of(policy)[0]
     before = policy.logits([prompt], [(7, 8)])
     assert torch.equal(twin.logits([prompt], [(7, 8)]), before)
     assert twin.module is not policy.module
@@ -242,7 +242,7 @@ def test_a_twin_has_weights_of_its_own(policy):
 def test_parts_of_a_prompt_stand_in_order(wide):
     problem, attempt = Problem("x", "compute 1 + 2"), (*ids(wide, "it is 4"), END)
 
-    def said(*given) -> str:
+    def message(*given) -> str:
         prompt = wide.prompt(problem, *given)
         assert prompt.count(END) == 1  # of the user's turn
         text = wide.model.tokens.tokenizer.decode(prompt)
@@ -251,16 +251,16 @@ def test_parts_of_a_prompt_stand_in_order(wide):
         assert text.endswith(tail)
         return text.removeprefix(head).removesuffix(tail)
 
-    shown, told = f"{ATTEMPT}\n\n```\nit is 4\n```", f"{FEEDBACK}\n\ntoo much"
-    assert said() == "compute 1 + 2"
-    assert said(None, "") == f"compute 1 + 2\n\n{AGAIN}"  # as who is told something
-    assert said(attempt) == said(attempt, "") == f"compute 1 + 2\n\n{shown}\n\n{AGAIN}"
-    assert said(attempt, "too much") == f"compute 1 + 2\n\n{shown}\n\n{told}\n\n{AGAIN}"
-    assert said(None, "too much") == f"compute 1 + 2\n\n{told}\n\n{AGAIN}"
-    assert said(()) == f"compute 1 + 2\n\n{ATTEMPT}\n\n```\n\n```\n\n{AGAIN}"
+    shown, feedback = f"{ATTEMPT}\n\n```\nit is 4\n```", f"{FEEDBACK}\n\ntoo much"
+    assert message() == "compute 1 + 2"
+    assert message(None, "") == f"compute 1 + 2\n\n{AGAIN}"  # as with feedback
+    assert message(attempt) == message(attempt, "") == f"compute 1 + 2\n\n{shown}\n\n{AGAIN}"
+    assert message(attempt, "too much") == f"compute 1 + 2\n\n{shown}\n\n{feedback}\n\n{AGAIN}"
+    assert message(None, "too much") == f"compute 1 + 2\n\n{feedback}\n\n{AGAIN}"
+    assert message(()) == f"compute 1 + 2\n\n{ATTEMPT}\n\n```\n\n```\n\n{AGAIN}"
     assert wide.prompt(problem) == wide.prompts.ids("compute 1 + 2")
     for text, fence in (("``", "```"), ("```py\n1\n```", "````"), ("a ````` b `", "``````")):
-        assert f"\n{fence}\n{text}\n{fence}\n" in said(ids(wide, text))
+        assert f"\n{fence}\n{text}\n{fence}\n" in message(ids(wide, text))
 
 
 def test_without_a_template_a_prompt_is_text(wide):
@@ -303,12 +303,12 @@ def test_tokens_that_take_back_are_found(wide):
     assert wide.backtracking == frozenset(ids(wide, "#"))
 
 
-def test_weights_are_float32_unless_asked_for(tmp_path):
+def test_weights_are_float32_by_default(tmp_path):
     where = saved(tmp_path / "half", dtype=torch.bfloat16)
     whole, half = load_policy(where), load_policy(where, "cpu", "bfloat16")
     assert {p.dtype for p in whole.module.parameters()} == {torch.float32}
     assert {p.dtype for p in half.module.parameters()} == {torch.bfloat16}
-    prompts = asked(half)
+    prompts = prompts_of(half)
     answers = half.sample(prompts, KEYS, 1.0, 8)
     given, expected = half.logits(prompts, answers), whole.logits(prompts, answers)
     assert given.dtype == torch.float32
@@ -347,4 +347,4 @@ def test_weights_that_give_nan(policy):
     with torch.no_grad():
         next(iter(broken.module.parameters())).fill_(torch.nan)
     with pytest.raises(UserError, match="NaN"):
-        broken.sample(asked(policy)[:1], [1], 1.0, 4)
+        broken.sample(prompts_of(policy)[:1], [1], 1.0, 4)

@@ -20,7 +20,7 @@ from maskdiff.experiments.distillation import causal_policy as own
 from maskdiff.experiments.distillation.arithmetic import ArithmeticEnvironment
 from maskdiff.experiments.distillation.causal_policy import OwnPolicy
 from maskdiff.experiments.distillation.environment import Outcome, Problem, evaluate_all
-from maskdiff.experiments.distillation.policy import groups, lengths, pick
+from maskdiff.experiments.distillation.policy import groups, lengths
 from maskdiff.languages import ArithmeticCorrections, split_of
 from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
 from maskdiff.languages.arithmetic_corrections.slips import write_answer
@@ -314,14 +314,6 @@ def test_first_tokens_are_draws_from_the_model(policy: OwnPolicy) -> None:
     assert z(behind(policy, prompt), 0.8) < ONE_IN_A_MILLION
     assert z(behind(policy, prompt), 1.0) > ONE_IN_A_MILLION
     assert z(behind(policy, other), 0.8) > ONE_IN_A_MILLION
-
-
-def test_pick_never_takes_what_is_impossible() -> None:
-    logits = torch.tensor([[-torch.inf, 1.0, 1.0, -torch.inf]]).expand(500, -1)
-    drawn = pick(logits, torch.arange(500), 3, 1.0)
-    assert {*drawn.tolist()} == {1, 2}
-    assert torch.equal(drawn, pick(logits + 5, torch.arange(500), 3, 1.0))
-    assert not torch.equal(drawn, pick(logits, torch.arange(500), 4, 1.0))
 
 
 # ---------------------------------------------------------------------------------------------------------------- logits

@@ -1,4 +1,5 @@
-"""The reproduction of the reference's table: its variants, its resumption, and a report that says what it rests on."""
+"""The reproduction of the reference's table: its variants, its resumption, and a report that says
+what it rests on."""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ from maskdiff import checkpoint, metrics
 from maskdiff.config import Config
 from maskdiff.config_io import load_config
 from maskdiff.errors import DataError
-from maskdiff.evaluation.rows import row
+from maskdiff.evaluation.rows import make_row
 from maskdiff.experiments.reproduction import run as reproduce
 from maskdiff.experiments.reproduction.variants import (
     SHARPNESS,
     VARIANTS,
-    Faithful,
-    Padded,
-    maskgit,
-    refine,
+    PaddedReferenceDenoiser,
+    ReferenceDenoiser,
+    reference_maskgit,
+    reference_refinement,
     untrained_prefix,
 )
 from maskdiff.models.universal import UniversalDenoiser
@@ -35,7 +36,7 @@ SHRINK = {"n_layer": 1, "n_embd": 16, "n_head": 2, "k_iter": 1, "max_iters": 3}
 def test_every_variant_has_a_config_and_a_reason() -> None:
     for variant in VARIANTS:
         config = load_config(reproduce.CONFIGS / f"{variant.config}.yaml")
-        assert config.train.faithful == variant.faithful
+        assert config.train.faithful == variant.reference_mode
         assert len(variant.why.split()) > 8
         assert variant.why == " ".join(variant.why.split())
         assert variant.published
@@ -66,16 +67,19 @@ def test_the_references_samplers_keep_its_quirks() -> None:
 
     levels: list[float] = []
     canvas = Canvas.blank([6], VOCABULARY)
-    texts = untrained_prefix(3, maskgit(3))(Faithful(Echo()), canvas).texts(VOCABULARY)
+    texts = untrained_prefix(3, reference_maskgit(3))(ReferenceDenoiser(Echo()), canvas).texts(
+        VOCABULARY
+    )
     assert texts == ["<BOS><BOS><BOS>((("]  # the prefix copies BOS, and is not barred from doing so
     assert levels == [0, 0, 0, 1.0, 0.667, 0.333]  # the causal part at 0, then the clock
     levels.clear()
-    refine(5, clock=True)(Faithful(Echo()), Canvas.blank([4], VOCABULARY))
+    reference_refinement(5, clock=True)(ReferenceDenoiser(Echo()), Canvas.blank([4], VOCABULARY))
     assert levels == [1.0, 0.84, 0.68, 0.52, 0.36]
 
 
 def test_the_references_confidence_is_read_at_temperature_0_1() -> None:
-    """Sharpened tenfold, a token without a rival is surer than a likelier one with a close rival."""
+    """Sharpened tenfold, a token without a rival is surer than a likelier one with a close
+    rival."""
     rival, spread = torch.full((len(VOCABULARY),), 1e-6), torch.full((len(VOCABULARY),), 0.04)
     rival[VOCABULARY.ids["("]], rival[VOCABULARY.ids[")"]] = 0.5, 0.49
     spread[VOCABULARY.ids["="]] = 0.4
@@ -93,9 +97,9 @@ def test_the_references_confidence_is_read_at_temperature_0_1() -> None:
             return torch.stack([rival, rival, spread, spread]).log()[None]
 
     second = []
-    for wrap in (lambda denoiser: denoiser, Faithful):
+    for wrap in (lambda denoiser: denoiser, ReferenceDenoiser):
         shown: list[str] = []
-        maskgit(2)(wrap(Fixed()), Canvas.blank([2], VOCABULARY))
+        reference_maskgit(2)(wrap(Fixed()), Canvas.blank([2], VOCABULARY))
         second.append(shown[1])
     assert second == ["(?", "?="]
 
@@ -203,24 +207,24 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path) -> None:
 
 def test_only_rates_are_pooled_as_rates() -> None:
     def rows(metric: str, *estimates: metrics.Estimate) -> list[Any]:
-        return [row("generation", "V1", {}, metric, estimate) for estimate in estimates]
+        return [make_row("generation", "V1", {}, metric, estimate) for estimate in estimates]
 
     half = metrics.wilson(10, 20)
     both = metrics.wilson(20, 40)
-    assert reproduce.pooled(rows("parses", half, half)) == (
+    assert reproduce.pooled_share(rows("parses", half, half)) == (
         f"50.0 [{100 * both.low:.1f}, {100 * both.high:.1f}]; seeds 50.0-50.0"
     )
     narrow, wide = metrics.Estimate(0.80, 0.77, 0.82, 100), metrics.Estimate(0.84, 0.80, 0.85, 100)
     assert (
-        reproduce.pooled(rows("token_accuracy", narrow)) == "80.0 [77.0, 82.0]"
+        reproduce.pooled_share(rows("token_accuracy", narrow)) == "80.0 [77.0, 82.0]"
     )  # one seed: its own interval
     # Two: arms of 3 and 4 points below make 5 / 2.
     assert (
-        reproduce.pooled(rows("token_accuracy", narrow, wide))
+        reproduce.pooled_share(rows("token_accuracy", narrow, wide))
         == "82.0 [79.5, 83.1]; seeds 80.0-84.0"
     )
     every = metrics.distinct([str(i) for i in range(100)])
-    assert reproduce.pooled(rows("distinct", every)) != "100.0 [100.0, 100.0]"
+    assert reproduce.pooled_share(rows("distinct", every)) != "100.0 [100.0, 100.0]"
 
 
 def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
@@ -230,14 +234,16 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
     class Watching:
         vocabulary = VOCABULARY
 
-        def __call__(self, tokens, length, sigma, causal, previous=None, noise=None):  # type: ignore[no-untyped-def]
+        def __call__(self, tokens: Tensor, length: Tensor, *inputs: Any) -> Tensor:
             seen.append((tokens, length))
             return torch.arange(tokens.shape[1], dtype=torch.float32)[None, :, None].expand(
                 *tokens.shape, len(self.vocabulary)
             )
 
     tokens = torch.full((2, 7), 5)
-    logits = Padded(Watching(), 64)(tokens, torch.tensor([7, 6]), torch.zeros(2), False)
+    logits = PaddedReferenceDenoiser(Watching(), 64)(
+        tokens, torch.tensor([7, 6]), torch.zeros(2), False
+    )
     shown, length = seen[0]
     assert shown.shape == (2, 64)
     assert torch.equal(shown[:, :7], tokens)

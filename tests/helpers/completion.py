@@ -1,4 +1,7 @@
-"""Small token tables, models over them, and what completion must say of those: recursion, straight from the definition."""
+"""Small token tables, models over them, and what completion must say of those.
+
+Recursion, straight from the definition.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ class Known(TableModel):
 
 
 class Placed(Known):
-    """A table that has forgotten how its text was cut: the distribution depends on the number of bytes alone."""
+    """A table that has forgotten how its text was cut.
+
+    The distribution depends on the number of bytes alone.
+    """
 
     def key(self, history: History) -> Hashable:
         return len(self.table.text(history)), len(history) + 1 >= self.limit
@@ -78,7 +84,8 @@ class Given(Known):
 
 
 class Pieces(Known):
-    """A table over the pieces of a byte-pair tokenizer, which is at hand, and perhaps a silent token that it never writes."""
+    """A table over the pieces of a byte-pair tokenizer, which is at hand, and perhaps a silent
+    token that it never writes."""
 
     def __init__(
         self, texts: Sequence[str], merges: int, limit: int, seed: int, silent: bool = False
@@ -134,7 +141,8 @@ class CountedReader:
 
 @dataclass
 class Many:
-    """Random distributions over strings of `limits[b]` tokens after latent state b, none of which ends a string."""
+    """Random distributions over strings of `limits[b]` tokens after latent state b, none of
+    which ends a string."""
 
     table: TokenTable
     latent_states: LatentStates
@@ -191,7 +199,10 @@ def random_table(
     special: bool = False,
     ends: int = 1,
 ) -> TokenTable:
-    """All bytes of the alphabet and some longer pieces, a text or two twice, in a random order; then what else is asked for."""
+    """All bytes of the alphabet and some longer pieces, a text or two twice, in a random order.
+
+    Then what else is asked for.
+    """
     texts = [alphabet[i : i + 1] for i in range(len(alphabet))]
     texts += [
         bytes(rng.choice(list(alphabet), size=rng.integers(2, 4)).tolist()) for _ in range(pieces)
@@ -260,7 +271,10 @@ class Brute:
         return p * np.array(z) / self.mass(history)
 
     def histories(self) -> list[History]:
-        """Those whose text is a proper beginning of the prefix (with `whole`: or it), and that have room for one more token."""
+        """Those whose text is a proper beginning of the prefix (with `whole`.
+
+        Or it), and that have room for one more token.
+        """
         found: list[History] = []
         stack: list[History] = [()]
         while stack:
@@ -291,7 +305,10 @@ class Brute:
         ).startswith(self.prefix)
 
     def strings(self) -> dict[History, float]:
-        """Probability of each string of tokens given the prefix: by listing all strings, not by recursion."""
+        """Probability of each string of tokens given the prefix.
+
+        By listing all strings, not by recursion.
+        """
         found = {
             s: math.exp(log_p)
             for s, log_p in self.model.strings()
@@ -312,10 +329,19 @@ class Case:
 
 
 def random_case(
-    number: int, alphabet: bytes = b"ab", silent: bool = False, special: bool = False, fewest: int = 2, most: int = 300,
-    model: type[Known] = Known, limit: int | None = None,
-) -> Case:  # fmt: skip
-    """A possible prefix of a random table, which `fewest` to `most` histories begin; drawn anew in every run of the tests."""
+    number: int,
+    alphabet: bytes = b"ab",
+    silent: bool = False,
+    special: bool = False,
+    fewest: int = 2,
+    most: int = 300,
+    model: type[Known] = Known,
+    limit: int | None = None,
+) -> Case:
+    """A possible prefix of a random table, which `fewest` to `most` histories begin.
+
+    Drawn anew in every run of the tests.
+    """
     rng = np.random.default_rng([SEED, number])
     while True:
         table = random_table(
@@ -336,7 +362,10 @@ def random_case(
 
 
 def chi_square(drawn: Sequence[Hashable], truth: Mapping[Any, float]) -> float:
-    """z-value (Wilson and Hilferty) of the chi-square of draws; cells of fewer than 5 expected are one. Infinite outside."""
+    """z-value (Wilson and Hilferty) of the chi-square of draws.
+
+    Cells of fewer than 5 expected are one. Infinite outside.
+    """
     counts, total = Counter(drawn), len(drawn)
     if set(counts) - {x for x, p in truth.items() if p > 0}:
         return math.inf
@@ -358,3 +387,8 @@ def chi_square(drawn: Sequence[Hashable], truth: Mapping[Any, float]) -> float:
 
 
 ONE_IN_A_MILLION = 4.753  # of a standard normal, one side
+
+
+def searched(text: bytes, stops: Sequence[bytes]) -> bytes:
+    """The whole text up to the leftmost match."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]

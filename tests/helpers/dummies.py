@@ -1,4 +1,7 @@
-"""Denoisers whose truth is known: an exact one for languages small enough to enumerate, and deterministic ones."""
+"""Denoisers whose truth is known.
+
+An exact one for languages small enough to enumerate, and deterministic ones.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,30 @@ from maskdiff.languages import Vocabulary
 
 TINY = Vocabulary.of("0123()+*=")
 
-# Strings of several lengths with far-from-product probabilities: brackets that must match, values that must agree.
+# Strings of several lengths with far-from-product probabilities: brackets that must match, values
+# that must agree.
 STRINGS = {
-    "(0)": 3.0, "(1)": 2.0, "0+0": 1.0, "1+1": 4.0, "*=*": 1.5, "=*=": 0.5,
-    "(1+2)=": 3.0, "(2+1)=": 1.0, "0=(12)": 2.0, "1=(21)": 2.0, "++++++": 0.7, "((33))": 1.3, "(0**0)": 2.0,
-}  # fmt: skip
+    "(0)": 3.0,
+    "(1)": 2.0,
+    "0+0": 1.0,
+    "1+1": 4.0,
+    "*=*": 1.5,
+    "=*=": 0.5,
+    "(1+2)=": 3.0,
+    "(2+1)=": 1.0,
+    "0=(12)": 2.0,
+    "1=(21)": 2.0,
+    "++++++": 0.7,
+    "((33))": 1.3,
+    "(0**0)": 2.0,
+}
 
 
 class Exact:
     """The exact conditional distributions of an enumerated language, in both modes.
 
-    Bidirectional: p(token i | visible tokens), ``<DIGIT>`` standing for any digit.  Causal: p(token i | tokens before i).
+    Bidirectional: p(token i | visible tokens), `<DIGIT>` standing for any digit.
+    Causal: p(token i | tokens before i).
     A canvas that no string fits gets logits of minus infinity everywhere.
     """
 
@@ -42,7 +58,15 @@ class Exact:
         self.length = torch.tensor([len(row) + 2 for row in encoded])
         self.weight = torch.tensor(list(self.strings.values()), dtype=torch.float64)
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         self.calls += 1
         self.rows += len(tokens)
         vocabulary, width = self.vocabulary, tokens.shape[1]
@@ -74,11 +98,22 @@ class Exact:
 
 
 class Foresighted(Exact):
-    """An exact denoiser that has learned to read the noise of the draw: it names the causal mode's sample outright."""
+    """An exact denoiser that has learned to read the noise of the draw.
+
+    It names the causal mode's sample outright.
+    """
 
     inputs = frozenset({"noise"})
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         if noise is None:
             return super().__call__(tokens, length, sigma, causal, previous)
         assert not causal
@@ -102,13 +137,24 @@ class Foresighted(Exact):
 
 
 class Table:
-    """Fixed logits (width, vocab) whatever the canvas, plus a bonus for what stands there: deterministic and checkable."""
+    """Fixed logits (width, vocab) whatever the canvas, plus a bonus for what stands there.
+
+    Deterministic and checkable.
+    """
 
     def __init__(self, logits: Tensor, vocabulary: Vocabulary = TINY) -> None:
         self.logits, self.vocabulary, self.calls, self.rows = logits, vocabulary, 0, 0
         self.seen: list[tuple[Tensor, Tensor, bool, Tensor | None]] = []
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         self.calls += 1
         self.rows += len(tokens)
         self.seen.append(
@@ -118,14 +164,23 @@ class Table:
 
 
 class Scrambled:
-    """Pseudo-random logits that depend on every token of the string (those before, in the causal mode) and nothing else."""
+    """Pseudo-random logits that depend on every token of the string (those before, in the causal
+    mode) and nothing else."""
 
     inputs = frozenset({"previous", "noise"})
 
     def __init__(self, vocabulary: Vocabulary = TINY, sharpness: float = 2.0) -> None:
         self.vocabulary, self.sharpness, self.calls, self.rows = vocabulary, sharpness, 0, 0
 
-    def __call__(self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, previous: Tensor | None = None, noise: Tensor | None = None) -> Tensor:  # fmt: skip
+    def __call__(
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        sigma: Tensor,
+        causal: bool,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         self.calls += 1
         self.rows += len(tokens)
         positions = torch.arange(tokens.shape[1])
@@ -149,7 +204,10 @@ class Scrambled:
 
 
 def chi_square(texts: Sequence[str], truth: dict[str, float]) -> float:
-    """z-value (Wilson and Hilferty) of the chi-square of ``texts`` against ``truth``; infinite outside its support."""
+    """z-value (Wilson and Hilferty) of the chi-square of ``texts`` against ``truth``.
+
+    Infinite outside its support.
+    """
     counts, total = Counter(texts), len(texts)
     if set(counts) - set(truth):
         return math.inf

@@ -1,8 +1,9 @@
-"""What the tests of the benchmark share: denoisers with known behaviour, subjects made of them, and a tiny checkpoint."""
+"""Shared by the tests of the benchmark: denoisers of known behaviour, subjects, a checkpoint."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from maskdiff import checkpoint
+from maskdiff.cli import benchmark
+from maskdiff.cli.arguments import run_cli
 from maskdiff.config import Config, ModelConfig, TrainConfig
-from maskdiff.evaluation.rows import Row, Subject
+from maskdiff.evaluation.rows import Plan, Row, Subject, SuiteRun
 from maskdiff.languages import make_language
 from maskdiff.models.universal import UniversalDenoiser
 
@@ -26,7 +29,7 @@ TINY = Config(
 
 
 class Uniform:
-    """Gives every one of the inner symbols the same probability, wherever it looks."""
+    """Gives every inner symbol the same probability at every position."""
 
     vocabulary = VOCABULARY
 
@@ -39,7 +42,7 @@ class Uniform:
 
 
 class Zeros(Uniform):
-    """Is certain of a zero everywhere, and of EOS where the string ends."""
+    """Is certain of a zero at every position."""
 
     def __call__(
         self, tokens: Tensor, length: Tensor, sigma: Tensor, causal: bool, *inputs: Tensor | None
@@ -56,6 +59,24 @@ def subject(denoiser: Any, **model: Any) -> Subject:
             denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""
         )
     )  # type: ignore[arg-type]
+
+
+def rows_of(
+    suite: Callable[..., None],
+    subject: Subject,
+    plan: Plan,
+    texts: Sequence[str] = (),
+    *options: Any,
+) -> list[Row]:
+    """Returns the rows that a suite adds; `options` are further arguments of the suite."""
+    run = SuiteRun(suite.__name__.removesuffix("_suite"), subject, plan, texts)
+    suite(run, *options)
+    return run.rows
+
+
+def run_benchmark(*flags: object) -> int:
+    """Runs `benchmark.py` in this process; returns its exit status."""
+    return run_cli(benchmark.main, [str(flag) for flag in flags])
 
 
 def pick(rows: list[Row], metric: str, **settings: Any) -> Row:

@@ -13,7 +13,15 @@ import openai
 
 from maskdiff.errors import ParseError
 from maskdiff.serving.model import ServedModel
-from maskdiff.stepwise.protocol import Candidate, Capabilities, Reply, Request, Spent, Stop, bounded
+from maskdiff.stepwise.protocol import (
+    Candidate,
+    Capabilities,
+    Reply,
+    Request,
+    Spent,
+    Stop,
+    split_step,
+)
 
 STORY = "one, two>three, four>five, six>seven, eight>nine, ten."
 
@@ -71,7 +79,7 @@ class Toy:
             place += 1
             if not token:
                 return self._candidate(request, said, log_probs, "end")
-            if bounded(said, 0, request.stop, request.overshoot):
+            if split_step(said, 0, request.stop, request.overshoot):
                 return self._candidate(request, said, log_probs, "stop")
             if len(log_probs) == request.stop.max_tokens:
                 return self._candidate(request, said, log_probs, "length")
@@ -79,7 +87,7 @@ class Toy:
     def _candidate(
         self, request: Request, said: str, log_probs: list[float], finish: Any
     ) -> Candidate:
-        step, over = bounded(said, 0, request.stop, request.overshoot) or (
+        step, over = split_step(said, 0, request.stop, request.overshoot) or (
             request.overshoot + said,
             "",
         )

@@ -42,7 +42,7 @@ SIZES = {
     "end_positions": False,
 }
 
-# ------------------------------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------------------ models
 
 
 @cache
@@ -53,7 +53,10 @@ def problems(count: int, seed: int = 0) -> tuple[str, ...]:
 def payload(
     pieces: bool = False, seed: int = 0, open_share: float = 0.3, **model: object
 ) -> Payload:
-    """An untrained model with strong opinions; with the default seed its steps, and its answers, end now and then."""
+    """An untrained model with strong opinions.
+
+    With the default seed its steps, and its answers, end now and then.
+    """
     vocabulary = STEPS.vocabulary
     if (
         pieces
@@ -64,7 +67,8 @@ def payload(
         vocabulary = vocabulary.with_merges([*merges, (")>1", ")>")])
     config = Config()
     sizes = {**SIZES, "block_size": LANGUAGE.max_len, "vocab_size": len(vocabulary), **model}
-    shape = replace(config.model, **sizes, vocabulary="bpe" if pieces else "characters")  # type: ignore[arg-type]
+    kind = "bpe" if pieces else "characters"
+    shape = replace(config.model, **sizes, vocabulary=kind)  # type: ignore[arg-type]
     config = replace(
         config, language=LANGUAGE, model=shape, train=replace(config.train, open_share=open_share)
     )
@@ -116,7 +120,7 @@ def ledger(model: Loaded) -> Iterator[Ledger]:
         handle.remove()
 
 
-# ------------------------------------------------------------------------------------------------------- asking a backend
+# -------------------------------------------------------------------------------- asking a backend
 
 
 def one(generator: StepBackend, **settings: object) -> Reply:
@@ -127,7 +131,10 @@ def one(generator: StepBackend, **settings: object) -> Reply:
 def walk(
     generator: StepBackend, requests: Sequence[Request], tokens: int
 ) -> list[tuple[list[Candidate], Spent]]:
-    """Step after step of several answers together, of candidate 0 each, up to `tokens` tokens; and what each took."""
+    """Step after step of several answers together, of candidate 0 each, up to `tokens` tokens.
+
+    And what each took.
+    """
     answers: list[list[Candidate]] = [[] for _ in requests]
     spent = [Spent() for _ in requests]
     while going := [i for i, steps in enumerate(answers) if left(steps, tokens)]:
@@ -173,7 +180,7 @@ def same(left: Sequence[Candidate], right: Sequence[Candidate], tolerance: float
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
 
 
-# ------------------------------------------------------------------------------------------------------- scripted backends
+# ------------------------------------------------------------------------------- scripted backends
 
 Script = Callable[[Request, int], Candidate]
 WRONG = "9999"  # what no expression of the language comes to
@@ -181,7 +188,8 @@ KNOWN = Capabilities(True, True, True, True, True, False)
 
 
 class Scripted:
-    """A backend that says what a function of the request and the number of the candidate says, and keeps what it was asked."""
+    """A backend that says what a function of the request and the number of the candidate says,
+    and keeps what it was asked."""
 
     name = "scripted"
 
@@ -209,7 +217,10 @@ def said(text: str, *log_probs: float, finish: Finish | None = None) -> Candidat
 
 
 def solver_script(wrong: Callable[[Request, int], bool]) -> Script:
-    """Writes the steps of a problem rightly, or `WRONG` for a step where `wrong` says so; whole answers without stops."""
+    """Writes the steps of a problem rightly, or `WRONG` for a step where `wrong` says so.
+
+    Whole answers without stops.
+    """
 
     def script(request: Request, number: int) -> Candidate:
         problem, *done = (request.prompt + request.answer).rstrip(">").split(">")

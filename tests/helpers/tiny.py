@@ -1,8 +1,10 @@
-"""A tiny randomly initialised checkpoint for tests of tasks and doors: real in every part, good at nothing."""
+"""A tiny randomly initialised checkpoint, complete in every part, for tests of tasks and cli."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -28,6 +30,12 @@ def tiny_config(**model: object) -> Config:
 
 
 def tiny_payload(seed: int = 0, **model_settings: object) -> Payload:
+    return deepcopy(_made_payload(seed, tuple(model_settings.items())))
+
+
+@lru_cache  # a vocabulary of pieces takes a second
+def _made_payload(seed: int, settings: tuple[tuple[str, object], ...]) -> Payload:
+    model_settings = dict(settings)
     config = tiny_config(**model_settings)
     torch.manual_seed(seed)
     model = UniversalDenoiser(config.model)

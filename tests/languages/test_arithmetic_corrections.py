@@ -1,4 +1,4 @@
-"""The language of corrections: its draws, grammar, pieces and configurations, against trees (helpers/corrections.py)."""
+"""The language of corrections: draws, grammar, pieces and configurations, against trees."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cut_by_hand(string: str) -> tuple[str, str | None, str | None, str]:
     return problem, attempt if shown else None, said, answer
 
 
-# ------------------------------------------------------------------------------------------------------------------ draws
+# Draws
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -83,24 +83,24 @@ def test_every_draw_parses_holds_and_is_derived_once(config: LanguageConfig) -> 
             assert said in {said_by_hand(problem, attempt, kind) for kind in FEEDBACK}
 
 
-def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
+def test_forms_are_drawn_with_their_probabilities() -> None:
     """2,000 draws; shares that are right pass in all but one in 50,000 runs."""
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 2000)]
     plain, hidden = (
         sum(said is None for _, _, said, _ in parts),
         sum(a is None and s is not None for _, a, s, _ in parts),
     )
-    assert abs(plain / 2000 - forms.MADE_UP.plain) < 0.05
-    assert abs(hidden / 2000 - forms.MADE_UP.hidden) < 0.05
+    assert abs(plain / 2000 - forms.GENERATED.plain) < 0.05
+    assert abs(hidden / 2000 - forms.GENERATED.hidden) < 0.05
     told = [said[:1] for _, _, said, _ in parts if said is not None]
-    for mark, share in zip(("", "~", "@", "="), forms.MADE_UP.told):
+    for mark, share in zip(("", "~", "@", "="), forms.GENERATED.feedback):
         assert abs(told.count(mark) / len(told) - share) < 0.06
     assert any("!" in answer for _, _, said, answer in parts if said is None)
     assert any("!" in attempt for _, attempt, _, _ in parts if attempt is not None)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_corrections_repeat_the_mistake_as_often_as_they_should(
+def test_corrections_repeat_the_mistake_with_their_probability(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forms, "REPEATED", share)
@@ -121,7 +121,7 @@ def test_corrections_repeat_the_mistake_as_often_as_they_should(
 
 
 def test_what_is_too_long_is_drawn_again() -> None:
-    """Of a language in which most records of three parts are just too long, or just short enough."""
+    """A language in which most records of three parts are just too long or just short enough."""
     language = ArithmeticCorrections(replace(BASE, max_int=9, max_depth=2, max_len=104))
     sizes = [len(string) for string in drawn(language, 300)]
     assert max(sizes) <= language.max_symbols == 102
@@ -130,7 +130,7 @@ def test_what_is_too_long_is_drawn_again() -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_the_first_draws_do_not_depend_on_how_many_are_asked_for(config: LanguageConfig) -> None:
+def test_the_first_draws_do_not_depend_on_the_count(config: LanguageConfig) -> None:
     language = ArithmeticCorrections(config)
     most = drawn(language, 90, 5)
     held_out = language.problems(90, np.random.default_rng(5))
@@ -152,7 +152,7 @@ def test_problems_are_held_out(config: LanguageConfig) -> None:
     assert not begun & set(held_out)
 
 
-# ---------------------------------------------------------------------------------------------------------------- grammar
+# Grammar
 
 EXPRESSION = r"\(\+ 1 2\)"
 NUMBER = "(?:0|-?[1-9][0-9]*)"
@@ -164,7 +164,7 @@ STRING = re.compile(
 
 
 def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
-    """Every sequence of a problem and up to 5 words, and everything one word away from longer ones, against an expression."""
+    """A problem and up to 5 words, and longer strings with one word changed, against a pattern."""
     words = ["(+ 1 2)", "3", *MARKS]
     short = [("(+ 1 2)", *rest) for n in range(5) for rest in product(words, repeat=n)]
     answers = [("3",), ("(+ 1 2)", "!", "3"), ("3", "!", "(+ 1 2)", ">", "3"), ("3", "!", "3")]
@@ -282,7 +282,7 @@ def test_no_strings(string: str) -> None:
 
 
 def test_a_string_holds_where_the_trees_find_no_kept_step_wrong() -> None:
-    """Over draws with one number changed: in what is kept of the answer it matters, elsewhere it does not."""
+    """Draws with one number changed: it matters in kept steps of the answer and nowhere else."""
     dice, verdicts = random.Random(4), []
     for string in drawn(LANGUAGE, 300, 7):
         at = dice.choice([i for i, symbol in enumerate(string) if symbol.isdigit()])
@@ -296,7 +296,7 @@ def test_a_string_holds_where_the_trees_find_no_kept_step_wrong() -> None:
     assert 30 < sum(verdicts) < 270
 
 
-# ----------------------------------------------------------------------------------------------------------------- pieces
+# Pieces
 
 
 @pytest.fixture(autouse=True)
@@ -307,7 +307,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [80, 200])
-def test_no_piece_reaches_over_a_border(size: int) -> None:
+def test_no_piece_crosses_a_border(size: int) -> None:
     vocabulary = pieces.piece_vocabulary(LANGUAGE, size)
     assert len(vocabulary) <= size
     long = [symbol for symbol in vocabulary.symbols[4:] if len(symbol) > 1]
@@ -328,7 +328,7 @@ def test_no_piece_reaches_over_a_border(size: int) -> None:
     assert borders > 2000
 
 
-def test_pieces_of_whole_strings_do_reach_over_borders() -> None:
+def test_pieces_of_whole_strings_cross_borders() -> None:
     """The control: what `fragments` is for."""
     texts = pieces.training_strings(LANGUAGE)
     characters = "".join(LANGUAGE.vocabulary.symbols[4:])
@@ -375,7 +375,7 @@ def test_other_languages_keep_their_pieces(name: str) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- language, configuration
+# Language, configuration
 
 
 def test_it_is_a_language_with_truth_and_no_solver_of_steps() -> None:
@@ -430,8 +430,8 @@ def test_lengths_that_no_string_has_are_refused(length: int) -> None:
         ({"operators": ""}, "one or more of"),
         ({"operators": "++"}, "at most once"),
         ({"operators": "+/"}, "'\\+/' are not allowed"),
-        ({"min_int": 13}, "min_int 13 is above max_int 12"),
-        ({"min_depth": 4}, "min_depth 4 is above max_depth 3"),
+        ({"min_int": 13}, "min_int 13 and max_int 12 leave no choice"),
+        ({"min_depth": 4}, "min_depth 4 and max_depth 3 leave no choice"),
         ({"min_depth": 0, "max_depth": 0}, "at least one operation"),
         (
             {"min_depth": 1, "max_depth": 1},

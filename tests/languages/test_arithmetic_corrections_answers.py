@@ -1,4 +1,4 @@
-"""Answers with mistakes: marks, symbols, feedback and slips, against a judge of trees (helpers/corrections.py)."""
+"""Answers with mistakes: marks, symbols, feedback and slips, against a judge of trees."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def all_expressions(answer: str) -> bool:
     return all(step_tree(step) is not None for step in kept_by_hand(answer))
 
 
-# ------------------------------------------------------------------------------------------------------------------ marks
+# Marks
 
 
 def test_marks_are_those_of_the_trees() -> None:
@@ -142,7 +142,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
-def test_garbage_raises_nothing_and_is_worth_little(answer: str) -> None:
+def test_garbage_gets_few_marks(answer: str) -> None:
     problem = "(+ 3 (* 2 4))"
     marks = judge(problem, answer)
     assert (marks.right, marks.share, marks.final) == (0, 0.0, False)
@@ -158,11 +158,11 @@ def test_taking_back_nothing_is_a_mistake(answer: str) -> None:
     assert marks.first_wrong is not None or marks.share < 1
 
 
-# --------------------------------------------------------------------------------------------------------------- symbols
+# Symbols
 
 
 def located_by_hand(problem: str, answer: str) -> list[bool | None]:
-    """Labels by the definition, symbol by symbol, with all reducts of trees written out; what has no bracket does not go on."""
+    """Labels by their definition, symbol by symbol, with all reducts of trees."""
     labels, before, now, lost = list[bool | None](), problem, "", False
     for symbol in answer:
         options = following(before)
@@ -225,7 +225,7 @@ def test_symbols_by_hand(answer: str, labels: str) -> None:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------- feedback
+# Feedback
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_feedback_is_its_definition() -> None:
 
 
 def test_only_the_leak_tells_the_value() -> None:
-    """Of problems whose value no number of steps or tenths can be; the others tell it only by quoting the attempt."""
+    """Problems whose value is no number of steps or tenths: feedback only quotes the attempt."""
     told = quoted = 0
     for problem, answer in attempts(300, 3):
         value = str(value_of(tree_of(problem)))
@@ -294,7 +294,7 @@ def test_only_the_leak_tells_the_value() -> None:
     assert quoted > 100
 
 
-# ------------------------------------------------------------------------------------------------------------------ slips
+# Slips
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -325,7 +325,7 @@ def test_a_slip_is_always_wrong(config: LanguageConfig) -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_attempts_go_wrong_as_often_as_they_are_told_to(config: LanguageConfig) -> None:
+def test_attempts_go_wrong_with_their_probability(config: LanguageConfig) -> None:
     rng, bounds = np.random.default_rng(1), bounds_of(config)
     always, never, back = 0, 0, 0
     for problem in problems(150, 1, config):
@@ -352,7 +352,7 @@ def test_attempts_go_wrong_as_often_as_they_are_told_to(config: LanguageConfig) 
     assert back > 400
 
 
-def test_what_is_taken_back_ends_right() -> None:
+def test_corrections_end_right() -> None:
     rng, none, some = np.random.default_rng(2), 0, 0
     for problem in problems(300, 2):
         attempt = write_answer(problem, rng, 0.3, 0.2, bounds_of())

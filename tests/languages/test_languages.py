@@ -1,7 +1,6 @@
 """Vocabulary, registry, splits, grammar options, parser and printing of the languages.
 
-Not for probabilities (languages/test_probability.py). Properties are checked on every notation; `reader` is an independent,
-regular-expression based parser that the real one must agree with.
+Properties are checked on every notation. `reader` is an independent parser by regular expressions.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ VARIANTS = [
 
 
 def reader(text: str, config: LanguageConfig) -> int | None:
-    """The exact value of the expression of `text` if the whole is grammatical, by rewriting innermost operations; else None."""
+    """The value of a grammatical text, by rewriting innermost operations; None for others."""
     expression, equals, value = text.partition("=")
     signed = "-?" if "-" in config.operators else ""
     if not equals or not re.fullmatch(rf"0|{signed}[1-9][0-9]*", value):
@@ -256,7 +255,7 @@ def test_every_single_symbol_mutation_is_decided_as_the_independent_reader_decid
 
 
 def test_error_positions_are_where_the_grammar_breaks() -> None:
-    """Up to the reported position a text can be continued to a string; with the symbol there it cannot (small grammar)."""
+    """A text can be continued up to the reported position, but not with the symbol there."""
     config = LanguageConfig(min_int=0, max_int=2, max_depth=2, operators="+")
     language = make_language(config)
     operands = ["0", "1", "2"]

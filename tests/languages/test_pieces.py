@@ -1,8 +1,9 @@
-"""Vocabularies of pieces: nothing is lost in cutting, strangers' merges are checked, and a checkpoint carries all of it."""
+"""Vocabularies of pieces: lossless cutting, checks of untrusted merges, checkpoints."""
 
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff import tasks
-from maskdiff.checkpoint import denoiser_from, load_denoiser
+from maskdiff.checkpoint import Loaded, Payload, denoiser_from, load_denoiser
 from maskdiff.config import Config, LanguageConfig, ModelConfig, SamplerConfig, TrainConfig
 from maskdiff.data import Batches, Store
 from maskdiff.errors import CheckpointError, ConfigError, ParseError
@@ -26,14 +27,25 @@ from maskdiff.languages import (
 )
 from maskdiff.languages.pieces import training_strings
 from maskdiff.training.loop import Trainer
-from tests.helpers.tiny import PIECES, tiny_loaded, tiny_payload
+from tests.helpers.tiny import PIECES, tiny_payload
 
 LANGUAGE = make_language()
 PIECED = piece_vocabulary(LANGUAGE, 120)
 
 
+@pytest.fixture(scope="module")
+def pieced_payload() -> Payload:
+    """The checkpoint of a tiny model of pieces; copy it before a change."""
+    return tiny_payload(**PIECES)
+
+
+@pytest.fixture(scope="module")
+def loaded(pieced_payload: Payload) -> Loaded:
+    return denoiser_from(deepcopy(pieced_payload))
+
+
 def merged_naively(text: str, merges: tuple[tuple[str, str], ...]) -> list[str]:
-    """Byte-pair encoding by its definition: the earliest merge that applies, at its leftmost place, until none does."""
+    """Byte-pair encoding by definition: the earliest merge, leftmost first, until none applies."""
     parts, rank = list(text), {merge: i for i, merge in enumerate(merges)}
     while pairs := [
         (rank[a, b], i)
@@ -47,7 +59,7 @@ def merged_naively(text: str, merges: tuple[tuple[str, str], ...]) -> list[str]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="0123456789()+*=", max_size=40))
-def test_a_text_is_cut_as_the_merges_say_and_put_together_again(text: str) -> None:
+def test_encoding_follows_the_merges_and_decoding_inverts_it(text: str) -> None:
     ids = PIECED.encode(text)
     assert PIECED.decode(ids) == text
     assert [PIECED.symbols[i] for i in ids] == merged_naively(text, PIECED.merges)
@@ -84,14 +96,14 @@ def test_blanks_stay_apart_and_foreign_symbols_are_named() -> None:
         (("1", "2", "12"), (), "single characters"),
     ],
 )
-def test_a_stranger_s_pieces_are_checked(
+def test_untrusted_pieces_are_checked(
     symbols: tuple[str, ...], merges: tuple[tuple[str, str], ...], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
         Vocabulary((*LANGUAGE.vocabulary.symbols[:4], *symbols), merges)
 
 
-def test_the_fingerprint_tells_merges_apart() -> None:
+def test_fingerprints_depend_on_merges() -> None:
     """Two orders of merges make the same pieces here and cut `123` differently."""
     plain = Vocabulary.of("123", digit=False)
     one, two = (
@@ -103,7 +115,7 @@ def test_the_fingerprint_tells_merges_apart() -> None:
     assert one.encode("123") == [one.ids["12"], one.ids["3"]]
 
 
-def test_size_is_checked_and_characters_take_none() -> None:
+def test_vocabulary_sizes_are_checked() -> None:
     with pytest.raises(ConfigError, match="pieces need 20 or more"):
         model_vocabulary(LANGUAGE, ModelConfig(vocabulary="bpe", vocab_size=19))
     with pytest.raises(ConfigError, match="leave it out, or give --vocabulary bpe"):
@@ -129,11 +141,10 @@ def test_batches_of_pieces_are_the_strings_themselves() -> None:
     assert plain == pieced
 
 
-# ----------------------------------------------------------------------------------------------------------- checkpoints
+# Checkpoints
 
 
-def test_a_checkpoint_carries_its_pieces() -> None:
-    loaded = tiny_loaded(**PIECES)
+def test_a_checkpoint_carries_its_pieces(loaded: Loaded) -> None:
     assert len(loaded.vocabulary) == 60
     assert loaded.vocabulary.merges
     assert not loaded.length_conditioned
@@ -161,16 +172,17 @@ def test_a_checkpoint_carries_its_pieces() -> None:
         ("lengths", [0.0, float("nan")], "not probabilities"),
     ],
 )
-def test_damaged_pieces_are_one_line(key: str, value: object, said: str) -> None:
-    payload = tiny_payload(**PIECES)
+def test_damaged_pieces_are_one_line(
+    key: str, value: object, said: str, pieced_payload: Payload
+) -> None:
+    payload = deepcopy(pieced_payload)
     payload["vocabulary"][key] = value
     with pytest.raises(CheckpointError, match=said) as caught:
         denoiser_from(payload)
     assert "\n" not in str(caught.value)
 
 
-def test_verbs_that_go_symbol_by_symbol_say_so() -> None:
-    loaded = tiny_loaded(**PIECES)
+def test_verbs_that_need_symbols_refuse_pieces(loaded: Loaded) -> None:
     for verb in (tasks.repair, tasks.edit, tasks.fill):
         with pytest.raises(ConfigError, match="go by symbols"):
             verb(loaded, ["(+(*7?)10)=45"])
@@ -184,8 +196,7 @@ def test_verbs_that_go_symbol_by_symbol_say_so() -> None:
         tasks.generate(loaded, 1, length=12, sampler=SamplerConfig("maskgit"))
 
 
-def test_generating_pieces() -> None:
-    loaded = tiny_loaded(**PIECES)
+def test_generating_pieces(loaded: Loaded) -> None:
     free = tasks.generate(loaded, 5, seed=1)
     assert [r.text for r in free] == [
         r.text for r in tasks.generate(loaded, 5, seed=1, batch_size=2)
@@ -210,7 +221,7 @@ def test_an_aligned_head_is_validated_without_a_causal_mode(tmp_path: Path) -> N
 
 
 def test_a_run_of_pieces_from_the_first_step_to_a_completion(tmp_path: Path) -> None:
-    """Two steps, resumed for one more: the checkpoint is whole, its validation is in nats per piece, and it completes."""
+    """Two steps, resumed for one more: the checkpoint is complete and its model completes text."""
     model = ModelConfig(
         n_layer=1,
         k_iter=1,
@@ -230,8 +241,8 @@ def test_a_run_of_pieces_from_the_first_step_to_a_completion(tmp_path: Path) -> 
     }
     config = Config(language=LanguageConfig(), model=model)
     for steps, resume in ((2, False), (3, True)):
-        whole = replace(config, train=replace(config.train, max_iters=steps, **quick))  # type: ignore[arg-type]
-        Trainer(whole, tmp_path, resume=resume).run()
+        train = replace(config.train, max_iters=steps, **quick)  # type: ignore[arg-type]
+        Trainer(replace(config, train=train), tmp_path, resume=resume).run()
     loaded = load_denoiser(tmp_path / "last.pt")
     assert len(loaded.vocabulary) == 60
     assert "floor" not in loaded.metrics

@@ -1,6 +1,6 @@
-"""Generator, exact probabilities, length distribution and entropy floors of the arithmetic language.
+"""Generator, exact probabilities, lengths and entropies of the arithmetic language.
 
-`enumerate_language` is an independent statement of the generator: it lists every derivation with its probability.
+`enumerate_language` states the generator independently: all derivations with probabilities.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_log_prob_sums_to_one_and_vanishes_outside() -> None:
         assert language.log_prob(text) == -math.inf
     assert make_language(replace(config, max_len=8)).log_prob("(+12)=3") == -math.inf
     assert make_language(replace(config, max_len=9)).log_prob("(+12)=3") > -math.inf
-    # Depth 2 is always asked for: an operation of two operands needs the coin twice, and is still possible.
+    # The depth is always 2: an operation on two operands needs the coin twice.
     assert make_language(TINY[2]).log_prob("(-1,2)=-1") > -math.inf
 
 
@@ -138,7 +138,8 @@ def test_length_distribution_of_small_languages_is_exact(
 def test_draws_follow_log_prob(tiny: tuple[LanguageConfig, dict[str, float]]) -> None:
     """G-test against the exact distribution, strings expected fewer than 10 times lumped together.
 
-    With 40,000 draws and some 100 cells, a shift of 5% of the probability between halves of the strings is detected with
+    With 40, 000 draws and some 100 cells,
+    a shift of 5% of the probability between halves of the strings is detected with
     power > 0.99; the bound is 5 standard deviations of the statistic.
     """
     config, exact = tiny
@@ -158,8 +159,8 @@ def test_draws_follow_log_prob(tiny: tuple[LanguageConfig, dict[str, float]]) ->
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_the_test_of_draws_sees_a_wrong_coin() -> None:
-    """Negative control: the frequencies of the reference's neighbour (other operand range) do not pass."""
+def test_the_test_of_draws_detects_a_wrong_coin() -> None:
+    """Negative control: the frequencies for another operand range fail."""
     exact = enumerate_language(TINY[0])
     drawn = Counter(
         make_language(replace(TINY[0], min_depth=0)).sample_many(40_000, np.random.default_rng(3))
@@ -200,7 +201,10 @@ def test_expression_lengths_by_enumeration() -> None:
     "options", [{}, {"operators": "-", "notation": "infix", "max_int": 99, "max_len": 48}]
 )
 def test_estimated_lengths_match_draws(options: dict[str, Any]) -> None:
-    """Chi-square of 60,000 draws against P(n): 5 standard deviations; a 10% error in any common length fails it."""
+    """Chi-square of 60,000 draws against P(n) within 5 standard deviations.
+
+    A 10% error in any common length fails.
+    """
     language = make_language(LanguageConfig(**options))
     assert not length_table(language.config).exact
     probs = language.length_probs()
@@ -218,7 +222,7 @@ def test_estimated_lengths_match_draws(options: dict[str, Any]) -> None:
 def test_given_its_length_a_string_has_a_probability_below_one() -> None:
     for text in REFERENCE.sample_many(300, np.random.default_rng(2)):
         assert -60 < REFERENCE.log_prob(text) - REFERENCE.length_log_prob(len(text)) < 0
-    # All eleven strings of three and five symbols of the depth-0 kind, by hand: P(7=7) = P(operand) / 11 / acceptance.
+    # All eleven strings of depth 0 by hand: P(7=7) = P(operand) / 11 / acceptance.
     acceptance = REFERENCE.acceptance  # type: ignore[attr-defined]
     assert acceptance == pytest.approx(0.9662, abs=2e-4)
     assert REFERENCE.log_prob("7=7") == pytest.approx(math.log(0.2 / 11 / acceptance), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Python's expressions: real ones are what they claim to be, and the grammar derives nothing that Python refuses."""
+"""Python's expressions: real ones are valid, and the grammar derives nothing invalid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskdiff.constraints.chart import Rules, fill
+from maskdiff.constraints.chart import RuleTensors, inside_chart
 from maskdiff.errors import DataError
 from maskdiff.languages.cfg import (
     Cfg,
@@ -27,55 +27,64 @@ from maskdiff.languages.cfg import (
     read_grammar,
 )
 from maskdiff.languages.cfg.recognise import Recogniser
-from maskdiff.languages.python_expressions import GRAMMAR, SYMBOLS, collect, valid
-from maskdiff.languages.python_expressions.collect import expressions, sources
+from maskdiff.languages.python_expressions import GRAMMAR, collect_expressions, is_python_expression
+from maskdiff.languages.python_expressions.collect import expressions_of, source_files
 from maskdiff.languages.python_expressions.names import FIRST, KEYWORDS, REST, name_pattern
+from maskdiff.languages.vocabulary import PRINTABLE_ASCII
 from tests.helpers.derivations import Deriver
 
 LONGEST = 62
 DERIVED = (
-    "x", "not x", "not not x", "a or b and not c", "a if b else c if d else e", "lambda: 0", "lambda x:x",
-    "lambda x: lambda y: x", "a<b<=c", "a - -b", "a--b", "-a**-b", "a in b", "a not in b", "a is not b", "a is b", "~-+x",
-    "a@b", "a << 2>>b", "()", "(a)", "(a,)", "(a, b)", "(a,b,)", "a, b", "a,", "(*a, b)", "[]", "[a, *b]", "[a,]", "{}", "{a}",
-    "{*a}", "{a: b}", "{**a}", "{a:b, **c, 'd': e,}", "{**a,}", "[x for x in y]", "[x for x, y in z if x if y for w in x]",
-    "{x for (x, y) in z}", "{k: v for k, v in d.items()}", "(x for x in y)", "f(x for x in y)", "[x if a else b for x in y]",
-    "f()", "f(a, *b, c=d, **e)", "f(*a, b)", "f(**a)", "f(k=lambda: 0)", "f(a==b)", "f(a=b)", "x.y.z()[0](1)", "x[1:]", "x[:]",
-    "x[::2]", "x[a:b, ...]", "x[lambda: 1:2]", "x[lambda x: x]", "{lambda: a: b}", "''.join(x)", "''", '"\\""',
-    "'\\x41\\n\\0'", "r'\\d'", "rb'\\''", "b'a'", "Rb'x'", "u''", "f'{x}'", 'f"{x.y()[0]!r:>10}a"', "f''", "f'\\n{x[y]}'", "0",
-    "10", "1_000", "0x1F", "0o17", "0b1", "1.", ".5", "1.5e-3", "1e9", "007.5", "None", "True.real", "...", "x[...]", "nots",
-    "inner in isle", "match", "_", "Nones", "i", "is_", "e1", "{} if {} else {}", "[[]][0]", "(lambda: 0)()",
+    "x", "not x", "not not x", "a or b and not c", "a if b else c if d else e", "lambda: 0",
+    "lambda x:x", "lambda x: lambda y: x", "a<b<=c", "a - -b", "a--b", "-a**-b", "a in b",
+    "a not in b", "a is not b", "a is b", "~-+x", "a@b", "a << 2>>b", "()", "(a)", "(a,)", "(a, b)",
+    "(a,b,)", "a, b", "a,", "(*a, b)", "[]", "[a, *b]", "[a,]", "{}", "{a}", "{*a}", "{a: b}",
+    "{**a}", "{a:b, **c, 'd': e,}", "{**a,}", "[x for x in y]",
+    "[x for x, y in z if x if y for w in x]", "{x for (x, y) in z}", "{k: v for k, v in d.items()}",
+    "(x for x in y)", "f(x for x in y)", "[x if a else b for x in y]", "f()", "f(a, *b, c=d, **e)",
+    "f(*a, b)", "f(**a)", "f(k=lambda: 0)", "f(a==b)", "f(a=b)", "x.y.z()[0](1)", "x[1:]", "x[:]",
+    "x[::2]", "x[a:b, ...]", "x[lambda: 1:2]", "x[lambda x: x]", "{lambda: a: b}", "''.join(x)",
+    "''", '"\\""', "'\\x41\\n\\0'", "r'\\d'", "rb'\\''", "b'a'", "Rb'x'", "u''", "f'{x}'",
+    'f"{x.y()[0]!r:>10}a"', "f''", "f'\\n{x[y]}'", "0", "10", "1_000", "0x1F", "0o17", "0b1", "1.",
+    ".5", "1.5e-3", "1e9", "007.5", "None", "True.real", "...", "x[...]", "nots", "inner in isle",
+    "match", "_", "Nones", "i", "is_", "e1", "{} if {} else {}", "[[]][0]", "(lambda: 0)()",
     "a if not b else c", "a and b if c and d else e", "x.match", "'#'", "a%'#'",
 )  # fmt: skip
 INVALID = (
-    "", " ", " x", "x ", "if", "x.if", "None=1", "not", "notx y", "a b", "a not b", "a == not b", "- not a", "a is is b",
-    "a in in b", "a if b", "a else b", "if a else b", "a if b else", "lambda", "lambda x", "lambda 1: x", "lambda None: x",
-    "lambda in: x", "a if lambda: b else c", "[x for x in a if b else c]", "[x for x in lambda: y]", "[x for 1 in y]",
-    "[x for x.y in]", "[x for in in y]", "[*x for x in y]", "{**x for x in y}", "{*x: y}", "{a: *b}", "{a: b, c}", "{a, b: c}",
-    "{a: b for a in b, c}", "{,}", "[,]", "(,)", ",", "a,,b", "(*a)", "*a", "*a, b", "**a", "f(**a, *b)", "f(a=b, c)",
-    "f(True=1)", "f(a.b=1)", "f(1=2)", "f('a'=1)", "f(a, x for x in y)", "f(x for x in y, a)", "f(,)", "f(a,,b)", "f(=a)",
-    "x[]", "x[,]", "x[a:b:c:d]", "x[**a]", "x.", ".x", "x..y", "x.1", "x.None", "1.real", "1if 2else", "01", "1__0", "1_",
-    "0x", "0b2", "0o8", "1e", "1.e", "1 .", "0xg", "'", "'''", '"', '\'a"', "'\\'", "'\\x4'", "'\\N'", "'\\u12'", "r'\\'",
-    "'a'b", "a'b'", "ub''", "f'{'", "f'}'", "f'{}'", "f'{x!z}'", "f'{x!}'", "f'{if}'", "f'{x", "rf'", "a <> b", "a = b",
-    "a := b", "a ! b", "a === b", "a & & b", "a $ b", "a ? b", "a -> b", "a++", "a < > b", "a ** * b", "(", ")", "(]", "[)",
-    "(()", "())", "{(})", "a;b", "\\", "x\\", "return x", "x = 1", "pass", "import x", "`x`", "a and", "and a", "a and or b",
-    "or", "a not", "....", "a.b c", "f(a b)", "[a b]", "@a", "a @", "!a",
+    "", " ", " x", "x ", "if", "x.if", "None=1", "not", "notx y", "a b", "a not b", "a == not b",
+    "- not a", "a is is b", "a in in b", "a if b", "a else b", "if a else b", "a if b else",
+    "lambda", "lambda x", "lambda 1: x", "lambda None: x", "lambda in: x", "a if lambda: b else c",
+    "[x for x in a if b else c]", "[x for x in lambda: y]", "[x for 1 in y]", "[x for x.y in]",
+    "[x for in in y]", "[*x for x in y]", "{**x for x in y}", "{*x: y}", "{a: *b}", "{a: b, c}",
+    "{a, b: c}", "{a: b for a in b, c}", "{,}", "[,]", "(,)", ",", "a,,b", "(*a)", "*a", "*a, b",
+    "**a", "f(**a, *b)", "f(a=b, c)", "f(True=1)", "f(a.b=1)", "f(1=2)", "f('a'=1)",
+    "f(a, x for x in y)", "f(x for x in y, a)", "f(,)", "f(a,,b)", "f(=a)", "x[]", "x[,]",
+    "x[a:b:c:d]", "x[**a]", "x.", ".x", "x..y", "x.1", "x.None", "1.real", "1if 2else", "01",
+    "1__0", "1_", "0x", "0b2", "0o8", "1e", "1.e", "1 .", "0xg", "'", "'''", '"', '\'a"', "'\\'",
+    "'\\x4'", "'\\N'", "'\\u12'", "r'\\'", "'a'b", "a'b'", "ub''", "f'{'", "f'}'", "f'{}'",
+    "f'{x!z}'", "f'{x!}'", "f'{if}'", "f'{x", "rf'", "a <> b", "a = b", "a := b", "a ! b",
+    "a === b", "a & & b", "a $ b", "a ? b", "a -> b", "a++", "a < > b", "a ** * b", "(", ")", "(]",
+    "[)", "(()", "())", "{(})", "a;b", "\\", "x\\", "return x", "x = 1", "pass", "import x", "`x`",
+    "a and", "and a", "a and or b", "or", "a not", "....", "a.b c", "f(a b)", "[a b]", "@a", "a @",
+    "!a",
 )  # fmt: skip
 BEYOND = (
-    "f(a=1, b=2)", "f(k=1, *a)", "lambda x, y: x", "lambda *a: a", "lambda x=1: x", "'a' 'b'", "''''''", "'\\N{BULLET}'",
-    "'\\d'", "f'{a+b}'", "f'{{}}'", "(x := 1)", "(yield)", "( a )", "f (x)", "a  + b", "a if(b)else c", "not(a)", "[a , b]",
-    "1 .real", "1j", "1E5", "00", "x[a : b]", "f(a = b)", "[x for x.y in z]", "(a, b,c, )", "- x", "....real", "not  x",
+    "f(a=1, b=2)", "f(k=1, *a)", "lambda x, y: x", "lambda *a: a", "lambda x=1: x", "'a' 'b'",
+    "''''''", "'\\N{BULLET}'", "'\\d'", "f'{a+b}'", "f'{{}}'", "(x := 1)", "(yield)", "( a )",
+    "f (x)", "a  + b", "a if(b)else c", "not(a)", "[a , b]", "1 .real", "1j", "1E5", "00",
+    "x[a : b]", "f(a = b)", "[x for x.y in z]", "(a, b,c, )", "- x", "....real", "not  x",
     "[x async for x in y]",
 )  # fmt: skip
 
 
 @lru_cache(maxsize=1)
 def cfg() -> Cfg:
-    return read_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS)
+    return read_grammar(GRAMMAR.read_text(encoding="ascii"), PRINTABLE_ASCII)
 
 
 @lru_cache(maxsize=1)
 def grammar() -> NormalForm:
-    return compile_grammar(GRAMMAR.read_text(encoding="ascii"), SYMBOLS)
+    return compile_grammar(GRAMMAR.read_text(encoding="ascii"), PRINTABLE_ASCII)
 
 
 @lru_cache(maxsize=1)
@@ -85,6 +94,14 @@ def recogniser() -> Recogniser:
 
 def derives(text: str) -> bool:
     return recogniser()([ord(symbol) - ord(" ") for symbol in text])
+
+
+@lru_cache(maxsize=1)
+def real_expressions() -> tuple[str, ...]:
+    """Real expressions of every twelfth file of the standard library, sorted."""
+    files = source_files(Path(sysconfig.get_paths()["stdlib"]))[::12]
+    found = set[str]().union(*(expressions_of(path.read_bytes()) for path in files))
+    return tuple(sorted(filter(is_python_expression, found)))
 
 
 def compiles(text: str) -> bool:
@@ -101,13 +118,14 @@ def compiles(text: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
-    texts = collect()
+    texts = collect_expressions()
     assert 15_000 < len(texts) < 200_000
     assert list(texts) == sorted(set(texts))
-    assert all(3 <= len(text) <= LONGEST and set(text) <= set(SYMBOLS) for text in texts)
+    assert all(3 <= len(text) <= LONGEST and set(text) <= set(PRINTABLE_ASCII) for text in texts)
     some = random.Random(0).sample(texts, 5000)
-    assert all(map(valid, some))
+    assert all(map(is_python_expression, some))
     kinds = {type(ast.parse(text, mode="eval").body) for text in some}
     assert not kinds & {ast.Constant, ast.Name}
     assert {
@@ -121,7 +139,7 @@ def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
         ast.List,
         ast.IfExp,
     } <= kinds
-    assert collect() is texts
+    assert collect_expressions() is texts
 
 
 def test_what_counts_as_an_expression_of_a_file() -> None:
@@ -138,29 +156,30 @@ def fun(p: List[q] = d.e) -> r.s:
     return f"{hid(den)}" + 'é'.x()
 for i, j in pairs(k): del m[0]; print(l[1:2])
 '''.encode()
-    assert expressions(source) == {
-        "t[int]", "f(g(1), h.i, 'text', 17, *rest, key=-one) + 2", "g(1)", "h.i", "-one", "deco.rator(n)", "List[q]", "d.e",
+    assert expressions_of(source) == {
+        "t[int]", "f(g(1), h.i, 'text', 17, *rest, key=-one) + 2", "g(1)", "h.i", "-one",
+        "deco.rator(n)", "List[q]", "d.e",
         "r.s", "yes and no", "u, v", "pairs(k)", "print(l[1:2])", "l[1:2]", "e.f",
     }  # fmt: skip
-    assert expressions(codecs.BOM_UTF8 + source) == expressions(source)
-    assert expressions(b"# coding: latin-1\nx = '\xe9' , a.b(c.d)") == {"c.d"}
+    assert expressions_of(codecs.BOM_UTF8 + source) == expressions_of(source)
+    assert expressions_of(b"# coding: latin-1\nx = '\xe9' , a.b(c.d)") == {"c.d"}
     assert (
-        expressions(b"print 1")
-        == expressions(b"# coding: klingon\nx = a.b")
-        == expressions(b"\0")
+        expressions_of(b"print 1")
+        == expressions_of(b"# coding: klingon\nx = a.b")
+        == expressions_of(b"\0")
         == set()
     )
 
 
 def test_expressions_are_sliced_as_by_the_standard_library() -> None:
-    path = Path(sysconfig.get_paths()["stdlib"]) / "textwrap.py"
+    path = Path(sysconfig.get_paths()["stdlib"]) / "reprlib.py"
     text = path.read_text(encoding="utf-8")
     segments = {
         ast.get_source_segment(text, node)
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.expr)
     }
-    found = expressions(path.read_bytes())
+    found = expressions_of(path.read_bytes())
     assert len(found) > 50
     assert found <= segments
 
@@ -177,18 +196,18 @@ def test_tests_and_foreign_packages_are_left_out(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in sources(tmp_path)] == [
+    assert [path.relative_to(tmp_path).as_posix() for path in source_files(tmp_path)] == [
         "a.py",
         "b/c.py",
     ]
 
 
-def test_an_interpreter_without_source_is_told_so(
+def test_an_interpreter_without_source_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "python.zip")})
     with pytest.raises(DataError, match="no source of the standard library"):
-        collect.__wrapped__()
+        collect_expressions.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +215,7 @@ def test_an_interpreter_without_source_is_told_so(
     ["a\n", "a\\\n+b", "a\n+b", "(a,\nb)", "a\t+b", "\fa", "a #", "a # b", "é", "a\0", "\ufeffa"],
 )
 def test_only_one_plain_line_is_valid(text: str) -> None:
-    assert not valid(text)
+    assert not is_python_expression(text)
 
 
 def test_what_breaks_the_parser_is_not_valid() -> None:
@@ -208,10 +227,10 @@ def test_what_breaks_the_parser_is_not_valid() -> None:
         "9" * 5000,
         "x" * 10**6,
     ):
-        valid(text)  # nothing is raised, whatever this interpreter can bear
-    assert not valid("(" * 5000 + ")" * 5000)
-    assert not valid("9" * 20_000)
-    assert all(map(valid, ("1is 2", "'\\d'", "a+b", "'#'", "[a, '#']")))
+        is_python_expression(text)  # nothing is raised, whatever this interpreter can bear
+    assert not is_python_expression("(" * 5000 + ")" * 5000)
+    assert not is_python_expression("9" * 20_000)
+    assert all(map(is_python_expression, ("1is 2", "'\\d'", "a+b", "'#'", "[a, '#']")))
 
 
 def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
@@ -237,43 +256,43 @@ def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
         ), text
 
 
-def test_what_the_grammar_has_and_has_not() -> None:
-    assert [text for text in DERIVED if not (derives(text) and valid(text))] == []
-    assert [text for text in INVALID if derives(text) or valid(text)] == []
-    assert [text for text in BEYOND if derives(text) or not valid(text)] == []
+def test_the_grammar_derives_the_listed_expressions() -> None:
+    assert [text for text in DERIVED if not (derives(text) and is_python_expression(text))] == []
+    assert [text for text in INVALID if derives(text) or is_python_expression(text)] == []
+    assert [text for text in BEYOND if derives(text) or not is_python_expression(text)] == []
 
 
 def test_every_derived_string_is_valid() -> None:
     rng, deriver = random.Random(0), Deriver(cfg())
-    texts = set(deriver.many(rng, 5000, 50))
-    assert len(texts) > 3000
-    assert [text for text in texts if not (valid(text) and compiles(text))] == []
+    texts = set(deriver.many(rng, 2500, 50))
+    assert len(texts) > 1500
+    assert [text for text in texts if not (is_python_expression(text) and compiles(text))] == []
     assert all(map(derives, random.Random(1).sample(sorted(texts), 1000)))
 
 
 def test_edited_expressions_that_are_derived_are_valid() -> None:
-    """The same from the side of real code: an edited expression that the grammar still has is still an expression."""
+    """An edited real expression that the grammar derives is valid."""
     rng = random.Random(2)
     kept = 0
-    for text in rng.sample(collect(), 1500):
+    for text in rng.sample(real_expressions(), 800):
         place = rng.randrange(len(text) + 1)
         edited = (
             text[:place]
-            + rng.choice(["", *SYMBOLS, *" ()[]{},.:*='\"not"])
+            + rng.choice(["", *PRINTABLE_ASCII, *" ()[]{},.:*='\"not"])
             + text[place + rng.choice((0, 1)) :]
         )
         if derives(edited):
             kept += 1
-            assert valid(edited), edited
-    assert kept > 250
+            assert is_python_expression(edited), edited
+    assert kept > 130
 
 
 def test_nearly_all_real_expressions_are_derived() -> None:
-    texts = random.Random(3).sample(collect(), 1500)
+    texts = random.Random(3).sample(real_expressions(), 800)
     assert sum(map(derives, texts)) / len(texts) > 0.97
 
 
-def test_terminals_leave_no_choice() -> None:
+def test_the_rules_make_an_lalr_table_without_conflicts() -> None:
     """A proof for any sequence of terminals: the rules make an LALR(1) table without conflicts."""
     from lark import Lark
     from lark.common import ParserConf
@@ -296,27 +315,31 @@ def test_terminals_leave_no_choice() -> None:
 
 
 def derivations(texts: list[str]) -> list[float]:
-    """How many derivations each text has: the weight of a chart in which its symbols, and no others, have weight 1."""
+    """The number of derivations of each text: the weight of a chart of its symbols."""
     emission = torch.full(
-        (len(texts), max(map(len, texts)), len(SYMBOLS)), -torch.inf, dtype=torch.float64
+        (len(texts), max(map(len, texts)), len(PRINTABLE_ASCII)), -torch.inf, dtype=torch.float64
     )
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [ord(symbol) - ord(" ") for symbol in text]] = 0.0
-    chart = fill(Rules(grammar()), emission, torch.tensor([len(text) for text in texts]))
+    chart = inside_chart(
+        RuleTensors(grammar()), emission, torch.tensor([len(text) for text in texts])
+    )
     return chart.log_total.exp().tolist()
 
 
 def test_every_string_has_one_derivation() -> None:
     rng = random.Random(4)
     drawn = list(Deriver(cfg()).many(rng, 100, 20))
-    real = [text for text in rng.sample(collect(), 500) if len(text) <= 20 and derives(text)][:100]
+    real = [
+        text for text in rng.sample(real_expressions(), 500) if len(text) <= 20 and derives(text)
+    ][:100]
     listed = [text for text in DERIVED if len(text) <= 20]
     for texts in (drawn, real, listed):
         assert derivations(texts) == pytest.approx([1.0] * len(texts))
 
 
 def test_short_strings_of_few_symbols_have_one_derivation() -> None:
-    """With one name, one number and one string, all combinations of the brackets, commas, colons and blanks can be tried."""
+    """Enumeration with one name, one number and one string."""
     text = GRAMMAR.read_text(encoding="ascii")
     short = {
         "NAME": '"n"',
@@ -333,13 +356,15 @@ def test_short_strings_of_few_symbols_have_one_derivation() -> None:
             flags=re.MULTILINE,
         )
         assert count == 1
-    found = find_ambiguity(normal_form(read_grammar(text, SYMBOLS), SYMBOLS), budget=1_000_000)
+    found = find_ambiguity(
+        normal_form(read_grammar(text, PRINTABLE_ASCII), PRINTABLE_ASCII), budget=1_000_000
+    )
     assert found.witness is None
     assert found.searched >= 3
 
 
 def test_the_normal_form_stays_small() -> None:
-    """What a chart costs: the cube of the width for pairs of two long nonterminals, the square for all others."""
+    """The number of pairs bounds the cost of a chart: cubic if both are long, else quadratic."""
     form = grammar()
     pairs = set(zip(form.left.tolist(), form.right.tolist(), strict=True))
     assert len(form.parent) < 1300

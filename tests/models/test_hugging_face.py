@@ -1,4 +1,4 @@
-"""Hugging Face models: the bytes of tokens, one packed pass for a tree of histories, and masses counted by brute force."""
+"""Hugging Face models: bytes of tokens, rows and trees against plain passes, exact masses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from maskdiff.decoding.decode import Decoding
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.models.continuation import ROOT, Canonical
-from maskdiff.models.hugging_face import HuggingFaceModel
+from maskdiff.models.hugging_face import GrowingRows, HuggingFaceModel
 from tests.helpers import hugging_face
 from tests.helpers.hugging_face import END, PAD, TINY, TINY_GPT2, untrained
 
@@ -138,17 +138,17 @@ def test_no_cut_for_half_characters_and_for_normalised_texts(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_probabilities_and_norms_are_the_logits(dtype):
-    """Penalties act on what the head says: see `HistoryTree`."""
+    """Penalties act on the logits of the head: see `HistoryTree`."""
     model = HuggingFaceModel(network(dtype=dtype), byte_level(), 30)
     tree, drawn = model.tree(), ~model.model.barred
     rows = [tree.extend(torch.tensor([ROOT, 0, 1]), torch.tensor([0, 65, 66]))]
     norms = [tree.norm]
     rows += [tree.extend(torch.tensor([2, ROOT]), torch.tensor([67, 0]))]
     norms += [tree.norm]
-    said = torch.cat(rows) + torch.cat(norms)[:, None]
+    logits = torch.cat(rows) + torch.cat(norms)[:, None]
     ids = torch.tensor([[*model.context, 65, 66, 67]])
     raw = model.model.forward(ids, 4).logits[0].double()[[0, 1, 2, 3, 0]]
-    torch.testing.assert_close(said[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits[:, drawn], raw[:, drawn], rtol=0, atol=1e-4)
     assert float(torch.cat(norms).abs().min()) > 0.1
 
 
@@ -158,7 +158,7 @@ def test_log_probabilities_and_norms_are_the_logits(dtype):
 )
 @pytest.mark.parametrize("context", [None, [5, 0, 7]])
 def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
-    """Branches of several calls, parents of any earlier call, and latent states that are asked for again."""
+    """Branches of several calls, parents of any earlier call, and repeated roots."""
     model = HuggingFaceModel(network(attention=attention, dtype=dtype), byte_level(), 30, context)
     tree, random = model.tree(), torch.Generator().manual_seed(1)
     paths: list[list[int]] = []
@@ -183,11 +183,36 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
         < tolerance
     )
     assert tree.calls == 4
-    assert tree.positions == len(model.context) + sum(bool(path) for path in paths)
-    assert torch.equal(
-        tree.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0])), rows[0][[0, 0]]
-    )
-    assert tree.calls == 4  # nothing new was asked
+    assert tree.positions == len(model.context) - 1 + len(paths)
+    again = tree.extend(torch.tensor([ROOT, ROOT]), torch.tensor([0, 0]))
+    assert gap(again, rows[0][[0, 0]]) < tolerance
+    assert tree.positions == len(model.context) - 1 + len(paths) + 2  # the context is read once
+    tree.forget(2)
+    token = paths[3][-1]
+    again = tree.extend(torch.tensor([0, 1]), torch.tensor([token, token]))
+    for row, path in zip(again, ([token], [*paths[1], token]), strict=True):
+        assert gap(row, plain(model, path)) < tolerance
+
+
+@torch.no_grad()
+def test_padded_rows_and_their_copies_equal_rows_alone():
+    """Rows that grow, their copies and selections of them do not change each other."""
+    model = HuggingFaceModel(network(), byte_level(), 30).model
+    rows = GrowingRows(model, [(40, 41, 42), (43,), (44, 45)])
+    rows.log_p()
+    copied = rows.copy([2, 0, 2])
+    steps = [
+        (rows.step(torch.tensor([50, 51, 52])), [[40, 41, 42, 50], [43, 51], [44, 45, 52]]),
+        (copied.step(torch.tensor([53, 54, 55])), [[44, 45, 53], [40, 41, 42, 54], [44, 45, 55]]),
+    ]
+    rows.select(torch.tensor([1, 1]))
+    steps += [(rows.step(torch.tensor([56, 57])), [[43, 51, 56], [43, 51, 57]])]
+    steps += [(copied.select(torch.tensor([2])).step(torch.tensor([58])), [[44, 45, 55, 58]])]
+    for log_p, paths in steps:
+        assert log_p.dtype == torch.float64
+        for row, path in zip(log_p, paths, strict=True):
+            alone = model.module(torch.tensor([path])).logits[0, -1].log_softmax(-1)
+            assert gap(row, alone) < 1e-10
 
 
 def test_eager_attention_in_double():
@@ -289,7 +314,7 @@ def test_a_string_is_cut_at_the_limit(folder):
 
 
 def sentence_pieces(kind: str) -> Tokenizer:
-    """As Llama 2 (BPE; a space in front by a normalizer), as newer ones (Metaspace), or as T5 (Unigram)."""
+    """As Llama 2 (BPE, a space by a normalizer), newer ones (Metaspace) or T5 (Unigram)."""
     pieces = [
         "<unk>",
         "<s>",

@@ -40,7 +40,7 @@ def test_template_prefix_and_draft():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Canvas.blank([0], TINY), "length 0"),
         (lambda: Canvas.blank([], TINY), "at least one string"),
@@ -49,8 +49,8 @@ def test_template_prefix_and_draft():
         (lambda: Canvas.draft(["1"], TINY, 1.5), "noise level 1.5"),
     ],
 )
-def test_errors_say_what_was_given(make, said):
-    with pytest.raises(CanvasError, match=said) as caught:
+def test_errors_say_what_was_given(make, message):
+    with pytest.raises(CanvasError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
@@ -86,7 +86,8 @@ def test_trace_renders_each_evaluation_and_paints_a_grid():
 
 
 def test_trace_shows_joined_and_wide_characters_whole():
-    """Tokens that make one emoji share its columns, a wide character has two, and a tab is a sign."""
+    """Tokens that make one emoji share its columns, a wide character has two, and a tab is a
+    sign."""
     vocabulary = Vocabulary.of("👨\u200d漢a\t")
     canvas = Canvas.template(["a👨\u200d👨漢\ta"], vocabulary, generator()).traced()
     after = canvas.tokens.clone()

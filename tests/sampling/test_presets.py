@@ -1,19 +1,24 @@
-"""Promises that every sampler keeps: checked for every preset by name."""
+"""Properties of every preset, and what it takes to add one."""
 
 from __future__ import annotations
+
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import maskdiff.sampling.presets as sampling_presets
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import ConfigError
-from maskdiff.sampling import PRESETS, Canvas, describe, make_sampler
+from maskdiff.sampling import PRESETS, Canvas, Unmask, make_sampler
+from maskdiff.sampling.order import ORDERS, Proposal
+from maskdiff.sampling.presets import preset
 from tests.helpers.dummies import TINY, Exact, Foresighted, Scrambled
 from tests.helpers.paths import DOCS
 
-LENGTHS = [3, 17, 1, 8, 30, 6, 12]
+LENGTHS = [3, 17, 1, 8]
 CAUSAL = {"autoregressive", "predictive"}  # need as many evaluations as they need
 OVER = {"hybrid_reference"}  # steps counts the parallel part only
 SHUFFLED = {
@@ -24,8 +29,9 @@ SHUFFLED = {
     "remdm_conf",
 }  # orders that are random by definition
 TOGETHER = {  # may commit dependent tokens in one evaluation even with steps=0
-    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid", "coarse_to_fine",
-    "threshold", "remdm_cap", "remdm_rescale", "remdm_conf", "predictor_corrector", "causal_corrector",
+    "naive", "refine", "entropy_bound", "spaced_bound", "self_conditioned", "hybrid",
+    "coarse_to_fine", "threshold", "remdm_cap", "remdm_rescale", "remdm_conf",
+    "predictor_corrector", "causal_corrector",
 }  # fmt: skip
 
 
@@ -51,7 +57,8 @@ def test_fills_every_blank_with_inner_symbols_only(name, steps):
 @pytest.mark.parametrize("steps", [12, 5, 0])
 @pytest.mark.parametrize("name", PRESETS)
 def test_evaluations_are_those_that_the_denoiser_made(name, steps):
-    """The counts add up to the rows that the denoiser was asked for (the causal stream aside), and keep the budget."""
+    """The counts add up to the rows that the denoiser was asked for (the causal stream aside), and
+    keep the budget."""
     denoiser = Scrambled()
     sample = sampler(name, steps=steps)(denoiser, blank())
     if (
@@ -136,7 +143,8 @@ def test_a_full_canvas_costs_nothing_and_stays(name):
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n not in TOGETHER])
 def test_one_token_an_evaluation_keeps_to_the_support(name):
-    """With the exact denoiser and no dependent tokens committed together, nothing outside the language is ever made."""
+    """With the exact denoiser and no dependent tokens committed together, nothing outside the
+    language is ever made."""
     exact = Foresighted() if name.startswith("coupled") else Exact()
     lengths = [3, 6] * 100
     texts = sampler(name, steps=0)(exact, blank(lengths)).texts(TINY)
@@ -156,16 +164,85 @@ def test_unknown_names_name_the_nearest():
 
 
 def test_settings_that_make_no_sampler_are_refused_with_the_remedy():
-    for given_settings, said in (
+    for given_settings, message in (
         ({"name": "hybrid", "steps": 3, "num_ar_tokens": 3}, "steps of at least 4"),
         ({"name": "coarse_to_fine", "steps": 1}, "at least 2"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             sampler(**given_settings)
 
 
 def test_every_preset_is_described_and_documented():
     page = (DOCS / "samplers.md").read_text()
     for name in PRESETS:
-        assert name in describe()
+        assert PRESETS[name].help
         assert f"`{name}`" in page
+
+
+# ------------------------------------------------------------------ settings that a preset declares
+
+# Other values of each setting, beside steps 12, 3 causal tokens, temperature 1 and top_p 1.
+OTHERS = {
+    "steps": (5, 6), "num_ar_tokens": (1, 5), "temperature": (0.0, 3.0), "top_p": (0.2, 0.6)
+}  # fmt: skip
+
+
+def outcome(name, **settings):
+    """The tokens and evaluations of a preset, or the error that its settings give."""
+    try:
+        sample = sampler(name, **settings)(Scrambled(), blank())
+    except ConfigError as error:
+        return str(error)
+    return sample.tokens.tolist(), sample.evaluations.tolist()
+
+
+def test_declared_settings_are_those_of_the_configuration():
+    known = {f.name for f in fields(SamplerConfig)} - {"sampler", "grammar"}
+    assert known == set(OTHERS)
+    assert all(set(entry.reads) <= known for entry in PRESETS.values())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_read_the_settings_that_they_declare_and_no_others(name):
+    """A declared setting changes the sample; an undeclared one changes neither sampler nor
+    sample."""
+    usual = outcome(name)
+    for setting, values in OTHERS.items():
+        changed = [outcome(name, **{setting: value}) for value in values]
+        if setting in PRESETS[name].reads:
+            assert any(made != usual for made in changed), setting
+        else:
+            assert all(made == usual for made in changed), setting
+            assert sampler(name) == sampler(name, **{setting: values[0]})
+
+
+def test_negative_control_a_wrong_declaration_is_noticed(monkeypatch):
+    entry = PRESETS["entropy"]
+    for reads in ((*entry.reads, "num_ar_tokens"), ("steps", "temperature")):
+        monkeypatch.setitem(PRESETS, "entropy", replace(entry, reads=reads))
+        with pytest.raises(AssertionError):
+            test_presets_read_the_settings_that_they_declare_and_no_others("entropy")
+
+
+def test_an_order_and_a_preset_are_added_in_one_place_each(monkeypatch):
+    """An entry of `ORDERS` and a registered factory: names, errors, reports and samples know
+    both."""
+    monkeypatch.setitem(ORDERS, "rightmost", rightmost_first)
+    monkeypatch.setattr("maskdiff.sampling.presets.PRESETS", dict(PRESETS))
+    registered = sampling_presets.PRESETS
+
+    @preset("from_the_right", "bidirectional mode, last blanks first", reads=("steps",))
+    def _from_the_right(config):
+        return Unmask(order="rightmost", steps=config.steps)
+
+    assert registered["from_the_right"].help.startswith("bidirectional")
+    canvas = blank([6]).traced()
+    sample = sampler("from_the_right", steps=0)(Scrambled(), canvas)
+    committed = sample.trace.committed(0).int().argmax(1)[1:]
+    assert committed.tolist() == [6, 5, 4, 3, 2, 1]
+    with pytest.raises(ConfigError, match="did you mean from_the_right"):
+        sampler("from_the_righ")
+
+
+def rightmost_first(proposal: Proposal) -> torch.Tensor:
+    return -ORDERS["left_to_right"](proposal)

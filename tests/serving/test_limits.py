@@ -21,7 +21,7 @@ pytest.importorskip("fastapi")
 
 import httpx
 
-from maskdiff.__main__ import build_parser, main
+from maskdiff.cli.maskdiff import build_parser, main
 from maskdiff.cli.serve import limits_of
 from maskdiff.errors import ConfigError
 from maskdiff.serving.connections import client_address

@@ -1,4 +1,7 @@
-"""The bidirectional mode block by block: what is given stays, figures are those of the calls that were made."""
+"""The bidirectional mode block by block.
+
+What is given stays, figures are those of the calls that were made.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,13 @@ def open_alphabet(vocabulary: Vocabulary) -> Tensor:
     return allowed_symbols(torch.tensor(vocabulary.mask), vocabulary, "open")
 
 
+def figures(log_p: Tensor, token: int) -> tuple[float, float, float]:
+    """Log-probability, entropy and gap of a token."""
+    p = log_p.exp()
+    two, entropy = p.topk(2).values, -(p * log_p.nan_to_num(neginf=0.0)).sum()
+    return float(log_p[token]), float(entropy), float(two[0] - two[1])
+
+
 class Recorder:
     """A denoiser that keeps its calls."""
 
@@ -73,7 +83,8 @@ class Recorder:
 @pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> None:
-    """What is known never changes, the most confident blanks are filled, and log-probabilities are those of the calls."""
+    """What is known never changes, the most confident blanks are filled, and log-probabilities
+    are those of the calls."""
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):
@@ -89,9 +100,7 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 seed=number,
                 stop=stop_of(">", ")", "2 ", most=11),
             ).candidates
-            written: dict[
-                int, tuple[int, float, float, float]
-            ] = {}  # place -> token, log p, entropy, gap
+            written: dict[int, tuple[int, float, float, float]] = {}
             for call, after in zip(recorder.shown, [*recorder.shown[1:], None], strict=False):
                 [canvas] = call.canvases
                 assert canvas[: len(given)] == given
@@ -99,11 +108,8 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 for place, (token, *_) in written.items():
                     assert canvas[place] == token
                 assert sorted({*range(len(given), len(canvas))} - {*blanks}) == sorted(written)
-                hidden = (
-                    []
-                    if after is None
-                    else [p for p in blanks if after.canvases[0][p] == vocabulary.mask]
-                )
+                later = [] if after is None else after.canvases[0]
+                hidden = [p for p in blanks if later and later[p] == vocabulary.mask]
                 filled = [place for place in blanks if place not in hidden]
                 assert len(filled) == min(per_call, len(blanks))
                 log_p = call.log_p[0]
@@ -116,9 +122,7 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                     )
                     if token >= 0:
                         assert own[token] > -math.inf
-                    two = own.exp().topk(2).values
-                    entropy = float(-(own.exp() * own.nan_to_num(neginf=0.0)).sum())
-                    written[place] = token, float(own[token]), entropy, float(two[0] - two[1])
+                    written[place] = token, *figures(own, token)
             places = range(len(given), len(given) + step.tokens)
             assert step.ids == tuple(written[place][0] for place in places)
             for index, name in enumerate(("log_probs", "entropies", "gaps"), start=1):
@@ -140,7 +144,10 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
 
 
 def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
-    """The token at a place: as the next call shows it, or the step itself; -1 for what was thrown away at once."""
+    """The token at a place: as the next call shows it, or the step itself.
+
+    -1 for what was thrown away at once.
+    """
     if after is not None and place < len(after.canvases[0]):
         return after.canvases[0][place]
     return step.ids[place - start] if place - start < step.tokens else -1
@@ -228,7 +235,10 @@ def test_what_is_refused() -> None:
 
 
 def test_canvases_end() -> None:
-    """A prompt that leaves no room is refused; a step that fills the room ends there and says so."""
+    """A prompt that leaves no room is refused.
+
+    A step that fills the room ends there and says so.
+    """
     model: Loaded = loaded()
     longest = model.config.model.block_size
     generator = BlockBackend(model, block=8)

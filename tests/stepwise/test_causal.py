@@ -1,4 +1,5 @@
-"""Our causal mode step by step: equal to one piece, to one pass of the model, and to itself in any company."""
+"""Our causal mode step by step: equal to one piece, to one pass of the model, and to itself in
+any company."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from maskdiff.models import caches
 from maskdiff.stepwise import causal
 from maskdiff.stepwise.causal import CausalBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, Stop
-from maskdiff.stepwise.writing import answered
+from maskdiff.stepwise.writing import answer_ids
 from tests.helpers.completion import ONE_IN_A_MILLION, chi_square
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.stepwise import (
@@ -39,7 +40,8 @@ BOTH = pytest.mark.parametrize("pieces", [False, True], ids=["characters", "piec
 
 
 def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
-    """(strings, width, vocab): row i is log p(token i | those before) of BOS and a string, by one pass without a cache."""
+    """(strings, width, vocab): row i is log p(token i | those before) of BOS and a string, by
+    one pass without a cache."""
     vocabulary = model.vocabulary
     length = torch.tensor([len(ids) + 1 for ids in strings])
     tokens = torch.full((len(strings), int(length.max())), vocabulary.pad)
@@ -56,7 +58,8 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
 
 @BOTH
 def test_steps_are_the_whole_answer(pieces: bool) -> None:
-    """Greedily, on 200 prompts: the same ids in steps and in one piece, with the log-probability of one pass."""
+    """Greedily, on 200 prompts: the same ids in steps and in one piece, with the log-probability
+    of one pass."""
     model = loaded(pieces, double=True)
     generator = CausalBackend(model)
     whole = generator.next_step(
@@ -98,7 +101,8 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
         assert gaps == pytest.approx(
             (rows.exp().topk(2).values @ torch.tensor([1.0, -1.0]).double()).tolist(), abs=1e-5
         )
-    # None of this is empty: many answers have several steps, some end by themselves, and pieces do reach over a boundary.
+    # None of this is empty: many answers have several steps, some end by themselves, and pieces do
+    # reach over a boundary.
     assert sum(len(steps) > 2 for steps, _ in walked) >= 15
     assert sum(steps[-1].finish == "end" for steps, _ in walked) > 10
     assert any(step.overshoot for steps, _ in walked for step in steps) == pieces
@@ -108,7 +112,8 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
 
 
 def some_requests(model: Loaded) -> list[Request]:
-    """Of several temperatures, prompts and lengths of the answer so far, one of which is continued twice."""
+    """Of several temperatures, prompts and lengths of the answer so far, one of which is
+    continued twice."""
     generator = CausalBackend(model)
     requests = [
         Request(prompt, num=3, temperature=heat, seed=i, stop=stop_of(">", most=10))
@@ -150,7 +155,8 @@ def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) 
 
 @BOTH
 def test_token_by_token(pieces: bool) -> None:
-    """A step that is asked for token by token is the step that is asked for at once, numbers included."""
+    """A step that is asked for token by token is the step that is asked for at once, numbers
+    included."""
     model = loaded(pieces)
     for number in range(12):
         request = Request(
@@ -166,10 +172,17 @@ def test_token_by_token(pieces: bool) -> None:
             single = replace(request, partial=tuple(parts), stop=stop_of(">", most=1))
             parts += one(generator, **vars(single)).candidates
         joined = Candidate(
-            "".join(part.step for part in parts), "".join(part.text for part in parts), parts[-1].finish, len(parts),
-            parts[-1].overshoot, ids_of(parts),
-            *(tuple(x for part in parts for x in getattr(part, name)) for name in ("log_probs", "entropies", "gaps")),
-        )  # fmt: skip
+            "".join(part.step for part in parts),
+            "".join(part.text for part in parts),
+            parts[-1].finish,
+            len(parts),
+            parts[-1].overshoot,
+            ids_of(parts),
+            *(
+                tuple(x for part in parts for x in getattr(part, name))
+                for name in ("log_probs", "entropies", "gaps")
+            ),
+        )
         same([joined], [expected])
 
 
@@ -210,7 +223,8 @@ def test_a_small_temperature_is_none(pieces: bool) -> None:
 def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     """4,000 first tokens against softmax(log p / T), at a level of one in a million.
 
-    Power: the draws of the other temperature are told from it, a distance in total variation that is asserted, too.
+    Power: the draws of the other temperature are told from it; their distance in total variation
+    is asserted, too.
     """
     model, prompt = loaded(pieces, double=True), PROMPTS[1]
     ids = model.vocabulary.encode(prompt)
@@ -235,7 +249,10 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
 
 @BOTH
 def test_draws_of_two_tokens(pieces: bool) -> None:
-    """The second token depends on the first by the model alone: no random number serves two places."""
+    """The second token depends on the first by the model alone.
+
+    No random number serves two places.
+    """
     model, prompt = loaded(pieces, double=True), PROMPTS[1]
     ids, inner, eos = (
         model.vocabulary.encode(prompt),
@@ -257,7 +274,10 @@ def test_draws_of_two_tokens(pieces: bool) -> None:
 
 @BOTH
 def test_the_ledger_of_steps(pieces: bool) -> None:
-    """For one problem at a time tokens and calls are those of the hook; of a batch the tokens of all add up to it."""
+    """For one problem at a time tokens and calls are those of the hook.
+
+    Of a batch the tokens of all add up to it.
+    """
     model = loaded(pieces)
     for prompt in PROMPTS[:6]:
         generator, partial, spent = CausalBackend(model), (), Spent()
@@ -284,7 +304,10 @@ def test_the_ledger_of_steps(pieces: bool) -> None:
 
 
 def test_a_partial_answer_is_not_tokenised_again() -> None:
-    """`)>(` as one token or three are two histories; ids decide, and text is cut only where there are none that spell it."""
+    """`)>(` as one token or three are two histories.
+
+    Ids decide, and text is cut only where there are none that spell it.
+    """
     model = loaded(pieces=True)
     vocabulary, prompt = model.vocabulary, PROMPTS[0]
     text = ")>14 "
@@ -305,7 +328,7 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
     for other in others:  # another backend's numbers are of another vocabulary
         same(other, by_pieces)
     ended = Candidate("1", "1", "end", 2, ids=(vocabulary.ids["1"], vocabulary.eos))
-    assert answered(Request(prompt, (as_single, ended)), vocabulary) == [*single, *ended.ids]
+    assert answer_ids(Request(prompt, (as_single, ended)), vocabulary) == [*single, *ended.ids]
 
 
 def test_what_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Steps of Hugging Face models: the ids of the answer go on, and caches, batches and step boundaries change nothing."""
+"""Steps of Hugging Face models: ids are continued; caches and boundaries change nothing."""
 
 from __future__ import annotations
 

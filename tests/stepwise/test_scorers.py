@@ -1,4 +1,5 @@
-"""Scores by hand, against brute force over single canvases, and never from figures that nobody told."""
+"""Scores by hand, against brute force over single canvases, and never from figures that nobody
+told."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def test_scorers_by_name() -> None:
 
 
 def test_the_checker_against_trees() -> None:
-    """Every step of every derivation, right and spoilt, with the end of the answer where it belongs and where it does not."""
+    """Every step of every derivation, right and spoilt, with the end of the answer where it
+    belongs and where it does not."""
     rng, checker = random.Random(0), make_scorer("checker", loaded())
     judgements, truth = [], []
     for problem in problems(40, seed=3):
@@ -118,12 +120,21 @@ def test_the_checker_against_trees() -> None:
 def test_the_checker_of_whole_answers() -> None:
     problem = "(+ (* 2 3) (- 9 4))"
     cases = {
-        "(+ 6 (- 9 4))>(+ 6 5)>11": ("end", 1.0), "(+ (* 2 3) 5)>(+ 6 5)>11": ("end", 1.0),
-        "(+ 6 5)>11": ("end", 0.0), "(+ 6 (- 9 4))>(+ 6 5)>12": ("end", 0.0), "11": ("end", 0.0),
-        "(+ 6 (- 9 4))>(+ 6 5)": ("end", 0.0), "(+ 6 (- 9 4))>(+ 6 5)>": ("length", 1.0),  # right as far as it goes
-        "(+ 6 (- 9 4))>(+ 7 5)>": ("length", 0.0), "(+ 6 (- 9 4))>(+ 6 5)>1": ("length", 0.0),
-    }  # fmt: skip
-    candidates = tuple(said(text, finish=finish) for text, (finish, _) in cases.items())  # type: ignore[arg-type]
+        "(+ 6 (- 9 4))>(+ 6 5)>11": ("end", 1.0),
+        "(+ (* 2 3) 5)>(+ 6 5)>11": ("end", 1.0),
+        "(+ 6 5)>11": ("end", 0.0),
+        "(+ 6 (- 9 4))>(+ 6 5)>12": ("end", 0.0),
+        "11": ("end", 0.0),
+        # right as far as it goes
+        "(+ 6 (- 9 4))>(+ 6 5)": ("end", 0.0),
+        "(+ 6 (- 9 4))>(+ 6 5)>": ("length", 1.0),
+        "(+ 6 (- 9 4))>(+ 7 5)>": ("length", 0.0),
+        "(+ 6 (- 9 4))>(+ 6 5)>1": ("length", 0.0),
+    }
+    candidates = tuple(
+        said(text, finish=finish)  # type: ignore[arg-type]
+        for text, (finish, _) in cases.items()
+    )
     request = Request(STEPS.prompt(problem), stop=stop_of())
     [(values, _)] = make_scorer("checker", loaded()).score(
         [Judgement(request, candidates, problem)]
@@ -133,7 +144,7 @@ def test_the_checker_of_whole_answers() -> None:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- the denoiser
+# ------------------------------------------------------------------------------------ the denoiser
 
 
 def spoken(model: Loaded, *texts: str, ended: bool = False) -> tuple[Candidate, ...]:
@@ -145,7 +156,10 @@ def spoken(model: Loaded, *texts: str, ended: bool = False) -> tuple[Candidate, 
 
 
 def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]) -> float:
-    """Sum of log p(token | the rest) of `own`, some of whose places are hidden at a time; one canvas at a time."""
+    """Sum of log p(token | the rest) of `own`, some of whose places are hidden at a time.
+
+    One canvas at a time.
+    """
     total, text = 0.0, torch.tensor([[*given, *own]])
     for group in hidden:
         places = [len(given) + place for place in group]
@@ -168,7 +182,8 @@ def common(texts: list[tuple[int, ...]]) -> int:
 
 
 def places_that_count(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
-    """Places of `own` but those whose neighbour towards its beginning, or end, is in the common beginning, or end, too."""
+    """Places of `own` but those whose neighbour towards its beginning, or end, is in the common
+    beginning, or end, too."""
     begin = common([c.ids for c in candidates])
     end = common([c.ids[begin:][::-1] for c in candidates])
     return list(range(max(0, begin - 1), len(own) - max(0, end - 1)))
@@ -241,7 +256,10 @@ def test_calls_of_many_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_groups_hide_together() -> None:
-    """One group is one canvas a candidate; as many groups as tokens are as good as hiding each alone."""
+    """One group is one canvas a candidate.
+
+    As many groups as tokens are as good as hiding each alone.
+    """
     model = loaded()
     judgement = Judgement(Request("(+ 1 2)>"), spoken(model, "(+ 3 8)>", "7)(- 10>"))
     results = {
@@ -288,14 +306,20 @@ def test_candidates_of_another_backend() -> None:
 
 
 def test_texts_beyond_the_training() -> None:
-    """Rotary positions go on, whether or not the causal mode has gone there before; learned ones end, and say so."""
+    """Rotary positions go on, whether or not the causal mode has gone there before.
+
+    Learned ones end, and say so.
+    """
     model = fresh()
     longest = model.config.model.block_size
     for beyond in (0, 1, 40):
         prompt = "1" * (longest - 2 + beyond)  # with BOS and one token: `longest + beyond`
         judgement = Judgement(Request(prompt), spoken(model, "7", "8"))
-        expected = [brute(other, [2, *model.vocabulary.encode(prompt)], c.ids, [[0]]) for c in judgement.candidates
-                    for other in [_grown(3 * longest)]]  # fmt: skip
+        expected = [
+            brute(other, [2, *model.vocabulary.encode(prompt)], c.ids, [[0]])
+            for c in judgement.candidates
+            for other in [_grown(3 * longest)]
+        ]
         assert DenoiserScorer(model).score([judgement])[0][0] == pytest.approx(expected, abs=1e-4)
     ends = fresh(end_positions=True)
     DenoiserScorer(ends).score([Judgement(Request("1" * (longest - 2)), spoken(ends, "7", "8"))])
@@ -318,7 +342,8 @@ short = st.lists(st.integers(0, 2), max_size=5).map(tuple)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(short, min_size=2, max_size=4).filter(lambda own: len({*own}) > 1))
 def test_what_differs(candidates: list[tuple[int, ...]]) -> None:
-    """What is left out is the same in all, and of that the token next to the difference stays on either side."""
+    """What is left out is the same in all, and of that the token next to the difference stays on
+    either side."""
     begin, end = differing(candidates)
     first = common(candidates)
     last = common([own[first:][::-1] for own in candidates])

@@ -1,4 +1,5 @@
-"""Where a step ends: `Stop`, and steps written token by token, against searching every position one by one."""
+"""Where a step ends: `Stop`, and steps written token by token, against searching every position
+one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from maskdiff.config import StepConfig
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise.causal import CausalBackend
-from maskdiff.stepwise.protocol import Candidate, Request, Stop, bounded
+from maskdiff.stepwise.protocol import Candidate, Request, Stop, split_step
 from maskdiff.stepwise.strategies import step_stop
 from maskdiff.stepwise.writing import Step
 from tests.helpers.stepwise import loaded, one, stop_of
@@ -29,7 +30,10 @@ def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
 
 
 def brute(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
-    """Step, overshoot, finish and number of tokens, by looking at every position; None while the step has not ended."""
+    """Step, overshoot, finish and number of tokens, by looking at every position.
+
+    None while the step has not ended.
+    """
 
     def first_end(text: str, behind: int) -> int | None:
         ends = [
@@ -62,9 +66,13 @@ stops = st.lists(st.text("ab>", min_size=1, max_size=3), max_size=3).map(tuple)
 
 @settings(max_examples=300, deadline=None)
 @given(
-    tokens=st.lists(pieces, max_size=8), end=st.booleans(), strings=stops, least=st.integers(1, 4), more=st.integers(0, 6),
+    tokens=st.lists(pieces, max_size=8),
+    end=st.booleans(),
+    strings=stops,
+    least=st.integers(1, 4),
+    more=st.integers(0, 6),
     over=st.text("ab>", max_size=5),
-)  # fmt: skip
+)
 @example(
     tokens=["a>b>", "b"], end=False, strings=(">",), least=1, more=3, over=""
 )  # two stops in one token
@@ -95,7 +103,8 @@ def test_steps_against_every_position(
 @settings(max_examples=150, deadline=None)
 @given(tokens=st.lists(pieces, max_size=10), strings=stops)
 def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -> None:
-    """Nothing is lost or said twice, whatever is carried over, and each step but the last ends at its first stop."""
+    """Nothing is lost or said twice, whatever is carried over, and each step but the last ends
+    at its first stop."""
     stop, left, over, steps = Stop(strings, 64), [*tokens, EOS], "", list[Candidate]()
     while not steps or steps[-1].finish != "end":
         step = write(left, stop, over)
@@ -121,7 +130,7 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
         e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)
     ]
     assert Stop(strings).find(text, since) == min(ends, default=None)
-    cut = bounded(text[3:], since, Stop(strings), text[:3])
+    cut = split_step(text[3:], since, Stop(strings), text[:3])
     assert cut == (None if not ends else (text[: ends[0]], text[ends[0] :]))
 
 
@@ -162,7 +171,10 @@ def test_stops_that_make_no_sense() -> None:
 
 
 def test_a_model_ends_its_steps_there() -> None:
-    """With several stops of several characters, on a real generator: each step is what the rules make of its tokens."""
+    """With several stops of several characters, on a real generator.
+
+    Each step is what the rules make of its tokens.
+    """
     model = loaded(pieces=True)
     vocabulary = model.vocabulary
     finishes = set()

@@ -34,10 +34,10 @@ def test_a_mode_that_is_registered_is_trained_and_reported_by_its_name(
     """A new model predicts uniformly, so its first loss is the entropy of a token."""
     Trainer(tiny(max_iters=3), tmp_path / "before").run()
     monkeypatch.setitem(MODES, "last_half", Mode(lambda config, vocabulary: 0.5, last_half))
-    trainer = Trainer(tiny(max_iters=30, log_interval=1), tmp_path / "run")
+    trainer = Trainer(tiny(max_iters=20, log_interval=1), tmp_path / "run")
     trainer.run()
     losses = [loss for _, loss in curves(tmp_path / "run")["train/loss_last_half"]]
-    assert len(losses) == 30
+    assert len(losses) == 20
     assert math.isclose(losses[0], math.log(len(trainer.vocabulary)), rel_tol=1e-5)
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 

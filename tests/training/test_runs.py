@@ -419,6 +419,7 @@ def kill_at(trainer: Trainer, rng: random.Random) -> None:
     setattr(owner, name, wrapped)
 
 
+@pytest.mark.slow
 @both_seeds
 def test_curves_of_runs_that_are_killed_have_no_gaps_and_nothing_twice(
     tmp_path: Path, seed: int

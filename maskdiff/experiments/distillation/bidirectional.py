@@ -1,10 +1,9 @@
-"""A teacher that sees a whole answer at once: it hides the tokens that it doubts, and writes them anew in their places.
+"""`BidirectionalTeacher`: hides the tokens of an answer that it doubts, and draws them again.
 
-Its own answer has as many tokens as the student's, so that places stay aligned, where a teacher who
-writes from left to right shifts everything behind its first change. For:
-`BidirectionalTeacher.revise`. Not for: judging; the places of the revised answer are scored by the
-causal mode like any other answer's. Easy to get wrong: a visible token is right by assumption of
-the training, so that doubt is measured with the token hidden, some of them at a time.
+Its answer has as many tokens as the student's, so that places stay aligned; a teacher who writes
+from left to right shifts everything after its first change. The places of the revised answer are
+scored by the causal mode. A visible token is right by assumption of the training, so doubt is
+measured with the token hidden.
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ from maskdiff.sampling.unmask import Unmask
 
 @dataclass(frozen=True)
 class BidirectionalTeacher:
-    """The bidirectional mode of a model, as a reviser of answers.
+    """Revises answers with the bidirectional mode of a model.
 
-    groups: evaluations of an answer in which every token is hidden once; more hide fewer at a time.
-    doubt: tokens of less probability are written anew, the least certain first, of an answer's
-    tokens at most the share `most`.
+    Attributes:
+        policy: The model.
+        groups: Evaluations of an answer in which every token is hidden once.
+        doubt: Tokens of less probability are drawn again.
+        most: Share of the tokens of an answer that are drawn again at most, the least certain.
     """
 
     policy: OwnPolicy
@@ -39,7 +40,10 @@ class BidirectionalTeacher:
 
     @torch.no_grad()
     def confidence(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[Tensor]:
-        """(places,) probability of every token of an answer but its end, hidden together with every `groups`-th other."""
+        """(places,) probability of every token of an answer but its end.
+
+        Each is hidden together with every `groups`-th other token.
+        """
         if not answers:
             return []
         bodies = [self._body(answer) for answer in answers]
@@ -77,8 +81,9 @@ class BidirectionalTeacher:
         keys: Sequence[int],
         temperature: float,
     ) -> list[Ids]:
-        """Answers of the same lengths in which the doubted tokens were drawn anew, one at an evaluation, the most certain
-        first.
+        """Answers of the same lengths with the doubted tokens drawn again.
+
+        One token an evaluation, the most certain first.
         """
         chosen = [self._doubted(confidence) for confidence in self.confidence(prompts, answers)]
         made = list(answers)
@@ -114,7 +119,7 @@ class BidirectionalTeacher:
         return answer[:-1] if answer[-1:] == (self.policy.vocabulary.eos,) else answer
 
     def _doubted(self, confidence: Tensor) -> set[int]:
-        """Places to be written anew."""
+        """Places of the tokens that are drawn again."""
         least_first = confidence.argsort(stable=True).tolist()
         return {
             place

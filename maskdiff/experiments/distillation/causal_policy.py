@@ -1,8 +1,7 @@
-"""Our causal mode as a policy: a model of `arithmetic-corrections`, in any vocabulary of pieces.
+"""`OwnPolicy`: our causal mode as a policy, a model of `arithmetic-corrections`.
 
-For: `OwnPolicy`. Not for: the bidirectional mode (`bidirectional.py`). Easy to get wrong: the
-pieces of this language end at its marks, so that a prompt, an attempt and feedback put together as
-ids are cut just as their text is.
+The pieces of this language end at its marks, so that a prompt, an attempt and feedback put together
+as ids are tokenised as their text is.
 """
 
 from __future__ import annotations
@@ -31,21 +30,27 @@ SCORED = 2**14  # rows x tokens that go through the model together where answers
 
 
 class OwnPolicy:
-    """Implements `Policy`. Raises ConfigError for a model of another language, or one that does not end its strings itself."""
+    """Implements `Policy`.
+
+    Raises:
+        ConfigError: For a model of another language, or one that does not end its strings itself.
+    """
 
     large = False
 
     def __init__(self, loaded: Loaded, name: str = "") -> None:
         if not isinstance(loaded.language, ArithmeticCorrections):
             raise ConfigError(
-                f"this is a model of {loaded.language.name}; self-distillation needs one that was taught to use feedback: "
-                "take one of arithmetic-corrections, such as checkpoints/arithmetic-corrections.pt"
+                f"this is a model of {loaded.language.name}; self-distillation needs one that was "
+                "taught to use feedback: take one of arithmetic-corrections, such as "
+                "checkpoints/arithmetic-corrections.pt"
             )
         if loaded.config.model.head == "aligned":
             raise ConfigError("this model predicts no next token; take one trained with head: next")
         if loaded.length_conditioned:
             raise ConfigError(
-                "this model is told how long its strings are; take one trained with causal_length: false"
+                "this model is told how long its strings are; "
+                "take one trained with causal_length: false"
             )
         self.loaded, self.language, self.vocabulary = loaded, loaded.language, loaded.vocabulary
         self.name, self.size = name or loaded.language.name, len(loaded.vocabulary)
@@ -65,9 +70,9 @@ class OwnPolicy:
         self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
     ) -> Ids:
         """See `Policy`. Raises ParseError for symbols that the language has not."""
-        said = feedback if attempt is None else feedback or ""
-        empty = self.language.prompt(problem.text, None if attempt is None else "", said)
-        at = len(problem.text) + 1  # behind the mark that an attempt stands behind
+        comment = feedback if attempt is None else feedback or ""
+        empty = self.language.prompt(problem.text, None if attempt is None else "", comment)
+        at = len(problem.text) + 1  # after the mark that begins an attempt
         encode, vocabulary = self.vocabulary.encode, self.vocabulary
         shown = [token for token in attempt or () if token != vocabulary.eos]
         return (vocabulary.bos, *encode(empty[:at]), *shown, *encode(empty[at:]))

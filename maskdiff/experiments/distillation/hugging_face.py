@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from maskdiff.checkpoint import resolve_device
-from maskdiff.decoding.loop import Batch, decode, keyed_noise
-from maskdiff.drawing.settings import Draw
 from maskdiff.errors import ConfigError, quote
 from maskdiff.experiments.distillation.environment import Problem
-from maskdiff.experiments.distillation.policy import Ids, groups
+from maskdiff.experiments.distillation.policy import AnswerStrings, Ids, draw_answers, groups
 from maskdiff.models.hugging_face import (
     GrowingRows,
     TransformersModel,
-    growing_rows_test,
+    growing_rows_fault,
     load_pretrained,
 )
 from maskdiff.models.hugging_face_tokens import PromptTemplate
@@ -89,7 +87,7 @@ class HuggingFacePolicy:
             for i, text in enumerate(model.tokens.table.texts)
             if text and text.decode(errors="replace").strip().lower() in BACKTRACKING
         )
-        if fault := growing_rows_test(model, padded=True):
+        if fault := growing_rows_fault(model, padded=True):
             raise ConfigError(
                 f"{quote(self.name)} cannot be run in padded batches: {fault}; give a model whose "
                 "attention takes a mask, and that keeps keys and values"
@@ -137,28 +135,14 @@ class HuggingFacePolicy:
         sizes = [len(self._fitting(prompt)) for prompt in prompts]
         limits = [limit if room is None else min(limit, room - size) for size in sizes]
         for group in groups([size + limit for size in sizes], DRAWN, ROWS):
-            drawn = self._draw(
-                [prompts[i] for i in group],
-                torch.tensor([keys[i] for i in group]),
-                temperature,
-                [limits[i] for i in group],
-            )
+            rows = GrowingRows(self.model, [prompts[i] for i in group])
+            scores, own = rows.log_p(), torch.tensor([keys[i] for i in group])
+            strings = AnswerStrings([limits[i] for i in group], self.model.tokens.table.ends)
+            allowed = ~self.model.barred.to(scores.device)
+            drawn = draw_answers(rows, scores, own, temperature, strings, allowed)
             for i, answer in zip(group, drawn, strict=True):
                 answers[i] = answer
         return answers
-
-    def _draw(
-        self, prompts: list[Ids], keys: Tensor, temperature: float, limits: list[int]
-    ) -> list[Ids]:
-        """Answers to prompts that fit in one batch."""
-        rows, answers = GrowingRows(self.model, prompts), _Answers(self.model, limits)
-        scores, allowed = rows.log_p(), ~self.model.barred
-        keys, first = keys.to(scores.device), torch.zeros_like(keys, device=scores.device)
-        noise = keyed_noise(keys, first, self.size)
-        batch = Batch(noise, allowed=allowed.to(scores.device))
-        for _ in decode(rows, scores, answers, batch, Draw(temperature)):
-            pass
-        return [tuple(ids) for ids in answers.ids]
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
         """See `Policy`: the model's own, including those of ids that are never drawn.
@@ -216,24 +200,6 @@ class HuggingFacePolicy:
                 "allow fewer tokens of an answer"
             )
         return prompt
-
-
-class _Answers:
-    """Answers while they are written: `decoding.loop.Strings`."""
-
-    history = free = None
-
-    def __init__(self, model: TransformersModel, limits: list[int]) -> None:
-        self.ids: list[list[int]] = [[] for _ in limits]
-        self._limits, self._ends = limits, frozenset(model.tokens.table.ends)
-
-    def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
-        going = []
-        for i, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-            self.ids[i].append(token)
-            going.append(token not in self._ends and len(self.ids[i]) < self._limits[i])
-        return torch.tensor(going, device=rows.device)
 
 
 def _fenced(text: str) -> str:

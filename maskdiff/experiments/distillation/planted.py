@@ -1,9 +1,8 @@
-"""Teachers whose fault is known, and a small policy of tables: what the experiments must find, and must not.
+"""Teachers with a known fault, and a small policy of tables, to test the experiments on.
 
-For: `corrupted`, a control of the second experiment, and `PlantedPolicy`, a whole model for tests.
-Not for: anything learned from language. Easy to get wrong: a fault that only begins somewhere would
-be found by looking for the first difference; here every place is disturbed by a random amount, and
-from the onset on by more.
+`corrupted` is a control of the second experiment, `PlantedPolicy` a whole model for tests. Every
+place is disturbed by a random amount, and from the onset on by more: looking for the first
+difference would find a fault that only begins somewhere.
 """
 
 from __future__ import annotations
@@ -34,19 +33,25 @@ END = 0
 def corrupted(
     logits: Tensor, lengths: Tensor, keys: Tensor, onset: int | None, strong: float = STRONG
 ) -> Tensor:
-    """Logits of a teacher who agrees but for noise: with probability q a token is any, q log-normal about 0.02 at every place.
+    """Logits of a teacher who agrees but for noise: with probability q a token is any token.
 
-    logits (batch, places, vocab) of whom it agrees with, lengths (batch,) of the answers, keys
-    (batch,) of the noise. From decile `onset` of each answer on (1 to 9; None: nowhere) q is about
-    `strong` instead. The divergence at a place depends little on how certain the student is.
+    q is log-normal about 0.02 at every place, and about `strong` from the onset on, so that the
+    divergence at a place depends little on the certainty of the student.
+
+    Args:
+        logits: (batch, places, vocab) of the student.
+        lengths: (batch,) of the answers.
+        keys: (batch,) of the noise.
+        onset: Decile of each answer, 1 to 9; None for nowhere.
+        strong: Typical q from there on.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     draws = uniform(keys[:, None].to(logits.device), 0xFA, places)  # (batch, places)
     normal = math.sqrt(2) * torch.erfinv(2 * draws - 1)
-    behind = DECILES * places // lengths.to(logits.device)[:, None].clamp(min=1) >= (
+    late = DECILES * places // lengths.to(logits.device)[:, None].clamp(min=1) >= (
         DECILES if onset is None else onset
     )
-    share = torch.where(behind, strong, FAINT) * torch.exp(SPREAD * normal)
+    share = torch.where(late, strong, FAINT) * torch.exp(SPREAD * normal)
     share = share.clamp(max=0.9)[..., None].to(logits.dtype)
     return torch.logaddexp(
         logits.log_softmax(-1) + torch.log1p(-share), share.log() - math.log(logits.shape[-1])
@@ -54,7 +59,7 @@ def corrupted(
 
 
 class Disturbed:
-    """A teacher who agrees with a policy but for noise, which is stronger from decile `onset` on: its `logits` alone."""
+    """A teacher who agrees with a policy but for noise, stronger from decile `onset` on."""
 
     def __init__(self, policy: AnswerScorer, onset: int | None, seed: int) -> None:
         self.policy, self.onset, self.seed = policy, onset, seed
@@ -92,10 +97,10 @@ class _TableStream:
 
 
 class PlantedPolicy:
-    """A table of what follows each token. As a teacher (behind feedback) it is `corrupted` from decile `onset` on.
+    """Implements `Policy` by a table of what follows each token; the teacher is `corrupted`.
 
     Problems are any text. With `null` feedback changes nothing. Answers end with token 0; the last
-    token of the vocabulary takes something back. Implements `Policy`.
+    token of the vocabulary takes something back.
     """
 
     large = False
@@ -113,9 +118,9 @@ class PlantedPolicy:
     def prompt(
         self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
     ) -> Ids:
-        """See `Policy`: two tokens that tell whether there is feedback, and the problem."""
-        told = feedback is not None and not self.null
-        return (1 if told else 2, 3 + sum(map(ord, problem.text)) % (self.size - 3))
+        """See `Policy`: a token for the presence of feedback, and one for the problem."""
+        informed = feedback is not None and not self.null
+        return (1 if informed else 2, 3 + sum(map(ord, problem.text)) % (self.size - 3))
 
     def text(self, answer: Ids) -> str:
         """See `Policy`: a letter a token."""
@@ -140,8 +145,8 @@ class PlantedPolicy:
         ]
         plain = self.module[0][torch.tensor(before)]  # (batch, longest, size)
         noisy = corrupted(plain, lengths(answers), _keys(answers, self.seed), self.onset)
-        told = torch.tensor([prompt[0] == 1 for prompt in prompts])
-        return torch.where(told[:, None, None], noisy, plain)
+        informed = torch.tensor([prompt[0] == 1 for prompt in prompts])
+        return torch.where(informed[:, None, None], noisy, plain)
 
     def twin(self) -> PlantedPolicy:
         """See `Policy`."""

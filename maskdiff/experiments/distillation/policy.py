@@ -1,9 +1,7 @@
-"""What the experiments ask of a model, as student and as teacher: prompts, draws, and logits of given answers.
+"""`Policy`, a model as student and as teacher of the experiments, and how it draws answers.
 
-For: the protocol `Policy` and plain values around it. Not for: any model (`own.py`,
-`hugging_face.py`, `planted.py`), or what is learned. Easy to get wrong: an answer is the ids that
-were drawn, its end included if it came to one; it is put behind a prompt as ids, and never made of
-text again, which might be cut otherwise.
+An answer is the ids that were drawn, with its end if it has one. It is put after a prompt as ids,
+and never made of text again, which might be tokenised otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import torch
 
 from maskdiff.decoding.loop import Batch, decode, keyed_noise
 from maskdiff.drawing.history import TokenHistory
-from maskdiff.drawing.random import next_token_noise
 from maskdiff.drawing.settings import Draw
 from maskdiff.models.continuation import CausalStream
 
@@ -31,19 +28,23 @@ class AnswerScorer(Protocol):
     """Scores given answers."""
 
     def logits(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
-        """(batch, longest answer, size) float32: row t scores token t of an answer; rows behind an answer mean nothing.
+        """(batch, longest answer, size) float32 logits: row t scores token t of an answer.
 
-        With gradients where they are enabled.
+        Rows after an answer have no meaning. With gradients where they are enabled.
         """
         ...
 
 
 class Policy(AnswerScorer, Protocol):
-    """A causal language model that is asked problems. Student and teacher are the same policy behind different prompts.
+    """A causal language model that answers problems; training changes its weights in place.
 
-    name: of the model. size: ids of its vocabulary. backtracking: ids of tokens that take something
-    back, or begin to. large: whether the defaults of large models are meant for it. Training
-    changes the weights in place.
+    Student and teacher are the same policy after different prompts.
+
+    Attributes:
+        name: Of the model.
+        size: Ids of its vocabulary.
+        backtracking: Ids of tokens that take something back, or begin to.
+        large: Whether the defaults of large models apply.
     """
 
     name: str
@@ -59,24 +60,27 @@ class Policy(AnswerScorer, Protocol):
     def prompt(
         self, problem: Problem, attempt: Ids | None = None, feedback: str | None = None
     ) -> Ids:
-        """What an answer stands behind: the problem, or with an earlier attempt at it, or with what was said of that, or both.
+        """The ids before an answer: the problem, with an earlier attempt, feedback on it, or both.
 
-        Without feedback but with an attempt, the attempt is shown and nothing said of it. Raises
-        UserError where it is too long.
+        Without feedback but with an attempt, the attempt is shown without a comment.
+
+        Raises:
+            UserError: For a prompt that is too long.
         """
         ...
 
     def text(self, answer: Ids) -> str:
-        """What an answer says, without its end."""
+        """The text of an answer, without its end."""
         ...
 
     def sample(
         self, prompts: Sequence[Ids], keys: Sequence[int], temperature: float, limit: int
     ) -> list[Ids]:
-        """An answer to every prompt, of at most `limit` tokens; at temperature 0 the likeliest token each time.
+        """An answer to every prompt, of at most `limit` tokens.
 
-        Token t of an answer is argmax(log p / T + Gumbel noise of (its key, t, symbol)), so that it
-        depends on nothing else of the batch, and prompts that share a key share their luck.
+        Token t is argmax(log p / temperature + Gumbel noise of (its key, t, symbol)), the likeliest
+        at temperature 0, so that it depends on nothing else of the batch, and prompts that share a
+        key share their noise.
         """
         ...
 
@@ -86,7 +90,10 @@ class Policy(AnswerScorer, Protocol):
 
 
 class AnswerStrings:
-    """Answers of a policy as the `Strings` of `decode`: they end with a token of `ends`, or full."""
+    """Answers of a policy, as `GrowingStrings`.
+
+    They end with a token of `ends`, or at their limit.
+    """
 
     history: TokenHistory | None = None
     free = None
@@ -96,7 +103,7 @@ class AnswerStrings:
         self.answers: list[list[int]] = [[] for _ in limits]
 
     def write(self, rows: Tensor, tokens: Tensor, scores: Tensor) -> Tensor:
-        """See `Strings.write`."""
+        """See `GrowingStrings.write`."""
         going = []
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self.answers[row].append(token)
@@ -115,7 +122,7 @@ def draw_answers(
     """The answers that a stream continues with.
 
     Args:
-        stream: The model behind the prompts.
+        stream: The model after the prompts.
         scores: (rows, size) float64 logits of the first token.
         keys: (rows,) of the random numbers.
         temperature: Of the draws.
@@ -131,15 +138,11 @@ def draw_answers(
     return [tuple(answer) for answer in strings.answers]
 
 
-def pick(logits: Tensor, keys: Tensor, place: int, temperature: float) -> Tensor:
-    """One token of each row: logits (rows, size), minus infinity where never drawn, keys (rows,) -> (rows,)."""
-    where = torch.full_like(keys, place)
-    noise = next_token_noise(keys.to(logits.device), where.to(logits.device), logits.shape[-1])
-    return Draw(temperature).tokens(logits.double(), noise)
-
-
 def groups(sizes: Sequence[int], most: int, rows: int) -> list[list[int]]:
-    """Indices of strings to be run together: at most `rows`, and rows x the longest at most `most`, if more than one."""
+    """Indices of strings in batches of at most `rows`, and at most `most` tokens with padding.
+
+    A string of more tokens has a batch of its own.
+    """
     left, made = sorted(range(len(sizes)), key=lambda i: sizes[i]), []
     while left:
         fitting = max(1, sum((n + 1) * sizes[i] <= most for n, i in enumerate(left[:rows])))

@@ -1,4 +1,4 @@
-"""Fully bracketed arithmetic with its value, such as `(+(*75)10)=45`: grammar, parser, generator and probabilities."""
+"""The language `arithmetic`: grammar, parser, generator and exact probabilities."""
 
 from maskdiff.languages.arithmetic.language import ArithmeticLanguage
 from maskdiff.languages.arithmetic.parser import Node, Tree

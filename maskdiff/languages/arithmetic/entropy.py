@@ -1,9 +1,4 @@
-"""The entropy floors of the arithmetic language: what no model can beat, in nats.
-
-For: `entropies`. Not for: any model's loss. Easy to get wrong: three floors look alike. Given the length and per inner symbol
-(what the ELBO of a masked model is compared with); without the length and per predicted token, EOS included (a left-to-right
-model that is not told the length); and given the length but per predicted token, EOS included (one that is told).
-"""
+"""Entropies of the arithmetic language in nats: lower bounds on the loss of any model."""
 
 from __future__ import annotations
 
@@ -18,13 +13,26 @@ SEED = 7
 def entropies(
     strings: list[str], log_prob: Callable[[str], float], length_probs: np.ndarray
 ) -> dict[str, float]:
-    """Entropies in nats, estimated from draws `strings` and stratified by length with `length_probs` (max_symbols + 1,).
+    """Returns entropies in nats, estimated from draws and stratified by length.
 
-    Keys: `string` H(string); `length` H(length); `mean_length` (inner symbols); `per_token_given_length` =
-    (string - length) / mean_length; `per_token_free` = string / (mean_length + 1); `per_token_known_length` =
-    (string - length) / (mean_length + 1); `standard_error` of `per_token_given_length`.
-    Each string's -log p is exact; only the mean over strings of one length is estimated. It varies little within a length, so
-    40,000 draws give it to three digits. A length that no draw has takes the mean of its neighbours.
+    The -log p of each string is exact; only its mean over the strings of one length is estimated.
+    40,000 draws give three digits. A length without draws takes the mean of its neighbours.
+
+    Args:
+        strings: The draws.
+        log_prob: The log-probability of a string.
+        length_probs: The distribution of lengths, (max_symbols + 1,).
+
+    Returns:
+        `string`: H(string).
+        `length`: H(length).
+        `mean_length`: The mean number of symbols.
+        `per_token_given_length`: (string - length) / mean_length, the bound for the ELBO of a
+            masked model.
+        `per_token_free`: string / (mean_length + 1), the bound per predicted token, EOS included,
+            for a left-to-right model without the length.
+        `per_token_known_length`: (string - length) / (mean_length + 1), the same with the length.
+        `standard_error`: That of `per_token_given_length`.
     """
     lengths = np.array([len(s) for s in strings])
     surprise = np.array([-log_prob(s) for s in strings])

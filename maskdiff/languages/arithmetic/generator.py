@@ -1,49 +1,42 @@
-"""Draws strings from the reference distribution, fast.
+"""Draws strings from the reference distribution.
 
-For: `draw_many`. Not for: probabilities of given strings (`probability.py`). The distribution: a depth d is uniform on
-min_depth..max_depth; a node at depth d is an operand if d = 0 or with probability 0.2, else an operation with a uniform
-operator whose one argument has depth d-1 and whose other has a uniform depth 0..d-1, in random order. Easy to get wrong: a
-draw that is longer than allowed is thrown away whole, depth included; redrawing only a part would change the distribution.
+A depth d is uniform on min_depth..max_depth. A node at depth d is an operand if d = 0, or with
+probability 0.2. Otherwise it is an operation with a uniform operator; one argument has depth d - 1,
+the other one a uniform depth 0..d - 1, in random order. A draw that is too long is rejected as a
+whole, its depth included: to redraw a part would change the distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 
 import numpy as np
 
 from maskdiff.config import LanguageConfig
 from maskdiff.languages.arithmetic.grammar import COIN, Grammar
+from maskdiff.languages.uniform import uniform_stream
 
 Choice = tuple[str, int, int]  # operator, depth of the left argument, depth of the right argument
 
 
 class _TooLong(Exception):
-    """The draw already exceeds the room; what is left of it need not be drawn."""
+    """The draw exceeds the maximum length before it is complete."""
 
 
-def choices(grammar: Grammar, depth: int) -> list[Choice]:
-    """The equally likely ways in which an operation at `depth` >= 1 goes on (some may be listed twice)."""
-    ways = []
-    for operator in grammar.operators:
-        for other in range(depth):
-            ways += [(operator, depth - 1, other), (operator, other, depth - 1)]
-    return ways
-
-
-def draw_many(
+def draw_strings(
     n: int, rng: np.random.Generator, config: LanguageConfig, grammar: Grammar
 ) -> list[str]:
-    """`n` strings of at most `config.max_len - 2` symbols.
+    """Returns random strings that fit `config.max_len`. The first ones do not depend on `n`.
 
-    Every decision spends one uniform number of `rng` in order, so the first strings do not depend on `n`. (The state in which
-    `rng` is left does: numbers are drawn in blocks.)
+    Args:
+        n: The number of strings.
+        rng: The random number generator. Each decision uses one uniform number, in order.
+        config: The configuration of the language.
+        grammar: The grammar of `config`.
     """
     room = config.max_len - 2
-    block = max(64, min(32768, 16 * n))
-    uniform: Callable[[], float] = chain.from_iterable(_blocks(rng, block)).__next__
-    expression = _expression(uniform, config, grammar, room)
+    uniform = uniform_stream(rng, 16 * n)
+    expression = _expression_sampler(uniform, config, grammar, room)
     depths = config.max_depth - config.min_depth + 1
     strings: list[str] = []
     while len(strings) < n:
@@ -52,28 +45,32 @@ def draw_many(
             text, value = expression(depth)
         except _TooLong:
             continue
-        # A value has no more digits than its expression has symbols: str() stays within Python's limit.
+        # A value has no more digits than its expression has symbols: str() stays within its limit.
         string = f"{text}={value}"
         if len(string) <= room:
             strings.append(string)
     return strings
 
 
-def _blocks(rng: np.random.Generator, block: int) -> Iterator[list[float]]:
-    while True:
-        yield rng.random(block).tolist()
+def _choices(grammar: Grammar, depth: int) -> list[Choice]:
+    """The equally likely choices of an operation at `depth`; some occur twice."""
+    ways = []
+    for operator in grammar.operators:
+        for other in range(depth):
+            ways += [(operator, depth - 1, other), (operator, other, depth - 1)]
+    return ways
 
 
-def _expression(
+def _expression_sampler(
     uniform: Callable[[], float], config: LanguageConfig, grammar: Grammar, room: int
 ) -> Callable[[int], tuple[str, int]]:
-    """A function from a depth to a drawn expression and its value; it raises _TooLong beyond `room` symbols.
+    """A function that draws an expression of a depth and its value, or raises `_TooLong`.
 
-    One uniform number u decides a node: below COIN an operand (which one: by u / COIN), else an operation (which: by the rest).
-    The recursion is as deep as the depth, at most 12 or so.
+    One uniform number u decides a node: below COIN an operand (u / COIN chooses it), else an
+    operation (the rest chooses it). The recursion is as deep as the depth, at most about 12.
     """
     low, operands = grammar.min_int, grammar.operands
-    table = [choices(grammar, depth) for depth in range(config.max_depth + 1)]
+    table = [_choices(grammar, depth) for depth in range(config.max_depth + 1)]
     scale = [len(ways) / (1.0 - COIN) for ways in table]
     last = [len(ways) - 1 for ways in table]
     operand_scale = operands / COIN
@@ -87,9 +84,8 @@ def _expression(
         if u < COIN:
             value = low + min(int(u * operand_scale), operands - 1)
             return str(value), value
-        operator, left_depth, right_depth = table[depth][
-            min(int((u - COIN) * scale[depth]), last[depth])
-        ]
+        choice = min(int((u - COIN) * scale[depth]), last[depth])
+        operator, left_depth, right_depth = table[depth][choice]
         left, a = expression(left_depth)
         if len(left) > room:
             raise _TooLong

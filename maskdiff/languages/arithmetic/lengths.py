@@ -1,12 +1,10 @@
-"""How long the generator's strings are: P(n inner symbols), and the share of draws that is accepted.
+"""The distribution of the lengths of the generator's strings, and the share of draws that fit.
 
-For: `length_table`, and through it lengths to draw, length-tilted training, and the normaliser of `log_prob`. Not for: the
-probability of a given string. The length of the *expression* follows exactly by dynamic programming over (depth, length). The
-number of digits of the *value* depends on the value, whose exact distribution grows without bound, so for each (depth, length)
-the values are kept exactly, with their weights, while there are at most `POOL` of them, and are otherwise represented by a
-pool of up to `POOL` equally likely draws (each made from the pools of its two arguments, fixed seed): a Monte-Carlo estimate,
-stratified by exact lengths. Small languages come out exact (`LengthTable.exact`). Easy to get wrong: draws of too long strings
-are rejected, so the table is normalised over what fits.
+The length of the expression follows exactly by dynamic programming over (depth, length). The number
+of digits of the value depends on the value. For each (depth, length) the values are kept exactly
+while there are at most `POOL` of them. Beyond that, a pool of up to `POOL` equally likely draws
+represents them, each made from the pools of its arguments with a fixed seed: a Monte Carlo
+estimate, stratified by exact lengths. Small languages are exact (`LengthTable.exact`).
 """
 
 from __future__ import annotations
@@ -21,28 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff.config import LanguageConfig
-from maskdiff.languages.arithmetic.grammar import COIN, Grammar, grammar_of
+from maskdiff.languages.arithmetic.grammar import COIN, Grammar, apply_operator, checked_grammar
 
 Array = NDArray[Any]
 
-POOL = 16384  # values kept for one (depth, length)
-CELLS = 8_000_000  # values kept in all: bounds the memory of languages with long strings
+POOL = 16384  # values of one (depth, length)
+CELLS = 8_000_000  # values of all; bounds the memory for long strings
 OUTER = 2**18  # pairs of values that are combined exactly
 SEED = 20240611
 STORED = Path(__file__).with_name("default_lengths.json")  # of the default language
-# Options that the generator of strings reads.
+# The options that the generator reads.
 GENERATOR_OPTIONS = (
     "notation", "operators", "min_int", "max_int", "min_depth", "max_depth", "separator", "max_len"
 )  # fmt: skip
 _POWERS = np.power(10.0, np.arange(1, 150))
-_LARGEST = 1e149  # values are clipped here: its square is finite; values of 150 digits hardly occur in strings of 1,024 symbols
+_LARGEST = 1e149  # values are clipped, so that their squares are finite
 
 
 @dataclass(frozen=True)
 class LengthTable:
-    """`probs[n]` = P(n inner symbols) after rejection, shape (room + 1,); `acceptance` = P(a draw fits).
+    """A distribution of lengths.
 
-    `exact` tells whether both are exact (up to rounding) or estimated.
+    Attributes:
+        probs: The probability of each length after rejection, (max_len - 1,).
+        acceptance: The probability that a draw fits.
+        exact: Whether both are exact up to rounding.
     """
 
     probs: Array
@@ -52,7 +53,7 @@ class LengthTable:
 
 @dataclass
 class _Values:
-    """Values of the expressions of one (depth, length): `values` with `weights` (summing to 1), and whether that is exact."""
+    """The values of the expressions of one (depth, length) with weights that sum to 1."""
 
     values: Array
     weights: Array
@@ -61,7 +62,7 @@ class _Values:
 
 @lru_cache(maxsize=32)
 def length_table(config: LanguageConfig) -> LengthTable:
-    """Returns the length distribution of the language of `config`.
+    """Returns the length distribution of a language.
 
     That of the default language is read from `default_lengths.json`; others take about a second,
     once per process.
@@ -73,8 +74,8 @@ def length_table(config: LanguageConfig) -> LengthTable:
 
 
 def compute_length_table(config: LanguageConfig) -> LengthTable:
-    """Returns the length distribution of the language of `config`, computed."""
-    grammar = grammar_of(config)
+    """Returns the length distribution of a language without the file."""
+    grammar = checked_grammar(config)
     room = config.max_len - 2
     longest = room - 2  # '=' and a digit follow the expression
     lengths = expression_lengths(config, grammar, longest)
@@ -97,7 +98,7 @@ def compute_length_table(config: LanguageConfig) -> LengthTable:
 
 
 def expression_lengths(config: LanguageConfig, grammar: Grammar, longest: int) -> Array:
-    """P(expression of m symbols | depth d) for m <= `longest`: shape (max_depth + 1, longest + 1), exact."""
+    """Returns P(expression of m symbols | depth d), (max_depth + 1, longest + 1), exact."""
     operands = np.zeros(longest + 1)
     for m in range(1, min(longest, len(str(grammar.max_int))) + 1):
         low, high = _operand_range(grammar, m)
@@ -113,13 +114,13 @@ def expression_lengths(config: LanguageConfig, grammar: Grammar, longest: int) -
 
 
 def _operand_range(grammar: Grammar, digits: int) -> tuple[int, int]:
-    """The operands of exactly `digits` digits, smallest and largest (empty if the second is smaller)."""
+    """The smallest and largest operand with `digits` digits; there is none if they are reversed."""
     low = max(grammar.min_int, 10 ** (digits - 1) if digits > 1 else 0)
     return low, min(grammar.max_int, 10**digits - 1)
 
 
 def _digits(values: Array) -> Array:
-    """Symbols of each value, its sign counted."""
+    """The number of symbols of each value, its sign included."""
     digits: Array = np.searchsorted(_POWERS, np.abs(values), side="right") + 1 + (values < 0)
     return digits
 
@@ -130,33 +131,25 @@ def _all_values(
     """The values of every (depth, length) that occurs."""
     rng = np.random.default_rng(SEED)
     size = int(np.clip(CELLS // max(1, lengths.size), 256, POOL))
-    pools = np.zeros(
-        (*lengths.shape, size)
-    )  # (depth, length, draw): equally likely draws, for resampling
+    pools = np.zeros((*lengths.shape, size))  # (depth, length, draw): equally likely draws
     states: list[dict[int, _Values]] = []
     for d in range(lengths.shape[0]):
         states.append({})
         for m in (int(m) for m in np.flatnonzero(lengths[d])):
             parts = _parts(d, m, grammar, lengths)
-            state = _exact(parts, m, grammar, states, size) or _resampled(
-                parts, m, grammar, pools, rng
-            )
-            states[d][m] = state
+            exact = _exact(parts, m, grammar, states, size)
+            state = states[d][m] = exact or _resampled(parts, m, grammar, pools, rng)
             pools[d, m] = state.values[_systematic(state.weights, size, rng)]
     return states
 
 
 @dataclass
 class _Parts:
-    """The ways in which an expression of given depth and length comes about.
+    """The derivations of an expression of given depth and length; probabilities sum to 1."""
 
-    `leaf` = P(operand); `mass` (ways,) = P(each pair of arguments), together 1; `arguments` (ways, 4) = depth and length of the
-    first argument, depth and length of the second.
-    """
-
-    leaf: float
-    mass: Array
-    arguments: Array
+    leaf: float  # of an operand
+    mass: Array  # (ways,) of each pair of arguments
+    arguments: Array  # (ways, 4) depth and length of the first argument, and of the second
 
 
 def _parts(d: int, m: int, grammar: Grammar, lengths: Array) -> _Parts:
@@ -166,9 +159,8 @@ def _parts(d: int, m: int, grammar: Grammar, lengths: Array) -> _Parts:
     if d == 0 or inner < 2:
         return _Parts(1.0, np.empty(0), np.empty((0, 4), dtype=np.int64))
     first = lengths[d - 1, : inner + 1]
-    masses = (
-        first * lengths[:d, : inner + 1][:, ::-1] * (1.0 - COIN) / d
-    )  # (other depth, length of the first argument)
+    # (other depth, length of the first argument)
+    masses = first * lengths[:d, : inner + 1][:, ::-1] * (1.0 - COIN) / d
     other, length = np.nonzero(masses)
     mass = masses[other, length]
     total = leaf + mass.sum()
@@ -177,16 +169,13 @@ def _parts(d: int, m: int, grammar: Grammar, lengths: Array) -> _Parts:
 
 
 def _combine(operator: str, first: Array, second: Array) -> Array:
-    result: Array = (
-        first + second if operator == "+" else first * second if operator == "*" else first - second
-    )
-    return result.clip(-_LARGEST, _LARGEST)
+    return apply_operator(operator, first, second).clip(-_LARGEST, _LARGEST)
 
 
 def _exact(
     parts: _Parts, m: int, grammar: Grammar, states: list[dict[int, _Values]], size: int
 ) -> _Values | None:
-    """All values with their exact weights, or None if there are too many."""
+    """All values with exact weights; None if there are too many."""
     low, high = _operand_range(grammar, m)
     leaf = parts.leaf
     if (leaf > 0 and high - low >= size) or len(parts.mass) > size:
@@ -204,10 +193,7 @@ def _exact(
         share = np.outer(x.weights, y.weights).ravel() * mass / (2 * len(grammar.operators))
         first, second = np.repeat(x.values, len(y.values)), np.tile(y.values, len(x.values))
         for operator in grammar.operators:
-            values += [
-                _combine(operator, first, second),
-                _combine(operator, second, first),
-            ]  # either order
+            values += [_combine(operator, first, second), _combine(operator, second, first)]
             weights += [share, share]
     distinct, index = np.unique(np.concatenate(values), return_inverse=True)
     if len(distinct) > size:
@@ -218,16 +204,16 @@ def _exact(
 def _resampled(
     parts: _Parts, m: int, grammar: Grammar, pools: Array, rng: np.random.Generator
 ) -> _Values:
-    """A pool of equally likely values, each drawn from the pools of its arguments."""
+    """A pool of equally likely values, each computed from the pools of its arguments."""
     size = pools.shape[-1]
-    part = _systematic(
-        np.concatenate([[parts.leaf], parts.mass]), size, rng
-    )  # (draw,), 0 is an operand
+    # Draw the ways (0 is an operand) and the arguments.
+    part = _systematic(np.concatenate([[parts.leaf], parts.mass]), size, rng)  # (draw,)
     table = np.concatenate([np.zeros((1, 4), dtype=np.int64), parts.arguments])[part]  # (draw, 4)
     first = pools[table[:, 0], table[:, 1], rng.integers(size, size=size)]
     second = pools[table[:, 2], table[:, 3], rng.integers(size, size=size)]
     swap = rng.random(size) < 0.5
     first, second = np.where(swap, second, first), np.where(swap, first, second)
+    # Draw the operators, and compute the values.
     operator = rng.integers(len(grammar.operators), size=size)
     values = np.select(
         [operator == i for i in range(len(grammar.operators))],
@@ -240,7 +226,7 @@ def _resampled(
 
 
 def _systematic(weights: Array, size: int, rng: np.random.Generator) -> Array:
-    """`size` indices in which index i stands size * weights[i] times, rounded up or down at random (systematic resampling)."""
+    """Systematic resampling: index i occurs size * weights[i] times, rounded at random, (size,)."""
     edges = np.cumsum(weights)
     points = (rng.random() + np.arange(size)) * (edges[-1] / size)
     index: Array = np.minimum(np.searchsorted(edges, points, side="right"), len(weights) - 1)

@@ -1,8 +1,7 @@
-"""Reads arithmetic strings: `(+(*75)10)=45` to a tree with exact values, or a ParseError that says where and why.
+"""Parses arithmetic strings such as `(+(*75)10)=45` to trees with exact values.
 
-For: `parse`, and the `Tree` it returns. Not for: probabilities, or the generator's limits: the grammar has no largest depth
-and no largest length below `MAX_SYMBOLS`, and a string that states a wrong value parses (`Tree.holds` tells).
-Easy to get wrong: nesting is bounded only by the length, so nothing here recurses; trees are flat tuples of nodes.
+The grammar has no largest depth, and a string with a wrong value parses. Nesting is bounded only by
+the length, so nothing recurses; trees are flat tuples of nodes.
 """
 
 from __future__ import annotations
@@ -11,18 +10,23 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from maskdiff.errors import ParseError, quote
-from maskdiff.languages.arithmetic.grammar import Grammar, apply
+from maskdiff.languages.arithmetic.grammar import Grammar, apply_operator
 from maskdiff.languages.vocabulary import DIGITS, squeeze
 
-# No value has more digits than its string has symbols, so 4,096 stays below Python's limit of 4,300 digits for int(str).
+# No value has more digits than its string has symbols; int(str) takes up to 4,300 digits.
 MAX_SYMBOLS = 4096
 
 
 class Node(NamedTuple):
-    """An operand (`operator` is "") or an operation on the nodes `left` and `right`.
+    """An operand or an operation.
 
-    `value` is exact; `depth` is 0 for an operand; the symbols are `start` to `end` (exclusive); `left` and `right` are
-    indices into `Tree.nodes`, -1 for an operand; `at` is the position of the operator, -1 for an operand.
+    Attributes:
+        operator: The operator; empty for an operand.
+        value: The exact value.
+        depth: The nesting depth, 0 for an operand.
+        start, end: The symbols are `start` to `end` - 1.
+        left, right: The indices of the arguments in `Tree.nodes`; -1 for an operand.
+        at: The position of the operator; -1 for an operand.
     """
 
     operator: str
@@ -37,13 +41,19 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """A parsed string: `nodes` in post-order (children before parents, the whole expression last) and the stated value."""
+    """A parsed string.
+
+    Attributes:
+        nodes: The nodes in post-order; the root is the last one.
+        stated: The value that the string states.
+    """
 
     nodes: tuple[Node, ...]
     stated: int
 
     @property
     def root(self) -> Node:
+        """The node of the whole expression."""
         return self.nodes[-1]
 
     @property
@@ -53,28 +63,27 @@ class Tree:
 
     @property
     def holds(self) -> bool:
-        """Whether the stated value is the value."""
+        """Whether the stated value is the value of the expression."""
         return self.stated == self.root.value
 
     @property
     def depth(self) -> int:
-        """Largest number of brackets around an operand."""
+        """The largest number of brackets around an operand."""
         return self.root.depth
 
     @property
     def operators(self) -> str:
-        """The operators in the order in which the string shows them."""
-        return "".join(
-            n.operator for n in sorted((n for n in self.nodes if n.operator), key=lambda n: n.at)
-        )
+        """The operators from left to right."""
+        return "".join(node.operator for node in sorted(self.nodes, key=lambda node: node.at))
 
 
-def parse(text: str, grammar: Grammar) -> Tree:
-    """The tree of `text` (white space is skipped). Raises ParseError.
+def parse_equation(text: str, grammar: Grammar) -> Tree:
+    """Returns the tree of `text`; white space is skipped. Takes linear time.
 
-    Its position is that of the first symbol that cannot follow what stands before it, or the start of a run of digits that
-    spells no operands; at the end of a text that stops too early it is the number of symbols.
-    Time is linear in the length up to arithmetic on big values; beyond `MAX_SYMBOLS` symbols it fails before reading.
+    Raises:
+        ParseError: The text is no string of the grammar, or has over `MAX_SYMBOLS` symbols. Its
+            position is that of the first symbol that cannot follow the text before it, of the first
+            digit of a run that contains no operands, or the number of symbols at the end.
     """
     symbols = squeeze(text)
     if len(symbols) > MAX_SYMBOLS:
@@ -83,12 +92,12 @@ def parse(text: str, grammar: Grammar) -> Tree:
             MAX_SYMBOLS,
             text,
         )
-    return _Reader(text, symbols, grammar).equation()
+    return _Parser(text, symbols, grammar).equation()
 
 
 @dataclass
 class _Open:
-    """An operation whose closing bracket has not been read."""
+    """An operation without its closing bracket."""
 
     start: int
     operator: str = ""
@@ -96,8 +105,8 @@ class _Open:
     left: int = -1
 
 
-class _Reader:
-    """One pass over the symbols with an explicit stack of open operations."""
+class _Parser:
+    """One pass over the symbols with a stack of open operations."""
 
     def __init__(self, text: str, symbols: str, grammar: Grammar) -> None:
         self.text, self.symbols, self.grammar = text, symbols, grammar
@@ -114,7 +123,7 @@ class _Reader:
         return Tree(tuple(self.nodes), stated)
 
     def _argument(self) -> bool:
-        """Reads up to the end of one operand and closes what ends there; True once the whole expression is read."""
+        """Reads a bracket or an operand, and the ends of operations; True at the end of all."""
         symbol = self._peek()
         if symbol == "(":
             self.open.append(_Open(self.position))
@@ -131,25 +140,20 @@ class _Reader:
         return done
 
     def _operands(self) -> tuple[str, ...]:
-        """The operands that the run of digits here spells: one, or two where prefix notation runs them together."""
+        """The operands in the digits here: one, or two in prefix notation without separator."""
         start = end = self.position
         while end < len(self.symbols) and self.symbols[end] in DIGITS:
             end += 1
         run, following = self.symbols[start:end], self.symbols[end : end + 1]
         grammar = self.grammar
-        together = (
-            grammar.notation == "prefix"
-            and not grammar.separator
-            and self.open
-            and self.open[-1].left < 0
-        )
-        if not together:
+        joined = grammar.notation == "prefix" and not grammar.separator
+        if not (joined and self.open and self.open[-1].left < 0):
             if not grammar.is_operand(run):
                 self._fail(
                     f"an operand from {grammar.min_int} to {grammar.max_int} without leading zeros"
                 )
             return (run,)
-        # Both operands have at most as many digits as max_int: a long run is refused without looking at its splits.
+        # Operands have at most as many digits as max_int, so a long run has no split.
         cuts = range(1, len(run)) if len(run) <= 2 * len(str(grammar.max_int)) else range(0)
         splits = [
             (run[:i], run[i:])
@@ -157,7 +161,7 @@ class _Reader:
             if grammar.is_operand(run[:i]) and grammar.is_operand(run[i:])
         ]
         if following == ")" and splits:
-            return splits[0]  # the only one: `ambiguity` has excluded a second
+            return splits[0]  # the only one, see `ambiguity`
         if following == "(" and grammar.is_operand(run):
             return (run,)
         expected = ["')'"] * bool(splits) + ["a second argument"] * grammar.is_operand(run)
@@ -169,7 +173,10 @@ class _Reader:
         self._fail(" or ".join(expected))
 
     def _attach(self) -> bool:
-        """Hands the newest node to the innermost open operation, closing all that end here; True if none is open."""
+        """Attaches the newest node to the innermost operation, and closes those that end here.
+
+        Returns True if none is open.
+        """
         while self.open:
             top, newest = self.open[-1], len(self.nodes) - 1
             if top.left < 0:
@@ -181,7 +188,7 @@ class _Reader:
                 return False
             self._expect(")", "after the second argument")
             left, right = self.nodes[top.left], self.nodes[newest]
-            value = apply(top.operator, left.value, right.value)
+            value = apply_operator(top.operator, left.value, right.value)
             depth = 1 + max(left.depth, right.depth)
             self.nodes.append(
                 Node(top.operator, value, depth, top.start, self.position, top.left, newest, top.at)
@@ -197,7 +204,7 @@ class _Reader:
         self.position += 1
 
     def _stated(self) -> int:
-        """The value after `=`: an integer without leading zeros, signed only if the grammar subtracts."""
+        """The value after `=`: an integer without leading zeros, signed only if `-` is allowed."""
         start = self.position
         sign = self._peek() == "-" and "-" in self.grammar.operators
         self.position += sign

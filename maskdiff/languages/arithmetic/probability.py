@@ -1,8 +1,7 @@
-"""The exact probability of a given string under the generator.
+"""The exact probability of a string under the generator.
 
-For: `log_generated`, before rejection; `ArithmeticLanguage.log_prob` adds the acceptance. Not for: lengths (`lengths.py`).
-Easy to get wrong: one string comes from many draws (of the depth at the top, and of the depths of all arguments), so its
-probability is a sum over them, done here for all depths at once from the leaves up.
+One string comes from many draws of the depths of the expression and of all its arguments, so its
+probability is a sum over them. It is computed for all depths at once, from the leaves to the root.
 """
 
 from __future__ import annotations
@@ -13,23 +12,28 @@ from maskdiff.config import LanguageConfig
 from maskdiff.languages.arithmetic.grammar import COIN, Grammar
 from maskdiff.languages.arithmetic.parser import Tree
 
-_TINY = 1e-100  # below it a row is rescaled, so that strings of any length keep their precision
+_TINY = 1e-100  # rows with a smaller maximum are rescaled, so that long strings do not underflow
 
 
 def log_generated(tree: Tree, config: LanguageConfig, grammar: Grammar) -> float:
-    """log of the probability (nats) that the generator draws the expression of `tree`; -inf if it cannot.
+    """Returns the log-probability that the generator draws an expression, before rejection.
 
-    With Q(t, d) the probability that a node at depth d becomes the tree t, S(t, d) = Q(t, 0) + ... + Q(t, d-1) and o operators:
-    an operand has Q = COIN / operands (without COIN at d = 0); an operation has Q(t, 0) = 0 and
-    Q(t, d) = (1 - COIN) / (2 o d) * (Q(left, d-1) S(right, d) + S(left, d) Q(right, d-1)). Time: nodes x depths.
+    Let Q(t, d) be the probability that a node at depth d becomes the tree t, S(t, d) = Q(t, 0) +
+    ... + Q(t, d - 1), and o the number of operators. An operand has Q = COIN / operands (without
+    COIN at d = 0). An operation has Q(t, 0) = 0 and Q(t, d) = (1 - COIN) / (2 o d) *
+    (Q(left, d - 1) S(right, d) + S(left, d) Q(right, d - 1)). Takes O(nodes x depths) time.
+
+    Args:
+        tree: The expression.
+        config: The configuration of the language.
+        grammar: The grammar of `config`.
     """
     depths = config.max_depth
     if tree.depth > depths:
         return -math.inf
     leaf = [1.0 / grammar.operands] + [COIN / grammar.operands] * depths
-    factors = [0.0] + [
-        (1.0 - COIN) / (2 * len(grammar.operators) * d) for d in range(1, depths + 1)
-    ]
+    operators = len(grammar.operators)
+    factors = [0.0] + [(1.0 - COIN) / (2 * operators * d) for d in range(1, depths + 1)]
     rows: list[list[float]] = []  # Q(t, d) for d = 0..depths, divided by exp(scale)
     scales: list[float] = []
     for node in tree.nodes:  # children come first

@@ -1,4 +1,7 @@
-"""Solutions of arithmetic problems, and corrections of attempts at them: `(+ 3 (* 2 4));(+ 3 9)>12|@1>(+ 3 8)>11`."""
+"""The language `arithmetic-corrections`: solutions of problems, and corrections of attempts.
+
+For example `(+ 3 (* 2 4));(+ 3 9)>12|@1>(+ 3 8)>11`.
+"""
 
 from maskdiff.languages.arithmetic_corrections.answers import (
     BACKTRACK,
@@ -11,11 +14,6 @@ from maskdiff.languages.arithmetic_corrections.answers import (
 from maskdiff.languages.arithmetic_corrections.language import ArithmeticCorrections
 
 __all__ = [
-    "BACKTRACK",
-    "FEEDBACK",
-    "ArithmeticCorrections",
-    "Marks",
-    "feedback_text",
-    "judge",
+    "BACKTRACK", "FEEDBACK", "ArithmeticCorrections", "Marks", "feedback_text", "judge",
     "symbol_labels",
-]
+]  # fmt: skip

@@ -1,8 +1,6 @@
-"""Answers to arithmetic problems, in which a step may be taken back: `(+ 3 9)!(+ 3 8)>11`, and what may be said of them.
+"""Answers to arithmetic problems in which steps may be taken back, `(+ 3 9)!(+ 3 8)>11`.
 
-For: `kept_steps`, `next_steps`, `judge`, `symbol_labels`, `feedback_text`. Not for: drawing answers (`slips.py`), or strings
-(`language.py`). Easy to get wrong: a step that `!` takes back counts neither as right nor as wrong, and what comes after it
-follows the step *before* it.
+A step that `!` takes back is neither right nor wrong. The step after it follows the step before it.
 """
 
 from __future__ import annotations
@@ -13,23 +11,26 @@ from dataclasses import dataclass
 from maskdiff.languages.arithmetic_steps.expressions import (
     derivation,
     is_expression,
-    is_number,
+    is_integer,
     reductions,
 )
 
-STEP, BACKTRACK = ">", "!"  # what stands behind a step: the next one, or one in its place
-SCALAR, FIRST_WRONG, LEAK = "~", "@", "="  # how each kind of feedback begins
+STEP, BACKTRACK = ">", "!"  # behind a step: the next step follows, or one that replaces it
+SCALAR, FIRST_WRONG, LEAK = "~", "@", "="  # the first symbol of each kind of feedback
 FEEDBACK = ("none", "scalar", "first_wrong_step", "leak")
 _PARTS = re.compile(rf"([^{STEP}{BACKTRACK}]*)([{STEP}{BACKTRACK}]|$)")
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What an answer is worth.
+    """The evaluation of an answer.
 
-    right: kept steps that follow from the one before. kept: steps that were not taken back. needed: steps of a solution.
-    first_wrong: number of the first wrong kept step, from 1; None where none is. final: whether the last step is the value of
-    the problem.
+    Attributes:
+        right: The number of kept steps that follow from the step before.
+        kept: The number of steps that were not taken back.
+        needed: The number of steps of a solution.
+        first_wrong: The number of the first wrong kept step, from 1; None if none is wrong.
+        final: Whether the last step is the value of the problem.
     """
 
     right: int
@@ -40,12 +41,12 @@ class Marks:
 
     @property
     def share(self) -> float:
-        """Right steps of those that were written or needed, whichever are more; in [0, 1]."""
+        """The right steps as a share of the kept or needed steps, whichever are more."""
         return self.right / max(self.kept, self.needed, 1)
 
 
 def kept_steps(answer: str) -> list[str]:
-    """The steps of `answer` that are not taken back, in order; a mark with no step before it is an empty step, which stays."""
+    """Returns the steps of `answer` that are not taken back; a mark without a step is a step."""
     return [
         step
         for step, mark in _PARTS.findall(answer)
@@ -54,26 +55,26 @@ def kept_steps(answer: str) -> list[str]:
 
 
 def next_steps(before: str) -> list[str]:
-    """All right steps after an expression; none after any other text."""
+    """Returns all right steps after an expression; none after any other text."""
     return list(reductions(before)) if is_expression(before) else []
 
 
 def judge(problem: str, answer: str) -> Marks:
-    """The marks of any text as an answer to `problem`, which must be an expression."""
+    """Returns the marks of any text as an answer to `problem`, an expression."""
     steps, solution = kept_steps(answer), derivation(problem)
     before = [problem, *steps]
     right = [step in next_steps(before[i]) for i, step in enumerate(steps)]
     wrong = next((i + 1 for i, good in enumerate(right) if not good), None)
-    final = bool(steps) and is_number(steps[-1]) and steps[-1] == solution[-1]
+    final = bool(steps) and is_integer(steps[-1]) and steps[-1] == solution[-1]
     return Marks(sum(right), len(steps), len(solution) - 1, wrong, final)
 
 
 def symbol_labels(problem: str, answer: str) -> list[bool | None]:
-    """For each symbol of `answer` whether it is right, given what stands before it.
+    """Returns whether each symbol of `answer` is right, given the symbols before it.
 
-    It is while the step may still become one that follows from the kept step before, right or not; the first symbol that rules
-    this out is wrong, and of the rest of that step nothing can be said. A mark is right where it goes on from a right step that
-    is no number yet, or takes back a wrong one, and wrong the other way round: a number is the end.
+    A symbol of a step is right while the step may become one that follows from the kept step
+    before. The first symbol that excludes this is wrong; the rest of the step is undecided (None).
+    `>` is right after a right step that is no integer, `!` after a wrong step.
     """
     before, labels = problem, list[bool | None]()
     for step, mark in _PARTS.findall(answer):
@@ -82,18 +83,22 @@ def symbol_labels(problem: str, answer: str) -> list[bool | None]:
         while good < len(step) and any(option.startswith(step[: good + 1]) for option in options):
             good += 1
         labels += [True] * good + [False] * (good < len(step)) + [None] * (len(step) - good - 1)
-        going = step in options and not is_number(step)
-        labels += [bool(step) and (going if mark == STEP else step not in options)] if mark else []
+        if mark:
+            may_continue = step in options and not is_integer(step)
+            labels.append(bool(step) and (may_continue if mark == STEP else step not in options))
         before = before if step and mark == BACKTRACK else step
     return labels
 
 
 def feedback_text(problem: str, answer: str, kind: str) -> str:
-    """What is said of an answer: nothing, tenths of right steps, its first wrong step, or the value of the problem.
+    """Returns the feedback on an answer.
 
-    `kind` is one of FEEDBACK. `first_wrong_step` says the step's number and quotes it (`@2=(+ 3 9)`); `@0` where all is right,
-    and the number alone of a step that is missing or no expression. `leak` says what was asked for: it bounds from above what
-    feedback can do.
+    Args:
+        problem: The problem.
+        answer: The answer, any text.
+        kind: One of `FEEDBACK`: nothing; tenths of right steps; the number of the first wrong step
+            with the step (`@2=(+ 3 9)`), `@0` if all is right, and the number alone of a step that
+            is missing or no expression; or the value of the problem.
     """
     if kind == "none":
         return ""

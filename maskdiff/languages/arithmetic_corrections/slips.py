@@ -1,8 +1,4 @@
-"""Answers with mistakes: steps that go wrong as small models get them wrong, and steps that are taken back.
-
-For: `write_answer`, `taken_back`. Not for: judging answers (`answers.py`). Easy to get wrong: a slip must not happen to be
-right, as another order of reductions would be; one that is, or that leaves the bounds, is drawn again.
-"""
+"""Answers with mistakes: steps that go wrong as those of small models do, and steps taken back."""
 
 from __future__ import annotations
 
@@ -11,58 +7,69 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskdiff.languages.arithmetic.grammar import apply
+from maskdiff.languages.arithmetic.grammar import apply_operator
 from maskdiff.languages.arithmetic_corrections.answers import BACKTRACK, STEP, judge, kept_steps
 from maskdiff.languages.arithmetic_steps.expressions import (
-    NUMBER,
+    INTEGER,
     REDEX,
     derivation,
-    is_number,
+    is_integer,
     reduced,
     reductions,
     value,
 )
 
-NEAR = (-10, -2, -1, 1, 2, 10)
+NEAR = (-10, -2, -1, 1, 2, 10)  # errors of a value
 TRIES = 20
-_ANY_NUMBER = re.compile(rf"(?<![^( ]){NUMBER}(?=[ )]|$)")
+_ANY_INTEGER = re.compile(rf"(?<![^( ]){INTEGER}(?=[ )]|$)")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the numbers of a language are: of at most so large an absolute value, negative only if `-` is an operator."""
+    """The integers of a language: bounded, and negative only if `-` is an operator."""
 
     max_value: int
     operators: str
 
     def hold(self, number: int) -> bool:
-        """Whether the language has `number`."""
+        """Returns whether the language has `number`."""
         return abs(number) <= self.max_value and (number >= 0 or "-" in self.operators)
 
 
 def write_answer(
     problem: str, rng: np.random.Generator, slip: float, back: float, bounds: Bounds
 ) -> str | None:
-    """An answer to `problem` of which each step goes wrong with probability `slip`, and others are taken back with `back`.
+    """Returns a random answer; None if a value leaves the bounds.
 
-    A wrong step stays, and what follows is worked out from it; before a right one a wrong one may stand that is taken back.
-    None where a value leaves the bounds on the way.
+    Args:
+        problem: The problem.
+        rng: The random number generator.
+        slip: The probability that a step is wrong; the answer continues from it.
+        back: The probability that a wrong step that is taken back precedes a right step.
+        bounds: The integers of the language.
     """
-    said, now = "", problem
+    answer, now = "", problem
     while (right := reduced(now)) is not None:
         chance = rng.random()
         wrong = slipped(now, right, rng, bounds) if chance < slip + back else None
         if wrong is not None and chance >= slip:
-            said += wrong + BACKTRACK
+            answer += wrong + BACKTRACK
         now = wrong if wrong is not None and chance < slip else right
-        if not all(bounds.hold(int(number)) for number in _ANY_NUMBER.findall(now)):
+        if not all(bounds.hold(int(number)) for number in _ANY_INTEGER.findall(now)):
             return None
-        said += now + STEP
-    return said[: -len(STEP)]
+        answer += now + STEP
+    return answer[: -len(STEP)]
 
 
 def slipped(before: str, right: str, rng: np.random.Generator, bounds: Bounds) -> str | None:
-    """A wrong step after `before`, whose first right one is `right`; None where none was found."""
+    """Returns a random wrong step; None if none is found.
+
+    Args:
+        before: The expression before the step.
+        right: The first reduction of `before`.
+        rng: The random number generator.
+        bounds: The integers of the language.
+    """
     redex = REDEX.search(before)
     assert redex is not None
     for _ in range(TRIES):
@@ -70,12 +77,12 @@ def slipped(before: str, right: str, rng: np.random.Generator, bounds: Bounds) -
         if kind < 0.85:
             number = _wrong_value(redex, kind, rng, bounds.operators)
             step = f"{before[: redex.start()]}{number}{before[redex.end() :]}"
-        else:
-            numbers = list(_ANY_NUMBER.finditer(right))  # something is copied wrongly
+        else:  # a number is copied wrongly
+            numbers = list(_ANY_INTEGER.finditer(right))
             place = numbers[rng.integers(len(numbers))]
             number = int(place[0]) + int(rng.choice(NEAR))
             step = f"{right[: place.start()]}{number}{right[place.end() :]}"
-        if bounds.hold(number) and step not in reductions(before):
+        if bounds.hold(number) and step not in reductions(before):  # another order may be right
             return step
     return None
 
@@ -83,26 +90,27 @@ def slipped(before: str, right: str, rng: np.random.Generator, bounds: Bounds) -
 def _wrong_value(
     redex: re.Match[str], kind: float, rng: np.random.Generator, operators: str
 ) -> int:
-    """A value near the right one, that of another operator, or the right one with the wrong sign."""
+    """A value near the right one, the value of another operator, or the negated value."""
     right = value(redex)
     if kind < 0.5:
         return right + int(rng.choice(NEAR))
     if kind < 0.7:
         others = [operator for operator in operators if operator != redex[1]] or [redex[1]]
-        return apply(others[rng.integers(len(others))], int(redex[2]), int(redex[3]))
+        operator = others[rng.integers(len(others))]
+        return apply_operator(operator, int(redex[2]), int(redex[3]))
     return -right
 
 
 def taken_back(problem: str, attempt: str) -> str | None:
-    """The correction that goes along with `attempt` up to its first wrong step and takes it back; None where none is wrong.
+    """Returns the correction that takes back the first wrong step of `attempt`; None if none is.
 
-    An attempt that went on behind the value is corrected by ending there.
+    An attempt that continues behind the value is corrected by its beginning.
     """
     wrong = judge(problem, attempt).first_wrong
     if wrong is None:
         return None
     steps = kept_steps(attempt)[:wrong]
     before = steps[-2] if len(steps) > 1 else problem
-    if is_number(before):
+    if is_integer(before):
         return STEP.join(steps[:-1])
     return STEP.join(steps) + BACKTRACK + STEP.join(derivation(before)[1:])

@@ -1,4 +1,4 @@
-"""Expressions evaluated one reduction a step, such as `(+ 3 (* 2 4))>(+ 3 8)>11`: generator, grammar and step checker."""
+"""The language `arithmetic-steps`: expressions and their reductions, `(+ 3 (* 2 4))>(+ 3 8)>11`."""
 
 from maskdiff.languages.arithmetic_steps.language import ArithmeticSteps
 

@@ -1,9 +1,8 @@
-"""Expressions with spaces, `(+ 3 (* 2 4))`, and what one reduction makes of them.
+"""Expressions with spaces, such as `(+ 3 (* 2 4))`, and their reductions.
 
-For: `is_expression`, `reduced`, `reductions`, `derivation`, `depth`. Not for: strings of the language (`language.py`). Easy to
-get wrong: a reduction replaces one *innermost* operation, so its result is found by rewriting text alone, and no tree is ever
-built; numbers are written without leading zeros, and there is no `-0`; and an operation right behind a digit, as in
-`1(+ 2 3)`, is none. Texts of more than `MAX_SYMBOLS` symbols are no expressions, and nothing follows from them.
+A reduction replaces an innermost operation by its value, so it rewrites text and needs no tree.
+Integers have no leading zeros, and there is no `-0`. A text of more than `MAX_SYMBOLS` symbols is
+no expression and has no reductions.
 """
 
 from __future__ import annotations
@@ -11,69 +10,114 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from maskdiff.languages.arithmetic.grammar import apply
+from maskdiff.config import LanguageConfig
+from maskdiff.errors import ConfigError
+from maskdiff.languages.arithmetic.grammar import OPERATORS, apply_operator, check_ranges
+from maskdiff.languages.vocabulary import DIGITS
 
-NUMBER = r"(?:0|-?[1-9][0-9]*)"
-IS_NUMBER = re.compile(NUMBER)
-OPERATORS = "+-*"
-REDEX = re.compile(
-    rf"(?<![^ ])\(([-+*]) ({NUMBER}) ({NUMBER})\)"
-)  # operation on two numbers: what a step replaces
-MAX_SYMBOLS = 4096  # of an expression; its values have no more digits, and Python writes integers of up to 4,300
+INTEGER = r"(?:0|-?[1-9][0-9]*)"
+SYMBOLS = DIGITS + "()+-* "
+# A reducible operation: one on two integers, not directly behind another symbol.
+REDEX = re.compile(rf"(?<![^ ])\(([-+*]) ({INTEGER}) ({INTEGER})\)")
+MAX_SYMBOLS = 4096  # values have no more digits; Python converts integers of up to 4,300 digits
+_IS_INTEGER = re.compile(INTEGER)
 
 
-def is_number(text: str) -> bool:
-    """Whether `text` is an integer as it is written here."""
-    return IS_NUMBER.fullmatch(text) is not None
+def is_integer(text: str) -> bool:
+    """Returns whether `text` is an integer without leading zeros."""
+    return _IS_INTEGER.fullmatch(text) is not None
 
 
 def is_expression(text: str, operators: str = OPERATORS) -> bool:
-    """Whether `text` is a number or an operation on expressions, with single spaces where they belong.
+    """Returns whether `text` is an integer or an operation on expressions, with single spaces.
 
-    Numbers may be negative where `-` is an operator.
+    Integers may be negative if `-` is one of the operators.
     """
-    if len(text) > MAX_SYMBOLS or any(
-        symbol in text for symbol in OPERATORS if symbol not in operators
-    ):
+    foreign = (symbol for symbol in OPERATORS if symbol not in operators)
+    if len(text) > MAX_SYMBOLS or any(symbol in text for symbol in foreign):
         return False
     while True:
         text, count = REDEX.subn("0", text)
         if not count:
-            return is_number(text)
+            return is_integer(text)
+
+
+def is_operation(text: str, operators: str = OPERATORS) -> bool:
+    """Returns whether `text` is an expression other than an integer."""
+    return not is_integer(text) and is_expression(text, operators)
 
 
 def value(redex: re.Match[str]) -> int:
-    """What the operation that `REDEX` found comes to."""
-    return apply(redex[1], int(redex[2]), int(redex[3]))
+    """Returns the value of a match of `REDEX`."""
+    return apply_operator(redex[1], int(redex[2]), int(redex[3]))
 
 
 def replaced(text: str, redex: re.Match[str]) -> str:
-    """`text` with that operation's value in its place."""
+    """Returns `text` with the value of a match of `REDEX` in its place."""
     return f"{text[: redex.start()]}{value(redex)}{text[redex.end() :]}"
 
 
 def reduced(text: str) -> str | None:
-    """The expression `text` after the reduction that comes first in reading order; None for a number."""
+    """Returns the expression after the first reduction in reading order; None for an integer."""
     return next(reductions(text), None)
 
 
 def reductions(text: str) -> Iterator[str]:
-    """All expressions that one right reduction of `text` leads to, in reading order of what they replace."""
+    """Yields the expressions after each possible reduction, in reading order."""
     return (replaced(text, redex) for redex in REDEX.finditer(text) if len(text) <= MAX_SYMBOLS)
 
 
 def derivation(text: str) -> list[str]:
-    """`text` and what its reductions in reading order lead to, down to a number."""
+    """Returns `text` and the results of its first reductions, down to an integer."""
     steps = [text]
     while (after := reduced(steps[-1])) is not None:
         steps.append(after)
     return steps
 
 
-def depth(text: str) -> int:
-    """The most brackets around a number."""
-    now = most = 0
+def bracket_depth(text: str) -> int:
+    """Returns the largest number of brackets around an integer."""
+    depth = most = 0
     for symbol in text:
-        now += (symbol == "(") - (symbol == ")")
-        most = max(most, now)
+        depth += (symbol == "(") - (symbol == ")")
+        most = max(most, depth)
     return most
+
+
+def expression_rules(operators: str, more: str = "") -> str:
+    """Returns rules of Lark for `operation`, `expr`, `value`, `more` and the terminals."""
+    sign = '"-"? ' if "-" in operators else ""
+    either = " | ".join(f'"{symbol}"' for symbol in operators)
+    return f"""operation: "(" OPERATOR " " expr " " expr ")"
+expr: value | operation
+value: "0" | {sign}NATURAL
+{more}NATURAL: /[1-9][0-9]*/
+OPERATOR: {either}
+"""
+
+
+def check_options(config: LanguageConfig, name: str, shortest: int) -> None:
+    """Checks the options of a language of such problems.
+
+    Args:
+        config: The configuration.
+        name: The language.
+        shortest: The least `max_len`.
+
+    Raises:
+        ConfigError: An option is impossible.
+    """
+    if config.notation != "prefix" or config.separator:
+        raise ConfigError(
+            f"{name} is written in prefix notation with spaces: leave notation and separator alone"
+        )
+    check_ranges(config)
+    if config.max_int > config.max_value:
+        raise ConfigError(
+            f"max_int {config.max_int} is above max_value {config.max_value}, "
+            "which bounds operands, too"
+        )
+    if config.max_depth < 1:
+        raise ConfigError("max_depth is 0: a problem has at least one operation")
+    if config.max_len < shortest:
+        raise ConfigError(f"max_len is {config.max_len}; {name} needs {shortest} or more")

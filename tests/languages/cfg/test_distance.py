@@ -54,7 +54,7 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
 
 
 def test_within_two_edits_on_a_thousand_short_cases() -> None:
-    """Every string of the grammar, edited once or twice at random, against all strings within two edits."""
+    """Each string of the grammar, edited once or twice, against all strings within two edits."""
     text, symbols, longest = SMALL[1]
     grammar = compile_grammar(text, symbols)
     language = {s for n in range(1, longest + 1) for s in strings(text, symbols, n)}
@@ -112,7 +112,7 @@ def keeps(
 def test_the_nearest_strings_are_those_of_brute_force_in_order(
     number: int, costs: EditCosts
 ) -> None:
-    """All of them below the cost at which a string longer than those enumerated could come; with symbols that must stay."""
+    """All strings below the cost of a string longer than those enumerated; with certain symbols."""
     text, symbols, longest = (*SMALL, (EQUATION, "1(=)", 7))[number]
     grammar = compile_grammar(text, symbols)
     every = [s for n in range(1, longest + 1) for s in strings(text, symbols, n)]
@@ -145,7 +145,7 @@ def test_an_ambiguous_grammar_gives_each_string_once() -> None:
     assert found[0].cost == 0
 
 
-def test_what_no_string_keeps_has_no_nearest_string() -> None:
+def test_certain_symbols_that_no_string_has_leave_none() -> None:
     grammar = compile_grammar(EQUATION, "1(=)")
     assert (
         nearest_strings(grammar, [2, 2], 3, certain=(0, 1)) == []

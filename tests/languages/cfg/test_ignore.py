@@ -47,7 +47,8 @@ pair: ESCAPED_STRING ":" value
 """
 PROGRAM = r"""
 start: statement+
-statement: "let" NAME "=" expression ";" | "if" expression block ["else" block] | "print" expression ";"
+statement: "let" NAME "=" expression ";" | "print" expression ";"
+         | "if" expression block ["else" block]
 block: "{" statement* "}"
 expression: NAME | INT | expression OPERATOR NAME | "not" NAME
 OPERATOR: "<" | "<=" | ">" | "==" | "in"
@@ -193,7 +194,7 @@ def test_terminals_that_would_run_together_are_written_with_one_separator(
     assert strings(grammar, symbols, 4) == {text for text in written if len(text) <= 4}
 
 
-def test_without_separators_terminals_stand_side_by_side() -> None:
+def test_without_separators_terminals_are_adjacent() -> None:
     source = GrammarSource('start: A A\nA: /a+/\n%ignore " "', spacing="none")
     assert Recogniser(compile_grammar(source, "a ", True)).derivations([0, 0, 0]) == 2
     assert not Recogniser(compile_grammar(source, "a ", True))([0, 1, 0])
@@ -217,7 +218,7 @@ def test_skipped_text_ends_only_where_the_scanner_ends_it() -> None:
 
 
 def random_grammar(rng: random.Random) -> str:
-    """A grammar over a, b and space, often with terminals that overlap with each other and with what is ignored."""
+    """A grammar over a, b and space, often with overlapping and ignored terminals."""
     names = [f"r{i}" for i in range(rng.randint(1, 3))]
     terminals = {
         "A": rng.choice(["/a/", "/a+/", '"a"', "/ab?/", "/[ab]/", '"ab"']),

@@ -1,6 +1,6 @@
 """The grammars in the examples and tests of Lark's own repository, where a copy of it is at hand.
 
-`LARK_REPOSITORY=PATH python -m pytest tests/languages/cfg/test_lark_repository.py -s` prints a line a grammar.
+Run `LARK_REPOSITORY=PATH python -m pytest -s` on this file; it prints a line per grammar.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def reads(parser: Lark, text: str) -> bool:
     return True
 
 
-def test_they_are_read_as_lark_reads_them() -> None:
+def test_repository_grammars_are_read_as_lark_reads_them() -> None:
     refused, every = [], grammars()
     for path, start, parser in every:
         begun = time.monotonic()
@@ -84,10 +84,12 @@ def test_they_are_read_as_lark_reads_them() -> None:
                 assert read(other) == reads(parser, other), (path.name, other)
             drawn, edited = drawn + 1, edited + bool(other)
         print(
-            f"{path.name}: read in {taken:.2f} s; {drawn} strings drawn and {edited} edited read as Lark reads them"
+            f"{path.name}: read in {taken:.2f} s; "
+            f"{drawn} strings drawn and {edited} edited read as Lark reads them"
         )
     print(
-        f"{len(every) - len(refused)} of {len(every)} grammars are read; refused: {', '.join(refused)}"
+        f"{len(every) - len(refused)} of {len(every)} grammars are read; "
+        f"refused: {', '.join(refused)}"
     )
     assert len(every) >= 25
     assert len(refused) <= 3

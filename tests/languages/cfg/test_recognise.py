@@ -17,7 +17,7 @@ from tests.helpers.grammars import BRACKETS, DYCK, EQUATION, SMALL, recognises, 
 
 @lru_cache(maxsize=1)
 def random_grammars() -> tuple[NormalForm, ...]:
-    """Dense ones, most of them ambiguous, with rules in every shape: which is what a recogniser must not mind."""
+    """Dense grammars, most of them ambiguous, with rules of every shape."""
     rng = random.Random(0)
     found: list[NormalForm] = []
     names = ("start", "x", "y", "z")

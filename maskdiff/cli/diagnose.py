@@ -117,9 +117,6 @@ def diagnosis_object(diagnosis: Diagnosis) -> dict[str, Any]:
         "findings": [asdict(finding) for finding in diagnosis.findings],
     }
     if diagnosis.probe is not None:
-        figures = {
-            name: {k: None if v != v else v for k, v in asdict(figure).items()}
-            for name, figure in diagnosis.probe.figures.items()
-        }
+        figures = {name: figure.to_dict() for name, figure in diagnosis.probe.figures.items()}
         item["model"] = {"cause": diagnosis.probe.cause, "figures": figures}
     return item

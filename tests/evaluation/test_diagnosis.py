@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-<<<<<<< HEAD
-=======
-from maskdiff import __main__ as program
->>>>>>> w-evaluation
 from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.cli.arguments import run_cli
 from maskdiff.cli.maskdiff import main
@@ -223,11 +219,7 @@ def test_a_model_that_is_told_the_length_is_not_asked(
     with pytest.raises(ConfigError, match="none can run on"):
         probe_endings(tiny_loaded())
     path = tiny_checkpoint(tmp_path)
-<<<<<<< HEAD
     assert run_cli(main, ["diagnose", str(path)]) == 0
-=======
-    assert run_cli(program.main, ["diagnose", str(path)]) == 0
->>>>>>> w-evaluation
     out, err = capsys.readouterr()
     assert out == "likely cause: none found\n"
     assert "is not sampled" in err
@@ -242,11 +234,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     train.write_text("train:\n  cut_rows: 0.5\n")
     decode.write_text("temperature: 0\ncontrol:\n  stop: ['=']\n")
-<<<<<<< HEAD
     assert run_cli(main, ["diagnose", str(train), str(decode)]) == 0
-=======
-    assert run_cli(program.main, ["diagnose", str(train), str(decode)]) == 0
->>>>>>> w-evaluation
     out = capsys.readouterr().out
     assert out.startswith(
         "likely cause: stop_in_answers, which leads to answers that are cut\n"
@@ -254,13 +242,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     assert "also: end_not_taught" in out
     assert "also: greedy" in out
-<<<<<<< HEAD
-    argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "20", "--json"]
-    assert run_cli(main, argv) == 0
-=======
     argv = ["diagnose", str(train), "--checkpoint", str(path), "--num", "2", "--json"]
-    assert run_cli(program.main, argv) == 0
->>>>>>> w-evaluation
+    assert run_cli(main, argv) == 0
     item = json.loads(capsys.readouterr().out)
     assert (item["schema"], item["verb"]) == (1, "diagnose")
     assert set(item["model"]["figures"]) == {
@@ -275,11 +258,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tiny_checkpoint(tmp_path, **PIECES))
-<<<<<<< HEAD
     assert run_cli(main, ["diagnose", path, "--checkpoint", path]) == 2
-=======
-    assert run_cli(program.main, ["diagnose", path, "--checkpoint", path]) == 2
->>>>>>> w-evaluation
     assert "leave out --checkpoint" in capsys.readouterr().err
 
 
@@ -298,11 +277,7 @@ def test_a_bad_configuration_is_one_line(
     path = tmp_path / "train.yaml"
     if content is not None:
         path.write_text(content)
-<<<<<<< HEAD
     assert run_cli(main, ["diagnose", str(path)]) == 2
-=======
-    assert run_cli(program.main, ["diagnose", str(path)]) == 2
->>>>>>> w-evaluation
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err

@@ -23,8 +23,8 @@ pytest.importorskip("fastapi")
 
 import openai
 
-from maskdiff.__main__ import build_parser, main
 from maskdiff.checkpoint import make_payload, save
+from maskdiff.cli.maskdiff import build_parser, main
 from maskdiff.cli.serve import load_model, trimmer
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
@@ -284,7 +284,7 @@ def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
 
 def test_other_verbs_need_no_extra() -> None:
     program = (
-        "import sys; from maskdiff.__main__ import build_parser; build_parser().format_help(); "
+        "import sys; from maskdiff.cli.maskdiff import build_parser; build_parser().format_help(); "
         "assert not {'fastapi', 'uvicorn', 'openai', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, timeout=60)

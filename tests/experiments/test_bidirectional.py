@@ -1,4 +1,5 @@
-"""The bidirectional mode of our model as a reviser, against plain forward passes of a tiny model that is random throughout."""
+"""The bidirectional mode of our model as a reviser, against plain forward passes of a tiny model
+that is random throughout."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def hidden(policy: OwnPolicy, prompt: Ids, body: Ids, places: Sequence[int]) -> 
 
 @pytest.mark.parametrize("groups", [1, 3, 14, 50])
 def test_confidence_is_that_of_the_hidden_token(policy: OwnPolicy, groups: int) -> None:
-    """One at a time where there are as many groups as places, else together with every `groups`-th other."""
+    """One at a time where there are as many groups as places, else together with every `groups`-th
+    other."""
     prompts, answers = answered(policy)
     found = BidirectionalTeacher(policy, groups=groups).confidence(prompts, answers)
     for prompt, answer, confidence in zip(prompts, answers, found):
@@ -80,7 +82,8 @@ def test_confidence_is_that_of_the_hidden_token(policy: OwnPolicy, groups: int) 
 
 @pytest.mark.parametrize("most", [0.3, 0.5, 1.0])
 def test_only_what_is_doubted_is_written_anew(policy: OwnPolicy, most: float) -> None:
-    """The least certain, at most the share of the tokens; everything else, ends and prompts included, stays."""
+    """The least certain, at most the share of the tokens; everything else, ends and prompts
+    included, stays."""
     prompts, answers = answered(policy)
     plain = BidirectionalTeacher(policy).confidence(prompts, answers)
     doubt = float(torch.cat(plain).median())
@@ -134,7 +137,8 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
 def test_what_is_written_is_drawn_from_the_bidirectional_mode(
     policy: OwnPolicy, temperature: float
 ) -> None:
-    """One doubted token: the likeliest, or argmax of log p + noise of (key, place in the string, symbol), with it hidden."""
+    """One doubted token: the likeliest, or argmax of log p + noise of (key, place in the string,
+    symbol), with it hidden."""
     prompts, answers = answered(policy)
     checked = 0
     for i, (prompt, answer) in enumerate(zip(prompts, answers)):

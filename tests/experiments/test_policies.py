@@ -1,4 +1,5 @@
-"""Our model as a policy, and arithmetic as an environment: against plain forward passes of a tiny random model."""
+"""Our model as a policy, and arithmetic as an environment: against plain forward passes of a tiny
+random model."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def behind(policy: OwnPolicy, row: Sequence[int]) -> Tensor:
     return logits.double().log_softmax(-1)
 
 
-# --------------------------------------------------------------------------------------------------- reading beginnings
+# ------------------------------------------------------------------------------- reading beginnings
 
 
 def padded(rows: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +101,8 @@ def test_beginnings_are_scored_as_by_a_full_pass(
 
 
 def test_beginnings_go_on_beyond_the_longest_string_of_the_training() -> None:
-    """Rotary positions have no end: against a model of the same weights that was made for longer strings."""
+    """Rotary positions have no end: against a model of the same weights that was made for longer
+    strings."""
     policy = policy_of()
     model = policy.loaded.denoiser.model
     longer = lengthened(policy, 512).loaded.denoiser.model
@@ -141,7 +143,7 @@ def test_a_row_of_a_selection_goes_on_alone() -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- prompts
+# ------------------------------------------------------------------------------------------ prompts
 
 
 def test_a_prompt_is_the_text_s_own_pieces(policy: OwnPolicy) -> None:
@@ -220,12 +222,13 @@ def test_what_a_policy_says_of_itself(policy: OwnPolicy) -> None:
     assert lengths([(1, 2), (), (3,)]).tolist() == [2, 0, 1]
 
 
-# --------------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
 def test_every_token_drawn_is_the_definition_s(policy: OwnPolicy, temperature: float) -> None:
-    """argmax of log p / T + noise of (key, place, symbol), by plain passes; an end ends, and nothing else does."""
+    """argmax of log p / T + noise of (key, place, symbol), by plain passes; an end ends, and
+    nothing else does."""
     limit, prompts = 25, mixed(policy, 20)
     keys = [17 * i - 100 for i in range(20)]
     ended = 0
@@ -316,11 +319,12 @@ def test_first_tokens_are_draws_from_the_model(policy: OwnPolicy) -> None:
     assert z(behind(policy, other), 0.8) > ONE_IN_A_MILLION
 
 
-# ---------------------------------------------------------------------------------------------------------------- logits
+# ------------------------------------------------------------------------------------------- logits
 
 
 def test_row_t_scores_token_t(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against plain passes over what stands before each token; in a batch, alone, and in small groups, which are counted."""
+    """Against plain passes over what stands before each token; in a batch, alone, and in small
+    groups, which are counted."""
     prompts = mixed(policy, 24)
     answers = policy.sample(prompts, list(range(24)), 1.0, 20)
     answers[5] = ()
@@ -378,7 +382,8 @@ def test_greedy_answers_are_the_likeliest_by_their_own_logits(policy: OwnPolicy)
 
 
 def test_logits_have_gradients_where_they_are_enabled() -> None:
-    """And those of a batch are the sums of those of its answers: nothing that is padding takes part."""
+    """And those of a batch are the sums of those of its answers: nothing that is padding takes
+    part."""
     policy = policy_of()
     prompts = mixed(policy, 16)
     answers = policy.sample(prompts, list(range(16)), 1.0, 12)
@@ -443,7 +448,7 @@ def test_a_twin_has_weights_of_its_own() -> None:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- environment
+# -------------------------------------------------------------------------------------- environment
 
 
 def solved(problem: str) -> str:

@@ -86,7 +86,8 @@ def kept_by_hand(answer: str) -> list[str]:
 
 
 def judged_by_trees(problem: str, answer: str) -> Marks:
-    """Marks by the definition: a step is right if some reduction of the tree before it is written so."""
+    """Marks by the definition: a step is right if some reduction of the tree before it is written
+    so."""
     kept = kept_by_hand(answer)
     right = [step in following(before) for before, step in zip([problem, *kept], kept)]
     wrong = right.index(False) + 1 if False in right else None

@@ -1,4 +1,5 @@
-"""A model of our own as a policy, tiny and random in all its weights, so that every way of going wrong shows in its numbers."""
+"""A model of our own as a policy, tiny and random in all its weights, so that every way of going
+wrong shows in its numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ TINY = ModelConfig(
 
 @cache
 def payload(**changes: object) -> dict[str, object]:
-    """A checkpoint without one weight that is zero, and that likes to end; its pieces are learnt from few strings."""
+    """A checkpoint without one weight that is zero, and that likes to end; its pieces are learnt
+    from few strings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "DRAWS", 500)
         language, model = make_language(LANGUAGE), replace(TINY, **changes)  # type: ignore[arg-type]
@@ -121,7 +123,8 @@ def ragged(count: int, longest: int, size: int = 80, seed: int = 0) -> list[list
 
 
 def lengthened(policy: OwnPolicy, size: int) -> OwnPolicy:
-    """A policy of the same weights that was made for longer strings; what is learned of positions ends at its last."""
+    """A policy of the same weights that was made for longer strings; what is learned of positions
+    ends at its last."""
     longer = UniversalDenoiser(replace(policy.loaded.config.model, block_size=size)).eval()
     weights = policy.module.state_dict()
     for name in {"from_start.weight", "from_end.weight"} & {*weights}:

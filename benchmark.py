@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure checkpoints and samplers side by side. See `maskdiff/cli/benchmark.py`, or `python benchmark.py --help`."""
+"""Measure checkpoints and samplers side by side; see `maskdiff/cli/benchmark.py`."""
 
 from __future__ import annotations
 

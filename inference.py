@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate, complete, repair, edit and solve strings. See `maskdiff/cli/inference.py`, or `python inference.py --help`."""
+"""Generate, complete, repair, edit and solve strings; see `maskdiff/cli/inference.py`."""
 
 from __future__ import annotations
 

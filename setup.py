@@ -1,11 +1,12 @@
-"""Installation: the package and its extras; tool settings are in pyproject.toml, tested versions in constraints.txt."""
+"""Installs the package and its extras; constraints.txt lists the tested versions."""
 
 from setuptools import find_packages, setup
 
 setup(
     name="maskdiff",
     version="0.1.0",
-    description="Masked discrete diffusion for formal languages: one small denoiser that generates, repairs and edits",
+    description="Masked discrete diffusion for formal languages: "
+    "one small denoiser that generates, repairs and edits",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a universal denoiser. See `maskdiff/cli/train.py`, or `python train_universal.py --help`."""
+"""Train a universal denoiser; see `maskdiff/cli/train.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""maskdiff: masked discrete diffusion for formal languages: one small denoiser that generates, repairs and edits.
+"""Masked discrete diffusion for formal languages: one small denoiser generates, repairs and edits.
 
-The rooms and the rule between them are in `docs/architecture.md`. This module imports nothing, so that `import maskdiff` is
-instant; the verbs are in `maskdiff.tasks`.
+The packages are described in `docs/architecture.md`, and the Python API is `maskdiff.tasks`. This
+module imports nothing, so that `import maskdiff` is instant.
 """
 
 __version__ = "0.1.0"

@@ -1,12 +1,11 @@
-"""Configuration in and out: YAML files with `extends`, command-line flags generated from the dataclasses, YAML back.
+"""Configuration in and out: YAML files with `extends`, and command-line flags of the dataclasses.
 
-For: turning what a user wrote into the frozen dataclasses of `config.py`, with every error naming the key, the value, what
-is allowed and the nearest valid name. Not for: the options themselves (`config.py`) or what they do. Easy to get wrong: YAML
-1.1 reads `3e-3` as a string, `off` as false and `010` as 8, so its scalars stay text here, and every
-value, from YAML or from a flag, goes through the one `convert`, which knows what the field wants.
+Every value, from YAML, a flag or Python, passes through `convert`, which reads it as its field
+demands. An error names the key, the value, what is allowed and the nearest valid name.
 
-A file may be flat (`n_layer: 2`), sectioned (`model: {n_layer: 2}`) or both; field names are unique across sections.
-`extends: other.yaml` (or a list) is read first, relative to the file that says it, and is overridden by what follows.
+A file may be flat (`n_layer: 2`), sectioned (`model: {n_layer: 2}`) or both; field names are unique
+across sections. `extends: other.yaml` (or a list) is read first, relative to its file, and is
+overridden by what follows.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
-
-import yaml
 
 from maskdiff.config import (
     KINDS,
@@ -38,9 +35,9 @@ from maskdiff.config import (
     checked,
     range_text,
 )
-from maskdiff.errors import ConfigError, folded, nearest, quote
-from maskdiff.utils.lines import split_lines
+from maskdiff.errors import ConfigError, nearest, quote
 from maskdiff.utils.values import Plain, parse_boolean, parse_decimal, parse_integer
+from maskdiff.utils.yaml_text import is_empty, read_yaml
 
 Section = TypeVar("Section")
 
@@ -55,26 +52,22 @@ DECODING: dict[str, type] = {
     "completion": CompletionConfig,
     "control": ControlConfig,
 }
-TEXTS = tuple[str, ...]  # the type of a option that may be given several times
-DERIVED = ("block_size",)  # a model's size that follows from its language: in files, but no flag
+TEXTS = tuple[str, ...]  # the type of an option that may be given several times
+DERIVED = ("block_size",)  # follows from the language: in files, but not a flag
 READERS: dict[type, Callable[[str], int | float | bool]] = {
     int: parse_integer,
     float: parse_decimal,
     bool: parse_boolean,
 }
 MAX_DEPTH = 16  # of `extends`
-MAX_BYTES = 100_000  # of one configuration file
-MAX_NESTING = 8  # of lists and mappings in one
-MAX_VALUES = 100_000  # of one, those that aliases repeat counted again
 
 
-# --------------------------------------------------------------------------------------------------------------- values
+# -------------------------- values
 
 
 def convert(field: Field[Any], kind: type, given: Any) -> Any:
-    """`given` (of YAML, a flag or Python) as a checked value of `field`, whose annotation is `kind`.
+    """Return `given` (of YAML, a flag or Python) as a checked value of `field` of type `kind`.
 
-    Text is read by the kind of value that the field wants; text of YAML without quotes is `Plain`.
     Raises ConfigError.
     """
     if kind == TEXTS:
@@ -96,10 +89,7 @@ def _read(name: str, kind: type, text: str) -> int | float | bool:
 
 
 def _text(name: str, text: str) -> str:
-    """The text as it is written.
-
-    Raises ConfigError for one without quotes that YAML gives another meaning.
-    """
+    """The text as it is written; ConfigError if YAML gives it another meaning without quotes."""
     if isinstance(text, Plain) and (text.is_null or text.is_truth):
         meaning = "no value" if text.is_null else "a truth value"
         raise ConfigError(
@@ -117,11 +107,11 @@ def _texts(name: str, given: Any) -> Any:
     return given
 
 
-# ------------------------------------------------------------------------------------------------------------- building
+# -------------------------- building
 
 
 def options(section: type) -> dict[str, tuple[Field[Any], type]]:
-    """Field name -> (field, type) of a section's dataclass."""
+    """Return field name -> (field, type) of the dataclass of a section."""
     hints = get_type_hints(section)
     return {field.name: (field, hints[field.name]) for field in fields(section)}
 
@@ -129,7 +119,10 @@ def options(section: type) -> dict[str, tuple[Field[Any], type]]:
 def build(
     section: type[Section], values: Mapping[str, Any], source: str = "", base: Section | None = None
 ) -> Section:
-    """A checked `section` with `values` over `base` (or the defaults); `source` (a file name) leads the error messages."""
+    """Return a checked `section` with `values` over `base` (or the defaults).
+
+    `source`, a file name, starts the error messages. Raises ConfigError.
+    """
     known = options(section)
     given: dict[str, Any] = {}
     for name, value in values.items():
@@ -143,7 +136,7 @@ def build(
 
 
 def unknown(what: str, given: str, allowed: Mapping[str, Any] | Sequence[str]) -> str:
-    """The message for an unknown name, with the nearest valid one."""
+    """Return the message for an unknown name, with the nearest valid one."""
     return (
         f"unknown {what} {quote(given)}; the nearest valid one is {nearest(given, list(allowed))!r}"
     )
@@ -156,7 +149,7 @@ def _prefix(source: str) -> str:
 def config_from_dict(
     values: Mapping[str, Any], source: str = "", base: Config | None = None
 ) -> Config:
-    """A checked Config from a mapping that is flat, sectioned or both; unknown keys name the nearest valid one."""
+    """Return a checked Config from a flat or sectioned mapping. Raises ConfigError."""
     config = base or Config()
     homes = {name: key for key, section in SECTIONS.items() for name in options(section)}
     sorted_in: dict[str, dict[str, Any]] = {key: {} for key in SECTIONS}
@@ -164,7 +157,8 @@ def config_from_dict(
     def put(section: str, key: str, given: Any) -> None:
         if key in sorted_in[section]:
             raise ConfigError(
-                f"{_prefix(source)}key {key!r} stands twice, in section {section!r} and outside; keep one"
+                f"{_prefix(source)}key {key!r} stands twice, in section {section!r} and outside; "
+                "keep one"
             )
         sorted_in[section][key] = given
 
@@ -173,7 +167,8 @@ def config_from_dict(
             for inner, given in _entries(name, value, source).items():
                 if inner not in options(SECTIONS[name]) and inner in homes:
                     raise ConfigError(
-                        f"{_prefix(source)}key {inner!r} belongs in section {homes[inner]!r}, not in {name!r}"
+                        f"{_prefix(source)}key {inner!r} belongs in section {homes[inner]!r}, "
+                        f"not in {name!r}"
                     )
                 put(name, str(inner), given)
         elif name in homes:
@@ -189,15 +184,15 @@ def config_from_dict(
     return replace(config, **parts)
 
 
-def _is_section(value: Any, is_knob: bool) -> bool:
-    """Whether a section is meant, where a option has its name: `language: {...}`, or nothing behind it."""
+def _is_section(value: Any, is_option: bool) -> bool:
+    """Whether `value` is a section, also if an option has its name, as `language` has."""
     empty = value is None or (isinstance(value, Plain) and not value)
-    return empty or not is_knob or isinstance(value, Mapping)
+    return empty or not is_option or isinstance(value, Mapping)
 
 
 def _entries(name: str, value: Any, source: str) -> Mapping[Any, Any]:
-    """The entries of a section; one whose keys are all comments has none. Raises ConfigError."""
-    if _is_nothing(value):
+    """The entries of a section, which may be empty. Raises ConfigError."""
+    if is_empty(value):
         return {}
     if not isinstance(value, Mapping):
         raise ConfigError(
@@ -206,12 +201,8 @@ def _entries(name: str, value: Any, source: str) -> Mapping[Any, Any]:
     return value
 
 
-def _is_nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, Plain) and value.is_null)
-
-
 def check(config: Config, source: str = "") -> Config:
-    """`config` itself, after the checks that need more than one option; ConfigError otherwise."""
+    """Return `config` after the checks that need more than one option. Raises ConfigError."""
     noise, model, train, language = config.noise, config.model, config.train, config.language
     pairs = (("sigma_min", noise.sigma_min, "sigma_max", noise.sigma_max),
              ("min_int", language.min_int, "max_int", language.max_int),
@@ -219,11 +210,11 @@ def check(config: Config, source: str = "") -> Config:
     for low, low_value, high, high_value in pairs:
         if low_value > high_value:
             raise ConfigError(
-                f"{_prefix(source)}{low} {low_value:g} is over {high} {high_value:g}; lower {low} or raise {high}"
+                f"{_prefix(source)}{low} {low_value:g} is over {high} {high_value:g}; "
+                f"lower {low} or raise {high}"
             )
-    unit = model.n_head * (
-        2 if model.positions == "rotary" else 1
-    )  # rotary positions turn pairs of features
+    # Rotary positions rotate pairs of features.
+    unit = model.n_head * (2 if model.positions == "rotary" else 1)
     if model.n_embd % unit:
         example = unit * max(1, round(model.n_embd / unit))
         allowed = f"with {model.n_head} heads it must be a multiple of {unit}, such as {example}"
@@ -237,11 +228,13 @@ def check(config: Config, source: str = "") -> Config:
     )
     if abs(edits - 1.0) > 1e-6:
         raise ConfigError(
-            f"{_prefix(source)}the shares of mask, replace, swap, delete and insert add up to {edits:g}, not 1"
+            f"{_prefix(source)}the shares of mask, replace, swap, delete and insert "
+            f"add up to {edits:g}, not 1"
         )
     if train.faithful and train.cut_rows:
         raise ConfigError(
-            f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; set cut_rows 0"
+            f"{_prefix(source)}faithful reproduces the reference, which cuts no rows; "
+            "set cut_rows 0"
         )
     _check_sizes(config, source)
     shares = train.mode_shares()
@@ -253,7 +246,7 @@ def check(config: Config, source: str = "") -> Config:
 
 
 def _check_sizes(config: Config, source: str) -> None:
-    """Raises ConfigError where numbers that are allowed one by one take absurd memory together."""
+    """Raise ConfigError if sizes that are allowed one by one take too much memory together."""
     model, train, longest = config.model, config.train, config.language.max_len
     for what, tokens, most in (
         ("batch_size", train.batch_size, MAX_STEP_TOKENS),
@@ -273,120 +266,13 @@ def _check_sizes(config: Config, source: str) -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------------------------------- YAML
-
-
-class _Values:
-    """Nodes of a YAML file as nested values whose scalars are text: `Plain` where they have no quotes."""
-
-    def __init__(self) -> None:
-        self.count = 0  # made so far: aliases make a long list of a short file
-
-    def of(self, node: yaml.Node, depth: int = 0) -> Any:
-        """The values of a node. Raises MarkedYAMLError for tags, keys that are no text, endless nesting."""
-        self.count += 1
-        if depth > MAX_NESTING or self.count > MAX_VALUES:
-            limits = f"over {MAX_NESTING} deep, or hold over {MAX_VALUES} values"
-            raise _refused(node, f"lists and mappings are {limits}")
-        if node.tag not in TAGS:
-            raise _refused(node, f"tag {quote(node.tag)} has no use here; leave it out")
-        if isinstance(node, yaml.ScalarNode):
-            return Plain(node.value) if node.style is None else str(node.value)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.of(item, depth + 1) for item in node.value]
-        return self._mapping(node, depth)
-
-    def _mapping(self, node: yaml.Node, depth: int) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key, value = self.of(key_node, depth + 1), self.of(value_node, depth + 1)
-            if not isinstance(key, str):
-                raise _refused(key_node, f"key {quote(key)} is no text")
-            if key == "<<" and isinstance(key, Plain):  # mappings whose keys this one overrides
-                for part in value if isinstance(value, list) else [value]:
-                    if not isinstance(part, dict):
-                        raise _refused(value_node, "<< takes a mapping or a list of mappings")
-                    merged = {**part, **merged}
-            elif key in own:
-                # The second would silently win.
-                raise _refused(key_node, f"key {quote(key)} stands twice")
-            else:
-                own[str(key)] = value
-        return {**merged, **own}
-
-
-# What has no tag has one of these.
-TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")))
-
-
-def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-
-
-def parse_yaml(text: str, shown: str) -> Any:
-    """The nested values of a YAML text, scalars as text (see `_Values`); ConfigError names the line."""
-    odd = next((i for i, c in enumerate(text) if c in "\x85\u2028\u2029"), None)
-    if odd is not None:
-        where = f"{shown}, line {len(split_lines(text[: odd + 1]))}"
-        raise ConfigError(
-            f"{where}: {quote(text[odd])} ends a line to some readers of YAML; write it so, in "
-            "double quotes"
-        )
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)  # nodes alone: nothing is converted
-        return None if node is None else _Values().of(node)
-    except yaml.reader.ReaderError as error:
-        line = len(split_lines(text[: error.position + 1]))
-        raise ConfigError(
-            f"{shown}, line {line}: {quote(chr(error.character))} has no place in YAML"
-        ) from None
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        syntax = isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError))
-        special = syntax or "alias" in str(error.problem)
-        hint = "; put a text with special characters in quotes" if special else ""
-        raise ConfigError(f"{shown}{where}: {error.problem}{hint}") from None
-    except RecursionError:
-        raise ConfigError(f"{shown}: lists and mappings are over {MAX_NESTING} deep") from None
-    except (ValueError, OverflowError) as error:  # of an escape that is no character
-        raise ConfigError(f"{shown}: {folded(error)}") from None
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in one YAML file, `extends` not followed; ConfigError names the file and the line."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read configuration {quote(str(path), 200)}: {error.strerror or error}"
-        ) from None
-    if len(raw) > MAX_BYTES:
-        raise ConfigError(
-            f"configuration {quote(str(path), 200)} is over {MAX_BYTES} bytes; give a YAML file of "
-            "settings"
-        )
-    try:
-        values = parse_yaml(raw.decode("utf-8"), f"configuration {path}")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"configuration {quote(str(path), 200)} is not UTF-8 text (byte {error.start})"
-        ) from None
-    if _is_nothing(values):
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"configuration {path} holds {quote(values)}; it must hold `key: value` lines"
-        )
-    return values
+# -------------------------- files
 
 
 def load_decoding(path: str | Path) -> DecodeConfig:
-    """The settings of sampling in a YAML file, in the sections `sampler`, `completion` and `control` or outside them.
+    """Return the settings of sampling in a YAML file, in the sections of `DECODING` or outside.
 
-    A key outside them goes to every section that has it (`temperature`: to two). Raises ConfigError.
+    A key outside applies to every section that has it (`temperature`: to two). Raises ConfigError.
     """
     parts: dict[str, dict[str, Any]] = {name: {} for name in DECODING}
     for name, value in read_yaml(path).items():
@@ -426,16 +312,20 @@ def load_config(
     overrides: Mapping[str, Any] | None = None,
     base: Config | None = None,
 ) -> Config:
-    """`base` (or the defaults), under the YAML file at `path` (its `extends` first), under `overrides` (flags). ConfigError."""
+    """Return `base` (or the defaults), overridden by the YAML file at `path` and by `overrides`.
+
+    Raises ConfigError.
+    """
     given = {} if path is None else _explicit(Path(path), ())
     return check(config_from_dict({**given, **(overrides or {})}, base=base), str(path or ""))
 
 
 def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """What a file and those it extends say, flat and checked: of several parents the later win, the file wins over all."""
+    """The settings of a file over those that it extends, of which later ones take precedence."""
     if path.resolve() in above or len(above) >= MAX_DEPTH:
         raise ConfigError(
-            f"configuration {path} extends itself, through {' -> '.join(parent.name for parent in above)}"
+            f"configuration {path} extends itself, "
+            f"through {' -> '.join(parent.name for parent in above)}"
         )
     values = read_yaml(path)
     merged: dict[str, Any] = {}
@@ -443,7 +333,7 @@ def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         merged.update(_explicit(path.parent / parent, (*above, path.resolve())))
     config_from_dict(values, str(path))  # for its errors, which name this file
     for name, value in values.items():
-        flat = {} if _is_nothing(value) else {name: value}
+        flat = {} if is_empty(value) else {name: value}
         merged.update(value if isinstance(value, Mapping) else flat)
     return merged
 
@@ -462,27 +352,28 @@ def _parents(given: Any, path: Path) -> Sequence[str]:
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """Nested plain values, as checkpoints and YAML carry them; `config_from_dict` reads it back."""
+    """Return nested plain values for checkpoints and YAML; `config_from_dict` reads them."""
     return asdict(config)
 
 
 def dump_yaml(config: Config | DecodeConfig) -> str:
-    """The whole configuration as sectioned YAML; `load_config`, or `load_decoding`, reads it back."""
-    # Escaped, for YAML folds a raw U+0085; and not folded, for its writer and its reader disagree
-    # about some blanks there.
+    """Return the configuration as sectioned YAML; `load_config` or `load_decoding` reads it."""
+    import yaml
+
+    # Not folded: PyYAML's writer and reader disagree about some blanks in folded lines.
     return yaml.safe_dump(asdict(config), sort_keys=False, default_flow_style=False, width=math.inf)
 
 
-# ---------------------------------------------------------------------------------------------------------------- flags
+# -------------------------- flags
 
 
 def add_config_flags(
     parser: argparse.ArgumentParser, *sections: type, skip: Sequence[str] = DERIVED
 ) -> None:
-    """One `--name` flag a option (`--x` / `--no_x` for truth values), grouped by section, with help, default and range.
+    """Add a flag `--name` for each option, grouped by section (`--x` and `--no_x` for booleans).
 
-    A flag that is not given leaves no attribute behind (`argparse.SUPPRESS`), so `overrides` sees only what was typed.
-    Without `sections`, those of `Config`, less what the language decides.
+    A flag that is not given leaves no attribute (`argparse.SUPPRESS`), so `overrides` finds only
+    those that were given. The default is all sections of `Config`.
     """
     for section in sections or tuple(SECTIONS.values()):
         summary = (section.__doc__ or "").strip().splitlines()[0]
@@ -535,11 +426,11 @@ def _add_flag(group: Any, field: Field[Any], kind: type) -> None:
 
 
 def overrides(args: argparse.Namespace, *sections: type) -> dict[str, Any]:
-    """The options of `sections` (default: those of `Config`) that were given as flags."""
+    """Return the options of `sections` (default: of `Config`) that were given as flags."""
     names = {name for section in sections or tuple(SECTIONS.values()) for name in options(section)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
 def sampler_config(args: argparse.Namespace, base: SamplerConfig | None = None) -> SamplerConfig:
-    """The SamplerConfig that the flags ask for, over `base`."""
+    """Return the SamplerConfig of the flags over `base`."""
     return build(SamplerConfig, overrides(args, SamplerConfig), base=base)

@@ -1,11 +1,10 @@
-"""Errors that a user can cause and mend, every one a single line, and how text is shown in them.
+"""Errors that a user can cause and mend, each a single line, and how text appears in them.
 
-The line says what was given, what is allowed and what to do. The doors (the command-line programs) print it on the error
-stream and exit with status 2; a traceback always means a bug. Not for internal invariants: those are plain assertions and
-ValueErrors. Easy to get wrong: a message of several lines breaks every reader that takes one line per failure, so the
-constructor escapes line ends and shortens what is too long. Text of the user stays exact: blanks
-are never folded, what has no shape is escaped, and joined characters (emoji, letters with marks)
-are never cut apart.
+The line names what was given, what is allowed and what to do. Command-line programs print it on the
+error stream and exit with status 2; a traceback is always a bug. Internal invariants are assertions
+and ValueErrors. The constructor escapes line ends and shortens long messages. Text of the user
+stays exact: blanks are kept, invisible characters are escaped, clusters (emoji, letters with marks)
+are never cut.
 """
 
 from __future__ import annotations
@@ -18,28 +17,25 @@ from collections.abc import Iterable
 
 MAX_MESSAGE = 400
 
-# Characters without a shape that join others and are shown as they are: joiners between characters
-# beyond Latin-1 (emoji
-# and scripts that need them), and the tags behind a black flag that name a region.
+# Invisible characters that join others and are not escaped: joiners between characters beyond
+# Latin-1 (emoji, some scripts), and the tags after a black flag that name a region.
 _JOINING = re.compile(
     "(?<=[^\x00-\xff])[\u200c\u200d](?=[^\x00-\xff])"
     "|(?<=\U0001f3f4)[\U000e0020-\U000e007e]+\U000e007f"
 )
 _JOINERS, _ZWJ = "\u200c\u200d", "\u200d"
 _FLAG_LETTERS, _SKIN_TONES = ("\U0001f1e6", "\U0001f1ff"), ("\U0001f3fb", "\U0001f3ff")
-_TAGS, _VOWELS_AND_FINALS = (
-    ("\U000e0020", "\U000e007f"),
-    ("\u1160", "\u11ff"),
-)  # the latter of Hangul written as letters
+_TAGS = ("\U000e0020", "\U000e007f")
+_VOWELS_AND_FINALS = ("\u1160", "\u11ff")  # of Hangul in letters
 
 
 # ------------------------------------------------------------------------------------- showing text
 
 
 def visible(text: str) -> str:
-    """`text` as one line: line ends, control characters and others without a shape are escaped.
+    """Return `text` as one line: line ends, control and invisible characters are escaped.
 
-    They are written as in Python's literals. Blanks stay as they are, and so do joiners of emoji.
+    Escapes are those of Python's literals. Blanks and joiners of emoji stay.
     """
     if text.isprintable():
         return text
@@ -51,7 +47,7 @@ def visible(text: str) -> str:
 
 
 def clusters(text: str) -> list[str]:
-    """The characters of `text` as a reader counts them: grapheme clusters of Unicode (UAX 29)."""
+    """Return the grapheme clusters of `text` (UAX 29), the characters that a reader sees."""
     found: list[str] = []
     for c in text:
         if found and _joins(found[-1], c):
@@ -62,7 +58,7 @@ def clusters(text: str) -> list[str]:
 
 
 def _joins(cluster: str, c: str) -> bool:
-    """Whether `c` is shown as a part of the cluster before it."""
+    """Whether `c` belongs to the cluster before it."""
     last = cluster[-1]
     if unicodedata.category(last) in ("Cc", "Cf", "Cs", "Zl", "Zp") and not (
         last in _JOINERS or _TAGS[0] <= last <= _TAGS[1]
@@ -70,9 +66,7 @@ def _joins(cluster: str, c: str) -> bool:
         return False
     if _FLAG_LETTERS[0] <= c <= _FLAG_LETTERS[1]:
         return len(cluster) == 1 and _FLAG_LETTERS[0] <= last <= _FLAG_LETTERS[1]
-    if last == _ZWJ and _is_picture(
-        c
-    ):  # pictures join where one stands before the joiner, whatever marks it has
+    if last == _ZWJ and _is_picture(c):  # it joins a picture before the joiner and its marks
         return next(
             (
                 _is_picture(before)
@@ -94,7 +88,7 @@ def _is_picture(c: str) -> bool:
 
 
 def display_width(text: str) -> int:
-    """Columns of a terminal that `text` takes: 2 for a wide cluster (emoji, East Asian), else 1."""
+    """Return the columns of `text` on a terminal: 2 for a wide cluster (emoji, East Asian)."""
     return sum(_cluster_width(cluster) for cluster in clusters(text))
 
 
@@ -108,7 +102,7 @@ def _cluster_width(cluster: str) -> int:
 
 
 def clip(text: str, limit: int) -> str:
-    """`text`, or as much of it as fits `limit` characters with `...` behind; clusters stay whole."""
+    """Return `text` cut to `limit` characters with `...` at its end; clusters stay whole."""
     if len(text) <= limit:
         return text
     return _fitting(clusters(text[:limit]), limit - 3) + "..."
@@ -125,9 +119,10 @@ def _fitting(parts: list[str], limit: int) -> str:
 
 
 def one_line(message: str, limit: int = MAX_MESSAGE) -> str:
-    """`message` as one line (see `visible`), its middle cut out beyond `limit` characters."""
-    # Cut before escaping too: a message that quotes a gigabyte of input should not be read
-    # character by character first.
+    """Return `message` as one line (see `visible`) of at most `limit` characters.
+
+    Its middle is cut out, also before escaping, which would be slow for a gigabyte of input.
+    """
     if len(message) > 16 * limit:
         message = message[: 8 * limit] + " ... " + message[-8 * limit :]
     text = visible(message)
@@ -139,7 +134,7 @@ def one_line(message: str, limit: int = MAX_MESSAGE) -> str:
 
 
 def folded(problem: BaseException | str) -> str:
-    """What another program says in several lines, in one; not for text of the user."""
+    """Return a message of another program as one line; not for text of the user."""
     return re.sub(r"\s*[\r\n]\s*", " ", str(problem).strip())
 
 
@@ -152,19 +147,17 @@ class _Short(reprlib.Repr):
         self.maxstring, self.maxother, self.maxlong = 200, 200, 200
 
     def repr_int(self, x: int, level: int) -> str:
-        """A long number as its length: Python refuses to print one of over 4300 digits."""
-        return (
-            repr(x)
-            if abs(x) < 10**100
-            else f"a number of about {int(x.bit_length() * 0.30103)} digits"
-        )
+        """A long number by its length: Python does not print one of over 4300 digits."""
+        if abs(x) < 10**100:
+            return repr(x)
+        return f"a number of about {int(x.bit_length() * 0.30103)} digits"
 
 
 _SHORT = _Short()
 
 
 def quote(given: object, limit: int = 60) -> str:
-    """What the user gave, in quotes, as one line of about `limit` characters at most; blanks stay."""
+    """Return a value in quotes, as one line of about `limit` characters at most."""
     text = given if isinstance(given, str) else _SHORT.repr(given)
     return f"'{clip(visible(text[: limit + 1]), limit)}'"
 
@@ -219,7 +212,7 @@ class ParseError(UserError):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """The allowed name most like `given` (the first one when nothing is alike); `allowed` must not be empty."""
+    """Return the allowed name most similar to `given`; `allowed` must not be empty."""
     names = list(allowed)
     lowered = {name.lower(): name for name in reversed(names)}
     close = difflib.get_close_matches(given[:64].lower(), lowered, n=1, cutoff=0.0)

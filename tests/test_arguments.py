@@ -88,9 +88,11 @@ def test_samplers_by_name(loaded: Loaded) -> None:
         r.text for r in tasks.generate(loaded, 3, length=9, sampler=SamplerConfig("maskgit"))
     ]
     for given in ("maskgit", {"sampler": "maskgit"}, make_sampler(SamplerConfig("maskgit"))):
-        assert [r.text for r in tasks.generate(loaded, 3, length=9, sampler=given)] == expected  # type: ignore[arg-type]
-    holed = [r.text for r in tasks.edit(loaded, HOLED, sampler=SamplerConfig("entropy"))]  # type: ignore[arg-type]
-    assert [r.text for r in tasks.edit(loaded, [HOLED], sampler="entropy")] == holed  # type: ignore[arg-type]
+        results = tasks.generate(loaded, 3, length=9, sampler=given)  # type: ignore[arg-type]
+        assert [r.text for r in results] == expected
+    one = tasks.edit(loaded, HOLED, sampler=SamplerConfig("entropy"))  # type: ignore[arg-type]
+    several = tasks.edit(loaded, [HOLED], sampler="entropy")  # type: ignore[arg-type]
+    assert [r.text for r in several] == [r.text for r in one]
     for given, said in (
         ("maskgi", "maskgit"),
         (Unmask, "a SamplerConfig"),
@@ -154,7 +156,8 @@ def test_other_values_are_refused_in_one_line(loaded: Loaded, given: dict[str, A
 
 
 def test_settings_as_mappings(loaded: Loaded) -> None:
-    made = tasks.complete(loaded, "(", settings={"temperature": 0}, control={"stop": "+"})  # type: ignore[arg-type]
+    settings, control = {"temperature": 0}, {"stop": "+"}
+    made = tasks.complete(loaded, "(", settings=settings, control=control)  # type: ignore[arg-type]
     same = tasks.complete(
         loaded,
         ["("],
@@ -247,7 +250,7 @@ def test_every_verb_reads_its_arguments_by_the_same_names() -> None:
 
     from maskdiff.tasks.reading import READERS
 
-    unread = {"watch", "language", "possible", "self", "text"}
+    unread = {"on_characters", "language", "possible", "self", "text"}
     for name in (
         "generate",
         "generating",

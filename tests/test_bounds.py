@@ -25,15 +25,14 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny import tiny_loaded
 
 PARSERS = {
-    module: REPOSITORY / f"{module.replace('.', '/')}.py"
-    for module in (
-        "maskdiff.cli.train",
-        "maskdiff.cli.benchmark",
-        "maskdiff.cli.inference",
-        "maskdiff.__main__",
-        "maskdiff.experiments.distillation.cli",
-        "maskdiff.experiments.distillation.attempts",
-    )
+    "maskdiff.cli.train": REPOSITORY / "maskdiff/cli/train.py",
+    "maskdiff.cli.benchmark": REPOSITORY / "maskdiff/cli/benchmark.py",
+    "maskdiff.cli.inference": REPOSITORY / "maskdiff/cli/inference_flags.py",
+    "maskdiff.cli.maskdiff": REPOSITORY / "maskdiff/cli/maskdiff.py",
+    "maskdiff.experiments.distillation.cli": REPOSITORY
+    / "maskdiff/experiments/distillation/cli.py",
+    "maskdiff.experiments.distillation.attempts": REPOSITORY
+    / "maskdiff/experiments/distillation/attempts.py",
 }
 ABSURD = [
     "99999999999999999999",

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved is what is loaded, strangers' files do nothing, and a failed save leaves the old file whole."""
+"""Checkpoints: loading restores what was saved, runs nothing, and a failed save is harmless."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def test_foreign_files(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "deflated.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"0" * 10**6)
     expected = {
-        "other.pt": "format is not", "list.pt": "format is not", "bare.pt": "incomplete", "new.pt": "update maskdiff",
+        "other.pt": "format is not", "list.pt": "format is not", "bare.pt": "incomplete",
+        "new.pt": "update maskdiff",
         "odd.pt": "version", "deflated.pt": "compressed", "missing.pt": "does not exist",
     }  # fmt: skip
     for name, message in expected.items():
@@ -140,7 +141,7 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def changed(payload: checkpoint.Payload, path: str, value: object) -> checkpoint.Payload:
-    """`payload` with the value at `path` (keys, separated by slashes) replaced; of weights, by a function of the old one."""
+    """`payload` with a value at `path` (keys with slashes), or a function of a weight."""
     first, _, rest = path.partition("/")
     if not rest:
         return {**payload, first: value(payload[first]) if callable(value) else value}
@@ -241,10 +242,12 @@ def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path)
     before = path.read_bytes()
     program = (
-        "import resource, signal, sys; from tests.helpers.tiny import *; from maskdiff import checkpoint, cli\n"
+        "import resource, signal, sys; from tests.helpers.tiny import *\n"
+        "from maskdiff import checkpoint\n"
+        "from maskdiff.cli.arguments import run_cli\n"
         "payload = tiny_payload(1); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "sys.exit(cli.run_cli(lambda argv: checkpoint.save(sys.argv[1], payload)))"
+        "sys.exit(run_cli(lambda argv: checkpoint.save(sys.argv[1], payload)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)],

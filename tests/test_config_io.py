@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from maskdiff.config import Config, ControlConfig, DecodeConfig
 from maskdiff.config_io import (
     DECODING,
-    MAX_VALUES,
     SECTIONS,
     TEXTS,
     config_from_dict,
@@ -25,10 +24,10 @@ from maskdiff.config_io import (
     load_config,
     load_decoding,
     options,
-    parse_yaml,
 )
 from maskdiff.errors import ConfigError
 from maskdiff.utils.values import Plain, parse_boolean, parse_decimal, parse_integer
+from maskdiff.utils.yaml_text import MAX_VALUES, parse_yaml
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CONFIGS
 
@@ -104,7 +103,8 @@ def test_a_section_whose_keys_are_comments_is_empty(tmp_path: Path) -> None:
 
 
 NO_WHOLE = [
-    "010", "0x1F", "0b1", "0o7", "1_000", "12:30", "1e3", "1.0", "1.", ".5", "١٢", "１２", "1,000",
+    "010", "0x1F", "0b1", "0o7", "1_000", "12:30", "1e3", "1.0", "1.", ".5", "١٢", "１２",
+    "1,000",
     "+", "~", "null", "yes", "0x", "--", "1e", "",
 ]  # fmt: skip
 NO_DECIMAL = [
@@ -362,7 +362,8 @@ def test_structure_is_that_of_pyyaml(seed: int) -> None:
 TRICKY = [
     *REWRITTEN, "null", "~", "on", "no", "", " ", "a: b", ": ", "#", "a #b", "- a", "'", '"',
     "\n", "a\n", "\r\n", "\t", "\x85", "\u2028", "\ufeff", "%", "@", "`", "|", ">", "[a", "{",
-    "!", "&a", "*a", "?", "---", "...", "é", "👨‍👩‍👧", "\x00", "\x1b", "\\", "a  b " * 40,
+    "!", "&a", "*a", "?", "---", "...", "é", "👨‍👩‍👧", "\x00", "\x1b", "\\",
+    "a  b " * 40,
     "\ud800", "<<", "=",
 ]  # fmt: skip
 

@@ -159,7 +159,8 @@ VALUES: list[object] = [
     torch.ones(1, dtype=torch.complex64), torch.zeros(1).double().expand(10**6, 10**6),
 ]  # fmt: skip
 TENSORS: list[Callable[[torch.Tensor], object]] = [
-    lambda t: t.flatten()[:0], lambda t: t.flatten(), lambda t: t.unsqueeze(0), lambda t: t.double(),
+    lambda t: t.flatten()[:0], lambda t: t.flatten(), lambda t: t.unsqueeze(0),
+    lambda t: t.double(),
     lambda t: t.half(), lambda t: t.long(), lambda t: t.bool(), lambda t: t * math.nan,
     lambda t: t * 0 + 3e38, lambda t: -t - 1, lambda t: t.mT if t.dim() > 1 else t,
     lambda t: t.to_sparse(), lambda t: t.tolist(), lambda t: torch.nn.Parameter(t.float()),

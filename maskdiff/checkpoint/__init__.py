@@ -4,10 +4,9 @@ A checkpoint may come from a stranger: loading executes nothing in it, and every
 before anything is built from it. Writing is atomic: a full disk or a kill leaves the previous file.
 The layout is documented in `docs/formats.md`; `training/state.py` reads the state of a run.
 
-    payload.py     what a checkpoint holds, `values.py` checks its values
-    files.py       `.pt` files: `save`, `load`
-    loaded.py      `load_denoiser`: the model with its language and configuration
-    pretrained.py  folders with safetensors and JSON
+    payload.py  what a checkpoint holds, and its checks
+    files.py    `.pt` files: `save`, `load`
+    loaded.py   `load_denoiser`, `from_pretrained`: the model with its language and configuration
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from maskdiff.checkpoint.loaded import (
     check_fits,
     check_vocabulary,
     denoiser_from,
+    from_pretrained,
     load_denoiser,
     resolve_device,
+    save_pretrained,
     stored_pieces,
 )
 from maskdiff.checkpoint.payload import (
@@ -30,7 +31,6 @@ from maskdiff.checkpoint.payload import (
     read_config,
     versions,
 )
-from maskdiff.checkpoint.pretrained import from_pretrained, save_pretrained
 
 __all__ = [
     "LanguageOverride", "Loaded", "Payload", "check_fits", "check_vocabulary", "denoiser_from",

@@ -1,10 +1,7 @@
-"""What the doors (the command-line programs) share: a parser with one-line errors, line reading, and `run_cli`.
+"""What all command lines share: a parser with one-line errors, types of flags, and `run_cli`.
 
-For: turning every failure that a user can cause into one line on the error stream and a status: 2
-for bad input, 124 for a time limit, 130 for Ctrl-C, 141 for a closed pipe. Not for: the
-configuration's flags (`configio.add_config_flags`) or any work. Easy to get wrong: output is
-buffered, so a full disk or a closed pipe often shows only at the last flush, which therefore
-happens in here.
+Output is buffered, so a full disk or a closed pipe often fails only at the last flush, which
+`run_cli` therefore does.
 """
 
 from __future__ import annotations
@@ -20,11 +17,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from maskdiff.config import MAX_PLACE, MAX_SEED, MAX_THREADS, LanguageConfig
-from maskdiff.errors import ConfigError, UserError, folded, nearest, one_line, quote, visible
+from maskdiff.errors import (
+    ConfigError,
+    DataError,
+    UserError,
+    folded,
+    nearest,
+    one_line,
+    quote,
+    visible,
+)
+from maskdiff.utils.batches import Requests
+from maskdiff.utils.lines import count_lines, open_lines
 from maskdiff.utils.values import parse_decimal, parse_integer
 
 BAD_INPUT, TIMED_OUT, INTERRUPTED, CLOSED_PIPE = 2, 124, 130, 141
-NO_MEMORY = ("out of memory", "allocate memory")  # what torch says of a GPU, and of the CPU
+NO_MEMORY = ("out of memory", "allocate memory")  # in messages of torch: of a GPU, of the CPU
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -40,7 +48,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line, whole flag names only, and the nearest flag named when one is unknown."""
+    """argparse with one-line errors, without abbreviations, and with the nearest flag in errors."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("allow_abbrev", False)
@@ -67,12 +75,9 @@ class Parser(argparse.ArgumentParser):
         for given in extra:
             if given.startswith("--"):
                 name, flags = given.split("=")[0], self._flags(parsed)
-                begun = [
-                    flag for flag in flags if flag.startswith(name)
-                ]  # an abbreviation means one of these
-                self.error(
-                    f"unknown flag {quote(name)}; the nearest valid one is {nearest(name, begun or flags)}"
-                )
+                longer = [flag for flag in flags if flag.startswith(name)]  # of an abbreviation
+                best = nearest(name, longer or flags)
+                self.error(f"unknown flag {quote(name)}; the nearest valid one is {best}")
         if extra:
             self.error(f"unexpected argument {quote(extra[0])}")
         return parsed
@@ -93,10 +98,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_cli(main: Callable[..., int | None], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)` and return the exit status of the program; what a user can cause becomes one line on stderr."""
-    if (
-        sys.stderr is None
-    ):  # closed, as in `2>&-`: there is nobody to tell, and print would tell the standard output
+    """Call `main(argv)` and return the exit status; errors of the user are one line on stderr.
+
+    The status is 2 for bad input, 124 for a time limit, 130 for Ctrl-C, 141 for a closed pipe.
+    """
+    # Streams that are closed (`2>&-`), or cannot show a character.
+    if sys.stderr is None:  # print would write to the standard output instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the program
     if sys.stdout is None:
         print(
@@ -106,9 +113,8 @@ def run_cli(main: Callable[..., int | None], argv: Sequence[str] | None = None) 
         return BAD_INPUT
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that cannot show a character is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    # The program, and what it may raise.
     try:
         status = main(argv) or 0
         sys.stdout.flush()
@@ -124,9 +130,7 @@ def run_cli(main: Callable[..., int | None], argv: Sequence[str] | None = None) 
     except OSError as error:
         where = f" {quote(str(error.filename))}" if error.filename else ""
         return _say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT)
-    except (
-        ValueError
-    ) as error:  # of the system's own functions, of paths that a settings file can hold
+    except ValueError as error:  # of functions of the system, for paths in a settings file
         if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
             return _say(
                 f"a path or text cannot be used ({folded(error)}); take other characters", BAD_INPUT
@@ -142,7 +146,7 @@ def run_cli(main: Callable[..., int | None], argv: Sequence[str] | None = None) 
 
 
 def worse(status: int, finish_reason: str) -> int:
-    """The exit status after one more result: bad input counts more than too little time."""
+    """Return the exit status after one more result; bad input takes precedence over a timeout."""
     if finish_reason == "error" or status == BAD_INPUT:
         return BAD_INPUT
     return TIMED_OUT if finish_reason == "timeout" else status
@@ -157,7 +161,7 @@ def _flushed(status: int) -> int:
 
 
 def _closed_pipe() -> int:
-    """Nobody reads any more: end quietly, and keep the interpreter's own last flush from complaining."""
+    """Return the status of a closed pipe; the interpreter's last flush goes to the null device."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):
@@ -172,7 +176,7 @@ def _program() -> str:
 
 def _say(message: str, status: int) -> int:
     try:
-        # What was buffered before the failure belongs to the user; if it cannot be written, say only the first failure.
+        # Write what was buffered before the failure; if that fails, report the first failure only.
         sys.stdout.flush()
     except OSError:
         _closed_pipe()
@@ -184,12 +188,12 @@ def _say(message: str, status: int) -> int:
     return status
 
 
-# ------------------------------------------------------------------------------------------------------------ flag types
+# -------------------------- types of flags
 
 
 @dataclass(frozen=True)
 class IntegerRange:
-    """The type of a flag that takes a whole number from `low` to `high`."""
+    """The type of a flag: an integer from `low` to `high`."""
 
     low: int
     high: int
@@ -210,7 +214,7 @@ class IntegerRange:
 
 @dataclass(frozen=True)
 class NumberRange:
-    """The type of a flag that takes a number from `low` to `high`; above `low` where `open`."""
+    """The type of a flag: a number from `low` to `high`, above `low` if `open`."""
 
     low: float
     high: float
@@ -239,7 +243,7 @@ place = IntegerRange(0, MAX_PLACE)
 
 
 def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
-    """`N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
+    """Read `N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
     low, dots, high = text.partition("..")
     try:
         bounds = place(low), place(high if dots else low)
@@ -255,12 +259,12 @@ def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
 
 
 def new_length(text: str) -> tuple[int, int]:
-    """`N` or `N..M`, how many symbols take the place of others; 0 is none."""
+    """Read `N` or `N..M`, the number of symbols that replace others; 0 is allowed."""
     return length_range(text, lowest=0)
 
 
 def span(text: str, empty: bool = False) -> tuple[int, int]:
-    """`A:B`, symbols A to B - 1 counted from 0, or a single symbol `A`; `A:A` only where an `empty` span has a meaning."""
+    """Read `A:B`, symbols A to B - 1 counted from 0, or a single `A`; `A:A` only if `empty`."""
     first, colon, last = text.partition(":")
     try:
         bounds = place(first), place(last) if colon else place(first) + 1
@@ -276,28 +280,25 @@ def span(text: str, empty: bool = False) -> tuple[int, int]:
 
 
 def insertion_span(text: str) -> tuple[int, int]:
-    """`A:B` as in `span`; `A:A` is the place before symbol A."""
+    """Read `A:B` as `span` does; `A:A` is the place before symbol A."""
     return span(text, empty=True)
 
 
 def default_checkpoint(name: str = "best.pt") -> str:
-    """`checkpoints/NAME` here, or the one beside the installed package when there is none here."""
-    here, home = (
-        Path("checkpoints") / name,
-        Path(__file__).resolve().parents[2] / "checkpoints" / name,
-    )
+    """Return `checkpoints/NAME` here, or else the one beside the installed package."""
+    here = Path("checkpoints") / name
+    home = Path(__file__).resolve().parents[2] / "checkpoints" / name
     return str(here if here.exists() or not home.exists() else home)
 
 
-def add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    """`--checkpoint --device --threads --seed`, which every door that samples has."""
+def add_machine_flags(
+    parser: argparse.ArgumentParser,
+    checkpoint: str = "what to sample from (default checkpoints/best.pt)",
+    seed_help: str = "of everything random (default 0)",
+) -> None:
+    """Add `--checkpoint --device --threads --seed`, with the help of the first and last."""
     group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        default=None,
-        help="what to sample from (default checkpoints/best.pt)",
-    )
+    group.add_argument("--checkpoint", metavar="FILE", default=None, help=checkpoint)
     group.add_argument(
         "--device",
         default="auto",
@@ -307,22 +308,20 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=threads, default=0, metavar="N", help="CPU threads (default 0: all cores)"
     )
-    group.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="of everything random (default 0)"
-    )
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help=seed_help)
 
 
 def add_timeout_flag(
     parser: argparse.ArgumentParser, of: str = "each string; strings are then worked on one by one"
 ) -> None:
-    """`--timeout`, a limit for the time that a request may take."""
+    """Add `--timeout`, a limit for the time that a request may take."""
     parser.add_argument(
         "--timeout", type=time_limit, metavar="SECONDS", help=f"time limit of {of} (default: none)"
     )
 
 
 def add_language_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that `LanguageOverride.of` reads: what a user says about the own language of a checkpoint."""
+    """Add the flags that `LanguageOverride.of` reads."""
     group = parser.add_argument_group(
         "language", "of a checkpoint that was trained on a folder of your own"
     )
@@ -330,7 +329,7 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
         "--language",
         default="",
         metavar="DIR",
-        help="read the folder anew (it may have a grammar now)",
+        help="read the folder again (it may have a grammar now)",
     )
     group.add_argument(
         "--validity",
@@ -339,10 +338,12 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
         help="checks texts, see docs/languages.md",
     )
     group.add_argument(
-        "--validity_timeout", type=seconds, default=LanguageConfig.validity_timeout,
+        "--validity_timeout",
+        type=seconds,
+        default=LanguageConfig.validity_timeout,
         metavar="SECONDS",
         help=f"time that it has for one text (default {LanguageConfig.validity_timeout:g})",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--skip_invalid", action="store_true", help="leave out bad lines of the folder"
     )
@@ -354,22 +355,39 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
         help="rule of its grammar whose strings are the language",
     )
     group.add_argument(
-        "--spacing", default="", choices=("needed", "none"),
+        "--spacing",
+        default="",
+        choices=("needed", "none"),
         help="under %%ignore: separators where terminals would run together (needed), or none",
-    )  # fmt: skip
+    )
 
 
 def use_threads(count: int) -> None:
-    """Let torch use `count` CPU threads; 0 leaves its choice."""
+    """Let torch use `count` CPU threads; 0 keeps its default."""
     import torch
 
     if count:
         torch.set_num_threads(count)
 
 
-# ------------------------------------------------------------------------------------------------------- lines in and out
+# -------------------------- lines in and out
+
+
+def read_requests(args: argparse.Namespace, what: str = "strings as arguments") -> Requests:
+    """Return the arguments, then the lines of --input. Raises DataError if neither is given."""
+    if args.input is None and not args.texts:
+        raise DataError(
+            f"nothing to {args.verb}; give {what}, or --input FILE (- is standard input)"
+        )
+    return Requests(args.texts, None if args.input is None else open_lines(args.input))
+
+
+def count_requests(args: argparse.Namespace) -> int | None:
+    """Return the number of arguments and lines of --input; None if it is not known in advance."""
+    lines = 0 if args.input is None else count_lines(args.input)
+    return None if lines is None else len(args.texts) + lines
 
 
 def printable(text: str) -> str:
-    """A string without what would move the columns or speak to the terminal: tabs and control characters are escaped."""
+    """Return `text` with tabs and control characters escaped, so that columns stay in place."""
     return visible(text)

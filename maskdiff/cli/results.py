@@ -1,8 +1,4 @@
-"""What a program prints of results: JSON objects, columns of text, and remarks on the error stream.
-
-For: `show` and `Stream`. Not for: results themselves (`results.py`). Easy to get wrong: in a batch
-every request has its line of text, and a stream has printed the first column already.
-"""
+"""Prints results of `inference.py`: JSON objects, columns of text, remarks on the error stream."""
 
 from __future__ import annotations
 
@@ -22,44 +18,68 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 SCHEMA = 2
-SHOWN = 3  # foreign symbols in a note
-WORTH_SAYING = 0.01  # share that a beam may have left out, above which its user is told
+SHOWN = 3  # foreign symbols in a remark
+NOTABLE = 0.01  # probability that a beam may have dropped, above which a remark is printed
 
 
-class Stream:
-    """Prints the characters of completions as they are drawn."""
+class ResultPrinter:
+    """Prints results one by one, and with --stream the characters of completions as they come."""
 
-    def __init__(self, json: bool) -> None:
-        self.json, self.request = json, 0
-        self.last = (0, 0)  # the request and the sample that were printed last
+    def __init__(self, args: argparse.Namespace, loaded: Loaded) -> None:
+        self.args, self.loaded = args, loaded
+        self.streaming = getattr(args, "stream", False)
+        self.request = 0  # number of the completion that is streamed, from 1
+        self.streamed = (0, 0)  # request and sample of which characters were printed last
 
-    def watch(self, number: int, characters: str) -> None:
-        """Print what sample `number`, from 0, of the present request has grown by."""
-        self.print(self.request, number + 1, characters)
+    @property
+    def streams_to_terminal(self) -> bool:
+        """Whether characters appear on the terminal, where a progress bar would disturb them."""
+        return self.streaming and sys.stdout.isatty()
 
-    def print(self, request: int, sample: int, characters: str) -> None:
-        """Print characters of a completion."""
-        self.last = request, sample
-        if self.json:
-            event = {
-                "schema": SCHEMA,
-                "verb": "complete",
-                "index": request,
-                "sample": sample,
-                "delta": characters,
-            }
-            print(json.dumps(event), flush=True)
+    def begin_request(self) -> None:
+        """Count the request whose characters follow."""
+        self.request += 1
+
+    def print_characters(self, index: int, characters: str) -> None:
+        """Print new characters of sample `index`, from 0, of the present request."""
+        self._print_delta(self.request, index + 1, characters)
+
+    def _print_delta(self, request: int, sample: int, characters: str) -> None:
+        self.streamed = request, sample
+        if self.args.json:
+            head = {"schema": SCHEMA, "verb": "complete", "index": request, "sample": sample}
+            print(json.dumps({**head, "delta": characters}), flush=True)
         else:
             print(cli.printable(characters), end="", flush=True)
 
-    def finish(self, request: int, sample: int, result: Result) -> None:
-        """Print the whole of a completion that was not drawn now, because an equal string was completed before."""
-        if self.last != (request, sample) and result.text:
-            self.print(request, sample, result.text)
+    def print_result(self, number: int, sample: int, result: Result) -> None:
+        """Print one result; an error of a text goes to the error stream."""
+        args = self.args
+        # The result of a repeated request is known: its characters were not streamed.
+        repeated = self.streaming and self.streamed != (number, sample)
+        if repeated and result.error is None and result.text:
+            self._print_delta(number, sample, result.text)
+        if args.json:
+            print(json.dumps(result_object(args.verb, result, number, sample)), flush=True)
+            return
+        if result.trace is not None:
+            print("\n".join(result.trace))
+        if result.error is None:
+            # With --stream the first column is printed already.
+            rest = replace(result, text="") if self.streaming else result
+            columns = result_line(
+                rest, self.loaded, args.pretty, reason=args.verb in ("generate", "complete")
+            )
+            print("\n".join([columns, *detail_lines(result, getattr(args, "script", False))]))
+        elif getattr(args, "input", None) is not None:
+            print()  # an empty line, so that line n of the output belongs to line n of the input
+        sys.stdout.flush()  # before the remarks on the error stream
+        for remark in remarks(args, result, sample):
+            print(f"inference.py: {request_name(args, number)}: {remark}", file=sys.stderr)
 
 
 def result_object(verb: str, result: Result, number: int, sample: int) -> dict[str, Any]:
-    """The JSON object of a result; `input` and `error` only where there is one."""
+    """Return the JSON object of a result; fields that it lacks are left out."""
     item: dict[str, Any] = {"schema": SCHEMA, "verb": verb, "index": number}
     if verb == "complete":
         item["sample"] = sample
@@ -92,19 +112,19 @@ def result_object(verb: str, result: Result, number: int, sample: int) -> dict[s
     return item
 
 
-def result_line(result: Result, loaded: Loaded, pretty: bool, why: bool) -> str:
-    """The columns of a result, separated by tabs: four, why it ended, what is to be noted."""
+def result_line(result: Result, loaded: Loaded, pretty: bool, reason: bool) -> str:
+    """Return the columns: text, verdict, score, evaluations, reason of the end, notes."""
     text = loaded.language.pretty(result.text) if pretty and result.parses else result.text
     score = "-" if result.score is None else f"{result.score:.3f}"
     columns = [cli.printable(text), verdict(result), score, str(result.evaluations)]
-    columns += [result.finish_reason] if why else []
+    columns += [result.finish_reason] if reason else []
     if noted := "; ".join(notes(result)):
         columns.append(cli.printable(noted))
     return "\t".join(columns)
 
 
 def notes(result: Result) -> Iterator[str]:
-    """What is to be known of an answer beside its verdict; mostly nothing."""
+    """Yield notes on an answer: far from its input, foreign symbols, candidates examined."""
     if result.change is not None and result.change.far:
         changed, given = result.change.changed, result.change.given
         yield f"far from the language: {changed} of {given} symbols changed"
@@ -119,58 +139,25 @@ def notes(result: Result) -> Iterator[str]:
 
 
 def verdict(item: Result | Alternative) -> str:
-    """What the language says of a string."""
-    return (
-        "holds"
-        if item.holds
-        else "parses"
-        if item.parses
-        else "unchecked"
-        if item.parses is None
-        else "invalid"
-    )
+    """Return what the language finds of a string."""
+    if item.holds:
+        return "holds"
+    if item.parses is None:
+        return "unchecked"
+    return "parses" if item.parses else "invalid"
 
 
-def more_lines(result: Result, script: bool) -> Iterator[str]:
-    """The indented lines under a repaired string: its edits, then the alternatives with rank, verdict, share and edits."""
+def detail_lines(result: Result, script: bool) -> Iterator[str]:
+    """Yield the indented lines under a repaired string: its edits, then the alternatives."""
     if script and result.edits is not None:
         yield f"  {cli.printable(edit_text(result.edits))}"
     for rank, item in enumerate(result.alternatives, start=1):
-        yield f"  {rank}\t{cli.printable(item.text)}\t{verdict(item)}\t{item.share:.3f}\t{cli.printable(edit_text(item.edits))}"
+        text, edits = cli.printable(item.text), cli.printable(edit_text(item.edits))
+        yield f"  {rank}\t{text}\t{verdict(item)}\t{item.share:.3f}\t{edits}"
 
 
-def print_result(
-    args: argparse.Namespace,
-    loaded: Loaded,
-    result: Result,
-    number: int,
-    sample: int,
-    stream: Stream | None,
-) -> None:
-    """Print one result; in text an error goes to the error stream, and an empty line keeps its place in a batch."""
-    if stream is not None and result.error is None:
-        stream.finish(number, sample, result)
-    if args.json:
-        print(json.dumps(result_object(args.verb, result, number, sample)))
-        return
-    if result.trace is not None:
-        print("\n".join(result.trace))
-    if result.error is None:
-        shown = (
-            result if stream is None else replace(result, text="")
-        )  # its first column is there already
-        why = args.verb in ("generate", "complete")
-        text = result_line(shown, loaded, args.pretty, why)
-        print("\n".join([text, *more_lines(result, getattr(args, "script", False))]))
-    elif getattr(args, "input", None) is not None:
-        print()
-    sys.stdout.flush()  # before what the error stream says of it
-    for remark in remarks(args, result, sample):
-        print(f"inference.py: {name(args, number)}: {remark}", file=sys.stderr)
-
-
-def name(args: argparse.Namespace, number: int) -> str:
-    """How messages call a request: by its line, too, where arguments come before the lines."""
+def request_name(args: argparse.Namespace, number: int) -> str:
+    """Return the name of a request in messages, with its line if arguments precede the lines."""
     given = len(getattr(args, "texts", ()))
     return (
         f"string {number} (line {number - given} of the input)"
@@ -180,18 +167,17 @@ def name(args: argparse.Namespace, number: int) -> str:
 
 
 def remarks(args: argparse.Namespace, result: Result, sample: int) -> Iterator[str]:
-    """What the error stream says of a result."""
+    """Yield the lines for the error stream."""
     if result.error is not None:
         yield result.error
         return
     summary = result.completion
-    if (
-        summary is not None
-        and sample == 1
-        and summary.mode == "beam"
-        and summary.dropped > WORTH_SAYING
-    ):
-        yield f"up to {summary.dropped:.2g} of the probability may lie in histories that the beam left out; widen --beam"
+    beam = None if summary is None or summary.mode != "beam" or sample > 1 else summary
+    if beam is not None and beam.dropped > NOTABLE:
+        yield (
+            f"up to {beam.dropped:.2g} of the probability may lie in histories that the beam "
+            "left out; widen --beam"
+        )
     if args.verb == "repair" and args.holds and not result.holds:
         yield "nothing near it was found that holds; the answer only parses"
     if result.finish_reason == "timeout":

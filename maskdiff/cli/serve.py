@@ -64,13 +64,11 @@ def add_verb(verbs: argparse._SubParsersAction[cli.Parser]) -> None:
         "--max_tokens", type=cli.IntegerRange(2, MOST_TOKENS), default=MAX_TOKENS, metavar="N",
         help=f"room for prompt and answer, in tokens (default {MAX_TOKENS})",
     )  # fmt: skip
-    cli.add_machine_flags(verb)
-    helps = {
-        "checkpoint": "what to serve (default checkpoints/arithmetic-steps.pt)",
-        "seed": "not used: a request has its own, or none",
-    }
-    for action in verb._actions:
-        action.help = helps.get(action.dest, action.help)
+    cli.add_machine_flags(
+        verb,
+        checkpoint="what to serve (default checkpoints/arithmetic-steps.pt)",
+        seed_help="not used: a request has its own, or none",
+    )
     cli.add_language_flags(verb)
     add_config_flags(verb, ServerLimits)
 

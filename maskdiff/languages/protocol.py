@@ -83,7 +83,7 @@ class HasValue(Protocol):
         """Returns whether `text` parses and is true."""
 
     def forced_ending(self, prefix: str) -> str | None:
-        """Returns the only ending that makes a string with this prefix true; None if several do."""
+        """Returns the ending of `prefix` to a true string; None unless there is exactly one."""
 
 
 @runtime_checkable

@@ -188,7 +188,7 @@ class GrowingRows:
         return other.select(torch.tensor(rows))  # makes new tensors of the cache
 
 
-# --- self-tests: a model that ignores a mask, positions or a cache gives wrong numbers silently ---
+# --- self-test: a model that ignores a mask, positions or a cache silently gives wrong numbers ---
 
 # From three ordinary tokens: logits (n, vocabulary), and the rows after which they stand.
 Evaluation = Callable[[int, int, int], tuple[Tensor, list[Ids]]]
@@ -215,13 +215,17 @@ def evaluation_fault(model: TransformersModel, evaluate: Evaluation) -> str:
 
 
 def growing_rows_fault(model: TransformersModel, padded: bool) -> str:
-    """Return why `GrowingRows` fail; "" if they do not. `padded`: with rows of unequal length."""
+    """Return why `GrowingRows` fail; "" if they do not.
+
+    Args:
+        model: the model.
+        padded: whether rows of unequal length are tested, or else copies of a row.
+    """
 
     def evaluate(a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
-        """Evaluate rows, a wider and a narrower copy, and the original again."""
         known: list[Ids] = [(a, b, c, a), (b,), (c, b)] if padded else [(a, b)]
-        first, last = GrowingRows(model, known), len(known) - 1
-        given, paths = [first.log_p()], list(known)
+        rows = GrowingRows(model, known)
+        given, paths = [rows.log_p()], list(known)
 
         def grow(rows: GrowingRows, known: list[Ids], tokens: list[int]) -> list[Ids]:
             given.append(rows.step(torch.tensor(tokens)))
@@ -229,12 +233,15 @@ def growing_rows_fault(model: TransformersModel, padded: bool) -> str:
             paths.extend(known)
             return known
 
-        known = grow(first, known, [c, a, b][: len(known)])
-        wide = first.copy([0, last, last])
-        wider = grow(wide, [known[0], known[last], known[last]], [a, b, c])
-        wide.select(torch.tensor([2, 0]))
-        grow(wide, [wider[2], wider[0]], [b, a])
-        grow(first, known, [a, c, c][: len(known)])
+        if padded:  # rows leave the batch one after another
+            known = grow(rows, known, [c, a, b])
+            known = grow(rows.select(torch.tensor([1, 2])), known[1:], [b, c])
+            grow(rows.select(torch.tensor([0])), known[:1], [c])
+        else:  # a wider copy, one row of it, and the original again
+            wide = rows.copy([0, 0])
+            both = grow(wide, [*known, *known], [a, b])
+            grow(wide.select(torch.tensor([1])), both[1:], [c])
+            grow(rows, known, [c])
         return torch.cat(given), paths
 
     return evaluation_fault(model, evaluate)
@@ -315,7 +322,7 @@ class HuggingFaceModel:
         return self.model.tokens.encode(texts)
 
     def _evaluate_tree(self, a: int, b: int, c: int) -> tuple[Tensor, list[Ids]]:
-        """Evaluate the branches a, a c, b and b a of a tree in two passes, for `evaluation_fault`."""
+        """Evaluate the branches a, a c, b and b a of a tree in two passes; see `Evaluation`."""
         tree = self.tree()
         first = tree.extend(torch.tensor([ROOT, 0, 0, 1]), torch.tensor([0, a, b, c]))
         paths = [(), (a,), (b,), (a, c), (b, a)]

@@ -1,8 +1,4 @@
-"""The beam of prefixes that searches for the best explanation; see the package for what it maximises.
-
-For: `repair_channel`. Not for: what noise does (`channel.py`). Easy to get wrong: prefixes that have explained different parts
-of y are comparable only after adding what the rest of y will cost at best.
-"""
+"""The beam of prefixes that searches for the best explanations; see the package docstring."""
 
 from __future__ import annotations
 
@@ -22,23 +18,21 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.models.denoiser import Denoiser
 
-NATS_PER_SYMBOL = (
-    0.8  # rough entropy of a symbol, to compare prefixes of candidates of different lengths
-)
-MARGIN = 10.0  # a hypothesis so many nats below the best of its string is given up
-CHUNK = 4  # strings repaired at a time
+NATS_PER_SYMBOL = 0.8  # rough entropy of a symbol, to compare candidates of different lengths
+MARGIN = 10.0  # nats below the best hypothesis of a string at which others are dropped
+CHUNK = 4  # strings that are repaired together
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """An explanation of one damaged string: token ids of x, its log-probabilities in nats, causal evaluations used."""
+    """An explanation x of a damaged string, with log-probabilities in nats."""
 
     tokens: list[int]
     log_prior: float  # log p(x | n), by the causal mode
     log_length: float  # log p(n)
     log_channel: float  # log p(y | x), summed over alignments and noise levels
-    posterior: float  # its share among the final hypotheses of the beam
-    evaluations: int
+    posterior: float  # its share of the final hypotheses of the beam
+    evaluations: int  # of the causal mode
 
     @property
     def total(self) -> float:
@@ -62,7 +56,7 @@ class _Beam:
 
 @dataclass
 class _Jobs:
-    """What does not change while the beam grows; row r of everything belongs to one (string, candidate length)."""
+    """The constants of a search; row r of each belongs to one (string, candidate length)."""
 
     string: Tensor  # (jobs,) number of the damaged string
     length: Tensor  # (jobs,) candidate length n of x
@@ -77,7 +71,7 @@ class _Jobs:
 def candidate_lengths(
     size: int, slack: int, log_prob: Callable[[int], float], low: int, high: int
 ) -> list[int]:
-    """Lengths n to try for a damaged string of `size` symbols: within `slack`, or the nearest that the language has."""
+    """Return the lengths n for a string of `size` symbols: within `slack`, or the nearest one."""
     possible = [n for n in range(low, high + 1) if log_prob(n) > -float("inf")]
     near = [n for n in possible if abs(n - size) <= slack]
     return near or sorted(possible, key=lambda n: abs(n - size))[:1]
@@ -91,19 +85,26 @@ def repair_channel(
     length_log_prob: Callable[[int], float],
     channel: Channel,
     beam: int = 16,
-    watch: Callable[[int, list[int]], None] | None = None,
+    on_step: Callable[[int, list[int]], None] | None = None,
     constraint: Constraint | None = None,
     top: int | None = 1,
     certain: Sequence[Collection[int]] | None = None,
 ) -> list[list[Repaired]]:
-    """The `top` best x, best first, for each string of inner token ids `damaged` (MASK allowed), over the lengths `candidates`.
+    """Return the best explanations x of each damaged string, best first.
 
-    They are different strings, all that the beam ends with for `top` None, and none for a string that the channel cannot
-    explain at any candidate length. `certain` are the positions of each damaged string that nothing has changed: every x has
-    those symbols. Strings are handled `CHUNK` at a time, sorted by length; a result depends on its own string alone (up to
-    rounding of the model's matrix products). `watch` is told the number of symbols emitted and the leading prefix after every
-    step (of one of the strings). Under a `constraint` every hypothesis can be completed to a string that it allows, and every
-    x is one of those.
+    They are different strings; there are none if the channel cannot explain a string at any
+    candidate length. A result does not depend on the other strings, up to rounding.
+
+    Args:
+        damaged: Strings of inner token ids; MASK is allowed.
+        candidates: The lengths of x for each of them.
+        length_log_prob: log p(n).
+        beam: Hypotheses for each string and length.
+        on_step: Called after every step with the number of symbols and the leading prefix of one
+            of the strings.
+        constraint: Every x satisfies it.
+        top: Number of explanations; None for all that the beam ends with.
+        certain: Positions of each damaged string whose symbols every x has.
     """
     order = sorted(range(len(damaged)), key=lambda i: len(damaged[i]))
     results: list[list[Repaired]] = [[] for _ in damaged]
@@ -115,7 +116,7 @@ def repair_channel(
             seen = Evidence.of(channel, [damaged[i] for i in chunk], denoiser.vocabulary, kept)
             jobs = _make_jobs(seen, pairs, length_log_prob, channel)
             for i, found in zip(
-                chunk, _search(denoiser, jobs, len(chunk), channel, beam, watch, constraint)
+                chunk, _search(denoiser, jobs, len(chunk), channel, beam, on_step, constraint)
             ):
                 results[i] = _best(found, top)
     return results
@@ -143,14 +144,13 @@ def _search(
     strings: int,
     channel: Channel,
     width: int,
-    watch: Callable[[int, list[int]], None] | None,
+    on_step: Callable[[int, list[int]], None] | None,
     constraint: Constraint | None,
 ) -> list[list[Repaired]]:
-    """Grow the beams of all jobs symbol by symbol, settle each job when its length is reached; all of each string."""
+    """Grow the beams of all jobs symbol by symbol; return the final hypotheses of each string."""
+    # The search runs in float64 on the CPU, the denoiser on its device.
     vocabulary = denoiser.vocabulary
-    device = getattr(
-        denoiser, "device", torch.device("cpu")
-    )  # the search itself is done in float64 on the CPU
+    device = getattr(denoiser, "device", torch.device("cpu"))
     symbols = torch.tensor(vocabulary.inner_ids)
     final: list[list[Repaired]] = [[] for _ in range(strings)]
     state = _start(jobs, channel)
@@ -159,21 +159,22 @@ def _search(
     mask = None if constraint is None else constraint.mask(*_blank(jobs.length, vocabulary))
     emitted = 0
     while len(jobs.length):
-        log_p = (
-            logits.cpu().double()[:, symbols].log_softmax(-1)
-        )  # (stream rows, symbols); specials are not in strings
+        # Log-probabilities of the next symbol, (stream rows, symbols), then (jobs, beam, symbols).
+        log_p = logits.cpu().double()[:, symbols].log_softmax(-1)
         if mask is not None:
             log_p = log_p.masked_fill(~mask.allowed()[:, symbols], -torch.inf)
         log_p = torch.where(
             (state.stream >= 0)[..., None], log_p[state.stream.clamp(min=0)], -torch.inf
         )
+        # One more symbol; jobs that have reached their length are finished.
         state = _grow(state, jobs, channel, log_p, emitted, width, strings)
         emitted += 1
-        if watch is not None:
+        if on_step is not None:
             leader = int((state.log_prior + state.scale).argmax())
-            watch(emitted, symbols[state.prefix.flatten(0, 1)[leader]].tolist())
+            on_step(emitted, symbols[state.prefix.flatten(0, 1)[leader]].tolist())
         done = jobs.length == emitted
-        _settle(final, state, jobs, channel, symbols, done, emitted)
+        _finish(final, state, jobs, channel, symbols, done, emitted)
+        # The next step of the model for the hypotheses that are left.
         going = (~done).nonzero().squeeze(1)
         jobs, state = (
             jobs[going],
@@ -193,7 +194,7 @@ def _search(
 
 
 def _blank(length: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, what is free, and lengths of canvases of ``length`` (jobs,) symbols in which nothing is known."""
+    """Tokens, free positions and lengths of blank canvases of `length` (jobs,) symbols."""
     places = torch.arange(int(length.max()) + 2)
     inner = (places > 0) & (places <= length[:, None])
     return torch.where(inner, vocabulary.mask, vocabulary.pad), inner, length + 2
@@ -222,26 +223,23 @@ def _grow(
     width: int,
     strings: int,
 ) -> _Beam:
-    """Append the best symbols: the `width` most promising of all (prefix, symbol) of each job, hopeless ones dropped."""
+    """Append symbols: the `width` best (prefix, symbol) of each job, without hopeless ones."""
     rank = (
         _promise(state, jobs, channel, emitted) + (state.log_prior + state.scale)[..., None] + log_p
     )
     count = min(width, rank.shape[1] * rank.shape[2])
     top, index = rank.flatten(1).topk(count)  # (jobs, count)
     parent, symbol = index // rank.shape[2], index % rank.shape[2]
-    # Lengths compete: what a longer candidate still has to pay for its symbols is estimated.
+    # Lengths compete: the cost of the symbols that longer candidates still need is estimated.
     top = top + jobs.log_length[:, None] - NATS_PER_SYMBOL * (jobs.length[:, None] - emitted - 1)
     leader = torch.full((strings,), -torch.inf, dtype=top.dtype)
     leader = leader.scatter_reduce(0, jobs.string, top.amax(1), "amax")[jobs.string]
     alive = (top > -torch.inf) & (top >= leader[:, None] - MARGIN)
 
-    alpha, beta = (
-        _pick(table, parent) for table in (state.alpha, state.beta)
-    )  # (jobs, count, levels, width + 1)
+    # Their tables after the new symbol, all (jobs, count, levels, width + 1).
+    alpha, beta = (_pick(table, parent) for table in (state.alpha, state.beta))
     rows = torch.arange(len(symbol))[:, None]
-    emission = F.pad(
-        jobs.seen.emission[rows, :, symbol], (0, 1)
-    )  # (jobs, count, levels, width + 1); nothing beyond y
+    emission = F.pad(jobs.seen.emission[rows, :, symbol], (0, 1))  # 0 beyond y
     crossing = jobs.seen.crossing[rows, symbol][:, :, None]
     after, middle = advance(channel, jobs.seen.insertion, alpha, beta, emission, crossing)
     peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
@@ -262,24 +260,22 @@ def _pick(table: Tensor, parent: Tensor) -> Tensor:
 
 
 def _promise(state: _Beam, jobs: _Jobs, channel: Channel, emitted: int) -> Tensor:
-    """Log of the channel probability of each (prefix, next symbol), times the best that can be hoped for the rest of y.
+    """Log channel probability of each (prefix, next symbol) times a bound for the rest of y.
 
-    (jobs, beam, symbols). The sum over alignments is a matrix product: (alpha, beta) @ (what the symbol and the rest give).
+    (jobs, beam, symbols). The sum over alignments is a product of (alpha, beta) with a matrix.
     """
     left = (jobs.length - emitted - 1).clamp(min=0)  # symbols of x still to come after this one
     rows = torch.arange(len(left))
-    after, later = (
-        jobs.rest[rows, :, left],
-        jobs.rest[rows, :, (left - 1).clamp(min=0)],
-    )  # (jobs, levels, width + 1)
+    # Bounds of the rest after the symbol, (jobs, levels, width + 1); `swapped` after a first half.
+    after = jobs.rest[rows, :, left]
+    later = jobs.rest[rows, :, (left - 1).clamp(min=0)]
     best = jobs.seen.emission.amax(2).log()
-    swapped = F.pad(
-        best[..., :-1] + later[..., 2:], (0, 2), value=-torch.inf
-    )  # the second half of a swap, then the rest
+    swapped = F.pad(best[..., :-1] + later[..., 2:], (0, 2), value=-torch.inf)
     swapped = torch.where((left > 0)[:, None, None], swapped, -torch.inf)
     peak = torch.maximum(after.amax((-2, -1)), swapped.amax((-2, -1)))[:, None, None]
     after, swapped = (after - peak).exp(), (swapped - peak).exp()
 
+    # The symbol is emitted, deleted, the first half of a swap, or the second half.
     emission = F.pad(jobs.seen.emission, (0, 1))  # (jobs, levels, symbols, width + 1)
     step = emission * F.pad(after[..., 1:], (0, 1))[:, :, None]
     step = step + (channel.delete[:, None] * after)[:, :, None]
@@ -291,7 +287,7 @@ def _promise(state: _Beam, jobs: _Jobs, channel: Channel, emitted: int) -> Tenso
     return total.log() + peak
 
 
-def _settle(
+def _finish(
     final: list[list[Repaired]],
     state: _Beam,
     jobs: _Jobs,
@@ -300,7 +296,7 @@ def _settle(
     done: Tensor,
     emitted: int,
 ) -> None:
-    """Note the final hypotheses of the jobs that have reached their length: all of y has to be explained."""
+    """Add the hypotheses of finished jobs that explain all of y to `final`."""
     rows = done.nonzero().squeeze(1)
     if not len(rows):
         return
@@ -319,7 +315,7 @@ def _settle(
 
 
 def _best(found: Sequence[Repaired], top: int | None) -> list[Repaired]:
-    """Those `top` of the greatest total, with their shares among all."""
+    """The `top` hypotheses of greatest total, with their shares of all."""
     if not found:
         return []
     totals = torch.tensor([item.total for item in found], dtype=torch.float64)

@@ -1,13 +1,14 @@
-"""Filling blanks so that what a string states is true: a guided search, verified, exhaustive within a bound.
+"""Fills blanks so that the statement of a string is true: a guided, verified, exhaustive search.
 
-For: `solve`, on one template and whatever `holds` asks. Not for: models and grammars themselves; they come as a `Guide` (which
-filling to try first) and as a `NextSymbol` (what a grammar still allows). Easy to get wrong: what "no solution" means. It is
-claimed only once no beginning is left that was not looked at; a guide may put the only solution last, but never out of reach.
+`search_fillings` works on one template. A `Guide` orders the search, a `NextSymbol` mask excludes
+what a grammar forbids, and `holds` verifies. "No solution" is claimed only if no prefix is left: a
+guide can put the only solution last, but not exclude it.
 
-Beginnings grow from left to right and branch at blanks alone. Those of one chunk, siblings and cousins of the same length, are
-extended together, the chunk with the likeliest beginning first (best-first search; Hart, Nilsson and Raphael 1968). Lengths are
-compared by adding what the blanks to come will cost, as the guide expects. A beginning that leaves but one continuation
-(`forced_ending`: an expression and its `=`) is a candidate at once: compared with the template, then verified.
+Prefixes grow from left to right and branch at blanks. Prefixes of one chunk have the same length
+and are extended together, the chunk with the likeliest prefix first (best-first search; Hart,
+Nilsson and Raphael 1968). Different lengths are compared by adding the expected cost of the blanks
+to come. A prefix with a single possible ending (`forced_ending`: an expression and its `=`) is a
+candidate at once: it is compared with the template, then verified.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ if TYPE_CHECKING:
     from maskdiff.drawing.settings import NextSymbol
     from maskdiff.languages import Vocabulary
 
-BOUND = 100_000  # beginnings and fillings looked at before a search gives up
-CHUNK = 64  # beginnings extended together
-KEPT = 2_000_000  # (symbols of a string)^2, summed over all masks that are kept: some 250 MB; others are made again
-UNLIKELY = -30.0  # nats: what the guide holds for impossible is tried last
+BOUND = 100_000  # prefixes and fillings that a search examines at most
+CHUNK = 64  # prefixes that are extended together
+KEPT = 2_000_000  # sum of (symbols of a string)^2 over all masks in memory, about 250 MB
+UNLIKELY = -30.0  # nats, for symbols that the guide excludes: they are tried last
 
 
 @dataclass(frozen=True)
 class FillProblem:
-    """What is asked: a template, a text with `vocabulary.blank` for each blank, and what makes a filling of it a solution.
+    """A template and what makes a filling of it a solution.
 
-    holds: whether a complete text is a solution. forced_ending: the one continuation that makes a text beginning like this hold,
-    None where there is a choice. mask: what may come next, for a batch of this template alone; None allows every symbol.
+    Attributes:
+        template: A text with `vocabulary.blank` for each blank.
+        holds: Returns whether a complete text is a solution.
+        forced_ending: Returns the only ending with which a prefix holds; None if there are several.
+        mask: Allowed next symbols, for a batch of this template alone; None allows all.
     """
 
     template: str
@@ -49,7 +53,7 @@ class FillProblem:
     mask: NextSymbol | None = None
 
     def fits(self, text: str) -> bool:
-        """Whether `text` is a filling of the template."""
+        """Return whether `text` is a filling of the template."""
         blank = self.vocabulary.blank
         return len(text) == len(self.template) and all(
             a in (blank, b) for a, b in zip(self.template, text, strict=True)
@@ -58,12 +62,15 @@ class FillProblem:
 
 @dataclass(frozen=True)
 class FillOutcome:
-    """What a search found: solutions, the likeliest to the guide first, as nearly as chunks allow.
+    """The outcome of a search.
 
-    exhausted: every filling was ruled out or is among the solutions. candidates: fillings that were verified, and beginnings
-    whose only continuation does not fit. looked: beginnings and fillings looked at, what the bound counts. first: candidates
-    up to the first solution, that one included; None without one. timed_out: the deadline ended the
-    search.
+    Attributes:
+        solutions: In the order of the search, about the likeliest by the guide first.
+        exhausted: Every filling was excluded or is a solution.
+        candidates: Fillings that were verified, and prefixes whose only ending does not fit.
+        looked: Prefixes and fillings examined, which the bound limits.
+        first: Candidates up to the first solution, including it; None without one.
+        timed_out: The deadline ended the search.
     """
 
     solutions: tuple[str, ...]
@@ -75,9 +82,9 @@ class FillOutcome:
 
 
 class Guide:
-    """What to try first: log-probabilities (symbols of the template, vocab) of each position, each for itself.
+    """Orders the search: independent log-probabilities (symbols of the template, vocab).
 
-    Impossible symbols and numbers that are none count as very unlikely: they are tried last, not never.
+    Impossible symbols and NaN count as very unlikely: they are tried last, but not excluded.
     """
 
     def __init__(self, log_probs: Tensor) -> None:
@@ -88,31 +95,30 @@ class Guide:
             .clamp(UNLIKELY, 0.0)
         )
 
-    def next(self, begun: Sequence[str]) -> Tensor:
-        """(rows, vocab) log-probabilities of what follows beginnings of one length."""
-        return self.log_probs[len(begun[0])].expand(len(begun), -1)
+    def next(self, prefixes: Sequence[str]) -> Tensor:
+        """Return log-probabilities (rows, vocab) of the symbol after prefixes of one length."""
+        return self.log_probs[len(prefixes[0])].expand(len(prefixes), -1)
 
     def expected(self) -> Tensor:
-        """(symbols,) what a blank costs on average, if it is filled as the guide says."""
+        """Return the expected log-probability (symbols,) of each position."""
         weights = self.log_probs.softmax(-1)
         return (weights * self.log_probs).sum(-1)
 
 
 def search_fillings(
-    puzzle: FillProblem,
+    problem: FillProblem,
     guide: Guide,
     solutions: int = 1,
     bound: int = BOUND,
     patience: int | None = None,
     deadline: Deadline = NEVER,
 ) -> FillOutcome:
-    """Search until so many solutions are found, nothing is left, or `bound` beginnings and fillings were looked at.
+    """Search until `solutions` are found, nothing is left, or `bound` prefixes were examined.
 
-    With `patience` the search also ends that many looks after its first solution, and it ends at
-    the deadline. Nothing is random: the same puzzle and guide give the same outcome. The template
-    must be one that the mask leaves a filling of.
+    The search also ends `patience` prefixes after its first solution, and at the deadline. Nothing
+    is random. The mask must allow a filling of the template.
     """
-    search, limit, late = _Search(puzzle, guide, bound, deadline), bound, False
+    search, limit, late = _Search(problem, guide, bound, deadline), bound, False
     try:
         search.begin()
         while search.open and search.looked < limit and len(search.found) < solutions:
@@ -128,25 +134,25 @@ def search_fillings(
 
 @dataclass
 class _Origin:
-    """The mask that a family of chunks begins with: that of their parents. None once it was dropped."""
+    """The mask of the parents of several chunks; None after it was dropped."""
 
     mask: NextSymbol | None
     cost: int
-    families: int = 0  # chunks that still need it
+    chunks: int = 0  # chunks that still use it
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """LatentStates of one length, the last symbol of which the mask of their parents (`rows` of the origin's) has not seen."""
+    """Prefixes of one length; their last symbol is not in the mask of the origin yet."""
 
-    begun: list[str]
+    prefixes: list[str]
     score: Tensor  # (rows,) log-probability of the symbols at blanks, by the guide
-    rows: Tensor
+    rows: Tensor  # of the mask of the origin
     origin: _Origin
 
 
-class _Anything:
-    """The mask of no grammar at all."""
+class _AllSymbols:
+    """The mask without a grammar."""
 
     def __init__(self, vocabulary: Vocabulary, rows: int = 1) -> None:
         self.vocabulary, self.rows = vocabulary, rows
@@ -159,43 +165,38 @@ class _Anything:
     def write(self, token: Tensor) -> None:
         pass
 
-    def select(self, rows: Tensor) -> _Anything:
-        return _Anything(self.vocabulary, len(rows))
+    def select(self, rows: Tensor) -> _AllSymbols:
+        return _AllSymbols(self.vocabulary, len(rows))
 
 
 @dataclass
 class _Search:
-    """The open chunks, and what was found so far."""
+    """The open chunks, and the results so far."""
 
-    puzzle: FillProblem
+    problem: FillProblem
     guide: Guide
     bound: int
     deadline: Deadline = NEVER
-    open: list[tuple[float, int, _Chunk]] = field(
-        default_factory=list
-    )  # a heap, the likeliest first
+    open: list[tuple[float, int, _Chunk]] = field(default_factory=list)  # a heap, best first
     found: list[str] = field(default_factory=list)
     candidates: int = 0
     looked: int = 0
     first: int | None = None
-    cut: bool = False  # whether the bound left out a part of a chunk
+    cut: bool = False  # whether the bound excluded a part of a chunk
 
     def __post_init__(self) -> None:
-        template, vocabulary = self.puzzle.template, self.puzzle.vocabulary
+        template, vocabulary = self.problem.template, self.problem.vocabulary
         blank = torch.tensor([symbol == vocabulary.blank for symbol in template])
         costs = torch.where(blank, self.guide.expected(), 0.0)
-        self.rest = [
-            *costs.flip(0).cumsum(0).flip(0).tolist(),
-            0.0,
-        ]  # what all blanks from a position on will cost
+        # Expected log-probability of all blanks from a position on.
+        self.rest = [*costs.flip(0).cumsum(0).flip(0).tolist(), 0.0]
         self.number = itertools.count()
         self.kept: deque[_Origin] = deque()
         self.room = KEPT
-        self.start = self.puzzle.mask or _Anything(vocabulary)
+        self.start = self.problem.mask or _AllSymbols(vocabulary)
 
     def begin(self) -> None:
-        """Look at what stands before the first blank, and open the chunks of what may stand
-        there."""
+        """Examine the text before the first blank, and open the chunks of its fillings."""
         self.looked = 1
         (text,) = self._undecided([""])
         if text is not None:
@@ -204,42 +205,44 @@ class _Search:
             self._branch(self.start, [text], torch.zeros(1, dtype=torch.float64))
 
     def extend(self, chunk: _Chunk) -> None:
-        """Go on with the beginnings of a chunk up to their next blank, verifying what is complete."""
-        begun = chunk.begun[: self.bound - self.looked]
-        self.cut = self.cut or len(begun) < len(chunk.begun)
-        self.looked += len(begun)
-        waiting = self._undecided(begun)
+        """Extend the prefixes of a chunk to their next blank, and verify complete ones."""
+        # Known symbols up to the next blank; prefixes that become candidates end here.
+        prefixes = chunk.prefixes[: self.bound - self.looked]
+        self.cut = self.cut or len(prefixes) < len(chunk.prefixes)
+        self.looked += len(prefixes)
+        waiting = self._undecided(prefixes)
         places = torch.tensor(
             [i for i, text in enumerate(waiting) if text is not None], dtype=torch.int64
         )
         texts = [text for text in waiting if text is not None]
+        # The mask after these symbols, and the chunks of the next blank.
         if texts:
-            written = len(begun[0]) - 1
+            written = len(prefixes[0]) - 1
             if chunk.origin.mask is not None:
                 mask = chunk.origin.mask.select(chunk.rows[places])
             else:
                 mask, written = self.start.select(torch.zeros_like(places)), self.root
             self._write(mask, texts, written)
             self._branch(mask, texts, chunk.score[places])
-        chunk.origin.families -= 1
-        if not chunk.origin.families:
+        chunk.origin.chunks -= 1
+        if not chunk.origin.chunks:
             self._drop(chunk.origin)
 
-    def _undecided(self, begun: Sequence[str]) -> list[str | None]:
-        """The beginnings with what is known behind them, up to the next blank; None where nothing is left to choose."""
-        template, blank = self.puzzle.template, self.puzzle.vocabulary.blank
-        start = len(begun[0])
+    def _undecided(self, prefixes: Sequence[str]) -> list[str | None]:
+        """The prefixes extended to the next blank; None for those that led to a candidate."""
+        template, blank = self.problem.template, self.problem.vocabulary.blank
+        start = len(prefixes[0])
         end = next((i for i in range(start, len(template)) if template[i] == blank), len(template))
-        return [self._settle(text + template[start:end], start) for text in begun]
+        return [self._check_prefixes(text + template[start:end], start) for text in prefixes]
 
-    def _settle(self, text: str, start: int) -> str | None:
-        """`text`, or None once a beginning of it, of at least `start` symbols, is or implies a candidate."""
+    def _check_prefixes(self, text: str, start: int) -> str | None:
+        """`text`, or None if a prefix of at least `start` symbols is or implies a candidate."""
         for size in range(start, len(text) + 1):
             self.deadline.check()
-            if size == len(self.puzzle.template):
+            if size == len(self.problem.template):
                 self._verify(text)
                 return None
-            rest = self.puzzle.forced_ending(text[:size])
+            rest = self.problem.forced_ending(text[:size])
             if rest is not None:
                 self._verify(text[:size] + rest)
                 return None
@@ -247,41 +250,41 @@ class _Search:
 
     def _verify(self, text: str) -> None:
         self.candidates += 1
-        if self.puzzle.fits(text) and self.puzzle.holds(text):
+        if self.problem.fits(text) and self.problem.holds(text):
             self.found.append(text)
             self.first = self.first or self.candidates
 
     def _write(self, mask: NextSymbol, texts: Sequence[str], written: int) -> None:
-        """Tell the mask, which knows the first `written` symbols, the others."""
-        ids = self.puzzle.vocabulary.ids
+        """Write the symbols after the first `written` to the mask."""
+        ids = self.problem.vocabulary.ids
         for position in range(written, len(texts[0])):
             self.deadline.check()
             mask.write(torch.tensor([ids[text[position]] for text in texts]))
 
     def _branch(self, mask: NextSymbol, texts: list[str], score: Tensor) -> None:
-        """Open the chunks of all that may stand at the next blank."""
+        """Open the chunks of all symbols allowed at the next blank."""
         position = len(texts[0])
-        symbols = self.puzzle.vocabulary.symbols
+        symbols = self.problem.vocabulary.symbols
         row, token = mask.allowed().nonzero().T
         if not len(row):
             return
         scores = score[row] + self.guide.next(texts)[row, token]
-        origin = _Origin(mask, len(texts) * len(self.puzzle.template) ** 2)
+        origin = _Origin(mask, len(texts) * len(self.problem.template) ** 2)
         for part in scores.argsort(descending=True, stable=True).split(CHUNK):
             pairs = zip(row[part].tolist(), token[part].tolist(), strict=True)
-            begun = [texts[i] + symbols[k] for i, k in pairs]
+            prefixes = [texts[i] + symbols[k] for i, k in pairs]
             hope = float(scores[part[0]]) + self.rest[position + 1]
             heapq.heappush(
                 self.open,
-                (-hope, next(self.number), _Chunk(begun, scores[part], row[part], origin)),
+                (-hope, next(self.number), _Chunk(prefixes, scores[part], row[part], origin)),
             )
-            origin.families += 1
+            origin.chunks += 1
         self.kept.append(origin)
         self.room -= origin.cost
         while self.room < 0 and len(self.kept) > 1:
             self._drop(self.kept.popleft())
 
     def _drop(self, origin: _Origin) -> None:
-        """Give up the mask of an origin, once."""
+        """Drop the mask of an origin; it is computed again if needed."""
         self.room += origin.cost
         origin.mask, origin.cost = None, 0

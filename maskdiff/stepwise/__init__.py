@@ -1,4 +1,4 @@
-"""Solving step by step, over any backend, with more candidates only where the model is unsure.
+"""Solving step by step, over any backend, with several candidates where the model is unsure.
 
     from maskdiff.checkpoint import load_denoiser
     from maskdiff.config import StepConfig
@@ -9,8 +9,5 @@
     for solution in solver.solving(["(+ 3 (* 2 4))"]):
         print(solution.text, solution.correct, solution.answer.spent.forward_tokens)
 
-Not for: command lines other than the verb `solve` (`door.py`). Easy to get wrong: a backend that
-closes the turn answers fluently, and from the beginning, at every step; `Solver` refuses one (see
-`probe.py`). Nothing is imported here, so that the door that only prints its help need not wait for
-torch.
+Nothing is imported here, so that `--help` of a command does not wait for torch.
 """

@@ -1,9 +1,9 @@
-"""Reading what an OpenAI-compatible server answered: its choices, their tokens with log-probabilities, and what they cost.
+"""Reads responses of OpenAI-compatible servers: choices, tokens with log-probabilities, and costs.
 
-For: the backends of `maskdiff.stepwise.openai_api`. Not for: sending, or telling which end a choice came to. Easy to get wrong:
-servers leave out whatever they like, and nothing is filled in: what no candidate can be made of raises `Unusable`, and what is
-merely not told is None or 0. Log-probabilities come in two forms, that of chats and that of completions, and either may answer
-either request; alternatives are only the likeliest tokens, so an entropy of them is a lower bound.
+Servers leave out what they like, and nothing is filled in: a response that gives no candidate
+raises `Unusable`, and a missing value is None or 0. Log-probabilities have the form of chats or of
+completions, and either may answer either request. Alternatives are only the likeliest tokens, so
+their entropy is a lower bound.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NO_LOG_PROBS = "returns no log-probabilities: choose a scorer that needs none, such as vote, or another backend"
+NO_LOG_PROBS = (
+    "returns no log-probabilities: choose a scorer that needs none, such as vote, "
+    "or another backend"
+)
 
 
 class Unusable(Exception):
-    """An answer that came, and that no candidate can be made of: the problem, and what was given where it shows that."""
+    """A response that gives no candidate: the problem, and the value that shows it."""
 
     def __init__(self, problem: str, given: object = "") -> None:
         super().__init__(problem)
@@ -26,7 +29,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class DrawnToken:
-    """One drawn token, and log-probabilities of the likeliest ones at its place (of which it may be one)."""
+    """Log-probability of a drawn token, and those of the likeliest ones at its position."""
 
     log_prob: float
     alternatives: tuple[float, ...]
@@ -34,14 +37,14 @@ class DrawnToken:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that a request ran through the model, and how many of them were drawn."""
+    """Tokens that a request ran through the model, and those of them that were drawn."""
 
     forward: int
     drawn: int
 
 
 def read_choices(body: object, num: int) -> list[dict[str, Any]]:
-    """The choices of an answer, in order: `num`, or fewer from a server that does not heed n."""
+    """Return the choices of a response in order: `num`, or fewer if the server ignores n."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Unusable("answered without choices", body)
@@ -54,7 +57,7 @@ def read_choices(body: object, num: int) -> list[dict[str, Any]]:
 
 
 def read_usage(body: Any) -> Usage | None:
-    """What was run through the model, cached tokens of the prompt left out; None where the server does not say."""
+    """Return the usage without cached tokens of the prompt; None if the server reports none."""
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
@@ -67,10 +70,10 @@ def read_usage(body: Any) -> Usage | None:
 
 
 def count_drawn(usage: Usage | None, drawn: list[list[DrawnToken] | None]) -> list[int]:
-    """Drawn tokens of every choice.
+    """Return the number of drawn tokens of every choice.
 
-    Of a single choice they are the server's own count; of several, which it sums up, the number of log-probabilities, or
-    without these equal shares, of which the last gets the remainder. 0 where nothing is known of one.
+    For a single choice it is the count of the server. For several, which the server sums up, it is
+    the number of log-probabilities or, without these, an equal share; 0 if unknown.
     """
     num = len(drawn)
     if usage is not None and num == 1:
@@ -82,12 +85,12 @@ def count_drawn(usage: Usage | None, drawn: list[list[DrawnToken] | None]) -> li
 
 
 def read_drawn(logprobs: object, text: str) -> list[DrawnToken]:
-    """The tokens of a choice that says `text`, from either form of log-probabilities, whichever request it answers.
+    """Return the tokens of a choice with this `text`, from either form of log-probabilities.
 
-    Those of a stop string, behind the text, are kept where they have a number and dropped where they have none.
+    Tokens of a stop string, after the text, are kept if they have a log-probability.
     """
     rows = _rows(logprobs) if isinstance(logprobs, dict) else []
-    # How much of the text the tokens in front of each one cover.
+    # Number of characters before each token.
     before = [0]
     for row in rows:
         before.append(before[-1] + len(str(row[0] or "")))
@@ -127,9 +130,9 @@ def _is_number(value: object) -> bool:
 
 
 def entropy_bound(log_probs: Sequence[float]) -> float:
-    """Entropy in nats of the likeliest tokens and of one bucket for all others: a lower bound of that of the tokens.
+    """Return the entropy in nats of the likeliest tokens and one bucket of all others.
 
-    The others, told apart, would add the mass of the bucket times the entropy within it.
+    It is a lower bound: the entropy within the bucket is missing.
     """
     probs = [math.exp(min(0.0, number)) for number in log_probs]
     probs.append(max(0.0, 1.0 - math.fsum(probs)))
@@ -137,7 +140,7 @@ def entropy_bound(log_probs: Sequence[float]) -> float:
 
 
 def probability_gap(log_probs: Sequence[float]) -> float:
-    """Probability of the likeliest token minus that of the second."""
+    """Return the probability of the likeliest token minus that of the second."""
     first, second = sorted((math.exp(min(0.0, number)) for number in log_probs), reverse=True)[:2]
     return first - second
 

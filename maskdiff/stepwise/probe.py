@@ -1,9 +1,9 @@
-"""Whether a backend goes on from a partial answer, and noticing when it does not.
+"""Tests whether a backend continues a partial answer.
 
-For: `probe`, asked before; `Guard`, which watches a run. Not for: backends. Easy to get wrong: a chat interface that closes the
-turn answers fluently, with good log-probabilities, from the beginning, at every step; so nothing but *what* it says next tells.
-A random string is asked for and its first half given as the partial answer: the next symbol is that of the second half, or of
-the first. Comparing texts by their beginnings would call an echo a continuation.
+A chat interface that closes the turn answers fluently from the beginning at every step, with good
+log-probabilities; only the text of its answer reveals that. `probe_continuation` therefore asks for
+a random string and gives its first half as partial answer: the next symbol is that of the second
+half, or of the first. `RestartGuard` detects repeated steps during a run.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from maskdiff.stepwise.protocol import BackendError, Candidate, Rejected, Request, StepBackend, Stop
 
 NONCES = 3
-SAID = 4  # tokens asked for: the next symbol is all that counts, white space may come before it
+PROBE_TOKENS = 4  # requested: only the next symbol counts, and white space may precede it
 DIGITS = 8  # of a nonce for a chat model
-IN_A_ROW, EARLY = 2, 3  # repeated steps that stop a run; the step by which one is enough
-SHORT = 8  # symbols; shorter steps repeat in good answers, too
+IN_A_ROW, EARLY = 2, 3  # repeated steps that stop a run; up to this step a single one does
+SHORT = 8  # symbols; shorter steps also repeat in good answers
 
 
 class ProbeVerdict(Enum):
-    """What a backend does with a partial answer."""
+    """What a backend does with a partial answer; the value completes `it ...`."""
 
     CONTINUE = "goes on from it"
     RESTART = "ignores it and answers from the beginning"
@@ -35,7 +35,7 @@ class ProbeVerdict(Enum):
 
 @dataclass(frozen=True)
 class Nonce:
-    """A prompt, the reply that it asks for, and how many symbols of that are given (2 or more).
+    """A prompt, the reply that it asks for, and the number of its symbols that are given, from 2.
 
     reply[given] differs from reply[0], and reply[1] from both.
     """
@@ -47,14 +47,14 @@ class Nonce:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The verdict and what each nonce showed."""
+    """The verdict, and what each nonce showed."""
 
     verdict: ProbeVerdict
     seen: tuple[str, ...]
 
 
 def digits_nonce(rng: np.random.Generator) -> Nonce:
-    """A string of distinct random digits that a chat model is to repeat."""
+    """Return a nonce of distinct random digits that a chat model is to repeat."""
     digits = "".join(map(str, rng.permutation(10)[:DIGITS]))
     return Nonce(f"Reply with exactly these digits and nothing else: {digits}", digits, DIGITS // 2)
 
@@ -64,47 +64,47 @@ def probe_continuation(
     make: Callable[[np.random.Generator], Nonce] = digits_nonce,
     seed: int = 0,
 ) -> ProbeResult:
-    """Ask `NONCES` times; one verdict that all of them gave, or UNKNOWN.
+    """Return the verdict on which `NONCES` tests agree, or UNKNOWN.
 
-    Raises BackendError for a backend that does not answer even without a partial answer.
+    Raises BackendError for a backend that does not even answer without a partial answer.
     """
     rng = np.random.default_rng(seed)
     verdicts, seen = [], []
     for _ in range(NONCES):
         nonce = make(rng)
-        verdict, said = _classify(generator, nonce)
+        verdict, shown = _classify(generator, nonce)
         verdicts.append(verdict)
-        seen.append(f"{nonce.reply[: nonce.given]!r} of {nonce.reply!r} given: {said}")
+        seen.append(f"{nonce.reply[: nonce.given]!r} of {nonce.reply!r} given: {shown}")
     agreed = verdicts[0] if len(set(verdicts)) == 1 else ProbeVerdict.UNKNOWN
     return ProbeResult(agreed, tuple(seen))
 
 
 def _classify(generator: StepBackend, nonce: Nonce) -> tuple[ProbeVerdict, str]:
-    """What the next symbol tells, and the text that it came from."""
+    """The verdict of one nonce, and what the backend answered."""
     try:
-        said = _said(generator, nonce.prompt, nonce.reply[: nonce.given])
+        text = _answer(generator, nonce.prompt, nonce.reply[: nonce.given])
     except Rejected as error:
-        _said(
-            generator, nonce.prompt, ""
-        )  # refused without it, too: then that is an error of its own, and raised
+        _answer(generator, nonce.prompt, "")  # raises if the prompt alone is refused, too
         return ProbeVerdict.REJECT, f"refused ({error})"
-    symbol = said.lstrip()[:1]
+    symbol = text.lstrip()[:1]
     if symbol == nonce.reply[nonce.given]:
-        return ProbeVerdict.CONTINUE, repr(said)
+        return ProbeVerdict.CONTINUE, repr(text)
     if symbol != nonce.reply[0]:
-        return ProbeVerdict.UNKNOWN, repr(said)
-    # From the beginning: the model's own beginning, or an echo of ours? A beginning that is not the reply's tells.
+        return ProbeVerdict.UNKNOWN, repr(text)
+    # It begins as the reply does: a restart, or an echo? Another partial answer decides.
     decoy = nonce.reply[1 : nonce.given]
-    again = _said(generator, nonce.prompt, decoy).lstrip()[:1]
-    told = f"{said!r}, and with {decoy!r} given: {again!r}"
+    again = _answer(generator, nonce.prompt, decoy).lstrip()[:1]
+    shown = f"{text!r}, and with {decoy!r} given: {again!r}"
     if again == nonce.reply[0]:
-        return ProbeVerdict.RESTART, told
-    return (ProbeVerdict.ECHO if again == decoy[0] else ProbeVerdict.UNKNOWN), told
+        return ProbeVerdict.RESTART, shown
+    return (ProbeVerdict.ECHO if again == decoy[0] else ProbeVerdict.UNKNOWN), shown
 
 
-def _said(generator: StepBackend, prompt: str, given: str) -> str:
+def _answer(generator: StepBackend, prompt: str, given: str) -> str:
     partial = (Candidate(step=given, text=given, finish="length", tokens=0),) if given else ()
-    request = Request(prompt, partial, temperature=0.0, stop=Stop(strings=(), max_tokens=SAID))
+    request = Request(
+        prompt, partial, temperature=0.0, stop=Stop(strings=(), max_tokens=PROBE_TOKENS)
+    )
     (reply,) = generator.next_step([request])
     if not reply.candidates:
         raise BackendError(f"{generator.name} gave no candidate")
@@ -113,10 +113,11 @@ def _said(generator: StepBackend, prompt: str, given: str) -> str:
 
 @dataclass
 class RestartGuard:
-    """Notices at run time that an answer starts again and again: its steps repeat, whole, what was said before.
+    """Detects during a run that an answer restarts: whole steps are repeated.
 
-    It says so when by the third step one of them did, or later when two in a row do; steps of fewer than `SHORT` symbols may
-    repeat. A server that words its beginning anew each time is not noticed: it is the probe that tells.
+    One repetition among the first `EARLY` steps, or `IN_A_ROW` in a row later, counts as a restart;
+    steps of fewer than `SHORT` symbols do not count. It does not detect a server that words its
+    beginning differently each time, which the probe does.
     """
 
     seen: list[str] = field(default_factory=list)
@@ -124,7 +125,7 @@ class RestartGuard:
     in_a_row: int = 0
 
     def restarted(self, step: str) -> bool:
-        """Take the text of the next step; whether the run should stop."""
+        """Add the text of the next step; return whether the run should stop."""
         again = len(step) >= SHORT and step in self.seen
         self.seen.append(step)
         self.restarts += again

@@ -1,8 +1,7 @@
-"""Solving many problems at once: what their strategies ask for is gathered, asked together, and handed back.
+"""Solves many problems at once: requests of all strategies share batches of the backend.
 
-For: `solve`, `solving`, `Solution` and the refusal of backends that do not go on from a partial answer. Not for: what a
-strategy does. Easy to get wrong: one problem that fails must not take the others down, so a batch that fails is asked again one
-by one; and a solution never depends on which problems shared its batch.
+A solution does not depend on the problems that share its batch. A batch that fails is repeated
+request by request, so that one bad problem does not affect the others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from maskdiff.stepwise.probe import (
 )
 from maskdiff.stepwise.protocol import Request, StepBackend
 from maskdiff.stepwise.scorers import Judgement, Scorer, make_scorer
-from maskdiff.stepwise.strategies import RUNS, STEPWISE, Answer, Ask, Run, Told, step_stop
+from maskdiff.stepwise.strategies import RUNS, STEPWISE, Answer, Answered, Ask, Run, step_stop
 from maskdiff.utils.arguments import checked_arguments, integer, iter_texts
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 
@@ -38,14 +37,17 @@ if TYPE_CHECKING:
 
 COHORT = 32  # problems at a time
 UNSCORED = ("greedy", "sample", "never")  # strategies of one candidate a step
-PARAGRAPH = "\n\n"  # what ends a step where no language says it
+PARAGRAPH = "\n\n"  # ends a step without a language
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What came of one problem. correct: whether the answer is right, None where nobody knows. first_wrong: the number of the
-    first wrong step, from 1, None where none is or nobody knows. error: why there is no answer;
-    timed_out: for want of time.
+    """The result of one problem.
+
+    Attributes:
+        correct: Whether the answer is right; None if unknown.
+        first_wrong: Number of the first wrong step, from 1; None if there is none or it is unknown.
+        error: The reason for no answer; `timed_out` if that is the time limit.
     """
 
     problem: str
@@ -59,7 +61,7 @@ class Solution:
 
     @property
     def finish_reason(self) -> str:
-        """That of the answer; without one `timeout` or `error`."""
+        """The finish reason of the answer; without one `timeout` or `error`."""
         if self.answer is not None:
             return self.answer.finish_reason
         return "timeout" if self.timed_out else "error"
@@ -73,10 +75,14 @@ class Solution:
 class Solver:
     """Solves problems with one backend, scorer and strategy.
 
-    `language` says what a prompt is, where a step ends and what is right; without one the prompt is the problem itself and
-    nobody knows. `loaded` is the checkpoint that scorers with a model of their own use. Raises ConfigError for settings that
-    do not fit, and for a strategy that continues partial answers over a backend that does not (`config.fallback` names what
-    is done instead).
+    Args:
+        language: Defines prompts, ends of steps and right answers; without one the prompt is the
+            problem, and answers are not judged.
+        loaded: The checkpoint for scorers that use a model of their own.
+        probed: The result of an earlier probe of the backend.
+
+    Raises ConfigError for settings that do not fit, and for a strategy that continues partial
+    answers over a backend that does not (unless `config.fallback` names another strategy).
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class Solver:
         probed: ProbeResult | None = None,
     ) -> None:
         self.generator, self.language, self.loaded = generator, language, loaded
-        self.deadline = NEVER  # of the cohort under way
+        self.deadline = NEVER  # of the present cohort
         self.probed = probed
         self.config = self._allowed(config)
         self.fell_back = self.config.strategy != config.strategy
@@ -96,7 +102,7 @@ class Solver:
             self.config, language.separator if language is not None else PARAGRAPH
         )
         alone = self.config.strategy in UNSCORED or config.candidates == 1
-        name = "vote" if alone else config.scorer  # where nothing is chosen, a scorer need not fit
+        name = "vote" if alone else config.scorer  # with one candidate no scorer is needed
         self.scorer: Scorer = make_scorer(name, loaded, config.scorer_groups, self.stop.strings)
         if (
             name == "checker"
@@ -104,11 +110,12 @@ class Solver:
             and self.stop.strings != (language.separator,)
         ):
             raise ConfigError(
-                f"the checker knows steps that end with {quote(language.separator)}; leave step_stop alone"
+                f"the checker knows steps that end with {quote(language.separator)}; "
+                "leave step_stop alone"
             )
 
     def _allowed(self, config: StepConfig) -> StepConfig:
-        """The configuration, or the fallback's where the backend does not continue. Raises ConfigError."""
+        """The configuration, or that of the fallback. Raises ConfigError."""
         if config.strategy not in STEPWISE or self.generator.capabilities.continues:
             return config
         if not config.require_continuation:
@@ -117,18 +124,23 @@ class Solver:
             self.probed = self.probed or self.probe()
             if self.probed.verdict is ProbeVerdict.CONTINUE:
                 return config
-            why = f"given a partial answer, it {self.probed.verdict.value} ({self.probed.verdict.name}; {self.probed.seen[0]})"
+            verdict = self.probed.verdict
+            why = (
+                f"given a partial answer, it {verdict.value} "
+                f"({verdict.name}; {self.probed.seen[0]})"
+            )
         else:
             why = "it cannot go on from a partial answer"
         if config.fallback == "best-of-n":
             return replace(config, strategy="best-of-n")
         raise ConfigError(
-            f"{config.strategy} continues partial answers, and the backend {self.generator.name} does not: {why}; "
-            "take --strategy best-of-n, which needs no continuation, or --fallback best-of-n"
+            f"{config.strategy} continues partial answers, and the backend {self.generator.name} "
+            f"does not: {why}; take --strategy best-of-n, which needs no continuation, "
+            "or --fallback best-of-n"
         )
 
     def probe(self) -> ProbeResult:
-        """Whether the backend goes on from a partial answer."""
+        """Test whether the backend continues a partial answer."""
         language = self.language
         if language is None:
             return probe_continuation(self.generator, digits_nonce)
@@ -140,7 +152,7 @@ class Solver:
         return probe_continuation(self.generator, make)
 
     def prompt(self, problem: str) -> str:
-        """What the backend is told."""
+        """Return the prompt of a problem."""
         if self.language is None or self.generator.capabilities.chat:
             return problem
         return self.language.prompt(problem)
@@ -149,7 +161,7 @@ class Solver:
     def solving(
         self, problems: Iterable[str | DataError], seed: int = 0, cohort: int = COHORT
     ) -> Iterator[Solution]:
-        """Solutions in the order of the problems; one that fails has `error` in its place."""
+        """Yield solutions in the order of the problems; one that fails has `error`."""
         source = torch.Generator().manual_seed(seed)
         problems = iter(problems)
         while batch := list(itertools.islice(problems, cohort)):
@@ -158,9 +170,9 @@ class Solver:
     def together(
         self, batch: Sequence[str | DataError], source: torch.Generator, deadline: Deadline = NEVER
     ) -> list[Solution]:
-        """Solutions of a cohort, the keys of which are drawn from `source`.
+        """Return the solutions of a cohort, with random keys from `source`.
 
-        Once the deadline has passed, an answer ends after its last whole step (`timeout`).
+        At the deadline an answer ends after its last complete step (`timeout`).
         """
         keys = [int(key) & ((1 << 62) - 1) for key in new_keys(len(batch), source)]
         self.deadline = deadline
@@ -171,6 +183,7 @@ class Solver:
             self.generator.forget()
 
     def _cohort(self, batch: Sequence[str | DataError], keys: Sequence[int]) -> list[Solution]:
+        # One coroutine for each problem that can be read.
         made: dict[int, Solution] = {}
         runs: dict[int, tuple[str, Run]] = {}
         for number, (given, key) in enumerate(zip(batch, keys, strict=True)):
@@ -184,11 +197,12 @@ class Solver:
             except UserError as error:
                 text = "" if isinstance(given, DataError) else given
                 made[number] = Solution(text, strategy=self.config.strategy, error=str(error))
+        # All of them together: what they ask for, and the answers, until each has ended.
         asks: dict[int, Ask] = {number: next(run) for number, (_, run) in runs.items()}
         while asks:
-            told = self._ask(asks)
+            replies = self._ask(asks)
             asks = {}
-            for number, item in told.items():
+            for number, item in replies.items():
                 problem, run = runs[number]
                 try:
                     if isinstance(item, TimedOut):
@@ -206,58 +220,54 @@ class Solver:
                     )
         return [made[number] for number in range(len(batch))]
 
-    def _ask(self, asks: dict[int, Ask]) -> dict[int, Told | UserError]:
-        """All requests together, then all judgements; what fails together is asked one by one."""
+    def _ask(self, asks: dict[int, Ask]) -> dict[int, Answered | UserError]:
+        """Answer all requests in one call, then all judgements; one by one if a call fails."""
         requests = {number: ask for number, ask in asks.items() if isinstance(ask, Request)}
         judgements = {number: ask for number, ask in asks.items() if isinstance(ask, Judgement)}
-        told: dict[int, Told | UserError] = {}
+        replies: dict[int, Answered | UserError] = {}
         try:
             self.deadline.check()
-            told |= (
+            replies |= (
                 zip(requests, self.generator.next_step(list(requests.values())), strict=True)
                 if requests
                 else ()
             )
-            told |= (
+            replies |= (
                 zip(judgements, self.scorer.score(list(judgements.values())), strict=True)
                 if judgements
                 else ()
             )
         except TimedOut as error:
-            told |= {number: error for number in asks if number not in told}
+            replies |= {number: error for number in asks if number not in replies}
         except UserError as error:
             if len(asks) == 1:
                 return {next(iter(asks)): error}
             for number, ask in asks.items():
-                if number not in told:
-                    told |= self._ask({number: ask})
-        return told
+                if number not in replies:
+                    replies |= self._ask({number: ask})
+        return replies
 
     def _judged(self, problem: str, answer: Answer) -> Solution:
-        """The solution, with what the language says of it."""
+        """The solution, judged by the language."""
         steps = [step.text for step in answer.steps]
         last = steps[-1] if steps else ""
         for stop in self.stop.strings:
             last = last.removesuffix(stop)
         if self.language is None:
             return Solution(problem, answer, last.strip(), strategy=self.config.strategy)
-        last = last.rpartition(self.language.separator)[
-            2
-        ]  # steps may have ended elsewhere (`step_stop`)
+        # The last step may hold several, if `step_stop` ends them elsewhere.
+        last = last.rpartition(self.language.separator)[2]
         wrong = self.language.first_wrong(self.language.prompt(problem) + self._whole_steps(answer))
         result = last if answer.finish_reason == "end" and self.language.is_final(last) else ""
         correct = result == self.language.answer(problem)
         return Solution(problem, answer, result, correct, wrong, self.config.strategy)
 
     def _whole_steps(self, answer: Answer) -> str:
-        """What was written, without a last step that was cut off: half a number is no wrong one."""
+        """The answer without an incomplete last step."""
         assert self.language is not None
-        text = answer.text
-        return (
-            text
-            if answer.finish_reason == "end"
-            else text[: text.rfind(self.language.separator) + 1]
-        )
+        if answer.finish_reason == "end":
+            return answer.text
+        return answer.text[: answer.text.rfind(self.language.separator) + 1]
 
 
 __all__ = ["COHORT", "Solution", "Solver"]

@@ -1,9 +1,9 @@
-"""How one problem is solved: strategies as coroutines, which ask for candidates and scores and are sent the answers.
+"""How one problem is solved: coroutines that yield requests and judgements and receive the answers.
 
-For: `stepwise` (greedy, sample, every-step, adaptive, random: one loop, which differs in its trigger) and `whole` (best-of-n).
-Not for: asking a model (`solver.py` gathers what all problems ask for, so that they share a batch). Easy to get wrong: the
-first candidate of a step stays among its candidates when more are drawn, so `always` is best-of-n at every step, `never` is
-the first candidates alone, and nothing is paid for twice; MUR's own code draws all N anew.
+`stepwise` writes an answer step by step, with more candidates where its trigger says so;
+`whole_answers` draws complete answers. The first candidate of a step stays a candidate if more are
+drawn, so `always` is best-of-n at every step, `never` takes the first candidates, and no candidate
+is drawn twice; the code of MUR draws all N again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from maskdiff.stepwise.triggers import Always, Momentum, Never, Random, Trigger
 from maskdiff.utils.deadline import TimedOut
 
 Ask = Request | Judgement
-Told = Reply | tuple[list[float], Spent]
-Run = Generator[Ask, Told, "Answer"]
+Answered = Reply | tuple[list[float], Spent]
+Run = Generator[Ask, Answered, "Answer"]
 
 STEPWISE = ("greedy", "sample", "every-step", "always", "adaptive", "random", "never")
 WHOLE = ("best-of-n",)
@@ -31,9 +31,12 @@ STRATEGIES = (*STEPWISE, *WHOLE)
 class ChosenStep:
     """One step of an answer.
 
-    uncertainty: mean -log p of its tokens, nats, None where a backend tells none; level: the momentum uncertainty before it,
-    None without; scaled: whether there were more candidates; chosen: the number of the one taken; proposals, scores: of all
-    candidates, empty where there was one.
+    Attributes:
+        uncertainty: Mean -log p of its tokens in nats; None without log-probabilities.
+        level: The momentum uncertainty before it; None without a momentum trigger.
+        scaled: Whether there were several candidates.
+        chosen: Index of the chosen candidate.
+        proposals, scores: Of all candidates; empty if there was one.
     """
 
     text: str
@@ -48,10 +51,12 @@ class ChosenStep:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a problem: its steps, why it ended (`end`, `max_steps`, `step_length`,
-    `restarted`, `timeout`), its cost.
+    """The steps of an answer, the reason of its end, and its cost.
 
-    tokens: drawn tokens of the answer itself. restarts: steps that repeated an earlier one.
+    Attributes:
+        finish_reason: `end`, `max_steps`, `step_length`, `restarted` or `timeout`.
+        tokens: Drawn tokens of the answer itself.
+        restarts: Steps that repeated an earlier one.
     """
 
     steps: tuple[ChosenStep, ...]
@@ -64,13 +69,13 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All steps; what the last token said beyond the last of them is left out."""
+        """All steps, without text of the last token after them."""
         return "".join(step.text for step in self.steps)
 
 
 @dataclass
 class _Run:
-    """What the loop keeps of an answer under way."""
+    """The state of an answer that is being written."""
 
     partial: list[Candidate] = field(default_factory=list)
     taken: list[ChosenStep] = field(default_factory=list)
@@ -78,16 +83,20 @@ class _Run:
 
     def answer(self, reason: str, restarts: int = 0) -> Answer:
         known = all(candidate.log_probs is not None for candidate in self.partial)
+        log_probs = (p for candidate in self.partial for p in candidate.log_probs or ())
         return Answer(
-            steps=tuple(self.taken), finish_reason=reason, spent=self.spent,
-            tokens=sum(candidate.tokens for candidate in self.partial), restarts=restarts,
+            steps=tuple(self.taken),
+            finish_reason=reason,
+            spent=self.spent,
+            tokens=sum(candidate.tokens for candidate in self.partial),
+            restarts=restarts,
             ids=tuple(token for candidate in self.partial for token in candidate.ids),
-            log_probs=tuple(p for candidate in self.partial for p in candidate.log_probs or ()) if known else None,
-        )  # fmt: skip
+            log_probs=tuple(log_probs) if known else None,
+        )
 
 
 def make_trigger(config: StepConfig, seed: int) -> Trigger:
-    """The trigger of a stepwise strategy."""
+    """Return the trigger of a stepwise strategy."""
     if config.strategy in ("every-step", "always"):
         return Always()
     if config.strategy == "adaptive":
@@ -96,19 +105,19 @@ def make_trigger(config: StepConfig, seed: int) -> Trigger:
 
 
 def uncertainty_of(candidate: Candidate) -> float:
-    """Mean -log p of a candidate's tokens, nats. Raises BackendError where no log-probabilities are known."""
+    """Return the mean -log p of the tokens in nats. Raises BackendError if unknown."""
     return -mean_log_prob(candidate)
 
 
 def step_stop(config: StepConfig, separator: str) -> Stop:
-    """Where steps end: at the strings of the configuration, else where the language's do."""
+    """Return where steps end: at the strings of the configuration, else at `separator`."""
     return Stop(config.step_stop or (separator,), config.max_step_tokens, config.min_step_tokens)
 
 
 def stepwise(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) -> Run:
     """Write an answer step by step, with more candidates where the trigger says so.
 
-    TimedOut, thrown into it, ends the answer after its last whole step.
+    TimedOut, thrown into the coroutine, ends the answer after its last complete step.
     """
     run, guard = _Run(), RestartGuard()
     try:
@@ -131,11 +140,13 @@ def _steps(
     trigger = make_trigger(config, seed)
     cold = config.strategy == "greedy" or (config.strategy != "sample" and config.draft == "greedy")
     for number in range(config.max_steps):
+        # One candidate.
         first = 0.0 if cold else config.temperature
         request = Request(
             prompt, tuple(run.partial), 1, first, stop, _mixed(seed, number), session=seed
         )
         candidates = yield from _candidates(run, request)
+        # More candidates and their scores, if the trigger says so.
         known = candidates[0].log_probs is not None
         needed = isinstance(trigger, Momentum)
         uncertainty = uncertainty_of(candidates[0]) if known or needed else 0.0
@@ -148,6 +159,7 @@ def _steps(
             )
             candidates += yield from _candidates(run, more)
             scores = yield from _scores(run, Judgement(request, candidates, problem))
+        # The chosen step, and whether it is the last.
         best = _first_best(scores)
         chosen = candidates[best]
         final = uncertainty_of(chosen) if known or needed else None
@@ -168,7 +180,8 @@ def _steps(
 
 
 def whole_answers(prompt: str, problem: str, config: StepConfig, stop: Stop, seed: int) -> Run:
-    """Draw N whole answers and take the best: no partial answer is ever continued, so any backend will do."""
+    """Draw N complete answers and take the best; this works with any backend."""
+    # The candidates: with a greedy draft, the first one at temperature 0.
     run = _Run()
     most = stop.max_tokens * config.max_steps
     first = 0.0 if config.draft == "greedy" else config.temperature
@@ -182,11 +195,10 @@ def whole_answers(prompt: str, problem: str, config: StepConfig, stop: Stop, see
             candidates += yield from _candidates(run, rest)
     else:
         candidates = yield from _candidates(run, replace(request, num=config.candidates))
-    scores = (
-        (yield from _scores(run, Judgement(request, candidates, problem)))
-        if len(candidates) > 1
-        else []
-    )
+    # The best one, split into steps.
+    scores: list[float] = []
+    if len(candidates) > 1:
+        scores = yield from _scores(run, Judgement(request, candidates, problem))
     best = _first_best(scores)
     chosen = candidates[best]
     uncertainty = None if chosen.log_probs is None else uncertainty_of(chosen)
@@ -199,17 +211,17 @@ def whole_answers(prompt: str, problem: str, config: StepConfig, stop: Stop, see
     return run.answer("end" if chosen.finish == "end" else "step_length")
 
 
-def _candidates(run: _Run, request: Request) -> Generator[Ask, Told, tuple[Candidate, ...]]:
+def _candidates(run: _Run, request: Request) -> Generator[Ask, Answered, tuple[Candidate, ...]]:
     reply = yield request
     assert isinstance(reply, Reply)
     run.spent += reply.spent
     return reply.candidates
 
 
-def _scores(run: _Run, judgement: Judgement) -> Generator[Ask, Told, list[float]]:
-    told = yield judgement
-    assert isinstance(told, tuple)
-    scores, spent = told
+def _scores(run: _Run, judgement: Judgement) -> Generator[Ask, Answered, list[float]]:
+    scored = yield judgement
+    assert isinstance(scored, tuple)
+    scores, spent = scored
     run.spent += spent
     return scores
 
@@ -219,12 +231,12 @@ def _first_best(scores: list[float]) -> int:
 
 
 def _mixed(seed: int, step: int) -> int:
-    """A seed of its own for every step: a server knows nothing of positions."""
+    """The seed of a step, since a server does not know the position."""
     return (seed * 1_000_003 + step * 7_919 + 1) % (1 << 62)
 
 
 def _cut(rest: str, stop: Stop, last: ChosenStep) -> list[ChosenStep]:
-    """The steps of a whole answer, told apart afterwards; `last` is what is known of all of it, kept with the last one."""
+    """The steps of a complete answer; the last one carries the figures of `last`."""
     steps = []
     while (end := stop.find(rest)) is not None:
         steps.append(ChosenStep(rest[:end], "stop"))
@@ -242,10 +254,10 @@ __all__ = [
     "STRATEGIES",
     "WHOLE",
     "Answer",
+    "Answered",
     "Ask",
     "ChosenStep",
     "Run",
-    "Told",
     "make_trigger",
     "step_stop",
     "stepwise",

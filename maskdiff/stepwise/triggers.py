@@ -1,9 +1,9 @@
-"""When a step gets more candidates than one.
+"""Triggers: which steps get more than one candidate.
 
-For: `Momentum` (MUR, 2507.14958), `Random` (its control) and the two ends, `Always` and `Never`. Not for: choosing among
-candidates. Easy to get wrong: what is fed back is the uncertainty of the step that was *chosen*; and with M_0 = 0, as
-published, the first steps of a long answer all trigger, even where every step is equally uncertain: 21 of 39 of them at u = 1.
-Correcting the bias of the average mends that.
+`Momentum` is MUR (2507.14958), `Random` its control, `Always` and `Never` are the extremes. The
+uncertainty of the chosen step is fed back. With M_0 = 0, as published, the first steps of a long
+answer all trigger, even if every step is equally uncertain: 21 of 39 of them at u = 1;
+`bias_corrected` prevents that.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ class Trigger(Protocol):
     """The state of one answer."""
 
     def scale(self, step: int, uncertainty: float) -> bool:
-        """Whether step `step` (from 0), whose first candidate has `uncertainty` in nats a token, gets more candidates."""
+        """Return whether `step` (from 0) gets more candidates.
+
+        `uncertainty` is that of its first candidate, in nats a token.
+        """
         ...
 
     def update(self, uncertainty: float) -> None:
-        """Take the uncertainty of the step that was chosen."""
+        """Add the uncertainty of the chosen step."""
         ...
 
 
@@ -37,7 +40,7 @@ class Always:
         return True
 
     def update(self, uncertainty: float) -> None:
-        """Nothing is remembered."""
+        """Do nothing."""
 
 
 @dataclass
@@ -48,14 +51,14 @@ class Never:
         return False
 
     def update(self, uncertainty: float) -> None:
-        """Nothing is remembered."""
+        """Do nothing."""
 
 
 @dataclass
 class Random:
-    """Any step but the first, with probability `rate`: whether the uncertainty tells *where* candidates pay.
+    """Any step but the first, with probability `rate`, as a function of `seed` and the step.
 
-    The lots are a function of `seed` and the number of the step.
+    Comparing it with `Momentum` shows whether uncertainty tells which steps profit.
     """
 
     rate: float
@@ -68,14 +71,19 @@ class Random:
         )
 
     def update(self, uncertainty: float) -> None:
-        """Nothing is remembered."""
+        """Do nothing."""
 
 
 @dataclass
 class Momentum:
-    """Momentum uncertainty [2507.14958]: scale step t > 0 iff exp(u_t) > exp(M_{t-1}) / g, M_t = a M_{t-1} + (1 - a) u_t.
+    """Momentum uncertainty [2507.14958].
 
-    momentum: a in [0, 1). scaling: g in (0, 1]. bias_corrected: compare with M / (1 - a^t), t being the steps so far.
+    Step t > 0 is scaled iff exp(u_t) > exp(M_{t-1}) / g, with M_t = a M_{t-1} + (1 - a) u_t.
+
+    Attributes:
+        momentum: a in [0, 1).
+        scaling: g in (0, 1].
+        bias_corrected: Compare with M / (1 - a^t), where t is the number of steps so far.
     """
 
     momentum: float = 0.9
@@ -91,12 +99,10 @@ class Momentum:
 
     @property
     def level(self) -> float:
-        """What the uncertainty of a step is compared with, before g."""
-        return (
-            self.average / (1.0 - self.momentum**self.steps)
-            if self.bias_corrected and self.steps
-            else self.average
-        )
+        """M, with which the uncertainty of a step is compared."""
+        if self.bias_corrected and self.steps:
+            return self.average / (1.0 - self.momentum**self.steps)
+        return self.average
 
     def update(self, uncertainty: float) -> None:
         self.average = self.momentum * self.average + (1.0 - self.momentum) * uncertainty

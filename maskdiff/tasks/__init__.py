@@ -1,14 +1,13 @@
-"""The verbs: `generate`, `repair`, `edit`, `complete`, `solve` and `rewrite`; the Python API that users import.
+"""The tasks `generate`, `complete`, `repair`, `edit`, `fill` and `rewrite`: the Python API.
 
-    from maskdiff.checkpoint import load_denoiser
     from maskdiff import tasks
+    from maskdiff.checkpoint import load_denoiser
     loaded = load_denoiser("checkpoints/best.pt")
     for result in tasks.repair(loaded, ["(+(*75)10=45"]):
         print(result.text, result.holds, result.score)
 
-Not for: command lines, or any sampling algorithm (`maskdiff.sampling`, `maskdiff.repair`). Easy to get wrong: one bad string
-must not take the others down, so a string that nothing can be made of is a `Result` with `error` in its place; only settings
-that fit no string at all raise.
+A text that cannot be processed has a `Result` with `error`, and the others are processed; only
+settings that fit no text raise.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Candidates for the repair of a string: what they are worth, and which is taken.
+"""Candidates for the repair of a string: their scores, and the choice among them.
 
-For: `repair` under a grammar, with truth, with several answers or with symbols that are certain. Not for: where candidates come
-from (`proposing.py`). Easy to get wrong: candidates of different origin are comparable only by the same exact total,
-log p(x | n) + log p(n) + log p(y | x); the beam's own is that, all others are computed here. How many answers are asked for
-must not change the first of them.
+All candidates, of whatever origin, are compared by the same exact total
+log p(x | n) + log p(n) + log p(y | x). The beam computes it for its own; `CandidateScorer` computes
+it for all others.
 """
 
 from __future__ import annotations
@@ -30,12 +29,16 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class RepairConstraints:
-    """What is asked of a repaired string, beside being probable.
+    """Constraints and preferences on a repaired string.
 
-    grammar: it parses. holds: what it states is true, if that can be had. max_edits: of the input, at most. top: how many
-    answers. look: how many candidates are looked at for a valid one, `top` at least. by_edits:
-    fewer edits are better, whatever is probable. same_length: it is as long as the input, if that
-    can be had; lengths have no probability then.
+    Attributes:
+        grammar: It must parse.
+        holds: Strings whose statement is true come first.
+        max_edits: Maximal number of edits of the input.
+        top: Number of answers.
+        look: Number of candidates (at least `top`) among which a valid one is sought.
+        by_edits: Fewer edits are better, whatever the probability.
+        same_length: Strings as long as the input come first, and log p(n) is left out.
     """
 
     grammar: bool = False
@@ -49,9 +52,9 @@ class RepairConstraints:
 
 @dataclass(frozen=True)
 class Damaged:
-    """A string to repair: its token ids, its text, and the positions of symbols that are certain.
+    """A string to repair: token ids, text, and the positions of symbols that are certain.
 
-    foreign: symbols that the language does not have, by position; the text has blanks for them.
+    `foreign` maps positions to symbols that the language lacks; the text has blanks for them.
     """
 
     tokens: list[int]
@@ -60,7 +63,7 @@ class Damaged:
     foreign: Mapping[int, str] = field(default_factory=dict)
 
     def script(self, text: str, blank: str) -> tuple[Edit, ...] | None:
-        """The edits that make `text` of what was given; None where none keep what is certain."""
+        """Return the edits that lead to `text`; None if certain symbols would change."""
         script = edit_script(self.text, text, blank, self.certain)
         if script is None or not self.foreign:
             return script
@@ -70,7 +73,7 @@ class Damaged:
         )
 
     def change(self, script: Sequence[Edit], blank: str) -> Change:
-        """What such edits leave of the symbols that were given."""
+        """Return how many of the given symbols the edits change."""
         gone = {e.position for e in script if e.operation in ("delete", "replace")}
         blanks = {i for i, symbol in enumerate(self.text) if symbol == blank} - self.foreign.keys()
         changed = (gone | self.foreign.keys()) - blanks
@@ -79,7 +82,10 @@ class Damaged:
 
 @dataclass(frozen=True)
 class RepairCandidate:
-    """A string that `damaged` may have been; log_prior is NaN and total -inf where the model has no room for it."""
+    """A possible original of `damaged`.
+
+    A string too long for the model has log_prior NaN and total -inf.
+    """
 
     language: Language
     damaged: Damaged
@@ -103,69 +109,70 @@ class RepairCandidate:
     def edits(self) -> float:
         return math.inf if self.script is None else edit_cost(self.script)
 
-    def fits(self, wishes: RepairConstraints) -> bool:
-        """Whether it is what must be; that it holds is a wish, not a must."""
-        if wishes.grammar and not self.parses:
+    def fits(self, constraints: RepairConstraints) -> bool:
+        """Return whether it satisfies all but `holds`, which is a preference."""
+        if self.script is None or (constraints.grammar and not self.parses):
             return False
-        return self.script is not None and (
-            wishes.max_edits is None or self.edits <= wishes.max_edits
-        )
+        return constraints.max_edits is None or self.edits <= constraints.max_edits
 
-    def key(self, wishes: RepairConstraints) -> tuple[bool, bool, float, float]:
-        """Smaller is better; of equal candidates the one found first."""
-        wrong = wishes.holds and not self.holds
-        resized = wishes.same_length and len(self.text) != len(self.damaged.text)
-        if wishes.by_edits:
+    def key(self, constraints: RepairConstraints) -> tuple[bool, bool, float, float]:
+        """Return the key to sort by, best first; ties keep the order in which they were found."""
+        wrong = constraints.holds and not self.holds
+        resized = constraints.same_length and len(self.text) != len(self.damaged.text)
+        if constraints.by_edits:
             return resized, wrong, self.edits, 0.0
         return resized, wrong, -self.total, self.edits if self.total == -math.inf else 0.0
 
 
 @dataclass
 class CandidatePool:
-    """Candidates for one damaged string by their texts, in the order in which they were found."""
+    """Candidates for one damaged string by text, in the order in which they were found."""
 
     damaged: Damaged
     candidates: dict[str, RepairCandidate] = field(default_factory=dict)
     evaluations: int = 0
     trace: tuple[str, ...] | None = None
 
-    def fitting(self, wishes: RepairConstraints) -> list[RepairCandidate]:
-        """Those that are what must be, the best first.
+    def fitting(self, constraints: RepairConstraints) -> list[RepairCandidate]:
+        """Return the candidates that fit, best first.
 
-        Where truth is wished and not to be had, a text that needs no repair otherwise stays what it is.
+        If `holds` is asked for and no candidate holds, the unchanged text comes first.
         """
         fitting = sorted(
-            (c for c in self.candidates.values() if c.fits(wishes)), key=lambda c: c.key(wishes)
+            (c for c in self.candidates.values() if c.fits(constraints)),
+            key=lambda c: c.key(constraints),
         )
-        if wishes.holds and fitting and not fitting[0].holds:
+        if constraints.holds and fitting and not fitting[0].holds:
             fitting.sort(key=lambda c: c.text != self.damaged.text)
         return fitting
 
 
 @dataclass(frozen=True)
 class CandidateScorer:
-    """Weighs candidates: log p(x | n) by the model, log p(n) by the language, log p(y | x) by the channel."""
+    """Scores candidates: log p(x | n) by the model, log p(n) by the language, log p(y | x) by the
+    channel."""
 
     loaded: Loaded
     channel: Channel
-    wishes: RepairConstraints
+    constraints: RepairConstraints
 
-    def take(
+    def add_found(
         self, pool: CandidatePool, found: Sequence[Repaired], trace: tuple[str, ...] | None
     ) -> None:
-        """Add what a beam found and has weighed."""
+        """Add what a beam found, with the beam's scores."""
         for item in found:
             self._add(pool, item.tokens, item.log_prior, item.total)
         pool.evaluations += found[0].evaluations if found else 0
         pool.trace = trace if pool.trace is None else (*pool.trace, *(trace or ()))
 
-    def weigh(self, pools: Sequence[CandidatePool], proposed: Sequence[Iterable[Tokens]]) -> None:
-        """Add what was proposed for each pool and is not there yet, in one evaluation of the causal mode."""
+    def add_proposed(
+        self, pools: Sequence[CandidatePool], proposed: Sequence[Iterable[Tokens]]
+    ) -> None:
+        """Score proposals and add them, by one evaluation of the causal mode for all pools."""
         language = self.loaded.language
-        decode, prior = (
-            language.vocabulary.decode,
-            length_prior(language, 0 if self.wishes.same_length else 1),
-        )
+        decode = language.vocabulary.decode
+        prior = length_prior(language, 0 if self.constraints.same_length else 1)
+        # log p(x | n) of all proposals that no pool has yet.
         new = [
             [tokens for tokens in dict.fromkeys(strings) if decode(tokens) not in pool.candidates]
             for pool, strings in zip(pools, proposed, strict=True)
@@ -173,14 +180,15 @@ class CandidateScorer:
         log_priors = iter(
             log_probs(self.loaded, [list(tokens) for strings in new for tokens in strings])
         )
+        # log p(y | x), pool by pool.
         for pool, strings in zip(pools, new, strict=True):
             damaged = pool.damaged
             log_channel = channel_log_probs(
                 self.channel, damaged.tokens, strings, language.vocabulary, damaged.certain
             )
-            for tokens, explained in zip(strings, log_channel.tolist(), strict=True):
+            for tokens, log_p in zip(strings, log_channel.tolist(), strict=True):
                 log_prior = next(log_priors)
-                self._add(pool, tokens, log_prior, log_prior + prior(len(tokens)) + explained)
+                self._add(pool, tokens, log_prior, log_prior + prior(len(tokens)) + log_p)
 
     def _add(
         self, pool: CandidatePool, tokens: Sequence[int], log_prior: float, total: float
@@ -193,49 +201,50 @@ class CandidateScorer:
 
 
 def best_result(
-    pool: CandidatePool, language: Language, wishes: RepairConstraints
+    pool: CandidatePool, language: Language, constraints: RepairConstraints
 ) -> Result | None:
-    """The best candidate of a pool as a result; None where none is what it must be."""
-    fitting = pool.fitting(wishes)
+    """Return the best candidate of a pool as a result; None if no candidate fits."""
+    fitting = pool.fitting(constraints)
     if not fitting:
         return None
     looked = None
-    if language.validity and not wishes.grammar:  # what fits a grammar is valid
-        fitting, looked = valid_first(fitting, lambda c: c.parses, wishes.look, wishes.top)
+    if language.validity and not constraints.grammar:  # with a grammar all that fit are valid
+        fitting, looked = valid_first(
+            fitting, lambda c: c.parses, constraints.look, constraints.top
+        )
     best = fitting[0]
     made = judged(
         language, best.text, best.log_prior, pool.evaluations, with_answer(pool.trace, best.text)
     )
-    listed = _listed(fitting, wishes.top) if wishes.top > 1 else ()
+    listed = _listed(fitting, constraints.top) if constraints.top > 1 else ()
     change = pool.damaged.change(best.script or (), language.vocabulary.blank)
     return replace(made, edits=best.script, alternatives=listed, candidates=looked, change=change)
 
 
 def _listed(fitting: Sequence[RepairCandidate], top: int) -> tuple[Alternative, ...]:
-    """The first `top`, with their shares of all."""
+    """The first `top`, with their shares of the probability of all."""
     best = max(c.total for c in fitting)
     weights = [math.exp(c.total - best) if best > -math.inf else 1.0 for c in fitting]
-    whole = sum(weights)
+    total = sum(weights)
     return tuple(
         Alternative(
             c.text,
             c.parses if c.language.validity else None,
             c.holds,
             c.total if math.isfinite(c.total) else None,
-            weight / whole,
+            weight / total,
             c.script or (),
         )
         for c, weight in list(zip(fitting, weights))[:top]
     )
 
 
-def too_many_edits(what: str, edits: float, wishes: RepairConstraints) -> str:
-    """The message for too many edits."""
-    return (
-        f"{what} needs {edits:g} edit{'s' * (edits != 1)}, and max_edits allows {wishes.max_edits}"
-    )
+def too_many_edits(what: str, edits: float, constraints: RepairConstraints) -> str:
+    """Return the message for more edits than `max_edits`."""
+    needed = f"{edits:g} edit{'s' * (edits != 1)}"
+    return f"{what} needs {needed}, and max_edits allows {constraints.max_edits}"
 
 
 def positions(spans: Collection[tuple[int, int]]) -> frozenset[int]:
-    """The positions in spans (first, last + 1)."""
+    """Return the positions in spans (first, last + 1)."""
     return frozenset(i for first, last in spans for i in range(first, last))

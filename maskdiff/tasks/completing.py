@@ -1,4 +1,4 @@
-"""Going on from what was typed: `complete`."""
+"""`complete`: strings that begin with a given text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from maskdiff.drawing.settings import Draw
 from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.sampling import Penalties, Stopping
-from maskdiff.tasks.reading import verb
+from maskdiff.tasks.reading import as_list, verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
 from maskdiff.utils.arguments import integer, iter_texts, text_or_error
 from maskdiff.utils.deadline import TimedOut
@@ -33,46 +33,7 @@ from maskdiff.utils.deadline import TimedOut
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-Watch = Callable[
-    [int, str], None
-]  # told the number of a completion, from 0, and the characters that it has grown by
-
-
-@verb(num=integer(1, MAX_STRINGS))
-def complete(
-    loaded: Loaded,
-    texts: Iterable[str | DataError],
-    *,
-    num: int = 1,
-    suffix: str = "",
-    settings: CompletionConfig | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH,
-    control: ControlConfig | None = None,
-) -> list[Result]:
-    """`num` strings that begin with each text (and end with `suffix`), drawn from the model given that they do.
-
-    What was typed need not end where a token does. White space that means nothing in the language is left out first. Without a
-    suffix strings are those of the causal mode, with one those of the bidirectional mode, filled from left to right. An
-    empty text is completed to any string. With `candidates` (of the settings) above 1 a string that
-    is invalid is drawn again, up to that many times in all: the first valid one is a draw from the
-    model given that the string is valid, too. `control` keeps them from repeating themselves and
-    from running on; what was typed ends none. A text that nothing can be made of has one result, an
-    error. Raises ConfigError for settings, or a model, that can complete nothing, and what
-    `condition` raises for the suffix.
-    """
-    return list(
-        completing(
-            loaded,
-            texts,
-            num=num,
-            suffix=suffix,
-            settings=settings,
-            seed=seed,
-            batch_size=batch_size,
-            control=control,
-        )
-    )
+OnCharacters = Callable[[int, str], None]  # (number of the completion from 0, new characters)
 
 
 @verb(texts=iter_texts, num=integer(1, MAX_STRINGS))
@@ -86,20 +47,39 @@ def completing(
     seed: int = 0,
     batch_size: int = BATCH,
     control: ControlConfig | None = None,
-    watch: Watch | None = None,
+    on_characters: OnCharacters | None = None,
 ) -> Iterator[Result]:
-    """The results of `complete`, a text at a time; with `watch`, which hears of every character, one string after another."""
-    completer = Completer(loaded, suffix=suffix, settings=settings, control=control, watch=watch)
+    """Yield `num` strings that begin with each text, and end with `suffix`, text by text.
+
+    The text need not end at a token boundary; insignificant white space is removed. Strings come
+    from the causal mode or, with a suffix, from the bidirectional mode, filled from left to right.
+    A text that cannot be completed has one result, with `error`.
+
+    Args:
+        settings: With `candidates` above 1, invalid strings are drawn again, up to that many draws:
+            the first valid one is a draw from the model given that the string is valid.
+        control: Penalties and stopping, against repetition; the given text ends no string.
+        on_characters: Is called with all new characters; strings are drawn one after another.
+
+    Raises ConfigError for settings or a model that can complete nothing, and what `condition`
+    raises for the suffix.
+    """
+    completer = Completer(
+        loaded, suffix=suffix, settings=settings, control=control, on_characters=on_characters
+    )
     source = seeded(seed)
     for text in texts:
         yield from completer.complete(text, num, source, batch_size)
 
 
-class Completer:
-    """Completes text after text with the same settings, which are those of `completing`.
+complete = as_list("complete", completing)  # the same as a list
 
-    Raises ConfigError for settings, or a model, that can complete nothing; `complete` raises what
-    `condition` raises for the suffix, which is read with the first text.
+
+class Completer:
+    """Completes texts with the settings of `completing`, one at a time.
+
+    Raises ConfigError for settings or a model that can complete nothing. The suffix is read with
+    the first text; `complete` then raises what `condition` raises for it.
     """
 
     @verb()
@@ -110,51 +90,47 @@ class Completer:
         suffix: str = "",
         settings: CompletionConfig | None = None,
         control: ControlConfig | None = None,
-        watch: Watch | None = None,
+        on_characters: OnCharacters | None = None,
     ) -> None:
         settings, control = settings or CompletionConfig(), control or ControlConfig()
-        if settings.candidates > 1 and (watch or not loaded.language.validity):
-            raise ConfigError(
-                "candidates draws again what is invalid, and "
-                + (
-                    "a stream shows what is drawn"
-                    if watch
-                    else f"{loaded.language.name} has no check"
-                )
-                + "; leave it out"
-            )
-        self.given = _Given(loaded, suffix, settings, control)
-        self.watch = watch
+        if settings.candidates > 1 and (on_characters or not loaded.language.validity):
+            reason = f"{loaded.language.name} has no check"
+            if on_characters:
+                reason = "a stream shows what is drawn"
+            raise ConfigError(f"candidates draws again what is invalid, and {reason}; leave it out")
+        self.model = _CompletionModel(loaded, suffix, settings, control)
+        self.on_characters = on_characters
 
     @verb(text=text_or_error, num=integer(1, MAX_STRINGS))
     def complete(
         self, text: str | DataError, num: int, source: torch.Generator, batch_size: int = BATCH
     ) -> Iterator[Result]:
-        """`num` completions of a text, with random keys from `source`; one error for a bad text.
+        """Yield `num` completions of a text, with random keys from `source`; one error at most.
 
-        Once the deadline has passed, completions under way end where they are (`timeout`). Raises
-        TimedOut before that.
+        At the deadline, completions in progress end (`timeout`). Raises TimedOut if none began.
         """
-        keys = new_keys(num, source)  # drawn for a bad text, too: those after it do not change
+        keys = new_keys(num, source)  # also for a bad text, so that later keys do not change
         shown = "" if isinstance(text, DataError) else text
-        self.given.prepare()
+        self.model.prepare()
         try:
-            conditioned = self.given.condition(text)
+            conditioned = self.model.condition(text)
         except TimedOut:
             raise
         except UserError as error:
             yield Result(finish_reason="error", input=shown, error=str(error))
             return
-        for number, part in enumerate(keys.split(1 if self.watch else batch_size)):
-            if self.given.settings.candidates > 1:
-                yield from self.given.valid(conditioned, part, shown)
+        for number, part in enumerate(keys.split(1 if self.on_characters else batch_size)):
+            if self.model.settings.candidates > 1:
+                yield from self.model.valid(conditioned, part, shown)
             else:
-                heard = None if self.watch is None else _characters(self.watch, number)
-                yield from self.given.drawn(conditioned, part, shown, heard)
+                on_bytes = None
+                if self.on_characters is not None:
+                    on_bytes = _decoder(self.on_characters, number)
+                yield from self.model.drawn(conditioned, part, shown, on_bytes)
 
 
-class _Given:
-    """The model that texts are completed by; made once for all of them."""
+class _CompletionModel:
+    """The model with its settings, made once for all texts."""
 
     def __init__(
         self, loaded: Loaded, suffix: str, settings: CompletionConfig, control: ControlConfig
@@ -169,7 +145,7 @@ class _Given:
             self.model = CausalModel(loaded.denoiser, loaded.lengths, control.max_tokens)
 
     def prepare(self) -> CausalModel | CanvasModel:
-        """The model, for which the suffix is read once. Raises what `condition` raises for it."""
+        """Return the model; the first call reads the suffix. Raises what `condition` raises."""
         if self.model is None:
             self.model = ending_with(
                 self.loaded.denoiser, self.loaded.lengths, self.suffix, self.settings
@@ -177,7 +153,7 @@ class _Given:
         return self.model
 
     def condition(self, text: str | DataError) -> Conditioned:
-        """The model given one text; UserError."""
+        """Return the model conditioned on a text. Raises UserError."""
         if isinstance(text, DataError):
             raise text
         typed, settings = self._typed(text), self.settings
@@ -188,20 +164,20 @@ class _Given:
         conditioned: Conditioned,
         keys: Tensor,
         typed: str,
-        heard: Callable[[int, bytes], None] | None = None,
+        on_bytes: Callable[[int, bytes], None] | None = None,
     ) -> list[Result]:
-        """One completion for each key."""
+        """Return one completion for each key."""
         language = self.loaded.language
-        items = Decoding(conditioned, keys, self.draw, self.stopping).run(heard)
+        items = Decoding(conditioned, keys, self.draw, self.stopping).run(on_bytes)
         results = [_result(self.loaded, item, conditioned, typed) for item in items]
         if not self.control.first_complete:
             return results
         return [only_complete(language, result) for result in results]
 
     def valid(self, conditioned: Conditioned, keys: Tensor, typed: str) -> list[Result]:
-        """One completion for each key: the first valid of `candidates` draws, else the last.
+        """Return one completion for each key: the first valid of `candidates` draws, or the last.
 
-        At the deadline the last draw that is whole; its finish_reason is `timeout`.
+        At the deadline it is the last complete draw, with finish_reason `timeout`.
         """
         results = self.drawn(conditioned, keys, typed)
         results = [replace(result, candidates=1) for result in results]
@@ -225,12 +201,11 @@ class _Given:
         return [item if item.parses else replace(item, finish_reason=TIMEOUT) for item in results]
 
     def _typed(self, text: str) -> bytes:
-        """What was typed as the language reads it. ParseError for a foreign symbol, CanvasError for too many."""
+        """The text without insignificant white space. Raises ParseError and CanvasError."""
         language = self.loaded.language
         longest = language.max_symbols
-        if len(text) > 100 * (
-            longest + 10
-        ):  # white space may be long, but reading gigabytes helps nobody
+        # White space is ignored; beyond this limit reading would only waste memory.
+        if len(text) > 100 * (longest + 10):
             raise CanvasError(
                 f"the text has {len(text)} characters; strings have at most {longest} symbols"
             )
@@ -238,20 +213,21 @@ class _Given:
         language.vocabulary.encode(characters)
         if len(characters) > longest:
             raise CanvasError(
-                f"{quote(text)} has {len(characters)} symbols; strings of {language.name} have at most {longest}"
+                f"{quote(text)} has {len(characters)} symbols; "
+                f"strings of {language.name} have at most {longest}"
             )
         return characters.encode()
 
 
-def _characters(watch: Watch, number: int) -> Callable[[int, bytes], None]:
-    """Hands on bytes as whole characters."""
+def _decoder(on_characters: OnCharacters, number: int) -> Callable[[int, bytes], None]:
+    """A function that passes on bytes as complete characters."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def told(_: int, data: bytes) -> None:
+    def decode(_: int, data: bytes) -> None:
         if text := decoder.decode(data):
-            watch(number, text)
+            on_characters(number, text)
 
-    return told
+    return decode
 
 
 def _result(loaded: Loaded, item: Completion, conditioned: Conditioned, given: str) -> Result:

@@ -1,4 +1,4 @@
-"""Filling blanks: `edit`."""
+"""`edit`: fills blanks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
-# The most certain blank first, its likeliest symbol.
+# The most certain blank first, with its likeliest symbol.
 CERTAIN = Unmask(order="entropy", schedule=Linear(), steps=0, draw=Draw(temperature=0.0))
 
 
@@ -52,20 +52,22 @@ def edit(
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
-    """Fill the blanks (`?`, or `¿` where `?` is a symbol) of each text, and the symbols in `masks` (first, last + 1).
+    """Fill the blanks of each text; all other symbols stay.
 
-    All other symbols stay as they are.
+    Without a `sampler` the result is the likelier, by the causal mode, of two fillings: that of a
+    beam search by the causal mode, which scores whole strings but does not see the symbols to the
+    right of a blank, and that of the bidirectional mode, most certain blank first. If the language
+    has a validity check, the likeliest valid one of the first `candidates` is taken.
 
-    Without a `sampler`, the likelier, by the causal mode, of two fillings: that of a beam search with the causal mode, which
-    weighs whole strings but meets what stands to the right of a blank too late, and that of the bidirectional mode, most
-    certain blank first, which sees both sides. Where something tells what is valid and the likelier
-    one is not, the likeliest valid one of the first `candidates`: the beam's are looked at, too.
-    The seed changes nothing then. With a `sampler`, the filling is drawn from it.
+    Args:
+        masks: Spans (first, last + 1) of symbols that are blanks, too.
+        sampler: Draws the filling.
+        grammar: Every result parses; a text that no string fits is an error.
+        source: Random keys instead of `seed`; several calls then draw the keys of one.
 
-    With `grammar` (or a configured sampler that asks for it) every result parses; a text that no string fits is an error.
-    A `source` of random keys takes the place of the seed: texts of several calls then get the keys
-    that they would get in one. Raises TimedOut.
+    Raises TimedOut.
     """
+    # The texts with blanks, and the filling by the sampler or the bidirectional mode.
     keys = new_keys(len(texts), source or seeded(seed))
     grammar = grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     constraint = loaded.constraint("cpu") if grammar else None
@@ -80,6 +82,7 @@ def edit(
     drawn = run_sampler(loaded, filler, canvas, [None] * len(good), batch_size, trace)
     if sampler is not None:
         return merge(texts, results, good, drawn)
+    # The filling by the beam search, and the better one of both.
     rows = list(good.values())
     found, notes = explain(loaded, rows, Channel.blanks(), beam, 0, trace, top=None)
     chosen = [
@@ -97,9 +100,9 @@ def _chosen(
     look: int,
     grammar: bool,
 ) -> Result:
-    """The likeliest filling, valid ones first: the one that was drawn, or one of the beam's.
+    """The likeliest filling, valid ones first: the one that was drawn, or one of the beam.
 
-    Under a grammar what was drawn obeys it, and what the beam found may not.
+    Under a grammar the beam may find strings that do not parse.
     """
     language, evaluations = loaded.language, drawn.evaluations
     scores = {} if drawn.error else {drawn.text: -math.inf if drawn.score is None else drawn.score}
@@ -107,7 +110,8 @@ def _chosen(
     for text, log_prior in log_priors.items():
         scores.setdefault(text, log_prior / len(text))
     evaluations += found[0].evaluations if found else 0
-    ranked, looked = sorted(scores, key=lambda text: scores[text], reverse=True), None
+    ranked: list[str] = sorted(scores, key=lambda text: scores[text], reverse=True)
+    looked = None
     if language.validity:
         ranked, looked = valid_first(ranked, language.parses, look)
     if not ranked or ranked[0] == drawn.text or (grammar and not language.parses(ranked[0])):
@@ -123,7 +127,10 @@ def with_blanks(
     masks: Sequence[tuple[int, int]],
     constraint: Constraint | None,
 ) -> list[int]:
-    """The ids with blanks at `masks`; CanvasError where they do not fit, or where no string of the constraint does."""
+    """Return the ids with blanks at `masks`.
+
+    Raises CanvasError for masks out of range, and if no string of the constraint fits.
+    """
     language.check_length(len(ids))
     ids = hide_spans(language, ids, masks)
     if constraint is not None:
@@ -134,12 +141,13 @@ def with_blanks(
 
 
 def hide_spans(language: Language, ids: list[int], masks: Sequence[tuple[int, int]]) -> list[int]:
-    """The ids with blanks at `masks`, of whatever length; CanvasError where a mask does not fit."""
+    """Return the ids with blanks at `masks`, of any length. Raises CanvasError."""
     ids = list(ids)
     for first, last in masks:
         if not 0 <= first < last <= len(ids):
             raise CanvasError(
-                f"mask {first}:{last} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A < B <= {len(ids)}"
+                f"mask {first}:{last} does not fit a text of {len(ids)} symbols; "
+                f"give A:B with 0 <= A < B <= {len(ids)}"
             )
         ids[first:last] = [language.vocabulary.mask] * (last - first)
     return ids

@@ -1,8 +1,7 @@
-"""Filling blanks so that the result holds: `solve`.
+"""`fill`: fills blanks so that the result holds, by the search of `maskdiff.repair.fill`.
 
-For: running the search of `maskdiff.repair.fill` over requests, guided by the model, and choosing among what it finds. Not for: the
-search itself. Easy to get wrong: the model decides what is tried first and which of several solutions is given, never whether
-one is a solution: that is for the language to say.
+The model decides which filling is tried first and which of several solutions is returned; the
+language decides what is a solution.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.drawing.settings import NextSymbol
 
-SOLUTIONS = 16  # of which the likeliest is given
-PATIENCE = 2_000  # beginnings looked at after the first solution, for others that may be likelier
+SOLUTIONS = 16  # among which the likeliest is chosen
+PATIENCE = 2_000  # prefixes examined after the first solution, for likelier ones
 
 
 @verb()
@@ -51,14 +50,17 @@ def fill(
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
-    """Fill the blanks (`?`) of each text, and the symbols in `masks` (first, last + 1), so that the result holds.
+    """Fill the blanks of each text so that the result holds.
 
-    One bidirectional evaluation says what to try first; the evaluator verifies. Of the first
-    `solutions` found, the likeliest by the causal mode; the search for others ends soon after the
-    first. A text without solution is an error, which says whether all candidates were checked, or
-    `bound` beginnings were looked at, or the deadline passed. Nothing is drawn: there is no seed.
-    Raises ConfigError for a language whose strings state nothing, and for a bound or number of
-    solutions below 1.
+    One evaluation of the bidirectional mode orders the search, and the language verifies. The
+    result is the likeliest, by the causal mode, of the first `solutions`. A text without a solution
+    has an error, which names the reason: all candidates were checked, `bound` prefixes were
+    examined, or the deadline passed. Nothing is random.
+
+    Args:
+        masks: Spans (first, last + 1) of symbols that are blanks, too.
+
+    Raises ConfigError for a language whose strings state nothing.
     """
     language = loaded.language
     if not isinstance(language, HasValue):
@@ -73,32 +75,38 @@ def fill(
         loaded, texts, lambda ids: with_blanks(language, ids, masks, constraint)
     )
     made = []
-    for ids, told in zip(
-        good.values(), _guides(loaded, list(good.values()), batch_size), strict=True
-    ):
-        puzzle = FillProblem(language.vocabulary.decode(ids), language.vocabulary, language.holds, language.forced_ending,
-                        _mask(loaded, ids, constraint))  # fmt: skip
-        outcome = search_fillings(puzzle, Guide(told), solutions, bound, PATIENCE, loaded.deadline)
-        with loaded.denoiser.until(NEVER):  # what was found in time is given, however late
-            made.append(_answer(loaded, puzzle.template, outcome, bound, trace))
+    guides = _guides(loaded, list(good.values()), batch_size)
+    for ids, log_probs_of_symbols in zip(good.values(), guides, strict=True):
+        problem = FillProblem(
+            template=language.vocabulary.decode(ids),
+            vocabulary=language.vocabulary,
+            holds=language.holds,
+            forced_ending=language.forced_ending,
+            mask=_mask(loaded, ids, constraint),
+        )
+        outcome = search_fillings(
+            problem, Guide(log_probs_of_symbols), solutions, bound, PATIENCE, loaded.deadline
+        )
+        with loaded.denoiser.until(NEVER):  # solutions found in time are scored after the deadline
+            made.append(_answer(loaded, problem.template, outcome, bound, trace))
     return merge(texts, results, good, made)
 
 
 def _guides(loaded: Loaded, rows: list[list[int]], batch_size: int) -> list[Tensor]:
-    """(symbols, vocab) log-probabilities of each template's positions, by one evaluation of the bidirectional mode."""
+    """Log-probabilities (symbols, vocab) of each template, by the bidirectional mode."""
     vocabulary, guides = loaded.language.vocabulary, []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         known = [[i != vocabulary.mask for i in row] for row in part]
         canvas = Canvas.of(part, known, vocabulary, device=loaded.device)
         logits = loaded.denoiser(canvas.tokens, canvas.length, canvas.suspect, False, None)
-        told = log_distribution(logits, allowed_symbols(canvas.tokens, vocabulary)).cpu()
-        guides += [told[i, 1 : len(row) + 1] for i, row in enumerate(part)]
+        log_p = log_distribution(logits, allowed_symbols(canvas.tokens, vocabulary)).cpu()
+        guides += [log_p[i, 1 : len(row) + 1] for i, row in enumerate(part)]
     return guides
 
 
 def _mask(loaded: Loaded, ids: list[int], constraint: Constraint | None) -> NextSymbol | None:
-    """What the grammar allows in a template; None without a grammar."""
+    """The mask of what the grammar allows in a template; None without a grammar."""
     if constraint is None:
         return None
     vocabulary = loaded.language.vocabulary
@@ -107,7 +115,7 @@ def _mask(loaded: Loaded, ids: list[int], constraint: Constraint | None) -> Next
 
 
 def _answer(loaded: Loaded, template: str, outcome: FillOutcome, bound: int, trace: bool) -> Result:
-    """The likeliest solution, or why there is none."""
+    """The likeliest solution, or the reason for none."""
     vocabulary = loaded.language.vocabulary
     counted = f"{outcome.candidates} candidate{'s' if outcome.candidates != 1 else ''}"
     steps = (
@@ -116,29 +124,38 @@ def _answer(loaded: Loaded, template: str, outcome: FillOutcome, bound: int, tra
         else None
     )
     if not outcome.solutions:
-        if outcome.exhausted:
-            message = f"no filling of {quote(template)} holds: " + (
-                f"all {counted} were checked"
-                if outcome.candidates != 1
-                else "the only candidate was checked"
-            )
-        elif outcome.timed_out:
-            message = f"no filling of {quote(template)} that holds was found in time ({counted} checked); there may be one"
-        else:
-            message = (
-                f"no filling of {quote(template)} that holds is among the first {bound} beginnings ({counted} checked); "
-                "there may be one: raise the bound, or give more symbols"
-            )
-        reason = "timeout" if outcome.timed_out else "error"
-        return Result(finish_reason=reason, error=message, evaluations=1, trace=steps)
+        return Result(
+            finish_reason="timeout" if outcome.timed_out else "error",
+            error=_no_solution(template, outcome, counted, bound),
+            evaluations=1,
+            trace=steps,
+        )
     likely = torch.tensor(
         log_probs(loaded, [vocabulary.encode(text) for text in outcome.solutions])
     ).nan_to_num(-torch.inf)
     best = int(likely.argmax())
-    evaluations = 1 + (len(likely) > 1)  # the guide's, and the choice among several
+    evaluations = 1 + (len(likely) > 1)  # for the guide, and for the choice among several
     result = judged(
         loaded.language, outcome.solutions[best], float(likely[best]), evaluations, steps
     )
     return replace(
         result, holds=True, finish_reason="timeout" if outcome.timed_out else result.finish_reason
+    )
+
+
+def _no_solution(template: str, outcome: FillOutcome, counted: str, bound: int) -> str:
+    """The error of a template without a solution."""
+    if outcome.exhausted:
+        all_of_them = "the only candidate was checked"
+        if outcome.candidates != 1:
+            all_of_them = f"all {counted} were checked"
+        return f"no filling of {quote(template)} holds: {all_of_them}"
+    if outcome.timed_out:
+        return (
+            f"no filling of {quote(template)} that holds was found in time ({counted} checked); "
+            "there may be one"
+        )
+    return (
+        f"no filling of {quote(template)} that holds is among the first {bound} beginnings "
+        f"({counted} checked); there may be one: raise the bound, or give more symbols"
     )

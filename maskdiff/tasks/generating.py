@@ -1,4 +1,4 @@
-"""New strings: `generate`, and the lengths that they get."""
+"""`generate`: new strings, and the lengths that they get."""
 
 from __future__ import annotations
 
@@ -13,43 +13,12 @@ from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.completing import completing
-from maskdiff.tasks.reading import verb
+from maskdiff.tasks.reading import as_list, verb
 from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
-
-
-@verb()
-def generate(
-    loaded: Loaded,
-    num: int,
-    *,
-    length: int | tuple[int, int] | None = None,
-    sampler: SamplerConfig | Sampler | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH,
-    trace: bool = False,
-    control: ControlConfig | None = None,
-) -> list[Result]:
-    """`num` new strings. `length` counts symbols: one number, a range with both ends, or None for the language's own lengths.
-    `control` keeps them from repeating themselves and from running on.
-
-    Raises CanvasError for a length that no string has, ConfigError for a sampler that makes no sense.
-    """
-    return list(
-        generating(
-            loaded,
-            num,
-            length=length,
-            sampler=sampler,
-            seed=seed,
-            batch_size=batch_size,
-            trace=trace,
-            control=control,
-        )
-    )
 
 
 @verb()
@@ -64,28 +33,39 @@ def generating(
     trace: bool = False,
     control: ControlConfig | None = None,
 ) -> Iterator[Result]:
-    """The results of `generate`, a batch at a time."""
+    """Yield `num` new strings, batch by batch.
+
+    Args:
+        length: Number of symbols, a range with both ends, or None for lengths of the language.
+        sampler: Settings, the name of a preset, or a sampler.
+        control: Penalties and stopping, against repetition.
+
+    Raises CanvasError for a length that no string has, ConfigError for an impossible sampler.
+    """
     if num == 0:
         return
+    grammar = isinstance(sampler, SamplerConfig) and sampler.grammar
+    # A model that ends its strings itself draws from left to right.
     if not loaded.length_conditioned and (
         sampler is None
         or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")
     ):
-        if length is not None or trace or (sampler is not None and sampler.grammar):
+        if length is not None or trace or grammar:
             raise ConfigError(
-                "this model ends its strings itself, by pieces: it takes no length, grammar or trace"
+                "this model ends its strings itself, by pieces: "
+                "it takes no length, grammar or trace"
             )
-        yield from _endless(loaded, num, sampler or SamplerConfig(), seed, batch_size, control)
+        yield from _draw_to_end(loaded, num, sampler or SamplerConfig(), seed, batch_size, control)
         return
     if trace and loaded.vocabulary.merges:
         raise ConfigError(
-            "a trace shows a character for every token, and this model reads pieces of several; leave it out"
+            "a trace shows a character for every token, and this model reads pieces of several; "
+            "leave it out"
         )
-    lengths = _token_lengths(
-        loaded, num, length, seed, grammar=isinstance(sampler, SamplerConfig) and sampler.grammar
-    )
+    # Any other one fills blank canvases of drawn lengths.
+    lengths = _token_lengths(loaded, num, length, seed, grammar)
     filler = ready_sampler(sampler or SamplerConfig(), loaded, control=control)
-    generator = seeded(seed)  # of the keys, which do not depend on the batches
+    generator = seeded(seed)  # of all keys, so that none depends on the batches
     for start in range(0, num, batch_size):
         part = lengths[start : start + batch_size]
         canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
@@ -93,7 +73,10 @@ def generating(
         yield from run_sampler(loaded, filler, canvas, inputs, batch_size, trace, control)
 
 
-def _endless(
+generate = as_list("generate", generating)  # the same as a list
+
+
+def _draw_to_end(
     loaded: Loaded,
     num: int,
     sampler: SamplerConfig,
@@ -101,7 +84,7 @@ def _endless(
     batch_size: int,
     control: ControlConfig | None,
 ) -> Iterator[Result]:
-    """Strings of a causal mode that ends them itself: completions of nothing."""
+    """Strings of a causal mode that draws their end: completions of the empty text."""
     settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p)
     made = completing(
         loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size, control=control
@@ -113,9 +96,9 @@ def _endless(
 def _token_lengths(
     loaded: Loaded, num: int, length: int | tuple[int, int] | None, seed: int, grammar: bool
 ) -> list[int]:
-    """`num` lengths of canvases in tokens. Symbols and tokens are the same but for a vocabulary of pieces.
+    """`num` lengths in tokens; with `grammar` only those that its strings have.
 
-    Under the grammar, lengths that none of its strings has are not drawn.
+    Tokens are symbols, except in a vocabulary of pieces.
     """
     if not loaded.vocabulary.merges:
         language, possible = loaded.language, None
@@ -138,9 +121,12 @@ def sample_lengths(
     seed: int,
     possible: np.ndarray | None = None,
 ) -> list[int]:
-    """`num` lengths in symbols: the one given, or drawn from the language's distribution within a range.
+    """Return `num` lengths in symbols: the given one, or draws of the language within a range.
 
-    possible: (max_symbols + 1,) bool, the lengths that may be drawn; all without it. Raises `CanvasError`.
+    Args:
+        possible: (max_symbols + 1,) bool, the lengths that may be drawn; default all.
+
+    Raises CanvasError.
     """
     if isinstance(length, int):
         return [language.check_length(length)] * num
@@ -152,7 +138,7 @@ def sample_lengths(
     if possible is not None:
         inside &= possible
     probs = np.where(inside, language.length_probs(), 0.0)
-    if not probs.sum() > 0:  # no string has such a length yet; perhaps one may
+    if not probs.sum() > 0:  # lengths without a string in the corpus, which may be possible
         probs = np.where(
             inside, [math.exp(language.length_log_prob(n)) for n in sizes.tolist()], 0.0
         )

@@ -1,8 +1,6 @@
-"""Where candidates for the repair of a string come from: the beam, the grammar's nearest strings, and what is true near those.
+"""Where candidates for a repair come from: the beam, the nearest strings of the grammar, and more.
 
-For: `explanations` and `nearest_ones`, whose pools `candidates.best_result` chooses from. Not for: what a candidate is worth
-(`candidates.py`), or the searches themselves (`maskdiff.repair`, `maskdiff.languages.cfg.distance`). Easy to get wrong: which
-candidates there are must not depend on how many are asked for.
+Which candidates there are does not depend on how many answers are asked for.
 """
 
 from __future__ import annotations
@@ -31,87 +29,95 @@ from maskdiff.utils.deadline import Deadline
 if TYPE_CHECKING:
     from maskdiff.languages import Language
 
-NEAREST = 64  # strings of least edits that are weighed
-NEIGHBOURS = (
-    8  # likeliest candidates, and as many of fewest edits, for whose neighbours the truth is asked
-)
-DOUBTFUL = 8  # places of each at which two symbols are replaced together
-TRIALS = 20_000  # of two symbols anywhere, for one string, where nothing else is true
+NEAREST = 64  # strings of least edits that are scored
+NEIGHBOURS = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
+DOUBTFUL = 8  # changed positions of each at which pairs of symbols are replaced
+TRIALS = 20_000  # replacements of two symbols anywhere, for one string, if nothing else is true
 
 
 def channel_candidates(
-    scales: CandidateScorer, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool
+    scorer: CandidateScorer, damaged: Sequence[Damaged], beam: int, slack: int, trace: bool
 ) -> list[CandidatePool]:
-    """Candidates by the noisy channel: the beam's; under a grammar the beam's there and the strings of least edits; with truth,
-    what is true near all of those."""
-    wishes, pools = scales.wishes, [CandidatePool(item) for item in damaged]
-    constraint = scales.loaded.constraint("cpu") if wishes.grammar else None
+    """Return candidates by the noisy channel.
+
+    They come from the beam; under a grammar from the beam under it and from the strings of least
+    edits; with `holds` also from true strings near all of those.
+    """
+    constraints, pools = scorer.constraints, [CandidatePool(item) for item in damaged]
+    grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
     rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
     found, notes = explain(
-        scales.loaded, rows, scales.channel, beam, slack, trace, constraint, certain, None
+        scorer.loaded, rows, scorer.channel, beam, slack, trace, grammar, certain, None
     )
     for pool, items, steps in zip(pools, found, notes, strict=True):
-        scales.take(pool, items, steps)
-    if constraint is not None:
-        _widen(scales, pools, constraint)
+        scorer.add_found(pool, items, steps)
+    if grammar is not None:
+        _widen(scorer, pools, grammar)
         for pool in pools:
-            pool.evaluations += 1  # of the causal mode, for what the beam did not find
+            pool.evaluations += 1  # of the causal mode, for candidates that the beam did not find
     return pools
 
 
-def nearest_candidates(scales: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
-    """The strings of the grammar that are fewest edits away; with truth, what is true near those."""
+def nearest_candidates(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
+    """Return the strings of the grammar that are fewest edits away, and true ones near those."""
     pools = [CandidatePool(item) for item in damaged]
-    _widen(scales, pools, scales.loaded.constraint("cpu"))
+    _widen(scorer, pools, scorer.loaded.constraint("cpu"))
     return pools
 
 
-def no_repair(scales: CandidateScorer, pool: CandidatePool) -> Result:
-    """The error of a string for which there is nothing that it must be: why, and what would help."""
-    language, wishes = scales.loaded.language, scales.wishes
+def no_repair(scorer: CandidateScorer, pool: CandidatePool) -> Result:
+    """Return the error for a string without a fitting candidate: the reason and the remedy."""
+    language, constraints = scorer.loaded.language, scorer.constraints
     keeping = " that keeps what is certain" if pool.damaged.certain else ""
-    if not wishes.grammar:
+    if not constraints.grammar:
         least = min((c.edits for c in pool.candidates.values()), default=math.inf)
-        said = f"no string of a possible length{keeping} explains the text"
+        message = f"no string of a possible length{keeping} explains the text"
         if math.isfinite(least):
-            said = too_many_edits(f"the nearest explanation found{keeping}", least, wishes)
+            message = too_many_edits(f"the nearest explanation found{keeping}", least, constraints)
     else:
-        close = _nearest(scales.loaded.constraint("cpu"), pool.damaged, 1)
+        close = _nearest(scorer.loaded.constraint("cpu"), pool.damaged, 1)
         if not close:
-            said = (
+            message = (
                 f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
             )
-        elif wishes.max_edits is not None and close[0][1].cost > wishes.max_edits:
-            said = too_many_edits(
-                f"the nearest string of {language.name}{keeping}", close[0][1].cost, wishes
+        elif constraints.max_edits is not None and close[0][1].cost > constraints.max_edits:
+            message = too_many_edits(
+                f"the nearest string of {language.name}{keeping}", close[0][1].cost, constraints
             )
         else:
-            said = f"the grammar of {language.name} has strings near the text, but the language's own check refuses them all"
-    return Result(finish_reason="error", error=said, evaluations=pool.evaluations, trace=pool.trace)
+            message = (
+                f"the grammar of {language.name} has strings near the text, but the language's own "
+                "check refuses them all"
+            )
+    return Result(
+        finish_reason="error", error=message, evaluations=pool.evaluations, trace=pool.trace
+    )
 
 
 def _widen(
-    scales: CandidateScorer, pools: Sequence[CandidatePool], constraint: GrammarConstraint
+    scorer: CandidateScorer, pools: Sequence[CandidatePool], grammar: GrammarConstraint
 ) -> None:
-    """Add the strings of least edits; where truth is wished, what is true and near to what is there."""
-    wishes, language = scales.wishes, scales.loaded.language
-    count = wishes.top if wishes.by_edits and not wishes.holds else NEAREST
-    near = [_nearest(constraint, pool.damaged, count, wishes.max_edits) for pool in pools]
-    scales.weigh(pools, [[tokens for tokens, _ in found] for found in near])
-    if wishes.holds and isinstance(language, HasValue):
+    """Add the strings of least edits and, with `holds`, true strings near the candidates."""
+    constraints, language = scorer.constraints, scorer.loaded.language
+    count = constraints.top if constraints.by_edits and not constraints.holds else NEAREST
+    near = [_nearest(grammar, pool.damaged, count, constraints.max_edits) for pool in pools]
+    scorer.add_proposed(pools, [[tokens for tokens, _ in found] for found in near])
+    if constraints.holds and isinstance(language, HasValue):
         encode = language.vocabulary.encode
-        deadline = scales.loaded.deadline
-        near_truths = [_true_neighbours(language, pool, wishes, deadline) for pool in pools]
-        scales.weigh(pools, [[tuple(encode(text)) for text in found] for found in near_truths])
-        lost = [pool for pool in pools if not any(c.holds for c in pool.fitting(wishes))]
-        far_truths = [_true_at_two_edits(language, pool, wishes, deadline) for pool in lost]
-        scales.weigh(lost, [[tuple(encode(text)) for text in found] for found in far_truths])
+        deadline = scorer.loaded.deadline
+        near_truths = [_true_neighbours(language, pool, constraints, deadline) for pool in pools]
+        scorer.add_proposed(
+            pools, [[tuple(encode(text)) for text in found] for found in near_truths]
+        )
+        lost = [pool for pool in pools if not any(c.holds for c in pool.fitting(constraints))]
+        far_truths = [_true_at_two_edits(language, pool, constraints, deadline) for pool in lost]
+        scorer.add_proposed(lost, [[tuple(encode(text)) for text in found] for found in far_truths])
 
 
 def _nearest(
     constraint: GrammarConstraint, damaged: Damaged, count: int, max_edits: int | None = None
 ) -> list[tuple[Tokens, NearestString]]:
-    """The strings of the grammar that are fewest edits away, as token ids, and what was found."""
+    """The strings of the grammar that are fewest edits away, as token ids and as found."""
     inner = constraint.vocabulary.inner_ids
     place = {token: i for i, token in enumerate(inner)}
     given = [place.get(token, UNREADABLE) for token in damaged.tokens]
@@ -123,23 +129,24 @@ def _nearest(
     return [(tuple(inner[i] for i in item.symbols), item) for item in found]
 
 
-# -------------------------------------------------------------------------------------------------------------- what is true
+# -------------------------- true strings
 
 
-def _likely(pool: CandidatePool, wishes: RepairConstraints) -> list[str]:
-    """The likeliest of what fits, and what is fewest edits away."""
-    fitting = pool.fitting(wishes)
+def _likely(pool: CandidatePool, constraints: RepairConstraints) -> list[str]:
+    """The likeliest candidates that fit, and those of fewest edits."""
+    fitting = pool.fitting(constraints)
     nearby = sorted(fitting, key=lambda c: c.edits)
     return list(dict.fromkeys(c.text for c in (*fitting[:NEIGHBOURS], *nearby[:NEIGHBOURS])))
 
 
 def _true_neighbours(
-    language: Language, pool: CandidatePool, wishes: RepairConstraints, deadline: Deadline
+    language: Language, pool: CandidatePool, constraints: RepairConstraints, deadline: Deadline
 ) -> Iterator[str]:
-    """What is true and begins like a candidate, or is a likely one with one symbol replaced, or two that were not given."""
+    """True strings that begin like a candidate, or differ from a likely one in one symbol, or in
+    two that the repair changed."""
     assert isinstance(language, HasValue)
     yield from _consequences(language, pool.candidates)
-    for text in _likely(pool, wishes):
+    for text in _likely(pool, constraints):
         other = _replacements(language, text)
         changed = (text[:i] + s + text[i + 1 :] for i, symbols in enumerate(other) for s in symbols)
         yield from _true(language, changed, deadline)
@@ -149,18 +156,18 @@ def _true_neighbours(
 
 
 def _true_at_two_edits(
-    language: Language, pool: CandidatePool, wishes: RepairConstraints, deadline: Deadline
+    language: Language, pool: CandidatePool, constraints: RepairConstraints, deadline: Deadline
 ) -> Iterator[str]:
-    """What is true once any two symbols of a likely candidate are replaced, as far as `TRIALS` go."""
+    """True strings that differ from a likely candidate in two symbols, of `TRIALS` tested."""
     trials = itertools.chain.from_iterable(
         _pairs(text, _replacements(language, text), range(len(text)))
-        for text in _likely(pool, wishes)
+        for text in _likely(pool, constraints)
     )
     yield from _true(language, itertools.islice(trials, TRIALS), deadline)
 
 
 def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Iterator[str]:
-    """Those of the texts that hold. Raises TimedOut."""
+    """The texts that hold. Raises TimedOut."""
     for text in texts:
         deadline.check()
         if truth_of(language, text):
@@ -168,17 +175,16 @@ def _true(language: Language, texts: Iterable[str], deadline: Deadline) -> Itera
 
 
 def _consequences(language: HasValue, texts: Iterable[str]) -> Iterator[str]:
-    """Every beginning of the texts that leaves no choice, as it must end to hold."""
-    for beginning in dict.fromkeys(
-        text[:size] for text in texts for size in range(1, len(text) + 1)
-    ):
-        ending = language.forced_ending(beginning)
+    """Every prefix of the texts that has one true ending, with that ending."""
+    prefixes = (text[:size] for text in texts for size in range(1, len(text) + 1))
+    for prefix in dict.fromkeys(prefixes):
+        ending = language.forced_ending(prefix)
         if ending is not None:
-            yield beginning + ending
+            yield prefix + ending
 
 
 def _replacements(language: Language, text: str) -> list[list[str]]:
-    """By place: the other symbols with which the text still parses."""
+    """For each position, the other symbols with which the text still parses."""
     symbols = [language.vocabulary.decode([token]) for token in language.vocabulary.inner_ids]
     return [
         [s for s in symbols if s != text[i] and language.parses(text[:i] + s + text[i + 1 :])]
@@ -186,8 +192,8 @@ def _replacements(language: Language, text: str) -> list[list[str]]:
     ]
 
 
-def _pairs(text: str, other: Sequence[Sequence[str]], places: Iterable[int]) -> Iterator[str]:
-    """The text with other symbols at two of the places."""
-    for i, j in itertools.combinations(places, 2):
+def _pairs(text: str, other: Sequence[Sequence[str]], positions: Iterable[int]) -> Iterator[str]:
+    """The text with other symbols at two of the positions."""
+    for i, j in itertools.combinations(positions, 2):
         for a, b in itertools.product(other[i], other[j]):
             yield text[:i] + a + text[i + 1 : j] + b + text[j + 1 :]

@@ -1,12 +1,12 @@
-"""What the verbs take, by the names of their arguments: the readers of `verb`.
+"""`verb`: the decorator that checks the arguments of every task, by their names.
 
-For: `verb`, the decorator of every verb. Not for: what depends on the model or on a text. Easy to
-get wrong: a name means the same in every verb that has it.
+A name means the same in every task that has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,7 +40,7 @@ def _loaded(name: str, value: Any) -> Any:
 
 
 def _sampler(name: str, value: Any) -> Any:
-    """Settings, the name of a preset, or a sampler that was made; a class is none."""
+    """Settings, the name of a preset, or a sampler (not a class)."""
     if isinstance(value, str):
         return SamplerConfig(sampler=str(value))
     if isinstance(value, Mapping):
@@ -52,20 +52,20 @@ def _sampler(name: str, value: Any) -> Any:
     )
 
 
-def _settings(section: type) -> ArgumentReader:
-    """A section of the configuration, or a mapping of some of its keys; checked anew."""
+def _settings(section: type[Any]) -> ArgumentReader:
+    """A section of the configuration, or a mapping of some of its keys; checked again."""
 
     def read(name: str, value: Any) -> Any:
         if not isinstance(value, (section, Mapping)):
             raise refuse(name, value, f"a {section.__name__}, or a mapping of its settings")
-        given = value if isinstance(value, Mapping) else asdict(value)  # type: ignore[call-overload]
+        given = value if isinstance(value, Mapping) else asdict(value)
         return build(section, given)
 
     return read
 
 
 def _source(name: str, value: Any) -> torch.Generator:
-    """A source of random keys; a seed is an argument of its own."""
+    """A source of random keys."""
     if not isinstance(value, torch.Generator):
         raise refuse(name, value, "a torch.Generator; a whole number is a seed")
     return value
@@ -111,5 +111,16 @@ READERS: dict[str, ArgumentReader] = {
 
 
 def verb(**other: ArgumentReader) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: arguments are read by their names, by `other` readers before those of all verbs."""
+    """Return a decorator that reads arguments by name, with `other` readers or `READERS`."""
     return checked_arguments(**{**READERS, **other})
+
+
+def as_list(name: str, function: Callable[P, Iterator[R]]) -> Callable[P, list[R]]:
+    """Return the function `name`, which returns the items of a generator function as a list."""
+
+    @functools.wraps(function)
+    def collect(*args: P.args, **kwargs: P.kwargs) -> list[R]:
+        return list(function(*args, **kwargs))
+
+    collect.__name__ = collect.__qualname__ = name
+    return collect

@@ -1,7 +1,6 @@
-"""What becomes of a request: the `Result`, and what every verb does to make one.
+"""`Result`, and the steps that all tasks share: encode texts, run a sampler, judge strings.
 
-For: reading requests, running a sampler over them, scoring and judging strings. Not for: deciding what a verb does with them.
-Easy to get wrong: one bad string must not take the others down, so errors stand in the place of their string.
+One bad text does not affect the others: its error takes its place.
 """
 
 from __future__ import annotations
@@ -41,19 +40,21 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
 
 BATCH = 256
-FAR_SHARE = 0.3  # of the readable symbols: an answer that changes more is far from the text
-FAR_UNREADABLE = 1 / 2  # of all symbols: where more are unreadable, any answer is far from the text
-FAR_SYMBOLS = 3  # that an answer far from a text changes at least: short texts have large shares
+# An answer is far from its text if it changes many readable symbols, or if many are unreadable.
+FAR_SHARE = 0.3  # of the readable symbols
+FAR_UNREADABLE = 1 / 2  # of all symbols
+FAR_SYMBOLS = 3  # and at least so many changed symbols, since short texts have large shares
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One of several repaired strings, best first; `parses` and `holds` as in `Result`.
+    """One of several repaired strings, best first; `parses`, `holds` and `edits` as in `Result`.
 
-    score: log p(text) + log p(input | text) in nats, by the causal mode, the language's lengths and the noisy channel; None
-    where the model has no room for the text. share: of the probability of all candidates that fit what was asked. edits: as in
-    `Result`.
+    Attributes:
+        score: log p(text) + log p(input | text) in nats, by the causal mode, the lengths of the
+            language and the noisy channel; None for a text too long for the model.
+        share: Share of the probability of all candidates that fit.
     """
 
     text: str
@@ -66,10 +67,12 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Change:
-    """How much of a repaired text is new. Blanks of the text are not counted.
+    """How much of a text a repair changes. Blanks of the text are not counted.
 
-    changed: symbols of the `given` ones that were deleted, replaced or unreadable. unreadable:
-    those that are no symbols of the language.
+    Attributes:
+        changed: Number of symbols that were deleted, replaced or unreadable.
+        given: Number of symbols of the text.
+        unreadable: Number of symbols that the language lacks.
     """
 
     changed: int
@@ -78,7 +81,7 @@ class Change:
 
     @property
     def far(self) -> bool:
-        """Whether the answer is too different from the text to be called a repair of it."""
+        """Whether the answer is too different from the text to count as its repair."""
         replaced, readable = self.changed - self.unreadable, self.given - self.unreadable
         most = replaced > FAR_SHARE * readable or self.unreadable > FAR_UNREADABLE * self.given
         return self.changed >= FAR_SYMBOLS and most
@@ -86,20 +89,26 @@ class Change:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one request.
+    """The result of one request.
 
-    text: the string, `?` where a sampler left a blank, empty with an `error`. parses, holds: strictly, by the language; None
-    where it cannot tell: nothing checks its strings, or they state nothing that could be true. score: log p(text | its length)
-    per symbol in nats under the causal mode; None where there is no text, or a part of what was drawn. evaluations: calls of
-    the denoiser that this string needed. finish_reason: `eos` (the string is whole), `stop` (a stop text or token, or what
-    followed the first complete string was cut off), `length` (cut where the model takes no more, or at `max_tokens`),
-    `repetition` (a loop), `incomplete` (blanks are left), `timeout` (the time was up: the best so far, or an error) or `error`.
-    edits: what was done to the input, where it was repaired.
-    alternatives: where several were asked for, this one first. completion: what conditioning on the text that was completed
-    found and cost; then the score is log p of all tokens drawn, per symbol. candidates: how many
-    were looked at for a valid one, where there was a choice and something tells what is valid.
-    foreign: symbols of the input, by position, that the language does not have and that were read as blanks.
-    change: of a repaired text, how much of it the answer keeps.
+    Attributes:
+        text: The string, with `?` for blanks that are left; empty with an `error`.
+        parses, holds: Verdicts of the language; None if it has no check, or its strings state
+            nothing that could be true.
+        score: log p(text | its length) per symbol in nats, by the causal mode; of a completion,
+            log p of all drawn tokens per symbol. None without a text, or if it was cut.
+        evaluations: Calls of the denoiser for this string.
+        finish_reason: `eos` (complete), `stop` (a stop text or token, or cut after the first
+            complete string), `length` (the maximum of the model or `max_tokens`), `repetition`
+            (a loop), `incomplete` (blanks are left), `timeout` (the best so far, or an error) or
+            `error`.
+        trace: Lines that show the run, if asked for.
+        edits: Of a repair, the edits that lead from the input to the text.
+        alternatives: Of a repair with `top` above 1, the best answers, this one first.
+        completion: Of a completion, result and cost of conditioning on the prefix.
+        candidates: Number of candidates examined for a valid one, if there was a choice.
+        foreign: Symbols of the input that the language lacks, by position; read as blanks.
+        change: Of a repair, how much of the input changed.
     """
 
     text: str = ""
@@ -122,10 +131,10 @@ class Result:
 def valid_first(
     items: Sequence[Item], valid: Callable[[Item], bool], look: int, top: int = 1
 ) -> tuple[list[Item], int]:
-    """The items with the valid ones of the first `look` in front, and how many were looked at.
+    """Return the items with the valid ones of the first `look` in front, and how many were tested.
 
-    The order stays within both classes. For `top` 1 only the first has to be found, which ends the
-    search; for more, `top` items at least are looked at.
+    The order stays within both classes. For `top` 1 the test ends at the first valid item; for
+    more, at least `top` items are tested.
     """
     window = items[: max(look, top)]
     looked = len(window)
@@ -136,14 +145,14 @@ def valid_first(
 
 
 def instead_of_holds(language: Language) -> str:
-    """What to do without `holds`, for the error of a language that states nothing."""
+    """Return the remedy in the error for `holds` with a language that states nothing."""
     if language.validity:
         return f"leave out holds: what {language.validity} calls valid comes first without it"
     return "leave out holds"
 
 
 def seeded(seed: int) -> torch.Generator:
-    """The source of random keys that a seed stands for."""
+    """Return the source of random keys of a seed."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -153,11 +162,13 @@ def ready_sampler(
     grammar: bool = False,
     control: ControlConfig | None = None,
 ) -> Sampler:
+    """Return a sampler with the grammar and the penalties of `control`. Raises ConfigError."""
     if loaded.vocabulary.merges and (
         grammar or (isinstance(sampler, SamplerConfig) and sampler.grammar)
     ):
         raise ConfigError(
-            "a grammar conditions characters, and this model reads pieces of several; sample without one"
+            "a grammar conditions characters, and this model reads pieces of several; "
+            "sample without one"
         )
     if not isinstance(sampler, SamplerConfig):
         made = sampler
@@ -172,14 +183,15 @@ def ready_sampler(
 def encode_requests(
     loaded: Loaded, texts: Sequence[str | DataError], check: Callable[[list[int]], list[int]]
 ) -> tuple[dict[int, list[int]], dict[int, Result]]:
-    """Token ids of the usable texts, and an error result for each other one, both by index.
+    """Return the token ids of usable texts and error results of the others, both by index.
 
-    Raises ConfigError for a model that does not read symbol by symbol, or is not told the length: then no text can be.
+    Raises ConfigError for a model of pieces, or one that does not get the length.
     """
     if loaded.vocabulary.merges or not loaded.length_conditioned:
         raise ConfigError(
-            "this model reads pieces of several characters, or ends its strings itself; repairing, editing and solving go by "
-            "symbols: give the checkpoint of a vocabulary of characters, or complete (with --suffix where the end is known)"
+            "this model reads pieces of several characters, or ends its strings itself; repairing, "
+            "editing and solving go by symbols: give the checkpoint of a vocabulary of characters, "
+            "or complete (with --suffix where the end is known)"
         )
     good: dict[int, list[int]] = {}
     bad: dict[int, Result] = {}
@@ -191,9 +203,8 @@ def encode_requests(
                 raise text
             if not loaded.language.vocabulary.characters(text):
                 raise CanvasError("the text is empty; give at least one symbol or blank")
-            if len(text) > 100 * (
-                longest + 10
-            ):  # white space may be long, but encoding gigabytes helps nobody
+            # White space is ignored; beyond this limit encoding would only waste memory.
+            if len(text) > 100 * (longest + 10):
                 raise CanvasError(
                     f"the text has {len(text)} characters; strings have at most {longest} symbols"
                 )
@@ -211,7 +222,7 @@ def merge(
     good: dict[int, list[int]],
     made: Sequence[Result],
 ) -> list[Result]:
-    """All results in the order of `texts`, each with its input."""
+    """Return all results in the order of `texts`, each with its input."""
     by_index = {**bad, **dict(zip(good, made))}
     return [
         replace(by_index[i], input="" if isinstance(text, DataError) else text)
@@ -226,8 +237,7 @@ def canvas_of(
     keys: Tensor,
     sigma: float = 0.0,
 ) -> Canvas:
-    """The canvas of usable texts by their index; `keys` are those of all texts, so none depends on
-    the others."""
+    """Return the canvas of the texts in `rows` (by index), with their keys of all `keys`."""
     canvas = Canvas.of(
         [*rows.values()], known, loaded.language.vocabulary, None, sigma, loaded.device
     )
@@ -243,9 +253,9 @@ def run_sampler(
     trace: bool,
     control: ControlConfig | None = None,
 ) -> list[Result]:
-    """Run `sampler` on the canvas, similar lengths together; results in the order of the canvas.
+    """Run `sampler` on a canvas, similar lengths together; results in the order of the canvas.
 
-    Of `control` only what ends a string: a canvas has its length, so it is filled and then cut where it would have ended.
+    A canvas has a fixed length: it is filled, then cut where `control` would have ended the string.
     """
     order = canvas.length.cpu().argsort(stable=True)
     results: list[Result] = [Result()] * len(canvas)
@@ -253,14 +263,12 @@ def run_sampler(
         part = canvas[rows.to(canvas.tokens.device)].trim()
         try:
             sample = sampler(loaded.denoiser, part.traced() if trace else part)
-        except (
-            CanvasError
-        ) as error:  # a constrained sampler, and a string that it can make nothing of
+        except CanvasError as error:  # no string of the constraint fits one of the rows
             if len(rows) == 1:
                 results[int(rows)] = Result(
                     finish_reason="error", error=str(error), input=inputs[int(rows)]
                 )
-            else:  # the others are not taken down with it
+            else:  # row by row, so that the others get their results
                 for row in rows.tolist():
                     results[row] = run_sampler(
                         loaded, sampler, canvas[[row]], [inputs[row]], 1, trace, control
@@ -274,7 +282,7 @@ def run_sampler(
 def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result]:
     vocabulary = loaded.vocabulary
     log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
-    if not loaded.length_conditioned:  # log p(text | its length) is no prediction of this model
+    if not loaded.length_conditioned:  # the model does not predict p(text | its length)
         log_probs = [math.nan] * len(sample.length)
     trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).split("\n"))
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
@@ -292,7 +300,7 @@ def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result
 def cut_texts(
     sample: Sample, vocabulary: Vocabulary, control: ControlConfig
 ) -> list[tuple[str, str]]:
-    """Where each string of a sample would have ended, and why; nothing where `control` ends none."""
+    """Return each string cut where `control` ends it, with the reason; [] if it ends none."""
     stopping = Stopping.of(control, vocabulary.utf8)
     if stopping == replace(NEVER, repeats=stopping.repeats):
         return []
@@ -304,6 +312,7 @@ def cut_texts(
 def judged(
     language: Language, text: str, log_prob: float, evaluations: int, trace: tuple[str, ...] | None
 ) -> Result:
+    """Return the result of a text: verdicts of the language and the score per symbol."""
     score = log_prob / len(text) if text and math.isfinite(log_prob) else None
     reason = "incomplete" if language.vocabulary.is_open(text) else "eos"
     parses = language.parses(text) if language.validity else None
@@ -311,17 +320,17 @@ def judged(
 
 
 def ended(language: Language, result: Result, text: str, reason: str) -> Result:
-    """A result cut to `text`, of which alone the language is asked; nothing scores a part of what was drawn."""
-    own = judged(language, text, math.nan, result.evaluations, result.trace)
+    """Return a result cut to `text`, judged again and without a score."""
+    cut = judged(language, text, math.nan, result.evaluations, result.trace)
     return replace(
-        result, text=text, parses=own.parses, holds=own.holds, score=None, finish_reason=reason
+        result, text=text, parses=cut.parses, holds=cut.holds, score=None, finish_reason=reason
     )
 
 
 def only_complete(language: Language, result: Result) -> Result:
-    """Of a result the first string that parses; the result itself where nothing does, or it does as a whole.
+    """Return a result cut to the first string that parses; as it is if it parses or none does.
 
-    Raises ConfigError for a language in which nothing tells.
+    Raises ConfigError for a language without a check.
     """
     if not language.validity:
         raise ConfigError(
@@ -332,7 +341,7 @@ def only_complete(language: Language, result: Result) -> Result:
 
 
 def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
-    """log p(string | its length) of each string of inner ids under the causal mode; NaN for one that it has no room for."""
+    """Return log p(string | its length) of each row by the causal mode; NaN for too long ones."""
     fitting = [i for i, row in enumerate(rows) if len(row) <= loaded.language.max_symbols]
     log_probs = [math.nan] * len(rows)
     for start in range(0, len(fitting), BATCH):

@@ -1,8 +1,7 @@
-"""Replacing a span by one of another length: `rewrite`.
+"""`rewrite`: replaces a span by one of another length.
 
-For: choosing the length; what fills it is `edit`, or `solve` where the result has to hold. Not for: damaged strings, whose
-length is unknown everywhere (`repair`). Easy to get wrong: scores of strings of different lengths are comparable only as
-log p(x | n) + log p(n), not per symbol and not given their lengths.
+`edit` or `fill` fills the new span for each length. Scores of strings of different lengths are
+comparable as log p(x | n) + log p(n), not per symbol.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from maskdiff.tasks.results import BATCH, Result, encode_requests, merge
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
-MAX_LISTED_ERRORS = 3  # failures that are told one by one
+MAX_LISTED_ERRORS = 3  # of different lengths
 
 
 @verb()
@@ -48,34 +47,26 @@ def rewrite(
     batch_size: int = BATCH,
     trace: bool = False,
 ) -> list[Result]:
-    """Replace symbols `replace` (first, last + 1) of each text by new ones, and fill its blanks; all else stays on its side.
+    """Replace symbols `replace` (first, last + 1) of each text by new ones, and fill its blanks.
 
-    `length` counts the new symbols: a number from 0 (the span is removed) or a range with both ends; None keeps the length. An
-    empty span inserts. The result is the likeliest over the lengths that fit, by log p(x | n) + log p(n) of the causal mode and
-    the language; where something tells what is valid, a valid one of whatever length comes before
-    all others, and each length looks at `candidates` fillings for it. `masks` count in the text as
-    it is given. `holds` asks `solve`, otherwise `edit` fills, with the other settings as there. A
-    text whose span is out of range, or that no length fits, is an error; ConfigError as in
-    `edit`/`solve`.
+    The result is the likeliest over the lengths that fit, by log p(x | n) + log p(n) of the causal
+    mode and the language. If the language has a validity check, valid results come first, and
+    `candidates` fillings are tested for each length. A text whose span is out of range, or that no
+    length fits, is an error.
+
+    Args:
+        replace: The span; an empty one inserts before its first symbol.
+        length: Number of new symbols: a number, 0 removes the span, or a range with both ends;
+            None keeps the length.
+        masks: Spans of other symbols that are blanks, too; they count in the given text.
+        holds: Fill by `fill`, with `bound`, instead of `edit`, which takes the other settings.
+
+    Raises ConfigError as `edit` and `fill` do.
     """
-    first, last = replace
-    low, high = (
-        (last - first,) * 2
-        if length is None
-        else (length, length)
-        if isinstance(length, int)
-        else length
-    )
-    if not 0 <= first <= last:
-        raise ConfigError(f"replace is {first}:{last}; give A:B with 0 <= A <= B")
-    if not 0 <= low <= high:
-        raise ConfigError(f"length is {low}..{high}; give N..M with 0 <= N <= M")
-    if first == last and high == 0:
-        raise ConfigError(
-            f"replace {first}:{last} by nothing changes nothing; give the length of what to insert there"
-        )
+    low, high = _length_range(replace, length)
     if holds and sampler is not None:
         raise ConfigError("a search for what holds draws nothing; leave out the sampler")
+    # A template for each text and length that fits.
     good, results = encode_requests(
         loaded, texts, lambda ids: _spanned(loaded, ids, masks, replace)
     )
@@ -89,13 +80,22 @@ def rewrite(
         loaded.language.vocabulary.decode(_resized(loaded, good[i], replace, size))
         for i, size in jobs
     ]
+    # The fillings of all templates, and the best length for each text.
     if holds:
         filled = fill(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
     else:
         filled = edit(
-            loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar,
-            seed=seed, source=source, batch_size=batch_size, trace=trace,
-        )  # fmt: skip
+            loaded,
+            templates,
+            sampler=sampler,
+            beam=beam,
+            candidates=candidates,
+            grammar=grammar,
+            seed=seed,
+            source=source,
+            batch_size=batch_size,
+            trace=trace,
+        )
     choices: dict[int, list[Result]] = {i: [] for i in good}
     for (i, _), result in zip(jobs, filled, strict=True):
         choices[i].append(result)
@@ -106,13 +106,32 @@ def rewrite(
     return merge(texts, results, good, made)
 
 
+def _length_range(span: tuple[int, int], length: int | tuple[int, int] | None) -> tuple[int, int]:
+    """The range of the number of new symbols. Raises ConfigError."""
+    first, last = span
+    if length is None:
+        length = last - first
+    low, high = (length, length) if isinstance(length, int) else length
+    if not 0 <= first <= last:
+        raise ConfigError(f"replace is {first}:{last}; give A:B with 0 <= A <= B")
+    if not 0 <= low <= high:
+        raise ConfigError(f"length is {low}..{high}; give N..M with 0 <= N <= M")
+    if first == last and high == 0:
+        raise ConfigError(
+            f"replace {first}:{last} by nothing changes nothing; "
+            "give the length of what to insert there"
+        )
+    return low, high
+
+
 def _spanned(
     loaded: Loaded, ids: list[int], masks: Sequence[tuple[int, int]], span: tuple[int, int]
 ) -> list[int]:
-    """The ids with blanks at `masks`; CanvasError where these or the span do not fit."""
+    """The ids with blanks at `masks`. Raises CanvasError for a mask or span out of range."""
     if span[1] > len(ids):
         raise CanvasError(
-            f"replace {span[0]}:{span[1]} does not fit a text of {len(ids)} symbols; give A:B with 0 <= A <= B <= {len(ids)}"
+            f"replace {span[0]}:{span[1]} does not fit a text of {len(ids)} symbols; "
+            f"give A:B with 0 <= A <= B <= {len(ids)}"
         )
     return hide_spans(loaded.language, ids, masks)
 
@@ -129,7 +148,7 @@ def _fitting(
     low: int = 0,
     high: int | None = None,
 ) -> list[int]:
-    """How many symbols, from `low` to `high`, may take the place of the span so that some string of the language fits."""
+    """The numbers of new symbols, from `low` to `high`, for which some string fits."""
     constraint = None
     if grammar and loaded.language.lark_grammar() is not None:
         constraint = loaded.constraint("cpu")
@@ -145,10 +164,9 @@ def _fitting(
 
 
 def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
-    """The likeliest of results of different lengths, valid ones first, with the evaluations and the
-    candidates of all; an error if all of them are."""
+    """The likeliest result, valid ones first, with the counts of all, or their errors."""
 
-    def worth(result: Result) -> tuple[bool, float]:
+    def rank(result: Result) -> tuple[bool, float]:
         n, valid = len(result.text), result.parses is not False
         if result.score is None:
             return valid, -math.inf
@@ -158,41 +176,36 @@ def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
     counts = [result.candidates for result in choices if result.candidates is not None]
     found = [result for result in choices if result.error is None]
     if not found:
-        said = list(dict.fromkeys(result.error or "" for result in choices))
+        errors = list(dict.fromkeys(result.error or "" for result in choices))
         more = (
-            [f"and so for {len(said) - MAX_LISTED_ERRORS} other lengths"]
-            if len(said) > MAX_LISTED_ERRORS
+            [f"and so for {len(errors) - MAX_LISTED_ERRORS} other lengths"]
+            if len(errors) > MAX_LISTED_ERRORS
             else []
         )
         return changed(
             choices[0],
-            error=one_line("; ".join([*said[:MAX_LISTED_ERRORS], *more])),
+            error=one_line("; ".join([*errors[:MAX_LISTED_ERRORS], *more])),
             evaluations=spent,
         )
     looked = sum(counts) if counts else None
-    return changed(max(found, key=worth), evaluations=spent, candidates=looked)
+    return changed(max(found, key=rank), evaluations=spent, candidates=looked)
 
 
 def _refusal(
     loaded: Loaded, ids: list[int], span: tuple[int, int], grammar: bool, low: int, high: int
 ) -> Result:
-    """The error of a text that no length asked for fits."""
-    asked = str(low) if low == high else f"{low}..{high}"
-    sizes, stays, longest = (
-        _fitting(loaded, ids, span, grammar),
-        len(ids) - span[1] + span[0],
-        loaded.language.max_symbols,
-    )
-    told = (
-        f"possible are {_ranges(sizes)}"
-        if sizes
-        else "nor does any other length; change what stands beside it"
-    )
+    """The error of a text that no length from `low` to `high` fits."""
+    wanted = str(low) if low == high else f"{low}..{high}"
+    sizes = _fitting(loaded, ids, span, grammar)
+    stays, longest = len(ids) - span[1] + span[0], loaded.language.max_symbols
     if stays > longest:
-        told = f"what stays has {stays} symbols, and strings have at most {longest}"
-    return Result(
-        finish_reason="error", error=f"no string has {asked} symbols in place of the span; {told}"
-    )
+        remedy = f"what stays has {stays} symbols, and strings have at most {longest}"
+    elif sizes:
+        remedy = f"possible are {_ranges(sizes)}"
+    else:
+        remedy = "nor does any other length; change what stands beside it"
+    error = f"no string has {wanted} symbols in place of the span; {remedy}"
+    return Result(finish_reason="error", error=error)
 
 
 def _ranges(sizes: Sequence[int]) -> str:

@@ -1,8 +1,4 @@
-"""Explaining strings by the noisy-channel beam; what repairing and editing share.
-
-For: running `maskdiff.repair` over requests. Not for: the beam itself, or choosing among what it finds (`candidates.py`).
-Easy to get wrong: a length that is given has no probability.
-"""
+"""Runs the beam of the noisy channel over requests, for `repair` and `edit`."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def length_prior(language: Language, slack: int) -> Callable[[int], float]:
-    """log p(n) of a length; 0 without `slack`: a length that is given needs no probability."""
+    """Return log p(n) as a function; it is 0 without `slack`, where the length is given."""
     return language.length_log_prob if slack else lambda n: 0.0
 
 
@@ -33,7 +29,7 @@ def explain(
     certain: Sequence[Collection[int]] | None = None,
     top: int | None = 1,
 ) -> tuple[list[list[Repaired]], list[tuple[str, ...] | None]]:
-    """What `repair_channel` finds for rows of token ids, and the steps of each search where a `trace` is asked for."""
+    """Return what `repair_channel` finds for rows of token ids, and the steps of each search."""
     language = loaded.language
     low, high = language.min_symbols, language.max_symbols
     if slack:
@@ -50,17 +46,17 @@ def explain(
     for i, row in enumerate(rows):
         steps: list[str] = []
 
-        def watch(emitted: int, prefix: list[int], steps: list[str] = steps) -> None:
+        def note(emitted: int, prefix: list[int], steps: list[str] = steps) -> None:
             steps.append(f"{emitted:4d}  {language.vocabulary.decode(prefix)}")
 
         kept = None if certain is None else [certain[i]]
         found += repair_channel(
-            loaded.denoiser, [row], [lengths[i]], prior, channel, beam, watch, constraint, top, kept
+            loaded.denoiser, [row], [lengths[i]], prior, channel, beam, note, constraint, top, kept
         )
         notes.append(tuple(steps))
     return found, [*notes]
 
 
 def with_answer(steps: tuple[str, ...] | None, text: str) -> tuple[str, ...] | None:
-    """The steps of a search, and what came of it: the leader of the last step is not always the best explanation."""
+    """Return the steps of a search with its answer, which may differ from the last leader."""
     return None if steps is None else (*steps, f"   =  {text}")

@@ -1,11 +1,10 @@
-"""Takes an answer out of a longer output: the first string of a language, or the first code block of a Markdown text.
+"""Finds an answer in a longer output: the first string of a language, or the first code block.
 
-For: judging what a model said when it also says other things. Not for: judging the answer (`metrics.py`), or rendering
-Markdown: only those blocks are read that tell where fenced code is; HTML is plain lines. Easy to
-get wrong: a parser that overlooks white space, as that of `arithmetic` does, reads on across it, so that the first string of
-`1=1\\n2=2` is `1=1\\n2`; wrap such a language in `Unspaced` where white space ends an answer.
+Of Markdown only the blocks that determine fenced code are read; HTML is plain lines. A parser that
+ignores white space, as that of `arithmetic`, reads across it: the first string of `1=1\\n2=2` is
+`1=1\\n2`. Wrap such a language in `Unspaced` if white space ends an answer.
 
-Positions count characters of the output from 0; `text[start:end]` is what was found (a `Fence` may have lost indentation).
+Positions count characters from 0; `text[start:end]` is the answer (a `Fence` may lose indentation).
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from typing import Protocol
 
 from maskdiff.utils.lines import LINE_END
 
-_LINE = re.compile(
-    rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)"
-)  # ends as CommonMark has them
+# Lines end as in CommonMark.
+_LINE = re.compile(rf"(?P<body>[^\r\n]*)(?:{LINE_END})|(?P<last>[^\r\n]+)")
 _OPENING = re.compile(r"(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)")
 _ITEM = re.compile(r"(?:[-+*]|(?P<number>[0-9]{1,9})[.)])(?=[ \t]|$)")
 _HEADING = re.compile(r"#{1,6}(?:[ \t]|$)")
@@ -30,14 +28,14 @@ _TAB_STOP = 4
 
 
 class HasParser(Protocol):
-    """The part of a language that tells its strings from others."""
+    """The part of a language that recognises its strings."""
 
     def parses(self, text: str) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a longer text: `text` is what stands there from `start` to before `end`."""
+    """A part of a longer text, from `start` to before `end`."""
 
     text: str
     start: int
@@ -46,12 +44,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Fence:
-    """A fenced code block: its content, where that stands in the document, and what the opening fence says (`python`).
+    """A fenced code block.
 
-    `text` has the line ending of its last line, and is the document's `[start:end]` unless the opening fence is indented:
-    then its lines have lost that indentation, and the marks of quotes. closed: whether a closing
-    fence ends it; else it ends with its quote or list item, or with the document. opening: where
-    the line of the opening fence begins.
+    Attributes:
+        text: The content with its last line ending; `[start:end]` of the document without the
+            indentation of the opening fence and the marks of quotes.
+        info: The text after the opening fence, such as `python`.
+        closed: A closing fence ends it; otherwise its quote or list item, or the document does.
+        opening: Position of the line of the opening fence.
     """
 
     text: str
@@ -69,33 +69,33 @@ class Unspaced:
     language: HasParser
 
     def parses(self, text: str) -> bool:
-        """Whether `text` is a string of the language as it stands, without white space."""
+        """Return whether `text` is a string of the language and has no white space."""
         return not any(symbol.isspace() for symbol in text) and self.language.parses(text)
 
 
-# ------------------------------------------------------------------------------------------------ strings of a language
+# -------------------------- strings of a language
 
 
 def first_complete(text: str, language: HasParser) -> Span | None:
-    """The string that begins first in `text`, and of those that begin there the longest; None where nothing parses.
+    """Return the string that begins first in `text`, and there the longest; None if none parses.
 
-    The longest, because a shorter one is an accident: `=45` would end as `=4`. A string is not empty and has no white space
-    at its ends; within, white space is the parser's to judge. The parser is asked O(n^2) times at worst, once for each part
-    of n characters: n (n + 1) / 2 times where nothing parses. That is 20,000 times for 200 characters.
+    A shorter one would be an accident: `=45` would end as `=4`. A string is not empty and has no
+    white space at its ends; within it, the parser decides. The parser is called at most
+    n (n + 1) / 2 times for n characters: 20,000 times for 200.
     """
     return next(_complete(text, language), None)
 
 
 def all_complete(text: str, language: HasParser) -> list[Span]:
-    """The first string as of `first_complete`, the first in what follows it, and so on: none overlaps another.
+    """Return the string of `first_complete`, the first one in the text after it, and so on.
 
-    The parser is asked O(n^2) times at worst, n (n + 1) / 2 for n characters, however many strings there are.
+    The parser is called at most n (n + 1) / 2 times for n characters.
     """
     return list(_complete(text, language))
 
 
 def _complete(text: str, language: HasParser) -> Iterator[Span]:
-    """The strings of `all_complete`, each searched for when it is asked for."""
+    """Yield the strings of `all_complete`."""
     start = 0
     while start < len(text):
         end = _longest(text, start, language)
@@ -112,11 +112,11 @@ def _longest(text: str, start: int, language: HasParser) -> int | None:
     return next((end for end in ends if language.parses(text[start:end])), None)
 
 
-# -------------------------------------------------------------------------------------------------------- code blocks
+# -------------------------- code blocks
 
 
 def first_fence(text: str) -> Fence | None:
-    """The first closed fenced code block of a Markdown text, as of `fences`; None without one."""
+    """Return the first closed fenced code block of a Markdown text, or None."""
     return next((fence for fence in fences(text) if fence.closed), None)
 
 

@@ -1,9 +1,7 @@
-"""Edit scripts: what was done to one string to make another of it, symbol by symbol.
+"""Edit scripts: the edits that make one string of another, symbol by symbol.
 
-For: showing a user what a repair changed, counting it, and keeping what is certain. Not for: the number of edits alone
-(`metrics.edit_distance` is faster), or strings of a grammar that are few edits away (`languages/cfg/distance.py`).
-Easy to get wrong: positions count symbols of the *given* text, whatever was inserted or deleted before them; an insertion at
-position p comes before the p-th symbol, several at one position in the order of the script.
+Positions count symbols of the given text, whatever was inserted or deleted before them. An
+insertion at position p comes before the p-th symbol, several at one position in order.
 """
 
 from __future__ import annotations
@@ -14,16 +12,16 @@ from typing import Literal
 
 import numpy as np
 
-FILL = 2.0**-20  # what a fill costs in the table: of equally cheap scripts the fewest fills
+FILL = 2.0**-20  # cost of a fill in the table, so that of equally cheap scripts few fill
 
 Operation = Literal["insert", "delete", "replace", "fill"]
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: `old` is the symbol of the given text (empty for an insertion), `new` what stands there instead (or nothing).
+    """One edit: `new` takes the place of `old`, a symbol of the given text; either may be "".
 
-    `fill` gives a blank its symbol; it costs nothing, every other operation 1.
+    `fill` gives a blank its symbol and costs 0; every other operation costs 1.
     """
 
     operation: Operation
@@ -42,22 +40,22 @@ class Edit:
 
 
 def edit_cost(script: Sequence[Edit]) -> int:
-    """How many edits a script has, filled blanks not counted."""
+    """Return the number of edits without filled blanks."""
     return sum(edit.cost for edit in script)
 
 
 def edit_text(script: Sequence[Edit]) -> str:
-    """The script in one line: `insert ')' at 10, replace '7' by '5' at 4`; `unchanged` for an empty one."""
+    """Return the script as a line: `insert ')' at 10, replace '7' by '5' at 4`; or `unchanged`."""
     return ", ".join(map(str, script)) or "unchanged"
 
 
 def edit_script(
     given: str, text: str, blank: str = "?", certain: Collection[int] = ()
 ) -> tuple[Edit, ...] | None:
-    """A cheapest script that makes `text` of `given`, in the order of its positions, always the same one.
+    """Return a cheapest script that makes `text` of `given`, by position, always the same one.
 
-    Every character is a symbol, and `blank` one that any symbol may fill. `certain` are positions of `given` whose symbols are
-    neither deleted nor replaced (a blank is filled); None where no script keeps them.
+    Every character is a symbol, and any symbol may fill a `blank`. Symbols of `given` at positions
+    `certain` are neither deleted nor replaced (blanks are filled); None if no script keeps them.
     """
     table = _costs(given, text, blank, certain)
     i, j = len(given), len(text)
@@ -87,7 +85,7 @@ def edit_script(
 
 
 def apply_edits(given: str, script: Sequence[Edit]) -> str:
-    """What the script makes of `given`. Raises ValueError where it does not fit, or is not in the order of its positions."""
+    """Return the result of a script. Raises ValueError if it does not fit or is out of order."""
     written: list[str] = []
     read = 0
     for edit in script:
@@ -104,7 +102,7 @@ def apply_edits(given: str, script: Sequence[Edit]) -> str:
 
 
 def _change(old: str, new: str, blank: str, certain: bool) -> float:
-    """What it costs that `new` stands in the place of `old`."""
+    """The cost of `new` in the place of `old`."""
     if old == blank:
         return FILL
     if old == new:
@@ -113,11 +111,9 @@ def _change(old: str, new: str, blank: str, certain: bool) -> float:
 
 
 def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.ndarray:
-    """(len(given) + 1, len(text) + 1): the least cost of making text[:j] of given[:i]; inf where that is impossible."""
-    codes, step = (
-        np.array([ord(symbol) for symbol in text], dtype=np.int64),
-        np.arange(len(text) + 1),
-    )
+    """The least costs of making text[:j] of given[:i], (len(given) + 1, len(text) + 1)."""
+    codes = np.array([ord(symbol) for symbol in text], dtype=np.int64)
+    step = np.arange(len(text) + 1)
     table = np.empty((len(given) + 1, len(text) + 1))
     table[0] = step
     for i, symbol in enumerate(given):
@@ -126,5 +122,5 @@ def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.nd
         change = np.where(codes == ord(symbol), 0.0, price)
         change = np.full(len(text), FILL) if symbol == blank else change
         row[1:] = np.minimum(row[1:], table[i, :-1] + change)
-        table[i + 1] = np.minimum.accumulate(row - step) + step  # symbols inserted behind it
+        table[i + 1] = np.minimum.accumulate(row - step) + step  # insertions after it
     return table

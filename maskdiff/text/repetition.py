@@ -1,11 +1,8 @@
-"""How much a sequence repeats itself: pure functions on tokens, which may be characters (a string), ids or words.
+"""Measures of repetition in a sequence of tokens, which may be characters, ids or words.
 
-For: the figures that tell a loop from a text, and the detector that finds where a loop begins. Not for: copies of whole
-texts in a set (`metrics.distinct`), or quality: noise repeats itself less than any language does. Easy to get wrong: most of
-these depend on length, since a longer text of the same kind has more of its n-grams twice, so compare at equal lengths, and
-with real strings.
-
-Shares are from 0 to 1. Tokens are equal if `==` and `hash` say so; elements of a tensor are not, take `.tolist()` first.
+Most of them depend on length, since a longer text of the same kind repeats more of its n-grams:
+compare at equal lengths, and with real strings. Shares are from 0 to 1. Tokens are compared by `==`
+and `hash`; take `.tolist()` of a tensor first.
 """
 
 from __future__ import annotations
@@ -16,10 +13,10 @@ from collections.abc import Hashable, Iterator, Sequence
 
 
 def rep(tokens: Sequence[Hashable], window: int) -> float:
-    """The share of tokens that occur among the `window` tokens before them: rep/l of Welleck et al. (1908.04319).
+    """Return the share of tokens among the `window` tokens before them: rep/l [1908.04319].
 
-    They count predictions for the next token of a given text; this is the same count on the sequence itself. The first
-    tokens count too, with the fewer before them. 0 for no tokens. Raises ValueError for a window below 1.
+    The paper counts predictions for the next token of a given text; this counts the sequence
+    itself, including the first tokens. 0 for no tokens. Raises ValueError for a window below 1.
     """
     _at_least("window", window, 1)
     last: dict[Hashable, int] = {}
@@ -31,7 +28,7 @@ def rep(tokens: Sequence[Hashable], window: int) -> float:
 
 
 def seq_rep(tokens: Sequence[Hashable], n: int = 4) -> float:
-    """1 - distinct n-grams / n-grams of one sequence: seq-rep-n of Welleck et al. (1908.04319).
+    """Return 1 - distinct n-grams / n-grams of one sequence: seq-rep-n [1908.04319].
 
     0 for fewer than n tokens. Raises ValueError for n below 1.
     """
@@ -41,9 +38,9 @@ def seq_rep(tokens: Sequence[Hashable], n: int = 4) -> float:
 
 
 def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float:
-    """Distinct n-grams / n-grams over all sequences together: distinct-n of Li et al. (1510.03055).
+    """Return distinct n-grams / n-grams over all sequences together: distinct-n [1510.03055].
 
-    No n-gram reaches from one sequence into the next. NaN where no sequence has n tokens. Falls with the number of
+    No n-gram spans two sequences. NaN if no sequence has n tokens. It decreases with the number of
     sequences, so compare equal numbers only. Raises ValueError for n below 1.
     """
     _at_least("n", n, 1)
@@ -52,10 +49,10 @@ def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> float:
 
 
 def periodic_tail(tokens: Sequence[Hashable], max_period: int, repeats: int) -> int:
-    """The smallest period p <= `max_period` such that the last `repeats` * p tokens have period p; 0 if none.
+    """Return the smallest p <= `max_period` such that the last `repeats` * p tokens have period p.
 
-    That is, one unit of p tokens stands `repeats` times in a row at the end. Raises ValueError for a `max_period` below 1
-    or `repeats` below 2.
+    That is, a unit of p tokens is repeated `repeats` times at the end. 0 if there is no such p.
+    Raises ValueError for a `max_period` below 1 or `repeats` below 2.
     """
     _check_loop(max_period, repeats)
     tail = tuple(tokens[-repeats * max_period :])
@@ -69,14 +66,13 @@ def periodic_tail(tokens: Sequence[Hashable], max_period: int, repeats: int) -> 
 def first_periodic_tail(
     tokens: Sequence[Hashable], max_period: int, repeats: int
 ) -> tuple[int, int] | None:
-    """The smallest m such that `periodic_tail` of the first m tokens is not 0, and that period; None if there is no such m.
+    """Return the smallest m such that the first m tokens have a `periodic_tail`, and that.
 
-    Takes O(n * max_period), with a counter for each period. Raises ValueError as `periodic_tail` does.
+    None if there is no such m. Takes O(n * max_period). Raises ValueError as `periodic_tail` does.
     """
     _check_loop(max_period, repeats)
-    runs = [0] * (
-        max_period + 1
-    )  # by period: how many of the latest tokens in a row equal the one a period before them
+    # By period: the number of latest tokens that equal the token one period before them.
+    runs = [0] * (max_period + 1)
     for index, token in enumerate(tokens):
         for period in range(1, min(max_period, index) + 1):
             runs[period] = runs[period] + 1 if token == tokens[index - period] else 0
@@ -86,17 +82,17 @@ def first_periodic_tail(
 
 
 def adjacent_duplicates(tokens: Sequence[Hashable]) -> tuple[int, int]:
-    """Pairs of neighbours that are equal, and pairs of neighbours: (0, 0) for fewer than two tokens."""
+    """Return the number of equal pairs of neighbours, and of all pairs of neighbours."""
     pairs = max(len(tokens) - 1, 0)
     return sum(tokens[index] == tokens[index + 1] for index in range(pairs)), pairs
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of `text` in UTF-8 / bytes of its raw DEFLATE at level 9, less what DEFLATE needs for nothing; 1 if empty.
+    """Return bytes of `text` in UTF-8 / (bytes of its raw DEFLATE - 2, those of an empty one).
 
-    Larger is more repetitive. Raw, and less the cost of the empty stream (2 bytes), because a header and a checksum are all
-    that one sees of short strings: with those of zlib, 3 symbols would have the ratio 3 / 11. Rounding to whole bytes and
-    the block header remain, so texts without repetition score near 1 and may score below. Builds of zlib may differ a little.
+    Larger is more repetitive; 1 for an empty text. Header and checksum of zlib are left out, since
+    they dominate for short strings: 3 symbols would have the ratio 3 / 11. Texts without repetition
+    score near 1, or slightly below. Builds of zlib may differ a little.
     """
     if not text:
         return 1.0
@@ -116,12 +112,12 @@ def _grams(tokens: Sequence[Hashable], n: int) -> Iterator[tuple[Hashable, ...]]
 
 
 def _check_loop(max_period: int, repeats: int) -> None:
-    """Raises ValueError for bounds that no loop, or every end of a text, would meet."""
+    """Raise ValueError for bounds that no loop, or every text, would meet."""
     _at_least("max_period", max_period, 1)
     _at_least("repeats", repeats, 2)
 
 
 def _at_least(name: str, given: int, least: int) -> None:
-    """Raises ValueError unless `given` >= `least`."""
+    """Raise ValueError unless `given` >= `least`."""
     if given < least:
         raise ValueError(f"{name} is {given}; give at least {least}")

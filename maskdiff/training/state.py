@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskdiff.checkpoint.values import are_numbers, is_amount, is_count, is_printable
+from maskdiff.checkpoint.payload import are_numbers, is_amount, is_count, is_printable
 from maskdiff.config import Config
 from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote

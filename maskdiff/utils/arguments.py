@@ -1,10 +1,8 @@
-"""Arguments of functions that users call, brought to their types in one place.
+"""Checks and converts arguments of public functions, by their names.
 
-For: `checked_arguments`, a decorator that reads arguments by their names, and the readers that it
-takes. Not for: options of a configuration (`config.py`) or text of files and flags (`values.py`).
-What is clear is taken: one text where a list is wanted, numbers of numpy, any iterable of texts.
-What is not is a ConfigError of one line, which says what to give instead. Easy to get wrong: a text
-is itself a sequence of texts, its characters, and True is an integer.
+What is clear is accepted: one text for a list of texts, numbers of numpy, any iterable of texts.
+Anything else is a ConfigError of one line that says what to give. A single text is not taken for a
+sequence of characters, nor True for an integer.
 """
 
 from __future__ import annotations
@@ -23,13 +21,11 @@ from maskdiff.errors import ConfigError, DataError, quote
 
 P = ParamSpec("P")
 R = TypeVar("R")
-ArgumentReader = Callable[
-    [str, Any], Any
-]  # (name of the argument, what was given) -> its value; raises ConfigError
+ArgumentReader = Callable[[str, Any], Any]  # (name, given) -> value; raises ConfigError
 
 
 def checked_arguments(**readers: ArgumentReader) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: an argument that is given and has a reader becomes what its reader makes of it."""
+    """Return a decorator that passes each given argument through the reader of its name."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
@@ -48,17 +44,17 @@ def checked_arguments(**readers: ArgumentReader) -> Callable[[Callable[P, R]], C
 
 
 def refuse(name: str, value: object, wanted: str) -> ConfigError:
-    """The error of an argument of another type than the one that is wanted."""
+    """Return the error for an argument of a wrong type."""
     return ConfigError(f"{name} is {quote(value)} (of type {type(value).__name__}); give {wanted}")
 
 
 def texts(name: str, value: Any) -> list[str | DataError]:
-    """The texts of any ordered iterable; one text is a list of one. An error may stand for a line."""
+    """Return the texts of an ordered iterable, or one text as a list; DataErrors are kept."""
     return list(iter_texts(name, value))
 
 
 def iter_texts(name: str, value: Any) -> Iterator[str | DataError]:
-    """The texts of `texts` one by one; what is no iterable of texts is refused at once."""
+    """As `texts`, one by one; only a wrong type of the iterable is refused at once."""
     if isinstance(value, (str, DataError)):
         value = [value]
     if isinstance(value, os.PathLike):
@@ -71,7 +67,7 @@ def iter_texts(name: str, value: Any) -> Iterator[str | DataError]:
 
 
 def text(name: str, value: Any) -> str:
-    """One text."""
+    """Return one text."""
     found = text_or_error(name, value)
     if isinstance(found, DataError):
         raise found
@@ -79,7 +75,7 @@ def text(name: str, value: Any) -> str:
 
 
 def text_or_error(name: str, value: Any) -> str | DataError:
-    """One text, or the error that stands for one."""
+    """Return one text, or the DataError in its place."""
     if isinstance(value, DataError):
         return value
     if isinstance(value, str):
@@ -90,14 +86,14 @@ def text_or_error(name: str, value: Any) -> str | DataError:
 
 
 def path(name: str, value: Any) -> Path:
-    """A path, given as a text or an `os.PathLike`."""
+    """Return the path of a text or an `os.PathLike`."""
     if isinstance(value, bytes) or not isinstance(value, (str, os.PathLike)):
         raise refuse(name, value, "a path, as a text or a Path")
     return Path(value)
 
 
 def integer(low: int, high: int) -> ArgumentReader:
-    """A reader of whole numbers from `low` to `high`, of Python or any library."""
+    """Return a reader of integers from `low` to `high`, of Python or any library."""
 
     def read(name: str, value: Any) -> int:
         try:
@@ -114,7 +110,7 @@ def integer(low: int, high: int) -> ArgumentReader:
 
 
 def real(low: float, high: float) -> ArgumentReader:
-    """A reader of finite numbers from `low` to `high`, of Python or any library."""
+    """Return a reader of finite numbers from `low` to `high`, of Python or any library."""
 
     def read(name: str, value: Any) -> float:
         try:
@@ -131,19 +127,19 @@ def real(low: float, high: float) -> ArgumentReader:
 
 
 def is_boolean(value: Any) -> bool:
-    """Whether it is a truth value, of Python or numpy."""
+    """Return whether `value` is a boolean, of Python or numpy."""
     return type(value).__name__ in ("bool", "bool_")
 
 
 def boolean(name: str, value: Any) -> bool:
-    """A truth value: a text such as "no" would count as true."""
+    """Return a boolean; texts such as "no" are refused, since they count as true."""
     if not is_boolean(value):
         raise refuse(name, value, "True or False")
     return bool(value)
 
 
 def pair(low: int, high: int) -> ArgumentReader:
-    """A reader of two whole numbers, such as the ends of a span."""
+    """Return a reader of two integers, such as the ends of a span."""
     one = integer(low, high)
 
     def read(name: str, value: Any) -> tuple[int, int]:
@@ -158,7 +154,7 @@ def pair(low: int, high: int) -> ArgumentReader:
 
 
 def pairs(low: int, high: int) -> ArgumentReader:
-    """A reader of a list of pairs; one pair is a list of one."""
+    """Return a reader of a list of pairs, or of one pair."""
     one = pair(low, high)
 
     def read(name: str, value: Any) -> tuple[tuple[int, int], ...]:
@@ -173,5 +169,5 @@ def pairs(low: int, high: int) -> ArgumentReader:
 
 
 def optional(reader: ArgumentReader) -> ArgumentReader:
-    """A reader that takes None, too."""
+    """Return a reader that accepts None, too."""
     return lambda name, value: None if value is None else reader(name, value)

@@ -1,10 +1,8 @@
-"""Requests in small batches, equal requests once, and progress on the error stream; what every verb
-with `--input` shares.
+"""Requests in small batches, a cache for equal requests, and progress on the error stream.
 
-For: `Requests`, `answered` and `Progress`. Not for: the work itself, or printing results. Easy to
-get wrong: sizes of batches follow from the numbers of requests alone, never from the time that work
-took, so that a run repeated gives the same digits; and a repeated request still takes its place in
-its batch, so that all others keep their random keys.
+Sizes of batches follow from the numbers of requests alone, not from the time that work takes, so
+that a repeated run gives the same digits. A repeated request keeps its place in its batch, so that
+all others keep their random keys.
 """
 
 from __future__ import annotations
@@ -15,34 +13,31 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
 from maskdiff.errors import DataError
 from maskdiff.utils.lines import Line, LineReader
 
 R = TypeVar("R")
 
-LARGEST = 16  # requests worked on together on a CPU; more would be no faster, and later to show
+LARGEST = 16  # requests in a batch on a CPU; more is not faster
 LARGEST_ON_GPU = 256
-MEMORY = 64 * 2**20  # characters of results that are kept for equal requests
-EVERY_SECONDS = 60.0  # between lines of progress where the error stream is no terminal
-REFRESH_SECONDS = 0.5  # between updates of the bar where it is one
+MEMORY = 64 * 2**20  # characters of cached results
+EVERY_SECONDS = 60.0  # between lines of progress, if the error stream is not a terminal
+REFRESH_SECONDS = 0.5  # between updates of the bar
 AGAIN = "an equal request was answered before"
 
 
 class Repeated(DataError):
-    """Stands in a batch for a request that equals one before it; a new object each time, for it may
-    be raised."""
+    """Takes the place of a request that equals an earlier one."""
 
 
 class Requests:
-    """Texts given as arguments, then the lines of a reader."""
+    """Texts of arguments, then the lines of a reader."""
 
     def __init__(self, texts: Sequence[Line], reader: LineReader | None = None) -> None:
         self.texts, self.reader = list(texts), reader
 
     def take(self, most: int) -> list[Line]:
-        """Up to `most` requests, as in `LineReader.take`."""
+        """Return up to `most` requests, as `LineReader.take` does."""
         if self.texts:
             part, self.texts = self.texts[:most], self.texts[most:]
             return part
@@ -55,8 +50,7 @@ class Requests:
 
 
 def growing(requests: Requests, largest: int, period: int | None = None) -> Iterator[list[Line]]:
-    """Batches of 1, 2, 4, ... up to `largest` requests, none of which goes beyond a multiple of
-    `period`."""
+    """Yield batches of 1, 2, 4, ... up to `largest` requests, split at multiples of `period`."""
     size, done = 1, 0
     while batch := requests.take(size if period is None else min(size, period - done % period)):
         yield batch
@@ -65,22 +59,21 @@ def growing(requests: Requests, largest: int, period: int | None = None) -> Iter
 
 
 class ResultCache(Generic[R]):
-    """Results by their text, of which the least recently used are forgotten beyond `room`
-    characters."""
+    """Results by text; beyond `room` characters the least recently used are dropped."""
 
     def __init__(self, room: int = MEMORY) -> None:
         self.room = room
         self._kept: OrderedDict[str, tuple[int, list[R]]] = OrderedDict()
 
     def get(self, text: str) -> list[R] | None:
-        """The results of an equal request, None where there are none."""
+        """Return the results of an equal request, or None."""
         if text not in self._kept:
             return None
         self._kept.move_to_end(text)
         return self._kept[text][1]
 
     def put(self, text: str, results: list[R]) -> None:
-        """Keep the results of a request that is not there yet."""
+        """Add the results of a new request."""
         size = len(text) + len(repr(results))
         self._kept[text] = size, results
         self.room -= size
@@ -89,17 +82,15 @@ class ResultCache(Generic[R]):
             self.room += size
 
 
-def answered(
+def answer_batches(
     batches: Iterable[Sequence[Line]],
     work: Callable[[Sequence[Line]], Iterable[tuple[int, R]]],
     memory: ResultCache[R] | None = None,
 ) -> Iterator[tuple[int, int, R]]:
-    """Results with the number of their request and their own within it, both from 1, in the order
-    of the requests.
+    """Yield (number of the request, number of the sample, result), both from 1, in order.
 
-    `work` gets a batch and gives (place in the batch, result), place by place, one result or more
-    each. A text that was answered before is `Repeated` in its batch, and gets the results of the
-    first one.
+    `work` maps a batch to pairs (index in the batch, result), in order, one or more each. A text
+    that was answered before is `Repeated` in its batch, and gets the results of the first one.
     """
     memory, before = memory or ResultCache(), 0
     for batch in batches:
@@ -132,17 +123,22 @@ def answered(
 
 
 class ProgressBar:
-    """How far a program is, on the error stream: a bar on a terminal, elsewhere a line a minute.
+    """Progress on the error stream: a bar on a terminal, otherwise a line a minute.
 
-    total: requests, None where nobody knows. bar: False leaves the bar out, where it would run into
-    the output.
+    Args:
+        total: Number of requests, None if unknown.
+        bar: False leaves out the bar, which would disturb output on the same terminal.
     """
 
     def __init__(self, program: str, unit: str, total: int | None, bar: bool = True) -> None:
         self.program, self.unit, self.total, self.done = program, unit, total, 0
         self.start = self.shown = time.monotonic()
         terminal = sys.stderr.isatty()
-        self.bar: Any = tqdm(total=total, unit=unit, file=sys.stderr) if bar and terminal else None
+        self.bar: Any = None
+        if bar and terminal:
+            from tqdm import tqdm  # only here: it takes 30 ms to import
+
+            self.bar = tqdm(total=total, unit=unit, file=sys.stderr)
         self.silent = terminal
         self.shared = sys.stdout.isatty()  # the output is on the terminal, too
 
@@ -154,19 +150,19 @@ class ProgressBar:
             self.bar.close()
 
     def finished(self, done: int) -> None:
-        """The first `done` requests are answered."""
+        """Show that the first `done` requests are answered."""
         if self.bar is not None:
             self.bar.update(done - self.done)
         self.done = done
         self.tick()
 
     def hide(self) -> None:
-        """Make room for output on the same terminal; the bar comes back with its next update."""
+        """Remove the bar before output on the same terminal; its next update shows it again."""
         if self.bar is not None and self.shared:
             self.bar.clear()
 
     def tick(self) -> None:
-        """Show that work is going on, where it is time to."""
+        """Refresh the bar, or print a line, if the last one is old enough."""
         now = time.monotonic()
         if now - self.shown < (EVERY_SECONDS if self.bar is None else REFRESH_SECONDS):
             return
@@ -177,9 +173,10 @@ class ProgressBar:
             print(f"{self.program}: {self.line(now - self.start)}", file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
-        """What is done after so many seconds."""
+        """Return what is done after so many seconds."""
         of = "" if self.total is None else f" of {self.total}"
-        return f"{self.done}{of} {self.unit}s done in {seconds:.0f} s, {self.done / max(seconds, 1e-9):.2g} a second"
+        rate = self.done / max(seconds, 1e-9)
+        return f"{self.done}{of} {self.unit}s done in {seconds:.0f} s, {rate:.2g} a second"
 
 
 __all__ = [
@@ -190,6 +187,6 @@ __all__ = [
     "Repeated",
     "Requests",
     "ResultCache",
-    "answered",
+    "answer_batches",
     "growing",
 ]

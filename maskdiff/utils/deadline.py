@@ -1,8 +1,6 @@
-"""A time limit that long-running loops check themselves.
+"""A time limit that loops check themselves; work is not interrupted within a step.
 
-For: `Deadline`, which a denoiser carries (`ModelDenoiser.until`) and every loop checks at its head.
-Not for: signals or threads; work is never cut inside a step. A loop that has a partial result
-catches `TimedOut` and returns it.
+A loop that has a partial result catches `TimedOut` and returns it.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ class Deadline:
 
     Args:
         seconds: Time limit in seconds, above 0; None for no limit.
-        tick: Called by every `check`, so that a program can show that work is going on.
+        tick: Called by every `check`, to show progress.
         clock: Returns the time in seconds.
     """
 
@@ -49,7 +47,7 @@ class Deadline:
 
     @property
     def message(self) -> str:
-        """What a user reads when there is no answer in time."""
+        """The error message."""
         return f"no answer within {self.seconds:g} s; give a larger --timeout, or ask for less"
 
 

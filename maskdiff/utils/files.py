@@ -1,8 +1,7 @@
-"""Files that are whole or absent, and locks that the system releases when their process ends.
+"""Atomic writes of files, and locks that the system releases when their process ends.
 
-For: everything that the package writes for its user. Not for: what is in the files. Easy to get
-wrong: a process number does not identify a process (numbers are reused, and other hosts have the
-same), so whether a process lives is known from a lock of the system alone.
+A lock of the system alone tells whether a process lives: process numbers are reused, and other
+hosts have the same ones.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ try:
 except ImportError:  # a system without it has no locks here
     fcntl = None  # type: ignore[assignment]
 
-TAKEN = (errno.EAGAIN, errno.EACCES)  # what a system answers where another process has the lock
+TAKEN = (errno.EAGAIN, errno.EACCES)  # errors if another process has the lock
 
 
 def lock(handle: int, shared: bool = False) -> bool | None:
-    """Lock an open file until it is closed, if no other process holds it; whether that was done.
+    """Lock an open file until it is closed; return whether that succeeded.
 
-    None where the system or the file system has no locks. Several processes may hold a `shared`
-    lock, and none an exclusive one beside them.
+    Returns None if the system or file system has no locks. Several processes may hold a `shared`
+    lock, but then none an exclusive one.
     """
     if fcntl is None:
         return None
@@ -38,10 +37,9 @@ def lock(handle: int, shared: bool = False) -> bool | None:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Put `data` at `path` so that it always holds the whole old or the whole new file.
+    """Write `data` to `path`, which always holds the whole old or the whole new file.
 
-    Missing folders are made. Temporary files of this name that a killed process left are removed.
-    Raises CheckpointError.
+    Creates missing folders and removes temporary files of killed processes. Raises CheckpointError.
     """
     try:
         Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +49,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 def replace_file(path: str | Path, data: bytes) -> None:
-    """As `write_atomic`, in a folder that must exist."""
+    """As `write_atomic`, in an existing folder."""
     remove_leftovers(path)
     path = Path(os.path.realpath(path))  # replace what a link points to, not the link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,10 +1,7 @@
-"""Lines of text: the one rule for corpora, `--input` and files of records.
+"""Splits text into lines: corpora, `--input` and files of records.
 
-For: `split_lines` of a whole text, and `LineReader` of a stream, which yields lines as they arrive.
-A line ends at LF, at CR LF or at CR alone (files of old Macintosh programs). Nothing else ends a
-line: U+2028, U+0085 (NEL), form feeds and vertical tabs are text, unlike in `str.splitlines`. Easy
-to get wrong: a CR LF may be cut in two by the border of a chunk, and a line that ends with CR is
-complete before it is known whether LF follows.
+A line ends at LF, at CR LF or at CR alone. Nothing else ends a line: U+2028, U+0085 (NEL), form
+feeds and vertical tabs are text, unlike in `str.splitlines`.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from maskdiff.errors import DataError, quote
 
 MAX_LINE = 100_000  # bytes of one input line
 CHUNK = 65_536  # bytes read at once
-MOST_COUNTED = 16 * 2**20  # bytes of a file whose lines are counted before it is read
+MOST_COUNTED = 16 * 2**20  # bytes of a file whose lines are counted in advance
 LINE_END = r"\r\n|\r|\n"
 _ENDS, _BYTE_ENDS = re.compile(LINE_END), re.compile(LINE_END.encode())
 BOM = b"\xef\xbb\xbf"
@@ -31,7 +28,7 @@ Line = str | DataError
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of `text` without their ends; a line end at the very end begins no further line."""
+    """Return the lines of `text` without their ends; an end of the text begins no further line."""
     lines = _ENDS.split(text)
     return lines if lines[-1] else lines[:-1]
 
@@ -39,22 +36,19 @@ def split_lines(text: str) -> list[str]:
 class Splitter:
     """Splits bytes that come in chunks into lines without their ends.
 
-    A line that is no UTF-8 text, or has over `longest` bytes, is a DataError in its place. At most
-    `longest` bytes of an unfinished line are kept. A byte order mark before the first line is left
-    out.
+    A line that is not UTF-8, or has over `longest` bytes, becomes a DataError. At most `longest`
+    bytes of an unfinished line are kept. A byte order mark before the first line is removed.
     """
 
     def __init__(self, longest: int = MAX_LINE) -> None:
         self.longest = longest
         self._open = bytearray()  # the unfinished line
         self._too_long = False
-        self._after_cr = (
-            False  # the last chunk ended with CR; an LF at the start of the next belongs to it
-        )
+        self._after_cr = False  # the last chunk ended with CR, to which a first LF belongs
         self._first = True
 
     def feed(self, chunk: bytes) -> list[Line]:
-        """The lines that end in `chunk`, which is not empty."""
+        """Return the lines that end in `chunk`, which is not empty."""
         after_cr, self._after_cr = self._after_cr, chunk.endswith(b"\r")
         if after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
@@ -67,7 +61,7 @@ class Splitter:
         return lines
 
     def end(self) -> list[Line]:
-        """The last line, if it has no end."""
+        """Return the last line, if it has no end."""
         return [self._take()] if self._open or self._too_long else []
 
     def _append(self, part: bytes) -> None:
@@ -102,9 +96,9 @@ class LineReader:
         self._lines: deque[Line] = deque()
 
     def take(self, most: int) -> list[Line]:
-        """Up to `most` lines; empty at the end of the file.
+        """Return up to `most` lines; none at the end of the file.
 
-        Waits for the first line alone: further lines are returned if they are there already.
+        It waits for the first line only; further lines are returned if they are available.
         """
         while self._splitter is not None and (
             not self._lines or (len(self._lines) < most and _ready(self.file))
@@ -128,7 +122,7 @@ class LineReader:
 
 
 def open_lines(path: str) -> LineReader:
-    """The lines of a file (`-`: standard input). Raises DataError when it cannot be read at all."""
+    """Return a reader of a file (`-`: standard input). Raises DataError."""
     if path == "-":
         if sys.stdin is None:
             raise DataError(
@@ -139,19 +133,19 @@ def open_lines(path: str) -> LineReader:
         return LineReader(open(path, "rb"), close=True)
     except OSError as error:
         raise DataError(
-            f"cannot read input {quote(path)}: {error.strerror or error}; give a file, or - for standard input"
+            f"cannot read input {quote(path)}: {error.strerror or error}; "
+            "give a file, or - for standard input"
         ) from None
 
 
 def _read(file: IO[bytes]) -> bytes:
-    """At least one byte as soon as there is one; nothing at the end of the file."""
+    """At least one byte as soon as one is available; none at the end of the file."""
     read1 = getattr(file, "read1", file.read)
     return bytes(read1(CHUNK))
 
 
 def _ready(file: IO[bytes]) -> bool:
-    """Whether a read returns at once. False where nobody can tell, so that no line waits for a
-    later one."""
+    """Whether a read returns at once; False if unknown, so that no line waits for a later one."""
     try:
         number = file.fileno()
         if stat.S_ISREG(os.fstat(number).st_mode):
@@ -162,7 +156,7 @@ def _ready(file: IO[bytes]) -> bool:
 
 
 def count_lines(path: str) -> int | None:
-    """The number of lines of a regular file; None for anything else, and for a large file."""
+    """Return the number of lines of a regular file; None for a large one or anything else."""
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_COUNTED:
             return None

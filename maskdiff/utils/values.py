@@ -1,10 +1,8 @@
-"""Scalars that a user wrote, in a YAML file or as a flag, as values: the one reader of both.
+"""Reads integers, numbers and booleans from text of a YAML file or a flag.
 
-For: `whole`, `decimal` and `truth`, which read text, and `Plain`, which marks text that YAML has
-without quotes. Not for: ranges (`config.py`) or files (`configio.py`). Easy to get wrong: YAML gives
-unquoted text other meanings (`007` is octal, `1_000` a thousand, `12:30` 750, `on` true), so its
-scalars stay text until the field that wants them is known. A text field keeps them as written; a
-number field takes plain decimal forms only. The readers raise ValueError with a hint, perhaps empty.
+YAML gives text without quotes other meanings (`007` is octal, `1_000` a thousand, `12:30` 750, `on`
+true). Here scalars stay text until the field that uses them is known: a text field keeps them, a
+number field accepts plain decimal forms only. The readers raise ValueError, perhaps with a hint.
 """
 
 from __future__ import annotations
@@ -12,9 +10,7 @@ from __future__ import annotations
 import math
 import re
 
-MAX_DIGITS = (
-    40  # more than any range has; longer numbers are cut to so many, and still out of range
-)
+MAX_DIGITS = 40  # more than any range allows; longer integers are cut to so many
 
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -33,23 +29,23 @@ EXAMPLE = "write it in plain decimal digits, such as 1000 or 0.003"
 
 
 class Plain(str):
-    """A scalar of YAML without quotes, as it is written; `str` itself is one in quotes or a flag."""
+    """A scalar of YAML without quotes, as written; one in quotes, or a flag, is a plain `str`."""
 
     __slots__ = ()
 
     @property
     def is_null(self) -> bool:
-        """Whether YAML takes it for no value: nothing at all, `~` or `null`."""
+        """Whether YAML reads it as no value: empty, `~` or `null`."""
         return self.lower() in NULLS
 
     @property
     def is_truth(self) -> bool:
-        """Whether YAML takes it for a truth value, such as `no` and `on`."""
+        """Whether YAML reads it as a boolean, such as `no` and `on`."""
         return self.lower() in _TRUTHS and self not in ("0", "1")
 
 
 def parse_integer(text: str) -> int:
-    """The whole number that `text` is: decimal digits without leading zeros, perhaps a sign.
+    """Return the integer of `text`: a sign, decimal digits without leading zeros.
 
     Raises ValueError.
     """
@@ -59,9 +55,9 @@ def parse_integer(text: str) -> int:
 
 
 def parse_decimal(text: str) -> float:
-    """The finite number that `text` is: a decimal fraction, perhaps with an exponent.
+    """Return the finite number of `text`: a decimal fraction, perhaps with an exponent.
 
-    Raises ValueError, also for a number that is not 0 and too small for a float; -0 is 0.
+    Raises ValueError, also for a number other than 0 that a float rounds to 0. -0 becomes 0.
     """
     if not _DECIMAL.fullmatch(text):
         raise ValueError(_hint(text))
@@ -74,7 +70,7 @@ def parse_decimal(text: str) -> float:
 
 
 def parse_boolean(text: str) -> bool:
-    """The truth value that `text` is: true, yes, on or 1, false, no, off or 0, in any case.
+    """Return the boolean of `text`: true, yes, on or 1, false, no, off or 0, in any case.
 
     Raises ValueError.
     """

@@ -10,7 +10,14 @@ import pytest
 
 from maskdiff.errors import DataError
 from maskdiff.utils import batches
-from maskdiff.utils.batches import ProgressBar, Repeated, Requests, ResultCache, answered, growing
+from maskdiff.utils.batches import (
+    ProgressBar,
+    Repeated,
+    Requests,
+    ResultCache,
+    answer_batches,
+    growing,
+)
 from maskdiff.utils.deadline import NEVER, Deadline, TimedOut
 from maskdiff.utils.lines import Line, LineReader
 from tests.helpers.fuzz import both_seeds, cases
@@ -69,7 +76,7 @@ def test_equal_requests_are_worked_out_once(seed: int) -> None:
             parts.append(rest[:size])
             rest = rest[size:]
         worker = Worker()
-        found = list(answered(parts, worker))
+        found = list(answer_batches(parts, worker))
         first = {text: texts.index(text) + 1 for text in texts if isinstance(text, str)}
         expected = []
         for number, text in enumerate(texts, start=1):
@@ -94,7 +101,7 @@ def test_results_come_before_their_batch_is_done() -> None:
             worked.append(text)
             yield place, text
 
-    results = answered([["a", "b"]], work)
+    results = answer_batches([["a", "b"]], work)
     assert next(results) == (1, 1, "a")
     assert worked == ["a"]
 

@@ -1,4 +1,4 @@
-"""What the doors share: statuses and single lines for every kind of failure, and the reading of lines."""
+"""What all programs share: statuses, one-line errors, and the reading of lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fail(error: BaseException) -> Callable[[list[str] | None], int]:
 
 
 @pytest.mark.parametrize(
-    "error, status, said",
+    "error, status, message",
     [
         (UserError("length 2\nis impossible"), 2, "length 2\\nis impossible"),
         (
@@ -46,13 +46,13 @@ def fail(error: BaseException) -> Callable[[list[str] | None], int]:
     ],
 )
 def test_failures_are_one_line_and_a_status(
-    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
 ) -> None:
     assert cli.run_cli(fail(error)) == status
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
 
 
 def test_bugs_keep_their_traceback() -> None:
@@ -161,7 +161,7 @@ def test_closed_streams(
     assert "standard output is closed; send it to a file" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", None)
-    assert cli.run_cli(fail(UserError("nobody hears this"))) == 2
+    assert cli.run_cli(fail(UserError("an error without a stream"))) == 2
     assert capsys.readouterr().out == ""
 
 

@@ -1,4 +1,4 @@
-"""inference.py as a user meets it: in process where that is enough, as a second process where it matters."""
+"""inference.py in process, and in a second process where that matters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
 
 
-def door(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+def run_main(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     status = run_cli(inference.main, list(argv))
     out, err = capsys.readouterr()
     return status, out, err
@@ -52,22 +52,22 @@ def test_generate_json(capsys: pytest.CaptureFixture[str], checkpoint: str) -> N
         "--checkpoint",
         checkpoint,
     ]
-    status, out, err = door(capsys, *argv)
+    status, out, err = run_main(capsys, *argv)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (status, err, len(rows)) == (0, "", 3)
     assert all(
         set(row) == FIELDS and row["schema"] == 2 and 10 <= len(row["text"]) <= 12 for row in rows
     )
     assert [row["index"] for row in rows] == [1, 2, 3]
-    assert door(capsys, *argv)[1] == out
+    assert run_main(capsys, *argv)[1] == out
 
 
 def test_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    status, out, _ = door(capsys, "repair", GOOD, "--sigma", "1e-6", "--checkpoint", checkpoint)
+    status, out, _ = run_main(capsys, "repair", GOOD, "--sigma", "1e-6", "--checkpoint", checkpoint)
     text, verdict, score, evaluations = out.rstrip("\n").split("\t")
     assert (status, text, verdict) == (0, GOOD, "holds")
     assert float(score) < 0 < int(evaluations)
-    _, out, _ = door(
+    _, out, _ = run_main(
         capsys, "repair", GOOD, "--sigma", "1e-6", "--pretty", "--checkpoint", checkpoint
     )
     assert out.split("\t")[0].replace(" ", "") == GOOD
@@ -75,7 +75,7 @@ def test_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> No
 
 
 def test_edit_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    status, out, _ = door(
+    status, out, _ = run_main(
         capsys, "edit", GOOD, "--mask", "3:5", "--mask", "12", "--json", "--checkpoint", checkpoint
     )
     text = json.loads(out)["text"]
@@ -90,12 +90,14 @@ def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoi
         ("repair", "(+(*75)10=45"),
         ("repair", "(+(*75)1?=45", "--method", "draft"),
     ):
-        status, out, err = door(
+        status, out, err = run_main(
             capsys, verb, *given, "--grammar", "--json", "--checkpoint", checkpoint
         )
         assert (status, err) == (0, "")
         assert all(json.loads(line)["parses"] for line in out.splitlines())
-    status, _, err = door(capsys, "edit", "(+?(*24)=1?", "--grammar", "--checkpoint", checkpoint)
+    status, _, err = run_main(
+        capsys, "edit", "(+?(*24)=1?", "--grammar", "--checkpoint", checkpoint
+    )
     assert status == 2
     assert err.count("\n") == 1
     assert "symbol 8 cannot be '='" in err
@@ -105,14 +107,16 @@ def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shipped = str(CHECKPOINTS / "json.pt")
-    status, out, err = door(capsys, "edit", "[1,?]", "[1,2]", "--grammar", "--checkpoint", shipped)
+    status, out, err = run_main(
+        capsys, "edit", "[1,?]", "[1,2]", "--grammar", "--checkpoint", shipped
+    )
     assert (status, err.count("\n")) == (2, 1)
     assert "a blank is written ¿" in err
     assert out.startswith("[1,2]\t")
 
 
 def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
-    status, out, err = door(
+    status, out, err = run_main(
         capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint
     )
     rows = [json.loads(line) for line in out.splitlines()]
@@ -121,10 +125,10 @@ def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) ->
         set(row) == FIELDS | {"input"} and row["holds"] and row["finish_reason"] == "eos"
         for row in rows
     )
-    status, out, err = door(capsys, "edit", "(*11)=2?", "--holds", "--checkpoint", checkpoint)
+    status, out, err = run_main(capsys, "edit", "(*11)=2?", "--holds", "--checkpoint", checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "the only candidate was checked" in err
-    status, out, err = door(
+    status, out, err = run_main(
         capsys, "edit", "(*?(*?(*??)))=5041", "--holds", "--bound", "9", "--checkpoint", checkpoint
     )
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -145,21 +149,23 @@ def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: st
             "--checkpoint",
             checkpoint,
         ]
-        status, out, err = door(capsys, *argv)
+        status, out, err = run_main(capsys, *argv)
         row = json.loads(out)
         assert (status, err, row["text"][:2], row["text"][-6:]) == (0, "", GOOD[:2], GOOD[7:])
         assert 4 <= len(row["text"]) - 8 <= 7
         assert row["parses"] or extra not in (["--grammar"], ["--holds"])
         assert row["holds"] or extra != ["--holds"]
-    _, out, _ = door(
+    _, out, _ = run_main(
         capsys, "edit", GOOD, "--replace", "2:7", "--length", "0", "--checkpoint", checkpoint
     )
     assert out.split("\t")[0] == "(+10)=45"
-    _, out, _ = door(
+    _, out, _ = run_main(
         capsys, "edit", GOOD, "--replace", "13:13", "--length", "1", "--checkpoint", checkpoint
     )
     assert out.startswith(GOOD)
-    status, _, err = door(capsys, "edit", GOOD, "--replace", "12:14", "--checkpoint", checkpoint)
+    status, _, err = run_main(
+        capsys, "edit", GOOD, "--replace", "12:14", "--checkpoint", checkpoint
+    )
     assert (status, err.count("\n")) == (2, 1)
     assert "12:14 does not fit a text of 13 symbols" in err
 
@@ -169,7 +175,7 @@ def test_repair_with_alternatives_and_edits(
 ) -> None:
     flags = ["--holds", "--top", "3", "--certain", "0:3", "--beam", "4", "--checkpoint", checkpoint]
     argv = ["repair", "(+(*75)10=45", GOOD, *flags]
-    status, out, err = door(capsys, *argv, "--json")
+    status, out, err = run_main(capsys, *argv, "--json")
     broken, whole = (json.loads(line) for line in out.splitlines())
     fields = FIELDS | {"input", "change", "edits", "alternatives"}
     assert (status, err, set(broken)) == (0, "", fields)
@@ -178,7 +184,7 @@ def test_repair_with_alternatives_and_edits(
     assert set(broken["edits"][0]) == {"operation", "position", "old", "new"}
     assert all(item["text"].startswith("(+(") and item["holds"] for item in broken["alternatives"])
     assert (whole["text"], whole["edits"], len(whole["alternatives"])) == (GOOD, [], 1)
-    status, out, _ = door(capsys, *argv, "--script")
+    status, out, _ = run_main(capsys, *argv, "--script")
     lines = out.splitlines()
     assert (status, len(lines)) == (0, 5 + 3)
     assert [line.startswith("  ") for line in lines] == [False, *[True] * 4, False, True, True]
@@ -186,7 +192,7 @@ def test_repair_with_alternatives_and_edits(
     assert (rank, text, verdict, lines[1].strip()) == ("1", broken["text"], "holds", edits)
     assert 0 <= float(share) <= 1
     assert lines[6].strip() == "unchanged"
-    status, _, err = door(
+    status, _, err = run_main(
         capsys, "repair", "(((((((", "--grammar", "--max_edits", "1", "--checkpoint", checkpoint
     )
     assert (status, err.count("\n")) == (2, 1)
@@ -201,7 +207,7 @@ def test_a_batch_with_bad_lines(
     path.write_bytes(
         b"\n".join([GOOD.encode(), b"", b"(+z5)=1", b"\xff", b"(" * 1_000_000, GOOD.encode()])
     )
-    status, out, err = door(
+    status, out, err = run_main(
         capsys, verb, "--input", str(path), "--json", "--checkpoint", checkpoint
     )
     rows = [json.loads(line) for line in out.splitlines()]
@@ -215,7 +221,7 @@ def test_a_batch_with_bad_lines(
         assert "position 2" in rows[2]["error"]
     else:
         assert rows[2]["foreign"] == [{"position": 2, "symbol": "z"}]
-    status, out, err = door(capsys, verb, "--input", str(path), "--checkpoint", checkpoint)
+    status, out, err = run_main(capsys, verb, "--input", str(path), "--checkpoint", checkpoint)
     assert (status, len(out.splitlines()), len(err.splitlines())) == (2, 6, 6 - len(good))
     assert ("string 3:" in err) == (verb == "edit")
     assert ("read as unreadable: 'z' at 2" in out) == (verb == "repair")
@@ -224,12 +230,12 @@ def test_a_batch_with_bad_lines(
 def test_a_bad_argument_does_not_stop_the_others(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
-    status, out, err = door(capsys, "edit", "abc", GOOD, "--checkpoint", checkpoint)
+    status, out, err = run_main(capsys, "edit", "abc", GOOD, "--checkpoint", checkpoint)
     assert (status, out.split("\t")[0], err.count("\n")) == (2, GOOD, 1)
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         (["generate", "--length", "2"], "3 to 62 symbols"),
         (["generate", "--length", "1000"], "3 to 62 symbols"),
@@ -254,23 +260,23 @@ def test_a_bad_argument_does_not_stop_the_others(
     ],
 )
 def test_bad_requests(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], said: str
+    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], message: str
 ) -> None:
     extra = ["--checkpoint", checkpoint] if argv and argv[0] != "repare" else []
-    status, out, err = door(capsys, *argv, *extra)
+    status, out, err = run_main(capsys, *argv, *extra)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert message in err
 
 
 def test_bad_checkpoints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"junk")
     for path in (tmp_path / "bad.pt", tmp_path / "none.pt", tmp_path):
-        status, out, err = door(capsys, "generate", "--checkpoint", str(path))
+        status, out, err = run_main(capsys, "generate", "--checkpoint", str(path))
         assert (status, out, err.count("\n")) == (2, "", 1)
 
 
 def test_help_names_every_sampler_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = door(capsys, "generate", "--help")
+    status, out, _ = run_main(capsys, "generate", "--help")
     assert status == 0
     for flag in (
         "num",

@@ -113,7 +113,8 @@ def test_a_pipe_is_answered_line_by_line() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, env=environment, **pipes) as process:  # type: ignore[call-overload]
+    started = subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+    with started as process:
         answers = []
         for sent in (b"one\r", b"\ntwo\r\n", b"three\n", b"\r"):
             process.stdin.write(sent)
@@ -126,7 +127,7 @@ def test_a_pipe_is_answered_line_by_line() -> None:
 
 @both_seeds
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """CR, LF and CRLF alike, wherever chunks are cut, with lines that are no text or too long among them."""
+    """CR, LF and CR LF are equal wherever chunks are cut, also around lines that are errors."""
     for rng in cases(3000, seed, 2.0):
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
         if rng.random() < 0.3:

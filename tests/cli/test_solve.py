@@ -1,4 +1,4 @@
-"""`inference.py solve` as a user meets it, with an untrained checkpoint: every output, every refusal of one line."""
+"""`inference.py solve` with an untrained checkpoint: outputs and one-line errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from maskdiff.checkpoint import save
 from maskdiff.cli import inference
-from maskdiff.cli import solve as door
+from maskdiff.cli import solve as solve_command
 from maskdiff.cli.arguments import run_cli
 from maskdiff.config import BackendConfig
 from maskdiff.errors import ConfigError
@@ -24,7 +24,8 @@ from tests.helpers.step_trees import read, value_of
 from tests.helpers.stepwise import STEPS, Scripted, payload, problems, said, solve, solver_script
 
 FIELDS = {
-    "schema", "verb", "index", "input", "text", "answer", "correct", "first_wrong", "steps", "tokens", "strategy",
+    "schema", "verb", "index", "input", "text", "answer", "correct", "first_wrong", "steps",
+    "tokens", "strategy",
     "finish_reason", "scaled", "restarts", "spent", "trace",
 }  # fmt: skip
 GOOD, EASY = "(+ 3 (* 2 4))", "(- 7 2)"
@@ -35,7 +36,7 @@ FEW = ("--max_steps", "3", "--max_step_tokens", "6")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("checkpoints")
     save(where / "steps.pt", payload())
-    save(where / "told.pt", payload(causal_length=True))
+    save(where / "length_conditioned.pt", payload(causal_length=True))
     save(where / "closed.pt", payload(open_share=0.0))
     return where
 
@@ -52,7 +53,7 @@ def run(
 
 @pytest.fixture
 def knowing(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """A backend that knows the answers, in the place of the checkpoint's own; candidate 1 is wrong."""
+    """A backend that knows the answers, instead of the checkpoint's; candidate 1 is wrong."""
     backend = Scripted(solver_script(lambda request, number: number == 1))
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
     return backend
@@ -230,7 +231,7 @@ def test_input_from_a_file_and_beside_arguments(
 
 
 @pytest.mark.parametrize(
-    ("flags", "checkpoint", "told"),
+    ("flags", "checkpoint", "words"),
     [
         (["--scorer", "perplexty"], "steps.pt", ["perplexty", "perplexity"]),
         (["--strategy", "best-of-m"], "steps.pt", ["best-of-m", "best-of-n"]),
@@ -242,7 +243,7 @@ def test_input_from_a_file_and_beside_arguments(
             ["9", "4", "1 <= min <= max"],
         ),
         (["--step_stop", ""], "steps.pt", ["stop"]),
-        ([], "told.pt", ["told how long", "causal_length: false"]),
+        ([], "length_conditioned.pt", ["told how long", "causal_length: false"]),
         (["--scorer", "denoiser"], "closed.pt", ["open_share"]),
         (["--backend", "blocks", "--scorer", "vote"], "closed.pt", ["open_share", "causal"]),
         ([], "none.pt", ["does not exist"]),
@@ -260,16 +261,16 @@ def test_refusals(
     folder: Path,
     flags: list[str],
     checkpoint: str,
-    told: list[str],
+    words: list[str],
 ) -> None:
     status, out, err = run(capsys, folder, GOOD, *flags, checkpoint=checkpoint)
     assert (status, out, err.count("\n")) == (2, "", 1), err
-    assert all(word in err for word in told), err
+    assert all(word in err for word in words), err
 
 
 @pytest.mark.parametrize("name", ["best.pt", "json.pt"])
 def test_a_checkpoint_of_another_language(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """The arithmetic one is told its lengths, too: that its language has no steps is said first."""
+    """The arithmetic one gets its lengths, too: the error names its missing steps first."""
     status, out, err = run(capsys, CHECKPOINTS, GOOD, checkpoint=name)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "no language of problems and steps" in err
@@ -301,7 +302,7 @@ def test_probe(
 
     backend = Scripted(writes, doubtful)
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
-    for goes_on, verdict in ((True, "CONTINUE"), (False, "RESTART")):  # noqa: B007 - `writes` reads it
+    for goes_on, verdict in ((True, "CONTINUE"), (False, "RESTART")):  # noqa: B007
         status, out, _ = run(capsys, folder, "--probe")
         assert (status, out.split(":")[0]) == (0, verdict)
     status, out, err = run(capsys, folder, GOOD, "--strategy", "greedy")
@@ -332,14 +333,14 @@ def test_backends_by_name() -> None:
         with pytest.raises(ConfigError, match="--checkpoint"):
             backends.make_backend(BackendConfig(backend=name))
     chat = BackendConfig(backend="chat", model="m", base_url="http://127.0.0.1:1/v1")
-    generator: StepBackend = backends.make_backend(chat, None, STEPS)  # asks nobody yet
+    generator: StepBackend = backends.make_backend(chat, None, STEPS)  # sends nothing yet
     assert generator.capabilities.continues is not True
     assert generator.capabilities.chat
 
 
-def test_names_of_the_door() -> None:
-    assert set(door.OURS) == {"causal", "blocks"}
-    assert door.CHECKPOINT == "arithmetic-steps.pt"
+def test_names_of_the_command() -> None:
+    assert set(solve_command.OURS) == {"causal", "blocks"}
+    assert solve_command.CHECKPOINT == "arithmetic-steps.pt"
 
 
 def test_a_closed_pipe_ends_quietly(folder: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_message_names_the_line(
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------- other processes
+# -------------------------- other processes
 
 
 def started(checkpoint: str, *argv: str) -> subprocess.Popen[str]:
@@ -212,7 +212,7 @@ def test_a_reader_that_leaves_ends_a_batch_quietly(checkpoint: str, tmp_path: Pa
         assert process.stderr.read() == ""
 
 
-# -------------------------------------------------------------------------------------- time limits
+# -------------------------- time limits
 
 
 class Steps:
@@ -279,7 +279,7 @@ def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
 
 
 def test_candidates_end_with_the_last_draw_that_is_whole() -> None:
-    """Whenever the time is up, an invalid answer is what so many candidates give without a limit."""
+    """At any deadline an invalid answer is the one of so many candidates without a limit."""
     loaded = tiny_loaded()
 
     def drawn(candidates: int) -> list[tasks.Result]:

@@ -1,4 +1,4 @@
-"""train_universal.py as a user mistypes it: one line that names what is wrong and what is nearest, status 2, and no files."""
+"""train_universal.py with mistakes: one line with the nearest name, status 2, no files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str:
-    """The one line with which the door refuses ``argv``."""
+    """The one line of the error for `argv`."""
     before = sorted(folder.rglob("*"))
     assert run_cli(train_universal.main, list(argv)) == 2
     out, err = capsys.readouterr()
@@ -34,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         (["--max_iter", "5"], "unknown flag '--max_iter'; the nearest valid one is --max_iters"),
         (["--max_it", "5"], "unknown flag '--max_it'; the nearest valid one is --max_iters"),
@@ -58,13 +58,13 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str
     ],
 )  # fmt: skip
 def test_bad_flags(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], message: str
 ) -> None:
-    assert said in refused(capsys, elsewhere, *argv)
+    assert message in refused(capsys, elsewhere, *argv)
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("n_layers: 2", "unknown key 'n_layers'; the nearest valid one is 'n_layer'"),
         ("model: {n_layer: 0}", "n_layer is '0'; allowed is 1 to 64"),
@@ -75,16 +75,17 @@ def test_bad_flags(
     ],
 )
 def test_bad_files(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, said: str
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, message: str
 ) -> None:
     (elsewhere / "bad.yaml").write_text(text)
     line = refused(capsys, elsewhere, "--config", "bad.yaml")
-    assert said in line
+    assert message in line
     assert "bad.yaml" in line
 
 
 TINY = [
-    "--threads=1", "--device=cpu", "--num_samples=64", "--eval_samples=8", "--live_samples=0", "--n_embd=16", "--n_head=2",
+    "--threads=1", "--device=cpu", "--num_samples=64", "--eval_samples=8", "--live_samples=0",
+    "--n_embd=16", "--n_head=2",
     "--n_layer=1", "--batch_size=4", "--warmup_iters=0", "--max_depth=2",
 ]  # fmt: skip
 
@@ -190,6 +191,7 @@ def test_the_last_lines_tell_what_there_is(
     assert out.endswith("not validated yet\n")
 
 
+@pytest.mark.slow
 def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
     line = [
         sys.executable,

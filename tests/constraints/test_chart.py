@@ -101,7 +101,7 @@ def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
     assert none > 40
 
 
-def test_strings_of_mixed_length_do_not_disturb_each_other() -> None:
+def test_strings_of_mixed_length_are_independent() -> None:
     text, symbols, longest = EQUATION, "1(=)", 6
     rules = RuleTensors(compile_grammar(text, symbols))
     emission = random_emission(longest, longest, symbols, 5)
@@ -174,7 +174,7 @@ def test_joint_samples_have_the_distribution_of_the_posterior(
     assert chi_square_z(counts, skewed, DRAWS) > 5
 
 
-def test_drawing_positions_for_themselves_breaks_strings() -> None:
+def test_independent_draws_of_positions_break_strings() -> None:
     """Negative control: the exact posterior of every position is not a joint distribution."""
     text, symbols, n = SMALL[1]
     rules = RuleTensors(compile_grammar(text, symbols))
@@ -202,7 +202,7 @@ def test_an_ambiguous_grammar_gives_wrong_posteriors() -> None:
     assert accepts(AMBIGUOUS, "1+1+1")
 
 
-def test_what_is_unlikely_does_not_become_impossible() -> None:
+def test_unlikely_strings_do_not_underflow() -> None:
     """Forty symbols at e-50 each, against ones that are likely and lead nowhere."""
     text, symbols = 'start: "(" start ")" | "1"', "(1)"
     rules = RuleTensors(compile_grammar(text, symbols))
@@ -224,7 +224,7 @@ def test_what_is_unlikely_does_not_become_impossible() -> None:
 
 
 @pytest.mark.parametrize("gap", [0.3, 30.0, 900.0, 4000.0])
-def test_likelier_strings_stay_likelier_however_far_the_rest(gap: float) -> None:
+def test_the_order_of_unlikely_strings_is_kept(gap: float) -> None:
     """Two strings, `gap` nats apart, both a thousand nats below the best symbols."""
     rules = RuleTensors(compile_grammar('start: "a" x | "b" y\nx: "a"\ny: "b"', "abc"))
     emission = torch.tensor(

@@ -157,7 +157,7 @@ def test_committing_independent_draws_runs_into_dead_ends() -> None:
         replace(wrong, steps=3)(table(), blank([6] * 500, 5))  # type: ignore[type-var]
 
 
-def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
+def test_strings_with_unequal_evaluations_are_independent() -> None:
     """Two strings of one batch with unequal numbers of evaluations."""
     canvas = replace(blank([17, 17]), spent=torch.tensor([0, 3]))
     sampler = Predictive(steps=5, draw=Draw(constraint=constraint()))
@@ -166,7 +166,7 @@ def test_strings_at_their_last_evaluation_do_not_disturb_the_others() -> None:
     assert all(accepts(GRAMMAR, text) for text in together)
 
 
-def test_the_best_skeleton_is_not_charged_for_its_digits() -> None:
+def test_the_best_skeleton_counts_a_digit_in_full() -> None:
     logits = torch.full((5, len(TINY)), -20.0)
     for place, (symbol, share) in enumerate(
         (("<DIGIT>", 0.6), ("=", 0.6), ("<DIGIT>", 0.6)), start=1
@@ -194,7 +194,7 @@ def test_low_temperatures_go_to_the_likelier_string() -> None:
         assert made == ["11"] * 50
 
 
-def test_a_denoiser_to_which_every_string_is_impossible_still_gets_one() -> None:
+def test_a_denoiser_that_excludes_every_string_gets_one() -> None:
     logits = torch.full((5, len(TINY)), -math.inf)
     logits[:, TINY.ids["*"]] = 0.0
     made = constrained(Unmask(steps=2), constraint())(Table(logits), blank([3] * 4)).texts(TINY)
@@ -210,7 +210,7 @@ def test_temperature_zero_is_the_most_probable_string() -> None:
         assert text == max(truth, key=truth.__getitem__)
 
 
-def test_a_nucleus_without_a_string_gives_way() -> None:
+def test_a_nucleus_without_a_string_is_ignored() -> None:
     """top_p leaves one symbol a position, and no string is made of those."""
     sampler = constrained(Unmask(steps=2, draw=Draw(top_p=1e-6)), constraint())
     assert all(

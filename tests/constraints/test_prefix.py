@@ -85,7 +85,7 @@ def test_random_grammars() -> None:
     assert checked > 150
 
 
-def test_a_selection_goes_on_alone() -> None:
+def test_a_selected_mask_is_independent() -> None:
     """Copies of a string are independent: each equals a mask that wrote the same from the start."""
     text, symbols, _ = GRAMMARS[-1]
     grammar = compile_grammar(text, symbols)

@@ -1,4 +1,4 @@
-"""Which place of another answer a place is compared with: by oracles, and by what must not matter."""
+"""Which place of another answer a place is compared with: by oracles and invariances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def before(found: Links, t: int, p: int) -> Links:
 
 
 def behind(found: Links, t: int, p: int, least: int) -> bool:
-    """Whether `least` linked tokens, or all since the beginning, stand right before two places: earlier places alone."""
+    """Whether `least` linked tokens, or all since the beginning, stand right before two places:
+    earlier places alone."""
     return all((t - i, p - i) in found for i in range(1, least + 1)) or (
         t == p and all((i, i) in found for i in range(t))
     )
@@ -57,12 +58,14 @@ def test_partners_stand_behind_the_same_tokens(
     assert edit_aligned(answer, other) == edit_aligned(answer, other, 3)
 
 
+@pytest.mark.slow
 @given(WORD, WORD, WORD, st.integers(1, 15))
 @settings(max_examples=600, deadline=None)
 def test_with_the_links_before_it_a_partner_stays_whatever_follows(
     answer: list[int], other: list[int], future: list[int], p: int
 ) -> None:
-    """Two texts that are the same up to `p`: where they are linked alike before it, `p` is the partner of a place or is not."""
+    """Two texts that are the same up to `p`: where they are linked alike before it, `p` is the
+    partner of a place or is not."""
     assume(p < len(other) and future)
     changed = other[:p] + future
     edit, again = edit_aligned(answer, other), edit_aligned(answer, changed)
@@ -77,7 +80,8 @@ Texts = tuple[list[int], int, list[int], int, int]
 
 @st.composite
 def told_apart(draw: st.DrawFn) -> Texts:
-    """An answer and another that share `size` tokens which return nowhere, at `t` and at `p`; before them they share none."""
+    """An answer and another that share `size` tokens which return nowhere, at `t` and at `p`;
+    before them they share none."""
     size = draw(st.integers(3, 8))
     shared = list(range(100, 100 + size))
     ours, theirs = (
@@ -92,7 +96,8 @@ def told_apart(draw: st.DrawFn) -> Texts:
 @given(told_apart(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObject) -> None:
-    """Where what is shared is beyond doubt: what stands at the partner or behind it may be anything that is not shared."""
+    """Where what is shared is beyond doubt: what stands at the partner or behind it may be anything
+    that is not shared."""
     answer, t, other, p, size = texts
     begun = 1 if t == p == 0 else 3
     edit = edit_aligned(answer, other)

@@ -1,9 +1,11 @@
-"""A model's own attempts: written to a file, made into records, and learnt from without losing the model's pieces."""
+"""A model's own attempts: written to a file, made into records, and learnt from without losing the
+model's pieces."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +34,8 @@ def with_attempts(where: Path, *lines: str) -> ArithmeticCorrections:
 
 
 def test_most_records_are_made_of_the_file(tmp_path: Path) -> None:
-    """2,000 draws, of which 1,300 are records: three of four of the file has a standard deviation of 0.012."""
+    """2,000 draws, of which 1,300 are records: three of four of the file has a standard deviation
+    of 0.012."""
     assert split_of(PROBLEM) != "test"
     language = with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}", f"{PROBLEM};{RIGHT}")
     drawn = language.sample_many(2000, np.random.default_rng(0))
@@ -65,7 +68,8 @@ def test_a_line_that_is_no_attempt_is_named(tmp_path: Path, line: str, said: str
 
 
 def test_held_out_problems_and_missing_files_are_refused(tmp_path: Path) -> None:
-    held_out = make_language(BASE).problems(1, np.random.default_rng(0))[0]  # type: ignore[attr-defined]
+    language: Any = make_language(BASE)
+    held_out = language.problems(1, np.random.default_rng(0))[0]
     with pytest.raises(DataError, match="may be trained on"):
         with_attempts(tmp_path / "a.txt", f"{held_out};0").sample(np.random.default_rng(0))
     for name, text in (("none.txt", None), ("empty.txt", "")):
@@ -89,7 +93,8 @@ def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
 
 
 def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path) -> None:
-    """Of a random model hardly any answer is one by its form: what is kept must be, and must read again."""
+    """Of a random model hardly any answer is one by its form: what is kept must be, and must read
+    again."""
     policy = policy_of()
     lines = write_attempts(policy, 200, 3)
     assert lines == write_attempts(policy, 200, 3)
@@ -121,6 +126,7 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
     assert all(map(language.parses, language.sample_many(20, np.random.default_rng(0))))
 
 
+@pytest.mark.slow
 def test_who_goes_on_with_weights_keeps_its_pieces(tmp_path: Path) -> None:
     """Other strings give other merges; the weights are those of the first."""
     source = checkpoint.load(SHIPPED)

@@ -1,4 +1,5 @@
-"""Seeds that share problems: a problem that was drawn twice is not two, whatever the seeds; of figures and of whole runs."""
+"""Seeds that share problems: a problem that was drawn twice is not two, whatever the seeds; of
+figures and of whole runs."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def test_problems_are_numbered_by_their_names(names: list[list[str]]) -> None:
 @pytest.mark.parametrize("times", [2, 5])
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_a_problem_that_is_drawn_again_narrows_nothing(count: int, times: int) -> None:
-    """With the same value each time, the interval is that of the distinct problems; taken for others it would be narrower."""
+    """With the same value each time, the interval is that of the distinct problems; taken for
+    others it would be narrower."""
     rng = np.random.default_rng(count)
     values = rng.normal(size=count)
     order = rng.permutation(count * times)
@@ -80,7 +82,7 @@ def test_few_distinct_problems_have_no_interval_however_often_they_were_drawn() 
     assert math.isinf(bootstrap(third, rng, 100, np.arange(40) % 3).high)
 
 
-# ------------------------------------------------------------------------------------------------------------- whole runs
+# --------------------------------------------------------------------------------------- whole runs
 
 
 class Shared(Located):
@@ -122,7 +124,8 @@ def test_only_the_names_differ(runs: tuple[Path, Path]) -> None:
 
 
 def test_two_seeds_that_share_all_problems_are_those_problems(runs: tuple[Path, Path]) -> None:
-    """Three problems in place of six: the same means, and wider intervals wherever problems are what is resampled."""
+    """Three problems in place of six: the same means, and wider intervals wherever problems are
+    what is resampled."""
     shared, hidden = (results_of(folder)["experiments"] for folder in runs)
     for name in BY_SEED:
         assert shared[name] == hidden[name]

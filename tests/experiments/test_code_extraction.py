@@ -27,7 +27,7 @@ from tests.helpers.fuzz import both_seeds, cases
 REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
 
-# ------------------------------------------------------------------------ the program in an answer
+# ------------------------------------------------------------------------- the program in an answer
 
 ONE = "print(1)\n"
 ANSWERS = {
@@ -124,7 +124,7 @@ def random_line(rng: random.Random) -> str:
     )
 
 
-# ------------------------------------------------------------------------------ names and settings
+# ------------------------------------------------------------------------------- names and settings
 
 
 def judged(

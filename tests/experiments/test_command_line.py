@@ -1,4 +1,5 @@
-"""`python -m maskdiff.distillation`: mistakes are one line, seed files run again, and a killed run goes on where it was."""
+"""`python -m maskdiff.distillation`: mistakes are one line, seed files run again, and a killed run
+goes on where it was."""
 
 from __future__ import annotations
 
@@ -43,9 +44,12 @@ def tiny_model(path: Path, seed: int = 0) -> Path:
     """A checkpoint of the right language that knows nothing."""
     config = replace(
         Config(),
-        language=LanguageConfig(language="arithmetic-corrections", max_depth=2, min_depth=2, max_len=256),
+        language=LanguageConfig(
+            language="arithmetic-corrections", max_depth=2, min_depth=2, max_len=256
+        ),
         model=ModelConfig(
-            n_layer=1, k_iter=1, n_head=2, n_embd=16, mlp_ratio=1.0, block_size=256, end_positions=False, causal_length=False
+            n_layer=1, k_iter=1, n_head=2, n_embd=16, mlp_ratio=1.0, block_size=256,
+            end_positions=False, causal_length=False,
         ),
     )  # fmt: skip
     language = make_language(config.language)
@@ -204,8 +208,10 @@ def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None:
-    """SIGKILL between its parts: nothing is half written, and the same command gives what it gives undisturbed."""
+    """SIGKILL between its parts: nothing is half written, and the same command gives what it gives
+    undisturbed."""
     model, size = (
         Path(default_checkpoint(SHIPPED)).resolve(),
         ["--problems", "2", "--max_tokens", "60"],

@@ -1,4 +1,5 @@
-"""Damaged files of a run of experiments: each is an error of one line that says what is damaged; none is concluded from."""
+"""Damaged files of a run of experiments: each is an error of one line that says what is damaged;
+none is concluded from."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
 def test_damaged_parts_are_an_error_of_one_line(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """What is no JSON is told by its file, what has another shape by the experiment; none is a traceback or concluded from."""
+    """What is no JSON is told by its file, what has another shape by the experiment; none is a
+    traceback or concluded from."""
     monkeypatch.chdir(tmp_path)
     folder = Path("copy")  # a short name, which messages do not cut
     shutil.copytree(whole, folder)

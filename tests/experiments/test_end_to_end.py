@@ -1,4 +1,5 @@
-"""All five experiments from the command line, with a model of transformers and real programs as attempts."""
+"""All five experiments from the command line, with a model of transformers and real programs as
+attempts."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ from tests.helpers.hugging_face import saved
 TESTS = json.dumps([{"input": "", "output": "1", "testtype": "stdin"}])
 SMALL = [
     "--seeds",
-    "2",
+    "1",
     "--problems",
     "2",
     "--rollouts",
-    "2",
+    "1",
     "--max_tokens",
-    "12",
+    "8",
     "--steps",
     "1",
     "--window_steps",
@@ -36,9 +37,10 @@ def records(where):
     """Problems of few words, so that a model of bytes reads short prompts."""
     lines = [
         {
-            "question_title": f"P{i}", "question_content": f"Print {i}.", "platform": "own", "question_id": f"p{i}",
-            "contest_id": "c", "contest_date": "2026-01-01T00:00:00", "starter_code": "", "difficulty": "easy",
-            "public_test_cases": TESTS, "private_test_cases": TESTS, "metadata": "{}",
+            "question_title": f"P{i}", "question_content": f"Print {i}.", "platform": "own",
+            "question_id": f"p{i}", "contest_id": "c", "contest_date": "2026-01-01T00:00:00",
+            "starter_code": "", "difficulty": "easy", "public_test_cases": TESTS,
+            "private_test_cases": TESTS, "metadata": "{}",
         }
         for i in range(3)
     ]  # fmt: skip
@@ -46,21 +48,16 @@ def records(where):
     return where
 
 
+@pytest.mark.slow
 def test_a_model_of_transformers_goes_through_all_experiments(tmp_path, capsys):
-    """A random model solves nothing: what counts is that everything is measured, of ids alone, and the verdicts follow."""
+    """A random model solves nothing: what counts is that everything is measured, of ids alone, and
+    the verdicts follow."""
     if reason := isolation_problem():
         pytest.skip(f"programs cannot be isolated here: {reason}")
     folder = saved(tmp_path / "model", "qwen3", room=4096)
     out = tmp_path / "out"
-    asked = [
-        "--model",
-        str(folder),
-        "--environment",
-        "python",
-        "--records",
-        str(records(tmp_path / "r.jsonl")),
-    ]
-    asked += ["--out", str(out), "--threads", "1", "--resamples", "100", *SMALL]
+    asked = ["--model", str(folder), "--records", str(records(tmp_path / "r.jsonl")), *SMALL]
+    asked += ["--environment", "python", "--out", str(out), "--threads", "1", "--resamples", "100"]
     assert main(asked) == 0
     assert "tokens     controlled" in capsys.readouterr().out
     made = json.loads((out / "results.json").read_text())["experiments"]

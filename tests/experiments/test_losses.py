@@ -1,4 +1,5 @@
-"""The divergences of self-distillation against definitions by enumeration, and the weights that steps of 1e-6 must move."""
+"""The divergences of self-distillation against definitions by enumeration, and the weights that
+steps of 1e-6 must move."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def by_definition(
     return kl(p, q) if kind == "reverse" else kl(q, p)
 
 
-# ------------------------------------------------------------------------------------------------------------------ values
+# ------------------------------------------------------------------------------------------- values
 
 
 @pytest.mark.parametrize("tail, expected", [(True, 0.0438895), (False, 0.0575390)])
@@ -93,7 +94,8 @@ def test_values_are_those_of_the_definition(kind: Kind, top_k: int, tail: bool) 
 
 
 def test_the_kinds_differ_and_their_order_is_that_of_their_names() -> None:
-    """Enough of a disagreement that a mistaken direction shows: the student's sure, the teacher is not, and the other way."""
+    """Enough of a disagreement that a mistaken direction shows: the student's sure, the teacher is
+    not, and the other way."""
     sure, unsure = torch.tensor([[4.0, 0.0, 0.0]]), torch.zeros(1, 3)
     reverse, forward = Divergence("reverse", 0), Divergence("forward", 0)
     assert float(reverse(sure, unsure)) == pytest.approx(float(forward(unsure, sure)))
@@ -162,7 +164,7 @@ def test_jensen_shannon_reaches_ln_2_and_is_small_like_an_eighth_of_chi_square()
     )  # each is half a quarter of chi square
 
 
-# ------------------------------------------------------------------------------------------------------- what top k hides
+# --------------------------------------------------------------------------------- what top k hides
 
 
 @every_kind
@@ -211,7 +213,7 @@ def test_outcomes_sum_to_one(top_k: int, tail: bool) -> None:
         assert logits.shape[-1] == {(0, False): 9, (3, False): 3, (3, True): 4}[top_k, tail]
 
 
-# ------------------------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 @every_kind
@@ -257,7 +259,7 @@ def test_without_a_tail_the_other_tokens_have_no_gradient(kind: Kind) -> None:
     assert float(student.grad[others].abs().min()) > 0
 
 
-# ------------------------------------------------------------------------------------------------------------- precision
+# ---------------------------------------------------------------------------------------- precision
 
 
 @every_kind
@@ -280,7 +282,8 @@ def test_half_precision_is_computed_in_float32(kind: Kind, top_k: int, tail: boo
 @every_kind
 @pytest.mark.parametrize("sure", [8.0, 14.0, 20.0])
 def test_a_small_tail_is_not_lost_to_rounding(kind: Kind, sure: float) -> None:
-    """The student has hardly anything outside its three, the teacher a lot: float32 must know how little."""
+    """The student has hardly anything outside its three, the teacher a lot: float32 must know how
+    little."""
     student, teacher = drawn(30, 9)
     student[:, :3] += sure
     values, gradients = [], []
@@ -341,7 +344,7 @@ def test_what_only_the_teacher_rules_out_is_infinitely_far_in_reverse_alone() ->
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------- masters
+# ------------------------------------------------------------------------------------------ masters
 
 STEPS = 300  # of 1e-6 each: weights from 0.07 to 0.12 round to multiples of 0.0005 in bfloat16
 

@@ -1,4 +1,5 @@
-"""What experiments make of answers and teachers: differences place by place, areas, authors, what is too little to see."""
+"""What experiments make of answers and teachers: differences place by place, areas, authors, what
+is too little to see."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def minus(first: Curves, second: Curves) -> Curves:
 
 
 def by_decile(rows: Curves, rollouts: Rollouts) -> Curves:
-    """(problems, 10): means over the answers of means over the places of a decile, by plain sums."""
+    """(problems, 10): means over answers of means over the places of a decile, by plain sums."""
     each = [
         [mean([v for t, v in enumerate(row) if 10 * t // len(row) == d]) for d in range(10)]
         for row in rows
@@ -83,7 +84,7 @@ def close(found: object, expected: object) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ prompts and authors
+# ------------------------------------------------------------------------------ prompts and authors
 
 
 def test_who_is_told_nothing_is_asked_like_who_is() -> None:
@@ -185,7 +186,7 @@ def test_in_training_regenerations_are_the_teachers(
     assert not torch.equal(authors[-1][2], first)
 
 
-# ------------------------------------------------------------------------------------------------------- place by place
+# ----------------------------------------------------------------------------------- place by place
 
 
 def test_differences_are_taken_place_by_place() -> None:
@@ -249,7 +250,8 @@ def test_in_training_too() -> None:
 
 
 def test_what_is_relative_is_a_share_of_the_halves_together() -> None:
-    """Of lines that fall by known amounts: a decile with next to nothing to begin with does not outweigh the others."""
+    """Of lines that fall by known amounts: a decile with next to nothing to begin with does not
+    outweigh the others."""
     rng = np.random.default_rng(0)
     start, fall = rng.uniform(0.01, 1.0, (4, 10)), rng.uniform(-0.2, 0.5, (4, 10))
     start[3, 5:], fall[3, 5:] = 0.0, 0.0  # a seed with nothing late
@@ -276,7 +278,7 @@ def test_what_is_relative_is_a_share_of_the_halves_together() -> None:
     assert np.abs(claim.values[:3] - shares).max() > 0.1
 
 
-# ----------------------------------------------------------------------------------------------------------------- areas
+# -------------------------------------------------------------------------------------------- areas
 
 
 def area_by_pairs(values: list[tuple[float, float]]) -> float:
@@ -360,7 +362,7 @@ def test_areas_count_above_the_untold_teachers() -> None:
     assert area_hypotheses([parts[0], {"areas": {**areas[1], "untold": None}}]) == []
 
 
-# --------------------------------------------------------------------------------------------------- too little to see
+# -------------------------------------------------------------------------------- too little to see
 
 
 def seen_of(claims: Sequence[Hypothesis]) -> dict[str, bool]:

@@ -1,30 +1,25 @@
-"""Records of programs with tests, and the environment that runs them: rewards, feedback and what it never says."""
+"""Records of programs with tests, and the environment that runs them: rewards, feedback and what it
+never says."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
-import json
-import os
-import pickle
 import sys
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maskdiff.errors import ConfigError, DataError
-from maskdiff.experiments.distillation import python_programs, records
+from maskdiff.experiments.distillation import python_programs
 from maskdiff.experiments.distillation.environment import Environment, Problem
 from maskdiff.experiments.distillation.python_programs import (
     PythonEnvironment,
     same_output,
     same_value,
 )
-from maskdiff.experiments.distillation.records import Record, read_records, shipped_problems
+from maskdiff.experiments.distillation.records import Record, shipped_problems
 from maskdiff.experiments.distillation.sandbox import run as sandbox
 from maskdiff.experiments.distillation.sandbox.run import (
     IsolationError,
@@ -34,132 +29,11 @@ from maskdiff.experiments.distillation.sandbox.run import (
     RunStatus,
     isolation_problem,
 )
+from tests.helpers.records import SOLUTIONS, item, read
 
 REASON = isolation_problem()
 isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
-Pairs = Sequence[tuple[str, str]]
 QUICK = ResourceLimits(wall_seconds=2.0, memory_bytes=1 << 28, processes=4)
-
-SOLUTIONS = {
-    "barrel": """
-n, room = map(int, input().split())
-water = lost = 0
-for rain in map(int, input().split()):
-    lost += max(0, water + rain - room)
-    water = min(room, water + rain)
-print(water, lost)
-""",
-    "sticky": "import re\nprint(re.sub(r'(.)\\1\\1+', r'\\1\\1', input()))\n",
-    "ferry": """
-import sys
-stays = sorted(tuple(map(int, line.split())) for line in sys.stdin.read().splitlines()[1:])
-quiet, until = 0, stays[0][0]
-for start, end in stays:
-    quiet, until = max(quiet, start - until), max(until, end)
-print(quiet)
-""",
-    "moss": """
-h, w = map(int, input().split())
-left = {(r, c) for r in range(h) for c, stone in enumerate(input()) if stone == "#"}
-best = 0
-while left:
-    patch, size = [left.pop()], 0
-    while patch:
-        r, c = patch.pop()
-        size += 1
-        for near in ((r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)):
-            if near in left:
-                left.remove(near)
-                patch.append(near)
-    best = max(best, size)
-print(best)
-""",
-    "hike": """
-n, k = map(int, input().split())
-sums = [0, *accumulate(map(int, input().split()))]
-print(f"{max(sums[i + k] - sums[i] for i in range(n - k + 1)) / k:.3f}")
-""",
-    "plates": """
-stack = []
-for _ in range(int(input())):
-    match input().split():
-        case ["put", name]:
-            stack.append(name)
-        case ["take"]:
-            print(stack.pop() if stack else "empty")
-        case ["flip"]:
-            stack.reverse()
-print(len(stack))
-""",
-    "stones": """
-input()
-costs = list(map(int, input().split()))
-best = []
-for i, cost in enumerate(costs):
-    best.append(cost + (min(best[-3:]) if best else 0))
-print(best[-1])
-""",
-    "lanterns": """
-class Solution:
-    def count_lit(self, places: List[int], reach: int) -> int:
-        order = sorted(places)
-        near = [b - a <= reach for a, b in zip(order, order[1:])]
-        return sum(a or b for a, b in zip([False, *near], [*near, False]))
-""",
-    "shuffled": """
-class Solution:
-    def companions(self, words: List[str]) -> List[List[str]]:
-        groups = defaultdict(list)
-        for word in sorted(words):
-            groups["".join(sorted(word))].append(word)
-        return sorted(tuple(group) for group in groups.values() if len(group) > 1)
-""",
-    "column": """
-class Solution:
-    def set_column(self, text: str, width: int) -> List[str]:
-        lines = []
-        for word in text.split():
-            if lines and len(lines[-1]) + 1 + len(word) <= width:
-                lines[-1] += " " + word
-            else:
-                lines.append(word)
-        return lines
-""",
-}
-
-
-def packed(value: object) -> str:
-    return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
-
-
-def item(public: Pairs, private: Pairs = (), kind: str = "stdin", **other: Any) -> dict[str, Any]:
-    """A record, each of whose tests is a pair of input and output."""
-
-    def cases(pairs: Pairs) -> str:
-        return json.dumps(
-            [{"input": given, "output": out, "testtype": kind} for given, out in pairs]
-        )
-
-    texts = {
-        "question_id": "q",
-        "question_title": "T",
-        "question_content": "C",
-        "platform": "p",
-        "contest_id": "c",
-    }
-    texts |= {"contest_date": "d", "starter_code": "", "difficulty": "easy", "metadata": "{}"}
-    return (
-        texts | {"public_test_cases": cases(public), "private_test_cases": cases(private)} | other
-    )
-
-
-def read(tmp_path: Path, *items: object) -> list[Record]:
-    path = tmp_path / "records.jsonl"
-    path.write_text(
-        "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in items),
-        encoding="utf-8",
-    )
-    return read_records(path)
 
 
 def judged(found: list[Record], answer: str, **options: Any) -> tuple[float, str]:
@@ -167,151 +41,6 @@ def judged(found: list[Record], answer: str, **options: Any) -> tuple[float, str
     outcome = environment.evaluate(environment.problems(1, 0)[0], answer)
     assert len(outcome.feedback) <= python_programs.MOST_FEEDBACK
     return outcome.reward, outcome.feedback
-
-
-# Records.
-
-
-def test_shipped_problems_are_as_described() -> None:
-    found = shipped_problems()
-    assert [record.name for record in found] == list(SOLUTIONS)
-    assert [
-        all(test.functional for test in record.public + record.private) for record in found
-    ] == [False] * 7 + [True] * 3
-    assert all(2 <= len(record.public) <= 3 and 4 <= len(record.private) <= 6 for record in found)
-    lines = [json.loads(line) for line in records.SHIPPED.read_text(encoding="utf-8").splitlines()]
-    assert sum(not line["private_test_cases"].startswith("[") for line in lines) >= 2
-    shown = [
-        test
-        for record in found
-        for test in record.public
-        if record.content.count(test.output.strip())
-    ]
-    assert len(shown) >= 10  # the examples are tests
-
-
-def test_private_tests_are_read_packed_in_every_protocol(tmp_path: Path) -> None:
-    text = json.dumps([{"input": "é\n", "output": "1" * 300, "testtype": "stdin"}] * 3)
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        data = base64.b64encode(zlib.compress(pickle.dumps(text, protocol))).decode()
-        (record,) = read(tmp_path, item([], private_test_cases=data))
-        assert record.private == (records.Test("é\n", "1" * 300, False),) * 3
-    path = tmp_path / "records.jsonl"
-    assert len(read_records(path, keep=2)[0].private) == 2
-
-
-class Evil:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_pickle_that_is_a_program_does_not_run(tmp_path: Path) -> None:
-    touched = tmp_path / "touched"
-    for value in (Evil(touched), [Evil(touched)], ("[]", Evil(touched))):
-        with pytest.raises(DataError, match=r"line 1: private_test_cases: its pickle .*"):
-            read(tmp_path, item([("", "")], private_test_cases=packed(value)))
-    assert not touched.exists()
-    pickle.loads(pickle.dumps(Evil(touched)))
-    assert touched.exists()  # it would have
-
-
-CUT_OFF = base64.b64encode(zlib.compress(b"x" * 99)[:-4]).decode()
-GOOD = item([("1", "2")])
-FUNCTION = item([("1", "2")], kind="functional", metadata='{"func_name": "f"}')
-MALFORMED: dict[str, tuple[object, str]] = {
-    "no JSON": ("{", "the line: no JSON"),
-    "deep": ("[" * 100_000, "the line: no JSON"),
-    "a list": ([1], "the line: .* is no JSON object"),
-    **{
-        f"no {key}": (
-            {name: value for name, value in GOOD.items() if name != key},
-            f"{key}: missing",
-        )
-        for key in GOOD
-    },
-    **{f"number as {key}": (GOOD | {key: 1}, f"{key}: '1' is no text") for key in GOOD},
-    "no name": (GOOD | {"question_id": ""}, "question_id: empty"),
-    "metadata": (GOOD | {"metadata": "[]"}, "metadata: .* is no JSON object"),
-    "metadata no JSON": (GOOD | {"metadata": "x"}, "metadata: no JSON"),
-    "public no JSON": (GOOD | {"public_test_cases": "x"}, "public_test_cases: no JSON"),
-    "public no list": (GOOD | {"public_test_cases": "{}"}, "public_test_cases: .* is no JSON list"),
-    "no object": (GOOD | {"public_test_cases": "[1]"}, "public_test_cases: test 1 is no object"),
-    "no output": (
-        GOOD | {"public_test_cases": '[{"input": "", "testtype": "stdin"}]'},
-        "test 1 is no object",
-    ),
-    "test type": (item([("", "")], kind="other"), "public_test_cases: test 1: testtype is 'other'"),
-    "no tests": (item([]), "public_test_cases: no tests"),
-    "neither": (
-        GOOD | {"private_test_cases": "x"},
-        "private_test_cases: neither a JSON list nor base64 of zlib",
-    ),
-    "base64 of else": (GOOD | {"private_test_cases": "eHh4"}, "private_test_cases: neither"),
-    "cut off": (GOOD | {"private_test_cases": CUT_OFF}, "its compressed form is cut off"),
-    "no pickle": (
-        GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"x")).decode()},
-        "its pickle is damaged",
-    ),
-    "empty pickle": (
-        GOOD | {"private_test_cases": base64.b64encode(zlib.compress(b"")).decode()},
-        "its pickle is damaged",
-    ),
-    "pickle of a number": (
-        GOOD | {"private_test_cases": packed(1)},
-        "its pickle is no text but has the instruction BININT1",
-    ),
-    "pickle of no JSON": (
-        GOOD | {"private_test_cases": packed("x")},
-        "private_test_cases: no JSON",
-    ),
-    "no function": (FUNCTION | {"metadata": "{}"}, "metadata: func_name is ''"),
-    "no name of one": (
-        FUNCTION | {"metadata": '{"func_name": "f; import os"}'},
-        "metadata: func_name is 'f; import os'",
-    ),
-    "keyword": (
-        FUNCTION | {"metadata": '{"func_name": "class"}'},
-        "metadata: func_name is 'class'",
-    ),
-    "argument": (
-        item([("1\nx", "2")], kind="functional", metadata='{"func_name": "f"}'),
-        "public_test_cases, test 1: no JSON",
-    ),
-    "result": (
-        item([("1", "x")], kind="functional", metadata='{"func_name": "f"}'),
-        "public_test_cases, test 1: no JSON",
-    ),
-}
-
-
-@pytest.mark.parametrize("bad, told", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_records_are_named(tmp_path: Path, bad: object, told: str) -> None:
-    with pytest.raises(DataError, match=rf"records\.jsonl, line 2: .*{told}") as caught:
-        read(tmp_path, GOOD | {"question_id": "first"}, bad)
-    assert "\n" not in str(caught.value)
-
-
-def test_malformed_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="line 3: question_id: 'q' is that of line 1"):
-        read(tmp_path, GOOD, "", GOOD)
-    with pytest.raises(DataError, match="no records"):
-        read(tmp_path, "")
-    with pytest.raises(DataError, match=r"cannot read .*missing"):
-        read_records(tmp_path / "missing")
-    (tmp_path / "latin").write_bytes(b'{"question_id": "\xe9"}')
-    with pytest.raises(DataError, match="latin, line 1: the line is not UTF-8 text"):
-        read_records(tmp_path / "latin")
-    bomb = item([("", "")], private_test_cases=packed("[" + " " * 100_000 + "]"))
-    assert len(read(tmp_path, bomb)) == 1
-    monkeypatch.setattr(records, "MAX_UNPACKED", 50_000)
-    with pytest.raises(DataError, match="private_test_cases: longer than 50000 bytes unpacked"):
-        read(tmp_path, bomb)
-    monkeypatch.setattr(records, "MAX_LINE", 100)
-    with pytest.raises(DataError, match="line 1: the line has over 100 bytes"):
-        read(tmp_path, GOOD)
 
 
 # Outputs.
@@ -390,7 +119,8 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
     )
     assert reward == 2 / 6
     assert told.startswith(
-        "1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n3\nExpected:\n6\nGot:\n3\n\n"
+        "1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\n"
+        "Input:\n3\nExpected:\n6\nGot:\n3\n\n"
     )
     assert told.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
     assert "100000" not in told
@@ -424,7 +154,8 @@ def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
     reward, told = judged(found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none")
     assert reward == 0.5
     assert told.startswith(
-        "1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\nInput:\n1\nExpected:\n3\nGot:\n2\n\n"
+        "1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\n"
+        "Input:\n1\nExpected:\n3\nGot:\n2\n\n"
     )
     reward, told = judged(
         found, "n = int(input())\nprint(2 * n + (n > 3))", isolation="none", most=1
@@ -481,7 +212,8 @@ def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     )
     assert reward == 0
     assert told.startswith(
-        "0 of 2 public tests passed; 9 of 9 hidden tests failed; 9 of all were not run, since 2 had run"
+        "0 of 2 public tests passed; 9 of 9 hidden tests failed; "
+        "9 of all were not run, since 2 had run"
     )
 
 
@@ -536,7 +268,8 @@ def test_errors_are_told_by_their_line_in_the_answer(tmp_path: Path) -> None:
 
 HARM = {
     "while True: pass": "time_limit",
-    "import os, time\nfor _ in range(200):\n    if not os.fork(): time.sleep(9); os._exit(0)": "process_limit",
+    "import os, time\nfor _ in range(200):\n"
+    "    if not os.fork(): time.sleep(9); os._exit(0)": "process_limit",
     "while True: print('x' * 1000)": "output_limit",
     "x = bytearray(10 << 30)": "memory_limit",
     "import shutil\nshutil.rmtree('/usr')": "file_denied",

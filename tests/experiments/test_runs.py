@@ -1,4 +1,5 @@
-"""Whole runs of the experiments: the same results again, alone and after interruptions; what is refused and what is written."""
+"""Whole runs of the experiments: the same results again, alone and after interruptions; what is
+refused and what is written."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------- the same again
+# ----------------------------------------------------------------------------------- the same again
 
 
 def test_a_seed_file_gives_the_same_bytes_in_another_folder(whole: Path, tmp_path: Path) -> None:
@@ -116,7 +117,8 @@ def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -
 def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_bytes(
     whole: Path, tmp_path: Path
 ) -> None:
-    """It is interrupted at every fifth thing that it tells for the first time, in the midst of training, too."""
+    """It is interrupted at every fifth thing that it tells for the first time, in the midst of
+    training, too."""
     policy, stopped, told = planted(), [], set()
     before = policy.module[0].detach().clone()
 
@@ -158,14 +160,15 @@ def test_what_was_measured_is_not_measured_again(whole: Path, tmp_path: Path) ->
 
 
 def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> None:
-    """What was concluded came from parts as they were written: numbers of 9 digits, None for what is not known."""
+    """What was concluded came from parts as they were written: numbers of 9 digits, None for what
+    is not known."""
     for name, raw in parts_of(whole).items():
         assert (
             json.dumps(json.loads(raw, parse_constant=pytest.fail), indent=1) + "\n" == raw.decode()
         ), name
 
 
-# ------------------------------------------------------------------------------------------------------------ what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
@@ -239,7 +242,7 @@ def test_parts_without_their_seed_file_are_not_taken_for_ones_own(
     assert parts_of(folder)["rewards-0.json"] != parts_of(whole)["rewards-0.json"]
 
 
-# ------------------------------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------- what is written
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -367,7 +370,8 @@ def test_the_summary_says_both_verdicts_of_each(
 def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(
     whole: Path, tmp_path: Path
 ) -> None:
-    """One experiment after the other gives the results of the set; what lacks a seed is left out, and nothing else is."""
+    """One experiment after the other gives the results of the set; what lacks a seed is left out,
+    and nothing else is."""
     policy = planted()
     for count, name in enumerate(("windows", "rewards", "tokens"), 1):
         run(tmp_path / "one", [name], policy=policy)
@@ -441,7 +445,8 @@ def test_without_matplotlib_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPa
 
 
 def test_weights_that_were_left_behind_are_noticed() -> None:
-    """The negative control of the weights' test: the same step outside an experiment does move them."""
+    """The negative control of the weights' test: the same step outside an experiment does move
+    them."""
     policy = planted()
     before = policy.module[0].detach().clone()
     rollouts = Rollouts(policy, Letters(), SMALL, 0)

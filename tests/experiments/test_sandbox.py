@@ -1,87 +1,34 @@
-"""The sandbox against programs that mean harm: each gets its verdict, nothing of ours is touched, and no process is left."""
+"""The sandbox against programs that mean harm: each gets its verdict, nothing of ours is touched,
+and no process is left."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from maskdiff.errors import ConfigError
 from maskdiff.experiments.distillation.sandbox import run as sandbox
 from maskdiff.experiments.distillation.sandbox.run import (
-    IsolationError,
     ProgramResult,
     ResourceLimits,
     RunStatus,
-    isolation_problem,
     run_program,
 )
 from tests.helpers.paths import REPOSITORY
-
-REASON = isolation_problem()
-isolated = pytest.mark.skipif(REASON is not None, reason=f"no isolation here: {REASON}")
-SHORT = ResourceLimits(
-    wall_seconds=5.0, memory_bytes=1 << 28, processes=6, file_bytes=1 << 20, output_bytes=1 << 16
-)
-BRIEF = ResourceLimits(wall_seconds=0.5, memory_bytes=1 << 28, processes=6)
-
-
-def marked(program: str, mark: str) -> str:
-    """A program that first becomes a process with `mark` in its command line, as all that it forks will have too."""
-    start = 'import os, sys\nif len(sys.argv) == 1:\n    os.execv(sys.executable, [sys.executable, "-S", __file__, "MARK"])\n'
-    return start.replace("MARK", mark) + program
-
-
-def living(mark: str) -> list[int]:
-    """The processes of this machine with `mark` in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            pass
-    return found
-
-
-def children(parent: int) -> list[int]:
-    """All descendants of a process."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit():
-                parents[int(entry.name)] = int(
-                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                )
-        except OSError:
-            pass
-    found, last = [parent], 0
-    while last < len(found):
-        found += [child for child, above in parents.items() if above == found[last]]
-        last += 1
-    return found[1:]
-
-
-def soon(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.02)
-    return holds()
+from tests.helpers.sandbox import BRIEF, SHORT, STORM, children, isolated, living, marked, soon
 
 
 def attack(program: str, limits: ResourceLimits = SHORT, stdin: str = "") -> ProgramResult:
-    """ProgramResult it isolated; whatever it does, no process of it is there when we have the result, and no descriptor stays open."""
+    """Run it isolated; whatever it does, no process of it is there when we have the
+    result, and no descriptor stays open."""
     mark, before = uuid.uuid4().hex, sorted(os.listdir("/proc/self/fd"))
     result = run_program(marked(program, mark), stdin, limits)
     assert living(mark) == []
@@ -89,13 +36,6 @@ def attack(program: str, limits: ResourceLimits = SHORT, stdin: str = "") -> Pro
     return result
 
 
-STORM = """
-import time
-for _ in range(200):
-    if not os.fork():
-        time.sleep(30)
-        os._exit(0)
-"""
 HARM = {
     "an endless loop": ("while True: pass", BRIEF, "time_limit"),
     "sleep": ("import time\ntime.sleep(60)", BRIEF, "time_limit"),
@@ -106,7 +46,8 @@ HARM = {
     ),
     "a fork storm": (STORM, SHORT, "process_limit"),
     "threads": (
-        "import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
+        "import threading, time\n"
+        "for _ in range(200): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
         SHORT,
         "process_limit",
     ),
@@ -157,7 +98,8 @@ HARM = {
         "network_denied",
     ),
     "a datagram": (
-        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+        "import socket\n"
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
         SHORT,
         "network_denied",
     ),
@@ -193,7 +135,10 @@ def test_harm_gets_its_verdict(program: str, limits: ResourceLimits, verdict: st
 
 @isolated
 def test_what_a_program_may_do() -> None:
-    program = "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\nprint(sys.stdin.read())"
+    program = (
+        "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\n"
+        "print(sys.stdin.read())"
+    )
     result = attack(program, stdin="adé\nmore")
     assert (result.status, result.stdout, result.stderr, result.exit_code) == (
         RunStatus.OK,
@@ -233,7 +178,10 @@ def test_input_that_is_long_and_input_that_nobody_reads() -> None:
 
 @isolated
 def test_a_storm_is_held_at_the_limit_though_its_errors_are_swallowed() -> None:
-    caught = "    try:\n        child = os.fork()\n    except OSError:\n        continue\n    if not child"
+    caught = (
+        "    try:\n        child = os.fork()\n    except OSError:\n        continue\n"
+        "    if not child"
+    )
     program = STORM.replace("    if not os.fork()", caught)
     result = attack("made = 0\n" + program + "    made += 1\nprint(made)")
     assert (result.status, result.stdout) == (RunStatus.OK, f"{SHORT.processes - 1}\n")
@@ -314,7 +262,8 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 print(os.getuid() > 0, os.getgroups() in ([], [os.getgid()], [65534]) or os.getgroups())
 print([line.split()[1].strip("0") for line in open("/proc/self/status") if line.startswith("Cap")])
-print([libc.unshare(kind) for kind in (0x10000000, 0x20000, 0x40000000)], libc.mount(b"tmpfs", b"/box", b"tmpfs", 0, None))
+kinds = (0x10000000, 0x20000, 0x40000000)
+print([libc.unshare(kind) for kind in kinds], libc.mount(b"tmpfs", b"/box", b"tmpfs", 0, None))
 print(libc.setuid(0), libc.shmget(0, 4096, 0o1600), libc.syscall(425, 8, 0), libc.chroot(b"/box"))
 """)
     expected = ["['', '', '', '', '']", "[-1, -1, -1] -1", "-1 -1 -1 -1"]
@@ -324,7 +273,10 @@ print(libc.setuid(0), libc.shmget(0, 4096, 0o1600), libc.syscall(425, 8, 0), lib
 
 @isolated
 def test_a_daemon_does_not_outlive_the_program() -> None:
-    daemon = "import time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        time.sleep(60)\n    os._exit(0)\n"
+    daemon = (
+        "import time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n"
+        "        time.sleep(60)\n    os._exit(0)\n"
+    )
     result = attack(daemon + "time.sleep(0.1)\nprint('done')")
     assert (result.status, result.stdout) == (RunStatus.OK, "done\n")
     assert result.seconds < 4
@@ -358,6 +310,7 @@ def test_swallowed_errors_are_judged_by_the_end() -> None:
     )
 
 
+@pytest.mark.slow
 @isolated
 def test_nothing_is_left_when_the_caller_is_killed() -> None:
     mark = uuid.uuid4().hex
@@ -411,13 +364,16 @@ container.main()
 
 @isolated
 def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
-    """Where a kernel clears the request for a signal at the parent's death, a parent that dies just then is found missing."""
+    """Where a kernel clears the request for a signal at the parent's death, a parent that dies just
+    then is found missing."""
     mark, told, container = uuid.uuid4().hex, tmp_path / "told", tmp_path / "container.py"
     container.write_text(GAP.format(container=str(sandbox.CONTAINER), told=str(told)))
     code = (
-        "from pathlib import Path\nfrom maskdiff.experiments.distillation.sandbox import run as sandbox\n"
+        "from pathlib import Path\n"
+        "from maskdiff.experiments.distillation.sandbox import run as sandbox\n"
         f"sandbox.CONTAINER = Path({str(container)!r})\n"
-        f"sandbox._run({marked('import time; time.sleep(60)', mark)!r}, '', sandbox.DEFAULT_LIMITS, 'required')"
+        f"program = {marked('import time; time.sleep(60)', mark)!r}\n"
+        "sandbox._run(program, '', sandbox.DEFAULT_LIMITS, 'required')"
     )
     caller = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60
@@ -460,152 +416,3 @@ def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_program(marked("import time; time.sleep(60)", mark))
     assert living(mark) == []
-
-
-SANDBOX = Path(sandbox.__file__).parent
-# The user of the program is that of the caller: what it may not reach is hidden by other means.
-ORDINARY = """
-import os, socket
-tried = [
-    lambda: open("/proc/1/cmdline"), lambda: os.utime("/dev/null"),
-    lambda: open("/proc/self/mem", "w"), lambda: os.listdir("/usr/lib/python3/dist-packages"),
-    lambda: socket.socket(),
-]
-failed = 0
-for each in tried:
-    try:
-        each()
-    except OSError:
-        failed += 1
-print(failed)
-"""
-
-
-@isolated
-@pytest.mark.skipif(os.geteuid() != 0, reason="only a superuser can become somebody else")
-def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
-    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if (
-        python is None
-        or subprocess.run(
-            [python, "-c", "import sys; assert sys.version_info >= (3, 10)"]
-        ).returncode
-    ):
-        pytest.skip("no interpreter that every user may run")
-    copy = (
-        Path(tempfile.gettempdir()) / f"sandbox-{uuid.uuid4().hex}"
-    )  # in a folder that every user may enter
-    try:
-        package = REPOSITORY / "maskdiff"
-        for path in (package / "__init__.py", package / "errors.py", *SANDBOX.glob("*.py")):
-            target = copy / path.relative_to(REPOSITORY)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-        code = (
-            "from maskdiff.experiments.distillation.sandbox.run import *\n"
-            "from maskdiff.experiments.distillation.sandbox.results import ResourceLimits as Limits\n"
-            f"storm = run_program({'import os' + STORM!r}, limits=Limits(processes=6))\n"
-            "slow = run_program('while 1: pass', limits=Limits(wall_seconds=0.2))\n"
-            "listed = run_program('import os; print(os.listdir())')\n"
-            "print(isolation_problem(), storm.status.value, listed.stdout, slow.status.value, "
-            f"run_program({ORDINARY!r}).stdout)"
-        )
-        nobody = {"user": 65534, "group": 65534, "extra_groups": []}
-        asked = subprocess.run(
-            [python, "-B", "-c", code],
-            cwd=copy,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            **nobody,
-        )
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
-    if "namespaces" in asked.stdout:
-        pytest.skip(f"user namespaces are for superusers here: {asked.stdout}")
-    assert asked.stdout == "None process_limit []\n time_limit 5\n\n", asked.stderr
-
-
-@isolated
-def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MACHINES", {"vax": sandbox.MACHINES["x86_64"]})
-    monkeypatch.setattr(
-        sandbox, "isolation_problem", sandbox.functools.cache(isolation_problem.__wrapped__)
-    )
-    reason = f"no filter of system calls is known for {os.uname().machine}, only for vax"
-    assert sandbox.isolation_problem() == reason
-    with pytest.raises(IsolationError, match=reason):
-        run_program("print(1)")
-    monkeypatch.setattr(sandbox, "isolation_problem", lambda: None)
-    with pytest.raises(IsolationError, match=reason):
-        run_program("print(1)")
-    assert run_program("print(1)", isolation="none").stdout == "1\n"
-
-
-def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    container = tmp_path / "container.py"
-    refused = "error unshare of namespaces: Operation not permitted"
-    container.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")
-    monkeypatch.setattr(sandbox, "CONTAINER", container)
-    monkeypatch.setattr(
-        sandbox, "isolation_problem", sandbox.functools.cache(isolation_problem.__wrapped__)
-    )
-    if sys.platform == "linux":
-        assert sandbox.isolation_problem() == "unshare of namespaces: Operation not permitted"
-    touched = tmp_path / "touched"
-    with pytest.raises(
-        IsolationError, match=r"or run them unprotected with --isolation none$"
-    ) as caught:
-        run_program(f"open({str(touched)!r}, 'w')")
-    assert "\n" not in str(caught.value)
-    assert not touched.exists()
-
-
-def test_without_isolation_if_so_told() -> None:
-    assert (
-        run_program("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout
-        == "hello ['program.py']\n"
-    )
-    assert run_program("while True: pass", "", BRIEF, "none").status is RunStatus.TIME_LIMIT
-    assert run_program("while True: print(1)", "", SHORT, "none").status is RunStatus.OUTPUT_LIMIT
-    assert run_program("bytearray(10 << 30)", "", SHORT, "none").status is RunStatus.MEMORY_LIMIT
-    assert (
-        run_program("open('big', 'wb').write(bytes(1 << 22))", "", SHORT, "none").status
-        is RunStatus.FILE_LIMIT
-    )
-    assert run_program("import sys; sys.exit(4)", "", SHORT, "none").exit_code == 4
-    closed = "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\nprint(len(input()), file=open('n', 'w'))"
-    assert run_program(closed, "x" * 1_000_000, SHORT, "none").status is RunStatus.OK
-
-
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc")
-def test_without_isolation_the_group_ends_with_the_program() -> None:
-    mark = uuid.uuid4().hex
-    program = marked(
-        "import time\nif not os.fork():\n    time.sleep(60)\ntime.sleep(0.1)\nprint('done')", mark
-    )
-    result = run_program(program, "", SHORT, "none")
-    assert (result.status, result.stdout) == (RunStatus.OK, "done\n")
-    assert result.seconds < 4
-    assert soon(lambda: living(mark) == [])
-
-
-BAD = [
-    ("wall_seconds", 0.01),
-    ("wall_seconds", float("nan")),
-    ("wall_seconds", "6"),
-    ("cpu_seconds", 1.5),
-]
-BAD += [
-    ("cpu_seconds", True),
-    ("memory_bytes", 1000),
-    ("processes", 0),
-    ("file_bytes", 0),
-    ("output_bytes", 1 << 40),
-]
-
-
-@pytest.mark.parametrize("key, value", BAD)
-def test_limits_have_ranges(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"{key} is .*; give a .* from"):
-        ResourceLimits(**{key: value})  # type: ignore[arg-type]

@@ -39,7 +39,8 @@ PAGE = DOCS / "distillation.md"
 
 
 def decide(code: bytes, arch: int, number: int, arguments: tuple[int, ...]) -> int | str:
-    """ProgramResult a filter as the kernel does; the error that it answers with, 0 for an allowed call."""
+    """ProgramResult a filter as the kernel does; the error that it answers with, 0 for an allowed
+    call."""
     data = struct.pack("<IIQ6Q", number, arch, 0, *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
     rules = list(struct.iter_unpack("HBBI", code))
     position = held = 0

@@ -1,4 +1,5 @@
-"""Steps of self-distillation on a policy that is a table: what moves, by how much, and what must not."""
+"""Steps of self-distillation on a policy that is a table: what moves, by how much, and what must
+not."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def moved_rows(policy: PlantedPolicy) -> set[int]:
     return set(gradient(policy).abs().sum(1).nonzero()[:, 0].tolist())
 
 
-# ----------------------------------------------------------------------------------------------------------------- a step
+# ------------------------------------------------------------------------------------------- a step
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,7 +76,8 @@ def test_steps_lower_the_loss(kind: str, regenerated: bool) -> None:
 
 
 def test_the_loss_is_the_mean_over_all_compared_places() -> None:
-    """Not the mean of the answers' means: places of long answers count as much as those of short ones."""
+    """Not the mean of the answers' means: places of long answers count as much as those of short
+    ones."""
     policy = planted()
     pairs = material(policy)
     assert len({len(pair.answer) for pair in pairs}) > 1
@@ -146,7 +148,7 @@ def test_gradients_of_a_step_do_not_stay_for_the_next() -> None:
     assert DistillationTrainer(fresh, FIXED).step(pairs).norm == first.norm
 
 
-# ---------------------------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------------------ windows
 
 
 @pytest.mark.parametrize("length", range(1, 51))
@@ -163,7 +165,8 @@ def test_windows_divide_an_answer(length: int) -> None:
 
 
 def test_places_outside_a_window_have_no_gradient() -> None:
-    """The rows of 3 to 6 are used in the first half alone, those of 7 to 10 in the last; that of the problem comes first."""
+    """The rows of 3 to 6 are used in the first half alone, those of 7 to 10 in the last; that of
+    the problem comes first."""
     answer = (3, 4, 5, 6, 7, 8, 9, 10)
     expected: dict[Window, set[int]] = {
         "first": {20, 3, 4, 5},
@@ -258,7 +261,7 @@ def test_without_a_place_there_is_no_step(weight_decay: float) -> None:
     assert not torch.equal(table(policy), before)
 
 
-# ---------------------------------------------------------------------------------------------------- lengths of gradients
+# ----------------------------------------------------------------------------- lengths of gradients
 
 
 def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
@@ -291,7 +294,8 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
 def test_a_gradient_that_is_no_number_is_an_error_and_no_step(
     broken: float, half: bool, norm: float | None
 ) -> None:
-    """Of the student's own weights; AdamW would carry it to all of them, and scaling would not mend it."""
+    """Of the student's own weights; AdamW would carry it to all of them, and scaling would not mend
+    it."""
     policy = planted()
     pairs = [Pair.same(UNTOLD, (3, 4, 5, 6), TOLD)]
     policy.module.to(torch.bfloat16 if half else torch.float32)
@@ -329,7 +333,8 @@ def test_weights_that_are_lost_in_training_end_an_experiment_and_are_put_back() 
 
 
 def test_equal_lengths_make_equal_steps_of_the_halves() -> None:
-    """Adam divides by the gradient's own size: in one step, scaling changes only what is near its epsilon."""
+    """Adam divides by the gradient's own size: in one step, scaling changes only what is near its
+    epsilon."""
     plain, scaled = planted(), planted()
     pairs = material(plain)
     DistillationTrainer(plain, FIXED).step(pairs, "last")
@@ -341,7 +346,7 @@ def test_equal_lengths_make_equal_steps_of_the_halves() -> None:
     )  # of steps of 0.01
 
 
-# ---------------------------------------------------------------------------------------------------------------- teachers
+# ----------------------------------------------------------------------------------------- teachers
 
 
 def test_the_teacher_itself_follows_at_once() -> None:
@@ -378,7 +383,8 @@ def test_the_averaged_teacher_takes_over_its_share_after_every_step(rate: float)
 
 
 def test_the_averaged_teacher_of_half_precision_arrives() -> None:
-    """The student moved by one step of rounding and stays there: after 400 steps at a rate of 0.05 the teacher is there."""
+    """The student moved by one step of rounding and stays there: after 400 steps at a rate of 0.05
+    the teacher is there."""
     policy = planted()
     policy.module.to(torch.bfloat16)
     trainer = DistillationTrainer(
@@ -395,7 +401,7 @@ def test_the_averaged_teacher_of_half_precision_arrives() -> None:
     assert torch.equal(trainer.teacher.module[0], policy.module[0])
 
 
-# --------------------------------------------------------------------------------------------------- nothing to be learned
+# ---------------------------------------------------------------------------- nothing to be learned
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -416,7 +422,7 @@ def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: b
     )  # what a teacher with something to say gives
 
 
-# --------------------------------------------------------------------------------------------------------------- put back
+# ----------------------------------------------------------------------------------------- put back
 
 
 def test_weights_are_put_back_whatever_happens() -> None:

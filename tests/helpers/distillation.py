@@ -1,4 +1,5 @@
-"""Toy environments, small settings and whole runs for tests of self-distillation with `PlantedPolicy`."""
+"""Toy environments, small settings and whole runs for tests of self-distillation with
+`PlantedPolicy`."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ SMALL = DistillationConfig(
 def planted(
     seed: int = 0, onset: int | None = 5, null: bool = False, end: float = 1.0
 ) -> PlantedPolicy:
-    """A policy whose answers often end of themselves; with an `end` of -3, as it is made, hardly any do."""
+    """A policy whose answers often end of themselves; with an `end` of -3, as it is made, hardly
+    any do."""
     policy = PlantedPolicy(seed, onset=onset, null=null)
     with torch.no_grad():
         policy.module[0][:, END] = end
@@ -39,7 +41,8 @@ def planted(
 
 
 class Letters:
-    """Implements `Environment`: an answer is worth the share of its letters before `m`, and is right from 0.6 on."""
+    """Implements `Environment`: an answer is worth the share of its letters before `m`, and is
+    right from 0.6 on."""
 
     name = "letters"
     reveals = False
@@ -68,8 +71,9 @@ def quiet(name: str, seed: int, what: str) -> None:
 
 
 def run(
-    folder: Path, names: list[str] = NAMES, setting: RunSettings | None = None, policy: PlantedPolicy | None = None,
-    tell: Tell = quiet, environment: Environment | None = None,
+    folder: Path, names: list[str] = NAMES, setting: RunSettings | None = None,
+    policy: PlantedPolicy | None = None, tell: Tell = quiet,
+    environment: Environment | None = None,
 ) -> bytes:  # fmt: skip
     """The bytes of results.json."""
     policy = policy or planted()

@@ -1,4 +1,4 @@
-"""Servers on this machine that answer what a test scripts and keep what they were sent, and answers for them to give."""
+"""Local servers that give scripted answers and record requests, and answers for them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
-    # Every client reads all certificates, which takes most of a test's time, and nothing here is encrypted.
+    # Reading all certificates takes most of the time of a test, and nothing here is encrypted.
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *args, **kwargs: None)
 
 

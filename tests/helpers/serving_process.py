@@ -157,3 +157,15 @@ def all_of(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return bytes(received)
+
+
+def post_half(url: str, body: bytes) -> socket.socket:
+    """A connection whose request promises ten bytes more than come."""
+    address = url.removeprefix("http://").removesuffix("/v1").split(":")
+    connection = socket.create_connection((address[0], int(address[1])), 10)
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: application/json\r\nContent-Length: "
+    )
+    connection.sendall(f"{head}{len(body) + 10}\r\n\r\n".encode() + body)
+    return connection

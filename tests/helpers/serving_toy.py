@@ -1,4 +1,5 @@
-"""A generator whose every answer is known, for tests of the server, and what a client reads of a stream."""
+"""A generator whose every answer is known, for tests of the server, and what a client reads of a
+stream."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ STORY = "one, two>three, four>five, six>seven, eight>nine, ten."
 
 
 class Toy:
-    """Goes on with the story behind the last "?" by tokens of 1 to 3 letters, some of them loud, as seed and place decide."""
+    """Goes on with the story behind the last "?" by tokens of 1 to 3 letters, some of them loud, as
+    seed and place decide."""
 
     name = "toy"
     capabilities = Capabilities(True, True, False, True, True, False)

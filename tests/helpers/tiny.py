@@ -1,4 +1,4 @@
-"""A tiny randomly initialised checkpoint for tests of tasks and doors: real in every part, good at nothing."""
+"""A tiny randomly initialised checkpoint, complete in every part, for tests of tasks and cli."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_every_draw_parses_holds_and_is_derived_once(config: LanguageConfig) -> 
             assert said in {said_by_hand(problem, attempt, kind) for kind in FEEDBACK}
 
 
-def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
+def test_forms_are_drawn_with_their_probabilities() -> None:
     """2,000 draws; shares that are right pass in all but one in 50,000 runs."""
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 2000)]
     plain, hidden = (
@@ -100,7 +100,7 @@ def test_all_forms_are_drawn_as_often_as_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_corrections_repeat_the_mistake_as_often_as_they_should(
+def test_corrections_repeat_the_mistake_with_their_probability(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forms, "REPEATED", share)
@@ -130,7 +130,7 @@ def test_what_is_too_long_is_drawn_again() -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_the_first_draws_do_not_depend_on_how_many_are_asked_for(config: LanguageConfig) -> None:
+def test_the_first_draws_do_not_depend_on_the_count(config: LanguageConfig) -> None:
     language = ArithmeticCorrections(config)
     most = drawn(language, 90, 5)
     held_out = language.problems(90, np.random.default_rng(5))
@@ -307,7 +307,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [80, 200])
-def test_no_piece_reaches_over_a_border(size: int) -> None:
+def test_no_piece_crosses_a_border(size: int) -> None:
     vocabulary = pieces.piece_vocabulary(LANGUAGE, size)
     assert len(vocabulary) <= size
     long = [symbol for symbol in vocabulary.symbols[4:] if len(symbol) > 1]
@@ -328,7 +328,7 @@ def test_no_piece_reaches_over_a_border(size: int) -> None:
     assert borders > 2000
 
 
-def test_pieces_of_whole_strings_do_reach_over_borders() -> None:
+def test_pieces_of_whole_strings_cross_borders() -> None:
     """The control: what `fragments` is for."""
     texts = pieces.training_strings(LANGUAGE)
     characters = "".join(LANGUAGE.vocabulary.symbols[4:])

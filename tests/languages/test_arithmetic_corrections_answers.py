@@ -142,7 +142,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
-def test_garbage_raises_nothing_and_is_worth_little(answer: str) -> None:
+def test_garbage_gets_few_marks(answer: str) -> None:
     problem = "(+ 3 (* 2 4))"
     marks = judge(problem, answer)
     assert (marks.right, marks.share, marks.final) == (0, 0.0, False)
@@ -325,7 +325,7 @@ def test_a_slip_is_always_wrong(config: LanguageConfig) -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS)
-def test_attempts_go_wrong_as_often_as_they_are_told_to(config: LanguageConfig) -> None:
+def test_attempts_go_wrong_with_their_probability(config: LanguageConfig) -> None:
     rng, bounds = np.random.default_rng(1), bounds_of(config)
     always, never, back = 0, 0, 0
     for problem in problems(150, 1, config):
@@ -352,7 +352,7 @@ def test_attempts_go_wrong_as_often_as_they_are_told_to(config: LanguageConfig) 
     assert back > 400
 
 
-def test_what_is_taken_back_ends_right() -> None:
+def test_corrections_end_right() -> None:
     rng, none, some = np.random.default_rng(2), 0, 0
     for problem in problems(300, 2):
         attempt = write_answer(problem, rng, 0.3, 0.2, bounds_of())

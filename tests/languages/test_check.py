@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.__main__ import main
+from maskdiff.cli.maskdiff import main
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages.cfg import GrammarSource
@@ -62,7 +62,7 @@ def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
     assert [line for _, line in found.neither] == ["x"]
 
 
-def test_a_grammar_over_which_lark_takes_for_ever_is_one_line(tmp_path: Path) -> None:
+def test_a_grammar_on_which_lark_hangs_is_an_error(tmp_path: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwx"
     mine = folder(tmp_path, "start: " + " ".join(f'"{c}"?' for c in letters), "ax\n")
     with pytest.raises(
@@ -95,7 +95,7 @@ def test_a_folder_without_a_grammar_is_one_line(tmp_path: Path) -> None:
         check_folder(LanguageConfig(language=str(tmp_path)))
 
 
-def test_lark_is_asked_itself() -> None:
+def test_lark_itself_decides() -> None:
     """A negative control: the reader refuses what Lark refuses, and accepts what it accepts."""
     source = GrammarSource('start: "a" "b"\n%ignore " "')
     assert accepts(request(source, "a b "))

@@ -196,7 +196,7 @@ def test_impossible_times(timeout: float) -> None:
         load_checker("json:loads", timeout=timeout)
 
 
-def test_a_checkpoint_says_nothing_of_the_time(folder: Path) -> None:
+def test_the_time_limit_is_not_read_from_a_checkpoint(folder: Path) -> None:
     """The time is that of whoever names the checker."""
     import torch
 

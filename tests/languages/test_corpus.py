@@ -1,60 +1,21 @@
-"""A user's own language: its folder, what is refused, and checkpoints without the folder."""
+"""A user's own language: its folder, and what is refused."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from maskdiff import checkpoint
-from maskdiff.checkpoint import LanguageOverride
 from maskdiff.config import LanguageConfig
 from maskdiff.data import draw_texts, held_out
-from maskdiff.errors import (
-    CanvasError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    GrammarError,
-    UserError,
-)
+from maskdiff.errors import CanvasError, ConfigError, DataError, GrammarError, UserError
 from maskdiff.evaluation.generation import real_texts
 from maskdiff.languages import HasExactProbability, HasValue, make_language, split_of
 from maskdiff.languages.checker import load_checker
-from maskdiff.languages.text import TextLanguage
 from maskdiff.tasks import sample_lengths
-
-GRAMMAR = 'start: pair | pair ";" start\npair: "a".."c" "=" /[0-9]+/\n'
-
-
-def lines(count: int, seed: int = 0) -> list[str]:
-    """Strings of `GRAMMAR`."""
-    rng = np.random.default_rng(seed)
-    return [
-        ";".join(
-            f"{'abc'[rng.integers(3)]}={rng.integers(1000)}" for _ in range(rng.integers(1, 4))
-        )
-        for _ in range(count)
-    ]
-
-
-def folder(path: Path, corpus: list[str], grammar: str | None = None) -> LanguageConfig:
-    path.mkdir(exist_ok=True)
-    (path / "corpus.txt").write_text("\n".join(corpus) + "\n", encoding="utf-8")
-    if grammar is not None:
-        (path / "grammar.lark").write_text(grammar, encoding="utf-8")
-    return LanguageConfig(language=str(path))
-
-
-def make(config: LanguageConfig) -> TextLanguage:
-    language = make_language(config)
-    assert isinstance(language, TextLanguage)
-    return language
-
+from tests.helpers.corpora import GRAMMAR, folder, lines, make
 
 # What it is
 
@@ -98,7 +59,7 @@ def test_literals_of_the_grammar_are_symbols_even_where_no_line_has_them(tmp_pat
     assert not language.parses("a=2")  # a regular expression names no symbols
 
 
-def test_without_a_grammar_nothing_is_checked_unless_somebody_does(tmp_path: Path) -> None:
+def test_without_a_grammar_only_a_checker_decides(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", ["{}", "[1]", "null", "0", "false"])
     language = make(config)
     assert language.validity == ""
@@ -306,215 +267,3 @@ def test_an_ambiguous_or_left_recursive_grammar_that_its_user_accepts(tmp_path: 
 def test_unknown_languages(name: str) -> None:
     with pytest.raises(ConfigError, match="arithmetic"):
         make_language(LanguageConfig(language=name))
-
-
-# In a checkpoint
-
-
-def payload_of(config: LanguageConfig, language: TextLanguage) -> checkpoint.Payload:
-    from dataclasses import replace
-
-    from maskdiff.models.universal import UniversalDenoiser
-    from tests.helpers.tiny import tiny_config
-
-    whole = replace(tiny_config(vocab_size=len(language.vocabulary)), language=config)
-    torch.manual_seed(0)
-    weights = UniversalDenoiser(whole.model).state_dict()
-    return checkpoint.make_payload(whole, language.vocabulary, weights, language=language.state())
-
-
-def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
-    from maskdiff import tasks
-
-    corpus = lines(200)
-    config = folder(tmp_path / "pairs", corpus, GRAMMAR)
-    language = make(config)
-    checkpoint.save(tmp_path / "x.pt", payload_of(config, language))
-    (tmp_path / "pairs").rename(tmp_path / "gone")
-    loaded = checkpoint.load_denoiser(tmp_path / "x.pt")
-    again = loaded.language
-    assert again.name == "pairs"
-    assert again.vocabulary == language.vocabulary
-    assert again.lark_grammar().text == GRAMMAR
-    assert np.array_equal(again.length_probs(), language.length_probs())
-    from maskdiff.config import SamplerConfig
-
-    made = tasks.generate(loaded, 20, sampler=SamplerConfig("maskgit", steps=1, grammar=True))
-    assert all(result.parses and result.holds is None for result in made)
-    assert tasks.repair(loaded, ["a=;b=3"], grammar=True)[0].parses
-    assert tasks.edit(loaded, ["a=?;?=3"], grammar=True)[0].parses
-    with pytest.raises(DataError, match=r"no folder '.*pairs'"):
-        again.sample_many(1, np.random.default_rng(0))
-
-
-def spied(tmp_path: Path) -> tuple[Path, LanguageConfig]:
-    """A folder whose checker leaves a trace when it is imported."""
-    config = folder(tmp_path / "x", ["aa", "ab"])
-    trace = tmp_path / "ran"
-    (tmp_path / "x" / "spy_checker.py").write_text(
-        f"open({str(trace)!r}, 'w').close()\ndef ok(text):\n    return text == 'aa'\n"
-    )
-    return trace, LanguageConfig(
-        language=config.language, validity="spy_checker:ok?", skip_invalid=True
-    )
-
-
-@pytest.mark.parametrize("state", ["whole", "empty", "absent"])
-def test_a_checkpoint_names_nothing_that_is_imported(tmp_path: Path, state: str) -> None:
-    trace, named = spied(tmp_path)
-    payload = payload_of(named, make(LanguageConfig(language=named.language)))
-    if state == "empty":
-        payload["language"] = {}
-    elif state == "absent":
-        del payload["language"]
-    checkpoint.save(tmp_path / "x.pt", payload)
-    checkpoint.save_pretrained(tmp_path / "pretrained", payload)
-    for load, path in (
-        (checkpoint.load_denoiser, tmp_path / "x.pt"),
-        (checkpoint.from_pretrained, tmp_path / "pretrained"),
-    ):
-        if state == "whole":
-            loaded = load(path)
-            assert loaded.language.validity == "" == loaded.config.language.validity
-            assert loaded.language.texts() == (
-                "aa",
-                "ab",
-            )  # read again from the folder, nothing imported
-        else:
-            with pytest.raises(CheckpointError, match="give its folder with --language"):
-                load(path)
-        with pytest.raises(
-            UserError, match=r"cannot be imported|--language"
-        ):  # no module is looked for where it points
-            load(path, override=LanguageOverride(validity="spy_checker:ok?"))
-    assert not trace.exists()
-    trusted = checkpoint.load_denoiser(
-        tmp_path / "x.pt",
-        override=LanguageOverride(named.language, "spy_checker:ok?", skip_invalid=True),
-    )
-    assert trace.exists()
-    assert trusted.language.parses("aa")
-    assert not trusted.language.parses("ab")
-
-
-def test_a_run_folder_names_nothing_that_is_imported(tmp_path: Path) -> None:
-    from maskdiff.cli.train import run_config
-    from maskdiff.config_io import dump_yaml
-
-    trace, named = spied(tmp_path)
-    payload = payload_of(named, make(LanguageConfig(language=named.language)))
-    checkpoint.save(tmp_path / "last.pt", payload)
-    for written in (False, True):
-        if written:
-            (tmp_path / "config.yaml").write_text(dump_yaml(checkpoint.read_config(payload)))
-        with pytest.raises(ConfigError, match=r"allow it with --validity spy_checker:ok\?"):
-            run_config(tmp_path, {})
-        with pytest.raises(ConfigError, match=r"spy_checker\.py'; allow it with --language DIR"):
-            run_config(tmp_path, {"validity": "spy_checker:ok?"})
-        given = {"validity": "spy_checker:ok?", "language": named.language}
-        assert run_config(tmp_path, given).language.validity == "spy_checker:ok?"
-    assert not trace.exists()
-
-
-def test_a_folder_read_anew_must_speak_the_same_symbols(tmp_path: Path) -> None:
-    config = folder(tmp_path / "x", lines(100))
-    checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
-    (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
-    anew = checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
-    assert anew.language.validity == "grammar.lark"
-    (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR.replace('";"', '(";" | "!")'))
-    with pytest.raises(GrammarError, match="'!' needs '!', which is not a symbol of the language"):
-        checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
-    (tmp_path / "x" / "grammar.lark").unlink()
-    (tmp_path / "x" / "corpus.txt").write_text("a=1\nz=2\n")
-    with pytest.raises(DataError, match="has changed since the training: 'z' is no symbol"):
-        checkpoint.load_denoiser(tmp_path / "x.pt").language.texts()
-    own = payload_of(config, anew.language)  # type: ignore[arg-type]
-    for folder_, state in (("json", own), (config.language, None)):
-        with pytest.raises(ConfigError, match="give a folder"):
-            checkpoint.denoiser_from(state or json_payload(), override=LanguageOverride(folder_))
-    with pytest.raises(ConfigError, match="validity is for a language of your own"):
-        checkpoint.denoiser_from(json_payload(), override=LanguageOverride(validity="json:loads"))
-
-
-def json_payload() -> checkpoint.Payload:
-    config = LanguageConfig(language="json")
-    return payload_of(config, make(config))
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {"symbols": 3},
-        {"symbols": "ab", "lengths": [-1]},
-        {"symbols": "ab", "lengths": [0]},
-        {"a": 1},
-        {"symbols": "ab", "lengths": [0, 10**30]},
-    ],
-)
-def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> None:
-    config = folder(tmp_path / "x", ["aa", "ab"])
-    payload = payload_of(config, make(config))
-    with pytest.raises(UserError, match="symbols, grammar and lengths"):
-        checkpoint.denoiser_from({**payload, "language": state}, path="x.pt")
-
-
-def test_every_suite_takes_a_language_that_knows_nothing_but_its_strings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without grammar, truth and probabilities, suites leave out what they cannot know."""
-    from maskdiff.cli import benchmark
-
-    config = folder(tmp_path / "pairs", lines(400))
-    checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
-    argv = [
-        "--checkpoint",
-        str(tmp_path / "x.pt"),
-        "--threads",
-        "1",
-        "--num_samples",
-        "6",
-        "--sampler",
-        "maskgit",
-        "--maskgit_steps",
-        "2",
-    ]
-    suites = ["generation", "repair", "one_edit", "editing", "likelihood"]
-    assert (
-        benchmark.main(
-            [
-                *argv,
-                "--suite",
-                *suites,
-                "--sigma",
-                "0.2",
-                "--corruption",
-                "mixed",
-                "--json",
-                str(tmp_path / "x.json"),
-            ]
-        )
-        == 0
-    )
-    capsys.readouterr()
-    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
-    assert {row["suite"] for row in rows} == set(suites)
-    metrics = {row["metric"] for row in rows}
-    assert {"distinct", "length_distance", "exact", "anchors_kept", "elbo", "next_token"} <= metrics
-    assert not metrics & {
-        "parses",
-        "holds",
-        "distinct_valid",
-        "balanced",
-        "depth_distance",
-        "log_likelihood",
-        "elbo_excess",
-        "elbo_part",
-    }
-    assert not any(row["sampler"] in ("least_edits", "bayes_optimal") for row in rows)
-    assert benchmark.main([*argv, "--grammar"]) == 2
-    assert "pairs has no grammar" in capsys.readouterr().err
-    assert benchmark.main([*argv, "--suite", "repair", "--repair_method", "least_edits"]) == 2
-    assert "pairs has no grammar" in capsys.readouterr().err
-    assert benchmark.main([*argv[:-4], "--sampler", "coarse_to_fine"]) == 2
-    assert "<DIGIT>" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def merged_naively(text: str, merges: tuple[tuple[str, str], ...]) -> list[str]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="0123456789()+*=", max_size=40))
-def test_a_text_is_cut_as_the_merges_say_and_put_together_again(text: str) -> None:
+def test_encoding_follows_the_merges_and_decoding_inverts_it(text: str) -> None:
     ids = PIECED.encode(text)
     assert PIECED.decode(ids) == text
     assert [PIECED.symbols[i] for i in ids] == merged_naively(text, PIECED.merges)
@@ -96,14 +96,14 @@ def test_blanks_stay_apart_and_foreign_symbols_are_named() -> None:
         (("1", "2", "12"), (), "single characters"),
     ],
 )
-def test_a_stranger_s_pieces_are_checked(
+def test_untrusted_pieces_are_checked(
     symbols: tuple[str, ...], merges: tuple[tuple[str, str], ...], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
         Vocabulary((*LANGUAGE.vocabulary.symbols[:4], *symbols), merges)
 
 
-def test_the_fingerprint_tells_merges_apart() -> None:
+def test_fingerprints_depend_on_merges() -> None:
     """Two orders of merges make the same pieces here and cut `123` differently."""
     plain = Vocabulary.of("123", digit=False)
     one, two = (
@@ -115,7 +115,7 @@ def test_the_fingerprint_tells_merges_apart() -> None:
     assert one.encode("123") == [one.ids["12"], one.ids["3"]]
 
 
-def test_size_is_checked_and_characters_take_none() -> None:
+def test_vocabulary_sizes_are_checked() -> None:
     with pytest.raises(ConfigError, match="pieces need 20 or more"):
         model_vocabulary(LANGUAGE, ModelConfig(vocabulary="bpe", vocab_size=19))
     with pytest.raises(ConfigError, match="leave it out, or give --vocabulary bpe"):
@@ -182,7 +182,7 @@ def test_damaged_pieces_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_verbs_that_go_symbol_by_symbol_say_so(loaded: Loaded) -> None:
+def test_verbs_that_need_symbols_refuse_pieces(loaded: Loaded) -> None:
     for verb in (tasks.repair, tasks.edit, tasks.fill):
         with pytest.raises(ConfigError, match="go by symbols"):
             verb(loaded, ["(+(*7?)10)=45"])

@@ -159,7 +159,7 @@ def test_draws_follow_log_prob(tiny: tuple[LanguageConfig, dict[str, float]]) ->
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_the_test_of_draws_sees_a_wrong_coin() -> None:
+def test_the_test_of_draws_detects_a_wrong_coin() -> None:
     """Negative control: the frequencies for another operand range fail."""
     exact = enumerate_language(TINY[0])
     drawn = Counter(

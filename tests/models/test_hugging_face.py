@@ -194,6 +194,7 @@ def test_tree_equals_histories_alone(attention, dtype, tolerance, context):
         assert gap(row, plain(model, path)) < tolerance
 
 
+@torch.no_grad()
 def test_padded_rows_and_their_copies_equal_rows_alone():
     """Rows that grow, their copies and selections of them do not change each other."""
     model = HuggingFaceModel(network(), byte_level(), 30).model
@@ -210,8 +211,7 @@ def test_padded_rows_and_their_copies_equal_rows_alone():
     for log_p, paths in steps:
         assert log_p.dtype == torch.float64
         for row, path in zip(log_p, paths, strict=True):
-            with torch.no_grad():
-                alone = model.module(torch.tensor([path])).logits[0, -1].log_softmax(-1)
+            alone = model.module(torch.tensor([path])).logits[0, -1].log_softmax(-1)
             assert gap(row, alone) < 1e-10
 
 

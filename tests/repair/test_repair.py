@@ -1,4 +1,4 @@
-"""Noisy-channel repair against brute force over all strings and all alignments, on an alphabet of three symbols."""
+"""Noisy-channel repair against brute force over all strings and alignments of three symbols."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MASK = VOCABULARY.mask
 
 
 class Bigram:
-    """A causal denoiser that is a fixed random bigram table which also depends on the length; counts its calls."""
+    """A causal denoiser: a random bigram table that depends on the length; it counts its calls."""
 
     def __init__(self, seed: int = 0, peak: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ class Bigram:
 def channel_probability(
     x: tuple[int, ...], y: tuple[int, ...], channel: Channel, certain: frozenset[int] = frozenset()
 ) -> float:
-    """P(y | x) by recursion over everything that may have happened, level by level; no edit touches y_j for certain j."""
+    """P(y | x) by recursion over all events, level by level; no event changes a certain y_j."""
 
     def become(k: int, clean: int, j: int) -> float:
         if y[j] == MASK:
@@ -149,7 +149,7 @@ def test_blanks_cannot_change_the_length() -> None:
 
 
 def test_narrow_beam_is_close_to_the_wide_one() -> None:
-    """Beam 8 of 3^7 strings loses at most half a nat on average (negative control: beam 1 loses more)."""
+    """Beam 8 of 3^7 strings loses at most half a nat on average; beam 1 loses more."""
     denoiser = Bigram(seed=3, peak=2.0)
     channel = Channel.of(NoiseConfig(), (0.2,), len(INNER))
     generator = torch.Generator().manual_seed(1)
@@ -193,7 +193,7 @@ def test_under_a_grammar_the_best_string_of_the_grammar_is_found() -> None:
 
 
 def test_rest_costs_bound_what_is_to_come() -> None:
-    """The estimate for no symbols left of x is the probability of dropping all that is left of y."""
+    """The bound for no symbols left of x is the probability of dropping the rest of y."""
     channel = Channel.of(NoiseConfig(), (0.2,), len(INNER))
     seen = Evidence.of(channel, [INNER[:1] * 4], VOCABULARY)
     seen = replace(seen, emission=torch.full((1, 1, 3, 4), 0.5, dtype=torch.float64))
@@ -255,7 +255,7 @@ def test_channel_log_probs_are_those_of_brute_force_and_of_the_beam() -> None:
 
 
 def test_certain_symbols_condition_the_search_exactly() -> None:
-    """The best of all strings that keep the certain symbols is found, and without them it is often another."""
+    """The best string with the certain symbols is found; without them it is often another one."""
     rng, changed = random.Random(4), 0
     channel, lengths, denoiser = (
         Channel.of(NoiseConfig(), (0.4,), len(INNER)),

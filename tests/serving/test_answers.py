@@ -1,4 +1,5 @@
-"""What the server answers, asked by the official client over real sockets: texts, streams, stop strings, prefill."""
+"""What the server answers, asked by the official client over real sockets: texts, streams, stop
+strings, prefill."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def client() -> Iterator[openai.OpenAI]:
         yield client_of(base_url)
 
 
-# --------------------------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------ answers
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -53,7 +54,8 @@ def test_completions_are_what_the_generator_says_streamed_or_not(
         ((1, 0.0), (2, 1.0)), (1, 9, 60), (False, True)
     ):
         asked: dict[str, Any] = {
-            "model": "toy", "prompt": "Tell?", "seed": seed, "max_tokens": max_tokens, "temperature": temperature, "n": 3,
+            "model": "toy", "prompt": "Tell?", "seed": seed, "max_tokens": max_tokens,
+            "temperature": temperature, "n": 3,
             "stop": list(stops), "extra_body": {"include_stop_str_in_output": keep},
         }  # fmt: skip
         whole = client.completions.create(**asked)
@@ -150,7 +152,7 @@ def test_chat(client: openai.OpenAI) -> None:
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Sing"},
             {"role": "assistant", "content": "la"},
-            {"role": "user", "content": [{"type": "text", "text": "Te"}, {"type": "text", "text": "ll"}]},
+            {"role": "user", "content": [{"type": "text", "text": part} for part in ("Te", "ll")]},
         ],
     }  # fmt: skip
     whole = client.chat.completions.create(**asked)
@@ -211,7 +213,7 @@ def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> N
     )  # the model's own end counts
 
 
-# --------------------------------------------------------------------------------------------------------------- prefill
+# ------------------------------------------------------------------------------------------ prefill
 
 PARTIAL: Any = [{"role": "user", "content": "Tell"}, {"role": "assistant", "content": STORY[:12]}]
 

@@ -33,7 +33,7 @@ def unharmed(server: Running) -> None:
     assert server.lines() == []
 
 
-# ----------------------------------------------------------------------------------------- bytes
+# -------------------------------------------------------------------------------------------- bytes
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = head("chunked")
@@ -177,7 +177,7 @@ def test_random_http(server: Running, seed: int) -> None:
     unharmed(server)
 
 
-# ---------------------------------------------------------------------------------------- bodies
+# ------------------------------------------------------------------------------------------- bodies
 
 
 def post(server: Running, raw: bytes | str, path: str = "completions") -> httpx.Response:

@@ -21,7 +21,7 @@ pytest.importorskip("fastapi")
 
 import httpx
 
-from maskdiff.__main__ import build_parser, main
+from maskdiff.cli.maskdiff import build_parser, main
 from maskdiff.cli.serve import limits_of
 from maskdiff.errors import ConfigError
 from maskdiff.serving.connections import client_address
@@ -56,9 +56,10 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert server.end() == 0
 
 
-# ----------------------------------------------------------------------------------- connections
+# -------------------------------------------------------------------------------------- connections
 
 
+@pytest.mark.slow
 def test_hundreds_of_waiting_connections_keep_nobody_out(patient: Running) -> None:
     """400 connections of every kind that waits, of two clients; both are answered as others are."""
     kinds = (b"", b"GET /v1/mo", MODELS, head(10) + b"{", head("chunked") + b"1\r\n{\r\n")
@@ -92,6 +93,7 @@ def test_a_client_has_so_many_connections(tmp_path: Path) -> None:
             connection.close()
 
 
+@pytest.mark.slow
 def test_connections_at_work_are_not_ended_for_new_ones(tmp_path: Path) -> None:
     """New ones end at once until there is room again."""
     with process(tmp_path, "--max_per_client", "3", pause=0.05) as server:
@@ -122,7 +124,7 @@ def test_what_tells_clients_apart(host: str, client: str) -> None:
     assert client_address(host) == client
 
 
-# ------------------------------------------------------------------------------------------ time
+# --------------------------------------------------------------------------------------------- time
 
 
 def drip(connection: socket.socket, piece: bytes) -> bytes:
@@ -220,6 +222,7 @@ def test_clients_that_read_get_all_of_it(quick: Running) -> None:
     assert [len(choice["text"]) for choice in answer.json()["choices"]] == [20_000] * 16
 
 
+@pytest.mark.slow
 def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
     """Neither for one that does not read, nor for one that does not send."""
     with process(tmp_path) as server, socket.socket() as reader, ExitStack() as stack:
@@ -233,7 +236,7 @@ def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
         assert server.lines() == []
 
 
-# ------------------------------------------------------------------------------------------ logs
+# --------------------------------------------------------------------------------------------- logs
 
 
 def test_without_descriptors_it_logs_little_and_goes_on(tmp_path: Path) -> None:
@@ -245,6 +248,7 @@ def test_without_descriptors_it_logs_little_and_goes_on(tmp_path: Path) -> None:
         assert "cannot accept connections: Too many open files" in server.lines()[0]
 
 
+@pytest.mark.slow
 def test_without_descriptors_it_waits_for_work_to_end(tmp_path: Path) -> None:
     with process(tmp_path, pause=0.05, files=20) as server, ExitStack() as stack:
         sent = request(max_tokens=30, logprobs=0)
@@ -278,7 +282,7 @@ def test_equal_lines_pass_once_and_are_counted(monkeypatch: pytest.MonkeyPatch) 
     assert len(repeats._seen) <= 256
 
 
-# ---------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def test_reserved_memory_is_never_more_than_there_is() -> None:
@@ -408,7 +412,7 @@ def test_hostile_bodies_take_little(patient: Running, kind: str) -> None:
     assert patient.resident("VmHWM") - before < 100
 
 
-# ----------------------------------------------------------------------------------------- flags
+# -------------------------------------------------------------------------------------------- flags
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,13 @@ def open_alphabet(vocabulary: Vocabulary) -> Tensor:
     return allowed_symbols(torch.tensor(vocabulary.mask), vocabulary, "open")
 
 
+def figures(log_p: Tensor, token: int) -> tuple[float, float, float]:
+    """Log-probability, entropy and gap of a token."""
+    p = log_p.exp()
+    two, entropy = p.topk(2).values, -(p * log_p.nan_to_num(neginf=0.0)).sum()
+    return float(log_p[token]), float(entropy), float(two[0] - two[1])
+
+
 class Recorder:
     """A denoiser that keeps its calls."""
 
@@ -93,9 +100,7 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 seed=number,
                 stop=stop_of(">", ")", "2 ", most=11),
             ).candidates
-            written: dict[
-                int, tuple[int, float, float, float]
-            ] = {}  # place -> token, log p, entropy, gap
+            written: dict[int, tuple[int, float, float, float]] = {}
             for call, after in zip(recorder.shown, [*recorder.shown[1:], None], strict=False):
                 [canvas] = call.canvases
                 assert canvas[: len(given)] == given
@@ -103,11 +108,8 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 for place, (token, *_) in written.items():
                     assert canvas[place] == token
                 assert sorted({*range(len(given), len(canvas))} - {*blanks}) == sorted(written)
-                hidden = (
-                    []
-                    if after is None
-                    else [p for p in blanks if after.canvases[0][p] == vocabulary.mask]
-                )
+                later = [] if after is None else after.canvases[0]
+                hidden = [p for p in blanks if later and later[p] == vocabulary.mask]
                 filled = [place for place in blanks if place not in hidden]
                 assert len(filled) == min(per_call, len(blanks))
                 log_p = call.log_p[0]
@@ -120,9 +122,7 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                     )
                     if token >= 0:
                         assert own[token] > -math.inf
-                    two = own.exp().topk(2).values
-                    entropy = float(-(own.exp() * own.nan_to_num(neginf=0.0)).sum())
-                    written[place] = token, float(own[token]), entropy, float(two[0] - two[1])
+                    written[place] = token, *figures(own, token)
             places = range(len(given), len(given) + step.tokens)
             assert step.ids == tuple(written[place][0] for place in places)
             for index, name in enumerate(("log_probs", "entropies", "gaps"), start=1):

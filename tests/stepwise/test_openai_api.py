@@ -1,4 +1,4 @@
-"""Backends over HTTP, against servers on this machine: what is sent, what goes wrong, and the key."""
+"""Backends over HTTP against local servers: requests, failures, and the key."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def test_completions_body(serve: Serve) -> None:
     assert only(backend, request).step == "b>"
     assert server.paths == ["/v1/completions"]
     assert server.bodies == [
-        {"model": "some-model", "n": 1, "temperature": 0.5, "max_tokens": 20, "seed": 7, "stop": [">", "!"],
+        {"model": "some-model", "n": 1, "temperature": 0.5, "max_tokens": 20, "seed": 7,
+         "stop": [">", "!"],
          "prompt": "p: a >\n b>", "logprobs": 5}
     ]  # fmt: skip
     assert backend.name == "completions:some-model"

@@ -1,4 +1,4 @@
-"""Whether a backend goes on from a partial answer: told from what it says next, for every kind and twenty seeds each."""
+"""Probing whether a backend continues a partial answer, for every kind and twenty seeds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Backend(Scripted):
 
 
 def naive(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
-    """What compares texts by their beginnings: a reply that begins like the partial answer is taken for its continuation."""
+    """A comparison by beginnings: a reply that begins as the partial answer counts as continued."""
     return (
         ProbeVerdict.CONTINUE
         if text.startswith(given) or nonce.reply.startswith(given + text[:1])
@@ -100,7 +100,7 @@ def test_twenty_of_twenty(kind: str, make: Callable[[np.random.Generator], Nonce
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
 def test_comparing_beginnings_would_not_do(make: Callable[[np.random.Generator], Nonce]) -> None:
-    """The negative control: on the same replies it calls an echo, and a restart, a continuation; ours does not."""
+    """That comparison calls echoes and restarts continuations; the probe does not."""
     for kind in ("continue", "echo", "restart"):
         for seed in range(20):
             backend = Backend(make, lambda number, kind=kind: BACKENDS[kind][1])
@@ -125,7 +125,7 @@ def test_what_changes_is_unknown() -> None:
 
 
 def test_errors_are_no_verdict() -> None:
-    """A backend that refuses whatever it is asked, or that is not there, is not called one that refuses partial answers."""
+    """A backend that refuses everything, or is unreachable, does not refuse partial answers."""
 
     def refuses(reply: str, given: str) -> str:
         raise Rejected("HTTP 400: no such model")
@@ -148,7 +148,7 @@ def test_errors_are_no_verdict() -> None:
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
 def test_nonces_tell(make: Callable[[np.random.Generator], Nonce]) -> None:
-    """The next symbol differs from that of a restart, and the decoy's from both; what is to be copied is random."""
+    """The next symbol, that of a restart and that of the decoy differ; replies are random."""
     rng, replies = np.random.default_rng(0), set()
     for _ in range(200):
         nonce = make(rng)

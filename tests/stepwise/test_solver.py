@@ -1,4 +1,4 @@
-"""Many problems at once: none depends on another, one that fails fails alone, verdicts are those of an evaluator of trees."""
+"""Many problems at once: solutions and failures are independent, verdicts are right."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROBLEMS = problems(10, seed=9)
 
 
 def without_cost(solution: Solution) -> Solution:
-    """A solution but for what it cost, which may depend on whose prompt was read first, and rounding."""
+    """A solution without its cost, which depends on shared prompts, and without rounding."""
     if solution.answer is None:
         return solution
     steps = tuple(
@@ -134,10 +134,11 @@ def test_cohorts_change_nothing(solver: Solver) -> None:
 
 
 def test_one_that_fails_fails_alone(solver: Solver) -> None:
-    """Foreign symbols, no problem at all, an unreadable line, too long for the model, each between good ones."""
+    """Foreign symbols, no problem, an unreadable line, one too long, each between good ones."""
     expected = [without_cost(s) for s in solver.solving(PROBLEMS[:6], seed=3)]
     bad: dict[int, str | DataError] = {
-        1: "(+ a 1)", 2: "(+ 1", 3: DataError("the line is not UTF-8"), 5: "11", 7: "", 8: "(+ " * 6000 + "1" + " 1)" * 6000
+        1: "(+ a 1)", 2: "(+ 1", 3: DataError("the line is not UTF-8"), 5: "11", 7: "",
+        8: "(+ " * 6000 + "1" + " 1)" * 6000,
     }  # fmt: skip
     good = iter(range(6))
     order = [bad[n] if n in bad else PROBLEMS[next(good)] for n in range(len(bad) + 6)]
@@ -168,7 +169,7 @@ def test_one_that_fails_fails_alone(solver: Solver) -> None:
 
 
 def test_a_backend_that_refuses_one() -> None:
-    """In the middle of its answer, together with the others, which are asked for once more; and again at its own end."""
+    """In the middle of an answer, when the others are asked again, and at its own end."""
 
     def wrong(request: Request, number: int) -> bool:
         if request.prompt == STEPS.prompt(PROBLEMS[2]) and len(request.partial) == 1:
@@ -197,7 +198,7 @@ def test_a_backend_that_refuses_one() -> None:
 
 
 def test_nothing_is_asked_for_twice() -> None:
-    """What has been answered before a batch fails is kept: some ask for candidates while others wait for a judgement."""
+    """Answers before a failure of the batch are kept, of requests and of judgements."""
     backend = Scripted(solver_script(lambda r, n: False))
     config = StepConfig(strategy="random", scorer="vote", candidates=2)
     solver, rounds = Solver(backend, config, STEPS), []
@@ -217,11 +218,11 @@ def test_nothing_is_asked_for_twice() -> None:
     assert max(rounds) < len(PROBLEMS)
 
 
-# ---------------------------------------------------------------------------------------------------------------- verdicts
+# -------------------------- verdicts
 
 
 def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
-    """Answers to a problem, whether their last number is right, and the first wrong step, told by trees."""
+    """Answers to a problem, whether the result is right, and the first wrong step, by trees."""
     steps = solve(problem)
     right, number = str(value_of(read(problem))), len(steps)
     assert steps[-1] == right
@@ -306,7 +307,7 @@ def test_without_a_language() -> None:
     }  # its template says the rest
 
 
-# ---------------------------------------------------------------------------------------------------- who may be continued
+# -------------------------- who may be continued
 
 
 def restarts(request: Request, number: int) -> Candidate:
@@ -381,7 +382,7 @@ def solver_script_of_symbols(request: Request, number: int) -> Candidate:
 
 
 def test_the_checker_wants_steps_that_it_knows() -> None:
-    """With other ends of steps than the language's, right steps would score 0, and nothing would tell."""
+    """With other ends of steps than those of the language, right steps would score 0."""
     config = StepConfig(strategy="every-step", scorer="checker", step_stop=(")",))
     with pytest.raises(ConfigError, match="leave step_stop alone"):
         Solver(make_backend(BackendConfig(), loaded()), config, STEPS, loaded())

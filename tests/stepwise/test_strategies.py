@@ -49,7 +49,7 @@ def run(
 
 
 def numbered(length: int, table: dict[tuple[int, int], float] | None = None) -> Scripted:
-    """`length` steps that say which candidate of which step they are; -log p of each from a table, else 1."""
+    """`length` steps that name their candidate and step; -log p of each from a table, else 1."""
 
     def script(request: Request, number: int) -> Candidate:
         step = len(request.partial)
@@ -92,7 +92,7 @@ def test_one_candidate_a_step() -> None:
 
 @pytest.mark.parametrize(("draft", "first"), [("greedy", 0.0), ("sample", 0.6)])
 def test_every_step_asks_for_exactly_n(draft: str, first: float) -> None:
-    """One, then three more, from number 1; all say something else, so the vote is even, and the first is taken."""
+    """One, then three more, from number 1; all differ, so the vote is even, and the first wins."""
     backend = numbered(3)
     answer = run(backend, replace(BASE, strategy="every-step", candidates=4, draft=draft))
     assert asked(backend) == [part for n in range(3) for part in ((n, 1, 0, first), (n, 3, 1, 0.6))]
@@ -125,7 +125,7 @@ def test_the_best_is_taken_and_goes_on() -> None:
 
 
 def test_adaptive_scales_where_the_trigger_says() -> None:
-    """The first candidate is looked at, and the *chosen* one remembered: to remember the first gives other steps."""
+    """The trigger gets the first candidate and remembers the chosen one, which matters here."""
     drafts = [0.3, 0.9, 0.25, 0.28, 0.5, 0.35, 0.2]
     others = [0.05, 0.02, 0.25, 0.01, 0.04, 0.35, 0.1]
     table = {(n, 0): u for n, u in enumerate(drafts)} | {(n, 2): u for n, u in enumerate(others)}
@@ -219,7 +219,7 @@ def test_what_ends_an_answer() -> None:
 
 
 def test_an_answer_that_starts_again() -> None:
-    """A backend that ignores what it was given says its first step at every step: three are enough to see that."""
+    """A backend that ignores the answer repeats its first step, which three steps reveal."""
     again = Scripted(lambda r, n: said("(+ 3 8)>"))
     answer = run(again, BASE)
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (3, "restarted", 2)
@@ -252,7 +252,7 @@ def test_the_guard(steps: Sequence[str], restarts: list[bool]) -> None:
 
 
 def test_the_checker_finds_what_is_there() -> None:
-    """With the checker, one right candidate of four is enough at every step; with the vote of wrong ones it is not."""
+    """With the checker one right candidate of four suffices; with a vote of wrong ones not."""
     chosen = {}
     for scorer in ("checker", "vote"):
         for problem in problems(12, seed=5):

@@ -1,4 +1,4 @@
-"""When a step gets several candidates: momentum uncertainty against arithmetic by hand, lots against their rate."""
+"""Triggers: momentum uncertainty against arithmetic by hand, random draws against their rate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from maskdiff.config import StepConfig
 from maskdiff.stepwise.strategies import make_trigger
 from maskdiff.stepwise.triggers import Always, Momentum, Never, Random, Trigger
 
-# u of six steps; a = g = 0.9, and -ln 0.9 = 0.105361. M before each step, by M' = 0.9 M + 0.1 u, and M / (1 - 0.9^t), the
-# divisors being 0.1, 0.19, 0.271, 0.3439, 0.40951; then whether u > that + 0.105361. The sixth step tells the two apart.
+# u of six steps; a = g = 0.9, and -ln 0.9 = 0.105361. M before each step, by M' = 0.9 M + 0.1 u,
+# and M / (1 - 0.9^t) with the divisors 0.1, 0.19, 0.271, 0.3439, 0.40951; then whether
+# u > that + 0.105361. The sixth step differs.
 UNCERTAINTIES = (0.2, 0.5, 0.1, 0.4, 0.9, 0.5)
 PUBLISHED = (
     (0.0, False),  # the first step never
@@ -54,7 +55,7 @@ def test_the_trace_by_hand(corrected: bool, table: tuple[tuple[float, bool], ...
 
 
 def test_constant_uncertainty() -> None:
-    """As published, 21 of the 39 steps after the first trigger at u = 1, all at the beginning; corrected, none does."""
+    """As published, the first 21 of 39 steps trigger at u = 1; with the correction none does."""
     assert trace(Momentum(), (1.0,) * 40) == [False] + [True] * 21 + [False] * 18
     assert not any(trace(Momentum(bias_corrected=True), (1.0,) * 40))
     for u in (1e-9, 0.3, 7.0, 1e6):
@@ -71,7 +72,7 @@ def test_constant_uncertainty() -> None:
 def test_the_published_form(
     uncertainties: list[float], momentum: float, scaling: float, corrected: bool
 ) -> None:
-    """exp(u) > exp(M) / g, M in closed form, wherever the two sides are not equal up to rounding."""
+    """exp(u) > exp(M) / g, M in closed form, where both sides differ by more than rounding."""
     trigger = Momentum(momentum, scaling, corrected)
     for t, u in enumerate(uncertainties):
         weights = np.array([(1 - momentum) * momentum ** (t - 1 - i) for i in range(t)])
@@ -84,7 +85,7 @@ def test_the_published_form(
 
 
 def test_lots_are_drawn_at_their_rate() -> None:
-    """5,000 lots at 0.3: their number has a standard deviation of 32.4, and is within 4.9 of them (one in a million)."""
+    """5,000 draws at 0.3: the standard deviation is 32.4, and 4.9 of them are one in a million."""
     rate, count = 0.3, 5_000
     drawn = [Random(rate, seed).scale(step, 9.0) for seed in range(100) for step in range(1, 51)]
     assert abs(sum(drawn) - rate * count) < 4.9 * math.sqrt(count * rate * (1 - rate))
@@ -97,7 +98,7 @@ def test_lots_are_drawn_at_their_rate() -> None:
 
 
 def test_lots_tell_nothing_else() -> None:
-    """The same lots whatever the uncertainties; a higher rate only adds steps; rates 0 and 1; never the first."""
+    """Draws ignore uncertainties; a higher rate only adds steps; rates 0 and 1; never step 0."""
     lots = [trace(Random(rate, 5), UNCERTAINTIES * 20) for rate in (0.0, 0.2, 0.7, 1.0)]
     assert trace(Random(0.2, 5), (0.0,) * 120) == lots[1]
     assert all(
@@ -119,7 +120,8 @@ def test_the_two_ends_and_who_gets_what() -> None:
         for name in ("greedy", "sample", "every-step", "adaptive", "random")
     }
     assert made == {
-        "greedy": Never(), "sample": Never(), "every-step": Always(), "adaptive": Momentum(0.9, 0.9), "random": Random(0.5, 3)
+        "greedy": Never(), "sample": Never(), "every-step": Always(),
+        "adaptive": Momentum(0.9, 0.9), "random": Random(0.5, 3),
     }  # fmt: skip
     told = StepConfig(strategy="adaptive", momentum=0.5, scaling=0.7, bias_corrected=True)
     assert make_trigger(told, 3) == Momentum(0.5, 0.7, True)

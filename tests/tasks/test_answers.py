@@ -50,7 +50,7 @@ def trained() -> Loaded:
     return load_denoiser(CHECKPOINTS / "best.pt")
 
 
-# -------------------------------------------------------------------------------------- valid first
+# -------------------------- valid first
 
 
 @both_seeds
@@ -153,7 +153,7 @@ def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None
         assert after.parses or after.candidates == 20
         assert after.text.startswith(text)
     with pytest.raises(ConfigError, match="a stream shows what is drawn"):
-        [*tasks.completing(picky, [text], settings=many, watch=lambda number, text: None)]
+        [*tasks.completing(picky, [text], settings=many, on_characters=lambda number, text: None)]
     cut = tasks.complete(
         picky, [text], num=6, settings=many, control=ControlConfig(first_complete=True)
     )
@@ -167,7 +167,7 @@ def test_impossible_numbers_of_candidates(loaded: Loaded, count: int) -> None:
             verb(loaded, [GOOD], candidates=count)  # type: ignore[operator]
 
 
-# ---------------------------------------------------------------------------------- with a checker
+# -------------------------- with a checker
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_a_checker_that_hangs_or_cannot_tell_ends_the_program_in_one_line(
         assert "state nothing that could hold; leave out holds: what mine:even? calls valid" in err
 
 
-# ---------------------------------------------------------------------------------- foreign symbols
+# -------------------------- foreign symbols
 
 
 DAMAGED = [
@@ -334,7 +334,7 @@ def _text(rng: random.Random) -> str:
     return text if not text.startswith("-") else "=" + text
 
 
-# ------------------------------------------------------------------------------- far from the input
+# -------------------------- far from the input
 
 
 @pytest.mark.parametrize(

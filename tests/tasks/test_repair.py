@@ -1,4 +1,4 @@
-"""`tasks.repair` beyond the best explanation: truth, certain symbols, few edits and several answers, on a random model."""
+"""Tests of `tasks.repair`: truth, certain symbols, few edits, several answers; a random model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def loaded() -> Loaded:
 
 
 def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> list[str]:
-    """Short strings of the language with one to four random deletions, insertions, replacements and blanks."""
+    """Short strings with one to four random deletions, insertions, replacements and blanks."""
     rng, texts = random.Random(seed), []
     short = [
         text
@@ -60,7 +60,7 @@ def test_whatever_was_broken_is_valid_and_its_script_leads_there(
 
 
 def test_truth_is_a_switch(loaded: Loaded) -> None:
-    """A string that parses and is false stays as it is, unless truth is asked for; what is true always stays."""
+    """A false string that parses stays, unless truth is asked for; a true string always stays."""
     texts = [GOOD, "(+(*75)10)=46"]
     plain, true = (
         tasks.repair(loaded, texts, grammar=True, holds=holds) for holds in (False, True)
@@ -74,7 +74,7 @@ def test_truth_is_a_switch(loaded: Loaded) -> None:
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
     """Random spans of random strings; without them some marked symbol does change."""
     rng, broken = random.Random(3), 0
-    for text in damaged(loaded, 14, 2, "0123456789"):
+    for text in damaged(loaded, 8, 2, "0123456789"):
         first = rng.randrange(len(text))
         span = (first, min(len(text), first + rng.randint(1, 3)))
         marked = set(range(*span))
@@ -85,7 +85,13 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
             {},
             {"top": 4, "grammar": True},
         ):
-            (result,) = tasks.repair(loaded, [text], certain=[span], beam=4, **settings)  # type: ignore[arg-type]
+            (result,) = tasks.repair(
+                loaded,
+                [text],
+                certain=[span],
+                beam=4,
+                **settings,  # type: ignore[arg-type]
+            )
             if result.error is not None:
                 assert "certain" in result.error
                 continue
@@ -103,7 +109,7 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
             )
         (free,) = tasks.repair(loaded, [text], grammar=True, beam=4)
         broken += edit_script(text, free.text, certain=marked) is None
-    assert broken > 2
+    assert broken > 1
 
 
 def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
@@ -137,7 +143,7 @@ def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) 
 
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
 def test_few_edits(loaded: Loaded, method: str) -> None:
-    """Never more than allowed, by an independent count; an error says how many would do, and that many do."""
+    """Edits are within the limit, by an independent count; an error names a limit that suffices."""
     refused = 0
     for text in (text for text in damaged(loaded, 16, 4) if "?" not in text):
         for most in (0, 1, 2):
@@ -171,7 +177,7 @@ def ball(text: str) -> set[str]:
 
 
 def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
-    """Against every string within one edit; where none of them is true, what parses stays as it is."""
+    """Against all strings within one edit; if none of them is true, a string that parses stays."""
     rng, texts = random.Random(8), []
     for text in [
         text
@@ -187,7 +193,8 @@ def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
         texts, tasks.repair(loaded, texts, holds=True, max_edits=1, beam=4), strict=True
     ):
         near = ball(text)
-        parse, true = (any(map(check, near)) for check in (language.parses, language.holds))  # type: ignore[attr-defined]
+        parse = any(map(language.parses, near))
+        true = any(map(language.holds, near))  # type: ignore[attr-defined]
         met[parse + true] += 1
         assert (result.error is None) == parse, text
         assert bool(result.holds) == true, text
@@ -219,18 +226,22 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
         ]
 
 
-def test_how_many_answers_are_asked_for_changes_none_of_them() -> None:
+@pytest.mark.slow
+def test_the_number_of_answers_changes_none_of_them() -> None:
     """With a trained model, whose free beam often ends with something that parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
     texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
     for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
-        one, five = (tasks.repair(trained, texts, top=top, **settings) for top in (1, 5))  # type: ignore[arg-type]
+        one, five = (
+            tasks.repair(trained, texts, beam=8, top=top, **settings)  # type: ignore[arg-type]
+            for top in (1, 5)
+        )
         assert [result.text for result in one] == [result.text for result in five]
         assert any(result.text != text for text, result in zip(texts, one, strict=True))
 
 
 def test_what_parses_is_never_refused(loaded: Loaded) -> None:
-    """Longer than any string drawn, or of a length that none has; and a text that is too long for anything is told so."""
+    """Longer than any drawn string, or of an impossible length; too long a text is an error."""
     long = "(+" * 16 + "1" + "1)" * 16 + "=17"
     for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}):
         (same,) = tasks.repair(loaded, [long], **settings)  # type: ignore[arg-type]

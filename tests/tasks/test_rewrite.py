@@ -34,7 +34,13 @@ def test_both_sides_are_kept(
     length: tuple[int, int] | int | None,
     settings: dict[str, object],
 ) -> None:
-    (result,) = tasks.rewrite(loaded, [GOOD], replace=span, length=length, **settings)  # type: ignore[arg-type]
+    (result,) = tasks.rewrite(
+        loaded,
+        [GOOD],
+        replace=span,
+        length=length,
+        **settings,  # type: ignore[arg-type]
+    )
     sizes = (length, length) if isinstance(length, int) else length or (span[1] - span[0],) * 2
     if settings.get("grammar") and span == (
         3,
@@ -98,7 +104,13 @@ def test_with_holds_every_result_holds(loaded: Loaded) -> None:
 @pytest.mark.parametrize("settings", [{}, {"grammar": True}, {"holds": True}])
 def test_a_batch_is_its_texts_alone(loaded: Loaded, settings: dict[str, object]) -> None:
     texts = ["(+75)=12", "(*?5)=3?", "7", "zz", "(+(*75)10)=4?"]
-    together = tasks.rewrite(loaded, texts, replace=(2, 4), length=(1, 3), **settings)  # type: ignore[arg-type]
+    together = tasks.rewrite(
+        loaded,
+        texts,
+        replace=(2, 4),
+        length=(1, 3),
+        **settings,  # type: ignore[arg-type]
+    )
     alone = [
         tasks.rewrite(loaded, [text], replace=(2, 4), length=(1, 3), **settings)[0]
         for text in texts
@@ -138,7 +150,7 @@ def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings, said",
+    "settings, message",
     [
         ({"replace": (3, 2)}, "A <= B"),
         ({"replace": (3, 3)}, "changes nothing"),
@@ -146,6 +158,6 @@ def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
         ({"replace": (3, 5), "holds": True, "sampler": MASKGIT}, "draws nothing"),
     ],
 )
-def test_bad_settings_raise(loaded: Loaded, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_bad_settings_raise(loaded: Loaded, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         tasks.rewrite(loaded, [GOOD], **settings)  # type: ignore[arg-type]

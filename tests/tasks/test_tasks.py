@@ -35,7 +35,7 @@ def test_generate_lengths_and_fields(loaded: Loaded) -> None:
 
 
 def test_generate_draws_lengths_like_the_language(loaded: Loaded) -> None:
-    """Mean length of 4000 draws within 5 standard errors of the exact mean; a wrong range would miss by far more."""
+    """The mean length of 4000 draws is within 5 standard errors of the exact mean."""
     drawn = torch.tensor(tasks.sample_lengths(loaded.language, 4000, None, 0)).double()
     probs = torch.tensor(list(loaded.language.length_probs()))
     sizes = torch.arange(len(probs)).double()
@@ -253,7 +253,7 @@ def test_a_constrained_sampler_that_is_given_refuses_strings_one_by_one(loaded: 
 
 
 def test_strings_that_the_model_has_no_room_for_have_no_score(loaded: Loaded) -> None:
-    """What parses stays, however long; what is close to a damaged text may be longer than the model."""
+    """A string that parses stays at any length; the nearest one may be too long to score."""
     longest = loaded.language.max_symbols
     whole = "1=1" + "0" * (longest - 1)
     assert len(whole) == longest + 2

@@ -59,7 +59,7 @@ def by_all_substrings(text: str, language: HasParser, begin: int = 0) -> Span | 
     return Span(text[start:end], start, end)
 
 
-# ------------------------------------------------------------------------------------------------ strings of a language
+# -------------------------- strings of a language
 
 
 @given(NOISE, st.sampled_from(REAL), NOISE)
@@ -153,7 +153,7 @@ def test_the_parser_is_asked_once_for_each_part_at_most() -> None:
     assert many.asked <= 40 * 41 // 2
 
 
-# -------------------------------------------------------------------------------------------------------- code blocks
+# -------------------------- code blocks
 
 
 def naive(text: str) -> str | None:
@@ -185,8 +185,9 @@ def test_the_span_is_that_of_the_content() -> None:
 @pytest.mark.parametrize(
     ("line", "info"),
     [
-        ("```", ""), ("``` ", ""), ("```c++", "c++"), ("```  {.python #id} \t", "{.python #id}"), ("````;", ";"),
-        ("~~~ a ```b~~~", "a ```b~~~"), ('```py title="a.py"', 'py title="a.py"'), ("   ```x", "x"), ("```\tx", "x"),
+        ("```", ""), ("``` ", ""), ("```c++", "c++"), ("```  {.python #id} \t", "{.python #id}"),
+        ("````;", ";"), ("~~~ a ```b~~~", "a ```b~~~"), ('```py title="a.py"', 'py title="a.py"'),
+        ("   ```x", "x"), ("```\tx", "x"),
         ("```\u2028x", "\u2028x"),
     ],
 )  # fmt: skip
@@ -195,7 +196,8 @@ def test_any_info_string(line: str, info: str) -> None:
     assert first_fence(f"{line}\na\n{close}") == Fence("a\n", len(line) + 1, len(line) + 3, info)
 
 
-# The numbers are those of the examples in CommonMark 0.31.2, section 4.5; None where the block is not closed, or is no fence.
+# The numbers are those of the examples in CommonMark 0.31.2, section 4.5; None if the block is not
+# closed, or is no fence.
 EXAMPLES = [
     (119, "```\n<\n >\n```\n", "<\n >\n"),
     (120, "~~~\n<\n >\n~~~\n", "<\n >\n"),
@@ -326,7 +328,7 @@ def test_markdown_it_finds_the_same_block() -> None:
         lines = [random_line(rng) for _ in range(rng.randrange(10))]
         ending = rng.choice(["\n", "\r\n", "\r"])
         text = ending.join(lines) + rng.choice(["", ending])
-        # What stands after the document tells whether the block was closed: an open one swallows it.
+        # Text after the document shows whether the block was closed: an open one takes it.
         tokens = reader.parse("\n".join(lines) + "\n\nsentinel\n")
         blocks = [
             token

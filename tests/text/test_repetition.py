@@ -1,4 +1,4 @@
-"""The figures of repetition against their definitions, planted loops, and words that are known to have none."""
+"""Measures of repetition against their definitions, planted loops and words without any."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINARY = st.text(alphabet="ab", max_size=20)
 
 
 def has_period(tokens: Sequence[Hashable], period: int, repeats: int) -> bool:
-    """The definition, by building the loop: the tokens end with one unit of `period` tokens, `repeats` times."""
+    """The definition: the tokens end with a unit of `period` tokens, `repeats` times."""
     unit = list(tokens[-period:])
     return len(tokens) >= repeats * period and list(tokens[-repeats * period :]) == unit * repeats
 
@@ -39,7 +39,7 @@ def first_by_definition(
 
 
 def thue_morse(size: int) -> list[int]:
-    """Parity of the ones of 0, 1, 2, ...: no word in it stands twice with its own first symbol after it."""
+    """Parity of the ones of 0, 1, 2, ...: no word is repeated and followed by its first symbol."""
     return [index.bit_count() % 2 for index in range(size)]
 
 
@@ -49,7 +49,7 @@ def square_free(size: int) -> list[int]:
     return [after - before for before, after in zip(word, word[1:])]
 
 
-# ------------------------------------------------------------------------------------------------------------- n-grams
+# -------------------------- n-grams
 
 
 @given(WORD, st.integers(1, 6))
@@ -126,7 +126,7 @@ def test_adjacent_duplicates_are_their_definition(word: str) -> None:
     assert repetition.adjacent_duplicates("aabbbc") == (3, 5)
 
 
-# --------------------------------------------------------------------------------------------------------------- loops
+# -------------------------- loops
 
 
 @given(BINARY, st.integers(1, 8), st.integers(2, 4))
@@ -244,15 +244,17 @@ def test_impossible_arguments(call: Callable[[], object], message: str) -> None:
         call()
 
 
-# --------------------------------------------------------------------------------------------------------- compression
+# -------------------------- compression
 
 
 def test_compression_ratio_by_hand() -> None:
     assert repetition.compression_ratio("") == 1.0
-    # Fixed codes: 3 bits of header, 8 for each letter, 7 for the end. 18 bits are 3 bytes, 34 are 5; nothing at all takes 2.
+    # Fixed codes: 3 bits of header, 8 for each letter, 7 for the end. 18 bits are 3 bytes, 34 are
+    # 5; nothing at all takes 2.
     assert repetition.compression_ratio("a") == 1 / (3 - 2)
     assert repetition.compression_ratio("abc") == 3 / (5 - 2)
-    # One or two letters (8 bits each), then one copy of 9 or 8 (7 bits and 5 for the distance): 30 or 38 bits.
+    # One or two letters (8 bits each), then one copy of 9 or 8 (7 bits and 5 for the distance):
+    # 30 or 38 bits.
     assert repetition.compression_ratio("a" * 10) in (10 / (4 - 2), 10 / (5 - 2))
     # Bytes, not characters, and from 144 on a byte has 9 bits: 28 bits are 4 bytes, and 37 are 5.
     assert repetition.compression_ratio("é") == 2 / (4 - 2)

@@ -48,7 +48,7 @@ from maskdiff.languages.protocol import Split, split_of
 from maskdiff.languages.text import LanguageSpec, TextLanguage
 from maskdiff.utils.lines import split_lines
 
-ATTEMPT, SAID = ";", "|"  # the symbols before an attempt and before feedback
+ATTEMPT, REMARK = ";", "|"  # the symbols before an attempt and before feedback
 SHORTEST = 100  # tokens; no derivation of three steps fits into less
 LEAST_STEPS = 3  # of a solution
 SLIP = 0.25  # probability that a step of an attempt is wrong
@@ -57,7 +57,7 @@ OWN = 0.75  # share of records of a model's own attempts, if there are any
 REPEATED = 0.03  # share of corrections that repeat the attempt up to its first wrong step
 TRIES = 10
 NATURAL = 'natural: "0" | NATURAL\n'
-_MARKS = STEP + BACKTRACK + ATTEMPT + SAID + SCALAR + FIRST_WRONG + LEAK
+_MARKS = STEP + BACKTRACK + ATTEMPT + REMARK + SCALAR + FIRST_WRONG + LEAK
 _MARK = re.escape(_MARKS)
 _FRAGMENT = re.compile(rf"-?\d+|[{_MARK}]|[^\d{_MARK}]+?(?=-?\d|[{_MARK}]|$)")
 
@@ -166,17 +166,19 @@ class ArithmeticCorrections(TextLanguage):
         assert solution is not None  # its bounds were checked when the problem was drawn
         return problem + STEP + solution
 
-    def prompt(self, problem: str, attempt: str | None = None, said: str | None = None) -> str:
+    def prompt(self, problem: str, attempt: str | None = None, feedback: str | None = None) -> str:
         """Returns the text before an answer.
 
         Args:
             problem: The problem.
             attempt: An attempt to show.
-            said: The feedback on an attempt.
+            feedback: The feedback on an attempt.
         """
-        if attempt is None and said is None:
+        if attempt is None and feedback is None:
             return problem + STEP
-        return f"{problem}{'' if attempt is None else ATTEMPT + attempt}{SAID}{said or ''}{STEP}"
+        return (
+            f"{problem}{'' if attempt is None else ATTEMPT + attempt}{REMARK}{feedback or ''}{STEP}"
+        )
 
     def fragments(self, text: str) -> list[str]:
         """Returns the integers, the marks, and the texts between them; see `TextLanguage`."""
@@ -185,15 +187,15 @@ class ArithmeticCorrections(TextLanguage):
     # Validity
 
     def _well_formed(self, text: str) -> bool:
-        head = next((symbol for symbol in text if symbol in STEP + ATTEMPT + SAID), "")
+        head = next((symbol for symbol in text if symbol in STEP + ATTEMPT + REMARK), "")
         problem, _, rest = text.partition(head) if head else (text, "", "")
         if head == ATTEMPT:
-            attempt, said, rest = rest.partition(SAID)
-            if not said or not self._is_answer(attempt):
+            attempt, mark, rest = rest.partition(REMARK)
+            if not mark or not self._is_answer(attempt):
                 return False
-        if head in (ATTEMPT, SAID):
-            said, step, rest = rest.partition(STEP)
-            if not step or not self._is_feedback(said):
+        if head in (ATTEMPT, REMARK):
+            feedback, mark, rest = rest.partition(STEP)
+            if not mark or not self._is_feedback(feedback):
                 return False
         return bool(head) and self._is_operation(problem) and self._is_answer(rest)
 
@@ -230,9 +232,9 @@ class ArithmeticCorrections(TextLanguage):
         """Returns whether `text` parses, and its answer has no wrong kept step and is complete."""
         if not self.parses(text):
             return False
-        problem = text[: min(at for at in map(text.find, STEP + ATTEMPT + SAID) if at >= 0)]
-        rest = text.partition(SAID)[2].partition(STEP)[2]
-        marks = judge(problem, rest if SAID in text else text[len(problem) + 1 :])
+        problem = text[: min(at for at in map(text.find, STEP + ATTEMPT + REMARK) if at >= 0)]
+        rest = text.partition(REMARK)[2].partition(STEP)[2]
+        marks = judge(problem, rest if REMARK in text else text[len(problem) + 1 :])
         return marks.first_wrong is None and marks.final
 
     def forced_ending(self, prefix: str) -> str | None:
@@ -268,7 +270,7 @@ def read_attempts(path: str, language: ArithmeticCorrections) -> list[tuple[str,
 def correction_grammar(operators: str) -> str:
     """Returns the grammar of the three forms in Lark's EBNF; steps and feedback may be wrong."""
     return f"""start: operation "{STEP}" answer | operation shown "{STEP}" answer
-shown: "{SAID}" feedback | "{ATTEMPT}" answer "{SAID}" feedback
+shown: "{REMARK}" feedback | "{ATTEMPT}" answer "{REMARK}" feedback
 feedback: | "{LEAK}" value | "{SCALAR}" natural | "{FIRST_WRONG}" natural quoted
 quoted: | "{LEAK}" expr
 answer: value | value "{BACKTRACK}" answer | operation mark answer

@@ -75,7 +75,7 @@ def derivation(text: str) -> list[str]:
     return steps
 
 
-def nesting(text: str) -> int:
+def bracket_depth(text: str) -> int:
     """Returns the largest number of brackets around an integer."""
     depth = most = 0
     for symbol in text:

@@ -14,13 +14,13 @@ from maskdiff.config import LanguageConfig
 from maskdiff.errors import DataError, ParseError, quote
 from maskdiff.languages.arithmetic_steps.expressions import (
     SYMBOLS,
+    bracket_depth,
     check_options,
     derivation,
     expression_rules,
     is_expression,
     is_integer,
     is_operation,
-    nesting,
     reduced,
     reductions,
 )
@@ -132,7 +132,7 @@ class ArithmeticSteps(TextLanguage):
 
     def depth(self, problem: str) -> int:
         """Returns the largest number of brackets around an integer of `problem`."""
-        return nesting(problem)
+        return bracket_depth(problem)
 
     def problems(self, count: int, rng: np.random.Generator, deeper: int = 0) -> list[str]:
         """See `Stepwise`."""
@@ -148,7 +148,7 @@ class ArithmeticSteps(TextLanguage):
             )
 
         def fits(steps: list[str]) -> bool:
-            return nesting(steps[0]) == level
+            return bracket_depth(steps[0]) == level
 
         return [steps[0] for steps in draw_problems(count, rng, self.config, fits, (level, level))]
 

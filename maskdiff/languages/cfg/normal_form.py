@@ -222,7 +222,7 @@ def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """The strongly connected components of a graph in reverse topological order (Tarjan 1972)."""
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}
-    held: list[str] = []
+    path: list[str] = []
     inside: set[str] = set()
     found: list[list[str]] = []
     for root in graph:
@@ -231,7 +231,7 @@ def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
             name, targets = stack[-1]
             if name not in number:
                 number[name] = lowest[name] = len(number)
-                held.append(name)
+                path.append(name)
                 inside.add(name)
             for target in targets:
                 if target not in number:
@@ -242,10 +242,10 @@ def _components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
             else:
                 stack.pop()
                 if lowest[name] == number[name]:
-                    place = held.index(name)
-                    found.append(held[place:])
-                    inside -= set(held[place:])
-                    del held[place:]
+                    start = path.index(name)
+                    found.append(path[start:])
+                    inside -= set(path[start:])
+                    del path[start:]
                 if stack:
                     lowest[stack[-1][0]] = min(lowest[stack[-1][0]], lowest[name])
     return found

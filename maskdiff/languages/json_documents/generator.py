@@ -36,10 +36,10 @@ NAMES = (
     "Amy", "Grace", "Alan", "Linus", "Ken", "Dora", "Ivan",
 )  # fmt: skip
 ESCAPED = (
-    r"a\nb", r"line\n", r"\n", r"\t", r"x\ty", r"\"ok\"", r"say \"hi\"", r"\"", r"C:\\",
-    r"C:\\tmp", r"a\\b", r"\\", r"\/", r"1\/2", r"caf\u00e9", r"\u00e9", r"\u00fcber",
-    r"na\u00efve", r"\u20ac5", r"\u2026", r"\u00B0C", r"\u03c0", r"\r\n", r"\f", r"\b", r"\u0000",
-    r"\ud83d\ude00", r"d\u00e9j\u00e0",
+    r"a\nb", r"line\n", r"\n", r"\t", r"x\ty", r"\"ok\"", r"say \"hi\"", r"\"", r"C:\\", r"C:\\tmp",
+    r"a\\b", r"\\", r"\/", r"1\/2", r"caf\u00e9", r"\u00e9", r"\u00fcber", r"na\u00efve",
+    r"\u20ac5", r"\u2026", r"\u00B0C", r"\u03c0", r"\r\n", r"\f", r"\b", r"\u0000", r"\ud83d\ude00",
+    r"d\u00e9j\u00e0",
 )  # fmt: skip
 PHRASES = (
     "not found", "hello world", "it works", "no such file", "so far, so good", "wait...",

@@ -145,7 +145,7 @@ def test_an_ambiguous_grammar_gives_each_string_once() -> None:
     assert found[0].cost == 0
 
 
-def test_what_no_string_keeps_has_no_nearest_string() -> None:
+def test_certain_symbols_that_no_string_has_leave_none() -> None:
     grammar = compile_grammar(EQUATION, "1(=)")
     assert (
         nearest_strings(grammar, [2, 2], 3, certain=(0, 1)) == []

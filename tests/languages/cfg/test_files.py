@@ -95,7 +95,9 @@ def test_a_checkpoint_holds_the_imported_files(tmp_path: Path) -> None:
     )
 
 
-def test_a_strangers_grammar_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grammar_from_a_checkpoint_opens_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "words.lark").write_text('VERB: "go"', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for text in ("%import .words.VERB\nstart: VERB", "%import words.VERB\nstart: VERB"):
@@ -140,7 +142,7 @@ def test_a_grammar_that_is_described_otherwise_is_one_line(state: object) -> Non
         ("\x00", "line 1 column 1"),
     ],
 )  # fmt: skip
-def test_what_is_not_read_is_one_line_that_says_why(text: str, message: str) -> None:
+def test_unreadable_grammars_are_errors_of_one_line(text: str, message: str) -> None:
     with pytest.raises(GrammarError, match=message) as caught:
         compile_grammar(GrammarSource(text, "mine.lark"), "ab")
     assert str(caught.value).startswith("mine.lark: ")
@@ -213,7 +215,7 @@ def test_the_start_rule_is_a_setting(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_grows_exponentially_when_it_is_multiplied_out_is_read(
+def test_grammars_that_grow_exponentially_when_expanded_are_read(
     name: str, text: str, accepts: list[str], rejects: list[str]
 ) -> None:
     """Each is read in a second process that ends within 60 seconds, however busy the machine is."""
@@ -253,7 +255,7 @@ def letters(number: int) -> str:
         + "".join(f'A{i}: "{letters(i + 2048)}"\n' for i in range(1_900)),
     ],
 )  # fmt: skip
-def test_what_is_too_large_is_refused_before_it_is_worked_out(text: str) -> None:
+def test_too_large_grammars_are_refused_early(text: str) -> None:
     """In a process with 1 GB of memory and 60 seconds."""
     program = (
         "import resource, sys\nresource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"

@@ -194,7 +194,7 @@ def test_terminals_that_would_run_together_are_written_with_one_separator(
     assert strings(grammar, symbols, 4) == {text for text in written if len(text) <= 4}
 
 
-def test_without_separators_terminals_stand_side_by_side() -> None:
+def test_without_separators_terminals_are_adjacent() -> None:
     source = GrammarSource('start: A A\nA: /a+/\n%ignore " "', spacing="none")
     assert Recogniser(compile_grammar(source, "a ", True)).derivations([0, 0, 0]) == 2
     assert not Recogniser(compile_grammar(source, "a ", True))([0, 1, 0])

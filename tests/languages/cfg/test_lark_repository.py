@@ -57,7 +57,7 @@ def reads(parser: Lark, text: str) -> bool:
     return True
 
 
-def test_they_are_read_as_lark_reads_them() -> None:
+def test_repository_grammars_are_read_as_lark_reads_them() -> None:
     refused, every = [], grammars()
     for path, start, parser in every:
         begun = time.monotonic()

@@ -81,7 +81,7 @@ def test_a_grammar_that_grows_too_large_is_refused(monkeypatch: pytest.MonkeyPat
         compile_grammar(BRACKETS, "1(+)")
 
 
-def test_an_ambiguous_grammar_is_taken_by_who_accepts_it() -> None:
+def test_an_ambiguous_grammar_can_be_accepted() -> None:
     assert len(compile_grammar(AMBIGUOUS, "1+", accept_ambiguous=True)) == 3
 
 
@@ -111,19 +111,19 @@ def test_lark_notation_is_read_as_lark_reads_it() -> None:
     grammar = compile_grammar(EBNF, symbols)
     rng = random.Random(0)
     inside = 0
-    for _ in range(4000):
+    for _ in range(2000):
         text = "".join(
             rng.choice(["[", "]", ",", "(", ")", "!", "a", "b", "xy", "xyz", "k", "K"])
             for _ in range(rng.randint(1, 7))
         )
         inside += accepts(EBNF, text)
         assert recognises(grammar, text) == accepts(EBNF, text), text
-    assert inside > 20
+    assert inside > 10
 
 
 def test_random_grammars_agree_with_larks_parser() -> None:
     rng, compared, rejected = random.Random(1), 0, 0
-    for _ in range(150):
+    for _ in range(75):
         text = random_grammar(rng)
         try:
             grammar = normal_form(read_grammar(text, "abc"), "abc")
@@ -134,8 +134,8 @@ def test_random_grammars_agree_with_larks_parser() -> None:
         for n in range(1, 4):
             for row in itertools.product("abc", repeat=n):
                 assert recognises(grammar, "".join(row)) == accepts(text, "".join(row)), (text, row)
-    assert compared > 60
-    assert rejected > 10
+    assert compared > 30
+    assert rejected > 5
 
 
 def test_ambiguity_counts_derivations() -> None:

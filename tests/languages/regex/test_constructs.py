@@ -186,7 +186,7 @@ def test_what_cannot_be_compiled_is_one_line(pattern: str, message: str) -> None
         ("(?=b(?>a))", "an atomic group '(?>a)'"),
     ],
 )
-def test_what_is_not_a_choice_of_strings_is_refused(pattern: str, message: str) -> None:
+def test_irregular_constructs_are_refused(pattern: str, message: str) -> None:
     with pytest.raises(RegexError, match=re.escape(message)):
         compile_pattern(pattern, "abc")
 

@@ -48,7 +48,7 @@ def taken(pattern: re.Pattern[str], text: str) -> bool:
         ("(?=ab*?c)a.*", "abc", 5),
     ],
 )
-def test_a_lazy_pattern_takes_what_re_match_takes(pattern: str, symbols: str, longest: int) -> None:
+def test_lazy_patterns_match_as_re_match_does(pattern: str, symbols: str, longest: int) -> None:
     dfa, reference = compile_pattern(pattern, symbols, lazy=True), re.compile(pattern)
     verdicts = {text: dfa.accepts(text) for text in all_strings(symbols, longest)}
     assert verdicts == {text: taken(reference, text) for text in verdicts}

@@ -48,7 +48,7 @@ from maskdiff.evaluation.completion_methods import (
     text_log_prob,
     true_next,
 )
-from maskdiff.evaluation.rows import Plan, RowGroup, SuiteRun, timed
+from maskdiff.evaluation.rows import Plan, RowGroup, SuiteRun, timed_call
 from maskdiff.metrics import Estimate, Unit
 
 BUDGET = CompletionConfig.budget
@@ -254,7 +254,7 @@ def _add_rejection(run: SuiteRun, model: CausalModel, texts: Sequence[str], size
         mine = min(runs, key=lambda item: item.seconds)
         assert mine.conditioned is not None
         generator = torch.Generator().manual_seed(plan.seed + index)
-        made, seconds = timed(reject, model, prefix, MOST, MOST, generator)
+        made, seconds = timed_call(reject, model, prefix, MOST, MOST, generator)
         expected.append(1000 * seconds / made.draws / math.exp(mine.conditioned.summary.log_z))
         ratios.append(expected[-1] / (1000 * mine.seconds))
     group = _group(run, "rejection", size)

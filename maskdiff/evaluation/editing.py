@@ -12,7 +12,7 @@ import numpy as np
 
 from maskdiff import metrics, tasks
 from maskdiff.evaluation.repair import Fixed
-from maskdiff.evaluation.rows import Plan, SuiteRun, timed, validity_figures
+from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call, validity_figures
 from maskdiff.languages import Language
 from maskdiff.metrics import Estimate, Unit
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
 
-def with_blanks(
+def blank_symbols(
     texts: Sequence[str], share: float, rng: np.random.Generator, blank: str = "?"
 ) -> list[str]:
     """Returns each text with max(1, floor(share n)) of its n symbols blank, as in the reference."""
@@ -77,11 +77,11 @@ def editing_suite(run: SuiteRun, fill: Fill = fill_with_tasks) -> None:
     """Add the figures of filled texts; the baseline fills the blanks blindly."""
     plan, language, clean = run.plan, run.language, run.texts
     blank = language.vocabulary.blank
-    templates = with_blanks(clean, plan.blank_share, plan.rng(41), blank)
+    templates = blank_symbols(clean, plan.blank_share, plan.rng(41), blank)
     blind = blind_fill(templates, clean, plan.rng(42), blank)
     floor = editing_figures(blind, templates, clean, language, plan)
     with run.progress("editing"):
-        filled, seconds = timed(fill, run.subject.loaded, templates, plan.seed)
+        filled, seconds = timed_call(fill, run.subject.loaded, templates, plan.seed)
     rows = run.group("edit", run.subject.settings(blanks=plan.blank_share))
     rows.add_all(editing_figures(filled.texts, templates, clean, language, plan), floor, 1.0)
     rows.add_cost(filled.evaluations, seconds, plan.rng(43))

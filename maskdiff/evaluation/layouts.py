@@ -1,6 +1,6 @@
 """The tables of a report: for each suite, which rows a table takes and what its columns are.
 
-A row goes into the first section that takes it. Rows that no section takes go into a last table of
+A row goes into the first table that takes it. Rows that no table takes go into a last table of
 their suite, so that a new metric is shown wherever it comes from.
 """
 
@@ -14,7 +14,7 @@ from maskdiff.evaluation.rows import Row
 
 
 @dataclass(frozen=True)
-class Section:
+class TableLayout:
     """One table of a suite.
 
     Attributes:
@@ -61,17 +61,17 @@ REPETITION = {
 }  # fmt: skip
 
 
-def sections(suite: str, rows: Sequence[Row]) -> list[Section]:
+def table_layouts(suite: str, rows: Sequence[Row]) -> list[TableLayout]:
     """Returns the tables of a suite that has these rows; together they take every row."""
     layout = LAYOUTS.get(suite)
     if layout is not None:
-        other = Section(f"{suite}, other figures", lambda row: True, units=True)
+        other = TableLayout(f"{suite}, other figures", lambda row: True, units=True)
         return [*layout(rows), other]
     baselines = any(row.baseline is not None for row in rows)
     title = f"{suite}: value [95% interval]"
     if baselines:
         title += f" / {BASELINES.get(suite, 'baseline')}"
-    return [Section(title, lambda row: True, baselines=baselines)]
+    return [TableLayout(title, lambda row: True, baselines=baselines)]
 
 
 def _of_metrics(
@@ -90,26 +90,26 @@ def _is_bucket(key: str) -> Callable[[Row], bool]:
     return lambda row: key in row.settings and ".." not in str(row.settings[key])
 
 
-def _generation(rows: Sequence[Row]) -> list[Section]:
+def _generation(rows: Sequence[Row]) -> list[TableLayout]:
     made = [
-        Section(f"generation, {title}", _of_metrics(names, _is_whole), reference="draws")
+        TableLayout(f"generation, {title}", _of_metrics(names, _is_whole), reference="draws")
         for title, names in GENERATION.items()
     ]
     for key in ("length", "nesting"):
         takes = _of_metrics(("parses",), _is_bucket(key))
-        made.append(Section(f"generation, parses by {key}", takes, key, key))
+        made.append(TableLayout(f"generation, parses by {key}", takes, key, key))
     return made
 
 
-def _likelihood(rows: Sequence[Row]) -> list[Section]:
+def _likelihood(rows: Sequence[Row]) -> list[TableLayout]:
     return [
-        Section(
+        TableLayout(
             "likelihood, nats per token",
             lambda row: not {"class", "hidden"} & row.settings.keys(),
             reference="floor",
         ),
-        Section("likelihood, ELBO by class of token", lambda row: "class" in row.settings),
-        Section(
+        TableLayout("likelihood, ELBO by class of token", lambda row: "class" in row.settings),
+        TableLayout(
             "likelihood, nats per hidden token by share hidden",
             _of_metrics(("masked_loss",)),
             "hidden",
@@ -118,29 +118,32 @@ def _likelihood(rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def _completion(rows: Sequence[Row]) -> list[Section]:
+def _completion(rows: Sequence[Row]) -> list[TableLayout]:
     """A table for each metric: a line for each method, a column for each number of characters."""
     typed = dict.fromkeys(row.metric for row in rows if "typed" in row.settings)
     title = "completion, {} by characters typed"
     return [
-        Section("completion, total variation on tables", lambda row: "on" in row.settings),
-        *(Section(title.format(name), _of_metrics((name,)), "typed", "typed") for name in typed),
+        TableLayout("completion, total variation on tables", lambda row: "on" in row.settings),
+        *(
+            TableLayout(title.format(name), _of_metrics((name,)), "typed", "typed")
+            for name in typed
+        ),
     ]
 
 
-def _repetition(rows: Sequence[Row]) -> list[Section]:
+def _repetition(rows: Sequence[Row]) -> list[TableLayout]:
     """The diagnosis, the sweep of controls in three tables, and the parallel samplers."""
     return [
-        Section("repetition, what the model does", lambda row: row.sampler == "diagnosis"),
+        TableLayout("repetition, what the model does", lambda row: row.sampler == "diagnosis"),
         *(
-            Section(
+            TableLayout(
                 f"repetition, {title}",
                 _of_metrics(names, lambda row: "control" in row.settings),
                 reference="draws",
             )
             for title, names in REPETITION.items()
         ),
-        Section(
+        TableLayout(
             "repetition, tokens committed together",
             lambda row: "steps" in row.settings,
             reference="draws",
@@ -148,7 +151,7 @@ def _repetition(rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def _solve(rows: Sequence[Row]) -> list[Section]:
+def _solve(rows: Sequence[Row]) -> list[TableLayout]:
     """A table for each split, the paired comparisons, and the servers."""
 
     def of_split(split: str) -> Callable[[Row], bool]:
@@ -156,16 +159,16 @@ def _solve(rows: Sequence[Row]) -> list[Section]:
 
     splits = dict.fromkeys(row.settings["split"] for row in rows if "split" in row.settings)
     return [
-        *(Section(f"solve, {s} problems", of_split(s), hidden="split") for s in splits),
-        Section(
+        *(TableLayout(f"solve, {s} problems", of_split(s), hidden="split") for s in splits),
+        TableLayout(
             "solve, one against another on the same problems",
             lambda row: " against " in row.sampler,
         ),
-        Section("solve, over HTTP", lambda row: "server" in row.settings),
+        TableLayout("solve, over HTTP", lambda row: "server" in row.settings),
     ]
 
 
-LAYOUTS: dict[str, Callable[[Sequence[Row]], list[Section]]] = {
+LAYOUTS: dict[str, Callable[[Sequence[Row]], list[TableLayout]]] = {
     "generation": _generation,
     "likelihood": _likelihood,
     "completion": _completion,

@@ -21,7 +21,7 @@ from maskdiff.evaluation.repair import (
     fix_with_tasks,
     repair_figures,
 )
-from maskdiff.evaluation.rows import Plan, SuiteRun, timed
+from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call
 from maskdiff.languages import HasExactProbability
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def one_edit_suite(run: SuiteRun, fix: Fix = fix_with_tasks) -> None:
         best = {"exact": figures["exact"]}  # the most probable string bounds no other metric
     for method in fitting_methods((*plan.repair_methods, MODELLESS), language):
         with run.progress(f"one edit, {method}"):
-            fixed, seconds = timed(fix, loaded, noisy, method, None, plan.seed)
+            fixed, seconds = timed_call(fix, loaded, noisy, method, None, plan.seed)
         rows = run.group(method, settings)
         rows.add_all(repair_figures(fixed.texts, clean, language, plan), baseline, best)
         rows.add_cost(fixed.evaluations, seconds, plan.rng(61))

@@ -16,7 +16,7 @@ import torch
 from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.rows import Plan, SuiteRun, timed, validity_figures
+from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call, validity_figures
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.noise import mixed_corruption, pad
@@ -185,7 +185,9 @@ def repair_suite(run: SuiteRun, fix: Fix = fix_with_tasks) -> None:
         for method in fitting_methods(plan.repair_methods, language):
             with run.progress(f"repair, {method}, {kind} {sigma:g}"):
                 level = sigma if given else None
-                fixed, seconds = timed(fix, run.subject.loaded, noisy, method, level, plan.seed)
+                fixed, seconds = timed_call(
+                    fix, run.subject.loaded, noisy, method, level, plan.seed
+                )
                 rows = run.group(method, settings)
                 rows.add_all(repair_figures(fixed.texts, clean, language, plan), identity, 1.0)
                 rows.add_cost(fixed.evaluations, seconds, plan.rng(32))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdiff.errors import CheckpointError, DataError, display_width, visible
-from maskdiff.evaluation.layouts import Section, sections
+from maskdiff.evaluation.layouts import TableLayout, table_layouts
 from maskdiff.evaluation.rows import Row
 from maskdiff.metrics import Unit
 from maskdiff.sampling import PRESETS
@@ -147,7 +147,7 @@ def tables(report: Report) -> list[ReportTable]:
     made = []
     for suite in dict.fromkeys(row.suite for row in report.rows):
         rest = [row for row in report.rows if row.suite == suite]
-        for section in sections(suite, rest):
+        for section in table_layouts(suite, rest):
             taken = [row for row in rest if section.takes(row)]
             rest = [row for row in rest if not section.takes(row)]
             if taken:
@@ -155,7 +155,7 @@ def tables(report: Report) -> list[ReportTable]:
     return made
 
 
-def _table(section: Section, rows: list[Row]) -> ReportTable:
+def _table(section: TableLayout, rows: list[Row]) -> ReportTable:
     """A line for each label and a column for each metric or value of a setting."""
     if section.column == "nesting":  # not every sampler nests to every depth, in order
         rows = sorted(rows, key=lambda row: row.settings["nesting"])
@@ -179,14 +179,14 @@ def _table(section: Section, rows: list[Row]) -> ReportTable:
     return ReportTable(section.title, ["", *columns], cells)
 
 
-def _column(section: Section, row: Row) -> str:
+def _column(section: TableLayout, row: Row) -> str:
     """The heading of the column of a row."""
     if section.column:
         return f"{row.settings[section.column]}"
     return f"{row.metric} ({row.unit.value})" if section.units and row.unit.value else row.metric
 
 
-def _reference_lines(section: Section, rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+def _reference_lines(section: TableLayout, rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     """A line for real draws and one for blind draws, where the rows know them."""
     lines = {}
     for name, field_name in (("(real draws)", "ceiling"), ("(blind draws)", "baseline")):

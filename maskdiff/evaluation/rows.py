@@ -271,7 +271,7 @@ def sorted_lengths(
     return sorted(tasks.sample_lengths(language, count, bounds, int(rng.integers(2**62))))
 
 
-def timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
+def timed_call(function: Callable[..., T], *args: Any) -> tuple[T, float]:
     """Returns the result of `function(*args)`, and its seconds."""
     start = time.perf_counter()
     return function(*args), time.perf_counter() - start

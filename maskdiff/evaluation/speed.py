@@ -24,7 +24,7 @@ from maskdiff import metrics
 from maskdiff.config import Config, ControlConfig
 from maskdiff.evaluation.generation import sample_texts
 from maskdiff.evaluation.padded import PaddedLoop
-from maskdiff.evaluation.rows import Plan, SuiteRun, sampler_settings, sorted_lengths, timed
+from maskdiff.evaluation.rows import Plan, SuiteRun, sampler_settings, sorted_lengths, timed_call
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.sampling import Autoregressive, Canvas, Draw, Penalties
 
@@ -96,7 +96,7 @@ def add_controls(run: SuiteRun) -> None:
     samplers = Autoregressive(), Autoregressive(draw=draw)
     ratios: list[float] = []
     for index in range(2 * ROUNDS + 1):
-        without, with_controls = (timed(sampler, denoiser, canvas)[1] for sampler in samplers)
+        without, with_controls = (timed_call(sampler, denoiser, canvas)[1] for sampler in samplers)
         ratios += [with_controls / without] * (index > 0)
     values = np.array(ratios)
     median = metrics.bootstrap(values, lambda rows: float(np.median(values[rows])), plan.rng(52))

@@ -312,7 +312,7 @@ def test_editing_counts_a_lost_anchor() -> None:
     spoilt = rows_of(editing.editing_suite, subject(Uniform()), Plan(), clean, lambda *_: garbage)
     assert pick(spoilt, "anchors_kept").value < 0.3
     assert pick(spoilt, "anchors_all_kept").value == 0.0
-    templates = editing.with_blanks(clean, 0.2, np.random.default_rng(0))
+    templates = editing.blank_symbols(clean, 0.2, np.random.default_rng(0))
     assert all(
         t.count("?") == max(1, int(0.2 * len(c))) for t, c in zip(templates, clean, strict=True)
     )

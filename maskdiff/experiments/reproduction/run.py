@@ -79,7 +79,7 @@ def train_with_loop(config: Config, folder: Path, resume: bool) -> None:
         raise KeyboardInterrupt
 
 
-def run_config(
+def variant_run(
     name: str, seed: int, runs: Path, threads: int, overrides: Mapping[str, Any]
 ) -> tuple[Config, Path]:
     """Returns the configuration of a run and its folder, `runs/NAME-sSEED`."""
@@ -106,7 +106,7 @@ def finished_seeds(
     return [
         n
         for n in there
-        if (seeds is None or n in seeds) and finished(*run_config(name, n, runs, 0, overrides))
+        if (seeds is None or n in seeds) and finished(*variant_run(name, n, runs, 0, overrides))
     ]
 
 
@@ -120,7 +120,7 @@ def ensure_trained(
     overrides: Mapping[str, Any],
 ) -> None:
     """Train one configuration and seed, unless a finished run exists."""
-    config, folder = run_config(name, seed, runs, threads, overrides)
+    config, folder = variant_run(name, seed, runs, threads, overrides)
     if finished(config, folder):
         return
     resume = (folder / "last.pt").exists()
@@ -178,7 +178,7 @@ def _add_tasks(rows: list[Row], variant: Variant, loaded: Loaded, plan: Plan) ->
     figures = repair.repair_figures(refined(draft, 3), clean, language, plan)
     RowGroup("repair", variant.name, {"sigma": SIGMA}, rows).add_all(figures, identity, 1.0)
 
-    templates = editing.with_blanks(clean, BLANKS, plan.rng(61))
+    templates = editing.blank_symbols(clean, BLANKS, plan.rng(61))
     canvas = Canvas.template(templates, vocabulary, torch.Generator().manual_seed(plan.seed))
     canvas = replace(canvas, suspect=torch.full_like(canvas.suspect, 0.5))
     figures = editing.editing_figures(refined(canvas, 2), templates, clean, language, plan)

@@ -13,6 +13,5 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several wor
 
 def pytest_terminal_summary(terminalreporter: object) -> None:
     write = terminalreporter.write_line  # type: ignore[attr-defined]
-    write(
-        f"fresh seed of the fuzzing tests: {FRESH_SEED} (MASKDIFF_FUZZ_SEED={FRESH_SEED} repeats it)"
-    )
+    repeat = f"MASKDIFF_FUZZ_SEED={FRESH_SEED}"
+    write(f"fresh seed of the fuzzing tests: {FRESH_SEED} ({repeat} repeats it)")

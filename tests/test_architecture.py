@@ -1,4 +1,4 @@
-"""The layout: imports go down the layers and make no cycle; files, functions and lines are short."""
+"""The layout: imports go down the layers and make no cycle; files, functions, lines are short."""
 
 from __future__ import annotations
 

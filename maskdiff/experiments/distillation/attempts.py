@@ -1,6 +1,6 @@
 """Samples a model's own attempts at problems, to train it on feedback.
 
-    python -m maskdiff.experiments.distillation.attempts --num 20000 --out attempts.txt --checkpoint FILE
+    python -m maskdiff.experiments.distillation.attempts --num 20000 --out attempts.txt
 
 Artificial mistakes are seldom those that a model makes, so a model trained on them alone does not
 learn to use feedback. A file of `problem;attempt` lines is an option of the language

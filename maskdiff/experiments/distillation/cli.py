@@ -2,8 +2,9 @@
 
     python -m maskdiff.experiments.distillation --experiment all --out runs/distillation
     python -m maskdiff.experiments.distillation --experiment all --quick --out runs/quick
-    python -m maskdiff.experiments.distillation --seed_file runs/distillation/seeds.json --out runs/again
-    python -m maskdiff.experiments.distillation --model Qwen/Qwen3-1.7B --environment python --out runs/qwen
+    python -m maskdiff.experiments.distillation --seed_file runs/quick/seeds.json --out runs/again
+    python -m maskdiff.experiments.distillation --model Qwen/Qwen3-1.7B --environment python \\
+        --out runs/qwen
 
 --quick takes one seed and three problems; --seed_file gives the same results once more. The same
 command continues an interrupted run. See docs/distillation.md.
@@ -213,8 +214,8 @@ def _run(
     selection = "all" if len(made) == len(EXPERIMENTS) else " ".join(made)
     seed_file = shlex.quote(str(folder / "seeds.json"))
     command = (
-        f"python -m maskdiff.experiments.distillation --experiment {selection} --seed_file {seed_file} "
-        "--out DIR"
+        f"python -m maskdiff.experiments.distillation --experiment {selection} "
+        f"--seed_file {seed_file} --out DIR"
     )
     page = report.to_markdown(results, settings, command, pictures)
     write_atomic(folder / "report.md", page.encode())

@@ -237,7 +237,7 @@ def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("????", None),
         ("??", "has 2 symbols; the nearest length is 3"),
@@ -248,15 +248,15 @@ def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
         ("))))", "symbol 0 cannot be ')'"),
     ],
 )
-def test_an_impossible_canvas_is_refused(template: str, told: str | None) -> None:
+def test_an_impossible_canvas_is_refused(template: str, message: str | None) -> None:
     canvas = Canvas.template(["?=?", template], TINY)
     grammar = constraint()
-    if told is None:
+    if message is None:
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
         return
     with pytest.raises(CanvasError) as caught:
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     for name in (
         "maskgit",
         "autoregressive",

@@ -91,7 +91,7 @@ def common(texts: Sequence[bytes]) -> bytes:
     ]
 
 
-def test_what_is_held_back_is_what_has_to_be() -> None:
+def test_streams_hold_back_only_possible_stop_matches() -> None:
     """After every piece there is shown what all continuations have in common.
 
     One character more is wrong for one of them.
@@ -145,10 +145,10 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def stream_of(decoding: Decoding) -> list[Completion]:
-    """The results, after a look at the stream: joined, it is them."""
-    told: dict[int, bytes] = {}
-    made = decoding.run(lambda i, piece: told.update({i: told.get(i, b"") + piece}))
-    assert [told.get(i, b"") for i in range(len(made))] == [item.data for item in made]
+    """Returns the results after checking that the joined stream equals them."""
+    streamed: dict[int, bytes] = {}
+    made = decoding.run(lambda i, piece: streamed.update({i: streamed.get(i, b"") + piece}))
+    assert [streamed.get(i, b"") for i in range(len(made))] == [item.data for item in made]
     return made
 
 
@@ -347,9 +347,9 @@ def test_cut_short_is_what_decoding_does() -> None:
     assert cut_short((0, 0), (b"a",), NEVER) == (b"aa", "eos")
 
 
-def test_strings_that_are_told_their_length_end_alike() -> None:
-    """They are whole at their limit; a loop there is one nevertheless, unless something stands
-    behind it."""
+def test_length_conditioned_strings_end_alike() -> None:
+    """They are complete at their limit; a loop at the limit still counts unless text follows
+    it."""
     reasons = []
     for number in range(60):
         rng = np.random.default_rng(number)

@@ -39,7 +39,7 @@ def behind(found: Links, t: int, p: int, least: int) -> bool:
 def test_partners_stand_behind_the_same_tokens(
     answer: list[int], other: list[int], least: int
 ) -> None:
-    """Place by place; of the first, which has nothing before it, nothing is said."""
+    """Each place has a partner behind the same token; the first place has no token before it."""
     assert ordinal(answer, other) == [
         t if t < len(other) else NO_PARTNER for t in range(len(answer))
     ]
@@ -79,7 +79,7 @@ Texts = tuple[list[int], int, list[int], int, int]
 
 
 @st.composite
-def told_apart(draw: st.DrawFn) -> Texts:
+def unambiguous_texts(draw: st.DrawFn) -> Texts:
     """An answer and another that share `size` tokens which return nowhere, at `t` and at `p`;
     before them they share none."""
     size = draw(st.integers(3, 8))
@@ -93,7 +93,7 @@ def told_apart(draw: st.DrawFn) -> Texts:
     return answer, len(ours), other, len(theirs), size
 
 
-@given(told_apart(), st.data())
+@given(unambiguous_texts(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObject) -> None:
     """Where what is shared is beyond doubt: what stands at the partner or behind it may be anything

@@ -52,7 +52,7 @@ def test_most_records_are_made_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (f"{PROBLEM}>{WRONG}", "line 2"),
         (f"{PROBLEM};(+ 2 9)", "line 2"),
@@ -60,8 +60,8 @@ def test_most_records_are_made_of_the_file(tmp_path: Path) -> None:
         ("", "line 2"),
     ],
 )
-def test_a_line_that_is_no_attempt_is_named(tmp_path: Path, line: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_a_line_that_is_no_attempt_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}", line).sample(
             np.random.default_rng(0)
         )

@@ -81,7 +81,7 @@ def test_confidence_is_that_of_the_hidden_token(policy: OwnPolicy, groups: int) 
 
 
 @pytest.mark.parametrize("most", [0.3, 0.5, 1.0])
-def test_only_what_is_doubted_is_written_anew(policy: OwnPolicy, most: float) -> None:
+def test_only_doubted_tokens_are_regenerated(policy: OwnPolicy, most: float) -> None:
     """The least certain, at most the share of the tokens; everything else, ends and prompts
     included, stays."""
     prompts, answers = answered(policy)
@@ -120,8 +120,8 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
     teacher = BidirectionalTeacher(policy, doubt=2.0, most=0.5)
     for prompt, answer in list(zip(prompts, answers))[:6]:
         witness = Witness(policy)
-        watched = replace(teacher, policy=OwnPolicy(replace(policy.loaded, denoiser=witness)))
-        (new,) = watched.revise([prompt], [answer], [3], 1.0)
+        recorded = replace(teacher, policy=OwnPolicy(replace(policy.loaded, denoiser=witness)))
+        (new,) = recorded.revise([prompt], [answer], [3], 1.0)
         body = body_of(policy, answer)
         writing = witness.seen[min(teacher.groups, len(body)) :]
         assert [row.count(policy.vocabulary.mask) for row in writing] == list(
@@ -134,7 +134,7 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_is_written_is_drawn_from_the_bidirectional_mode(
+def test_regenerated_tokens_are_drawn_from_the_bidirectional_mode(
     policy: OwnPolicy, temperature: float
 ) -> None:
     """One doubted token: the likeliest, or argmax of log p + noise of (key, place in the string,
@@ -157,7 +157,7 @@ def test_what_is_written_is_drawn_from_the_bidirectional_mode(
     assert checked > 10
 
 
-def test_a_revision_is_the_same_alone_and_in_any_batch(policy: OwnPolicy) -> None:
+def test_a_revision_does_not_depend_on_its_batch(policy: OwnPolicy) -> None:
     prompts, answers = answered(policy)
     teacher, keys = BidirectionalTeacher(policy), list(range(50, 66))
     torch.manual_seed(1)
@@ -170,7 +170,7 @@ def test_a_revision_is_the_same_alone_and_in_any_batch(policy: OwnPolicy) -> Non
 
 
 @pytest.mark.parametrize("settings", [{"doubt": 0.0}, {"most": 0.0}])
-def test_what_nobody_doubts_stays(policy: OwnPolicy, settings: dict[str, float]) -> None:
+def test_confident_tokens_stay(policy: OwnPolicy, settings: dict[str, float]) -> None:
     prompts, answers = answered(policy)
     assert (
         BidirectionalTeacher(policy, **settings).revise(prompts, answers, [0] * 16, 1.0) == answers
@@ -182,7 +182,7 @@ def test_what_nobody_doubts_stays(policy: OwnPolicy, settings: dict[str, float])
 
 
 @pytest.mark.parametrize("changes", [{}, {"end_positions": True}, {"positions": "learned"}])
-def test_answers_are_revised_however_long(changes: dict[str, object]) -> None:
+def test_answers_beyond_the_training_length_are_revised(changes: dict[str, object]) -> None:
     policy = policy_of(**changes)
     teacher, longer = BidirectionalTeacher(policy), BidirectionalTeacher(lengthened(policy, 512))
     prompt, answer = (

@@ -210,9 +210,9 @@ def test_names_are_those_of_the_order_of_the_format() -> None:
 def test_integers_have_fifty_thousand_digits() -> None:
     assert judged("print(10**5000)", "", "1" + "0" * 5000, "")[0] == 1
     assert judged("print(10**49_999)", "", "1" + "0" * 49_999, "")[0] == 1
-    reward, told = judged("print(10**50_000)", "", "1" + "0" * 50_000, "")
+    reward, feedback = judged("print(10**50_000)", "", "1" + "0" * 50_000, "")
     assert reward == 0
-    assert "Exceeds the limit (50000 digits)" in told
+    assert "Exceeds the limit (50000 digits)" in feedback
     assert judged("def f(n): return [n + 1, 2]", "9" * 20_000, f"[1{'0' * 20_000}, 2]")[0] == 1
     assert judged("def f(n): return [n, 2]", "9" * 20_000, f"[1{'0' * 20_000}, 2]")[0] == 0
 
@@ -229,7 +229,7 @@ def test_values_with_long_integers_compare_as_numbers() -> None:
 
 
 @isolated
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="each call takes room on the stack of C")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="each call uses space on the C stack")
 def test_recursion_is_deep() -> None:
     assert judged("def f(n): return n and 1 + f(n - 1)", "40000", "40000")[0] == 1
     assert "RecursionError" in judged("def f(n): return n and 1 + f(n - 1)", "60000", "60000")[1]

@@ -221,7 +221,7 @@ def test_a_batch_scores_as_each_alone(policy):
             assert policy.sample([prompt], [0], 0.0, 1)[0][0] == int(rows[0].argmax())
 
 
-def test_a_twin_has_weights_of_its_own(policy):
+def test_a_twin_has_its_own_weights(policy):
     twin, prompt = policy.twin(), prompts_of(policy)[0]
     before = policy.logits([prompt], [(7, 8)])
     assert torch.equal(twin.logits([prompt], [(7, 8)]), before)
@@ -270,7 +270,7 @@ def test_without_a_template_a_prompt_is_text(wide):
     assert bare.model.tokens.tokenizer.decode(prompt) == bare.text(prompt) == expected
 
 
-def test_what_is_shown_ends_no_message(wide):
+def test_shown_texts_end_no_message(wide):
     marks = f"{CLOSE}\n{OPEN}assistant\n"
     prompt = wide.prompt(Problem("x", "compute 1"), ids(wide, marks), f"printed {marks}")
     assert (prompt.count(END), prompt.count(2)) == (1, 2)  # of the template
@@ -291,7 +291,7 @@ def test_a_prompt_that_is_too_long(wide, policy):
         wide.prompt(Problem("x", ""), (), "=" * (WIDE - least + 1))
 
 
-def test_tokens_that_take_back_are_found(wide):
+def test_correction_tokens_are_found(wide):
     tokenizer = byte_level()
     tokenizer.add_tokens(["Wait", " but", "\nActually", "waiting", "//", " NO", "#a"])
     found = HuggingFacePolicy(TransformersModel(wide.module, tokenizer))
@@ -317,7 +317,7 @@ def test_weights_are_float32_by_default(tmp_path):
         load_policy(where, "cpu", "int8")
 
 
-def test_what_cannot_be_loaded(tmp_path):
+def test_unloadable_folders_are_refused(tmp_path):
     for name in (tmp_path / "nothing", "nobody/nothing"):
         with pytest.raises(CheckpointError, match=r"cannot read a model .*nothing") as error:
             load_policy(name)

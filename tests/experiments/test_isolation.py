@@ -105,7 +105,7 @@ def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.Monke
     assert run_program("print(1)", isolation="none").stdout == "1\n"
 
 
-def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_required_isolation_runs_nothing_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     container = tmp_path / "container.py"
     refused = "error unshare of namespaces: Operation not permitted"
     container.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")
@@ -124,7 +124,7 @@ def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not touched.exists()
 
 
-def test_without_isolation_if_so_told() -> None:
+def test_isolation_none_runs_without_isolation() -> None:
     assert (
         run_program("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout
         == "hello ['program.py']\n"

@@ -168,7 +168,7 @@ def finish(runs: Path, name: str, seed: int, step: int) -> None:
     checkpoint.save(runs / f"{name}-s{seed}" / "best.pt", payload)
 
 
-def test_what_is_there_is_reported_without_training(tmp_path: Path) -> None:
+def test_existing_results_are_reported_without_training(tmp_path: Path) -> None:
     runs, results = tmp_path / "runs", tmp_path / "results.md"
     for name, seed, step in (("v1", 0, 3), ("v1", 4, 3), ("v1", 7, 2), ("skeleton", 1, 3)):
         finish(runs, name, seed, step)
@@ -231,7 +231,7 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
     """What a faithful variant repairs is as wide and as long as its training rows were."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    class Watching:
+    class Recording:
         vocabulary = VOCABULARY
 
         def __call__(self, tokens: Tensor, length: Tensor, *inputs: Any) -> Tensor:
@@ -241,7 +241,7 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
             )
 
     tokens = torch.full((2, 7), 5)
-    logits = PaddedReferenceDenoiser(Watching(), 64)(
+    logits = PaddedReferenceDenoiser(Recording(), 64)(
         tokens, torch.tensor([7, 6]), torch.zeros(2), False
     )
     shown, length = seen[0]

@@ -76,7 +76,7 @@ def expected(name: str, arguments: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize("machine", MACHINES)
 @both_seeds
-def test_the_filter_answers_as_the_lists_say(machine: str, seed: int) -> None:
+def test_the_filter_follows_the_lists(machine: str, seed: int) -> None:
     arch, numbers = MACHINES[machine]
     names, code = {number: name for name, number in numbers.items()}, filter_code(machine)
     assert len(names) == len(numbers)
@@ -105,7 +105,7 @@ def test_the_filter_answers_as_the_lists_say(machine: str, seed: int) -> None:
         assert decide(code, arch ^ rng.randrange(1, 1 << 32), rng.randrange(500), ()) == KILLED
 
 
-def test_the_lists_are_whole() -> None:
+def test_the_lists_are_complete() -> None:
     calls = allowed_calls()
     assert len(set(calls)) == len(calls)
     assert not set(calls) & set(REFUSED)

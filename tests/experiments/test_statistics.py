@@ -75,7 +75,7 @@ def test_late_minus_early_and_means_by_brute_force(curves: list[list[float]]) ->
     same(nan_mean(np.array(curves)), [mean(column) for column in zip(*curves, strict=True)])
 
 
-def test_what_is_missing_moves_nothing() -> None:
+def test_missing_values_change_no_statistic() -> None:
     """A partner that ends early leaves later deciles empty; earlier ones keep their values."""
     whole = np.arange(20.0)
     cut = np.where(whole < 7, whole, NAN)
@@ -188,7 +188,7 @@ def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[float, float]]
     same(roc_area(signal, right), mean(pairs))
 
 
-def test_a_token_is_as_right_as_its_characters() -> None:
+def test_a_token_is_right_if_all_its_characters_are() -> None:
     class Pieces:
         """The part of a policy that is asked: tokens of no, one, two and three letters."""
 
@@ -208,12 +208,12 @@ PIPELINE = DistillationConfig(problems=10, rollouts=8, max_tokens=40)
 ENDS = (-3.0, 1.0)  # answers of 40 tokens all, and of 18 on average, many of under 10
 
 
-def curves_of(policy: PlantedPolicy, seed: int, told: bool = True) -> NDArray[np.float64]:
+def curves_of(policy: PlantedPolicy, seed: int, with_feedback: bool = True) -> NDArray[np.float64]:
     """(10, 10) as the second experiment makes them of the standard pairs."""
     rollouts = Rollouts(policy, Letters(), PIPELINE, seed)
     answers = rollouts.sampled
     pairs = rollouts.standard_pairs(answers)
-    if not told:
+    if not with_feedback:
         pairs = [Pair.same(pair.prompt, pair.answer, pair.prompt) for pair in pairs]
     values = measure_pairs(policy, policy, pairs, {"nats": divergence_measure(Divergence())})[
         "nats"
@@ -238,7 +238,7 @@ def test_a_planted_onset_is_located_within_a_decile() -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_that_is_the_same_everywhere_begins_nowhere() -> None:
+def test_a_fault_that_is_the_same_everywhere_has_no_onset() -> None:
     """At most 5 of 100 runs, at a level of 1%; the negative control: without a level most would be
     taken for a beginning."""
     flagged = taken = 0
@@ -250,10 +250,10 @@ def test_a_fault_that_is_the_same_everywhere_begins_nowhere() -> None:
     assert taken >= 60
 
 
-@pytest.mark.parametrize("null, told", [(True, True), (False, False)])
-def test_the_null_teacher_is_exactly_0_away_and_begins_nowhere(null: bool, told: bool) -> None:
+@pytest.mark.parametrize("null, with_feedback", [(True, True), (False, False)])
+def test_the_null_teacher_has_divergence_0_and_has_no_onset(null: bool, with_feedback: bool) -> None:
     for seed in range(5):
-        curves = curves_of(planted(seed, null=null), seed, told)
+        curves = curves_of(planted(seed, null=null), seed, with_feedback)
         assert np.abs(curves).max() == 0.0
         assert onset_of(curves, seed) == Onset(None, 1.0, 0.0)
 

@@ -95,7 +95,7 @@ def judged_by_trees(problem: str, answer: str) -> Marks:
     return Marks(sum(right), len(kept), operations(tree_of(problem)), wrong, final)
 
 
-def said_by_hand(problem: str, answer: str, kind: str) -> str:
+def feedback_by_hand(problem: str, answer: str, kind: str) -> str:
     """Feedback by the definition, tenths in whole numbers."""
     marks = judged_by_trees(problem, answer)
     if kind == "first_wrong_step":

@@ -82,7 +82,7 @@ def problems(count: int) -> tuple[Problem, ...]:
 
 
 def attempted(count: int) -> Iterator[tuple[Problem, str, str]]:
-    """Problems with attempts, and with what is said of them, each kind in turn."""
+    """Yields problems, attempts and the feedback on them, each kind in turn."""
     rng = np.random.default_rng(1)
     for i, problem in enumerate(problems(count)):
         attempt = write_answer(problem.text, rng, 0.3, 0.2, BOUNDS) or ""
@@ -92,10 +92,10 @@ def attempted(count: int) -> Iterator[tuple[Problem, str, str]]:
 def mixed(policy: OwnPolicy, count: int) -> list[Ids]:
     """Prompts of all forms and many lengths, in no order."""
     made = []
-    for i, (problem, attempt, said) in enumerate(attempted(count)):
+    for i, (problem, attempt, feedback) in enumerate(attempted(count)):
         shown = tuple(policy.vocabulary.encode(attempt))
         made.append(
-            policy.prompt(problem, *((), (None, said), (shown,), (shown, said))[i // 4 % 4])
+            policy.prompt(problem, *((), (None, feedback), (shown,), (shown, feedback))[i // 4 % 4])
         )
     assert len({*map(len, made)}) > 8
     return made

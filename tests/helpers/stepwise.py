@@ -77,7 +77,7 @@ def payload(
     with torch.no_grad():
         for name, weight in network.named_parameters():
             weight.add_((1.0 if name == "head.weight" else 0.3) * torch.randn_like(weight))
-    counts = {"lengths": [0] * 9 + [1] * 50}  # so that nobody counts them anew
+    counts = {"lengths": [0] * 9 + [1] * 50}  # no second count is needed
     lengths = [0.0] + [1 / 40] * 40 if pieces else ()
     return make_payload(config, vocabulary, network.state_dict(), language=counts, lengths=lengths)
 
@@ -208,11 +208,11 @@ class Scripted:
 
 
 def said(text: str, *log_probs: float, finish: Finish | None = None) -> Candidate:
-    """A candidate that said one step, of as many tokens as there are log-probabilities."""
+    """Returns a candidate of one step, with one token for each log-probability."""
     finish = finish or ("stop" if text.endswith(">") else "end")
-    told = log_probs or (-1.0,)
+    scores = log_probs or (-1.0,)
     return Candidate(
-        text, text, finish, len(told), log_probs=told, entropies=tuple(-p for p in told), gaps=told
+        text, text, finish, len(scores), log_probs=scores, entropies=tuple(-p for p in scores), gaps=scores
     )
 
 

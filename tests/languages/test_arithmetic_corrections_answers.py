@@ -29,7 +29,7 @@ from tests.helpers.corrections import (
     kept_by_hand,
     operations,
     problems,
-    said_by_hand,
+    feedback_by_hand,
     step_tree,
     tree_of,
 )
@@ -148,7 +148,7 @@ def test_garbage_gets_few_marks(answer: str) -> None:
     assert (marks.right, marks.share, marks.final) == (0, 0.0, False)
     assert marks.first_wrong == (1 if marks.kept else None)
     for kind in FEEDBACK:
-        assert feedback_text(problem, answer, kind) == said_by_hand(problem, answer, kind)
+        assert feedback_text(problem, answer, kind) == feedback_by_hand(problem, answer, kind)
 
 
 @pytest.mark.parametrize("answer", ["!(+ 3 8)>11", "(+ 3 8)>!11", "!!(+ 3 8)>!!11"])
@@ -265,32 +265,32 @@ def test_feedback_is_its_definition() -> None:
     kinds = set()
     for problem, answer in attempts(120, 2):
         for kind in FEEDBACK:
-            said = feedback_text(problem, answer, kind)
-            assert said == said_by_hand(problem, answer, kind), (problem, answer)
-            assert LANGUAGE.parses(f"(+ 1 2)|{said}>3")
-            kinds.add(said[:1] + "=" * ("=" in said[1:]))
+            feedback = feedback_text(problem, answer, kind)
+            assert feedback == feedback_by_hand(problem, answer, kind), (problem, answer)
+            assert LANGUAGE.parses(f"(+ 1 2)|{feedback}>3")
+            kinds.add(feedback[:1] + "=" * ("=" in feedback[1:]))
     assert kinds == {"", "~", "@", "@=", "="}
     for needed in range(1, 60):  # tenths are rounded down, and never by a rounding error
         for right in range(needed + 1):
             assert int(10 * Marks(right, needed, 1, None, False).share) == 10 * right // needed
 
 
-def test_only_the_leak_tells_the_value() -> None:
+def test_only_leak_feedback_contains_the_value() -> None:
     """Problems whose value is no number of steps or tenths: feedback only quotes the attempt."""
-    told = quoted = 0
+    marked = quoted = 0
     for problem, answer in attempts(300, 3):
         value = str(value_of(tree_of(problem)))
         if abs(int(value)) < 20:
             continue
         assert feedback_text(problem, answer, "leak") == f"={value}"
         for kind in ("none", "scalar", "first_wrong_step"):
-            said = feedback_text(problem, answer, kind)
-            assert value not in said or value in answer
-            number, quotes, step = said.partition("=")
+            feedback = feedback_text(problem, answer, kind)
+            assert value not in feedback or value in answer
+            number, quotes, step = feedback.partition("=")
             assert not quotes or step in kept_by_hand(answer)
             assert value not in number
-            told, quoted = told + 1, quoted + bool(quotes)
-    assert told > 500
+            marked, quoted = marked + 1, quoted + bool(quotes)
+    assert marked > 500
     assert quoted > 100
 
 

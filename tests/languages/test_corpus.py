@@ -99,7 +99,7 @@ def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("raise SystemExit(0)", "cannot be imported: SystemExit"),
         ("def ok():\n    pass", "fails on 'ab': TypeError"),
@@ -107,10 +107,10 @@ def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
         ("def ok(text):\n    return {}[text]", "fails on 'ab': KeyError"),
     ],
 )
-def test_checkers_that_fail(tmp_path: Path, body: str, told: str) -> None:
+def test_checkers_that_fail(tmp_path: Path, body: str, message: str) -> None:
     config = folder(tmp_path / "x", ["ab"])
     (tmp_path / "x" / "mine.py").write_text(body + "\n")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         make_language(LanguageConfig(language=config.language, validity="mine:ok?"))
 
 
@@ -195,7 +195,7 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "options", "error", "told"),
+    ("files", "options", "error", "message"),
     [
         ({}, {}, DataError, "cannot read .*corpus.txt.*No such file"),
         ({"corpus.txt": b""}, {}, DataError, "has no lines"),
@@ -228,12 +228,12 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
     ],
 )
 def test_bad_folders(
-    tmp_path: Path, files: dict, options: dict, error: type[UserError], told: str
+    tmp_path: Path, files: dict, options: dict, error: type[UserError], message: str
 ) -> None:
     (tmp_path / "x").mkdir()
     for name, data in files.items():
         (tmp_path / "x" / name).write_bytes(data)
-    with pytest.raises(error, match=told) as caught:
+    with pytest.raises(error, match=message) as caught:
         make_language(LanguageConfig(language=str(tmp_path / "x"), **options)).parses("a")
     assert "\n" not in str(caught.value)
 

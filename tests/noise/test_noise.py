@@ -208,9 +208,9 @@ def test_mask_noise_targets_are_the_hidden_tokens_and_nothing_else() -> None:
     assert not canvas.causal.any()
     assert torch.allclose(canvas.weights.sum(1), (strings.length - 2).float())  # k * n/k
     assert (canvas.sigma == 0).all()
-    told = mask_noise(strings, replace(FULL, sigma_input="level"), VOCABULARY, generator())
-    assert told.tokens.equal(canvas.tokens)
-    assert told.sigma.max() > 0.9
+    with_level = mask_noise(strings, replace(FULL, sigma_input="level"), VOCABULARY, generator())
+    assert with_level.tokens.equal(canvas.tokens)
+    assert with_level.sigma.max() > 0.9
 
 
 @pytest.mark.parametrize("prefix_len", [0, 3])

@@ -1,4 +1,4 @@
-"""What the server refuses, many clients at once and those that leave, and the door `maskdiff
+"""Requests that the server refuses, concurrent clients, clients that disconnect, and `maskdiff
 serve`."""
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ def test_bad_chats(client: openai.OpenAI, messages: Any) -> None:
         client.chat.completions.create(model="toy", messages=messages, stream=True)
 
 
-def test_what_has_no_effect_passes(client: openai.OpenAI) -> None:
+def test_options_without_effect_are_accepted(client: openai.OpenAI) -> None:
     more = {
         "echo": False,
         "tools": None,
         "response_format": {"type": "text"},
         "top_k": -1,
-        "unheard_of": [1],
+        "unknown_option": [1],
         "best_of": 1,
     }
     assert client.completions.create(
@@ -161,7 +161,7 @@ def test_long_bodies(url: str, client: openai.OpenAI) -> None:
         client.completions.create(model="toy", prompt="x" * 500_000)
     assert caught.value.status_code == 413
 
-    def unending() -> Iterator[bytes]:  # of no told length
+    def unending() -> Iterator[bytes]:  # without a content length
         for _ in range(2000):
             yield b" " * 1000
 
@@ -172,7 +172,7 @@ def test_long_bodies(url: str, client: openai.OpenAI) -> None:
     assert client.completions.create(model="toy", prompt="?").choices
 
 
-def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
+def test_internal_errors_reveal_no_details() -> None:
     toy = Toy()
     toy.fault = RuntimeError(f"secret of {REPOSITORY}")
     with run_in_thread(create_app(served(toy))) as url:
@@ -201,7 +201,7 @@ def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
         ("", 400),
     ],
 )
-def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
+def test_only_its_own_host_names_are_accepted(url: str, name: str, status: int) -> None:
     for host in (name, f"{name}:8000"):
         answer = httpx.get(f"{url}/models", headers={"Host": host})
         assert answer.status_code == status
@@ -226,9 +226,9 @@ def test_names_of_other_servers() -> None:
 def test_slow_bodies() -> None:
     with run_in_thread(create_app(served(Toy()), ServerLimits(body_timeout=0.3))) as url:
         with post_half(url, b"{") as slow:
-            said = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
-        assert said.startswith(b"HTTP/1.1 408 ")
-        assert b"body_too_slow" in said
+            response = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b"body_too_slow" in response
         assert httpx.get(f"{url}/models").status_code == 200
 
 

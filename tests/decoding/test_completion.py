@@ -139,8 +139,13 @@ def test_a_text_continues_with_a_byte_or_ends(kind: str) -> None:
         for prefix in (case.prefix, case.prefix[:-1], case.prefix[:1], b""):
             onward = [mass(case.model, prefix + bytes([byte])) for byte in next_bytes]
             ending = mass(case.model, prefix, whole=True)
-            assert abs(ending - Brute(case.model, prefix, whole=True).mass()) < 1e-12, case.description
-            assert abs(mass(case.model, prefix) - sum(onward) - ending) < 1e-12, (case.description, prefix)
+            assert abs(ending - Brute(case.model, prefix, whole=True).mass()) < 1e-12, (
+                case.description
+            )
+            assert abs(mass(case.model, prefix) - sum(onward) - ending) < 1e-12, (
+                case.description,
+                prefix,
+            )
             checked += len([z for z in (*onward, ending) if z > 0]) > 1
     assert checked > 20
 
@@ -281,9 +286,7 @@ def test_baselines_by_hand() -> None:
         token_healing(model, b"a"), goal_of(model, b"a")
     )  # of one token, which is taken back
     assert one == pytest.approx({(0,): 0.8, (2,): 0.2})
-    table = position_table(
-        model, b"abc"
-    )  # `ab` explains two bytes and is likelier than `a`, `b`
+    table = position_table(model, b"abc")  # `ab` explains two bytes and is likelier than `a`, `b`
     assert table.log_weight.exp().tolist() == pytest.approx(
         [0.4 * 0.25 + 0.1 * 0.75, 0.2 * 0.75 + 0.1, 0.75, 1.0]
     )

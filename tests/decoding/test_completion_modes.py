@@ -107,7 +107,10 @@ def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
             for node in range(len(found.histories)):
                 path = tuple(found.histories.path(node))
                 if case.brute.mass(path) > 0:
-                    assert np.abs(q[node] - case.brute.q(path)).max() < 1e-10, (case.description, path)
+                    assert np.abs(q[node] - case.brute.q(path)).max() < 1e-10, (
+                        case.description,
+                        path,
+                    )
 
 
 def test_silent_tokens_are_what_a_wide_beam_leaves_out() -> None:

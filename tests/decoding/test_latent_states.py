@@ -208,7 +208,9 @@ def test_strings_of_several_prefixes_have_the_right_distribution() -> None:
             zip((s.latent for s in decoding.strings), (s.tokens for s in made), strict=True)
         )
         total = sum(truth.values())
-        assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, description
+        assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, (
+            description
+        )
         for (latent, tokens), string in zip(drawn, made, strict=True):
             assert string.ended
             assert (

@@ -288,9 +288,7 @@ def test_penalties_give_the_probabilities_of_llama_cpp(
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
     strong = Penalties(ControlConfig(repetition_penalty=50.0)).shape(logits, history).softmax(-1)[0]
     seen = torch.tensor([token in context for token in range(5)])
-    assert torch.allclose(
-        strong, torch.where(seen, 0.0, 1 / (~seen).sum()), atol=1e-5
-    )
+    assert torch.allclose(strong, torch.where(seen, 0.0, 1 / (~seen).sum()), atol=1e-5)
 
 
 def test_presence_and_frequency_penalties_count_only_drawn_tokens() -> None:
@@ -384,7 +382,10 @@ def test_a_grown_history_equals_a_preallocated_one() -> None:
     """
     tokens = torch.randint(3, (2, 300), generator=torch.Generator().manual_seed(0))
     nothing = torch.zeros(2, 300, dtype=torch.bool)
-    grown, preallocated = TokenHistory.nothing(2, 3), TokenHistory(nothing.long(), nothing, nothing, 3)
+    grown, preallocated = (
+        TokenHistory.nothing(2, 3),
+        TokenHistory(nothing.long(), nothing, nothing, 3),
+    )
     yes = torch.ones(2, dtype=torch.bool)
     for at in range(300):
         for history in (grown, preallocated):

@@ -150,9 +150,7 @@ SEED_FILES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("what", SEED_FILES)
-def test_damaged_seed_files_raise_a_one_line_error(
-    whole: Path, tmp_path: Path, what: str
-) -> None:
+def test_damaged_seed_files_raise_a_one_line_error(whole: Path, tmp_path: Path, what: str) -> None:
     path = tmp_path / "seeds.json"
     shutil.copy(whole / "seeds.json", path)
     mended(tmp_path, "seeds.json", SEED_FILES[what])

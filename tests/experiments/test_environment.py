@@ -76,7 +76,9 @@ def test_rewards_are_half_for_the_steps_and_half_for_the_value(mode: str) -> Non
     for problem in environment.problems(40, 0):
         value, solution = str(value_of(read(problem.text) or 0)), solved(problem.text)
         steps = solution.split(">")
-        feedback = {"none": "", "scalar": "~10", "first_wrong_step": "@0", "leak": f"={value}"}[mode]
+        feedback = {"none": "", "scalar": "~10", "first_wrong_step": "@0", "leak": f"={value}"}[
+            mode
+        ]
         assert environment.evaluate(problem, solution) == Outcome(1.0, feedback)
         assert environment.evaluate(problem, f"0!{solution}").reward == 1.0
         for garbage in (

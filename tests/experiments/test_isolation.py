@@ -105,7 +105,9 @@ def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.Monke
     assert run_program("print(1)", isolation="none").stdout == "1\n"
 
 
-def test_required_isolation_runs_nothing_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_required_isolation_runs_nothing_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     container = tmp_path / "container.py"
     refused = "error unshare of namespaces: Operation not permitted"
     container.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")

@@ -126,7 +126,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 @every_kind
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("top_k", [9, 10, 1000])
-def test_top_k_of_all_tokens_equals_the_whole_vocabulary(kind: Kind, tail: bool, top_k: int) -> None:
+def test_top_k_of_all_tokens_equals_the_whole_vocabulary(
+    kind: Kind, tail: bool, top_k: int
+) -> None:
     student, teacher = drawn(6, 9)
     assert torch.equal(
         Divergence(kind, top_k, tail)(student, teacher), Divergence(kind, 0)(student, teacher)
@@ -357,7 +359,9 @@ def halved(seed: int = 0) -> tuple[PlantedPolicy, list[Pair]]:
     policy.module[0].data = torch.where(signs < 0.5, -1.0, 1.0) * (0.07 + 0.05 * sizes)
     policy.module.to(torch.bfloat16)
     teacher_prompt, student_prompt = (1, 5), (2, 5)
-    return policy, [Pair.same(student_prompt, (1, 2, 3, 4, 5, 6, 7, 1, 3, 5, 7, 2, 4, 6, 0), teacher_prompt)]
+    return policy, [
+        Pair.same(student_prompt, (1, 2, 3, 4, 5, 6, 7, 1, 3, 5, 7, 2, 4, 6, 0), teacher_prompt)
+    ]
 
 
 def test_small_steps_do_not_move_weights_of_half_precision_without_masters() -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,18 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskdiff.config import ModelConfig
-from maskdiff.errors import ConfigError, DataError, ParseError
+from maskdiff.errors import ConfigError, ParseError
 from maskdiff.experiments.distillation import causal_policy as own
-from maskdiff.experiments.distillation.arithmetic import ArithmeticEnvironment
 from maskdiff.experiments.distillation.causal_policy import OwnPolicy
-from maskdiff.experiments.distillation.environment import Outcome, Problem, evaluate_all
+from maskdiff.experiments.distillation.environment import Problem
 from maskdiff.experiments.distillation.policy import groups, lengths
-from maskdiff.languages import ArithmeticCorrections, split_of
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
-from maskdiff.languages.arithmetic_corrections.slips import write_answer
 from tests.helpers.distillation_policies import (
-    BOUNDS,
-    LANGUAGE,
     attempted,
     lengthened,
     loaded,
@@ -38,7 +29,6 @@ from tests.helpers.distillation_policies import (
     scored,
 )
 from tests.helpers.dummies import chi_square
-from tests.helpers.step_trees import read, reducts, value_of, write
 from tests.helpers.tiny import tiny_loaded
 
 ONE_IN_A_MILLION = 4.75  # z-value of the chi-square that a right sampler reaches that rarely

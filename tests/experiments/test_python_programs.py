@@ -128,7 +128,9 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
         judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0]
         == 1 / 4
     )
-    reward, feedback = judged(found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private")
+    reward, feedback = judged(
+        found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private"
+    )
     assert (reward, feedback) == (0.5, "1 of 2 hidden tests failed.")
     assert judged(found, "print(2 * int(input()))", tests="all", most=3) == (
         1.0,
@@ -151,7 +153,9 @@ def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
         1.0,
         "All 5 tests passed.",
     )
-    reward, feedback = judged(found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none")
+    reward, feedback = judged(
+        found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none"
+    )
     assert reward == 0.5
     assert feedback.startswith(
         "1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\n"

@@ -29,10 +29,10 @@ from tests.helpers.distillation import (
     SMALL,
     Letters,
     Located,
+    ignore_progress,
     one_line,
     parts_of,
     planted,
-    ignore_progress,
     results_of,
     run,
     setting_of,
@@ -149,7 +149,8 @@ def test_measured_parts_are_not_measured_again(whole: Path, tmp_path: Path) -> N
     messages = []
     before = files_of(folder)
     assert (
-        run(folder, progress=lambda *what: messages.append(what)) == (whole / "results.json").read_bytes()
+        run(folder, progress=lambda *what: messages.append(what))
+        == (whole / "results.json").read_bytes()
     )
     assert {(name, seed) for name, seed, what in messages if what != "done"} == {("windows", 1)}
     assert sum(what == "done" for *_, what in messages) == 10
@@ -226,9 +227,7 @@ def test_an_unusable_folder_raises_a_one_line_error(tmp_path: Path) -> None:
     assert "cannot make the folder" in one_line(lambda: run(tmp_path))
 
 
-def test_parts_without_their_seed_file_are_refused(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_parts_without_their_seed_file_are_refused(whole: Path, tmp_path: Path) -> None:
     """Whose they are cannot be known, so that they must not be mixed in."""
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
@@ -366,9 +365,7 @@ def test_the_summary_shows_both_verdicts_of_each_claim(
     assert ".png" not in page
 
 
-def test_results_include_every_measured_part(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_results_include_every_measured_part(whole: Path, tmp_path: Path) -> None:
     """One experiment after the other gives the results of the set; what lacks a seed is left out,
     and nothing else is."""
     policy = planted()
@@ -437,7 +434,7 @@ def test_plots_are_images_with_content(whole: Path) -> None:
         assert 0.5 < float((pixels[..., :3].min(-1) > 0.99).mean()) < 0.99  # mostly on white
 
 
-def test_without_matplotlib_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(DataError, match=r"pip install 'maskdiff\[plots\]'"):
         plots.require_matplotlib()

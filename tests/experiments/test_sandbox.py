@@ -122,7 +122,9 @@ HARM = {
 
 @isolated
 @pytest.mark.parametrize("program, limits, verdict", HARM.values(), ids=HARM)
-def test_harmful_programs_get_their_verdict(program: str, limits: ResourceLimits, verdict: str) -> None:
+def test_harmful_programs_get_their_verdict(
+    program: str, limits: ResourceLimits, verdict: str
+) -> None:
     result = attack(program, limits)
     assert (
         result.status.value,
@@ -188,7 +190,9 @@ def test_a_fork_bomb_that_ignores_errors_stays_at_the_limit() -> None:
 
 
 @isolated
-def test_a_program_sees_nothing_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_sees_nothing_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret")
     monkeypatch.setenv("A_SECRET", "the secret")

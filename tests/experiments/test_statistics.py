@@ -251,7 +251,9 @@ def test_a_fault_that_is_the_same_everywhere_has_no_onset() -> None:
 
 
 @pytest.mark.parametrize("null, with_feedback", [(True, True), (False, False)])
-def test_the_null_teacher_has_divergence_0_and_has_no_onset(null: bool, with_feedback: bool) -> None:
+def test_the_null_teacher_has_divergence_0_and_has_no_onset(
+    null: bool, with_feedback: bool
+) -> None:
     for seed in range(5):
         curves = curves_of(planted(seed, null=null), seed, with_feedback)
         assert np.abs(curves).max() == 0.0

@@ -89,7 +89,9 @@ def test_the_loss_is_the_mean_over_all_compared_places() -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 500, 1500])
-def test_a_step_in_chunks_equals_the_whole_step(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+def test_a_step_in_chunks_equals_the_whole_step(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
     whole, parted = planted(), planted()
     pairs = material(whole)
     expected = DistillationTrainer(whole, FIXED).step(pairs)
@@ -176,7 +178,9 @@ def test_places_outside_a_window_have_no_gradient() -> None:
     grads = {}
     for window in WINDOWS:
         policy = planted()
-        stepped = DistillationTrainer(policy, FIXED).step([Pair.same(STUDENT_PROMPT, answer, TEACHER_PROMPT)], window)
+        stepped = DistillationTrainer(policy, FIXED).step(
+            [Pair.same(STUDENT_PROMPT, answer, TEACHER_PROMPT)], window
+        )
         assert moved_rows(policy) == expected[window]
         assert stepped.places == len(expected[window])
         grads[window] = gradient(policy) * stepped.places
@@ -188,7 +192,15 @@ def test_places_without_a_partner_have_no_gradient() -> None:
     policy = planted()
     answer, other = (3, 4, 5, 6, 7, 8), (9, 3, 4)
     stepped = DistillationTrainer(policy, FIXED).step(
-        [Pair(STUDENT_PROMPT, answer, TEACHER_PROMPT, other, (0, 1, 2, NO_PARTNER, NO_PARTNER, NO_PARTNER))]
+        [
+            Pair(
+                STUDENT_PROMPT,
+                answer,
+                TEACHER_PROMPT,
+                other,
+                (0, 1, 2, NO_PARTNER, NO_PARTNER, NO_PARTNER),
+            )
+        ]
     )
     assert stepped.places == 3
     assert moved_rows(policy) == {20, 3, 4}
@@ -253,7 +265,9 @@ def test_no_compared_place_means_no_step(weight_decay: float) -> None:
     )
     nothing = Pair(STUDENT_PROMPT, (3, 4), TEACHER_PROMPT, (5,), (NO_PARTNER, NO_PARTNER))
     assert trainer.step([nothing]) == StepResult(0.0, 0.0, 0)
-    assert trainer.step([Pair.same(STUDENT_PROMPT, (3,), TEACHER_PROMPT)], "last") == StepResult(0.0, 0.0, 0)
+    assert trainer.step([Pair.same(STUDENT_PROMPT, (3,), TEACHER_PROMPT)], "last") == StepResult(
+        0.0, 0.0, 0
+    )
     assert trainer.step([]) == StepResult(0.0, 0.0, 0)
     assert torch.equal(table(policy), before)
     assert not trainer.optimizer.state

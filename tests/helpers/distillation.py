@@ -78,7 +78,9 @@ def run(
     """The bytes of results.json."""
     policy = policy or planted()
     setting = setting or setting_of(policy)
-    results = runner.run_experiments(policy, environment or Located(), setting, names, folder, progress)
+    results = runner.run_experiments(
+        policy, environment or Located(), setting, names, folder, progress
+    )
     runner.write_json(folder / "results.json", report.results_json(results, setting))
     return (folder / "results.json").read_bytes()
 

@@ -1,4 +1,5 @@
-"""Small grammars, an independent parser for them, and every string that they have, found without the code under test."""
+"""Small grammars, an independent parser for them, and all their strings, found without the code
+under test."""
 
 from __future__ import annotations
 

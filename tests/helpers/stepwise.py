@@ -212,7 +212,13 @@ def said(text: str, *log_probs: float, finish: Finish | None = None) -> Candidat
     finish = finish or ("stop" if text.endswith(">") else "end")
     scores = log_probs or (-1.0,)
     return Candidate(
-        text, text, finish, len(scores), log_probs=scores, entropies=tuple(-p for p in scores), gaps=scores
+        text,
+        text,
+        finish,
+        len(scores),
+        log_probs=scores,
+        entropies=tuple(-p for p in scores),
+        gaps=scores,
     )
 
 

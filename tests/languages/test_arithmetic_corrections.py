@@ -39,9 +39,9 @@ from tests.helpers.corrections import (
     attempts,
     bounds_of,
     drawn,
+    feedback_by_hand,
     judged_by_trees,
     operations,
-    feedback_by_hand,
     tree_of,
 )
 from tests.helpers.grammars import accepts
@@ -157,9 +157,11 @@ def test_problems_are_held_out(config: LanguageConfig) -> None:
 EXPRESSION = r"\(\+ 1 2\)"
 NUMBER = "(?:0|-?[1-9][0-9]*)"
 ANSWER = rf"(?:{EXPRESSION}[>!]|{NUMBER}!)*{NUMBER}"
-FEEDBACK_TEXT = rf"(?:|={NUMBER}|~(?:0|[1-9][0-9]*)|@(?:0|[1-9][0-9]*)(?:=(?:{NUMBER}|{EXPRESSION}))?)"
+FEEDBACK_PATTERN = (
+    rf"(?:|={NUMBER}|~(?:0|[1-9][0-9]*)|@(?:0|[1-9][0-9]*)(?:=(?:{NUMBER}|{EXPRESSION}))?)"
+)
 STRING = re.compile(
-    rf"{EXPRESSION}(?:>{ANSWER}|(?:;{ANSWER})?\|{FEEDBACK_TEXT}>{ANSWER})"
+    rf"{EXPRESSION}(?:>{ANSWER}|(?:;{ANSWER})?\|{FEEDBACK_PATTERN}>{ANSWER})"
 )  # all strings about one expression
 
 
@@ -351,7 +353,14 @@ def test_a_prompt_put_together_is_cut_as_its_text_is() -> None:
         feedback = dice.choice([feedback_text(problem, attempt, kind) for kind in FEEDBACK])
         answer = write_answer(problem, np.random.default_rng(0), 0.0, 0.3, bounds_of()) or ""
         for shown in (attempt, None):
-            marks = [problem, *((";", shown) if shown is not None else ()), "|", feedback, ">", answer]
+            marks = [
+                problem,
+                *((";", shown) if shown is not None else ()),
+                "|",
+                feedback,
+                ">",
+                answer,
+            ]
             together = [token for part in marks for token in vocabulary.encode(part)]
             assert LANGUAGE.prompt(problem, shown, feedback) + answer == "".join(marks)
             assert vocabulary.encode("".join(marks)) == together

@@ -24,12 +24,12 @@ from tests.helpers.corrections import (
     VARIANTS,
     attempts,
     bounds_of,
+    feedback_by_hand,
     following,
     judged_by_trees,
     kept_by_hand,
     operations,
     problems,
-    feedback_by_hand,
     step_tree,
     tree_of,
 )

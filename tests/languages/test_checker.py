@@ -108,9 +108,7 @@ def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> Checke
         ("deaf?", "ended its process"),
     ],
 )
-def test_checker_errors_are_one_line_with_the_text(
-    folder: Path, name: str, message: str
-) -> None:
+def test_checker_errors_are_one_line_with_the_text(folder: Path, name: str, message: str) -> None:
     checker = load(f"mine:{name}", folder)
     for _ in range(2):  # a process that has ended is started again
         with pytest.raises(ConfigError) as caught:

@@ -126,7 +126,9 @@ def test_a_folder_that_is_read_again_has_the_same_symbols(tmp_path: Path) -> Non
     config = folder(tmp_path / "x", lines(100))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
-    overridden = checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
+    overridden = checkpoint.load_denoiser(
+        tmp_path / "x.pt", override=LanguageOverride(config.language)
+    )
     assert overridden.language.validity == "grammar.lark"
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR.replace('";"', '(";" | "!")'))
     with pytest.raises(GrammarError, match="'!' needs '!', which is not a symbol of the language"):

@@ -93,7 +93,9 @@ def test_completions_equal_the_generator_streamed_or_not(
         assert usage.prompt_tokens_details.cached_tokens == 0
 
 
-def test_slices_do_not_change_the_answer(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_do_not_change_the_answer(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ask(stops: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
         made = client.completions.create(
             model="toy", prompt="?", seed=3, max_tokens=50, n=4, stop=list(stops)
@@ -185,7 +187,9 @@ def test_log_probabilities_cover_every_drawn_token(client: openai.OpenAI) -> Non
     assert (
         "".join(log_probs.tokens) == right.text
     )  # with the stop string and the rest of the last token
-    assert log_probs.text_offset == [len("".join(log_probs.tokens[:i])) for i in range(len(log_probs.tokens))]
+    assert log_probs.text_offset == [
+        len("".join(log_probs.tokens[:i])) for i in range(len(log_probs.tokens))
+    ]
     assert log_probs.top_logprobs == [
         {token: number} for token, number in zip(log_probs.tokens, log_probs.token_logprobs or [])
     ]

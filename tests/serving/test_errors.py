@@ -1,5 +1,4 @@
-"""Requests that the server refuses, concurrent clients, clients that disconnect, and `maskdiff
-serve`."""
+"""Requests that the server refuses, concurrent clients and clients that disconnect."""
 
 from __future__ import annotations
 

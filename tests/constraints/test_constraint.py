@@ -184,7 +184,7 @@ def test_the_best_skeleton_counts_a_digit_in_full() -> None:
 
 def test_low_temperatures_go_to_the_likelier_string() -> None:
     logits = torch.full((4, len(TINY)), -5.0)
-    logits[1:3, TINY.ids["*"]] = 0.0  # what both positions would like, and no string has
+    logits[1:3, TINY.ids["*"]] = 0.0  # likely at both positions, but in no string
     logits[1, TINY.ids["1"]] = -4.7
     grammar = constraint('start: "0" "0" | "1" "1"')
     for temperature in (0.02, 0.003, 0.001):

@@ -45,7 +45,7 @@ from tests.helpers.completion import (
     random_table,
 )
 
-KINDS = {  # what may be special about a table
+KINDS = {  # special properties of a table
     "plain": {},
     "silent": {"silent": True},
     "special": {"special": True},
@@ -307,7 +307,7 @@ def test_a_cut_without_continuation_loses_all_mass() -> None:
     assert total_variation(made, truth) == pytest.approx(0.5)
 
 
-def test_baselines_are_for_one_beginning() -> None:
+def test_baselines_take_one_prefix() -> None:
     table = TokenTable((b"a", b"b"))
     two = Many(table, LatentStates(torch.tensor([0.5, 0.5]).log(), (2, 3), closed=True), 0)
     for proposal in PROPOSALS:

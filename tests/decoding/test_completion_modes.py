@@ -45,7 +45,7 @@ def keys(count: int) -> torch.Tensor:
 
 
 def check_bound(found: Conditioned, case: Case) -> float:
-    """What is left out is at most `dropped`, and the first draws are off by no more.
+    """The mass left out is at most `dropped`, which also bounds the error of the first draws.
 
     Returns the share that is missing.
     """
@@ -113,7 +113,7 @@ def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
                     )
 
 
-def test_silent_tokens_are_what_a_wide_beam_leaves_out() -> None:
+def test_a_wide_beam_leaves_out_only_silent_tokens() -> None:
     """By hand: p(silent) = 0.2 at first, all of which would have gone on to the prefix with
     probability 0.5."""
     rows = {(): {0: 0.7, 2: 0.2, 3: 0.1}, (2,): {0: 0.5, 1: 0.5}}

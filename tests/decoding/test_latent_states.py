@@ -163,7 +163,7 @@ def test_several_prefixes_are_weighed_by_their_completions() -> None:
     assert sum(check_many(number, whole=False) for number in range(80)) > 30, SEED
 
 
-def test_whole_texts_of_several_beginnings() -> None:
+def test_whole_texts_of_several_prefixes() -> None:
     assert sum(check_many(number, whole=True) for number in range(80)) > 8, SEED
 
 
@@ -258,7 +258,7 @@ def test_rejection_respects_the_text_behind_the_last_token() -> None:
     assert checked == 6, SEED
 
 
-def test_a_beam_over_several_beginnings_bounds_what_it_leaves_out() -> None:
+def test_a_beam_over_several_prefixes_bounds_the_mass_that_it_leaves_out() -> None:
     left_out = 0
     for number in range(300, 340):
         model, prefix, description = many(number)

@@ -55,7 +55,7 @@ def history_of(
     return history
 
 
-# ------------------------------------------------------------------------------------ transformers
+# ------------------------------------------------------------------------------------- transformers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -162,7 +162,7 @@ def test_a_ban_of_every_allowed_token_is_lifted() -> None:
     ]  # each row by itself
 
 
-# --------------------------------------------------------------------------------------------- DRY
+# ---------------------------------------------------------------------------------------------- DRY
 
 
 def longest_match(context: list[int], token: int, breakers: set[int], reach: int) -> int:
@@ -185,7 +185,7 @@ def longest_match(context: list[int], token: int, breakers: set[int], reach: int
 def dry_by_definition(
     context: list[int], vocab: int, config: ControlConfig, breakers: set[int]
 ) -> Tensor:
-    """(vocab,) float64 what DRY takes."""
+    """Returns the DRY penalties, (vocab,) float64."""
     taken = []
     for token in range(vocab):
         size = longest_match(context, token, breakers, config.dry_range)
@@ -267,7 +267,7 @@ def test_dry_never_overflows() -> None:
     assert shaped.log_softmax(-1).tolist() == [[0.0, -math.inf]]
 
 
-# ----------------------------------------------------------------------------- presence, frequency
+# ------------------------------------------------------------------------------ presence, frequency
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_presence_and_frequency_penalties_count_only_drawn_tokens() -> None:
 
 
 def test_prompts_count_for_the_repetition_penalty_unless_exempt() -> None:
-    """The option is in what is counted: presence and frequency never see it."""
+    """`exempt_prompt` changes only the counted tokens, not presence and frequency penalties."""
     context, logits = torch.tensor([[0, 0, 1]]), torch.ones(1, 3)
     given = torch.tensor([[False, False, True]])
     config = ControlConfig(repetition_penalty=2.0, frequency_penalty=0.25)
@@ -324,7 +324,7 @@ def test_prompts_count_for_the_repetition_penalty_unless_exempt() -> None:
     ]
 
 
-# ------------------------------------------------------------------------------------ TokenHistory
+# ------------------------------------------------------------------------------------- TokenHistory
 
 
 def agreement(left: list[int], right: list[int]) -> int:
@@ -446,7 +446,7 @@ def ternary(size: int, longest: int, seed: int) -> list[int]:
     """A random word over three symbols in which nothing of up to ``longest`` symbols stands
     twice in a row."""
     rng, word = random.Random(seed), [0]
-    choices = [[], rng.sample(range(3), 3)]  # what was not yet tried at each place
+    choices = [[], rng.sample(range(3), 3)]  # the untried symbols of each place
     while len(word) < size:
         if not choices[-1]:  # a dead end
             choices.pop()

@@ -1,4 +1,4 @@
-"""What ends a string: stop texts against a search of the whole text, decoding against cutting."""
+"""Ends of strings: stop texts against a search of the whole text, decoding against cutting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskdiff.sampling import NEVER, Stopping, StopText, cut_short
 from maskdiff.text.repetition import first_periodic_tail
 from tests.helpers.completion import Given, Many, random_table, searched
 
-# -------------------------------------------------------------------------------------- stop texts
+# --------------------------------------------------------------------------------------- stop texts
 
 
 def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bool]:
@@ -82,7 +82,7 @@ def test_a_stream_is_cut_as_the_whole_text_would_be() -> None:
 
 
 def common(texts: Sequence[bytes]) -> bytes:
-    """What all of them begin with."""
+    """Returns their longest common prefix."""
     first, last = min(texts), max(texts)
     return first[
         : next(
@@ -92,7 +92,7 @@ def common(texts: Sequence[bytes]) -> bytes:
 
 
 def test_streams_hold_back_only_possible_stop_matches() -> None:
-    """After every piece there is shown what all continuations have in common.
+    """After every piece the shown text is the common prefix of all continuations.
 
     One character more is wrong for one of them.
     """
@@ -113,7 +113,7 @@ def test_streams_hold_back_only_possible_stop_matches() -> None:
             assert shown == common(ways)
             assert search.stopped == (
                 len(set(ways)) == 1 and ways[0] != text
-            )  # nothing that follows changes anything
+            )  # no continuation changes the result
             assert search.stopped or text == shown + search.held
             held += len(search.held)
             assert shown + copy(search).close() == searched(text, stops)
@@ -137,7 +137,7 @@ def test_a_match_waits_for_one_that_began_before_it() -> None:
     assert (plain.feed(b"abc"), plain.close(), plain.stopped) == (b"abc", b"", False)
 
 
-# ---------------------------------------------------------------------------------------- decoding
+# ----------------------------------------------------------------------------------------- decoding
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -181,7 +181,7 @@ def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def test_a_stopped_string_is_the_other_one_cut() -> None:
-    """The leftmost match in what was generated.
+    """Returns the leftmost match in the generated text.
 
     What was typed ends nothing, nor does a match that begins in it.
     """
@@ -335,9 +335,7 @@ def test_cut_short_is_what_decoding_does() -> None:
                 tokens = string.tokens
                 sizes = [len(model.table.text(tokens[:k])) for k in range(len(tokens) + 1)]
                 first = next(k for k, size in enumerate(sizes) if size >= len(prefix))
-                if sizes[first] == len(
-                    prefix
-                ):  # no token reaches from what was typed into what was drawn
+                if sizes[first] == len(prefix):  # no token spans the prompt and the drawn text
                     assert cut_short(tokens, model.table.texts, stopping, first) == (
                         own.data,
                         own.reason,

@@ -22,7 +22,7 @@ def links(answer: Sequence[int], other: Sequence[int]) -> Links:
 
 
 def before(found: Links, t: int, p: int) -> Links:
-    """What is linked before a place of either answer."""
+    """Returns the links before a place of either answer."""
     return {(i, j) for i, j in found if i < t and j < p}
 
 
@@ -114,10 +114,14 @@ def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObj
 @pytest.mark.parametrize(
     "answer, other, partners",
     [
-        ("abcde", "abcxe", [1, 2, 3, NO_PARTNER]),  # what differs first is compared
+        ("abcde", "abcxe", [1, 2, 3, NO_PARTNER]),  # the first difference is compared
         ("abc", "axx", [1, NO_PARTNER]),  # since the beginning one token is enough
         ("yabcd", "xxabcz", [NO_PARTNER, NO_PARTNER, NO_PARTNER, 5]),
-        ("yabd", "xxabd", [NO_PARTNER, NO_PARTNER, NO_PARTNER]),  # behind three there is nothing
+        (
+            "yabd",
+            "xxabd",
+            [NO_PARTNER, NO_PARTNER, NO_PARTNER],
+        ),  # after the three there is no token
         ("yabe", "xxabf", [NO_PARTNER, NO_PARTNER, NO_PARTNER]),  # two are too few
         ("abcd", "ab", [1, NO_PARTNER, NO_PARTNER]),
         ("efg", "ab", [NO_PARTNER, NO_PARTNER]),
@@ -126,7 +130,7 @@ def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObj
     ],
 )
 def test_partners_by_hand(answer: str, other: str, partners: list[int]) -> None:
-    """Of all places but the first, which has nothing before it."""
+    """Covers all places but the first, which has no token before it."""
     assert edit_aligned([*map(ord, answer)], [*map(ord, other)])[1:] == partners
 
 

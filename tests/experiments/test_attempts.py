@@ -82,7 +82,8 @@ def test_held_out_problems_and_missing_files_are_refused(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
-    """What was trained with a file is a language without one, but for drawing strings."""
+    """A checkpoint trained with a file restores a language without the file; only drawing
+    strings needs it."""
     language = with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}")
     state, config = language.state(), language.config
     (tmp_path / "a.txt").unlink()

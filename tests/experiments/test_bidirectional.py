@@ -23,7 +23,7 @@ def policy() -> OwnPolicy:
 
 
 class Witness(ModelDenoiser):
-    """Keeps what it was asked to score, without padding."""
+    """Records the rows that it scores, without padding."""
 
     def __init__(self, policy: OwnPolicy) -> None:
         super().__init__(policy.module, policy.vocabulary)
@@ -108,7 +108,7 @@ def test_only_doubted_tokens_are_regenerated(policy: OwnPolicy, most: float) -> 
         changed, doubted = changed + len(moved), doubted + len(allowed[prompt])
     assert doubted > 20
     assert changed > 0.7 * doubted  # a random model mostly draws something else
-    for row in witness.seen:  # what is scored is a prompt, its answer with blanks, and an end
+    for row in witness.seen:  # a scored row is a prompt, its answer with blanks, and an end
         prompt, answer = next((p, a) for p, a in zip(prompts, answers) if [*p] == row[: len(p)])
         body = body_of(policy, answer)
         assert len(row) == len(prompt) + len(body) + 1
@@ -177,7 +177,7 @@ def test_confident_tokens_stay(policy: OwnPolicy, settings: dict[str, float]) ->
     )  # type: ignore[arg-type]
     assert (
         BidirectionalTeacher(policy).revise(prompts[1:2], answers[1:2], [0], 1.0) == answers[1:2]
-    )  # nothing but an end
+    )  # an answer of only an end
     assert BidirectionalTeacher(policy).revise([], [], [], 1.0) == []
 
 

@@ -78,7 +78,7 @@ def test_few_distinct_problems_have_no_interval_however_often_they_were_drawn() 
     values = rng.normal(size=40)
     assert math.isinf(bootstrap(values, rng, 100, np.arange(40) % 2).high)
     assert math.isfinite(bootstrap(values, rng, 100, np.arange(40) % 3).high)
-    third = np.where(np.arange(40) % 3 == 2, NAN, values)  # of which nothing is known
+    third = np.where(np.arange(40) % 3 == 2, NAN, values)  # missing values
     assert math.isinf(bootstrap(third, rng, 100, np.arange(40) % 3).high)
 
 
@@ -193,7 +193,7 @@ def test_two_problems_are_too_few_however_many_seeds(tmp_path: Path) -> None:
             assert {claim["verdict"] for claim in claims} == {"undecided"}
 
 
-def test_seeds_that_share_some_problems_tie_those_alone(tmp_path: Path) -> None:
+def test_seeds_cluster_only_their_shared_problems(tmp_path: Path) -> None:
     class Some(Letters):
         def problems(self, count: int, seed: int) -> list[Problem]:
             return [Problem(f"{seed + i}", f"problem {seed + i}") for i in range(count)]

@@ -101,7 +101,7 @@ def test_the_code_of_an_answer(name: str) -> None:
 
 
 @both_seeds
-def test_marked_code_is_that_of_another_reader(seed: int) -> None:
+def test_marked_code_equals_that_of_markdown_it(seed: int) -> None:
     """Whatever stands around it: the last block marked as Python, as markdown-it finds it."""
     reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").disable(["html_block"])
     found = 0
@@ -163,7 +163,7 @@ RESULTS = {
 
 
 @isolated
-def test_names_of_the_format_are_there() -> None:
+def test_names_of_the_format_are_defined() -> None:
     expressions = list(RESULTS)
     body = ",\n            ".join(expressions)
     head = "class Solution:\n    def f(self, nums: List[int]):\n"

@@ -41,7 +41,7 @@ SETTINGS = [
 
 
 def tiny_model(path: Path, seed: int = 0) -> Path:
-    """A checkpoint of the right language that knows nothing."""
+    """An untrained checkpoint of the right language."""
     config = replace(
         Config(),
         language=LanguageConfig(
@@ -216,7 +216,7 @@ def test_a_killed_run_resumes_with_the_same_results(tmp_path: Path) -> None:
         Path(default_checkpoint(SHIPPED)).resolve(),
         ["--problems", "2", "--max_tokens", "60"],
     )
-    if not model.exists():  # one that knows nothing does as well
+    if not model.exists():  # an untrained model suffices
         model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
     argv = [*SETTINGS, *size, "--quick", "--model", str(model), "--out"]
     assert distillation_cli.main([*argv, str(tmp_path / "whole")]) == 0

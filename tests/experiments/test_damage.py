@@ -159,7 +159,9 @@ def test_damaged_seed_files_raise_a_one_line_error(whole: Path, tmp_path: Path, 
     )
 
 
-def test_inconsistent_seed_files_raise_a_one_line_error(whole: Path, tmp_path: Path) -> None:
+def test_unreadable_and_unknown_seed_files_raise_a_one_line_error(
+    whole: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "seeds.json"
     assert "No such file" in one_line(lambda: RunSettings.read(path))
     assert "Is a directory" in one_line(lambda: RunSettings.read(tmp_path))

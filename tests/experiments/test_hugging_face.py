@@ -136,7 +136,7 @@ def test_keys_are_draws_from_the_softmax(policy):
     check_draws((token for (token,) in drawn), logits)
 
 
-def test_positions_end(policy):
+def test_answers_end_at_the_last_position(policy):
     prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), prompts_of(policy)[0]]
     for key in range(20):
         answers = policy.sample(prompts, [key] * 3, 1.0, 10)
@@ -342,7 +342,7 @@ def test_a_model_that_overlooks_padding_is_refused(kind, name):
         HuggingFacePolicy(model)
 
 
-def test_weights_that_give_nan(policy):
+def test_weights_that_give_nan_are_refused(policy):
     broken = policy.twin()
     with torch.no_grad():
         next(iter(broken.module.parameters())).fill_(torch.nan)

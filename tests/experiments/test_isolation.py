@@ -1,4 +1,4 @@
-"""Who gets isolation, what is run without it, and the ranges of limits."""
+"""Which users get isolation, which programs run without it, and the ranges of limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.sandbox import BRIEF, SHORT, STORM, isolated, living, marked, soon
 
 SANDBOX = Path(sandbox.__file__).parent
-# The user of the program is that of the caller: what it may not reach is hidden by other means.
+# The program runs as the caller's user: other means hide the files that it must not reach.
 ORDINARY = """
 import os, socket
 tried = [

@@ -111,7 +111,7 @@ def test_the_kinds_differ_and_their_order_is_that_of_their_names() -> None:
 def test_equal_logits_are_exactly_0_apart(
     kind: Kind, top_k: int, tail: bool, dtype: torch.dtype
 ) -> None:
-    """Bit by bit: what the null teacher shows must not depend on rounding."""
+    """Bit by bit: the divergence of a null teacher must not depend on rounding."""
     logits, _ = drawn(500, 30, scale=3.0, dtype=dtype)
     assert torch.equal(
         Divergence(kind, top_k, tail)(logits, logits.clone()).abs(),
@@ -166,7 +166,7 @@ def test_jensen_shannon_reaches_ln_2_and_is_small_like_an_eighth_of_chi_square()
     )  # each is half a quarter of chi square
 
 
-# --------------------------------------------------------------------------------- what top k hides
+# ----------------------------------------------------------------------- outcomes outside the top k
 
 
 @every_kind
@@ -317,7 +317,7 @@ def test_extreme_logits_have_finite_values_and_gradients(
 @every_kind
 @pytest.mark.parametrize(
     "top_k, tail", [*CUTS, (7, False), (7, True)]
-)  # 7 of the 9 take in what is impossible
+)  # 7 of the 9 include impossible tokens
 def test_tokens_impossible_for_both_cost_nothing(kind: Kind, top_k: int, tail: bool) -> None:
     student, teacher = drawn(20, 9)
     barred = torch.arange(9) % 3 == 1

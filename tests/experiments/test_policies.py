@@ -40,7 +40,7 @@ def policy() -> OwnPolicy:
 
 
 def behind(policy: OwnPolicy, row: Sequence[int]) -> Tensor:
-    """(size,) log-probabilities of what may follow a string: anything but PAD, MASK and BOS."""
+    """(size,) log-probabilities of the next token of a string: any but PAD, MASK and BOS."""
     logits = scored(policy, [*row, policy.vocabulary.pad])[-1]
     logits[[policy.vocabulary.pad, policy.vocabulary.mask, policy.vocabulary.bos]] = -torch.inf
     return logits.double().log_softmax(-1)
@@ -72,7 +72,7 @@ def padded(rows: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
 def test_prefix_scores_equal_those_of_a_full_pass(
     changes: dict[str, object], cuts: tuple[int, ...]
 ) -> None:
-    """In one go, in pieces and token by token; what is behind the pads makes no difference."""
+    """At once, in pieces and token by token; tokens in the padding make no difference."""
     policy = policy_of(**changes)
     model, rows = policy.loaded.denoiser.model, ragged(7, 25)
     tokens, pads = padded(rows, 25)
@@ -202,7 +202,7 @@ def test_a_policy_of_characters() -> None:
     assert policy.size == len(policy.language.vocabulary)
 
 
-def test_a_policy_reports_its_name_and_size(policy: OwnPolicy) -> None:
+def test_a_policy_describes_its_model(policy: OwnPolicy) -> None:
     assert (policy.name, policy.size, policy.large) == ("arithmetic-corrections", 80, False)
     assert OwnPolicy(loaded(), "mine").name == "mine"
     assert [policy.vocabulary.symbols[i] for i in policy.backtracking] == ["!"]

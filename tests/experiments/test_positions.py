@@ -87,7 +87,7 @@ def close(found: object, expected: object) -> None:
 # ------------------------------------------------------------------------------ prompts and authors
 
 
-def test_prompts_with_empty_feedback_differ_only_in_the_feedback() -> None:
+def test_empty_feedback_prompts_are_paired_like_standard_prompts() -> None:
     rollouts = rollouts_of()
     answers, policy = rollouts.sampled, rollouts.policy
     prompts = [policy.prompt(rollouts.problems[i // 3], None, "") for i in range(12)]
@@ -124,7 +124,7 @@ def test_the_standard_teacher_sees_the_attempt_if_configured(
     assert seen == list(zip(shown.sampled.ids, feedback, strict=True))
 
 
-def test_a_writer_has_its_own_weights() -> None:
+def test_regeneration_uses_the_weights_of_its_author() -> None:
     """Behind the same prompts and with the same luck; without one, the policy does."""
     rollouts, other = rollouts_of(), planted(9)
     answers = rollouts.sampled
@@ -151,7 +151,7 @@ def test_a_writer_has_its_own_weights() -> None:
 def test_in_training_regenerations_are_the_teachers(
     monkeypatch: pytest.MonkeyPatch, experiment: Training | Windows, teacher: str, rate: float
 ) -> None:
-    """Whoever judges them wrote them, with the weights that they have at that step."""
+    """The model that scores a regeneration wrote it, with its weights at that step."""
     rollouts = rollouts_of(teacher=teacher, teacher_rate=rate, trainer="regeneration")
     policy, authors, trainers = (
         rollouts.policy,
@@ -254,7 +254,7 @@ def test_relative_differences_are_shares_of_both_halves() -> None:
     outweigh the others."""
     rng = np.random.default_rng(0)
     start, fall = rng.uniform(0.01, 1.0, (4, 10)), rng.uniform(-0.2, 0.5, (4, 10))
-    start[3, 5:], fall[3, 5:] = 0.0, 0.0  # a seed with nothing late
+    start[3, 5:], fall[3, 5:] = 0.0, 0.0  # a seed without late values
     steps = np.array([0.0, 0.5, 1.0])[None, :, None]
     parts = []
     for seed in range(4):
@@ -428,11 +428,11 @@ def test_mistakes_that_the_teacher_never_corrects_are_not_measurable() -> None:
         assert sum("nats" in claim.name for claim in claims) == 3
 
 
-def test_losses_that_training_does_not_change_are_not_measurable() -> None:
+def test_losses_that_training_cannot_lower_or_does_not_change_are_not_measurable() -> None:
     rng = np.random.default_rng(0)
     names = {"problems": 2, "names": ["a", "b"]}
     for start, seen in ((0.0202, True), (0.0198, False)):
-        standard = [[[start] * 10, [5.0] * 10]] * 2  # what it was before any step counts
+        standard = [[[start] * 10, [5.0] * 10]] * 2  # the value before the first step counts
         part = {
             **names,
             "standard": standard,
@@ -464,7 +464,7 @@ def test_losses_that_training_does_not_change_are_not_measurable() -> None:
 
 
 def test_names_distinguish_problems() -> None:
-    """In every experiment: what clusters are made of."""
+    """Every experiment clusters its values by these names."""
     for experiment in (Training(), Windows(), Tokens()):
         part = as_json(experiment.measure(rollouts_of(5, steps=1, window_steps=1), ignore_progress))
         assert (part["problems"], part["names"]) == (4, ["5-0", "5-1", "5-2", "5-3"])

@@ -1,4 +1,4 @@
-"""Records of problems: what is read, and what is reported as malformed."""
+"""Records of problems: reading them, and reports of malformed ones."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ every_experiment = pytest.mark.parametrize("name", NAMES)
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file with when it was written and what it holds."""
+    """Returns the modification time and the bytes of every file."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
@@ -168,7 +168,7 @@ def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> No
         ), name
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------------- refused inputs
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_an_unusable_folder_raises_a_one_line_error(tmp_path: Path) -> None:
     assert "cannot make the folder" in one_line(lambda: run(tmp_path))
 
 
-def test_parts_without_their_seed_file_are_refused(whole: Path, tmp_path: Path) -> None:
-    """Whose they are cannot be known, so that they must not be mixed in."""
+def test_parts_without_their_seed_file_are_not_reused(whole: Path, tmp_path: Path) -> None:
+    """The owner of such parts is unknown, so that a run of another policy must not use them."""
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     (folder / "seeds.json").unlink()
@@ -240,7 +240,7 @@ def test_parts_without_their_seed_file_are_refused(whole: Path, tmp_path: Path) 
     assert parts_of(folder)["rewards-0.json"] != parts_of(whole)["rewards-0.json"]
 
 
-# ---------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------ written files
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -260,7 +260,7 @@ def strange(text: str) -> list[str]:
 
 
 def test_results_hold_numbers_and_no_times_or_paths(whole: Path) -> None:
-    """That nothing of the time is in them is what equal bytes of two runs show."""
+    """Two runs with equal bytes show that the results hold no time."""
     text = (whole / "results.json").read_text()
     results = results_of(whole)
     assert list(results["experiments"]) == NAMES
@@ -402,7 +402,7 @@ def test_results_include_every_measured_part(whole: Path, tmp_path: Path) -> Non
         )
 
 
-def test_records_are_known_by_their_content(tmp_path: Path) -> None:
+def test_records_are_identified_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     made = set[str]()
     for raw in (b"", b"{}", b"{} ", b"\xff" * 100_000):
@@ -440,7 +440,7 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.Monkey
         plots.require_matplotlib()
 
 
-def test_changed_weights_after_an_experiment_are_detected() -> None:
+def test_negative_control_a_step_outside_an_experiment_moves_the_weights() -> None:
     """The negative control of the weights' test: the same step outside an experiment does move
     them."""
     policy = planted()

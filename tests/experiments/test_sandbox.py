@@ -136,7 +136,7 @@ def test_harmful_programs_get_their_verdict(
 
 
 @isolated
-def test_what_a_program_may_do() -> None:
+def test_a_program_may_use_its_files_and_streams() -> None:
     program = (
         "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\n"
         "print(sys.stdin.read())"
@@ -153,7 +153,7 @@ def test_what_a_program_may_do() -> None:
     )  # exit comes from site.py elsewhere
     assert (
         run_program("import os; print(os.listdir('.'))").stdout == "[]\n"
-    )  # nothing of the last run
+    )  # no file of the last run
     assert run_program("import sys; sys.exit(3)").exit_code == 3
     assert run_program("import os; os.kill(os.getpid(), 11)").exit_code == -signal.SIGSEGV
     assert (
@@ -367,7 +367,7 @@ container.main()
 
 
 @isolated
-def test_a_caller_killed_before_the_death_signal_is_set(tmp_path: Path) -> None:
+def test_a_caller_killed_after_the_death_signal_was_cleared(tmp_path: Path) -> None:
     """Where a kernel clears the request for a signal at the parent's death, a parent that dies just
     then is found missing."""
     mark, failure, container = uuid.uuid4().hex, tmp_path / "failure", tmp_path / "container.py"

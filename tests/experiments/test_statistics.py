@@ -75,7 +75,7 @@ def test_late_minus_early_and_means_by_brute_force(curves: list[list[float]]) ->
     same(nan_mean(np.array(curves)), [mean(column) for column in zip(*curves, strict=True)])
 
 
-def test_missing_values_change_no_statistic() -> None:
+def test_missing_values_keep_earlier_deciles() -> None:
     """A partner that ends early leaves later deciles empty; earlier ones keep their values."""
     whole = np.arange(20.0)
     cut = np.where(whole < 7, whole, NAN)
@@ -86,7 +86,7 @@ def test_missing_values_change_no_statistic() -> None:
 # ---------------------------------------------------------------------------------------- comparing
 
 
-def test_measures_at_the_partners_alone() -> None:
+def test_measures_only_at_the_partners() -> None:
     """Every figure at every place against the table that all logits come from."""
     policy = PlantedPolicy(3, size=9)
     table = policy.module[0].detach().double().log_softmax(-1)
@@ -102,7 +102,7 @@ def test_measures_at_the_partners_alone() -> None:
             "ours": mass_outside(3, "student"), "theirs": mass_outside(3, "teacher"),
         },
     )  # fmt: skip
-    ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # what stands before each token
+    ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # the token before each token
     for t, partner in enumerate(pair.partners):
         if partner == NO_PARTNER:
             assert all(math.isnan(values[0][t]) for values in made.values())
@@ -142,7 +142,7 @@ def test_an_equal_answer_to_the_same_problem_is_judged_once() -> None:
     assert [outcome.reward for outcome in outcomes] == [0.5, 0.5, 0.5, 0.0]
 
 
-def test_random_numbers_belong_to_seed_purpose_step_problem_and_number() -> None:
+def test_random_numbers_depend_on_seed_purpose_step_problem_and_number() -> None:
     owner = [0, 0, 0, 1, 1, 2]
     made: dict[int, tuple[object, ...]] = {}
     for seed, purpose, step in itertools.product(range(3), PURPOSES, range(3)):
@@ -269,14 +269,14 @@ def test_onset_by_hand() -> None:
     shifted = steps + 100 * np.arange(8)[:, None]  # levels of units do not matter
     assert onset_of(shifted, 0).decile == 6
     gaps = np.where(rng.random(steps.shape) < 0.1, NAN, steps)
-    gaps[3] = NAN  # a unit of which nothing is known
+    gaps[3] = NAN  # a unit without a value
     assert onset_of(gaps, 0).decile == 6
     assert onset_of(np.full((4, 10), NAN), 0) == Onset(None, 1.0, 0.0)
     assert onset_of(steps, 0) == onset_of(steps, 0)
 
 
 @pytest.mark.slow
-def test_the_level_of_an_onset_is_that_of_chance() -> None:
+def test_the_level_of_an_onset_is_its_false_positive_rate() -> None:
     """p <= 0.1 in a tenth of the runs on pure noise: within 3.3 standard deviations of 400 runs."""
     rng = np.random.default_rng(1)
     beaten = sum(find_onset(rng.exponential(size=(4, 10)), rng).p <= 0.1 for _ in range(400))

@@ -415,7 +415,7 @@ def test_the_averaged_teacher_converges_in_half_precision() -> None:
     assert torch.equal(trainer.teacher.module[0], policy.module[0])
 
 
-# ---------------------------------------------------------------------------- nothing to be learned
+# --------------------------------------------------------------------------------- the null teacher
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -433,13 +433,13 @@ def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: b
     faulty = planted()
     assert (
         DistillationTrainer(faulty, config).step(material(faulty)).norm > 1e-4
-    )  # what a teacher with something to say gives
+    )  # the norm with an informative teacher
 
 
 # ----------------------------------------------------------------------------------------- put back
 
 
-def test_weights_are_restored_after_any_error() -> None:
+def test_weights_are_restored_with_and_without_an_error() -> None:
     policy = planted()
     before, weight = table(policy), policy.module[0]
     with preserved_weights(policy):
@@ -452,7 +452,7 @@ def test_weights_are_restored_after_any_error() -> None:
             assert not torch.equal(table(policy), before)
             raise error
         assert torch.equal(table(policy), before)
-    assert policy.module[0] is weight  # in place, so that who holds it sees it
+    assert policy.module[0] is weight  # in place, so that every reference sees the change
     half = planted()
     half.module.to(torch.bfloat16)
     kept = table(half)

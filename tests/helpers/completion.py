@@ -1,4 +1,4 @@
-"""Small token tables, models over them, and what completion must say of those.
+"""Small token tables, models over them, and the exact results of completion on them.
 
 Recursion, straight from the definition.
 """
@@ -229,7 +229,7 @@ def begins(table: TokenTable, tokens: Sequence[int], prefix: bytes, tail: bytes 
 
 
 class Brute:
-    """What conditioning on a prefix must give, by recursion over histories."""
+    """The exact result of conditioning on a prefix, by recursion over histories."""
 
     def __init__(self, model: TableModel, prefix: bytes, whole: bool = False) -> None:
         self.model, self.prefix, self.whole = model, prefix, whole

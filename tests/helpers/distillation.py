@@ -90,12 +90,12 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(folder: Path) -> dict[str, bytes]:
-    """What was measured in the folder of a run."""
+    """Returns the measured parts in the folder of a run."""
     return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
 
 
 def one_line(call: Callable[[], object]) -> str:
-    """What a UserError says."""
+    """Returns the one-line message of a UserError."""
     with pytest.raises(UserError) as caught:
         call()
     assert str(caught.value).count("\n") == 0

@@ -42,8 +42,8 @@ LANGUAGE = LanguageConfig(
 )
 BOUNDS = Bounds(LANGUAGE.max_value, LANGUAGE.operators)
 TINY = ModelConfig(
-    vocabulary="bpe", vocab_size=80, block_size=128, n_layer=2, k_iter=1, n_head=2, n_embd=16, mlp_ratio=1.0,
-    end_positions=False, causal_length=False,
+    vocabulary="bpe", vocab_size=80, block_size=128, n_layer=2, k_iter=1, n_head=2, n_embd=16,
+    mlp_ratio=1.0, end_positions=False, causal_length=False,
 )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def payload(**changes: object) -> dict[str, object]:
     from few strings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "DRAWS", 500)
-        language, model = make_language(LANGUAGE), replace(TINY, **changes)  # type: ignore[arg-type]
+        language = make_language(LANGUAGE)
+        model = replace(TINY, **changes)  # type: ignore[arg-type]
         vocabulary = model_vocabulary(language, model)
         counts = token_lengths(language, vocabulary).tolist() if vocabulary.merges else ()
     config = replace(Config(), language=LANGUAGE, model=replace(model, vocab_size=len(vocabulary)))

@@ -28,7 +28,7 @@ AMBIGUOUS = 'start: e\ne: e "+" e | "1"'
 
 @lru_cache(maxsize=256)
 def earley(grammar: str) -> Lark:
-    """Lark's own parser: nothing of it is used to fill a chart."""
+    """Lark's own parser, which shares no code with the chart."""
     return Lark(grammar, parser="earley", lexer="dynamic_complete")
 
 

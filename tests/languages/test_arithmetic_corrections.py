@@ -120,7 +120,7 @@ def test_corrections_repeat_the_mistake_with_their_probability(
     assert [("!" in answer) for _, _, answer in wrong] == repeated
 
 
-def test_what_is_too_long_is_drawn_again() -> None:
+def test_too_long_draws_are_repeated() -> None:
     """A language in which most records of three parts are just too long or just short enough."""
     language = ArithmeticCorrections(replace(BASE, max_int=9, max_depth=2, max_len=104))
     sizes = [len(string) for string in drawn(language, 300)]
@@ -331,7 +331,7 @@ def test_no_piece_crosses_a_border(size: int) -> None:
 
 
 def test_pieces_of_whole_strings_cross_borders() -> None:
-    """The control: what `fragments` is for."""
+    """The negative control of `fragments`."""
     texts = pieces.training_strings(LANGUAGE)
     characters = "".join(LANGUAGE.vocabulary.symbols[4:])
     blind = LANGUAGE.vocabulary.with_merges(train_merges(texts, characters, 60))
@@ -471,6 +471,6 @@ def test_impossible_configurations_are_refused(change: dict[str, object], messag
         {"min_int": 50, "max_int": 99},
     ],
 )
-def test_what_is_not_refused_can_be_drawn(change: dict[str, object]) -> None:
+def test_accepted_configurations_can_be_sampled(change: dict[str, object]) -> None:
     language = make_language(replace(BASE, **change))  # type: ignore[arg-type]
     assert language.parses(language.sample(np.random.default_rng(0)))

@@ -65,13 +65,13 @@ def test_marks_are_those_of_the_trees() -> None:
 
 
 @pytest.mark.parametrize("answer", ["5 (+ 1 1)>5 2", ")) (+ 1 1)>)) 2", "1(+ 5 (* 6 8))>1(+ 5 48)"])
-def test_nothing_follows_from_what_is_no_expression(answer: str) -> None:
+def test_answers_that_are_no_expression_have_no_right_step(answer: str) -> None:
     assert (
         judge("(+ 3 (* 2 4))", answer).right == judged_by_trees("(+ 3 (* 2 4))", answer).right == 0
     )
 
 
-def test_every_order_of_reductions_is_right_and_what_is_taken_back_does_not_count() -> None:
+def test_every_order_of_reductions_is_right_and_retracted_steps_do_not_count() -> None:
     dice = random.Random(0)
     for problem in problems(40):
         tree, steps = tree_of(problem), []
@@ -152,7 +152,7 @@ def test_garbage_gets_few_marks(answer: str) -> None:
 
 
 @pytest.mark.parametrize("answer", ["!(+ 3 8)>11", "(+ 3 8)>!11", "!!(+ 3 8)>!!11"])
-def test_taking_back_nothing_is_a_mistake(answer: str) -> None:
+def test_retracting_nothing_is_a_mistake(answer: str) -> None:
     marks = judge("(+ 3 (* 2 4))", answer)
     assert not LANGUAGE.parses(f"(+ 3 (* 2 4))>{answer}")
     assert marks.first_wrong is not None or marks.share < 1
@@ -208,7 +208,7 @@ def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
         ("(+ 3 8)!(+ 3 8)>11", "+++++++-++++++++++"),
         ("(+ 3 8)>1>11", "+++++++++--."),
         ("(+ 3 8)>115", "++++++++++-"),
-        ("(+ 3 8)>11>", "++++++++++-"),  # behind the value nothing comes
+        ("(+ 3 8)>11>", "++++++++++-"),  # no symbol may follow the value
         ("(+ 3 8)>11>11", "++++++++++--."),
         ("(+ 3 8)>12>", "+++++++++--"),
         ("(+ 3 8)>12!11>", "+++++++++-+++-"),

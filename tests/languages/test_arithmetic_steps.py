@@ -284,7 +284,7 @@ def test_deeper_problems_have_exactly_that_many_levels_more_and_fit(config: Lang
             )
 
 
-def test_bounds_that_leave_nothing_are_an_error_of_one_line() -> None:
+def test_bounds_without_a_problem_raise_a_one_line_error() -> None:
     tight = ArithmeticSteps(replace(BASE, min_int=1000, max_int=1000, max_len=18))
     with pytest.raises(
         DataError,

@@ -221,7 +221,7 @@ def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
         *((PLAIN, text) for text in ("(- 3 4)", "(+ -3 4)", "(+ (- 4 3) 1)")),
     ],
 )
-def test_what_is_no_problem_is_an_error_of_one_line(language: ArithmeticSteps, text: str) -> None:
+def test_invalid_problems_raise_a_one_line_error(language: ArithmeticSteps, text: str) -> None:
     with pytest.raises(ParseError, match="is no problem of arithmetic-steps") as caught:
         language.problem(text)
     assert "\n" not in str(caught.value)

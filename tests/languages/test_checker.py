@@ -195,7 +195,7 @@ def test_time_limits_out_of_range_are_refused(timeout: float) -> None:
 
 
 def test_the_time_limit_is_not_read_from_a_checkpoint(folder: Path) -> None:
-    """The time is that of whoever names the checker."""
+    """The caller that names the checker sets the time limit."""
     import torch
 
     from maskdiff.languages import make_language

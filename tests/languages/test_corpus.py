@@ -1,4 +1,4 @@
-"""A user's own language: its folder, and what is refused."""
+"""A user's own language: its folder, and the folders that are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskdiff.languages.checker import load_checker
 from maskdiff.tasks import sample_lengths
 from tests.helpers.corpora import GRAMMAR, folder, lines, make
 
-# What it is
+# The language
 
 
 def test_a_folder_is_a_language(tmp_path: Path) -> None:
@@ -157,12 +157,12 @@ def test_real_strings_of_a_list(tmp_path: Path) -> None:
     assert sorted(drawn) == sorted(language.texts() or ())  # no string more often than it is there
     with pytest.raises(
         CanvasError, match=r"no strings of 60..60 symbols"
-    ):  # possible, but nobody wrote one
+    ):  # a possible length that no line has
         real_texts(language, 5, (60, 60), rng)
     assert sample_lengths(language, 3, (59, 61), 0)
 
 
-# What is refused
+# Refused folders
 
 
 def test_lines_outside_the_grammar_are_counted_and_shown(tmp_path: Path) -> None:

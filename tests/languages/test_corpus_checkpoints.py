@@ -170,7 +170,7 @@ def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> Non
 def test_every_suite_runs_on_a_language_without_a_grammar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without grammar, truth and probabilities, suites leave out what they cannot know."""
+    """Without grammar, truth and probabilities, suites leave out the metrics that need them."""
     from maskdiff.cli.arguments import run_cli
     from maskdiff.cli.benchmark import main
 

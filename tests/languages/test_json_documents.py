@@ -1,4 +1,4 @@
-"""JSON documents: what the generator promises, and the grammar against Python's own parser."""
+"""JSON documents: properties of the generator, and the grammar against Python's own parser."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_json_is_accepted(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO)
-def test_what_is_not_json_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     assert not is_json(text)
     assert not accepted(text)
 

@@ -44,7 +44,7 @@ from tests.helpers.noise import (
     sample,
 )
 
-# ----------------------------------------------------------------------------------------- strings
+# ------------------------------------------------------------------------------------------ strings
 
 
 @given(
@@ -70,7 +70,7 @@ def test_no_strings_is_an_error() -> None:
         pad([], VOCABULARY)
 
 
-# --------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------- schedules
 
 
 @pytest.mark.parametrize("low_discrepancy", [True, False])
@@ -113,7 +113,7 @@ def test_high_noise_bias_moves_its_share_of_the_mass(low_discrepancy: bool) -> N
     assert_uniform(sigma[sigma < 0.8], 0.1, 0.8)
 
 
-# ----------------------------------------------------------------------------------------- masking
+# ------------------------------------------------------------------------------------------ masking
 
 
 def test_masking_hides_exactly_the_asked_number_of_inner_positions() -> None:
@@ -184,7 +184,7 @@ def test_elbo_weights_are_unbiased_by_brute_force() -> None:
         )
     assert exact == pytest.approx(truth, rel=1e-5)
 
-    # And by what the function draws.
+    # The same for the noise that the function draws.
     for name in ("elbo", "uniform"):
         canvas = mask_noise(same("(+12", draws), FULL, VOCABULARY, generator(), name)
         hidden, weights = canvas.tokens[:, 1:5] == VOCABULARY.mask, canvas.weights[:, 1:5].double()
@@ -275,7 +275,7 @@ def test_rows_that_are_cut_teach_all_but_their_end() -> None:
     assert (ends == IGNORE).all()
 
 
-# -------------------------------------------------------------------------- skeletons and mixtures
+# --------------------------------------------------------------------------- skeletons and mixtures
 
 
 @pytest.mark.parametrize("loss_weight", ["elbo", "uniform"])

@@ -225,7 +225,7 @@ def test_open_noise_is_a_function_of_its_generator() -> None:
     assert (uniform.tokens.equal(one.tokens), uniform.length.equal(one.length)) == (True, True)
 
 
-# ---------------------------------------------------------------------------------------- mixtures
+# ----------------------------------------------------------------------------------------- mixtures
 
 
 @pytest.mark.parametrize(

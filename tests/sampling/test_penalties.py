@@ -208,7 +208,7 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
     assert {"stop", "length", "repetition"} <= reasons
 
 
-# ------------------------------------------------------------------------------------ fixed points
+# ------------------------------------------------------------------------------------- fixed points
 
 
 @pytest.mark.parametrize(

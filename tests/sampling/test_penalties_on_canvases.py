@@ -270,10 +270,10 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
     torch.testing.assert_close(banned[[0, -1]], plain[[0, -1]], rtol=0, atol=1e-5)
     assert (
         float(posteriors[1][0, free[0]][-1, repeated].exp().sum()) < 1e-6
-    )  # where nothing needs them, they stay banned
+    )  # banned unless the grammar requires them
 
 
-# ------------------------------------------------------------------------------------- no controls
+# -------------------------------------------------------------------------------------- no controls
 
 
 def test_the_defaults_are_not_active() -> None:

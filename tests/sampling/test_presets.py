@@ -1,4 +1,4 @@
-"""Properties of every preset, and what it takes to add one."""
+"""Properties of every preset, and the places to change for a new one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_string_does_not_depend_on_its_batch(name, temperature):
 
 
 def test_negative_control_batch_dependence_is_noticed():
-    """Torch's own generator, shared by a batch, fails what the samplers pass."""
+    """Torch's own generator, shared by a batch, fails the test that the samplers pass."""
     together = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
     alone = torch.rand(1, 5, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(together[2:], alone)

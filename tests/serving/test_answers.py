@@ -266,7 +266,7 @@ def test_other_servers_restart_echo_or_reject() -> None:
         assert client_of(url).chat.completions.create(model="toy", messages=PARTIAL[:1]).choices
 
 
-def test_without_an_invitation_the_users_own_text_goes_on(client: openai.OpenAI) -> None:
+def test_without_a_generation_prompt_the_user_text_is_continued(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "?one"}]
     more = {"add_generation_prompt": False}
     made = client.chat.completions.create(

@@ -149,7 +149,7 @@ def test_other_errors(url: str, client: openai.OpenAI) -> None:
         assert httpx.post(f"{url}/completions", content=raw, headers=json_type).status_code == 400
     assert (
         httpx.post(f"{url}/completions", content=b"{}").status_code == 415
-    )  # what a web page may send unasked
+    )  # requests that a web page may send without a preflight
 
 
 def test_long_bodies(url: str, client: openai.OpenAI) -> None:
@@ -179,7 +179,7 @@ def test_internal_errors_reveal_no_details() -> None:
         with pytest.raises(openai.InternalServerError) as caught:
             client.completions.create(model="toy", prompt="?", logprobs=0)
         assert "secret" not in str(caught.value)
-        assert toy.forgotten == 1  # what it keeps may be half made
+        assert toy.forgotten == 1  # its cached state may be incomplete
         with pytest.raises(openai.APIError, match="the server failed"):
             list(client.completions.create(model="toy", prompt="?", stream=True))
         toy.fault = ParseError("unknown symbol")
@@ -290,7 +290,7 @@ def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
         assert toy.calls < len(STORY) - 5
 
 
-def test_too_many_wait() -> None:
+def test_too_many_waiting_requests_are_refused() -> None:
     toy = Toy()
     app = create_app(served(toy), ServerLimits(max_waiting=1))
     with run_in_thread(app) as url, ThreadPoolExecutor(2) as pool:

@@ -120,7 +120,7 @@ def test_connections_at_work_are_not_ended_for_new_ones(tmp_path: Path) -> None:
         ("a name", "a name"),
     ],
 )
-def test_clients_are_identified_by_their_network(host: str, client: str) -> None:
+def test_clients_are_identified_by_address_or_ipv6_network(host: str, client: str) -> None:
     assert client_address(host) == client
 
 
@@ -128,7 +128,7 @@ def test_clients_are_identified_by_their_network(host: str, client: str) -> None
 
 
 def drip(connection: socket.socket, piece: bytes) -> bytes:
-    """What the server answers to a piece every 20 ms, until it ends the connection."""
+    """Sends a piece every 20 ms and returns the server's bytes until it ends the connection."""
     connection.settimeout(0.02)
     received = bytearray()
     for _ in range(1000):
@@ -202,7 +202,7 @@ def test_a_connection_may_be_used_again(quick: Running) -> None:
 
 
 def test_clients_that_do_not_read_are_cut(quick: Running) -> None:
-    """The answer is larger than what the system takes from the server for them."""
+    """The answer is larger than the send buffers of the system."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wait_until(lambda: quick.connections() == 0)
@@ -314,7 +314,7 @@ def test_reserved_memory_is_never_more_than_there_is() -> None:
     asyncio.run(run())
 
 
-def test_the_end_refuses_those_that_wait_for_memory() -> None:
+def test_closing_refuses_requests_that_wait_for_memory() -> None:
     async def run() -> None:
         memory = MemoryBudget(1)
 
@@ -375,7 +375,7 @@ def test_bodies_are_bounded_together(tmp_path: Path) -> None:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """What has come from the server, without waiting."""
+    """Returns the bytes received so far, without waiting."""
     try:
         return connection.recv(4096, socket.MSG_PEEK)
     except OSError:

@@ -37,7 +37,7 @@ from tests.helpers.serving_process import post_half
 from tests.helpers.serving_toy import client_of, streamed
 from tests.helpers.tiny import tiny_checkpoint, tiny_config
 
-# ----------------------------------------------------------------------------------------- command
+# ------------------------------------------------------------------------------------------ command
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_other_addresses_are_warned_about(
 
 
 def untrained_steps(folder: Path) -> Path:
-    """A checkpoint of a language of steps that knows nothing yet."""
+    """An untrained checkpoint of a language of steps."""
     config = tiny_config(causal_length=False)
     config = replace(
         config,

@@ -1,4 +1,4 @@
-"""Grammars with `%ignore`, compared with Lark: what is read, and what is written."""
+"""Grammars with `%ignore`, compared with Lark: reading and writing."""
 
 from __future__ import annotations
 
@@ -129,9 +129,7 @@ def prepared(name: str) -> tuple[Callable[[str], bool], Callable[[str], bool], D
 
 @both_seeds
 @pytest.mark.parametrize("name", GRAMMARS)
-def test_what_is_written_is_read_by_lark_and_what_is_read_is_what_lark_reads(
-    name: str, seed: int
-) -> None:
+def test_lark_reads_every_written_text_and_both_readers_agree(name: str, seed: int) -> None:
     lark, read, sampler = prepared(name)
     accepted = refused = 0
     for rng in cases(300, seed, 1.0):

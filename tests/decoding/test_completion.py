@@ -332,7 +332,7 @@ def test_silent_tokens_without_end_are_too_many_for_exact_mode() -> None:
     )
 
 
-def test_a_special_token_explains_no_text_whatever_its_name() -> None:
+def test_a_special_token_never_explains_text() -> None:
     """Token 3 is called <a>, and its text is none.
 
     It may not stand for the three characters, and may follow them.

@@ -70,7 +70,7 @@ def check_bound(found: Conditioned, case: Case) -> float:
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_narrow_beam_bounds_what_it_leaves_out(silent: bool) -> None:
+def test_a_narrow_beam_bounds_the_mass_that_it_leaves_out(silent: bool) -> None:
     left_out, wide = 0, 0
     for number in range(40):
         case = random_case(number, fewest=15, silent=silent, special=number % 2 == 0)

@@ -167,7 +167,7 @@ def test_whole_texts_of_several_prefixes() -> None:
     assert sum(check_many(number, whole=True) for number in range(80)) > 8, SEED
 
 
-def test_a_tail_covers_what_the_tokens_leave_open() -> None:
+def test_a_tail_covers_the_bytes_after_the_tokens() -> None:
     """By hand: `a`, and the tail `bc`; or two tokens and no tail.
 
     A silent last token lets the tail stand as well.

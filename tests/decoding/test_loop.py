@@ -94,7 +94,7 @@ def test_strings_do_not_depend_on_their_batch() -> None:
     assert written(own) == [written(key[None])[0] for key in own]
 
 
-def test_only_strings_that_go_on_are_read() -> None:
+def test_only_unfinished_strings_are_read() -> None:
     own, stream = keys(30), Stream()
     words = Words(30, 9)
     noise = keyed_noise(own, torch.zeros_like(own), SIZE)

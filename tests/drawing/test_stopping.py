@@ -65,7 +65,7 @@ def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
     return data, [data[a:b] for a, b in zip(places, places[1:])], [stop.encode() for stop in stops]
 
 
-def test_a_stream_is_cut_as_the_whole_text_would_be() -> None:
+def test_a_stream_is_cut_like_the_whole_text() -> None:
     """Ten thousand texts in random pieces; characters are never cut."""
     rng, matched, waited, wrong = random.Random(0), 0, 0, 0
     for _ in range(10_000):
@@ -318,7 +318,7 @@ def everything(rng: random.Random, table: TokenTable) -> Stopping:
     return Stopping(stops, tokens, rng.choice([0, 0, 4, 7, 12]), period, rng.randint(2, 3))
 
 
-def test_cut_short_is_what_decoding_does() -> None:
+def test_cut_short_equals_decoding() -> None:
     """The same tokens, whole, given or drawn: text and reason, whatever comes first."""
     reasons = []
     for model, _, rng in tables(40):

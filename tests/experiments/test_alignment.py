@@ -61,11 +61,11 @@ def test_partners_stand_behind_the_same_tokens(
 @pytest.mark.slow
 @given(WORD, WORD, WORD, st.integers(1, 15))
 @settings(max_examples=600, deadline=None)
-def test_with_the_links_before_it_a_partner_stays_whatever_follows(
+def test_a_partner_depends_only_on_the_links_before_it(
     answer: list[int], other: list[int], future: list[int], p: int
 ) -> None:
-    """Two texts that are the same up to `p`: where they are linked alike before it, `p` is the
-    partner of a place or is not."""
+    """For two texts that are equal up to `p`: the links before `p` alone decide whether `p` is the
+    partner of a place."""
     assume(p < len(other) and future)
     changed = other[:p] + future
     edit, again = edit_aligned(answer, other), edit_aligned(answer, changed)

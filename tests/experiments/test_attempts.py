@@ -94,8 +94,8 @@ def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
 
 
 def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path) -> None:
-    """Of a random model hardly any answer is one by its form: what is kept must be, and must read
-    again."""
+    """A random model writes few well-formed answers: all kept attempts must be well-formed and
+    readable."""
     policy = policy_of()
     lines = write_attempts(policy, 200, 3)
     assert lines == write_attempts(policy, 200, 3)
@@ -128,7 +128,7 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_who_goes_on_with_weights_keeps_its_pieces(tmp_path: Path) -> None:
+def test_a_run_from_other_weights_keeps_their_pieces(tmp_path: Path) -> None:
     """Other strings give other merges; the weights are those of the first."""
     source = checkpoint.load(SHIPPED)
     attempts = tmp_path / "a.txt"

@@ -49,7 +49,7 @@ def records(where):
 
 
 @pytest.mark.slow
-def test_a_model_of_transformers_goes_through_all_experiments(tmp_path, capsys):
+def test_a_transformers_model_runs_all_experiments(tmp_path, capsys):
     """A random model solves nothing: what counts is that everything is measured, of ids alone, and
     the verdicts follow."""
     if reason := isolation_problem():

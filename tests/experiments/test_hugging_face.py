@@ -60,7 +60,7 @@ def prompts_of(policy: Policy) -> list[Ids]:
 
 
 def ids(policy: HuggingFacePolicy, text: str) -> Ids:
-    """Of ordinary tokens alone, a byte each."""
+    """Returns ordinary tokens of one byte each."""
     return tuple(policy.model.tokens.table.exactly(bytes([byte]))[0] for byte in text.encode())
 
 

@@ -396,7 +396,7 @@ def test_master_weights_move_half_precision_after_enough_steps() -> None:
     assert torch.equal(weight, copy.detach().bfloat16())
 
 
-def test_masters_copy_only_what_has_less_than_float32() -> None:
+def test_masters_copy_only_weights_below_float32() -> None:
     for dtype, copied in (
         (torch.float32, False),
         (torch.float64, False),

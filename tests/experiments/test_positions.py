@@ -125,7 +125,7 @@ def test_the_standard_teacher_sees_the_attempt_if_configured(
 
 
 def test_regeneration_uses_the_weights_of_its_author() -> None:
-    """Behind the same prompts and with the same luck; without one, the policy does."""
+    """With the same prompts and keys; without an author, the policy regenerates."""
     rollouts, other = rollouts_of(), planted(9)
     answers = rollouts.sampled
     mine, theirs = (
@@ -250,8 +250,8 @@ def test_differences_are_taken_place_by_place_in_training() -> None:
 
 
 def test_relative_differences_are_shares_of_both_halves() -> None:
-    """Of lines that fall by known amounts: a decile with next to nothing to begin with does not
-    outweigh the others."""
+    """The losses fall along lines by known amounts: a decile that starts near 0 does not outweigh
+    the others."""
     rng = np.random.default_rng(0)
     start, fall = rng.uniform(0.01, 1.0, (4, 10)), rng.uniform(-0.2, 0.5, (4, 10))
     start[3, 5:], fall[3, 5:] = 0.0, 0.0  # a seed without late values
@@ -286,7 +286,7 @@ def area_by_pairs(values: list[tuple[float, float]]) -> float:
     return mean([1.0 if g > b else 0.5 if g == b else 0.0 for g, b in product(good, bad)])
 
 
-def test_areas_are_those_of_halves_up_to_the_first_mistake_and_of_what_is_behind() -> None:
+def test_areas_cover_halves_up_to_the_first_mistake_and_the_rest() -> None:
     class Seldom(Letters):
         def label_characters(self, problem: Problem, answer: str) -> list[bool | None]:
             return [letter < "w" for letter in answer]

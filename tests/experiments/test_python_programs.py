@@ -138,7 +138,7 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
     )
 
 
-def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
+def test_tests_shown_by_feedback_are_not_rewarded(tmp_path: Path) -> None:
     pairs = [("1", "3"), ("2", "5"), ("9", "19")]
     learned = "print({'1': 3, '2': 5, '9': 19}.get(input()))"
     found = read(tmp_path, item(pairs, [("4", "9"), ("5", "11")]))
@@ -240,7 +240,7 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
 
 
 @isolated
-def test_feedback_is_bounded_and_marks_what_it_cuts(tmp_path: Path) -> None:
+def test_feedback_is_bounded_and_marks_its_cuts(tmp_path: Path) -> None:
     found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
     for answer in (
         "print('z' * 5000)",

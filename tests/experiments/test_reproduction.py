@@ -227,7 +227,7 @@ def test_only_rates_are_pooled_as_rates() -> None:
     assert reproduce.pooled_share(rows("distinct", every)) != "100.0 [100.0, 100.0]"
 
 
-def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
+def test_padded_rows_are_read_whole_and_scored_at_their_own_width() -> None:
     """In reference mode, repaired rows have the width and length of the training rows."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 

@@ -1,5 +1,5 @@
-"""Whole runs of the experiments: the same results again, alone and after interruptions; what is
-refused and what is written."""
+"""Whole runs of the experiments: the same results again, alone and after interruptions; refused
+inputs and written files."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def test_measured_parts_are_not_measured_again(whole: Path, tmp_path: Path) -> N
 
 
 def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> None:
-    """What was concluded came from parts as they were written: numbers of 9 digits, None for what
-    is not known."""
+    """The conclusions use the parts as they were written: numbers of 9 digits, None for unknown
+    values."""
     for name, raw in parts_of(whole).items():
         assert (
             json.dumps(json.loads(raw, parse_constant=pytest.fail), indent=1) + "\n" == raw.decode()
@@ -255,7 +255,7 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def strange(text: str) -> list[str]:
-    """What stands for numbers that there are none of, wherever it stands."""
+    """Returns every spelling of NaN or infinity in a text."""
     return re.findall(r"\b-?(?:nan|inf|infinity)\b", text, flags=re.IGNORECASE)
 
 
@@ -278,7 +278,7 @@ def test_results_hold_numbers_and_no_times_or_paths(whole: Path) -> None:
 
 
 def test_answers_of_few_tokens_leave_no_strange_numbers(tmp_path: Path) -> None:
-    """Of six tokens there is none in four of the deciles: what is not known is null or a dash."""
+    """Six tokens leave four deciles empty: unknown numbers are null or a dash."""
     config = replace(SMALL, max_tokens=6, seeds=1)
     policy = planted(end=-9.0)
     setting = setting_of(policy, config)
@@ -366,8 +366,8 @@ def test_the_summary_shows_both_verdicts_of_each_claim(
 
 
 def test_results_include_every_measured_part(whole: Path, tmp_path: Path) -> None:
-    """One experiment after the other gives the results of the set; what lacks a seed is left out,
-    and nothing else is."""
+    """Single experiments add up to the results of the set; only experiments that lack a seed are
+    left out."""
     policy = planted()
     for count, name in enumerate(("windows", "rewards", "tokens"), 1):
         run(tmp_path / "one", [name], policy=policy)

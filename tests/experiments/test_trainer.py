@@ -308,8 +308,8 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
 def test_a_nan_gradient_raises_and_takes_no_step(
     broken: float, half: bool, norm: float | None
 ) -> None:
-    """Of the student's own weights; AdamW would carry it to all of them, and scaling would not mend
-    it."""
+    """A NaN in the student's own weights: AdamW would carry it to all of them, and scaling would
+    not remove it."""
     policy = planted()
     pairs = [Pair.same(STUDENT_PROMPT, (3, 4, 5, 6), TEACHER_PROMPT)]
     policy.module.to(torch.bfloat16 if half else torch.float32)
@@ -420,7 +420,9 @@ def test_the_averaged_teacher_converges_in_half_precision() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("top_k, tail", [(0, False), (5, False), (5, True)])
-def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: bool) -> None:
+def test_the_null_teacher_gives_loss_0_and_a_gradient_of_rounding(
+    kind: str, top_k: int, tail: bool
+) -> None:
     """The loss is exactly 0; the gradient is that of rounding: 2^-24 times a handful of terms."""
     policy = planted(null=True)
     config = replace(

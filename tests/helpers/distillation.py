@@ -107,7 +107,7 @@ def known(values: Sequence[float]) -> list[float]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of what is known."""
+    """Returns the mean of the known values."""
     left = known(values)
     return sum(left) / len(left) if left else NAN
 

@@ -375,6 +375,6 @@ def test_corrections_end_right() -> None:
     assert min(none, some) > 60
 
 
-def test_a_step_beyond_the_value_is_taken_back_too() -> None:
+def test_a_step_beyond_the_value_is_retracted() -> None:
     assert taken_back("(+ 1 2)", "3>4") == "3"
     assert taken_back("(+ 3 (* 2 4))", "(+ 3 8)>12!11>11>0") == "(+ 3 8)>11"

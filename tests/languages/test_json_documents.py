@@ -185,7 +185,7 @@ def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
     assert all(map(accepted, documents()[:500]))
 
 
-def test_the_grammar_and_json_loads_agree_on_every_short_string_of_what_matters() -> None:
+def test_the_grammar_and_json_loads_agree_on_every_short_string_of_json_symbols() -> None:
     """All strings of up to 4 of the symbols that JSON distinguishes (escapes behind `"\\`)."""
     texts = [""]
     for _ in range(4):

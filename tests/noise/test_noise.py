@@ -74,7 +74,7 @@ def test_no_strings_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("low_discrepancy", [True, False])
-def test_each_noise_level_is_uniform_whatever_its_place_in_the_batch(low_discrepancy: bool) -> None:
+def test_each_noise_level_is_uniform_at_every_place_in_the_batch(low_discrepancy: bool) -> None:
     config = NoiseConfig(sigma_min=0.1, sigma_max=0.9, low_discrepancy=low_discrepancy)
     draws = torch.stack([draw_sigma(7, config, generator(seed)) for seed in range(4000)])
     for place in (0, 3, 6):  # a distribution function off by 0.08 anywhere is caught

@@ -49,7 +49,7 @@ def test_template_prefix_and_draft():
         (lambda: Canvas.draft(["1"], TINY, 1.5), "noise level 1.5"),
     ],
 )
-def test_errors_say_what_was_given(make, message):
+def test_errors_name_the_given_value(make, message):
     with pytest.raises(CanvasError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)

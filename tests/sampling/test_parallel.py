@@ -109,7 +109,7 @@ def test_conditional_sampling_is_exact():
     assert chi_square(texts[1::2], exact.truth(3)) < 3.5
 
 
-def test_entropy_bound_of_zero_commits_only_what_is_certain_together():
+def test_entropy_bound_of_zero_commits_only_determined_tokens_together():
     """gamma 0: exact, and cheaper than a token an evaluation, because determined tokens come
     along."""
     bound = Unmask(order="entropy", schedule=EntropyBound(0.0), steps=0)

@@ -175,7 +175,7 @@ def test_a_completion_does_not_depend_on_its_batch(
 
 
 def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loaded) -> None:
-    """Of different lengths in tokens, one of them empty.
+    """The prompts have different lengths in tokens; one is empty.
 
     Each string has its own history and its own end.
     """

@@ -110,10 +110,9 @@ HAND_MADE = [
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
-    """The logits of hand-made canvases, some of it known and some drawn.
-
-    And the tokens that ``Unmask`` makes of them.
+def test_penalties_count_committed_tokens_on_either_side(setting: str) -> None:
+    """Checks the logits of hand-made canvases, partly known and partly drawn, and the tokens that
+    `Unmask` draws from them.
     """
     shaper, inner = controls(setting), set(TINY.inner_ids)
     generator = torch.Generator().manual_seed(1)
@@ -202,7 +201,7 @@ def test_exempt_prompts_are_no_part_of_the_history() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> None:
+def test_every_preset_fills_every_canvas_and_keeps_known_tokens(name: str) -> None:
     """Also if no token may repeat and 25 places exist for 9 symbols."""
     plain = make_sampler(SamplerConfig(name, steps=6, num_ar_tokens=2))
     if name.startswith("coupled"):
@@ -242,7 +241,7 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
         assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
 
 
-def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None:
+def test_a_ban_that_the_grammar_overrides_keeps_the_other_probabilities() -> None:
     """The grammar requires a repeated bracket in the middle.
 
     The probabilities of the two digits do not change.
@@ -308,7 +307,7 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
             assert torch.equal(a.evaluations, b.evaluations)
 
 
-def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded) -> None:
+def test_the_defaults_change_nothing_in_the_tasks(plain: Loaded, pieced: Loaded) -> None:
     for loaded in (plain, pieced):
         for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):
             made = [

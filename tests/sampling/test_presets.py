@@ -108,7 +108,7 @@ def test_temperature_zero_is_deterministic_where_the_order_is(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_seed_is_the_whole_randomness(name):
+def test_the_seed_determines_the_strings(name):
     run = sampler(name)
     torch.manual_seed(1)
     first = run(Scrambled(), blank(seed=3)).tokens

@@ -239,7 +239,7 @@ def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- logs
 
 
-def test_without_descriptors_it_logs_little_and_goes_on(tmp_path: Path) -> None:
+def test_without_descriptors_the_server_logs_little_and_keeps_running(tmp_path: Path) -> None:
     with process(tmp_path, files=24) as server, ExitStack() as stack:
         for i in range(80):
             stack.enter_context(server.connect(b"GET /v1/mo", f"127.0.0.{1 + i % 9}"))

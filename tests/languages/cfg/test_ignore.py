@@ -260,7 +260,7 @@ def test_look_arounds_that_see_a_separator_are_refused_by_name(grammar: str, nam
         compile_grammar(grammar, "ab ")
 
 
-def test_a_look_ahead_behind_which_nothing_stands_is_that_of_the_whole_string() -> None:
+def test_a_look_ahead_at_the_end_sees_the_end_of_the_string() -> None:
     read = reader_of('start: "b" | A\nA: /,(?=a)/', "ab,")
     assert read("b")
     assert not read(",")

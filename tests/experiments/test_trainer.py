@@ -308,7 +308,7 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
 def test_a_nan_gradient_raises_and_takes_no_step(
     broken: float, half: bool, norm: float | None
 ) -> None:
-    """A NaN in the student's own weights: AdamW would carry it to all of them, and scaling would
+    """NaN or infinity in the student's own weights: AdamW would carry it to all of them, and scaling would
     not remove it."""
     policy = planted()
     pairs = [Pair.same(STUDENT_PROMPT, (3, 4, 5, 6), TEACHER_PROMPT)]

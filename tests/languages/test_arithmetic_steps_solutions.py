@@ -114,8 +114,8 @@ def test_a_mutated_step_is_found_at_its_number(config: LanguageConfig) -> None:
         for cut in range(
             1, len(mutated)
         ):  # unfinished: only the steps before the last separator count
-            found = language.first_wrong(">".join((*mutated[:cut], "")))
-            assert found == (expected if expected is not None and expected < cut else None)
+            verdict = language.first_wrong(">".join((*mutated[:cut], "")))
+            assert verdict == (expected if expected is not None and expected < cut else None)
     assert {1, 2, 3} <= found
 
 

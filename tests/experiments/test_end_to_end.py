@@ -54,7 +54,7 @@ def test_a_transformers_model_runs_all_experiments(tmp_path, capsys):
     the verdicts follow."""
     if reason := isolation_problem():
         pytest.skip(f"programs cannot be isolated here: {reason}")
-    folder = saved(tmp_path / "model", "qwen3", room=4096)
+    folder = saved(tmp_path / "model", "qwen3", positions=4096)
     out = tmp_path / "out"
     asked = ["--model", str(folder), "--records", str(records(tmp_path / "r.jsonl")), *SMALL]
     asked += ["--environment", "python", "--out", str(out), "--threads", "1", "--resamples", "100"]

@@ -48,7 +48,7 @@ def policy(request, tmp_path_factory) -> HuggingFacePolicy:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> HuggingFacePolicy:
-    return load_policy(saved(tmp_path_factory.mktemp("models") / "wide", room=WIDE))
+    return load_policy(saved(tmp_path_factory.mktemp("models") / "wide", positions=WIDE))
 
 
 def prompts_of(policy: Policy) -> list[Ids]:

@@ -308,8 +308,8 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
 def test_a_nan_gradient_raises_and_takes_no_step(
     broken: float, half: bool, norm: float | None
 ) -> None:
-    """NaN or infinity in the student's own weights: AdamW would carry it to all of them, and scaling would
-    not remove it."""
+    """The student's own weights hold NaN or infinity: AdamW would carry it to all of them, and
+    scaling would not remove it."""
     policy = planted()
     pairs = [Pair.same(STUDENT_PROMPT, (3, 4, 5, 6), TEACHER_PROMPT)]
     policy.module.to(torch.bfloat16 if half else torch.float32)

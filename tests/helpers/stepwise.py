@@ -208,17 +208,11 @@ class Scripted:
 
 
 def said(text: str, *log_probs: float, finish: Finish | None = None) -> Candidate:
-    """Returns a candidate of one step, with one token for each log-probability."""
+    """A candidate that said one step, of as many tokens as there are log-probabilities."""
     finish = finish or ("stop" if text.endswith(">") else "end")
-    scores = log_probs or (-1.0,)
+    told = log_probs or (-1.0,)
     return Candidate(
-        text,
-        text,
-        finish,
-        len(scores),
-        log_probs=scores,
-        entropies=tuple(-p for p in scores),
-        gaps=scores,
+        text, text, finish, len(told), log_probs=told, entropies=tuple(-p for p in told), gaps=told
     )
 
 

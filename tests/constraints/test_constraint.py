@@ -184,7 +184,7 @@ def test_the_best_skeleton_counts_a_digit_in_full() -> None:
 
 def test_low_temperatures_go_to_the_likelier_string() -> None:
     logits = torch.full((4, len(TINY)), -5.0)
-    logits[1:3, TINY.ids["*"]] = 0.0  # what both positions would like, and no string has
+    logits[1:3, TINY.ids["*"]] = 0.0  # likely at both positions, but in no string
     logits[1, TINY.ids["1"]] = -4.7
     grammar = constraint('start: "0" "0" | "1" "1"')
     for temperature in (0.02, 0.003, 0.001):
@@ -237,7 +237,7 @@ def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("????", None),
         ("??", "has 2 symbols; the nearest length is 3"),
@@ -248,15 +248,15 @@ def test_the_causal_modes_agree_under_a_grammar(temperature: float) -> None:
         ("))))", "symbol 0 cannot be ')'"),
     ],
 )
-def test_an_impossible_canvas_is_refused(template: str, told: str | None) -> None:
+def test_an_impossible_canvas_is_refused(template: str, message: str | None) -> None:
     canvas = Canvas.template(["?=?", template], TINY)
     grammar = constraint()
-    if told is None:
+    if message is None:
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
         return
     with pytest.raises(CanvasError) as caught:
         grammar.check(canvas.tokens, ~canvas.known, canvas.length)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     for name in (
         "maskgit",
         "autoregressive",

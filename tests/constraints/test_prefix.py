@@ -55,7 +55,7 @@ def walk(
 
 
 @pytest.mark.parametrize("number", range(len(GRAMMARS)))
-def test_what_is_allowed_is_what_can_be_completed(number: int) -> None:
+def test_allowed_symbols_are_those_with_a_completion(number: int) -> None:
     text, symbols, longest = GRAMMARS[number]
     grammar = compile_grammar(text, symbols)
     checked = 0

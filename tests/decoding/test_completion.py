@@ -45,7 +45,7 @@ from tests.helpers.completion import (
     random_table,
 )
 
-KINDS = {  # what may be special about a table
+KINDS = {  # special properties of a table
     "plain": {},
     "silent": {"silent": True},
     "special": {"special": True},
@@ -73,24 +73,24 @@ def test_every_q_of_every_history_is_that_of_brute_force(kind: str) -> None:
         brute, found = case.brute, condition(case.model, case.prefix, "exact")
         tree = found.histories
         paths = [tuple(tree.path(node)) for node in range(len(tree))]
-        assert sorted(paths) == sorted(brute.histories()), case.told
-        assert abs(found.summary.log_z - math.log(brute.mass())) < 1e-10, case.told
+        assert sorted(paths) == sorted(brute.histories()), case.description
+        assert abs(found.summary.log_z - math.log(brute.mass())) < 1e-10, case.description
         assert found.summary.dropped == 0
         q = found.log_q(list(range(len(tree)))).exp().numpy()
         for node, path in enumerate(paths):
             z = brute.mass(path)
-            assert abs(float(found.log_z[node].exp()) - z) < 1e-10, case.told
+            assert abs(float(found.log_z[node].exp()) - z) < 1e-10, case.description
             if z > 0:
-                assert np.abs(q[node] - brute.q(path)).max() < 1e-10, (case.told, path)
+                assert np.abs(q[node] - brute.q(path)).max() < 1e-10, (case.description, path)
         truth = brute.leaves()
         assert total_variation(leaves(found, goal_of(case.model, case.prefix)), truth) <= 1e-9, (
-            case.told
+            case.description
         )
         listed = {
             (*tree.path(node), token): math.exp(p - found.summary.log_z)
             for node, token, p in found.leaves()
         }
-        assert total_variation(listed, truth) <= 1e-9, case.told
+        assert total_variation(listed, truth) <= 1e-9, case.description
 
 
 def test_drawn_strings_have_the_distribution_of_brute_force() -> None:
@@ -131,7 +131,7 @@ def test_drawn_strings_have_the_distribution_of_brute_force() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "silent", "bytes"])
-def test_a_text_goes_on_with_some_byte_or_ends(kind: str) -> None:
+def test_a_text_continues_with_a_byte_or_ends(kind: str) -> None:
     checked = 0
     for number in range(12):
         case = random_case(number, most=60, **KINDS[kind])
@@ -139,8 +139,13 @@ def test_a_text_goes_on_with_some_byte_or_ends(kind: str) -> None:
         for prefix in (case.prefix, case.prefix[:-1], case.prefix[:1], b""):
             onward = [mass(case.model, prefix + bytes([byte])) for byte in next_bytes]
             ending = mass(case.model, prefix, whole=True)
-            assert abs(ending - Brute(case.model, prefix, whole=True).mass()) < 1e-12, case.told
-            assert abs(mass(case.model, prefix) - sum(onward) - ending) < 1e-12, (case.told, prefix)
+            assert abs(ending - Brute(case.model, prefix, whole=True).mass()) < 1e-12, (
+                case.description
+            )
+            assert abs(mass(case.model, prefix) - sum(onward) - ending) < 1e-12, (
+                case.description,
+                prefix,
+            )
             checked += len([z for z in (*onward, ending) if z > 0]) > 1
     assert checked > 20
 
@@ -152,7 +157,7 @@ def test_exact_mode_is_one_forward_pass_over_the_histories(kind: str) -> None:
         counted = Counted(case.model)
         found = condition(counted, case.prefix, "exact")
         size = len(case.brute.histories())
-        assert counted.passes == [size], case.told
+        assert counted.passes == [size], case.description
         assert count(goal_of(case.model, case.prefix), 10**6) == size
         assert (found.summary.calls, found.summary.positions, found.summary.histories) == (
             1,
@@ -161,7 +166,7 @@ def test_exact_mode_is_one_forward_pass_over_the_histories(kind: str) -> None:
         )
         made = Decoding(found, new_keys(20, torch.Generator().manual_seed(SEED))).run()
         longest = max(len(string.tokens) for string in made)
-        assert 1 <= len(counted.passes) <= longest, case.told
+        assert 1 <= len(counted.passes) <= longest, case.description
         assert max(counted.passes[1:], default=0) <= 20
         assert all(string.calls <= len(string.tokens) for string in made)
 
@@ -177,7 +182,7 @@ def test_the_baselines_fail_where_the_exact_proposal_passes() -> None:
         goal, truth = goal_of(case.model, case.prefix), case.brute.leaves()
         assert abs(sum(truth.values()) - 1) < 1e-12
         assert total_variation(leaves(condition(case.model, case.prefix), goal), truth) <= 1e-9, (
-            case.told
+            case.description
         )
         for proposal in PROPOSALS:
             made = leaves(proposal(case.model, case.prefix), goal)
@@ -198,7 +203,7 @@ def test_a_table_by_position_is_exact_for_a_model_without_memory() -> None:
         goal, truth = goal_of(case.model, case.prefix), case.brute.leaves()
         assert (
             total_variation(leaves(position_table(case.model, case.prefix), goal), truth) <= 1e-9
-        ), case.told
+        ), case.description
         masked.append(total_variation(leaves(naive_mask(case.model, case.prefix), goal), truth))
     assert sum(value > 0.05 for value in masked) > 10, SEED
 
@@ -232,8 +237,8 @@ def test_rejection_draws_from_the_same_distribution() -> None:
         assert (
             chi_square([string.tokens for string in made.completions], case.brute.strings())
             < ONE_IN_A_MILLION
-        ), case.told
-        assert abs(made.draws * z / 4000 - 1) < 6 * math.sqrt((1 - z) / 4000), case.told
+        ), case.description
+        assert abs(made.draws * z / 4000 - 1) < 6 * math.sqrt((1 - z) / 4000), case.description
         assert (made.calls, made.positions) == (len(counted.passes), sum(counted.passes))
         log_p = [
             sum(case.model.log_next(s.tokens[:n])[t] for n, t in enumerate(s.tokens))
@@ -261,7 +266,7 @@ def test_rejection_leaves_a_string_where_it_contradicts() -> None:
     assert 350 < len(made.completions) < 650
 
 
-def test_what_baselines_do_by_hand() -> None:
+def test_baselines_by_hand() -> None:
     rows: dict[History, dict[int, float]] = {
         (): {0: 0.4, 2: 0.1, 3: 0.5},
         (0,): {0: 0.7, 1: 0.2, 4: 0.1},
@@ -281,9 +286,7 @@ def test_what_baselines_do_by_hand() -> None:
         token_healing(model, b"a"), goal_of(model, b"a")
     )  # of one token, which is taken back
     assert one == pytest.approx({(0,): 0.8, (2,): 0.2})
-    table = position_table(
-        model, b"abc"
-    )  # two bytes are told by `ab`, which is likelier than `a`, `b`
+    table = position_table(model, b"abc")  # `ab` explains two bytes and is likelier than `a`, `b`
     assert table.log_weight.exp().tolist() == pytest.approx(
         [0.4 * 0.25 + 0.1 * 0.75, 0.2 * 0.75 + 0.1, 0.75, 1.0]
     )
@@ -291,7 +294,7 @@ def test_what_baselines_do_by_hand() -> None:
     assert total_variation(leaves(table, goal), by_place) < 1e-12
 
 
-def test_a_cut_that_gets_stuck_loses_everything() -> None:
+def test_a_cut_without_continuation_loses_all_mass() -> None:
     model = Given((b"a", b"ab", b"bc"), {(): {0: 0.5, 1: 0.5}, (0,): {2: 1.0}})
     goal = goal_of(model, b"abc")
     truth = leaves(condition(model, b"abc"), goal)
@@ -304,7 +307,7 @@ def test_a_cut_that_gets_stuck_loses_everything() -> None:
     assert total_variation(made, truth) == pytest.approx(0.5)
 
 
-def test_baselines_are_for_one_beginning() -> None:
+def test_baselines_take_one_prefix() -> None:
     table = TokenTable((b"a", b"b"))
     two = Many(table, LatentStates(torch.tensor([0.5, 0.5]).log(), (2, 3), closed=True), 0)
     for proposal in PROPOSALS:
@@ -329,7 +332,7 @@ def test_silent_tokens_without_end_are_too_many_for_exact_mode() -> None:
     )
 
 
-def test_a_special_token_explains_no_text_whatever_its_name() -> None:
+def test_a_special_token_never_explains_text() -> None:
     """Token 3 is called <a>, and its text is none.
 
     It may not stand for the three characters, and may follow them.
@@ -394,7 +397,7 @@ def test_the_probability_of_forced_tokens_weighs_the_histories() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "told"),
+    ("prefix", "message"),
     [
         (b"abc", "after byte 2"),
         (b"cab", "after byte 0"),
@@ -402,10 +405,10 @@ def test_the_probability_of_forced_tokens_weighs_the_histories() -> None:
         (b"b\xff", "after byte 1"),
     ],
 )
-def test_an_impossible_prefix_names_the_place(prefix: bytes, told: str) -> None:
+def test_an_impossible_prefix_names_the_place(prefix: bytes, message: str) -> None:
     model = Known(TokenTable((b"a", b"b", b"ab", None), (3,)), 12, 0)
     for mode in ("auto", "exact", "beam"):
-        with pytest.raises(CanvasError, match=told) as caught:
+        with pytest.raises(CanvasError, match=message) as caught:
             condition(model, prefix, mode)
         assert "\n" not in str(caught.value)
 

@@ -45,32 +45,32 @@ def keys(count: int) -> torch.Tensor:
 
 
 def check_bound(found: Conditioned, case: Case) -> float:
-    """What is left out is at most `dropped`, and the first draws are off by no more.
+    """The mass left out is at most `dropped`, which also bounds the error of the first draws.
 
     Returns the share that is missing.
     """
     z, truth = case.brute.mass(), case.brute.leaves()
     lower, dropped = found.summary.log_z, found.summary.dropped
     missing = 1 - math.exp(lower) / z
-    assert lower <= math.log(z) + TINY, case.told
+    assert lower <= math.log(z) + TINY, case.description
     assert math.log(z) <= lower - math.log1p(-dropped) + TINY, (
-        case.told
+        case.description
     )  # Z / (1 - dropped) = Z + what was dropped
-    assert missing <= dropped + TINY, case.told
+    assert missing <= dropped + TINY, case.description
     made = leaves(found, found.goal)
     assert abs(total_variation(made, truth) - missing) < TINY, (
-        case.told
+        case.description
     )  # kept leaves keep their weights to each other
     first = [{leaf[:1]: 0.0 for leaf in truth} for _ in range(2)]
     for shares, one in zip(first, (made, truth), strict=True):
         for leaf, p in one.items():
             shares[leaf[:1]] += p
-    assert total_variation(*first) <= dropped + TINY, case.told
+    assert total_variation(*first) <= dropped + TINY, case.description
     return missing
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_narrow_beam_bounds_what_it_leaves_out(silent: bool) -> None:
+def test_a_narrow_beam_bounds_the_mass_that_it_leaves_out(silent: bool) -> None:
     left_out, wide = 0, 0
     for number in range(40):
         case = random_case(number, fewest=15, silent=silent, special=number % 2 == 0)
@@ -99,18 +99,21 @@ def test_a_wide_beam_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
             offsets = [len(case.model.table.text(history)) for history in case.brute.histories()]
             widest = max(offsets.count(offset) for offset in offsets)
             found = condition(case.model, case.prefix, "beam", beam=widest)
-            assert found.summary.calls > 1 or head > 1 or widest == len(offsets), case.told
+            assert found.summary.calls > 1 or head > 1 or widest == len(offsets), case.description
             assert found.summary.dropped == 0
             assert found.summary.histories == len(offsets)
-            assert abs(found.summary.log_z - math.log(case.brute.mass())) < 1e-10, case.told
+            assert abs(found.summary.log_z - math.log(case.brute.mass())) < 1e-10, case.description
             q = found.log_q(list(range(len(found.histories)))).exp().numpy()
             for node in range(len(found.histories)):
                 path = tuple(found.histories.path(node))
                 if case.brute.mass(path) > 0:
-                    assert np.abs(q[node] - case.brute.q(path)).max() < 1e-10, (case.told, path)
+                    assert np.abs(q[node] - case.brute.q(path)).max() < 1e-10, (
+                        case.description,
+                        path,
+                    )
 
 
-def test_silent_tokens_are_what_a_wide_beam_leaves_out() -> None:
+def test_a_wide_beam_leaves_out_only_silent_tokens() -> None:
     """By hand: p(silent) = 0.2 at first, all of which would have gone on to the prefix with
     probability 0.5."""
     rows = {(): {0: 0.7, 2: 0.2, 3: 0.1}, (2,): {0: 0.5, 1: 0.5}}
@@ -147,7 +150,7 @@ def lost(kind: str) -> tuple[TableModel, bytes, dict[str, int]]:
 
 
 @pytest.mark.parametrize("mode", ["beam", "canonical"])
-def test_a_mode_that_lost_every_way_does_not_say_there_is_none(mode: str) -> None:
+def test_a_mode_that_dropped_every_history_does_not_report_an_impossible_prefix(mode: str) -> None:
     model, prefix, settings = lost(mode)
     assert condition(model, prefix, "exact").summary.log_z > -math.inf
     with pytest.raises((CanvasError, ConfigError)) as caught:
@@ -197,18 +200,18 @@ class Canonical(Brute):
         return [h for h, cut in zip(found, cuts, strict=True) if cut == list(h)]
 
 
-def test_canonical_mode_keeps_what_the_tokenizer_would_write() -> None:
+def test_canonical_mode_keeps_canonical_tokenizations() -> None:
     left_out = inside = 0
     for case, brute in canonical_cases(40):
         found = condition(case.model, case.prefix, "canonical")
         paths = [tuple(found.histories.path(node)) for node in range(len(found.histories))]
-        assert sorted(paths) == sorted(brute.histories()), case.told
+        assert sorted(paths) == sorted(brute.histories()), case.description
         assert found.summary.calls == 1
-        assert abs(found.summary.log_z - math.log(brute.mass())) < 1e-10, case.told
+        assert abs(found.summary.log_z - math.log(brute.mass())) < 1e-10, case.description
         q = found.log_q(list(range(len(found.histories)))).exp().numpy()
         for node, path in enumerate(paths):
             if brute.mass(path) > 0:
-                assert np.abs(q[node] - brute.q(path)).max() < 1e-10, case.told
+                assert np.abs(q[node] - brute.q(path)).max() < 1e-10, case.description
         missing = check_bound(found, case)
         left_out += missing > 1e-6
         inside += case.prefix.decode(errors="ignore").encode() != case.prefix
@@ -242,20 +245,20 @@ def test_auto_is_exact_up_to_the_budget() -> None:
             assert (
                 condition(case.model, case.prefix, budget=size - 1, beam=size).summary.mode
                 == "beam"
-            ), case.told
+            ), case.description
         except CanvasError:
             assert case.model.table.silent
 
 
-def test_modes_are_told_apart_by_name() -> None:
+def test_unknown_modes_name_the_nearest() -> None:
     model = Known(TokenTable((b"a", b"b", None), (2,)), 5, 0)
-    for given, told in (
+    for given, nearest in (
         ("exakt", "exact"),
         ("Beam", "beam"),
         ("cannonical", "canonical"),
         ("", ""),
     ):
-        with pytest.raises(ConfigError, match=f"did you mean {told}"):
+        with pytest.raises(ConfigError, match=f"did you mean {nearest}"):
             condition(model, b"a", given)
     with pytest.raises(ConfigError, match=r"tokenizer.*beam"):
         condition(model, b"a", "canonical")
@@ -272,21 +275,21 @@ def test_a_string_depends_on_its_key_alone() -> None:
             again = Decoding(
                 condition(case.model, case.prefix), keys(24), draw=Draw(temperature, top_p)
             ).run()
-            assert together == again, case.told
+            assert together == again, case.description
             shared = condition(case.model, case.prefix)  # and strings of one tree after one another
             for i, key in enumerate(keys(24)):
                 alone = Decoding(
                     condition(case.model, case.prefix), key[None], draw=Draw(temperature, top_p)
                 ).run()
-                assert alone == [together[i]], case.told
+                assert alone == [together[i]], case.description
                 assert Decoding(shared, key[None], draw=Draw(temperature, top_p)).run() == alone, (
-                    case.told
+                    case.description
                 )
-            assert all(made.data.startswith(case.prefix) for made in together), case.told
+            assert all(made.data.startswith(case.prefix) for made in together), case.description
             assert all(
                 begins(case.model.table, made.tokens, case.prefix) and made.ended
                 for made in together
-            ), case.told
+            ), case.description
             for made in together[:5]:
                 log_p = sum(
                     case.model.log_next(made.tokens[:n])[token]
@@ -312,7 +315,7 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
             made = Decoding(
                 condition(case.model, case.prefix), keys(3), draw=Draw(temperature, top_p)
             ).run()
-            assert [string.tokens for string in made] == [wanted] * 3, case.told
+            assert [string.tokens for string in made] == [wanted] * 3, case.description
     assert otherwise > 5, SEED
 
 
@@ -337,16 +340,16 @@ def test_temperature_acts_on_q_and_not_on_p() -> None:
     assert abs(sum(string.tokens[0] == 0 for string in made) / 4000 - 0.2) < 0.035, SEED
 
 
-def test_strings_can_be_watched() -> None:
+def test_strings_are_streamed() -> None:
     case = random_case(1)
-    told: dict[int, list[bytes]] = {i: [] for i in range(10)}
+    streamed: dict[int, list[bytes]] = {i: [] for i in range(10)}
     made = Decoding(condition(case.model, case.prefix), keys(10)).run(
-        lambda i, data: told[i].append(data)
+        lambda i, data: streamed[i].append(data)
     )
     for i, string in enumerate(made):
-        assert b"".join(told[i]) == string.data
-        assert told[i][0].startswith(case.prefix)
-        assert all(told[i])
+        assert b"".join(streamed[i]) == string.data
+        assert streamed[i][0].startswith(case.prefix)
+        assert all(streamed[i])
 
 
 def test_a_string_at_its_limit_is_cut() -> None:

@@ -80,7 +80,7 @@ def truth_of(model: Many, prefix: bytes, whole: bool) -> dict[tuple[int, History
 
 def check_many(number: int, whole: bool) -> bool:
     """Every mass and q against the strings themselves; whether there were any."""
-    model, prefix, told = many(number)
+    model, prefix, description = many(number)
     truth = truth_of(model, prefix, whole)
     if not truth:
         with pytest.raises(CanvasError):
@@ -91,8 +91,8 @@ def check_many(number: int, whole: bool) -> bool:
         sum(p for (b, _), p in truth.items() if b == latent)
         for latent in range(len(model.latent_states))
     ]
-    assert math.exp(found.summary.log_z) == pytest.approx(sum(shares), abs=1e-10), told
-    assert found.log_root.exp().tolist() == pytest.approx(shares, abs=1e-10), told
+    assert math.exp(found.summary.log_z) == pytest.approx(sum(shares), abs=1e-10), description
+    assert found.log_root.exp().tolist() == pytest.approx(shares, abs=1e-10), description
     for node in range(len(found.histories)):
         latent, path = found.histories.latent[node], tuple(found.histories.path(node))
         q = np.zeros(len(model.table))
@@ -101,7 +101,7 @@ def check_many(number: int, whole: bool) -> bool:
                 q[tokens[len(path)]] += p
         if q.sum() > 0:
             assert np.abs(found.log_q([node])[0].exp().numpy() - q / q.sum()).max() < 1e-10, (
-                told,
+                description,
                 latent,
                 path,
             )
@@ -109,12 +109,12 @@ def check_many(number: int, whole: bool) -> bool:
 
 
 @both_seeds
-def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
-    """The likeliest histories first give Z and q of all of them, and say how much they left out; so
-    does a floor of a beam."""
+def test_mass_that_costly_models_leave_out_is_negligible(seed: int) -> None:
+    """The likeliest histories first give Z and q of all of them, and report the mass that
+    they leave out; so does a beam with a floor."""
     fewer = bounded = 0
     for rng in cases(150, seed, 2.0):
-        model, prefix, told = many(rng.randrange(10**6))
+        model, prefix, description = many(rng.randrange(10**6))
         if not truth_of(model, prefix, False):
             continue
         truth = condition(model, prefix, "exact")
@@ -125,14 +125,14 @@ def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
                 found = condition(costly, prefix, mode, beam=1000)
                 lost = math.exp(truth.summary.log_z) - math.exp(found.summary.log_z)
                 most = math.exp(found.log_dropped)
-                assert -1e-12 < lost <= most + 1e-12, told
-                assert mode == "beam" or found.summary.dropped <= negligible, told
+                assert -1e-12 < lost <= most + 1e-12, description
+                assert mode == "beam" or found.summary.dropped <= negligible, description
                 bounded += lost > 1e-9
                 fewer += len(found.histories) < len(truth.histories)
                 if negligible == 1e-12 and mode == "exact":
                     assert found.log_root.exp().tolist() == pytest.approx(
                         truth.log_root.exp().tolist(), abs=1e-10
-                    ), told
+                    ), description
                     for node in range(len(found.histories)):
                         root, path = found.histories.latent[node], found.histories.path(node)
                         same = truth.histories.child[ROOT, root]
@@ -142,7 +142,7 @@ def test_what_costly_models_leave_out_is_negligible(seed: int) -> None:
                             x.log_q([i])[0].exp() for x, i in ((found, node), (truth, same))
                         )
                         assert torch.allclose(own, other, atol=1e-7) or found.log_z[node] < -20, (
-                            told
+                            description
                         )
     assert fewer > 0 < bounded
 
@@ -159,15 +159,15 @@ def test_exact_mode_of_a_costly_model_stops_at_its_budget() -> None:
         condition(costly, prefix, "exact", budget=1)
 
 
-def test_several_beginnings_are_weighed_by_what_they_lead_to() -> None:
+def test_several_prefixes_are_weighed_by_their_completions() -> None:
     assert sum(check_many(number, whole=False) for number in range(80)) > 30, SEED
 
 
-def test_whole_texts_of_several_beginnings() -> None:
+def test_whole_texts_of_several_prefixes() -> None:
     assert sum(check_many(number, whole=True) for number in range(80)) > 8, SEED
 
 
-def test_a_tail_covers_what_the_tokens_leave_open() -> None:
+def test_a_tail_covers_the_bytes_after_the_tokens() -> None:
     """By hand: `a`, and the tail `bc`; or two tokens and no tail.
 
     A silent last token lets the tail stand as well.
@@ -193,10 +193,10 @@ def test_a_tail_covers_what_the_tokens_leave_open() -> None:
         condition(model, b"ab.", "exact")
 
 
-def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
+def test_strings_of_several_prefixes_have_the_right_distribution() -> None:
     checked = 0
     for number in range(200, 260):
-        model, prefix, told = many(number)
+        model, prefix, description = many(number)
         truth = truth_of(model, prefix, False)
         if len(truth) < 8 or checked == 5:
             continue
@@ -208,7 +208,9 @@ def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
             zip((s.latent for s in decoding.strings), (s.tokens for s in made), strict=True)
         )
         total = sum(truth.values())
-        assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, told
+        assert chi_square(drawn, {x: p / total for x, p in truth.items()}) < ONE_IN_A_MILLION, (
+            description
+        )
         for (latent, tokens), string in zip(drawn, made, strict=True):
             assert string.ended
             assert (
@@ -222,10 +224,10 @@ def test_strings_of_several_beginnings_are_drawn_as_they_should() -> None:
     assert checked == 5
 
 
-def test_rejection_knows_what_stands_behind_the_last_token() -> None:
+def test_rejection_respects_the_text_behind_the_last_token() -> None:
     checked = 0
     for number in range(400, 500):
-        several, prefix, told = many(number)
+        several, prefix, description = many(number)
         own = several.latent_states
         limits, tails = own.limits[:1], None if own.tails is None else own.tails[:1]
         model = replace(
@@ -243,7 +245,7 @@ def test_rejection_knows_what_stands_behind_the_last_token() -> None:
         assert (
             chi_square([string.tokens for string in made], {x: p / total for x, p in truth.items()})
             < ONE_IN_A_MILLION
-        ), told
+        ), description
         for string in made:
             assert (
                 string.data
@@ -252,29 +254,29 @@ def test_rejection_knows_what_stands_behind_the_last_token() -> None:
         goal = Goal(model.table, model.latent_states, prefix)
         assert sum(leaves(condition(model, prefix, "exact"), goal).values()) == pytest.approx(
             1.0
-        ), told
+        ), description
     assert checked == 6, SEED
 
 
-def test_a_beam_over_several_beginnings_bounds_what_it_leaves_out() -> None:
+def test_a_beam_over_several_prefixes_bounds_the_mass_that_it_leaves_out() -> None:
     left_out = 0
     for number in range(300, 340):
-        model, prefix, told = many(number)
+        model, prefix, description = many(number)
         z = sum(truth_of(model, prefix, False).values())
         try:
             summary = condition(model, prefix, "beam", beam=1).summary
         except CanvasError:
             continue
-        assert summary.log_z <= math.log(z) + TINY, told
-        assert math.log(z) <= summary.log_z - math.log1p(-summary.dropped) + TINY, told
+        assert summary.log_z <= math.log(z) + TINY, description
+        assert math.log(z) <= summary.log_z - math.log1p(-summary.dropped) + TINY, description
         left_out += summary.dropped > 0
     assert left_out > 0, SEED
 
 
-def test_goals_are_told_apart_by_the_last_token() -> None:
+def test_goals_depend_on_the_last_token() -> None:
     """The tokens that cover depend on whether one is left.
 
-    Only then does what stands behind it count.
+    The text behind the last token counts only then.
     """
     table = TokenTable((b"a", b"b"))
     goal = Goal(

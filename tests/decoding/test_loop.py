@@ -21,7 +21,7 @@ TABLE = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)).doub
 
 
 class Stream:
-    """What follows each token, by the table; it counts the tokens that it reads."""
+    """Predicts the next token from a table and counts the tokens that it reads."""
 
     def __init__(self) -> None:
         self.read: list[list[int]] = []
@@ -94,7 +94,7 @@ def test_strings_do_not_depend_on_their_batch() -> None:
     assert written(own) == [written(key[None])[0] for key in own]
 
 
-def test_only_strings_that_go_on_are_read() -> None:
+def test_only_unfinished_strings_are_read() -> None:
     own, stream = keys(30), Stream()
     words = Words(30, 9)
     noise = keyed_noise(own, torch.zeros_like(own), SIZE)
@@ -108,7 +108,7 @@ def test_only_strings_that_go_on_are_read() -> None:
 
 
 def test_forced_tokens_win_and_change_no_other_draw() -> None:
-    """What is drawn behind a forced token has the noise of its own position."""
+    """A token drawn after a forced one has the noise of its own position."""
     own = keys(20)
     free = written(own, limit=6)
     forced = torch.full((20, 6), -1)

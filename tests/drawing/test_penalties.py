@@ -31,31 +31,31 @@ from maskdiff.sampling import Penalties
 from maskdiff.text.repetition import periodic_tail
 
 
-def spoken(
+def history_of(
     context: Tensor,
     vocab: int,
     given: int = 0,
     counted: Tensor | None = None,
     drawn: Tensor | None = None,
 ) -> TokenHistory:
-    """A context (batch, n), read token by token.
+    """Returns the history of a context (batch, n), written token by token.
 
-    The first ``given`` positions are told to the constructor, too.
+    The constructor receives the first `given` positions, too.
     """
     counted = torch.ones_like(context, dtype=torch.bool) if counted is None else counted
     drawn = counted if drawn is None else drawn
     first = counted & (torch.arange(context.shape[1]) < given)
-    said = (
+    history = (
         TokenHistory(context, first, drawn, vocab)
         if given
         else TokenHistory.nothing(len(context), vocab)
     )
     for at in range(context.shape[1]):
-        said.write(context[:, at], counted[:, at], drawn[:, at])
-    return said
+        history.write(context[:, at], counted[:, at], drawn[:, at])
+    return history
 
 
-# ------------------------------------------------------------------------------------ transformers
+# ------------------------------------------------------------------------------------- transformers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -76,10 +76,10 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
             4 * torch.randn(batch, vocab, dtype=dtype),
             torch.randint(vocab, (batch, size)),
         )
-        said, penalty = spoken(context, vocab, rng.randint(0, size)), rng.uniform(0.5, 2.0)
+        history, penalty = history_of(context, vocab, rng.randint(0, size)), rng.uniform(0.5, 2.0)
         theirs = RepetitionPenaltyLogitsProcessor(penalty)(context, logits)
         assert torch.equal(
-            Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, said), theirs
+            Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, history), theirs
         )
         for prompt in (
             torch.randint(size + 1, (batch,)),
@@ -88,7 +88,7 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
             own = torch.arange(size) >= prompt[:, None]
             ignored = int(prompt[0]) if bool((prompt == prompt[0]).all()) else prompt
             apart = RepetitionPenaltyLogitsProcessor(penalty, ignored)(context, logits)
-            exempt = spoken(context, vocab, rng.randint(0, size), own)
+            exempt = history_of(context, vocab, rng.randint(0, size), own)
             assert torch.equal(
                 Penalties(ControlConfig(repetition_penalty=penalty)).shape(logits, exempt), apart
             )
@@ -96,7 +96,7 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
             both = NoRepeatNGramLogitsProcessor(n)(context, theirs)
             nothing = (both == -torch.inf).all(-1, keepdim=True)
             ours = Penalties(ControlConfig(repetition_penalty=penalty, no_repeat_ngram=n)).shape(
-                logits, said
+                logits, history
             )
             assert torch.equal(ours, torch.where(nothing, theirs, both))
             bans, lifted = bans + int((ours == -torch.inf).sum()), lifted + int(nothing.sum())
@@ -129,7 +129,7 @@ def test_cuts_are_bit_for_bit_those_of_transformers(dtype: torch.dtype) -> None:
         assert (theirs.expand(500, -1, -1).gather(-1, drawn[..., None]) > -torch.inf).all()
 
 
-def test_a_cut_keeps_the_likeliest_and_zero_cuts_nothing() -> None:
+def test_truncation_keeps_the_likeliest_and_zero_truncates_nothing() -> None:
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(50, 9, generator=torch.Generator().manual_seed(1))
     for cut in ((1.0, 1, 0.0), (1.0, 0, 1.0), (0.0, 0, 0.0)):
@@ -140,21 +140,21 @@ def test_a_cut_keeps_the_likeliest_and_zero_cuts_nothing() -> None:
     assert torch.equal(keep_top_k(ties, 2), ties)
 
 
-def test_a_ban_that_leaves_nothing_is_lifted_for_what_may_be_drawn() -> None:
-    said, allowed = (
-        spoken(torch.tensor([[0, 1, 2, 0, 1]]), 4),
+def test_a_ban_of_every_allowed_token_is_lifted() -> None:
+    history, allowed = (
+        history_of(torch.tensor([[0, 1, 2, 0, 1]]), 4),
         torch.tensor([[True, False, True, False]]),
     )
     bigrams, tokens = (Penalties(ControlConfig(no_repeat_ngram=n)) for n in (3, 1))
     logits = torch.zeros(1, 4)
-    assert bigrams.shape(logits, said).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
-    assert bigrams.shape(logits, said, allowed).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
-    assert tokens.shape(logits, said, allowed).tolist() == [
+    assert bigrams.shape(logits, history).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
+    assert bigrams.shape(logits, history, allowed).tolist() == [[0.0, 0.0, -math.inf, 0.0]]
+    assert tokens.shape(logits, history, allowed).tolist() == [
         [0.0] * 4
     ]  # 3 is free, but may not be drawn
     impossible = torch.tensor([[0.0, 0.0, 0.0, -math.inf]])
-    assert torch.equal(tokens.shape(impossible, said), impossible)
-    both = TokenHistory.select(said, torch.tensor([0, 0]))
+    assert torch.equal(tokens.shape(impossible, history), impossible)
+    both = TokenHistory.select(history, torch.tensor([0, 0]))
     mixed = torch.cat((logits, impossible))
     assert tokens.shape(mixed, both).tolist() == [
         [-math.inf] * 3 + [0.0],
@@ -162,7 +162,7 @@ def test_a_ban_that_leaves_nothing_is_lifted_for_what_may_be_drawn() -> None:
     ]  # each row by itself
 
 
-# --------------------------------------------------------------------------------------------- DRY
+# ---------------------------------------------------------------------------------------------- DRY
 
 
 def longest_match(context: list[int], token: int, breakers: set[int], reach: int) -> int:
@@ -185,7 +185,7 @@ def longest_match(context: list[int], token: int, breakers: set[int], reach: int
 def dry_by_definition(
     context: list[int], vocab: int, config: ControlConfig, breakers: set[int]
 ) -> Tensor:
-    """(vocab,) float64 what DRY takes."""
+    """Returns the DRY penalties, (vocab,) float64."""
     taken = []
     for token in range(vocab):
         size = longest_match(context, token, breakers, config.dry_range)
@@ -211,13 +211,13 @@ def test_dry_gives_the_probabilities_of_llama_cpp(
     config = ControlConfig(
         dry_multiplier=multiplier, dry_base=1.1, dry_allowed_length=allowed, dry_range=reach
     )
-    said = spoken(torch.tensor([context]), probs)
-    shaped = Penalties(config, breakers).shape(torch.full((1, probs), math.log(1 / probs)), said)
+    history = history_of(torch.tensor([context]), probs)
+    shaped = Penalties(config, breakers).shape(torch.full((1, probs), math.log(1 / probs)), history)
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("base", [2.0, 1.75])
-def test_dry_is_its_definition(base: float) -> None:
+def test_dry_equals_its_definition(base: float) -> None:
     """On 1,920 contexts over one to four tokens, some of them loops of more than 50.
 
     Base 2 is exact, so lengths are.
@@ -236,12 +236,12 @@ def test_dry_is_its_definition(base: float) -> None:
         config = ControlConfig(
             dry_multiplier=2.0, dry_base=base, dry_allowed_length=allowed, dry_range=reach
         )
-        said = spoken(torch.tensor(rows), vocab, rng.randint(0, size))
+        history = history_of(torch.tensor(rows), vocab, rng.randint(0, size))
         expected = torch.stack(
             [dry_by_definition(row, vocab, config, set(breakers)) for row in rows]
         )
         ours = -Penalties(config, breakers).shape(
-            torch.zeros(batch, vocab, dtype=torch.float64), said
+            torch.zeros(batch, vocab, dtype=torch.float64), history
         )
         assert (
             torch.equal(ours, expected)
@@ -262,12 +262,12 @@ def test_dry_never_overflows() -> None:
     What is forced stays what is drawn.
     """
     largest = Penalties(ControlConfig(dry_multiplier=100.0, dry_base=10.0, dry_allowed_length=1))
-    said = spoken(torch.zeros(1, 200, dtype=torch.int64), 2)
-    shaped = largest.shape(torch.tensor([[0.0, -math.inf]]), said)
+    history = history_of(torch.zeros(1, 200, dtype=torch.int64), 2)
+    shaped = largest.shape(torch.tensor([[0.0, -math.inf]]), history)
     assert shaped.log_softmax(-1).tolist() == [[0.0, -math.inf]]
 
 
-# ----------------------------------------------------------------------------- presence, frequency
+# ------------------------------------------------------------------------------ presence, frequency
 
 
 @pytest.mark.parametrize(
@@ -281,19 +281,17 @@ def test_dry_never_overflows() -> None:
 def test_penalties_give_the_probabilities_of_llama_cpp(
     context: list[int], expected: list[float]
 ) -> None:
-    said, logits = spoken(torch.tensor([context]), 5), torch.full((1, 5), math.log(0.2))
+    history, logits = history_of(torch.tensor([context]), 5), torch.full((1, 5), math.log(0.2))
     shaped = Penalties(ControlConfig(presence_penalty=5.0, frequency_penalty=5.0)).shape(
-        logits, said
+        logits, history
     )
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
-    strong = Penalties(ControlConfig(repetition_penalty=50.0)).shape(logits, said).softmax(-1)[0]
-    said_at_all = torch.tensor([token in context for token in range(5)])
-    assert torch.allclose(
-        strong, torch.where(said_at_all, 0.0, 1 / (~said_at_all).sum()), atol=1e-5
-    )
+    strong = Penalties(ControlConfig(repetition_penalty=50.0)).shape(logits, history).softmax(-1)[0]
+    seen = torch.tensor([token in context for token in range(5)])
+    assert torch.allclose(strong, torch.where(seen, 0.0, 1 / (~seen).sum()), atol=1e-5)
 
 
-def test_presence_and_frequency_are_taken_for_what_was_drawn_alone() -> None:
+def test_presence_and_frequency_penalties_count_only_drawn_tokens() -> None:
     rng = random.Random(0)
     for _ in range(200):
         vocab, size, prompt = rng.randint(1, 6), rng.randint(0, 20), rng.randint(0, 10)
@@ -307,32 +305,32 @@ def test_presence_and_frequency_are_taken_for_what_was_drawn_alone() -> None:
             for x, n in zip(logits[0].tolist(), counts, strict=True)
         ]
         config = ControlConfig(presence_penalty=presence, frequency_penalty=frequency)
-        said = spoken(torch.tensor([row]), vocab, rng.randint(0, prompt + size), drawn=drawn)
-        shaped = Penalties(config).shape(logits, said)[0]
+        history = history_of(torch.tensor([row]), vocab, rng.randint(0, prompt + size), drawn=drawn)
+        shaped = Penalties(config).shape(logits, history)[0]
         assert torch.allclose(shaped, torch.tensor(own, dtype=torch.float64), rtol=0, atol=1e-14)
-        assert Penalties(config).shape(logits.float(), said).dtype == torch.float32
+        assert Penalties(config).shape(logits.float(), history).dtype == torch.float32
 
 
-def test_what_was_given_counts_for_the_repetition_penalty_unless_it_is_exempt() -> None:
-    """The option is in what is counted: presence and frequency never see it."""
+def test_prompts_count_for_the_repetition_penalty_unless_exempt() -> None:
+    """`exempt_prompt` changes only the counted tokens, not presence and frequency penalties."""
     context, logits = torch.tensor([[0, 0, 1]]), torch.ones(1, 3)
     given = torch.tensor([[False, False, True]])
     config = ControlConfig(repetition_penalty=2.0, frequency_penalty=0.25)
-    assert Penalties(config).shape(logits, spoken(context, 3, drawn=given)).tolist() == [
+    assert Penalties(config).shape(logits, history_of(context, 3, drawn=given)).tolist() == [
         [0.5, 0.25, 1.0]
     ]
-    assert Penalties(config).shape(logits, spoken(context, 3, counted=given)).tolist() == [
+    assert Penalties(config).shape(logits, history_of(context, 3, counted=given)).tolist() == [
         [1.0, 0.25, 1.0]
     ]
 
 
-# ------------------------------------------------------------------------------------ TokenHistory
+# ------------------------------------------------------------------------------------- TokenHistory
 
 
 def agreement(left: list[int], right: list[int]) -> int:
     """Length of the longest common suffix.
 
-    -1 stands where nothing does, and agrees with nothing.
+    -1 marks a hole and agrees with nothing.
     """
     size = 0
     while size < min(len(left), len(right)) and left[-1 - size] == right[-1 - size] != -1:
@@ -340,9 +338,9 @@ def agreement(left: list[int], right: list[int]) -> int:
     return size
 
 
-@pytest.mark.parametrize("told", ["nothing", "a beginning", "everything"])
-def test_the_match_table_is_that_of_brute_force(told: str) -> None:
-    """At every position of random texts with holes, also where the right of the pointer is
+@pytest.mark.parametrize("initial", ["nothing", "a beginning", "everything"])
+def test_the_match_table_equals_brute_force(initial: str) -> None:
+    """At every position of random texts with holes, also if the tokens right of the position are
     known."""
     rng, longest = random.Random(0), 0
     for _ in range(40):
@@ -354,19 +352,19 @@ def test_the_match_table_is_that_of_brute_force(told: str) -> None:
             torch.rand(batch, size, generator=torch.Generator().manual_seed(rng.randrange(10**6)))
             < 0.9
         )
-        given = {"nothing": 0, "a beginning": rng.randint(1, size), "everything": size}[told]
+        given = {"nothing": 0, "a beginning": rng.randint(1, size), "everything": size}[initial]
         first = counted & (torch.arange(size) < given)
-        said = (
+        history = (
             TokenHistory(tokens, first, counted, vocab)
             if given
             else TokenHistory.nothing(batch, vocab)
         )
         for at in range(size):
-            said.write(tokens[:, at], counted[:, at], counted[:, at])
+            history.write(tokens[:, at], counted[:, at], counted[:, at])
             known = counted & (torch.arange(size) < max(given, at + 1))
             rows = torch.where(known, tokens, -1).tolist()
             for row, found, counts in zip(
-                rows, said.match.tolist(), said.counts.tolist(), strict=True
+                rows, history.match.tolist(), history.counts.tolist(), strict=True
             ):
                 assert counts == [row.count(token) for token in range(vocab)]
                 expected = [
@@ -377,40 +375,43 @@ def test_the_match_table_is_that_of_brute_force(told: str) -> None:
     assert longest > 10
 
 
-def test_a_text_that_grows_is_one_that_was_there() -> None:
-    """300 tokens, far beyond the 64 that there is room for at first.
+def test_a_grown_history_equals_a_preallocated_one() -> None:
+    """A history of 300 tokens grows beyond its initial capacity of 64.
 
-    The tables are those of enough room.
+    Its tables equal those of a history allocated at full size.
     """
     tokens = torch.randint(3, (2, 300), generator=torch.Generator().manual_seed(0))
     nothing = torch.zeros(2, 300, dtype=torch.bool)
-    grown, roomy = TokenHistory.nothing(2, 3), TokenHistory(nothing.long(), nothing, nothing, 3)
+    grown, preallocated = (
+        TokenHistory.nothing(2, 3),
+        TokenHistory(nothing.long(), nothing, nothing, 3),
+    )
     yes = torch.ones(2, dtype=torch.bool)
     for at in range(300):
-        for said in (grown, roomy):
-            said.write(tokens[:, at], yes, yes)
-        assert torch.equal(grown.match[:, : at + 1], roomy.match[:, : at + 1])
+        for history in (grown, preallocated):
+            history.write(tokens[:, at], yes, yes)
+        assert torch.equal(grown.match[:, : at + 1], preallocated.match[:, : at + 1])
     assert torch.equal(grown.tokens[:, :300], tokens)
-    assert torch.equal(grown.counts, roomy.counts)
+    assert torch.equal(grown.counts, preallocated.counts)
     assert torch.equal(grown.drawn, grown.counts)
     assert grown.counts.sum() == 600
 
 
-def test_some_of_the_texts_go_on_as_if_they_were_all() -> None:
+def test_selected_texts_continue_like_separate_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens, rows = torch.randint(2, (5, 40), generator=generator), torch.tensor([3, 0, 3])
-    said = spoken(tokens[:, :30], 2)
-    before = said.match.clone(), said.counts.clone(), said.tokens.clone()
-    part, alone = said.select(rows), spoken(tokens[rows], 2)
+    history = history_of(tokens[:, :30], 2)
+    before = history.match.clone(), history.counts.clone(), history.tokens.clone()
+    part, alone = history.select(rows), history_of(tokens[rows], 2)
     for at in range(30, 40):
         part.write(tokens[rows, at], *[torch.ones(3, dtype=torch.bool)] * 2)
     for name in ("tokens", "counts", "drawn", "match", "position", "reach"):
         assert torch.equal(
             torch.as_tensor(getattr(part, name)), torch.as_tensor(getattr(alone, name))
         )
-    for old, new in zip(before, (said.match, said.counts, said.tokens), strict=True):
+    for old, new in zip(before, (history.match, history.counts, history.tokens), strict=True):
         assert torch.equal(old, new)
-    assert len(said.select(torch.tensor([], dtype=torch.int64)).tokens) == 0
+    assert len(history.select(torch.tensor([], dtype=torch.int64)).tokens) == 0
 
 
 @pytest.mark.parametrize("most, repeats", [(1, 2), (3, 2), (5, 3), (20, 4), (100, 2)])
@@ -424,12 +425,12 @@ def test_looping_is_a_periodic_tail(most: int, repeats: int) -> None:
             2, (batch, size), generator=torch.Generator().manual_seed(rng.randrange(10**6))
         )
         own = torch.tensor([rng.randint(0, size) for _ in range(batch)])
-        yes, said = torch.ones(batch, dtype=torch.bool), TokenHistory.nothing(batch, 2)
-        assert not said.looping(most, repeats, own).any()
+        yes, history = torch.ones(batch, dtype=torch.bool), TokenHistory.nothing(batch, 2)
+        assert not history.looping(most, repeats, own).any()
         for at in range(1, size + 1):
-            said.write(tokens[:, at - 1], yes, yes)
+            history.write(tokens[:, at - 1], yes, yes)
             whole, part = (
-                said.looping(most, repeats, last).tolist()
+                history.looping(most, repeats, last).tolist()
                 for last in (torch.full((batch,), at), own.clamp(max=at))
             )
             for row, last, loops, some in zip(
@@ -445,7 +446,7 @@ def ternary(size: int, longest: int, seed: int) -> list[int]:
     """A random word over three symbols in which nothing of up to ``longest`` symbols stands
     twice in a row."""
     rng, word = random.Random(seed), [0]
-    choices = [[], rng.sample(range(3), 3)]  # what was not yet tried at each place
+    choices = [[], rng.sample(range(3), 3)]  # the untried symbols of each place
     while len(word) < size:
         if not choices[-1]:  # a dead end
             choices.pop()
@@ -465,10 +466,10 @@ def test_planted_loops_are_found_at_the_exact_step() -> None:
     rows = [start + [*range(3, 3 + period)] * 4 for period, start in enumerate(before, start=1)]
     planted, size = [len(row) for row in rows], max(map(len, rows))
     tokens = torch.tensor([row + [29] * (size - len(row)) for row in rows])
-    said, yes, found = TokenHistory.nothing(20, 30), torch.ones(20, dtype=torch.bool), [0] * 20
+    history, yes, found = TokenHistory.nothing(20, 30), torch.ones(20, dtype=torch.bool), [0] * 20
     for at in range(1, size + 1):
-        said.write(tokens[:, at - 1], yes, yes)
-        for i, loops in enumerate(said.looping(20, 4, torch.full((20,), at)).tolist()):
+        history.write(tokens[:, at - 1], yes, yes)
+        for i, loops in enumerate(history.looping(20, 4, torch.full((20,), at)).tolist()):
             found[i] = found[i] or at * loops
     assert found == planted
 
@@ -476,14 +477,14 @@ def test_planted_loops_are_found_at_the_exact_step() -> None:
 def test_ten_thousand_texts_without_a_loop_have_none() -> None:
     """Different square-free texts of 48 symbols.
 
-    Not one hit at any step; with one symbol said twice each is a hit.
+    Not one hit at any step; with one repeated symbol each is a hit.
     """
     word = ternary(10_200, 24, 0)
     texts = torch.tensor(sorted({tuple(word[i : i + 48]) for i in range(len(word) - 47)})[:10_000])
     assert len(texts) == 10_000
-    said, yes = TokenHistory.nothing(10_000, 3), torch.ones(10_000, dtype=torch.bool)
+    history, yes = TokenHistory.nothing(10_000, 3), torch.ones(10_000, dtype=torch.bool)
     for at in range(1, 49):
-        said.write(texts[:, at - 1], yes, yes)
-        assert not said.looping(24, 2, torch.full((10_000,), at)).any()
-    said.write(texts[:, -1], yes, yes)
-    assert said.looping(24, 2, torch.full((10_000,), 49)).all()
+        history.write(texts[:, at - 1], yes, yes)
+        assert not history.looping(24, 2, torch.full((10_000,), at)).any()
+    history.write(texts[:, -1], yes, yes)
+    assert history.looping(24, 2, torch.full((10_000,), 49)).all()

@@ -1,4 +1,4 @@
-"""What ends a string: stop texts against a search of the whole text, decoding against cutting."""
+"""Ends of strings: stop texts against a search of the whole text, decoding against cutting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskdiff.sampling import NEVER, Stopping, StopText, cut_short
 from maskdiff.text.repetition import first_periodic_tail
 from tests.helpers.completion import Given, Many, random_table, searched
 
-# -------------------------------------------------------------------------------------- stop texts
+# --------------------------------------------------------------------------------------- stop texts
 
 
 def streamed(pieces: Sequence[bytes], stops: Sequence[bytes]) -> tuple[bytes, bool]:
@@ -65,7 +65,7 @@ def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
     return data, [data[a:b] for a, b in zip(places, places[1:])], [stop.encode() for stop in stops]
 
 
-def test_a_stream_is_cut_as_the_whole_text_would_be() -> None:
+def test_a_stream_is_cut_like_the_whole_text() -> None:
     """Ten thousand texts in random pieces; characters are never cut."""
     rng, matched, waited, wrong = random.Random(0), 0, 0, 0
     for _ in range(10_000):
@@ -82,7 +82,7 @@ def test_a_stream_is_cut_as_the_whole_text_would_be() -> None:
 
 
 def common(texts: Sequence[bytes]) -> bytes:
-    """What all of them begin with."""
+    """Returns their longest common prefix."""
     first, last = min(texts), max(texts)
     return first[
         : next(
@@ -91,8 +91,8 @@ def common(texts: Sequence[bytes]) -> bytes:
     ]
 
 
-def test_what_is_held_back_is_what_has_to_be() -> None:
-    """After every piece there is shown what all continuations have in common.
+def test_streams_hold_back_only_possible_stop_matches() -> None:
+    """After every piece the shown text is the common prefix of all continuations.
 
     One character more is wrong for one of them.
     """
@@ -113,7 +113,7 @@ def test_what_is_held_back_is_what_has_to_be() -> None:
             assert shown == common(ways)
             assert search.stopped == (
                 len(set(ways)) == 1 and ways[0] != text
-            )  # nothing that follows changes anything
+            )  # no continuation changes the result
             assert search.stopped or text == shown + search.held
             held += len(search.held)
             assert shown + copy(search).close() == searched(text, stops)
@@ -137,7 +137,7 @@ def test_a_match_waits_for_one_that_began_before_it() -> None:
     assert (plain.feed(b"abc"), plain.close(), plain.stopped) == (b"abc", b"", False)
 
 
-# ---------------------------------------------------------------------------------------- decoding
+# ----------------------------------------------------------------------------------------- decoding
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -145,10 +145,10 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def stream_of(decoding: Decoding) -> list[Completion]:
-    """The results, after a look at the stream: joined, it is them."""
-    told: dict[int, bytes] = {}
-    made = decoding.run(lambda i, piece: told.update({i: told.get(i, b"") + piece}))
-    assert [told.get(i, b"") for i in range(len(made))] == [item.data for item in made]
+    """Returns the results after checking that the joined stream equals them."""
+    streamed: dict[int, bytes] = {}
+    made = decoding.run(lambda i, piece: streamed.update({i: streamed.get(i, b"") + piece}))
+    assert [streamed.get(i, b"") for i in range(len(made))] == [item.data for item in made]
     return made
 
 
@@ -181,7 +181,7 @@ def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def test_a_stopped_string_is_the_other_one_cut() -> None:
-    """The leftmost match in what was generated.
+    """Returns the leftmost match in the generated text.
 
     What was typed ends nothing, nor does a match that begins in it.
     """
@@ -318,7 +318,7 @@ def everything(rng: random.Random, table: TokenTable) -> Stopping:
     return Stopping(stops, tokens, rng.choice([0, 0, 4, 7, 12]), period, rng.randint(2, 3))
 
 
-def test_cut_short_is_what_decoding_does() -> None:
+def test_cut_short_equals_decoding() -> None:
     """The same tokens, whole, given or drawn: text and reason, whatever comes first."""
     reasons = []
     for model, _, rng in tables(40):
@@ -335,9 +335,7 @@ def test_cut_short_is_what_decoding_does() -> None:
                 tokens = string.tokens
                 sizes = [len(model.table.text(tokens[:k])) for k in range(len(tokens) + 1)]
                 first = next(k for k, size in enumerate(sizes) if size >= len(prefix))
-                if sizes[first] == len(
-                    prefix
-                ):  # no token reaches from what was typed into what was drawn
+                if sizes[first] == len(prefix):  # no token spans the prompt and the drawn text
                     assert cut_short(tokens, model.table.texts, stopping, first) == (
                         own.data,
                         own.reason,
@@ -347,9 +345,9 @@ def test_cut_short_is_what_decoding_does() -> None:
     assert cut_short((0, 0), (b"a",), NEVER) == (b"aa", "eos")
 
 
-def test_strings_that_are_told_their_length_end_alike() -> None:
-    """They are whole at their limit; a loop there is one nevertheless, unless something stands
-    behind it."""
+def test_length_conditioned_strings_end_alike() -> None:
+    """They are complete at their limit; a loop at the limit still counts unless text follows
+    it."""
     reasons = []
     for number in range(60):
         rng = np.random.default_rng(number)

@@ -24,7 +24,7 @@ def links(answer: Sequence[int], other: Sequence[int]) -> Links:
 
 
 def before(found: Links, t: int, p: int) -> Links:
-    """What is linked before a place of either answer."""
+    """Returns the links before a place of either answer."""
     return {(i, j) for i, j in found if i < t and j < p}
 
 
@@ -41,7 +41,7 @@ def behind(found: Links, t: int, p: int, least: int) -> bool:
 def test_partners_stand_behind_the_same_tokens(
     answer: list[int], other: list[int], least: int
 ) -> None:
-    """Place by place; of the first, which has nothing before it, nothing is said."""
+    """Each place has a partner behind the same token; the first place has no token before it."""
     assert ordinal(answer, other) == [
         t if t < len(other) else NO_PARTNER for t in range(len(answer))
     ]
@@ -63,11 +63,11 @@ def test_partners_stand_behind_the_same_tokens(
 @pytest.mark.slow
 @given(WORD, TWO_OR_MORE, FUTURE, st.integers(0, 14))
 @settings(max_examples=600, deadline=None)
-def test_with_the_links_before_it_a_partner_stays_whatever_follows(
+def test_a_partner_depends_only_on_the_links_before_it(
     answer: list[int], other: list[int], future: list[int], number: int
 ) -> None:
-    """Two texts that are the same up to `p`: where they are linked alike before it, `p` is the
-    partner of a place or is not."""
+    """For two texts that are equal up to `p`: the links before `p` alone decide whether `p` is the
+    partner of a place."""
     p = 1 + number % (len(other) - 1)
     changed = other[:p] + future
     edit, again = edit_aligned(answer, other), edit_aligned(answer, changed)
@@ -81,7 +81,7 @@ Texts = tuple[list[int], int, list[int], int, int]
 
 
 @st.composite
-def told_apart(draw: st.DrawFn) -> Texts:
+def unambiguous_texts(draw: st.DrawFn) -> Texts:
     """An answer and another that share `size` tokens which return nowhere, at `t` and at `p`;
     before them they share none."""
     size = draw(st.integers(3, 8))
@@ -95,7 +95,7 @@ def told_apart(draw: st.DrawFn) -> Texts:
     return answer, len(ours), other, len(theirs), size
 
 
-@given(told_apart(), st.data())
+@given(unambiguous_texts(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObject) -> None:
     """Where what is shared is beyond doubt: what stands at the partner or behind it may be anything
@@ -116,10 +116,14 @@ def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObj
 @pytest.mark.parametrize(
     "answer, other, partners",
     [
-        ("abcde", "abcxe", [1, 2, 3, NO_PARTNER]),  # what differs first is compared
+        ("abcde", "abcxe", [1, 2, 3, NO_PARTNER]),  # the first difference is compared
         ("abc", "axx", [1, NO_PARTNER]),  # since the beginning one token is enough
         ("yabcd", "xxabcz", [NO_PARTNER, NO_PARTNER, NO_PARTNER, 5]),
-        ("yabd", "xxabd", [NO_PARTNER, NO_PARTNER, NO_PARTNER]),  # behind three there is nothing
+        (
+            "yabd",
+            "xxabd",
+            [NO_PARTNER, NO_PARTNER, NO_PARTNER],
+        ),  # after the three there is no token
         ("yabe", "xxabf", [NO_PARTNER, NO_PARTNER, NO_PARTNER]),  # two are too few
         ("abcd", "ab", [1, NO_PARTNER, NO_PARTNER]),
         ("efg", "ab", [NO_PARTNER, NO_PARTNER]),
@@ -128,7 +132,7 @@ def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObj
     ],
 )
 def test_partners_by_hand(answer: str, other: str, partners: list[int]) -> None:
-    """Of all places but the first, which has nothing before it."""
+    """Covers all places but the first, which has no token before it."""
     assert edit_aligned([*map(ord, answer)], [*map(ord, other)])[1:] == partners
 
 

@@ -52,7 +52,7 @@ def test_most_records_are_made_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (f"{PROBLEM}>{WRONG}", "line 2"),
         (f"{PROBLEM};(+ 2 9)", "line 2"),
@@ -60,8 +60,8 @@ def test_most_records_are_made_of_the_file(tmp_path: Path) -> None:
         ("", "line 2"),
     ],
 )
-def test_a_line_that_is_no_attempt_is_named(tmp_path: Path, line: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_a_line_that_is_no_attempt_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}", line).sample(
             np.random.default_rng(0)
         )
@@ -82,7 +82,8 @@ def test_held_out_problems_and_missing_files_are_refused(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
-    """What was trained with a file is a language without one, but for drawing strings."""
+    """A checkpoint trained with a file restores a language without the file; only drawing
+    strings needs it."""
     language = with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}")
     state, config = language.state(), language.config
     (tmp_path / "a.txt").unlink()
@@ -93,8 +94,8 @@ def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
 
 
 def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path) -> None:
-    """Of a random model hardly any answer is one by its form: what is kept must be, and must read
-    again."""
+    """A random model writes few well-formed answers: all kept attempts must be well-formed and
+    readable."""
     policy = policy_of()
     lines = write_attempts(policy, 200, 3)
     assert lines == write_attempts(policy, 200, 3)
@@ -127,7 +128,7 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_who_goes_on_with_weights_keeps_its_pieces(tmp_path: Path) -> None:
+def test_a_run_from_other_weights_keeps_their_pieces(tmp_path: Path) -> None:
     """Other strings give other merges; the weights are those of the first."""
     source = checkpoint.load(SHIPPED)
     attempts = tmp_path / "a.txt"

@@ -23,7 +23,7 @@ def policy() -> OwnPolicy:
 
 
 class Witness(ModelDenoiser):
-    """Keeps what it was asked to score, without padding."""
+    """Records the rows that it scores, without padding."""
 
     def __init__(self, policy: OwnPolicy) -> None:
         super().__init__(policy.module, policy.vocabulary)
@@ -81,7 +81,7 @@ def test_confidence_is_that_of_the_hidden_token(policy: OwnPolicy, groups: int) 
 
 
 @pytest.mark.parametrize("most", [0.3, 0.5, 1.0])
-def test_only_what_is_doubted_is_written_anew(policy: OwnPolicy, most: float) -> None:
+def test_only_doubted_tokens_are_regenerated(policy: OwnPolicy, most: float) -> None:
     """The least certain, at most the share of the tokens; everything else, ends and prompts
     included, stays."""
     prompts, answers = answered(policy)
@@ -108,7 +108,7 @@ def test_only_what_is_doubted_is_written_anew(policy: OwnPolicy, most: float) ->
         changed, doubted = changed + len(moved), doubted + len(allowed[prompt])
     assert doubted > 20
     assert changed > 0.7 * doubted  # a random model mostly draws something else
-    for row in witness.seen:  # what is scored is a prompt, its answer with blanks, and an end
+    for row in witness.seen:  # a scored row is a prompt, its answer with blanks, and an end
         prompt, answer = next((p, a) for p, a in zip(prompts, answers) if [*p] == row[: len(p)])
         body = body_of(policy, answer)
         assert len(row) == len(prompt) + len(body) + 1
@@ -120,8 +120,8 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
     teacher = BidirectionalTeacher(policy, doubt=2.0, most=0.5)
     for prompt, answer in list(zip(prompts, answers))[:6]:
         witness = Witness(policy)
-        watched = replace(teacher, policy=OwnPolicy(replace(policy.loaded, denoiser=witness)))
-        (new,) = watched.revise([prompt], [answer], [3], 1.0)
+        recorded = replace(teacher, policy=OwnPolicy(replace(policy.loaded, denoiser=witness)))
+        (new,) = recorded.revise([prompt], [answer], [3], 1.0)
         body = body_of(policy, answer)
         writing = witness.seen[min(teacher.groups, len(body)) :]
         assert [row.count(policy.vocabulary.mask) for row in writing] == list(
@@ -134,7 +134,7 @@ def test_one_token_is_written_at_an_evaluation(policy: OwnPolicy) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_is_written_is_drawn_from_the_bidirectional_mode(
+def test_regenerated_tokens_are_drawn_from_the_bidirectional_mode(
     policy: OwnPolicy, temperature: float
 ) -> None:
     """One doubted token: the likeliest, or argmax of log p + noise of (key, place in the string,
@@ -157,7 +157,7 @@ def test_what_is_written_is_drawn_from_the_bidirectional_mode(
     assert checked > 10
 
 
-def test_a_revision_is_the_same_alone_and_in_any_batch(policy: OwnPolicy) -> None:
+def test_a_revision_does_not_depend_on_its_batch(policy: OwnPolicy) -> None:
     prompts, answers = answered(policy)
     teacher, keys = BidirectionalTeacher(policy), list(range(50, 66))
     torch.manual_seed(1)
@@ -170,19 +170,19 @@ def test_a_revision_is_the_same_alone_and_in_any_batch(policy: OwnPolicy) -> Non
 
 
 @pytest.mark.parametrize("settings", [{"doubt": 0.0}, {"most": 0.0}])
-def test_what_nobody_doubts_stays(policy: OwnPolicy, settings: dict[str, float]) -> None:
+def test_confident_tokens_stay(policy: OwnPolicy, settings: dict[str, float]) -> None:
     prompts, answers = answered(policy)
     assert (
         BidirectionalTeacher(policy, **settings).revise(prompts, answers, [0] * 16, 1.0) == answers
     )  # type: ignore[arg-type]
     assert (
         BidirectionalTeacher(policy).revise(prompts[1:2], answers[1:2], [0], 1.0) == answers[1:2]
-    )  # nothing but an end
+    )  # an answer of only an end
     assert BidirectionalTeacher(policy).revise([], [], [], 1.0) == []
 
 
 @pytest.mark.parametrize("changes", [{}, {"end_positions": True}, {"positions": "learned"}])
-def test_answers_are_revised_however_long(changes: dict[str, object]) -> None:
+def test_answers_beyond_the_training_length_are_revised(changes: dict[str, object]) -> None:
     policy = policy_of(**changes)
     teacher, longer = BidirectionalTeacher(policy), BidirectionalTeacher(lengthened(policy, 512))
     prompt, answer = (

@@ -54,9 +54,9 @@ def test_problems_are_numbered_by_their_names(names: list[list[str]]) -> None:
 
 @pytest.mark.parametrize("times", [2, 5])
 @pytest.mark.parametrize("count", [3, 8, 20])
-def test_a_problem_that_is_drawn_again_narrows_nothing(count: int, times: int) -> None:
-    """With the same value each time, the interval is that of the distinct problems; taken for
-    others it would be narrower."""
+def test_repeated_problems_do_not_narrow_an_interval(count: int, times: int) -> None:
+    """With the same value each time, the interval is that of the distinct problems; counted as
+    distinct problems, repetitions would narrow it."""
     rng = np.random.default_rng(count)
     values = rng.normal(size=count)
     order = rng.permutation(count * times)
@@ -73,12 +73,12 @@ def test_a_problem_that_is_drawn_again_narrows_nothing(count: int, times: int) -
     assert ignored.high - ignored.low < 1.1 * width / math.sqrt(times)
 
 
-def test_few_distinct_problems_have_no_interval_however_often_they_were_drawn() -> None:
+def test_few_distinct_problems_have_no_interval() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=40)
     assert math.isinf(bootstrap(values, rng, 100, np.arange(40) % 2).high)
     assert math.isfinite(bootstrap(values, rng, 100, np.arange(40) % 3).high)
-    third = np.where(np.arange(40) % 3 == 2, NAN, values)  # of which nothing is known
+    third = np.where(np.arange(40) % 3 == 2, NAN, values)  # missing values
     assert math.isinf(bootstrap(third, rng, 100, np.arange(40) % 3).high)
 
 
@@ -176,7 +176,7 @@ def test_the_intervals_are_those_of_clusters_of_names(runs: tuple[Path, Path]) -
             assert one.clusters.tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_two_problems_are_too_few_however_many_seeds(tmp_path: Path) -> None:
+def test_two_problems_are_too_few_for_any_number_of_seeds(tmp_path: Path) -> None:
     """Seeds that draw the same two say nothing of others; with names that hide it they would."""
     for same_names in (True, False):
         folder = tmp_path / str(same_names)
@@ -193,7 +193,7 @@ def test_two_problems_are_too_few_however_many_seeds(tmp_path: Path) -> None:
             assert {claim["verdict"] for claim in claims} == {"undecided"}
 
 
-def test_seeds_that_share_some_problems_tie_those_alone(tmp_path: Path) -> None:
+def test_seeds_cluster_only_their_shared_problems(tmp_path: Path) -> None:
     class Some(Letters):
         def problems(self, count: int, seed: int) -> list[Problem]:
             return [Problem(f"{seed + i}", f"problem {seed + i}") for i in range(count)]

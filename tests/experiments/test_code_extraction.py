@@ -101,7 +101,7 @@ def test_the_code_of_an_answer(name: str) -> None:
 
 
 @both_seeds
-def test_marked_code_is_that_of_another_reader(seed: int) -> None:
+def test_marked_code_equals_that_of_markdown_it(seed: int) -> None:
     """Whatever stands around it: the last block marked as Python, as markdown-it finds it."""
     reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").disable(["html_block"])
     found = 0
@@ -163,7 +163,7 @@ RESULTS = {
 
 
 @isolated
-def test_names_of_the_format_are_there() -> None:
+def test_names_of_the_format_are_defined() -> None:
     expressions = list(RESULTS)
     body = ",\n            ".join(expressions)
     head = "class Solution:\n    def f(self, nums: List[int]):\n"
@@ -210,9 +210,9 @@ def test_names_are_those_of_the_order_of_the_format() -> None:
 def test_integers_have_fifty_thousand_digits() -> None:
     assert judged("print(10**5000)", "", "1" + "0" * 5000, "")[0] == 1
     assert judged("print(10**49_999)", "", "1" + "0" * 49_999, "")[0] == 1
-    reward, told = judged("print(10**50_000)", "", "1" + "0" * 50_000, "")
+    reward, feedback = judged("print(10**50_000)", "", "1" + "0" * 50_000, "")
     assert reward == 0
-    assert "Exceeds the limit (50000 digits)" in told
+    assert "Exceeds the limit (50000 digits)" in feedback
     assert judged("def f(n): return [n + 1, 2]", "9" * 20_000, f"[1{'0' * 20_000}, 2]")[0] == 1
     assert judged("def f(n): return [n, 2]", "9" * 20_000, f"[1{'0' * 20_000}, 2]")[0] == 0
 
@@ -229,7 +229,7 @@ def test_values_with_long_integers_compare_as_numbers() -> None:
 
 
 @isolated
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="each call takes room on the stack of C")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="each call uses space on the C stack")
 def test_recursion_is_deep() -> None:
     assert judged("def f(n): return n and 1 + f(n - 1)", "40000", "40000")[0] == 1
     assert "RecursionError" in judged("def f(n): return n and 1 + f(n - 1)", "60000", "60000")[1]

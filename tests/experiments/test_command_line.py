@@ -41,7 +41,7 @@ SETTINGS = [
 
 
 def tiny_model(path: Path, seed: int = 0) -> Path:
-    """A checkpoint of the right language that knows nothing."""
+    """An untrained checkpoint of the right language."""
     config = replace(
         Config(),
         language=LanguageConfig(
@@ -83,7 +83,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         (
             ["--out", "x", "--experiment", "reward"],
@@ -118,14 +118,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--out", "x", "--seed_file", "no.json", "--threads", "1"], "leave out --threads"),
     ],
 )
-def test_mistakes_are_one_line_and_no_files(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], said: str
+def test_user_errors_print_one_line_and_write_no_files(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], message: str
 ) -> None:
     assert run_cli(distillation_cli.main, argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
     assert list(elsewhere.iterdir()) == []
 
 
@@ -144,7 +144,7 @@ def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) 
     assert [path.name for path in elsewhere.iterdir()] == ["tiny.pt"]
 
 
-def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: Path) -> None:
+def test_a_seed_file_of_the_command_runs_again_only_with_its_own_model(elsewhere: Path) -> None:
     tiny_model(elsewhere / "tiny.pt")
     few = [
         "--seeds",
@@ -181,7 +181,7 @@ def test_a_seed_file_of_the_door_runs_again_with_its_own_model_alone(elsewhere: 
 
 
 def process(argv: list[str], folder: Path) -> subprocess.Popen[str]:
-    """The door in a process of its own, of one thread."""
+    """The command in a process of its own, of one thread."""
     command = [sys.executable, "-m", "maskdiff.experiments.distillation", *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
@@ -198,7 +198,7 @@ def process(argv: list[str], folder: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     "argv", [["--out", "x", "--rollout", "2"], ["--out", "x", "--problems", "0"]]
 )
-def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: list[str]) -> None:
+def test_a_user_error_in_a_second_process_prints_one_line(tmp_path: Path, argv: list[str]) -> None:
     door_ = process(argv, tmp_path)
     out, err = door_.communicate(timeout=120)
     assert (door_.returncode, out) == (2, "")
@@ -209,7 +209,7 @@ def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: 
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_same_results(tmp_path: Path) -> None:
     """SIGKILL between its parts: nothing is half written, and the same command gives what it gives
     undisturbed."""
     model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]

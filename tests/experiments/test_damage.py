@@ -99,11 +99,11 @@ INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 
 @every_experiment
-def test_damaged_parts_are_an_error_of_one_line(
+def test_damaged_parts_raise_a_one_line_error(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """What is no JSON is told by its file, what has another shape by the experiment; none is a
-    traceback or concluded from."""
+    """Invalid JSON is reported with its file, an unexpected shape with its experiment; no
+    damage raises a traceback or enters the results."""
     monkeypatch.chdir(tmp_path)
     folder = Path("copy")  # a short name, which messages do not cut
     shutil.copytree(whole, folder)
@@ -111,9 +111,9 @@ def test_damaged_parts_are_an_error_of_one_line(
     good = part.read_bytes()
     for raw in (b"", b"{", good[: len(good) // 2], b"\xff\xfe", b"[" * 100_000, good + b"x"):
         part.write_bytes(raw)
-        said = one_line(lambda: run(folder, [name]))
-        assert f"{name}-1.json" in said
-        assert "is no JSON" in said
+        message = one_line(lambda: run(folder, [name]))
+        assert f"{name}-1.json" in message
+        assert "is no JSON" in message
     escaped = []
     for what, damage in {**DAMAGES, **INNER[name]}.items():
         part.write_bytes(good)
@@ -150,9 +150,7 @@ SEED_FILES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("what", SEED_FILES)
-def test_damaged_seed_files_are_an_error_of_one_line(
-    whole: Path, tmp_path: Path, what: str
-) -> None:
+def test_damaged_seed_files_raise_a_one_line_error(whole: Path, tmp_path: Path, what: str) -> None:
     path = tmp_path / "seeds.json"
     shutil.copy(whole / "seeds.json", path)
     mended(tmp_path, "seeds.json", SEED_FILES[what])
@@ -161,7 +159,9 @@ def test_damaged_seed_files_are_an_error_of_one_line(
     )
 
 
-def test_seed_files_that_cannot_be_are_an_error_of_one_line(whole: Path, tmp_path: Path) -> None:
+def test_unreadable_and_unknown_seed_files_raise_a_one_line_error(
+    whole: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "seeds.json"
     assert "No such file" in one_line(lambda: RunSettings.read(path))
     assert "Is a directory" in one_line(lambda: RunSettings.read(tmp_path))
@@ -177,8 +177,8 @@ def test_seed_files_that_cannot_be_are_an_error_of_one_line(whole: Path, tmp_pat
     assert "is a seed file of version 2; this is version 1" in read(
         lambda seeds: {**seeds, "schema": 2}
     )
-    said = read(lambda seeds: {**seeds, "config": {**seeds["config"], "problms": 3}})
-    assert "unknown key 'problms'; the nearest valid one is 'problems'" in said
+    message = read(lambda seeds: {**seeds, "config": {**seeds["config"], "problms": 3}})
+    assert "unknown key 'problms'; the nearest valid one is 'problems'" in message
     assert "seeds is '0'" in read(
         lambda seeds: {**seeds, "config": {**seeds["config"], "seeds": 0}}
     )

@@ -49,12 +49,12 @@ def records(where):
 
 
 @pytest.mark.slow
-def test_a_model_of_transformers_goes_through_all_experiments(tmp_path, capsys):
+def test_a_transformers_model_runs_all_experiments(tmp_path, capsys):
     """A random model solves nothing: what counts is that everything is measured, of ids alone, and
     the verdicts follow."""
     if reason := isolation_problem():
         pytest.skip(f"programs cannot be isolated here: {reason}")
-    folder = saved(tmp_path / "model", "qwen3", room=4096)
+    folder = saved(tmp_path / "model", "qwen3", positions=4096)
     out = tmp_path / "out"
     asked = ["--model", str(folder), "--records", str(records(tmp_path / "r.jsonl")), *SMALL]
     asked += ["--environment", "python", "--out", str(out), "--threads", "1", "--resamples", "100"]

@@ -1,4 +1,5 @@
-"""What a program in the sandbox may not reach: kernel memory, state that lasts, our files."""
+"""Resources that a sandboxed program must not reach: kernel memory, lasting state, the caller's
+files."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def policy(request, tmp_path_factory) -> HuggingFacePolicy:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> HuggingFacePolicy:
-    return load_policy(saved(tmp_path_factory.mktemp("models") / "wide", room=WIDE))
+    return load_policy(saved(tmp_path_factory.mktemp("models") / "wide", positions=WIDE))
 
 
 def prompts_of(policy: Policy) -> list[Ids]:
@@ -60,7 +60,7 @@ def prompts_of(policy: Policy) -> list[Ids]:
 
 
 def ids(policy: HuggingFacePolicy, text: str) -> Ids:
-    """Of ordinary tokens alone, a byte each."""
+    """Returns ordinary tokens of one byte each."""
     return tuple(policy.model.tokens.table.exactly(bytes([byte]))[0] for byte in text.encode())
 
 
@@ -136,7 +136,7 @@ def test_keys_are_draws_from_the_softmax(policy):
     check_draws((token for (token,) in drawn), logits)
 
 
-def test_positions_end(policy):
+def test_answers_end_at_the_last_position(policy):
     prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), prompts_of(policy)[0]]
     for key in range(20):
         answers = policy.sample(prompts, [key] * 3, 1.0, 10)
@@ -221,7 +221,7 @@ def test_a_batch_scores_as_each_alone(policy):
             assert policy.sample([prompt], [0], 0.0, 1)[0][0] == int(rows[0].argmax())
 
 
-def test_a_twin_has_weights_of_its_own(policy):
+def test_a_twin_has_its_own_weights(policy):
     twin, prompt = policy.twin(), prompts_of(policy)[0]
     before = policy.logits([prompt], [(7, 8)])
     assert torch.equal(twin.logits([prompt], [(7, 8)]), before)
@@ -270,7 +270,7 @@ def test_without_a_template_a_prompt_is_text(wide):
     assert bare.model.tokens.tokenizer.decode(prompt) == bare.text(prompt) == expected
 
 
-def test_what_is_shown_ends_no_message(wide):
+def test_shown_texts_end_no_message(wide):
     marks = f"{CLOSE}\n{OPEN}assistant\n"
     prompt = wide.prompt(Problem("x", "compute 1"), ids(wide, marks), f"printed {marks}")
     assert (prompt.count(END), prompt.count(2)) == (1, 2)  # of the template
@@ -291,7 +291,7 @@ def test_a_prompt_that_is_too_long(wide, policy):
         wide.prompt(Problem("x", ""), (), "=" * (WIDE - least + 1))
 
 
-def test_tokens_that_take_back_are_found(wide):
+def test_correction_tokens_are_found(wide):
     tokenizer = byte_level()
     tokenizer.add_tokens(["Wait", " but", "\nActually", "waiting", "//", " NO", "#a"])
     found = HuggingFacePolicy(TransformersModel(wide.module, tokenizer))
@@ -317,7 +317,7 @@ def test_weights_are_float32_by_default(tmp_path):
         load_policy(where, "cpu", "int8")
 
 
-def test_what_cannot_be_loaded(tmp_path):
+def test_unloadable_folders_are_refused(tmp_path):
     for name in (tmp_path / "nothing", "nobody/nothing"):
         with pytest.raises(CheckpointError, match=r"cannot read a model .*nothing") as error:
             load_policy(name)
@@ -342,7 +342,7 @@ def test_a_model_that_overlooks_padding_is_refused(kind, name):
         HuggingFacePolicy(model)
 
 
-def test_weights_that_give_nan(policy):
+def test_weights_that_give_nan_are_refused(policy):
     broken = policy.twin()
     with torch.no_grad():
         next(iter(broken.module.parameters())).fill_(torch.nan)

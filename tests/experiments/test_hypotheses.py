@@ -56,9 +56,7 @@ def test_the_rule_divides_all_intervals_into_three() -> None:
         verdict = verdict_of(estimate, margin)
         assert rules[verdict]
         seen.add(verdict)
-        unseen = verdict_of(
-            estimate, margin, measurable=False
-        )  # nothing is ruled out where there was too little to see
+        unseen = verdict_of(estimate, margin, measurable=False)  # too few data exclude nothing
         assert unseen == ("undecided" if verdict == "not supported" else verdict)
     assert len(seen) == 3
 
@@ -83,7 +81,7 @@ def test_verdicts_at_the_borders(low: float, high: float, verdict: str) -> None:
     assert verdict_of(Estimate(0.0, low, high, 5), 0.05, False) != "not supported"
 
 
-def test_what_cannot_be_estimated_is_undecided() -> None:
+def test_claims_without_an_estimate_are_undecided() -> None:
     rng = np.random.default_rng(0)
     none = decide(Hypothesis("n", "t", np.full(9, NAN), 0.05), rng, 100)
     assert (none.verdict, none.estimate.count, none.estimate.low) == ("undecided", 0, -math.inf)
@@ -155,7 +153,7 @@ def test_the_quantile_of_student_is_that_of_the_table() -> None:
 
 
 @pytest.mark.parametrize("units", [3, 5, 10])
-def test_few_units_cover_as_many_do(units: int) -> None:
+def test_intervals_of_few_units_keep_their_coverage(units: int) -> None:
     """400 normal samples each; an interval that covers 95% is below 0.92 in under one of 100 runs.
     A plain bootstrap is."""
     rng = np.random.default_rng(units)
@@ -221,7 +219,7 @@ def test_intervals_of_problems_that_seeds_tie_together_cover(
 
 @given(st.lists(st.lists(FIGURE, min_size=3, max_size=3), min_size=1, max_size=4))
 @settings(max_examples=100, deadline=None)
-def test_what_was_measured_survives_json(values: list[list[float]]) -> None:
+def test_measurements_survive_json(values: list[list[float]]) -> None:
     given_values = np.array(values)
     text = json.dumps(to_json(given_values), allow_nan=False)
     found = from_json(json.loads(text))
@@ -231,7 +229,7 @@ def test_what_was_measured_survives_json(values: list[list[float]]) -> None:
     assert to_json(from_json(NAN)) is None
 
 
-def test_parts_are_put_together_in_order() -> None:
+def test_parts_are_joined_in_order() -> None:
     parts = [
         {"problems": 2, "a": {"b": [[1.0, None], [3.0, 4.0]]}},
         {"problems": 1, "a": {"b": [[5.0, 6.0]]}},
@@ -269,7 +267,7 @@ def test_falls_are_those_of_straight_lines(rows: list[list[float]]) -> None:
 # --------------------------------------------------------------------------- regression to the mean
 
 
-def test_what_redrawing_failed_answers_gains_is_luck() -> None:
+def test_a_null_teacher_gains_no_more_than_redrawing() -> None:
     """A teacher who draws as the student does, and knows nothing: failed answers get better, and
     not beyond another try."""
     config = replace(SMALL, problems=40, rollouts=8, resamples=500)

@@ -1,4 +1,4 @@
-"""Who gets isolation, what is run without it, and the ranges of limits."""
+"""Which users get isolation, which programs run without it, and the ranges of limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.sandbox import BRIEF, SHORT, STORM, isolated, living, marked, soon
 
 SANDBOX = Path(sandbox.__file__).parent
-# The user of the program is that of the caller: what it may not reach is hidden by other means.
+# The program runs as the caller's user: other means hide the files that it must not reach.
 ORDINARY = """
 import os, socket
 tried = [
@@ -105,7 +105,9 @@ def test_a_machine_of_unknown_calls_gives_no_isolation(monkeypatch: pytest.Monke
     assert run_program("print(1)", isolation="none").stdout == "1\n"
 
 
-def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_required_isolation_runs_nothing_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     container = tmp_path / "container.py"
     refused = "error unshare of namespaces: Operation not permitted"
     container.write_text(f"import os, sys\nos.write(int(sys.argv[2]), b'{refused}\\n')")
@@ -124,7 +126,7 @@ def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not touched.exists()
 
 
-def test_without_isolation_if_so_told() -> None:
+def test_isolation_none_runs_without_isolation() -> None:
     assert (
         run_program("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout
         == "hello ['program.py']\n"

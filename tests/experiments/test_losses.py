@@ -111,7 +111,7 @@ def test_the_kinds_differ_and_their_order_is_that_of_their_names() -> None:
 def test_equal_logits_are_exactly_0_apart(
     kind: Kind, top_k: int, tail: bool, dtype: torch.dtype
 ) -> None:
-    """Bit by bit: what the null teacher shows must not depend on rounding."""
+    """Bit by bit: the divergence of a null teacher must not depend on rounding."""
     logits, _ = drawn(500, 30, scale=3.0, dtype=dtype)
     assert torch.equal(
         Divergence(kind, top_k, tail)(logits, logits.clone()).abs(),
@@ -126,7 +126,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 @every_kind
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("top_k", [9, 10, 1000])
-def test_as_many_as_there_are_is_the_whole_vocabulary(kind: Kind, tail: bool, top_k: int) -> None:
+def test_top_k_of_all_tokens_equals_the_whole_vocabulary(
+    kind: Kind, tail: bool, top_k: int
+) -> None:
     student, teacher = drawn(6, 9)
     assert torch.equal(
         Divergence(kind, top_k, tail)(student, teacher), Divergence(kind, 0)(student, teacher)
@@ -164,11 +166,11 @@ def test_jensen_shannon_reaches_ln_2_and_is_small_like_an_eighth_of_chi_square()
     )  # each is half a quarter of chi square
 
 
-# --------------------------------------------------------------------------------- what top k hides
+# ----------------------------------------------------------------------- outcomes outside the top k
 
 
 @every_kind
-def test_telling_fewer_outcomes_apart_never_adds_to_a_divergence(kind: Kind) -> None:
+def test_merging_outcomes_never_increases_a_divergence(kind: Kind) -> None:
     """The data processing inequality, along the chain of ever coarser tails."""
     student, teacher = drawn(2000, 12)
     chain = torch.stack([Divergence(kind, k, True)(student, teacher) for k in range(1, 12)])
@@ -179,14 +181,14 @@ def test_telling_fewer_outcomes_apart_never_adds_to_a_divergence(kind: Kind) -> 
     assert float((chain[1:] - chain[:-1]).mean()) > 0.01
 
 
-def test_renormalising_can_add_and_can_take_away() -> None:
+def test_renormalising_can_increase_and_decrease_a_divergence() -> None:
     student, teacher = drawn(2000, 12)
     whole, cut = (Divergence("reverse", k)(student, teacher) for k in (0, 3))
     assert 0.02 < float((cut > whole).float().mean()) < 0.98
 
 
 @every_kind
-def test_a_teacher_who_wants_something_else_seems_to_agree_without_the_tail(kind: Kind) -> None:
+def test_without_the_tail_a_teacher_of_other_tokens_seems_to_agree(kind: Kind) -> None:
     student = torch.tensor([spread(0.5, 0.3, 0.1, further=7)])
     teacher = student.clone()
     teacher[0, 5] += (
@@ -315,8 +317,8 @@ def test_extreme_logits_have_finite_values_and_gradients(
 @every_kind
 @pytest.mark.parametrize(
     "top_k, tail", [*CUTS, (7, False), (7, True)]
-)  # 7 of the 9 take in what is impossible
-def test_what_is_impossible_for_both_costs_nothing(kind: Kind, top_k: int, tail: bool) -> None:
+)  # 7 of the 9 include impossible tokens
+def test_tokens_impossible_for_both_cost_nothing(kind: Kind, top_k: int, tail: bool) -> None:
     student, teacher = drawn(20, 9)
     barred = torch.arange(9) % 3 == 1
     kept = Divergence(kind, top_k if top_k < 6 else 0, tail)(
@@ -330,7 +332,7 @@ def test_what_is_impossible_for_both_costs_nothing(kind: Kind, top_k: int, tail:
     assert bool(student.grad.isfinite().all())
 
 
-def test_what_only_the_teacher_rules_out_is_infinitely_far_in_reverse_alone() -> None:
+def test_tokens_only_the_teacher_excludes_are_infinite_only_in_reverse_kl() -> None:
     student, teacher = torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 0.0, -math.inf]])
     assert [math.isinf(float(Divergence(kind, 0)(student, teacher))) for kind in KINDS] == [
         True,
@@ -356,8 +358,10 @@ def halved(seed: int = 0) -> tuple[PlantedPolicy, list[Pair]]:
     signs, sizes = torch.rand(2, 8, 8, generator=generator)
     policy.module[0].data = torch.where(signs < 0.5, -1.0, 1.0) * (0.07 + 0.05 * sizes)
     policy.module.to(torch.bfloat16)
-    told, untold = (1, 5), (2, 5)
-    return policy, [Pair.same(untold, (1, 2, 3, 4, 5, 6, 7, 1, 3, 5, 7, 2, 4, 6, 0), told)]
+    teacher_prompt, student_prompt = (1, 5), (2, 5)
+    return policy, [
+        Pair.same(student_prompt, (1, 2, 3, 4, 5, 6, 7, 1, 3, 5, 7, 2, 4, 6, 0), teacher_prompt)
+    ]
 
 
 def test_small_steps_do_not_move_weights_of_half_precision_without_masters() -> None:
@@ -374,7 +378,7 @@ def test_small_steps_do_not_move_weights_of_half_precision_without_masters() -> 
     assert torch.equal(weight, before)
 
 
-def test_masters_move_them_after_enough_steps() -> None:
+def test_master_weights_move_half_precision_after_enough_steps() -> None:
     policy, pairs = halved()
     weight = policy.module[0]
     before = weight.detach().clone()
@@ -392,7 +396,7 @@ def test_masters_move_them_after_enough_steps() -> None:
     assert torch.equal(weight, copy.detach().bfloat16())
 
 
-def test_masters_copy_only_what_has_less_than_float32() -> None:
+def test_masters_copy_only_weights_below_float32() -> None:
     for dtype, copied in (
         (torch.float32, False),
         (torch.float64, False),

@@ -1,4 +1,4 @@
-"""Ordinary programs in the sandbox: what its list of system calls and its small root allow."""
+"""Ordinary programs in the sandbox: its list of system calls and its small root allow them."""
 
 from __future__ import annotations
 

@@ -1,14 +1,10 @@
-"""Our model as a policy, and arithmetic as an environment: against plain forward passes of a tiny
-random model."""
+"""Our causal model as a policy, against plain forward passes of a tiny random model."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,18 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskdiff.config import ModelConfig
-from maskdiff.errors import ConfigError, DataError, ParseError
+from maskdiff.errors import ConfigError, ParseError
 from maskdiff.experiments.distillation import causal_policy as own
-from maskdiff.experiments.distillation.arithmetic import ArithmeticEnvironment
 from maskdiff.experiments.distillation.causal_policy import OwnPolicy
-from maskdiff.experiments.distillation.environment import Outcome, Problem, evaluate_all
+from maskdiff.experiments.distillation.environment import Problem
 from maskdiff.experiments.distillation.policy import groups, lengths
-from maskdiff.languages import ArithmeticCorrections, split_of
-from maskdiff.languages.arithmetic_corrections import FEEDBACK, feedback_text
-from maskdiff.languages.arithmetic_corrections.slips import write_answer
 from tests.helpers.distillation_policies import (
-    BOUNDS,
-    LANGUAGE,
     attempted,
     lengthened,
     loaded,
@@ -39,7 +29,6 @@ from tests.helpers.distillation_policies import (
     scored,
 )
 from tests.helpers.dummies import chi_square
-from tests.helpers.step_trees import read, reducts, value_of, write
 from tests.helpers.tiny import tiny_loaded
 
 ONE_IN_A_MILLION = 4.75  # z-value of the chi-square that a right sampler reaches that rarely
@@ -51,7 +40,7 @@ def policy() -> OwnPolicy:
 
 
 def behind(policy: OwnPolicy, row: Sequence[int]) -> Tensor:
-    """(size,) log-probabilities of what may follow a string: anything but PAD, MASK and BOS."""
+    """(size,) log-probabilities of the next token of a string: any but PAD, MASK and BOS."""
     logits = scored(policy, [*row, policy.vocabulary.pad])[-1]
     logits[[policy.vocabulary.pad, policy.vocabulary.mask, policy.vocabulary.bos]] = -torch.inf
     return logits.double().log_softmax(-1)
@@ -61,7 +50,7 @@ def behind(policy: OwnPolicy, row: Sequence[int]) -> Tensor:
 
 
 def padded(rows: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
-    """Rows that end together, with whatever stands before them, and how much of that each has."""
+    """Rows padded on the left with random tokens, and the padding of each."""
     rng = random.Random(9)
     before = [[rng.randrange(80) for _ in range(width - len(row))] for row in rows]
     return torch.tensor([b + row for b, row in zip(before, rows)]), torch.tensor(
@@ -80,10 +69,10 @@ def padded(rows: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
     ],
 )
 @pytest.mark.parametrize("cuts", [(), (1, 8, 19), tuple(range(1, 25))])
-def test_beginnings_are_scored_as_by_a_full_pass(
+def test_prefix_scores_equal_those_of_a_full_pass(
     changes: dict[str, object], cuts: tuple[int, ...]
 ) -> None:
-    """In one go, in pieces and token by token; what is behind the pads makes no difference."""
+    """At once, in pieces and token by token; tokens in the padding make no difference."""
     policy = policy_of(**changes)
     model, rows = policy.loaded.denoiser.model, ragged(7, 25)
     tokens, pads = padded(rows, 25)
@@ -100,7 +89,7 @@ def test_beginnings_are_scored_as_by_a_full_pass(
                     )
 
 
-def test_beginnings_go_on_beyond_the_longest_string_of_the_training() -> None:
+def test_prefixes_continue_beyond_the_longest_training_string() -> None:
     """Rotary positions have no end: against a model of the same weights that was made for longer
     strings."""
     policy = policy_of()
@@ -127,7 +116,7 @@ def test_beginnings_go_on_beyond_the_longest_string_of_the_training() -> None:
     assert torch.equal(model.cos[:128], policy_of().loaded.denoiser.model.cos)
 
 
-def test_a_row_of_a_selection_goes_on_alone() -> None:
+def test_a_selected_row_continues_independently() -> None:
     policy = policy_of()
     model, rows = policy.loaded.denoiser.model, ragged(5, 12, seed=4)
     tokens, pads = padded(rows, 12)
@@ -146,16 +135,16 @@ def test_a_row_of_a_selection_goes_on_alone() -> None:
 # ------------------------------------------------------------------------------------------ prompts
 
 
-def test_a_prompt_is_the_text_s_own_pieces(policy: OwnPolicy) -> None:
+def test_a_prompt_has_the_tokens_of_its_text(policy: OwnPolicy) -> None:
     vocabulary, language = policy.vocabulary, policy.language
-    for problem, attempt, said in attempted(40):
+    for problem, attempt, feedback in attempted(40):
         shown = tuple(vocabulary.encode(attempt))
         for ids in (shown, (*shown, vocabulary.eos)):
             for parts, text in (
                 ((), language.prompt(problem.text)),
-                ((None, said), language.prompt(problem.text, None, said)),
+                ((None, feedback), language.prompt(problem.text, None, feedback)),
                 ((ids,), language.prompt(problem.text, attempt)),
-                ((ids, said), language.prompt(problem.text, attempt, said)),
+                ((ids, feedback), language.prompt(problem.text, attempt, feedback)),
             ):
                 assert policy.prompt(problem, *parts) == (vocabulary.bos, *vocabulary.encode(text))
         assert policy.text((*shown, vocabulary.eos)) == policy.text(shown) == attempt
@@ -165,18 +154,18 @@ def test_a_prompt_is_the_text_s_own_pieces(policy: OwnPolicy) -> None:
     assert policy.text(policy.prompt(problem, ())[1:]) == problem.text + ";|>"
 
 
-def test_an_attempt_is_shown_as_it_was_drawn(policy: OwnPolicy) -> None:
+def test_a_prompt_keeps_the_tokens_of_the_attempt(policy: OwnPolicy) -> None:
     """Its ids, whatever pieces its text would be cut into."""
-    ids, (problem, attempt, said) = policy.vocabulary.ids, next(attempted(1))
+    ids, (problem, attempt, feedback) = policy.vocabulary.ids, next(attempted(1))
     apart = tuple(ids[symbol] for symbol in attempt)
     assert apart != tuple(policy.vocabulary.encode(attempt))
-    prompt = policy.prompt(problem, apart, said)
+    prompt = policy.prompt(problem, apart, feedback)
     at = prompt.index(ids[";"]) + 1
     assert prompt[at : at + len(apart)] == apart
-    assert policy.text(prompt[1:]) == policy.language.prompt(problem.text, attempt, said)
+    assert policy.text(prompt[1:]) == policy.language.prompt(problem.text, attempt, feedback)
 
 
-def test_foreign_symbols_are_an_error_of_one_line(policy: OwnPolicy) -> None:
+def test_unknown_symbols_raise_a_one_line_error(policy: OwnPolicy) -> None:
     with pytest.raises(ParseError, match="unknown symbol 'x'"):
         policy.prompt(Problem("x", "(+ x 1)"))
     with pytest.raises(ParseError, match="unknown symbol"):
@@ -213,7 +202,7 @@ def test_a_policy_of_characters() -> None:
     assert policy.size == len(policy.language.vocabulary)
 
 
-def test_what_a_policy_says_of_itself(policy: OwnPolicy) -> None:
+def test_a_policy_describes_its_model(policy: OwnPolicy) -> None:
     assert (policy.name, policy.size, policy.large) == ("arithmetic-corrections", 80, False)
     assert OwnPolicy(loaded(), "mine").name == "mine"
     assert [policy.vocabulary.symbols[i] for i in policy.backtracking] == ["!"]
@@ -226,7 +215,7 @@ def test_what_a_policy_says_of_itself(policy: OwnPolicy) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
-def test_every_token_drawn_is_the_definition_s(policy: OwnPolicy, temperature: float) -> None:
+def test_every_drawn_token_equals_the_definition(policy: OwnPolicy, temperature: float) -> None:
     """argmax of log p / T + noise of (key, place, symbol), by plain passes; an end ends, and
     nothing else does."""
     limit, prompts = 25, mixed(policy, 20)
@@ -253,7 +242,7 @@ def test_every_token_drawn_is_the_definition_s(policy: OwnPolicy, temperature: f
     assert ended < 20 or temperature == 0
 
 
-def test_an_answer_is_the_same_alone_and_in_any_batch(
+def test_an_answer_does_not_depend_on_its_batch(
     policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, keys = mixed(policy, 24), list(range(100, 124))
@@ -284,7 +273,7 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(
     assert policy.sample([], [], 1.0, 30) == []
 
 
-def test_keys_are_luck_and_limits_only_cut(policy: OwnPolicy) -> None:
+def test_keys_decide_the_draws_and_limits_only_truncate(policy: OwnPolicy) -> None:
     prompt = mixed(policy, 40)[3]
     keys = [5, 5, -(2**63), 2**63 - 1, 6, 5]
     answers = policy.sample([prompt] * 6, keys, 1.0, 30)
@@ -347,19 +336,19 @@ def test_row_t_scores_token_t(policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
             "_forward",
             lambda self, rows: sizes.append(tuple(map(len, rows))) or plain(self, rows),
         )
-        for room in (1, 60, 400):
+        for limit in (1, 60, 400):
             sizes.clear()
-            monkeypatch.setattr(own, "SCORED", room)
+            monkeypatch.setattr(own, "SCORED", limit)
             torch.testing.assert_close(policy.logits(prompts, answers), together, atol=1e-5, rtol=0)
             assert sum(map(len, sizes)) == 24
-            assert all(len(group) * max(group) <= room or len(group) == 1 for group in sizes)
-            assert (max(map(len, sizes)) > 1) == (room > 1)
+            assert all(len(group) * max(group) <= limit or len(group) == 1 for group in sizes)
+            assert (max(map(len, sizes)) > 1) == (limit > 1)
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(0, 40), st.integers(1, 5))
 @settings(max_examples=200, deadline=None)
-def test_groups_are_as_large_as_there_is_room(sizes: list[int], most: int, rows: int) -> None:
-    """Shorter strings first, each once; none could have taken one more."""
+def test_groups_are_as_large_as_the_limits_allow(sizes: list[int], most: int, rows: int) -> None:
+    """Groups hold each string once, shorter ones first; no group could take one more."""
     found = groups(sizes, most, rows)
     assert [i for group in found for i in group] == sorted(
         range(len(sizes)), key=lambda i: sizes[i]
@@ -371,7 +360,7 @@ def test_groups_are_as_large_as_there_is_room(sizes: list[int], most: int, rows:
         assert len(group) == rows or (len(group) + 1) * sizes[after[0]] > most
 
 
-def test_greedy_answers_are_the_likeliest_by_their_own_logits(policy: OwnPolicy) -> None:
+def test_greedy_answers_are_the_argmax_of_their_logits(policy: OwnPolicy) -> None:
     prompts = mixed(policy, 16)
     answers = policy.sample(prompts, [0] * 16, 0.0, 12)
     with torch.no_grad():
@@ -382,8 +371,8 @@ def test_greedy_answers_are_the_likeliest_by_their_own_logits(policy: OwnPolicy)
 
 
 def test_logits_have_gradients_where_they_are_enabled() -> None:
-    """And those of a batch are the sums of those of its answers: nothing that is padding takes
-    part."""
+    """The gradients of a batch are the sums of those of its answers: padding contributes
+    nothing."""
     policy = policy_of()
     prompts = mixed(policy, 16)
     answers = policy.sample(prompts, list(range(16)), 1.0, 12)
@@ -414,7 +403,7 @@ def test_logits_have_gradients_where_they_are_enabled() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"end_positions": True}, {"positions": "learned"}])
-def test_strings_are_scored_however_long(changes: dict[str, object]) -> None:
+def test_strings_beyond_the_training_length_are_scored(changes: dict[str, object]) -> None:
     policy = policy_of(**changes)
     given = [(policy.vocabulary.bos, *ragged(1, 100)[0])], [tuple(ragged(1, 60, seed=1)[0])]
     found = policy.logits(*given)
@@ -422,7 +411,7 @@ def test_strings_are_scored_however_long(changes: dict[str, object]) -> None:
     torch.testing.assert_close(found, lengthened(policy, 512).logits(*given), atol=2e-5, rtol=1e-4)
 
 
-def test_a_twin_has_weights_of_its_own() -> None:
+def test_a_twin_has_its_own_weights() -> None:
     policy = policy_of()
     prompts = mixed(policy, 16)
     answers = policy.sample(prompts, [1] * 16, 1.0, 9)
@@ -446,139 +435,3 @@ def test_a_twin_has_weights_of_its_own() -> None:
     assert (
         twin.sample(prompts, [1] * 16, 1.0, 9) != answers == other.sample(prompts, [1] * 16, 1.0, 9)
     )
-
-
-# -------------------------------------------------------------------------------------- environment
-
-
-def solved(problem: str) -> str:
-    """A solution that reduces in random order, by trees."""
-    tree, steps, dice = read(problem), [], random.Random(problem)
-    while options := reducts(tree or 0):
-        tree = dice.choice(options)
-        steps.append(write(tree))
-    return ">".join(steps)
-
-
-def test_problems_are_held_out_different_and_the_seed_s() -> None:
-    language = ArithmeticCorrections(LANGUAGE)
-    environment = ArithmeticEnvironment(language)
-    first = environment.problems(60, 3)
-    assert (
-        environment.problems(60, 3)
-        == first
-        == ArithmeticEnvironment(language, "leak").problems(60, 3)
-    )
-    assert len({problem.text for problem in first}) == 60
-    assert all(
-        problem.name == problem.text and split_of(problem.text) == "test" for problem in first
-    )
-    others = environment.problems(60, 4)
-    assert others != first
-    assert len({*first} & {*others}) < 30
-    assert environment.problems(0, 3) == []
-
-
-def test_all_problems_there_are_are_found_and_no_more() -> None:
-    """Of a language small enough to write all of them down."""
-    small = replace(LANGUAGE, operators="+*", min_int=1, max_int=2, max_depth=2)
-    every = {
-        f"({a} {left} {right})"
-        for a in "+*"
-        for left, right in product(
-            [f"({op} {x} {y})" for op in "+*" for x in (1, 2) for y in (1, 2)], repeat=2
-        )
-    }
-    held_out = {problem for problem in every if split_of(problem) == "test"}
-    assert 2 < len(held_out) < 20
-    environment = ArithmeticEnvironment(ArithmeticCorrections(small))
-    assert {problem.text for problem in environment.problems(len(held_out), 0)} == held_out
-    for count in (len(held_out) + 1, 3 * len(held_out)):
-        with pytest.raises(
-            DataError, match=rf"only {len(held_out)} different problems of {count}: ask for fewer$"
-        ):
-            environment.problems(count, 0)
-
-
-@pytest.mark.parametrize("mode", FEEDBACK)
-def test_rewards_are_half_for_the_way_and_half_for_the_value(mode: str) -> None:
-    environment = ArithmeticEnvironment(ArithmeticCorrections(LANGUAGE), mode)
-    assert environment.reveals == (mode == "leak")
-    for problem in environment.problems(40, 0):
-        value, solution = str(value_of(read(problem.text) or 0)), solved(problem.text)
-        steps = solution.split(">")
-        said = {"none": "", "scalar": "~10", "first_wrong_step": "@0", "leak": f"={value}"}[mode]
-        assert environment.evaluate(problem, solution) == Outcome(1.0, said)
-        assert environment.evaluate(problem, f"0!{solution}").reward == 1.0
-        for garbage in (
-            "",
-            "!",
-            ">",
-            ")(" * 50,
-            "x",
-            problem.text,
-            solution + "0",
-            "@0",
-            "=" + value,
-            value + ">x",
-        ):
-            outcome = environment.evaluate(problem, garbage)
-            assert outcome.reward < 0.5, garbage
-            assert outcome.feedback == feedback_text(problem.text, garbage, mode)
-        for cut in range(len(steps)):  # the way, step by step
-            assert environment.evaluate(problem, ">".join(steps[:cut])).reward == pytest.approx(
-                cut / len(steps) / 2
-            )
-        assert environment.evaluate(problem, value).reward == 0.5  # the value alone
-        assert environment.evaluate(problem, f"{int(value) + 1}").reward == 0.0
-
-
-def test_rewards_are_shares() -> None:
-    rng, environment = (
-        np.random.default_rng(0),
-        ArithmeticEnvironment(ArithmeticCorrections(LANGUAGE)),
-    )
-    rewards = set()
-    for problem in environment.problems(60, 1):
-        attempt = write_answer(problem.text, rng, 0.4, 0.2, BOUNDS)
-        if attempt is not None:
-            rewards.add(environment.evaluate(problem, attempt).reward)
-    assert min(rewards) >= 0
-    assert max(rewards) == 1
-    assert len(rewards) > 3
-
-
-def test_unknown_feedback_is_an_error_of_one_line() -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"feedback is 'lea'; it must be one of none, scalar, first_wrong_step, leak$",
-    ):
-        ArithmeticEnvironment(ArithmeticCorrections(LANGUAGE), "lea")
-
-
-def test_equal_answers_are_judged_once() -> None:
-    asked: list[tuple[str, str]] = []
-
-    class Counting:
-        name, reveals = "counting", False
-
-        def problems(self, count: int, seed: int) -> list[Problem]:
-            return [Problem(str(i), "same text") for i in range(count)]
-
-        def evaluate(self, problem: Problem, answer: str) -> Outcome:
-            asked.append((problem.name, answer))
-            return Outcome(len(asked) / 10, f"{problem.name}:{answer}")
-
-    environment = Counting()
-    one, two = environment.problems(2, 0)
-    given = [(one, "a"), (two, "a"), (one, "a"), (one, "b"), (two, "a"), (one, "b")]
-    outcomes = evaluate_all(
-        environment, [problem for problem, _ in given], [answer for _, answer in given]
-    )
-    assert asked == [("0", "a"), ("1", "a"), ("0", "b")]
-    assert [outcome.feedback for outcome in outcomes] == [
-        f"{problem.name}:{answer}" for problem, answer in given
-    ]
-    assert evaluate_all(environment, [], []) == []
-    with pytest.raises(ValueError):
-        evaluate_all(environment, [one], [])

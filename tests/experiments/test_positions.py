@@ -42,8 +42,8 @@ def rollouts_of(seed: int = 0, **changes: Any) -> Rollouts:
     return Rollouts(planted(), Located(), replace(CONFIG, **changes), seed)
 
 
-def told(what: str) -> None:
-    """Nobody is."""
+def ignore_progress(what: str) -> None:
+    """Ignores the progress message."""
 
 
 def as_json(part: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def close(found: object, expected: object) -> None:
 # ------------------------------------------------------------------------------ prompts and authors
 
 
-def test_who_is_told_nothing_is_asked_like_who_is() -> None:
+def test_empty_feedback_prompts_are_paired_like_standard_prompts() -> None:
     rollouts = rollouts_of()
     answers, policy = rollouts.sampled, rollouts.policy
     prompts = [policy.prompt(rollouts.problems[i // 3], None, "") for i in range(12)]
@@ -103,7 +103,7 @@ def test_who_is_told_nothing_is_asked_like_who_is() -> None:
         rollouts.self_pairs(answers, prompts[1:])
 
 
-def test_the_standard_teacher_sees_the_attempt_where_it_is_asked_for(
+def test_the_standard_teacher_sees_the_attempt_if_configured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rollouts, shown = rollouts_of(), rollouts_of(show_attempt=True)
@@ -116,16 +116,16 @@ def test_the_standard_teacher_sees_the_attempt_where_it_is_asked_for(
 
     assert rollouts.sampled.ids == shown.sampled.ids
     monkeypatch.setattr(type(rollouts.policy), "prompt", prompt)
-    said = [outcome.feedback for outcome in rollouts.sampled.outcomes]
+    feedback = [outcome.feedback for outcome in rollouts.sampled.outcomes]
     rollouts.standard_pairs(rollouts.sampled)
-    assert seen == [(None, words) for words in said]
+    assert seen == [(None, words) for words in feedback]
     seen.clear()
     shown.standard_pairs(shown.sampled)
-    assert seen == list(zip(shown.sampled.ids, said, strict=True))
+    assert seen == list(zip(shown.sampled.ids, feedback, strict=True))
 
 
-def test_a_writer_writes_with_weights_of_its_own() -> None:
-    """Behind the same prompts and with the same luck; without one, the policy does."""
+def test_regeneration_uses_the_weights_of_its_author() -> None:
+    """With the same prompts and keys; without an author, the policy regenerates."""
     rollouts, other = rollouts_of(), planted(9)
     answers = rollouts.sampled
     mine, theirs = (
@@ -151,7 +151,7 @@ def test_a_writer_writes_with_weights_of_its_own() -> None:
 def test_in_training_regenerations_are_the_teachers(
     monkeypatch: pytest.MonkeyPatch, experiment: Training | Windows, teacher: str, rate: float
 ) -> None:
-    """Whoever judges them wrote them, with the weights that they have at that step."""
+    """The model that scores a regeneration wrote it, with its weights at that step."""
     rollouts = rollouts_of(teacher=teacher, teacher_rate=rate, trainer="regeneration")
     policy, authors, trainers = (
         rollouts.policy,
@@ -173,7 +173,7 @@ def test_in_training_regenerations_are_the_teachers(
         "__init__",
         lambda self, *given: trainers.append(self) or made(self, *given),
     )
-    experiment.measure(rollouts, told)
+    experiment.measure(rollouts, ignore_progress)
     assert len(authors) == (3 if experiment.name == "training" else 2)
     first = authors[0][2]
     expected = first
@@ -192,7 +192,7 @@ def test_in_training_regenerations_are_the_teachers(
 def test_differences_are_taken_place_by_place() -> None:
     """By plain sums, and with numbers that the difference of the curves would not give."""
     rollouts = rollouts_of(1)
-    part = as_json(Positions().measure(rollouts, told))
+    part = as_json(Positions().measure(rollouts, ignore_progress))
     answers = rollouts.sampled
     ways = ("regenerated", "shown", "resampled")
     raw = {
@@ -233,9 +233,9 @@ def test_differences_are_taken_place_by_place() -> None:
     assert (part["problems"], part["names"]) == (4, ["1-0", "1-1", "1-2", "1-3"])
 
 
-def test_in_training_too() -> None:
+def test_differences_are_taken_place_by_place_in_training() -> None:
     rollouts, fresh = rollouts_of(2), rollouts_of(2)
-    part = as_json(Training().measure(rollouts, told))
+    part = as_json(Training().measure(rollouts, ignore_progress))
     answers = fresh.student_answers("training", 0)
     others = fresh.regenerate(answers, "regenerated", 1.0, step=1)
     standard, regenerate = (
@@ -249,12 +249,12 @@ def test_in_training_too() -> None:
     assert part["names"] == ["2-0", "2-1", "2-2", "2-3"]
 
 
-def test_what_is_relative_is_a_share_of_the_halves_together() -> None:
-    """Of lines that fall by known amounts: a decile with next to nothing to begin with does not
-    outweigh the others."""
+def test_relative_differences_are_shares_of_both_halves() -> None:
+    """The losses fall along lines by known amounts: a decile that starts near 0 does not outweigh
+    the others."""
     rng = np.random.default_rng(0)
     start, fall = rng.uniform(0.01, 1.0, (4, 10)), rng.uniform(-0.2, 0.5, (4, 10))
-    start[3, 5:], fall[3, 5:] = 0.0, 0.0  # a seed with nothing late
+    start[3, 5:], fall[3, 5:] = 0.0, 0.0  # a seed without late values
     steps = np.array([0.0, 0.5, 1.0])[None, :, None]
     parts = []
     for seed in range(4):
@@ -286,7 +286,7 @@ def area_by_pairs(values: list[tuple[float, float]]) -> float:
     return mean([1.0 if g > b else 0.5 if g == b else 0.0 for g, b in product(good, bad)])
 
 
-def test_areas_are_those_of_halves_up_to_the_first_mistake_and_of_what_is_behind() -> None:
+def test_areas_cover_halves_up_to_the_first_mistake_and_the_rest() -> None:
     class Seldom(Letters):
         def label_characters(self, problem: Problem, answer: str) -> list[bool | None]:
             return [letter < "w" for letter in answer]
@@ -313,7 +313,7 @@ def test_areas_are_those_of_halves_up_to_the_first_mistake_and_of_what_is_behind
 
 def test_the_areas_of_a_part_are_those_of_its_teachers() -> None:
     rollouts = rollouts_of(4)
-    part = as_json(Positions().measure(rollouts, told))
+    part = as_json(Positions().measure(rollouts, ignore_progress))
     prompts = {
         "standard": rollouts.feedback_prompts(rollouts.sampled),
         "standard_shown": rollouts.attempt_prompts(rollouts.sampled),
@@ -331,7 +331,7 @@ def test_the_areas_of_a_part_are_those_of_its_teachers() -> None:
         assert part["areas"][name] == as_json({"x": measure_areas(rollouts, likes)})["x"]
 
 
-def test_areas_count_above_the_untold_teachers() -> None:
+def test_areas_are_relative_to_the_untold_teachers() -> None:
     """Values by hand: one a seed, unknown where one of the four is."""
     areas = [
         {
@@ -349,9 +349,9 @@ def test_areas_count_above_the_untold_teachers() -> None:
     ]
     parts: list[dict[str, Any]] = [{"areas": area} for area in areas]
     claims = {claim.name: claim for claim in area_hypotheses(parts)}
-    told_, shown = "told, (p, f; s)", "told, s shown, (p, s, f; s)"
-    same(claims[f"area gained, early - late: {told_}"].values, [0.3 - 0.1, NAN])
-    same(claims[f"area gained: {told_}"].values, [(0.3 + 0.1) / 2, NAN])
+    feedback_only, shown = "told, (p, f; s)", "told, s shown, (p, s, f; s)"
+    same(claims[f"area gained, early - late: {feedback_only}"].values, [0.3 - 0.1, NAN])
+    same(claims[f"area gained: {feedback_only}"].values, [(0.3 + 0.1) / 2, NAN])
     same(claims[f"area gained, early - late: {shown}"].values, [0.3 - 0.6, 0.0 - 0.1])
     same(claims[f"area gained: {shown}"].values, [(0.3 + 0.6) / 2, 0.05])
     assert len(claims) == 4
@@ -377,8 +377,8 @@ def filled(part: dict[str, Any], change: Callable[[str], float | None]) -> dict[
     }
 
 
-def test_differences_of_curves_below_the_margin_are_not_seen() -> None:
-    part = as_json(Positions().measure(rollouts_of(), told))
+def test_curve_differences_below_the_margin_are_not_measurable() -> None:
+    part = as_json(Positions().measure(rollouts_of(), ignore_progress))
     sources = {
         "regeneration less standard": {"regenerated", "standard"},
         "regeneration less shown": {"regenerated", "shown"},
@@ -411,8 +411,8 @@ def test_differences_of_curves_below_the_margin_are_not_seen() -> None:
     assert not any(claim.measurable for claim in nothing if "area" not in claim.name)
 
 
-def test_what_the_teacher_never_takes_back_is_not_seen() -> None:
-    part = as_json(Tokens().measure(rollouts_of(), told))
+def test_mistakes_that_the_teacher_never_corrects_are_not_measurable() -> None:
+    part = as_json(Tokens().measure(rollouts_of(), ignore_progress))
     for taken, far in product((False, True), repeat=2):
         level = dict.fromkeys(part["curves"], 0.0)
         level["teacher"] = (1.01 if taken else 0.99) * PROBABILITY
@@ -428,11 +428,11 @@ def test_what_the_teacher_never_takes_back_is_not_seen() -> None:
         assert sum("nats" in claim.name for claim in claims) == 3
 
 
-def test_what_training_cannot_lower_or_does_not_change_is_not_seen() -> None:
+def test_losses_that_training_cannot_lower_or_does_not_change_are_not_measurable() -> None:
     rng = np.random.default_rng(0)
     names = {"problems": 2, "names": ["a", "b"]}
     for start, seen in ((0.0202, True), (0.0198, False)):
-        standard = [[[start] * 10, [5.0] * 10]] * 2  # what it was before any step counts
+        standard = [[[start] * 10, [5.0] * 10]] * 2  # the value before the first step counts
         part = {
             **names,
             "standard": standard,
@@ -463,8 +463,8 @@ def test_what_training_cannot_lower_or_does_not_change_is_not_seen() -> None:
         assert {claim.measurable for claim in claims} == {abs(gain) > 0.02}
 
 
-def test_names_tell_problems_apart() -> None:
-    """In every experiment: what clusters are made of."""
+def test_names_distinguish_problems() -> None:
+    """Every experiment clusters its values by these names."""
     for experiment in (Training(), Windows(), Tokens()):
-        part = as_json(experiment.measure(rollouts_of(5, steps=1, window_steps=1), told))
+        part = as_json(experiment.measure(rollouts_of(5, steps=1, window_steps=1), ignore_progress))
         assert (part["problems"], part["names"]) == (4, ["5-0", "5-1", "5-2", "5-3"])

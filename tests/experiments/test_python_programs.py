@@ -114,29 +114,31 @@ def test_problems_are_drawn_by_seed() -> None:
 def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path) -> None:
     pairs = [("100000\n", "200000\n"), ("3\n", "6\n"), ("20\n", "40\n"), ("1\n", "2\n")]
     found = read(tmp_path, item(pairs, [("5", "10"), ("6", "12")]))
-    reward, told = judged(
+    reward, feedback = judged(
         found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="all"
     )
     assert reward == 2 / 6
-    assert told.startswith(
+    assert feedback.startswith(
         "1 of 4 public tests passed; 1 of 2 hidden tests failed.\n\n"
         "Input:\n3\nExpected:\n6\nGot:\n3\n\n"
     )
-    assert told.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
-    assert "100000" not in told
+    assert feedback.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
+    assert "100000" not in feedback
     assert (
         judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0]
         == 1 / 4
     )
-    reward, told = judged(found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private")
-    assert (reward, told) == (0.5, "1 of 2 hidden tests failed.")
+    reward, feedback = judged(
+        found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private"
+    )
+    assert (reward, feedback) == (0.5, "1 of 2 hidden tests failed.")
     assert judged(found, "print(2 * int(input()))", tests="all", most=3) == (
         1.0,
         "All 3 tests passed.",
     )
 
 
-def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
+def test_tests_shown_by_feedback_are_not_rewarded(tmp_path: Path) -> None:
     pairs = [("1", "3"), ("2", "5"), ("9", "19")]
     learned = "print({'1': 3, '2': 5, '9': 19}.get(input()))"
     found = read(tmp_path, item(pairs, [("4", "9"), ("5", "11")]))
@@ -151,16 +153,18 @@ def test_what_feedback_shows_is_not_rewarded(tmp_path: Path) -> None:
         1.0,
         "All 5 tests passed.",
     )
-    reward, told = judged(found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none")
+    reward, feedback = judged(
+        found, "n = int(input())\nprint(2 * n + (n in (4, 9)))", isolation="none"
+    )
     assert reward == 0.5
-    assert told.startswith(
+    assert feedback.startswith(
         "1 of 3 public tests passed; 1 of 2 hidden tests failed.\n\n"
         "Input:\n1\nExpected:\n3\nGot:\n2\n\n"
     )
-    reward, told = judged(
+    reward, feedback = judged(
         found, "n = int(input())\nprint(2 * n + (n > 3))", isolation="none", most=1
     )
-    assert (reward, told.split(".")[0]) == (
+    assert (reward, feedback.split(".")[0]) == (
         1.0,
         "0 of 1 public tests passed; 0 of 1 hidden tests failed",
     )
@@ -186,15 +190,15 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(
     pairs = [(str(n), str(n)) for n in range(1, 10)]
     for public, shown, ran in ((2, 0, [1, 2, 3, 4]), (3, 1, [1, 2, 3, 4]), (6, 2, [1, 2, 3, 4])):
         seen.clear()
-        reward, told = judged(
+        reward, feedback = judged(
             read(tmp_path, item(pairs[:public], pairs[public:])), "", isolation="none"
         )
         assert (reward, seen) == (0.0, ran)
         head = (
             f"2 of {public} public tests passed; {9 - public} of {9 - public} hidden tests failed; "
         )
-        assert told.startswith(f"{head}5 of all were not run, since 2 had run out of time.")
-        assert told.count("Verdict: time_limit") == told.count("Input:") == shown
+        assert feedback.startswith(f"{head}5 of all were not run, since 2 had run out of time.")
+        assert feedback.count("Verdict: time_limit") == feedback.count("Input:") == shown
     for tests, reward in (("all", 2 / 9), ("public", 2 / 6), ("private", 0)):
         assert (
             judged(read(tmp_path, item(pairs[:6], pairs[6:])), "", isolation="none", tests=tests)[0]
@@ -207,11 +211,11 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(
 @isolated
 def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     limits = ResourceLimits(wall_seconds=0.3, memory_bytes=1 << 28)
-    reward, told = judged(
+    reward, feedback = judged(
         read(tmp_path, item([("1", "1")] * 2, [("1", "1")] * 9)), "while True: pass", limits=limits
     )
     assert reward == 0
-    assert told.startswith(
+    assert feedback.startswith(
         "0 of 2 public tests passed; 9 of 9 hidden tests failed; "
         "9 of all were not run, since 2 had run"
     )
@@ -229,23 +233,23 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
         "",
         "while True: print(input())",
     ):
-        reward, told = judged(found, answer)
+        reward, feedback = judged(found, answer)
         assert reward < 1
-        assert not any(word in told for word in ("HIDDEN", "27182", "27183", "31415"))
-        assert "2 of 2 hidden tests failed" in told
+        assert not any(word in feedback for word in ("HIDDEN", "27182", "27183", "31415"))
+        assert "2 of 2 hidden tests failed" in feedback
 
 
 @isolated
-def test_feedback_is_bounded_and_marks_what_it_cuts(tmp_path: Path) -> None:
+def test_feedback_is_bounded_and_marks_its_cuts(tmp_path: Path) -> None:
     found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
     for answer in (
         "print('z' * 5000)",
         "raise ValueError('w' * 5000)",
         "raise SystemExit('e\\n' * 5000)",
     ):
-        _, told = judged(found, answer)
-        assert python_programs.CUT in told
-        assert told.count("Expected:") == 2
+        _, feedback = judged(found, answer)
+        assert python_programs.CUT in feedback
+        assert feedback.count("Expected:") == 2
     assert judged(found, "'" + "x" * (1 << 20) + "'") == (
         0.0,
         "The program is longer than 1048576 characters and was not run.",
@@ -257,13 +261,13 @@ def test_errors_are_told_by_their_line_in_the_answer(tmp_path: Path) -> None:
     found = read(tmp_path, item([("1", "1")]))
     for isolation in ("required", "none"):
         for first in ("", "from __future__ import annotations\n"):
-            _, told = judged(found, f"```python\n{first}x = 1\n1 / 0\n```", isolation=isolation)
+            _, feedback = judged(found, f"```python\n{first}x = 1\n1 / 0\n```", isolation=isolation)
             line = 3 if first else 2
             assert (
                 f'Verdict: runtime_error\nError:\n  File "program.py", line {line}, in <module>\n'
-                in told
+                in feedback
             )
-            assert told.endswith("ZeroDivisionError: division by zero")
+            assert feedback.endswith("ZeroDivisionError: division by zero")
 
 
 HARM = {
@@ -284,11 +288,11 @@ HARM = {
 def test_harm_is_survived_and_named(tmp_path: Path, answer: str, verdict: str) -> None:
     found = read(tmp_path, item([("1", "1")]))
     wall = 0.5 if verdict == "time_limit" else 10.0
-    reward, told = judged(
+    reward, feedback = judged(
         found, answer, limits=ResourceLimits(wall_seconds=wall, memory_bytes=1 << 28, processes=4)
     )
     assert reward == 0
-    assert f"Verdict: {verdict}" in told
+    assert f"Verdict: {verdict}" in feedback
 
 
 FAKES = {

@@ -1,4 +1,4 @@
-"""Records of problems: what is read, and what is reported as malformed."""
+"""Records of problems: reading them, and reports of malformed ones."""
 
 from __future__ import annotations
 
@@ -135,9 +135,9 @@ MALFORMED: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("bad, told", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_records_are_named(tmp_path: Path, bad: object, told: str) -> None:
-    with pytest.raises(DataError, match=rf"records\.jsonl, line 2: .*{told}") as caught:
+@pytest.mark.parametrize("bad, message", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_records_are_named(tmp_path: Path, bad: object, message: str) -> None:
+    with pytest.raises(DataError, match=rf"records\.jsonl, line 2: .*{message}") as caught:
         read(tmp_path, GOOD | {"question_id": "first"}, bad)
     assert "\n" not in str(caught.value)
 

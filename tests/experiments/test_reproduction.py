@@ -147,10 +147,10 @@ def test_reproduction_resumes(tmp_path: Path) -> None:
     ]
     results.write_text("# Ours\n\n" + results.read_text() + "\nMore.\n")
     again = go()
-    assert len(trained) == 5  # nothing is trained, and nothing measured, twice
+    assert len(trained) == 5  # no training and no measurement runs twice
     assert repr(again) == repr(rows)
     text = results.read_text()
-    assert text.startswith("# Ours\n")  # what others wrote there stays
+    assert text.startswith("# Ours\n")  # text of other authors stays
     assert text.endswith("\nMore.\n")
     assert text.count(reproduce.BEGIN) == text.count("measured again") == 1
     assert "38.5-53.5" in text
@@ -159,7 +159,7 @@ def test_reproduction_resumes(tmp_path: Path) -> None:
 
 
 def finish(runs: Path, name: str, seed: int, step: int) -> None:
-    """Leave what a training run of ``step`` steps leaves."""
+    """Writes the files of a training run of `step` steps."""
     config = load_config(reproduce.CONFIGS / f"{name}.yaml", SHRINK)
     config = replace(config, model=replace(config.model, vocab_size=len(VOCABULARY)))
     torch.manual_seed(seed)
@@ -168,7 +168,7 @@ def finish(runs: Path, name: str, seed: int, step: int) -> None:
     checkpoint.save(runs / f"{name}-s{seed}" / "best.pt", payload)
 
 
-def test_what_is_there_is_reported_without_training(tmp_path: Path) -> None:
+def test_existing_results_are_reported_without_training(tmp_path: Path) -> None:
     runs, results = tmp_path / "runs", tmp_path / "results.md"
     for name, seed, step in (("v1", 0, 3), ("v1", 4, 3), ("v1", 7, 2), ("skeleton", 1, 3)):
         finish(runs, name, seed, step)
@@ -191,7 +191,7 @@ def test_what_is_there_is_reported_without_training(tmp_path: Path) -> None:
     assert "| V2 | 0 | 39 | - |" in text
     assert "| coarse-to-fine | 1 | 29 |" in text
     assert "**V1**" in text
-    assert "**V2**" not in text  # nothing measured, nothing to explain
+    assert "**V2**" not in text  # an unmeasured variant needs no explanation
     assert "--seeds 2" in text
     assert go(range(1)) == {"V1": 1, "V2": 0, "coarse-to-fine": 0}
     assert sorted(path.name for path in runs.iterdir()) == [
@@ -227,11 +227,11 @@ def test_only_rates_are_pooled_as_rates() -> None:
     assert reproduce.pooled_share(rows("distinct", every)) != "100.0 [100.0, 100.0]"
 
 
-def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
-    """What a faithful variant repairs is as wide and as long as its training rows were."""
+def test_padded_rows_are_read_whole_and_scored_at_their_own_width() -> None:
+    """In reference mode, repaired rows have the width and length of the training rows."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    class Watching:
+    class Recording:
         vocabulary = VOCABULARY
 
         def __call__(self, tokens: Tensor, length: Tensor, *inputs: Any) -> Tensor:
@@ -241,7 +241,7 @@ def test_padded_rows_are_shown_whole_and_answered_at_their_own_width() -> None:
             )
 
     tokens = torch.full((2, 7), 5)
-    logits = PaddedReferenceDenoiser(Watching(), 64)(
+    logits = PaddedReferenceDenoiser(Recording(), 64)(
         tokens, torch.tensor([7, 6]), torch.zeros(2), False
     )
     shown, length = seen[0]

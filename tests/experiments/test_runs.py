@@ -1,5 +1,5 @@
-"""Whole runs of the experiments: the same results again, alone and after interruptions; what is
-refused and what is written."""
+"""Whole runs of the experiments: the same results again, alone and after interruptions; refused
+inputs and written files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from tests.helpers.distillation import (
     SMALL,
     Letters,
     Located,
+    ignore_progress,
     one_line,
     parts_of,
     planted,
-    quiet,
     results_of,
     run,
     setting_of,
@@ -42,7 +42,7 @@ every_experiment = pytest.mark.parametrize("name", NAMES)
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file with when it was written and what it holds."""
+    """Returns the modification time and the bytes of every file."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
@@ -52,7 +52,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole run, as the door leaves it."""
+    """The folder of a whole run, as the command leaves it."""
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("whole") / "run"
     policy = planted()
@@ -87,16 +87,16 @@ def test_other_seeds_and_other_weights_give_other_results(whole: Path, tmp_path:
 
 
 @every_experiment
-def test_an_experiment_alone_gives_what_it_gives_in_the_set_and_leaves_the_weights(
+def test_an_experiment_alone_equals_its_part_of_the_set_and_keeps_the_weights(
     whole: Path, tmp_path: Path, name: str
 ) -> None:
     policy = planted()
     before, seen = policy.module[0].detach().clone(), []
 
-    def watch(experiment: str, seed: int, what: str) -> None:
+    def record(experiment: str, seed: int, what: str) -> None:
         seen.append(torch.equal(policy.module[0], before))
 
-    run(tmp_path, [name], policy=policy, tell=watch)
+    run(tmp_path, [name], policy=policy, progress=record)
     assert results_of(tmp_path)["experiments"] == {name: results_of(whole)["experiments"][name]}
     assert parts_of(tmp_path) == {
         part: raw for part, raw in parts_of(whole).items() if part.startswith(f"{name}-")
@@ -105,7 +105,7 @@ def test_an_experiment_alone_gives_what_it_gives_in_the_set_and_leaves_the_weigh
     assert seen[-1]
     assert all(seen) == (
         name not in ("training",)
-    )  # which tells of every step; windows tells of each arm before it
+    )  # training reports every step; windows reports each arm before it runs
 
 
 def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -> None:
@@ -114,23 +114,22 @@ def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -
     assert results_of(tmp_path) == results_of(whole)
 
 
-def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_bytes(
+def test_an_interrupted_run_resumes_with_the_same_policy_and_bytes(
     whole: Path, tmp_path: Path
 ) -> None:
-    """It is interrupted at every fifth thing that it tells for the first time, in the midst of
-    training, too."""
-    policy, stopped, told = planted(), [], set()
+    """The run is interrupted at every fifth new progress message, also during training."""
+    policy, stopped, messages = planted(), [], set()
     before = policy.module[0].detach().clone()
 
-    def tell(*what: object) -> None:
-        if what not in told:
-            told.add(what)
-            if len(told) % 5 == 0:
+    def report_progress(*what: object) -> None:
+        if what not in messages:
+            messages.add(what)
+            if len(messages) % 5 == 0:
                 raise KeyboardInterrupt(*what)
 
     for _ in range(50):
         try:
-            found = run(tmp_path, policy=policy, tell=tell)
+            found = run(tmp_path, policy=policy, progress=report_progress)
             break
         except KeyboardInterrupt as interrupt:
             stopped.append(interrupt.args)
@@ -143,32 +142,33 @@ def test_an_interrupted_run_goes_on_with_the_same_policy_and_gives_the_same_byte
     assert parts_of(tmp_path) == parts_of(whole)
 
 
-def test_what_was_measured_is_not_measured_again(whole: Path, tmp_path: Path) -> None:
+def test_measured_parts_are_not_measured_again(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     (folder / "parts/windows-1.json").unlink()
-    told = []
+    messages = []
     before = files_of(folder)
     assert (
-        run(folder, tell=lambda *what: told.append(what)) == (whole / "results.json").read_bytes()
+        run(folder, progress=lambda *what: messages.append(what))
+        == (whole / "results.json").read_bytes()
     )
-    assert {(name, seed) for name, seed, what in told if what != "done"} == {("windows", 1)}
-    assert sum(what == "done" for *_, what in told) == 10
+    assert {(name, seed) for name, seed, what in messages if what != "done"} == {("windows", 1)}
+    assert sum(what == "done" for *_, what in messages) == 10
     after = files_of(folder)
     assert after["parts/windows-1.json"][1] == files_of(whole)["parts/windows-1.json"][1]
     assert all(after[name] == before[name] for name in before if name != "results.json")
 
 
 def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> None:
-    """What was concluded came from parts as they were written: numbers of 9 digits, None for what
-    is not known."""
+    """The conclusions use the parts as they were written: numbers of 9 digits, None for unknown
+    values."""
     for name, raw in parts_of(whole).items():
         assert (
             json.dumps(json.loads(raw, parse_constant=pytest.fail), indent=1) + "\n" == raw.decode()
         ), name
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------------- refused inputs
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_parts_of_another_configuration_are_refused(
     whole: Path, changes: dict[str, Any], named: str
 ) -> None:
     before = files_of(whole)
-    said = one_line(lambda: run(whole, setting=setting_of(planted(), replace(SMALL, **changes))))
-    assert f"holds a run with another {named};" in said
+    message = one_line(lambda: run(whole, setting=setting_of(planted(), replace(SMALL, **changes))))
+    assert f"holds a run with another {named};" in message
     assert files_of(whole) == before
 
 
@@ -210,7 +210,7 @@ def test_parts_of_another_model_or_machine_are_refused(
     assert files_of(whole) == before
 
 
-def test_a_fingerprint_is_of_every_weight() -> None:
+def test_a_fingerprint_depends_on_every_weight() -> None:
     seen = {weights_fingerprint(planted(seed)) for seed in range(20)}
     assert len(seen) == 20
     policy = planted()
@@ -220,17 +220,15 @@ def test_a_fingerprint_is_of_every_weight() -> None:
     assert weights_fingerprint(policy) not in seen
 
 
-def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_an_unusable_folder_raises_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot make the folder" in one_line(lambda: run(tmp_path / "file"))
     (tmp_path / "parts").write_text("")
     assert "cannot make the folder" in one_line(lambda: run(tmp_path))
 
 
-def test_parts_without_their_seed_file_are_not_taken_for_ones_own(
-    whole: Path, tmp_path: Path
-) -> None:
-    """Whose they are cannot be known, so that they must not be mixed in."""
+def test_parts_without_their_seed_file_are_not_reused(whole: Path, tmp_path: Path) -> None:
+    """The owner of such parts is unknown, so that a run of another policy must not use them."""
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     (folder / "seeds.json").unlink()
@@ -242,7 +240,7 @@ def test_parts_without_their_seed_file_are_not_taken_for_ones_own(
     assert parts_of(folder)["rewards-0.json"] != parts_of(whole)["rewards-0.json"]
 
 
-# ---------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------ written files
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -257,12 +255,12 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def strange(text: str) -> list[str]:
-    """What stands for numbers that there are none of, wherever it stands."""
+    """Returns every spelling of NaN or infinity in a text."""
     return re.findall(r"\b-?(?:nan|inf|infinity)\b", text, flags=re.IGNORECASE)
 
 
-def test_results_hold_numbers_and_nothing_of_when_and_where(whole: Path) -> None:
-    """That nothing of the time is in them is what equal bytes of two runs show."""
+def test_results_hold_numbers_and_no_times_or_paths(whole: Path) -> None:
+    """Two runs with equal bytes show that the results hold no time."""
     text = (whole / "results.json").read_text()
     results = results_of(whole)
     assert list(results["experiments"]) == NAMES
@@ -280,13 +278,13 @@ def test_results_hold_numbers_and_nothing_of_when_and_where(whole: Path) -> None
 
 
 def test_answers_of_few_tokens_leave_no_strange_numbers(tmp_path: Path) -> None:
-    """Of six tokens there is none in four of the deciles: what is not known is null or a dash."""
+    """Six tokens leave four deciles empty: unknown numbers are null or a dash."""
     config = replace(SMALL, max_tokens=6, seeds=1)
     policy = planted(end=-9.0)
     setting = setting_of(policy, config)
     text = run(tmp_path, setting=setting, policy=policy).decode()
     assert strange(text) == []
-    results = runner.run_experiments(policy, Located(), setting, NAMES, tmp_path, quiet)
+    results = runner.run_experiments(policy, Located(), setting, NAMES, tmp_path, ignore_progress)
     assert strange(report.to_markdown(results, setting, "command")) == []
 
 
@@ -344,7 +342,7 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
     )  # rows of equal cells
 
 
-def test_the_summary_says_both_verdicts_of_each(
+def test_the_summary_shows_both_verdicts_of_each_claim(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "copy"
@@ -367,11 +365,9 @@ def test_the_summary_says_both_verdicts_of_each(
     assert ".png" not in page
 
 
-def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(
-    whole: Path, tmp_path: Path
-) -> None:
-    """One experiment after the other gives the results of the set; what lacks a seed is left out,
-    and nothing else is."""
+def test_results_include_every_measured_part(whole: Path, tmp_path: Path) -> None:
+    """Single experiments add up to the results of the set; only experiments that lack a seed are
+    left out."""
     policy = planted()
     for count, name in enumerate(("windows", "rewards", "tokens"), 1):
         run(tmp_path / "one", [name], policy=policy)
@@ -384,12 +380,12 @@ def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(
     shutil.copytree(whole, folder)
     assert run(folder, ["tokens"]) == run(folder, []) == (whole / "results.json").read_bytes()
     (folder / "parts/positions-0.json").unlink()
-    told = list[tuple[str, int, str]]()
-    run(folder, ["rewards"], tell=lambda *what: told.append(what))
-    assert told == [
+    messages = list[tuple[str, int, str]]()
+    run(folder, ["rewards"], progress=lambda *what: messages.append(what))
+    assert messages == [
         ("rewards", 0, "done"),
         ("rewards", 1, "done"),
-    ]  # nothing is measured that was not asked for
+    ]  # only the requested experiments are measured
     assert list(results_of(folder)["experiments"]) == [
         name for name in NAMES if name != "positions"
     ]
@@ -406,7 +402,7 @@ def test_all_that_is_measured_is_concluded_from_whatever_was_asked_for(
         )
 
 
-def test_records_are_known_by_their_content(tmp_path: Path) -> None:
+def test_records_are_identified_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     made = set[str]()
     for raw in (b"", b"{}", b"{} ", b"\xff" * 100_000):
@@ -421,7 +417,7 @@ def test_records_are_known_by_their_content(tmp_path: Path) -> None:
     )
 
 
-def test_pictures_are_pictures(whole: Path) -> None:
+def test_plots_are_images_with_content(whole: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
     for name in NAMES:
         raw = (whole / f"{name}.png").read_bytes()
@@ -438,13 +434,13 @@ def test_pictures_are_pictures(whole: Path) -> None:
         assert 0.5 < float((pixels[..., :3].min(-1) > 0.99).mean()) < 0.99  # mostly on white
 
 
-def test_without_matplotlib_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(DataError, match=r"pip install 'maskdiff\[plots\]'"):
         plots.require_matplotlib()
 
 
-def test_weights_that_were_left_behind_are_noticed() -> None:
+def test_negative_control_a_step_outside_an_experiment_moves_the_weights() -> None:
     """The negative control of the weights' test: the same step outside an experiment does move
     them."""
     policy = planted()

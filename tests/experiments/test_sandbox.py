@@ -122,7 +122,9 @@ HARM = {
 
 @isolated
 @pytest.mark.parametrize("program, limits, verdict", HARM.values(), ids=HARM)
-def test_harm_gets_its_verdict(program: str, limits: ResourceLimits, verdict: str) -> None:
+def test_harmful_programs_get_their_verdict(
+    program: str, limits: ResourceLimits, verdict: str
+) -> None:
     result = attack(program, limits)
     assert (
         result.status.value,
@@ -134,7 +136,7 @@ def test_harm_gets_its_verdict(program: str, limits: ResourceLimits, verdict: st
 
 
 @isolated
-def test_what_a_program_may_do() -> None:
+def test_a_program_may_use_its_files_and_streams() -> None:
     program = (
         "open('file', 'w').write(input())\nprint(open('file').read().upper(), os.getcwd())\n"
         "print(sys.stdin.read())"
@@ -151,7 +153,7 @@ def test_what_a_program_may_do() -> None:
     )  # exit comes from site.py elsewhere
     assert (
         run_program("import os; print(os.listdir('.'))").stdout == "[]\n"
-    )  # nothing of the last run
+    )  # no file of the last run
     assert run_program("import sys; sys.exit(3)").exit_code == 3
     assert run_program("import os; os.kill(os.getpid(), 11)").exit_code == -signal.SIGSEGV
     assert (
@@ -165,7 +167,7 @@ def test_what_a_program_may_do() -> None:
 
 
 @isolated
-def test_input_that_is_long_and_input_that_nobody_reads() -> None:
+def test_long_input_and_unread_input() -> None:
     assert run_program("print(len(input()))", "x" * 3_000_000).stdout == "3000000\n"
     assert run_program("print(1)", "x" * 3_000_000).stdout == "1\n"
     assert (
@@ -177,7 +179,7 @@ def test_input_that_is_long_and_input_that_nobody_reads() -> None:
 
 
 @isolated
-def test_a_storm_is_held_at_the_limit_though_its_errors_are_swallowed() -> None:
+def test_a_fork_bomb_that_ignores_errors_stays_at_the_limit() -> None:
     caught = (
         "    try:\n        child = os.fork()\n    except OSError:\n        continue\n"
         "    if not child"
@@ -188,7 +190,9 @@ def test_a_storm_is_held_at_the_limit_though_its_errors_are_swallowed() -> None:
 
 
 @isolated
-def test_nothing_of_ours_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_sees_nothing_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret")
     monkeypatch.setenv("A_SECRET", "the secret")
@@ -212,10 +216,10 @@ def test_nothing_of_ours_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         f"try:\n    {want}\n    print({want!r})\nexcept OSError as error:\n    seen += 1\n"
         for want in wanted
     )
-    told = (
+    report = (
         "print(seen, sorted(os.environ), set(map(int, os.listdir('/proc/self/fd'))) - {0, 1, 2, 3})"
     )
-    result = attack("seen = 0\n" + asked + told)
+    result = attack("seen = 0\n" + asked + report)
     assert result.stdout.startswith(f"{len(wanted)} [")
     assert "SECRET" not in result.stdout
     assert result.stdout.endswith(" set()\n")
@@ -256,7 +260,7 @@ def test_no_connection_even_to_this_machine() -> None:
 
 
 @isolated
-def test_there_is_no_privilege_to_be_had() -> None:
+def test_a_program_gains_no_privileges() -> None:
     result = attack("""
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -353,7 +357,7 @@ def slow(name, *given, about=""):
     return result
 
 def fail(status, error):
-    with open({told!r}, "a") as file:
+    with open({failure!r}, "a") as file:
         file.write(str(error) + chr(10))
     os._exit(1)
 
@@ -363,11 +367,11 @@ container.main()
 
 
 @isolated
-def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
+def test_a_caller_killed_after_the_death_signal_was_cleared(tmp_path: Path) -> None:
     """Where a kernel clears the request for a signal at the parent's death, a parent that dies just
     then is found missing."""
-    mark, told, container = uuid.uuid4().hex, tmp_path / "told", tmp_path / "container.py"
-    container.write_text(GAP.format(container=str(sandbox.CONTAINER), told=str(told)))
+    mark, failure, container = uuid.uuid4().hex, tmp_path / "failure", tmp_path / "container.py"
+    container.write_text(GAP.format(container=str(sandbox.CONTAINER), failure=str(failure)))
     code = (
         "from pathlib import Path\n"
         "from maskdiff.experiments.distillation.sandbox import run as sandbox\n"
@@ -379,8 +383,8 @@ def test_a_caller_killed_while_its_death_is_forgotten(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60
     )
     assert caller.returncode == -signal.SIGKILL, caller.stderr
-    assert soon(lambda: told.exists() and told.read_text().endswith("\n"))
-    assert told.read_text() == "the process that asked is gone\n"
+    assert soon(lambda: failure.exists() and failure.read_text().endswith("\n"))
+    assert failure.read_text() == "the process that asked is gone\n"
     assert living(mark) == []
 
 

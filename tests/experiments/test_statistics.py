@@ -75,7 +75,7 @@ def test_late_minus_early_and_means_by_brute_force(curves: list[list[float]]) ->
     same(nan_mean(np.array(curves)), [mean(column) for column in zip(*curves, strict=True)])
 
 
-def test_what_is_missing_moves_nothing() -> None:
+def test_missing_values_keep_earlier_deciles() -> None:
     """A partner that ends early leaves later deciles empty; earlier ones keep their values."""
     whole = np.arange(20.0)
     cut = np.where(whole < 7, whole, NAN)
@@ -86,7 +86,7 @@ def test_what_is_missing_moves_nothing() -> None:
 # ---------------------------------------------------------------------------------------- comparing
 
 
-def test_measures_at_the_partners_alone() -> None:
+def test_measures_only_at_the_partners() -> None:
     """Every figure at every place against the table that all logits come from."""
     policy = PlantedPolicy(3, size=9)
     table = policy.module[0].detach().double().log_softmax(-1)
@@ -102,7 +102,7 @@ def test_measures_at_the_partners_alone() -> None:
             "ours": mass_outside(3, "student"), "theirs": mass_outside(3, "teacher"),
         },
     )  # fmt: skip
-    ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # what stands before each token
+    ours, theirs = table[[4, 5, 6, 7]], table[[3, 8, 6]]  # the token before each token
     for t, partner in enumerate(pair.partners):
         if partner == NO_PARTNER:
             assert all(math.isnan(values[0][t]) for values in made.values())
@@ -142,7 +142,7 @@ def test_an_equal_answer_to_the_same_problem_is_judged_once() -> None:
     assert [outcome.reward for outcome in outcomes] == [0.5, 0.5, 0.5, 0.0]
 
 
-def test_random_numbers_belong_to_seed_purpose_step_problem_and_number() -> None:
+def test_random_numbers_depend_on_seed_purpose_step_problem_and_number() -> None:
     owner = [0, 0, 0, 1, 1, 2]
     made: dict[int, tuple[object, ...]] = {}
     for seed, purpose, step in itertools.product(range(3), PURPOSES, range(3)):
@@ -188,7 +188,7 @@ def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[float, float]]
     same(roc_area(signal, right), mean(pairs))
 
 
-def test_a_token_is_as_right_as_its_characters() -> None:
+def test_a_token_is_right_if_all_its_characters_are() -> None:
     class Pieces:
         """The part of a policy that is asked: tokens of no, one, two and three letters."""
 
@@ -208,12 +208,12 @@ PIPELINE = DistillationConfig(problems=10, rollouts=8, max_tokens=40)
 ENDS = (-3.0, 1.0)  # answers of 40 tokens all, and of 18 on average, many of under 10
 
 
-def curves_of(policy: PlantedPolicy, seed: int, told: bool = True) -> NDArray[np.float64]:
+def curves_of(policy: PlantedPolicy, seed: int, with_feedback: bool = True) -> NDArray[np.float64]:
     """(10, 10) as the second experiment makes them of the standard pairs."""
     rollouts = Rollouts(policy, Letters(), PIPELINE, seed)
     answers = rollouts.sampled
     pairs = rollouts.standard_pairs(answers)
-    if not told:
+    if not with_feedback:
         pairs = [Pair.same(pair.prompt, pair.answer, pair.prompt) for pair in pairs]
     values = measure_pairs(policy, policy, pairs, {"nats": divergence_measure(Divergence())})[
         "nats"
@@ -238,7 +238,7 @@ def test_a_planted_onset_is_located_within_a_decile() -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_that_is_the_same_everywhere_begins_nowhere() -> None:
+def test_a_fault_that_is_the_same_everywhere_has_no_onset() -> None:
     """At most 5 of 100 runs, at a level of 1%; the negative control: without a level most would be
     taken for a beginning."""
     flagged = taken = 0
@@ -250,10 +250,12 @@ def test_a_fault_that_is_the_same_everywhere_begins_nowhere() -> None:
     assert taken >= 60
 
 
-@pytest.mark.parametrize("null, told", [(True, True), (False, False)])
-def test_the_null_teacher_is_exactly_0_away_and_begins_nowhere(null: bool, told: bool) -> None:
+@pytest.mark.parametrize("null, with_feedback", [(True, True), (False, False)])
+def test_the_null_teacher_has_divergence_0_and_has_no_onset(
+    null: bool, with_feedback: bool
+) -> None:
     for seed in range(5):
-        curves = curves_of(planted(seed, null=null), seed, told)
+        curves = curves_of(planted(seed, null=null), seed, with_feedback)
         assert np.abs(curves).max() == 0.0
         assert onset_of(curves, seed) == Onset(None, 1.0, 0.0)
 
@@ -267,14 +269,14 @@ def test_onset_by_hand() -> None:
     shifted = steps + 100 * np.arange(8)[:, None]  # levels of units do not matter
     assert onset_of(shifted, 0).decile == 6
     gaps = np.where(rng.random(steps.shape) < 0.1, NAN, steps)
-    gaps[3] = NAN  # a unit of which nothing is known
+    gaps[3] = NAN  # a unit without a value
     assert onset_of(gaps, 0).decile == 6
     assert onset_of(np.full((4, 10), NAN), 0) == Onset(None, 1.0, 0.0)
     assert onset_of(steps, 0) == onset_of(steps, 0)
 
 
 @pytest.mark.slow
-def test_the_level_of_an_onset_is_that_of_chance() -> None:
+def test_the_level_of_an_onset_is_its_false_positive_rate() -> None:
     """p <= 0.1 in a tenth of the runs on pure noise: within 3.3 standard deviations of 400 runs."""
     rng = np.random.default_rng(1)
     beaten = sum(find_onset(rng.exponential(size=(4, 10)), rng).p <= 0.1 for _ in range(400))

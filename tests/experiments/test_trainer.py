@@ -31,7 +31,7 @@ from maskdiff.experiments.distillation.trainer import (
 from tests.helpers.distillation import SMALL, Letters, planted
 
 FIXED = replace(SMALL, teacher="initial", grad_clip=0.0)  # a teacher who stays where it is
-TOLD, UNTOLD = (1, 20), (2, 20)
+TEACHER_PROMPT, STUDENT_PROMPT = (1, 20), (2, 20)
 
 
 def material(policy: PlantedPolicy, regenerated: bool = False, seed: int = 0) -> list[Pair]:
@@ -89,7 +89,9 @@ def test_the_loss_is_the_mean_over_all_compared_places() -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 500, 1500])
-def test_in_chunks_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+def test_a_step_in_chunks_equals_the_whole_step(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
     whole, parted = planted(), planted()
     pairs = material(whole)
     expected = DistillationTrainer(whole, FIXED).step(pairs)
@@ -137,7 +139,7 @@ def test_chunks_keep_order_and_bounds(
         )
 
 
-def test_gradients_of_a_step_do_not_stay_for_the_next() -> None:
+def test_gradients_are_cleared_between_steps() -> None:
     policy, fresh = planted(), planted()
     pairs = material(policy)
     trainer = DistillationTrainer(
@@ -161,7 +163,7 @@ def test_windows_divide_an_answer(length: int) -> None:
     assert abs(sum(first) - sum(last)) == length % 2
     assert (
         first == (decile(length) < DECILES // 2).tolist()
-    )  # as early and late deciles are told apart
+    )  # the same boundary as between early and late deciles
 
 
 def test_places_outside_a_window_have_no_gradient() -> None:
@@ -176,7 +178,9 @@ def test_places_outside_a_window_have_no_gradient() -> None:
     grads = {}
     for window in WINDOWS:
         policy = planted()
-        stepped = DistillationTrainer(policy, FIXED).step([Pair.same(UNTOLD, answer, TOLD)], window)
+        stepped = DistillationTrainer(policy, FIXED).step(
+            [Pair.same(STUDENT_PROMPT, answer, TEACHER_PROMPT)], window
+        )
         assert moved_rows(policy) == expected[window]
         assert stepped.places == len(expected[window])
         grads[window] = gradient(policy) * stepped.places
@@ -188,7 +192,15 @@ def test_places_without_a_partner_have_no_gradient() -> None:
     policy = planted()
     answer, other = (3, 4, 5, 6, 7, 8), (9, 3, 4)
     stepped = DistillationTrainer(policy, FIXED).step(
-        [Pair(UNTOLD, answer, TOLD, other, (0, 1, 2, NO_PARTNER, NO_PARTNER, NO_PARTNER))]
+        [
+            Pair(
+                STUDENT_PROMPT,
+                answer,
+                TEACHER_PROMPT,
+                other,
+                (0, 1, 2, NO_PARTNER, NO_PARTNER, NO_PARTNER),
+            )
+        ]
     )
     assert stepped.places == 3
     assert moved_rows(policy) == {20, 3, 4}
@@ -198,9 +210,9 @@ def test_places_without_a_partner_have_no_gradient() -> None:
         .step(
             [
                 Pair(
-                    UNTOLD,
+                    STUDENT_PROMPT,
                     answer,
-                    TOLD,
+                    TEACHER_PROMPT,
                     other,
                     (NO_PARTNER, 2, NO_PARTNER, NO_PARTNER, 0, NO_PARTNER),
                 )
@@ -216,9 +228,9 @@ def test_places_without_a_partner_have_no_gradient() -> None:
         .step(
             [
                 Pair(
-                    UNTOLD,
+                    STUDENT_PROMPT,
                     answer,
-                    TOLD,
+                    TEACHER_PROMPT,
                     other,
                     (NO_PARTNER, 2, NO_PARTNER, NO_PARTNER, 0, NO_PARTNER),
                 )
@@ -245,19 +257,21 @@ def test_regeneration_compares_with_its_own_text_by_equal_places() -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_without_a_place_there_is_no_step(weight_decay: float) -> None:
+def test_no_compared_place_means_no_step(weight_decay: float) -> None:
     policy = planted()
     before = table(policy)
     trainer = DistillationTrainer(
         policy, replace(FIXED, weight_decay=weight_decay, teacher="ema", teacher_rate=1.0)
     )
-    nothing = Pair(UNTOLD, (3, 4), TOLD, (5,), (NO_PARTNER, NO_PARTNER))
+    nothing = Pair(STUDENT_PROMPT, (3, 4), TEACHER_PROMPT, (5,), (NO_PARTNER, NO_PARTNER))
     assert trainer.step([nothing]) == StepResult(0.0, 0.0, 0)
-    assert trainer.step([Pair.same(UNTOLD, (3,), TOLD)], "last") == StepResult(0.0, 0.0, 0)
+    assert trainer.step([Pair.same(STUDENT_PROMPT, (3,), TEACHER_PROMPT)], "last") == StepResult(
+        0.0, 0.0, 0
+    )
     assert trainer.step([]) == StepResult(0.0, 0.0, 0)
     assert torch.equal(table(policy), before)
     assert not trainer.optimizer.state
-    assert trainer.step([nothing, Pair.same(UNTOLD, (3, 4), TOLD)]).places == 2
+    assert trainer.step([nothing, Pair.same(STUDENT_PROMPT, (3, 4), TEACHER_PROMPT)]).places == 2
     assert not torch.equal(table(policy), before)
 
 
@@ -280,7 +294,7 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
             scaled, after = stepped(norm, clip)
             assert float(scaled.norm()) == pytest.approx(norm, rel=1e-5)
             torch.testing.assert_close(scaled / norm, plain / length, rtol=1e-5, atol=1e-8)
-            assert after == done  # what is told is the norm before
+            assert after == done  # the reported norm is the one before scaling
     clipped, after = stepped(clip=length / 2)
     torch.testing.assert_close(clipped, plain / 2, rtol=1e-5, atol=1e-9)
     assert after == done
@@ -291,13 +305,13 @@ def test_norm_scales_exactly_and_clipping_only_shortens() -> None:
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("norm", [None, 1.0])
-def test_a_gradient_that_is_no_number_is_an_error_and_no_step(
+def test_a_nan_gradient_raises_and_takes_no_step(
     broken: float, half: bool, norm: float | None
 ) -> None:
-    """Of the student's own weights; AdamW would carry it to all of them, and scaling would not mend
-    it."""
+    """The student's own weights hold NaN or infinity: AdamW would carry it to all of them, and
+    scaling would not remove it."""
     policy = planted()
-    pairs = [Pair.same(UNTOLD, (3, 4, 5, 6), TOLD)]
+    pairs = [Pair.same(STUDENT_PROMPT, (3, 4, 5, 6), TEACHER_PROMPT)]
     policy.module.to(torch.bfloat16 if half else torch.float32)
     trainer = DistillationTrainer(policy, replace(FIXED, teacher="ema", teacher_rate=1.0))
     with torch.no_grad():
@@ -312,23 +326,23 @@ def test_a_gradient_that_is_no_number_is_an_error_and_no_step(
     assert torch.equal(trainer.teacher.module[0], taught)
     assert not trainer.optimizer.state
     assert (
-        trainer.step([Pair.same(UNTOLD, (3, 5, 6), TOLD)], norm=norm).places == 3
+        trainer.step([Pair.same(STUDENT_PROMPT, (3, 5, 6), TEACHER_PROMPT)], norm=norm).places == 3
     )  # its row is not asked for
 
 
-def test_weights_that_are_lost_in_training_end_an_experiment_and_are_put_back() -> None:
+def test_nan_weights_in_training_raise_and_are_restored() -> None:
     policy = planted()
-    before, told = table(policy), list[str]()
+    before, progress = table(policy), list[str]()
 
     def lose(what: str) -> None:
-        told.append(what)
+        progress.append(what)
         if what == "step 1/2":
             with torch.no_grad():
                 policy.module[0].fill_(float("nan"))
 
     with pytest.raises(DataError, match="a gradient is no number"):
         Training().measure(Rollouts(policy, Letters(), SMALL, 0), lose)
-    assert told == ["step 0/2", "step 1/2"]
+    assert progress == ["step 0/2", "step 1/2"]
     assert torch.equal(table(policy), before)
 
 
@@ -349,14 +363,14 @@ def test_equal_lengths_make_equal_steps_of_the_halves() -> None:
 # ----------------------------------------------------------------------------------------- teachers
 
 
-def test_the_teacher_itself_follows_at_once() -> None:
+def test_the_current_teacher_follows_every_step() -> None:
     policy = planted()
     trainer = DistillationTrainer(policy, replace(FIXED, teacher="self"))
     trainer.step(material(policy))
     assert trainer.teacher is policy
 
 
-def test_the_initial_teacher_stays() -> None:
+def test_the_initial_teacher_keeps_its_weights() -> None:
     policy = planted()
     before = table(policy)
     trainer = DistillationTrainer(policy, FIXED)
@@ -368,7 +382,7 @@ def test_the_initial_teacher_stays() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
-def test_the_averaged_teacher_takes_over_its_share_after_every_step(rate: float) -> None:
+def test_the_averaged_teacher_moves_by_its_share_after_every_step(rate: float) -> None:
     policy = planted()
     trainer = DistillationTrainer(policy, replace(FIXED, teacher="ema", teacher_rate=rate))
     expected = table(policy)
@@ -382,7 +396,7 @@ def test_the_averaged_teacher_takes_over_its_share_after_every_step(rate: float)
         assert torch.equal(trainer.teacher.module[0], policy.module[0])
 
 
-def test_the_averaged_teacher_of_half_precision_arrives() -> None:
+def test_the_averaged_teacher_converges_in_half_precision() -> None:
     """The student moved by one step of rounding and stays there: after 400 steps at a rate of 0.05
     the teacher is there."""
     policy = planted()
@@ -395,18 +409,20 @@ def test_the_averaged_teacher_of_half_precision_arrives() -> None:
         trainer.masters.copies[0].copy_(policy.module[0])
     before = trainer.teacher.module[0].detach().clone()
     assert not torch.equal(before, policy.module[0])
-    pairs = [Pair.same(UNTOLD, (3, 4), TOLD)]
+    pairs = [Pair.same(STUDENT_PROMPT, (3, 4), TEACHER_PROMPT)]
     for _ in range(400):
         trainer.step(pairs)
     assert torch.equal(trainer.teacher.module[0], policy.module[0])
 
 
-# ---------------------------------------------------------------------------- nothing to be learned
+# --------------------------------------------------------------------------------- the null teacher
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("top_k, tail", [(0, False), (5, False), (5, True)])
-def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: bool) -> None:
+def test_the_null_teacher_gives_loss_0_and_a_gradient_of_rounding(
+    kind: str, top_k: int, tail: bool
+) -> None:
     """The loss is exactly 0; the gradient is that of rounding: 2^-24 times a handful of terms."""
     policy = planted(null=True)
     config = replace(
@@ -419,13 +435,13 @@ def test_from_the_null_teacher_nothing_is_learned(kind: str, top_k: int, tail: b
     faulty = planted()
     assert (
         DistillationTrainer(faulty, config).step(material(faulty)).norm > 1e-4
-    )  # what a teacher with something to say gives
+    )  # the norm with an informative teacher
 
 
 # ----------------------------------------------------------------------------------------- put back
 
 
-def test_weights_are_put_back_whatever_happens() -> None:
+def test_weights_are_restored_with_and_without_an_error() -> None:
     policy = planted()
     before, weight = table(policy), policy.module[0]
     with preserved_weights(policy):
@@ -438,7 +454,7 @@ def test_weights_are_put_back_whatever_happens() -> None:
             assert not torch.equal(table(policy), before)
             raise error
         assert torch.equal(table(policy), before)
-    assert policy.module[0] is weight  # in place, so that who holds it sees it
+    assert policy.module[0] is weight  # in place, so that every reference sees the change
     half = planted()
     half.module.to(torch.bfloat16)
     kept = table(half)
@@ -448,7 +464,7 @@ def test_weights_are_put_back_whatever_happens() -> None:
     assert torch.equal(table(half), kept)
 
 
-def test_a_twin_has_weights_of_its_own() -> None:
+def test_a_twin_has_its_own_weights() -> None:
     policy = planted()
     twin = policy.twin()
     pairs = material(policy)

@@ -1,4 +1,4 @@
-"""Small token tables, models over them, and what completion must say of those.
+"""Small token tables, models over them, and the exact results of completion on them.
 
 Recursion, straight from the definition.
 """
@@ -29,7 +29,7 @@ SEED = secrets.randbits(32)  # another one in every run; the assertions print it
 
 
 class Known(TableModel):
-    """A table that remembers what it said."""
+    """A table that caches its probabilities."""
 
     def __init__(self, table: TokenTable, limit: int, seed: int, sharpness: float = 1.5) -> None:
         super().__init__(table, limit, seed, sharpness)
@@ -229,7 +229,7 @@ def begins(table: TokenTable, tokens: Sequence[int], prefix: bytes, tail: bytes 
 
 
 class Brute:
-    """What conditioning on a prefix must give, by recursion over histories."""
+    """The exact result of conditioning on a prefix, by recursion over histories."""
 
     def __init__(self, model: TableModel, prefix: bytes, whole: bool = False) -> None:
         self.model, self.prefix, self.whole = model, prefix, whole
@@ -271,9 +271,8 @@ class Brute:
         return p * np.array(z) / self.mass(history)
 
     def histories(self) -> list[History]:
-        """Those whose text is a proper beginning of the prefix (with `whole`.
-
-        Or it), and that have room for one more token.
+        """Returns the histories that can take one more token and whose text is a proper beginning
+        of the prefix (with `whole`, also the prefix itself).
         """
         found: list[History] = []
         stack: list[History] = [()]
@@ -321,7 +320,7 @@ class Brute:
 class Case:
     model: Known
     prefix: bytes
-    told: str  # for the message of an assertion
+    description: str  # for the message of an assertion
 
     @property
     def brute(self) -> Brute:
@@ -340,7 +339,7 @@ def random_case(
 ) -> Case:
     """A possible prefix of a random table, which `fewest` to `most` histories begin.
 
-    Drawn anew in every run of the tests.
+    Every run of the tests draws another one.
     """
     rng = np.random.default_rng([SEED, number])
     while True:

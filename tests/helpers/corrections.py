@@ -1,6 +1,8 @@
-"""An independent judge of answers to arithmetic problems, by trees (helpers/step_trees.py), and attempts that it is tried on.
+"""An independent judge of answers to arithmetic problems, by trees (helpers/step_trees.py), and
+attempts to try it on.
 
-The judge reads an answer symbol by symbol and works with Python's own arithmetic: it shares nothing with the package.
+The judge reads an answer symbol by symbol and works with Python's own arithmetic: it shares nothing
+with the package.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ def following(step: str) -> list[str]:
 def kept_by_hand(answer: str) -> list[str]:
     """Steps, symbol by symbol: `!` forgets what stands before it, `>` and the end keep it.
 
-    Nothing at the end is no step; nothing before a mark is an empty one, which cannot be taken back.
+    An empty end is no step; an empty text before a mark is an empty step, which cannot be taken
+    back.
     """
     kept, now = [], ""
     for symbol in answer:
@@ -95,7 +98,7 @@ def judged_by_trees(problem: str, answer: str) -> Marks:
     return Marks(sum(right), len(kept), operations(tree_of(problem)), wrong, final)
 
 
-def said_by_hand(problem: str, answer: str, kind: str) -> str:
+def feedback_by_hand(problem: str, answer: str, kind: str) -> str:
     """Feedback by the definition, tenths in whole numbers."""
     marks = judged_by_trees(problem, answer)
     if kind == "first_wrong_step":

@@ -1,4 +1,5 @@
-"""Random derivations of a grammar, rule by rule: every construct comes up, however rare its strings are among all."""
+"""Random derivations of a grammar, rule by rule: every construct occurs, however rare its strings
+are among all strings."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from maskdiff.languages.cfg import Cfg
 
 
 class Deriver:
-    """Draws strings of a grammar of at most so many symbols by choosing uniformly among the rules that still fit."""
+    """Draws strings of a grammar of at most so many symbols by choosing uniformly among the
+    rules that still fit."""
 
     def __init__(self, cfg: Cfg) -> None:
         self.start = cfg.start

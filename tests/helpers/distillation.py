@@ -22,7 +22,7 @@ from maskdiff.experiments.distillation.studies import EXPERIMENTS
 
 NAMES = list(EXPERIMENTS)
 NAN = float("nan")
-Tell = Callable[[str, int, str], None]
+ProgressCallback = Callable[[str, int, str], None]
 
 SMALL = DistillationConfig(
     problems=3, rollouts=2, seeds=2, steps=2, window_steps=2, resamples=100, max_tokens=12, lr=0.01
@@ -66,19 +66,21 @@ def setting_of(policy: PlantedPolicy, config: DistillationConfig = SMALL) -> Run
     return RunSettings(config, policy.name, weights_fingerprint(policy), 1)
 
 
-def quiet(name: str, seed: int, what: str) -> None:
-    """Nobody is told anything."""
+def ignore_progress(name: str, seed: int, what: str) -> None:
+    """Ignores the progress of a run."""
 
 
 def run(
     folder: Path, names: list[str] = NAMES, setting: RunSettings | None = None,
-    policy: PlantedPolicy | None = None, tell: Tell = quiet,
+    policy: PlantedPolicy | None = None, progress: ProgressCallback = ignore_progress,
     environment: Environment | None = None,
 ) -> bytes:  # fmt: skip
     """The bytes of results.json."""
     policy = policy or planted()
     setting = setting or setting_of(policy)
-    results = runner.run_experiments(policy, environment or Located(), setting, names, folder, tell)
+    results = runner.run_experiments(
+        policy, environment or Located(), setting, names, folder, progress
+    )
     runner.write_json(folder / "results.json", report.results_json(results, setting))
     return (folder / "results.json").read_bytes()
 
@@ -88,12 +90,12 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(folder: Path) -> dict[str, bytes]:
-    """What was measured in the folder of a run."""
+    """Returns the measured parts in the folder of a run."""
     return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
 
 
 def one_line(call: Callable[[], object]) -> str:
-    """What a UserError says."""
+    """Returns the one-line message of a UserError."""
     with pytest.raises(UserError) as caught:
         call()
     assert str(caught.value).count("\n") == 0
@@ -105,7 +107,7 @@ def known(values: Sequence[float]) -> list[float]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of what is known."""
+    """Returns the mean of the known values."""
     left = known(values)
     return sum(left) / len(left) if left else NAN
 

@@ -42,8 +42,8 @@ LANGUAGE = LanguageConfig(
 )
 BOUNDS = Bounds(LANGUAGE.max_value, LANGUAGE.operators)
 TINY = ModelConfig(
-    vocabulary="bpe", vocab_size=80, block_size=128, n_layer=2, k_iter=1, n_head=2, n_embd=16, mlp_ratio=1.0,
-    end_positions=False, causal_length=False,
+    vocabulary="bpe", vocab_size=80, block_size=128, n_layer=2, k_iter=1, n_head=2, n_embd=16,
+    mlp_ratio=1.0, end_positions=False, causal_length=False,
 )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def payload(**changes: object) -> dict[str, object]:
     from few strings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "DRAWS", 500)
-        language, model = make_language(LANGUAGE), replace(TINY, **changes)  # type: ignore[arg-type]
+        language = make_language(LANGUAGE)
+        model = replace(TINY, **changes)  # type: ignore[arg-type]
         vocabulary = model_vocabulary(language, model)
         counts = token_lengths(language, vocabulary).tolist() if vocabulary.merges else ()
     config = replace(Config(), language=LANGUAGE, model=replace(model, vocab_size=len(vocabulary)))
@@ -82,7 +83,7 @@ def problems(count: int) -> tuple[Problem, ...]:
 
 
 def attempted(count: int) -> Iterator[tuple[Problem, str, str]]:
-    """Problems with attempts, and with what is said of them, each kind in turn."""
+    """Yields problems, attempts and the feedback on them, each kind in turn."""
     rng = np.random.default_rng(1)
     for i, problem in enumerate(problems(count)):
         attempt = write_answer(problem.text, rng, 0.3, 0.2, BOUNDS) or ""
@@ -92,10 +93,10 @@ def attempted(count: int) -> Iterator[tuple[Problem, str, str]]:
 def mixed(policy: OwnPolicy, count: int) -> list[Ids]:
     """Prompts of all forms and many lengths, in no order."""
     made = []
-    for i, (problem, attempt, said) in enumerate(attempted(count)):
+    for i, (problem, attempt, feedback) in enumerate(attempted(count)):
         shown = tuple(policy.vocabulary.encode(attempt))
         made.append(
-            policy.prompt(problem, *((), (None, said), (shown,), (shown, said))[i // 4 % 4])
+            policy.prompt(problem, *((), (None, feedback), (shown,), (shown, feedback))[i // 4 % 4])
         )
     assert len({*map(len, made)}) > 8
     return made

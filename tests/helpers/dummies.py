@@ -1,4 +1,4 @@
-"""Denoisers whose truth is known.
+"""Denoisers with known distributions.
 
 An exact one for languages small enough to enumerate, and deterministic ones.
 """
@@ -117,9 +117,7 @@ class Foresighted(Exact):
         if noise is None:
             return super().__call__(tokens, length, sigma, causal, previous)
         assert not causal
-        assert not noise[
-            tokens != self.vocabulary.mask
-        ].any()  # only what is blank has a draw to come
+        assert not noise[tokens != self.vocabulary.mask].any()  # only blanks have a draw left
         assert not noise[..., list(self.vocabulary.specials)].any()
         drawn, blank = tokens.clone(), tokens == self.vocabulary.mask
         plain = [
@@ -137,7 +135,7 @@ class Foresighted(Exact):
 
 
 class Table:
-    """Fixed logits (width, vocab) whatever the canvas, plus a bonus for what stands there.
+    """Fixed logits (width, vocab) whatever the canvas, plus a bonus for the present token.
 
     Deterministic and checkable.
     """

@@ -1,8 +1,8 @@
 """Seeds and time budgets of the tests that try random input.
 
-Every such test runs twice: once with a fixed seed, which any failure can be compared with, and once
-with a fresh one. The fresh seed is printed at the end of the run; `MASKDIFF_FUZZ_SEED=N` repeats it.
-`MASKDIFF_FUZZ_SECONDS` changes how long each test may take.
+Every such test runs twice: once with a fixed seed and once with a fresh one. The end of the run
+prints the fresh seed; `MASKDIFF_FUZZ_SEED=N` repeats it. `MASKDIFF_FUZZ_SECONDS` changes how long
+each test may take.
 """
 
 from __future__ import annotations

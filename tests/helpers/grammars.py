@@ -1,4 +1,5 @@
-"""Small grammars, an independent parser for them, and every string that they have, found without the code under test."""
+"""Small grammars, an independent parser for them, and all their strings, found without the code
+under test."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ AMBIGUOUS = 'start: e\ne: e "+" e | "1"'
 
 @lru_cache(maxsize=256)
 def earley(grammar: str) -> Lark:
-    """Lark's own parser: nothing of it is used to fill a chart."""
+    """Lark's own parser, which shares no code with the chart."""
     return Lark(grammar, parser="earley", lexer="dynamic_complete")
 
 

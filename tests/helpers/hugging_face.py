@@ -90,11 +90,11 @@ def chi_square(counts: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return ((fold[0] - fold[1]) ** 2 / fold[1].clamp(min=1e-9)).sum(-1)
 
 
-def saved(where, kind: str = "qwen3", dtype: torch.dtype = torch.float32, room: int = ROOM):
+def saved(where, kind: str = "qwen3", dtype: torch.dtype = torch.float32, positions: int = ROOM):
     """The folder `where`, with a model and a tokenizer."""
     model = network(kind, dtype)
-    if room != ROOM:
-        model.config.max_position_embeddings = room
+    if positions != ROOM:
+        model.config.max_position_embeddings = positions
     model.save_pretrained(where)
     byte_level().save_pretrained(where)
     return where

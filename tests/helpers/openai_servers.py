@@ -20,7 +20,7 @@ Answer = (
 
 
 class Server:
-    """Answers the requests with what `script` makes of each body; `bodies` are those that came."""
+    """Answers each request with `script(body)`; `bodies` records the received bodies."""
 
     def __init__(self, script: Callable[[dict[str, Any]], Answer]) -> None:
         self.bodies: list[dict[str, Any]] = []

@@ -154,7 +154,7 @@ def nested_pattern(rng: random.Random, depth: int) -> str:
 
 
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str] | None:
-    """What `re` makes of a pattern; None if it is not valid."""
+    """Returns the pattern compiled by `re`; None if it is invalid."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,4 +1,4 @@
-"""Programs for the sandbox's tests, and what is left of them in the process table."""
+"""Programs for the sandbox's tests, and a search for their processes in the process table."""
 
 from __future__ import annotations
 

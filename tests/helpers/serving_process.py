@@ -37,7 +37,7 @@ if files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     serve_cli._log = say
 open_listener = server.open_listener
-def small(host, port):  # the system takes little of what nobody reads
+def small(host, port):  # the system buffers few unread bytes
     listener = open_listener(host, port)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     return listener
@@ -86,7 +86,7 @@ class Running:
         return count - self.own
 
     def lines(self) -> list[str]:
-        """What the server has printed after it was ready."""
+        """Returns the output of the server after it was ready."""
         return self.log.read_text().splitlines()[1:]
 
     def end(self) -> int:
@@ -149,7 +149,7 @@ def request(**body: Any) -> bytes:
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """What comes until the server ends the connection."""
+    """Returns all bytes until the server ends the connection."""
     received = bytearray()
     try:
         while part := connection.recv(2**16):

@@ -64,34 +64,34 @@ class Toy:
         self.forgotten += 1
 
     def _write(self, request: Request, number: int) -> Candidate:
-        told = (request.prompt + request.answer).rpartition("?")[2]
-        place, said, log_probs = sum(part.tokens for part in request.partial), "", []
+        given = (request.prompt + request.answer).rpartition("?")[2]
+        place, text, log_probs = sum(part.tokens for part in request.partial), "", []
         while True:
             digest = hashlib.blake2b(
                 f"{request.seed} {number} {place}".encode(), digest_size=4
             ).digest()
             if request.temperature == 0:
                 digest = bytes(4)
-            at = len(told) + len(said)
+            at = len(given) + len(text)
             token = self.story[at : at + 1 + digest[0] % 3]
-            said += token.upper() if digest[1] % 4 == 1 else token
+            text += token.upper() if digest[1] % 4 == 1 else token
             log_probs.append(-(1 + digest[2] % 8) / 8)
             place += 1
             if not token:
-                return self._candidate(request, said, log_probs, "end")
-            if split_step(said, 0, request.stop, request.overshoot):
-                return self._candidate(request, said, log_probs, "stop")
+                return self._candidate(request, text, log_probs, "end")
+            if split_step(text, 0, request.stop, request.overshoot):
+                return self._candidate(request, text, log_probs, "stop")
             if len(log_probs) == request.stop.max_tokens:
-                return self._candidate(request, said, log_probs, "length")
+                return self._candidate(request, text, log_probs, "length")
 
     def _candidate(
-        self, request: Request, said: str, log_probs: list[float], finish: Any
+        self, request: Request, text: str, log_probs: list[float], finish: Any
     ) -> Candidate:
-        step, over = split_step(said, 0, request.stop, request.overshoot) or (
-            request.overshoot + said,
+        step, over = split_step(text, 0, request.stop, request.overshoot) or (
+            request.overshoot + text,
             "",
         )
-        return Candidate(step, said, finish, len(log_probs), over, log_probs=tuple(log_probs))
+        return Candidate(step, text, finish, len(log_probs), over, log_probs=tuple(log_probs))
 
 
 def turn(text: str) -> str:
@@ -104,9 +104,9 @@ def count(text: str) -> int:
     return len(text)
 
 
-def served(toy: Toy, room: int = 200, token_bytes: int = 0) -> ServedModel:
+def served(toy: Toy, max_tokens: int = 200, token_bytes: int = 0) -> ServedModel:
     return ServedModel(
-        toy, "toy", turn, max_tokens=room, count_tokens=count, token_bytes=token_bytes
+        toy, "toy", turn, max_tokens=max_tokens, count_tokens=count, token_bytes=token_bytes
     )
 
 
@@ -117,7 +117,7 @@ def client_of(url: str) -> openai.OpenAI:
 def expected(
     prompt: str, seed: int, number: int, max_tokens: int, stops: tuple[str, ...], temperature: float
 ) -> Candidate:
-    """What the generator itself says, asked in one piece."""
+    """Returns the answer of the generator to one whole request."""
     request = Request(
         prompt, temperature=temperature, stop=Stop(stops, max_tokens), seed=seed, first=number
     )
@@ -141,10 +141,10 @@ def streamed(chunks: Any) -> dict[int, dict[str, Any]]:
             assert own["finish"] is None, "nothing comes after the end"
             own["finish"], own["stop"] = choice.finish_reason, choice.stop_reason
             if choice.logprobs:
-                told = (
+                new = (
                     choice.logprobs.token_logprobs
                     if delta is None
                     else [t.logprob for t in choice.logprobs.content]
                 )
-                own["log_probs"] += told
+                own["log_probs"] += new
     return got

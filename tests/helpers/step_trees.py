@@ -75,7 +75,7 @@ def value_of(tree: Tree) -> int:
 
 
 def reducts(tree: Tree) -> list[Tree]:
-    """What one reduction leads to, those of the left argument first."""
+    """Returns the results of one reduction, those of the left argument first."""
     if isinstance(tree, int):
         return []
     operator, left, right = tree

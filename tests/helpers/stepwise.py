@@ -42,7 +42,7 @@ SIZES = {
     "end_positions": False,
 }
 
-# ------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------------------- models
 
 
 @cache
@@ -77,7 +77,7 @@ def payload(
     with torch.no_grad():
         for name, weight in network.named_parameters():
             weight.add_((1.0 if name == "head.weight" else 0.3) * torch.randn_like(weight))
-    counts = {"lengths": [0] * 9 + [1] * 50}  # so that nobody counts them anew
+    counts = {"lengths": [0] * 9 + [1] * 50}  # no second count is needed
     lengths = [0.0] + [1 / 40] * 40 if pieces else ()
     return make_payload(config, vocabulary, network.state_dict(), language=counts, lengths=lengths)
 
@@ -98,7 +98,7 @@ def loaded(pieces: bool = False, double: bool = False) -> Loaded:
 
 @dataclass
 class Ledger:
-    """What a model has run: calls, and tokens that are no padding."""
+    """Counts the calls of a model and the tokens without padding."""
 
     tokens: int = 0
     calls: int = 0
@@ -120,7 +120,7 @@ def ledger(model: Loaded) -> Iterator[Ledger]:
         handle.remove()
 
 
-# -------------------------------------------------------------------------------- asking a backend
+# --------------------------------------------------------------------------------- asking a backend
 
 
 def one(generator: StepBackend, **settings: object) -> Reply:
@@ -180,16 +180,16 @@ def same(left: Sequence[Candidate], right: Sequence[Candidate], tolerance: float
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
 
 
-# ------------------------------------------------------------------------------- scripted backends
+# -------------------------------------------------------------------------------- scripted backends
 
 Script = Callable[[Request, int], Candidate]
-WRONG = "9999"  # what no expression of the language comes to
+WRONG = "9999"  # the value of no expression of the language
 KNOWN = Capabilities(True, True, True, True, True, False)
 
 
 class Scripted:
-    """A backend that says what a function of the request and the number of the candidate says,
-    and keeps what it was asked."""
+    """A backend that returns a function of the request and the number of the candidate, and
+    records the requests."""
 
     name = "scripted"
 

@@ -26,7 +26,8 @@ def tiny_config(**model: object) -> Config:
         "mlp_ratio": 1.0,
         "vocab_size": len(language.vocabulary),
     }
-    return replace(config, model=replace(config.model, **{**sizes, **model}))  # type: ignore[arg-type]
+    changed = replace(config.model, **{**sizes, **model})  # type: ignore[arg-type]
+    return replace(config, model=changed)
 
 
 def tiny_payload(seed: int = 0, **model_settings: object) -> Payload:

@@ -39,9 +39,9 @@ from tests.helpers.corrections import (
     attempts,
     bounds_of,
     drawn,
+    feedback_by_hand,
     judged_by_trees,
     operations,
-    said_by_hand,
     tree_of,
 )
 from tests.helpers.grammars import accepts
@@ -49,14 +49,14 @@ from tests.helpers.step_trees import depth_of, edits, numbers_of, read
 
 
 def cut_by_hand(string: str) -> tuple[str, str | None, str | None, str]:
-    """Problem, attempt, what was said, answer."""
+    """Returns the problem, the attempt, the feedback and the answer."""
     first, _, rest = string.partition("|")
     if not rest:
         problem, _, answer = string.partition(">")
         return problem, None, None, answer
     problem, shown, attempt = first.partition(";")
-    said, _, answer = rest.partition(">")
-    return problem, attempt if shown else None, said, answer
+    feedback, _, answer = rest.partition(">")
+    return problem, attempt if shown else None, feedback, answer
 
 
 # Draws
@@ -70,7 +70,7 @@ def test_every_draw_parses_holds_and_is_derived_once(config: LanguageConfig) -> 
         assert language.holds(string)
         assert language.derivations(string) == 1
         assert language.min_symbols <= len(string) <= language.max_symbols == config.max_len - 2
-        problem, attempt, said, answer = cut_by_hand(string)
+        problem, attempt, feedback, answer = cut_by_hand(string)
         assert 2 <= depth_of(tree_of(problem)) <= config.max_depth
         assert all(config.min_int <= n <= config.max_int for n in numbers_of(tree_of(problem)))
         expressions = re.split(f"[{re.escape(MARKS)}]", string)
@@ -80,22 +80,22 @@ def test_every_draw_parses_holds_and_is_derived_once(config: LanguageConfig) -> 
         assert (marks.first_wrong, marks.final) == (None, True)
         assert marks.kept == marks.needed >= LEAST_STEPS
         if attempt is not None:
-            assert said in {said_by_hand(problem, attempt, kind) for kind in FEEDBACK}
+            assert feedback in {feedback_by_hand(problem, attempt, kind) for kind in FEEDBACK}
 
 
 def test_forms_are_drawn_with_their_probabilities() -> None:
     """2,000 draws; shares that are right pass in all but one in 50,000 runs."""
     parts = [cut_by_hand(string) for string in drawn(LANGUAGE, 2000)]
     plain, hidden = (
-        sum(said is None for _, _, said, _ in parts),
+        sum(feedback is None for _, _, feedback, _ in parts),
         sum(a is None and s is not None for _, a, s, _ in parts),
     )
     assert abs(plain / 2000 - forms.GENERATED.plain) < 0.05
     assert abs(hidden / 2000 - forms.GENERATED.hidden) < 0.05
-    told = [said[:1] for _, _, said, _ in parts if said is not None]
+    marks = [feedback[:1] for _, _, feedback, _ in parts if feedback is not None]
     for mark, share in zip(("", "~", "@", "="), forms.GENERATED.feedback):
-        assert abs(told.count(mark) / len(told) - share) < 0.06
-    assert any("!" in answer for _, _, said, answer in parts if said is None)
+        assert abs(marks.count(mark) / len(marks) - share) < 0.06
+    assert any("!" in answer for _, _, feedback, answer in parts if feedback is None)
     assert any("!" in attempt for _, attempt, _, _ in parts if attempt is not None)
 
 
@@ -120,7 +120,7 @@ def test_corrections_repeat_the_mistake_with_their_probability(
     assert [("!" in answer) for _, _, answer in wrong] == repeated
 
 
-def test_what_is_too_long_is_drawn_again() -> None:
+def test_too_long_draws_are_repeated() -> None:
     """A language in which most records of three parts are just too long or just short enough."""
     language = ArithmeticCorrections(replace(BASE, max_int=9, max_depth=2, max_len=104))
     sizes = [len(string) for string in drawn(language, 300)]
@@ -157,9 +157,11 @@ def test_problems_are_held_out(config: LanguageConfig) -> None:
 EXPRESSION = r"\(\+ 1 2\)"
 NUMBER = "(?:0|-?[1-9][0-9]*)"
 ANSWER = rf"(?:{EXPRESSION}[>!]|{NUMBER}!)*{NUMBER}"
-SAID = rf"(?:|={NUMBER}|~(?:0|[1-9][0-9]*)|@(?:0|[1-9][0-9]*)(?:=(?:{NUMBER}|{EXPRESSION}))?)"
+FEEDBACK_PATTERN = (
+    rf"(?:|={NUMBER}|~(?:0|[1-9][0-9]*)|@(?:0|[1-9][0-9]*)(?:=(?:{NUMBER}|{EXPRESSION}))?)"
+)
 STRING = re.compile(
-    rf"{EXPRESSION}(?:>{ANSWER}|(?:;{ANSWER})?\|{SAID}>{ANSWER})"
+    rf"{EXPRESSION}(?:>{ANSWER}|(?:;{ANSWER})?\|{FEEDBACK_PATTERN}>{ANSWER})"
 )  # all strings about one expression
 
 
@@ -177,10 +179,10 @@ def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
         ("@", "3", "=", "3"),
     ]
     long = [
-        ("(+ 1 2)", *((";", *attempt) if shown else ()), "|", *said, ">", *answer)
+        ("(+ 1 2)", *((";", *attempt) if shown else ()), "|", *feedback, ">", *answer)
         for shown in (True, False)
         for attempt in answers
-        for said in feedbacks
+        for feedback in feedbacks
         for answer in answers[:2]
     ]
     near = {
@@ -216,10 +218,10 @@ def test_edited_strings_parse_where_lark_s_parser_accepts_them(config: LanguageC
     assert min(agreed.values()) > 15
 
 
-@pytest.mark.parametrize("said", ["=-3", "@1=-3", "@1=(- 3 1)"])
-def test_feedback_has_the_operators_of_its_language(said: str) -> None:
+@pytest.mark.parametrize("feedback", ["=-3", "@1=-3", "@1=(- 3 1)"])
+def test_feedback_has_the_operators_of_its_language(feedback: str) -> None:
     language = ArithmeticCorrections(UNSIGNED)
-    string = f"(+ 1 2)|{said}>3"
+    string = f"(+ 1 2)|{feedback}>3"
     assert language.parses(string) == (language.derivations(string) == 1)
 
 
@@ -301,7 +303,7 @@ def test_a_string_holds_where_the_trees_find_no_kept_step_wrong() -> None:
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20,000 strings little more is learnt about these properties than of these."""
+    """Uses 600 strings instead of 20,000, which suffice for these properties."""
     monkeypatch.setattr(pieces, "DRAWS", 600)
     monkeypatch.setattr(text, "DRAWS", 600)
 
@@ -329,7 +331,7 @@ def test_no_piece_crosses_a_border(size: int) -> None:
 
 
 def test_pieces_of_whole_strings_cross_borders() -> None:
-    """The control: what `fragments` is for."""
+    """The negative control of `fragments`."""
     texts = pieces.training_strings(LANGUAGE)
     characters = "".join(LANGUAGE.vocabulary.symbols[4:])
     blind = LANGUAGE.vocabulary.with_merges(train_merges(texts, characters, 60))
@@ -348,16 +350,23 @@ def test_a_prompt_put_together_is_cut_as_its_text_is() -> None:
     vocabulary = pieces.piece_vocabulary(LANGUAGE, 120)
     dice = random.Random(5)
     for problem, attempt in attempts(60, 4):
-        said = dice.choice([feedback_text(problem, attempt, kind) for kind in FEEDBACK])
+        feedback = dice.choice([feedback_text(problem, attempt, kind) for kind in FEEDBACK])
         answer = write_answer(problem, np.random.default_rng(0), 0.0, 0.3, bounds_of()) or ""
         for shown in (attempt, None):
-            marks = [problem, *((";", shown) if shown is not None else ()), "|", said, ">", answer]
+            marks = [
+                problem,
+                *((";", shown) if shown is not None else ()),
+                "|",
+                feedback,
+                ">",
+                answer,
+            ]
             together = [token for part in marks for token in vocabulary.encode(part)]
-            assert LANGUAGE.prompt(problem, shown, said) + answer == "".join(marks)
+            assert LANGUAGE.prompt(problem, shown, feedback) + answer == "".join(marks)
             assert vocabulary.encode("".join(marks)) == together
         assert LANGUAGE.prompt(problem) == problem + ">"
         assert LANGUAGE.prompt(problem, attempt) == f"{problem};{attempt}|>"
-        assert LANGUAGE.prompt(problem, None, said) == f"{problem}|{said}>"
+        assert LANGUAGE.prompt(problem, None, feedback) == f"{problem}|{feedback}>"
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "arithmetic-steps", "json"])
@@ -462,6 +471,6 @@ def test_impossible_configurations_are_refused(change: dict[str, object], messag
         {"min_int": 50, "max_int": 99},
     ],
 )
-def test_what_is_not_refused_can_be_drawn(change: dict[str, object]) -> None:
+def test_accepted_configurations_can_be_sampled(change: dict[str, object]) -> None:
     language = make_language(replace(BASE, **change))  # type: ignore[arg-type]
     assert language.parses(language.sample(np.random.default_rng(0)))

@@ -24,12 +24,12 @@ from tests.helpers.corrections import (
     VARIANTS,
     attempts,
     bounds_of,
+    feedback_by_hand,
     following,
     judged_by_trees,
     kept_by_hand,
     operations,
     problems,
-    said_by_hand,
     step_tree,
     tree_of,
 )
@@ -65,13 +65,13 @@ def test_marks_are_those_of_the_trees() -> None:
 
 
 @pytest.mark.parametrize("answer", ["5 (+ 1 1)>5 2", ")) (+ 1 1)>)) 2", "1(+ 5 (* 6 8))>1(+ 5 48)"])
-def test_nothing_follows_from_what_is_no_expression(answer: str) -> None:
+def test_answers_that_are_no_expression_have_no_right_step(answer: str) -> None:
     assert (
         judge("(+ 3 (* 2 4))", answer).right == judged_by_trees("(+ 3 (* 2 4))", answer).right == 0
     )
 
 
-def test_every_order_of_reductions_is_right_and_what_is_taken_back_does_not_count() -> None:
+def test_every_order_of_reductions_is_right_and_retracted_steps_do_not_count() -> None:
     dice = random.Random(0)
     for problem in problems(40):
         tree, steps = tree_of(problem), []
@@ -148,11 +148,11 @@ def test_garbage_gets_few_marks(answer: str) -> None:
     assert (marks.right, marks.share, marks.final) == (0, 0.0, False)
     assert marks.first_wrong == (1 if marks.kept else None)
     for kind in FEEDBACK:
-        assert feedback_text(problem, answer, kind) == said_by_hand(problem, answer, kind)
+        assert feedback_text(problem, answer, kind) == feedback_by_hand(problem, answer, kind)
 
 
 @pytest.mark.parametrize("answer", ["!(+ 3 8)>11", "(+ 3 8)>!11", "!!(+ 3 8)>!!11"])
-def test_taking_back_nothing_is_a_mistake(answer: str) -> None:
+def test_retracting_nothing_is_a_mistake(answer: str) -> None:
     marks = judge("(+ 3 (* 2 4))", answer)
     assert not LANGUAGE.parses(f"(+ 3 (* 2 4))>{answer}")
     assert marks.first_wrong is not None or marks.share < 1
@@ -208,7 +208,7 @@ def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
         ("(+ 3 8)!(+ 3 8)>11", "+++++++-++++++++++"),
         ("(+ 3 8)>1>11", "+++++++++--."),
         ("(+ 3 8)>115", "++++++++++-"),
-        ("(+ 3 8)>11>", "++++++++++-"),  # behind the value nothing comes
+        ("(+ 3 8)>11>", "++++++++++-"),  # no symbol may follow the value
         ("(+ 3 8)>11>11", "++++++++++--."),
         ("(+ 3 8)>12>", "+++++++++--"),
         ("(+ 3 8)>12!11>", "+++++++++-+++-"),
@@ -265,32 +265,32 @@ def test_feedback_is_its_definition() -> None:
     kinds = set()
     for problem, answer in attempts(120, 2):
         for kind in FEEDBACK:
-            said = feedback_text(problem, answer, kind)
-            assert said == said_by_hand(problem, answer, kind), (problem, answer)
-            assert LANGUAGE.parses(f"(+ 1 2)|{said}>3")
-            kinds.add(said[:1] + "=" * ("=" in said[1:]))
+            feedback = feedback_text(problem, answer, kind)
+            assert feedback == feedback_by_hand(problem, answer, kind), (problem, answer)
+            assert LANGUAGE.parses(f"(+ 1 2)|{feedback}>3")
+            kinds.add(feedback[:1] + "=" * ("=" in feedback[1:]))
     assert kinds == {"", "~", "@", "@=", "="}
     for needed in range(1, 60):  # tenths are rounded down, and never by a rounding error
         for right in range(needed + 1):
             assert int(10 * Marks(right, needed, 1, None, False).share) == 10 * right // needed
 
 
-def test_only_the_leak_tells_the_value() -> None:
+def test_only_leak_feedback_contains_the_value() -> None:
     """Problems whose value is no number of steps or tenths: feedback only quotes the attempt."""
-    told = quoted = 0
+    marked = quoted = 0
     for problem, answer in attempts(300, 3):
         value = str(value_of(tree_of(problem)))
         if abs(int(value)) < 20:
             continue
         assert feedback_text(problem, answer, "leak") == f"={value}"
         for kind in ("none", "scalar", "first_wrong_step"):
-            said = feedback_text(problem, answer, kind)
-            assert value not in said or value in answer
-            number, quotes, step = said.partition("=")
+            feedback = feedback_text(problem, answer, kind)
+            assert value not in feedback or value in answer
+            number, quotes, step = feedback.partition("=")
             assert not quotes or step in kept_by_hand(answer)
             assert value not in number
-            told, quoted = told + 1, quoted + bool(quotes)
-    assert told > 500
+            marked, quoted = marked + 1, quoted + bool(quotes)
+    assert marked > 500
     assert quoted > 100
 
 
@@ -375,6 +375,6 @@ def test_corrections_end_right() -> None:
     assert min(none, some) > 60
 
 
-def test_a_step_beyond_the_value_is_taken_back_too() -> None:
+def test_a_step_beyond_the_value_is_retracted() -> None:
     assert taken_back("(+ 1 2)", "3>4") == "3"
     assert taken_back("(+ 3 (* 2 4))", "(+ 3 8)>12!11>11>0") == "(+ 3 8)>11"

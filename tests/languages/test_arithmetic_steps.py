@@ -255,7 +255,7 @@ def test_the_first_draws_do_not_depend_on_the_count(config: LanguageConfig) -> N
         assert language.problems(count, np.random.default_rng(5)) == [
             text.split(">")[0] for text in most[:count]
         ]
-    if config in VARIANTS[1:4]:  # the others have no room for deeper ones
+    if config in VARIANTS[1:4]:  # the others have no space for deeper ones
         deeper = language.problems(40, np.random.default_rng(5), 1)
         assert language.problems(7, np.random.default_rng(5), 1) == deeper[:7]
     assert language.sample(np.random.default_rng(5)) == most[0]
@@ -284,7 +284,7 @@ def test_deeper_problems_have_exactly_that_many_levels_more_and_fit(config: Lang
             )
 
 
-def test_bounds_that_leave_nothing_are_an_error_of_one_line() -> None:
+def test_bounds_without_a_problem_raise_a_one_line_error() -> None:
     tight = ArithmeticSteps(replace(BASE, min_int=1000, max_int=1000, max_len=18))
     with pytest.raises(
         DataError,

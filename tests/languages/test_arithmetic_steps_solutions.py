@@ -113,9 +113,9 @@ def test_a_mutated_step_is_found_at_its_number(config: LanguageConfig) -> None:
         found.add(expected)
         for cut in range(
             1, len(mutated)
-        ):  # unfinished: what stands before the last separator has been said
-            told = language.first_wrong(">".join((*mutated[:cut], "")))
-            assert told == (expected if expected is not None and expected < cut else None)
+        ):  # unfinished: only the steps before the last separator count
+            verdict = language.first_wrong(">".join((*mutated[:cut], "")))
+            assert verdict == (expected if expected is not None and expected < cut else None)
     assert {1, 2, 3} <= found
 
 
@@ -155,7 +155,7 @@ def test_first_wrong_ignores_an_unfinished_step() -> None:
 
 def test_the_forced_ending_is_the_one_continuation_that_holds() -> None:
     """Against all true strings of the problem, for every prefix of some of them, and wrong ones."""
-    rng, told, silent = random.Random(3), 0, 0
+    rng, mistakes, right = random.Random(3), 0, 0
     for problem in SIGNED.problems(60, np.random.default_rng(6)):
         every = list(all_derivations(read(problem) or 0))
         if len(every) > 200:
@@ -166,12 +166,12 @@ def test_the_forced_ending_is_the_one_continuation_that_holds() -> None:
                 endings = {other[size:] for other in every if other.startswith(prefix)}
                 expected = endings.pop() if len(endings) == 1 and size > len(problem) else None
                 assert SIGNED.forced_ending(prefix) == expected, prefix
-                told, silent = told + (expected is not None), silent + (expected is None)
+                mistakes, right = mistakes + (expected is not None), right + (expected is None)
             wrong = text[: size - 1] + ("1" if text[-1] == "0" else "0")
             assert SIGNED.forced_ending(wrong) is None
             assert SIGNED.forced_ending(text + ">") is None
-    assert told > 500
-    assert silent > 500
+    assert mistakes > 500
+    assert right > 500
 
 
 def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
@@ -221,7 +221,7 @@ def test_the_search_finds_fillings_that_reduce_in_another_order() -> None:
         *((PLAIN, text) for text in ("(- 3 4)", "(+ -3 4)", "(+ (- 4 3) 1)")),
     ],
 )
-def test_what_is_no_problem_is_an_error_of_one_line(language: ArithmeticSteps, text: str) -> None:
+def test_invalid_problems_raise_a_one_line_error(language: ArithmeticSteps, text: str) -> None:
     with pytest.raises(ParseError, match="is no problem of arithmetic-steps") as caught:
         language.problem(text)
     assert "\n" not in str(caught.value)

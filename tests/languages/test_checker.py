@@ -86,7 +86,7 @@ def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> Checke
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("many?", "returns a Many, which is no verdict (ValueError: ambiguous)"),
         ("pair?", "returns a tuple, which is true whatever is in it; return True or False"),
@@ -108,15 +108,13 @@ def load(name: str, folder: Path | None = None, timeout: float = 30.0) -> Checke
         ("deaf?", "ended its process"),
     ],
 )
-def test_what_a_checker_does_wrong_is_one_line_with_its_text(
-    folder: Path, name: str, told: str
-) -> None:
+def test_checker_errors_are_one_line_with_the_text(folder: Path, name: str, message: str) -> None:
     checker = load(f"mine:{name}", folder)
     for _ in range(2):  # a process that has ended is started again
         with pytest.raises(ConfigError) as caught:
             checker("it is\n here")
         assert str(caught.value).startswith(f"checker mine:{name} fails on 'it is\\n here': ")
-        assert told in str(caught.value)
+        assert message in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
@@ -125,28 +123,28 @@ def test_what_a_checker_does_wrong_is_one_line_with_its_text(
 )
 def test_a_checker_that_hangs_is_stopped(folder: Path, name: str) -> None:
     """In Python, in C, behind a handled signal or in a child; from any thread."""
-    told: list[str] = []
+    messages: list[str] = []
 
     def ask() -> None:
         with pytest.raises(ConfigError) as caught:
             load(f"mine:{name}?", folder, 0.2)("ab")
-        told.append(str(caught.value))
+        messages.append(str(caught.value))
 
     thread = threading.Thread(target=ask)
     thread.start()
     thread.join(60)
     expected = f"checker mine:{name}? fails on 'ab': it takes more than 0.2 s (validity_timeout)"
-    assert told == [expected]
+    assert messages == [expected]
 
 
-def test_a_class_is_a_parser_and_no_verdict(folder: Path) -> None:
+def test_a_class_as_checker_parses_without_a_verdict(folder: Path) -> None:
     parser = load("mine:Parser", folder)
     assert (parser("ab"), parser("ba")) == (True, False)
     with pytest.raises(ConfigError, match="it is a class; a verdict is what a function returns"):
         load("mine:Parser?", folder)
 
 
-def test_what_a_checker_prints_is_no_output(
+def test_checker_prints_do_not_reach_the_output(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     checker = load("mine:loud?", folder)
@@ -191,13 +189,13 @@ def test_texts_of_any_kind_reach_a_checker() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 3601.0])
-def test_impossible_times(timeout: float) -> None:
+def test_time_limits_out_of_range_are_refused(timeout: float) -> None:
     with pytest.raises(ConfigError, match="above 0 and at most 3600"):
         load_checker("json:loads", timeout=timeout)
 
 
 def test_the_time_limit_is_not_read_from_a_checkpoint(folder: Path) -> None:
-    """The time is that of whoever names the checker."""
+    """The caller that names the checker sets the time limit."""
     import torch
 
     from maskdiff.languages import make_language

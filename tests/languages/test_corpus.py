@@ -1,4 +1,4 @@
-"""A user's own language: its folder, and what is refused."""
+"""A user's own language: its folder, and the folders that are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskdiff.languages.checker import load_checker
 from maskdiff.tasks import sample_lengths
 from tests.helpers.corpora import GRAMMAR, folder, lines, make
 
-# What it is
+# The language
 
 
 def test_a_folder_is_a_language(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("raise SystemExit(0)", "cannot be imported: SystemExit"),
         ("def ok():\n    pass", "fails on 'ab': TypeError"),
@@ -107,10 +107,10 @@ def test_a_checker_may_stand_in_the_folder(tmp_path: Path) -> None:
         ("def ok(text):\n    return {}[text]", "fails on 'ab': KeyError"),
     ],
 )
-def test_checkers_that_fail(tmp_path: Path, body: str, told: str) -> None:
+def test_checkers_that_fail(tmp_path: Path, body: str, message: str) -> None:
     config = folder(tmp_path / "x", ["ab"])
     (tmp_path / "x" / "mine.py").write_text(body + "\n")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         make_language(LanguageConfig(language=config.language, validity="mine:ok?"))
 
 
@@ -157,12 +157,12 @@ def test_real_strings_of_a_list(tmp_path: Path) -> None:
     assert sorted(drawn) == sorted(language.texts() or ())  # no string more often than it is there
     with pytest.raises(
         CanvasError, match=r"no strings of 60..60 symbols"
-    ):  # possible, but nobody wrote one
+    ):  # a possible length that no line has
         real_texts(language, 5, (60, 60), rng)
     assert sample_lengths(language, 3, (59, 61), 0)
 
 
-# What is refused
+# Refused folders
 
 
 def test_lines_outside_the_grammar_are_counted_and_shown(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "options", "error", "told"),
+    ("files", "options", "error", "message"),
     [
         ({}, {}, DataError, "cannot read .*corpus.txt.*No such file"),
         ({"corpus.txt": b""}, {}, DataError, "has no lines"),
@@ -228,12 +228,12 @@ def test_lines_that_are_too_long(tmp_path: Path) -> None:
     ],
 )
 def test_bad_folders(
-    tmp_path: Path, files: dict, options: dict, error: type[UserError], told: str
+    tmp_path: Path, files: dict, options: dict, error: type[UserError], message: str
 ) -> None:
     (tmp_path / "x").mkdir()
     for name, data in files.items():
         (tmp_path / "x" / name).write_bytes(data)
-    with pytest.raises(error, match=told) as caught:
+    with pytest.raises(error, match=message) as caught:
         make_language(LanguageConfig(language=str(tmp_path / "x"), **options)).parses("a")
     assert "\n" not in str(caught.value)
 

@@ -126,8 +126,10 @@ def test_a_folder_that_is_read_again_has_the_same_symbols(tmp_path: Path) -> Non
     config = folder(tmp_path / "x", lines(100))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR)
-    anew = checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
-    assert anew.language.validity == "grammar.lark"
+    overridden = checkpoint.load_denoiser(
+        tmp_path / "x.pt", override=LanguageOverride(config.language)
+    )
+    assert overridden.language.validity == "grammar.lark"
     (tmp_path / "x" / "grammar.lark").write_text(GRAMMAR.replace('";"', '(";" | "!")'))
     with pytest.raises(GrammarError, match="'!' needs '!', which is not a symbol of the language"):
         checkpoint.load_denoiser(tmp_path / "x.pt", override=LanguageOverride(config.language))
@@ -135,7 +137,7 @@ def test_a_folder_that_is_read_again_has_the_same_symbols(tmp_path: Path) -> Non
     (tmp_path / "x" / "corpus.txt").write_text("a=1\nz=2\n")
     with pytest.raises(DataError, match="has changed since the training: 'z' is no symbol"):
         checkpoint.load_denoiser(tmp_path / "x.pt").language.texts()
-    own = payload_of(config, anew.language)  # type: ignore[arg-type]
+    own = payload_of(config, overridden.language)  # type: ignore[arg-type]
     for folder_, state in (("json", own), (config.language, None)):
         with pytest.raises(ConfigError, match="give a folder"):
             checkpoint.denoiser_from(state or json_payload(), override=LanguageOverride(folder_))
@@ -168,7 +170,7 @@ def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> Non
 def test_every_suite_runs_on_a_language_without_a_grammar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without grammar, truth and probabilities, suites leave out what they cannot know."""
+    """Without grammar, truth and probabilities, suites leave out the metrics that need them."""
     from maskdiff.cli.arguments import run_cli
     from maskdiff.cli.benchmark import main
 

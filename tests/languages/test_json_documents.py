@@ -1,4 +1,4 @@
-"""JSON documents: what the generator promises, and the grammar against Python's own parser."""
+"""JSON documents: properties of the generator, and the grammar against Python's own parser."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_json_is_accepted(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO)
-def test_what_is_not_json_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     assert not is_json(text)
     assert not accepted(text)
 
@@ -185,7 +185,7 @@ def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
     assert all(map(accepted, documents()[:500]))
 
 
-def test_the_grammar_and_json_loads_agree_on_every_short_string_of_what_matters() -> None:
+def test_the_grammar_and_json_loads_agree_on_every_short_string_of_json_symbols() -> None:
     """All strings of up to 4 of the symbols that JSON distinguishes (escapes behind `"\\`)."""
     texts = [""]
     for _ in range(4):

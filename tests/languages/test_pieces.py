@@ -87,7 +87,7 @@ def test_blanks_stay_apart_and_foreign_symbols_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "symbols, merges, said",
+    "symbols, merges, message",
     [
         (("1", "2", "12"), (("1", "3"),), "before one of its parts"),
         (("1", "2", "21"), (("1", "2"),), "not those that the merges make"),
@@ -97,9 +97,9 @@ def test_blanks_stay_apart_and_foreign_symbols_are_named() -> None:
     ],
 )
 def test_untrusted_pieces_are_checked(
-    symbols: tuple[str, ...], merges: tuple[tuple[str, str], ...], said: str
+    symbols: tuple[str, ...], merges: tuple[tuple[str, str], ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Vocabulary((*LANGUAGE.vocabulary.symbols[:4], *symbols), merges)
 
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_carries_its_pieces(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize(
-    "key, value, said",
+    "key, value, message",
     [
         ("merges", [["(", "+"], "x"], "not pairs of texts"),
         ("merges", [["(", 3]], "not pairs of texts"),
@@ -168,16 +168,16 @@ def test_a_checkpoint_carries_its_pieces(loaded: Loaded) -> None:
             "lengths",
             [0.0] * 63 + [1.0],
             "not probabilities",
-        ),  # 63 tokens have no room beside BOS and EOS
+        ),  # 63 tokens do not fit beside BOS and EOS
         ("lengths", [0.0, float("nan")], "not probabilities"),
     ],
 )
 def test_damaged_pieces_are_one_line(
-    key: str, value: object, said: str, pieced_payload: Payload
+    key: str, value: object, message: str, pieced_payload: Payload
 ) -> None:
     payload = deepcopy(pieced_payload)
     payload["vocabulary"][key] = value
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         denoiser_from(payload)
     assert "\n" not in str(caught.value)
 

@@ -142,7 +142,7 @@ def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
     assert collect_expressions() is texts
 
 
-def test_what_counts_as_an_expression_of_a_file() -> None:
+def test_expressions_that_are_collected_from_a_file() -> None:
     source = '''"""A docstring."""
 import a.b
 x: t[int] = f(g(1), h.i, 'text', 17, *rest, key=-one) + 2
@@ -218,7 +218,7 @@ def test_only_one_plain_line_is_valid(text: str) -> None:
     assert not is_python_expression(text)
 
 
-def test_what_breaks_the_parser_is_not_valid() -> None:
+def test_texts_that_break_the_parser_are_invalid() -> None:
     for text in (
         "(" * 5000,
         "-" * 9000 + "1",
@@ -227,7 +227,7 @@ def test_what_breaks_the_parser_is_not_valid() -> None:
         "9" * 5000,
         "x" * 10**6,
     ):
-        is_python_expression(text)  # nothing is raised, whatever this interpreter can bear
+        is_python_expression(text)  # no interpreter limit raises an error
     assert not is_python_expression("(" * 5000 + ")" * 5000)
     assert not is_python_expression("9" * 20_000)
     assert all(map(is_python_expression, ("1is 2", "'\\d'", "a+b", "'#'", "[a, '#']")))

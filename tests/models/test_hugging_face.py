@@ -276,7 +276,7 @@ def test_mass_of_a_prefix(model, prefix):
     assert canonical.summary.log_z <= conditioned.summary.log_z + 1e-9
 
 
-def test_masses_of_all_that_may_follow(model):
+def test_masses_of_all_continuations(model):
     prefix = "é".encode()[:1]
     longer = [condition(model, prefix + bytes([byte])).summary.log_z for byte in range(256)]
     ending = condition(model, prefix, whole=True).summary.log_z
@@ -409,7 +409,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return text
 
 
-def test_what_is_not_understood():
+def test_unsupported_tokenizers_and_models_are_refused():
     tokenizer = byte_level()
 
     def refused(model, tokenizer=tokenizer, *rest) -> str:

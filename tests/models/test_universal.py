@@ -152,7 +152,7 @@ def test_a_tied_aligned_head_copies_from_the_start_and_an_untied_one_does_not() 
         assert copied > 0.9 if tied else copied < 0.5
 
 
-def test_sigma_and_the_length_are_told_to_the_model() -> None:
+def test_the_logits_depend_on_sigma_and_the_length() -> None:
     model = randomised(SMALL)
     tokens, _ = random_strings()
     length = torch.full((6,), 10)

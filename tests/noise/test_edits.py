@@ -123,8 +123,8 @@ def test_edits_at_once_equal_edits_one_by_one_under_dense_edits(kinds: tuple[int
 @pytest.mark.parametrize(
     ("text", "edits", "max_len", "expected"),
     [
-        ("1=1", [0, DELETE, 0], 64, "1=1"),  # 5 tokens with BOS and EOS are the floor
-        ("10=10", [DELETE] * 5, 64, "10="),  # the later positions use up the room
+        ("1=1", [0, DELETE, 0], 64, "1=1"),  # 5 tokens with BOS and EOS are the minimum
+        ("10=10", [DELETE] * 5, 64, "10="),  # the later positions use up the space
         (
             "10=10",
             [0, 0, 0, 0, SWAP],
@@ -136,7 +136,7 @@ def test_edits_at_once_equal_edits_one_by_one_under_dense_edits(kinds: tuple[int
         ("10=10", [0, 0, 0, SWAP, MASK], 64, "10=1?"),  # MASK cannot be swapped
         ("10=10", [0, 0, SWAP, DELETE, 0], 64, "100="),  # the neighbour after the deletion
         ("10=10", [INSERT, 0, 0, 0, INSERT], 64, "910=190"),
-        ("10=10", [INSERT, 0, 0, 0, INSERT], 8, "10=190"),  # room for one: the later position
+        ("10=10", [INSERT, 0, 0, 0, INSERT], 8, "10=190"),  # space for one: the later position
         ("10=10", [INSERT] * 5, 0, "10=10"),  # no insertions at all
         ("10=10", [0, SWAP, INSERT, 0, 0], 64, "190=10"),  # a swap takes the inserted token
     ],
@@ -235,7 +235,7 @@ def test_the_whole_distribution_of_the_mixed_corruption_by_brute_force(max_len: 
     assert_share(sum(seen[t] for t in seen if t not in common), n, rest)
 
 
-def test_the_untouched_string_scores_what_the_reference_left_unreported() -> None:
+def test_the_identity_baseline_of_the_reference_corruption() -> None:
     """At sigma 0.2 without insertions: 76.2% of positions right, 22% of lengths changed."""
     strings = sample(4000)
     result = mixed_corruption(
@@ -271,7 +271,7 @@ def test_corrupted_strings_lie_on_the_clean_length() -> None:
 
 
 @pytest.mark.parametrize("mode", ["mixed", "mask_only"])
-def test_repair_canvases_score_every_symbol_and_tell_the_level(mode: str) -> None:
+def test_repair_canvases_score_every_symbol_and_pass_the_level(mode: str) -> None:
     strings = sample(300)
     canvas = repair_noise(strings, NoiseConfig(corruption_mode=mode), VOCABULARY, generator())
     inner = strings.inner()

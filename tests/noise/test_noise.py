@@ -44,7 +44,7 @@ from tests.helpers.noise import (
     sample,
 )
 
-# ----------------------------------------------------------------------------------------- strings
+# ------------------------------------------------------------------------------------------ strings
 
 
 @given(
@@ -70,11 +70,11 @@ def test_no_strings_is_an_error() -> None:
         pad([], VOCABULARY)
 
 
-# --------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------- schedules
 
 
 @pytest.mark.parametrize("low_discrepancy", [True, False])
-def test_each_noise_level_is_uniform_whatever_its_place_in_the_batch(low_discrepancy: bool) -> None:
+def test_each_noise_level_is_uniform_at_every_place_in_the_batch(low_discrepancy: bool) -> None:
     config = NoiseConfig(sigma_min=0.1, sigma_max=0.9, low_discrepancy=low_discrepancy)
     draws = torch.stack([draw_sigma(7, config, generator(seed)) for seed in range(4000)])
     for place in (0, 3, 6):  # a distribution function off by 0.08 anywhere is caught
@@ -113,7 +113,7 @@ def test_high_noise_bias_moves_its_share_of_the_mass(low_discrepancy: bool) -> N
     assert_uniform(sigma[sigma < 0.8], 0.1, 0.8)
 
 
-# ----------------------------------------------------------------------------------------- masking
+# ------------------------------------------------------------------------------------------ masking
 
 
 def test_masking_hides_exactly_the_asked_number_of_inner_positions() -> None:
@@ -184,7 +184,7 @@ def test_elbo_weights_are_unbiased_by_brute_force() -> None:
         )
     assert exact == pytest.approx(truth, rel=1e-5)
 
-    # And by what the function draws.
+    # The same for the noise that the function draws.
     for name in ("elbo", "uniform"):
         canvas = mask_noise(same("(+12", draws), FULL, VOCABULARY, generator(), name)
         hidden, weights = canvas.tokens[:, 1:5] == VOCABULARY.mask, canvas.weights[:, 1:5].double()
@@ -208,9 +208,9 @@ def test_mask_noise_targets_are_the_hidden_tokens_and_nothing_else() -> None:
     assert not canvas.causal.any()
     assert torch.allclose(canvas.weights.sum(1), (strings.length - 2).float())  # k * n/k
     assert (canvas.sigma == 0).all()
-    told = mask_noise(strings, replace(FULL, sigma_input="level"), VOCABULARY, generator())
-    assert told.tokens.equal(canvas.tokens)
-    assert told.sigma.max() > 0.9
+    with_level = mask_noise(strings, replace(FULL, sigma_input="level"), VOCABULARY, generator())
+    assert with_level.tokens.equal(canvas.tokens)
+    assert with_level.sigma.max() > 0.9
 
 
 @pytest.mark.parametrize("prefix_len", [0, 3])
@@ -275,7 +275,7 @@ def test_rows_that_are_cut_teach_all_but_their_end() -> None:
     assert (ends == IGNORE).all()
 
 
-# -------------------------------------------------------------------------- skeletons and mixtures
+# --------------------------------------------------------------------------- skeletons and mixtures
 
 
 @pytest.mark.parametrize("loss_weight", ["elbo", "uniform"])

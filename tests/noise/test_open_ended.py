@@ -96,7 +96,7 @@ def test_a_canvas_is_the_string_cut_or_run_on_as_eos() -> None:
     assert ends.equal((beyond + 1).clamp(min=0))
 
 
-def test_the_clean_strings_are_left_alone() -> None:
+def test_the_clean_strings_do_not_change() -> None:
     strings = sample(100)
     before = strings.tokens.clone(), strings.length.clone()
     open_noise(strings, FULL, VOCABULARY, generator())
@@ -104,12 +104,12 @@ def test_the_clean_strings_are_left_alone() -> None:
     assert (strings.tokens.equal(before[0]), strings.length.equal(before[1])) == (True, True)
 
 
-@pytest.mark.parametrize("room", [0, 1, 5, RUN_ON, 30])
-def test_no_canvas_is_longer_than_the_longest(room: int) -> None:
+@pytest.mark.parametrize("extra", [0, 1, 5, RUN_ON, 30])
+def test_no_canvas_is_longer_than_the_longest(extra: int) -> None:
     strings = same("(+(*75)10)=45", 2000)
-    most = strings.tokens.shape[1] + room
+    most = strings.tokens.shape[1] + extra
     canvas = open_noise(strings, FULL, VOCABULARY, generator(), max_len=most)
-    assert canvas.tokens.shape[1] == strings.tokens.shape[1] + min(room, RUN_ON)
+    assert canvas.tokens.shape[1] == strings.tokens.shape[1] + min(extra, RUN_ON)
     assert int(canvas.length.max()) == canvas.tokens.shape[1] <= most
     assert int(canvas.length.min()) == 2
     assert (
@@ -119,7 +119,7 @@ def test_no_canvas_is_longer_than_the_longest(room: int) -> None:
 
 
 def test_how_far_a_string_runs_on_does_not_depend_on_the_batch() -> None:
-    """Beside a string that leaves no room, and alone."""
+    """Beside a string of maximal length, and alone."""
     short, long = "(+75)=12", "(+(+(+(+75)5)5)5)=27"
     both = pad([VOCABULARY.encode(text) for text in [short, long] * 3000], VOCABULARY)
     most = len(long) + 2
@@ -216,16 +216,16 @@ def test_open_noise_is_a_function_of_its_generator() -> None:
     assert equal(one, two)
     assert not one.length.equal(other.length)
     assert torch.get_rng_state().equal(state)  # the global generator is not touched
-    told = open_noise(
+    with_level = open_noise(
         strings, replace(NoiseConfig(), sigma_input="level"), VOCABULARY, generator(5)
     )
-    assert told.tokens.equal(one.tokens)
-    assert told.sigma.max() > 0.5
+    assert with_level.tokens.equal(one.tokens)
+    assert with_level.sigma.max() > 0.5
     uniform = open_noise(strings, NoiseConfig(), VOCABULARY, generator(5), "uniform")
     assert (uniform.tokens.equal(one.tokens), uniform.length.equal(one.length)) == (True, True)
 
 
-# ---------------------------------------------------------------------------------------- mixtures
+# ----------------------------------------------------------------------------------------- mixtures
 
 
 @pytest.mark.parametrize(

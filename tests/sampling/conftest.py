@@ -10,7 +10,7 @@ from tests.helpers.tiny import PIECES, tiny_loaded
 
 @pytest.fixture(scope="session")
 def plain() -> Loaded:
-    """A model that reads characters and is told the length."""
+    """A length-conditioned model of characters."""
     return tiny_loaded()
 
 

@@ -1,4 +1,4 @@
-"""Canvases: what is known, what is blank, and that shape changes change nothing else."""
+"""Canvases: known and blank positions, and shape changes that keep the contents."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_template_prefix_and_draft():
         (lambda: Canvas.draft(["1"], TINY, 1.5), "noise level 1.5"),
     ],
 )
-def test_errors_say_what_was_given(make, message):
+def test_errors_name_the_given_value(make, message):
     with pytest.raises(CanvasError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
@@ -91,7 +91,7 @@ def test_trace_shows_joined_and_wide_characters_whole():
     vocabulary = Vocabulary.of("👨\u200d漢a\t")
     canvas = Canvas.template(["a👨\u200d👨漢\ta"], vocabulary, generator()).traced()
     after = canvas.tokens.clone()
-    after[0, 5] = vocabulary.ids["a"]  # what was 漢
+    after[0, 5] = vocabulary.ids["a"]  # the place of 漢
     canvas.trace.record(after, canvas.spent + 1)
     lines = canvas.trace.render(0, vocabulary).split("\n")
     assert lines == ["   0  a👨\u200d👨漢␉a", "   1  a👨\u200d👨a␉a", "         ^"]

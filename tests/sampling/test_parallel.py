@@ -109,7 +109,7 @@ def test_conditional_sampling_is_exact():
     assert chi_square(texts[1::2], exact.truth(3)) < 3.5
 
 
-def test_entropy_bound_of_zero_commits_only_what_is_certain_together():
+def test_entropy_bound_of_zero_commits_only_determined_tokens_together():
     """gamma 0: exact, and cheaper than a token an evaluation, because determined tokens come
     along."""
     bound = Unmask(order="entropy", schedule=EntropyBound(0.0), steps=0)
@@ -302,10 +302,10 @@ def test_drafts_are_rewritten_only_by_samplers_that_rewrite():
     assert refined.texts(TINY) == ["000000", "000"]
     assert table.seen[0][1].tolist() == pytest.approx(
         [0.2, 0.2]
-    )  # the noise level of the draft is told
+    )  # sigma of the draft is passed to the denoiser
 
 
-def test_noise_levels_told_to_the_denoiser():
+def test_noise_levels_passed_to_the_denoiser():
     for sigma, expected in (
         ("clock", [1, 0.75, 0.5, 0.25]),
         ("naive", [1, 0.8, 0.6, 0.4]),
@@ -371,7 +371,7 @@ def test_remdm_with_eta_zero_is_no_remasking():
     )
 
 
-def test_remdm_confidence_prefers_the_unsure():
+def test_remdm_confidence_prefers_uncertain_tokens():
     """Tokens committed at probability 0.99 are hidden less often than those committed at 0.12."""
     logits = torch.zeros(42, len(TINY))
     logits[1:21, 5] = 6.0
@@ -394,7 +394,7 @@ def test_remasked_positions_get_new_noise():
 
 
 @pytest.mark.parametrize("score", ["visible", "causal", "leave_out"])
-def test_reconsider_hides_the_implausible_and_a_refill_mends_it(score):
+def test_reconsider_hides_implausible_tokens_and_a_refill_corrects_them(score):
     """A denoiser that knows the right string: the two wrong tokens are hidden, nothing else is."""
     right = TINY.encode("(1+2)=0=(1")
     logits = torch.zeros(12, len(TINY))

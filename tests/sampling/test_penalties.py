@@ -81,7 +81,7 @@ class Careless(Penalties):
 def test_negative_control_pads_that_count_change_the_string() -> None:
     """As where the pad is an ordinary token, or the one that ends a string.
 
-    It must not be said, wherever there is padding.
+    The sampler must not draw it where there is padding.
     """
     best = torch.zeros(40, len(TINY))
     best[:, TINY.encode("0")] = 1.0
@@ -98,7 +98,7 @@ def test_negative_control_pads_that_count_change_the_string() -> None:
 def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> None:
     """Prompts of two lengths, padded on the left by an ordinary token.
 
-    What counts says that it was not said.
+    The mask `counted` excludes the padding.
     """
     short, long = torch.tensor([[1, 2, 1]]), torch.tensor([[2, 2, 1, 1, 2, 1]])
     batch = torch.cat((torch.nn.functional.pad(short, (3, 0)), long))
@@ -109,10 +109,10 @@ def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> N
     )
 
     def read(tokens: Tensor, counted: Tensor) -> Tensor:
-        said = TokenHistory.nothing(len(tokens), 3)
+        history = TokenHistory.nothing(len(tokens), 3)
         for at in range(tokens.shape[1]):
-            said.write(tokens[:, at], counted[:, at], counted[:, at])
-        return shaper.shape(logits[: len(tokens)], said)
+            history.write(tokens[:, at], counted[:, at], counted[:, at])
+        return shaper.shape(logits[: len(tokens)], history)
 
     alone = read(short, torch.ones_like(short, dtype=torch.bool))
     assert torch.equal(read(batch, inside)[:1], alone)
@@ -175,9 +175,9 @@ def test_a_completion_does_not_depend_on_its_batch(
 
 
 def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loaded) -> None:
-    """Of different lengths in tokens, one of them empty.
+    """The prompts have different lengths in tokens; one is empty.
 
-    What was said, and what ends a string, is each one's own.
+    Each string has its own history and its own end.
     """
     prefixes, keys = (
         [b"(+1", b"1=", b"", b"(+(*7", b"3"],
@@ -208,7 +208,7 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
     assert {"stop", "length", "repetition"} <= reasons
 
 
-# ------------------------------------------------------------------------------------ fixed points
+# ------------------------------------------------------------------------------------- fixed points
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,9 @@ HAND_MADE = [
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
-    """The logits of hand-made canvases, some of it known and some drawn.
-
-    And the tokens that ``Unmask`` makes of them.
+def test_penalties_count_committed_tokens_on_either_side(setting: str) -> None:
+    """Checks the logits of hand-made canvases, partly known and partly drawn, and the tokens that
+    `Unmask` draws from them.
     """
     shaper, inner = controls(setting), set(TINY.inner_ids)
     generator = torch.Generator().manual_seed(1)
@@ -155,7 +154,7 @@ def test_so_far_is_what_is_committed_on_either_side(setting: str) -> None:
 
 
 def test_a_token_does_not_count_against_itself() -> None:
-    """Where every token is written anew, those that differ from all others stay as they are."""
+    """With every token regenerated, those that differ from all others stay as they are."""
     texts = ["?" * 6, "3?????"]
     table = Table(
         torch.nn.functional.one_hot(torch.tensor([2, *TINY.encode("3210(+"), 3]), len(TINY)).float()
@@ -173,7 +172,7 @@ def test_a_token_does_not_count_against_itself() -> None:
             assert made == ["3210(+"] * 2
 
 
-def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
+def test_exempt_prompts_are_no_part_of_the_history() -> None:
     best = torch.full((12, len(TINY)), 0.5)
     best[:, TINY.encode("1")] = 1.0
     sampler = Autoregressive(draw=Draw(temperature=0.0))
@@ -202,8 +201,8 @@ def test_exempt_prompts_are_no_part_of_what_was_said() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_fills_every_canvas_and_keeps_what_is_known(name: str) -> None:
-    """Also where no token may be said twice and there are 25 places for 9 symbols."""
+def test_every_preset_fills_every_canvas_and_keeps_known_tokens(name: str) -> None:
+    """Also if no token may repeat and 25 places exist for 9 symbols."""
     plain = make_sampler(SamplerConfig(name, steps=6, num_ar_tokens=2))
     if name.startswith("coupled"):
         with pytest.raises(ConfigError, match="no penalties"):
@@ -242,15 +241,15 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
         assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
 
 
-def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None:
-    """The bracket in the middle has to be said again.
+def test_a_ban_that_the_grammar_overrides_keeps_the_other_probabilities() -> None:
+    """The grammar requires a repeated bracket in the middle.
 
-    What the model says of the two digits stays what it is.
+    The probabilities of the two digits do not change.
     """
     grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
     canvas, seen = prompts(["(0+(1+??)=1?"]), []
 
-    class Watched(Unmask):
+    class Recorded(Unmask):
         def _propose(self, *args: Any) -> Tensor:
             seen.append(super()._propose(*args))
             return seen[-1]
@@ -259,21 +258,21 @@ def test_a_ban_that_the_grammar_breaks_costs_the_other_symbols_nothing() -> None
     posteriors = []
     for config in (ControlConfig(), ControlConfig(no_repeat_ngram=1)):
         draw = Draw(constraint=grammar, penalties=Penalties(config))
-        sampler = Watched(steps=1, draw=draw)
+        sampler = Recorded(steps=1, draw=draw)
         sampler(Scrambled(), canvas)
         posteriors.append(
             grammar.condition(seen[-1], canvas.tokens, free, canvas.length, None, Draw())[0]
         )
-    said = sorted({TINY.ids[symbol] for symbol in "01"})
-    digits = [token for token in TINY.digit_ids if token not in said]
+    repeated = sorted({TINY.ids[symbol] for symbol in "01"})
+    digits = [token for token in TINY.digit_ids if token not in repeated]
     plain, banned = (p[0, free[0]][:, digits].double().log_softmax(-1) for p in posteriors)
     torch.testing.assert_close(banned[[0, -1]], plain[[0, -1]], rtol=0, atol=1e-5)
     assert (
-        float(posteriors[1][0, free[0]][-1, said].exp().sum()) < 1e-6
-    )  # where nothing needs them, they stay banned
+        float(posteriors[1][0, free[0]][-1, repeated].exp().sum()) < 1e-6
+    )  # banned unless the grammar requires them
 
 
-# ------------------------------------------------------------------------------------- no controls
+# -------------------------------------------------------------------------------------- no controls
 
 
 def test_the_defaults_are_not_active() -> None:
@@ -308,7 +307,7 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
             assert torch.equal(a.evaluations, b.evaluations)
 
 
-def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded) -> None:
+def test_the_defaults_change_nothing_in_the_tasks(plain: Loaded, pieced: Loaded) -> None:
     for loaded in (plain, pieced):
         for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):
             made = [
@@ -326,9 +325,9 @@ def test_the_defaults_change_nothing_in_the_verbs(plain: Loaded, pieced: Loaded)
 
 
 def test_cuts_of_the_draw_leave_the_length_alone() -> None:
-    """A model that is told its length begins with a length, which is no token.
+    """A length-conditioned model first draws a length, which is no token.
 
-    Top-k and min-p are of tokens.
+    Top-k and min-p apply to tokens.
     """
     loaded = tiny_loaded()
     lengths = []

@@ -1,4 +1,4 @@
-"""Properties of every preset, and what it takes to add one."""
+"""Properties of every preset, and the places to change for a new one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_string_does_not_depend_on_its_batch(name, temperature):
 
 
 def test_negative_control_batch_dependence_is_noticed():
-    """Torch's own generator, shared by a batch, fails what the samplers pass."""
+    """Torch's own generator, shared by a batch, fails the test that the samplers pass."""
     together = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
     alone = torch.rand(1, 5, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(together[2:], alone)
@@ -108,7 +108,7 @@ def test_temperature_zero_is_deterministic_where_the_order_is(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_seed_is_the_whole_randomness(name):
+def test_the_seed_determines_the_strings(name):
     run = sampler(name)
     torch.manual_seed(1)
     first = run(Scrambled(), blank(seed=3)).tokens

@@ -47,7 +47,7 @@ STOPS = [
 
 
 @pytest.mark.parametrize("stops", STOPS)
-def test_completions_are_what_the_generator_says_streamed_or_not(
+def test_completions_equal_the_generator_streamed_or_not(
     client: openai.OpenAI, stops: tuple[str, ...]
 ) -> None:
     for (seed, temperature), max_tokens, keep in product(
@@ -93,7 +93,9 @@ def test_completions_are_what_the_generator_says_streamed_or_not(
         assert usage.prompt_tokens_details.cached_tokens == 0
 
 
-def test_slices_make_no_difference(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_do_not_change_the_answer(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ask(stops: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
         made = client.completions.create(
             model="toy", prompt="?", seed=3, max_tokens=50, n=4, stop=list(stops)
@@ -109,7 +111,7 @@ def test_slices_make_no_difference(client: openai.OpenAI, monkeypatch: pytest.Mo
         assert [ask(stops) for stops in STOPS] == whole
 
 
-def test_what_is_streamed_is_never_more_than_what_is_certain(client: openai.OpenAI) -> None:
+def test_streams_send_only_final_text(client: openai.OpenAI) -> None:
     stop = "four>five!"  # the story says ".": held back, and then given out
     stream = client.completions.create(
         model="toy", prompt="?", temperature=0, max_tokens=40, stop=[stop], stream=True
@@ -121,12 +123,12 @@ def test_what_is_streamed_is_never_more_than_what_is_certain(client: openai.Open
 
 def test_several_prompts(client: openai.OpenAI) -> None:
     made = client.completions.create(model="toy", prompt=["?", "?one"], n=2, seed=5)
-    said = [
+    texts = [
         expected(prompt, 5, number, 16, (), 1.0).text
         for prompt in ("?", "?one")
         for number in (0, 1)
     ]
-    assert [choice.text for choice in made.choices] == said
+    assert [choice.text for choice in made.choices] == texts
     assert made.usage is not None
     assert made.usage.prompt_tokens == 5
 
@@ -173,21 +175,23 @@ def test_chat(client: openai.OpenAI) -> None:
     assert (ended.finish_reason, ended.stop_reason) == ("stop", None)
 
 
-def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> None:
+def test_log_probabilities_cover_every_drawn_token(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "toy", "seed": 8, "stop": "wo>t", "max_tokens": 90}
     right = expected("?", 8, 0, 90, ("wo>t",), 1.0)
     assert right.log_probs is not None
     made = client.completions.create(prompt="?", logprobs=3, **asked).choices[0]
-    told = made.logprobs
-    assert told is not None
-    assert told.token_logprobs == list(right.log_probs)
-    assert told.tokens is not None
+    log_probs = made.logprobs
+    assert log_probs is not None
+    assert log_probs.token_logprobs == list(right.log_probs)
+    assert log_probs.tokens is not None
     assert (
-        "".join(told.tokens) == right.text
-    )  # with the stop string, and what the last token says beyond it
-    assert told.text_offset == [len("".join(told.tokens[:i])) for i in range(len(told.tokens))]
-    assert told.top_logprobs == [
-        {token: number} for token, number in zip(told.tokens, told.token_logprobs or [])
+        "".join(log_probs.tokens) == right.text
+    )  # with the stop string and the rest of the last token
+    assert log_probs.text_offset == [
+        len("".join(log_probs.tokens[:i])) for i in range(len(log_probs.tokens))
+    ]
+    assert log_probs.top_logprobs == [
+        {token: number} for token, number in zip(log_probs.tokens, log_probs.token_logprobs or [])
     ]
     assert made.text == right.step.removesuffix("wo>t")
     parts = streamed(client.completions.create(prompt="?", logprobs=0, stream=True, **asked))
@@ -201,7 +205,7 @@ def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> N
         assert chat.logprobs is not None
         content = chat.logprobs.content or []
         assert [entry.logprob for entry in content] == list(right.log_probs)
-        assert [bytes(entry.bytes or []).decode() for entry in content] == told.tokens
+        assert [bytes(entry.bytes or []).decode() for entry in content] == log_probs.tokens
         assert {len(entry.top_logprobs) for entry in content} == {1 if top else 0}
     ended = client.completions.create(model="toy", prompt="?", seed=8, max_tokens=90, logprobs=0)
     assert ended.usage is not None
@@ -218,7 +222,7 @@ def test_log_probabilities_are_of_all_that_was_drawn(client: openai.OpenAI) -> N
 PARTIAL: Any = [{"role": "user", "content": "Tell"}, {"role": "assistant", "content": STORY[:12]}]
 
 
-def said(client: openai.OpenAI, **more: Any) -> tuple[str, str]:
+def partial_answer(client: openai.OpenAI, **more: Any) -> tuple[str, str]:
     """The answer to a chat that ends with half an answer, whole and streamed."""
     asked: dict[str, Any] = {
         "model": "toy",
@@ -231,15 +235,15 @@ def said(client: openai.OpenAI, **more: Any) -> tuple[str, str]:
     return whole, streamed(client.chat.completions.create(stream=True, **asked))[0]["text"]
 
 
-def test_a_partial_answer_is_gone_on_with(client: openai.OpenAI) -> None:
-    assert said(client) == (STORY[12:20],) * 2
+def test_a_partial_answer_is_continued(client: openai.OpenAI) -> None:
+    assert partial_answer(client) == (STORY[12:20],) * 2
     assert (
-        said(client, continue_final_message=True, add_generation_prompt=False)
+        partial_answer(client, continue_final_message=True, add_generation_prompt=False)
         == (STORY[12:20],) * 2
     )
-    assert said(client, continue_final_message=False) == (STORY[:8],) * 2
+    assert partial_answer(client, continue_final_message=False) == (STORY[:8],) * 2
     with pytest.raises(openai.BadRequestError):
-        said(client, continue_final_message=True, add_generation_prompt=True)
+        partial_answer(client, continue_final_message=True, add_generation_prompt=True)
 
 
 def test_other_servers_restart_echo_or_reject() -> None:
@@ -247,22 +251,22 @@ def test_other_servers_restart_echo_or_reject() -> None:
     with run_in_thread(create_app(served(toy), prefill="restart")) as url:
         client = client_of(url)
         for more in ({}, {"continue_final_message": True, "add_generation_prompt": False}):
-            assert said(client, **more) == (STORY[:8],) * 2
+            assert partial_answer(client, **more) == (STORY[:8],) * 2
     with run_in_thread(create_app(served(toy), prefill="echo")) as url:
-        assert said(client_of(url)) == (STORY[:20],) * 2
+        assert partial_answer(client_of(url)) == (STORY[:20],) * 2
         made = client_of(url).chat.completions.create(
             model="toy", messages=PARTIAL, temperature=0, stop=STORY[:3]
         )
         assert (
             made.choices[0].message.content == STORY
-        )  # the stop string is looked for in what is new
+        )  # stop strings are searched only in the new text
     with run_in_thread(create_app(served(toy), prefill="reject")) as url:
         with pytest.raises(openai.BadRequestError, match="last message must be from the user"):
-            said(client_of(url))
+            partial_answer(client_of(url))
         assert client_of(url).chat.completions.create(model="toy", messages=PARTIAL[:1]).choices
 
 
-def test_without_an_invitation_the_users_own_text_goes_on(client: openai.OpenAI) -> None:
+def test_without_a_generation_prompt_the_user_text_is_continued(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "?one"}]
     more = {"add_generation_prompt": False}
     made = client.chat.completions.create(

@@ -1,5 +1,4 @@
-"""What the server refuses, many clients at once and those that leave, and the door `maskdiff
-serve`."""
+"""Requests that the server refuses, concurrent clients and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -110,13 +109,13 @@ def test_bad_chats(client: openai.OpenAI, messages: Any) -> None:
         client.chat.completions.create(model="toy", messages=messages, stream=True)
 
 
-def test_what_has_no_effect_passes(client: openai.OpenAI) -> None:
+def test_options_without_effect_are_accepted(client: openai.OpenAI) -> None:
     more = {
         "echo": False,
         "tools": None,
         "response_format": {"type": "text"},
         "top_k": -1,
-        "unheard_of": [1],
+        "unknown_option": [1],
         "best_of": 1,
     }
     assert client.completions.create(
@@ -150,7 +149,7 @@ def test_other_errors(url: str, client: openai.OpenAI) -> None:
         assert httpx.post(f"{url}/completions", content=raw, headers=json_type).status_code == 400
     assert (
         httpx.post(f"{url}/completions", content=b"{}").status_code == 415
-    )  # what a web page may send unasked
+    )  # requests that a web page may send without a preflight
 
 
 def test_long_bodies(url: str, client: openai.OpenAI) -> None:
@@ -161,7 +160,7 @@ def test_long_bodies(url: str, client: openai.OpenAI) -> None:
         client.completions.create(model="toy", prompt="x" * 500_000)
     assert caught.value.status_code == 413
 
-    def unending() -> Iterator[bytes]:  # of no told length
+    def unending() -> Iterator[bytes]:  # without a content length
         for _ in range(2000):
             yield b" " * 1000
 
@@ -172,7 +171,7 @@ def test_long_bodies(url: str, client: openai.OpenAI) -> None:
     assert client.completions.create(model="toy", prompt="?").choices
 
 
-def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
+def test_internal_errors_reveal_no_details() -> None:
     toy = Toy()
     toy.fault = RuntimeError(f"secret of {REPOSITORY}")
     with run_in_thread(create_app(served(toy))) as url:
@@ -180,7 +179,7 @@ def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
         with pytest.raises(openai.InternalServerError) as caught:
             client.completions.create(model="toy", prompt="?", logprobs=0)
         assert "secret" not in str(caught.value)
-        assert toy.forgotten == 1  # what it keeps may be half made
+        assert toy.forgotten == 1  # its cached state may be incomplete
         with pytest.raises(openai.APIError, match="the server failed"):
             list(client.completions.create(model="toy", prompt="?", stream=True))
         toy.fault = ParseError("unknown symbol")
@@ -201,7 +200,7 @@ def test_bugs_and_failures_on_the_way_tell_nothing() -> None:
         ("", 400),
     ],
 )
-def test_only_its_own_names_reach_it(url: str, name: str, status: int) -> None:
+def test_only_its_own_host_names_are_accepted(url: str, name: str, status: int) -> None:
     for host in (name, f"{name}:8000"):
         answer = httpx.get(f"{url}/models", headers={"Host": host})
         assert answer.status_code == status
@@ -226,9 +225,9 @@ def test_names_of_other_servers() -> None:
 def test_slow_bodies() -> None:
     with run_in_thread(create_app(served(Toy()), ServerLimits(body_timeout=0.3))) as url:
         with post_half(url, b"{") as slow:
-            said = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
-        assert said.startswith(b"HTTP/1.1 408 ")
-        assert b"body_too_slow" in said
+            response = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes it
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b"body_too_slow" in response
         assert httpx.get(f"{url}/models").status_code == 200
 
 
@@ -291,7 +290,7 @@ def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
         assert toy.calls < len(STORY) - 5
 
 
-def test_too_many_wait() -> None:
+def test_too_many_waiting_requests_are_refused() -> None:
     toy = Toy()
     app = create_app(served(toy), ServerLimits(max_waiting=1))
     with run_in_thread(app) as url, ThreadPoolExecutor(2) as pool:

@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def unharmed(server: Running) -> None:
-    """The server answers a right request and has logged nothing."""
+    """Asserts that the server answers a valid request and has logged nothing."""
     assert server.answers()
     assert server.lines() == []
 
@@ -105,7 +105,8 @@ def statuses(received: bytes) -> list[int]:
 
 
 def sent(server: Running, raw: bytes, enough: int, seconds: float) -> bytes:
-    """What comes until there are `enough` answers, the connection ends or nothing comes."""
+    """Returns the bytes received until there are `enough` answers, the connection ends or no byte
+    comes."""
     received = bytearray()
     with server.connect() as connection:
         connection.settimeout(seconds)
@@ -185,7 +186,7 @@ def post(server: Running, raw: bytes | str, path: str = "completions") -> httpx.
 
 
 def with_field(name: str, value: str) -> str:
-    """A request whose field has a value that is written as it is."""
+    """Returns a request in which a field has the given raw value."""
     return f'{{"model": "toy", "prompt": "?", "max_tokens": 3, "{name}": {value}}}'
 
 
@@ -239,7 +240,7 @@ def test_wrong_json_is_refused(server: Running, raw: bytes | str, status: int) -
     unharmed(server)
 
 
-def test_of_equal_keys_the_last_counts(server: Running) -> None:
+def test_the_last_of_duplicate_keys_counts(server: Running) -> None:
     """As in Python's own reader of JSON."""
     answers = [post(server, with_field("max_tokens", f"{n}").replace("3", "9", 1)) for n in (1, 2)]
     assert [answer.json()["usage"]["completion_tokens"] for answer in answers] == [1, 2]

@@ -60,7 +60,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.mark.slow
-def test_hundreds_of_waiting_connections_keep_nobody_out(patient: Running) -> None:
+def test_hundreds_of_waiting_connections_block_no_client(patient: Running) -> None:
     """400 connections of every kind that waits, of two clients; both are answered as others are."""
     kinds = (b"", b"GET /v1/mo", MODELS, head(10) + b"{", head("chunked") + b"1\r\n{\r\n")
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def test_hundreds_of_waiting_connections_keep_nobody_out(patient: Running) -> No
 
 
 def test_a_client_has_so_many_connections(tmp_path: Path) -> None:
-    """The oldest that waits makes room for the newest; other clients lose none."""
+    """The oldest that waits is closed for the newest; other clients lose none."""
     with process(tmp_path, "--max_per_client", "8", "--max_connections", "20") as server:
         other = server.connect(source="127.0.0.9")
         many = [server.connect(MODELS) for _ in range(30)]
@@ -95,7 +95,7 @@ def test_a_client_has_so_many_connections(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_connections_at_work_are_not_ended_for_new_ones(tmp_path: Path) -> None:
-    """New ones end at once until there is room again."""
+    """New ones end at once until another connection ends."""
     with process(tmp_path, "--max_per_client", "3", pause=0.05) as server:
         busy = [server.connect(request(max_tokens=12, logprobs=0)) for _ in range(3)]
         wait_until(lambda: server.connections() == 3)
@@ -120,7 +120,7 @@ def test_connections_at_work_are_not_ended_for_new_ones(tmp_path: Path) -> None:
         ("a name", "a name"),
     ],
 )
-def test_what_tells_clients_apart(host: str, client: str) -> None:
+def test_clients_are_identified_by_address_or_ipv6_network(host: str, client: str) -> None:
     assert client_address(host) == client
 
 
@@ -128,7 +128,7 @@ def test_what_tells_clients_apart(host: str, client: str) -> None:
 
 
 def drip(connection: socket.socket, piece: bytes) -> bytes:
-    """What the server answers to a piece every 20 ms, until it ends the connection."""
+    """Sends a piece every 20 ms and returns the server's bytes until it ends the connection."""
     connection.settimeout(0.02)
     received = bytearray()
     for _ in range(1000):
@@ -202,7 +202,7 @@ def test_a_connection_may_be_used_again(quick: Running) -> None:
 
 
 def test_clients_that_do_not_read_are_cut(quick: Running) -> None:
-    """The answer is larger than what the system takes from the server for them."""
+    """The answer is larger than the send buffers of the system."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wait_until(lambda: quick.connections() == 0)
@@ -239,7 +239,7 @@ def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- logs
 
 
-def test_without_descriptors_it_logs_little_and_goes_on(tmp_path: Path) -> None:
+def test_without_descriptors_the_server_logs_little_and_keeps_running(tmp_path: Path) -> None:
     with process(tmp_path, files=24) as server, ExitStack() as stack:
         for i in range(80):
             stack.enter_context(server.connect(b"GET /v1/mo", f"127.0.0.{1 + i % 9}"))
@@ -314,7 +314,7 @@ def test_reserved_memory_is_never_more_than_there_is() -> None:
     asyncio.run(run())
 
 
-def test_the_end_refuses_those_that_wait_for_memory() -> None:
+def test_closing_refuses_requests_that_wait_for_memory() -> None:
     async def run() -> None:
         memory = MemoryBudget(1)
 
@@ -337,18 +337,18 @@ def test_the_end_refuses_those_that_wait_for_memory() -> None:
 
 
 def test_answers_wait_for_memory_or_are_refused(tmp_path: Path) -> None:
-    """Where there is room for one answer: one after the other, and none that is longer."""
-    flags, room = ("--max_memory", "4"), 2**20 // (3800 + 200)
+    """With memory for one answer, answers run one after the other; longer ones are refused."""
+    flags, capacity = ("--max_memory", "4"), 2**20 // (3800 + 200)
     with process(tmp_path, *flags, token_bytes=3800) as server, ThreadPoolExecutor(6) as pool:
 
         def ask(tokens: int) -> httpx.Response:
             body = {"model": "toy", "prompt": "?", "max_tokens": tokens, "seed": 3}
             return httpx.post(f"{server.url}/completions", json=body, timeout=30)
 
-        answers = list(pool.map(ask, [room - 1] * 6))
+        answers = list(pool.map(ask, [capacity - 1] * 6))
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
-        over = ask(room + 1)
+        over = ask(capacity + 1)
         assert (over.status_code, over.json()["error"]["code"]) == (413, "answer_too_large")
         assert "--max_memory" in over.json()["error"]["message"]
 
@@ -375,7 +375,7 @@ def test_bodies_are_bounded_together(tmp_path: Path) -> None:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """What has come from the server, without waiting."""
+    """Returns the bytes received so far, without waiting."""
     try:
         return connection.recv(4096, socket.MSG_PEEK)
     except OSError:
@@ -438,7 +438,7 @@ def test_flags_out_of_range(flags: list[str], message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_connections_leave_descriptors_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_leave_descriptors_for_other_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     changed: list[Any] = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, 100))
     monkeypatch.setattr(resource, "setrlimit", lambda what, limits: changed.append(limits))

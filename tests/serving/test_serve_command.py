@@ -37,7 +37,7 @@ from tests.helpers.serving_process import post_half
 from tests.helpers.serving_toy import client_of, streamed
 from tests.helpers.tiny import tiny_checkpoint, tiny_config
 
-# ----------------------------------------------------------------------------------------- the door
+# ------------------------------------------------------------------------------------------ command
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signa
 @pytest.mark.slow
 def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -> None:
     """The answer is refused at once; the body, which could still come, when the grace is over.
-    Nothing else is said."""
+    The server prints nothing else."""
     command = [sys.executable, "-c", LIGHT.replace("0.05", "60")]
     with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
         asked = [
@@ -118,9 +118,9 @@ def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -
                 assert isinstance(error, openai.InternalServerError)
                 assert (error.status_code, error.code) == (503, "closing")
             assert time.monotonic() - begun < 3
-            said = b"".join(iter(lambda: slow.recv(4096), b""))
-        assert said.startswith(b"HTTP/1.1 503 ")
-        assert b"the server is ending" in said
+            response = b"".join(iter(lambda: slow.recv(4096), b""))
+        assert response.startswith(b"HTTP/1.1 503 ")
+        assert b"the server is ending" in response
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
@@ -152,18 +152,18 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
     assert process.stderr.read() == ""
 
 
-def test_messages_of_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_messages_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         open_listener("127.0.0.1", 0) as taken,
         pytest.raises(ConfigError, match=r"cannot listen on '127\.0\.0\.1'.* in use"),
     ):
         main(["serve", "--port", str(taken.getsockname()[1])])
-    for host, port, said in (
+    for host, port, message in (
         ("127.0.0.1", "70000", "to 65535"),
         ("", "0", "listen"),
         ("a" * 70, "0", "listen"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             main(["serve", "--host", host, "--port", port])
     with pytest.raises(ConfigError, match="told how long"):
         main(["serve", "--port", "0", "--checkpoint", str(tiny_checkpoint(tmp_path))])
@@ -191,7 +191,7 @@ def test_other_addresses_are_warned_about(
 
 
 def untrained_steps(folder: Path) -> Path:
-    """A checkpoint of a language of steps that knows nothing yet."""
+    """An untrained checkpoint of a language of steps."""
     config = tiny_config(causal_length=False)
     config = replace(
         config,
@@ -248,9 +248,9 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
             client_of(url).chat.completions.create(messages=messages, stream=True, **asked)
         )
         text = client_of(url).completions.create(prompt="(+ 1 2)>(+", logprobs=0, **asked)
-    said = [choice.text for choice in text.choices]
+    texts = [choice.text for choice in text.choices]
     assert (
-        said
+        texts
         == [choice.message.content for choice in chat.choices]
         == [stream[0]["text"], stream[1]["text"]]
     )
@@ -282,7 +282,7 @@ def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
     assert trimmer("")("\x0b a\n ") == "a"
 
 
-def test_other_verbs_need_no_extra() -> None:
+def test_other_commands_need_no_extra() -> None:
     program = (
         "import sys; from maskdiff.cli.maskdiff import build_parser; build_parser().format_help(); "
         "assert not {'fastapi', 'uvicorn', 'openai', 'torch'} & set(sys.modules)"

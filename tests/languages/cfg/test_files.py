@@ -142,7 +142,7 @@ def test_a_grammar_that_is_described_otherwise_is_one_line(state: object) -> Non
         ("\x00", "line 1 column 1"),
     ],
 )  # fmt: skip
-def test_unreadable_grammars_are_errors_of_one_line(text: str, message: str) -> None:
+def test_unreadable_grammars_raise_a_one_line_error(text: str, message: str) -> None:
     with pytest.raises(GrammarError, match=message) as caught:
         compile_grammar(GrammarSource(text, "mine.lark"), "ab")
     assert str(caught.value).startswith("mine.lark: ")

@@ -1,4 +1,4 @@
-"""Grammars with `%ignore`, compared with Lark: what is read, and what is written."""
+"""Grammars with `%ignore`, compared with Lark: reading and writing."""
 
 from __future__ import annotations
 
@@ -129,9 +129,7 @@ def prepared(name: str) -> tuple[Callable[[str], bool], Callable[[str], bool], D
 
 @both_seeds
 @pytest.mark.parametrize("name", GRAMMARS)
-def test_what_is_written_is_read_by_lark_and_what_is_read_is_what_lark_reads(
-    name: str, seed: int
-) -> None:
+def test_lark_reads_every_written_text_and_both_readers_agree(name: str, seed: int) -> None:
     lark, read, sampler = prepared(name)
     accepted = refused = 0
     for rng in cases(300, seed, 1.0):
@@ -262,7 +260,7 @@ def test_look_arounds_that_see_a_separator_are_refused_by_name(grammar: str, nam
         compile_grammar(grammar, "ab ")
 
 
-def test_a_look_ahead_behind_which_nothing_stands_is_that_of_the_whole_string() -> None:
+def test_a_look_ahead_at_the_end_sees_the_end_of_the_string() -> None:
     read = reader_of('start: "b" | A\nA: /,(?=a)/', "ab,")
     assert read("b")
     assert not read(",")

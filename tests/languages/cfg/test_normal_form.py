@@ -34,7 +34,7 @@ from tests.helpers.grammars import (
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("start: x", "Rule 'x' used but not defined"),
         ('start: "1', "line 1 column 8"),
@@ -62,21 +62,21 @@ from tests.helpers.grammars import (
         ("start: /" + "(" * 3000 + "1" + ")" * 3000 + "/", ""),
     ],
 )
-def test_a_grammar_that_cannot_be_used_is_one_clear_line(text: str, told: str) -> None:
+def test_a_grammar_that_cannot_be_used_is_one_clear_line(text: str, message: str) -> None:
     with pytest.raises(GrammarError) as caught:
         compile_grammar(GrammarSource(text, "mine.lark"), "1(+)")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith("mine.lark: ")
     assert "\n" not in str(caught.value)
 
 
 def test_a_grammar_that_grows_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = "maskdiff.languages.cfg"
-    monkeypatch.setattr(sys.modules[f"{room}.reader"], "MAX_CHARACTER_RULES", 30)
+    package = "maskdiff.languages.cfg"
+    monkeypatch.setattr(sys.modules[f"{package}.reader"], "MAX_CHARACTER_RULES", 30)
     with pytest.raises(GrammarError, match="rules over characters; at most 30"):
         read_grammar("start: /" + "|".join("1" * n + "0" for n in range(1, 40)) + "/", "10")
     monkeypatch.undo()
-    monkeypatch.setattr(sys.modules[f"{room}.normal_form"], "MAX_BINARY", 2)
+    monkeypatch.setattr(sys.modules[f"{package}.normal_form"], "MAX_BINARY", 2)
     with pytest.raises(GrammarError, match="normal form has 4 rules; at most 2"):
         compile_grammar(BRACKETS, "1(+)")
 

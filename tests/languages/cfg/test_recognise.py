@@ -114,7 +114,7 @@ def test_nested_brackets(text: str) -> None:
         assert not fast(grammar, [symbols.index(s) for s in inner + ")"])
 
 
-def test_what_is_no_string_of_symbols_is_refused() -> None:
+def test_sequences_of_other_symbols_are_refused() -> None:
     grammar = compile_grammar(DYCK, "ab")
     assert fast(grammar, [0, 1])
     assert fast(grammar, np.array([0, 0, 1, 1]).tolist())

@@ -1,4 +1,4 @@
-"""Regular expressions as automata: each construct as `re.fullmatch` reads it; what is refused."""
+"""Regular expressions as automata: each construct as `re.fullmatch` reads it; refused patterns."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ PRINTABLE = "".join(map(chr, range(32, 127))) + "\n\t"
         ("(?=.*[a-z])(?=.*[0-9]).{3,4}", ["a1b", "aa11"], ["abc", "123", "a1", "aaa11"]),
     ],
 )
-def test_what_is_easily_misread(pattern: str, accepted: list[str], rejected: list[str]) -> None:
+def test_constructs_that_are_easily_misread(
+    pattern: str, accepted: list[str], rejected: list[str]
+) -> None:
     dfa = compile_pattern(pattern, PRINTABLE)
     for text in accepted:
         assert re.fullmatch(pattern, text)
@@ -162,7 +164,7 @@ def test_one_character_is_taken_as_re_takes_it(pattern: str, flags: int) -> None
         ("(?:a" * 40 + ")*" * 40, ""),
     ],
 )
-def test_what_cannot_be_compiled_is_one_line(pattern: str, message: str) -> None:
+def test_patterns_that_do_not_compile_raise_a_one_line_error(pattern: str, message: str) -> None:
     """What is too large is refused before the work is done (or, without a message, read)."""
     try:
         compile_pattern(pattern, "ab123")
@@ -284,7 +286,7 @@ def test_look_arounds_that_see_beyond_a_match(
     assert [(one.construct, one.side, one.effect) for one in found] == expected
 
 
-def test_what_is_seen_beyond_a_match_is_shown_by_an_example() -> None:
+def test_text_seen_beyond_a_match_is_shown_by_an_example() -> None:
     (found,) = context_dependences('"(?!"")[^"]*"', '"a')
     assert found.example == ("", '""', '"')
     assert str(found) == (
@@ -334,6 +336,6 @@ def test_a_grammar_names_the_look_around_that_sees_beyond_its_terminal() -> None
 
 
 def test_the_tree_holds_each_set_and_look_around_once() -> None:
-    """So that a repetition costs what its states cost."""
+    """A repetition then costs no more than its states."""
     read = parse_pattern("(?:\\bab(?!c)){3}a(?!c)", "abc")
     assert [construct.text for construct in read.constructs] == ["\\b", "(?!c)"]

@@ -153,7 +153,7 @@ def matches_inside(pattern: str, before: str, text: str, after: str) -> bool:
 
 
 @both_seeds
-def test_what_look_arounds_see_beyond_a_match_is_decided_exactly(seed: int) -> None:
+def test_context_dependence_of_look_arounds_is_decided_exactly(seed: int) -> None:
     """Every example is one of `re`, and without any no short context changes a short match."""
     symbols, contexts = "a1\n", list(all_strings("a1\n", 2))
     seen: Counter[str] = Counter()

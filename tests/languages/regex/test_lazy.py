@@ -88,7 +88,7 @@ def test_random_lazy_patterns_accept_what_re_match_takes_as_a_whole(seed: int) -
     "pattern",
     ["[a-c]+(?=1)", "[a-c]+(?!1)", r"(?!a\b)[a-c]+", r"a\b", r"a\B", "a$", "a(?=b)b?", "ab?(?!b)"],
 )
-def test_a_pattern_that_is_followed_matches_what_some_text_behind_it_allows(pattern: str) -> None:
+def test_a_followed_pattern_matches_if_some_following_text_allows_it(pattern: str) -> None:
     reference = re.compile(pattern)
     followed, alone = compile_followed(pattern, "abc1 "), compile_pattern(pattern, "abc1 ")
     behind = list(all_strings("ab1 ", 2))

@@ -1,4 +1,4 @@
-"""Numbers: every option that takes one has a lower and an upper bound, and says so."""
+"""Bounds: every numeric option has a documented lower and upper bound."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: t
                 convert(field, kind, given)
 
 
-def test_every_parser_is_walked() -> None:
+def test_the_walk_visits_every_parser() -> None:
     """A file that makes a parser of its own is in the table above."""
     making = set()
     for path in [*REPOSITORY.glob("*.py"), *(REPOSITORY / "maskdiff").rglob("*.py")]:
@@ -151,8 +151,8 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
             continue
         assert callable(action.type)
         for text in ABSURD:
-            said, value = outcome(action.type, text)
-            assert len(said.splitlines()) == 1 or isinstance(value, str), (
+            error_text, value = outcome(action.type, text)
+            assert len(error_text.splitlines()) == 1 or isinstance(value, str), (
                 f"{action.dest} takes {text}"
             )
         numeric += isinstance(action.type, (cli.IntegerRange, cli.NumberRange))
@@ -225,7 +225,7 @@ def test_every_number_of_a_request_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         (
             "batch_size: 65536\nmax_len: 1024",
@@ -239,10 +239,10 @@ def test_every_number_of_a_request_is_known() -> None:
         ),
     ],
 )
-def test_numbers_that_are_absurd_together_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_inconsistent_numbers_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_config(path)
     assert (
         check(config_from_dict({"batch_size": 65536, "num_samples": 10**7})).train.batch_size
@@ -250,7 +250,7 @@ def test_numbers_that_are_absurd_together_are_refused(tmp_path: Path, text: str,
     )
 
 
-def test_a_million_strings_are_made_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_million_strings_are_generated_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first string is there after one batch, and no canvas is larger than that."""
     loaded, sizes, blank = tiny_loaded(), [], Canvas.blank
 

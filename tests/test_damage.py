@@ -115,18 +115,20 @@ MALFORMED: list[tuple[str, object, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path, value, said", MALFORMED, ids=[said for _, _, said in MALFORMED])
+@pytest.mark.parametrize(
+    "path, value, message", MALFORMED, ids=[message for _, _, message in MALFORMED]
+)
 def test_a_malformed_training_state_is_refused_in_one_line(
-    tmp_path: Path, whole: Payload, path: str, value: object, said: str
+    tmp_path: Path, whole: Payload, path: str, value: object, message: str
 ) -> None:
     checkpoint.save(tmp_path / "last.pt", changed(whole, path, value))
     with pytest.raises(UserError) as caught:
         Trainer(tiny(**SETTINGS), tmp_path, resume=True)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_groups_of_an_optimiser_say_has_no_effect(tmp_path: Path, whole: Payload) -> None:
+def test_saved_optimiser_groups_have_no_effect(tmp_path: Path, whole: Payload) -> None:
     path = "training/optimizers/1/param_groups/0"
     odd = {"lr": "high", "betas": None, "maximize": True, "differentiable": True, "other": object}
     made = changed(
@@ -138,7 +140,7 @@ def test_what_the_groups_of_an_optimiser_say_has_no_effect(tmp_path: Path, whole
     assert trainer.run().step == 4
 
 
-def test_tensors_that_share_their_memory_are_parted(tmp_path: Path, whole: Payload) -> None:
+def test_tensors_that_share_memory_are_copied(tmp_path: Path, whole: Payload) -> None:
     """One number for a whole matrix, to which no update can be written; two moments in one."""
     made = changed(whole, MUON, lambda m: torch.zeros(1).expand_as(m))
     moments = made["training"]["optimizers"][1]["state"][0]
@@ -322,7 +324,7 @@ def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
         )
 
 
-def test_the_command_line_says_so_in_one_line(
+def test_the_command_reports_nan_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from maskdiff.cli import inference
@@ -338,7 +340,7 @@ def test_the_command_line_says_so_in_one_line(
         assert "the model gives NaN or infinite logits" in err
 
 
-def test_finite_is_the_check_of_every_model() -> None:
+def test_every_model_checks_for_finite_values() -> None:
     good = torch.tensor([1.0, -2.0])
     assert finite(good) is good
     for bad in (math.nan, math.inf, -math.inf):

@@ -78,7 +78,7 @@ def in_chunks(data: bytes, rng: random.Random) -> list[Line]:
 
 
 @both_seeds
-def test_lines_are_those_of_universal_newlines(seed: int) -> None:
+def test_lines_equal_those_of_universal_newlines(seed: int) -> None:
     """Differential against `io.TextIOWrapper(newline=None)`, with every size of chunk."""
     for rng in cases(3000, seed, 1.0):
         text = "".join(
@@ -92,7 +92,7 @@ def test_lines_are_those_of_universal_newlines(seed: int) -> None:
 
 
 @both_seeds
-def test_long_lines_are_errors_in_their_place(seed: int) -> None:
+def test_long_lines_give_errors_in_their_position(seed: int) -> None:
     for rng in cases(500, seed, 1.0):
         text = "".join(rng.choice("aaaa\r\n") for _ in range(rng.randrange(30)))
         file = Chunks(text.encode())
@@ -126,7 +126,7 @@ def test_a_pipe_is_answered_line_by_line() -> None:
 
 
 @both_seeds
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """CR, LF and CR LF are equal wherever chunks are cut, also around lines that are errors."""
     for rng in cases(3000, seed, 2.0):
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
@@ -137,7 +137,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, seed: int) -
         assert plain(list(LineReader(io.BytesIO(data), longest=LONGEST))) == whole(data), data
 
 
-def test_a_line_that_ends_with_cr_is_there_before_the_next_byte() -> None:
+def test_a_line_that_ends_with_cr_is_yielded_before_the_next_byte() -> None:
     splitter = Splitter()
     assert splitter.feed(b"one\r") == ["one"]
     assert splitter.feed(b"\n") == []
@@ -157,7 +157,7 @@ def test_an_unfinished_line_is_bounded() -> None:
     assert after == "ok"
 
 
-def test_a_pipe_is_read_as_it_fills() -> None:
+def test_a_pipe_is_read_as_data_arrives() -> None:
     """A reader waits for one line alone, and takes what else is there; it never waits for a full
     batch."""
     reading, writing = os.pipe()
@@ -174,7 +174,7 @@ def test_a_pipe_is_read_as_it_fills() -> None:
         assert reader.take(10) == []
 
 
-def test_a_file_fills_its_batches(tmp_path: Path) -> None:
+def test_a_file_gives_full_batches(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"".join(b"%d\n" % i for i in range(50_000)))
     reader = open_lines(str(path))
@@ -185,7 +185,7 @@ def test_a_file_fills_its_batches(tmp_path: Path) -> None:
     assert sizes == [1000] * 50
 
 
-def test_lines_are_counted_where_they_can_be(tmp_path: Path) -> None:
+def test_lines_are_counted_in_regular_files_only(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"a\rb\r\nc\n\nd")
     assert count_lines(str(path)) == 5

@@ -87,7 +87,7 @@ VERBS: dict[str, tuple[list[str], Callable[[Loaded, list[str]], list[tasks.Resul
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_batches_change_no_result(
+def test_batch_size_does_not_change_the_results(
     capsys: pytest.CaptureFixture[str], checkpoint: str, loaded: Loaded, tmp_path: Path, verb: str
 ) -> None:
     """What the lines of a file get is what one call over all of them gives, bad ones among them."""
@@ -106,7 +106,7 @@ def test_batches_change_no_result(
 
 
 @pytest.mark.parametrize("verb", ["edit", "draft", "complete"])
-def test_equal_lines_have_equal_answers_and_leave_others_alone(
+def test_equal_lines_have_equal_answers_and_do_not_change_others(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str
 ) -> None:
     """The answers of the first of them, whatever is drawn; all other lines have what they had
@@ -245,7 +245,9 @@ TIMED: dict[str, Callable[[Loaded], list[tasks.Result]]] = {
 
 @pytest.mark.parametrize("verb", TIMED)
 @both_seeds
-def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
+def test_a_time_limit_at_any_moment_keeps_finished_results(
+    loaded: Loaded, verb: str, seed: int
+) -> None:
     """After any number of steps there is an honest result, or TimedOut; with time enough what there
     is without a limit."""
     call = TIMED[verb]
@@ -278,7 +280,7 @@ def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
                 assert result.finish_reason == "timeout"
 
 
-def test_candidates_end_with_the_last_draw_that_is_whole() -> None:
+def test_candidates_end_with_the_last_complete_draw() -> None:
     """At any deadline an invalid answer is the one of so many candidates without a limit."""
     loaded = tiny_loaded()
 
@@ -306,7 +308,7 @@ def test_candidates_end_with_the_last_draw_that_is_whole() -> None:
 
 
 @pytest.mark.parametrize("verb", ["edit", "draft", "rewrite"])
-def test_a_source_goes_on_where_the_last_call_ended(loaded: Loaded, verb: str) -> None:
+def test_a_source_continues_where_the_last_call_ended(loaded: Loaded, verb: str) -> None:
     """Texts of several calls have the keys that they have in one; what is no source is refused."""
     calls: dict[str, Callable[..., list[tasks.Result]]] = {
         "edit": functools.partial(tasks.edit, loaded, sampler=SAMPLER, masks=[(1, 4)]),
@@ -326,7 +328,7 @@ def test_a_source_goes_on_where_the_last_call_ended(loaded: Loaded, verb: str) -
         call(texts, seed=source)
 
 
-def test_a_completion_under_way_ends_where_it_is() -> None:
+def test_a_time_limit_ends_a_completion_at_its_current_token() -> None:
     """The strings so far are given, and begin as they should; others that were not begun are
     not."""
     loaded = tiny_loaded()
@@ -354,7 +356,7 @@ def test_a_completion_under_way_ends_where_it_is() -> None:
         ["complete", "(+", "--suffix", "=45"],
     ],
 )
-def test_the_door_says_so(
+def test_the_command_reports_a_time_limit(
     capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str]
 ) -> None:
     """Status 124 unless something is bad, one line a string, and a reason of its own in JSON."""
@@ -374,7 +376,7 @@ def test_the_door_says_so(
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "1e9", "x", ""])
-def test_time_limits_out_of_range(
+def test_time_limits_out_of_range_are_refused(
     capsys: pytest.CaptureFixture[str], checkpoint: str, limit: str
 ) -> None:
     assert (

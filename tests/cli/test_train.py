@@ -57,7 +57,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str
         (["--config", "none.yaml"], "cannot read configuration 'none.yaml': No such file"),
     ],
 )  # fmt: skip
-def test_bad_flags(
+def test_bad_flags_are_refused(
     capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], message: str
 ) -> None:
     assert message in refused(capsys, elsewhere, *argv)
@@ -74,7 +74,7 @@ def test_bad_flags(
         ("extends: bad.yaml", "extends itself"),
     ],
 )
-def test_bad_files(
+def test_bad_files_are_refused(
     capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, message: str
 ) -> None:
     (elsewhere / "bad.yaml").write_text(text)
@@ -90,7 +90,7 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_bad_languages(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+def test_bad_languages_are_refused(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     assert "language 'arithmetics' is unknown" in refused(
         capsys, elsewhere, "--language", "arithmetics"
     )
@@ -125,7 +125,7 @@ def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     return out, err
 
 
-def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(
+def test_flags_of_a_resumed_run_override_its_configuration(
     capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
     trained(
@@ -159,7 +159,7 @@ def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(
     assert (elsewhere / "runs/a/config.yaml").exists()
 
 
-def test_the_last_lines_tell_what_there_is(
+def test_the_last_lines_name_the_files_that_exist(
     capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
     out, err = trained(capsys, *TINY, "--checkpoint_dir", "my run", "--max_iters", "2")
@@ -192,7 +192,7 @@ def test_the_last_lines_tell_what_there_is(
 
 
 @pytest.mark.slow
-def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
+def test_closed_streams_do_not_stop_training(elsewhere: Path) -> None:
     line = [
         sys.executable,
         str(REPOSITORY / "train_universal.py"),
@@ -233,7 +233,7 @@ def test_a_closed_standard_output_is_refused_at_once(elsewhere: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_second_process_answers_a_typing_error_with_one_line(elsewhere: Path) -> None:
+def test_second_process_reports_a_misspelt_flag_in_one_line(elsewhere: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "train_universal.py"), "--max_it", "5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=elsewhere)
     assert (done.returncode, done.stdout) == (2, "")
@@ -242,7 +242,7 @@ def test_a_second_process_answers_a_typing_error_with_one_line(elsewhere: Path) 
     assert list(elsewhere.iterdir()) == []
 
 
-def test_help_lists_every_group_and_answers_without_torch(elsewhere: Path) -> None:
+def test_help_lists_every_group_without_importing_torch(elsewhere: Path) -> None:
     program = (
         "import sys; import train_universal as t; from maskdiff.cli.arguments import run_cli\n"
         "status = run_cli(t.main, ['--help']); assert 'torch' not in sys.modules; sys.exit(status)"

@@ -59,7 +59,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return printed
 
 
-def test_the_page_has_all_its_parts() -> None:
+def test_tutorial_page_has_all_its_sections() -> None:
     text = "\n".join(commands())
     for program in (
         "train_universal.py",
@@ -72,7 +72,7 @@ def test_the_page_has_all_its_parts() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_and_does_what_it_says(outputs: list[str]) -> None:
+def test_tutorial_runs_and_prints_what_it_states(outputs: list[str]) -> None:
     lines, training, free, _, under, measured = outputs
     assert lines.splitlines()[0].startswith(("every ", "if "))
     assert "steps" in training

@@ -83,7 +83,7 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_one_bad_output_does_not_cost_the_others(
+def test_one_bad_output_does_not_prevent_the_others(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad, good = tmp_path / "o.json", tmp_path / "o.md"
@@ -99,7 +99,7 @@ def test_one_bad_output_does_not_cost_the_others(
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Path) -> None:
+def test_a_closed_standard_output_does_not_prevent_the_files(tiny: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     flags = [*QUICK, "--checkpoint", tiny, "--json", str(tmp_path / "o.json")]
@@ -113,7 +113,7 @@ def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("after", "left"), [(1, True), (0, False)])
-def test_what_was_finished_survives_an_interruption(
+def test_an_interruption_keeps_the_finished_rows(
     after: int,
     left: bool,
     tiny: Path,
@@ -203,7 +203,7 @@ def test_a_model_without_an_input_is_left_out(
     assert by_checkpoint[f"{able.parent.name}/best"] == ["coupled", "random", "self_conditioned"]
 
 
-def test_the_usual_samplers_leave_coupling_to_models_that_have_it(tiny: Path, able: Path) -> None:
+def test_default_samplers_include_coupling_for_coupled_models_only(tiny: Path, able: Path) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
     plain, coupled = benchmark.load_subjects([str(tiny), str(able)], "cpu")
     assert suites.check_subjects([plain], plan) == []
@@ -227,7 +227,7 @@ def _stages(sampler: Sampler) -> list[Sampler]:
     )
 
 
-def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
+def test_presets_verified_by_the_causal_mode_are_marked() -> None:
     for name in PRESETS:
         stages = _stages(make_sampler(SamplerConfig(name)))
         assert (
@@ -255,7 +255,7 @@ def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
     assert report.FOOTNOTE not in report.to_terminal(report.Report(rows[1:]))
 
 
-def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> None:
+def test_header_counts_all_training_of_a_model(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "x.pt", {"tokens": 2000, "step": 10, "parent_tokens": 30000})
     facts = suites.checkpoint_facts(benchmark.load_subjects([str(path)], "cpu")[0])
     assert (
@@ -269,7 +269,7 @@ def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> 
 # -------------------------------------------------------------------------------------------- plots
 
 
-def test_plots_keep_their_order_and_their_points_apart() -> None:
+def test_plots_keep_their_order_and_separate_points() -> None:
     figure = pytest.importorskip("matplotlib.figure")
     rows = [
         make_row("generation", name, {"nesting": depth}, "parses", metrics.wilson(depth, 20))
@@ -291,7 +291,7 @@ def test_plots_keep_their_order_and_their_points_apart() -> None:
     assert plots.apart([]) == []
 
 
-def test_plots_say_what_was_measured() -> None:
+def test_plots_name_what_was_measured() -> None:
     facts = [
         {"name": "", "path": "some/where/small.pt"},
         {"name": "a", "path": "a.pt"},

@@ -63,7 +63,7 @@ def test_a_figure_is_measured_once() -> None:
         run.group("s", {"a": 1}).add("parses", metrics.wilson(1, 2))
 
 
-def test_the_settings_shown_are_those_that_matter() -> None:
+def test_shown_settings_are_those_that_take_effect() -> None:
     def shown(sampler: str, **given: Any) -> dict[str, Any]:
         return sampler_settings(SamplerConfig(sampler, **given))
 
@@ -155,7 +155,7 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
         assert metrics.histogram_distance(split, real, np.random.default_rng(0), 20).value > 0.15
 
 
-def test_batch_size_changes_no_string(tiny: Path) -> None:
+def test_batch_size_does_not_change_the_strings(tiny: Path) -> None:
     denoiser, lengths = checkpoint.load_denoiser(tiny).denoiser, [5, 7, 9, 21, 40]
     config = SamplerConfig("entropy", steps=5)
     one, five = (
@@ -226,7 +226,7 @@ def test_the_elbo_estimator_is_unbiased() -> None:
 # ---------------------------------------------------------------------------------- repair, editing
 
 
-def test_repair_stands_beside_doing_nothing() -> None:
+def test_repair_rows_include_the_identity_baseline() -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
     levels_given: list[float | None] = []
 
@@ -260,7 +260,7 @@ def test_repair_stands_beside_doing_nothing() -> None:
         repair.corruption("melt")
 
 
-def test_repair_untold_once_where_damage_is_mixed() -> None:
+def test_repair_without_sigma_is_measured_once_for_mixed_damage() -> None:
     assert repair.damage_levels(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [
         ("swap", 0.1, True),
         ("swap", 0.2, True),
@@ -276,7 +276,7 @@ def test_repair_untold_once_where_damage_is_mixed() -> None:
     )
 
 
-def test_repair_with_the_real_verb(tmp_path: Path) -> None:
+def test_repair_suite_with_the_repair_task(tmp_path: Path) -> None:
     loaded = checkpoint.load_denoiser(save_tiny(tmp_path / "best.pt"))
     texts = ["(+12)=3", "x", "(+?2)=3"]
     for sigma in (0.2, None):
@@ -349,7 +349,7 @@ def test_both_loops_train_on_the_same_strings(tmp_path: Path) -> None:
     )  # the split shifts it a little
 
 
-def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_rows_are_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "ROUNDS", 2)
     monkeypatch.setattr(speed, "STEPS_A_ROUND", 1)
     config = replace(TINY, train=replace(TINY.train, batch_size=8))

@@ -57,7 +57,7 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
 
 
 @BOTH
-def test_steps_are_the_whole_answer(pieces: bool) -> None:
+def test_steps_join_to_the_whole_answer(pieces: bool) -> None:
     """Greedily, on 200 prompts: the same ids in steps and in one piece, with the log-probability
     of one pass."""
     model = loaded(pieces, double=True)
@@ -130,7 +130,9 @@ def some_requests(model: Loaded) -> list[Request]:
 
 
 @BOTH
-def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_requests_do_not_change_a_reply(
+    pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = loaded(pieces)
     requests = some_requests(model)
     alone = [CausalBackend(model).next_step([request])[0].candidates for request in requests]
@@ -148,13 +150,13 @@ def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) 
     generator.memory = 0  # it forgets before every request
     for reply, expected in zip(generator.next_step(requests), alone, strict=True):
         same(reply.candidates, expected)
-    anew = CausalBackend(model)
-    anew.next_step(requests)
-    assert generator.nodes == anew.nodes == len(generator.after)
+    fresh_backend = CausalBackend(model)
+    fresh_backend.next_step(requests)
+    assert generator.nodes == fresh_backend.nodes == len(generator.after)
 
 
 @BOTH
-def test_token_by_token(pieces: bool) -> None:
+def test_one_token_at_a_time_equals_the_whole_step(pieces: bool) -> None:
     """A step that is asked for token by token is the step that is asked for at once, numbers
     included."""
     model = loaded(pieces)
@@ -187,7 +189,7 @@ def test_token_by_token(pieces: bool) -> None:
 
 
 @BOTH
-def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
+def test_forgetting_costs_tokens_and_does_not_change_replies(pieces: bool) -> None:
     model = loaded(pieces)
     request = Request(PROMPTS[3], num=2, seed=5, stop=stop_of(">", most=9))
     generator = CausalBackend(model)
@@ -195,17 +197,17 @@ def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
     later = replace(request, partial=first.candidates[1:])
     known = generator.next_step([later])[0]
     generator.forget()
-    anew = generator.next_step([later])[0]
-    same(known.candidates, anew.candidates)
+    fresh_backend = generator.next_step([later])[0]
+    same(known.candidates, fresh_backend.candidates)
     path = (
         len(model.vocabulary.encode(request.prompt)) + 1 + first.candidates[1].tokens
     )  # BOS, prompt and first step
     unread = int(first.candidates[1].finish != "end")  # its last token
-    assert anew.spent.forward_tokens - known.spent.forward_tokens == path - unread
+    assert fresh_backend.spent.forward_tokens - known.spent.forward_tokens == path - unread
 
 
 @BOTH
-def test_a_small_temperature_is_none(pieces: bool) -> None:
+def test_a_tiny_temperature_equals_temperature_zero(pieces: bool) -> None:
     generator, stop = CausalBackend(loaded(pieces)), stop_of(most=TOKENS)
     cold, cool, warm = (
         [
@@ -223,7 +225,7 @@ def test_a_small_temperature_is_none(pieces: bool) -> None:
 def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     """4,000 first tokens against softmax(log p / T), at a level of one in a million.
 
-    Power: the draws of the other temperature are told from it; their distance in total variation
+    Power: the draws of the other temperature are distinguished; their distance in total variation
     is asserted, too.
     """
     model, prompt = loaded(pieces, double=True), PROMPTS[1]
@@ -248,7 +250,7 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
 
 
 @BOTH
-def test_draws_of_two_tokens(pieces: bool) -> None:
+def test_draws_of_two_tokens_follow_the_model(pieces: bool) -> None:
     """The second token depends on the first by the model alone.
 
     No random number serves two places.
@@ -273,7 +275,7 @@ def test_draws_of_two_tokens(pieces: bool) -> None:
 
 
 @BOTH
-def test_the_ledger_of_steps(pieces: bool) -> None:
+def test_steps_count_their_cost(pieces: bool) -> None:
     """For one problem at a time tokens and calls are those of the hook.
 
     Of a batch the tokens of all add up to it.
@@ -331,7 +333,7 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
     assert answer_ids(Request(prompt, (as_single, ended)), vocabulary) == [*single, *ended.ids]
 
 
-def test_what_is_refused() -> None:
+def test_unsupported_models_and_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="causal_length: false"):
         CausalBackend(fresh(causal_length=True))
     with pytest.raises(ConfigError, match="head: next"):
@@ -349,7 +351,9 @@ def test_what_is_refused() -> None:
 
 
 @pytest.mark.parametrize("segment", [1, 2, 4, 7, 128])
-def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deep_branching_histories_equal_single_passes(
+    segment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read in any order and parts, the nodes of a tree have the log-probabilities of one pass.
 
     Segments end everywhere in the strings: before, at and behind a branch.

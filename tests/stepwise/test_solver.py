@@ -23,8 +23,8 @@ from tests.helpers.stepwise import (
     WRONG,
     Scripted,
     loaded,
+    make_candidate,
     problems,
-    said,
     solve,
     solver_script,
 )
@@ -75,7 +75,7 @@ def first_wrong(problem: str, text: str) -> int | None:
     return wrong_step([problem, *steps, *([last] if isinstance(read(last), int) else [])])
 
 
-def test_the_steps_that_were_done_in_time_are_given() -> None:
+def test_a_time_limit_keeps_the_finished_steps() -> None:
     """An answer ends after its last whole step; one without a step, and a whole answer, is an error
     of its own kind."""
     now = [0.0]
@@ -118,7 +118,7 @@ def test_the_steps_that_were_done_in_time_are_given() -> None:
         assert not solver.deadline.passed
 
 
-def test_cohorts_change_nothing(solver: Solver) -> None:
+def test_cohort_size_does_not_change_solutions(solver: Solver) -> None:
     expected = [without_cost(s) for s in solver.solving(PROBLEMS, seed=3)]
     assert sum(step.scaled for s in expected for step in s.answer.steps) > 5
     assert len({s.text for s in expected}) > 5
@@ -133,7 +133,7 @@ def test_cohorts_change_nothing(solver: Solver) -> None:
     assert [without_cost(s) for s in solver.solving(PROBLEMS, seed=4)] != expected
 
 
-def test_one_that_fails_fails_alone(solver: Solver) -> None:
+def test_a_failing_problem_does_not_change_the_others(solver: Solver) -> None:
     """Foreign symbols, no problem, an unreadable line, one too long, each between good ones."""
     expected = [without_cost(s) for s in solver.solving(PROBLEMS[:6], seed=3)]
     bad: dict[int, str | DataError] = {
@@ -153,7 +153,7 @@ def test_one_that_fails_fails_alone(solver: Solver) -> None:
     mixed = Same(solver.generator, BASE, STEPS, loaded(pieces=True, double=True))
     got = [without_cost(s) for s in mixed.solving(order, seed=3)]
     assert [s for n, s in enumerate(got) if n not in bad] == expected
-    told = {
+    messages = {
         1: "unknown symbol 'a'",
         2: "write it like",
         3: "not UTF-8",
@@ -161,14 +161,14 @@ def test_one_that_fails_fails_alone(solver: Solver) -> None:
         7: "no problem",
         8: "no problem",
     }
-    for n, message in told.items():
+    for n, message in messages.items():
         assert got[n].answer is None
         assert message in (got[n].error or "")
         assert "\n" not in (got[n].error or "")
         assert (got[n].correct, got[n].first_wrong, got[n].text) == (None, None, "")
 
 
-def test_a_backend_that_refuses_one() -> None:
+def test_a_rejected_request_fails_one_problem_only() -> None:
     """In the middle of an answer, when the others are asked again, and at its own end."""
 
     def wrong(request: Request, number: int) -> bool:
@@ -197,7 +197,7 @@ def test_a_backend_that_refuses_one() -> None:
     assert [s.correct for s in solutions] == [True, None, True, True]
 
 
-def test_nothing_is_asked_for_twice() -> None:
+def test_no_request_is_sent_twice() -> None:
     """Answers before a failure of the batch are kept, of requests and of judgements."""
     backend = Scripted(solver_script(lambda r, n: False))
     config = StepConfig(strategy="random", scorer="vote", candidates=2)
@@ -240,7 +240,7 @@ def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "best-of-n"])
-def test_what_is_right(strategy: str) -> None:
+def test_solutions_are_marked_correct_or_wrong(strategy: str) -> None:
     for problem in PROBLEMS:
         for text, correct, wrong in spoilt(problem):
             assert first_wrong(problem, text) == wrong
@@ -248,7 +248,7 @@ def test_what_is_right(strategy: str) -> None:
             def script(request: Request, number: int, text: str = text) -> Candidate:
                 rest = text[len(request.answer) :]
                 end = request.stop.find(rest)
-                return said(rest if end is None else rest[:end])
+                return make_candidate(rest if end is None else rest[:end])
 
             config = StepConfig(strategy=strategy, scorer="vote", guard=False)
             [solution] = Solver(Scripted(script), config, STEPS).solving([f"  {problem} "])
@@ -258,11 +258,13 @@ def test_what_is_right(strategy: str) -> None:
             assert solution.result == (last if last.lstrip("-").isdigit() else "")
 
 
-def test_what_was_cut_is_no_answer() -> None:
+def test_a_truncated_text_is_no_answer() -> None:
     problem = next(p for p in PROBLEMS if len(solve(p)) == 1)
     answer = solve(problem)[0]
     for text, finish in ((answer, "length"), (answer + ">", "stop")):
-        script = Scripted(lambda r, n, text=text, finish=finish: said(text, finish=finish))
+        script = Scripted(
+            lambda r, n, text=text, finish=finish: make_candidate(text, finish=finish)
+        )
         [solution] = Solver(script, StepConfig(strategy="greedy", scorer="vote"), STEPS).solving(
             [problem]
         )
@@ -272,13 +274,15 @@ def test_what_was_cut_is_no_answer() -> None:
 
 @pytest.mark.parametrize("stops", [(), (">",), (")",), ("\n",), (" ",), (")>", "(")])
 @pytest.mark.parametrize("strategy", ["greedy", "every-step", "best-of-n"])
-def test_steps_may_end_elsewhere(stops: tuple[str, ...], strategy: str) -> None:
+def test_steps_may_end_with_another_stop_string(stops: tuple[str, ...], strategy: str) -> None:
     """Where a step ends is how it is written; whether the answer is right does not depend on it."""
 
     def script(request: Request, number: int) -> Candidate:
         rest = ">".join(solve(request.prompt[:-1]))[len(request.answer) :]
         end = request.stop.find(rest)
-        return said(rest if end is None else rest[:end], finish="end" if end is None else "stop")
+        return make_candidate(
+            rest if end is None else rest[:end], finish="end" if end is None else "stop"
+        )
 
     config = StepConfig(strategy=strategy, scorer="vote", step_stop=stops, guard=False)
     for solution in Solver(Scripted(script), config, STEPS).solving(PROBLEMS):
@@ -286,9 +290,11 @@ def test_steps_may_end_elsewhere(stops: tuple[str, ...], strategy: str) -> None:
         assert solution.result == str(value_of(read(solution.problem)))
 
 
-def test_without_a_language() -> None:
+def test_solver_without_a_language() -> None:
     chat = Scripted(
-        lambda r, n: said(" two ") if r.partial else said("one\n\n", finish="stop"),
+        lambda r, n: (
+            make_candidate(" two ") if r.partial else make_candidate("one\n\n", finish="stop")
+        ),
         replace(KNOWN, chat=True),
     )
     config = StepConfig(strategy="greedy", scorer="vote")
@@ -316,7 +322,7 @@ def restarts(request: Request, number: int) -> Candidate:
 
 
 def test_a_backend_that_does_not_continue_is_refused() -> None:
-    for continues, said_of_it in ((None, "RESTART"), (False, "cannot go on from a partial answer")):
+    for continues, reason in ((None, "RESTART"), (False, "cannot go on from a partial answer")):
         backend = Scripted(restarts, replace(KNOWN, continues=continues))
         for strategy in ("greedy", "sample", "every-step", "adaptive", "random"):
             config = StepConfig(strategy=strategy, scorer="vote")
@@ -324,9 +330,7 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
                 Solver(backend, config, STEPS)
             message = str(error.value)
             assert "\n" not in message
-            assert all(
-                word in message for word in (said_of_it, strategy, backend.name, "best-of-n")
-            )
+            assert all(word in message for word in (reason, strategy, backend.name, "best-of-n"))
         backend.asked.clear()
         solver = Solver(backend, replace(config, fallback="best-of-n"), STEPS)
         assert solver.fell_back
@@ -352,7 +356,7 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
         )
 
 
-def test_a_backend_that_continues_is_probed_once_and_taken() -> None:
+def test_a_backend_that_continues_is_probed_once_and_used() -> None:
     backend = Scripted(solver_script_of_symbols, replace(KNOWN, continues=None))
     solver = Solver(backend, StepConfig(strategy="greedy", scorer="vote"), STEPS)
     assert solver.probed is not None
@@ -378,10 +382,10 @@ def solver_script_of_symbols(request: Request, number: int) -> Candidate:
     """Writes right steps, and goes on from any part of one."""
     rest = ">".join(solve(request.prompt.rstrip(">")))[len(request.answer) :]
     end = request.stop.find(rest)
-    return said(rest if end is None else rest[:end])
+    return make_candidate(rest if end is None else rest[:end])
 
 
-def test_the_checker_wants_steps_that_it_knows() -> None:
+def test_checker_requires_steps_of_its_language() -> None:
     """With other ends of steps than those of the language, right steps would score 0."""
     config = StepConfig(strategy="every-step", scorer="checker", step_stop=(")",))
     with pytest.raises(ConfigError, match="leave step_stop alone"):

@@ -20,7 +20,7 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
-    """The step that a model which says these tokens writes; None while it has not ended."""
+    """Return the step of a model that writes these tokens; None while the step has not ended."""
     partial = (Candidate("", "", "stop", 0, overshoot=over),) if over else ()
     step = Step(Request("", partial, stop=stop))
     for i, text in enumerate(tokens):
@@ -83,17 +83,19 @@ stops = st.lists(st.text("ab>", min_size=1, max_size=3), max_size=3).map(tuple)
     tokens=["b"], end=False, strings=("a>b",), least=1, more=3, over="a>"
 )  # and one that began with the step before
 @example(tokens=[">", "b>"], end=False, strings=(">", "b"), least=2, more=0, over=">")
-def test_steps_against_every_position(
+def test_steps_equal_a_search_of_every_position(
     tokens: list[str], end: bool, strings: tuple[str, ...], least: int, more: int, over: str
 ) -> None:
-    stop, said = Stop(strings, least + more, least), [*tokens, *([EOS] if end else [])]
-    candidate, expected = write(said, stop, over), brute(said, stop, over)
+    stop, written = Stop(strings, least + more, least), [*tokens, *([EOS] if end else [])]
+    candidate, expected = write(written, stop, over), brute(written, stop, over)
     assert (candidate is None) == (expected is None)
     if candidate is None or expected is None:
         return
     assert (candidate.step, candidate.overshoot, candidate.finish, candidate.tokens) == expected
     assert candidate.step + candidate.overshoot == over + candidate.text
-    assert candidate.text == "".join(text for text in said[: candidate.tokens] if text is not EOS)
+    assert candidate.text == "".join(
+        text for text in written[: candidate.tokens] if text is not EOS
+    )
     assert candidate.ids == tuple(range(candidate.tokens))
     assert (
         candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids
@@ -102,8 +104,8 @@ def test_steps_against_every_position(
 
 @settings(max_examples=150, deadline=None)
 @given(tokens=st.lists(pieces, max_size=10), strings=stops)
-def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -> None:
-    """Nothing is lost or said twice, whatever is carried over, and each step but the last ends
+def test_steps_join_to_the_answer(tokens: list[str], strings: tuple[str, ...]) -> None:
+    """No text is lost or repeated for any overshoot, and each step but the last ends
     at its first stop."""
     stop, left, over, steps = Stop(strings, 64), [*tokens, EOS], "", list[Candidate]()
     while not steps or steps[-1].finish != "end":
@@ -125,7 +127,7 @@ def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text("ab>", max_size=10), strings=stops, since=st.integers(0, 10))
-def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
+def test_find_equals_brute_force(text: str, strings: tuple[str, ...], since: int) -> None:
     ends = [
         e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)
     ]
@@ -134,7 +136,7 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
     assert cut == (None if not ends else (text[: ends[0]], text[ends[0] :]))
 
 
-def test_cases() -> None:
+def test_stops_in_known_cases() -> None:
     """The same by hand, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
     assert (step.step, step.overshoot, step.text, step.finish, step.tokens) == (
@@ -160,7 +162,7 @@ def test_cases() -> None:
     assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
 
 
-def test_stops_that_make_no_sense() -> None:
+def test_impossible_stops_are_refused() -> None:
     for strings, most, least in (((">", ""), 4, 1), ((">",), 4, 5), ((">",), 4, 0)):
         with pytest.raises(ConfigError):
             Stop(strings, most, least)
@@ -170,7 +172,7 @@ def test_stops_that_make_no_sense() -> None:
     ) == Stop(("a", "b"), 7, 2)
 
 
-def test_a_model_ends_its_steps_there() -> None:
+def test_a_model_ends_its_steps_at_the_stops() -> None:
     """With several stops of several characters, on a real generator.
 
     Each step is what the rules make of its tokens.

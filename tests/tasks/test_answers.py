@@ -1,4 +1,4 @@
-"""Which answer is given: valid ones first; foreign symbols are unreadable; far answers say so."""
+"""Order of answers: valid ones first; foreign symbols are unreadable; far answers are marked."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-def test_impossible_numbers_of_candidates(loaded: Loaded, count: int) -> None:
+def test_impossible_numbers_of_candidates_are_refused(loaded: Loaded, count: int) -> None:
     for verb in (tasks.repair, tasks.edit):
         with pytest.raises(ConfigError, match=f"candidates is {count}; allowed is 1 to 1000"):
             verb(loaded, [GOOD], candidates=count)  # type: ignore[operator]
@@ -202,7 +202,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--checkpoint", str(path / "x.pt"), "--language", str(path), "--skip_invalid"]
 
 
-def test_a_checker_chooses_and_its_prints_stay_out_of_the_output(
+def test_a_checker_chooses_and_its_output_is_suppressed(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     for argv in (["repair", "aab"], ["edit", "a?b?"], ["complete", "a", "--candidates", "60"]):
@@ -216,7 +216,7 @@ def test_a_checker_chooses_and_its_prints_stay_out_of_the_output(
         assert set(err.split()) == {"noise"}
 
 
-def test_a_checker_that_hangs_or_cannot_tell_ends_the_program_in_one_line(
+def test_a_checker_that_hangs_or_fails_ends_the_command_with_one_line(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--validity", "mine:hangs?", "--validity_timeout", "0.3", *checked]
@@ -283,7 +283,7 @@ def test_a_foreign_symbol_cannot_be_certain(loaded: Loaded) -> None:
     assert "+7" in other.text
 
 
-def test_what_is_kept_as_it_is_takes_no_foreign_symbol(loaded: Loaded) -> None:
+def test_foreign_symbols_are_refused_where_text_is_kept(loaded: Loaded) -> None:
     for symbol in FOREIGN.replace("\u00a0", "").replace("\t", ""):
         results = [
             *tasks.edit(loaded, [f"(+?{symbol})=1"]),
@@ -298,7 +298,7 @@ def test_what_is_kept_as_it_is_takes_no_foreign_symbol(loaded: Loaded) -> None:
 
 @both_seeds
 @pytest.mark.parametrize("flags", [[], ["--grammar"], ["--method", "draft"]])
-def test_any_text_gives_one_object_a_line(
+def test_any_text_gives_one_json_object_per_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, flags: list[str]
 ) -> None:
     """Random characters of all planes, among symbols of the language and blanks."""
@@ -341,7 +341,7 @@ def _text(rng: random.Random) -> str:
     ("change", "far"),
     [
         (Change(0, 0), False),
-        (Change(2, 3), False),  # too few to tell
+        (Change(2, 3), False),  # too few to decide
         (Change(3, 10), False),
         (Change(4, 12), True),
         (Change(4, 9, 4), False),  # {“a”:“b”}
@@ -351,11 +351,11 @@ def _text(rng: random.Random) -> str:
         (Change(5, 10, 1), True),
     ],
 )
-def test_what_far_means(change: Change, far: bool) -> None:
+def test_far_of_known_changes(change: Change, far: bool) -> None:
     assert change.far is far
 
 
-def test_an_answer_far_from_its_input_says_so(
+def test_an_answer_far_from_its_input_is_marked(
     trained: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     infix, russian = "7 * 5 + 10 = 45", "\u043f\u0440\u0438\u0432\u0435\u0442"

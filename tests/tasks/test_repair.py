@@ -43,7 +43,7 @@ def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> li
 
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
-def test_whatever_was_broken_is_valid_and_its_script_leads_there(
+def test_repaired_strings_are_valid_and_reached_by_their_scripts(
     loaded: Loaded, method: str, holds: bool
 ) -> None:
     texts = damaged(loaded, 12, 1)
@@ -59,7 +59,7 @@ def test_whatever_was_broken_is_valid_and_its_script_leads_there(
             assert result.edits == ()
 
 
-def test_truth_is_a_switch(loaded: Loaded) -> None:
+def test_truth_can_be_switched_off(loaded: Loaded) -> None:
     """A false string that parses stays, unless truth is asked for; a true string always stays."""
     texts = [GOOD, "(+(*75)10)=46"]
     plain, true = (
@@ -131,7 +131,7 @@ def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
         ]
 
 
-def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) -> None:
+def test_unsatisfiable_constraints_fail_their_string_only(loaded: Loaded) -> None:
     texts = ["==75", GOOD, "(+75", "(+75=12"]
     results = tasks.repair(loaded, texts, grammar=True, certain=[(0, 2)])
     assert [result.error is None for result in results] == [False, True, True, True]
@@ -142,7 +142,7 @@ def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) 
 
 
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
-def test_few_edits(loaded: Loaded, method: str) -> None:
+def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
     """Edits are within the limit, by an independent count; an error names a limit that suffices."""
     refused = 0
     for text in (text for text in damaged(loaded, 16, 4) if "?" not in text):
@@ -176,7 +176,7 @@ def ball(text: str) -> set[str]:
     return near
 
 
-def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
+def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> None:
     """Against all strings within one edit; if none of them is true, a string that parses stays."""
     rng, texts = random.Random(8), []
     for text in [
@@ -227,7 +227,7 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_answers_changes_none_of_them() -> None:
+def test_number_of_answers_does_not_change_them() -> None:
     """With a trained model, whose free beam often ends with something that parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
     texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
@@ -240,7 +240,7 @@ def test_the_number_of_answers_changes_none_of_them() -> None:
         assert any(result.text != text for text, result in zip(texts, one, strict=True))
 
 
-def test_what_parses_is_never_refused(loaded: Loaded) -> None:
+def test_parsable_strings_are_never_refused(loaded: Loaded) -> None:
     """Longer than any drawn string, or of an impossible length; too long a text is an error."""
     long = "(+" * 16 + "1" + "1)" * 16 + "=17"
     for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}):
@@ -267,7 +267,9 @@ def test_a_check_stricter_than_the_grammar_is_named(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "settings", [{"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}]
 )
-def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
+def test_several_answers_are_distinct_and_ordered(
+    loaded: Loaded, settings: dict[str, object]
+) -> None:
     texts = damaged(loaded, 6, 6)
     for text, result in zip(
         texts, tasks.repair(loaded, texts, top=5, beam=6, **settings), strict=True
@@ -310,7 +312,7 @@ def test_answers_do_not_depend_on_the_seed_or_the_others(loaded: Loaded) -> None
         ({"method": "draft", "top": 2}, "draft"),
     ],
 )
-def test_settings_that_fit_no_string(
+def test_impossible_settings_are_refused(
     loaded: Loaded, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

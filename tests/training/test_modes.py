@@ -28,7 +28,7 @@ def last_half(
     return make_canvases(strings, tokens, hidden, weights, torch.zeros(len(strings)))
 
 
-def test_a_mode_that_is_registered_is_trained_and_reported_by_its_name(
+def test_a_registered_mode_is_trained_and_reported_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new model predicts uniformly, so its first loss is the entropy of a token."""
@@ -45,7 +45,7 @@ def test_a_mode_that_is_registered_is_trained_and_reported_by_its_name(
     assert len(curves(tmp_path / "before")["train/loss_last_half"]) == 1
 
 
-def test_a_mode_without_share_is_no_part_of_a_run(
+def test_a_mode_without_share_is_not_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Trainer(tiny(max_iters=3), tmp_path / "without").run()

@@ -1,4 +1,4 @@
-"""Arguments in Python: what is clear is taken, what is not is refused in one line that helps."""
+"""Arguments in Python: clear values are converted, others are refused in one helpful line."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_scores_of_one_text_are_not_those_of_its_characters(loaded: Loaded) -> N
 
 
 def test_loaded_models_can_be_saved(tmp_path: Path) -> None:
-    """What `load_denoiser` returns is a checkpoint of the same weights, of either kind."""
+    """A result of `load_denoiser` is saved as a checkpoint of equal weights."""
     pytest.importorskip("safetensors")
     path = tiny_checkpoint(tmp_path)
     loaded = load_denoiser(path)
@@ -244,7 +244,7 @@ def test_non_paths_are_refused(tmp_path: Path, given: Any) -> None:
 
 
 def test_every_task_converts_its_arguments_by_name() -> None:
-    """No verb of `maskdiff.tasks` takes an argument that nothing checks."""
+    """Every argument of `maskdiff.tasks` is checked."""
     import inspect
     import operator
 

@@ -1,4 +1,4 @@
-"""Checkpoints: loading restores what was saved, runs nothing, and a failed save is harmless."""
+"""Checkpoints: loading restores the saved state without running code; failed saves are harmless."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.tiny import tiny_checkpoint, tiny_loaded, tiny_payload
 
 
 class Bomb:
-    """Pickles to a call that creates a file."""
+    """An object whose pickle calls a function that creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -141,7 +141,7 @@ def test_inconsistent_parts_are_refused(tmp_path: Path) -> None:
 
 
 def changed(payload: checkpoint.Payload, path: str, value: object) -> checkpoint.Payload:
-    """`payload` with a value at `path` (keys with slashes), or a function of a weight."""
+    """Return `payload` with a value at `path` (keys joined by slashes), or a changed weight."""
     first, _, rest = path.partition("/")
     if not rest:
         return {**payload, first: value(payload[first]) if callable(value) else value}
@@ -334,7 +334,7 @@ def test_shipped_checkpoints_load_and_contain_no_absolute_paths() -> None:
 
 
 def strings_in(item: object) -> list[str]:
-    """Every text of nested dictionaries and sequences, keys included."""
+    """Yield every string of nested dictionaries and sequences, keys included."""
     if isinstance(item, dict):
         return [text for pair in item.items() for part in pair for text in strings_in(part)]
     if isinstance(item, (list, tuple)):

@@ -159,7 +159,7 @@ def test_every_integer_that_python_writes_is_read(number: int) -> None:
 
 @given(st.one_of(st.text(max_size=8), st.from_regex(r"[-+]?[0-9_:.xXobeE]{1,8}", fullmatch=True)))
 def test_numbers_equal_those_of_python(text: str) -> None:
-    """No form is taken for another number than `int` and `float` take it for."""
+    """Numbers equal the values of `int` and `float` in every form."""
     for reader, python in ((parse_integer, int), (parse_decimal, float)):
         try:
             value = reader(text)
@@ -229,14 +229,14 @@ def test_byte_order_marks_and_line_ends_of_other_systems_are_read(tmp_path: Path
 
 
 def test_alias_expansion_is_bounded() -> None:
-    """Aliases of aliases: ten levels of ten would be ten thousand million values."""
+    """Ten levels of ten aliases would expand to 10**10 values."""
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'x'}]" for i in range(10)]
     assert f"over {MAX_VALUES} values" in refused("\n".join(levels))
 
 
 @both_seeds
 def test_merge_keys_equal_those_of_pyyaml(seed: int) -> None:
-    """Differential against SafeLoader, of mappings of quoted texts."""
+    """Compare with SafeLoader on mappings of quoted texts."""
     for rng in cases(300, seed, 1.0):
 
         def pairs(rng: random.Random = rng) -> str:
@@ -252,7 +252,7 @@ def test_merge_keys_equal_those_of_pyyaml(seed: int) -> None:
 
 
 def reference(text: str) -> Any:
-    """The values that PyYAML's events make, with styles; ValueError for what is refused here."""
+    """Return the values of PyYAML's events with styles; `ValueError` for refused input."""
     anchors: dict[str, Any] = {}
     events = iter(list(yaml.parse(text, Loader=yaml.SafeLoader))[1:])
 
@@ -289,7 +289,7 @@ def reference(text: str) -> Any:
 
 
 def styled(value: Any) -> Any:
-    """Our values in the form of the reference's."""
+    """Return our values in the form of the reference."""
     if isinstance(value, str):
         return str(value), isinstance(value, Plain)
     if isinstance(value, list):
@@ -341,7 +341,7 @@ def random_yaml(rng: random.Random) -> str:
 
 @both_seeds
 def test_structure_equals_that_of_pyyaml(seed: int) -> None:
-    """Differential against the events of PyYAML: the same values and quotes, or refused by both."""
+    """Compare with the events of PyYAML: equal values and quotes, or refused by both."""
     read = 0
     for rng in cases(1500, seed, 3.0):
         text = random_yaml(rng)
@@ -369,7 +369,7 @@ TRICKY = [
 
 
 def values_of(section: Any) -> st.SearchStrategy[Any]:
-    """Any value of every field of a section."""
+    """Return a strategy for any value of every field of a section."""
     text = st.one_of(st.text(max_size=20), st.sampled_from(TRICKY))
     made: dict[str, st.SearchStrategy[Any]] = {}
     for name, (field, kind) in options(section).items():

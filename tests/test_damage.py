@@ -29,7 +29,7 @@ SETTINGS: dict[str, object] = {"n_embd": 8, "use_self_cond": True, "max_iters": 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Payload:
-    """What `last.pt` of a run of two steps holds."""
+    """Return the content of `last.pt` of a run of two steps."""
     folder = tmp_path_factory.mktemp("whole")
     Trainer(tiny(**SETTINGS), folder).run()
     return checkpoint.load(folder / "last.pt")
@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Payload:
 
 
 def changed(payload: Payload, path: str, value: object) -> Payload:
-    """A copy with the value at `path` (keys and numbers, separated by slashes) replaced."""
+    """Return a copy with the value at `path` (keys and numbers joined by slashes) replaced."""
     made = copy.deepcopy(payload)
     *way, last = [int(part) if part.isdecimal() else part for part in path.split("/")]
     holder: Any = made
@@ -141,7 +141,7 @@ def test_saved_optimiser_groups_have_no_effect(tmp_path: Path, whole: Payload) -
 
 
 def test_tensors_that_share_memory_are_copied(tmp_path: Path, whole: Payload) -> None:
-    """One number for a whole matrix, to which no update can be written; two moments in one."""
+    """Check an expanded scalar, which no update can write, and two moments in one tensor."""
     made = changed(whole, MUON, lambda m: torch.zeros(1).expand_as(m))
     moments = made["training"]["optimizers"][1]["state"][0]
     moments["exp_avg"] = moments["exp_avg_sq"]
@@ -171,7 +171,7 @@ TENSORS: list[Callable[[torch.Tensor], object]] = [
 
 
 def damage(payload: Payload, rng: random.Random) -> Payload:
-    """A copy in which one to three things anywhere are replaced, removed, added or exchanged."""
+    """Return a copy with one to three random replacements, removals, additions or swaps."""
     made = copy.deepcopy(payload)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         holder: Any = made
@@ -190,7 +190,7 @@ def damage(payload: Payload, rng: random.Random) -> Payload:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a tensor that no damage has made odd yet."""
+    """Whether the value is an undamaged tensor."""
     strided = isinstance(value, torch.Tensor) and value.layout is torch.strided
     return strided and value.device.type == "cpu" and value.dtype is torch.float32
 
@@ -211,14 +211,14 @@ def _change(holder: Any, key: Any, keys: list[Any], rng: random.Random) -> None:
 
 
 def saved(payload: object) -> bytes:
-    """What a file of `payload` holds, whatever is missing in it."""
+    """Return the bytes of a file of `payload`, also if parts are missing."""
     buffer = io.BytesIO()
     torch.save(payload, buffer)
     return buffer.getvalue()
 
 
 def bytes_damaged(data: bytes, rng: random.Random) -> bytes:
-    """The bytes of a file with some flipped, cut out, repeated, or swapped for zeros."""
+    """Return the bytes of a file with some flipped, removed, repeated or set to zero."""
     changed, at = bytearray(data), rng.randrange(len(data))
     kind, size = rng.randrange(4), rng.choice([1, 2, 16, 500, 5000])
     if kind == 0:
@@ -234,7 +234,7 @@ def bytes_damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def uses(folder: Path) -> dict[str, Callable[[], object]]:
-    """What may be done with the checkpoint `folder`/last.pt."""
+    """Return the operations on the checkpoint `folder`/last.pt."""
     last, settings = folder / "last.pt", {**SETTINGS, "max_iters": 3, "eval_interval": 100}
     return {
         "resume": lambda: Trainer(tiny(**settings), folder, resume=True).run(),
@@ -273,7 +273,7 @@ def test_any_damage_is_refused_in_one_line_or_does_no_harm(
 
 
 def absurd(name: str, value: float = 3e38, **settings: object) -> Loaded:
-    """A model whose weights called `name` are finite, and of no use."""
+    """Return a model whose weights `name` are finite but too large."""
     payload = tiny_payload(**settings)
     payload["weights"][name].fill_(value)
     return checkpoint.denoiser_from(payload)
@@ -359,4 +359,4 @@ def test_every_model_checks_for_finite_values() -> None:
 
 def test_numbers_of_any_length_are_quoted() -> None:
     assert quote({"a": 10**5000}) == "'{'a': a number of about 5000 digits}'"
-    assert issubclass(LogitsError, CheckpointError)  # to a server it is a fault of its own
+    assert issubclass(LogitsError, CheckpointError)  # for a server this is an internal error

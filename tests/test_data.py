@@ -40,7 +40,7 @@ VOCABULARY = LANGUAGE.vocabulary
 
 @dataclass
 class Tiny:
-    """Strings of 1, 2, 4 or 5 letters; known, uneven probabilities of lengths and letters."""
+    """A language of 1, 2, 4 or 5 letters with known, uneven probabilities."""
 
     vocabulary: Vocabulary = Vocabulary.of("ab", digit=False)  # noqa: RUF009
     chances: Sequence[float] = (0.0, 0.6, 0.3, 0.0, 0.09, 0.01)
@@ -370,7 +370,7 @@ def test_closing_the_stream_stops_the_thread() -> None:
     before = threading.active_count()
     stream = Batches(LANGUAGE, 50, 4, seed=0).prefetch(0, lambda strings, step: step, depth=2)
     assert next(stream) == 0
-    time.sleep(0.02)  # the queue is full now
+    time.sleep(0.02)  # the queue is full
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
 

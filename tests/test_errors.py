@@ -1,4 +1,4 @@
-"""Messages: one line, the user's text exact in it, and joined characters never cut apart."""
+"""Messages are one line, quote the user's text exactly, and do not split clusters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_invisible_characters_are_escaped_and_joined_emoji_are_not() -> None:
 
 @both_seeds
 def test_every_message_is_one_bounded_line(seed: int) -> None:
-    """No line end, no control character, and nothing lost where it is short."""
+    """Messages have no line end or control character, and short ones are complete."""
     for rng in cases(2000, seed, 1.0):
         text = random_text(rng, 400)
         line = one_line(text)
@@ -79,7 +79,7 @@ def test_every_message_is_one_bounded_line(seed: int) -> None:
 
 @both_seeds
 def test_clusters_equal_those_of_unicode(seed: int) -> None:
-    """Differential against the package `regex`, whose `\\X` is Unicode's own rule."""
+    r"""Compare with the package `regex`, whose `\X` follows Unicode."""
     regex = pytest.importorskip("regex")
     pieces = [piece for piece in PIECES if piece not in "\u200c\ud800"]
     for rng in cases(3000, seed, 1.0):

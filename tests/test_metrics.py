@@ -18,7 +18,7 @@ WORD = st.text(alphabet="(+)0=", max_size=12)
 
 
 def table_distance(first: str, second: str) -> int:
-    """Levenshtein's table, cell by cell."""
+    """Return the edit distance by Levenshtein's full table."""
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, 1):
         above, row = row, [i]

@@ -45,8 +45,7 @@ def test_arguments_are_answered_before_lines_are_read() -> None:
 
 
 class Worker:
-    """Numbers the requests that it works on; a text has as many results as it has characters, a bad
-    one has one."""
+    """Count the computed requests; a text has one result per character, a bad one has one result."""
 
     def __init__(self) -> None:
         self.seen: list[Line] = []
@@ -61,7 +60,7 @@ class Worker:
 
 @both_seeds
 def test_equal_requests_are_computed_once(seed: int) -> None:
-    """Whatever the batches, every request has the results of the first equal one, in its place."""
+    """Every request has the results of the first equal one, in its position, for any batches."""
     for rng in cases(400, seed, 2.0):
         texts: list[Line] = [
             rng.choice(["a", "bb", "ccc", "dd", "e"]) for _ in range(rng.randrange(1, 30))
@@ -86,7 +85,7 @@ def test_equal_requests_are_computed_once(seed: int) -> None:
         assert found == expected
         assert len(worker.seen) == len(
             texts
-        )  # every request has its place, so all have the same keys as without repeats
+        )  # every request keeps its position, so keys equal those without repeats
         worked = [text for text in worker.seen if not isinstance(text, Repeated)]
         assert worked == [
             text for i, text in enumerate(texts) if text is bad or text not in texts[:i]

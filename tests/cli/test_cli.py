@@ -1,4 +1,4 @@
-"""What all programs share: statuses, one-line errors, and the reading of lines."""
+"""Code shared by all commands: exit statuses, one-line errors, and reading of lines."""
 
 from __future__ import annotations
 

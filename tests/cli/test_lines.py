@@ -1,4 +1,4 @@
-"""Lines: read in chunks they are those of the whole text, and only CR and LF end them."""
+"""Lines read in chunks equal those of the whole text; only CR and LF end a line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LONGEST = 12  # bytes of a line
 
 
 class Chunks(io.BytesIO):
-    """A file that gives at most `size` bytes a read."""
+    """A file that returns at most `size` bytes per read."""
 
     size = 1
 
@@ -44,7 +44,7 @@ class Chunks(io.BytesIO):
 
 
 def universal(text: str) -> list[str]:
-    """The lines as Python's own reader of text files has them."""
+    """Return the lines that Python's text-file reader gives."""
     return [
         line.removesuffix("\n")
         for line in io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline=None)
@@ -52,8 +52,7 @@ def universal(text: str) -> list[str]:
 
 
 def whole(data: bytes) -> list[str | None]:
-    """The lines of the whole, by the method of bytes, which knows CR, LF and CRLF alone; None for a
-    bad one."""
+    """Return the lines by `bytes.splitlines`, which splits at CR, LF and CRLF; None for a bad line."""
     found: list[str | None] = []
     for number, raw in enumerate(data.splitlines()):
         text = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
@@ -79,7 +78,7 @@ def in_chunks(data: bytes, rng: random.Random) -> list[Line]:
 
 @both_seeds
 def test_lines_equal_those_of_universal_newlines(seed: int) -> None:
-    """Differential against `io.TextIOWrapper(newline=None)`, with every size of chunk."""
+    """Compare with `io.TextIOWrapper(newline=None)` for every chunk size."""
     for rng in cases(3000, seed, 1.0):
         text = "".join(
             rng.choice("a\n\r\r\n\u2028\x85\x0b\x0c\x1c é") for _ in range(rng.randrange(14))
@@ -107,7 +106,7 @@ def test_unicode_separators_and_form_feeds_are_text(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_answered_line_by_line() -> None:
-    """A line is there before the writer goes on, whichever of the three ends it has."""
+    """A line is yielded before the writer continues, for all three line ends."""
     reading = "for line in open_lines('-'): print(repr(line), flush=True)"
     program = f"from maskdiff.utils.lines import open_lines\n{reading}"
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
@@ -127,7 +126,7 @@ def test_a_pipe_is_answered_line_by_line() -> None:
 
 @both_seeds
 def test_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """CR, LF and CR LF are equal wherever chunks are cut, also around lines that are errors."""
+    """CR, LF and CR LF are equal for any chunk boundary, also around lines that are errors."""
     for rng in cases(3000, seed, 2.0):
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
         if rng.random() < 0.3:
@@ -158,8 +157,7 @@ def test_an_unfinished_line_is_bounded() -> None:
 
 
 def test_a_pipe_is_read_as_data_arrives() -> None:
-    """A reader waits for one line alone, and takes what else is there; it never waits for a full
-    batch."""
+    """A reader waits for one line, takes all available lines, and never waits for a full batch."""
     reading, writing = os.pipe()
     with open(reading, "rb") as file, open(writing, "wb", buffering=0) as out:
         reader = LineReader(file)

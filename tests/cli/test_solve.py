@@ -61,7 +61,7 @@ def run(
 
 @pytest.fixture
 def knowing(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """A backend that knows the answers, instead of the checkpoint's; candidate 1 is wrong."""
+    """Replace the checkpoint's backend by one that knows the answers; candidate 1 is wrong."""
     backend = Scripted(solver_script(lambda request, number: number == 1))
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
     return backend
@@ -78,7 +78,7 @@ def test_solve_prints_text_columns(capsys: pytest.CaptureFixture[str], folder: P
 def test_solve_reports_correct_and_wrong_answers(
     capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted
 ) -> None:
-    """Text and JSON of answers that are right, and of one that is not."""
+    """Check text and JSON of correct answers and of a wrong one."""
     status, out, _ = run(
         capsys, folder, GOOD, EASY, "--strategy", "every-step", "--scorer", "checker"
     )
@@ -284,7 +284,7 @@ def test_bad_flags_are_refused(
 def test_a_checkpoint_of_another_language_is_refused(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """The arithmetic one gets its lengths, too: the error names its missing steps first."""
+    """The arithmetic checkpoint is length-conditioned, too; the error names missing steps first."""
     status, out, err = run(capsys, CHECKPOINTS, GOOD, checkpoint=name)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "no language of problems and steps" in err
@@ -358,7 +358,7 @@ def test_command_has_local_backends_and_a_default_checkpoint() -> None:
 
 
 def test_a_closed_pipe_ends_quietly(folder: Path, tmp_path: Path) -> None:
-    """In a second process, whose reader leaves after the first of many answers."""
+    """A second process ends quietly if its reader closes the pipe after the first answer."""
     (tmp_path / "many.txt").write_text(f"{EASY}\n" * 3000)
     ours = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Programs import only what they need: nothing heavy for `--help`, and little for a repair."""
+"""Start-up imports: no heavy module for `--help`, and few modules for a repair."""
 
 from __future__ import annotations
 

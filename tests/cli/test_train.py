@@ -17,13 +17,13 @@ from tests.helpers.paths import REPOSITORY
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, so that a run that starts by mistake shows as files."""
+    """Change to an empty folder, in which a run started by mistake would create files."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str:
-    """The one line of the error for `argv`."""
+    """Return the one-line error for `argv`."""
     before = sorted(folder.rglob("*"))
     assert run_cli(train_universal.main, list(argv)) == 2
     out, err = capsys.readouterr()
@@ -119,7 +119,7 @@ def test_bad_languages_are_refused(capsys: pytest.CaptureFixture[str], elsewhere
 
 
 def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
-    """Output and error output of a run that succeeds."""
+    """Return stdout and stderr of a successful run."""
     assert run_cli(train_universal.main, list(argv)) == 0
     out, err = capsys.readouterr()
     return out, err

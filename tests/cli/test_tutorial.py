@@ -1,4 +1,4 @@
-"""The commands of the tutorial run as printed, in a folder of their own, with smaller numbers."""
+"""The commands of the tutorial run as printed, in a temporary folder, with smaller numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALLER = (
 
 
 def commands() -> list[str]:
-    """The blocks that the page marks to be run."""
+    """Return the blocks that the page marks as runnable."""
     return re.findall(
         r"<!-- run -->\n```bash\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), flags=re.DOTALL
     )
@@ -29,7 +29,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What each block prints."""
+    """Return the output of each block."""
     folder = tmp_path_factory.mktemp("tutorial")
     for name in ("train_universal.py", "inference.py", "benchmark.py"):
         (folder / name).symlink_to(REPOSITORY / name)

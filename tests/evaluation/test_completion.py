@@ -97,8 +97,11 @@ def test_other_suites_refuse_pieces(subject: Subject) -> None:
 
 
 def test_text_probability_equals_the_conditional_probability(subject: Subject) -> None:
-    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a
-    text and on a prefix."""
+    """Check log q(text
+
+     prefix) = log p(text) - log Z(prefix).|The two terms on the right are computed by conditioning
+    on a text and on a prefix.
+    """
     model, text, prefix = (
         CausalModel(subject.loaded.denoiser, subject.loaded.lengths),
         b"(+3(*24))=1",
@@ -112,7 +115,7 @@ def test_text_probability_equals_the_conditional_probability(subject: Subject) -
         - conditioned.summary.log_z
     )
     assert found == pytest.approx(exact, abs=1e-3)
-    assert found <= exact + 1e-9  # the likeliest cuts alone
+    assert found <= exact + 1e-9  # only the most likely cuts
     naive = text_log_prob(
         next_token_rows(BASELINES["naive_mask"](model, prefix), goal, read), goal, text
     )

@@ -1,5 +1,4 @@
-"""The diagnosis: blind on twins that are trained here; its findings on settings that deserve them,
-and on ones that do not."""
+"""Diagnosis of two models trained here, and findings for good and bad settings."""
 
 from __future__ import annotations
 
@@ -138,7 +137,7 @@ def test_a_setting_is_checked_on_the_strings_of_the_language(
 
 
 def test_a_penalty_without_repetition_is_no_finding(tmp_path: Path) -> None:
-    """0% of the tokens of these strings come again; one string in two of the control does it."""
+    """No token of these strings repeats; in the control one string in two repeats a token."""
     penalty = DecodeConfig(control=ControlConfig(repetition_penalty=1.1))
     for name, text, found in (("once", "ab\ncd\nabcd\n", []), ("twice", "ab\naabb\n", ["penalty"])):
         (tmp_path / name).mkdir()
@@ -182,8 +181,10 @@ def test_dry_is_checked_on_strings_with_repetition() -> None:
 
 
 def test_shares_equal_those_of_the_language() -> None:
-    """A finding about sampled strings is true of all strings: the language of the twins is
-    small enough to count."""
+    """Shares of sampled strings equal those of all strings.
+
+    The language of the twins is small enough to enumerate.
+    """
     language = make_language(config_from_dict(TWIN).language)
     texts = language.sample_many(20_000, np.random.default_rng(5))
     true = sum("+" in text for text in texts) / len(texts)
@@ -200,8 +201,10 @@ def test_temperature_findings() -> None:
 
 
 def test_end_probability_equals_the_conditional_probability() -> None:
-    """p(EOS | tokens of the text) against log p(text) of a model of characters, whose only history
-    that is."""
+    """Compare p(EOS
+
+    tokens of the text) with log p(text).|In a model of characters a text has one history only.
+    """
     loaded = tiny_loaded(causal_length=False)
     loaded.denoiser.model.double()
     text = "(+12)=3"

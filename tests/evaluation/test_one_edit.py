@@ -29,7 +29,7 @@ from tests.helpers.evaluation import LANGUAGE, Uniform, pick, rows_of, subject
 
 @pytest.mark.parametrize("clean", ["ab", "aab", "abca", "bbbb"])
 def test_edit_probabilities_equal_the_enumeration(clean: str) -> None:
-    """They sum to 1 over all strings, and 60,000 draws agree within 5 standard errors each."""
+    """Probabilities sum to 1 over all strings; 60,000 draws agree within 5 standard errors."""
     symbols, draws = "abc", 60_000
     words = [
         "".join(w)
@@ -57,10 +57,10 @@ def test_neighbours_are_all_possible_sources_of_an_edit() -> None:
 
 
 def test_optimum_is_best_on_every_string() -> None:
-    """Against all strings of a small language, not the neighbours alone."""
+    """Compare with all strings of a small language, not only with neighbours."""
     language: Any = make_language(LanguageConfig(max_int=1, max_depth=2, max_len=20))
     rng, symbols = np.random.default_rng(0), symbols_of(language)
-    known = set(language.sample_many(20_000, rng))  # all of it but the rarest
+    known = set(language.sample_many(20_000, rng))  # all but the rarest strings
     for clean in language.sample_many(25, rng):
         damaged = damage(clean, symbols, rng)
 

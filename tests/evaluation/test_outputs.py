@@ -1,5 +1,4 @@
-"""What a run of the benchmark leaves behind when something goes wrong, which samplers a model gets,
-and what plots show."""
+"""Outputs of the benchmark after failures, default samplers of a model, and plots."""
 
 from __future__ import annotations
 

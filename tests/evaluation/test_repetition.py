@@ -1,5 +1,4 @@
-"""The suite of repetition: its cuts equal what decoding under the limit would have given, and its
-figures are correct."""
+"""The repetition suite: its cuts equal decoding under the limit; its figures are correct."""
 
 from __future__ import annotations
 
@@ -89,7 +88,7 @@ def test_prompts_drawn_in_a_batch_equal_those_drawn_alone(loaded: Loaded, pieces
 
 
 def test_strings_may_be_longer_than_training_strings(loaded: Loaded) -> None:
-    """And their beginnings are those of the usual limit: nothing changes within it."""
+    """Long strings begin like those under the usual limit."""
     tasks = [PromptTask("", None, "")] * 200
     long = draw_outputs(loaded, tasks, 90, 1.0, ControlConfig(), 0)
     assert max(len(item.pieces) for item in long) > 64
@@ -216,7 +215,7 @@ def test_rows_of_a_length_conditioned_model(
     monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
     monkeypatch.setattr(repetition, "STEPS", (1, 0))
     rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
-    assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model reads no noise
+    assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model has no noise input
     at_once = pick(
         [row for row in rows if row.sampler == "entropy"],
         "committed_at_once",

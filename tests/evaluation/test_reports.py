@@ -139,7 +139,7 @@ def test_numbers_are_formatted_for_readers() -> None:
 def test_a_metric_that_no_table_lists_is_shown_everywhere(
     suite: str, settings: dict[str, str]
 ) -> None:
-    """A metric that this test invents, with its unit, beside one that the suite has."""
+    """Report an invented metric with its unit beside a metric of the suite."""
     rows: list[Row] = []
     group = RowGroup(suite, "ar", settings, rows)
     group.add("parses", metrics.rate([True, True]))
@@ -155,7 +155,7 @@ def test_a_metric_that_no_table_lists_is_shown_everywhere(
 
 
 def test_tables_show_every_row_once() -> None:
-    """Rows of the sample report, and rows that no table lists, all have a cell of their own."""
+    """Every row of the sample report has one cell, also rows that no table lists."""
     made = sample_report()
     cells = sum(
         cell != "" and line[0] not in ("(real draws)", "(blind draws)")

@@ -97,7 +97,7 @@ def test_generation_rows_are_complete_and_right() -> None:
         if not math.isnan(r.value) and r.low is not None and r.high is not None:
             assert r.low <= r.value <= r.high, r
     assert pick(rows, "parses").value == 0.0  # zeros alone are no equation
-    assert pick(rows, "balanced").value == 1.0  # and yet the reference's metric likes them
+    assert pick(rows, "balanced").value == 1.0  # and the reference's metric accepts them
     assert pick(rows, "has_equals").value == 0.0
     assert pick(rows, "distinct_relative").value < 0.8
     # Noise is more distinct than equations.
@@ -174,8 +174,7 @@ def test_the_blind_baseline_has_the_real_frequencies() -> None:
 
 
 def test_the_elbo_of_a_uniform_model_is_exact() -> None:
-    """Every masking has the same loss per hidden symbol, so the Monte-Carlo sum has no variance at
-    all."""
+    """Every mask has the same loss per hidden symbol: the Monte-Carlo sum has no variance."""
     texts = held_out(LANGUAGE, "test", 40, 0)
     rows = rows_of(likelihood.likelihood_suite, subject(Uniform()), Plan(likelihood_draws=3), texts)
     symbols = math.log(len(VOCABULARY.inner_ids))
@@ -194,8 +193,7 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
 
 
 def test_the_elbo_estimator_is_unbiased() -> None:
-    """A model whose loss depends on how much is hidden: the estimate against the sum over all k by
-    hand."""
+    """Compare the estimate with the exact sum over k hidden symbols, for a loss that varies with k."""
 
     class Share(Uniform):
         def __call__(
@@ -281,13 +279,15 @@ def test_repair_suite_with_the_repair_task(tmp_path: Path) -> None:
     texts = ["(+12)=3", "x", "(+?2)=3"]
     for sigma in (0.2, None):
         fixed = repair.fix_with_tasks(loaded, texts, "draft", sigma, 0)
-        assert fixed.texts[1] == "x"  # what it refuses comes back unchanged
+        assert fixed.texts[1] == "x"  # refused strings are returned unchanged
         assert fixed.evaluations[1] == 0 < min(fixed.evaluations[0], fixed.evaluations[2])
 
 
 def test_the_references_identity_baseline() -> None:
-    """It was measured in a re-run of the reference: 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3,
-    on 200 strings."""
+    """Compare with a re-run of the reference on 200 strings.
+
+    It measured 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3.
+    """
     clean = LANGUAGE.sample_many(1500, np.random.default_rng(5))
     for sigma, published in ((0.1, 0.854), (0.2, 0.762), (0.3, 0.672)):
         noisy = repair.corrupt(LANGUAGE, clean, sigma, "reference", 0)
@@ -385,4 +385,4 @@ def test_repair_under_a_grammar_and_without_a_model(tmp_path: Path) -> None:
         assert all(parsed) == (method not in ("channel", "draft")), method
         assert not method.endswith("+holds") or all(
             map(loaded.language.holds, fixed.texts)
-        )  # near these there is truth
+        )  # a true string is near these

@@ -31,7 +31,7 @@ MASK = VOCABULARY.mask
 
 
 class Bigram:
-    """A causal denoiser: a random bigram table that depends on the length; it counts its calls."""
+    """A causal denoiser that counts its calls: a random bigram table per length."""
 
     def __init__(self, seed: int = 0, peak: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ class Bigram:
 def channel_probability(
     x: tuple[int, ...], y: tuple[int, ...], channel: Channel, certain: frozenset[int] = frozenset()
 ) -> float:
-    """P(y | x) by recursion over all events, level by level; no event changes a certain y_j."""
+    """Return P(y   x) by recursion over all events; no event changes a certain y_j."""
 
     def become(k: int, clean: int, j: int) -> float:
         if y[j] == MASK:
@@ -73,7 +73,7 @@ def channel_probability(
         return float(channel.replace[k]) + (float(channel.keep[k]) if clean == y[j] else 0.0)
 
     def rest(k: int, i: int, j: int) -> float:
-        """x[i:] and y[j:] are left, the gap before x[i] not yet closed."""
+        """Return the probability of y[j:] given x[i:], with the gap before x[i] open."""
         total = (
             float(channel.spurious[k]) * rest(k, i, j + 1)
             if j < len(y) and j not in certain
@@ -255,7 +255,7 @@ def test_channel_log_probs_equal_brute_force_and_the_beam() -> None:
 
 
 def test_certain_symbols_condition_the_search_exactly() -> None:
-    """The best string with the certain symbols is found; without them it is often another one."""
+    """The best string with the certain symbols is found; without them it often differs."""
     rng, changed = random.Random(4), 0
     channel, lengths, denoiser = (
         Channel.of(NoiseConfig(), (0.4,), len(INNER)),

@@ -1,7 +1,4 @@
-"""The bidirectional mode block by block.
-
-What is given stays, figures are those of the calls that were made.
-"""
+"""The bidirectional mode by blocks: given tokens stay, and costs equal the calls made."""
 
 from __future__ import annotations
 
@@ -49,14 +46,14 @@ def open_alphabet(vocabulary: Vocabulary) -> Tensor:
 
 
 def figures(log_p: Tensor, token: int) -> tuple[float, float, float]:
-    """Log-probability, entropy and gap of a token."""
+    """Return log-probability, entropy and gap of a token."""
     p = log_p.exp()
     two, entropy = p.topk(2).values, -(p * log_p.nan_to_num(neginf=0.0)).sum()
     return float(log_p[token]), float(entropy), float(two[0] - two[1])
 
 
 class Recorder:
-    """A denoiser that keeps its calls."""
+    """A denoiser that records its calls."""
 
     def __init__(self, generator: BlockBackend) -> None:
         self.inner, self.allowed, self.shown = (
@@ -85,8 +82,10 @@ class Recorder:
 def test_every_denoiser_call_shows_the_expected_canvases(
     pieces: bool, block: int, per_call: int, heat: float
 ) -> None:
-    """What is known never changes, the most confident blanks are filled, and log-probabilities
-    are those of the calls."""
+    """Known tokens stay, and the most confident blanks are filled.
+
+    Log-probabilities equal those of the calls.
+    """
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):
@@ -146,9 +145,9 @@ def test_every_denoiser_call_shows_the_expected_canvases(
 
 
 def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
-    """The token at a place: as the next call shows it, or the step itself.
+    """Return the token at a position, from the next call or the step.
 
-    -1 for what was thrown away at once.
+    -1 for a token that was discarded at once.
     """
     if after is not None and place < len(after.canvases[0]):
         return after.canvases[0][place]

@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(params=KINDS)
 def folder(request, folders):
-    """Of either kind, where numbers of the model matter."""
+    """Return a backend of either kind, for tests of the model's figures."""
     return folders[request.param]
 
 
@@ -56,7 +56,7 @@ def generator(folders) -> HuggingFaceBackend:
 
 
 def walk(generator: StepBackend, prompt: str, tokens: int, **settings) -> list[Candidate]:
-    """Step after step, of candidate 0, until the end or `tokens` tokens."""
+    """Return the steps of candidate 0 until the end or `tokens` tokens."""
     steps: list[Candidate] = []
     while sum(step.tokens for step in steps) < tokens and not (steps and steps[-1].finish == "end"):
         [step] = one(generator, prompt=prompt, partial=tuple(steps), **settings).candidates
@@ -70,7 +70,7 @@ def ids_of(steps) -> tuple[int, ...]:
 
 
 def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5) -> None:
-    """The same candidates, the numbers up to rounding."""
+    """Assert that candidates are equal, with figures up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         bare = [replace(one, log_probs=(), entropies=(), gaps=()) for one in (a, b)]
@@ -119,7 +119,7 @@ def test_log_probabilities_equal_those_of_one_pass(folder, dtype, near):
 
 
 def requests_at_random(generator: StepBackend, count: int) -> list[Request]:
-    """Of a few prompts and seeds, in any order: new ones, branches, and older states again."""
+    """Return requests of a few prompts and seeds: new ones, branches, and older states."""
     draw, states = random.Random(0), [(prompt, ()) for prompt in PROMPTS[:4]]
     found = []
     for _ in range(count):
@@ -205,7 +205,7 @@ def test_draws_follow_the_softmax(by):
 
 
 def test_ids_of_an_answer_follow_those_of_the_prompt(generator):
-    """The ids of an answer follow those of the prompt; a new turn would have been rendered."""
+    """The ids of an answer follow those of the prompt; no new turn is rendered."""
     tokenizer, ids = generator.model.tokens.tokenizer, generator.prompts.ids("compute 1")
     turn = [{"role": "user", "content": "compute 1"}]
     rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True)

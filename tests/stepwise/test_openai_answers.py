@@ -1,4 +1,4 @@
-"""Backends over HTTP, against servers on this machine: what becomes of their answers."""
+"""Backends over HTTP against local servers: how answers are read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def serve() -> Iterator[Serve]:
         yield start
 
 
-# Which end it was
+# Finish reasons
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_server_that_does_not_cut_leaves_an_overshoot(serve: Serve) -> None:
     assert (first.step, first.text, first.overshoot, first.finish) == ("b>", "b>c>", "c>", "stop")
     (reply,) = backend.next_step(
         [Request("p", (first,))]
-    )  # a whole step was carried over: nothing is asked
+    )  # the overshoot is a whole step: no request is sent
     assert (reply.candidates[0].step, reply.candidates[0].text, reply.candidates[0].finish) == (
         "c>",
         "",
@@ -251,7 +251,7 @@ def test_wrong_numbers_of_choices_are_errors(serve: Serve) -> None:
         assert f"{len(texts)} choices came where n is 1" in message
 
 
-# What it costs
+# Cost
 
 
 def test_spent_excludes_cached_tokens(serve: Serve) -> None:
@@ -273,7 +273,7 @@ def test_missing_usage_is_estimated(serve: Serve) -> None:
     assert (replies[0].candidates[0].tokens, backend.unmetered) == (3, 2)
 
 
-# Answers that are none
+# Malformed answers
 
 
 @pytest.mark.parametrize(

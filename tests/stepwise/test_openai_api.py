@@ -244,7 +244,7 @@ def test_an_interrupt_ends_at_once(serve: Serve) -> None:
             output, _ = process.communicate(timeout=12)
         except (
             subprocess.TimeoutExpired
-        ):  # Python drops an interrupt that finds it in a destructor: whoever is there asks again
+        ):  # Python drops an interrupt in a destructor: send it again
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(
                 timeout=12
@@ -399,7 +399,7 @@ def test_key_is_sent_and_never_printed(serve: Serve, monkeypatch: pytest.MonkeyP
             backend.where,
         ):
             assert "verySecret" not in text
-        assert "***" in str(caught.value)  # the echo was there to be found
+        assert "***" in str(caught.value)  # negative control: the echo contains the key
     assert "does not accept the key in OPENAI_API_KEY" in fails(
         CompletionsBackend("m", serve(echoes[0]).url)
     )

@@ -49,7 +49,7 @@ BACKENDS: dict[str, tuple[ProbeVerdict, ReplyFunction]] = {
 
 
 class Backend(Scripted):
-    """ReplyFunction what a function makes of the reply that the nonce asks for, which it is told."""
+    """A backend whose answer is a function of the reply that the nonce requests."""
 
     def __init__(
         self, make: Callable[[np.random.Generator], Nonce], reply_of: Callable[[int], ReplyFunction]
@@ -75,7 +75,7 @@ class Backend(Scripted):
 
 
 def naive(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
-    """A comparison by beginnings: a reply that begins as the partial answer counts as continued."""
+    """Compare prefixes: a reply that starts like the partial answer counts as continued."""
     return (
         ProbeVerdict.CONTINUE
         if text.startswith(given) or nonce.reply.startswith(given + text[:1])
@@ -104,7 +104,7 @@ def test_probe_gives_the_right_verdict_on_twenty_seeds(
 def test_prefix_comparison_gives_wrong_verdicts(
     make: Callable[[np.random.Generator], Nonce],
 ) -> None:
-    """That comparison calls echoes and restarts continuations; the probe does not."""
+    """Prefix comparison classifies echoes and restarts as continuations; the probe does not."""
     for kind in ("continue", "echo", "restart"):
         for seed in range(20):
             backend = Backend(make, lambda number, kind=kind: BACKENDS[kind][1])
@@ -152,7 +152,7 @@ def test_errors_are_raised_and_give_no_verdict() -> None:
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
 def test_nonces_distinguish_all_behaviours(make: Callable[[np.random.Generator], Nonce]) -> None:
-    """The next symbol, that of a restart and that of the decoy differ; replies are random."""
+    """The next symbols of continuation, restart and decoy differ; replies are random."""
     rng, replies = np.random.default_rng(0), set()
     for _ in range(200):
         nonce = make(rng)
@@ -170,4 +170,4 @@ def test_equal_seeds_send_equal_requests() -> None:
         probe_continuation(backend, backend.nonce, seed)
         asked.append(backend.asked)
     assert asked[0] == asked[1] != asked[2]
-    assert len(asked[0]) == NONCES  # one question a nonce where the first tells
+    assert len(asked[0]) == NONCES  # one request per nonce if the first decides

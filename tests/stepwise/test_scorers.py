@@ -1,5 +1,4 @@
-"""Scores by hand, against brute force over single canvases, and never from figures that nobody
-told."""
+"""Scores compared with hand computations and with brute force over single canvases."""
 
 from __future__ import annotations
 
@@ -41,7 +40,9 @@ A = Candidate(
     "a>", "a>", "stop", 2, log_probs=(-0.5, -1.5), entropies=(0.25, 0.5), gaps=(0.5, 0.25)
 )
 B = Candidate("b>", "b>", "stop", 1, log_probs=(-0.75,), entropies=(2.0,), gaps=(0.125,))
-NONE = Candidate("c>", "", "stop", 0, log_probs=(), entropies=(), gaps=())  # carried over whole
+NONE = Candidate(
+    "c>", "", "stop", 0, log_probs=(), entropies=(), gaps=()
+)  # the whole step was carried over
 
 
 def scores(name: str, *candidates: Candidate, model: Loaded | None = None) -> list[float]:
@@ -73,7 +74,7 @@ def test_missing_figures_are_errors(name: str, field: str, what: str) -> None:
         scores(name, A, replace(B, **{field: None}))
     assert "\n" not in str(error.value)
     bare = replace(A, log_probs=None, entropies=None, gaps=None)
-    scores(name, replace(bare, **{field: getattr(A, field)}))  # the others are not asked for
+    scores(name, replace(bare, **{field: getattr(A, field)}))  # the others are not requested
     assert scores("vote", bare, bare) == [2.0, 2.0]
 
 
@@ -90,8 +91,10 @@ def test_scorers_are_made_by_name() -> None:
 
 
 def test_checker_scores_equal_those_of_the_trees() -> None:
-    """Every step of every derivation, right and spoilt, with the end of the answer where it
-    belongs and where it does not."""
+    """Check every step of every derivation, correct and damaged.
+
+    The answer ends at the right and at wrong positions.
+    """
     rng, checker = random.Random(0), make_scorer("checker", loaded())
     judgements, truth = [], []
     for problem in problems(40, seed=3):
@@ -134,7 +137,7 @@ def test_checker_scores_whole_answers() -> None:
         "(+ 6 5)>11": ("end", 0.0),
         "(+ 6 (- 9 4))>(+ 6 5)>12": ("end", 0.0),
         "11": ("end", 0.0),
-        # right as far as it goes
+        # correct but incomplete
         "(+ 6 (- 9 4))>(+ 6 5)": ("end", 0.0),
         "(+ 6 (- 9 4))>(+ 6 5)>": ("length", 1.0),
         "(+ 6 (- 9 4))>(+ 7 5)>": ("length", 0.0),
@@ -166,9 +169,9 @@ def encoded_candidates(model: Loaded, *texts: str, ended: bool = False) -> tuple
 
 
 def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]) -> float:
-    """Sum of log p(token | the rest) of `own`, some of whose places are hidden at a time.
+    """Return the sum of log p(token
 
-    One canvas at a time.
+    rest) of `own`, one canvas at a time.|Each canvas hides some of the positions.
     """
     total, text = 0.0, torch.tensor([[*given, *own]])
     for group in hidden:
@@ -185,15 +188,17 @@ def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[li
 
 
 def common(texts: list[tuple[int, ...]]) -> int:
-    """How many tokens all of them begin with."""
+    """Return the length of the common prefix."""
     return next(
         n for n in range(99) if n == min(map(len, texts)) or len({text[n] for text in texts}) > 1
     )
 
 
 def places_that_count(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
-    """Places of `own` but those whose neighbour towards its beginning, or end, is in the common
-    beginning, or end, too."""
+    """Return the differing positions of `own`.
+
+    Positions whose outer neighbour is in the common prefix or suffix as well are left out.
+    """
     begin = common([c.ids for c in candidates])
     end = common([c.ids[begin:][::-1] for c in candidates])
     return list(range(max(0, begin - 1), len(own) - max(0, end - 1)))
@@ -268,9 +273,9 @@ def test_many_canvases_are_split_into_calls(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_groups_are_masked_together() -> None:
-    """One group is one canvas a candidate.
+    """One group is one canvas per candidate.
 
-    As many groups as tokens are as good as hiding each alone.
+    As many groups as tokens equal hiding each token alone.
     """
     model = loaded()
     judgement = Judgement(Request("(+ 1 2)>"), encoded_candidates(model, "(+ 3 8)>", "7)(- 10>"))
@@ -348,7 +353,7 @@ def test_texts_longer_than_training_strings() -> None:
 
 
 def _grown(width: int) -> Loaded:
-    """The model after its causal mode has read `width` tokens."""
+    """Return the model after its causal mode has read `width` tokens."""
     model = fresh()
     CausalBackend(model).next_step([Request("1" * width, stop=stop_of(most=2), num=2)])
     return model
@@ -360,8 +365,7 @@ short = st.lists(st.integers(0, 2), max_size=5).map(tuple)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(short, min_size=2, max_size=4).filter(lambda own: len({*own}) > 1))
 def test_differing_positions_equal_brute_force(candidates: list[tuple[int, ...]]) -> None:
-    """What is left out is the same in all, and of that the token next to the difference stays on
-    either side."""
+    """Omitted positions are common to all; the common tokens next to the difference stay."""
     begin, end = differing(candidates)
     first = common(candidates)
     last = common([own[first:][::-1] for own in candidates])

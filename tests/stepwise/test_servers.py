@@ -46,7 +46,7 @@ def language(loaded: Loaded) -> Stepwise:
 
 @pytest.fixture(scope="module")
 def problems(language: Stepwise) -> list[str]:
-    """Problems of four steps or more, which a restart cannot finish by luck."""
+    """Return problems of at least four steps, which a restart cannot finish by chance."""
     drawn = language.problems(200, np.random.default_rng(5))
     return [problem for problem in drawn if len(language.solution(problem)) >= 4][:6]
 
@@ -55,7 +55,7 @@ def problems(language: Stepwise) -> list[str]:
 def backend(
     loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue"
 ) -> Iterator[StepBackend]:
-    """A backend over HTTP that asks a server of the shipped checkpoint."""
+    """Return a backend over HTTP for a server of the shipped checkpoint."""
     from maskdiff.serving.app import create_app
     from maskdiff.serving.model import ServedModel
     from maskdiff.serving.server import run_in_thread

@@ -41,7 +41,7 @@ PROBLEMS = problems(10, seed=9)
 
 
 def without_cost(solution: Solution) -> Solution:
-    """A solution without its cost, which depends on shared prompts, and without rounding."""
+    """Return a solution without its cost, which depends on shared prompts, and rounding."""
     if solution.answer is None:
         return solution
     steps = tuple(
@@ -70,14 +70,16 @@ def solver(request: pytest.FixtureRequest) -> Solver:
 
 
 def first_wrong(problem: str, text: str) -> int | None:
-    """By trees. What stands behind the last separator may still go on, unless it is a number."""
+    """Return the expected verdict by trees.
+
+    Text after the last separator is incomplete unless it is a number.
+    """
     *steps, last = text.split(">")
     return wrong_step([problem, *steps, *([last] if isinstance(read(last), int) else [])])
 
 
 def test_a_time_limit_keeps_the_finished_steps() -> None:
-    """An answer ends after its last whole step; one without a step, and a whole answer, is an error
-    of its own kind."""
+    """An answer ends after its last whole step; no whole step or answer is an error."""
     now = [0.0]
     right = solver_script(lambda request, number: False)
 
@@ -134,7 +136,7 @@ def test_cohort_size_does_not_change_solutions(solver: Solver) -> None:
 
 
 def test_a_failing_problem_does_not_change_the_others(solver: Solver) -> None:
-    """Foreign symbols, no problem, an unreadable line, one too long, each between good ones."""
+    """Check foreign symbols, a non-problem, an unreadable line and a long one among good ones."""
     expected = [without_cost(s) for s in solver.solving(PROBLEMS[:6], seed=3)]
     bad: dict[int, str | DataError] = {
         1: "(+ a 1)", 2: "(+ 1", 3: DataError("the line is not UTF-8"), 5: "11", 7: "",
@@ -169,7 +171,7 @@ def test_a_failing_problem_does_not_change_the_others(solver: Solver) -> None:
 
 
 def test_a_rejected_request_fails_one_problem_only() -> None:
-    """In the middle of an answer, when the others are asked again, and at its own end."""
+    """Rejections occur inside an answer, during a repeated request, and at the end."""
 
     def wrong(request: Request, number: int) -> bool:
         if request.prompt == STEPS.prompt(PROBLEMS[2]) and len(request.partial) == 1:
@@ -198,7 +200,7 @@ def test_a_rejected_request_fails_one_problem_only() -> None:
 
 
 def test_no_request_is_sent_twice() -> None:
-    """Answers before a failure of the batch are kept, of requests and of judgements."""
+    """Replies and scores received before a failure of the batch are kept."""
     backend = Scripted(solver_script(lambda r, n: False))
     config = StepConfig(strategy="random", scorer="vote", candidates=2)
     solver, rounds = Solver(backend, config, STEPS), []
@@ -222,7 +224,7 @@ def test_no_request_is_sent_twice() -> None:
 
 
 def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
-    """Answers to a problem, whether the result is right, and the first wrong step, by trees."""
+    """Return answers to a problem, their correctness, and the first wrong step, by trees."""
     steps = solve(problem)
     right, number = str(value_of(read(problem))), len(steps)
     assert steps[-1] == right
@@ -275,7 +277,7 @@ def test_a_truncated_text_is_no_answer() -> None:
 @pytest.mark.parametrize("stops", [(), (">",), (")",), ("\n",), (" ",), (")>", "(")])
 @pytest.mark.parametrize("strategy", ["greedy", "every-step", "best-of-n"])
 def test_steps_may_end_with_another_stop_string(stops: tuple[str, ...], strategy: str) -> None:
-    """Where a step ends is how it is written; whether the answer is right does not depend on it."""
+    """The verdict on an answer does not depend on where its steps end."""
 
     def script(request: Request, number: int) -> Candidate:
         rest = ">".join(solve(request.prompt[:-1]))[len(request.answer) :]
@@ -310,14 +312,14 @@ def test_solver_without_a_language() -> None:
     list(Solver(chat, config, STEPS).solving([f" {PROBLEMS[0]} "]))
     assert {(r.prompt, r.stop.strings) for r in chat.asked} == {
         (PROBLEMS[0], (">",))
-    }  # its template says the rest
+    }  # its template adds the rest
 
 
-# -------------------------- who may be continued
+# -------------------------- backends that continue
 
 
 def restarts(request: Request, number: int) -> Candidate:
-    """A backend that answers from the beginning whatever it was given."""
+    """Answer from the beginning and ignore the partial answer."""
     return solver_script(lambda r, n: False)(replace(request, partial=()), number)
 
 
@@ -343,7 +345,7 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
         backend.asked.clear()
         whole = Solver(backend, StepConfig(strategy="best-of-n", scorer="vote"), STEPS)
         assert not whole.fell_back
-        assert not backend.asked  # what continues nothing need not be probed
+        assert not backend.asked  # best-of-n needs no probe
         forced = Solver(
             backend, StepConfig(strategy="greedy", scorer="vote", require_continuation=False), STEPS
         )
@@ -379,14 +381,14 @@ def test_a_backend_that_continues_is_probed_once_and_used() -> None:
 
 
 def solver_script_of_symbols(request: Request, number: int) -> Candidate:
-    """Writes right steps, and goes on from any part of one."""
+    """Write correct steps and continue any partial step."""
     rest = ">".join(solve(request.prompt.rstrip(">")))[len(request.answer) :]
     end = request.stop.find(rest)
     return make_candidate(rest if end is None else rest[:end])
 
 
 def test_checker_requires_steps_of_its_language() -> None:
-    """With other ends of steps than those of the language, right steps would score 0."""
+    """With step ends other than those of the language, correct steps would score 0."""
     config = StepConfig(strategy="every-step", scorer="checker", step_stop=(")",))
     with pytest.raises(ConfigError, match="leave step_stop alone"):
         Solver(make_backend(BackendConfig(), loaded()), config, STEPS, loaded())

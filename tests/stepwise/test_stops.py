@@ -1,5 +1,4 @@
-"""Where a step ends: `Stop`, and steps written token by token, against searching every position
-one by one."""
+"""`Stop` and steps written token by token, compared with a search of every position."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
 
 
 def brute(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
-    """Step, overshoot, finish and number of tokens, by looking at every position.
+    """Return step, overshoot, finish and number of tokens, by a search of every position.
 
     None while the step has not ended.
     """
@@ -137,7 +136,7 @@ def test_find_equals_brute_force(text: str, strings: tuple[str, ...], since: int
 
 
 def test_stops_in_known_cases() -> None:
-    """The same by hand, so that the two implementations cannot share an error."""
+    """Check known cases, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
     assert (step.step, step.overshoot, step.text, step.finish, step.tokens) == (
         "1)>",
@@ -173,9 +172,9 @@ def test_impossible_stops_are_refused() -> None:
 
 
 def test_a_model_ends_its_steps_at_the_stops() -> None:
-    """With several stops of several characters, on a real generator.
+    """Check several stops of several characters on a real backend.
 
-    Each step is what the rules make of its tokens.
+    Each step follows from its tokens by the rules.
     """
     model = loaded(pieces=True)
     vocabulary = model.vocabulary

@@ -1,4 +1,4 @@
-"""What each strategy asks for, takes and remembers, with backends whose every answer is known."""
+"""Requests, choices and records of each strategy, with backends of known answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def run(
 
 
 def numbered(length: int, table: dict[tuple[int, int], float] | None = None) -> Scripted:
-    """`length` steps that name their candidate and step; -log p of each from a table, else 1."""
+    """Return a backend of `length` steps that name their candidate and step.
+
+    The -log p of each comes from `table`, or is 1.
+    """
 
     def script(request: Request, number: int) -> Candidate:
         step = len(request.partial)
@@ -62,7 +65,7 @@ def numbered(length: int, table: dict[tuple[int, int], float] | None = None) -> 
 
 
 def asked(backend: Scripted) -> list[tuple[int, int, int, float]]:
-    """Of each request: its step, how many candidates, from which number, at which temperature."""
+    """Return step, number of candidates, first number and temperature of each request."""
     return [(len(r.partial), r.num, r.first, r.temperature) for r in backend.asked]
 
 
@@ -84,7 +87,7 @@ def test_greedy_and_sample_request_one_candidate_a_step() -> None:
         assert not any(
             step.scaled or step.proposals or step.scores or step.level for step in answer.steps
         )
-        assert len({r.seed for r in backend.asked}) == 4  # a server knows nothing of positions
+        assert len({r.seed for r in backend.asked}) == 4  # a server does not know positions
         assert all(r.stop == Stop((">",), 96) and r.prompt == "p>" for r in backend.asked)
         for before, after in zip(backend.asked, backend.asked[1:], strict=False):
             assert after.partial[:-1] == before.partial
@@ -92,7 +95,7 @@ def test_greedy_and_sample_request_one_candidate_a_step() -> None:
 
 @pytest.mark.parametrize(("draft", "first"), [("greedy", 0.0), ("sample", 0.6)])
 def test_every_step_requests_exactly_n_candidates(draft: str, first: float) -> None:
-    """One, then three more, from number 1; all differ, so the vote is even, and the first wins."""
+    """One candidate, then three more, are requested; all differ, so the first wins the vote."""
     backend = numbered(3)
     answer = run(backend, replace(BASE, strategy="every-step", candidates=4, draft=draft))
     assert asked(backend) == [part for n in range(3) for part in ((n, 1, 0, first), (n, 3, 1, 0.6))]
@@ -125,7 +128,7 @@ def test_the_best_candidate_is_chosen_and_continued() -> None:
 
 
 def test_adaptive_scales_where_the_trigger_fires() -> None:
-    """The trigger gets the first candidate and remembers the chosen one, which matters here."""
+    """The trigger gets the first candidate and records the chosen one; here they differ."""
     drafts = [0.3, 0.9, 0.25, 0.28, 0.5, 0.35, 0.2]
     others = [0.05, 0.02, 0.25, 0.01, 0.04, 0.35, 0.1]
     table = {(n, 0): u for n, u in enumerate(drafts)} | {(n, 2): u for n, u in enumerate(others)}
@@ -174,7 +177,7 @@ def test_random_scales_at_its_rate() -> None:
 
 
 def test_best_of_n_requests_whole_answers() -> None:
-    """No partial answer is ever sent, no stop string; the steps are result apart afterwards."""
+    """No partial answer or stop string is sent; the answer is split into steps afterwards."""
     heats = {"greedy": [(1, 0, 0.0), (3, 1, 0.6)], "sample": [(4, 0, 0.6)]}
     for draft, expected in heats.items():
         backend = Scripted(lambda r, n: make_candidate(f"a{n}>b>c", -2.0 + (n == 2), finish="end"))
@@ -227,7 +230,7 @@ def test_an_answer_that_restarts_is_ended() -> None:
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (7, "max_steps", 6)
     texts = [f"(+ {n} {n})>" for n in (1, 2, 3, 4, 2, 5, 3, 1, 6)]
     backend = Scripted(lambda r, n: make_candidate(texts[len(r.partial)]))
-    answer = run(backend, BASE)  # later, once is no proof; twice in a row is
+    answer = run(backend, BASE)  # later, only two repeats in a row prove a restart
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (8, "restarted", 3)
 
 
@@ -252,7 +255,7 @@ def test_guard_detects_restarts(steps: Sequence[str], restarts: list[bool]) -> N
 
 
 def test_checker_finds_the_correct_candidate() -> None:
-    """With the checker one right candidate of four suffices; with a vote of wrong ones not."""
+    """One correct candidate of four suffices for the checker, but not for the vote."""
     chosen = {}
     for scorer in ("checker", "vote"):
         for problem in problems(12, seed=5):
@@ -282,7 +285,7 @@ def test_scorer_cost_is_counted() -> None:
 
 
 def test_every_strategy_returns_the_chosen_steps() -> None:
-    """Ids, tokens and figures of an answer are those of its chosen steps, nothing else."""
+    """Ids, tokens and figures of an answer are those of its chosen steps only."""
     backend = Scripted(
         lambda r, n: replace(
             make_candidate(f"{len(r.partial)}>" if len(r.partial) < 3 else "8", -0.5, -n),

@@ -1,4 +1,4 @@
-"""Triggers: momentum uncertainty against arithmetic by hand, random draws against their rate."""
+"""Triggers: momentum uncertainty by hand, random draws compared with their rate."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_momentum_trace_equals_a_hand_computation(
     for step, (u, (level, scaled)) in enumerate(zip(UNCERTAINTIES, table, strict=True)):
         assert trigger.level == pytest.approx(level, abs=5e-7)
         assert trigger.scale(step, u) is scaled
-        assert trigger.level == pytest.approx(level, abs=5e-7)  # asking changes nothing
+        assert trigger.level == pytest.approx(level, abs=5e-7)  # a query does not change the state
         trigger.update(u)
     assert trigger.average == pytest.approx(0.2153048, abs=5e-8)  # 0.9 x 0.183672 + 0.05
 

@@ -33,7 +33,7 @@ def loaded() -> Loaded:
 
 @pytest.fixture(scope="module")
 def picky() -> Loaded:
-    """A random model of a language in which something else is valid: an even number of brackets."""
+    """A random model of a language whose valid strings have an even number of brackets."""
     loaded = tiny_loaded()
     parses = lambda text: (text.count("(") + text.count(")")) % 2 == 0  # noqa: E731
     loaded.language.parses = parses  # type: ignore[method-assign]
@@ -55,7 +55,7 @@ def trained() -> Loaded:
 
 @both_seeds
 def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
-    """Against the definition, over random lists."""
+    """Compare with the definition on random lists."""
     for rng in cases(300, seed, 1.0):
         items = [(i, rng.random() < 0.4) for i in range(rng.randint(0, 9))]
         look, top = rng.randint(1, 9), rng.randint(1, 9)
@@ -70,7 +70,7 @@ def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
         first = next((i for i, item in enumerate(window, 1) if item[1]), len(window))
         assert sorted(ordered) == items
         assert looked == (first if top == 1 else len(window))
-        assert set(asked) == set(range(looked))  # nothing beyond that is asked
+        assert set(asked) == set(range(looked))  # no further candidate is checked
         if top > 1:
             good, bad = ([x for x in window if x[1] == wanted] for wanted in (True, False))
             assert ordered == [*good, *bad, *items[len(window) :]]
@@ -84,7 +84,7 @@ TEXTS = ["(+75)=?2", "(((", "5=4", "(*?5)=1", "1)+7("]
 
 
 def test_the_first_valid_explanation_is_the_answer(picky: Loaded) -> None:
-    """Against the whole list by score, for every number of candidates."""
+    """Compare with the whole list by score, for every number of candidates."""
     moved = 0
     for text in TEXTS:
         (all_of,) = tasks.repair(picky, [text], beam=6, top=1000, candidates=1000)
@@ -105,7 +105,7 @@ def test_the_first_valid_explanation_is_the_answer(picky: Loaded) -> None:
 
 
 def test_a_blank_is_filled_with_the_likeliest_symbol_that_is_valid(loaded: Loaded) -> None:
-    """Against trying every symbol; a random model's favourite is mostly invalid."""
+    """Compare with trying every symbol; the most likely symbol is mostly invalid."""
     encode, invalid = loaded.language.vocabulary.encode, 0
     symbols = [loaded.language.vocabulary.symbols[i] for i in loaded.language.vocabulary.inner_ids]
     for at in range(len(GOOD)):
@@ -124,7 +124,7 @@ def test_a_blank_is_filled_with_the_likeliest_symbol_that_is_valid(loaded: Loade
 
 
 def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
-    """Of several lengths one whose filling is valid is taken, the likeliest of those."""
+    """The most likely length with a valid filling is chosen."""
     valid = mixed = 0
     for span in ((2, 7), (6, 9), (10, 13)):
         each = [tasks.rewrite(loaded, [GOOD], replace=span, length=n)[0] for n in range(1, 6)]
@@ -140,7 +140,7 @@ def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
 
 
 def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None:
-    """What was valid stays the draw that it was; the others depend on their key alone."""
+    """Valid draws are unchanged; redraws depend on their key only."""
     text, many = "(+", CompletionConfig(candidates=20)
     plain = tasks.complete(picky, [text], num=8)
     again = tasks.complete(picky, [text], num=8, settings=many)
@@ -172,7 +172,7 @@ def test_impossible_numbers_of_candidates_are_refused(loaded: Loaded, count: int
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Flags for a random model of a folder without a grammar, whose checker prints."""
+    """Return flags for a random model of a folder with a printing checker and no grammar."""
     import torch
 
     from maskdiff import checkpoint
@@ -246,7 +246,7 @@ DAMAGED = [
 
 
 def test_foreign_symbols_are_unreadable(documents: Loaded) -> None:
-    """As blanks in their place; under the grammar everything is valid."""
+    """They become blanks in their position; under the grammar every answer is valid."""
     known = set(documents.language.vocabulary.symbols)
     blank = ["".join(c if c in known else "\u00bf" for c in text) for text in DAMAGED]
     for grammar in (False, True):

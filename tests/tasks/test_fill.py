@@ -1,4 +1,4 @@
-"""The search for fillings that hold, against trying all of them; and `tasks.fill`."""
+"""Search for true fillings, compared with trying all of them; and `tasks.fill`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def random_guide(template: str, seed: int, scale: float = 3.0) -> Guide:
 
 
 def brute(template: str) -> set[str]:
-    """All solutions, by trying every symbol at every blank."""
+    """Return all solutions, by trying every symbol at every blank."""
     parts = [INNER if symbol == "?" else [symbol] for symbol in template]
     return {text for text in map("".join, itertools.product(*parts)) if LANGUAGE.holds(text)}
 
@@ -71,7 +71,7 @@ def test_solutions_equal_brute_force(grammar: bool) -> None:
         assert set(outcome.solutions) == expected
         assert (outcome.first is None) == (not expected)
         some, none = some + bool(expected), none + (not expected)
-    assert min(some, none) >= 5  # both answers were tried
+    assert min(some, none) >= 5  # both outcomes occurred
 
 
 def test_a_bounded_search_claims_only_checked_solutions() -> None:

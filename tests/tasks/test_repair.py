@@ -25,7 +25,7 @@ def loaded() -> Loaded:
 
 
 def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> list[str]:
-    """Short strings with one to four random deletions, insertions, replacements and blanks."""
+    """Return short strings with one to four random deletions, insertions, replacements, blanks."""
     rng, texts = random.Random(seed), []
     short = [
         text
@@ -72,7 +72,7 @@ def test_truth_can_be_switched_off(loaded: Loaded) -> None:
 
 
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
-    """Random spans of random strings; without them some marked symbol does change."""
+    """Check random spans of random strings; without marks some symbol does change."""
     rng, broken = random.Random(3), 0
     for text in damaged(loaded, 8, 2, "0123456789"):
         first = rng.randrange(len(text))
@@ -167,7 +167,7 @@ def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
 
 
 def ball(text: str) -> set[str]:
-    """All that is at most one insertion, deletion or replacement away."""
+    """Return all strings at most one insertion, deletion or replacement away."""
     near = {text}
     for i in range(len(text) + 1):
         for symbol in SYMBOLS:
@@ -177,7 +177,7 @@ def ball(text: str) -> set[str]:
 
 
 def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> None:
-    """Against all strings within one edit; if none of them is true, a string that parses stays."""
+    """Compare with all strings within one edit; if none is true, a parsable string is kept."""
     rng, texts = random.Random(8), []
     for text in [
         text
@@ -203,7 +203,7 @@ def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> No
 
 
 def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
-    """The truth is two replacements away, and neither of the places is known."""
+    """The true string is two replacements away at unknown positions."""
     rng, texts = random.Random(9), []
     for text in loaded.language.sample_many(300, np.random.default_rng(9)):
         places = [i for i in range(text.index("=")) if text[i].isdigit()]
@@ -228,7 +228,7 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
 
 @pytest.mark.slow
 def test_number_of_answers_does_not_change_them() -> None:
-    """With a trained model, whose free beam often ends with something that parses."""
+    """Use a trained model, whose unconstrained beam often parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
     texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
     for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
@@ -241,7 +241,7 @@ def test_number_of_answers_does_not_change_them() -> None:
 
 
 def test_parsable_strings_are_never_refused(loaded: Loaded) -> None:
-    """Longer than any drawn string, or of an impossible length; too long a text is an error."""
+    """Parsable strings of any length are answered; a text that is too long is an error."""
     long = "(+" * 16 + "1" + "1)" * 16 + "=17"
     for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}):
         (same,) = tasks.repair(loaded, [long], **settings)  # type: ignore[arg-type]

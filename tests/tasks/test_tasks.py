@@ -119,7 +119,7 @@ def test_repair_gives_plain_strings(loaded: Loaded, method: str) -> None:
 
 
 def test_channel_repair_with_almost_no_noise_returns_its_input(loaded: Loaded) -> None:
-    """At a tiny sigma the evidence beats any prior: the identity; masks alone are filled."""
+    """At a tiny sigma repair is the identity, and only masks are filled."""
     texts = [GOOD, "(+75)=12"]
     assert [result.text for result in tasks.repair(loaded, texts, sigma=1e-6)] == texts
 
@@ -251,7 +251,7 @@ def test_a_given_constrained_sampler_refuses_strings_individually(loaded: Loaded
 
 
 def test_strings_longer_than_the_model_have_no_score(loaded: Loaded) -> None:
-    """A string that parses stays at any length; the nearest one may be too long to score."""
+    """A parsable string of any length is kept; the nearest string may be too long to score."""
     longest = loaded.language.max_symbols
     whole = "1=1" + "0" * (longest - 1)
     assert len(whole) == longest + 2

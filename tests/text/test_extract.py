@@ -1,4 +1,4 @@
-"""Extraction against all substrings, CommonMark's own examples, and another reader of Markdown."""
+"""Extraction compared with all substrings, CommonMark's examples, and markdown-it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ REAL = tuple(
 )
 NOISE = st.text(alphabet="(+*)=0123456789x? \n", max_size=12)
 LETTERS = st.text(alphabet="xyz.,!", min_size=1, max_size=8)
-NAIVE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)  # what people write
+NAIVE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)  # common variants
 
 
 class Words:
-    """The language of a few words, which counts how often it is asked."""
+    """A language of a few words that counts the calls of its parser."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -46,7 +46,7 @@ class Words:
 
 
 def by_all_substrings(text: str, language: HasParser, begin: int = 0) -> Span | None:
-    """The definition: of all substrings that parse, the earliest start, then the longest."""
+    """Return the longest of the parsable substrings with the earliest start."""
     ends = [
         (start, end) for start in range(begin, len(text)) for end in range(start + 1, len(text) + 1)
     ]
@@ -162,7 +162,7 @@ def naive(text: str) -> str | None:
 
 
 def content(text: str) -> str | None:
-    """The text of the first fence, whose place is checked on the way."""
+    """Return the text of the first fence after checking its span."""
     fence = first_fence(text)
     if fence is None:
         return None
@@ -311,7 +311,7 @@ def test_the_usual_regular_expression_invents_blocks() -> None:
 
 
 def random_line(rng: random.Random) -> str:
-    """A line of Markdown that is a fence, almost a fence, or text, indented or not."""
+    """Return a line of Markdown that is a fence, almost a fence, or text, indented or not."""
     indent = rng.choice(["", "", "", "", " ", "  ", "   ", "    ", "\t", " \t"])
     if rng.random() < 0.3:
         return indent + rng.choice(["", "", "text", "# head", "a ``` b", "***", "\\", "x\ty"])
@@ -377,7 +377,7 @@ def test_fences_in_quotes_and_list_items_are_found(text: str, expected: list[str
 
 
 def contained_line(rng: random.Random) -> str:
-    """A line of Markdown behind marks of quotes and list items, or what might be some."""
+    """Return a line of Markdown after marks (or near-marks) of quotes and list items."""
     blanks = ["", "", "", " ", "  ", "   ", "    ", "\t"]
     marks = [*blanks, "> ", ">", "- ", "* ", "1. ", "10) ", "2. ", "-   ", "-\t", "+      "]
     before = "".join(rng.choice(marks) for _ in range(rng.choice([0, 1, 1, 1, 2, 2, 3])))

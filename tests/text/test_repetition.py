@@ -18,7 +18,7 @@ BINARY = st.text(alphabet="ab", max_size=20)
 
 
 def has_period(tokens: Sequence[Hashable], period: int, repeats: int) -> bool:
-    """The definition: the tokens end with a unit of `period` tokens, `repeats` times."""
+    """Whether the tokens end with `repeats` copies of a unit of `period` tokens."""
     unit = list(tokens[-period:])
     return len(tokens) >= repeats * period and list(tokens[-repeats * period :]) == unit * repeats
 
@@ -39,12 +39,12 @@ def first_by_definition(
 
 
 def thue_morse(size: int) -> list[int]:
-    """Parity of the ones of 0, 1, 2, ...: no word is repeated and followed by its first symbol."""
+    """Return the Thue-Morse sequence, which contains no overlap."""
     return [index.bit_count() % 2 for index in range(size)]
 
 
 def square_free(size: int) -> list[int]:
-    """Differences of Thue's sequence: three symbols, and no word twice in a row (Thue 1912)."""
+    """Return a square-free sequence of three symbols: differences of Thue's (Thue 1912)."""
     word = thue_morse(size + 1)
     return [after - before for before, after in zip(word, word[1:])]
 
@@ -202,7 +202,7 @@ def test_no_hit_in_ten_thousand_words_without_repetition() -> None:
     assert repetition.first_periodic_tail(overlaps, 64, 3) is None
     assert (
         repetition.first_periodic_tail(overlaps, 64, 2) is not None
-    )  # the detector was not asleep
+    )  # negative control: the detector does find loops
 
 
 def test_the_first_loop_takes_one_comparison_for_each_token_and_period() -> None:

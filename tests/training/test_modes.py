@@ -1,4 +1,4 @@
-"""A new objective is an entry of the table of modes, and nothing else."""
+"""A new objective needs only an entry in the table of modes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.training import curves, same_tensors, tiny
 def last_half(
     strings: Strings, config: Config, vocabulary: Vocabulary, generator: torch.Generator | None
 ) -> Canvases:
-    """Hide the last half of every string, so that the weights of a string add up to its symbols."""
+    """Mask the last half of every string; the weights of a string sum to its length."""
     inner = strings.inner()
     symbols = inner.sum(1, keepdim=True)
     hidden = inner & (inner.cumsum(1) > symbols // 2)

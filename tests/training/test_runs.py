@@ -43,7 +43,7 @@ def some_lines(rng: random.Random, count: int = 300) -> list[str]:
 
 
 def write_corpus(folder: Path, lines: list[str], rng: random.Random) -> None:
-    """The lines in a random order, with random line ends, blank lines and byte-order mark."""
+    """Write the lines in random order, with random line ends, blank lines and byte-order mark."""
     folder.mkdir(parents=True, exist_ok=True)
     end = rng.choice(["\n", "\r\n", "\r"])
     lines = rng.sample(lines, len(lines))
@@ -76,7 +76,7 @@ def test_draws_depend_on_the_lines_and_not_on_their_order(tmp_path: Path, seed: 
         assert texts[0] == texts[1]
         pieces = ModelConfig(vocabulary="bpe", vocab_size=30)
         assert model_vocabulary(one, pieces).merges == model_vocabulary(two, pieces).merges
-        more = rng.choice(lines)  # once more is another corpus
+        more = rng.choice(lines)  # a repeated line changes the corpus
         write_corpus(tmp_path / "two", [*lines, more], rng)
         assert make_language(corpus(tmp_path / "two")).state()["digest"] != one.state()["digest"]
 
@@ -86,7 +86,7 @@ def own(folder: Path | str, **changes: object) -> Config:
 
 
 def stopped(trainer: Trainer, step: int) -> None:
-    """Run as if a signal came in the step before `step`."""
+    """Run and stop as if a signal arrived in the step before `step`."""
     original = trainer.step
 
     def wrapped(*args: object) -> object:
@@ -111,7 +111,7 @@ def test_a_run_resumes_with_its_corpus_at_another_path_or_in_another_order(
     for step, path in enumerate(("./pairs/", tmp_path / "link", "../home/pairs"), 3):
         stopped(Trainer(own(path), tmp_path / "parts", resume=True), step)
     write_corpus(Path("pairs"), lines, rng)  # in another order
-    assert run_config(tmp_path / "parts", {}).language.language == "../home/pairs"  # as typed last
+    assert run_config(tmp_path / "parts", {}).language.language == "../home/pairs"  # as given last
     (tmp_path / "elsewhere" / "pairs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = run_config(tmp_path / "parts", {})
@@ -259,7 +259,7 @@ def test_a_run_removes_only_the_leftovers_of_killed_runs(tmp_path: Path) -> None
     ids=["empty", "no text", "no lock", "of this process", "of another host"],
 )
 def test_the_text_of_a_lock_file_is_ignored(tmp_path: Path, text: bytes) -> None:
-    """A process number may be used again, or be that of another host: only the lock counts."""
+    """A process number may be reused or belong to another host: only the lock counts."""
     (tmp_path / LOCK).write_bytes(text)
     with RunFolder(tmp_path) as folder:
         assert folder.locked
@@ -396,11 +396,11 @@ def test_a_folder_that_cannot_be_written_keeps_the_last_state(
 
 
 class Killed(BaseException):
-    """What ends a run in the tests below as SIGKILL would: nothing is done afterwards."""
+    """An exception that ends a run like SIGKILL: no cleanup follows."""
 
 
 def kill_at(trainer: Trainer, rng: random.Random) -> None:
-    """Let the process end somewhere: in a step, an entry of the curve, a validation or a save."""
+    """End the process in a step, an entry of the curve, a validation or a save."""
     assert trainer.monitor is not None
     owner, name = rng.choice(
         [(trainer, "step"), (trainer, "record"), (trainer.monitor, "log_step"),
@@ -449,7 +449,7 @@ def test_curves_of_killed_runs_have_no_gaps_and_no_duplicates(tmp_path: Path, se
 
 
 def test_the_curve_is_wrong_if_running_means_are_lost(tmp_path: Path) -> None:
-    """The negative control: without the sums before the save, the next entry is another."""
+    """Negative control: without the saved sums the next entry differs."""
     changes = {**QUICK, "log_interval": 8}
     Trainer(tiny(**changes), tmp_path / "whole").run()
     stopped(Trainer(tiny(**changes), tmp_path / "parts"), 5)

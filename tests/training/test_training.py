@@ -55,7 +55,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str) -> 
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    """The negative control of the test above."""
+    """Negative control of the test above."""
     Trainer(tiny(max_iters=2), tmp_path / "a").run()
     Trainer(tiny(max_iters=2, seed=1), tmp_path / "b").run()
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["weights"] for name in "ab")
@@ -79,7 +79,7 @@ sys.exit(run_cli(train.main))
 
 
 def signalled(folder: Path, number: int, rank: int = 0) -> Path:
-    """A program that trains, and gets a signal in step 7 in the process `rank`."""
+    """Return a program that trains and receives a signal in step 7 in process `rank`."""
     path = folder / "train_universal.py"
     path.write_text(SIGNALLED.replace("RANK", str(rank)).replace("NUMBER", str(int(number))))
     return path
@@ -87,7 +87,7 @@ def signalled(folder: Path, number: int, rank: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupts."""
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     Trainer(tiny(), folder).run()
     return folder
@@ -123,7 +123,7 @@ OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
 
 
 def two_processes(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A run of two processes, with two shards each."""
+    """Return the folder of a run of two processes with two shards each."""
     launch = [sys.executable, "-m", "torch.distributed.run"]
     launch += ["--nproc_per_node=2", "--master_port=0", "--standalone"]
     arguments = [str(program), *flags(folder, **OF_TWO)]
@@ -147,7 +147,7 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, whole_run_of_two: P
     assert curves(tmp_path) == curves(whole_run_of_two)
     weights = checkpoint.load(whole_run_of_two / "last.pt")
     assert weights["provenance"]["processes"] == 2
-    assert float(weights["weights"]["coupling.weight"].abs().max()) > 1e-3  # it was learned from
+    assert float(weights["weights"]["coupling.weight"].abs().max()) > 1e-3  # the data was used
 
 
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
 
 
 def test_shards_are_added_in_order() -> None:
-    """In float32, 1e8 + 1 - 1e8 is 0, and in another order 1."""
+    """In float32, 1e8 + 1 - 1e8 is 0 in this order and 1 in another."""
     parts = torch.tensor([[1e8, 1.0], [1.0, 2.0], [-1e8, 3.0]])
     assert World().sum_shards(parts).tolist() == [0.0, 6.0]
     assert World().sum_shards(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
@@ -336,7 +336,7 @@ def test_training_learns_and_validation_stays_above_the_entropy_floor(tmp_path: 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps, to be copied or left alone."""
+    """Return the folder of a run of two steps; tests copy it or leave it unchanged."""
     folder = tmp_path_factory.mktemp("finished")
     Trainer(tiny(max_iters=2), folder).run()
     return folder
@@ -462,7 +462,10 @@ def test_weights_without_the_coupling_input_start_an_equal_model(
         ({"n_layer": 3}, "do not fit this model"),
         ({"n_embd": 32}, "do not fit this model"),
         ({"end_positions": False}, "do not fit this model"),
-        ({"operators": "+-"}, "another vocabulary"),  # of the same size: nothing else would show it
+        (
+            {"operators": "+-"},
+            "another vocabulary",
+        ),  # of equal size: no other check would detect it
     ],
 )
 def test_foreign_weights_are_refused(

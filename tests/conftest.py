@@ -14,5 +14,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several wor
 def pytest_terminal_summary(terminalreporter: object) -> None:
     write = terminalreporter.write_line  # type: ignore[attr-defined]
     write(
-        f"fresh seed of the fuzzing tests: {FRESH_SEED} (MASKDIFF_FUZZ_SEED={FRESH_SEED} repeats it)"
+        f"fresh seed of the fuzzing tests: {FRESH_SEED} "
+        f"(MASKDIFF_FUZZ_SEED={FRESH_SEED} repeats it)"
     )

@@ -248,7 +248,7 @@ def uses(folder: Path) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.filterwarnings("ignore")  # torch's, about odd tensors
 @both_seeds
-def test_any_damage_is_refused_in_one_line_or_does_no_harm(
+def test_any_damage_is_refused_in_one_line_or_harmless(
     tmp_path: Path, whole: Payload, seed: int
 ) -> None:
     clean, outcomes = checkpoint.to_bytes(whole), {"clean": 0, "refused": 0}

@@ -45,7 +45,7 @@ def test_arguments_are_answered_before_lines_are_read() -> None:
 
 
 class Worker:
-    """Count the computed requests; a text has one result per character, a bad one has one result."""
+    """Count computed requests; a text has one result per character, a bad one has one."""
 
     def __init__(self) -> None:
         self.seen: list[Line] = []

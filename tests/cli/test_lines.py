@@ -52,7 +52,7 @@ def universal(text: str) -> list[str]:
 
 
 def whole(data: bytes) -> list[str | None]:
-    """Return the lines by `bytes.splitlines`, which splits at CR, LF and CRLF; None for a bad line."""
+    """Return lines by `bytes.splitlines`, which splits at CR, LF, CRLF; None for a bad one."""
     found: list[str | None] = []
     for number, raw in enumerate(data.splitlines()):
         text = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw

@@ -65,7 +65,7 @@ def test_problems_are_held_out_and_deeper_ones_are_deeper(subject: Subject) -> N
             assert set(depths) == {language.config.max_depth + 1}
 
 
-def test_every_setting_of_the_sweep_has_rows_of_its_own() -> None:
+def test_every_setting_of_the_sweep_has_separate_rows() -> None:
     keys = [setting.key for setting in suite.strategy_sweep()]
     assert len(keys) == len(set(keys))
 

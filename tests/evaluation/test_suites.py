@@ -193,7 +193,7 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
 
 
 def test_the_elbo_estimator_is_unbiased() -> None:
-    """Compare the estimate with the exact sum over k hidden symbols, for a loss that varies with k."""
+    """Compare the estimate with the exact sum over k, for a loss that depends on k."""
 
     class Share(Uniform):
         def __call__(

@@ -248,7 +248,7 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     drawn = [candidate.ids[0] for candidate in reply.candidates]
     assert chi_square(drawn, dict(enumerate(truth.tolist()))) < ONE_IN_A_MILLION
     assert chi_square(drawn, dict(enumerate(other.tolist()))) > ONE_IN_A_MILLION
-    for candidate in reply.candidates[:50]:  # at temperature 1, whatever the draw's was
+    for candidate in reply.candidates[:50]:  # at temperature 1 for any temperature of the draw
         assert candidate.log_probs[0] == pytest.approx(float(log_p[candidate.ids[0]]), abs=1e-5)
     assert reply.spent.forward_tokens == len(ids) + 1  # the last token of an answer costs nothing
 

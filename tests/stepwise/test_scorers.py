@@ -307,7 +307,7 @@ def test_equal_candidates_cost_nothing() -> None:
 
 
 def test_candidates_of_another_backend_are_scored_by_their_text() -> None:
-    """Ids of another vocabulary are ignored: the text is scored, and foreign symbols score lowest."""
+    """Ids of another vocabulary are ignored; the text is scored. Foreign symbols lose."""
     model = loaded()
     ours = encoded_candidates(model, "(+ 3 8)>", "(+ 3 9)>")
     theirs = tuple(replace(candidate, ids=(151_643, 7)) for candidate in ours)

@@ -158,7 +158,7 @@ def test_stops_in_known_cases() -> None:
         write([">", EOS], Stop((">",), 9, 3)).finish == "end"
     )  # the model's own end is no stop string
     assert write(["x\n", "\ny"], stop_of("\n\n")).overshoot == "y"
-    assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
+    assert write(["ab>"], stop_of(">", "b")).step == "ab"  # the earliest stop
 
 
 def test_impossible_stops_are_refused() -> None:

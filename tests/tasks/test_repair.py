@@ -112,7 +112,7 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
     assert broken > 1
 
 
-def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
+def test_a_draft_keeps_certain_symbols(loaded: Loaded) -> None:
     texts = [text for text in damaged(loaded, 20, 5) if 6 <= len(text) <= 20]
     results = tasks.repair(loaded, texts, method="draft", certain=[(1, 4)])
     assert all(

@@ -94,14 +94,14 @@ def test_samplers_are_named_by_their_settings() -> None:
     assert coupled["coupled_12"].sampler == "coupled"
 
 
-def test_every_symbol_has_a_letter_of_its_own() -> None:
+def test_every_symbol_has_a_unique_letter() -> None:
     letters = [letter(token, VOCABULARY) for token in range(len(VOCABULARY))]
     assert set(letters) - {" "} <= set(FONT)
     assert set("+-*()=,_0123456789#") <= set(FONT)
     assert len({dots(character).tobytes() for character in FONT}) == len(FONT)
 
 
-def test_the_picture_shows_letters_blanks_and_what_changed() -> None:
+def test_token_grid_shows_letters_blanks_and_changes() -> None:
     first = [VOCABULARY.bos, *VOCABULARY.encode("(+12)=3"), VOCABULARY.eos]
     blank = [VOCABULARY.mask if i in (3, 4) else token for i, token in enumerate(first)]
     trace = Trace(

@@ -20,7 +20,7 @@ from tests.helpers.paths import CHECKPOINTS, REPOSITORY
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded, tiny_payload
 
 
-class Bomb:
+class MaliciousPickle:
     """An object whose pickle calls a function that creates a file."""
 
     def __init__(self, path: Path) -> None:
@@ -69,14 +69,17 @@ def test_compile_prefix_is_stripped_and_tensors_are_copied() -> None:
 
 def test_malicious_pickle_is_not_run(tmp_path: Path) -> None:
     target, path = tmp_path / "owned", tmp_path / "bad.pt"
-    torch.save({**tiny_payload(), "format": "maskdiff", "version": 1, "extra": Bomb(target)}, path)
+    torch.save(
+        {**tiny_payload(), "format": "maskdiff", "version": 1, "extra": MaliciousPickle(target)},
+        path,
+    )
     with pytest.raises(CheckpointError, match="nothing in it was run"):
         checkpoint.load(path)
     assert not target.exists()
     torch.load(path, weights_only=False)  # negative control: the file would have done it
     assert target.exists()
     target.unlink()
-    path.write_bytes(pickle.dumps(Bomb(target)))
+    path.write_bytes(pickle.dumps(MaliciousPickle(target)))
     with pytest.raises(CheckpointError):
         checkpoint.load(path)
     assert not target.exists()

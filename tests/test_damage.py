@@ -272,7 +272,7 @@ def test_any_damage_is_refused_in_one_line_or_harmless(
 # ---------------------------------------------------------------- absurd weights
 
 
-def absurd(name: str, value: float = 3e38, **settings: object) -> Loaded:
+def model_with_huge_weights(name: str, value: float = 3e38, **settings: object) -> Loaded:
     """Return a model whose weights `name` are finite but too large."""
     payload = tiny_payload(**settings)
     payload["weights"][name].fill_(value)
@@ -299,11 +299,11 @@ VERBS: dict[str, Callable[[Loaded], object]] = {
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "complete"])
 def test_a_model_that_gives_nan_gives_no_answer(verb: str) -> None:
     with pytest.raises(LogitsError, match="the model gives NaN or infinite logits"):
-        VERBS[verb](absurd("head.weight"))
+        VERBS[verb](model_with_huge_weights("head.weight"))
 
 
 def test_a_completion_of_a_model_that_gives_nan_is_an_error() -> None:
-    (result,) = tasks.complete(absurd("head.weight"), ["(+1"], num=2)
+    (result,) = tasks.complete(model_with_huge_weights("head.weight"), ["(+1"], num=2)
     assert (result.text, result.finish_reason) == ("", "error")
     assert "the model gives NaN or infinite logits" in str(result.error)
 
@@ -315,7 +315,9 @@ def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
         names = list(tiny_payload(**settings)["weights"])
         verb = rng.choice([name for name in VERBS if settings != PIECES or name == "complete"])
         try:
-            loaded = absurd(rng.choice(names), rng.choice([3e38, -3e38, 1e30, 1e-45]), **settings)
+            loaded = model_with_huge_weights(
+                rng.choice(names), rng.choice([3e38, -3e38, 1e30, 1e-45]), **settings
+            )
             answers = str(VERBS[verb](loaded))
         except LogitsError:
             continue

@@ -51,7 +51,7 @@ def universal(text: str) -> list[str]:
     ]
 
 
-def whole(data: bytes) -> list[str | None]:
+def lines_by_bytes(data: bytes) -> list[str | None]:
     """Return lines by `bytes.splitlines`, which splits at CR, LF, CRLF; None for a bad one."""
     found: list[str | None] = []
     for number, raw in enumerate(data.splitlines()):
@@ -131,9 +131,11 @@ def test_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch, s
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
         if rng.random() < 0.3:
             data = b"\xef\xbb\xbf" + data
-        assert plain(in_chunks(data, rng)) == whole(data), data
+        assert plain(in_chunks(data, rng)) == lines_by_bytes(data), data
         monkeypatch.setattr(lines, "CHUNK", rng.choice([1, 2, 7, 100]))
-        assert plain(list(LineReader(io.BytesIO(data), longest=LONGEST))) == whole(data), data
+        assert plain(list(LineReader(io.BytesIO(data), longest=LONGEST))) == lines_by_bytes(data), (
+            data
+        )
 
 
 def test_a_line_that_ends_with_cr_is_yielded_before_the_next_byte() -> None:

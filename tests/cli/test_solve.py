@@ -60,7 +60,7 @@ def run(
 
 
 @pytest.fixture
-def knowing(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+def scripted_backend(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     """Replace the checkpoint's backend by one that knows the answers; candidate 1 is wrong."""
     backend = Scripted(solver_script(lambda request, number: number == 1))
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
@@ -76,19 +76,19 @@ def test_solve_prints_text_columns(capsys: pytest.CaptureFixture[str], folder: P
 
 
 def test_solve_reports_correct_and_wrong_answers(
-    capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted
+    capsys: pytest.CaptureFixture[str], folder: Path, scripted_backend: Scripted
 ) -> None:
     """Check text and JSON of correct answers and of a wrong one."""
     status, out, _ = run(
         capsys, folder, GOOD, EASY, "--strategy", "every-step", "--scorer", "checker"
     )
     assert (status, out) == (0, f"{GOOD}\t11\tcorrect\tend\t8\n{EASY}\t5\tcorrect\tend\t4\n")
-    knowing.script = lambda request, number: make_candidate("12")
+    scripted_backend.script = lambda request, number: make_candidate("12")
     assert (
         run(capsys, folder, GOOD, "--strategy", "greedy")[1]
         == f"{GOOD}\t12\twrong (step 1)\tend\t1\n"
     )
-    knowing.script = lambda request, number: make_candidate("(+ 3")
+    scripted_backend.script = lambda request, number: make_candidate("(+ 3")
     assert (
         run(capsys, folder, GOOD, "--strategy", "greedy")[1] == f"{GOOD}\t'(+ 3'\twrong\tend\t1\n"
     )
@@ -152,9 +152,9 @@ def test_solve_prints_json_objects(
 
 
 def test_show_prints_the_steps_and_candidates(
-    capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted
+    capsys: pytest.CaptureFixture[str], folder: Path, scripted_backend: Scripted
 ) -> None:
-    knowing.script = solver_script(lambda request, number: number in (0, 2))
+    scripted_backend.script = solver_script(lambda request, number: number in (0, 2))
     flags = ("--strategy", "every-step", "--scorer", "checker", "--show")
     status, out, _ = run(capsys, folder, GOOD, *flags)
     assert status == 0
@@ -224,7 +224,7 @@ def test_a_bad_line_is_reported_in_its_position(
 
 
 def test_solve_reads_a_file_and_arguments(
-    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, knowing: Scripted
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, scripted_backend: Scripted
 ) -> None:
     (tmp_path / "problems.txt").write_text(f"{EASY}\n")
     status, out, _ = run(

@@ -45,7 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coupled_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(
         tmp_path_factory.mktemp("able") / "best.pt", use_self_cond=True, use_coupling=True
     )
@@ -59,12 +59,12 @@ def measured(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_full_disk_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
+    def raise_disk_full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "o.json"
     report.write_text(path, "old")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(DataError, match="cannot write"):
         report.write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["o.json"]
@@ -146,13 +146,15 @@ def test_an_interruption_keeps_the_finished_rows(
 # ------------------------------------------------------------------------- checkpoints and samplers
 
 
-def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) -> None:
+def test_the_same_file_is_measured_once(
+    tiny: Path, coupled_checkpoint: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link.pt").symlink_to(tiny)
     same = [str(tiny), f"{tiny.parent}/./best.pt", str(tmp_path / "link.pt")]
     assert [(s.name, s.loaded.path) for s in benchmark.load_subjects(same, "cpu")] == [
         ("", str(tiny))
     ]
-    assert len(benchmark.load_subjects([*same, str(able)], "cpu")) == 2
+    assert len(benchmark.load_subjects([*same, str(coupled_checkpoint)], "cpu")) == 2
     (tmp_path / "link.bin").write_bytes(tiny.read_bytes())
     names = ["link.pt", "link.bin"]
     subjects = benchmark.load_subjects([str(tmp_path / name) for name in names], "cpu")
@@ -175,7 +177,7 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
 
 
 def test_a_model_without_an_input_is_left_out(
-    tiny: Path, able: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Path, coupled_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
         "--num_samples",
@@ -188,7 +190,7 @@ def test_a_model_without_an_input_is_left_out(
         "random",
     ]
     out = tmp_path / "o.json"
-    assert run_benchmark(*flags, "--checkpoint", tiny, able, "--json", out) == 0
+    assert run_benchmark(*flags, "--checkpoint", tiny, coupled_checkpoint, "--json", out) == 0
     err = capsys.readouterr().err
     for words in (
         "use_self_cond: self_conditioned is left out",
@@ -199,12 +201,18 @@ def test_a_model_without_an_input_is_left_out(
     for r in measured(out):
         by_checkpoint.setdefault(r["settings"]["checkpoint"], []).append(r["sampler"])
     assert by_checkpoint[f"{tiny.parent.name}/best"] == ["random"]
-    assert by_checkpoint[f"{able.parent.name}/best"] == ["coupled", "random", "self_conditioned"]
+    assert by_checkpoint[f"{coupled_checkpoint.parent.name}/best"] == [
+        "coupled",
+        "random",
+        "self_conditioned",
+    ]
 
 
-def test_default_samplers_include_coupling_for_coupled_models_only(tiny: Path, able: Path) -> None:
+def test_default_samplers_include_coupling_for_coupled_models_only(
+    tiny: Path, coupled_checkpoint: Path
+) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
-    plain, coupled = benchmark.load_subjects([str(tiny), str(able)], "cpu")
+    plain, coupled = benchmark.load_subjects([str(tiny), str(coupled_checkpoint)], "cpu")
     assert suites.check_subjects([plain], plan) == []
     left_out = set(plan.samplers) - set(suites.own_plan(plain, plan).samplers)
     assert left_out == {

@@ -119,7 +119,9 @@ def test_every_denoiser_call_shows_the_expected_canvases(
                 for place in filled:
                     own = log_p[place]
                     token = (
-                        int(own.argmax()) if heat == 0 else _seen(after, place, step, len(given))
+                        int(own.argmax())
+                        if heat == 0
+                        else _final_token(after, place, step, len(given))
                     )
                     if token >= 0:
                         assert own[token] > -math.inf
@@ -144,7 +146,7 @@ def test_every_denoiser_call_shows_the_expected_canvases(
         assert unused > 0
 
 
-def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
+def _final_token(after: Shown | None, place: int, step: Candidate, start: int) -> int:
     """Return the token at a position, from the next call or the step.
 
     -1 for a token that was discarded at once.

@@ -74,7 +74,7 @@ class Backend(Scripted):
         return make_candidate(text, finish="length")
 
 
-def naive(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
+def verdict_by_prefix(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
     """Compare prefixes: a reply that starts like the partial answer counts as continued."""
     return (
         ProbeVerdict.CONTINUE
@@ -111,7 +111,7 @@ def test_prefix_comparison_gives_wrong_verdicts(
             verdict = probe_continuation(backend, backend.nonce, seed).verdict
             replies = [entry for entry in backend.replies if entry[0].reply.startswith(entry[1])]
             assert len(replies) == NONCES
-            assert all(naive(*entry) is ProbeVerdict.CONTINUE for entry in replies)
+            assert all(verdict_by_prefix(*entry) is ProbeVerdict.CONTINUE for entry in replies)
             assert (verdict is ProbeVerdict.CONTINUE) == (kind == "continue")
 
 

@@ -168,7 +168,9 @@ def encoded_candidates(model: Loaded, *texts: str, ended: bool = False) -> tuple
     )
 
 
-def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]) -> float:
+def brute_force_score(
+    model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]
+) -> float:
     """Return the sum of log p(token
 
     rest) of `own`, one canvas at a time.|Each canvas hides some of the positions.
@@ -194,7 +196,7 @@ def common(texts: list[tuple[int, ...]]) -> int:
     )
 
 
-def places_that_count(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
+def differing_positions(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
     """Return the differing positions of `own`.
 
     Positions whose outer neighbour is in the common prefix or suffix as well are left out.
@@ -234,13 +236,13 @@ def test_denoiser_scores_equal_those_of_single_canvases(pieces: bool, groups: in
         ]
         values = []
         for own in (candidate.ids for candidate in candidates):
-            counted = places_that_count(candidates, own)
+            counted = differing_positions(candidates, own)
             hidden = [
                 counted[first :: groups or len(counted)]
                 for first in range(min(groups or len(counted), len(counted)))
             ]
             assert sorted(place for group in hidden for place in group) == counted
-            values.append(brute(model, given, own, hidden))
+            values.append(brute_force_score(model, given, own, hidden))
         expected.append(values)
     alone = []
     for judgement, values in zip(judgements, expected, strict=True):
@@ -337,9 +339,9 @@ def test_texts_longer_than_training_strings() -> None:
         prompt = "1" * (longest - 2 + beyond)  # with BOS and one token: `longest + beyond`
         judgement = Judgement(Request(prompt), encoded_candidates(model, "7", "8"))
         expected = [
-            brute(other, [2, *model.vocabulary.encode(prompt)], c.ids, [[0]])
+            brute_force_score(other, [2, *model.vocabulary.encode(prompt)], c.ids, [[0]])
             for c in judgement.candidates
-            for other in [_grown(3 * longest)]
+            for other in [_model_after_reading(3 * longest)]
         ]
         assert DenoiserScorer(model).score([judgement])[0][0] == pytest.approx(expected, abs=1e-4)
     ends = fresh(end_positions=True)
@@ -352,7 +354,7 @@ def test_texts_longer_than_training_strings() -> None:
         )
 
 
-def _grown(width: int) -> Loaded:
+def _model_after_reading(width: int) -> Loaded:
     """Return the model after its causal mode has read `width` tokens."""
     model = fresh()
     CausalBackend(model).next_step([Request("1" * width, stop=stop_of(most=2), num=2)])

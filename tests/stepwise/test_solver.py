@@ -145,14 +145,14 @@ def test_a_failing_problem_does_not_change_the_others(solver: Solver) -> None:
     good = iter(range(6))
     order = [bad[n] if n in bad else PROBLEMS[next(good)] for n in range(len(bad) + 6)]
 
-    class Same(Solver):  # keys belong to places; here the good ones keep theirs
+    class SolverWithKeptKeys(Solver):  # keys belong to places; here the good ones keep theirs
         def _cohort(self, batch, keys):  # type: ignore[no-untyped-def]
             kept = iter(keys)
             return super()._cohort(
                 batch, [0 if n in bad else next(kept) for n in range(len(batch))]
             )
 
-    mixed = Same(solver.generator, BASE, STEPS, loaded(pieces=True, double=True))
+    mixed = SolverWithKeptKeys(solver.generator, BASE, STEPS, loaded(pieces=True, double=True))
     got = [without_cost(s) for s in mixed.solving(order, seed=3)]
     assert [s for n, s in enumerate(got) if n not in bad] == expected
     messages = {
@@ -186,14 +186,14 @@ def test_a_rejected_request_fails_one_problem_only() -> None:
         assert [s.correct for s in solutions] == [True, True, None, True, True]
         assert backend.forgotten == 1
 
-    class Picky:
+    class FailingScorer:
         def score(self, judgements: list[Judgement]) -> list[object]:
             if any(j.problem == PROBLEMS[1] for j in judgements):
                 raise BackendError("cannot judge that")
             return checker.score(judgements)  # type: ignore[return-value]
 
     solver = Solver(Scripted(solver_script(lambda r, n: False)), config, STEPS, loaded())
-    checker, solver.scorer = solver.scorer, Picky()  # type: ignore[assignment]
+    checker, solver.scorer = solver.scorer, FailingScorer()  # type: ignore[assignment]
     solutions = list(solver.solving(PROBLEMS[:4]))
     assert [s.error for s in solutions] == [None, "cannot judge that", None, None]
     assert [s.correct for s in solutions] == [True, None, True, True]
@@ -206,14 +206,14 @@ def test_no_request_is_sent_twice() -> None:
     solver, rounds = Solver(backend, config, STEPS), []
     vote = solver.scorer
 
-    class Picky:
+    class FailingScorer:
         def score(self, judgements: list[Judgement]) -> object:
             rounds.append(len(judgements))
             if any(j.problem == PROBLEMS[2] for j in judgements):
                 raise BackendError("no")
             return vote.score(judgements)
 
-    solver.scorer = Picky()  # type: ignore[assignment]
+    solver.scorer = FailingScorer()  # type: ignore[assignment]
     solutions = list(solver.solving(PROBLEMS, seed=1))
     assert [n for n, s in enumerate(solutions) if not s.correct] == [2]
     assert len(backend.asked) == len({repr(request) for request in backend.asked})
@@ -223,7 +223,7 @@ def test_no_request_is_sent_twice() -> None:
 # -------------------------- verdicts
 
 
-def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
+def answers_with_verdicts(problem: str) -> Iterator[tuple[str, bool, int | None]]:
     """Return answers to a problem, their correctness, and the first wrong step, by trees."""
     steps = solve(problem)
     right, number = str(value_of(read(problem))), len(steps)
@@ -244,7 +244,7 @@ def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
 @pytest.mark.parametrize("strategy", ["greedy", "best-of-n"])
 def test_solutions_are_marked_correct_or_wrong(strategy: str) -> None:
     for problem in PROBLEMS:
-        for text, correct, wrong in spoilt(problem):
+        for text, correct, wrong in answers_with_verdicts(problem):
             assert first_wrong(problem, text) == wrong
 
             def script(request: Request, number: int, text: str = text) -> Candidate:

@@ -28,7 +28,7 @@ def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     return None if step.finish is None else step.candidate()
 
 
-def brute(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
+def step_by_search(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
     """Return step, overshoot, finish and number of tokens, by a search of every position.
 
     None while the step has not ended.
@@ -86,7 +86,7 @@ def test_steps_equal_a_search_of_every_position(
     tokens: list[str], end: bool, strings: tuple[str, ...], least: int, more: int, over: str
 ) -> None:
     stop, written = Stop(strings, least + more, least), [*tokens, *([EOS] if end else [])]
-    candidate, expected = write(written, stop, over), brute(written, stop, over)
+    candidate, expected = write(written, stop, over), step_by_search(written, stop, over)
     assert (candidate is None) == (expected is None)
     if candidate is None or expected is None:
         return
@@ -203,7 +203,9 @@ def test_a_model_ends_its_steps_at_the_stops() -> None:
                 candidate.overshoot,
                 candidate.finish,
                 candidate.tokens,
-            ) == brute(tokens, stop, over)
-            assert candidate.tokens < 2 or brute(tokens[:-1], stop, over) is None  # and not before
+            ) == step_by_search(tokens, stop, over)
+            assert (
+                candidate.tokens < 2 or step_by_search(tokens[:-1], stop, over) is None
+            )  # and not before
             finishes.add(candidate.finish)
     assert finishes == {"stop", "end", "length"}

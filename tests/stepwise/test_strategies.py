@@ -155,13 +155,13 @@ def test_adaptive_scales_where_the_trigger_fires() -> None:
 
 
 def test_only_adaptive_needs_log_probabilities() -> None:
-    silent = Scripted(
+    without_log_probs = Scripted(
         lambda request, number: replace(numbered(3).script(request, number), log_probs=None)
     )
     with pytest.raises(BackendError, match="log-probabilities"):
-        run(silent, replace(BASE, strategy="adaptive"))
+        run(without_log_probs, replace(BASE, strategy="adaptive"))
     for strategy in ("greedy", "every-step", "random", "best-of-n"):
-        answer = run(silent, replace(BASE, strategy=strategy, rate=1.0))
+        answer = run(without_log_probs, replace(BASE, strategy=strategy, rate=1.0))
         assert answer.log_probs is None
         assert all(step.uncertainty is None and step.level is None for step in answer.steps)
 
@@ -223,10 +223,10 @@ def test_step_limits_end_an_answer() -> None:
 
 def test_an_answer_that_restarts_is_ended() -> None:
     """A backend that ignores the answer repeats its first step, which three steps reveal."""
-    again = Scripted(lambda r, n: make_candidate("(+ 3 8)>"))
-    answer = run(again, BASE)
+    restarting = Scripted(lambda r, n: make_candidate("(+ 3 8)>"))
+    answer = run(restarting, BASE)
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (3, "restarted", 2)
-    answer = run(again, replace(BASE, guard=False, max_steps=7))
+    answer = run(restarting, replace(BASE, guard=False, max_steps=7))
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (7, "max_steps", 6)
     texts = [f"(+ {n} {n})>" for n in (1, 2, 3, 4, 2, 5, 3, 1, 6)]
     backend = Scripted(lambda r, n: make_candidate(texts[len(r.partial)]))
@@ -276,11 +276,11 @@ def test_checker_finds_the_correct_candidate() -> None:
 
 
 def test_scorer_cost_is_counted() -> None:
-    class Dear:
+    class CostlyScorer:
         def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
             return [([float(len(c.step)) for c in j.candidates], Spent(100, 2)) for j in judgements]
 
-    answer = run(numbered(2), replace(BASE, strategy="every-step"), Dear())
+    answer = run(numbered(2), replace(BASE, strategy="every-step"), CostlyScorer())
     assert answer.spent == Spent(8 + 200, 4 + 4, 8)
 
 

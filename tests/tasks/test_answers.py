@@ -32,7 +32,7 @@ def loaded() -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def picky() -> Loaded:
+def bracket_model() -> Loaded:
     """A random model of a language whose valid strings have an even number of brackets."""
     loaded = tiny_loaded()
     parses = lambda text: (text.count("(") + text.count(")")) % 2 == 0  # noqa: E731
@@ -83,23 +83,23 @@ def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
 TEXTS = ["(+75)=?2", "(((", "5=4", "(*?5)=1", "1)+7("]
 
 
-def test_the_first_valid_explanation_is_the_answer(picky: Loaded) -> None:
+def test_the_first_valid_explanation_is_the_answer(bracket_model: Loaded) -> None:
     """Compare with the whole list by score, for every number of candidates."""
     moved = 0
     for text in TEXTS:
-        (all_of,) = tasks.repair(picky, [text], beam=6, top=1000, candidates=1000)
+        (all_of,) = tasks.repair(bracket_model, [text], beam=6, top=1000, candidates=1000)
         listed = all_of.alternatives
         assert [item.parses for item in listed] == sorted((x.parses for x in listed), reverse=True)
         by_score = sorted(listed, key=lambda x: -math.inf if x.score is None else x.score)[::-1]
         for look in (1, 2, 5, 1000):
-            (result,) = tasks.repair(picky, [text], beam=6, candidates=look)
+            (result,) = tasks.repair(bracket_model, [text], beam=6, candidates=look)
             window = by_score[:look]
             place = next((i for i, item in enumerate(window) if item.parses), None)
             assert result.text == by_score[place or 0].text
             assert result.parses == (place is not None)
             assert result.candidates == (len(window) if place is None else place + 1)
             moved += place is not None and place > 0
-        (five,) = tasks.repair(picky, [text], beam=6, top=5)
+        (five,) = tasks.repair(bracket_model, [text], beam=6, top=5)
         assert five.text == result.text
     assert moved > 1
 
@@ -139,12 +139,12 @@ def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
     assert mixed
 
 
-def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None:
+def test_completions_are_drawn_again_until_they_are_valid(bracket_model: Loaded) -> None:
     """Valid draws are unchanged; redraws depend on their key only."""
     text, many = "(+", CompletionConfig(candidates=20)
-    plain = tasks.complete(picky, [text], num=8)
-    again = tasks.complete(picky, [text], num=8, settings=many)
-    few = tasks.complete(picky, [text], num=5, settings=many)
+    plain = tasks.complete(bracket_model, [text], num=8)
+    again = tasks.complete(bracket_model, [text], num=8, settings=many)
+    few = tasks.complete(bracket_model, [text], num=5, settings=many)
     assert [result.text for result in few] == [result.text for result in again[:5]]
     assert all(result.candidates is None for result in plain)
     assert sum(bool(r.parses) for r in again) > sum(bool(r.parses) for r in plain)
@@ -153,9 +153,13 @@ def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None
         assert after.parses or after.candidates == 20
         assert after.text.startswith(text)
     with pytest.raises(ConfigError, match="a stream shows what is drawn"):
-        [*tasks.completing(picky, [text], settings=many, on_characters=lambda number, text: None)]
+        [
+            *tasks.completing(
+                bracket_model, [text], settings=many, on_characters=lambda number, text: None
+            )
+        ]
     cut = tasks.complete(
-        picky, [text], num=6, settings=many, control=ControlConfig(first_complete=True)
+        bracket_model, [text], num=6, settings=many, control=ControlConfig(first_complete=True)
     )
     assert all(result.parses or result.candidates == 20 for result in cut)
 

@@ -38,7 +38,7 @@ def random_guide(template: str, seed: int, scale: float = 3.0) -> Guide:
     return Guide(logits.log_softmax(-1))
 
 
-def brute(template: str) -> set[str]:
+def all_solutions(template: str) -> set[str]:
     """Return all solutions, by trying every symbol at every blank."""
     parts = [INNER if symbol == "?" else [symbol] for symbol in template]
     return {text for text in map("".join, itertools.product(*parts)) if LANGUAGE.holds(text)}
@@ -62,7 +62,7 @@ def templates(count: int, seed: int, most: int = 3) -> list[str]:
 def test_solutions_equal_brute_force(grammar: bool) -> None:
     some = none = 0
     for index, template in enumerate(templates(30, 1)):
-        expected = brute(template)
+        expected = all_solutions(template)
         outcome = search_fillings(
             puzzle(template, grammar), random_guide(template, index), EVERY, EVERY
         )
@@ -77,7 +77,7 @@ def test_solutions_equal_brute_force(grammar: bool) -> None:
 def test_a_bounded_search_claims_only_checked_solutions() -> None:
     early = 0
     for index, template in enumerate(templates(25, 2)):
-        expected = brute(template)
+        expected = all_solutions(template)
         for bound in (1, 2, 7, 30, 150):
             outcome = search_fillings(puzzle(template), random_guide(template, index), EVERY, bound)
             assert outcome.looked <= bound
@@ -95,7 +95,7 @@ def test_a_bounded_search_claims_only_checked_solutions() -> None:
 def test_chunks_cache_size_and_consequences_do_not_change_the_solutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cases = [(template, brute(template)) for template in templates(25, 3)]
+    cases = [(template, all_solutions(template)) for template in templates(25, 3)]
     monkeypatch.setattr(fill_module, "CHUNK", 3)
     for kept in (0, 1000):
         monkeypatch.setattr(fill_module, "KEPT", kept)
@@ -112,7 +112,7 @@ def test_chunks_cache_size_and_consequences_do_not_change_the_solutions(
 def test_the_only_solution_is_found_with_any_guide(grammar: bool) -> None:
     template, only = "(+(*?5)1?)=4?", "(+(*75)10)=45"
     unique = template.replace("=4?", "=45").replace("1?", "10")
-    assert brute(unique) == {only}
+    assert all_solutions(unique) == {only}
     worst = torch.zeros(len(only), len(LANGUAGE.vocabulary))
     for position, symbol in enumerate(only):
         worst[position, LANGUAGE.vocabulary.ids[symbol]] = -torch.inf
@@ -192,7 +192,9 @@ def test_fill_reports_a_reached_bound(loaded: Loaded) -> None:
 
 def test_the_most_likely_solution_is_given(loaded: Loaded) -> None:
     template = "(+??)=12"
-    scores = {result.text: result.score for result in tasks.edit(loaded, sorted(brute(template)))}
+    scores = {
+        result.text: result.score for result in tasks.edit(loaded, sorted(all_solutions(template)))
+    }
     (result,) = tasks.fill(loaded, [template], solutions=EVERY)
     assert scores[result.text] == pytest.approx(
         max(score for score in scores.values() if score is not None)

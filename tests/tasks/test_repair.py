@@ -166,7 +166,7 @@ def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
     assert edit_cost(free.edits or ()) == 0
 
 
-def ball(text: str) -> set[str]:
+def within_one_edit(text: str) -> set[str]:
     """Return all strings at most one insertion, deletion or replacement away."""
     near = {text}
     for i in range(len(text) + 1):
@@ -192,7 +192,7 @@ def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> No
     for text, result in zip(
         texts, tasks.repair(loaded, texts, holds=True, max_edits=1, beam=4), strict=True
     ):
-        near = ball(text)
+        near = within_one_edit(text)
         parse = any(map(language.parses, near))
         true = any(map(language.holds, near))  # type: ignore[attr-defined]
         met[parse + true] += 1

@@ -81,7 +81,7 @@ def test_draws_depend_on_the_lines_and_not_on_their_order(tmp_path: Path, seed: 
         assert make_language(corpus(tmp_path / "two")).state()["digest"] != one.state()["digest"]
 
 
-def own(folder: Path | str, **changes: object) -> Config:
+def corpus_config(folder: Path | str, **changes: object) -> Config:
     return tiny(**{**QUICK, "language": str(folder), **changes})
 
 
@@ -105,11 +105,11 @@ def test_a_run_resumes_with_its_corpus_at_another_path_or_in_another_order(
     lines = some_lines(rng)
     write_corpus(tmp_path / "home" / "pairs", lines, rng)
     monkeypatch.chdir(tmp_path / "home")
-    Trainer(own("pairs"), tmp_path / "whole").run()
-    stopped(Trainer(own("pairs"), tmp_path / "parts"), 2)
+    Trainer(corpus_config("pairs"), tmp_path / "whole").run()
+    stopped(Trainer(corpus_config("pairs"), tmp_path / "parts"), 2)
     (tmp_path / "link").symlink_to("home/pairs")
     for step, path in enumerate(("./pairs/", tmp_path / "link", "../home/pairs"), 3):
-        stopped(Trainer(own(path), tmp_path / "parts", resume=True), step)
+        stopped(Trainer(corpus_config(path), tmp_path / "parts", resume=True), step)
     write_corpus(Path("pairs"), lines, rng)  # in another order
     assert run_config(tmp_path / "parts", {}).language.language == "../home/pairs"  # as given last
     (tmp_path / "elsewhere" / "pairs").mkdir(parents=True)
@@ -133,10 +133,10 @@ def test_a_changed_corpus_is_refused_on_resume(tmp_path: Path) -> None:
     lines, folder, run = some_lines(rng), tmp_path / "x", tmp_path / "run"
     write_corpus(folder, lines, rng)
     (folder / "grammar.lark").write_bytes(GRAMMAR.encode())
-    Trainer(own(folder, max_iters=2), run).run()
+    Trainer(corpus_config(folder, max_iters=2), run).run()
 
     def resumed(**changes: object) -> Trainer:
-        return Trainer(own(folder, max_iters=2, **changes), run, resume=True)
+        return Trainer(corpus_config(folder, max_iters=2, **changes), run, resume=True)
 
     (folder / "grammar.lark").write_bytes(GRAMMAR.replace("\n", "\r\n").encode())
     resumed()
@@ -187,11 +187,11 @@ def test_attempts_may_move_but_not_change(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     rng = random.Random(5)
     write_corpus(tmp_path / "x", some_lines(rng), rng)
-    Trainer(own(tmp_path / "x", max_iters=4), tmp_path / "run").run()
+    Trainer(corpus_config(tmp_path / "x", max_iters=4), tmp_path / "run").run()
     payload = checkpoint.load(tmp_path / "run" / "last.pt")
     del payload["language"]["order"], payload["training"]["curve"]
     checkpoint.save(tmp_path / "run" / "last.pt", payload)
-    trainer = Trainer(own(tmp_path / "x", max_iters=8), tmp_path / "run", resume=True)
+    trainer = Trainer(corpus_config(tmp_path / "x", max_iters=8), tmp_path / "run", resume=True)
     assert "made by an earlier version, which drew lines by their order in the file" in trainer.note
     assert trainer.run().step == 8
 
@@ -244,9 +244,9 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
 
 
 def test_a_run_removes_only_the_leftovers_of_killed_runs(tmp_path: Path) -> None:
-    own = (LOCK, ".last.pt.1.tmp", f".best.pt.{os.getpid()}.tmp", ".config.yaml.77.tmp")
+    corpus_config = (LOCK, ".last.pt.1.tmp", f".best.pt.{os.getpid()}.tmp", ".config.yaml.77.tmp")
     users = (".last.pt.old.tmp", ".notes.txt.1.tmp", "last.pt.1.tmp", ".last.pt.1.tmp~")
-    for name in (*own, *users):
+    for name in (*corpus_config, *users):
         (tmp_path / name).write_bytes(b"half")
     Trainer(tiny(**QUICK), tmp_path).run()
     left = {path.name for path in tmp_path.iterdir()}
@@ -328,7 +328,7 @@ def test_leftovers_are_removed_and_files_being_written_stay(tmp_path: Path) -> N
 # ---------------------------------------------------------------- folders that go away
 
 
-def meanwhile(trainer: Trainer, step: int, action: object) -> None:
+def before_step(trainer: Trainer, step: int, action: object) -> None:
     """Let `action` happen before the update number `step`."""
     original = trainer.step
 
@@ -353,7 +353,7 @@ def test_a_deleted_folder_ends_the_run_and_is_not_recreated(
     rare = {"save_interval": 100, "log_interval": 100, "eval_interval": 100}
     trainer = Trainer(tiny(**{**QUICK, **rare, interval: 3}), tmp_path / "run")
 
-    def go() -> None:
+    def remove_folder() -> None:
         if kind == "removed":
             shutil.rmtree(folder)
         elif kind == "link":
@@ -364,7 +364,7 @@ def test_a_deleted_folder_ends_the_run_and_is_not_recreated(
             if kind == "replaced":
                 other.rename(folder)
 
-    meanwhile(trainer, 4, go)
+    before_step(trainer, 4, remove_folder)
     with pytest.raises(FolderError, match=r"was (removed or moved|replaced) during the run"):
         trainer.run()
     assert folder.exists() == (kind in ("replaced", "link"))
@@ -384,7 +384,7 @@ def test_a_folder_that_cannot_be_written_keeps_the_last_state(
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    meanwhile(trainer, 4, lambda: monkeypatch.setattr(os, "replace", fail))
+    before_step(trainer, 4, lambda: monkeypatch.setattr(os, "replace", fail))
     with pytest.raises(CheckpointError, match=f"{message}; the previous file is kept"):
         trainer.run()
     monkeypatch.undo()
@@ -470,7 +470,7 @@ def test_a_log_cut_inside_an_entry_is_continued(tmp_path: Path) -> None:
     changes = {**QUICK, "log_interval": 2, "save_interval": 3}
     Trainer(tiny(**changes), tmp_path / "whole").run()
     first = Trainer(tiny(**changes), tmp_path / "parts")
-    meanwhile(first, 5, lambda: (_ for _ in ()).throw(Killed()).__next__())
+    before_step(first, 5, lambda: (_ for _ in ()).throw(Killed()).__next__())
     with pytest.raises(Killed):
         first.run()
     (events,) = (tmp_path / "parts" / "tensorboard").iterdir()

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend, each a single line, and how text appears in them.
+"""Errors that a user can cause and correct, each a single line, and how text appears in them.
 
 The line names what was given, what is allowed and what to do. Command-line programs print it on the
 error stream and exit with status 2; a traceback is always a bug. Internal invariants are assertions

@@ -65,13 +65,13 @@ class Estimate:
             raise ValueError(f"count {self.count} is negative")
 
     def to_dict(self) -> dict[str, float | None]:
-        """Returns value, low, high and count as JSON takes them: None for what is not finite."""
+        """Return value, low, high and count as JSON takes them: None for what is not finite."""
         figures = {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
         return {name: x if math.isfinite(x) else None for name, x in figures.items()}
 
 
 def wilson(successes: int, count: int, z: float = Z95) -> Estimate:
-    """Returns a share with Wilson's score interval, which stays inside [0, 1].
+    """Return a share with Wilson's score interval, which stays inside [0, 1].
 
     A count of 0 gives NaN with the interval [0, 1].
 
@@ -92,7 +92,7 @@ def wilson(successes: int, count: int, z: float = Z95) -> Estimate:
 
 
 def rate(flags: Iterable[bool]) -> Estimate:
-    """Returns the share of true flags, see `wilson`."""
+    """Return the share of true flags, see `wilson`."""
     values = [bool(flag) for flag in flags]
     return wilson(sum(values), len(values))
 
@@ -104,7 +104,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     unit: Unit = Unit.NUMBER,
 ) -> Estimate:
-    """Returns `statistic(indices)` with its percentile bootstrap over exchangeable `units`
+    """Return `statistic(indices)` with its percentile bootstrap over exchangeable `units`
     (95%)."""
     count = len(units)
     if count == 0:
@@ -121,7 +121,7 @@ def mean(
     unit: Unit = Unit.NUMBER,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """Returns the mean of `values` (n,) with its bootstrap interval."""
+    """Return the mean of `values` (n,) with its bootstrap interval."""
     return ratio(values, None, rng, unit, resamples)
 
 
@@ -132,7 +132,7 @@ def ratio(
     unit: Unit = Unit.NUMBER,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """Returns sum(numerators) / sum(denominators), both (n,) with one entry a string.
+    """Return sum(numerators) / sum(denominators), both (n,) with one entry a string.
 
     The bootstrap resamples strings. Nats per token are averaged so: long strings weigh more.
     `denominators` None is 1 for each string.
@@ -159,7 +159,7 @@ def ratio(
 
 
 def balanced(text: str) -> bool:
-    """Returns whether brackets balance, in every prefix too: what the reference calls valid
+    """Return whether brackets balance, in every prefix too: what the reference calls valid
     syntax."""
     depth = 0
     for symbol in text:
@@ -170,17 +170,17 @@ def balanced(text: str) -> bool:
 
 
 def has_equals(text: str) -> bool:
-    """Returns whether the text contains `=`."""
+    """Return whether the text contains `=`."""
     return "=" in text
 
 
 def has_operator(text: str, operators: str = "+*") -> bool:
-    """Returns whether the text contains one of `operators`."""
+    """Return whether the text contains one of `operators`."""
     return any(symbol in operators for symbol in text)
 
 
 def nesting(text: str) -> int:
-    """Returns the largest number of brackets open at once, also of texts that do not parse."""
+    """Return the largest number of brackets open at once, also of texts that do not parse."""
     depth = deepest = 0
     for symbol in text:
         depth += (symbol == "(") - (symbol == ")")
@@ -189,12 +189,12 @@ def nesting(text: str) -> int:
 
 
 def operator_counts(text: str, operators: str = "+*") -> tuple[int, ...]:
-    """Returns how often each of `operators` occurs."""
+    """Return how often each of `operators` occurs."""
     return tuple(text.count(operator) for operator in operators)
 
 
 def length_bucket(length: int) -> str:
-    """Returns the bucket of an inner length: `<10`, `10-19`, `20-29`, `30-39` or `40+`."""
+    """Return the bucket of an inner length: `<10`, `10-19`, `20-29`, `30-39` or `40+`."""
     for name, low, high in LENGTH_BUCKETS:
         if low <= length and (high is None or length <= high):
             return name
@@ -205,7 +205,7 @@ def length_bucket(length: int) -> str:
 
 
 def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """Returns Levenshtein's distance: insertions, deletions and substitutions, each at cost 1.
+    """Return Levenshtein's distance: insertions, deletions and substitutions, each at cost 1.
 
     Myers' bit-parallel recurrence (J. ACM 46(3), 1999): a column of the table is two integers.
     """
@@ -229,7 +229,7 @@ def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
 
 
 def token_accuracy(text: str, clean: str) -> float:
-    """Returns the reference's score: the share of `BOS clean EOS` that `BOS text EOS` has at the
+    """Return the reference's score: the share of `BOS clean EOS` that `BOS text EOS` has at the
     same position.
 
     A deletion near the start costs all that follows it.
@@ -241,13 +241,13 @@ def token_accuracy(text: str, clean: str) -> float:
 
 
 def aligned_accuracy(text: str, clean: str) -> float:
-    """Returns 1 - edit distance / length of the longer text: a shift costs one edit."""
+    """Return 1 - edit distance / length of the longer text: a shift costs one edit."""
     longer = max(len(text), len(clean))
     return 1.0 if longer == 0 else 1.0 - edit_distance(text, clean) / longer
 
 
 def anchors_kept(text: str, template: str, blank: str = "?") -> float:
-    """Returns the share of the template's given symbols that are unchanged; 1 if all are blank."""
+    """Return the share of the template's given symbols that are unchanged; 1 if all are blank."""
     given = [index for index, symbol in enumerate(template) if symbol != blank]
     if not given:
         return 1.0
@@ -259,7 +259,7 @@ def anchors_kept(text: str, template: str, blank: str = "?") -> float:
 
 @_of_texts
 def distinct(texts: Sequence[str]) -> Estimate:
-    """Returns distinct texts / texts. Noise is more distinct than any language.
+    """Return distinct texts / texts. Noise is more distinct than any language.
 
     Leaving out one text changes the number of distinct ones only if it has no copy. So the share
     has the jackknife variance of a rate, q (1 - q) / n with q the share of texts without a copy. As
@@ -271,7 +271,7 @@ def distinct(texts: Sequence[str]) -> Estimate:
 
 @_of_texts
 def distinct_valid(texts: Sequence[str], language: Language) -> Estimate:
-    """Returns distinct texts that parse / all texts, with the interval of `distinct`."""
+    """Return distinct texts that parse / all texts, with the interval of `distinct`."""
     return _distinct_share(Counter(text for text in texts if language.parses(text)), len(texts))
 
 
@@ -289,7 +289,7 @@ def _distinct_share(tally: Mapping[str, int], count: int) -> Estimate:
 
 
 def relative(own: Estimate, real: Sequence[Sequence[str]]) -> Estimate:
-    """Returns a share of distinct texts divided by the mean `distinct` of sets of real draws.
+    """Return a share of distinct texts divided by the mean `distinct` of sets of real draws.
 
     All real draws parse, so that `distinct_valid` is divided by the same.
 
@@ -307,7 +307,7 @@ def relative(own: Estimate, real: Sequence[Sequence[str]]) -> Estimate:
 
 @_of_texts
 def novel(texts: Sequence[str], seen: Collection[str] | Callable[[str], bool]) -> Estimate:
-    """Returns the share of texts not in training; `seen` is the training set, or tells
+    """Return the share of texts not in training; `seen` is the training set, or tells
     membership."""
     known = seen if callable(seen) else seen.__contains__
     return rate(not known(text) for text in texts)
@@ -319,7 +319,7 @@ def histogram_distance(
     rng: np.random.Generator,
     resamples: int = 200,
 ) -> Estimate:
-    """Returns the total variation distance of the histogram of `values` from that of `reference`.
+    """Return the total variation distance of the histogram of `values` from that of `reference`.
 
     It is half the L1 distance: 0 if equal, 1 if disjoint, NaN without values or reference. The
     interval resamples `values`. Two samples of one distribution are not at distance 0: read it
@@ -345,7 +345,7 @@ def histogram_distance(
 def log_likelihood(
     texts: Sequence[str], language: HasExactProbability, rng: np.random.Generator
 ) -> tuple[Estimate, Estimate]:
-    """Returns the log-probability per token under the true generator, and the share in its support.
+    """Return the log-probability per token under the true generator, and the share in its support.
 
     The first is in nats, given the lengths, and a mean over the tokens of texts in the support.
     Real draws score minus the entropy. Higher is not better: it means more typical than real texts.
@@ -361,7 +361,7 @@ def log_likelihood(
 
 
 def token_classes(text: str, equals: str = "=", digits: str = "0123456789") -> list[str]:
-    """Returns the class of each symbol: `value` (digits after the last `=`), `operand` or
+    """Return the class of each symbol: `value` (digits after the last `=`), `operand` or
     `structure`."""
     border = text.rfind(equals)
     return [
@@ -371,7 +371,7 @@ def token_classes(text: str, equals: str = "=", digits: str = "0123456789") -> l
 
 
 def by_length(flags: Sequence[bool], lengths: Sequence[int]) -> Mapping[str, Estimate]:
-    """Returns the share of true `flags` in each bucket of inner length, empty buckets included."""
+    """Return the share of true `flags` in each bucket of inner length, empty buckets included."""
     names = [length_bucket(length) for length in lengths]
     return {
         bucket: rate(flag for flag, name in zip(flags, names, strict=True) if name == bucket)
@@ -381,11 +381,11 @@ def by_length(flags: Sequence[bool], lengths: Sequence[int]) -> Mapping[str, Est
 
 @_of_texts
 def parses(texts: Sequence[str], language: Language) -> list[bool]:
-    """Returns whether each text belongs to the language by its real grammar."""
+    """Return whether each text belongs to the language by its real grammar."""
     return [language.parses(text) for text in texts]
 
 
 @_of_texts
 def hold(texts: Sequence[str], language: HasValue) -> list[bool]:
-    """Returns whether each text parses and what it states is true."""
+    """Return whether each text parses and what it states is true."""
     return [language.holds(text) for text in texts]

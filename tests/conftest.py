@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from tests.helpers.fuzz import FRESH_SEED
 
+# A shell ignores SIGINT in what it runs in the background; processes of tests would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("MASKDIFF_FUZZ_SEED", str(FRESH_SEED))  # workers start with this environment
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,7 +17,5 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several wor
 
 def pytest_terminal_summary(terminalreporter: object) -> None:
     write = terminalreporter.write_line  # type: ignore[attr-defined]
-    write(
-        f"fresh seed of the fuzzing tests: {FRESH_SEED} "
-        f"(MASKDIFF_FUZZ_SEED={FRESH_SEED} repeats it)"
-    )
+    repeat = f"MASKDIFF_FUZZ_SEED={FRESH_SEED}"
+    write(f"fresh seed of the fuzzing tests: {FRESH_SEED} ({repeat} repeats it)")

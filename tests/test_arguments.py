@@ -189,7 +189,7 @@ def test_languages_are_made_by_name(tmp_path: Path) -> None:
 def test_scores_of_one_text_are_not_those_of_its_characters(loaded: Loaded) -> None:
     language = loaded.language
     assert metrics.parses(GOOD, language) == [True]
-    assert metrics.holds(GOOD, language) == [True]
+    assert metrics.hold(GOOD, language) == [True]
     assert metrics.distinct("aab").count == 1
     assert metrics.novel(GOOD, {GOOD}).value == 0.0
     assert language.vocabulary.encode_many(GOOD) == [language.vocabulary.encode(GOOD)]

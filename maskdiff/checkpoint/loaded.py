@@ -84,7 +84,7 @@ class Loaded:
         return getattr(self.denoiser, "deadline", NEVER)
 
     def constraint(self, device: str | torch.device | None = None) -> GrammarConstraint:
-        """Returns the grammar of the language as a constraint, made at the first call.
+        """Return the grammar of the language as a constraint, made at the first call.
 
         Args:
             device: Where its charts are filled; None for the device of the model.

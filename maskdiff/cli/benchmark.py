@@ -39,7 +39,7 @@ from maskdiff.experiments.reproduction import run as reproduction
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of all flags, in groups."""
+    """Return the parser of all flags, in groups."""
     parser = cli.Parser(prog="benchmark.py", description=__doc__, conflict_handler="resolve")
     cli.add_machine_flags(parser)
     cli.add_language_flags(parser)
@@ -153,7 +153,7 @@ def _add_reproduction(parser: argparse.ArgumentParser) -> None:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """Returns the plan that the flags ask for. Raises ConfigError."""
+    """Return the plan that the flags ask for. Raises ConfigError."""
     for kind in args.corruption or ():
         corruption(kind)  # an unknown one fails before anything is measured
     return Plan(
@@ -174,7 +174,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 def load_subjects(
     paths: Sequence[str], device: str, override: LanguageOverride | None = None
 ) -> list[Subject]:
-    """Returns a subject for each file, named by the shortest ending of its path that is unique."""
+    """Return a subject for each file, named by the shortest ending of its path that is unique."""
     paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     parts = [Path(path).with_suffix("").parts for path in paths]
     if len(set(parts)) < len(parts):  # only their endings differ

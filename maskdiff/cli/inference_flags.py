@@ -72,7 +72,9 @@ def _add_complete(verbs: Any) -> None:
 
 def _add_repair(verbs: Any) -> None:
     verb = verbs.add_parser(
-        "repair", help="mend damaged strings", description="What damaged strings were meant to be."
+        "repair",
+        help="repair damaged strings",
+        description="The likeliest originals of damaged strings.",
     )
     methods = "channel (default), draft, least_edits (no model)"
     _flag(verb, "--method", "NAME", methods, str, "channel")

@@ -42,7 +42,7 @@ class LogScatter:
         self.added = source[~single], target[~single]
 
     def __call__(self, x: Tensor, best: bool = False) -> Tensor:
-        """Returns the log of the sum, or the maximum, of the sources of each target, (size, …)."""
+        """Return the log of the sum, or the maximum, of the sources of each target, (size, …)."""
         result = x.new_full((self.size, *x.shape[1:]), -torch.inf)
         source, target = self.copied
         result[target] = x[source]
@@ -133,7 +133,7 @@ class Chart:
 
 
 def inside_chart(rules: RuleTensors, emission: Tensor, length: Tensor, best: bool = False) -> Chart:
-    """Returns the inside chart in O(n^3 x pairs) time and O(n^2 x nonterminals) memory a string.
+    """Return the inside chart in O(n^3 x pairs) time and O(n^2 x nonterminals) memory a string.
 
     Args:
         rules: The grammar.
@@ -193,7 +193,7 @@ def _splits(
 
 
 def second_parts(inside: Tensor, starts: int, width: int) -> Tensor:
-    """Returns a view (…, starts, width - 1) of a chart: (i + k, width - k) for k from 1."""
+    """Return a view (…, starts, width - 1) of a chart: (i + k, width - k) for k from 1."""
     *outer, row, column = inside.stride()
     shape = (*inside.shape[:-2], starts, width - 1)
     offset = inside.storage_offset() + row + (width - 1) * column
@@ -201,14 +201,14 @@ def second_parts(inside: Tensor, starts: int, width: int) -> Tensor:
 
 
 def log_sum(x: Tensor) -> Tensor:
-    """Returns the log of the sum over the last dimension; overwrites `x`, which may be -inf."""
+    """Return the log of the sum over the last dimension; overwrites `x`, which may be -inf."""
     top = x.amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)
     return x.sub_(top).exp_().sum(-1).log_() + top[..., 0]
 
 
 def descend(chart: Chart, uniform: Tensor | None = None) -> Tensor:
-    """Returns one string of the language for each row, from the top of the chart down.
+    """Return one string of the language for each row, from the top of the chart down.
 
     Args:
         chart: The chart.

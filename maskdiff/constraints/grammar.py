@@ -70,7 +70,7 @@ class GrammarConstraint:
     def of(
         cls, language: Language, device: torch.device | str = "cpu", deadline: Deadline = NEVER
     ) -> GrammarConstraint:
-        """Returns the constraint of the grammar of a language.
+        """Return the constraint of the grammar of a language.
 
         Raises:
             ConfigError: The language has no grammar.
@@ -289,7 +289,7 @@ class _TokenMask:
 
 
 def next_symbols(mask: NextSymbol, tokens: Tensor) -> Tensor:
-    """Returns the allowed tokens at all positions, given the tokens before each.
+    """Return the allowed tokens at all positions, given the tokens before each.
 
     Args:
         mask: A mask at its first position; it is used up.

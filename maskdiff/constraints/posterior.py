@@ -17,7 +17,7 @@ from maskdiff.constraints.chart import TINY, Chart, second_parts
 
 
 def posterior(chart: Chart) -> Tensor:
-    """Returns the log-probabilities of symbols given that the string is in the language.
+    """Return the log-probabilities of symbols given that the string is in the language.
 
     Args:
         chart: A float64 chart of sums.

@@ -51,7 +51,7 @@ class PrefixMask:
         ]
 
     def allowed(self) -> Tensor:
-        """Returns the symbols of the present position, (batch, symbols) bool.
+        """Return the symbols of the present position, (batch, symbols) bool.
 
         None is allowed beyond the end of a string and after a symbol that was not allowed.
         """
@@ -65,7 +65,7 @@ class PrefixMask:
         self.position += 1
 
     def select(self, rows: Tensor) -> PrefixMask:
-        """Returns the mask of the strings `rows`, which may repeat (a beam)."""
+        """Return the mask of the strings `rows`, which may repeat (a beam)."""
         part = copy(self)
         part.possible = self.possible[rows.cpu().numpy()]
         part._parsers = [self._parsers[row].copy() for row in rows.tolist()]

@@ -13,8 +13,9 @@ the place in the text. `maskdiff.tasks.complete` completes the texts of a langua
 from __future__ import annotations
 
 from maskdiff.decoding.canvas_model import CanvasModel, ending_with
+from maskdiff.decoding.completion import Completion, Decoding
 from maskdiff.decoding.condition import MODES, Conditioned, Summary, condition
-from maskdiff.decoding.decode import Completion, Decoding
+from maskdiff.decoding.loop import decode
 from maskdiff.decoding.shared_tree import SharedTree
 from maskdiff.models.causal import CausalModel
 from maskdiff.models.continuation import Canonical, Continuation, HistoryTree, LatentStates
@@ -37,5 +38,6 @@ __all__ = [
     "TableModel",
     "TokenTable",
     "condition",
+    "decode",
     "ending_with",
 ]  # fmt: skip

@@ -71,7 +71,12 @@ def uniform(keys: Tensor, *counters: Tensor | int) -> Tensor:
 
 def gumbel(keys: Tensor, *counters: Tensor | int) -> Tensor:
     """Standard Gumbel numbers; argmax(log p + gumbel) is a draw from p."""
-    return -torch.log(-torch.log(uniform(keys, *counters)))
+    return gumbel_of(uniform(keys, *counters))
+
+
+def gumbel_of(uniforms: Tensor) -> Tensor:
+    """Standard Gumbel numbers of numbers in (0, 1)."""
+    return -torch.log(-torch.log(uniforms))
 
 
 def token_noise(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskdiff.drawing.logits import Symbols, draw_tokens
 from maskdiff.drawing.penalties import NO_PENALTIES, Penalties
+from maskdiff.errors import ConfigError
 from maskdiff.utils.arguments import real
 
 
@@ -21,8 +22,8 @@ class Draw:
         top_p: The smallest set of tokens of this mass is kept, in [0, 1].
         penalties: Penalties of repetition, and top-k and min-p.
         constraint: What every string satisfies.
-        symbols: The alphabet: all symbols, `<DIGIT>` for digits ("skeleton"), or digits for
-            `<DIGIT>` ("fill").
+        symbols: The alphabet: all symbols ("plain"), `<DIGIT>` for digits ("skeleton"), digits for
+            `<DIGIT>` ("fill"), or all symbols and EOS ("open").
 
     Raises:
         ConfigError: For a number out of its range.
@@ -37,6 +38,15 @@ class Draw:
     def __post_init__(self) -> None:
         real(0.0, 100.0)("temperature", self.temperature)
         real(0.0, 1.0)("top_p", self.top_p)
+
+    def refuse(self, owner: str, *names: str) -> None:
+        """Raise ConfigError if one of the fields `names`, which `owner` does not apply, is set."""
+        for name in names:
+            default = "plain" if name == "symbols" else None
+            if getattr(self, name) != default:
+                raise ConfigError(
+                    f"{owner} does not apply the field {name} of a Draw; leave it out"
+                )
 
     @property
     def truncation(self) -> tuple[float, int, float]:

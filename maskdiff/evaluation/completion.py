@@ -89,12 +89,12 @@ def completion_suite(run: SuiteRun) -> None:
 
 
 def count_completion(plan: Plan) -> int:
-    """Returns the number of measurements of `completion_suite` at most."""
+    """Return the number of measurements of `completion_suite` at most."""
     return 2 + len(plan.typed) * (len(MODES) + len(BASELINES)) + (REJECTED in plan.typed)
 
 
 def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
-    """Returns the methods that can complete all prefixes.
+    """Return the methods that can complete all prefixes.
 
     The exact mode needs histories within its budget. Baselines need a model that is not given the
     length.
@@ -108,7 +108,7 @@ def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
 
 
 def random_case(rng: np.random.Generator) -> tuple[TableModel, bytes]:
-    """Returns a random distribution over strings of at most 7 tokens of the letters a and b, and a
+    """Return a random distribution over strings of at most 7 tokens of the letters a and b, and a
     prefix of 4 or 5 letters."""
 
     def letters(size: int) -> bytes:
@@ -120,7 +120,7 @@ def random_case(rng: np.random.Generator) -> tuple[TableModel, bytes]:
 
 
 def enumerated(model: TableModel, prefix: bytes) -> dict[History, float]:
-    """Returns the exact distribution of the covering history, from every string that begins so."""
+    """Return the exact distribution of the covering history, from every string that begins so."""
     found: dict[History, float] = {}
     stack: list[tuple[History, float]] = [((), 0.0)]
     while stack:
@@ -138,7 +138,7 @@ def enumerated(model: TableModel, prefix: bytes) -> dict[History, float]:
 
 
 def on_tables(plan: Plan) -> dict[str, list[float]]:
-    """Returns each method's total variation from the enumerated distribution, for each table."""
+    """Return each method's total variation from the enumerated distribution, for each table."""
     rng = plan.rng(81)
     found: dict[str, list[float]] = defaultdict(list)
     for index in range(TABLES):

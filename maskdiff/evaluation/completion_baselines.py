@@ -22,8 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from maskdiff.decoding.completion import Completion
 from maskdiff.decoding.condition import Conditioned
-from maskdiff.decoding.decode import Completion
 from maskdiff.decoding.histories import Goal
 from maskdiff.decoding.loop import Batch, Noise, decode
 from maskdiff.drawing.history import TokenHistory

@@ -88,7 +88,7 @@ def complete_once(model: Continuation, method: str, prefix: bytes, seed: int) ->
 
 
 def next_token_rows(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
-    """Returns a function from histories to log-probabilities of the next token, (n, vocab): the
+    """Return a function from histories to log-probabilities of the next token, (n, vocab): the
     proposal's until the prefix is covered, then the model's."""
 
     def rows(histories: Sequence[History]) -> Tensor:
@@ -104,7 +104,7 @@ def next_token_rows(proposal: Baseline, goal: Goal, read: Reading) -> Rows:
 
 
 def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
-    """Returns the log-probability (nats) of completing to exactly `text`, over its likeliest cuts
+    """Return the log-probability (nats) of completing to exactly `text`, over its likeliest cuts
     into tokens."""
     waiting: list[list[tuple[float, History]]] = [[] for _ in range(len(text) + 1)]
     waiting[0].append((0.0, ()))
@@ -134,7 +134,7 @@ def text_log_prob(rows: Rows, goal: Goal, text: bytes) -> float:
 
 
 def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
-    """Returns the first byte and the id of the token that reaches beyond the prefix, chosen
+    """Return the first byte and the id of the token that reaches beyond the prefix, chosen
     greedily; None at a dead end."""
 
     def beyond(history: History) -> bool:
@@ -149,7 +149,7 @@ def next_token(rows: Rows, goal: Goal, limit: int) -> tuple[int, int] | None:
 
 
 def true_next(model: Continuation, text: bytes, size: int) -> tuple[int, int] | None:
-    """Returns the first byte and the id of the token that reaches beyond `size` bytes in the
+    """Return the first byte and the id of the token that reaches beyond `size` bytes in the
     tokenizer's cut of `text`."""
     cut = model.encode([text])[0] if isinstance(model, Canonical) else None
     start = 0

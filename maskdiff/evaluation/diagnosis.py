@@ -118,7 +118,7 @@ def _share(follows: Sequence[tuple[int, int]], rng: np.random.Generator) -> Esti
 
 @torch.no_grad()
 def end_probabilities(loaded: Loaded, texts: Sequence[str]) -> list[float]:
-    """Returns p(end-of-string) after each whole text, cut into tokens as the vocabulary does."""
+    """Return p(end-of-string) after each whole text, cut into tokens as the vocabulary does."""
     model = CausalModel(loaded.denoiser, loaded.lengths)
     rows = loaded.vocabulary.encode_many(texts)
     tree = model.tree()

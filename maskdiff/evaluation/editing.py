@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def blank_symbols(
     texts: Sequence[str], share: float, rng: np.random.Generator, blank: str = "?"
 ) -> list[str]:
-    """Returns each text with max(1, floor(share n)) of its n symbols blank, as in the reference."""
+    """Return each text with max(1, floor(share n)) of its n symbols blank, as in the reference."""
     templates = []
     for text in texts:
         symbols = list(text)
@@ -36,7 +36,7 @@ def blank_symbols(
 def blind_fill(
     templates: Sequence[str], real: Sequence[str], rng: np.random.Generator, blank: str = "?"
 ) -> list[str]:
-    """Returns the baseline: every blank filled with a symbol drawn by its frequency in `real`."""
+    """Return the baseline: every blank filled with a symbol drawn by its frequency in `real`."""
     symbols = list("".join(real))
     return [
         "".join(str(rng.choice(symbols)) if s == blank else s for s in template)
@@ -51,7 +51,7 @@ def editing_figures(
     language: Language,
     plan: Plan,
 ) -> dict[str, Estimate]:
-    """Returns every metric of filled texts."""
+    """Return every metric of filled texts."""
     blank, pairs = language.vocabulary.blank, zip(texts, templates, strict=True)
     kept = [metrics.anchors_kept(text, template, blank) for text, template in pairs]
     return {

@@ -123,7 +123,7 @@ def make_yardstick(language: Language, plan: Plan, seen: Seen) -> Yardstick:
 def real_texts(
     language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator
 ) -> list[str]:
-    """Returns draws of the generator with lengths within `bounds`, by rejection.
+    """Return draws of the generator with lengths within `bounds`, by rejection.
 
     Each string of a language that is a list is drawn at most once, so there may be fewer.
 
@@ -148,7 +148,7 @@ def real_texts(
 
 
 def held_out_texts(language: Language, count: int, plan: Plan) -> list[str]:
-    """Returns `count` strings of the plan's split, with the lengths of the language.
+    """Return `count` strings of the plan's split, with the lengths of the language.
 
     For each length, strings are drawn with replacement from those of a larger pool. Lengths that
     the pool lacks get real draws instead: the few shortest strings may all belong to training.
@@ -170,7 +170,7 @@ def held_out_texts(language: Language, count: int, plan: Plan) -> list[str]:
 def text_figures(
     texts: Sequence[str], against: Yardstick, rng: np.random.Generator
 ) -> dict[str, Estimate]:
-    """Returns every metric of a set of texts, as far as the language can tell."""
+    """Return every metric of a set of texts, as far as the language can tell."""
     language = against.language
     figures = validity_figures(texts, language)
     if isinstance(language, HasOperators):
@@ -196,7 +196,7 @@ def text_figures(
 def distances(
     texts: Sequence[str], against: Yardstick, rng: np.random.Generator
 ) -> dict[str, Estimate]:
-    """Returns the distances of histograms from those of real strings: lengths, depths,
+    """Return the distances of histograms from those of real strings: lengths, depths,
     operators."""
     language = against.language
 

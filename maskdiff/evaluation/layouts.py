@@ -62,7 +62,7 @@ REPETITION = {
 
 
 def table_layouts(suite: str, rows: Sequence[Row]) -> list[TableLayout]:
-    """Returns the tables of a suite that has these rows; together they take every row."""
+    """Return the tables of a suite that has these rows; together they take every row."""
     layout = LAYOUTS.get(suite)
     if layout is not None:
         other = TableLayout(f"{suite}, other figures", lambda row: True, units=True)

@@ -60,7 +60,7 @@ class Losses:
 
 
 def token_losses(denoiser: Denoiser, shown: Tensor, strings: Strings, causal: bool) -> Tensor:
-    """Returns the nats of every clean token, (batch, width) float64, given `shown` (batch, width).
+    """Return the nats of every clean token, (batch, width) float64, given `shown` (batch, width).
 
     They are 0 on BOS and padding.
     """
@@ -79,7 +79,7 @@ def measure_losses(
     seed: int,
     batch_size: int = 256,
 ) -> Losses:
-    """Returns the losses of texts sorted by length, from `draws` maskings of each."""
+    """Return the losses of texts sorted by length, from `draws` maskings of each."""
     order = sorted(texts, key=len)
     parts = [
         _batch_losses(denoiser, language, order[start : start + batch_size], draws, seed + i)
@@ -131,7 +131,7 @@ def _batch_losses(
 
 
 def floors(language: Language, texts: Sequence[str]) -> tuple[Array, Array] | None:
-    """Returns exact -log p of each text, given its length and not, (strings,) each; None if
+    """Return exact -log p of each text, given its length and not, (strings,) each; None if
     unknown.
 
     The order is that of `measure_losses`.

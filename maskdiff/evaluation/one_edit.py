@@ -32,12 +32,12 @@ OPTIMAL = "bayes_optimal"
 
 
 def symbols_of(language: Language) -> str:
-    """Returns the symbols that an edit may write."""
+    """Return the symbols that an edit may write."""
     return "".join(language.vocabulary.symbols[token] for token in language.vocabulary.inner_ids)
 
 
 def damage(text: str, symbols: str, rng: np.random.Generator) -> str:
-    """Returns `text` after one edit: a uniform operation at a uniform place.
+    """Return `text` after one edit: a uniform operation at a uniform place.
 
     An insertion writes a uniform symbol, a replacement another one than the present. A text of one
     symbol is never deleted, and nothing is replaced where the language has no other symbol.
@@ -55,7 +55,7 @@ def damage(text: str, symbols: str, rng: np.random.Generator) -> str:
 
 
 def damage_prob(clean: str, damaged: str, symbols: str) -> float:
-    """Returns the probability that `damage` turns `clean` (two symbols or more) into `damaged`."""
+    """Return the probability that `damage` turns `clean` (two symbols or more) into `damaged`."""
     n, count = len(clean), len(symbols)
     if len(damaged) == n:
         differing = sum(a != b for a, b in zip(clean, damaged, strict=True))
@@ -82,7 +82,7 @@ def edit_neighbours(text: str, symbols: str) -> Iterator[str]:
 
 
 def most_probable(damaged: str, language: HasExactProbability, symbols: str) -> str:
-    """Returns the most probable original of `damaged` under the generator; `damaged` if none
+    """Return the most probable original of `damaged` under the generator; `damaged` if none
     fits."""
     best, found = -math.inf, damaged
     for text in edit_neighbours(damaged, symbols):
@@ -94,7 +94,7 @@ def most_probable(damaged: str, language: HasExactProbability, symbols: str) -> 
 
 
 def count_one_edit(plan: Plan) -> int:
-    """Returns the number of measurements of `one_edit_suite` at most."""
+    """Return the number of measurements of `one_edit_suite` at most."""
     return len({*plan.repair_methods, MODELLESS}) + 1
 
 

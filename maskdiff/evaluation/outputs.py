@@ -81,7 +81,7 @@ class Output:
 def make_tasks(
     language: Language, count: int, seed: int, split: Split = "test"
 ) -> list[PromptTask]:
-    """Returns prompts of held-out strings.
+    """Return prompts of held-out strings.
 
     A prompt reaches to where only one continuation holds; otherwise it is half the string.
     """
@@ -132,13 +132,13 @@ def draw_outputs(
 
 
 def limited(output: Output, max_tokens: int) -> Output:
-    """Returns the output under a lower limit."""
+    """Return the output under a lower limit."""
     fits = len(output.pieces) < max_tokens  # the token that ends it counts, too
     return output if fits else replace(output, pieces=output.pieces[:max_tokens], reason="length")
 
 
 def stopped(output: Output, stops: Sequence[str]) -> Output:
-    """Returns the output, ended before the first stop text that it generates."""
+    """Return the output, ended before the first stop text that it generates."""
     search = StopText([stop.encode() for stop in stops])
     kept = search.feed(output.generated.encode()) + search.close()
     if not search.stopped:
@@ -148,7 +148,7 @@ def stopped(output: Output, stops: Sequence[str]) -> Output:
 
 
 def unlooped(output: Output) -> Output:
-    """Returns the output, ended at the token that completes a loop after the prompt."""
+    """Return the output, ended at the token that completes a loop after the prompt."""
     given, start = 0, 0
     for piece in output.pieces:  # tokens of the prompt; the last may reach beyond it
         if start >= len(output.task.prompt):
@@ -161,7 +161,7 @@ def unlooped(output: Output) -> Output:
 
 
 def shortened(pieces: Sequence[str], size: int) -> tuple[str, ...]:
-    """Returns the first pieces, `size` symbols in all."""
+    """Return the first pieces, `size` symbols in all."""
     kept: list[str] = []
     for piece in pieces:
         if size > 0:
@@ -171,7 +171,7 @@ def shortened(pieces: Sequence[str], size: int) -> tuple[str, ...]:
 
 
 def extracted(output: Output, language: Language) -> Output:
-    """Returns the output cut to the first string that parses, where there is one."""
+    """Return the output cut to the first string that parses, where there is one."""
     found = first_complete(output.text, language)
     if found is None or found.text == output.text:
         return output
@@ -179,7 +179,7 @@ def extracted(output: Output, language: Language) -> Output:
 
 
 def impossible_in_answers(tasks: Sequence[PromptTask], language: Language) -> tuple[str, ...]:
-    """Returns the symbols that no right answer contains: good stop texts. Empty without answers."""
+    """Return the symbols that no right answer contains: good stop texts. Empty without answers."""
     answers = [task.answer for task in tasks if task.answer is not None]
     vocabulary = language.vocabulary
     inner = (vocabulary.symbols[i] for i in vocabulary.inner_ids)
@@ -192,7 +192,7 @@ def impossible_in_answers(tasks: Sequence[PromptTask], language: Language) -> tu
 
 
 def tokens_after(output: Output, language: Language) -> int | None:
-    """Returns the number of tokens behind the first complete answer; None where nothing parses."""
+    """Return the number of tokens behind the first complete answer; None where nothing parses."""
     found = first_complete(output.text, language)
     if found is None:
         return None
@@ -204,7 +204,7 @@ def tokens_after(output: Output, language: Language) -> int | None:
 
 
 def is_right(output: Output) -> bool | None:
-    """Returns whether the output is the prompt and the right answer; None where several are
+    """Return whether the output is the prompt and the right answer; None where several are
     right."""
     return None if output.task.answer is None else output.generated == output.task.answer
 
@@ -212,7 +212,7 @@ def is_right(output: Output) -> bool | None:
 def output_figures(
     outputs: Sequence[Output], language: Language, rng: np.random.Generator
 ) -> dict[str, Estimate]:
-    """Returns every figure of a set of outputs; those of repetition leave out the prompts."""
+    """Return every figure of a set of outputs; those of repetition leave out the prompts."""
     after = [tokens_after(output, language) for output in outputs]
     ended = [output.reason in ("eos", "stop") for output in outputs]
     texts = [output.generated for output in outputs]
@@ -242,5 +242,5 @@ def output_figures(
 
 
 def real_outputs(tasks: Sequence[PromptTask]) -> list[Output]:
-    """Returns the held-out strings themselves: the outputs of a perfect model."""
+    """Return the held-out strings themselves: the outputs of a perfect model."""
     return [Output(task, (task.prompt, *task.text[len(task.prompt) :]), "eos") for task in tasks]

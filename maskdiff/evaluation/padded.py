@@ -78,7 +78,7 @@ def corrupt_row(
     mask: int,
     width: int,
 ) -> list[int]:
-    """Returns token ids between BOS and EOS with max(1, floor(sigma n)) random edits."""
+    """Return token ids between BOS and EOS with max(1, floor(sigma n)) random edits."""
     row = list(row)
     places = random.sample(range(1, len(row) - 1), max(1, int(sigma * (len(row) - 2))))
     for place in sorted(places, reverse=True):
@@ -120,7 +120,7 @@ class PaddedLoop:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.01)
 
     def noised(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns corrupted tokens, clean tokens (both (batch, width)) and levels (batch,)."""
+        """Return corrupted tokens, clean tokens (both (batch, width)) and levels (batch,)."""
         clean, shown, levels = [], [], []
         for row in random.choices(self.rows, k=self.batch_size):
             sigma = random.uniform(*self.levels)

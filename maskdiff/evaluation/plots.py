@@ -54,7 +54,7 @@ def write_plots(report: Report, folder: str | Path) -> list[Path]:
 
 
 def subtitle(header: Mapping[str, Any]) -> str:
-    """Returns the checkpoints that were measured, and the number of strings."""
+    """Return the checkpoints that were measured, and the number of strings."""
     facts = header.get("checkpoints", ())
     names = [str(f["name"] or "/".join(Path(f["path"]).parts[-2:]) or "model") for f in facts]
     names = names or ["model"]
@@ -86,12 +86,12 @@ def _errors(rows: Sequence[Row]) -> list[list[float]]:
 
 
 def spread(count: int, width: float) -> list[float]:
-    """Returns `count` offsets around 0, evenly spaced, within `width` in all."""
+    """Return `count` offsets around 0, evenly spaced, within `width` in all."""
     return [width * ((i + 0.5) / count - 0.5) for i in range(count)]
 
 
 def apart(values: Sequence[float]) -> list[float]:
-    """Returns the values, with neighbours moved apart that are closer than a fiftieth of the
+    """Return the values, with neighbours moved apart that are closer than a fiftieth of the
     range."""
     step = ((max(values) - min(values)) or 1.0) / 50 if values else 0.0
     order, moved = sorted(range(len(values)), key=values.__getitem__), list(values)

@@ -37,7 +37,7 @@ USUAL_SIGMA = 0.2  # of the reference's figures
 
 
 def corruption(kind: str) -> NoiseConfig:
-    """Returns the noise of one kind: `mixed` and `reference` have the default shares.
+    """Return the noise of one kind: `mixed` and `reference` have the default shares.
 
     Raises:
         ConfigError: The kind is unknown.
@@ -51,7 +51,7 @@ def corruption(kind: str) -> NoiseConfig:
 
 
 def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...]:
-    """Returns the methods, each once; with `grammar` also under it, with truth, and without a
+    """Return the methods, each once; with `grammar` also under it, with truth, and without a
     model.
 
     Raises:
@@ -73,12 +73,12 @@ def check_methods(names: Sequence[str], grammar: bool = False) -> tuple[str, ...
 
 
 def needs_grammar(method: str) -> bool:
-    """Returns whether a method of repair needs a grammar."""
+    """Return whether a method of repair needs a grammar."""
     return method == MODELLESS or UNDER_GRAMMAR in method
 
 
 def fitting_methods(names: Sequence[str], language: Language) -> tuple[str, ...]:
-    """Returns the methods that the language has the means for, each once."""
+    """Return the methods that the language has the means for, each once."""
     grammar, truth = language.lark_grammar() is not None, isinstance(language, HasValue)
     return tuple(
         name
@@ -90,7 +90,7 @@ def fitting_methods(names: Sequence[str], language: Language) -> tuple[str, ...]
 def corrupt(
     language: Language, texts: Sequence[str], sigma: float, kind: str, seed: int
 ) -> list[str]:
-    """Returns corrupted texts, with masks as `?`; lengths may change.
+    """Return corrupted texts, with masks as `?`; lengths may change.
 
     `reference` is the mixed corruption as in the reference, whose rows were full of padding, so
     that no insertion ever found room.
@@ -112,7 +112,7 @@ def corrupt(
 def repair_figures(
     texts: Sequence[str], clean: Sequence[str], language: Language, plan: Plan
 ) -> dict[str, Estimate]:
-    """Returns every metric of repaired texts against the clean ones."""
+    """Return every metric of repaired texts against the clean ones."""
     pairs = list(zip(texts, clean, strict=True))
     same_position = [metrics.token_accuracy(a, b) for a, b in pairs]
     aligned = [metrics.aligned_accuracy(a, b) for a, b in pairs]
@@ -158,7 +158,7 @@ def fix_with_tasks(
 
 
 def damage_levels(plan: Plan) -> list[tuple[str, float, bool]]:
-    """Returns each kind of corruption, its noise level, and whether methods are given the level.
+    """Return each kind of corruption, its noise level, and whether methods are given the level.
 
     They are given it always but once, because a user may not know it.
     """
@@ -170,7 +170,7 @@ def damage_levels(plan: Plan) -> list[tuple[str, float, bool]]:
 
 
 def count_repair(plan: Plan) -> int:
-    """Returns the number of measurements of `repair_suite`."""
+    """Return the number of measurements of `repair_suite`."""
     return len(damage_levels(plan)) * len(plan.repair_methods)
 
 

@@ -60,7 +60,7 @@ class ControlSetting:
 
 
 def control_sweep(given: ControlConfig) -> list[ControlSetting]:
-    """Returns temperatures by penalties; other controls, and the given ones, at 0 and 1."""
+    """Return temperatures by penalties; other controls, and the given ones, at 0 and 1."""
     plain = ControlConfig()
     made = [
         ControlSetting(
@@ -85,7 +85,7 @@ def control_sweep(given: ControlConfig) -> list[ControlSetting]:
 
 
 def count_repetition(plan: Plan) -> int:
-    """Returns the number of measurements of `repetition_suite` at most."""
+    """Return the number of measurements of `repetition_suite` at most."""
     sweep = control_sweep(plan.control)
     warm = sum(setting.temperature == 1.0 for setting in sweep)
     return max(len(sweep) + warm + 1, len(PRESETS_SWEPT) * len(STEPS) * len(COLD_AND_WARM))
@@ -161,7 +161,7 @@ def _cuts(
 
 
 def accuracy_by_copying(drawn: Sequence[Output]) -> dict[str, Estimate]:
-    """Returns accuracy by whether the answer shares a symbol with the prompt.
+    """Return accuracy by whether the answer shares a symbol with the prompt.
 
     Penalties act on such an answer from its start.
     """

@@ -37,7 +37,7 @@ class Report:
     header: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns `{"schema": 1, ...header, "rows": [...]}`, ready for JSON."""
+        """Return `{"schema": 1, ...header, "rows": [...]}`, ready for JSON."""
         return {"schema": SCHEMA, **self.header, "rows": [row.to_dict() for row in self.rows]}
 
 
@@ -87,7 +87,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def to_json(report: Report) -> str:
-    """Returns the report as JSON text."""
+    """Return the report as JSON text."""
     return json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
@@ -95,7 +95,7 @@ def to_json(report: Report) -> str:
 
 
 def format_number(value: float | None, unit: Unit = Unit.NUMBER) -> str:
-    """Returns a figure for a reader: shares in per cent, the rest with three significant digits."""
+    """Return a figure for a reader: shares in per cent, the rest with three significant digits."""
     if value is None or not math.isfinite(value):
         return "-"
     if unit is Unit.SHARE:
@@ -110,7 +110,7 @@ def format_number(value: float | None, unit: Unit = Unit.NUMBER) -> str:
 
 
 def cell(row: Row) -> str:
-    """Returns `value [low, high]`."""
+    """Return `value [low, high]`."""
     value, low, high = (format_number(x, row.unit) for x in (row.value, row.low, row.high))
     if row.low is None or row.high is None or row.low == row.high:
         return value
@@ -118,7 +118,7 @@ def cell(row: Row) -> str:
 
 
 def label(row: Row, *hidden: str) -> str:
-    """Returns checkpoint, sampler (marked if verified) and the settings of a row that are not
+    """Return checkpoint, sampler (marked if verified) and the settings of a row that are not
     hidden."""
     settings = [
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -135,7 +135,7 @@ def _is_verified(row: Row) -> bool:
 
 
 def footnotes(report: Report) -> list[str]:
-    """Returns the meaning of the mark, if a table has it."""
+    """Return the meaning of the mark, if a table has it."""
     return [f"({MARK}) {FOOTNOTE}"] if any(map(_is_verified, report.rows)) else []
 
 
@@ -143,7 +143,7 @@ def footnotes(report: Report) -> list[str]:
 
 
 def tables(report: Report) -> list[ReportTable]:
-    """Returns the tables of every suite in the report. Every row is in one of them."""
+    """Return the tables of every suite in the report. Every row is in one of them."""
     made = []
     for suite in dict.fromkeys(row.suite for row in report.rows):
         rest = [row for row in report.rows if row.suite == suite]
@@ -203,7 +203,7 @@ def _reference_lines(section: TableLayout, rows: Sequence[Row]) -> dict[str, dic
 
 
 def header_lines(report: Report) -> list[str]:
-    """Returns the lines above the tables: what was measured, on what, and how."""
+    """Return the lines above the tables: what was measured, on what, and how."""
     items = report.header.items()
     return [
         visible(f"{key}: {value}") for key, value in items if not isinstance(value, (dict, list))
@@ -211,7 +211,7 @@ def header_lines(report: Report) -> list[str]:
 
 
 def to_terminal(report: Report) -> str:
-    """Returns the report as aligned plain text."""
+    """Return the report as aligned plain text."""
     blocks = ["\n".join(header_lines(report))]
     for table in tables(report):
         grid = [[visible(text) for text in line] for line in [table.columns, *table.lines]]
@@ -227,7 +227,7 @@ def _padded(text: str, width: int) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """Returns the report as Markdown, with the tables of the terminal."""
+    """Return the report as Markdown, with the tables of the terminal."""
     head = "\n".join(f"- {line}" for line in header_lines(report))
     notes = [note.replace(MARK, f"\\{MARK}", 1) + "\n" for note in footnotes(report)]
     return "\n".join([f"# Benchmark\n\n{head}\n", *map(_markdown, tables(report)), *notes])

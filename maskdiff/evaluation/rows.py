@@ -68,7 +68,7 @@ class Row:
     unit: Unit = Unit.NUMBER
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the row as JSON takes it: None for NaN and infinities."""
+        """Return the row as JSON takes it: None for NaN and infinities."""
         named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "unit")
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -88,7 +88,7 @@ def make_row(
     baseline: Figure = None,
     ceiling: Figure = None,
 ) -> Row:
-    """Returns the row of an estimate."""
+    """Return the row of an estimate."""
     low, high = _finite(estimate.low), _finite(estimate.high)
     return Row(
         suite, sampler, settings, metric, estimate.value, low, high, estimate.count,
@@ -161,7 +161,7 @@ class Subject:
     name: str = ""
 
     def settings(self, **extra: Any) -> Settings:
-        """Returns the settings of a row of this subject."""
+        """Return the settings of a row of this subject."""
         return {**({"checkpoint": self.name} if self.name else {}), **extra}
 
     @property
@@ -169,7 +169,7 @@ class Subject:
         return self.loaded.language
 
     def sampler(self, config: SamplerConfig) -> Sampler:
-        """Returns the sampler of a configuration, under the grammar where it asks for that."""
+        """Return the sampler of a configuration, under the grammar where it asks for that."""
         sampler = make_sampler(config)
         return constrained(sampler, self.loaded.constraint()) if config.grammar else sampler
 
@@ -198,7 +198,7 @@ class Plan:
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:
-        """Returns the kind of corruption and noise level of every part of the repair suite."""
+        """Return the kind of corruption and noise level of every part of the repair suite."""
         fixed = (0.2,) if self.only_mixed_varies else self.sigmas
         return [
             (kind, sigma)
@@ -207,7 +207,7 @@ class Plan:
         ]
 
     def rng(self, *salt: int) -> np.random.Generator:
-        """Returns a generator for one use, so that no measurement changes another."""
+        """Return a generator for one use, so that no measurement changes another."""
         return np.random.default_rng([self.seed, *salt])
 
 
@@ -235,12 +235,12 @@ class SuiteRun:
         return self.subject.language
 
     def group(self, sampler: str, settings: Settings) -> RowGroup:
-        """Returns an empty group of rows, which adds to the rows of this run."""
+        """Return an empty group of rows, which adds to the rows of this run."""
         return RowGroup(self.suite, sampler, settings, self.rows)
 
 
 def sampler_settings(config: SamplerConfig) -> Settings:
-    """Returns the settings that the sampler reads; `top_p` and `grammar` only where they act."""
+    """Return the settings that the sampler reads; `top_p` and `grammar` only where they act."""
     read = PRESETS[config.sampler].reads
     names = [name for name in read if not (name == "top_p" and config.top_p == 1.0)]
     settings = {name: getattr(config, name) for name in names}
@@ -248,7 +248,7 @@ def sampler_settings(config: SamplerConfig) -> Settings:
 
 
 def control_settings(control: ControlConfig) -> Settings:
-    """Returns the controls that differ from the defaults."""
+    """Return the controls that differ from the defaults."""
     changed = {
         f.name: value
         for f in fields(control)
@@ -263,7 +263,7 @@ def control_settings(control: ControlConfig) -> Settings:
 def sorted_lengths(
     language: Language, count: int, bounds: tuple[int, int] | None, rng: np.random.Generator
 ) -> list[int]:
-    """Returns `count` lengths in symbols as `tasks.generate` draws them, in rising order.
+    """Return `count` lengths in symbols as `tasks.generate` draws them, in rising order.
 
     Batches of similar lengths waste little on padding. Raises CanvasError if no string of the
     language has a length within `bounds`.
@@ -272,7 +272,7 @@ def sorted_lengths(
 
 
 def timed_call(function: Callable[..., T], *args: Any) -> tuple[T, float]:
-    """Returns the result of `function(*args)`, and its seconds."""
+    """Return the result of `function(*args)`, and its seconds."""
     start = time.perf_counter()
     return function(*args), time.perf_counter() - start
 
@@ -280,13 +280,13 @@ def timed_call(function: Callable[..., T], *args: Any) -> tuple[T, float]:
 def unigram_texts(
     real: Sequence[str], lengths: Sequence[int], rng: np.random.Generator
 ) -> list[str]:
-    """Returns the blind baseline: symbols drawn independently, with their frequencies in `real`."""
+    """Return the blind baseline: symbols drawn independently, with their frequencies in `real`."""
     symbols: NDArray[Any] = np.array(list("".join(real)))
     return ["".join(rng.choice(symbols, length)) for length in lengths]
 
 
 def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
-    """Returns a decoded text in which a special token (`<EOS>`) is one wrong symbol, not five."""
+    """Return a decoded text in which a special token (`<EOS>`) is one wrong symbol, not five."""
     candidates = "\N{REPLACEMENT CHARACTER}\N{INTERROBANG}\0"
     foreign = next(symbol for symbol in candidates if symbol not in vocabulary.symbols)
     for token in vocabulary.specials:
@@ -297,7 +297,7 @@ def one_symbol_each(text: str, vocabulary: Vocabulary) -> str:
 
 
 def validity_figures(texts: Sequence[str], language: Language) -> dict[str, Estimate]:
-    """Returns `parses` and `holds`, where the language can tell."""
+    """Return `parses` and `holds`, where the language can tell."""
     figures = {}
     if language.validity:
         figures["parses"] = metrics.rate(metrics.parses(texts, language))

@@ -33,7 +33,7 @@ USUAL = (
 
 
 def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
-    """Returns the samplers that the flags ask for; with `--grammar` each without it and with it.
+    """Return the samplers that the flags ask for; with `--grammar` each without it and with it.
 
     Raises:
         ConfigError: A name or a setting is impossible.
@@ -61,7 +61,7 @@ def choose_samplers(args: argparse.Namespace) -> tuple[SamplerConfig, ...]:
 
 
 def named_presets(args: argparse.Namespace) -> list[str]:
-    """Returns the presets that the flags name, in a fixed order; empty for the usual ones."""
+    """Return the presets that the flags name, in a fixed order; empty for the usual ones."""
     linear = args.maskgit_schedule == "linear"
     maskgit = args.use_maskgit or (args.maskgit_schedule and not args.no_maskgit)
     flags = (
@@ -79,7 +79,7 @@ def named_presets(args: argparse.Namespace) -> list[str]:
 
 
 def required_inputs(sampler: Sampler) -> frozenset[str]:
-    """Returns the optional inputs that a denoiser must read for this sampler to run."""
+    """Return the optional inputs that a denoiser must read for this sampler to run."""
     if isinstance(sampler, Chain):
         return frozenset().union(*map(required_inputs, sampler.stages))
     if isinstance(sampler, Speculate):
@@ -88,18 +88,18 @@ def required_inputs(sampler: Sampler) -> frozenset[str]:
 
 
 def missing(config: SamplerConfig, denoiser: Denoiser) -> list[str]:
-    """Returns the flags that the model would have to be trained with for this sampler."""
+    """Return the flags that the model would have to be trained with for this sampler."""
     required = sorted(required_inputs(make_sampler(config)))
     return [INPUTS[name] for name in required if not reads(denoiser, name)]
 
 
 def fitting(configs: Iterable[SamplerConfig], denoiser: Denoiser) -> tuple[SamplerConfig, ...]:
-    """Returns the samplers that the denoiser can run."""
+    """Return the samplers that the denoiser can run."""
     return tuple(config for config in configs if not missing(config, denoiser))
 
 
 def check_fit(configs: Iterable[SamplerConfig], denoisers: Mapping[str, Denoiser]) -> list[str]:
-    """Returns a line for each named denoiser that a sampler is left out of.
+    """Return a line for each named denoiser that a sampler is left out of.
 
     Raises:
         ConfigError: No denoiser can run a sampler.

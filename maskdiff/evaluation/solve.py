@@ -56,7 +56,7 @@ class StrategySetting:
 
 
 def strategy_sweep(scorers: Sequence[str] = SCORERS) -> list[StrategySetting]:
-    """Returns all settings but `random`, whose rate is that of adaptive."""
+    """Return all settings but `random`, whose rate is that of adaptive."""
     made = [StrategySetting("greedy"), StrategySetting("sample")]
     for strategy in ("every-step", "adaptive", "best-of-n"):
         made += [StrategySetting(strategy, scorer) for scorer in scorers]
@@ -69,12 +69,12 @@ def strategy_sweep(scorers: Sequence[str] = SCORERS) -> list[StrategySetting]:
 
 
 def count_solve(plan: Plan) -> int:
-    """Returns the number of measurements of `solve_suite`."""
+    """Return the number of measurements of `solve_suite`."""
     return len(plan.problems) * (len(strategy_sweep()) + 2 * len(CLOSER)) + 1
 
 
 def held_out_problems(subject: Subject, split: str, count: int, seed: int) -> list[str]:
-    """Returns different held-out problems.
+    """Return different held-out problems.
 
     Raises:
         ConfigError: The language has no steps.
@@ -129,7 +129,7 @@ def solve_suite(run: SuiteRun) -> None:
 
 
 def scaled_rate(solutions: Sequence[Solution]) -> float:
-    """Returns the share of scaled steps, without the first of each answer."""
+    """Return the share of scaled steps, without the first of each answer."""
     steps = [step for s in solutions if s.answer for step in s.answer.steps[1:]]
     return round(sum(step.scaled for step in steps) / max(1, len(steps)), 4)
 
@@ -196,7 +196,7 @@ class _Split:
 def errors_removed(
     right: Sequence[bool], base: Sequence[bool], rng: np.random.Generator
 ) -> Estimate:
-    """Returns 1 - errors / errors of `base` on the same problems; negative for more errors."""
+    """Return 1 - errors / errors of `base` on the same problems; negative for more errors."""
     errors, base_errors = (1.0 - np.array(flags, dtype=float) for flags in (right, base))
     kept = metrics.ratio(errors, base_errors, rng)
     return Estimate(1.0 - kept.value, 1.0 - kept.high, 1.0 - kept.low, kept.count, Unit.SHARE)

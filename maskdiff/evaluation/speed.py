@@ -110,7 +110,7 @@ def add_controls(run: SuiteRun) -> None:
 def make_loops(
     config: Config, language: Language, folder: Path, seed: int
 ) -> tuple[Trainer, PaddedLoop]:
-    """Returns our trainer and the padded loop on the same strings.
+    """Return our trainer and the padded loop on the same strings.
 
     Our trainer does not validate, draw samples or write files while it is timed.
     """

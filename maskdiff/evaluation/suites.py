@@ -94,7 +94,7 @@ ENDING_SUITES = ("completion", "repetition", "solve")
 
 
 def seen_in_training(config: Config, language: Language) -> Seen:
-    """Returns the training set, or the training split of a corpus.
+    """Return the training set, or the training split of a corpus.
 
     Without a fixed training set, it is a function: a string counts as seen if it *could* have been.
     `novel` is then a lower bound.
@@ -111,7 +111,7 @@ def seen_in_training(config: Config, language: Language) -> Seen:
 
 
 def check_suites(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names, with `all` spelled out. Raises ConfigError for an unknown one."""
+    """Return the names, with `all` spelled out. Raises ConfigError for an unknown one."""
     if "all" in names:
         return tuple(SUITES)
     for name in names:
@@ -162,14 +162,14 @@ def check_subjects(
 
 
 def own_plan(subject: Subject, plan: Plan) -> Plan:
-    """Returns the plan with the samplers that the subject runs and the methods of its language."""
+    """Return the plan with the samplers that the subject runs and the methods of its language."""
     methods = fitting_methods(plan.repair_methods, subject.language)
     samplers = fitting(plan.samplers, subject.loaded.denoiser)
     return replace(plan, samplers=samplers, repair_methods=methods)
 
 
 def count_measurements(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> int:
-    """Returns how many measurements `iter_suites` shows as progress."""
+    """Return how many measurements `iter_suites` shows as progress."""
     plans = [own_plan(subject, plan) for subject in subjects]
     return sum(SUITES[name].count(own) for own in plans for name in check_suites(suites))
 
@@ -200,7 +200,7 @@ def run_suites(
     suites: Sequence[str] = DEFAULT_SUITES,
     progress: MeasurementProgress = no_progress,
 ) -> Report:
-    """Returns the report of every subject and suite. Raises ConfigError for an unknown suite."""
+    """Return the report of every subject and suite. Raises ConfigError for an unknown suite."""
     rows = [row for part in iter_suites(subjects, plan, suites, progress) for row in part]
     return Report(rows, make_header(subjects, plan, check_suites(suites)))
 
@@ -209,7 +209,7 @@ def run_suites(
 
 
 def make_header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
-    """Returns what stands above the tables, and in the JSON beside the rows."""
+    """Return what stands above the tables, and in the JSON beside the rows."""
     facts = [checkpoint_facts(subject) for subject in subjects]
     return {
         "measured": ", ".join(f"{name} ({SUITES[name].about})" for name in suites),
@@ -225,7 +225,7 @@ def make_header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) 
 
 
 def checkpoint_facts(subject: Subject) -> dict[str, Any]:
-    """Returns name, path, size and provenance of a subject."""
+    """Return name, path, size and provenance of a subject."""
     loaded = subject.loaded
     model = getattr(loaded.denoiser, "model", None)
     parameters = sum(weight.numel() for weight in model.parameters()) if model is not None else None
@@ -238,7 +238,7 @@ def checkpoint_facts(subject: Subject) -> dict[str, Any]:
 
 
 def checkpoint_line(facts: Mapping[str, Any]) -> str:
-    """Returns one line about a checkpoint."""
+    """Return one line about a checkpoint."""
     trained = facts["provenance"]
     parts = [str(facts["path"] or "model")]
     if facts["parameters"]:

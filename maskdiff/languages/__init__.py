@@ -48,7 +48,7 @@ FOLDER_OPTIONS = (
 
 
 def make_language(config: LanguageConfig | str | Path | None = None, symbols: str = "") -> Language:
-    """Returns a language.
+    """Return a language.
 
     Args:
         config: The configuration, or a name or folder for its defaults; None for the default
@@ -81,7 +81,7 @@ def make_language(config: LanguageConfig | str | Path | None = None, symbols: st
 
 
 def model_vocabulary(language: Language, config: ModelConfig) -> Vocabulary:
-    """Returns the vocabulary of a new model of `language`: its characters, or byte-pair pieces.
+    """Return the vocabulary of a new model of `language`: its characters, or byte-pair pieces.
 
     Raises `ConfigError`.
     """
@@ -99,7 +99,7 @@ def model_vocabulary(language: Language, config: ModelConfig) -> Vocabulary:
 def restore_language(
     config: LanguageConfig, state: Mapping[str, Any], validity: str = ""
 ) -> Language:
-    """Returns the language of a checkpoint; its folder need not exist.
+    """Return the language of a checkpoint; its folder need not exist.
 
     Args:
         config: The configuration of the checkpoint; a checker that it names is not imported.

@@ -14,5 +14,5 @@ def positions_of(mask: int) -> Iterator[int]:
 
 
 def mask_of(positions: Iterable[int]) -> int:
-    """Returns the integer whose bits at distinct `positions` are set."""
+    """Return the integer whose bits at distinct `positions` are set."""
     return sum(1 << int(position) for position in positions)

@@ -15,7 +15,7 @@ Merge = tuple[str, str]
 
 
 def train_merges(texts: Sequence[str], characters: str, count: int) -> tuple[Merge, ...]:
-    """Returns merges of neighbouring pieces, the most frequent first.
+    """Return merges of neighbouring pieces, the most frequent first.
 
     Args:
         texts: The strings to learn from; the same strings give the same merges.
@@ -57,5 +57,5 @@ class Cutter:
         self._tokenizer: Any = Tokenizer(models.BPE(vocab=dict(ids), merges=list(merges)))
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of the pieces of each text."""
+        """Return the ids of the pieces of each text."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]

@@ -69,7 +69,7 @@ class GrammarCheck:
         return not (self.only_here or self.only_lark or self.refused)
 
     def report(self) -> str:
-        """Returns the result as text."""
+        """Return the result as text."""
         ambiguity = self.ambiguous or "no string was found that is derived twice"
         rows = [
             f"read in {self.seconds:.2f} s; {ambiguity}",
@@ -102,7 +102,7 @@ class GrammarCheck:
 def check_folder(
     config: LanguageConfig, lines: int = 200, draws: int = 200, seed: int = 0
 ) -> GrammarCheck:
-    """Returns a comparison of Lark and this package on the grammar of a folder.
+    """Return a comparison of Lark and this package on the grammar of a folder.
 
     Args:
         config: The folder, and the start rule and spacing of its grammar.

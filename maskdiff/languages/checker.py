@@ -53,7 +53,7 @@ class CheckerProcess:
         self._owner = 0  # the process that started it: a fork must not share its pipes
 
     def __call__(self, text: str) -> bool:
-        """Returns whether `text` is valid.
+        """Return whether `text` is valid.
 
         Raises:
             ConfigError: The function raises another exception, ends its process or hangs.
@@ -64,7 +64,7 @@ class CheckerProcess:
         return type(self), (self.name, self.folder, self.timeout)
 
     def only_verdicts(self, texts: list[str]) -> bool:
-        """Returns whether a function that is no predicate returns a truth value for each text."""
+        """Return whether a function that is no predicate returns a truth value for each text."""
         return not self.predicate and all(self._ask(text)["bool"] for text in texts)
 
     def start(self) -> None:
@@ -162,7 +162,7 @@ def _status(code: int) -> str:
 def load_checker(
     name: str, folder: Path | None = None, timeout: float = TIMEOUT
 ) -> CheckerProcess | None:
-    """Returns a started checker.
+    """Return a started checker.
 
     Args:
         name: `MODULE:FUNCTION`, with `?` for a predicate; empty for no checker.

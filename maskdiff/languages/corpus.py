@@ -39,7 +39,7 @@ Line = tuple[int, str]  # a line of a file and its number
 
 
 def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
-    """Returns the language of a folder.
+    """Return the language of a folder.
 
     Args:
         config: The user's configuration; `config.language` is the folder and `config.validity`
@@ -60,7 +60,7 @@ def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
 def restore_corpus(
     name: str, config: LanguageConfig, state: Mapping[str, Any], validity: str = ""
 ) -> TextLanguage:
-    """Returns the language of `TextLanguage.state`; its strings need the folder.
+    """Return the language of `TextLanguage.state`; its strings need the folder.
 
     Args:
         name: The name of the language.
@@ -103,7 +103,7 @@ def restore_corpus(
 
 
 def checked_counts(lengths: object) -> list[int] | None:
-    """Returns the numbers of strings of each length from an untrusted file; None if invalid."""
+    """Return the numbers of strings of each length from an untrusted file; None if invalid."""
     if not isinstance(lengths, list) or len(lengths) > LONGEST or not any(lengths):
         return None
     return lengths if all(type(n) is int and 0 <= n < 2**48 for n in lengths) else None
@@ -148,7 +148,7 @@ def _open(
 
 
 def numbered_lines(folder: Path) -> list[Line]:
-    """Returns the lines of the corpus that are not empty. Raises `DataError`."""
+    """Return the lines of the corpus that are not empty. Raises `DataError`."""
     lines = split_lines(_read(folder / CORPUS))
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
@@ -157,7 +157,7 @@ def numbered_lines(folder: Path) -> list[Line]:
 
 
 def folder_grammar(config: LanguageConfig) -> GrammarSource | None:
-    """Returns the grammar of a folder; None if it has none.
+    """Return the grammar of a folder; None if it has none.
 
     Raises:
         GrammarError: The grammar cannot be read.
@@ -217,7 +217,7 @@ def _checked(language: TextLanguage, numbered: list[Line], path: Path) -> list[s
     examples = ", ".join(f"line {number} {quote(line, 40)}" for number, line in bad[:SHOWN])
     if invalid:
         fault = f"invalid by {language.validity}"
-        remedy = "mend or remove them, or leave them out with --skip_invalid"
+        remedy = "correct or remove them, or leave them out with --skip_invalid"
     else:
         fault = f"longer than {longest} symbols"
         needed = max(len(line) for _, line in long) + 2

@@ -16,12 +16,12 @@ ACCEPTS = "maskdiff.languages.lark_reader:accepts?"  # the name of `accepts` for
 
 
 def request(source: GrammarSource, text: str) -> str:
-    """Returns the argument of `accepts` for a grammar and a text."""
+    """Return the argument of `accepts` for a grammar and a text."""
     return json.dumps({"grammar": source.state(), "text": text})
 
 
 def accepts(question: str) -> bool:
-    """Returns whether Lark's parser accepts the text of a `request`.
+    """Return whether Lark's parser accepts the text of a `request`.
 
     Raises:
         RuntimeError: Lark refuses the grammar.

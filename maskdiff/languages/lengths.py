@@ -8,7 +8,7 @@ from maskdiff.errors import CanvasError
 
 
 def nearest_lengths(possible: np.ndarray, length: int) -> str:
-    """Returns a clause that names the possible lengths nearest to an impossible one.
+    """Return a clause that names the possible lengths nearest to an impossible one.
 
     Args:
         possible: (longest + 1,) whether each length is possible.
@@ -22,7 +22,7 @@ def nearest_lengths(possible: np.ndarray, length: int) -> str:
 
 
 def check_possible(name: str, possible: np.ndarray, length: int) -> int:
-    """Returns `length` if it is possible in the language `name`. Raises `CanvasError` if not."""
+    """Return `length` if it is possible in the language `name`. Raises `CanvasError` if not."""
     if not (0 <= length < len(possible) and possible[length]):
         raise CanvasError(
             f"length {length} is impossible for {name}: no string has {length} symbols; "

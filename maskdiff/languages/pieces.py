@@ -16,14 +16,14 @@ SEED = 20_261_122
 
 
 def training_strings(language: Language) -> list[str]:
-    """Returns the training split of a corpus or of `DRAWS` draws, the same at every call."""
+    """Return the training split of a corpus or of `DRAWS` draws, the same at every call."""
     texts = language.texts()
     drawn = language.sample_many(DRAWS, np.random.default_rng(SEED)) if texts is None else texts
     return [text for text in drawn if split_of(text) == "train"]
 
 
 def piece_vocabulary(language: Language, size: int) -> Vocabulary:
-    """Returns a vocabulary of characters and of pieces learnt from the training strings.
+    """Return a vocabulary of characters and of pieces learnt from the training strings.
 
     Args:
         language: The language.
@@ -48,7 +48,7 @@ def piece_vocabulary(language: Language, size: int) -> Vocabulary:
 
 
 def token_lengths(language: Language, vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Returns the distribution of the number of tokens of a string, (max_symbols + 1,)."""
+    """Return the distribution of the number of tokens of a string, (max_symbols + 1,)."""
     if not vocabulary.merges:
         return np.asarray(language.length_probs(), dtype=np.float64)
     counts = [len(row) for row in vocabulary.encode_many(training_strings(language))]

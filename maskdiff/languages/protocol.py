@@ -45,34 +45,34 @@ class Language(Protocol):
     validity: str
 
     def sample(self, rng: np.random.Generator) -> str:
-        """Returns one random string. Draws that are too long are rejected, never truncated."""
+        """Return one random string. Draws that are too long are rejected, never truncated."""
 
     def sample_many(self, n: int, rng: np.random.Generator) -> list[str]:
-        """Returns `n` random strings; a prefix of those for a larger `n` and the same `rng`."""
+        """Return `n` random strings; a prefix of those for a larger `n` and the same `rng`."""
 
     def texts(self) -> tuple[str, ...] | None:
-        """Returns all strings of a corpus, repetitions included; None for a generator."""
+        """Return all strings of a corpus, repetitions included; None for a generator."""
 
     def parses(self, text: str) -> bool:
-        """Returns whether `text` is a string of the language."""
+        """Return whether `text` is a string of the language."""
 
     def lark_grammar(self) -> GrammarSource | None:
-        """Returns the grammar, whose strings all parse; None if there is none."""
+        """Return the grammar, whose strings all parse; None if there is none."""
 
     def pretty(self, text: str) -> str:
-        """Returns `text` formatted for a reader. Raises `ParseError` if it does not parse."""
+        """Return `text` formatted for a reader. Raises `ParseError` if it does not parse."""
 
     def check_length(self, length: int) -> int:
-        """Returns `length` if some string has this length. Raises `CanvasError` otherwise."""
+        """Return `length` if some string has this length. Raises `CanvasError` otherwise."""
 
     def length_log_prob(self, n: int) -> float:
-        """Returns the log-probability of length `n`; -inf if it is impossible."""
+        """Return the log-probability of length `n`; -inf if it is impossible."""
 
     def length_probs(self) -> np.ndarray:
-        """Returns the distribution of lengths, (max_symbols + 1,)."""
+        """Return the distribution of lengths, (max_symbols + 1,)."""
 
     def state(self) -> dict[str, Any]:
-        """Returns plain values from which `restore_language` makes the language."""
+        """Return plain values from which `restore_language` makes the language."""
 
 
 @runtime_checkable
@@ -80,10 +80,10 @@ class HasValue(Protocol):
     """A language whose strings are true or false."""
 
     def holds(self, text: str) -> bool:
-        """Returns whether `text` parses and is true."""
+        """Return whether `text` parses and is true."""
 
     def forced_ending(self, prefix: str) -> str | None:
-        """Returns the ending of `prefix` to a true string; None unless there is exactly one."""
+        """Return the ending of `prefix` to a true string; None unless there is exactly one."""
 
 
 @runtime_checkable
@@ -91,13 +91,13 @@ class HasExactProbability(Protocol):
     """A language whose generator has known probabilities."""
 
     def log_prob(self, text: str) -> float:
-        """Returns the log-probability of `text` after rejection; -inf outside the support."""
+        """Return the log-probability of `text` after rejection; -inf outside the support."""
 
     def length_log_prob(self, n: int) -> float:
-        """Returns the log-probability of length `n`; -inf if it is impossible."""
+        """Return the log-probability of length `n`; -inf if it is impossible."""
 
     def entropy(self) -> dict[str, float]:
-        """Returns entropies in nats; the language documents the keys."""
+        """Return entropies in nats; the language documents the keys."""
 
 
 @runtime_checkable
@@ -105,10 +105,10 @@ class HasOperators(Protocol):
     """A language of nested expressions."""
 
     def depth(self, text: str) -> int:
-        """Returns the nesting depth of `text`. Raises `ParseError`."""
+        """Return the nesting depth of `text`. Raises `ParseError`."""
 
     def operators(self, text: str) -> str:
-        """Returns the operators of `text` from left to right. Raises `ParseError`."""
+        """Return the operators of `text` from left to right. Raises `ParseError`."""
 
 
 @runtime_checkable
@@ -122,34 +122,34 @@ class Stepwise(Protocol):
     separator: str
 
     def problem(self, text: str) -> str:
-        """Returns a problem without white space around it. Raises `ParseError` for other text."""
+        """Return a problem without white space around it. Raises `ParseError` for other text."""
 
     def prompt(self, problem: str) -> str:
-        """Returns the input of a model: the problem and the separator before its first step."""
+        """Return the input of a model: the problem and the separator before its first step."""
 
     def solution(self, problem: str) -> list[str]:
-        """Returns the steps after `problem` as the generator writes them, the answer last."""
+        """Return the steps after `problem` as the generator writes them, the answer last."""
 
     def next_step(self, before: str) -> str | None:
-        """Returns the step that the generator writes after `before`; None after the answer."""
+        """Return the step that the generator writes after `before`; None after the answer."""
 
     def answer(self, problem: str) -> str:
-        """Returns the answer to `problem`."""
+        """Return the answer to `problem`."""
 
     def is_final(self, step: str) -> bool:
-        """Returns whether `step` is an answer."""
+        """Return whether `step` is an answer."""
 
     def right_step(self, before: str, step: str) -> bool:
-        """Returns whether `step` may follow `before`, a problem or a right step."""
+        """Return whether `step` may follow `before`, a problem or a right step."""
 
     def first_wrong(self, text: str) -> int | None:
-        """Returns the number (from 1) of the first wrong step of a solution; None if none is wrong.
+        """Return the number (from 1) of the first wrong step of a solution; None if none is wrong.
 
         The solution may be unfinished: text behind the last separator is a step only if final.
         """
 
     def problems(self, count: int, rng: np.random.Generator, deeper: int = 0) -> list[str]:
-        """Returns random problems.
+        """Return random problems.
 
         Args:
             count: The number of problems.
@@ -161,7 +161,7 @@ class Stepwise(Protocol):
         """
 
     def nonce(self, rng: np.random.Generator) -> tuple[str, str, int]:
-        """Returns a problem, its first step, and the number of symbols of the step to reveal.
+        """Return a problem, its first step, and the number of symbols of the step to reveal.
 
         The step copies a random number. The next symbol shows whether a model continues the given
         part: no other symbol does, and it differs from the first symbol of the step.
@@ -169,12 +169,12 @@ class Stepwise(Protocol):
 
 
 def truth_of(language: Language, text: str) -> bool | None:
-    """Returns whether `text` is true; None in a language without truth."""
+    """Return whether `text` is true; None in a language without truth."""
     return language.holds(text) if isinstance(language, HasValue) else None
 
 
 def split_of(text: str) -> Split:
-    """Returns the split of a string: 90% train, 5% validation, 5% test.
+    """Return the split of a string: 90% train, 5% validation, 5% test.
 
     The split follows from a hash of the symbols without white space, so it is the same on every
     machine and in every run.

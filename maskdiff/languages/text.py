@@ -101,13 +101,13 @@ class TextLanguage:
         return self.spec.texts()
 
     def fragments(self, text: str) -> list[str]:
-        """Returns the parts of `text` whose borders no byte-pair piece crosses: here all of it."""
+        """Return the parts of `text` whose borders no byte-pair piece crosses: here all of it."""
         return [text]
 
     # Validity
 
     def parses(self, text: str) -> bool:
-        """Returns whether `text` is a string, by the checker, the grammar, or its symbols."""
+        """Return whether `text` is a string, by the checker, the grammar, or its symbols."""
         try:
             symbols = self._indices(text)
         except ParseError:
@@ -123,7 +123,7 @@ class TextLanguage:
         return [token - self.vocabulary.inner_ids[0] for token in self.vocabulary.encode(text)]
 
     def derivations(self, text: str) -> int | None:
-        """Returns the number of derivations of `text`; None without a grammar.
+        """Return the number of derivations of `text`; None without a grammar.
 
         Raises `ParseError` for a foreign symbol.
         """
@@ -156,7 +156,7 @@ class TextLanguage:
         return Recogniser(compile_reader(grammar, tuple(self.spec.symbols)))
 
     def pretty(self, text: str) -> str:
-        """Returns `text`. Raises `ParseError` if it does not parse."""
+        """Return `text`. Raises `ParseError` if it does not parse."""
         if not self.parses(text):
             raise ParseError(f"{quote(text)} is no string of {self.name}", 0, text)
         return text
@@ -188,11 +188,11 @@ class TextLanguage:
         return check_possible(self.name, self.possible, length)
 
     def length_probs(self) -> np.ndarray:
-        """Returns the distribution of the lengths of strings that are drawn, (max_symbols + 1,)."""
+        """Return the distribution of the lengths of strings that are drawn, (max_symbols + 1,)."""
         return np.asarray(self.counts / self.counts.sum(), dtype=np.float64)
 
     def length_log_prob(self, n: int) -> float:
-        """Returns the log-probability of length `n` of any string, such as one that a user types.
+        """Return the log-probability of length `n` of any string, such as one that a user types.
 
         A possible length that no string has counts as a tenth of a string.
         """
@@ -202,7 +202,7 @@ class TextLanguage:
         return math.log(weight[n] / weight.sum())
 
     def state(self) -> dict[str, Any]:
-        """Returns plain values that describe the language without its strings and its checker.
+        """Return plain values that describe the language without its strings and its checker.
 
         `digest` does not depend on the order of the lines of a corpus; `order` is the order in
         which they are drawn.

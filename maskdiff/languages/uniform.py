@@ -9,7 +9,7 @@ import numpy as np
 
 
 def uniform_stream(rng: np.random.Generator, expected: int) -> Callable[[], float]:
-    """Returns a function that returns the next uniform number in [0, 1).
+    """Return a function that returns the next uniform number in [0, 1).
 
     Numbers are drawn in blocks of about `expected`, between 64 and 32,768. The sequence does not
     depend on the size of the blocks; the state in which `rng` is left does.

@@ -25,7 +25,7 @@ _BRACKETS = ("<>", "\u27e8\u27e9", "\u27ea\u27eb")
 
 
 def squeeze(text: str) -> str:
-    """Returns `text` without white space."""
+    """Return `text` without white space."""
     return "".join(text.split())
 
 
@@ -67,11 +67,11 @@ class Vocabulary:
 
     @classmethod
     def of(cls, inner: str, digit: bool = True) -> Vocabulary:
-        """Returns the vocabulary of the characters `inner`, with or without `<DIGIT>`."""
+        """Return the vocabulary of the characters `inner`, with or without `<DIGIT>`."""
         return cls((*SPECIALS, *inner, *((DIGIT,) if digit else ())))
 
     def with_merges(self, merges: Iterable[Merge]) -> Vocabulary:
-        """Returns the vocabulary with the pieces of `merges` and without `<DIGIT>`."""
+        """Return the vocabulary with the pieces of `merges` and without `<DIGIT>`."""
         merges = tuple(merges)
         characters = [symbol for symbol in self.symbols if symbol != DIGIT]
         return Vocabulary(tuple(dict.fromkeys((*characters, *(a + b for a, b in merges)))), merges)
@@ -115,11 +115,11 @@ class Vocabulary:
         return any(s.isspace() for s in self.symbols)
 
     def characters(self, text: str) -> str:
-        """Returns `text`, without white space unless a symbol is white space."""
+        """Return `text`, without white space unless a symbol is white space."""
         return text if self.has_space else squeeze(text)
 
     def readable(self, text: str) -> tuple[str, dict[int, str]]:
-        """Returns `text` with blanks for foreign characters, and these characters by position."""
+        """Return `text` with blanks for foreign characters, and these characters by position."""
         given = self.characters(text)
         known = {symbol for symbol in self.ids if len(symbol) == 1} | {self.blank}
         foreign = {i: symbol for i, symbol in enumerate(given) if symbol not in known}
@@ -170,7 +170,7 @@ class Vocabulary:
         )
 
     def encode(self, text: str, blanks: bool = False, skeleton: bool = False) -> list[int]:
-        """Returns the ids of `text` without BOS and EOS.
+        """Return the ids of `text` without BOS and EOS.
 
         Args:
             text: The text; with merges it is cut into pieces.
@@ -185,7 +185,7 @@ class Vocabulary:
 
     @checked_arguments(texts=arguments.texts)
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns `encode` of each text. Raises `ParseError`."""
+        """Return `encode` of each text. Raises `ParseError`."""
         if not self.merges:
             return [self.encode(text) for text in texts]
         for text in texts:
@@ -230,7 +230,7 @@ class Vocabulary:
             ) from None
 
     def decode(self, ids: Iterable[int], specials: Literal["show", "drop"] = "show") -> str:
-        """Returns the text of `ids`: MASK as `blank`, `<DIGIT>` as `#`, other specials by name.
+        """Return the text of `ids`: MASK as `blank`, `<DIGIT>` as `#`, other specials by name.
 
         Args:
             ids: Token ids.
@@ -261,10 +261,10 @@ class Vocabulary:
         return tuple({**names, MASK: self.blank, DIGIT: ANY_DIGIT}.get(s, s) for s in self.symbols)
 
     def is_open(self, text: str) -> bool:
-        """Returns whether a decoded text has blanks or digits of a skeleton that are not filled."""
+        """Return whether a decoded text has blanks or digits of a skeleton that are not filled."""
         return self.blank in text or (self.digit is not None and ANY_DIGIT in text)
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that depend on the symbols, the merges and their order."""
+        """Return 16 hex digits that depend on the symbols, the merges and their order."""
         known = (self.symbols, self.merges) if self.merges else self.symbols
         return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()

@@ -36,10 +36,12 @@ class Mode:
     Attributes:
         share: its share of the strings of a batch, in [0, 1]; None takes what the others leave.
         noise: turns clean strings into canvases with targets and weights.
+        coupled: the model sees the noise of the draw at the hidden tokens in steps with coupling.
     """
 
     share: Callable[[Config, Vocabulary], float] | None
     noise: Callable[[Strings, Config, Vocabulary, Generator], Canvases]
+    coupled: bool = False
 
 
 def _mask(strings: Strings, config: Config, vocabulary: Vocabulary, rng: Generator) -> Canvases:
@@ -69,7 +71,7 @@ def _open(strings: Strings, config: Config, vocabulary: Vocabulary, rng: Generat
 
 
 MODES: dict[str, Mode] = {
-    "mask": Mode(None, _mask),
+    "mask": Mode(None, _mask, coupled=True),
     "causal": Mode(lambda config, _: config.train.causal_share, _causal),
     "repair": Mode(lambda config, _: config.train.repair_share, _repair),
     "skeleton": Mode(_skeleton_share, _skeleton),

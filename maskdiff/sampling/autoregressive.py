@@ -38,6 +38,11 @@ class Autoregressive(Stage):
     count: int = 0  # 0: to the end
     draw: Draw = field(default_factory=Draw)  # penalties see the tokens before a position
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers out of range, and for a draw with another alphabet."""
+        super().__post_init__()
+        self.draw.refuse("Autoregressive", "symbols")
+
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Run the causal mode over the canvas."""

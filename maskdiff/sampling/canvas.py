@@ -52,7 +52,7 @@ class Canvas:
         sigma: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Returns a canvas of the inner token ids of each string; adds BOS, EOS and PAD.
+        """Return a canvas of the inner token ids of each string; adds BOS, EOS and PAD.
 
         Args:
             known: For each token whether it is known; None where all but the blanks are.
@@ -92,7 +92,7 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Returns a canvas of blanks: one string of each length in symbols."""
+        """Return a canvas of blanks: one string of each length in symbols."""
         for length in lengths:
             if length < 1:
                 raise CanvasError(
@@ -110,7 +110,7 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Returns a canvas such as `(+?(*24))=1?`: every `?` is a blank, everything else is
+        """Return a canvas such as `(+?(*24))=1?`: every `?` is a blank, everything else is
         known."""
         rows = [vocabulary.encode(text, blanks=True) for text in texts]
         return cls.of(rows, None, vocabulary, generator, device=device)
@@ -125,7 +125,7 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Returns a canvas of known beginnings, with blanks up to each length in symbols."""
+        """Return a canvas of known beginnings, with blanks up to each length in symbols."""
         rows = []
         for text, length in zip(texts, lengths, strict=True):
             start = vocabulary.encode(text, blanks=True)
@@ -147,7 +147,7 @@ class Canvas:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Canvas:
-        """Returns texts to be repaired at their length: none is known, their noise level is
+        """Return texts to be repaired at their length: none is known, their noise level is
         `sigma`."""
         if not 0.0 <= sigma <= 1.0:
             raise CanvasError(f"noise level {sigma} of a draft is impossible: give one in [0, 1]")
@@ -159,7 +159,7 @@ class Canvas:
         return self.tokens.shape[0]
 
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Canvas:
-        """Returns some of the strings, without the trace.
+        """Return some of the strings, without the trace.
 
         `rows` is an index tensor, a boolean mask, a slice or a list.
         """
@@ -170,7 +170,7 @@ class Canvas:
         return replace(self, **parts, trace=None)
 
     def put(self, rows: Tensor, part: Canvas) -> Canvas:
-        """Returns the canvas with strings `rows` replaced by those of `part`, which may be
+        """Return the canvas with strings `rows` replaced by those of `part`, which may be
         narrower."""
         tokens, visits = self.tokens.clone(), self.visits.clone()
         width = part.tokens.shape[1]
@@ -181,7 +181,7 @@ class Canvas:
         )
 
     def trim(self) -> Canvas:
-        """Returns the canvas without the columns that are padding in every string."""
+        """Return the canvas without the columns that are padding in every string."""
         width = int(self.length.max())
         if width == self.tokens.shape[1]:
             return self
@@ -189,7 +189,7 @@ class Canvas:
         return replace(self, **cut)
 
     def wider(self, width: int, pad: int) -> Canvas:
-        """Returns the canvas with padding up to `width` columns, which changes no result."""
+        """Return the canvas with padding up to `width` columns, which changes no result."""
         gap = width - self.tokens.shape[1]
         return replace(
             self,
@@ -199,7 +199,7 @@ class Canvas:
         )
 
     def traced(self) -> Canvas:
-        """Returns the canvas with a new `Trace`, to which samplers write."""
+        """Return the canvas with a new `Trace`, to which samplers write."""
         from maskdiff.sampling.trace import Trace
 
         trace = Trace()
@@ -207,7 +207,7 @@ class Canvas:
         return replace(self, trace=trace)
 
     def recorded(self) -> Canvas:
-        """Returns the canvas itself; appends its tokens to the trace, if there is one."""
+        """Return the canvas itself; appends its tokens to the trace, if there is one."""
         if self.trace is not None:
             self.trace.record(self.tokens, self.spent)
         return self
@@ -240,7 +240,7 @@ class Sample:
         return self.canvas.trace
 
     def texts(self, vocabulary: Vocabulary) -> list[str]:
-        """Returns the inner symbols of each string, without BOS, EOS and PAD; `?` for a blank."""
+        """Return the inner symbols of each string, without BOS, EOS and PAD; `?` for a blank."""
         rows, lengths = self.tokens.tolist(), self.length.tolist()
         return [
             vocabulary.decode(row[1 : n - 1], specials="show")

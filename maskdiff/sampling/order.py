@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from maskdiff.drawing.logits import entropy, pick
-from maskdiff.drawing.random import Purpose, position_noise
+from maskdiff.drawing.random import Purpose, gumbel_of, position_noise
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,19 @@ ORDERS: dict[str, Order] = {
 
 
 def tempered_choice(score: Tensor, proposal: Proposal, tau: Tensor) -> Tensor:
-    """Returns `score` plus Gumbel noise of scale `tau` (batch,), as in MaskGIT (2202.04200)."""
-    noise = -torch.log(-torch.log(proposal.noise(Purpose.CHOICE)))
+    """Return `score` plus Gumbel noise of scale `tau` (batch,), as in MaskGIT (2202.04200)."""
+    noise = gumbel_of(proposal.noise(Purpose.CHOICE))
     return score + tau[:, None] * noise.to(score.dtype)
 
 
 def first_blanks(eligible: Tensor, window: Tensor) -> Tensor:
-    """Returns (batch, width) bool: the first `window` (batch,) eligible positions of each
+    """Return (batch, width) bool: the first `window` (batch,) eligible positions of each
     string."""
     return eligible & (eligible.cumsum(1) <= window[:, None])
 
 
 def rank(score: Tensor, eligible: Tensor, spacing: int = 0) -> Tensor:
-    """Returns the place of each position, (batch, width): 0 commits first.
+    """Return the place of each position, (batch, width): 0 commits first.
 
     Ineligible positions come last, and of equal scores the left one comes first. With `spacing` d,
     positions that are the best within d tokens on both sides come first, then the best among the

@@ -40,6 +40,11 @@ class Predictive(Stage):
     draw: Draw = field(default_factory=Draw)
     keep: Literal["all", "final"] = "all"
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers out of range, and for a draw with another alphabet."""
+        super().__post_init__()
+        self.draw.refuse("Predictive", "symbols")
+
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, canvas: Canvas) -> Sample:
         """Iterate on every string that is not final."""

@@ -70,7 +70,7 @@ PRESETS: dict[str, Preset] = {}
 def preset(
     name: str, help: str, reads: tuple[str, ...] = BUDGETED, verified: bool = False
 ) -> Callable[[Factory], Factory]:
-    """Returns a decorator that registers a factory in `PRESETS`; see `Preset` for the arguments."""
+    """Return a decorator that registers a factory in `PRESETS`; see `Preset` for the arguments."""
 
     def register(make: Factory) -> Factory:
         PRESETS[name] = Preset(help, make, reads, verified)
@@ -80,7 +80,7 @@ def preset(
 
 
 def make_sampler(config: SamplerConfig) -> Sampler:
-    """Returns the sampler named by `config.sampler` with the settings of `config`.
+    """Return the sampler named by `config.sampler` with the settings of `config`.
 
     `config.grammar` has no effect here, because it needs a language: `constrained` applies it.
 
@@ -111,7 +111,7 @@ def _draw(config: SamplerConfig) -> Draw:
 
 
 def _loop(config: SamplerConfig, **settings: Any) -> Unmask:
-    """Returns the unmasking loop with the budget and token draw of `config`, and `settings`."""
+    """Return the unmasking loop with the budget and token draw of `config`, and `settings`."""
     base = Unmask(steps=config.steps, draw=_draw(config))
     return replace(base, **settings)
 

@@ -45,14 +45,14 @@ class Schedule(Protocol):
     """How many tokens to commit."""
 
     def quota(self, clock: Clock, free: Tensor) -> Tensor:
-        """Returns how many tokens to commit at least, (batch,), before the evaluation.
+        """Return how many tokens to commit at least, (batch,), before the evaluation.
 
         A string with quota 0 is not evaluated. `free` (batch, width) marks the blank positions.
         """
         ...
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
-        """Returns how many tokens the evaluation allows, (batch,); it counts if above the quota.
+        """Return how many tokens the evaluation allows, (batch,); it counts if above the quota.
 
         `place` (batch, width) is the rank of each position in the order.
         """
@@ -63,7 +63,7 @@ class FixedSchedule:
     """A schedule that does not depend on the evaluation."""
 
     def extra(self, clock: Clock, proposal: Proposal, place: Tensor) -> Tensor:
-        """Returns 0: nothing beyond the quota."""
+        """Return 0: nothing beyond the quota."""
         return torch.zeros_like(clock.blanks)
 
 
@@ -179,7 +179,7 @@ class Threshold:
 
 
 def even_share(clock: Clock) -> Tensor:
-    """Returns ceil(blanks / evaluations left), (batch,)."""
+    """Return ceil(blanks / evaluations left), (batch,)."""
     return (clock.blanks + clock.left - 1) // clock.left
 
 

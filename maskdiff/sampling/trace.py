@@ -36,7 +36,7 @@ class Trace:
         self.spent.append(spent.detach().cpu().clone())
 
     def steps(self, row: int) -> tuple[Tensor, Tensor]:
-        """Returns the tokens of string `row` after each change, (frames, width), and the
+        """Return the tokens of string `row` after each change, (frames, width), and the
         evaluations spent by then, (frames,)."""
         tokens = torch.stack([frame[row] for frame in self.frames])
         spent = torch.stack([count[row] for count in self.spent])
@@ -45,14 +45,14 @@ class Trace:
         return tokens[kept], spent[kept]
 
     def committed(self, row: int) -> Tensor:
-        """Returns (frames, width) bool: what changed since the frame before; nothing in frame 0."""
+        """Return (frames, width) bool: what changed since the frame before; nothing in frame 0."""
         tokens, _ = self.steps(row)
         changed = torch.zeros_like(tokens, dtype=torch.bool)
         changed[1:] = tokens[1:] != tokens[:-1]
         return changed
 
     def render(self, row: int, vocabulary: Vocabulary) -> str:
-        """Returns a line for each evaluation: its number and the string, with carets under its
+        """Return a line for each evaluation: its number and the string, with carets under its
         changes."""
         tokens, spent = self.steps(row)
         changed = self.committed(row)
@@ -68,7 +68,7 @@ class Trace:
         return "\n".join(lines)
 
     def picture(self, row: int, vocabulary: Vocabulary, cell: int = 8) -> np.ndarray:
-        """Returns (frames * cell, width * cell, 3) uint8: a square per token, new tokens
+        """Return (frames * cell, width * cell, 3) uint8: a square per token, new tokens
         brighter."""
         tokens, _ = self.steps(row)
         grid = palette(vocabulary)[tokens.numpy()].astype(np.float32)

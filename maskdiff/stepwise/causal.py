@@ -59,8 +59,8 @@ class CausalBackend:
     def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
         if loaded.length_conditioned:
             raise ConfigError(
-                "this model is told how long its strings are, so it cannot go on from half an "
-                "answer; take one trained with causal_length: false, such as "
+                "this model is conditioned on the length of its strings, so it cannot continue "
+                "half an answer; take one trained with causal_length: false, such as "
                 "checkpoints/arithmetic-steps.pt"
             )
         self.name, self.vocabulary, self.memory = name, loaded.vocabulary, memory

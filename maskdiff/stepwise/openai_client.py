@@ -93,6 +93,6 @@ def read_key(where: str, local: bool) -> str:
     if not all("!" <= letter <= "~" and letter not in "\"'\\" for letter in key):
         raise ConfigError(
             f"{KEY} holds characters that no key has, such as spaces, quotes or accents; "
-            "set it anew"
+            "set it again"
         )
     return key

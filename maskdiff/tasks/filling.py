@@ -156,6 +156,6 @@ def _no_solution(template: str, outcome: FillOutcome, counted: str, bound: int) 
             "there may be one"
         )
     return (
-        f"no filling of {quote(template)} that holds is among the first {bound} beginnings "
+        f"no filling of {quote(template)} that holds is among the first {bound} prefixes "
         f"({counted} checked); there may be one: raise the bound, or give more symbols"
     )

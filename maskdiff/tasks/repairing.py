@@ -272,7 +272,7 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
 
 @dataclass(frozen=True)
 class _InputCheck:
-    """Returns the ids of a text that can be repaired; raises CanvasError for others."""
+    """Return the ids of a text that can be repaired; raises CanvasError for others."""
 
     language: Language
     method: str

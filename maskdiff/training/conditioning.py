@@ -16,7 +16,7 @@ from maskdiff.config import Config
 from maskdiff.data import PackedCanvases, step_generator
 from maskdiff.drawing.logits import allowed_symbols, log_distribution
 from maskdiff.languages import Vocabulary
-from maskdiff.noise import IGNORE, exponentials, mode_number, posterior_gumbel
+from maskdiff.noise import IGNORE, MODES, exponentials, posterior_gumbel
 
 NOISE, SELF_CONDITION, DROPOUT, COUPLING = 1, 2, 3, 4  # independent streams of randomness of a step
 # (batch, tokens, causal, sigma) -> logits of the tokens
@@ -66,7 +66,9 @@ def couple(
         return torch.zeros(*batch.tokens.shape, len(vocabulary), device=batch.tokens.device)
     numbers = take_shard(exponentials((rows, batch.tokens.shape[1]), len(vocabulary), generator))
     numbers = numbers.to(batch.tokens.device)
-    hidden = (batch.mode == mode_number("mask")) & (batch.targets != IGNORE)
+    coupled = [number for number, mode in enumerate(MODES.values()) if mode.coupled]
+    modes = torch.tensor(coupled, device=batch.mode.device)
+    hidden = torch.isin(batch.mode, modes) & (batch.targets != IGNORE)
     clean = torch.where(hidden, batch.targets, batch.tokens)
     logits = logits_of(batch, clean, torch.ones_like(batch.causal), torch.zeros_like(batch.sigma))
     log_probs = log_distribution(logits, allowed_symbols(clean, vocabulary))

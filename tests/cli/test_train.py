@@ -103,7 +103,7 @@ def test_bad_languages_are_refused(capsys: pytest.CaptureFixture[str], empty_fol
     (empty_folder / "own/grammar.lark").write_text('start: "a" /b+/\n')
     line = refused(capsys, empty_folder, "--language", "own")
     assert (
-        "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; mend or remove them"
+        "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; correct or remove them"
         in line
     )
     assert "falls into the validation split" in refused(

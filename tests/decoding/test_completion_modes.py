@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from maskdiff.decoding.completion import Decoding
 from maskdiff.decoding.condition import Conditioned, condition
-from maskdiff.decoding.decode import Decoding
 from maskdiff.drawing.random import new_keys
 from maskdiff.drawing.settings import Draw
 from maskdiff.errors import CanvasError, ConfigError

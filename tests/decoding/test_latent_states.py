@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from maskdiff.decoding.completion import Decoding
 from maskdiff.decoding.condition import condition
-from maskdiff.decoding.decode import Decoding
 from maskdiff.decoding.histories import Goal
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError

@@ -212,12 +212,7 @@ def test_a_second_process_answers_a_mistake_with_one_line(tmp_path: Path, argv: 
 def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None:
     """SIGKILL between its parts: nothing is half written, and the same command gives what it gives
     undisturbed."""
-    model, size = (
-        Path(default_checkpoint(SHIPPED)).resolve(),
-        ["--problems", "2", "--max_tokens", "60"],
-    )
-    if not model.exists():  # one that knows nothing does as well
-        model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
+    model, size = tiny_model(tmp_path / "tiny.pt"), ["--problems", "3", "--max_tokens", "40"]
     argv = [*SETTINGS, *size, "--quick", "--model", str(model), "--out"]
     assert distillation_cli.main([*argv, str(tmp_path / "whole")]) == 0
     total = 10
@@ -252,15 +247,14 @@ def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("module", ["distillation", "distillation.attempts"])
 def test_the_short_name_of_a_command_is_an_alias(module: str) -> None:
-    """Both names print the same help and report the same mistake."""
-    for flags in (["--help"], ["--out", "x", "--nothing"]):
-        results = [
-            subprocess.run(
-                [sys.executable, "-m", f"maskdiff.{package}{module}", *flags],
-                cwd=REPOSITORY, capture_output=True, timeout=60,
-            )
-            for package in ("", "experiments.")
-        ]  # fmt: skip
-        assert results[0].stdout == results[1].stdout
-        assert results[0].stderr == results[1].stderr
-        assert results[0].returncode == results[1].returncode == (0 if "--help" in flags else 2)
+    """Both names print the same help."""
+    results = [
+        subprocess.run(
+            [sys.executable, "-m", f"maskdiff.{package}{module}", "--help"],
+            cwd=REPOSITORY, capture_output=True, timeout=60,
+        )
+        for package in ("", "experiments.")
+    ]  # fmt: skip
+    assert results[0].stdout == results[1].stdout != b""
+    assert results[0].stderr == results[1].stderr
+    assert results[0].returncode == results[1].returncode == 0

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GPT2Config, LlamaConfig, MptConfig, PreTrainedTokenizerFast, Qwen3Config
 
+from maskdiff.decoding.completion import Decoding
 from maskdiff.decoding.condition import condition
-from maskdiff.decoding.decode import Decoding
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.models.continuation import ROOT, Canonical

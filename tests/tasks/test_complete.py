@@ -1,13 +1,9 @@
-"""Tests of `complete` on tiny random models: both modes against brute force, and the command."""
+"""Tests of `complete` on tiny random models: both modes against brute force."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +12,6 @@ from torch import Tensor
 
 from maskdiff import tasks
 from maskdiff.checkpoint import Loaded
-from maskdiff.cli import inference
-from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig
 from maskdiff.decoding import CausalModel, Decoding, condition, ending_with
 from maskdiff.drawing.random import new_keys
@@ -25,8 +19,7 @@ from maskdiff.errors import CanvasError, ConfigError, DataError
 from maskdiff.models.continuation import ROOT as NO_PARENT
 from maskdiff.sampling import causal_log_prob
 from tests.helpers.completion import chi_square
-from tests.helpers.paths import REPOSITORY
-from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_loaded
+from tests.helpers.tiny import PIECES, tiny_loaded
 
 PREFIX = "(+(*75)1"
 
@@ -415,139 +408,3 @@ def test_bad_settings_raise(pieced: Loaded) -> None:
     assert "canonical" in result.error
     with pytest.raises(CanvasError, match="at most 62"):
         tasks.complete(pieced, ["("], suffix="1" * 70)
-
-
-# -------------------------- the command
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_checkpoint(tmp_path_factory.mktemp("pieces"), **PIECES))
-
-
-def run_main(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    status = run_cli(inference.main, ["complete", *argv])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def test_the_door_prints_columns_objects_and_streams(
-    capsys: pytest.CaptureFixture[str], checkpoint: str
-) -> None:
-    ours = ("--checkpoint", checkpoint, "--num", "3", "--seed", "2")
-    status, out, err = run_main(capsys, "(+ 3", *ours)
-    rows = [line.split("\t") for line in out.splitlines()]
-    assert (status, err, len(rows)) == (0, "", 3)
-    assert all(len(row) == 5 and row[0].startswith("(+3") for row in rows)
-    assert run_main(capsys, "(+ 3", "--stream", *ours)[1] == out  # the same, character by character
-    _, out, _ = run_main(capsys, "(+ 3", "--json", *ours)
-    items = [json.loads(line) for line in out.splitlines()]
-    assert [item["text"] for item in items] == [row[0] for row in rows]
-    assert set(items[0]["completion"]) == {
-        "mode",
-        "log_z",
-        "dropped",
-        "histories",
-        "calls",
-        "positions",
-    }
-    _, out, _ = run_main(capsys, "(+ 3", "--json", "--stream", *ours)
-    events = [json.loads(line) for line in out.splitlines()]
-    for number in range(3):
-        deltas = [
-            event["delta"] for event in events if event["sample"] == number + 1 and "delta" in event
-        ]
-        assert "".join(deltas) == rows[number][0]
-
-
-def test_requests_are_numbered_and_samples_within_them(
-    capsys: pytest.CaptureFixture[str], checkpoint: str
-) -> None:
-    argv = ["(+ 3", "(x", "(*", ")x", "--num", "2", "--checkpoint", checkpoint]
-    _, out, _ = run_main(capsys, *argv, "--json")
-    items = [json.loads(line) for line in out.splitlines()]
-    assert [(item["index"], item["sample"]) for item in items] == [
-        (1, 1),
-        (1, 2),
-        (2, 1),
-        (3, 1),
-        (3, 2),
-        (4, 1),
-    ]
-    _, _, err = run_main(capsys, *argv)
-    assert ["string 2:" in line or "string 4:" in line for line in err.splitlines()] == [True, True]
-    _, out, _ = run_main(capsys, *argv, "--json", "--stream")
-    deltas = [json.loads(line) for line in out.splitlines() if "delta" in line]
-    assert {(event["index"], event["sample"]) for event in deltas} == {
-        (1, 1),
-        (1, 2),
-        (3, 1),
-        (3, 2),
-    }
-
-
-def test_a_beam_that_may_have_left_out_much_says_so(
-    capsys: pytest.CaptureFixture[str], checkpoint: str
-) -> None:
-    status, out, err = run_main(
-        capsys,
-        "(+(*75)10)=45",
-        "--mode",
-        "beam",
-        "--beam",
-        "1",
-        "--num",
-        "2",
-        "--checkpoint",
-        checkpoint,
-    )
-    assert (status, out.count("\n"), err.count("\n")) == (0, 2, 1)
-    assert "widen --beam" in err
-    assert run_main(capsys, "(+3", "--mode", "beam", "--checkpoint", checkpoint)[2] == ""
-
-
-def test_the_door_reads_lines_and_reports_bad_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str
-) -> None:
-    (tmp_path / "typed.txt").write_text("(+ 3\nhello\n(*\n")
-    status, out, err = run_main(
-        capsys, "--input", str(tmp_path / "typed.txt"), "--checkpoint", checkpoint
-    )
-    assert status == 2
-    assert [line.split("\t")[0][:2] for line in out.splitlines()] == ["(+", "", "(*"]
-    assert err.count("\n") == 1
-    assert "unknown symbol 'h'" in err
-
-
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        (["(", "--mode", "exakt"], "the nearest is 'exact'"),
-        (["(", "--budget", "0"], "allowed is 1"),
-        (["(", "--temprature", "1"], "--temperature"),
-        (["(", "--stream", "--pretty"], "give one of them"),
-        ([], "nothing to complete"),
-        (["(", "--suffix", "=z"], "unknown symbol 'z'"),
-        (["(", "--num", "0"], "from 1 to"),
-    ],
-)
-def test_the_door_refuses_in_one_line(
-    capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], message: str
-) -> None:
-    status, out, err = run_main(capsys, *argv, "--checkpoint", checkpoint)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert message in err
-
-
-def test_a_closed_pipe_ends_a_stream_quietly(checkpoint: str) -> None:
-    ours = (
-        f"{sys.executable} inference.py complete '(+' --num 200 --stream "
-        f"--checkpoint {checkpoint} --threads 1"
-    )
-    done = subprocess.run(
-        ["bash", "-c", f"{ours} | head -c 5; exit ${{PIPESTATUS[0]}}"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout[:2], done.stderr) == (141, b"(+", b"")

@@ -1,6 +1,6 @@
 """Experiments on self-distillation: is a teacher's signal worse late in an answer?
 
-    python -m maskdiff.distillation --experiment all --out DIR
+    python -m maskdiff.experiments.distillation --experiment all --out DIR
 
 See docs/distillation.md.
 """

@@ -1,6 +1,6 @@
 """Samples a model's own attempts at problems, to train it on feedback.
 
-    python -m maskdiff.distillation.attempts --num 20000 --out attempts.txt --checkpoint FILE
+    python -m maskdiff.experiments.distillation.attempts --num 20000 --out attempts.txt --checkpoint FILE
 
 Artificial mistakes are seldom those that a model makes, so a model trained on them alone does not
 learn to use feedback. A file of `problem;attempt` lines is an option of the language
@@ -55,7 +55,9 @@ def write_attempts(policy: OwnPolicy, count: int, seed: int) -> list[str]:
 
 def build_parser() -> cli.Parser:
     """Return the parser of all flags."""
-    parser = cli.Parser(prog="python -m maskdiff.distillation.attempts", description=__doc__)
+    parser = cli.Parser(
+        prog="python -m maskdiff.experiments.distillation.attempts", description=__doc__
+    )
     parser.add_argument(
         "--num", type=cli.IntegerRange(1, 10**6), default=20_000, metavar="N",
         help="problems (default 20000)",

@@ -49,7 +49,7 @@ class OwnPolicy:
             raise ConfigError("this model predicts no next token; take one trained with head: next")
         if loaded.length_conditioned:
             raise ConfigError(
-                "this model is told how long its strings are; "
+                "this model is conditioned on the length of its strings; "
                 "take one trained with causal_length: false"
             )
         self.loaded, self.language, self.vocabulary = loaded, loaded.language, loaded.vocabulary

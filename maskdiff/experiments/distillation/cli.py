@@ -1,9 +1,9 @@
 """Experiments on self-distillation: is a teacher's signal worse late in an answer?
 
-    python -m maskdiff.distillation --experiment all --out runs/distillation
-    python -m maskdiff.distillation --experiment all --quick --out runs/quick
-    python -m maskdiff.distillation --seed_file runs/distillation/seeds.json --out runs/again
-    python -m maskdiff.distillation --model Qwen/Qwen3-1.7B --environment python --out runs/qwen
+    python -m maskdiff.experiments.distillation --experiment all --out runs/distillation
+    python -m maskdiff.experiments.distillation --experiment all --quick --out runs/quick
+    python -m maskdiff.experiments.distillation --seed_file runs/distillation/seeds.json --out runs/again
+    python -m maskdiff.experiments.distillation --model Qwen/Qwen3-1.7B --environment python --out runs/qwen
 
 --quick takes one seed and three problems; --seed_file gives the same results once more. The same
 command continues an interrupted run. See docs/distillation.md.
@@ -37,7 +37,7 @@ QUICK = {"seeds": 1, "problems": 3, "rollouts": 4, "steps": 3, "window_steps": 2
 
 def build_parser() -> cli.Parser:
     """Return the parser of all flags."""
-    parser = cli.Parser(prog="python -m maskdiff.distillation", description=__doc__)
+    parser = cli.Parser(prog="python -m maskdiff.experiments.distillation", description=__doc__)
     parser.add_argument(
         "--experiment", nargs="+", default=["all"], metavar="NAME",
         help="all, rewards, positions, training, windows or tokens",
@@ -213,7 +213,7 @@ def _run(
     selection = "all" if len(made) == len(EXPERIMENTS) else " ".join(made)
     seed_file = shlex.quote(str(folder / "seeds.json"))
     command = (
-        f"python -m maskdiff.distillation --experiment {selection} --seed_file {seed_file} "
+        f"python -m maskdiff.experiments.distillation --experiment {selection} --seed_file {seed_file} "
         "--out DIR"
     )
     page = report.to_markdown(results, settings, command, pictures)

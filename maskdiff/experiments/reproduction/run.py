@@ -60,7 +60,7 @@ Note = Callable[[str], None]
 
 
 def chosen_variants(names: Sequence[str] | None) -> list[Variant]:
-    """Returns the variants with these names or configs; all for None. Raises ConfigError."""
+    """Return the variants with these names or configs; all for None. Raises ConfigError."""
     known = {key: v for v in VARIANTS for key in (v.name, v.config)}
     for name in names or ():
         if name not in known:
@@ -82,14 +82,14 @@ def train_with_loop(config: Config, folder: Path, resume: bool) -> None:
 def variant_run(
     name: str, seed: int, runs: Path, threads: int, overrides: Mapping[str, Any]
 ) -> tuple[Config, Path]:
-    """Returns the configuration of a run and its folder, `runs/NAME-sSEED`."""
+    """Return the configuration of a run and its folder, `runs/NAME-sSEED`."""
     folder = runs / f"{name}-s{seed}"
     own = {"seed": seed, "name": folder.name, "checkpoint_dir": str(folder), "threads": threads}
     return load_config(CONFIGS / f"{name}.yaml", {**overrides, **own}), folder
 
 
 def finished(config: Config, folder: Path) -> bool:
-    """Returns whether `best.pt` of the run exists and is of its last step."""
+    """Return whether `best.pt` of the run exists and is of its last step."""
     best = folder / "best.pt"
     if not best.exists():
         return False
@@ -99,7 +99,7 @@ def finished(config: Config, folder: Path) -> bool:
 def finished_seeds(
     name: str, seeds: Sequence[int] | None, runs: Path, overrides: Mapping[str, Any]
 ) -> list[int]:
-    """Returns the seeds (among `seeds`, if given) that are fully trained in `runs`, in rising
+    """Return the seeds (among `seeds`, if given) that are fully trained in `runs`, in rising
     order."""
     endings = [path.name.removeprefix(f"{name}-s") for path in runs.glob(f"{name}-s*")]
     there = sorted(int(ending) for ending in endings if ending.isascii() and ending.isdigit())
@@ -137,7 +137,7 @@ def ensure_trained(
 
 
 def measure_variant(variant: Variant, loaded: Loaded, plan: Plan) -> list[Row]:
-    """Returns the rows of generation and, where the variant asks for them, of repair and
+    """Return the rows of generation and, where the variant asks for them, of repair and
     editing."""
     language, rows = loaded.language, list[Row]()
     denoiser = ReferenceDenoiser(loaded.denoiser) if variant.reference_mode else loaded.denoiser
@@ -186,7 +186,7 @@ def _add_tasks(rows: list[Row], variant: Variant, loaded: Loaded, plan: Plan) ->
 
 
 def ensure_measured(variant: Variant, best: Path, plan: Plan, note: Note) -> list[Row]:
-    """Returns the rows of one variant and checkpoint, from the file beside it if there is one."""
+    """Return the rows of one variant and checkpoint, from the file beside it if there is one."""
     slug = "".join(c if c.isalnum() else "-" for c in variant.name.lower())
     path = best.parent / f"measured-{slug}-{plan.num_samples}.json"
     if path.exists() and path.stat().st_mtime >= best.stat().st_mtime:
@@ -206,7 +206,7 @@ BINOMIAL = frozenset(["balanced", "has_equals", "has_operator", "parses", "holds
 
 
 def pooled_share(rows: Sequence[Row]) -> str:
-    """Returns the mean share over seeds, its interval over strings, and the range of the seeds.
+    """Return the mean share over seeds, its interval over strings, and the range of the seeds.
 
     Binomial shares have Wilson's interval of the strings of all seeds. For other shares, the arms
     of the seeds' own intervals add in squares.
@@ -267,7 +267,7 @@ string parses | anchors kept \
 
 
 def results_markdown(measured: Measured, num_samples: int) -> str:
-    """Returns the report of the reproduction."""
+    """Return the report of the reproduction."""
     seeds = max(map(len, measured.values()), default=0)
     variants = [variant for variant in VARIANTS if variant.name in measured]
     head = HEAD.strip().format(samples=num_samples, seeds=seeds, threads=torch.get_num_threads())
@@ -311,7 +311,7 @@ def _task_cells(variant: Variant, by_seed: Sequence[Sequence[Row]]) -> list[str]
 
 
 def with_section(path: Path, section: str) -> str:
-    """Returns the text of the file at `path` with `section` between its markers."""
+    """Return the text of the file at `path` with `section` between its markers."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     before, begin, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

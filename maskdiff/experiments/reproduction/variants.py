@@ -119,7 +119,7 @@ def reference_coarse_to_fine() -> Sampler:
 
 
 def paragraph(text: str) -> str:
-    """Returns a text of several lines as one line."""
+    """Return a text of several lines as one line."""
     return " ".join(text.split())
 
 

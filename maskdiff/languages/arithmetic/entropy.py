@@ -13,7 +13,7 @@ SEED = 7
 def entropies(
     strings: list[str], log_prob: Callable[[str], float], length_probs: np.ndarray
 ) -> dict[str, float]:
-    """Returns entropies in nats, estimated from draws and stratified by length.
+    """Return entropies in nats, estimated from draws and stratified by length.
 
     The -log p of each string is exact; only its mean over the strings of one length is estimated.
     40,000 draws give three digits. A length without draws takes the mean of its neighbours.

@@ -1,4 +1,4 @@
-"""Draws strings from the reference distribution.
+"""Draw strings from the reference distribution.
 
 A depth d is uniform on min_depth..max_depth. A node at depth d is an operand if d = 0, or with
 probability 0.2. Otherwise it is an operation with a uniform operator; one argument has depth d - 1,
@@ -26,7 +26,7 @@ class _TooLong(Exception):
 def draw_strings(
     n: int, rng: np.random.Generator, config: LanguageConfig, grammar: Grammar
 ) -> list[str]:
-    """Returns random strings that fit `config.max_len`. The first ones do not depend on `n`.
+    """Return random strings that fit `config.max_len`. The first ones do not depend on `n`.
 
     Args:
         n: The number of strings.

@@ -52,19 +52,19 @@ class Grammar:
         return 3 + len(self.separator)
 
     def is_operand(self, digits: str) -> bool:
-        """Returns whether `digits` is an operand: in range and without leading zeros."""
+        """Return whether `digits` is an operand: in range and without leading zeros."""
         if not 0 < len(digits) <= len(str(self.max_int)) or (digits[0] == "0" and len(digits) > 1):
             return False
         return self.min_int <= int(digits) <= self.max_int
 
     def vocabulary(self) -> Vocabulary:
-        """Returns the vocabulary: `0`-`9 ( ) + * =`, `-` and the separator if used, `<DIGIT>`."""
+        """Return the vocabulary: `0`-`9 ( ) + * =`, `-` and the separator if used, `<DIGIT>`."""
         extra = ("-" if "-" in self.operators else "") + self.separator
         return Vocabulary.of(DIGITS + "()+*=" + extra)
 
 
 def checked_grammar(config: LanguageConfig) -> Grammar:
-    """Returns the grammar of a configuration.
+    """Return the grammar of a configuration.
 
     Raises:
         ConfigError: The options are impossible, the notation is ambiguous, or almost no string fits
@@ -131,7 +131,7 @@ def _check_room(config: LanguageConfig, grammar: Grammar) -> None:
 
 @lru_cache(maxsize=64)
 def ambiguity(low: int, high: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Returns two different pairs of operands with the same digits; None if there are none.
+    """Return two different pairs of operands with the same digits; None if there are none.
 
     In fully bracketed prefix notation, only two adjacent operands can be misread. Two readings
     `a|ud` and `au|d` share the digits `a u d`, and a, ud, au and d are operands. For given u and
@@ -165,7 +165,7 @@ def _smallest(low: int, high: int, digits: int, at_least: int, at_most: int) -> 
 
 
 def largest_length(config: LanguageConfig, grammar: Grammar) -> int:
-    """Returns the largest length of a string, by `max_len` or by `max_depth`.
+    """Return the largest length of a string, by `max_len` or by `max_depth`.
 
     The bound by depth is exact for + and *, whose longest expression has the largest value.
     """
@@ -183,14 +183,14 @@ def largest_length(config: LanguageConfig, grammar: Grammar) -> int:
 
 
 def apply_operator(operator: str, left: Number, right: Number) -> Number:
-    """Returns the value of `left operator right`, of integers or of arrays."""
+    """Return the value of `left operator right`, of integers or of arrays."""
     if operator == "+":
         return left + right
     return left * right if operator == "*" else left - right
 
 
 def as_lark(grammar: Grammar) -> str:
-    """Returns the grammar of the strings that the parser accepts in Lark's EBNF."""
+    """Return the grammar of the strings that the parser accepts in Lark's EBNF."""
     between = f' "{grammar.separator}"' if grammar.separator else ""
     operation = (
         "expr OPERATOR expr" if grammar.notation == "infix" else f"OPERATOR expr{between} expr"
@@ -210,7 +210,7 @@ def as_lark(grammar: Grammar) -> str:
 
 
 def range_pattern(low: int, high: int) -> str:
-    """Returns a regular expression for the decimal numbers from `low` >= 0 to `high`."""
+    """Return a regular expression for the decimal numbers from `low` >= 0 to `high`."""
     parts = []
     while low <= high:
         # A block of `step` numbers shares all digits but the last ones.

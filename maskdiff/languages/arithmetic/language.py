@@ -56,16 +56,16 @@ class ArithmeticLanguage:
         return draw_strings(n, rng, self.config, self.grammar)
 
     def texts(self) -> None:
-        """Returns None: strings are generated."""
+        """Return None: strings are generated."""
 
     def state(self) -> dict[str, Any]:
-        """Returns nothing: the configuration describes the language."""
+        """Return nothing: the configuration describes the language."""
         return {}
 
     # Trees
 
     def parse(self, text: str) -> Tree:
-        """Returns the tree of `text`. Raises `ParseError`, see `parse_equation`."""
+        """Return the tree of `text`. Raises `ParseError`, see `parse_equation`."""
         return parse_equation(text, self.grammar)
 
     def _tree(self, text: str) -> Tree | None:
@@ -75,21 +75,21 @@ class ArithmeticLanguage:
             return None
 
     def parses(self, text: str) -> bool:
-        """Returns whether `text` is a string of the grammar, with any value."""
+        """Return whether `text` is a string of the grammar, with any value."""
         return self._tree(text) is not None
 
     def holds(self, text: str) -> bool:
-        """Returns whether `text` parses and states the right value."""
+        """Return whether `text` parses and states the right value."""
         tree = self._tree(text)
         return tree is not None and tree.holds
 
     def forced_ending(self, prefix: str) -> str | None:
-        """Returns the value if `prefix` is an expression with `=`; None otherwise."""
+        """Return the value if `prefix` is an expression with `=`; None otherwise."""
         tree = self._tree(prefix + "0") if prefix.endswith("=") else None
         return None if tree is None else str(tree.value)
 
     def lark_grammar(self) -> GrammarSource:
-        """Returns the grammar of the strings that parse."""
+        """Return the grammar of the strings that parse."""
         return GrammarSource(as_lark(self.grammar), f"the grammar of {self.name}")
 
     def depth(self, text: str) -> int:
@@ -101,14 +101,14 @@ class ArithmeticLanguage:
         return self.parse(text).operators
 
     def skeleton(self, text: str) -> str:
-        """Returns `text` without white space and with `#` for each digit, `(+(*##)##)=##`.
+        """Return `text` without white space and with `#` for each digit, `(+(*##)##)=##`.
 
         `Vocabulary.encode` reads it with `skeleton=True`.
         """
         return squeeze(text).translate(_TO_SKELETON)
 
     def pretty(self, text: str) -> str:
-        """Returns `text` with spaces, `(+ (* 7 5) 10) = 45`. Raises `ParseError`."""
+        """Return `text` with spaces, `(+ (* 7 5) 10) = 45`. Raises `ParseError`."""
         tree, grammar = self.parse(text), self.grammar
         shown: list[str] = []
         for node in tree.nodes:  # children come first
@@ -159,7 +159,7 @@ class ArithmeticLanguage:
         return length_table(self.config).probs[: self.max_symbols + 1]
 
     def entropy(self) -> dict[str, float]:
-        """Returns entropies in nats; see `entropies` for the keys. Takes a second or two, once."""
+        """Return entropies in nats; see `entropies` for the keys. Takes a second or two, once."""
         return dict(self._entropy)
 
     @cached_property

@@ -62,7 +62,7 @@ class _Values:
 
 @lru_cache(maxsize=32)
 def length_table(config: LanguageConfig) -> LengthTable:
-    """Returns the length distribution of a language.
+    """Return the length distribution of a language.
 
     That of the default language is read from `default_lengths.json`; others take about a second,
     once per process.
@@ -74,7 +74,7 @@ def length_table(config: LanguageConfig) -> LengthTable:
 
 
 def compute_length_table(config: LanguageConfig) -> LengthTable:
-    """Returns the length distribution of a language without the file."""
+    """Return the length distribution of a language without the file."""
     grammar = checked_grammar(config)
     room = config.max_len - 2
     longest = room - 2  # '=' and a digit follow the expression
@@ -98,7 +98,7 @@ def compute_length_table(config: LanguageConfig) -> LengthTable:
 
 
 def expression_lengths(config: LanguageConfig, grammar: Grammar, longest: int) -> Array:
-    """Returns P(expression of m symbols | depth d), (max_depth + 1, longest + 1), exact."""
+    """Return P(expression of m symbols | depth d), (max_depth + 1, longest + 1), exact."""
     operands = np.zeros(longest + 1)
     for m in range(1, min(longest, len(str(grammar.max_int))) + 1):
         low, high = _operand_range(grammar, m)

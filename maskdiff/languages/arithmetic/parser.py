@@ -78,7 +78,7 @@ class Tree:
 
 
 def parse_equation(text: str, grammar: Grammar) -> Tree:
-    """Returns the tree of `text`; white space is skipped. Takes linear time.
+    """Return the tree of `text`; white space is skipped. Takes linear time.
 
     Raises:
         ParseError: The text is no string of the grammar, or has over `MAX_SYMBOLS` symbols. Its

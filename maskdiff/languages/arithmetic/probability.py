@@ -16,7 +16,7 @@ _TINY = 1e-100  # rows with a smaller maximum are rescaled, so that long strings
 
 
 def log_generated(tree: Tree, config: LanguageConfig, grammar: Grammar) -> float:
-    """Returns the log-probability that the generator draws an expression, before rejection.
+    """Return the log-probability that the generator draws an expression, before rejection.
 
     Let Q(t, d) be the probability that a node at depth d becomes the tree t, S(t, d) = Q(t, 0) +
     ... + Q(t, d - 1), and o the number of operators. An operand has Q = COIN / operands (without

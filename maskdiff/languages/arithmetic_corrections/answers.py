@@ -46,7 +46,7 @@ class Marks:
 
 
 def kept_steps(answer: str) -> list[str]:
-    """Returns the steps of `answer` that are not taken back; a mark without a step is a step."""
+    """Return the steps of `answer` that are not taken back; a mark without a step is a step."""
     return [
         step
         for step, mark in _PARTS.findall(answer)
@@ -55,12 +55,12 @@ def kept_steps(answer: str) -> list[str]:
 
 
 def next_steps(before: str) -> list[str]:
-    """Returns all right steps after an expression; none after any other text."""
+    """Return all right steps after an expression; none after any other text."""
     return list(reductions(before)) if is_expression(before) else []
 
 
 def judge(problem: str, answer: str) -> Marks:
-    """Returns the marks of any text as an answer to `problem`, an expression."""
+    """Return the marks of any text as an answer to `problem`, an expression."""
     steps, solution = kept_steps(answer), derivation(problem)
     before = [problem, *steps]
     right = [step in next_steps(before[i]) for i, step in enumerate(steps)]
@@ -70,7 +70,7 @@ def judge(problem: str, answer: str) -> Marks:
 
 
 def symbol_labels(problem: str, answer: str) -> list[bool | None]:
-    """Returns whether each symbol of `answer` is right, given the symbols before it.
+    """Return whether each symbol of `answer` is right, given the symbols before it.
 
     A symbol of a step is right while the step may become one that follows from the kept step
     before. The first symbol that excludes this is wrong; the rest of the step is undecided (None).
@@ -91,7 +91,7 @@ def symbol_labels(problem: str, answer: str) -> list[bool | None]:
 
 
 def feedback_text(problem: str, answer: str, kind: str) -> str:
-    """Returns the feedback on an answer.
+    """Return the feedback on an answer.
 
     Args:
         problem: The problem.

@@ -127,7 +127,7 @@ class ArithmeticCorrections(TextLanguage):
         return {**super().state(), "digest": digest}
 
     def problems(self, count: int, rng: np.random.Generator, held_out: bool = True) -> list[str]:
-        """Returns random problems, with repetitions.
+        """Return random problems, with repetitions.
 
         Args:
             count: The number of problems.
@@ -167,7 +167,7 @@ class ArithmeticCorrections(TextLanguage):
         return problem + STEP + solution
 
     def prompt(self, problem: str, attempt: str | None = None, feedback: str | None = None) -> str:
-        """Returns the text before an answer.
+        """Return the text before an answer.
 
         Args:
             problem: The problem.
@@ -181,7 +181,7 @@ class ArithmeticCorrections(TextLanguage):
         )
 
     def fragments(self, text: str) -> list[str]:
-        """Returns the integers, the marks, and the texts between them; see `TextLanguage`."""
+        """Return the integers, the marks, and the texts between them; see `TextLanguage`."""
         return _FRAGMENT.findall(text)
 
     # Validity
@@ -229,7 +229,7 @@ class ArithmeticCorrections(TextLanguage):
         )
 
     def holds(self, text: str) -> bool:
-        """Returns whether `text` parses, and its answer has no wrong kept step and is complete."""
+        """Return whether `text` parses, and its answer has no wrong kept step and is complete."""
         if not self.parses(text):
             return False
         problem = text[: min(at for at in map(text.find, STEP + ATTEMPT + REMARK) if at >= 0)]
@@ -238,12 +238,12 @@ class ArithmeticCorrections(TextLanguage):
         return marks.first_wrong is None and marks.final
 
     def forced_ending(self, prefix: str) -> str | None:
-        """Returns None: a step may always be taken back, so no ending is forced."""
+        """Return None: a step may always be taken back, so no ending is forced."""
         return None
 
 
 def read_attempts(path: str, language: ArithmeticCorrections) -> list[tuple[str, str]]:
-    """Returns the problems and attempts of a file of lines `problem;attempt`.
+    """Return the problems and attempts of a file of lines `problem;attempt`.
 
     Raises:
         DataError: The file cannot be read or is empty, a line is no attempt, or its problem is of
@@ -268,7 +268,7 @@ def read_attempts(path: str, language: ArithmeticCorrections) -> list[tuple[str,
 
 
 def correction_grammar(operators: str) -> str:
-    """Returns the grammar of the three forms in Lark's EBNF; steps and feedback may be wrong."""
+    """Return the grammar of the three forms in Lark's EBNF; steps and feedback may be wrong."""
     return f"""start: operation "{STEP}" answer | operation shown "{STEP}" answer
 shown: "{REMARK}" feedback | "{ATTEMPT}" answer "{REMARK}" feedback
 feedback: | "{LEAK}" value | "{SCALAR}" natural | "{FIRST_WRONG}" natural quoted

@@ -32,14 +32,14 @@ class Bounds:
     operators: str
 
     def hold(self, number: int) -> bool:
-        """Returns whether the language has `number`."""
+        """Return whether the language has `number`."""
         return abs(number) <= self.max_value and (number >= 0 or "-" in self.operators)
 
 
 def write_answer(
     problem: str, rng: np.random.Generator, slip: float, back: float, bounds: Bounds
 ) -> str | None:
-    """Returns a random answer; None if a value leaves the bounds.
+    """Return a random answer; None if a value leaves the bounds.
 
     Args:
         problem: The problem.
@@ -62,7 +62,7 @@ def write_answer(
 
 
 def slipped(before: str, right: str, rng: np.random.Generator, bounds: Bounds) -> str | None:
-    """Returns a random wrong step; None if none is found.
+    """Return a random wrong step; None if none is found.
 
     Args:
         before: The expression before the step.
@@ -102,7 +102,7 @@ def _wrong_value(
 
 
 def taken_back(problem: str, attempt: str) -> str | None:
-    """Returns the correction that takes back the first wrong step of `attempt`; None if none is.
+    """Return the correction that takes back the first wrong step of `attempt`; None if none is.
 
     An attempt that continues behind the value is corrected by its beginning.
     """

@@ -24,12 +24,12 @@ _IS_INTEGER = re.compile(INTEGER)
 
 
 def is_integer(text: str) -> bool:
-    """Returns whether `text` is an integer without leading zeros."""
+    """Return whether `text` is an integer without leading zeros."""
     return _IS_INTEGER.fullmatch(text) is not None
 
 
 def is_expression(text: str, operators: str = OPERATORS) -> bool:
-    """Returns whether `text` is an integer or an operation on expressions, with single spaces.
+    """Return whether `text` is an integer or an operation on expressions, with single spaces.
 
     Integers may be negative if `-` is one of the operators.
     """
@@ -43,22 +43,22 @@ def is_expression(text: str, operators: str = OPERATORS) -> bool:
 
 
 def is_operation(text: str, operators: str = OPERATORS) -> bool:
-    """Returns whether `text` is an expression other than an integer."""
+    """Return whether `text` is an expression other than an integer."""
     return not is_integer(text) and is_expression(text, operators)
 
 
 def value(redex: re.Match[str]) -> int:
-    """Returns the value of a match of `REDEX`."""
+    """Return the value of a match of `REDEX`."""
     return apply_operator(redex[1], int(redex[2]), int(redex[3]))
 
 
 def replaced(text: str, redex: re.Match[str]) -> str:
-    """Returns `text` with the value of a match of `REDEX` in its place."""
+    """Return `text` with the value of a match of `REDEX` in its place."""
     return f"{text[: redex.start()]}{value(redex)}{text[redex.end() :]}"
 
 
 def reduced(text: str) -> str | None:
-    """Returns the expression after the first reduction in reading order; None for an integer."""
+    """Return the expression after the first reduction in reading order; None for an integer."""
     return next(reductions(text), None)
 
 
@@ -68,7 +68,7 @@ def reductions(text: str) -> Iterator[str]:
 
 
 def derivation(text: str) -> list[str]:
-    """Returns `text` and the results of its first reductions, down to an integer."""
+    """Return `text` and the results of its first reductions, down to an integer."""
     steps = [text]
     while (after := reduced(steps[-1])) is not None:
         steps.append(after)
@@ -76,7 +76,7 @@ def derivation(text: str) -> list[str]:
 
 
 def bracket_depth(text: str) -> int:
-    """Returns the largest number of brackets around an integer."""
+    """Return the largest number of brackets around an integer."""
     depth = most = 0
     for symbol in text:
         depth += (symbol == "(") - (symbol == ")")
@@ -85,7 +85,7 @@ def bracket_depth(text: str) -> int:
 
 
 def expression_rules(operators: str, more: str = "") -> str:
-    """Returns rules of Lark for `operation`, `expr`, `value`, `more` and the terminals."""
+    """Return rules of Lark for `operation`, `expr`, `value`, `more` and the terminals."""
     sign = '"-"? ' if "-" in operators else ""
     either = " | ".join(f'"{symbol}"' for symbol in operators)
     return f"""operation: "(" OPERATOR " " expr " " expr ")"

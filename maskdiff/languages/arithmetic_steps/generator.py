@@ -1,4 +1,4 @@
-"""Draws problems: expressions whose derivations stay within bounds.
+"""Draw problems: expressions whose derivations stay within bounds.
 
 The distribution is that of `arithmetic/generator.py`, except that the root is always an operation.
 A draw with a value or a derivation beyond the bounds is rejected as a whole, but its depth is kept
@@ -28,7 +28,7 @@ def draw_problems(
     fits: Callable[[list[str]], bool] = lambda steps: True,
     depths: tuple[int, int] | None = None,
 ) -> list[list[str]]:
-    """Returns the derivations of random problems. The first ones do not depend on `count`.
+    """Return the derivations of random problems. The first ones do not depend on `count`.
 
     Args:
         count: The number of problems.
@@ -61,7 +61,7 @@ def draw_problems(
 
 
 def bounded_derivation(problem: str, max_value: int, max_symbols: int) -> list[str] | None:
-    """Returns the derivation of `problem`; None if a value or its length exceeds the bounds.
+    """Return the derivation of `problem`; None if a value or its length exceeds the bounds.
 
     The length includes a separator between steps.
     """
@@ -77,7 +77,7 @@ def bounded_derivation(problem: str, max_value: int, max_symbols: int) -> list[s
 
 
 def problem_to_copy(rng: np.random.Generator, config: LanguageConfig) -> str:
-    """Returns a problem such as `(+ 739 (+ 4 5))`: an easy step that copies a random number.
+    """Return a problem such as `(+ 739 (+ 4 5))`: an easy step that copies a random number.
 
     The number has three different digits, or two if `max_value` allows no more.
     """

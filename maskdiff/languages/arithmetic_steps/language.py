@@ -64,7 +64,7 @@ class ArithmeticSteps(TextLanguage):
         return is_operation(text, self.config.operators)
 
     def holds(self, text: str) -> bool:
-        """Returns whether `text` parses and all its steps are right."""
+        """Return whether `text` parses and all its steps are right."""
         return self.parses(text) and self.first_wrong(text) is None
 
     def forced_ending(self, prefix: str) -> str | None:
@@ -110,7 +110,7 @@ class ArithmeticSteps(TextLanguage):
         return reduced(before)
 
     def answer(self, problem: str) -> str:
-        """Returns the value of `problem`."""
+        """Return the value of `problem`."""
         return derivation(problem)[-1]
 
     def is_final(self, step: str) -> bool:
@@ -118,7 +118,7 @@ class ArithmeticSteps(TextLanguage):
         return is_integer(step)
 
     def right_step(self, before: str, step: str) -> bool:
-        """Returns whether `step` is a reduction of `before`."""
+        """Return whether `step` is a reduction of `before`."""
         return step in reductions(before)
 
     def first_wrong(self, text: str) -> int | None:
@@ -131,7 +131,7 @@ class ArithmeticSteps(TextLanguage):
         return None
 
     def depth(self, problem: str) -> int:
-        """Returns the largest number of brackets around an integer of `problem`."""
+        """Return the largest number of brackets around an integer of `problem`."""
         return bracket_depth(problem)
 
     def problems(self, count: int, rng: np.random.Generator, deeper: int = 0) -> list[str]:
@@ -160,7 +160,7 @@ class ArithmeticSteps(TextLanguage):
 
 
 def derivation_grammar(operators: str) -> str:
-    """Returns the grammar of derivations, right or wrong, in Lark's EBNF."""
+    """Return the grammar of derivations, right or wrong, in Lark's EBNF."""
     return f"""start: operation "{SEPARATOR}" rest
 rest: start | value
 {expression_rules(operators)}"""

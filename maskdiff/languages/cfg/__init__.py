@@ -35,7 +35,7 @@ AMBIGUOUS = (
 def compile_grammar(
     grammar: GrammarSource | str, symbols: tuple[str, ...] | str, accept_ambiguous: bool = False
 ) -> NormalForm:
-    """Returns the normal form of the strings that a grammar writes.
+    """Return the normal form of the strings that a grammar writes.
 
     Args:
         grammar: The grammar; a text can import Lark's library only.
@@ -53,7 +53,7 @@ def compile_grammar(
 
 
 def compile_reader(grammar: GrammarSource | str, symbols: tuple[str, ...] | str) -> NormalForm:
-    """Returns the normal form of the strings that a grammar accepts.
+    """Return the normal form of the strings that a grammar accepts.
 
     Without `%ignore` these are the strings that it writes. With `%ignore` a string may have several
     derivations.
@@ -75,7 +75,7 @@ _normal_form = lru_cache(maxsize=16)(normal_form)  # without %ignore both forms 
 
 
 def rule_name(nonterminal: str) -> str:
-    """Returns the rule of the file that a nonterminal stands for; empty if it is not one rule."""
+    """Return the rule of the file that a nonterminal stands for; empty if it is not one rule."""
     name, _, form = nonterminal.partition("@")
     spaced = form in ("", "written", "read") or ">" in form
     return name if spaced and name.isidentifier() and not name[0].isupper() else ""

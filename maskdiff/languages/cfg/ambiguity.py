@@ -35,7 +35,7 @@ class Ambiguity:
 
 
 def find_ambiguity(grammar: NormalForm, longest: int = 16, budget: int = BUDGET) -> Ambiguity:
-    """Returns the shortest ambiguous part of a string, by enumeration.
+    """Return the shortest ambiguous part of a string, by enumeration.
 
     Every nonterminal derives a part of some string of the language, so a part with two derivations
     is a proof.

@@ -8,7 +8,7 @@ from maskdiff.languages.cfg.normal_form import NormalForm
 
 
 class DerivationSampler:
-    """Draws strings of at most `longest` symbols that a grammar derives.
+    """Draw strings of at most `longest` symbols that a grammar derives.
 
     The length is uniform over the possible lengths. Rules and splits are uniform over those that
     can derive the length. Every string can be drawn; its probability has no meaning.
@@ -23,7 +23,7 @@ class DerivationSampler:
         self.lengths = [n for n, row in enumerate(self._possible) if row[0]]
 
     def draw(self, rng: random.Random) -> str:
-        """Returns a string. Raises `IndexError` if `lengths` is empty."""
+        """Return a string. Raises `IndexError` if `lengths` is empty."""
         return self._string(0, rng.choice(self.lengths), rng)
 
     def _string(self, head: int, n: int, rng: random.Random) -> str:

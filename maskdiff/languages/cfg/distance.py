@@ -52,7 +52,7 @@ def nearest_strings(
     certain: Collection[int] = (),
     deadline: Deadline = NEVER,
 ) -> list[NearestString]:
-    """Returns up to `count` different strings of the language in the order of their distances.
+    """Return up to `count` different strings of the language in the order of their distances.
 
     Takes O(len^3 x rules) time. Fewer strings are returned if the language has no more, or, after
     the first, if `MAX_EXPANSIONS` steps do not suffice. None is returned only if no string keeps

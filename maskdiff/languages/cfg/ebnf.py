@@ -59,7 +59,7 @@ class ExpandedGrammar:
 
 
 def expand(source: GrammarSource) -> ExpandedGrammar:
-    """Returns the plain rules that the start rule of a grammar reaches.
+    """Return the plain rules that the start rule of a grammar reaches.
 
     Raises:
         GrammarError: See `load_definitions`; no start rule, a declared terminal in a rule, an error

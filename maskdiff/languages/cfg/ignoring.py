@@ -35,7 +35,7 @@ class Skipped:
 
 
 def skipped_text(ignored: Sequence[Dfa]) -> Skipped:
-    """Returns the text that a scanner skips, given the automata of all ignored terminals."""
+    """Return the text that a scanner skips, given the automata of all ignored terminals."""
     runs = _Runs(ignored)
     kinds = sorted({runs.barred(state) for state in runs.states() if runs.ends(state)}, key=sorted)
     before = tuple((barred, runs.dfa(barred)) for barred in kinds)
@@ -67,11 +67,11 @@ class _Runs:
             yield from (item for item in first if item[1] != DEAD)
 
     def ends(self, state: State | None) -> bool:
-        """Returns whether the text so far is a sequence of ignored terminals."""
+        """Return whether the text so far is a sequence of ignored terminals."""
         return any(self.automata.accepts(number, at) for number, at in state or ())
 
     def barred(self, state: State) -> frozenset[str]:
-        """Returns the characters that cannot follow: they extend every terminal that ends here."""
+        """Return the characters that cannot follow: they extend every terminal that ends here."""
         free: set[str] = set()
         for number, at in state:
             if self.automata.accepts(number, at):
@@ -81,7 +81,7 @@ class _Runs:
         return frozenset("".join(self.automata.classes)) - free
 
     def states(self) -> Iterable[State]:
-        """Returns all reachable states. Raises `GrammarError` beyond `MAX_STATES`."""
+        """Return all reachable states. Raises `GrammarError` beyond `MAX_STATES`."""
         found: dict[State, None] = {}
         waiting: list[State | None] = [None]
         while waiting:
@@ -94,7 +94,7 @@ class _Runs:
         return found
 
     def dfa(self, barred: frozenset[str] | None) -> Dfa:
-        """Returns the automaton of the texts that `barred` cannot follow; None for all texts."""
+        """Return the automaton of the texts that `barred` cannot follow; None for all texts."""
 
         def accepts(state: State | None) -> bool:
             ended = state is not None and self.ends(state)
@@ -106,7 +106,7 @@ class _Runs:
 def reading_rules(
     rules: Iterable[Rule], terminals: Sequence[Terminal], skipped: Skipped, start: str
 ) -> Cfg:
-    """Returns the grammar with skipped text before every terminal and at the end.
+    """Return the grammar with skipped text before every terminal and at the end.
 
     A string may have several derivations: the grammar is for recognition.
 

@@ -14,7 +14,7 @@ TerminalRules = Mapping[str, Sequence[tuple[str, ...]]]  # bodies of names of ru
 
 
 def following_labels(rules: TerminalRules, labels: Mapping[str, Label]) -> dict[str, set[Label]]:
-    """Returns, for each terminal, the labels of the terminals that may follow it directly.
+    """Return, for each terminal, the labels of the terminals that may follow it directly.
 
     Args:
         rules: The grammar.

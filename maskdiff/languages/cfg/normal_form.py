@@ -81,11 +81,11 @@ class NormalForm:
         return [mask_of(row.nonzero()[0]) for row in self.emits]
 
     def lengths(self, longest: int) -> np.ndarray:
-        """Returns whether the language has a string of each length, (longest + 1,) bool."""
+        """Return whether the language has a string of each length, (longest + 1,) bool."""
         return self.all_lengths(longest)[:, 0]
 
     def all_lengths(self, longest: int) -> np.ndarray:
-        """Returns whether each nonterminal has a string of each length, (longest + 1, N) bool."""
+        """Return whether each nonterminal has a string of each length, (longest + 1, N) bool."""
         possible = np.zeros((longest + 1, len(self)), dtype=bool)
         if longest >= 1:
             possible[1] = self.emits.any(1)
@@ -96,7 +96,7 @@ class NormalForm:
 
 
 def normal_form(cfg: Cfg, symbols: Sequence[str], source: str = "grammar") -> NormalForm:
-    """Returns the normal form of `cfg` over the characters `symbols`, in their order.
+    """Return the normal form of `cfg` over the characters `symbols`, in their order.
 
     Args:
         cfg: The grammar.

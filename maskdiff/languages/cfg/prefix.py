@@ -46,10 +46,10 @@ class Lookahead(ABC):
 
     @abstractmethod
     def possible_ends(self, at: int, second: int, ends: int) -> int:
-        """Returns which of `ends`, places as bits, nonterminal `second` may have from `at`."""
+        """Return which of `ends`, places as bits, nonterminal `second` may have from `at`."""
 
     def corners(self, at: int, goal: int, ends: int) -> LeftCorners:
-        """Returns the left corners of a goal from `at` that may end at `ends`, relative to it."""
+        """Return the left corners of a goal from `at` that may end at `ends`, relative to it."""
         return self._corners(at, goal, ends)
 
     @abstractmethod
@@ -139,7 +139,7 @@ class PrefixParser:
         self._enter({0: 1 << n}, {})
 
     def copy(self) -> PrefixParser:
-        """Returns a parser in the same state, which shares what has been read."""
+        """Return a parser in the same state, which shares what has been read."""
         other = copy(self)
         other._waiting, other._corners = list(self._waiting), list(self._corners)
         return other

@@ -42,7 +42,7 @@ def _read(source: GrammarSource, symbols: frozenset[str], form: Form) -> Cfg:
 def read_grammar(
     grammar: GrammarSource | str, symbols: Collection[str], form: Form = "written"
 ) -> Cfg:
-    """Returns the rules of a grammar over the characters `symbols`.
+    """Return the rules of a grammar over the characters `symbols`.
 
     Other characters in regular expressions are left out, with the rules that need them.
 
@@ -67,7 +67,7 @@ def read_grammar(
 
 
 def literal_characters(grammar: GrammarSource | str) -> set[str]:
-    """Returns the characters of the literals of a grammar, and a separator of its written form.
+    """Return the characters of the literals of a grammar, and a separator of its written form.
 
     Line ends are left out, since no line of a corpus contains one. Raises `GrammarError`.
     """
@@ -156,7 +156,7 @@ def _check_context(
     terminals: Mapping[str, Terminal],
     ignored: Sequence[Dfa],
 ) -> frozenset[str]:
-    """Returns the terminals with look-arounds that something can follow.
+    """Return the terminals with look-arounds that something can follow.
 
     Raises `GrammarError` for a look-around that can forbid a written string.
     """

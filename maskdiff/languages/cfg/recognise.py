@@ -19,7 +19,7 @@ class Recogniser:
         self._rules, self._emitters = grammar.parents, grammar.emitters
 
     def __call__(self, symbols: Sequence[int]) -> bool:
-        """Returns whether the grammar derives a string; -1 stands for a foreign symbol."""
+        """Return whether the grammar derives a string; -1 stands for a foreign symbol."""
         n = len(symbols)
         if not self._known(symbols):
             return False
@@ -29,7 +29,7 @@ class Recogniser:
         return bool(ends[0].get(0, 0) >> n & 1)
 
     def derivations(self, symbols: Sequence[int]) -> int:
-        """Returns the number of derivations of a string in the normal form."""
+        """Return the number of derivations of a string in the normal form."""
         n = len(symbols)
         if not self._known(symbols):
             return 0
@@ -77,5 +77,5 @@ _recogniser = lru_cache(maxsize=16)(Recogniser)
 
 
 def recognises(grammar: NormalForm, symbols: Sequence[int]) -> bool:
-    """Returns whether `grammar` derives a string of its symbols; -1 stands for a foreign symbol."""
+    """Return whether `grammar` derives a string of its symbols; -1 stands for a foreign symbol."""
     return _recogniser(grammar)(symbols)

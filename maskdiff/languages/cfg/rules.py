@@ -25,7 +25,7 @@ class Cfg:
 
 
 def productive(rules: Iterable[Rule]) -> set[str]:
-    """Returns the nonterminals that derive some string, the empty string included."""
+    """Return the nonterminals that derive some string, the empty string included."""
     waiting: dict[str, list[int]] = {}  # rules by the names in their bodies, with repetitions
     missing: list[int] = []  # unproductive names in the body of each rule
     heads: list[str] = []

@@ -47,7 +47,7 @@ class GrammarSource:
     spacing: Spacing = "needed"
 
     def state(self) -> dict[str, Any]:
-        """Returns plain values for `restore_source`."""
+        """Return plain values for `restore_source`."""
         return {
             "text": self.text,
             "start": self.start,
@@ -57,12 +57,12 @@ class GrammarSource:
 
 
 def as_source(grammar: GrammarSource | str) -> GrammarSource:
-    """Returns a grammar as a `GrammarSource`; a text can import Lark's library only."""
+    """Return a grammar as a `GrammarSource`; a text can import Lark's library only."""
     return GrammarSource(grammar) if isinstance(grammar, str) else grammar
 
 
 def open_source(path: Path, start: str = START, spacing: Spacing = "needed") -> GrammarSource:
-    """Returns the grammar in a file with the files that it imports.
+    """Return the grammar in a file with the files that it imports.
 
     Args:
         path: The file.
@@ -79,7 +79,7 @@ def open_source(path: Path, start: str = START, spacing: Spacing = "needed") -> 
 
 
 def restore_source(state: object, name: str) -> GrammarSource:
-    """Returns the grammar of a `GrammarSource.state`, or of a text without imports.
+    """Return the grammar of a `GrammarSource.state`, or of a text without imports.
 
     Args:
         state: The value of `GrammarSource.state`.
@@ -125,7 +125,7 @@ class Definitions:
 
 @lru_cache(maxsize=16)
 def load_definitions(source: GrammarSource) -> Definitions:
-    """Returns the definitions of a grammar.
+    """Return the definitions of a grammar.
 
     Raises:
         GrammarError: A syntax error (with line and column), an undefined name, a file that is not
@@ -142,7 +142,7 @@ class StoredImports:
         self.references = TerminalReferences()
 
     def __call__(self, base: str | None, path: str) -> tuple[str, str]:
-        """Returns the name and the text of an imported file, as Lark's loader requests it."""
+        """Return the name and the text of an imported file, as Lark's loader requests it."""
         name = LIBRARY + path if base is None else f"{base}/{path}" if base else path
         text = self.find(name)
         self.count += 1
@@ -154,7 +154,7 @@ class StoredImports:
         return name, text
 
     def find(self, name: str) -> str:
-        """Returns the text of a file by its name."""
+        """Return the text of a file by its name."""
         if name in self.files:
             return self.files[name]
         if not name.startswith(LIBRARY):
@@ -182,7 +182,7 @@ class _FolderImports(StoredImports):
         self.folder = folder
 
     def find(self, name: str) -> str:
-        """Returns the text of a file by its name and stores it."""
+        """Return the text of a file by its name and stores it."""
         if name not in self.files:
             path, own = self.folder / name, not name.startswith(LIBRARY)
             self.files[name] = (

@@ -25,7 +25,7 @@ MAX_MOVES = 100_000  # of all terminals read in parallel
 
 
 def separators(ignored: Sequence[Dfa]) -> list[str]:
-    """Returns the ignored strings of one character; a space comes first."""
+    """Return the ignored strings of one character; a space comes first."""
     single = {
         c
         for dfa in ignored
@@ -39,7 +39,7 @@ def separators(ignored: Sequence[Dfa]) -> list[str]:
 def spaced_rules(
     rules: TerminalRules, start_rule: str, terminals: Mapping[str, Terminal], ignored: Sequence[Dfa]
 ) -> Cfg:
-    """Returns the grammar of the written form without the rules of its terminals.
+    """Return the grammar of the written form without the rules of its terminals.
 
     Args:
         rules: The rules over terminals.
@@ -197,7 +197,7 @@ class _Spacing:
         self.users: dict[tuple[_Row, int], set[tuple[_Row, int]]] = {}
 
     def rules_of(self, start: str) -> Cfg:
-        """Returns the rules of the written form of what `start` derives."""
+        """Return the rules of the written form of what `start` derives."""
         self._find_ends((start,))
         made: dict[Rule, None] = {}
         for (row, begin), ends in self.ends.items():

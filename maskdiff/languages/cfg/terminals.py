@@ -100,14 +100,14 @@ class Terminal:
         )
 
     def rules_without(self, head: str, barred: Collection[str]) -> list[Rule]:
-        """Returns rules from `head` for the strings that begin with no character of `barred`."""
+        """Return rules from `head` for the strings that begin with no character of `barred`."""
         first = self.strings.first_characters()
         if first.isdisjoint(barred):
             return [Rule(head, (self.name,))]
         return automaton_rules(head, self.strings, barred)
 
     def rules(self) -> list[Rule]:
-        """Returns rules over characters that derive each string in one way from its name."""
+        """Return rules over characters that derive each string in one way from its name."""
         literal = self.pattern.literal
         if literal is not None and not self.pattern.ignores_case:
             for character in literal:
@@ -121,7 +121,7 @@ class Terminal:
 
 
 def compile_ignored(patterns: Iterable[TerminalPattern], symbols: Collection[str]) -> list[Dfa]:
-    """Returns the automata of ignored terminals: Lark's scanner skips what `re.match` matches.
+    """Return the automata of ignored terminals: Lark's scanner skips what `re.match` matches.
 
     Raises:
         GrammarError: A look-around of one depends on the text around it.
@@ -135,7 +135,7 @@ def compile_ignored(patterns: Iterable[TerminalPattern], symbols: Collection[str
 
 
 def automaton_rules(name: str, strings: Dfa, without: Collection[str] = ()) -> list[Rule]:
-    """Returns right-linear rules for the strings of an automaton.
+    """Return right-linear rules for the strings of an automaton.
 
     Args:
         name: The nonterminal that derives the strings.

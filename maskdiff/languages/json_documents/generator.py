@@ -1,4 +1,4 @@
-"""Draws small JSON documents that a program could have written.
+"""Draw small JSON documents that a program could have written.
 
 An object takes distinct keys from the list of its topic, the first ones most often. A key
 determines the kind of its value (`FIELDS`). An array has values of one kind. Containers are nested
@@ -101,7 +101,7 @@ _T = TypeVar("_T")
 
 
 def draw_documents(count: int, rng: np.random.Generator, longest: int) -> list[str]:
-    """Returns random documents. The first ones do not depend on `count`.
+    """Return random documents. The first ones do not depend on `count`.
 
     Args:
         count: The number of documents.

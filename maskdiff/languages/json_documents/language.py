@@ -20,7 +20,7 @@ SHORTEST = 16  # tokens; most documents do not fit into less
 
 
 def json_language(config: LanguageConfig, lengths: Sequence[int] | None = None) -> TextLanguage:
-    """Returns the language.
+    """Return the language.
 
     Args:
         config: The configuration.
@@ -46,7 +46,7 @@ def json_language(config: LanguageConfig, lengths: Sequence[int] | None = None) 
 
 
 def is_json(text: str) -> bool:
-    """Returns whether `text` is one JSON value of printable ASCII, with or without spaces around.
+    """Return whether `text` is one JSON value of printable ASCII, with or without spaces around.
 
     Unlike `json.loads`, refuses NaN, Infinity and -Infinity. Keys may be repeated.
     """

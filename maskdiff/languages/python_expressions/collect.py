@@ -35,7 +35,7 @@ NOT_COUNTED = (ast.Name, ast.Constant, ast.Starred)
 
 
 def source_files(folder: Path) -> list[Path]:
-    """Returns the files of the standard library in `folder`, sorted, without `LEFT_OUT`.
+    """Return the files of the standard library in `folder`, sorted, without `LEFT_OUT`.
 
     Files that the build writes (`_sysconfigdata*`, `config-*`) differ between machines and are left
     out, too.
@@ -52,7 +52,7 @@ def source_files(folder: Path) -> list[Path]:
 
 @cache
 def collect_expressions() -> tuple[str, ...]:
-    """Returns the distinct expressions of 3 to 62 printable ASCII characters, sorted.
+    """Return the distinct expressions of 3 to 62 printable ASCII characters, sorted.
 
     Raises:
         DataError: The interpreter has no source of the standard library.
@@ -68,7 +68,7 @@ def collect_expressions() -> tuple[str, ...]:
 
 
 def expressions_of(source: bytes) -> set[str]:
-    """Returns the expressions of one line in a file; none if the file cannot be read."""
+    """Return the expressions of one line in a file; none if the file cannot be read."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
         text = source.decode(encoding)

@@ -16,7 +16,7 @@ GRAMMAR = Path(__file__).with_name("grammar.lark")
 
 
 def python_language(config: LanguageConfig, lengths: Sequence[int] | None = None) -> TextLanguage:
-    """Returns the language of the expressions of the standard library that fit `max_len`.
+    """Return the language of the expressions of the standard library that fit `max_len`.
 
     Args:
         config: The configuration.

@@ -22,7 +22,7 @@ REST = string.digits + FIRST
 
 
 def name_pattern() -> str:
-    """Returns a regular expression without look-arounds that matches exactly the names."""
+    """Return a regular expression without look-arounds that matches exactly the names."""
     return _ending(frozenset(KEYWORDS), FIRST)
 
 

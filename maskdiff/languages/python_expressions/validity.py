@@ -9,7 +9,7 @@ MAX_CHARACTERS = 10_000  # far beyond any string of the language; bounds the tim
 
 
 def is_python_expression(text: str) -> bool:
-    """Returns whether `text` is one expression of printable ASCII, without spaces around it.
+    """Return whether `text` is one expression of printable ASCII, without spaces around it.
 
     Comments are refused. Faults that only the compiler finds, such as `f(a=1, a=2)`, are not.
     """

@@ -9,7 +9,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def partition(characters: Iterable[str], key: Callable[[str], Key]) -> dict[Key, str]:
-    """Returns the characters with each key as a sorted string, in the order of first characters."""
+    """Return the characters with each key as a sorted string, in the order of first characters."""
     parts: dict[Key, list[str]] = {}
     for character in sorted(characters):
         parts.setdefault(key(character), []).append(character)

@@ -17,7 +17,7 @@ from maskdiff.languages.regex.tree import check_size, is_lazy
 def compile_pattern(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:
-    """Returns the automaton of the strings that `re.fullmatch(pattern, string, flags)` matches.
+    """Return the automaton of the strings that `re.fullmatch(pattern, string, flags)` matches.
 
     Args:
         pattern: A regular expression of Python.
@@ -35,17 +35,17 @@ def compile_pattern(
 
 @nesting_limit()
 def compile_preferred(pattern: str, symbols: Collection[str]) -> Dfa:
-    """Returns the automaton of the strings that `re.match` matches as a whole, lazy or not."""
+    """Return the automaton of the strings that `re.match` matches as a whole, lazy or not."""
     return _full_matches(_simulation(PrioritySimulation, parse_pattern(pattern, symbols)))
 
 
 def compile_tree(pattern: ParsedPattern, lazy: bool = False) -> Dfa:
-    """Returns the automaton of a parsed pattern; see `compile_pattern`."""
+    """Return the automaton of a parsed pattern; see `compile_pattern`."""
     return _full_matches(simulate(pattern, lazy))
 
 
 def explore_runs(simulation: Simulation, accepts: Callable[[Runs], bool]) -> Dfa:
-    """Returns the automaton of the strings after which `accepts` is true of the runs."""
+    """Return the automaton of the strings after which `accepts` is true of the runs."""
 
     def step(runs: Runs) -> Iterator[tuple[int, Runs]]:
         for letter in simulation.letters(runs):
@@ -58,7 +58,7 @@ def explore_runs(simulation: Simulation, accepts: Callable[[Runs], bool]) -> Dfa
 
 
 def simulate(pattern: ParsedPattern, lazy: bool = False) -> Simulation:
-    """Returns a simulation of a parsed pattern; `lazy` as in `compile_pattern`."""
+    """Return a simulation of a parsed pattern; `lazy` as in `compile_pattern`."""
     return _simulation(
         PrioritySimulation if lazy and is_lazy(pattern.tree) else Simulation, pattern
     )

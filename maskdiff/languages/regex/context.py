@@ -64,7 +64,7 @@ def context_dependences(
     lazy: bool = False,
     behind: Collection[str] | None = None,
 ) -> tuple[ContextDependence, ...]:
-    """Returns the look-arounds through which matches depend on the text around them.
+    """Return the look-arounds through which matches depend on the text around them.
 
     If there are none, the pattern matches a part of a text if and only if it matches it alone.
 
@@ -103,7 +103,7 @@ def context_dependences(
 def compile_followed(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0, lazy: bool = False
 ) -> Dfa:
-    """Returns the automaton of the strings that a pattern matches at the start of some text.
+    """Return the automaton of the strings that a pattern matches at the start of some text.
 
     A look-ahead may need the text behind. For arguments and errors see `compile_pattern`.
     """
@@ -155,7 +155,7 @@ class _Search:
     def differences(
         self, sights: Sequence[Collection[int]], sides: Collection[str]
     ) -> dict[str, _Example]:
-        """Returns the first example of each effect that occurs under every sight.
+        """Return the first example of each effect that occurs under every sight.
 
         Args:
             sights: Sets of constructs; under each, only these constructs see beyond the string.

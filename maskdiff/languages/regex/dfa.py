@@ -34,7 +34,7 @@ class Dfa:
     accepting: frozenset[int]
 
     def accepts(self, text: str) -> bool:
-        """Returns whether the automaton accepts `text`, whatever its characters are."""
+        """Return whether the automaton accepts `text`, whatever its characters are."""
         state = 0
         for character in text:
             letter = self._letters.get(character)
@@ -44,7 +44,7 @@ class Dfa:
         return state in self.accepting
 
     def letter(self, character: str) -> int:
-        """Returns the class of a character of the alphabet."""
+        """Return the class of a character of the alphabet."""
         return self._letters[character]
 
     @property
@@ -58,35 +58,35 @@ class Dfa:
         return not self.accepting
 
     def first_characters(self) -> frozenset[str]:
-        """Returns the first characters of the accepted strings."""
+        """Return the first characters of the accepted strings."""
         return frozenset().union(*(self.classes[letter] for letter, _ in self.steps(0)))
 
     def steps(self, state: int) -> Iterator[tuple[int, int]]:
-        """Returns the pairs of a class and the next state for all moves from `state`."""
+        """Return the pairs of a class and the next state for all moves from `state`."""
         return ((letter, to) for letter, to in enumerate(self.moves[state]) if to != DEAD)
 
     def intersect(self, other: Dfa) -> Dfa:
-        """Returns the automaton of the strings that both accept."""
+        """Return the automaton of the strings that both accept."""
         return self._combine(other, lambda mine, others: mine and others)
 
     def union(self, other: Dfa) -> Dfa:
-        """Returns the automaton of the strings that at least one accepts."""
+        """Return the automaton of the strings that at least one accepts."""
         return self._combine(other, lambda mine, others: mine or others)
 
     def difference(self, other: Dfa) -> Dfa:
-        """Returns the automaton of the strings that this one accepts and `other` does not."""
+        """Return the automaton of the strings that this one accepts and `other` does not."""
         return self._combine(other, lambda mine, others: mine and not others)
 
     def complement(self) -> Dfa:
-        """Returns the automaton of the strings over the alphabet that this one does not accept."""
+        """Return the automaton of the strings over the alphabet that this one does not accept."""
         return everything(self.symbols).difference(self)
 
     def is_subset(self, other: Dfa) -> bool:
-        """Returns whether `other` accepts every string that this automaton accepts."""
+        """Return whether `other` accepts every string that this automaton accepts."""
         return self.difference(other).is_empty
 
     def star(self) -> Dfa:
-        """Returns the automaton of any number of accepted strings in a row, none included."""
+        """Return the automaton of any number of accepted strings in a row, none included."""
 
         def step(state: frozenset[int]) -> Iterator[tuple[int, frozenset[int]]]:
             for letter in range(len(self.classes)):
@@ -121,7 +121,7 @@ class Dfa:
 
 
 def common_classes(automata: Sequence[Dfa]) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """Returns the coarsest common refinement of the classes of several automata.
+    """Return the coarsest common refinement of the classes of several automata.
 
     Args:
         automata: Automata over one alphabet.
@@ -140,7 +140,7 @@ def common_classes(automata: Sequence[Dfa]) -> tuple[tuple[str, ...], list[tuple
 
 
 def everything(symbols: Collection[str]) -> Dfa:
-    """Returns the automaton of all strings over the characters `symbols`."""
+    """Return the automaton of all strings over the characters `symbols`."""
     classes = ("".join(sorted(symbols)),) if symbols else ()
     return Dfa(classes, ((0,) * len(classes),), frozenset({0}))
 
@@ -152,7 +152,7 @@ def explore(
     accepts: Callable[[State], bool],
     budget: Budget | None = None,
 ) -> Dfa:
-    """Returns the minimal automaton of a deterministic transition system.
+    """Return the minimal automaton of a deterministic transition system.
 
     Args:
         classes: The alphabet as classes, in the order of their first characters.

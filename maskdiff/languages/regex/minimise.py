@@ -12,7 +12,7 @@ Table = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], frozenset[int]]
 def minimise(
     classes: Sequence[str], edges: list[dict[int, int]], accepting: Collection[int]
 ) -> Table:
-    """Returns the classes, moves and accepting states of the minimal automaton in canonical order.
+    """Return the classes, moves and accepting states of the minimal automaton in canonical order.
 
     Args:
         classes: The alphabet as classes, in the order of their first characters.

@@ -71,7 +71,7 @@ class Nfa:
         return frozenset({self.accept, *(look.accept for look in self.looks)})
 
     def closure(self, state: int) -> tuple[tuple[Guard, int], ...]:
-        """Returns the reading and accepting states that branches lead to, each with its tests."""
+        """Return the reading and accepting states that branches lead to, each with its tests."""
         if state not in self._closures:
             found: dict[int, list[Guard]] = {}
             todo: list[tuple[Guard, int]] = [(frozenset(), state)]
@@ -96,7 +96,7 @@ class Nfa:
 
 
 def build_nfa(tree: Node, symbols: frozenset[str], budget: Budget) -> Nfa:
-    """Returns the automaton of a syntax tree over the characters `symbols`."""
+    """Return the automaton of a syntax tree over the characters `symbols`."""
     sets: dict[frozenset[str], int] = {}
     _collect_sets(tree, sets, set())
     classes = _classes(symbols, list(sets), budget)

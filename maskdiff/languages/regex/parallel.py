@@ -23,11 +23,11 @@ class ParallelAutomata:
         return len(self.automata)
 
     def move(self, number: int, state: int, letter: int) -> int:
-        """Returns the next state of automaton `number` by class `letter`; `DEAD` stays `DEAD`."""
+        """Return the next state of automaton `number` by class `letter`; `DEAD` stays `DEAD`."""
         if state == DEAD:
             return DEAD
         return self.automata[number].moves[state][self._letters[letter][number]]
 
     def accepts(self, number: int, state: int) -> bool:
-        """Returns whether `state` of automaton `number` is accepting."""
+        """Return whether `state` of automaton `number` is accepting."""
         return state in self.automata[number].accepting

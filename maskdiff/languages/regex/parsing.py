@@ -58,7 +58,7 @@ class ParsedPattern:
 def parse_pattern(
     pattern: str, symbols: Collection[str], flags: int | Collection[str] = 0
 ) -> ParsedPattern:
-    """Returns the syntax tree of a pattern over the characters `symbols`.
+    """Return the syntax tree of a pattern over the characters `symbols`.
 
     Args:
         pattern: A regular expression of Python.
@@ -88,7 +88,7 @@ def parse_pattern(
 
 
 def flag_bits(letters: Collection[str]) -> int:
-    """Returns the flags of `re` for letters such as `"im"`. Raises `RegexError`."""
+    """Return the flags of `re` for letters such as `"im"`. Raises `RegexError`."""
     bits = 0
     for letter in letters:
         if letter not in parser.FLAGS:

@@ -49,7 +49,7 @@ class Simulation:
         self._later_of: dict[tuple[int, int, Answers], Condition] = {}
 
     def begin(self, earlier: Runs | None = None, seeing: Collection[int] = ()) -> Runs:
-        """Returns the runs at the start of the pattern.
+        """Return the runs at the start of the pattern.
 
         Args:
             earlier: The runs over the text before the pattern, see `begin_before`.
@@ -59,22 +59,22 @@ class Simulation:
         return (*runs, self._enter(self.nfa.start, answers))
 
     def begin_before(self) -> Runs:
-        """Returns the runs at the start of a text before the pattern."""
+        """Return the runs at the start of a text before the pattern."""
         runs, _ = self._begin_behinds(None, ())
         return (*runs, 0)
 
     def step(self, runs: Runs, letter: int) -> Runs:
-        """Returns the runs after one more character of class `letter`."""
+        """Return the runs after one more character of class `letter`."""
         behinds, answers = self._step_behinds(runs, letter)
         return (*behinds, self._simplify(self._advance(runs[-1], letter, answers)))
 
     def step_after(self, runs: Runs, letter: int) -> Runs:
-        """Returns the runs after one more character behind the pattern."""
+        """Return the runs after one more character behind the pattern."""
         behinds, answers = self._step_behinds(runs, letter)
         return (*behinds, self._simplify(self._persist(runs[-1], letter, answers)))
 
     def end(self, runs: Runs, seeing: Collection[int] = ()) -> Runs:
-        """Returns the runs at the end of the pattern.
+        """Return the runs at the end of the pattern.
 
         Look-aheads of the constructs `seeing` see the text behind it.
         """
@@ -88,11 +88,11 @@ class Simulation:
         return (*runs[:-1], self._run_of(kept))
 
     def accepts(self, runs: Runs) -> bool:
-        """Returns whether the pattern matches if the text ends here, given the runs from `end`."""
+        """Return whether the pattern matches if the text ends here, given the runs from `end`."""
         return self._accepts(runs[-1])
 
     def letters(self, runs: Runs) -> list[int]:
-        """Returns the classes that the pattern itself can read next."""
+        """Return the classes that the pattern itself can read next."""
         return [letter for letter, readers in enumerate(self._readers) if runs[-1] & readers]
 
     def _begin_behinds(self, earlier: Runs | None, seeing: Collection[int]) -> tuple[Runs, Answers]:

@@ -62,7 +62,7 @@ NOTHING = Choice(())
 
 
 def is_lazy(node: Node) -> bool:
-    """Returns whether a tree has a lazy quantifier outside look-arounds."""
+    """Return whether a tree has a lazy quantifier outside look-arounds."""
     if isinstance(node, Sequence | Choice):
         return any(map(is_lazy, node.parts))
     if isinstance(node, Repeat):

@@ -28,7 +28,7 @@ _FLAGS = {re.A: "a", re.I: "i", re.L: "L", re.M: "m", re.S: "s", re.U: "u", re.X
 
 
 def unparse(items: Any) -> str:
-    """Returns the pattern of a sequence of nodes of the parser."""
+    """Return the pattern of a sequence of nodes of the parser."""
     if len(items) == 1:
         return unparse_node(items[0][0].name, items[0][1])
     texts = ((op.name, unparse_node(op.name, value)) for op, value in items)
@@ -36,7 +36,7 @@ def unparse(items: Any) -> str:
 
 
 def unparse_node(name: str, value: Any) -> str:
-    """Returns the pattern of one node, given its operation and its argument."""
+    """Return the pattern of one node, given its operation and its argument."""
     if name == "LITERAL":
         return _character(value)
     if name == "NOT_LITERAL":

@@ -101,7 +101,7 @@ def isolation_problem() -> str | None:
     if tried.status is RunStatus.OK and tried.stdout == "isolated\n":
         return None
     lines = (tried.stdout + tried.stderr).strip().splitlines()
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "it printed nothing"
     return f"a program run in it failed its check ({tried.status.value}): {last}"
 
 

@@ -105,8 +105,11 @@ class Decoding:
     Args:
         conditioned: The conditioned model, or one for each string.
         keys: (batch,) made by `new_keys`.
-        draw: Temperature, truncation and penalties; its constraint is not used.
+        draw: Temperature, truncation and penalties.
         stopping: What ends a string.
+
+    Raises:
+        ConfigError: For a draw with a constraint or another alphabet.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Decoding:
             [conditioned] * len(keys) if isinstance(conditioned, Conditioned) else list(conditioned)
         )
         self.draw, self.stopping, keys = draw or Draw(), stopping, keys.cpu()
+        self.draw.refuse("Decoding", "constraint", "symbols")
         self.model, tree = given[0].model, given[0].tree
         self.tree: HistoryTree = tree.base if isinstance(tree, Branch) else tree
         self.size = max(_offset(one) + len(one.histories) for one in given)  # nodes of the tree
